@@ -52,32 +52,44 @@ def measure(size: int, batches: int) -> tuple[float, float]:
 
 
 def _measure(folder: Path, redis_url: str, url: str, size: int, batches: int) -> tuple[float, float]:
-    path = folder / "runhook.yaml"
-    sinks = {"results": {"type": "database", "url": url, "table": "results"}}
-    routes = [{"name": "everything", "to": ["results"]}]
-    path.write_text(json.dumps({"sources": {"skyvern": {"secrets": ["s"]}}, "sinks": sinks, "routes": routes}))
-    environ = {"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_CONFIG": str(path)}
-    environ["RUNHOOK_DATA"] = str(folder / "data")
-    settings, config = Settings.from_env({**os.environ, **environ}), load_file(path, os.environ).config
-    ledger = Ledger(url)
-    ensure_schema(ledger)
-    ledger.close()
-    dispatcher = dispatch.build(settings, config, "dispatcher")
-    delivering = deliverer.build(settings, config, "results", "deliverer")
-    numbers = itertools.count()
-    costs: list[tuple[float, float]] = []
-    for _ in range(WARM_UP + batches):
-        bodies = [body(next(numbers)) for _ in range(size)]
+    pipeline = Pipeline(folder, redis_url, url, url)
+    costs = [pipeline.batch(size) for _ in range(WARM_UP + batches)][WARM_UP:]
+    pipeline.close()
+    return min(each[0] for each in costs) * 1000, min(each[1] for each in costs) * 1000
+
+
+class Pipeline:
+    """Dispatcher and deliverer in this process: on the ledger at `url`, and into the database at `results`."""
+
+    def __init__(self, folder: Path, redis_url: str, url: str, results: str) -> None:
+        path = folder / "runhook.yaml"
+        sinks = {"results": {"type": "database", "url": results, "table": "results"}}
+        routes = [{"name": "everything", "to": ["results"]}]
+        path.write_text(json.dumps({"sources": {"skyvern": {"secrets": ["s"]}}, "sinks": sinks, "routes": routes}))
+        environ = {"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_CONFIG": str(path)}
+        environ["RUNHOOK_DATA"] = str(folder / "data")
+        settings, config = Settings.from_env({**os.environ, **environ}), load_file(path, os.environ).config
+        ledger = Ledger(url)
+        ensure_schema(ledger)
+        ledger.close()
+        self._dispatcher = dispatch.build(settings, config, "dispatcher")
+        self._delivering = deliverer.build(settings, config, "results", "deliverer")
+        self._numbers = itertools.count()
+
+    def batch(self, size: int) -> tuple[float, float]:
+        """Take a batch through. Returns the seconds of CPU of this process: dispatch, deliver."""
+        bodies = [body(next(self._numbers)) for _ in range(size)]
         events = [Event(event_id("skyvern", each), "skyvern", each, time.time()) for each in bodies]
         began = time.process_time()
-        dispatcher.dispatch(events)
+        self._dispatcher.dispatch(events)
         dispatched = time.process_time()
-        delivering._deliver(lambda: False, lambda: False)
-        costs.append((dispatched - began, time.process_time() - dispatched))
-    delivering.close()
-    dispatcher.close()
-    measured = costs[WARM_UP:]
-    return min(each[0] for each in measured) * 1000, min(each[1] for each in measured) * 1000
+        self._delivering._deliver(lambda: False, lambda: False)
+        return dispatched - began, time.process_time() - dispatched
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._delivering.close()
+        self._dispatcher.close()
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ INSERT INTO runs (source, run_id, run_type, status, outcome, final, title, workf
                   events, labels, first_seen_at, updated_at)
 SELECT {_SOURCE}, 'tsk_' || n, {_TYPE}, {_OUTCOME}, {_OUTCOME}, true, 'Invoice ' || n,
        CASE WHEN n <= 10 THEN '{RARE}' WHEN n % 3 = 0 THEN NULL ELSE 'wpid_' || (n % 100) END,
-       CASE WHEN n % 25 = 3 THEN 'Timeout after ' || n || ' s' END, 'evt_' || n, 1,
+       CASE WHEN n % 25 = 3 THEN 'Timeout after ' || n || ' s' END, {{event}}, 1,
        {{labels}},
        {_AT}, {_AT}
 FROM {{numbers}}
@@ -82,7 +82,7 @@ FROM {{numbers}}
 _EVENTS = f"""
 INSERT INTO events (id, source, run_id, via, run_type, status, outcome, attempt, retry_pending, final, fingerprint,
                     output_null, disposition, unrouted, problem, submission_id, received_at, recorded_at, body)
-SELECT 'evt_' || n, {_SOURCE}, 'tsk_' || n, 'webhook', {_TYPE}, {_OUTCOME}, {_OUTCOME}, 1, false, true, 'f', false,
+SELECT {{event}}, {_SOURCE}, 'tsk_' || n, 'webhook', {_TYPE}, {_OUTCOME}, {_OUTCOME}, 1, false, true, 'f', false,
        'new', false, '', '', {_AT}, {_AT}, {{body}}
 FROM {{numbers}}
 """
@@ -91,13 +91,13 @@ _STATE = """CASE WHEN n % 50 = 3 THEN 'dead' WHEN n % 1000 = 4 THEN 'waiting' WH
 _DELIVERIES = f"""
 INSERT INTO deliveries (id, event_id, sink, lane, route, source, run_id, state, attempts, due_at, reason, created_at,
                         updated_at)
-SELECT 'dlv_{{sink}}_' || n, 'evt_' || n, {{name}}, 's', 'all', {_SOURCE}, 'tsk_' || n, {_STATE}, 1, {_AT},
+SELECT {{delivery}}, {{event}}, {{name}}, 's', 'all', {_SOURCE}, 'tsk_' || n, {_STATE}, 1, {_AT},
        CASE WHEN n % 50 = 3 THEN 'timeout of the sink' ELSE '' END, {_AT}, {_AT}
 FROM {{numbers}}
 """
 _ATTEMPTS = f"""
 INSERT INTO attempts (delivery_id, number, outcome, reason, receipt, started_at, ended_at, worker)
-SELECT 'dlv_{{sink}}_' || n, 1, 'accepted', '', {{receipt}}, {_AT}, {_AT}, 'w' FROM {{numbers}}
+SELECT {{delivery}}, 1, 'accepted', '', {{receipt}}, {_AT}, {_AT}, 'w' FROM {{numbers}}
 """
 _SUBMISSIONS = f"""
 INSERT INTO submissions (id, source, key_id, call, state, run_id, run_type, title, labels, request_hash, reason,
@@ -121,8 +121,19 @@ def filters_among(count: int) -> dict[str, Filter]:
     return {what: Filter(**fields) for what, fields in {**_FILTERS, **times}.items()}
 
 
-def fill(ledger: Ledger, count: int) -> None:
-    """Fill the ledger up to `count` runs, each with an event of two deliveries, one attempt each."""
+def _hashed(kind: str, *, postgresql: bool) -> str:
+    """Return the SQL of 32 hex digits that n is spread by, as ids are that are hashes."""
+    if postgresql:
+        return f"md5('{kind}' || n)"
+    factor = 2654435761 + 2 * sum(kind.encode())
+    return f"printf('%08x%024x', n * {factor} & 4294967295, n)"
+
+
+def fill(ledger: Ledger, count: int, *, hashed: bool = False) -> None:
+    """Fill the ledger up to `count` runs, each with an event of two deliveries, one attempt each.
+
+    `hashed`: ids are spread as real ones are, and not in the order of recording.
+    """
     postgresql = ledger.dialect == "postgresql"
 
     def work(connection: sa.Connection) -> None:
@@ -134,6 +145,7 @@ def fill(ledger: Ledger, count: int) -> None:
             recursion = f"WITH RECURSIVE c(n) AS (SELECT {known + 1} UNION ALL SELECT n + 1 FROM c WHERE n < {count})"
             numbers = f"({recursion} SELECT n FROM c) AS numbers"
             body = "CAST('{\"run_id\": \"tsk_' || n || '\"}' AS BLOB)"
+            connection.exec_driver_sql("PRAGMA cache_size=-1000000")  # else each row reads pages, where ids are spread
         cursor: Any = connection.connection.cursor()  # the driver's own, to which a % is nothing but that
         values = {
             "now": NOW,
@@ -142,12 +154,16 @@ def fill(ledger: Ledger, count: int) -> None:
             "body": body,
             "labels": _LABELS,
             "receipt": '\'{"id": "x"}\'',
+            "event": f"'evt_' || {_hashed('', postgresql=postgresql) if hashed else 'n'}",
         }
         for statement in (_RUNS, _EVENTS, _SUBMISSIONS):
             cursor.execute(statement.format(**values))
         for sink, name in (("db", "'db'"), ("ops", f"CASE WHEN n <= 10 THEN '{RARE}' ELSE 'ops' END")):
-            cursor.execute(_DELIVERIES.format(sink=sink, name=name, **values))
-            cursor.execute(_ATTEMPTS.format(sink=sink, **values))
+            delivery = f"'dlv_' || {_hashed(sink, postgresql=postgresql)}" if hashed else f"'dlv_{sink}_' || n"
+            cursor.execute(_DELIVERIES.format(delivery=delivery, name=name, **values))
+            cursor.execute(_ATTEMPTS.format(delivery=delivery, **values))
         cursor.close()
 
     ledger.alter(work)
+    if not postgresql:
+        ledger.close()  # a connection of its own had that cache

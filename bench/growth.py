@@ -1,0 +1,121 @@
+"""What a batch costs in a ledger that holds many events, beside one that holds few: dispatch and delivery.
+
+    python bench/growth.py [--few 10000] [--many 1000000] [--size 128] [--batches 60] [--database sqlite|postgresql]
+
+Two ledgers are filled in SQL, with ids that are spread as real ones are, and small bodies. Then batches go through
+dispatch and into a database sink in turns: one into the small ledger, one into the large one. Shown is what an event
+takes: time, CPU and bytes written, of this process and of PostgreSQL. The ratio is few to many: 1 is a ledger that does
+not get slower. CPU and bytes do not depend on how busy the machine is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench.batch_cost import Pipeline  # noqa: E402
+from receiver.ledger import Ledger  # noqa: E402
+from tests.servers.postgres import PostgresProcess  # noqa: E402
+from tests.servers.valkey import ValkeyProcess  # noqa: E402
+from tests.support.backlog import analyze  # noqa: E402
+from tests.support.ledger import with_tables  # noqa: E402
+from tests.support.listed import fill  # noqa: E402
+from tests.support.processes import descendants  # noqa: E402
+
+WARM_UP = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a batch took: seconds of time and of CPU, and MB written, to the log that makes them safe too."""
+
+    seconds: float
+    cpu: float
+    written: float
+
+
+class Grown:
+    """A ledger with so many events, and the pipeline on it. It is closed with `stack`."""
+
+    def __init__(self, stack: ExitStack, folder: Path, database: str, redis_url: str, count: int) -> None:
+        folder.mkdir(mode=0o755)
+        self._server: PostgresProcess | None = None
+        url = f"sqlite:///{folder / 'ledger.db'}"
+        if database == "postgresql":
+            self._server = PostgresProcess(folder / "postgres", shared_buffers="256MB", autovacuum="on").start()
+            stack.callback(self._server.kill)
+            url = self._server.url(self._server.create_database())
+        ledger = with_tables(Ledger(url))
+        began = time.monotonic()
+        fill(ledger, count, hashed=True)
+        analyze(ledger)
+        ledger.close()
+        print(f"{database}: filled up to {count:,} in {time.monotonic() - began:.0f} s", flush=True)
+        results = url if self._server else f"sqlite:///{folder / 'results.db'}"
+        self._pipeline = Pipeline(folder, redis_url, url, results)
+        stack.callback(self._pipeline.close)
+
+    def batch(self, size: int) -> Cost:
+        """Take a batch through."""
+        began, before = time.perf_counter(), self._used()
+        self._pipeline.batch(size)
+        seconds, after = time.perf_counter() - began, self._used()
+        return Cost(seconds, after[0] - before[0], after[1] - before[1])
+
+    def _used(self) -> tuple[float, float]:
+        """Return the seconds of CPU and the MB written so far by this process and the server."""
+        cpu = written = 0.0
+        for pid in [os.getpid(), *(descendants(self._server.pid) if self._server else ())]:
+            with suppress(OSError):  # a worker of autovacuum has ended
+                cpu += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+                written += int(re.findall(r"wchar: (\d+)", Path(f"/proc/{pid}/io").read_text())[0]) / 1e6
+        return cpu, written
+
+
+def main() -> None:
+    """Measure."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--few", type=int, default=10_000)
+    arguments.add_argument("--many", type=int, default=1_000_000)
+    arguments.add_argument("--size", type=int, default=128, help="events of a batch")
+    arguments.add_argument("--batches", type=int, default=60)
+    arguments.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
+    options = arguments.parse_args()
+    for database in options.database or ("sqlite", "postgresql"):
+        with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name, ExitStack() as stack:
+            folder = Path(name)
+            folder.chmod(0o755)
+            valkey = ValkeyProcess(folder / "valkey").start()
+            stack.callback(valkey.kill)
+            grown = [
+                Grown(stack, folder / str(count), database, valkey.url, count) for count in (options.few, options.many)
+            ]
+            costs: list[list[Cost]] = [[], []]
+            for number in range(WARM_UP + options.batches):
+                for place in (0, 1) if number % 2 else (1, 0):
+                    costs[place].append(grown[place].batch(options.size))
+            show(database, options.size, [each[WARM_UP:] for each in costs])
+
+
+def show(database: str, size: int, costs: Sequence[Sequence[Cost]]) -> None:
+    """Print what an event costs, the middle batch and the mean, few beside many, and the ratio."""
+    for what, unit in (("seconds", "µs"), ("cpu", "µs of CPU"), ("written", "bytes written")):
+        for kind, of in (("median", statistics.median), ("mean", statistics.mean)):
+            few, many = (of(getattr(each, what) for each in half) / size * 1e6 for half in costs)
+            print(f"{database:12}{kind:7}{few:>9,.0f}{many:>9,.0f} {unit:14} {few / many:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
