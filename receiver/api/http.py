@@ -41,7 +41,7 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
-from receiver.submit.auth import Authenticator, presented_key
+from receiver.submit.auth import Authenticator, ExpiredKey, presented_key
 from receiver.submit.call_limits import CallLimits
 from receiver.submit.replies import Refusal, Reply
 from receiver.web.part import Context, WebPart, pass_on
@@ -146,7 +146,10 @@ class _Api:
 
     async def _key(self, request: Request) -> Key:
         address = request.client.host if request.client else ""
-        key = await self._authenticator.identify(request.headers, address)
+        try:
+            key = await self._authenticator.identify(request.headers, address)
+        except ExpiredKey:
+            raise NoKey("the API key has expired; `runhook keys create` or `rotate` makes another") from None
         if key is None and presented_key(request.headers):
             raise NoKey("the API key is none of this service, or was revoked; `runhook keys list` there shows its keys")
         if key is None:

@@ -26,6 +26,9 @@ class KeyRow(Result):
     created_at: Moment
     used_at: Moment | None
     revoked_at: Moment | None
+    expires_at: Moment | None = Field(None, description="From when on it is refused; null: never.")
+    expired: bool = Field(False, description="Whether that is past, by the clock of the ledger.")
+    replaced_by: str = Field("", description="The id of the key that it was rotated to.")
 
     @classmethod
     def of(cls, key: Key) -> KeyRow:
@@ -40,7 +43,7 @@ def in_order(scopes: frozenset[str]) -> list[str]:
 
 
 def list_keys(service: Service, _actor: Actor, wanted: PageParameters) -> Page[KeyRow]:
-    """List the API keys, revoked ones too, the oldest first."""
+    """List the API keys, revoked and expired ones too, the oldest first."""
     position = cursor.decode("keys", wanted.after, (float, str))
     after = (position[0], position[1]) if position else None
     found = service.ledger.read(lambda it: api_keys.page(it, wanted.limit, source=wanted.source, after=after))

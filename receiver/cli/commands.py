@@ -222,7 +222,7 @@ COMMANDS: Final[dict[str, Command]] = {
         SET_UP,
         "receiver.cli.keys",
         "app",
-        "API keys, of apps that submit and of people and programs that look: create, list and revoke them.",
+        "API keys, of apps that submit and of people and programs that look: create, list, rotate and revoke them.",
     ),
     "completion": Command(
         SET_UP,

@@ -51,7 +51,8 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "connect": ("", "--apply --agent wpid_123"),
     "listen": ("3000 --profile production --status failed", "3000/webhooks/skyvern --replay tsk_123"),
     "mcp": ("--profile production", "--http 8900 --allow operate"),
-    "keys create": ("billing", "dashboard --scope read --rate 10/s"),
+    "keys create": ("billing", "dashboard --scope read --rate 10/s --expires 90d"),
+    "keys rotate": ("billing", "0123456789ab --grace 1h"),
     "keys list": ("", "-o json"),
     "keys revoke": ("0123456789ab", "0123456789ab ba9876543210"),
     "completion": (

@@ -30,7 +30,7 @@ LOOK_EVERY: Final = 1.0
 # Calls that no model is given: they make secrets, or take them from others; or they are for people and pages, and a
 # model reads about each tool that there is.
 SUBMIT: Final = "submit"
-_SECRET: Final = frozenset({"create_key", "revoke_keys"})
+_SECRET: Final = frozenset({"create_key", "rotate_key", "revoke_keys"})
 _FOR_PAGES: Final = frozenset(
     {
         *("list_views", "save_view", "rename_view", "remove_view"),

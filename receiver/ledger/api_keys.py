@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -11,7 +13,11 @@ from receiver.ledger.schema import keys
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. `hash`: SHA-256 of the whole key. `hint`: its first characters. `rate`: such as 10/s."""
+    """One key. `hash`: SHA-256 of the whole key. `hint`: its first characters. `rate`: such as 10/s.
+
+    `expires_at`: None for never; `expired`: whether that was past by the database's clock when it was read.
+    `replaced_by`: the id of the key that it was rotated to, or "".
+    """
 
     id: str
     name: str
@@ -23,6 +29,14 @@ class Key:
     created_at: float
     used_at: float | None = None
     revoked_at: float | None = None
+    expires_at: float | None = None
+    replaced_by: str = ""
+    expired: bool = False
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it opens anything."""
+        return self.revoked_at is None and not self.expired
 
 
 def _of_row(row: sa.Row[tuple[object, ...]]) -> Key:
@@ -33,29 +47,43 @@ def _of_row(row: sa.Row[tuple[object, ...]]) -> Key:
 def create(connection: sa.Connection, key: Key) -> None:
     """Insert a new key."""
     row = {**asdict(key), "scopes": " ".join(sorted(key.scopes))}
+    del row["expired"]
     connection.execute(sa.insert(keys).values(row))
 
 
 def by_hash(connection: sa.Connection, digest: str) -> Key | None:
-    """Return the key with this hash that is not revoked."""
-    row = connection.execute(sa.select(keys).where(keys.c.hash == digest, keys.c.revoked_at.is_(None))).first()
+    """Return the key with this hash that is not revoked; it may have expired."""
+    row = connection.execute(_select(connection).where(keys.c.hash == digest, keys.c.revoked_at.is_(None))).first()
     return None if row is None else _of_row(row)
 
 
 def hashes(connection: sa.Connection) -> frozenset[str]:
-    """Return the hashes of all keys that are not revoked."""
-    return frozenset(connection.scalars(sa.select(keys.c.hash).where(keys.c.revoked_at.is_(None))))
+    """Return the hashes of all keys that are neither revoked nor expired."""
+    query = sa.select(keys.c.hash).where(keys.c.revoked_at.is_(None), ~_is_expired(connection))
+    return frozenset(connection.scalars(query))
+
+
+def _select(connection: sa.Connection) -> sa.Select[Any]:
+    return sa.select(keys, _is_expired(connection).label("expired"))
+
+
+def _is_expired(connection: sa.Connection) -> sa.ColumnElement[bool]:
+    """Return the condition, by the clock of the database: hosts' clocks may be wrong. SQLite's is the host's."""
+    is_shared = connection.dialect.name == "postgresql"
+    now = sa.extract("epoch", sa.func.clock_timestamp()) if is_shared else sa.literal(time.time())
+    return sa.and_(keys.c.expires_at.is_not(None), keys.c.expires_at <= now)
 
 
 def one(connection: sa.Connection, key_id: str) -> Key | None:
     """Return the key with this id, revoked or not."""
-    row = connection.execute(sa.select(keys).where(keys.c.id == key_id)).first()
+    row = connection.execute(_select(connection).where(keys.c.id == key_id)).first()
     return None if row is None else _of_row(row)
 
 
 def every(connection: sa.Connection) -> list[Key]:
     """Return all keys, the oldest first."""
-    return [_of_row(row) for row in connection.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id))]
+    query = _select(connection).order_by(keys.c.created_at, keys.c.id)
+    return [_of_row(row) for row in connection.execute(query)]
 
 
 def page(
@@ -63,7 +91,7 @@ def page(
 ) -> list[Key]:
     """Return keys, the oldest first. `source`: only those of this one; `after`: only those that come after the one that
     was created then and has this id."""
-    query = sa.select(keys).order_by(keys.c.created_at, keys.c.id).limit(limit)
+    query = _select(connection).order_by(keys.c.created_at, keys.c.id).limit(limit)
     query = query.where(keys.c.source == source) if source else query
     if after is not None:
         query = query.where(sa.tuple_(keys.c.created_at, keys.c.id) > after)
@@ -76,6 +104,18 @@ def revoke(connection: sa.Connection, key_id: str, now: float) -> bool:
         sa.update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=now)
     )
     return result.rowcount == 1
+
+
+def replace(connection: sa.Connection, key_id: str, by: str, expires_at: float) -> None:
+    """Note by which key this one was replaced, and that it ends at that time, if not before."""
+    ends = sa.case((keys.c.expires_at < expires_at, keys.c.expires_at), else_=expires_at)
+    connection.execute(sa.update(keys).where(keys.c.id == key_id).values(replaced_by=by, expires_at=ends))
+
+
+def named(connection: sa.Connection, name: str) -> list[Key]:
+    """Return the keys with this name that are in use and not replaced, the oldest first."""
+    query = _select(connection).where(keys.c.name == name, keys.c.replaced_by == "").order_by(keys.c.created_at)
+    return [key for row in connection.execute(query) if (key := _of_row(row)).in_use]
 
 
 def mark_used(connection: sa.Connection, key_id: str, now: float) -> None:

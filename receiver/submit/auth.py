@@ -25,13 +25,14 @@ from receiver.submit.bad_keys import BadKeyThrottle
 from receiver.submit.long_poll import SingleFlight
 from receiver.submit.replies import Refusal, Reply, error
 
-# Seconds that a key is cached: so long is one that was revoked still accepted.
+# Seconds that a key is cached: so long is one that was revoked, or has expired, still accepted.
 CACHE_SECONDS = 5.0
 # Seconds between two updates of a key's `used_at` in the ledger.
 USED_AT_INTERVAL = 60.0
 # Calls a second, and at once, of a key for which nobody set a rate: a thousand may well begin to wait together.
 USUAL_RATE: Final = (200.0, 2000.0)
 INVALID_KEY: Final = "Invalid credentials"
+EXPIRED_KEY: Final = "The API key has expired"
 _CACHE_SIZE = 4096
 _FORM = re.compile(r"rhk_[A-Za-z0-9]{1,64}_[A-Za-z0-9_-]{1,128}")
 _SUBMITS = frozenset({"/v1/run/tasks", "/v1/run/agents", "/v1/run/workflows", "/api/v1/tasks"})
@@ -45,6 +46,10 @@ _CODES = frozenset({"totp", "totp-code"})
 
 
 log = logging.getLogger("runhook.submit")
+
+
+class ExpiredKey(Refusal):
+    """The caller's key was valid, and has expired."""
 
 
 class Authenticator:
@@ -81,13 +86,15 @@ class Authenticator:
     async def identify(self, headers: Mapping[str, str], address: str = "") -> Key | None:
         """Return the caller's key, or None for none or a bad one, which is counted.
 
-        Raises Refusal 429 for a key over its rate, and for an unknown one when too many were tried from `address`, or
-        in all; and LedgerUnavailable.
+        Raises ExpiredKey; Refusal 429 for a key over its rate, and for an unknown one when too many were tried from
+        `address`, or in all; and LedgerUnavailable.
         """
         presented = presented_key(headers)
         key = await self._known(presented, address)
         if key is None:
             self._refusal("bad_key", error(403, INVALID_KEY), address, presented)
+        elif key.expired:
+            raise ExpiredKey(self._refusal("expired", error(403, EXPIRED_KEY), address, presented).reply)
         elif not await self._take(key):
             words = "Rate limit exceeded. Please try again later."
             raise self._refusal("rate", error(429, words, retry_after="1"), address, presented)
@@ -141,8 +148,9 @@ class Authenticator:
         return Refusal(reply)
 
     async def is_valid(self, key: Key) -> bool:
-        """Return whether a key that was authenticated before is still not revoked. Raises LedgerUnavailable."""
-        return await self._lookup(key.hash) is not None
+        """Return whether a key that was authenticated before is still valid. Raises LedgerUnavailable."""
+        found = await self._lookup(key.hash)
+        return found is not None and not found.expired
 
     async def _lookup(self, digest: str) -> Key | None:
         seen_at, key = self._cache.get(digest, (float("-inf"), None))
@@ -157,7 +165,7 @@ class Authenticator:
         if len(self._cache) >= _CACHE_SIZE:
             self._cache.clear()
         self._cache[digest] = (now, key)
-        if key is not None and now - self._used_at.get(key.id, float("-inf")) > USED_AT_INTERVAL:
+        if key is not None and not key.expired and now - self._used_at.get(key.id, float("-inf")) > USED_AT_INTERVAL:
             self._used_at[key.id] = now
             task = self._background.spawn("submit.mark_used", self._mark_used(key.id, time.time()))
             self._updates.add(task)

@@ -1,11 +1,11 @@
-"""API keys: the list, a new one that is shown once, and revoking."""
+"""API keys: the list, a new one that is shown once, rotating and revoking."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from receiver.api.actions.keys import CREATE_KEY, LONGEST_NAME, REVOKE_KEYS
+from receiver.api.actions.keys import CREATE_KEY, LONGEST_NAME, REVOKE_KEYS, ROTATE_KEY
 from receiver.api.keys import LIST_KEYS
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
@@ -41,6 +41,13 @@ def keys(service: Service, actor: Actor, _names: Mapping[str, str], query: Query
 PAGES: Final = (ConsolePage("/keys", "keys.html", keys, PageLink("Keys", "k", "Submitting")),)
 ACTIONS: Final = (
     ConsoleAction(CREATE_KEY, "Create a key", template="key_created.html", values=lambda *_: {"here": "Keys"}),
+    ConsoleAction(
+        ROTATE_KEY,
+        "Rotate",
+        asks="Give this key a successor? The old one works for another day, so that whoever uses it can change over.",
+        template="key_created.html",
+        values=lambda *_: {"here": "Keys"},
+    ),
     ConsoleAction(
         REVOKE_KEYS,
         "Revoke",

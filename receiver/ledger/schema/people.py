@@ -39,6 +39,8 @@ keys = Table(
     Column("created_at", Double, nullable=False),
     Column("used_at", Double),
     Column("revoked_at", Double),
+    Column("expires_at", Double),  # by the database's clock; null: never
+    Column("replaced_by", Text, nullable=False, server_default=""),  # id of the key that it was rotated to
     Index("uq_keys_hash", "hash", unique=True),
 )
 

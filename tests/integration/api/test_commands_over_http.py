@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -93,11 +94,20 @@ def test_keys_of_a_remote_service_are_made_listed_and_revoked(runhook: Runhook, 
     assert made["key"].startswith("rhk_")
     with pytest.raises(Forbidden, match="has no submit"):
         runhook("keys", "create", "app", "--scope", "submit", "--source", "skyvern")
+    # And rotated, by who has its scopes, with an end
+    shown = runhook("keys", "rotate", "dashboard", "--grace", "2h", "--expires", "30d")
+    assert re.search(r"^rhk_\w+.*\n\nThis is shown once. dashboard may view for source skyvern until 20", shown)
+    assert "The old one, rhk_" in shown
+    old = next(row for row in json.loads(runhook("keys", "list", "--json")) if row["id"] == made["id"])
+    assert old["replaced_by"]
+    assert not old["expired"]
+    with pytest.raises(UsageError, match="was rotated already"):
+        runhook("keys", "rotate", made["id"])
     assert runhook("keys", "revoke", made["id"]) == "1 revoked.\n"
     with pytest.raises(UsageError, match="no such key: nobody"):
         runhook("keys", "revoke", "nobody")
     done = [(row.action, row.actor_kind) for row in api_server.ledger.read(audit.list_actions)]
-    assert done == [("key.revoke", "key"), ("key.create", "key")]
+    assert done == [("key.revoke", "key"), ("key.rotate", "key"), ("key.create", "key")]
 
 
 def test_the_quarantine_of_a_remote_service_is_checked_again_and_dropped(

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from receiver.ledger import api_keys
 from tests.servers.submitting import Submitting
 from tests.support.api_calls import SKYVERNS, get, problem
 from tests.support.ledger import new_event, record
@@ -38,6 +39,17 @@ def test_a_caller_whose_key_is_wrong_is_not_told_to_give_one(api_server: Submitt
     answer = get(api_server, "/runs/tsk_1", key)
     assert answer.status_code == 401
     assert "none of this service, or was revoked" in problem(answer)["detail"]
+
+
+def test_a_caller_whose_key_has_expired_is_told_so(api_server: Submitting) -> None:
+    whole = api_server.key("view", "read")
+    api_server.ledger.write(lambda it: api_keys.replace(it, whole.split("_")[1], "", 1.0))
+    answer = get(api_server, "/runs/tsk_1", whole)
+    assert (answer.status_code, problem(answer)["type"]) == (401, "urn:runhook:problem:no_key")
+    assert "the API key has expired" in problem(answer)["detail"]
+    # And of the submit API in Skyvern's form
+    answer = api_server.client.get("/v1/runs/tsk_1", headers={"x-api-key": whole})
+    assert (answer.status_code, answer.json()) == (403, {"detail": "The API key has expired"})
 
 
 def test_a_run_that_is_not_there(api_server: Submitting) -> None:

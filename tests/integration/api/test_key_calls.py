@@ -16,6 +16,7 @@ from receiver.ledger import Ledger, api_keys
 from tests.support import api
 from tests.support.api import actor, call, done
 from tests.support.ledger import with_tables
+from tests.support.waiting import eventually
 
 SHOP = ("view", "operate", "submit")
 
@@ -148,3 +149,62 @@ def test_keys_are_listed_page_by_page(ledger: Ledger, tmp_path: Path) -> None:
         found, after = found + page["items"], page["next"]
     assert found == whole
     assert [row["name"] for row in found] == ["0", "1", "2"]
+
+
+def test_a_key_ends_by_the_clock_of_the_ledger(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = api.service(ledger, tmp_path)
+    brief = call(service, "create_key", name="brief", scopes=["view"], source="other", expires_in=1e-3)
+    lasting = call(service, "create_key", name="lasting", scopes=["view"], source="other", expires_in=3600)
+    if ledger.url.get_backend_name() == "postgresql":  # whose clock it is, whatever this host's says
+        monkeypatch.setattr(api_keys.time, "time", lambda: 0.0)
+
+    def read(made: dict[str, Any]) -> api_keys.Key | None:
+        return service.ledger.read(lambda it: api_keys.by_hash(it, api_key.digest(made["key"])))
+
+    eventually(lambda: (key := read(brief)) is not None and key.expired)
+    assert (key := read(lasting)) is not None
+    assert key.in_use
+    assert service.ledger.read(api_keys.hashes) == {key.hash}
+    rows = {row["name"]: row for row in call(service, "list_keys")["items"]}
+    assert (rows["brief"]["expired"], rows["lasting"]["expired"]) == (True, False)
+    assert rows["lasting"]["expires_at"] > rows["lasting"]["created_at"]
+
+
+def test_no_key_gives_another_a_longer_life(service: Service) -> None:
+    own = call(service, "create_key", name="o", scopes=["view", "operate"], source="other", expires_in=3600)["row"]
+    holder = Actor("key", "o", frozenset({VIEW, OPERATE}), "other", own["id"])
+
+    made = call(service, "create_key", holder, name="a", scopes=["view"])["row"]
+    assert made["expires_at"] == own["expires_at"]
+    with pytest.raises(Forbidden, match=r"expires_in: o expires in 3,[56]"):
+        call(service, "create_key", holder, name="b", scopes=["view"], expires_in=7200)
+    with pytest.raises(Forbidden, match="expires_in"):
+        call(service, "rotate_key", holder, key=made["id"], expires_in=7200)
+
+
+def test_a_key_that_is_rotated_works_beside_its_successor_for_a_while(service: Service) -> None:
+    whole = {"name": "shop", "scopes": ["submit", "read"], "source": "other", "rate": "5/s"}
+    old = call(service, "create_key", actor("", "view", "operate", "submit", "read"), **whole)
+    rotating = actor("", "view", "operate", "submit", "read")
+
+    with pytest.raises(Forbidden, match="no read, submit, and can't give it"):
+        call(service, "rotate_key", key="shop")
+    with pytest.raises(NotFound):
+        call(service, "rotate_key", actor("skyvern", "view", "operate", "submit", "read"), key=old["row"]["id"])
+    made = call(service, "rotate_key", rotating, key="shop", grace=3600)
+
+    # Then both are keys of the same rights, and the old one has an end
+    new = made["row"]
+    assert {name: new[name] for name in whole} == whole
+    assert new["expires_at"] is None
+    assert (made["old"]["id"], made["old"]["replaced_by"]) == (old["row"]["id"], new["id"])
+    assert made["old"]["expires_at"] > made["old"]["created_at"]
+    hashes = service.ledger.read(api_keys.hashes)
+    assert hashes == {api_key.digest(old["key"]), api_key.digest(made["key"])}
+    # And the name means the new one, the old one is rotated no more
+    with pytest.raises(Conflict, match=f"was rotated already: its successor is {new['id']}"):
+        call(service, "rotate_key", rotating, key=old["row"]["id"])
+    again = call(service, "rotate_key", rotating, key="shop", grace=0)
+    assert again["old"]["id"] == new["id"]
+    assert api_key.digest(made["key"]) not in service.ledger.read(api_keys.hashes)
+    assert [line[0] for line in done(service)] == ["key.create", "key.rotate", "key.rotate"]

@@ -22,7 +22,7 @@ def created(browser: Browser, **form: str | Sequence[str]) -> str:
 def test_a_key_is_shown_once(browser: Browser, console_server: Submitting) -> None:
     # When somebody creates a key
     browser.sign_in()
-    page = created(browser, name="billing", scopes=["view", "operate"], source="*", rate="5/s")
+    page = created(browser, name="billing", scopes=["view", "operate"], source="*", rate="5/s", expires_in="2592000")
     whole = re.search(r'value="(rhk_[^"]+)"', page)
     assert whole
     # Then it opens the API, with what it was given
@@ -33,6 +33,7 @@ def test_a_key_is_shown_once(browser: Browser, console_server: Submitting) -> No
     listed = browser.get("/keys").text
     assert "billing" in listed
     assert whole[1] not in listed
+    assert "ends <time" in listed
     # And the audit says who it was
     newest = console_server.ledger.read(lambda it: audit.list_actions(it))[0]
     assert (newest.action, newest.actor, newest.actor_kind) == ("key.create", "admin", "user")
@@ -54,6 +55,21 @@ def test_a_revoked_key_is_refused(browser: Browser, console_server: Submitting) 
     assert "The key is revoked." in page
     assert "revoked <time" in page
     assert console_server.ledger.read(lambda it: api_keys.one(it, key_id)).revoked_at is not None
+
+
+def test_a_key_is_rotated(browser: Browser, console_server: Submitting) -> None:
+    old = console_server.key("view").split("_")[1]
+    browser.sign_in()
+    asked = browser.act("rotate_key", key=old, back="/console/keys")
+    assert "Give this key a successor?" in asked.text
+    page = browser.act("rotate_key", key=old, back="/console/keys", sure="yes").text
+    assert re.search(r'value="(rhk_[^"]+)"', page)
+    assert "ends <time" in page
+    listed = browser.get("/keys").text
+    assert "replaced, ends <time" in " ".join(listed.split())
+    key = console_server.ledger.read(lambda it: api_keys.one(it, old))
+    assert key.replaced_by
+    assert key.in_use
 
 
 @pytest.mark.parametrize(
