@@ -55,19 +55,10 @@ loop: install
 upstream: install
 	@$(BIN)/python -m tests.upstream $(ARGS)
 
-# Each bench in a short form, about two minutes in all. PART=ingest runs one of them, ARGS="--seconds 8" at full length.
-bench-ingest := --seconds 2 --rounds 1
-bench-pipeline := --events 2000 --jobs 200 --rounds 1
-bench-one_by_one := --deliveries 400
-bench-database_sink := --rows 5120
-bench-backlog := --count 20000 --lanes 2000
-bench-upgrade := --count 50000
-bench-mirror := small --runs 40
-bench-tail := --seconds 2 --rounds 2
-
+# Everything beside others, some ten minutes, into bench/RESULTS.md. PART=ingest makes one part of it anew, and
+# PART=ingest ARGS="--sizes 2000" runs its program with other options, for a look.
 bench: install
-	@set -e; $(foreach part,$(or $(PART),ingest pipeline one_by_one database_sink mirror),\
-	    echo "== $(part)"; $(BIN)/python -m bench.$(part) $(or $(ARGS),$(bench-$(part)));)
+	@$(BIN)/python -m bench $(PART) $(if $(ARGS),--options="$(ARGS)")
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis

@@ -6,15 +6,16 @@
 
 All run under uvicorn with uvloop and httptools, in a process each, loaded in turn by the same client with the same
 signed bodies. Each has a real Valkey with appendfsync always, which keeps what is acked, and no worker. Every answer
-must be 202. The client is a process of its own (epoll, no parsing to speak of). `--processes 2`: so many receivers of
-one inbox share the load. The CPU of an ack says the same on a busy machine, where rates say nothing: that of the server
-and of its Valkey, of which neither the client's nor the disk's time is part.
+must be 202; a side that fails is reported, and the others go on. The client is a process of its own (epoll, no parsing
+to speak of). `--processes 2`: so many receivers of one inbox share the load. The CPU of an ack says the same on a busy
+machine, where rates say nothing: that of the server and of its Valkey, and not of the client.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -25,9 +26,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -43,6 +46,8 @@ WARM_UP = 0.7
 BARE = "bare"
 RUNHOOK = "runhook"
 BEFORE = "before"
+
+T = TypeVar("T")
 
 CONFIG = f"""
 sources:
@@ -111,8 +116,9 @@ def requests(port: int, size: int) -> list[bytes]:
     return [head.format(port, sign(body, SECRET), len(body)).encode() + body for body in bodies(size)]
 
 
-def load(ports: Sequence[int], seconds: float, connections: int, size: int) -> dict[str, float]:
-    """Be the client: keep `connections` busy for `seconds`. Returns answers, their rate, and milliseconds."""
+def load(ports: Sequence[int], seconds: float, connections: int, size: int, acks: int = 0) -> dict[str, float]:
+    """Be the client: keep `connections` busy for `seconds`, or until so many `acks`. Returns answers, their rate, and
+    milliseconds."""
     wanted = requests(ports[0], size)
     poll = select.epoll()
     sockets: dict[int, socket.socket] = {}
@@ -129,7 +135,7 @@ def load(ports: Sequence[int], seconds: float, connections: int, size: int) -> d
     for handle, connection in sockets.items():
         sent_at[handle] = time.perf_counter()
         connection.sendall(wanted[handle % len(wanted)])
-    while (now := time.perf_counter()) - started < seconds:
+    while len(latencies) < acks or (not acks and time.perf_counter() - started < seconds):
         for handle, _ in poll.poll(1):
             connection = sockets[handle]
             answer = connection.recv(4096)
@@ -148,10 +154,10 @@ def load(ports: Sequence[int], seconds: float, connections: int, size: int) -> d
     return {"count": len(latencies), "rate": len(latencies) / elapsed, "other": other, **at}
 
 
-def measure(ports: Sequence[int], seconds: float, connections: int, size: int) -> dict[str, float]:
+def measure(ports: Sequence[int], seconds: float, connections: int, size: int, acks: int = 0) -> dict[str, float]:
     """Run one round of load in a process of its own. Ends the program when an answer is not 202."""
     command = [sys.executable, __file__, "--client", ",".join(map(str, ports)), "--seconds", str(seconds)]
-    command += ["--connections", str(connections), "--sizes", str(size)]
+    command += ["--connections", str(connections), "--sizes", str(size), "--acks", str(acks)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     if found["other"]:
@@ -249,11 +255,11 @@ def start(name: str, folder: Path, stack: contextlib.ExitStack, processes: int, 
     return Side(name, ports, pids, server.pid, redis)
 
 
-def one_round(side: Side, size: int, connections: int, seconds: float) -> Figures:
+def one_round(side: Side, size: int, connections: int, seconds: float, acks: int) -> Figures:
     """Load one side."""
     empty(side.valkey_port)
     used = sum(map(cpu, side.pids)), cpu(side.valkey)
-    found = measure(side.ports, seconds, connections, size)
+    found = measure(side.ports, seconds, connections, size, acks)
     count = found["count"]
     server, store = sum(map(cpu, side.pids)) - used[0], cpu(side.valkey) - used[1]
     return Figures(
@@ -271,7 +277,7 @@ def table(found: Sequence[Figures]) -> str:
     for size, connections, name in dict.fromkeys((each.size, each.connections, each.side) for each in found):
         here = [each for each in found if (each.size, each.connections) == (size, connections)]
         mine = [each for each in here if each.side == name]
-        bare = statistics.median(each.rate for each in here if each.side == BARE)
+        bare = statistics.median([each.rate for each in here if each.side == BARE] or [float("nan")])
         rates = [each.rate for each in mine]
         rate = statistics.median(rates)
         p50, p99, server, store = (
@@ -284,10 +290,20 @@ def table(found: Sequence[Figures]) -> str:
     return "\n".join(lines)
 
 
+def _attempt(failures: dict[str, str], name: str, step: Callable[[], T]) -> T | None:
+    """Return what `step` returns; where it fails, note why under `name` in `failures`."""
+    try:
+        return step()
+    except (Exception, SystemExit) as error:
+        failures.setdefault(name, str(error)[-500:])
+        return None
+
+
 def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--acks", type=int, default=0, help="so many a round, however long it takes")
     parser.add_argument("--connections", default="64,16,1", help="how many at once, with commas")
     parser.add_argument("--sizes", default="2000,64000", help="bytes of a body, with commas")
     parser.add_argument("--rounds", type=int, default=3)
@@ -301,24 +317,29 @@ def main() -> None:
     connections, sizes = ([int(each) for each in value.split(",")] for value in (args.connections, args.sizes))
     if args.client:
         ports = [int(each) for each in args.client.split(",")]
-        sys.stdout.write(json.dumps(load(ports, args.seconds, connections[0], sizes[0])))
+        sys.stdout.write(json.dumps(load(ports, args.seconds, connections[0], sizes[0], args.acks)))
         return
     names = [BARE, RUNHOOK, *([BEFORE] if args.against else []), *filter(None, args.peers.split(","))]
-    if args.peers:
-        peer_env.install()
     found: list[Figures] = []
+    failures: dict[str, str] = {}
     where = tempfile.TemporaryDirectory(prefix="runhook-bench-", dir=args.folder)
-    with where as folder, contextlib.ExitStack() as stack:
+    with where as temporary, contextlib.ExitStack() as stack:
         trees = {BEFORE: args.against.resolve()} if args.against else {}
-        sides = [start(name, Path(folder) / name, stack, args.processes, trees.get(name, ROOT)) for name in names]
-        for side in sides:
-            measure(side.ports, WARM_UP, 16, sizes[0])
-        for size in sizes:
-            for many in connections:
-                for number in range(args.rounds):
-                    turns = sides if number % 2 == 0 else sides[::-1]
-                    found += [one_round(side, size, many, args.seconds) for side in turns]
+        if args.peers:
+            _attempt(failures, "the peers' environment", peer_env.install)
+        sides = []
+        for name in names:
+            starting = partial(start, name, Path(temporary) / name, stack, args.processes, trees.get(name, ROOT))
+            side = _attempt(failures, name, starting)
+            if side and _attempt(failures, name, partial(measure, side.ports, WARM_UP, 16, sizes[0])):
+                sides.append(side)
+        for size, many, number in itertools.product(sizes, connections, range(args.rounds)):
+            for side in sides if number % 2 == 0 else sides[::-1]:
+                one = _attempt(failures, side.name, partial(one_round, side, size, many, args.seconds, args.acks))
+                found += [one] if one else []
     print(table(found))
+    for name, reason in failures.items():
+        print(f"{name} failed: {reason}")
     if args.json:
         args.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
 

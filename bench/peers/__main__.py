@@ -6,7 +6,8 @@ Each peer is an app in `apps/`: the same signature, the same row in the same Pos
 task on disk before the 202. Runhook does more in that time (ledger, deduplication, routing, attempts, retries that
 survive), and the peers are not held to it. One after the other, in alternating rounds, each with servers of its own;
 work is checked at the consumer: a row counts when PostgreSQL has committed it. `flat out`: 64 events are on their way
-at any time. Prints medians and their spread, writes them to bench/RESULTS.md with --write, and all figures to --json.
+at any time. Prints medians and their spread, and writes all figures to --json. A side that fails is reported, and the
+others go on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -221,31 +221,31 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=4.0, help="of each rate")
     arguments.add_argument("--flat-out", type=float, default=6.0, help="seconds of flat out, about")
     arguments.add_argument("--json", type=Path, help="write all figures to this file")
-    arguments.add_argument("--write", action="store_true", help="write the table to bench/RESULTS.md")
     options = arguments.parse_args()
-    install()
     names = ["runhook", *options.peers.split(",")]
     rates = options.rates.split(",")
     found: list[Figures] = []
+    failures: list[str] = []
+    try:
+        install()
+    except (OSError, subprocess.CalledProcessError) as error:
+        failures += [f"{name} was not measured: {error}" for name in names[1:]]
+        names = names[:1]
     with tempfile.TemporaryDirectory(prefix="runhook-bench-") as temporary:
         Path(temporary).chmod(0o755)
         for number in range(options.rounds):
             for name in names if number % 2 == 0 else reversed(names):
                 folder = Path(temporary) / f"{name}-{number}"
-                found += one_round(name, folder, rates, options.seconds, options.flat_out)
-                print(f"round {number + 1}: {name}: {found[-1].rate:,.0f} events/s flat out", flush=True)
-    told = table(found, names)
-    print(told)
+                try:
+                    found += one_round(name, folder, rates, options.seconds, options.flat_out)
+                except (Exception, SystemExit) as error:
+                    failures.append(f"{name} failed in round {number + 1}: {str(error)[-400:]!r}")
+    print(table(found, [name for name in names if any(each.side == name for each in found)]))
+    print("\n".join([*failures, *([f"Versions: {versions()}"] if len(names) > 1 else [])]))
     if options.json:
         options.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
-    if options.write:
-        text = (
-            f"# Runhook beside task queues\n\n"
-            f"Made by `python -m bench.peers --rounds {options.rounds} --flat-out {options.flat_out:g} --write`, which "
-            f"says what each does and what is measured: medians of alternating rounds, on {os.cpu_count()} cores, "
-            f"Python {platform.python_version()}; {versions()}.\n\n{told}\n"
-        )
-        (ROOT / "bench" / "RESULTS.md").write_text(text)
+    if not any(each.side == "runhook" for each in found):
+        raise SystemExit("Runhook itself failed")
 
 
 if __name__ == "__main__":
