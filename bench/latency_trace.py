@@ -25,7 +25,7 @@ STAGES = {
     "receiver.ledger.engine:Ledger.write": "committed",
     "receiver.inbox:InboxReader.done": "entry acked and deleted",
     "receiver.wakeups.flags:wake_sinks": "sink woken",
-    "receiver.wakeups.flags:wait_nudge": "deliverer has heard",
+    "receiver.wakeups.nudges:NudgeWait.wait": "deliverer has heard",
     "receiver.ledger.deliveries.claims:claim": "claim's statements done",
     "receiver.ledger.engine:Ledger.read": "bodies loaded",
     "handlers.database.sink:DatabaseSink.send_many": "row committed",

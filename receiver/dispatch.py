@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import redis
@@ -28,6 +28,7 @@ from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.marks import UnsignedEntries
 from receiver.recorder import OF_VALUES, EventRecorder
 from receiver.routing.router import Router
+from receiver.runtime.handover import Handover
 from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
@@ -61,9 +62,10 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         reader: InboxReader,
         connection: redis.Redis,
         may_ask: Callable[[str], bool] = lambda _: False,
+        handovers: Mapping[str, Handover] = {},
     ) -> None:
-        """`may_ask`: whether a source's API may be asked once more now, for what a webhook lacks."""
-        super().__init__(ledger, router, redactor, DispatchCounter(connection), may_ask)
+        """`may_ask`, `handovers`: see EventRecorder."""
+        super().__init__(ledger, router, redactor, DispatchCounter(connection), may_ask, handovers)
         self._reader = reader
         self._recovery = InboxRecovery(connection, reader)
         self._redis = connection
@@ -230,10 +232,17 @@ def _asking(settings: Settings, config: Config) -> Callable[[str], bool]:
     return lambda source: source in buckets and buckets[source].take(1, time.monotonic())
 
 
-def build(settings: Settings, config: Config, owner: str, connection: redis.Redis | None = None) -> Dispatcher:
+def build(
+    settings: Settings,
+    config: Config,
+    owner: str,
+    connection: redis.Redis | None = None,
+    handovers: Mapping[str, Handover] = {},
+) -> Dispatcher:
     """Build the dispatcher of a process called `owner`. It opens its connections on first use.
 
     `connection`: to Redis, of a caller that has one. Only `run` needs one of its own, for its blocking reads.
+    `handovers`: see EventRecorder.
     """
     connection = connection or connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
@@ -245,4 +254,5 @@ def build(settings: Settings, config: Config, owner: str, connection: redis.Redi
         InboxReader(connection, owner, keys, UnsignedEntries(ledger)),
         connection,
         _asking(settings, config),
+        handovers,
     )

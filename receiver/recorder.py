@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from receiver.domain import attention, callback, callback_url, deduplication, poll_schedule, shape
 from receiver.domain.deduplication import Classification, Facts
@@ -18,6 +18,7 @@ from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unr
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, storable
 from receiver.domain.shape import WORKFLOW
+from receiver.hand_on import HandOn
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
@@ -25,6 +26,7 @@ from receiver.ledger.submissions import binding, visibility
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.ledger.submissions.polls_after import schedule_polls
 from receiver.routing.router import Router, RunView
+from receiver.runtime.handover import Handover
 from receiver.telemetry.workers import DispatchCounter
 
 # What code raises for values that it is not made for. Trouble with the ledger is none of these.
@@ -33,9 +35,16 @@ OF_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeE
 log = logging.getLogger("runhook.dispatch")
 
 
+class Recorded(NamedTuple):
+    """The new events of a batch, and the sinks whose deliverers have heard of them."""
+
+    events: list[NewEvent]
+    answered: set[str]
+
+
 class EventRecorder:
     """Records events and makes their deliveries. `may_ask`: whether a source's API may be asked once more now,
-    for what a webhook lacks."""
+    for what a webhook lacks. `handovers`: by sink, to deliverers of the same worker."""
 
     def __init__(
         self,
@@ -44,12 +53,14 @@ class EventRecorder:
         redactor: Redactor,
         counter: DispatchCounter,
         may_ask: Callable[[str], bool] = lambda _: False,
+        handovers: Mapping[str, Handover] = {},
     ) -> None:
         self._ledger = ledger
         self._router = router
         self._redactor = redactor
         self._counter = counter
         self._may_ask = may_ask
+        self._handovers = handovers
 
     def dispatch(
         self,
@@ -57,7 +68,7 @@ class EventRecorder:
         parsed: Mapping[str, Run] = {},
         details: Mapping[str, Mapping[str, Any]] = {},
     ) -> list[str]:
-        """Record events and make their deliveries. Returns the sinks that now have something to send.
+        """Record events and make their deliveries. Returns the sinks that now have something due, and must be woken.
 
         `parsed`: the runs, by event id, of bodies that the caller has parsed already. `details`: what further calls of
         Skyvern's API answered, by event id: see shape.of_details. Raises LedgerUnavailable; nothing of the batch is
@@ -69,7 +80,7 @@ class EventRecorder:
     def take_in(self, batch: Sequence[ParsedEvent]) -> list[str]:
         """Record events and make their deliveries. Returns as `dispatch`."""
         started = time.monotonic()
-        recorded = self._record(batch)
+        recorded, answered = self._record(batch)
         if batch:
             log.info(
                 "dispatch.recorded events=%d new=%d deliveries=%d ms=%.1f",
@@ -82,7 +93,7 @@ class EventRecorder:
             if item.disposition == "test":
                 _log_test(item)
             self._counter.add(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
-        return sorted({new.sink for item in recorded for new in item.deliveries if not new.after})
+        return sorted({new.sink for item in recorded for new in item.deliveries if not new.after} - answered)
 
     def parse(self, event: Event, run: Run | None = None, details: Mapping[str, Any] = {}) -> ParsedEvent:
         """Parse, redact and complete an event. Never raises: what can't be read is marked."""
@@ -100,22 +111,31 @@ class EventRecorder:
         """Return an event whose body is kept but not read, for `problem`."""
         return unreadable(event, self._redactor, problem)
 
-    def _record(self, batch: Sequence[ParsedEvent]) -> list[NewEvent]:
+    def _record(self, batch: Sequence[ParsedEvent]) -> Recorded:
         """Record the batch; when the database refuses a value, halve it until the one to blame stands alone."""
         if not batch:
-            return []
+            return Recorded([], set())
         try:
-            return self._ledger.write(lambda connection: self._decide(connection, batch))
+            return self._write(batch)
         except LedgerDataError as error:
             if len(batch) > 1:
                 half = len(batch) // 2
-                return self._record(batch[:half]) + self._record(batch[half:])
+                one, other = self._record(batch[:half]), self._record(batch[half:])
+                return Recorded(one.events + other.events, one.answered & other.answered)
             event = batch[0].event
             log.warning("dispatch.marked event=%s run=%s problem=%s", event.id, batch[0].run.run_id, error)
             marked = self.unread(event, f"the ledger refused a value of it: {error}")
-            return self._ledger.write(lambda connection: self._decide(connection, [marked]))
+            return self._write([marked])
 
-    def _decide(self, connection: Connection, batch: Sequence[ParsedEvent]) -> list[NewEvent]:
+    def _write(self, batch: Sequence[ParsedEvent]) -> Recorded:
+        hand_on = HandOn(self._handovers)
+        try:
+            recorded = self._ledger.write(lambda connection: self._decide(connection, batch, hand_on))
+        finally:
+            hand_on.answer()
+        return Recorded(recorded, set(hand_on.sinks))
+
+    def _decide(self, connection: Connection, batch: Sequence[ParsedEvent], hand_on: HandOn) -> list[NewEvent]:
         """Classify and route each event by what the ledger knows of its run, and record it. Returns the new ones."""
         now = self._ledger.now()
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
@@ -140,7 +160,7 @@ class EventRecorder:
                     decided.append(self._classify(each, each.facts, history, run, submission, earlier))
                 except OF_VALUES as error:  # it keeps none of the others waiting
                     decided.append(_new_event(self._marked(each.event, error), "unreadable"))
-        recorded = events.record(connection, decided, now)
+        recorded = events.record(connection, decided, now, hand_on.claims(decided, now))
         if bound:
             schedule_polls(connection, batch, known, histories, bound, now)
         lacking = {item.key for item in recorded if item.key not in bound and self._lacks_request(item)}

@@ -28,6 +28,7 @@ from receiver.ledger.deliveries import orphans
 from receiver.ledger.migrate import ensure_schema
 from receiver.reaper import reap, reap_all, release
 from receiver.runtime import liveness
+from receiver.runtime.handover import Handover
 from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.redis_client import check_url, connect, no_entry
 from receiver.runtime.supervisor import REPLACE, ChildContext, ChildMain, Supervisor, in_child
@@ -46,16 +47,17 @@ Bodies = dict[str, Callable[[str], JobBody]]
 
 
 def bodies(settings: Settings, config: Config) -> Bodies:
-    """Return the body of each queue. Nothing is opened before one of them is built, in the child.
+    """Return the body of each queue. No server is opened before one of them is built, in the child.
 
     What the bodies are made of is imported here, before the fork, so that the children share it.
     """
     from receiver import dispatch
     from receiver.delivery import deliverer
 
-    built: Bodies = {DISPATCH: partial(dispatch.build, settings, config)}
-    for sink in config.destinations:
-        built[deliver_queue(sink)] = partial(deliverer.build, settings, config, sink)
+    handovers = {sink: Handover() for sink in config.destinations}
+    built: Bodies = {DISPATCH: partial(dispatch.build, settings, config, handovers=handovers)}
+    for sink, handover in handovers.items():
+        built[deliver_queue(sink)] = partial(deliverer.build, settings, config, sink, handover=handover)
     return built
 
 

@@ -21,6 +21,7 @@ from receiver.config.models import Config, RetryPolicy
 from receiver.config.settings import Settings
 from receiver.delivery import prefetch
 from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
+from receiver.delivery.offer import ROOM, Offers
 from receiver.delivery.prefetch import Prefetch
 from receiver.delivery.sender import Receipts, SenderPool, SendTask
 from receiver.delivery.settlement import Results, Settlement
@@ -29,8 +30,10 @@ from receiver.domain.callback import CALLBACK
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import attempts, claims, lanes, links
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
+from receiver.ledger.deliveries.claims import CLAIM
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.runtime import liveness
+from receiver.runtime.handover import Handover
 from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import SharedRate
@@ -39,8 +42,6 @@ from receiver.telemetry.workers import AttemptCounter
 
 # Seconds that a job waits for more before it ends.
 IDLE_WAIT = 1.0
-# Seconds after which a claim that nobody renews lapses: how long a killed worker's deliveries wait at the most.
-CLAIM = 15.0
 # Seconds between two renewals of the claims of what is under way.
 RENEW = 4.0
 # Seconds that a send may overrun its sink's own time-out before it is given up.
@@ -69,7 +70,8 @@ class Deliverer(wakeups.JobBody):
     """The body of the deliver jobs of one process, for one sink.
 
     `owner`: names the process in its claims. `lane_limit`: how many of one lane may be claimed at once, for a sink that
-    has many. `per_slot`: how many deliveries are prefetched for each slot. `on_start`: see SenderPool.
+    has many. `per_slot`: how many deliveries are prefetched for each slot. `on_start`: see SenderPool. `handover`: from
+    the dispatchers of this worker, for a sink that takes many at once.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Deliverer(wakeups.JobBody):
         lane_limit: int | None = None,
         per_slot: int = prefetch.PER_SLOT,
         on_start: Callable[[str], None] = lambda _delivery: None,
+        handover: Handover | None = None,
     ) -> None:
         self._ledger = ledger
         self._sink = sink
@@ -105,9 +108,13 @@ class Deliverer(wakeups.JobBody):
         # What is counted when it is claimed, by the rate or by the lane, must be sent then.
         alone = self._many or rate is not None or lane_limit
         self._prefetch = None if alone or not per_slot else Prefetch(self._senders, owner, per_slot)
+        self._nudges = wakeups.NudgeWait(connection, self._queue)
+        # The slots of a sink, its rate and its lanes are counted when it claims.
+        counted = rate is not None or lane_limit or not self._many
+        self._offers = Offers(ledger, self._nudges, None if counted else handover, owner, sink.batch_size)
         self._unsettled: list[SendTask] = []
-        # Whether the ledger may hold claims of ours that we don't know: the reply to a COMMIT was lost.
-        self._unknown = False
+        # Whether the reply to the COMMIT of a claim was lost.
+        self._commit_lost = False
         # Whether all that was due has been claimed: what is due since then has nudged the queue.
         self._all_due = False
         self._numbers = itertools.count(1)
@@ -120,7 +127,7 @@ class Deliverer(wakeups.JobBody):
     def run(self, stop: Callable[[], bool]) -> None:
         """Deliver until nothing is due or `stop()` says so: the worker stops, or this job's time slice is over."""
         try:
-            self._deliver(stop, lambda: wakeups.wait_nudge(self._redis, self._queue, self._idle_wait))
+            self._deliver(stop, self._wait)
             self._counter.flush()
             wakeups.finish(self._redis, self._queue, self._more_due)
         except LedgerUnavailable as error:
@@ -150,8 +157,10 @@ class Deliverer(wakeups.JobBody):
         while True:
             closing = stop()
             self._settle(closing=closing)
+            batch = self._handed_on()
             drained = self._all_due and not (self._senders or self._unknown or self._without_redis)
-            batch = None if closing or drained else self._claim()
+            if batch is None and not (closing or drained):
+                batch = self._claim()
             if batch is not None:
                 self._send(batch)
             if self._senders:
@@ -159,9 +168,30 @@ class Deliverer(wakeups.JobBody):
             elif batch is None and not (self._unknown or self._unseen_lanes):
                 if closing or not more():
                     return
-                self._all_due = False
             elif closing:
                 return
+
+    def _wait(self) -> bool:
+        """Wait for more. False when nothing came, nor will. Raises redis.RedisError."""
+        # What is new must not pass what is due, nor what waits behind a breaker.
+        if self._offers.wait(self._idle_wait, next(self._numbers) if self._all_due else None):
+            self._all_due = False
+            return True
+        return self._offers.answered or self._offers.taken
+
+    def _handed_on(self) -> ClaimedBatch | None:
+        """Return what a dispatcher has handed on, if there is a free slot."""
+        answer = self._offers.receive() if self._senders.free else None
+        if answer is None:
+            return None
+        self._all_due = self._all_due and bool(answer.ids)
+        found = self._offers.load(answer)
+        return ClaimedBatch(answer.claim_number, found, {}, [], self._all_due) if found else None
+
+    @property
+    def _unknown(self) -> bool:
+        """Whether the ledger may hold claims of ours that we don't know, or don't send."""
+        return self._commit_lost or self._offers.unknown
 
     @property
     def job_timeout(self) -> float:
@@ -228,10 +258,10 @@ class Deliverer(wakeups.JobBody):
         try:
             batch = self._loaded(self._ledger.write(work))
         except LedgerUnavailable:
-            self._unknown = True
+            self._commit_lost = True
             raise
         self._all_due = batch.all_due
-        self._unknown = self._unknown or tries > 1
+        self._commit_lost = self._commit_lost or tries > 1
         self._pause.end()
         for each in batch.poisoned:
             log.error(
@@ -294,7 +324,7 @@ class Deliverer(wakeups.JobBody):
         units = [batch.claimed] if self._many and batch.claimed else [[each] for each in batch.claimed]
         for unit in units:
             task = SendTask(batch.claim_number, unit, batch.receipts)
-            if unit[0].prefetched:
+            if self._prefetch and unit[0].prefetched:
                 self._senders.enqueue(task)
             else:
                 self._senders.start(task)
@@ -331,7 +361,7 @@ class Deliverer(wakeups.JobBody):
             return found
 
         released, results = self._ledger.write(work)
-        self._unknown = False
+        self._commit_lost = self._offers.unknown = False
         self._unsettled.clear()
         self._withdrawn.clear()
         if results:
@@ -342,8 +372,11 @@ class Deliverer(wakeups.JobBody):
             wakeups.wake_sinks(self._redis, released)
 
 
-def build(settings: Settings, config: Config, name: str, owner: str) -> Deliverer:
-    """Return the deliverer for sink `name` in the worker process `owner`. Opens its connections on first use."""
+def build(settings: Settings, config: Config, name: str, owner: str, handover: Handover | None = None) -> Deliverer:
+    """Return the deliverer for sink `name` in the worker process `owner`. Opens its connections on first use.
+
+    `handover`: see Deliverer.
+    """
     connection = connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
     services = SourceServices(config, settings.skyvern_base_url)
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
@@ -357,5 +390,11 @@ def build(settings: Settings, config: Config, name: str, owner: str) -> Delivere
     chosen = config.sinks[name]
     sink = registry.build(name, chosen.type, chosen.options, services)
     rate = SharedRate(connection, name, chosen.rate_limit) if chosen.rate_limit else None
-    started = liveness.StartedJournal(settings.data, owner, prefetch.unrecorded_starts(chosen.concurrency))
-    return Deliverer(ledger, sink, chosen.retry, chosen.concurrency, connection, owner, rate=rate, on_start=started.add)
+    unrecorded = max(prefetch.unrecorded_starts(chosen.concurrency), 2 * ROOM)
+    started = liveness.StartedJournal(settings.data, owner, unrecorded)
+    return Deliverer(
+        *(ledger, sink, chosen.retry, chosen.concurrency, connection, owner),
+        rate=rate,
+        on_start=started.add,
+        handover=handover,
+    )

@@ -197,8 +197,9 @@ class SenderPool:
         """In a thread: send the task, and then each that starts in its slot."""
         task: SendTask | None = first
         while task is not None:
-            if task.claimed[0].prefetched:
-                self._on_start(task.claimed[0].id)
+            for each in task.claimed:
+                if each.prefetched:
+                    self._on_start(each.id)
             answers = self._send(task)
             with self._handover:
                 if task.ended:

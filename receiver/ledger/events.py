@@ -20,6 +20,7 @@ from receiver.domain.event import Event
 from receiver.domain.run import Run, RunKey
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import creation, links
+from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.schema import deliveries, events, runs
 
 
@@ -108,11 +109,16 @@ def _history(on_postgresql: bool) -> sa.Select[Any]:
     )
 
 
-def record(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> list[NewEvent]:
-    """Write the events, their deliveries and the runs' new status. Returns the events that were not there before."""
+def record(
+    connection: sa.Connection, batch: Sequence[NewEvent], now: float, claims: Mapping[str, ClaimAtOnce] = {}
+) -> list[NewEvent]:
+    """Write the events, their deliveries and the runs' new status. Returns the events that were not there before.
+
+    `claims`: by sink, those with which deliveries are made that wait for nothing.
+    """
     new = _record_events(connection, batch, now)
     recorded = [item for item in batch if item.event.id in new]
-    _record_deliveries(connection, recorded, now)
+    _record_deliveries(connection, recorded, now, claims)
     _update_runs(connection, recorded, now)
     return recorded
 
@@ -159,7 +165,9 @@ _insert: Final = bulk.Insert(
 )
 
 
-def _record_deliveries(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:
+def _record_deliveries(
+    connection: sa.Connection, batch: Sequence[NewEvent], now: float, claims: Mapping[str, ClaimAtOnce]
+) -> None:
     creation.insert(
         connection,
         (
@@ -172,6 +180,7 @@ def _record_deliveries(connection: sa.Connection, batch: Sequence[NewEvent], now
                 now,
                 lane=new.lane,
                 after=new.after,
+                claim=None if new.after else claims.get(new.sink),
             )
             for item in batch
             for new in item.deliveries

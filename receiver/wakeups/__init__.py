@@ -8,6 +8,7 @@ that was written before the flag went down is seen by that poll, and work writte
     body       what the jobs of a queue do, as the worker sees it
     record     what RQ keeps of a wake-up
     flags      flags, wake-ups and nudges: the producers' side
+    nudges     the wait for a nudge
     job        which code a job may start, and why nothing else runs
     rq_worker  the consumer: one queue, one process
     cleanup    what dead workers left behind
@@ -26,13 +27,13 @@ from receiver.wakeups.flags import (
     flag_key,
     lower_flag,
     nudge_key,
-    wait_nudge,
     wake,
     wake_command,
     wake_dispatcher,
     wake_sinks,
     wake_sinks_commands,
 )
+from receiver.wakeups.nudges import NudgeWait
 from receiver.wakeups.record import DISPATCH, JOB_TIMEOUT, TIME_SLICE, deliver_queue
 
 logging.getLogger("rq").setLevel(logging.CRITICAL)  # it logs every job, and tracebacks with whatever they hold
@@ -43,12 +44,12 @@ __all__ = [
     "JOB_TIMEOUT",
     "TIME_SLICE",
     "JobBody",
+    "NudgeWait",
     "deliver_queue",
     "finish",
     "flag_key",
     "lower_flag",
     "nudge_key",
-    "wait_nudge",
     "wake",
     "wake_command",
     "wake_dispatcher",

@@ -131,13 +131,3 @@ def finish(client: redis.Redis, queue: str, more: Callable[[], bool]) -> bool:
         return False
     wake(client, queue)
     return True
-
-
-def wait_nudge(client: redis.Redis, queue: str, seconds: float) -> bool:
-    """Wait for a nudge, at most `seconds` (less than the client's socket timeout). True if one came. Raises
-    redis.RedisError."""
-    try:
-        return seconds > 0 and client.blpop([nudge_key(queue)], seconds) is not None
-    except redis.ResponseError:  # it is no list, so it is a stranger's
-        client.delete(nudge_key(queue))
-        return False

@@ -34,6 +34,7 @@ class StandIn(wakeups.JobBody):
     def __init__(self, queue: str, url: str, job_timeout: float, owner: str) -> None:
         self.queue = queue
         self.client = redis_client.connect(url, timeout=5.0, connect_timeout=2.0, retries=0)
+        self.nudges = wakeups.NudgeWait(self.client, queue)
         self.job_timeout = job_timeout
         if self.client.get(f"refuse:{queue}"):
             raise NotStarted(f"the sink of {queue} can't be built")
@@ -46,7 +47,7 @@ class StandIn(wakeups.JobBody):
             if order is not None:
                 self.obey(json.loads(order), stop)
                 self.client.lpop(f"orders:{self.queue}")
-            elif not wakeups.wait_nudge(self.client, self.queue, min(0.3, stop_left(stop))):
+            elif not self.nudges.wait(min(0.3, stop_left(stop))):
                 break
         wakeups.finish(self.client, self.queue, lambda: bool(self.client.llen(f"orders:{self.queue}")))
 

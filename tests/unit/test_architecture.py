@@ -18,7 +18,7 @@ LAYERS = (
     {"runtime", "domain", "telemetry", "inbox_scripts"},
     {"ledger", "routing", "wakeups", "skyvern", "inbox_commit"},
     {"inbox"},
-    {"inbox_aside"},
+    {"inbox_aside", "hand_on"},
     {"ingest", "config", "inbox_recovery", "recorder"},
     {"delivery", "dispatch", "reaper", "status"},
     {"reconcile", "reroute", "doctor"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import bulk
-from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.schema import deliveries, events, lanes, runs
 
 # The columns of a delivery that nobody has claimed.
 UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_number": 0, "prefetched": False, "claim_until": None}
@@ -78,6 +78,14 @@ class _Statements:
         self.load = sa.select(*_COLUMNS).select_from(_WITH_EVENT).where(those)
         self.bodies = sa.select(events.c.id, events.c.body, events.c.completion)
         self.bodies = self.bodies.where(bulk.among_given(postgresql, events.c.id, "b_ids"))
+        shut = sa.or_(lanes.c.paused, lanes.c.breaker != "closed")
+        self.handed_on = (
+            sa.select(*_COLUMNS, events.c.body, events.c.completion, sa.func.coalesce(shut, sa.false()))
+            .select_from(_WITH_EVENT.outerjoin(lanes, lanes.c.lane == deliveries.c.lane))
+            .where(those, SENDING)
+            .where(deliveries.c.claim_owner == sa.bindparam("b_owner"))
+            .where(deliveries.c.claim_number == sa.bindparam("b_number"))
+        )
 
 
 @functools.cache
@@ -115,4 +123,21 @@ def load_bodies(connection: sa.Connection, claimed: Sequence[Claimed]) -> list[C
         replace(each, body=bodies[each.event_id][0], completion=bodies[each.event_id][1])
         for each in claimed
         if each.event_id in bodies
+    ]
+
+
+def load_handed_on(
+    connection: sa.Connection, owner: str, claim_number: int, ids: Collection[str], now: float
+) -> list[Claimed] | None:
+    """Return those of the deliveries that are this claim's, with their bodies, by one statement.
+
+    None when the lane of one is paused or shut: then none of them may be sent.
+    """
+    given = {"b_ids": list(ids), "b_owner": owner, "b_number": claim_number}
+    rows = connection.execute(_statements(connection.dialect.name == "postgresql").handed_on, given).all()
+    if any(shut for *_, shut in rows):
+        return None
+    return [
+        replace(_claimed(columns, {}, now), body=bytes(body), completion=completion)
+        for *columns, body, completion, _ in rows
     ]

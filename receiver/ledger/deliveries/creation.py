@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryState
+from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after
 from receiver.domain.event import delivery_id
 from receiver.ledger import bulk
+from receiver.ledger.deliveries.claimed import UNCLAIMED
 from receiver.ledger.schema import deliveries, events
+
+
+class ClaimAtOnce(NamedTuple):
+    """The claim with which a delivery is made: of a deliverer that waits for it. See claims.py on what is handed on."""
+
+    owner: str
+    claim_number: int
+    until: float
 
 
 def delivery_row(
@@ -26,13 +35,15 @@ def delivery_row(
     after: Sequence[str] = (),
     address: str = "",
     key_id: str = "",
+    claim: ClaimAtOnce | None = None,
 ) -> dict[str, Any]:
     """Return the row of a delivery that is due `now`, or held until the sinks `after` have ended.
 
     `lane`: what its breaker guards, normally the sink itself. `address`: of a callback, if not its submission's own,
-    and `key_id`: the key that gave it; such a delivery has an id, and so an idempotency key, of its own.
+    and `key_id`: the key that gave it; such a delivery has an id, and so an idempotency key, of its own. `claim`: by
+    which it is claimed as soon as it is there.
     """
-    return {
+    row = {
         "id": delivery_id(event_id, f"{sink} {key_id} {address}" if address else sink),
         "event_id": event_id,
         "sink": sink,
@@ -48,6 +59,19 @@ def delivery_row(
         "target": address,
         "target_key": key_id,
     }
+    if claim is None:
+        return row
+    return row | {
+        "state": state_after(DeliveryMove.CLAIM),
+        "attempts": 1,
+        "prefetched": True,
+        "claim_owner": claim.owner,
+        "claim_number": claim.claim_number,
+        "claim_until": claim.until,
+    }
+
+
+_NOT_CLAIMED: Final = {"attempts": 0, **UNCLAIMED}
 
 
 def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
@@ -64,7 +88,10 @@ def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
 
 def insert(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
     """Insert deliveries that are not there yet, sorted by id. Returns the ids of the new ones."""
-    return [row.id for row in _insert(connection, sorted(rows, key=lambda row: str(row["id"])))]
+    ordered = sorted(rows, key=lambda row: str(row["id"]))
+    if any("claim_owner" in row for row in ordered):
+        ordered = [_NOT_CLAIMED | row for row in ordered]
+    return [row.id for row in _insert(connection, ordered)]
 
 
 _insert: Final = bulk.Insert(

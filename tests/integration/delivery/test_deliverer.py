@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -24,39 +24,10 @@ from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries
 from tests.support.ledger import new_event, record, with_tables
+from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 Answer = Callable[[Delivery], Receipt]
-
-
-class ScriptedSink(Sink[SinkOptions]):
-    """Answers as its script says, and remembers what it was sent."""
-
-    def __init__(self, answer: Answer, timeout: float = 5) -> None:
-        super().__init__("ops", SinkOptions(timeout=timeout), NO_SERVICES)
-        self.answer = answer
-        self.seen: list[Delivery] = []
-        self.lock = threading.Lock()
-
-    def send(self, delivery: Delivery) -> Receipt:
-        with self.lock:
-            self.seen.append(delivery)
-        return self.answer(delivery)
-
-
-class BatchSink(ScriptedSink):
-    batch_size: ClassVar[int] = 50
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer)
-        self.sizes: list[int] = []
-
-    def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
-        self.sizes.append(len(deliveries))
-        return super().send_many(deliveries)
-
-
-NO_SERVICES: Any = None
 
 
 @pytest.fixture
@@ -83,14 +54,6 @@ def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., Deliverer]
     yield make
     for each in made:
         each.close()
-
-
-def rows(ledger: Ledger, **wanted: Any) -> list[dict[str, Any]]:
-    return ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000, **wanted)))
-
-
-def accept(delivery: Delivery) -> Receipt:
-    return Receipt(f"r-{delivery.run_id}", keys=("a", "b"), urls={"run.json": "https://x/run.json"})
 
 
 def make_due(ledger: Ledger) -> None:

@@ -16,10 +16,11 @@ import sqlalchemy as sa
 from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.support.postgresql import TimeLimits
 from receiver.config.models import RetryPolicy
-from receiver.delivery.deliverer import CLAIM, Deliverer
+from receiver.delivery.deliverer import Deliverer
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.deliveries.claimed import Claimed
+from receiver.ledger.deliveries.claims import CLAIM
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import claim, new_event, record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -13,7 +14,7 @@ from receiver import wakeups
 from receiver.runtime import redis_client
 from receiver.wakeups import flag_key
 from receiver.wakeups.rq_worker import Stop
-from tests.support.waiting import Stopwatch
+from tests.support.waiting import PATIENCE, Stopwatch, eventually
 from tests.support.wakeups import QUEUE, client_url, queued, serve
 
 # --- Waking
@@ -145,20 +146,61 @@ def test_a_key_of_another_type_stops_no_wake_up(client: redis.Redis, key: str) -
 
 
 def test_waking_a_queue_whose_job_lingers_nudges_it(client: redis.Redis) -> None:
+    nudges = wakeups.NudgeWait(client, QUEUE)
     wakeups.wake(client, QUEUE)
-    assert not wakeups.wait_nudge(client, QUEUE, 0.05)
+    assert not nudges.wait(0.05)
     wakeups.wake(client, QUEUE)
     wakeups.wake(client, QUEUE)
-    assert wakeups.wait_nudge(client, QUEUE, 1)
-    assert not wakeups.wait_nudge(client, QUEUE, 0.05)
+    assert nudges.wait(1)
+    assert not nudges.wait(0.05)
 
 
 def test_a_nudge_ends_the_wait_at_once(redis_url: str, client: redis.Redis) -> None:
-    watch = Stopwatch()
+    watch, nudges = Stopwatch(), wakeups.NudgeWait(client, QUEUE)
     client.set(flag_key(QUEUE), 1, ex=wakeups.FLAG_TTL)
     with redis_client.connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0) as other:
         timer = threading.Timer(0.1, lambda: wakeups.wake(other, QUEUE))
         timer.start()
-        assert wakeups.wait_nudge(client, QUEUE, 4)
+        assert nudges.wait(4)
         timer.join()
     watch.at_most(3)
+
+
+def test_what_comes_another_way_ends_a_wait_and_no_nudge_is_lost_by_it(client: redis.Redis) -> None:
+    # Given a wait that something else has ended
+    client.set(flag_key(QUEUE), 1, ex=wakeups.FLAG_TTL)
+    nudges = wakeups.NudgeWait(client, QUEUE)
+    one, other = socket.socketpair()
+    with one, other:
+        one.send(b"x")
+        assert not nudges.wait(PATIENCE, other)
+        other.recv(1)
+        # When a nudge comes while nobody waits, and something else again
+        wakeups.wake(client, QUEUE)
+        eventually(lambda: client.llen(wakeups.nudge_key(QUEUE)) == 0)
+        one.send(b"x")
+        # Then the next wait has it
+        assert nudges.wait(PATIENCE, other)
+        assert not nudges.wait(PATIENCE, other)
+
+
+def test_a_wait_outlives_a_connection_that_is_lost_and_one_that_is_silent(client: redis.Redis) -> None:
+    nudges = wakeups.NudgeWait(client, QUEUE)
+    one, other = socket.socketpair()
+    with one, other:
+        one.send(b"x")
+        assert not nudges.wait(PATIENCE, other)
+        # When Redis ends the connection on which it was asked for a nudge
+        client.client_kill_filter(_type="normal", skipme=True)
+        other.recv(1)
+        # Then it is asked on another one
+        client.set(flag_key(QUEUE), 1, ex=wakeups.FLAG_TTL)
+        wakeups.wake(client, QUEUE)
+        assert nudges.wait(PATIENCE, other)
+        # And so it is when an answer is overdue
+        one.send(b"x")
+        assert not nudges.wait(PATIENCE, other)
+        nudges._overdue = 0.0
+        asked = client.info("stats")["total_connections_received"]
+        assert not nudges.wait(PATIENCE, other)
+        assert client.info("stats")["total_connections_received"] > asked

@@ -83,5 +83,5 @@ def test_a_queue_full_of_what_is_no_wake_up_is_emptied(client: redis.Redis) -> N
 
 def test_a_nudge_of_another_type_is_no_nudge_and_goes(client: redis.Redis) -> None:
     client.hset(wakeups.nudge_key(QUEUE), "a", "b")
-    assert not wakeups.wait_nudge(client, QUEUE, 0.05)
+    assert not wakeups.NudgeWait(client, QUEUE).wait(0.05)
     assert not client.exists(wakeups.nudge_key(QUEUE))

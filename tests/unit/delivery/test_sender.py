@@ -118,3 +118,18 @@ def test_no_sink_sees_our_callback_url_but_the_one_that_puts_the_callers_in_its_
     assert json.loads(seen.body) == seen.run
     assert (seen.run["webhook_callback_url"], seen.run["run_request"]) == (None, {"webhook_url": None})
     assert to_delivery(replace(claimed, sink="callback"), {}).body == claimed.body
+
+
+def test_each_of_a_batch_that_no_claim_of_this_worker_has_started_is_noted_before_it_is_sent() -> None:
+    class Many(Counting):
+        batch_size = 8
+
+    started: list[str] = []
+    sink = Many()
+    senders = SenderPool(sink, 2, 5.0, started.append)
+    one, other = task("a").claimed[0], task("b").claimed[0]
+    senders.start(SendTask(1, [one, other, replace(other, id="c", prefetched=False)], {}))
+    (ended,) = senders.collect(60)
+    assert ended.accepted
+    assert (started, sorted(sink.sent)) == (["a", "b"], ["a", "b", "c"])
+    senders.close()

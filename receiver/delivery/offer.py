@@ -1,0 +1,94 @@
+"""What a deliverer that has nothing to do offers to the dispatchers of its worker, and what they hand on to it.
+
+Who waits for a nudge with an offer out gets new deliveries as a claim that the dispatcher has made: the rules are at
+the head of ledger/deliveries/claims.py. The deliverer works without it.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+
+from receiver.ledger import Ledger
+from receiver.ledger.deliveries import claims
+from receiver.ledger.deliveries.claimed import Claimed, load_handed_on
+from receiver.runtime.handover import HandedOn, Handover, Offer
+from receiver.wakeups import NudgeWait
+
+# Deliveries that one offer is good for: what comes alone gains by it, and more than that takes the way of a backlog.
+ROOM = 32
+# Seconds that a dispatcher which has taken an offer has to answer; it is dead then, or the ledger is slow.
+_ANSWER_WITHIN = 2.0
+
+
+class Offers:
+    """The offers of the deliverer `owner`, each for up to `room` deliveries. Without a `handover` it makes none."""
+
+    def __init__(self, ledger: Ledger, nudges: NudgeWait, handover: Handover | None, owner: str, room: int) -> None:
+        self._ledger = ledger
+        self._nudges = nudges
+        self._handover = handover
+        self._owner = owner
+        self._room = min(room, ROOM)
+        # Whether the ledger may hold a claim that came of an offer and will not be sent.
+        self.unknown = False
+        # Until when an offer that was taken must be answered, by time.monotonic(); None when none is.
+        self._due: float | None = None
+        if handover is not None:
+            handover.withdraw()  # a predecessor's
+
+    @property
+    def taken(self) -> bool:
+        """Whether a dispatcher has taken an offer and not answered yet."""
+        return self._due is not None
+
+    def wait(self, seconds: float, claim_number: int | None) -> bool:
+        """Wait at most `seconds` for a nudge, or until a dispatcher answers. True if a nudge came.
+
+        `claim_number`: under which to put an offer out meanwhile; None to make none. Raises redis.RedisError.
+        """
+        if self._handover is None:
+            return self._nudges.wait(seconds)
+        offering = claim_number is not None and not self.taken
+        if offering:
+            self._handover.put(Offer(self._owner, claim_number or 0, self._room))
+        try:
+            return self._nudges.wait(seconds, self._handover.answers)
+        finally:
+            if offering and not self._handover.withdraw():
+                self._due = time.monotonic() + _ANSWER_WITHIN
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is something to receive."""
+        return self._handover is not None and bool(select.select([self._handover.answers], [], [], 0)[0])
+
+    def receive(self) -> HandedOn | None:
+        """Return the next answer, if there is one; what does not come in time is not awaited any more."""
+        answer = self._handover.receive() if self._handover else None
+        if answer is not None and answer.owner == self._owner:
+            self._due = None
+        elif self._due is not None and time.monotonic() > self._due:
+            self._due, self.unknown = None, True
+        return answer
+
+    def load(self, answer: HandedOn) -> list[Claimed]:
+        """Load what is handed on, unless it may not be sent now. Raises LedgerUnavailable."""
+        if not answer.ids:
+            return []
+        if answer.owner != self._owner:
+            self._hand_back(answer)
+            return []
+        self.unknown = True  # until it is loaded
+        found = self._ledger.read(
+            lambda connection: load_handed_on(
+                connection, self._owner, answer.claim_number, answer.ids, self._ledger.now()
+            )
+        )
+        self.unknown = found is None
+        return found or []
+
+    def _hand_back(self, answer: HandedOn) -> None:
+        """Queue what was handed on to a predecessor, which died before it heard of it."""
+        theirs = dict.fromkeys(answer.ids, answer.claim_number)
+        self._ledger.write(lambda connection: claims.hand_back(connection, answer.owner, theirs, self._ledger.now()))

@@ -1,0 +1,89 @@
+"""The way from the dispatcher to a deliverer of the same worker, past Redis: an offer, and what is handed on for it.
+
+A deliverer that waits with nothing to do puts an offer out. One dispatcher takes it, has new deliveries recorded as
+that deliverer's claim, and once they are committed hands their ids on. The sockets are made before the worker forks, so
+only its own processes can write to them, and the kernel gives each message to one reader. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+
+class Offer(NamedTuple):
+    """What a deliverer would start at once: up to `room` deliveries, claimed by `owner` under `claim_number`."""
+
+    owner: str
+    claim_number: int
+    room: int
+
+
+class HandedOn(NamedTuple):
+    """The answer to the offer of `owner` with `claim_number`. `ids`: of the deliveries that are its claim now."""
+
+    owner: str
+    claim_number: int
+    ids: tuple[str, ...]
+
+
+class Handover:
+    """Both directions for one sink. Never blocks but in `receive`; a message for which there is no room is lost, as one
+    to a process that dies."""
+
+    def __init__(self) -> None:
+        self._offers = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._answers = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for each in (*self._offers, *self._answers):
+            each.setblocking(False)
+
+    @property
+    def answers(self) -> socket.socket:
+        """What becomes readable when something is handed on: for `select`."""
+        return self._answers[1]
+
+    def put(self, offer: Offer) -> None:
+        """Put an offer out. Only one may be out at a time."""
+        _send(self._offers[0], offer)
+
+    def take(self) -> Offer | None:
+        """Take the offer that is out, if any: nobody else gets it. Its deliverer waits for `hand_on`."""
+        found = _receive(self._offers[1])
+        return None if found is None else Offer(*found)
+
+    def withdraw(self) -> bool:
+        """Take the offer back. False when a dispatcher has taken it."""
+        return self.take() is not None
+
+    def hand_on(self, offer: Offer, ids: list[str]) -> None:
+        """Answer an offer that was taken, once the claim is committed. `ids`: [] when nothing came of it."""
+        _send(self._answers[0], (offer.owner, offer.claim_number, ids))
+
+    def receive(self) -> HandedOn | None:
+        """Return the next answer, if there is one."""
+        found = _receive(self._answers[1])
+        return None if found is None else HandedOn(found[0], found[1], tuple(found[2]))
+
+    def clear(self) -> None:
+        """Drop what was meant for a process that is gone."""
+        while self.withdraw() or self.receive():
+            pass
+
+    def close(self) -> None:
+        """Close the sockets of this process."""
+        for each in (*self._offers, *self._answers):
+            each.close()
+
+
+def _send(end: socket.socket, message: Any) -> None:
+    with suppress(BlockingIOError):
+        end.send(json.dumps(message).encode())
+
+
+def _receive(end: socket.socket) -> Any:
+    try:
+        return json.loads(end.recv(1 << 17))
+    except BlockingIOError:
+        return None

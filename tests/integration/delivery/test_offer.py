@@ -1,0 +1,313 @@
+"""What a dispatcher hands on to a deliverer of the same worker that waits for it, on both databases."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from receiver.config.models import RetryPolicy, RouteConfig
+from receiver.delivery.deliverer import Deliverer
+from receiver.delivery.offer import ROOM
+from receiver.domain import breaker
+from receiver.domain.event import Event, event_id
+from receiver.domain.redaction import Redactor
+from receiver.ledger import Ledger
+from receiver.ledger.deliveries import claims, lanes
+from receiver.ledger.deliveries.recovery import release_claims
+from receiver.ledger.schema import attempts
+from receiver.recorder import EventRecorder
+from receiver.routing.router import Router
+from receiver.runtime.handover import Handover
+from receiver.telemetry.workers import DispatchCounter
+from tests.servers.gate import Gate
+from tests.servers.postgres import PostgresProcess
+from tests.support.ledger import with_tables
+from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
+from tests.support.waiting import PATIENCE, eventually
+
+Worker = Callable[..., Deliverer]
+
+
+@pytest.fixture
+def handover() -> Iterator[Handover]:
+    it = Handover()
+    yield it
+    it.close()
+
+
+def make_deliverer(
+    url: str, redis_url: str, sink: Any, handover: Handover, owner: str = "w", **options: Any
+) -> Deliverer:
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    return Deliverer(Ledger(url), sink, RetryPolicy(), 8, connection, owner, handover=handover, **options)
+
+
+def address(ledger: Ledger) -> str:
+    return str(ledger.url.render_as_string(hide_password=False))
+
+
+@contextmanager
+def waiting(deliverer: Deliverer, handover: Handover | None = None) -> Iterator[None]:
+    """Run the deliverer's jobs, one after the other, from when it waits with an offer out."""
+    leaving = threading.Event()
+
+    def work() -> None:
+        while not leaving.is_set():
+            deliverer.run(leaving.is_set)
+        deliverer.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        if handover:
+            eventually(lambda: offered(handover))
+        yield
+    finally:
+        leaving.set()
+        thread.join()
+
+
+def offered(handover: Handover, seconds: float = 0) -> bool:
+    return bool(select.select([handover._offers[1]], [], [], seconds)[0])
+
+
+def make_recorder(ledger: Ledger, redis_url: str, handover: Handover | None) -> EventRecorder:
+    return EventRecorder(
+        ledger,
+        Router([RouteConfig(name="everything", to=["ops"])]),
+        Redactor([]),
+        DispatchCounter(redis.Redis.from_url(redis_url)),
+        handovers={"ops": handover} if handover else {},
+    )
+
+
+def events(count: int = 1) -> list[Event]:
+    bodies = [json.dumps({"run_id": f"tsk_{number}", "status": "completed"}).encode() for number in range(count)]
+    return [Event(event_id("skyvern", body), "skyvern", body, time.time()) for body in bodies]
+
+
+def all_delivered(ledger: Ledger, count: int = 1) -> bool:
+    return [row["state"] for row in rows(ledger)] == ["delivered"] * count
+
+
+def assert_sent_once_each(ledger: Ledger, sink: ScriptedSink, count: int = 1) -> None:
+    assert sorted(each.key for each in sink.seen) == sorted(row["id"] for row in rows(ledger))
+    assert [(row["attempts"], row["spent"]) for row in rows(ledger)] == [(1, 0)] * count
+    made = ledger.read(lambda connection: connection.execute(sa.select(attempts.c.number, attempts.c.outcome)).all())
+    assert [tuple(row) for row in made] == [(1, "accepted")] * count
+
+
+def count_claims(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by one with each claim from now on."""
+    made: list[int] = []
+    claim = claims.claim
+
+    def counting(*arguments: Any, **named: Any) -> claims.Claims:
+        made.append(1)
+        return claim(*arguments, **named)
+
+    monkeypatch.setattr(claims, "claim", counting)
+    return made
+
+
+@contextmanager
+def process(work: Callable[[], None]) -> Iterator[int]:
+    """Run `work` in a process of its own, which ends by itself or is killed."""
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    try:
+        yield pid
+    finally:
+        os.waitpid(pid, 0)
+
+
+def test_what_comes_alone_is_sent_without_being_claimed_or_woken_for(
+    ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a deliverer that waits
+    sink = BatchSink(accept)
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=3), handover):
+        claimed = count_claims(monkeypatch)
+        # When an event is dispatched
+        woken = make_recorder(ledger, redis_url, handover).dispatch(events())
+        # Then nobody need be woken for it, and it is delivered as any other
+        assert woken == []
+        eventually(lambda: all_delivered(ledger))
+        assert_sent_once_each(ledger, sink)
+        assert claimed == []
+        # And the next one takes the same way
+        eventually(lambda: offered(handover))
+
+
+def test_more_than_is_offered_is_claimed_at_once(
+    ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = BatchSink(accept)
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=3), handover):
+        claimed = count_claims(monkeypatch)
+        assert make_recorder(ledger, redis_url, handover).dispatch(events(ROOM + 1)) == []
+        eventually(lambda: all_delivered(ledger, ROOM + 1))
+        assert claimed
+        assert_sent_once_each(ledger, sink, ROOM + 1)
+
+
+@pytest.mark.parametrize("how", ["paused", "shut"])
+def test_a_sink_that_is_paused_or_shut_while_an_offer_is_out_is_sent_nothing(
+    ledger: Ledger, redis_url: str, handover: Handover, how: str
+) -> None:
+    def shut(connection: Any) -> None:
+        if how == "paused":
+            lanes.set_paused(connection, "ops", True, ledger.now())
+        else:
+            lanes.put(
+                connection, breaker.Lane("ops", "ops", False, "open", 5, ledger.now() + 600, "gone"), ledger.now()
+            )
+
+    # Given a deliverer that waits, and whose sink is paused then
+    sink = BatchSink(accept)
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=1), handover):
+        ledger.write(shut)
+        # When an event is dispatched
+        make_recorder(ledger, redis_url, handover).dispatch(events())
+        # Then it is due, untried, and no offer is made
+        eventually(lambda: [row["state"] for row in rows(ledger)] == ["queued"])
+        assert [(row["attempts"], row["spent"]) for row in rows(ledger)] == [(0, 0)]
+        assert not offered(handover, 0.3)
+    assert sink.seen == []
+
+
+def test_a_dispatcher_that_is_killed_when_it_has_committed_loses_and_spends_nothing(
+    ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dispatch() -> None:
+        offered(handover, PATIENCE)
+        monkeypatch.setattr(Handover, "hand_on", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        make_recorder(Ledger(address(ledger)), redis_url, handover).dispatch(events())
+
+    sink = BatchSink(accept)
+    with (
+        process(dispatch),
+        waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)),
+    ):
+        eventually(lambda: all_delivered(ledger))
+    assert_sent_once_each(ledger, sink)
+
+
+def test_a_dispatcher_that_is_killed_before_it_has_committed_holds_up_nobody(
+    ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dispatch() -> None:
+        offered(handover, PATIENCE)
+        monkeypatch.setattr("receiver.ledger.events.record", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        make_recorder(Ledger(address(ledger)), redis_url, handover).dispatch(events())
+
+    sink = BatchSink(accept)
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
+        with process(dispatch):
+            pass
+        assert rows(ledger) == []
+        # When the next dispatcher takes the event again
+        eventually(lambda: offered(handover))
+        make_recorder(ledger, redis_url, handover).dispatch(events())
+        eventually(lambda: all_delivered(ledger))
+    assert_sent_once_each(ledger, sink)
+
+
+def test_what_is_handed_on_to_a_deliverer_that_is_killed_is_sent_by_the_next_one_untried(
+    ledger: Ledger, redis_url: str, handover: Handover
+) -> None:
+    # Given a dispatcher that takes the offer of a deliverer, which is killed then
+    killed = BatchSink(accept)
+
+    def deliver() -> None:
+        make_deliverer(address(ledger), redis_url, killed, handover, "killed", idle_wait=PATIENCE).run(lambda: False)
+
+    with process(deliver) as pid:
+        eventually(lambda: offered(handover))
+        os.kill(pid, signal.SIGKILL)
+    # When it commits after those claims were released that the dead one had
+    ledger.write(lambda connection: release_claims(connection, "killed", ledger.now(), ()))
+    make_recorder(ledger, redis_url, handover).dispatch(events())
+    assert [row["state"] for row in rows(ledger)] == ["sending"]
+    # Then its successor need not wait until the claim lapses
+    sink = BatchSink(accept)
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
+        eventually(lambda: all_delivered(ledger), 10)
+    assert_sent_once_each(ledger, sink)
+
+
+def test_a_commit_whose_answer_the_dispatcher_never_heard_makes_nothing_be_sent_twice(
+    postgres: PostgresProcess, redis_url: str, handover: Handover
+) -> None:
+    with Gate(postgres.port) as gate:
+        path = postgres.create_database()
+        ledger = with_tables(Ledger(f"postgresql+psycopg://postgres@127.0.0.1:{postgres.port}/{path}"))
+        behind = Ledger(f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{path}")
+        sink = BatchSink(accept)
+        with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=1), handover):
+            cut = gate.catch(b"COMMIT", "cut", after=b"INSERT INTO deliveries")
+            make_recorder(behind, redis_url, handover).dispatch(events())
+            cut.wait(0)
+            eventually(lambda: all_delivered(ledger))
+        assert_sent_once_each(ledger, sink)
+        behind.close()
+        ledger.close()
+
+
+def test_two_workers_of_a_sink_send_each_delivery_once(ledger: Ledger, redis_url: str) -> None:
+    # Given two workers, each with a dispatcher and a deliverer
+    handovers = [Handover(), Handover()]
+    sinks = [BatchSink(accept), BatchSink(accept)]
+    batch = events(60)
+    with (
+        waiting(make_deliverer(address(ledger), redis_url, sinks[0], handovers[0], "w0"), handovers[0]),
+        waiting(make_deliverer(address(ledger), redis_url, sinks[1], handovers[1], "w1"), handovers[1]),
+    ):
+        # When both dispatch at once, as what one has taken may come to the other again
+        ledgers = [Ledger(address(ledger)) for _ in handovers]
+        recorders = [make_recorder(one, redis_url, each) for one, each in zip(ledgers, handovers, strict=True)]
+
+        def dispatch(recorder: EventRecorder) -> None:
+            for each in batch:
+                recorder.dispatch([each])
+
+        threads = [threading.Thread(target=dispatch, args=[each]) for each in recorders]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        eventually(lambda: all_delivered(ledger, 60))
+    sinks[0].seen += sinks[1].seen
+    assert_sent_once_each(ledger, sinks[0], 60)
+    for it in (*handovers, *ledgers):
+        it.close()
+
+
+def test_a_sink_whose_slots_are_counted_over_all_workers_offers_nothing(
+    ledger: Ledger, redis_url: str, handover: Handover
+) -> None:
+    with waiting(make_deliverer(address(ledger), redis_url, ScriptedSink(accept), handover, idle_wait=0.1)):
+        assert not offered(handover, 0.5)
+
+
+def test_an_offer_is_withdrawn_when_redis_goes_away(ledger: Ledger, handover: Handover) -> None:
+    deliverer = make_deliverer(address(ledger), "redis://127.0.0.1:1", BatchSink(accept), handover)
+    with pytest.raises(redis.ConnectionError):
+        deliverer.run(lambda: False)
+    assert not offered(handover)
+    deliverer.close()
