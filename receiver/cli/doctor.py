@@ -8,31 +8,30 @@ from typing import Any, Final
 import typer
 from rich.text import Text
 
-from receiver.cli.options import ConfigFile, DataDirectory, Form, Json, Output, chosen_form
+from receiver.api.examination import GET_DOCTOR, FindingRow
+from receiver.cli.client import Client, LocalClient, with_client
+from receiver.cli.options import Form, Json, Output, chosen_form
 from receiver.cli.output import clean, out, print_rows
-from receiver.cli.profiles import here_only
-from receiver.config.settings import Settings
 from receiver.errors import RunhookError
 
 _MEMBERS: Final = ("check", "ok", "note", "what", "todo")
 _OK, _NOTE, _WRONG = Text("ok    ", style="green"), Text("note  ", style="yellow"), Text("WRONG ", style="red")
 
 
-@here_only
-def doctor(config: ConfigFile = None, data: DataDirectory = None, output: Output = None, as_json: Json = False) -> None:
+@with_client
+def doctor(client: Client, output: Output = None, as_json: Json = False) -> None:
     """Try everything that Runhook needs, and say of each thing that it is well, or what to do. Ends with 1 for a fault.
 
     Redis and the ledger with their versions and clocks, the hosts, the disk, PUBLIC_URL as Skyvern sees it, secrets
-    against the quarantine, and the credentials of each sink. It sends nothing to a sink, and changes nothing.
+    against the quarantine, and the credentials of each sink. It sends nothing to a sink, and changes nothing. Of a
+    remote service, its own process tries them.
     """
-    from receiver.doctor.examination import examine
-
     form = chosen_form(output, as_json)
     wrong = 0
 
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal wrong
-        for finding in examine(Settings.from_env(config=config, data=data)):
+        for finding in _findings(client):
             wrong += not finding.ok and not finding.note
             yield {name: getattr(finding, name) for name in _MEMBERS}
 
@@ -46,3 +45,16 @@ def doctor(config: ConfigFile = None, data: DataDirectory = None, output: Output
         print_rows(rows(), {}, "", form, names=_MEMBERS)
     if wrong:
         raise typer.Exit(RunhookError.exit_code)
+
+
+def _findings(client: Client) -> Iterator[Any]:
+    if isinstance(client, LocalClient):
+        from receiver.doctor.examination import examine
+
+        yield from examine(client.settings)  # one by one, as they come
+        return
+    told = client.call(GET_DOCTOR, GET_DOCTOR.validated({}))
+    yield from told.items
+    if not told.complete:
+        what = "not all was tried in the time that a call has"
+        yield FindingRow(check="doctor", ok=False, note=True, what=what, todo="run `runhook doctor` on its host")

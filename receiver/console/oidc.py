@@ -40,6 +40,7 @@ _LONGEST_NAME: Final = 100
 _LONGEST_WHERE: Final = 2000
 _PREFIX: Final = "oidc:"
 _ADDRESS: Final = re.compile(r"https?://[!-~]+")
+_HALF: Final = re.compile("[\ud800-\udfff]")
 
 log = logging.getLogger("runhook.console")
 
@@ -188,14 +189,17 @@ class Oidc:
         doubtful = {"email"} if claims.get("email_verified", True) in (False, "false") else set()
         told = dict.fromkeys((self._config.name_claim, "email", "sub"))
         names = (claims.get(each) for each in told if each not in doubtful)
-        shown = next((each for each in names if isinstance(each, str) and each), "")
+        shown = next((each for each in names if isinstance(each, str) and each.strip() and _is_text(each)), "")
+        if not shown:
+            log.warning("console.oidc_refused reason=no name")
+            raise Forbidden(f"The ID token of {self.host} has no name of yours in {', '.join(told)}.")
         who = quote(shown[:_LONGEST_NAME], safe="@")
         theirs = claims.get(self._config.groups_claim, [])
         theirs = [theirs] if isinstance(theirs, str) else theirs if isinstance(theirs, list) else []
         group = next((each for each in self._config.groups if each in theirs or each == "*"), None)
         if group is None:
             log.warning("console.oidc_refused user=%s reason=no group", who)
-            has = ", ".join(str(each)[:60] for each in theirs[:20]) or "nothing"
+            has = ", ".join(str(each)[:60] for each in theirs[:20] if _is_text(str(each))) or "nothing"
             raise Forbidden(
                 f"{unquote(who)} is in no group that may use this console: the claim {self._config.groups_claim} has"
                 f" {has}, and console.oidc.groups names others."
@@ -264,6 +268,11 @@ class Oidc:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be encoded: JSON may hold half a character."""
+    return not _HALF.search(value)
 
 
 def _url64(content: bytes) -> str:

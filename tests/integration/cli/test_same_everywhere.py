@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from receiver.api import examination as api_examination
+from receiver.doctor import examination
+from receiver.doctor.finding import Finding
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger
 from tests.servers.scripted import ScriptedServer
@@ -176,7 +179,7 @@ def test_a_command_of_one_host_works_on_no_other_ledger_than_the_one_that_is_mea
 ) -> None:
     monkeypatch.setenv("RUNHOOK_URL", "https://a.example")
     commands = [["inbox", "list"], ["inbox", "drop", "--all"], ["spool", "send"], ["reconcile"], ["connect"]]
-    commands += [["reroute", "--since", "1d"], ["sink", "move", "a", "b"], ["sink", "columns"], ["doctor"]]
+    commands += [["reroute", "--since", "1d"], ["sink", "move", "a", "b"], ["sink", "columns"]]
     for command in commands:
         code, out, error = said(*command)
 
@@ -186,6 +189,34 @@ def test_a_command_of_one_host_works_on_no_other_ledger_than_the_one_that_is_mea
         )
     monkeypatch.setenv("RUNHOOK_URL", "")
     assert "RUNHOOK_URL" not in said("reroute", "--since", "1d")[2]
+
+
+def test_the_doctor_of_a_service_is_its_own_process(
+    service: Submitting, said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given one that says what it is asked to try
+    found = [Finding("redis", "it answers"), Finding("disk", "it is full", "free some"), Finding("x", "y", "z", True)]
+    asked = []
+    monkeypatch.setattr(examination, "examine", lambda settings: asked.append(settings) or iter(found))
+    remote = ["--url", service.url, "--key", service.key("view", "operate", source="*")]
+
+    code, shown, _ = said("doctor", "-o", "json", *remote)
+
+    assert code == 1
+    assert [(row["check"], row["ok"], row["todo"]) for row in json.loads(shown)] == [
+        ("redis", True, ""),
+        ("disk", False, "free some"),
+        ("x", False, "z"),
+    ]
+    assert [each.data for each in asked] == [service.settings.data]
+    # And only for who may act for all sources; one that takes too long ends early
+    for key in (service.key("view", source="*"), service.key("view", "operate")):
+        code, _, error = said("doctor", "--url", service.url, "--key", key)
+        assert code != 0
+        assert "this " in error
+    monkeypatch.setattr(api_examination, "TIME", -1.0)
+    rows = json.loads(said("doctor", "-o", "json", *remote)[1])
+    assert [row["check"] for row in rows] == ["redis", "doctor"]
 
 
 def test_the_state_of_a_service_is_told_here_and_there(service: Submitting, said: Callable[..., Said]) -> None:

@@ -124,6 +124,17 @@ def test_no_name_makes_somebody_else(person: Browser, issuer: Issuer, name: str)
     assert person.get("/runs?source=skyvern").status_code == 403
 
 
+@pytest.mark.parametrize("sub", ["", " ", "a\ud800"])
+def test_a_token_without_a_name_is_refused_in_words(person: Browser, issuer: Issuer, sub: str) -> None:
+    issuer.claims = {"sub": sub, "groups": ["people", "\ud800"]}
+    answer = come_back(person, at_issuer(person))
+    assert answer.status_code == 403
+    assert "has no name of yours in preferred_username, email, sub" in answer.text
+    # Nor does half a character in a group break the page
+    issuer.claims = {"sub": "u1", "groups": ["\ud800"]}
+    assert "is in no group" in come_back(person, at_issuer(person)).text
+
+
 WRONG = "nonce expired audience audiences azp iss none hmac signature client grant denied"
 
 
