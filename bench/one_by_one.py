@@ -1,24 +1,32 @@
-"""How many deliveries a second one sink gets that takes them one by one: http, to a server that answers at once.
+"""What a sink costs that takes its deliveries one by one: http, to a server that answers each after a while.
 
-    python bench/one_by_one.py [--deliveries 2000] [--concurrency 8]
+    python bench/one_by_one.py [--deliveries 2000] [--concurrency 8] [--answer-after 20] [--ledgers sqlite]
+    python bench/one_by_one.py --concurrency 64 --answer-after 20 --against TREE --rounds 3
 
-The ledger on SQLite and on a PostgreSQL of its own, each commit on disk; the server in a process of its own.
+One worker's deliverer, with its claims, threads, requests and settlement, in a process of its own; the consumer in
+another. Each commit is on disk. `--against`: another checkout, which takes turns with this one. CPU is that of the
+worker's process: how busy the machine is changes it little, and deliveries a second much.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import cProfile
 import multiprocessing
+import resource
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path.cwd() if "--alone" in sys.argv else ROOT))
 
 import redis  # noqa: E402
 
@@ -34,11 +42,14 @@ from tests.servers.valkey import ValkeyProcess  # noqa: E402
 from tests.support import queries  # noqa: E402
 from tests.support.ledger import new_event, record  # noqa: E402
 
+LEDGERS = ("sqlite", "postgresql")
+
 
 class _Consumer(asyncio.Protocol):
-    """Answers 204 to each request as soon as it is whole."""
+    """Answers 204 to each request, `after` seconds after it is whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, after: float) -> None:
+        self._after = after
         self._data = b""
 
     def connection_made(self, transport: Any) -> None:
@@ -52,63 +63,118 @@ class _Consumer(asyncio.Protocol):
             if len(rest) < length:
                 return
             self._data = rest[length:]
-            self._transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            if self._after:
+                asyncio.get_running_loop().call_later(self._after, self._answer)
+            else:
+                self._answer()
+
+    def _answer(self) -> None:
+        self._transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
-def _consume(tell: Connection) -> None:
+def _consume(tell: Connection, after: float) -> None:
     async def serve() -> None:
-        server = await asyncio.get_running_loop().create_server(_Consumer, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _Consumer(after), "127.0.0.1", 0, backlog=16_384
+        )
         tell.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
     asyncio.run(serve())
 
 
-def measure(database_url: str, redis_url: str, port: int, count: int, concurrency: int, per_slot: int) -> str:
-    """What came of it, in words."""
+class Measured(NamedTuple):
+    """What one round found. `cpu`: µs of the worker's process for each delivery; `memory`: its most, MB."""
+
+    rate: float
+    cpu: float
+    memory: float
+
+
+def measure(options: argparse.Namespace) -> Measured:
+    """Deliver `options.deliveries` events to a consumer that is started for it."""
+    told, tell = multiprocessing.Pipe()
+    consumer = multiprocessing.Process(target=_consume, args=(tell, options.answer_after / 1000), daemon=True)
+    consumer.start()
+    port = told.recv()
+    with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # PostgreSQL may run as another user
+        valkey = ValkeyProcess(folder / "valkey").start()
+        postgres = PostgresProcess(folder / "postgres").start() if "postgresql" in options.ledgers else None
+        try:
+            url = postgres.url(postgres.create_database()) if postgres else f"sqlite:///{folder}/ledger.db"
+            return _measure(url, valkey.url, f"http://127.0.0.1:{port}", options)
+        finally:
+            if postgres:
+                postgres.kill()
+            valkey.kill()
+            consumer.kill()
+
+
+def _measure(database_url: str, redis_url: str, url: str, options: argparse.Namespace) -> Measured:
     ledger = Ledger(database_url)
     ensure_schema(ledger)
+    count = options.deliveries
     for start in range(0, count, 200):
         numbers = range(start, min(start + 200, count))
         record(ledger, *(new_event(f"tsk_{number}", "hook", filler="x" * 1500) for number in numbers))
-    sink = registry.build("hook", "http", {"url": f"http://127.0.0.1:{port}", "secret": "s" * 32}, NoServices())
+    sink = registry.build("hook", "http", {"url": url, "secret": "s" * 32}, NoServices())
     client = redis.Redis.from_url(redis_url, socket_timeout=10)
-    deliverer = Deliverer(ledger, sink, RetryPolicy(), concurrency, client, "bench", idle_wait=0.01, per_slot=per_slot)
-    started, used = time.perf_counter(), time.process_time()
-    deliverer.run(lambda: False)
-    took, used = time.perf_counter() - started, time.process_time() - used
+    deliverer = Deliverer(
+        *(ledger, sink, RetryPolicy(), options.concurrency, client, "bench"),
+        idle_wait=0.01,
+        per_slot=options.prefetched,
+    )
+    profile = cProfile.Profile() if options.profile else None
+    began, used = time.perf_counter(), time.process_time()
+    if profile:
+        profile.runcall(deliverer.run, lambda: False)
+        profile.dump_stats(options.profile)
+    else:
+        deliverer.run(lambda: False)
+    took, used = time.perf_counter() - began, time.process_time() - used
     chosen = queries.Filter(limit=count + 1, state=("delivered",))
-    assert len(ledger.read(lambda connection: queries.list_deliveries(connection, chosen))) == count
+    delivered = len(ledger.read(lambda connection: queries.list_deliveries(connection, chosen)))
     deliverer.close()
-    return f"{count / took:>6,.0f}/s, {used / count * 1e6:>5,.0f} µs of this process each"
+    if delivered != count:
+        raise SystemExit(f"{delivered} of {count} were delivered")
+    return Measured(count / took, used / count * 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--deliveries", type=int, default=2_000)
     parser.add_argument("--concurrency", type=int, default=8)
-    given = parser.parse_args()
-    told, tell = multiprocessing.Pipe()
-    consumer = multiprocessing.Process(target=_consume, args=(tell,), daemon=True)
-    consumer.start()
-    port = told.recv()
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # PostgreSQL may run as another user
-        valkey = ValkeyProcess(Path(folder) / "valkey").start()
-        server = PostgresProcess(Path(folder) / "pg", autovacuum="on").start()
-        try:
-            for per_slot in (0, PER_SLOT):
-                ledgers = {
-                    "SQLite": f"sqlite:///{folder}/{per_slot}.db",
-                    "PostgreSQL": server.url(server.create_database()),
-                }
-                for name, url in ledgers.items():
-                    found = measure(url, valkey.url, port, given.deliveries, given.concurrency, per_slot)
-                    print(f"{per_slot} prefetched for each slot  {name:<12}{found}", flush=True)
-        finally:
-            server.kill()
-            valkey.kill()
-            consumer.kill()
+    parser.add_argument("--answer-after", type=float, default=0.0, metavar="MS")
+    parser.add_argument("--ledgers", nargs="+", choices=LEDGERS, default=LEDGERS)
+    parser.add_argument("--prefetched", type=int, default=PER_SLOT, help="deliveries for each slot")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--against", type=Path, metavar="TREE", help="another checkout")
+    parser.add_argument("--profile", metavar="FILE", help="write a profile of the thread that claims and settles")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.alone:
+        print(*measure(options))
+        return
+    for ledger in options.ledgers:
+        _compare(ledger, options.rounds, [ROOT, *([options.against.resolve()] if options.against else [])])
+
+
+def _compare(ledger: str, rounds: int, trees: Sequence[Path]) -> None:
+    found: dict[Path, list[Measured]] = {tree: [] for tree in trees}
+    line = [sys.executable, __file__, "--alone", *sys.argv[1:], "--ledgers", ledger]
+    for number in range(rounds):
+        for tree in trees if number % 2 == 0 else trees[::-1]:
+            out = subprocess.run(line, cwd=tree, check=True, stdout=subprocess.PIPE, text=True).stdout
+            it = Measured(*map(float, out.split()[-3:]))
+            found[tree].append(it)
+            where = f"{ledger:12}{tree.name:12}"
+            print(f"{where}{it.rate:>7,.0f}/s {it.cpu:>6,.0f} µs each {it.memory:>5,.0f} MB", flush=True)
+    least = [min(each.cpu for each in found[tree]) for tree in trees]
+    ratio = f", {least[0] / least[1]:.2f} of the other's" if len(least) > 1 else ""
+    rate = statistics.median(each.rate for each in found[ROOT])
+    print(f"{ledger}: {least[0]:,.0f} µs of the worker's CPU each at the least{ratio}; median {rate:,.0f}/s")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from handlers.mirror.download import IncomingFile
 from handlers.mirror.mirror import Mirror
 from handlers.mirror.options import MirrorOptions
 from handlers.mirror.store import MAX_DOCUMENT, ObjectTarget, Stored
-from handlers.support.guarded_client import Deadline
+from handlers.support.deadline import Deadline
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a planted FIFO must not block

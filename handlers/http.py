@@ -24,7 +24,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.support import templating
-from handlers.support.guarded_client import ANY_ADDRESS, Deadline, GuardedClient, Response, parse_url
+from handlers.support.deadline import Deadline
+from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, Response, parse_url
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 
@@ -168,8 +169,8 @@ class HttpSink(Sink[HttpOptions]):
 
     def __init__(self, name: str, options: HttpOptions, services: Services) -> None:
         super().__init__(name, options, services)
-        self._url, basic = split_userinfo(options.url.get_secret_value())
-        self._host = parse_url(self._url).host
+        url, basic = split_userinfo(options.url.get_secret_value())
+        self._url = parse_url(url)
         self._headers = {name: value.get_secret_value() for name, value in options.headers.items()}
         if basic:
             self._headers.setdefault("authorization", basic)
@@ -192,7 +193,7 @@ class HttpSink(Sink[HttpOptions]):
             deadline=deadline,
             max_answer=MAX_ANSWER,
         )
-        raise_for_status(self._host, answer, now)
+        raise_for_status(self._url.host, answer, now)
         return Receipt(delivery.key)
 
     def close(self) -> None:

@@ -21,7 +21,8 @@ from datetime import UTC, datetime, timedelta
 
 from handlers.contract import Artifact, Delivery, Refused, Services, Unavailable
 from handlers.mirror.artifacts import is_content_path, renewed
-from handlers.support.guarded_client import Deadline, DeadlineExceeded, Download, GuardedClient
+from handlers.support.deadline import Deadline, DeadlineExceeded
+from handlers.support.guarded_client import Download, GuardedClient
 from handlers.support.retry_after import retry_after
 
 _RETRYABLE = frozenset({408, 425, 429})

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from handlers.contract import Unavailable
 from handlers.support.daemon_pool import DaemonPool, in_thread
-from handlers.support.guarded_client import Deadline
+from handlers.support.deadline import Deadline
 
 # Seconds past the deadline that we wait for the work itself to time out, since its error says whose fault it is.
 GRACE = 1.0

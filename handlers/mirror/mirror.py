@@ -48,7 +48,8 @@ from handlers.mirror.run_folder import RunFolder
 from handlers.mirror.store import FETCHING_THREADS, ObjectTarget, Store
 from handlers.support import templating
 from handlers.support.daemon_pool import DaemonPool
-from handlers.support.guarded_client import Deadline, GuardedClient
+from handlers.support.deadline import Deadline
+from handlers.support.guarded_client import GuardedClient
 from handlers.support.url import without_query
 
 # Ends the folder of a source: no value of a template has it, so no run of another source can name that folder.
@@ -70,7 +71,7 @@ class Mirror:
         # Of a single source, or the first one, folders have no mark: they had none when there was no other.
         self._unmarked = frozenset(services.sources()[:1])
         self._pool = DaemonPool(FETCHING_THREADS, "fetch")
-        self._client = GuardedClient(services.allowed_addresses(), max_connections=FETCHING_THREADS + 64)
+        self._client = GuardedClient(services.allowed_addresses())
 
     def send(self, delivery: Delivery) -> Receipt:
         """Store the event and its files. Raises Refused, and Unavailable, also when the options' timeout is over."""

@@ -21,7 +21,7 @@ from handlers.mirror.content_types import DEFAULT, JSON, content_type
 from handlers.mirror.manifest import Manifest, StoredFile, iso_utc, manifest_in_latest, stored_files
 from handlers.mirror.names import key_part, safe_file_name, with_suffix
 from handlers.mirror.store import ObjectTarget, Store
-from handlers.support.guarded_client import Deadline
+from handlers.support.deadline import Deadline
 from handlers.support.url import without_query
 
 # Largest body, in bytes, that is written without first reading whether it is stored: more would be sent in vain.

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from handlers.contract import Delivery, ReadableFile
 from handlers.mirror.download import IncomingFile
-from handlers.support.guarded_client import Deadline
+from handlers.support.deadline import Deadline
 
 # Largest manifest that is read back, in bytes.
 MAX_DOCUMENT = 32 * 1024 * 1024

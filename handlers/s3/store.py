@@ -24,7 +24,7 @@ from handlers.s3.options import S3Options, tag_value
 from handlers.s3.upload import BUFFERS, PART, BufferPool, Upload, abort_leftovers, b64_sha256
 from handlers.support import templating
 from handlers.support.daemon_pool import DaemonPool
-from handlers.support.guarded_client import Deadline
+from handlers.support.deadline import Deadline
 
 # Largest body, in bytes, that is sent without a buffer of the pool.
 SMALL = 1024 * 1024

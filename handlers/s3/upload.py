@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from handlers.contract import Unavailable
 from handlers.s3.errors import error_code, translated_errors
 from handlers.support.daemon_pool import DaemonPool
-from handlers.support.guarded_client import Deadline
+from handlers.support.deadline import Deadline
 
 # Size of a part in bytes: 10,000 of them, S3's limit, are 80 GB.
 PART = 8 * 1024 * 1024

@@ -15,7 +15,8 @@ from handlers.mirror import artifacts_of
 from handlers.mirror.artifacts import url_identity
 from handlers.mirror.download import ArtifactFetcher, ArtifactListing, ByteAllowance, IncomingFile, SkipArtifact
 from handlers.slack.client import Api
-from handlers.support.guarded_client import Deadline, GuardedClient
+from handlers.support.deadline import Deadline
+from handlers.support.guarded_client import GuardedClient
 from handlers.support.wording import stored_links
 
 # Largest screenshot that is uploaded.

@@ -13,8 +13,9 @@ Its rules, for the first URL and again for each redirect:
     Refused       the URL is invalid, or its address is forbidden
     Unavailable   the network or the server fails; DeadlineExceeded, a subclass: the deadline is over
 
-This file knows HTTP; address_policy.py knows which addresses are forbidden. It knows no sink and no run. It uses
-httpcore2, httpx2's own engine, because the check has to happen between name resolution and connect.
+address_policy.py knows which addresses are forbidden, http_connection.py how HTTP is spoken. This file knows no sink
+and no run. Sockets and TLS are httpcore2's, below its connections, because the check has to happen between name
+resolution and connect, and because its pool looks at every connection for each request.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,111 +36,69 @@ import httpx2
 from handlers.contract import Refused, Unavailable
 from handlers.support.address_policy import AllowedAddresses, Resolver, resolve
 from handlers.support.address_registries import IPAddress
+from handlers.support.deadline import Deadline
+from handlers.support.http_connection import HttpConnection, IdleConnections, request_head
 
 # What a client for an operator's own URL allows: all addresses, private ones too.
 ANY_ADDRESS = ("0.0.0.0/0", "::/0")
 MAX_REDIRECTS = 5
 MAX_URL = 8192
 MAX_HOST = 253
-READ_SIZE = 256 * 1024
 # What a name server can be asked for: labels of letters, digits, - and _ (other scripts are encoded with these).
 _HOST = re.compile(rb"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-class DeadlineExceeded(Unavailable):
-    """The deadline is over. It does not say what took the time."""
+class _Connector:
+    """Opens connections: resolves once, checks, and connects to the checked address.
 
+    `seconds`: that a look-up and connecting may take. `tls`: made at the first https call when absent.
+    """
 
-class Deadline:
-    """The point in time, `seconds` from now, by which everything in one send must end."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._end = time.monotonic() + seconds
-
-    def extended(self, seconds: float) -> Deadline:
-        """Return a deadline that is `seconds` later, for waiting until others have reported their own timeout."""
-        other = Deadline(self.seconds)
-        other._end = self._end + seconds
-        return other
-
-    def remaining(self) -> float:
-        """Return the seconds that are left. Raises DeadlineExceeded when there are none."""
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded(f"not done within {self.seconds:g} s")
-        return left
-
-
-class _Stream(httpcore2.NetworkStream):
-    """A connection on which no wait outlasts the deadline of the call that uses it."""
-
-    def __init__(self, inner: httpcore2.NetworkStream, calls: threading.local) -> None:
-        self._inner = inner
-        self._calls = calls
-
-    def _wait(self, timeout: float | None) -> float:
-        left: float = self._calls.deadline.remaining()
-        return left if timeout is None else min(timeout, left)
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max(max_bytes, READ_SIZE), self._wait(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, self._wait(timeout))
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore2.NetworkStream:
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, self._wait(timeout)), self._calls)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
-
-
-class _Backend(httpcore2.NetworkBackend):
-    """Opens connections: resolves once, checks, and connects to the checked address."""
-
-    def __init__(self, allowed: AllowedAddresses, resolver: Resolver, calls: threading.local) -> None:
+    def __init__(
+        self, allowed: AllowedAddresses, resolver: Resolver, seconds: float, tls: ssl.SSLContext | None
+    ) -> None:
         self._allowed = allowed
         self._resolver = resolver
-        self._calls = calls
-        self._inner = httpcore2.SyncBackend()
+        self._seconds = seconds
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._sockets = httpcore2.SyncBackend()
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.NetworkStream:
+    def connect(self, url: httpx2.URL, deadline: Deadline) -> httpcore2.NetworkStream:
+        """Connect to the server of `url`. Raises Refused, Unavailable, and httpcore2's errors."""
+        host = url.raw_host.decode("ascii")
+        port = url.port or _PORTS[url.scheme]
+        stream = self._connect(host, port, deadline)
+        if url.scheme == "https":
+            try:
+                return stream.start_tls(self._context(), host, self._left(deadline))
+            except BaseException:
+                stream.close()
+                raise
+        return stream
+
+    def _connect(self, host: str, port: int, deadline: Deadline) -> httpcore2.NetworkStream:
         failure: httpcore2.NetworkError | httpcore2.TimeoutException | None = None
-        until = time.monotonic() + timeout if timeout is not None else float("inf")
-        for address in self.safe_addresses(host, port, timeout):
-            left = min(self._calls.deadline.remaining(), until - time.monotonic())
+        until = time.monotonic() + self._seconds
+        for address in self._safe_addresses(host, port, deadline):
+            left = min(deadline.remaining(), until - time.monotonic())
             if left <= 0:
                 break  # all addresses together have the time, or a name with many of them would have many times it
             try:
-                inner = self._inner.connect_tcp(str(address), port, left, local_address, socket_options)
+                return self._sockets.connect_tcp(str(address), port, left)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
-            else:
-                return _Stream(inner, self._calls)
         raise failure or httpcore2.ConnectTimeout(f"{host} was not connected to in time")
 
-    def safe_addresses(self, host: str, port: int, timeout: float | None) -> list[IPAddress]:
+    def _safe_addresses(self, host: str, port: int, deadline: Deadline) -> list[IPAddress]:
         """Return the addresses of `host` that may be called. Raises Refused or Unavailable when none may."""
         try:
             found = [ipaddress.ip_address(host.strip("[]"))]
         except ValueError:
-            left = self._calls.deadline.remaining()
             try:
-                answers = self._resolver(host, port, left if timeout is None else min(timeout, left))
+                answers = self._resolver(host, port, self._left(deadline))
                 found = [ipaddress.ip_address(answer) for answer in answers]
             except TimeoutError:
                 raise Unavailable(f"{host}: its address was not found in time") from None
@@ -152,6 +111,16 @@ class _Backend(httpcore2.NetworkBackend):
         if not safe:
             raise Unavailable(f"{host}: its address was not found")
         return safe
+
+    def _left(self, deadline: Deadline) -> float:
+        return min(self._seconds, deadline.remaining())
+
+    def _context(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._tls is None:
+                self._tls = httpx2.create_ssl_context(trust_env=False)
+            self._tls.set_alpn_protocols(["http/1.1"])
+            return self._tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +135,11 @@ class Response:
 class Download:
     """A response whose body is still to be read. Header names are lower-case; `url` is the last one after redirects."""
 
-    def __init__(self, response: httpcore2.Response, url: httpx2.URL) -> None:
-        self.status = response.status
-        self.headers = _headers_of(response)
+    def __init__(self, connection: HttpConnection, url: httpx2.URL) -> None:
+        self.status = connection.status
+        self.headers = connection.headers
         self.url = url
-        self._response = response
+        self._connection = connection
 
     @property
     def length(self) -> int | None:
@@ -181,7 +150,7 @@ class Download:
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives, not decompressed. Raises Unavailable when it ends early or is too slow."""
         with _translated_errors(self.url.host):
-            yield from self._response.iter_stream()
+            yield from self._connection.chunks()
 
 
 class GuardedClient:
@@ -200,19 +169,14 @@ class GuardedClient:
         timeout: float = 30.0,
         connect_timeout: float | None = None,
         max_redirects: int = MAX_REDIRECTS,
-        max_connections: int = 64,
         resolver: Resolver = resolve,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._calls = threading.local()
         self._timeout = timeout
-        self._connect_timeout = timeout if connect_timeout is None else min(timeout, connect_timeout)
         self._max_redirects = max_redirects
-        self._max_connections = max_connections
-        self._tls = tls
-        self._backend = _Backend(AllowedAddresses(allowed), resolver, self._calls)
-        self._lock = threading.Lock()
-        self._pool: httpcore2.ConnectionPool | None = None
+        connecting = timeout if connect_timeout is None else min(timeout, connect_timeout)
+        self._connector = _Connector(AllowedAddresses(allowed), resolver, connecting, tls)
+        self._idle = IdleConnections()
 
     @contextmanager
     def get_stream(
@@ -223,30 +187,23 @@ class GuardedClient:
         `headers` are sent to the origin of `url` only. `deadline` (or seconds) covers everything including the body.
         Any status that is no redirect is returned. Raises Refused and Unavailable.
         """
-        self._calls.deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
+        deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = parse_url(url)
         origin = _origin(target)
         for _ in range(self._max_redirects + 1):
             given = headers if headers is not None and _origin(target) == origin else {}
-            with _translated_errors(target.host):
-                response = self._open("GET", target, given, None)
-            location = _headers_of(response).get("location")
-            if response.status in _REDIRECTS and location is not None:
-                with _translated_errors(target.host):
-                    response.close()
-                target = self._next(target, location)
-                continue
-            try:
-                yield Download(response, target)
-            finally:
-                response.close()
-            return
+            with self._exchange("GET", target, given, None, deadline) as connection:
+                location = connection.headers.get("location")
+                if connection.status not in _REDIRECTS or location is None:
+                    yield Download(connection, target)
+                    return
+            target = self._next(target, location)
         raise Refused(f"{origin[1]} redirects more than {self._max_redirects} times")
 
     def request(
         self,
         method: str,
-        url: str,
+        url: str | httpx2.URL,
         *,
         content: bytes = b"",
         headers: Mapping[str, str] | None = None,
@@ -255,21 +212,19 @@ class GuardedClient:
     ) -> Response:
         """Send one request and return the response, whatever its status. Redirects are not followed.
 
-        At most `max_answer` bytes of the response body are read. Raises Refused and Unavailable.
+        `url`: as text, or as `parse_url` returned it, for one that is called often. At most `max_answer` bytes of the
+        response body are read. Raises Refused and Unavailable.
         """
-        self._calls.deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
-        target = parse_url(url)
-        with _translated_errors(target.host):
-            response = self._open(method, target, headers or {}, content)
-            try:
-                body = bytearray()
-                for chunk in response.iter_stream():
+        deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
+        target = url if isinstance(url, httpx2.URL) else parse_url(url)
+        with self._exchange(method, target, headers or {}, content, deadline) as connection:
+            body = bytearray()
+            with _translated_errors(target.host):
+                for chunk in connection.chunks():
                     body += chunk
                     if len(body) >= max_answer:
                         break
-            finally:
-                response.close()
-        return Response(response.status, _headers_of(response), bytes(body[:max_answer]))
+            return Response(connection.status, connection.headers, bytes(body[:max_answer]))
 
     def post(self, url: str, *, content: bytes, deadline: Deadline | float, **rest: Any) -> Response:
         """Send a POST; see `request`."""
@@ -277,10 +232,8 @@ class GuardedClient:
 
     def close(self) -> None:
         """Close the connections. The client can be used again."""
-        with self._lock:
-            if self._pool is not None:
-                self._pool.close()
-                self._pool = None
+        idle, self._idle = self._idle, IdleConnections()
+        idle.close()
 
     def _next(self, target: httpx2.URL, location: str) -> httpx2.URL:
         following = parse_url(location, base=target)
@@ -288,35 +241,27 @@ class GuardedClient:
             raise Refused(f"{target.host} redirects from https to http")
         return following
 
-    def _open(
-        self, method: str, url: httpx2.URL, headers: Mapping[str, str], content: bytes | None
-    ) -> httpcore2.Response:
-        sent = {"host": url.netloc.decode(), "accept": "*/*", "accept-encoding": "identity"}
-        sent["user-agent"] = "runhook"
+    @contextmanager
+    def _exchange(
+        self, method: str, url: httpx2.URL, headers: Mapping[str, str], content: bytes | None, deadline: Deadline
+    ) -> Iterator[HttpConnection]:
+        """Send a request, and lend the connection to read the response from."""
+        sent = {"host": url.netloc.decode(), "accept": "*/*", "accept-encoding": "identity", "user-agent": "runhook"}
         if content is not None:
             sent["content-length"] = str(len(content))
         sent.update((name.lower(), value) for name, value in headers.items())
-        waits = {"connect": self._connect_timeout, "read": self._timeout, "write": self._timeout}
-        request = httpcore2.Request(
-            method,
-            httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-            headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in sent.items()],
-            content=content,
-            extensions={"timeout": {**waits, "pool": self._calls.deadline.remaining()}},
-        )
-        return self._connections().handle_request(request)
-
-    def _connections(self) -> httpcore2.ConnectionPool:
-        with self._lock:
-            if self._pool is None:
-                self._pool = httpcore2.ConnectionPool(
-                    ssl_context=self._tls or httpx2.create_ssl_context(trust_env=False),
-                    max_connections=self._max_connections,
-                    max_keepalive_connections=self._max_connections,
-                    keepalive_expiry=5.0,
-                    network_backend=self._backend,
-                )
-            return self._pool
+        origin, idle = _origin(url), self._idle
+        connection = None
+        try:
+            with _translated_errors(url.host):
+                head = request_head(method, url.raw_path, sent)
+                deadline.remaining()
+                connection = idle.take(origin) or HttpConnection(self._connector.connect(url, deadline), self._timeout)
+                connection.send(head, content or b"", deadline)
+            yield connection
+        finally:
+            if connection is not None:
+                idle.give_back(origin, connection)
 
 
 def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
@@ -342,11 +287,7 @@ def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int]:
-    return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
-
-
-def _headers_of(response: httpcore2.Response) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+    return url.scheme, url.host, url.port or _PORTS[url.scheme]
 
 
 @contextmanager

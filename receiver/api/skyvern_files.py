@@ -18,7 +18,8 @@ from typing import Any, Final
 from handlers.contract import Artifact, Delivery, ReadableFile, Refused, Unavailable
 from handlers.mirror.artifacts import artifacts_of
 from handlers.mirror.download import ArtifactFetcher, ArtifactListing, ByteAllowance, IncomingFile, SkipArtifact
-from handlers.support.guarded_client import Deadline, GuardedClient
+from handlers.support.deadline import Deadline
+from handlers.support.guarded_client import GuardedClient
 from receiver.api.service import Service
 from receiver.delivery.sink_services import SourceServices
 from receiver.errors import Busy, NotFound

@@ -10,13 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import ClassVar
-
-from pydantic import Field
 
 from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.http import sign as standard_signature
-from handlers.support.guarded_client import Deadline, GuardedClient, Response
+from handlers.support.deadline import Deadline
+from handlers.support.guarded_client import GuardedClient, Response
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 from receiver.domain import callback, signature
@@ -36,24 +34,16 @@ _MAX_ANSWER = 64 * 1024
 CONNECT_TIMEOUT = 5.0
 
 
-class CallbackOptions(SinkOptions):
-    """`connections`: how many may be open, to all origins together."""
-
-    connections: int = Field(32, ge=1)
-
-
-class CallbackSink(Sink[CallbackOptions]):
+class CallbackSink(Sink[SinkOptions]):
     """Posts to the URL that each caller gave. `master`: returns the secret that keys are derived from.
 
     `allowed`: private addresses that may be posted to. Those are what the operator listed, without the origin of
     Skyvern's API, which artifacts may come from: a self-hosted server may trust all calls from its own host.
     """
 
-    Options: ClassVar[type[SinkOptions]] = CallbackOptions
-
     def __init__(
         self,
-        options: CallbackOptions,
+        options: SinkOptions,
         services: Services,
         ledger: Ledger,
         master: Callable[[], str],
@@ -114,7 +104,6 @@ class CallbackSink(Sink[CallbackOptions]):
                     self._allowed,
                     timeout=self.options.timeout,
                     connect_timeout=CONNECT_TIMEOUT,
-                    max_connections=self.options.connections,
                 )
             return self._client
 

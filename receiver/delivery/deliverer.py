@@ -20,7 +20,7 @@ from receiver import wakeups
 from receiver.config.models import Config, RetryPolicy
 from receiver.config.settings import Settings
 from receiver.delivery import prefetch
-from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
+from receiver.delivery.callback_sink import CallbackSink
 from receiver.delivery.offer import ROOM, Offers
 from receiver.delivery.prefetch import Prefetch
 from receiver.delivery.sender import Receipts, SenderPool, SendTask
@@ -382,7 +382,7 @@ def build(settings: Settings, config: Config, name: str, owner: str, handover: H
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     if name == CALLBACK:
         callbacks = config.callbacks
-        options = CallbackOptions(timeout=callbacks.timeout, connections=callbacks.concurrency)
+        options = SinkOptions(timeout=callbacks.timeout)
         lookup = Ledger(settings.database_url)
         callback: Sink[Any] = CallbackSink(options, services, lookup, settings.master_secret, config.allowed_addresses)
         limit = callbacks.per_origin

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import redis
 
+from handlers import SinkOptions
 from receiver.config.models import RetryPolicy
-from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
+from receiver.delivery.callback_sink import CallbackSink
 from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher
 from receiver.domain.api_key import derive, digest
@@ -95,7 +96,7 @@ def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., None]]:
 
     def run(*allowed: str, master: str = MASTER, slots: int = 4, stop: Callable[[], bool] = lambda: False) -> None:
         url = ledger.url.render_as_string(hide_password=False)
-        sink: Any = CallbackSink(CallbackOptions(timeout=30), Lent(), Ledger(url), lambda: master, allowed)
+        sink: Any = CallbackSink(SinkOptions(timeout=30), Lent(), Ledger(url), lambda: master, allowed)
         connection = redis.Redis.from_url(redis_url, socket_timeout=10)
         retry = RetryPolicy(first=100)
         made.append(Deliverer(Ledger(url), sink, retry, slots, connection, "w", idle_wait=0.02, lane_limit=2))

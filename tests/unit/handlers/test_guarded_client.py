@@ -15,7 +15,8 @@ import pytest
 
 from handlers.contract import Refused, Unavailable
 from handlers.support.address_policy import AllowedAddresses, resolve, why_forbidden
-from handlers.support.guarded_client import Deadline, GuardedClient, parse_url
+from handlers.support.deadline import Deadline
+from handlers.support.guarded_client import GuardedClient, parse_url
 from handlers.support.url import without_query
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.support.waiting import Stopwatch

@@ -9,7 +9,7 @@ import pytest
 from handlers.contract import Unavailable
 from handlers.mirror.fan_out import FanOut, run_within
 from handlers.support.daemon_pool import DaemonPool
-from handlers.support.guarded_client import Deadline
+from handlers.support.deadline import Deadline
 from tests.support.waiting import Stopwatch
 
 

@@ -15,7 +15,7 @@ from handlers.contract import Artifact, Delivery
 from handlers.files import LocalStore
 from handlers.mirror.names import MAX_NAME
 from handlers.mirror.run_folder import RunFolder
-from handlers.support.guarded_client import Deadline
+from handlers.support.deadline import Deadline
 from handlers.testing.conformance import make_delivery, sample_run
 
 SHA = hashlib.sha256(b"x").hexdigest()

@@ -1,0 +1,32 @@
+"""A point in time by which everything in one send must end. Knows no network."""
+
+from __future__ import annotations
+
+import time
+
+from handlers.contract import Unavailable
+
+
+class DeadlineExceeded(Unavailable):
+    """The deadline is over. It does not say what took the time."""
+
+
+class Deadline:
+    """The point in time, `seconds` from now, by which everything in one send must end."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def extended(self, seconds: float) -> Deadline:
+        """Return a deadline that is `seconds` later, for waiting until others have reported their own timeout."""
+        other = Deadline(self.seconds)
+        other._end = self._end + seconds
+        return other
+
+    def remaining(self) -> float:
+        """Return the seconds that are left. Raises DeadlineExceeded when there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded(f"not done within {self.seconds:g} s")
+        return left

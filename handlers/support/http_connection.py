@@ -1,0 +1,243 @@
+"""Connections to HTTP/1.1 servers: one request after another, each response read as it comes.
+
+Responses are parsed by httptools, in C, for what a sink's process may do in a second is bounded by its CPU. Its parser
+is as strict here as aiohttp's is for responses, but for a header that is folded over lines: that is an error.
+This file knows no URL and no address policy: guarded_client.py says where a connection goes, and until when.
+
+    httpcore2.LocalProtocolError    what is to be sent is no HTTP
+    httpcore2.RemoteProtocolError   what was received is no HTTP, or no whole response
+    httpcore2.NetworkError, httpcore2.TimeoutException    as the stream raises them
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Hashable, Iterator, Mapping
+
+import httpcore2
+import httptools
+
+from handlers.support.deadline import Deadline
+
+# Bytes of one read of a body.
+READ_SIZE = 256 * 1024
+# Bytes of the first read of a response, of which most are small.
+_FIRST_READ = 16 * 1024
+# Bytes of a write, for each of which the deadline is looked at again.
+_WRITE_SIZE = 256 * 1024
+# Bytes of a response that are no body (head, trailers, extensions of chunks) which are read in a row.
+_MAX_HEAD = 100 * 1024
+# Seconds that an idle connection is kept, less than servers do, and how many are.
+_KEEP_IDLE = 5.0
+_MAX_IDLE = 256
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_TARGET = re.compile(rb"[\x21-\x7e]+")
+
+
+def request_head(method: str, target: bytes, headers: Mapping[str, str]) -> bytes:
+    """Return the first bytes of a request. Raises httpcore2.LocalProtocolError for what would not be one request."""
+    lines = [f"{method} {target.decode('latin-1')} HTTP/1.1"]
+    for name, value in headers.items():
+        if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+            raise httpcore2.LocalProtocolError("a header has characters that HTTP does not allow")
+        lines.append(f"{name}: {value}")
+    if not _TARGET.fullmatch(target):
+        raise httpcore2.LocalProtocolError("the target has characters that HTTP does not allow")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+class _Incoming:
+    """The response that is being received, as httptools tells of it."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(
+            lenient_chunked_length=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        self.begin()
+
+    def begin(self) -> None:
+        """Expect the response to the next request."""
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.pieces: deque[bytes] = deque()  # of the body
+        self.has_head = False
+        self.complete = False
+        # Whether the connection can be used again once it is complete.
+        self.keeps_open = False
+        self._without_body = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take what was received."""
+        before = len(self.pieces)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self.complete:
+                raise httpcore2.RemoteProtocolError("not a response") from None
+            self.keeps_open = False  # what is wrong follows it
+        self._without_body = 0 if len(self.pieces) > before else self._without_body + len(data)
+        if self._without_body > _MAX_HEAD:
+            raise httpcore2.RemoteProtocolError("a response whose head has no end")
+
+    def feed_end(self) -> None:
+        """Take the end of the connection, which ends a body that has no length."""
+        if self.complete:
+            return
+        if not self.has_head or "content-length" in self.headers or "transfer-encoding" in self.headers:
+            raise httpcore2.RemoteProtocolError("a response that breaks off")
+        self.complete = True
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.keeps_open = False  # nobody has asked for another one
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.has_head:  # else it is a trailer
+            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").rstrip(" \t")
+
+    def on_headers_complete(self) -> None:
+        if self.complete:
+            return
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:  # the response proper follows
+            self.headers.clear()
+            return
+        self.status = status
+        self.has_head = True
+        both = "content-length" in self.headers and "transfer-encoding" in self.headers
+        self.keeps_open = self._parser.should_keep_alive() and not both
+
+    def on_body(self, data: bytes) -> None:
+        if not self.complete:
+            self.pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        self.complete = self.has_head
+
+
+class HttpConnection:
+    """One connection, used by one call at a time. `timeout`: seconds that one wait for the network may take."""
+
+    def __init__(self, stream: httpcore2.NetworkStream, timeout: float) -> None:
+        self._stream = stream
+        self._timeout = timeout
+        self._incoming = _Incoming()
+        self._deadline = Deadline(0.0)
+        self._broken = False
+
+    def send(self, head: bytes, content: bytes, deadline: Deadline) -> None:
+        """Send a request and receive the head of its response. All of it, the body too, must end by `deadline`."""
+        self._deadline = deadline
+        self._incoming.begin()
+        try:
+            if len(content) <= _WRITE_SIZE:
+                self._stream.write(head + content, self._wait())
+            else:
+                self._stream.write(head, self._wait())
+                for start in range(0, len(content), _WRITE_SIZE):
+                    self._stream.write(content[start : start + _WRITE_SIZE], self._wait())
+        except httpcore2.WriteError:
+            self._broken = True  # but the server may have answered before it hung up
+        while not self._incoming.has_head:
+            self._receive(_FIRST_READ)
+
+    @property
+    def status(self) -> int:
+        """The status of the response."""
+        return self._incoming.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the response; their names are lower-case."""
+        return self._incoming.headers
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body of the response as it arrives, not decompressed."""
+        incoming = self._incoming
+        while True:
+            while incoming.pieces:
+                yield incoming.pieces.popleft()
+            if incoming.complete:
+                return
+            self._receive(READ_SIZE)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may be sent: the response was received whole, and neither side has hung up."""
+        return self._incoming.complete and self._incoming.keeps_open and not self._broken
+
+    @property
+    def stale(self) -> bool:
+        """Whether the server has hung up, or sent what nobody asked for, since the last response."""
+        return bool(self._stream.get_extra_info("is_readable"))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+    def _receive(self, size: int) -> None:
+        data = self._stream.read(size, self._wait())
+        if data:
+            self._incoming.feed(data)
+        else:
+            self._broken = True
+            self._incoming.feed_end()
+
+    def _wait(self) -> float:
+        return min(self._timeout, self._deadline.remaining())
+
+
+class IdleConnections:
+    """Connections that wait for their next request, by origin: for five seconds, the latest first. Threads share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # Since when, to where, and the connection; the oldest first.
+        self._idle: deque[tuple[float, Hashable, HttpConnection]] = deque()
+        self._closed = False
+
+    def take(self, origin: Hashable) -> HttpConnection | None:
+        """Return a connection to `origin` that can be used; None when there is none."""
+        while (found := self._pop(origin)) is not None and found.stale:
+            found.close()
+        return found
+
+    def give_back(self, origin: Hashable, connection: HttpConnection) -> None:
+        """Keep a connection for the next request, or close it if there can't be one."""
+        now = time.monotonic()
+        over = [] if connection.reusable else [connection]
+        with self._lock:
+            if self._closed:
+                over = [connection]
+            elif not over:
+                self._idle.append((now, origin, connection))
+            while self._idle and (len(self._idle) > _MAX_IDLE or self._idle[0][0] < now - _KEEP_IDLE):
+                over.append(self._idle.popleft()[2])
+        for each in over:
+            each.close()
+
+    def close(self) -> None:
+        """Close them, and from now on what is given back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, deque()
+        for _, _, connection in idle:
+            connection.close()
+
+    def _pop(self, origin: Hashable) -> HttpConnection | None:
+        oldest = time.monotonic() - _KEEP_IDLE
+        with self._lock:
+            for place in range(len(self._idle) - 1, -1, -1):
+                since, its_origin, connection = self._idle[place]
+                if since < oldest:
+                    return None  # `give_back` closes it, and all that are older
+                if its_origin == origin:
+                    del self._idle[place]
+                    return connection
+        return None
