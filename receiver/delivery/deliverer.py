@@ -233,7 +233,8 @@ class Deliverer(wakeups.JobBody):
         if self._rate_spent:
             return False
         return self._ledger.read(
-            lambda connection: claims.has_due(connection, self._sink.name, self._ledger.now(), self._rotation)
+            lambda connection: claims.has_due(connection, self._sink.name, self._ledger.now(), self._rotation),
+            transaction=False,
         )
 
     def _claim(self) -> ClaimedBatch | None:
@@ -293,7 +294,7 @@ class Deliverer(wakeups.JobBody):
         return ClaimedBatch(claim_number, sendable, {}, poisoned, claimed.all_due)
 
     def _loaded(self, batch: ClaimedBatch) -> ClaimedBatch:
-        """Return the batch with its bodies and receipts, loaded in a transaction that holds no lock."""
+        """Return the batch with its bodies and receipts, loaded while no lock is held."""
 
         def work(connection: Connection) -> ClaimedBatch:
             receipts: dict[str, Receipts] = {
@@ -301,7 +302,7 @@ class Deliverer(wakeups.JobBody):
             }
             return batch._replace(claimed=load_bodies(connection, batch.claimed), receipts=receipts)
 
-        return self._ledger.read(work) if batch.claimed else batch
+        return self._ledger.read(work, transaction=False) if batch.claimed else batch
 
     def _allowed(self, wanted: int) -> int:
         """Return how many of `wanted` the sink's rate allows now."""

@@ -83,7 +83,8 @@ class Offers:
         found = self._ledger.read(
             lambda connection: load_handed_on(
                 connection, self._owner, answer.claim_number, answer.ids, self._ledger.now()
-            )
+            ),
+            transaction=False,
         )
         self.unknown = found is None
         return found or []

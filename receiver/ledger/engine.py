@@ -127,16 +127,20 @@ class Ledger:
                 raise LedgerDataError(str(error)) from error
         raise AssertionError("unreachable")
 
-    def read(self, work: Callable[[sa.Connection], T], within: float | None = None) -> T:
+    def read(self, work: Callable[[sa.Connection], T], within: float | None = None, *, transaction: bool = True) -> T:
         """Run `work` in one read-only transaction. Raises LedgerUnavailable.
 
         `within`: seconds after which a PostgreSQL that does not answer is given up, sooner than the limits say.
+        `transaction`: False for a query that stands for itself; PostgreSQL is then asked once and not three times.
         """
         self._prepare()
         until = float("inf") if within is None else time.monotonic() + within
         for number in (1, 2):
             try:
                 with self._deadline(until), self._engine(write=False).connect() as connection:
+                    # Behind a pooler the limits are set with the transaction.
+                    if not transaction and not self._is_file() and not connection.info["begin"]:
+                        connection.execution_options(isolation_level="AUTOCOMMIT")
                     return work(connection)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
                 if number == 2 or time.monotonic() > until or not _worth_a_retry(error):
