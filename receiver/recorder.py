@@ -141,7 +141,8 @@ class EventRecorder:
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
         wanted = [_wanted(each) for each in of_runs]
         linked = [key for each in wanted for key in each.linked]
-        known = events.lock_runs(connection, [*(each.key for each in of_runs), *linked], now)
+        only = events.only_events(of_runs)
+        known = events.lock_runs(connection, [*(each.key for each in of_runs), *linked], now, only)
         bound = visibility.for_callers(connection, binding.bind(connection, wanted, now))
         histories = {key: list(run.history) for key, run in known.items()}
         earlier = EarlierEvents(connection)
@@ -160,7 +161,8 @@ class EventRecorder:
                     decided.append(self._classify(each, each.facts, history, run, submission, earlier))
                 except OF_VALUES as error:  # it keeps none of the others waiting
                     decided.append(_new_event(self._marked(each.event, error), "unreadable"))
-        recorded = events.record(connection, decided, now, hand_on.claims(decided, now))
+        made = {key: each for key, each in only.items() if known[key].made}
+        recorded = events.record(connection, decided, now, hand_on.claims(decided, now), made)
         if bound:
             schedule_polls(connection, batch, known, histories, bound, now)
         lacking = {item.key for item in recorded if item.key not in bound and self._lacks_request(item)}

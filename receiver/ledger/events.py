@@ -10,13 +10,14 @@ import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
+from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import Run, RunKey
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import creation, links
@@ -26,11 +27,13 @@ from receiver.ledger.schema import deliveries, events, runs
 
 @dataclass(frozen=True, slots=True)
 class KnownRun:
-    """A run before this batch. `history`: its readable events, in the order of recording."""
+    """A run before this batch. `history`: its readable events, in the order of recording. `made`: this transaction has
+    made its row, with the status of the one event that tells of it."""
 
     labels: Mapping[str, str]
     submission_id: str
     history: Sequence[Facts]
+    made: bool = False
 
 
 # What is known of the run of a test webhook: there is none.
@@ -68,20 +71,44 @@ class NewEvent(NamedTuple):
         return self.event.source, self.run.run_id
 
 
-def lock_runs(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> dict[RunKey, KnownRun]:
-    """Insert the runs that are not there yet, lock them all until the transaction ends, and return what is known."""
+def only_events(batch: Iterable[ParsedEvent]) -> dict[RunKey, ParsedEvent]:
+    """Return the readable events that are the only one of their run in `batch`."""
+    of_run: dict[RunKey, list[ParsedEvent]] = {}
+    for each in batch:
+        of_run.setdefault(each.key, []).append(each)
+    return {key: found[0] for key, found in of_run.items() if len(found) == 1 and found[0].facts is not None}
+
+
+def lock_runs(
+    connection: sa.Connection, keys: Iterable[RunKey], now: float, only: Mapping[RunKey, ParsedEvent] = {}
+) -> dict[RunKey, KnownRun]:
+    """Insert the runs that are not there yet, lock them all until the transaction ends, and return what is known.
+
+    `only`: by run, the one event that is about to be recorded. Most runs are new, and have no other: their row is made
+    with its status, so that it is written once.
+    """
     wanted = sorted(set(keys))
     if not wanted:
         return {}
-    rows = _lock(connection, [{"source": s, "run_id": r, "first_seen_at": now, "updated_at": now} for s, r in wanted])
+    times = {"first_seen_at": now, "updated_at": now}
+    told = {key: _status(each.event, each.run) for key, each in only.items()}
+    inserted = [
+        {"source": key[0], "run_id": key[1], **(told.get(key) or _NOT_TOLD), "events": int(key in told), **times}
+        for key in wanted
+    ]
+    rows = _lock(connection, inserted)
+    there = {(row.source, row.run_id): row for row in rows}
+    made = {
+        key for key, each in only.items() if there[key].event_id == each.event.id and there[key].first_seen_at == now
+    }
     history: dict[RunKey, list[Facts]] = {key: [] for key in wanted}
-    for source, run_ids in bulk.by_source(wanted):
+    for source, run_ids in bulk.by_source(key for key, row in there.items() if row.event_id and key not in made):
         query = _history(connection.dialect.name == "postgresql")
         for row in connection.execute(query, {"b_source": source, "b_run_ids": run_ids}):
             history[source, row.run_id].append(Facts(*row[1:]))
     return {
-        (row.source, row.run_id): KnownRun(json.loads(row.labels), row.submission_id, history[row.source, row.run_id])
-        for row in rows
+        key: KnownRun(json.loads(row.labels), row.submission_id, history[key], key in made)
+        for key, row in there.items()
     }
 
 
@@ -90,7 +117,7 @@ _lock: Final = bulk.Insert(
     lambda insert: insert.on_conflict_do_update(
         index_elements=[runs.c.source, runs.c.run_id], set_={"updated_at": insert.excluded.updated_at}
     ),
-    [runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id],
+    [runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id, runs.c.event_id, runs.c.first_seen_at],
 )
 
 
@@ -110,16 +137,21 @@ def _history(on_postgresql: bool) -> sa.Select[Any]:
 
 
 def record(
-    connection: sa.Connection, batch: Sequence[NewEvent], now: float, claims: Mapping[str, ClaimAtOnce] = {}
+    connection: sa.Connection,
+    batch: Sequence[NewEvent],
+    now: float,
+    claims: Mapping[str, ClaimAtOnce] = {},
+    made: Mapping[RunKey, ParsedEvent] = {},
 ) -> list[NewEvent]:
     """Write the events, their deliveries and the runs' new status. Returns the events that were not there before.
 
-    `claims`: by sink, those with which deliveries are made that wait for nothing.
+    `claims`: by sink, those with which deliveries are made that wait for nothing. `made`: the runs whose row was made
+    with the status of their only event; see `lock_runs`.
     """
     new = _record_events(connection, batch, now)
     recorded = [item for item in batch if item.event.id in new]
     _record_deliveries(connection, recorded, now, claims)
-    _update_runs(connection, recorded, now)
+    _update_runs(connection, recorded, now, made)
     return recorded
 
 
@@ -196,10 +228,15 @@ def _sinks(item: NewEvent) -> set[str]:
     return {each.sink for each in item.deliveries}
 
 
-def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:
-    """Fold to one row a run: its newest event gives the run its status, and each event counts."""
+def _update_runs(
+    connection: sa.Connection, batch: Sequence[NewEvent], now: float, made: Mapping[RunKey, ParsedEvent]
+) -> None:
+    """Fold to one row a run: its newest event gives the run its status, and each event counts.
+
+    `made`: as in `record`; of these rows, one event is counted.
+    """
     newest: dict[RunKey, NewEvent] = {}
-    counts: dict[RunKey, int] = {}
+    counts: dict[RunKey, int] = dict.fromkeys(made, -1)
     for item in batch:
         if not item.run.run_id or item.disposition == "test":
             continue
@@ -207,14 +244,19 @@ def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: floa
         if item.newest:
             newest[item.key] = item
     rows = [
-        {**_status(newest[key]), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
-        for key in sorted(newest)
+        {**_status(item.event, item.run), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
+        for key, item in sorted(newest.items(), key=itemgetter(0))
+        if key not in made or _values(item.run) != _values(made[key].run)  # completed since
     ]
     _put_status(connection, rows)
     for (source, run_id), count in sorted(counts.items()):
-        connection.execute(
-            sa.update(runs).where(runs.c.source == source, runs.c.run_id == run_id).values(events=runs.c.events + count)
-        )
+        if count:
+            it = runs.c
+            of_run = sa.update(runs).where(it.source == source, it.run_id == run_id)
+            connection.execute(of_run.values(events=it.events + count))
+    for source, run_ids in bulk.by_source(made.keys() - newest.keys()):  # their only event turned out to be unreadable
+        those = sa.update(runs).where(runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids))
+        connection.execute(those.values(_NOT_TOLD))
 
 
 def _update_status(insert: Any) -> Any:
@@ -241,9 +283,9 @@ _OF_RUN = ("run_id", *_REPLACED, *_KEPT)
 _values = attrgetter(*_OF_RUN)
 
 
-def _status(item: NewEvent) -> dict[str, Any]:
-    return {
-        "source": item.event.source,
-        "event_id": item.event.id,
-        **dict(zip(_OF_RUN, _values(item.run), strict=True)),
-    }
+def _status(event: Event, run: Run) -> dict[str, Any]:
+    return {"source": event.source, "event_id": event.id, **dict(zip(_OF_RUN, _values(run), strict=True))}
+
+
+# The status of a run of which no event has told.
+_NOT_TOLD: Final = {"event_id": "", **{name: getattr(Run(), name) for name in (*_REPLACED, *_KEPT)}}

@@ -1,0 +1,102 @@
+"""The row of a run that is new to the ledger: it is written once, and says no more than its event does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from receiver.config.models import RouteConfig
+from receiver.dispatch import Dispatcher
+from receiver.domain.redaction import Redactor
+from receiver.inbox import InboxReader
+from receiver.ledger import Ledger
+from receiver.ledger.schema import runs
+from receiver.routing.router import Router, RunView, Verdict
+from tests.support.events import body, event
+
+
+class Picky(Router):
+    """A router with a bug that one run meets."""
+
+    bad = ""
+
+    def match(self, view: RunView, **more: Any) -> Verdict:
+        if view.run.run_id == self.bad:
+            raise ZeroDivisionError
+        return super().match(view, **more)
+
+
+@pytest.fixture
+def router() -> Picky:
+    return Picky([RouteConfig(name="everything", to=["results"])])
+
+
+@pytest.fixture
+def dispatcher(ledger: Ledger, redis_url: str, router: Picky) -> Iterator[Dispatcher]:
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    it = Dispatcher(ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
+    yield it
+    it.close()
+
+
+def row(ledger: Ledger, run_id: str) -> tuple[Any, ...]:
+    it = runs.c
+    query = sa.select(it.event_id, it.events, it.status, it.final, it.title).where(it.run_id == run_id)
+    return tuple(ledger.read(lambda connection: connection.execute(query).one()))
+
+
+def test_the_row_of_a_new_run_is_written_once(dispatcher: Dispatcher, ledger: Ledger) -> None:
+    written: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(("INSERT INTO runs", "UPDATE runs")):
+            written.append(statement)
+
+    first, second = event(body("tsk_1", title="One")), event(body("tsk_2", "failed", failure_reason="x"))
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        dispatcher.dispatch([first, second])
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+    assert len(written) == 1
+    assert row(ledger, "tsk_1") == (first.id, 1, "completed", True, "One")
+    assert row(ledger, "tsk_2") == (second.id, 1, "failed", True, None)
+
+
+def test_the_same_event_again_changes_nothing(dispatcher: Dispatcher, ledger: Ledger) -> None:
+    """Its dispatcher was killed between commit and acknowledgement."""
+    first = event(body("tsk_1"))
+    dispatcher.dispatch([first])
+
+    assert dispatcher.dispatch([first]) == []
+
+    assert row(ledger, "tsk_1") == (first.id, 1, "completed", True, None)
+
+
+def test_further_events_are_counted_and_the_newest_gives_the_status(dispatcher: Dispatcher, ledger: Ledger) -> None:
+    early, late = event(body("tsk_1", "running")), event(body("tsk_1", output={"n": 2}))
+    dispatcher.dispatch([early])
+    dispatcher.dispatch([late, event(body("tsk_1", output={"n": 2}, step_count=3))])
+
+    assert row(ledger, "tsk_1")[1:4] == (3, "completed", True)
+
+
+def test_a_run_whose_only_event_could_not_be_handled_has_not_ended(
+    dispatcher: Dispatcher, router: Picky, ledger: Ledger
+) -> None:
+    """Else nobody would ask Skyvern for it, and its result would go nowhere."""
+    router.bad = "tsk_1"
+    dispatcher.dispatch([event(body("tsk_1", title="One")), event(body("tsk_2"))])
+    assert row(ledger, "tsk_1") == ("", 0, "", False, None)
+    assert row(ledger, "tsk_2")[1:4] == (1, "completed", True)
+
+    router.bad = ""
+    again = event(body("tsk_1", title="One", step_count=2))
+
+    assert dispatcher.dispatch([again]) == ["results"]
+    assert row(ledger, "tsk_1") == (again.id, 1, "completed", True, "One")
