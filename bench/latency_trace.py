@@ -27,7 +27,7 @@ STAGES = {
     "receiver.wakeups.flags:wake_sinks": "sink woken",
     "receiver.wakeups.nudges:NudgeWait.wait": "deliverer has heard",
     "receiver.ledger.deliveries.claims:claim": "claim's statements done",
-    "receiver.ledger.engine:Ledger.read": "bodies loaded",
+    "receiver.ledger.engine:Ledger.read": "delivery and body loaded",
     "handlers.database.sink:DatabaseSink.send_many": "row committed",
     "receiver.delivery.deliverer:Deliverer._settle": "settled",
 }
