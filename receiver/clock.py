@@ -38,6 +38,8 @@ from receiver.wakeups import cleanup
 TICK = 1.0
 # Seconds between two sweeps of RQ's own lists.
 REPAIR_EVERY = 2.0
+# Seconds between two looks for results that no webhook has brought.
+OVERDUE_EVERY = 2.0
 # Seconds between two sweeps of the records of workers that are gone, which keep no work from being done.
 RECORDS_EVERY = 60.0
 # Seconds between two checks of what is rarely out of order.
@@ -154,7 +156,15 @@ class Clock:
         def work(connection: Connection) -> tuple[int, int]:
             return 0 if patient else recovery.lapse_claims(connection, now), recovery.make_due(connection, now)
 
-        more = self._ledger.read(lambda connection: recovery.anything_due(connection, now))
+        def sendable(connection: Connection) -> list[str]:
+            return claims.sinks_due(connection, self._sinks, now, self._rotations)
+
+        def look(connection: Connection) -> tuple[bool, list[str]]:
+            found = recovery.anything_due(connection, now)
+            return found, [] if found else sendable(connection)
+
+        more, ready = self._ledger.read(look)
+        changes = more
         while more:
             lapsed, queued = self._ledger.write(work)
             if lapsed:
@@ -164,7 +174,8 @@ class Clock:
             more = queued == recovery.DUE_AT_ONCE and time.monotonic() - started < STEPS
         if time.monotonic() - started > AWAY:  # it hung, and has answered after all
             self._ledger_away = time.monotonic()
-        ready = self._ledger.read(lambda connection: claims.sinks_due(connection, self._sinks, now, self._rotations))
+        if changes:
+            ready = self._ledger.read(sendable)
         wakeups.wake_sinks(self._redis, ready)
 
     def operations(self) -> None:
@@ -242,7 +253,7 @@ class Clock:
 
     def overdue(self) -> None:
         """Start polls for results that no webhook has brought."""
-        if self._reconciler is not None:
+        if self._reconciler is not None and self._every("overdue", OVERDUE_EVERY):
             self._reconciler.tick()
 
     def words(self) -> None:

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -93,14 +93,19 @@ class Reconciler:
             self._start(source, partial(self._watcher.walk, source))
         # By turns: where the budget is too small for all that is due, neither kind waits for ever.
         self._runs_first = not self._runs_first
-        if self._runs_first:
-            return self._poll_runs() + self._poll_submissions()
-        return self._poll_submissions() + self._poll_runs()
-
-    def _poll_submissions(self) -> int:
-        """Poll for submissions. Those of a source that is no longer in the config, or has no key, wait."""
         now = self._ledger.now()
-        waiting = self._ledger.read(lambda connection: polls.count_due(connection, now, self._sources, self._slots))
+
+        def count(connection: Connection) -> tuple[dict[str, int], dict[str, int]]:
+            due = connection, now, self._sources, self._slots
+            return run_polls.count_due(*due), polls.count_due(*due)
+
+        of_runs, of_submissions = self._ledger.read(count)
+        if self._runs_first:
+            return self._poll_runs(now, of_runs) + self._poll_submissions(now, of_submissions)
+        return self._poll_submissions(now, of_submissions) + self._poll_runs(now, of_runs)
+
+    def _poll_submissions(self, now: float, waiting: Mapping[str, int]) -> int:
+        """Poll for submissions. Those of a source that is no longer in the config, or has no key, wait."""
         started = 0
         for name, count in sorted(waiting.items()):
             source = self._sources[name]
@@ -119,9 +124,7 @@ class Reconciler:
                 self._start(source, partial(self._resolve, source, unresolved))
         return started
 
-    def _poll_runs(self) -> int:
-        now = self._ledger.now()
-        waiting = self._ledger.read(lambda connection: run_polls.count_due(connection, now, self._sources, self._slots))
+    def _poll_runs(self, now: float, waiting: Mapping[str, int]) -> int:
         started = 0
         for name, count in sorted(waiting.items()):
             source = self._sources[name]

@@ -108,14 +108,17 @@ class TextIndexer:
 
     def _next(self) -> _Batch | None:
         """Read the next batch. None when there is nothing to do, or another clock does it."""
-        if self._ledger.read(state.read) is None:
-            self._ledger.write(state.begin)
 
-        def read(connection: sa.Connection) -> _Batch | None:
+        def read(connection: sa.Connection) -> tuple[bool, _Batch | None]:
             found, now = state.read(connection), self._ledger.now()
-            return self._read(connection, found, now) if found is not None and self._may(found, now) else None
+            may = found is not None and self._may(found, now)
+            return found is not None, self._read(connection, found, now) if found is not None and may else None
 
-        return self._ledger.read(read)
+        begun, batch = self._ledger.read(read)
+        if not begun:
+            self._ledger.write(state.begin)
+            _, batch = self._ledger.read(read)
+        return batch
 
     def _may(self, found: IndexState, now: float) -> bool:
         return found.owner == self._owner or found.leased_until <= now or found.leased_until > now + 2 * LEASE
