@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import itertools
 import json
 import os
@@ -217,6 +218,14 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def wait_until_built(port: int) -> None:
+    """Wait for all parts of a receiver: what is no webhook is answered when they are there."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", "/nothing")
+        connection.getresponse().read()
+
+
 def empty(port: int) -> None:
     """Drop what a round has left in a Valkey and in its file, so that each round starts alike."""
     import redis
@@ -252,6 +261,7 @@ def start(name: str, folder: Path, stack: contextlib.ExitStack, processes: int, 
             process = running([*peer_env.program("uvicorn"), f"{name}_app:app", *uvicorn], port, ROOT, **environment)
         ports.append(port)
         pids.append(stack.enter_context(process).pid)
+        wait_until_built(port)
     return Side(name, ports, pids, server.pid, redis)
 
 

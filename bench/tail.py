@@ -175,6 +175,7 @@ def main() -> int:
         environment = {"REDIS_URL": f"redis://127.0.0.1:{redis}/0", "DATABASE_URL": url, "RUNHOOK_SECRET": MASTER}
         environment["RUNHOOK_CONSOLE_PASSWORD"] = PASSWORD
         receiver = stack.enter_context(ingest.running(command, port, **environment))
+        ingest.wait_until_built(port)
         stack.enter_context(helper("--record", url, "--events", str(args.events)))
         sizes = ["--viewers", str(args.viewers), "--filters", str(args.filters)]
         if args.live:

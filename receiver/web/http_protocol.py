@@ -38,14 +38,33 @@ HALF_CLOSED_GET: Final = 1.0
 _RETRY_AFTER: Final = "retry-after: 2\r\n"
 
 
-class _AnswerTransport:
-    """The transport as an answer sees it, whose last answer closes it: what its client still sends is read first."""
+class AnswerTransport:
+    """The transport as an answer sees it: a head goes out with what follows at once, and the last answer closes it.
 
-    __slots__ = ("_protocol", "write")
+    Two writes would cost two calls of the system for each answer. What the client still sends is read before the end.
+    """
+
+    __slots__ = ("_held", "_protocol")
 
     def __init__(self, protocol: HTTPProtocol) -> None:
         self._protocol = protocol
-        self.write = protocol.transport.write
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        """Write `data`. What begins like a head may wait until the event loop's next round."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        elif type(data) is bytes and data.startswith(b"HTTP/1.1 "):
+            self._held = data
+            self._protocol.loop.call_soon(self.flush)
+            return
+        self._protocol.transport.write(data)
+
+    def flush(self) -> None:
+        """Write what waits, if anything does."""
+        if self._held:
+            data, self._held = self._held, b""
+            self._protocol.transport.write(data)
 
     def is_closing(self) -> bool:
         """Return whether nothing more can be written."""
@@ -53,6 +72,7 @@ class _AnswerTransport:
 
     def close(self) -> None:
         """Close the connection, once what was written is sent and what is on its way has come."""
+        self.flush()
         self._protocol.close_after_answer()
 
 
@@ -86,7 +106,7 @@ class HTTPProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._peers.add(self)
         self._request = Unfinished(self, network_of(self.client[0]) if self.client else "")
-        self._answer_transport = _AnswerTransport(self)
+        self._answer_transport = AnswerTransport(self)
         if not self._all.opened(self._request, time.monotonic()):
             self.refuse("503 Service Unavailable", "unavailable", "too many connections")
 
@@ -121,6 +141,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on to the next request, or close the connection."""
+        self._answer_transport.flush()  # an answer may have no body
         if self.lingers:
             self.server_state.total_requests += 1
             self.flow.resume_reading()
@@ -244,6 +265,7 @@ class HTTPProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _begin_to_linger(self) -> None:
+        self._answer_transport.flush()
         self.lingers = True
         self._unset_keepalive_if_required()
         self.pipeline.clear()
@@ -263,6 +285,7 @@ class HTTPProtocol(HttpToolsProtocol):
     def close(self) -> None:
         """Close the connection, once what was written is sent."""
         self._disconnect()  # or the application would write as well
+        self._answer_transport.flush()
         self.transport.close()
         self._watch_closing()
 

@@ -31,6 +31,7 @@ def test_a_webhook_is_answered_at_once_beside_more_silent_connections_than_the_u
 ) -> None:
     # Given a receiver that was started with the usual limit, and many connections that send nothing
     receiver = receiver_factory(redis_url, admin=True)
+    httpx2.get(f"{receiver.admin_url}/metrics", timeout=60)  # built late, and silence ends after some seconds
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     with contextlib.ExitStack() as stack:
