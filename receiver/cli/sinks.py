@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
@@ -13,11 +12,11 @@ import typer
 from handlers import Refused, SinkError, Unavailable
 from receiver.api import sinks as api_sinks
 from receiver.api.actions import sinks as actions
+from receiver.api.actions.moves import MOVE_SINK
 from receiver.cli import output
 from receiver.cli.acting import audited_here
 from receiver.cli.client import Client, LocalClient, endpoint_called, with_client
 from receiver.cli.filters import require_live_sink, require_sink
-from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.listing import list_command
 from receiver.cli.options import (
     ConfigFile,
@@ -30,13 +29,7 @@ from receiver.cli.options import (
 from receiver.cli.profiles import here_only
 from receiver.cli.progress import ProgressLine
 from receiver.config.models import Config
-from receiver.config.settings import Settings
-from receiver.domain.callback import CALLBACK
-from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid, RunhookError, UsageError
-from receiver.ledger import stats
-from receiver.ledger.database_clock import database_now
-from receiver.ledger.deliveries import orphans
 from receiver.status.problem import ago
 
 # Origins with an open breaker whose reason the table shows; --json shows all.
@@ -121,8 +114,9 @@ def resume(client: Client, name: Name) -> None:
 
 
 @app.command()
-@here_only
+@with_client
 def move(
+    client: Client,
     old: Annotated[str, typer.Argument(metavar="OLD", help="The sink that is not in the config any more.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The sink that gets its deliveries.")],
     delivered: Annotated[
@@ -133,46 +127,27 @@ def move(
         bool, typer.Option("--undo", help="Give back what NEW got from OLD and has not delivered.")
     ] = False,
     yes: Yes = False,
-    config: ConfigFile = None,
-    data: DataDirectory = None,
 ) -> None:
     """Give the deliveries of a sink that was removed or renamed to another one, under the same idempotency keys.
 
     What waits is due at once; dead letters and cancelled ones stay so, and `runhook replay` takes them. What NEW has a
     delivery of already is left.
     """
-    sinks = load_config(config, data)[1].destinations
-    if CALLBACK in (old, new):
-        raise UsageError(f"{CALLBACK}: callers' webhooks go where each caller wants them, and to no other sink")
-    if old == new:
-        raise UsageError(f"{old} and {new} are one sink")
-    if not undo and old in sinks:
-        raise UsageError(f"{old} is still in the config, and would go on getting deliveries: take it out first")
-    if not undo and new not in sinks:
-        raise UsageError(f"no sink is called {new}; the config has {', '.join(sinks) or 'none'}")
+    client.tell = True
     giver, taker = (new, old) if undo else (old, new)
-    kept = {DeliveryState.SENDING.value, *(() if delivered else (DeliveryState.DELIVERED.value,))}
-    counts = read_ledger(data, stats.count_all, tell=True)
-    total = sum(number for (name, state), number in counts.items() if name == giver and state not in kept)
-    if not total:
-        raise UsageError(f"{giver} has no such deliveries, so there is nothing to move")
+    wanted = MOVE_SINK.validated({"sink": old, "into": new, "delivered": delivered, "undo": undo})
+    try:
+        total = client.call(MOVE_SINK, wanted.model_copy(update={"dry_run": True})).count
+    except Invalid as problem:
+        raise UsageError(output.clean(problem.message)) from None
     confirm(total, f"Move the deliveries of {giver} to {taker}?", yes=yes)
-    moved, left, cursor = 0, 0, ""
-    chosen = {"sink": giver, "into": taker, "delivered": delivered, "undo": undo}
-    with (
-        audited_here(Settings.from_env(data=data), "sink.move", chosen) as told,
-        ProgressLine("deliveries", total) as progress,
-    ):
-        while True:
-            step = partial(orphans.move, old=giver, new=taker, cursor=cursor, delivered=delivered, undo=undo)
-            page = write_ledger(data, lambda connection: step(connection, now=database_now(connection)))  # noqa: B023
-            told.count = moved = moved + page.count
-            left, cursor = left + page.left, page.cursor
+    moved, left = 0, 0
+    after: str | None = ""
+    with ProgressLine("deliveries", total) as progress:
+        while after is not None:
+            told = client.call(MOVE_SINK, wanted.model_copy(update={"after": after}))
+            moved, left, after = moved + told.count, left + told.left, told.next
             progress.show(moved + left)
-            if not cursor:
-                break
-        while cursor := write_ledger(data, partial(orphans.rename_links, old=giver, new=taker, cursor=cursor)):
-            pass
     output.out().print(f"{moved} deliveries of {giver} now go to {taker}")
     if left:
         output.out().print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from receiver.api.actions.moves import MOVE_SINK, MoveResult
 from receiver.api.actions.sinks import PAUSE_SINK, RESUME_SINK, TEST_SINK, ResumeResult, SinkTestResult
 from receiver.api.lists import LIST_ATTEMPTS
 from receiver.api.models import Scoped
@@ -45,6 +46,7 @@ def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query)
         "chart": _chart(buckets, counted),
         "windows": window_links(f"/sinks/{name}", query, window),
         "attempts": tried,
+        "others": list(service.config.sinks) if row.orphaned else [],
         "fillable": name != CALLBACK and not row.orphaned,
         "sources": list(service.config.sources) if not actor.source else [],
     }
@@ -74,6 +76,13 @@ def _resumed(result: ResumeResult) -> str:
     return f"{result.sink.name} goes on.{probed}"
 
 
+def _moved(result: MoveResult) -> str:
+    """Return how far a move is."""
+    left = f" {result.left:,} are left, for it has deliveries of the same events." if result.left else ""
+    more = " There are more: move the rest, too." if result.next else ""
+    return f"{result.count:,} deliveries go to the other sink now.{left}{more}"
+
+
 def _tested(result: SinkTestResult) -> str:
     """Return what became of a sample."""
     told = result.reason or " ".join([result.id, *result.keys, result.note])
@@ -86,6 +95,13 @@ ACTIONS: Final = (
         "Pause",
         lambda row: f"{row.name} is paused: its deliveries wait.",
         "Pause this sink? Nothing more is sent to it, and its deliveries wait until it goes on.",
+    ),
+    ConsoleAction(
+        MOVE_SINK,
+        "Move",
+        _moved,
+        "Give the deliveries of this sink to the other one? What waits is sent there at once, under the same keys.",
+        leads=lambda _result: "/sinks",
     ),
     ConsoleAction(RESUME_SINK, "Resume", _resumed),
     ConsoleAction(

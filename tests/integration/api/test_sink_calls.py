@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from receiver.api.actions import moves
 from receiver.api.service import Service
 from receiver.domain.breaker import Lane
 from receiver.errors import Forbidden, Invalid, NotFound
 from receiver.ledger import Connection, Ledger
-from receiver.ledger.deliveries import lanes
+from receiver.ledger.deliveries import lanes, orphans
 from tests.support import api
 from tests.support.api import actor, call, done
-from tests.support.ledger import new_event, record
+from tests.support.ledger import new_event, record, states
 
 
 @pytest.fixture
@@ -116,3 +117,29 @@ def test_callers_webhooks_are_paused_but_not_tested(service: Service) -> None:
     assert call(service, "pause_sink", sink="callback")["paused"]
     with pytest.raises(Invalid, match="can't be tested"):
         call(service, "test_sink", sink="callback")
+
+
+def test_a_move_goes_on_where_a_call_ended(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given what waits for a sink that is gone, more than one page, and a call that has time for one
+    service = api.service(ledger, tmp_path)
+    monkeypatch.setattr(orphans, "PAGE", 2)
+    monkeypatch.setattr(moves, "TIME", -1.0)
+    record(ledger, *(new_event(f"tsk_{number}", "gone") for number in range(5)))
+    wanted = {"sink": "gone", "into": "ops"}
+    assert call(service, "move_sink", **wanted, dry_run=True) == {"count": 5, "left": 0, "next": None}
+    assert done(service) == []
+
+    counts, after = [], ""
+    while after is not None:
+        told = call(service, "move_sink", **wanted, after=after)
+        counts.append(told["count"])
+        after = told["next"]
+
+    assert (sum(counts), max(counts)) == (5, 2)
+    assert set(states(ledger)) == {f"tsk_{number}:ops" for number in range(5)}
+    with pytest.raises(Invalid, match="no such deliveries"):
+        call(service, "move_sink", **wanted)
+    with pytest.raises(Invalid, match="after: is no"):
+        call(service, "move_sink", **wanted, after="x")
+    with pytest.raises(Forbidden, match="all sources"):
+        call(service, "move_sink", actor("skyvern"), **wanted)

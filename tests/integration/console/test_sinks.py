@@ -89,6 +89,24 @@ def test_old_results_are_given_to_a_sink(operated: Submitting, as_person: AsPers
     assert states(operated.ledger, sink="ops") == {"tsk_1:ops": "queued"}
 
 
+def test_what_waits_for_a_sink_that_is_gone_is_given_to_another(shut: Submitting, as_person: AsPerson) -> None:
+    admin = as_person("admin")
+    assert "Give its deliveries to another sink" in admin.get("/sinks/gone").text
+    assert "Give its deliveries to another sink" not in admin.get("/sinks/ops").text
+    form = {"sink": "gone", "into": "results", "back": "/console/sinks/gone"}
+    asked = admin.act("move_sink", **form)
+    assert "Give the deliveries of this sink to the other one?" in asked.text
+    before = states(shut.ledger)
+    assert "tsk_1:gone" in before
+    answer = admin.act("move_sink", **form, sure="yes")
+    assert answer.status_code == 303, answer.text
+    assert "1 deliveries go to the other sink now." in admin.get("/sinks").text
+    assert states(shut.ledger).keys() == {*before.keys() - {"tsk_1:gone"}, "tsk_1:results"}
+    assert done(shut)[-1] == ("sink.move", "admin", 1, "done")
+    # And nobody else's
+    assert as_person("ana").act("move_sink", **form, sure="yes").status_code == 403
+
+
 def test_what_waits_for_a_sink_that_is_gone_is_cancelled(shut: Submitting, as_person: AsPerson) -> None:
     admin = as_person("admin")
     asked = admin.click(admin.get("/sinks/gone"), "Cancel what waits")

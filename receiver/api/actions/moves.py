@@ -1,0 +1,112 @@
+"""The deliveries of a sink that left the config, given to another one, as far as one call's time goes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from pydantic import Field
+
+from receiver.api.actions import audited
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Result
+from receiver.api.service import Actor, Service
+from receiver.api.sinks import SinkParameters
+from receiver.domain.api_key import OPERATE
+from receiver.domain.callback import CALLBACK
+from receiver.domain.delivery import DeliveryState
+from receiver.errors import Invalid
+from receiver.ledger import Connection, stats
+from receiver.ledger.database_clock import database_now
+from receiver.ledger.deliveries import orphans
+from receiver.ledger.deliveries.orphans import Moved
+
+# Seconds after which a call says where the next one goes on.
+TIME: Final = 5.0
+# What `after` begins with: deliveries are moved first, then what waits for them.
+_DELIVERIES, _LINKS = "d", "l"
+
+
+class MoveParameters(SinkParameters):
+    """Which sink's deliveries go to which. `sink`: the one that is not in the config any more."""
+
+    into: str = Field(max_length=200, description="The sink that gets its deliveries.")
+    delivered: bool = Field(
+        False, description="Also what `sink` has delivered: `into` is the same sink, and is not told again."
+    )
+    undo: bool = Field(False, description="Give back what `into` got from `sink` and has not delivered.")
+    dry_run: bool = Field(False, description="Change nothing: return how many there are as `count`.")
+    after: str = Field("", max_length=300, description="Where to go on: `next` of the call before.")
+
+
+class MoveResult(Result):
+    """What a call has moved."""
+
+    count: int
+    left: int = Field(description="Deliveries of events that the other sink has a delivery of already.")
+    next: str | None = Field(description="Give it as `after` to go on; null at the end.")
+
+
+def move_sink(service: Service, actor: Actor, wanted: MoveParameters) -> MoveResult:
+    """Give the deliveries of a sink that left the config to another one, under the same idempotency keys.
+
+    What waits is due at once; dead letters and cancelled ones stay so. Call it again with `next` until that is null.
+    """
+    _check(service, wanted)
+    giver, taker = (wanted.into, wanted.sink) if wanted.undo else (wanted.sink, wanted.into)
+    if not wanted.after:
+        kept = {DeliveryState.SENDING.value, *(() if wanted.delivered else (DeliveryState.DELIVERED.value,))}
+        counts = service.ledger.read(stats.count_all)
+        total = sum(number for (name, state), number in counts.items() if name == giver and state not in kept)
+        if not total:
+            raise Invalid(f"{giver} has no such deliveries, so there is nothing to move")
+        if wanted.dry_run:
+            return MoveResult(count=total, left=0, next=None)
+    chosen = {"sink": giver, "into": taker, "delivered": wanted.delivered, "undo": wanted.undo}
+    with audited.audited(service.ledger, actor, "sink.move", chosen) as told:
+        moved = _moved(service, wanted, giver, taker)
+        told.count = moved.count
+    return moved
+
+
+def _moved(service: Service, wanted: MoveParameters, giver: str, taker: str) -> MoveResult:
+    kind, cursor = wanted.after[:1] or _DELIVERIES, wanted.after[1:]
+    how: dict[str, Any] = {"delivered": wanted.delivered, "undo": wanted.undo}
+    count, left, until = 0, 0, time.monotonic() + TIME
+
+    def rename(connection: Connection) -> str:
+        return orphans.rename_links(connection, giver, taker, cursor)
+
+    def move(connection: Connection) -> Moved:
+        return orphans.move(connection, giver, taker, database_now(connection), cursor=cursor, **how)
+
+    while True:
+        if kind == _DELIVERIES:
+            page = service.ledger.write(move)
+            count, left, cursor = count + page.count, left + page.left, page.cursor
+            kind = kind if cursor else _LINKS
+        elif not (cursor := service.ledger.write(rename)):
+            return MoveResult(count=count, left=left, next=None)
+        if time.monotonic() > until:
+            return MoveResult(count=count, left=left, next=kind + cursor)
+
+
+def _check(service: Service, wanted: MoveParameters) -> None:
+    """Raise Invalid for a move that can't be meant."""
+    old, new, sinks = wanted.sink, wanted.into, service.config.destinations
+    if CALLBACK in (old, new):
+        raise Invalid(f"{CALLBACK}: callers' webhooks go where each caller wants them, and to no other sink")
+    if old == new:
+        raise Invalid(f"{old} and {new} are one sink")
+    if not wanted.undo and old in sinks:
+        raise Invalid(f"{old} is still in the config, and would go on getting deliveries: take it out first")
+    if not wanted.undo and new not in sinks:
+        raise Invalid(f"no sink is called {new}; the config has {', '.join(sinks) or 'none'}")
+    if wanted.after[:1] not in ("", _DELIVERIES, _LINKS):
+        raise Invalid("after: is no `next` of a call before")
+
+
+MOVE_SINK = Endpoint(
+    "move_sink", "POST", "/sinks/{sink}/move", OPERATE, MoveParameters, MoveResult, move_sink, all_sources=True
+)
+ENDPOINTS = (MOVE_SINK,)
