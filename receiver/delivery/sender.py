@@ -49,11 +49,6 @@ class SendTask:
         """Whether the sink accepted all of it."""
         return all(isinstance(answer, Receipt) for answer in self.answers)
 
-    @property
-    def frees_slot(self) -> bool:
-        """Whether a queued task may start in its slot."""
-        return self.ended and self.next_task is None and self.accepted
-
 
 class SenderPool:
     """The sends of one sink in one process. False when none is under way or queued.
@@ -81,6 +76,8 @@ class SenderPool:
         self._ended: queue.SimpleQueue[SendTask] = queue.SimpleQueue()
         self._handover = threading.Lock()  # held while a slot passes from one task to another
         self._queued: deque[SendTask] = deque()
+        # Ended tasks that were accepted and have no next task, until they are collected: in the order of `_ended`.
+        self._freed: deque[SendTask] = deque()
         self._running: dict[int, SendTask] = {}
         # Seconds that a send takes, as seen lately; infinite before the first.
         self.typical_seconds = float("inf")
@@ -140,11 +137,10 @@ class SenderPool:
     def enqueue(self, task: SendTask) -> None:
         """Send the task as soon as one under way frees its slot, which may have been a moment ago."""
         with self._handover:
-            over = next((each for each in self._running.values() if each.frees_slot), None)
-            if over is None:
+            if not self._freed:
                 self._queued.append(task)
                 return
-            over.next_task = task
+            self._freed.popleft().next_task = task
             _mark_started(task)
         self._threads.submit(lambda: self._run(task))
 
@@ -176,6 +172,9 @@ class SenderPool:
     def _take(self, task: SendTask, found: list[SendTask]) -> None:
         if self._running.pop(id(task), None) is None:
             return  # it had been given up
+        with self._handover:
+            if self._freed and self._freed[0] is task:
+                self._freed.popleft()
         if task.next_task is not None:
             self._running[id(task.next_task)] = task.next_task
         known = self.typical_seconds if self.typical_seconds < float("inf") else task.seconds
@@ -207,9 +206,11 @@ class SenderPool:
                 task.ended, task.answers = True, answers
                 task.seconds = time.monotonic() - task.started
                 next_task = None
-                if self._queued and task.frees_slot:
+                if task.accepted and self._queued:
                     next_task = task.next_task = self._queued.popleft()
                     _mark_started(next_task)
+                elif task.accepted:
+                    self._freed.append(task)
                 # Before `enqueue` may give it a next task, which another thread sends: that one must end after it.
                 self._ended.put(task)
             task = next_task  # not task.next_task, which `enqueue` may have set since

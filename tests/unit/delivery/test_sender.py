@@ -77,6 +77,21 @@ def test_what_is_queued_just_when_a_slot_becomes_empty_is_sent_once_and_collecte
     assert sorted(sink.sent) == ["first", "second"]
 
 
+def test_a_slot_whose_send_was_collected_is_no_more_free_for_what_is_queued() -> None:
+    """It belongs to the next claim: a queued task that took it too would be one send more than there are slots."""
+    senders = SenderPool(Counting(), slots=1, limit=5.0)
+    senders.start(task("first"))
+    found: list[SendTask] = []
+    eventually(lambda: found.extend(senders.collect(1.0)) or not senders)
+
+    senders.enqueue(task("second"))
+
+    assert [each.claimed[0].id for each in found] == ["first"]
+    assert found[0].next_task is None
+    assert senders.queued == 1
+    senders.close()
+
+
 @pytest.mark.parametrize(
     ("spent", "attempts", "last"),
     [(0, 3, False), (1, 3, False), (2, 3, True), (5, 3, True), (0, 1, True)],
