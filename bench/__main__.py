@@ -75,7 +75,7 @@ PARTS: Final[dict[str, Part]] = {
     ),
     "one-by-one": Part(
         "Deliveries to a sink that takes one a request, on both databases",
-        *("one_by_one", "--deliveries 2000", "--deliveries 200"),
+        *("one_by_one", "--deliveries 4000 --concurrency 64 --answer-after 20", "--deliveries 200"),
     ),
     "growth": Part(
         "CPU of a batch in a ledger that has grown, beside an empty one, on both databases",
