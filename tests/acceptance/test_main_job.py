@@ -237,7 +237,8 @@ def test_a_dead_letter_is_shown_and_sent_again_on_demand(system: System) -> None
     (billed,) = system.delivered(run_id="tsk_refused", sink="billing", count=1)
     keys = [each.headers["webhook-id"] for each in system.billing.requests]
     assert keys.count(billed["id"]) == billed["attempts"] == 2
-    assert all(each["attempts"] == 1 for each in system.deliveries(run_id="tsk_refused") if each["sink"] != "billing")
+    others = [each for each in system.delivered(run_id="tsk_refused", count=4) if each["sink"] != "billing"]
+    assert [each["attempts"] for each in others] == [1] * 3
     assert not system.deliveries(state=["dead"])
 
 

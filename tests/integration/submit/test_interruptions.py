@@ -71,7 +71,7 @@ def test_who_hung_up_before_the_answer_came_and_asks_again_hears_of_the_run_that
     scripted_server.default = run("tsk_1")
 
     submit_and_hang_up(rig, lambda: scripted_server.calls)
-    time.sleep(0.1)  # that it hung up is known before there is an answer
+    rig.client.get("/healthz")  # that it hung up is known before there is an answer: what came later is answered
     late.set()
     eventually(lambda: rig.rows()[0]["state"] == "accepted")
     again = rig.client.post("/v1/run/tasks", content=PROMPT)
@@ -87,12 +87,20 @@ def test_who_hangs_up_again_and_again_still_makes_one_run(
     submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined, wait_for_answer = threading.Event(), Submitter._wait_for_answer
+    replied, repeat = threading.Event(), Submitter._repeat
 
     async def noted(*arguments: Any) -> Any:
         joined.set()
         return await wait_for_answer(*arguments)
 
+    async def noted_at_its_end(*arguments: Any) -> Any:
+        try:
+            return await repeat(*arguments)
+        finally:
+            replied.set()
+
     monkeypatch.setattr(Submitter, "_wait_for_answer", noted)
+    monkeypatch.setattr(Submitter, "_repeat", noted_at_its_end)
     rig = submitting(scripted_server.url, dispatching=False)
     first, second = threading.Event(), threading.Event()
     scripted_server.script = [run("tsk_1", until=first), run("tsk_1", until=second)]
@@ -103,7 +111,7 @@ def test_who_hangs_up_again_and_again_still_makes_one_run(
     first.set()
     eventually(lambda: len(scripted_server.calls) == 2)
     second.set()
-    time.sleep(0.5)  # the second one's answer has come, to nobody
+    eventually(replied.is_set)  # the second one's answer has come, to nobody
     again = rig.client.post("/v1/run/tasks", content=PROMPT)
 
     assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
