@@ -29,12 +29,26 @@ def person(chromium: Browser, deployment: ConsoleDeployment) -> Iterator[Visitor
         yield it
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(deployment: ConsoleDeployment) -> Iterator[Client]:
     it = Client(deployment.url.removesuffix("/console"))
     it.sign_in()
     yield it
     it.session.close()
+
+
+@pytest.fixture(scope="module")
+def crawled(client: Client) -> dict[str, str]:
+    """The pages as they were before any test of this module did something."""
+    return crawl(client)
+
+
+def page_with(button: str, crawled: dict[str, str], client: Client) -> str:
+    """Return the path of a page that has this button now: those first that had it, and runs have what fits them."""
+    likely = sorted(crawled, key=lambda path: (button not in crawled[path], "/console/runs/" not in path))
+    found = next((path for path in likely if button in client.session.get(path).text), None)
+    assert found, "no page has a button for it"
+    return found
 
 
 def fill_in(form: Locator) -> None:
@@ -54,19 +68,17 @@ def audited(deployment: ConsoleDeployment) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_click_does_it(name: str, person: Visitor, client: Client, deployment: ConsoleDeployment) -> None:
+def test_a_click_does_it(
+    name: str, person: Visitor, client: Client, crawled: dict[str, str], deployment: ConsoleDeployment
+) -> None:
     # Given a page with a button for it
     action = next(each for each in ACTIONS if each.name == name)
     target = f'"/console/do/{name}"'
-    pages = sorted(
-        (path for path, html in crawl(client).items() if f"action={target}" in html),
-        key=lambda path: "/console/runs/" not in path,  # a run's page has the buttons that fit its state
-    )
-    assert pages, "no page has a button for it"
+    path = page_with(f"action={target}", crawled, client)
     person.complaints.clear()
     done = audited(deployment)
     # When somebody clicks it, and answers the question
-    person.open(pages[0])
+    person.open(path)
     for row in person.page.locator("tbody input[type=checkbox][form=selection]").all()[:1]:
         row.check()
     buttons = person.page.locator(f"form[action={target}] button, button[formaction={target}]")
