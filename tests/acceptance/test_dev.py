@@ -39,6 +39,24 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., De
         dev.end()
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    """One for several tests: a start takes seconds of a core."""
+    dev = Dev(tmp_path_factory.mktemp("running"))
+    try:
+        yield dev.ready()
+    finally:
+        dev.end()
+
+
+def refused(dev: Dev, code: int) -> str:
+    """The one line with which it ended."""
+    assert dev.process.wait(60) == code, dev.log
+    (line,) = dev.log.splitlines()
+    assert line.startswith("runhook: ")
+    return line
+
+
 # --- From start to end
 
 
@@ -74,18 +92,8 @@ def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start: Callable[.
     assert "Traceback" not in dev.log
 
 
-def test_kill_9_leaves_no_process_and_the_next_one_finds_everything(start: Callable[..., Dev]) -> None:
-    dev = start().ready()
-    pids = descendants(dev.process.pid)
-    dev.process.kill()
-    eventually(lambda: not any(alive(pid) for pid in pids))
-    again = start(dev.data.parent).ready()
-    again.post(a_run(2))
-    eventually(lambda: any("tsk_2" in str(path) for path in again.data.glob("archive/**/*")), what=lambda: again.log)
-
-
-def test_whatever_part_is_killed_is_started_again_and_work_goes_on(start: Callable[..., Dev]) -> None:
-    dev = start().ready()
+def test_whatever_part_is_killed_is_started_again_and_work_goes_on(running: Dev) -> None:
+    dev = running
     for number, words in enumerate(
         ["valkey-server", "receiver.cli worker", "receiver.cli clock", "receiver.cli serve"]
     ):
@@ -110,8 +118,8 @@ def test_whatever_part_is_killed_is_started_again_and_work_goes_on(start: Callab
         print(f"{took:.2f} seconds from kill -9 of {words} to a new event delivered")
 
 
-def test_a_killed_dispatcher_and_a_killed_deliverer_cost_a_moment(start: Callable[..., Dev]) -> None:
-    dev = start().ready()
+def test_a_killed_dispatcher_and_a_killed_deliverer_cost_a_moment(running: Dev) -> None:
+    dev = running
     supervisor = dev.part("receiver.cli worker")
     eventually(lambda: len(descendants(supervisor)) == 2, what=lambda: dev.log)
     for number, child in enumerate(sorted(descendants(supervisor))):
@@ -124,15 +132,23 @@ def test_a_killed_dispatcher_and_a_killed_deliverer_cost_a_moment(start: Callabl
         watch.at_most(10)  # claims lapse by themselves after 15
 
 
+def test_a_second_one_on_the_same_data_is_one_line(running: Dev, start: Callable[..., Dev]) -> None:
+    line = refused(start(running.data.parent), 3)
+    assert f"in use by another Runhook (process {running.process.pid})" in line
+
+
+def test_kill_9_leaves_no_process_and_the_next_one_finds_everything(running: Dev, start: Callable[..., Dev]) -> None:
+    """Stands last of those that share one: nothing of it is left."""
+    pids = descendants(running.process.pid)
+    assert len(pids) >= 5
+    running.process.kill()
+    eventually(lambda: not any(alive(pid) for pid in pids))
+    again = start(running.data.parent).ready()
+    again.post(a_run(2))
+    eventually(lambda: any("tsk_2" in str(path) for path in again.data.glob("archive/**/*")), what=lambda: again.log)
+
+
 # --- What it refuses
-
-
-def refused(dev: Dev, code: int) -> str:
-    """The one line with which it ended."""
-    assert dev.process.wait(60) == code, dev.log
-    (line,) = dev.log.splitlines()
-    assert line.startswith("runhook: ")
-    return line
 
 
 def test_a_busy_port_is_one_line_and_nothing_was_started(start: Callable[..., Dev], tmp_path: Path) -> None:
@@ -154,12 +170,6 @@ def test_a_busy_port_is_one_line_and_nothing_was_started(start: Callable[..., De
 def test_a_wrong_config_is_one_line_for_each_problem(start: Callable[..., Dev]) -> None:
     line = refused(start(config=CONFIG.replace("type: files", "type: flies")), 2)
     assert "runhook.yaml:5: sinks.archive.type" in line
-
-
-def test_a_second_one_on_the_same_data_is_one_line(start: Callable[..., Dev]) -> None:
-    first = start().ready()
-    line = refused(start(first.data.parent), 3)
-    assert f"in use by another Runhook (process {first.process.pid})" in line
 
 
 def test_a_redis_that_is_away_is_one_line(start: Callable[..., Dev]) -> None:
