@@ -89,9 +89,15 @@ OURS = {dotted(path): path for path in modules("receiver", "handlers")}
 
 
 @cache
+def parsed(path: Path) -> ast.Module:
+    """A file's syntax tree, made once for all tests."""
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path, *, for_types: bool = True) -> frozenset[str]:
     """The full names of what the file imports: modules, and `module.name` for what is imported from one of ours."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     skipped: set[ast.AST] = set()
     if not for_types:
         for node in ast.walk(tree):
@@ -206,16 +212,16 @@ STARTS = {"create_task", "ensure_future", "Thread", "start_new_thread", "TaskGro
 STARTERS = {"receiver/runtime/background", "handlers/support/daemon_pool"}
 
 
-def starts_of(source: str) -> set[str]:
-    """The calls in `source` that start a task or a thread of its own."""
-    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    return {ast.unparse(call).rsplit(".", 1)[-1] for call in calls} & STARTS
+def starts_of(tree: ast.Module) -> set[str]:
+    """The calls in it that start a task or a thread of its own."""
+    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {getattr(each, "attr", getattr(each, "id", "")) for each in called} & STARTS
 
 
 def test_tasks_and_threads_are_started_where_their_end_is_seen() -> None:
-    assert starts_of("asyncio.create_task(x())\nthreading.Thread(target=f)") == {"create_task", "Thread"}
+    assert starts_of(ast.parse("asyncio.create_task(x())\nThread(target=f)")) == {"create_task", "Thread"}
     # A name that is one of our own classes is none of these: Slack has threads as well.
-    guilty = {name_of(path) for path in modules("receiver", "handlers") if starts_of(path.read_text())} - {
+    guilty = {name_of(path) for path in modules("receiver", "handlers") if starts_of(parsed(path))} - {
         "handlers/slack/threads"
     }
     assert guilty == STARTERS
@@ -226,12 +232,12 @@ def test_config_holds_no_code() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    assert {name for name, path in OURS.items() if not ast.get_docstring(ast.parse(path.read_text()))} == set()
+    assert {name for name, path in OURS.items() if not ast.get_docstring(parsed(path))} == set()
 
 
 def definitions(path: Path) -> Iterator[tuple[str, ast.AST]]:
     """The public classes and functions of a module, and the public methods of its public classes."""
-    pending: list[tuple[str, ast.AST]] = [("", ast.parse(path.read_text()))]
+    pending: list[tuple[str, ast.AST]] = [("", parsed(path))]
     while pending:
         prefix, owner = pending.pop()
         for node in getattr(owner, "body", ()):
@@ -299,7 +305,7 @@ def test_what_the_page_refers_to_is_there() -> None:
         path = ROOT / place
         if not path.exists() and not path.with_suffix(".py").exists():
             broken.add(place)
-        elif name and path.suffix == ".py" and not defined(ast.parse(path.read_text()), name.split(".")):
+        elif name and path.suffix == ".py" and not defined(parsed(path), name.split(".")):
             broken.add(f"{place} {name}")
     assert broken == set()
 
