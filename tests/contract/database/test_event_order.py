@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -60,18 +59,20 @@ def test_null_output_never_replaces_output_of_the_same_attempt_and_status(databa
     assert database.row()["output"] is None, "another status is a new result"
 
 
-@pytest.mark.parametrize("nothing", [{"block": None}, {"a": [None, {"b": {}}]}, []])
-@pytest.mark.parametrize("something", [{"n": 1}, {"a": [None, {"b": False}]}, [0], "", "null"])
-def test_output_that_came_before_an_empty_one_is_shown_in_any_order(
-    database: ResultsDb, nothing: Any, something: Any
-) -> None:
+def test_output_that_came_before_an_empty_one_is_shown_in_any_order(database: ResultsDb) -> None:
     sink = database.sink()
-    full = event("wr_1", 1, status="canceled", output=something)
-    sink.send_many([full, event("wr_1", 2, status="canceled", output=nothing)])
-    sink.send(event("wr_2", 2, status="canceled", output=nothing))
-    sink.send(event("wr_2", 1, status="canceled", output=something))
-    # Together, and one after the other with what is empty before it in the table
-    assert [row["output"] for row in database.rows()] == [something, something]
+    nothings: list[Any] = [{"block": None}, {"a": [None, {"b": {}}]}, []]
+    somethings: list[Any] = [{"n": 1}, {"a": [None, {"b": False}]}, [0], "", "null"]
+    expected = {}
+    for number, (nothing, something) in enumerate(itertools.product(nothings, somethings)):
+        # Together, and one after the other with what is empty before it in the table
+        one, other = f"wr_{number}_1", f"wr_{number}_2"
+        full = event(one, 1, status="canceled", output=something)
+        sink.send_many([full, event(one, 2, status="canceled", output=nothing)])
+        sink.send(event(other, 2, status="canceled", output=nothing))
+        sink.send(event(other, 1, status="canceled", output=something))
+        expected |= {one: something, other: something}
+    assert {row["run_id"]: row["output"] for row in database.rows()} == expected
 
 
 def test_fewer_fields_of_a_webhook_sent_again_take_nothing_away(database: ResultsDb) -> None:
