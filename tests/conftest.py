@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 
 import httpcore2
 import pytest
@@ -14,7 +15,7 @@ from tests.support.waiting import PATIENCE
 
 # A busy machine is no failure: what a property costs is not what it says. CI draws the same examples each time, as
 # Hypothesis's own profile for it does: what it finds is about the change, and a person's runs look further.
-settings.register_profile("runhook", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("runhook", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("runhook"), derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "runhook")
 
@@ -32,6 +33,17 @@ pytest_plugins = [
     "tests.servers.console",
     "tests.servers.chromium",
 ]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out a module that has no test of the length that is asked for: importing it takes time of each worker."""
+    if not collection_path.match("test_*.py"):
+        return None
+    text = collection_path.read_text()
+    return {
+        "long": "pytest.mark.long" not in text,
+        "not long": "\npytestmark = pytest.mark.long\n" in text,
+    }.get(config.option.markexpr) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
