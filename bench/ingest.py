@@ -42,8 +42,8 @@ from receiver.domain.signature import sign  # noqa: E402
 SECRET = "bench-secret"
 # Bytes of all different bodies that a client sends in turn.
 BODIES_BYTES = 8 << 20
-# Seconds of load before the first round.
-WARM_UP = 0.7
+# Answers before the first round.
+WARM_UP = 100
 BARE = "bare"
 RUNHOOK = "runhook"
 BEFORE = "before"
@@ -342,7 +342,7 @@ def main() -> None:
             starting = partial(start, name, Path(temporary) / name, stack, args.processes, trees.get(name, ROOT))
             side = _attempt(failures, name, starting)
             # One request after the other: some libraries must not be set up by several threads at once.
-            if side and _attempt(failures, name, partial(measure, side.ports, WARM_UP, 1, sizes[0])):
+            if side and _attempt(failures, name, partial(measure, side.ports, 0.0, 1, sizes[0], WARM_UP)):
                 sides.append(side)
         for size, many, number in itertools.product(sizes, connections, range(args.rounds)):
             for side in sides if number % 2 == 0 else sides[::-1]:
