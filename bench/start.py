@@ -2,9 +2,9 @@
 
     python bench/start.py [--rounds 7] [--against TREE] [--json]
 
-`serve` counts until its first 202, with a Valkey that is there; `bare` is a Starlette application on uvicorn that
-answers 202 to all. `--against`: another checkout, which takes turns with this one. The cheapest of each counts, for
-other processes make none cheaper; modules are compiled before.
+`runs` lists an empty ledger. `serve` counts until its first 202, with a Valkey that is there; `bare` is a Starlette
+application on uvicorn that answers 202 to all. `--against`: another checkout, which takes turns with this one. The
+cheapest of each counts, for other processes make none cheaper; modules are compiled before.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def _measured(folder: Path, redis_url: str, trees: Mapping[str, Path], rounds: i
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
-        "RUNHOOK_DATA": str(folder / "data"),
         "REDIS_URL": redis_url,
+        "RUNHOOK_CONFIG": str(config),
     }
     python = sys.executable
     pieces: dict[str, Callable[[], float]] = {
@@ -115,10 +115,13 @@ def _measured(folder: Path, redis_url: str, trees: Mapping[str, Path], rounds: i
     runhook = [python, "-m", "receiver.cli"]
 
     def serve(port: int) -> list[str]:
-        return [*runhook, "serve", "--port", str(port), "--config", str(config)]
+        return [*runhook, "serve", "--port", str(port)]
 
-    for tree, path in trees.items():
-        here = {**environ, "PYTHONPATH": str(path)}
+    for number, (tree, path) in enumerate(trees.items()):
+        # A ledger of its own, for each tree reads only what is of its release; keys are what makes one.
+        here = {**environ, "PYTHONPATH": str(path), "RUNHOOK_DATA": str(folder / f"data{number}")}
+        cpu_of_command([*runhook, "keys", "create", "bench", "--scope", "view"], here)
+        pieces[f"{tree}runs"] = partial(cpu_of_command, [*runhook, "runs"], here)
         pieces[f"{tree}--help"] = partial(cpu_of_command, [*runhook, "--help"], here)
         pieces[f"{tree}serve"] = partial(cpu_until_202, serve, here)
     found: dict[str, list[float]] = {name: [] for name in pieces}

@@ -1,4 +1,4 @@
-"""Parts of the application that are built once it serves webhooks, for these need a tenth of what is imported.
+"""Parts of the application that are built once it serves webhooks, for these need less than half of what all import.
 
 Whoever asks for one of those parts meanwhile waits for it. A part that can't be built ends the process.
 """
