@@ -6,13 +6,13 @@ the head of ledger/deliveries/claims.py. The deliverer works without it.
 
 from __future__ import annotations
 
-import select
 import time
 
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_handed_on
 from receiver.runtime.handover import HandedOn, Handover, Offer
+from receiver.runtime.process import readable
 from receiver.wakeups import NudgeWait
 
 # Deliveries that one offer is good for: what comes alone gains by it, and more than that takes the way of a backlog.
@@ -61,7 +61,7 @@ class Offers:
     @property
     def answered(self) -> bool:
         """Whether there is something to receive."""
-        return self._handover is not None and bool(select.select([self._handover.answers], [], [], 0)[0])
+        return self._handover is not None and bool(readable([self._handover.answers.fileno()], 0))
 
     def receive(self) -> HandedOn | None:
         """Return the next answer, if there is one; what does not come in time is not awaited any more."""

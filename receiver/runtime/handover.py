@@ -41,7 +41,7 @@ class Handover:
 
     @property
     def answers(self) -> socket.socket:
-        """What becomes readable when something is handed on: for `select`."""
+        """What becomes readable when something is handed on."""
         return self._answers[1]
 
     def put(self, offer: Offer) -> None:

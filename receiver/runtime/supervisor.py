@@ -11,7 +11,6 @@ import gc
 import logging
 import mmap
 import os
-import select
 import signal
 import socket
 import struct
@@ -31,6 +30,7 @@ from receiver.runtime.process import (
     error_location,
     exit_text,
     freeze_imports,
+    readable,
     stop_signals,
 )
 
@@ -156,7 +156,7 @@ class Supervisor:
         """Wait for a signal, SIGCHLD among them, or the next check; then see to overdue and ended children."""
         now = time.monotonic()
         due = [child.restarts.due - now for child in self._children if not child.pid and not self._stops]
-        select.select([reader], [], [], max(0.0, min([_TICK, *due])))
+        readable([reader], max(0.0, min([_TICK, *due])))
         drain(reader)
         self._kill_overdue()
         self._collect_ended()

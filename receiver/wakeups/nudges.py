@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import time
 from typing import Any, Final
 
 import redis
 
+from receiver.runtime.process import readable
 from receiver.wakeups.flags import nudge_key
 
 # Seconds after which an answer is not expected any more that Redis should have given.
@@ -38,10 +38,10 @@ class NudgeWait:
         while (left := until - time.monotonic()) > 0:
             try:
                 asked = self._ask(seconds)
-                ready = select.select([asked, other] if other else [asked], [], [], left)[0]
-                if asked in ready and self._answer():
+                ready = readable([each.fileno() for each in (asked, other) if each], left)
+                if asked.fileno() in ready and self._answer():
                     return True
-                if other in ready:
+                if other and other.fileno() in ready:
                     return False
             except redis.ConnectionError:  # it may have gone stale while nobody waited
                 lost += 1

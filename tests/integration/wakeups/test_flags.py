@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ import redis.asyncio
 
 from receiver import wakeups
 from receiver.runtime import redis_client
+from receiver.runtime.process import raise_file_limit
 from receiver.wakeups import flag_key
 from receiver.wakeups.rq_worker import Stop
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
@@ -182,6 +184,17 @@ def test_what_comes_another_way_ends_a_wait_and_no_nudge_is_lost_by_it(client: r
         # Then the next wait has it
         assert nudges.wait(PATIENCE, other)
         assert not nudges.wait(PATIENCE, other)
+
+
+def test_a_wait_takes_descriptors_of_a_process_that_has_over_a_thousand(client: redis.Redis) -> None:
+    assert raise_file_limit() > 1100
+    one, other = socket.socketpair()
+    with one, other, socket.socket(fileno=fcntl.fcntl(other, fcntl.F_DUPFD, 1100)) as high:
+        nudges = wakeups.NudgeWait(client, QUEUE)
+        assert not nudges.wait(0.01, high)
+        client.set(flag_key(QUEUE), 1, ex=wakeups.FLAG_TTL)
+        wakeups.wake(client, QUEUE)
+        assert nudges.wait(PATIENCE, high)
 
 
 def test_a_wait_outlives_a_connection_that_is_lost_and_one_that_is_silent(client: redis.Redis) -> None:
