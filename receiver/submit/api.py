@@ -176,10 +176,10 @@ class _Api:
         """Return `handler` for authenticated callers, with a response for each error, and for a stop."""
 
         async def serve(request: Request) -> Response:
-            self._stopping = self._stopping or asyncio.get_running_loop().create_future()
+            stopping = self._when_stopping()
             work = awaited(respond(request), "submit.respond")
             try:
-                either: set[asyncio.Future[Any]] = {work, self._stopping}
+                either: set[asyncio.Future[Any]] = {work, stopping}
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if not work.done():
                     await asyncio.wait({work}, timeout=REPLY_LIMIT)
@@ -349,6 +349,14 @@ class _Api:
         """Wake the worker that sends to callers. Without Redis the clock does, as soon as it is back."""
         with contextlib.suppress(redis.RedisError):
             await asyncio.to_thread(wakeups.wake_sinks, self._redis, [CALLBACK])
+
+    def _when_stopping(self) -> asyncio.Future[None]:
+        """Return what is done once the server stops."""
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_future()
+            if self._stopped_at is not None:  # the first call comes late
+                self._stopping.set_result(None)
+        return self._stopping
 
     def stop(self) -> None:
         """End all waiting: each held request is answered as if its time were up."""

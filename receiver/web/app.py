@@ -55,6 +55,7 @@ class Application(Starlette):
     parts: Sequence[WebPart] = ()
     admin: Starlette | None = None
     late: LateParts | None = None
+    stopping = False
 
     def add(self, parts: Sequence[WebPart]) -> None:
         """Serve the routes of `parts`, after those that are there.
@@ -65,9 +66,13 @@ class Application(Starlette):
         for_operators = self.router if self.admin is None else self.admin.router
         for_operators.routes += [route for part in parts for route in part.admin]
         self.router.routes += [route for part in parts for route in part.routes]
+        if self.stopping:
+            for part in parts:
+                part.stop()
 
     def stop(self) -> None:
         """Let held requests be answered. The server calls it first of all when it stops."""
+        self.stopping = True
         for part in self.parts:
             part.stop()
 

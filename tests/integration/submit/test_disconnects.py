@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.ledger.schema import submissions
-from receiver.submit import event_stream, results
+from receiver.submit import api, event_stream, results
 from receiver.submit.long_poll import LongPoll
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
@@ -185,6 +185,17 @@ async def test_a_skyvern_that_is_silent_does_not_hold_up_the_stop(
 
     answer: httpx2.Response = await asyncio.wait_for(asked, PATIENCE)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+
+
+def test_a_silent_skyvern_holds_no_first_call_that_comes_while_the_process_stops(
+    submitting: Make, upstream: Callable[[int, int], Upstream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has waited until the submit API was built."""
+    monkeypatch.setattr(api, "REPLY_LIMIT", 0.3)
+    rig = submitting(upstream(0, 10).url, dispatching=False)
+    rig.serving._server.config.app.stop()
+
+    assert rig.task().status_code == 502
 
 
 def test_a_skyvern_that_is_silent_holds_nobody_who_has_waited_already(

@@ -11,6 +11,7 @@ import pytest
 
 from receiver.errors import Busy, ConfigError
 from receiver.runtime.background import Background
+from receiver.web.app import Application
 from receiver.web.late_parts import LateParts
 from receiver.web.part import WebPart
 
@@ -79,3 +80,14 @@ async def test_a_stop_while_they_are_built_waits_for_no_thread() -> None:
         await asyncio.sleep(0.01)
     may_end.set()
     assert added == []
+
+
+def test_parts_that_are_built_when_the_server_is_stopping_hold_nobody() -> None:
+    stopped: list[str] = []
+    app = Application()
+    app.add([WebPart(stop=lambda: stopped.append("early"))])
+
+    app.stop()
+    app.add([WebPart(stop=lambda: stopped.append("late"))])
+
+    assert stopped == ["early", "late"]
