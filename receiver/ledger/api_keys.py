@@ -74,9 +74,10 @@ def _is_expired(connection: sa.Connection) -> sa.ColumnElement[bool]:
     return sa.and_(keys.c.expires_at.is_not(None), keys.c.expires_at <= now)
 
 
-def one(connection: sa.Connection, key_id: str) -> Key | None:
-    """Return the key with this id, revoked or not."""
-    row = connection.execute(_select(connection).where(keys.c.id == key_id)).first()
+def one(connection: sa.Connection, key_id: str, *, lock: bool = False) -> Key | None:
+    """Return the key with this id, revoked or not. `lock`: nobody else changes it before this transaction ends."""
+    query = _select(connection).where(keys.c.id == key_id)
+    row = connection.execute(query.with_for_update() if lock else query).first()
     return None if row is None else _of_row(row)
 
 

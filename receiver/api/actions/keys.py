@@ -236,6 +236,7 @@ def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> Ro
     life, latest = wanted.expires_in or planned, _own_end(service, actor, wanted.expires_in)
 
     def work(connection: Connection) -> tuple[Key, str, Key]:
+        api_keys.one(connection, old.id, lock=True)  # of two rotations at once, the second finds it replaced
         before = _to_rotate(connection, wanted.model_copy(update={"key": old.id}))
         key, whole = _issued(connection, master, old.name, old.scopes, old.source, rate, life, latest)
         api_keys.replace(connection, before.id, key.id, key.created_at + wanted.grace)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +210,23 @@ def test_a_key_that_is_rotated_works_beside_its_successor_for_a_while(service: S
     assert again["old"]["id"] == new["id"]
     assert api_key.digest(made["key"]) not in service.ledger.read(api_keys.hashes)
     assert [line[0] for line in done(service)] == ["key.create", "key.rotate", "key.rotate"]
+
+
+def test_of_rotations_at_once_only_one_makes_a_successor(ledger: Ledger, tmp_path: Path) -> None:
+    service = api.service(ledger, tmp_path)
+    old = call(service, "create_key", name="shop", scopes=["view"], source="other")["row"]["id"]
+    together = threading.Barrier(4)
+
+    def rotate(_number: int) -> bool:
+        together.wait()
+        try:
+            return bool(call(service, "rotate_key", key=old))
+        except Conflict as error:
+            assert "was rotated already" in str(error)
+            return False
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(rotate, range(4)))
+
+    assert made.count(True) == 1
+    assert len(call(service, "list_keys")["items"]) == 2
