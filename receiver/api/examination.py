@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Final
 
 from pydantic import Field
 
+from handlers.support.daemon_pool import in_thread
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Parameters, Result
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import OPERATE
 from receiver.errors import Busy
 
-# Seconds after which nothing more is tried: the answer must come before a call is given up.
+# Seconds after which is told what was found by then: the answer must come before a call is given up.
 TIME: Final = 15.0
 
 # It opens connections to each server and sink.
@@ -44,19 +44,22 @@ def get_doctor(service: Service, _actor: Actor, _wanted: Parameters) -> Examinat
 
     if not _examining.acquire(blocking=False):
         raise Busy("an examination is under way", retry_after=5)
+    found: list[FindingRow] = []
+
+    def work() -> None:
+        try:
+            for each in examine(service.settings):
+                row = FindingRow(check=each.check, ok=each.ok, note=each.note, what=each.what, todo=each.todo)
+                found.append(row)
+        finally:
+            _examining.release()
+
+    examining = in_thread("examination", work)
     try:
-        until, found, complete = time.monotonic() + TIME, [], True
-        for finding in examine(service.settings):
-            row = FindingRow(
-                check=finding.check, ok=finding.ok, note=finding.note, what=finding.what, todo=finding.todo
-            )
-            found.append(row)
-            if time.monotonic() > until:
-                complete = False
-                break
-        return Examination(items=found, complete=complete)
-    finally:
-        _examining.release()
+        examining.result(TIME)
+    except TimeoutError:  # of what hangs too: what was found before is told
+        return Examination(items=[*found], complete=False)
+    return Examination(items=found, complete=True)
 
 
 GET_DOCTOR = Endpoint("get_doctor", "GET", "/doctor", OPERATE, Parameters, Examination, get_doctor, all_sources=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any, Final
@@ -14,7 +15,7 @@ from receiver.delivery.sink_services import SourceServices
 from receiver.doctor.finding import Finding
 
 # Seconds that all checks have together; one that hangs is left behind.
-PATIENCE: Final = 15.0
+PATIENCE: Final = 10.0
 
 
 def examine(config: Config, default_base: str) -> Iterator[Finding]:
@@ -24,16 +25,17 @@ def examine(config: Config, default_base: str) -> Iterator[Finding]:
     for name, chosen in config.sinks.items():
         sink = registry.build(name, chosen.type, chosen.options, services)
         asked.append((name, sink, in_thread(f"check-{name}", sink.check)))
+    until = time.monotonic() + PATIENCE
     for name, sink, answer in asked:
-        yield _finding(name, answer)
+        yield _finding(name, answer, until - time.monotonic())
         if answer.done():
             sink.close()
 
 
-def _finding(name: str, answer: Future[str]) -> Finding:
+def _finding(name: str, answer: Future[str], seconds: float) -> Finding:
     todo = f"mend its options or its server; `runhook sink test {name}` sends a sample"
     try:
-        said = answer.result(PATIENCE)
+        said = answer.result(max(0.0, seconds))
     except SinkError as error:
         return Finding(f"sink {name}", str(error), todo)
     except TimeoutError:

@@ -221,8 +221,7 @@ def test_of_rotations_at_once_only_one_makes_a_successor(ledger: Ledger, tmp_pat
         together.wait()
         try:
             return bool(call(service, "rotate_key", key=old))
-        except Conflict as error:
-            assert "was rotated already" in str(error)
+        except Conflict:
             return False
 
     with ThreadPoolExecutor(4) as pool:

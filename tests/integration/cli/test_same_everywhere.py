@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -209,14 +210,29 @@ def test_the_doctor_of_a_service_is_its_own_process(
         ("x", False, "z"),
     ]
     assert [each.data for each in asked] == [service.settings.data]
-    # And only for who may act for all sources; one that takes too long ends early
+    # And only for who may act for all sources
     for key in (service.key("view", source="*"), service.key("view", "operate")):
         code, _, error = said("doctor", "--url", service.url, "--key", key)
         assert code != 0
         assert "this " in error
-    monkeypatch.setattr(api_examination, "TIME", -1.0)
-    rows = json.loads(said("doctor", "-o", "json", *remote)[1])
+
+
+def test_of_an_examination_that_hangs_what_was_found_before_is_told(
+    service: Submitting, said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going_on = threading.Event()
+
+    def examine(_settings: object) -> Iterator[Finding]:
+        yield Finding("redis", "it answers")
+        going_on.wait(60)
+
+    monkeypatch.setattr(examination, "examine", examine)
+    monkeypatch.setattr(api_examination, "TIME", 0.5)
+    rows = json.loads(
+        said("doctor", "-o", "json", "--url", service.url, "--key", service.key("view", "operate", source="*"))[1]
+    )
     assert [row["check"] for row in rows] == ["redis", "doctor"]
+    going_on.set()
 
 
 def test_the_state_of_a_service_is_told_here_and_there(service: Submitting, said: Callable[..., Said]) -> None:

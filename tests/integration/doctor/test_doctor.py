@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 
 from receiver import __version__
 from receiver.cli import main
+from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.doctor import disk, hosts, servers, signatures
+from receiver.doctor import sinks as sink_checks
 from receiver.doctor.examination import examine
 from receiver.doctor.finding import Finding
 from receiver.domain.parts import PartBeat, PartSeen
@@ -25,6 +28,7 @@ from receiver.ledger.migrate import HEAD
 from receiver.runtime.data_folder import secure
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
 from tests.servers.receiver import OLD_SECRET, ReceiverProcess, body
+from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.valkey import ValkeyProcess
 
 SOURCES = {"skyvern": {"secrets": ["skyvern-secret"]}, "lab": {"secrets": ["lab-secret"], "api_key": "lab-api-key"}}
@@ -269,3 +273,20 @@ def test_the_command_ends_with_1_for_a_fault_and_prints_json(
     assert "ok    redis.durability" in shown
     assert "WRONG parts: not running" in shown
     assert "note  public_url: PUBLIC_URL is not set" in shown
+
+
+def test_sinks_that_hang_share_the_time_that_there_is(
+    settings: Settings, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sink_checks, "PATIENCE", 1.0)
+    scripted_server.default = Reply(until=threading.Event())
+    away = {"type": "s3", "bucket": "bucket", "endpoint_url": scripted_server.url}
+    keys = {"access_key_id": "a", "secret_access_key": "b"}
+    config = {"sources": SOURCES, "sinks": {f"s{number}": {**away, **keys} for number in range(4)}, "routes": []}
+    settings.config.write_text(json.dumps(config))
+
+    began = time.monotonic()
+    found = list(sink_checks.examine(load(settings.config, settings.environ), ""))
+
+    assert {each.what for each in found} == {"no answer within 1 s"}
+    assert time.monotonic() - began < 3
