@@ -118,7 +118,7 @@ def _differences(report: StatusReport) -> Iterator[Problem]:
             yield Problem(
                 "clock_skew",
                 f"the clock of {each.beat.host} is {ago(abs(each.skew))} {words} that of Redis or the database",
-                "run NTP (chrony, systemd-timesyncd) there: claims and retries are counted in seconds",
+                "run NTP (chrony, systemd-timesyncd) there: when a webhook came is told by that clock",
             )
             break
     other = [each for each in running if report.config_hash and each.beat.config not in ("", report.config_hash)]
