@@ -256,8 +256,10 @@ class GuardedClient:
             with _translated_errors(url.host):
                 head = request_head(method, url.raw_path, sent)
                 deadline.remaining()
-                connection = idle.take(origin) or HttpConnection(self._connector.connect(url, deadline), self._timeout)
-                connection.send(head, content or b"", deadline)
+                connection = idle.take(origin)
+                if connection is None or not _sent_again(connection, head, content or b"", deadline):
+                    connection = HttpConnection(self._connector.connect(url, deadline), self._timeout)
+                    connection.send(head, content or b"", deadline)
             yield connection
         finally:
             if connection is not None:
@@ -288,6 +290,21 @@ def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int]:
     return url.scheme, url.host, url.port or _PORTS[url.scheme]
+
+
+def _sent_again(connection: HttpConnection, head: bytes, content: bytes, deadline: Deadline) -> bool:
+    """Send a request over a connection that has had others; False, and closed, if the server hung up meanwhile.
+
+    Then nothing says that it has read the request, and whoever calls would send it again in any case.
+    """
+    try:
+        connection.send(head, content, deadline)
+    except (httpcore2.NetworkError, httpcore2.RemoteProtocolError):
+        if not connection.unanswered:
+            raise
+        connection.close()
+        return False
+    return True
 
 
 @contextmanager

@@ -66,6 +66,7 @@ class _Incoming:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.pieces: deque[bytes] = deque()  # of the body
+        self.began = False  # whether anything was received
         self.has_head = False
         self.complete = False
         # Whether the connection can be used again once it is complete.
@@ -74,6 +75,7 @@ class _Incoming:
 
     def feed(self, data: bytes) -> None:
         """Take what was received."""
+        self.began = True
         before = len(self.pieces)
         try:
             self._parser.feed_data(data)
@@ -119,6 +121,7 @@ class _Incoming:
 
     def on_message_complete(self) -> None:
         self.complete = self.has_head
+        self.keeps_open = self.keeps_open and self._parser.should_keep_alive()  # trailers may say otherwise
 
 
 class HttpConnection:
@@ -146,6 +149,11 @@ class HttpConnection:
             self._broken = True  # but the server may have answered before it hung up
         while not self._incoming.has_head:
             self._receive(_FIRST_READ)
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether nothing was received since the request was sent."""
+        return not self._incoming.began
 
     @property
     def status(self) -> int:

@@ -21,6 +21,8 @@ from handlers.support.url import without_query
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.support.waiting import Stopwatch
 
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
 
 class Names:
     """A resolver of the test's own: gives the next answer each time, and remembers what was asked."""
@@ -416,3 +418,44 @@ def test_a_header_that_would_split_the_request_is_refused(server: ArtifactServer
 def test_a_deadline_is_shared_by_everything_that_uses_it(server: ArtifactServer) -> None:
     with pytest.raises(Unavailable, match="not done within"):
         GuardedClient(["127.0.0.1"]).post(server.url + "/", content=b"", deadline=Deadline(0))
+
+
+@pytest.mark.parametrize(("second", "asked"), [(b"", 3), (b"HTTP/1.1 2", 2)])
+def test_a_request_that_met_a_server_which_hung_up_is_sent_once_more(second: bytes, asked: int) -> None:
+    """The server reads the second request of its first connection, and closes it after these bytes."""
+    seen: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def talk() -> None:
+            for answers in ((ANSWER, second), (ANSWER,)):
+                with listener.accept()[0] as connection:
+                    for answer in answers:
+                        seen.append(connection.recv(65536))
+                        connection.sendall(answer)
+
+        threading.Thread(target=talk, daemon=True).start()
+        client, url = GuardedClient(["127.0.0.1"]), f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        assert client.post(url, content=b"", deadline=5).status == 200
+
+        with pytest.raises(Unavailable) if second else contextlib.nullcontext():
+            assert client.post(url, content=b"", deadline=5).status == 200
+
+        assert len(seen) == asked
+        client.close()
+
+
+def test_a_server_that_hangs_up_on_a_new_connection_is_asked_once() -> None:
+    seen: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def talk() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with listener.accept()[0] as connection:
+                        seen.append(connection.recv(65536))
+
+        threading.Thread(target=talk, daemon=True).start()
+        with pytest.raises(Unavailable, match="the connection broke"):
+            GuardedClient(["127.0.0.1"]).post(f"http://127.0.0.1:{listener.getsockname()[1]}/", content=b"", deadline=5)
+
+        assert len(seen) == 1

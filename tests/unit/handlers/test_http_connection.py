@@ -85,6 +85,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n"
         ([b"HTTP/1.1 100 Continue\r\nx: y\r\n\r\n" + LENGTH], 200, b"ok", True),
         ([b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Hints\r\n\r\n", LENGTH], 200, b"ok", True),
         ([CHUNKED + b"\r\n1\r\no\r\n", b"1;x=y\r\nk\r\n0\r\nt: v\r\n\r\n"], 200, b"ok", True),
+        ([CHUNKED + b"\r\n2\r\nok\r\n0\r\nconnection: close\r\n\r\n"], 200, b"ok", False),
         # Both lengths: the chunks count, and what follows is not to be trusted.
         ([CHUNKED + b"content-length: 9\r\n\r\n2\r\nok\r\n0\r\n\r\n"], 200, b"ok", False),
         ([b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"], 200, b"ok", False),
