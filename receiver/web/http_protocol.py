@@ -61,9 +61,9 @@ class AnswerTransport:
         self._protocol.transport.write(data)
 
     def flush(self) -> None:
-        """Write what waits, if anything does."""
-        if self._held:
-            data, self._held = self._held, b""
+        """Write what waits, if anything does and the connection is still there."""
+        data, self._held = self._held, b""
+        if data and not self._protocol.transport.is_closing():  # uvloop raises where it is gone
             self._protocol.transport.write(data)
 
     def is_closing(self) -> bool:

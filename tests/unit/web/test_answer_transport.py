@@ -17,7 +17,15 @@ class _Connection:
         self.loop = asyncio.get_running_loop()
         self.transport = self
         self.did: list[bytes] = []
-        self.write = self.did.append
+        self.gone = False
+
+    def is_closing(self) -> bool:
+        return self.gone
+
+    def write(self, data: bytes) -> None:
+        if self.gone:
+            raise RuntimeError("the handler is closed")  # as uvloop does
+        self.did.append(data)
 
     def close_after_answer(self) -> None:
         self.did.append(b"closed")
@@ -56,3 +64,17 @@ async def test_nothing_is_left_behind_by_the_end() -> None:
     await asyncio.sleep(0)
 
     assert connection.did == [HEAD, b"closed"]
+
+
+async def test_a_head_whose_connection_is_gone_meanwhile_is_dropped() -> None:
+    connection: Any = _Connection()
+    failed: list[Any] = []
+    connection.loop.set_exception_handler(lambda _loop, context: failed.append(context))
+    answer = AnswerTransport(connection)
+
+    answer.write(HEAD)
+    connection.gone = True
+    await asyncio.sleep(0)
+
+    assert not failed
+    assert not connection.did
