@@ -86,6 +86,11 @@ class ArtifactFiles:
 
     def find(self, actor: Actor, wanted: ContentParameters) -> ArtifactContent:
         """Return the file. Raises Forbidden, NotFound, Conflict, and Busy when the sink's store or Skyvern is away."""
+        found = self.at_hand(actor, wanted)
+        return found if isinstance(found, ArtifactContent) else self.fetched(found)
+
+    def at_hand(self, actor: Actor, wanted: ContentParameters) -> ArtifactContent | ArtifactRow:
+        """Return the file; what is known of it when it must be fetched from Skyvern first. Raises as `find`."""
         wanted = GET_CONTENT.allowed(actor, wanted)
         row = _named(self._service, wanted)
         trouble: SinkError | None = None
@@ -99,11 +104,16 @@ class ArtifactFiles:
                 if file is not None:
                     return _content(row, file, copy.sink, copy.key)
         if wanted.skyvern and not wanted.sink:
-            return _content(row, self._skyvern.find(self._event(row.event_id), row.name))
+            kept = self._skyvern.kept(row.event_id, row.name)
+            return row if kept is None else _content(row, kept)
         if trouble is not None:
             raise _away(wanted.sink or "the store", trouble)
         where = f"the sink {wanted.sink} does not have it" if wanted.sink else "no sink has it where it was stored"
         raise NotFound(f"file {wanted.name} of run {row.run_id}: {where}")
+
+    def fetched(self, row: ArtifactRow) -> ArtifactContent:
+        """Return a file that `at_hand` does not have, which may take minutes. Raises NotFound and Busy."""
+        return _content(row, self._skyvern.find(self._event(row.event_id), row.name))
 
     def _event(self, event_id: str) -> EventBody:
         redactor = Redactor(self._service.config.redact)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from handlers.mirror.content_types import DEFAULT
 from receiver.api.artifact_content import ArtifactContent, ArtifactFiles, ContentParameters
+from receiver.api.artifacts import ArtifactRow
 from receiver.api.byte_range import range_of
 from receiver.api.call_pool import CallPool
 from receiver.api.etag import is_known
@@ -43,7 +44,8 @@ class ArtifactStreams:
     def __init__(self, service: Service) -> None:
         self._files = ArtifactFiles(service)
         self._pool = CallPool("artifacts")
-        self._fetching = CallPool("skyvern-files")  # its own: a Skyvern that hangs holds up no file that is stored
+        # Of each source: a Skyvern that hangs holds up no file that is stored, nor those of another source.
+        self._fetching: dict[str, CallPool] = {}
         self._places = WaiterLimit(MAX_STREAMS, CALLER_SHARE)
 
     @staticmethod
@@ -53,8 +55,11 @@ class ArtifactStreams:
 
     async def answer(self, request: Request, actor: Actor, wanted: ContentParameters) -> Response:
         """Return the file, or the range that the request asks for. Raises RequestError and LedgerUnavailable."""
-        pool = self._fetching if wanted.skyvern else self._pool
-        content = await pool.run(lambda: self._files.find(actor, wanted))
+        content = await self._pool.run(lambda: self._files.at_hand(actor, wanted))
+        if isinstance(content, ArtifactRow):
+            row = content
+            pool = self._fetching.setdefault(row.source, CallPool(f"skyvern-files-{row.source}"))
+            content = await pool.run(lambda: self._files.fetched(row))
         headers = _headers(content)
         if is_known(",".join(request.headers.getlist("if-none-match")), content.etag):
             return Response(status_code=304, headers=headers)
@@ -102,7 +107,8 @@ class ArtifactStreams:
     def close(self) -> None:
         """Stop the threads, and close the sinks."""
         self._pool.close()
-        self._fetching.close()
+        for each in self._fetching.values():
+            each.close()
         self._files.close()
 
 

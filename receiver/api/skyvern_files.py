@@ -98,6 +98,11 @@ class SkyvernFiles:
                 self._fetching.pop(which, None)
             fetching.release()
 
+    def kept(self, event_id: str, name: str) -> ReadableFile | None:
+        """Return a file that was fetched a moment ago, without waiting for anything."""
+        known = self._known((event_id, name))
+        return None if known is None else known.readable()
+
     def _known(self, which: _Which) -> _Fetched | None:
         now = time.monotonic()
         with self._lock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ import httpx2
 import pytest
 
 from receiver.api import artifact_content, skyvern_files
+from receiver.api.call_pool import THREADS
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.submitting import Submitting
 from tests.support.api_calls import get, problem
@@ -166,3 +169,36 @@ def test_what_is_not_what_skyvern_announced_is_not_given(submitting: Callable[..
         for name, status in (("short.txt", 503), ("other.txt", 503), ("long.txt", 404)):
             answer = get(server, f"/artifacts/content?run_id=tsk_2&name={name}&skyvern=true", server.key("view"))
             assert (problem(answer)["status"], b"xxx" in answer.content) == (status, False), name
+
+
+def test_files_that_come_slowly_hold_up_none_that_is_there_and_none_of_another_source(
+    submitting: Callable[..., Submitting], tmp_path: Path
+) -> None:
+    with ArtifactServer() as skyvern, ThreadPoolExecutor(THREADS) as pool:
+        # Given a stored file, one that was fetched, and one of another source
+        source = {"secrets": ["other"], "api_base": skyvern.url, "api_key": "k"}
+        sinks = {"archive": {"type": "files", "path": str(tmp_path / "archive")}}
+        server = submitting(skyvern.url, dispatching=False, sinks=sinks, sources={"skyvern": source, "other": source})
+        store_files(server.ledger, tmp_path / "archive", "tsk_1", "archive")
+        going_on = threading.Event()
+        files = [
+            {"url": skyvern.add(f"/{name}", b"x" * 99, gate=going_on if "slow" in name else None), "filename": name}
+            for name in ("kept.txt", *(f"slow-{number}.txt" for number in range(THREADS)))
+        ]
+        record(server.ledger, new_event("tsk_2", downloaded_files=files))
+        record(server.ledger, new_event("tsk_3", source="other", downloaded_files=files[:1]))
+        key, other = server.key("view"), server.key("view", source="other")
+
+        def fetch(run: str, name: str, key: str = key) -> int:
+            return get(server, f"/artifacts/content?run_id={run}&name={name}&skyvern=true", key).status_code
+
+        assert fetch("tsk_2", "kept.txt") == 200
+        # When as many files come slowly as are fetched at once
+        slow = [pool.submit(fetch, "tsk_2", f"slow-{number}.txt") for number in range(THREADS)]
+        for number in range(THREADS):
+            skyvern.wait_for(f"/slow-{number}.txt", 1)
+        # Then the others are given before
+        others = [fetch("tsk_1", "notes.txt"), fetch("tsk_2", "kept.txt"), fetch("tsk_3", "kept.txt", other)]
+        going_on.set()
+        assert others == [200, 200, 200]
+        assert [each.result() for each in slow] == [200] * THREADS
