@@ -36,11 +36,13 @@ def tags(page: str) -> set[str]:
 
 @dataclass
 class PageForm:
-    """A form of a page, with what its fields hold as the page came. `buttons`: where each leads, by what it says."""
+    """A form of a page, with what its fields hold as the page came. `buttons`: where each leads, by what it says;
+    `values`: what each sends of its own."""
 
     action: str
     fields: list[tuple[str, str]] = field(default_factory=list)
     buttons: dict[str, str] = field(default_factory=dict)
+    values: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class _Forms(HTMLParser):
@@ -53,6 +55,7 @@ class _Forms(HTMLParser):
         self._select: tuple[str, list[tuple[str | None, bool]]] | None = None
         self._text: tuple[str, str] | None = None
         self._button: tuple[str, str] | None = None
+        self._value: dict[str, str] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
@@ -65,6 +68,7 @@ class _Forms(HTMLParser):
             self._open.fields.append((given["name"], given.get("value", "")))
         elif tag == "button":
             self._button = given.get("formaction", self._open.action), ""
+            self._value = {given["name"]: given.get("value", "")} if given.get("name") else {}
         elif tag == "select":
             self._select = given.get("name", ""), []
         elif tag == "option" and self._select is not None:
@@ -87,6 +91,7 @@ class _Forms(HTMLParser):
             self._open = None
         elif tag == "button" and self._button is not None:
             self._open.buttons[self._button[1].strip()] = self._button[0]
+            self._open.values[self._button[1].strip()] = self._value
             self._button = None
         elif tag == "select" and self._select is not None:
             name, options = self._select
@@ -149,7 +154,7 @@ class Browser:
     def click(self, page: httpx2.Response, label: str, **filled: str | Sequence[str]) -> httpx2.Response:
         """Click the first button of this page that says so. Where the answer leads to a page, that one is returned."""
         form = next(each for each in forms(page.text) if label in each.buttons)
-        answer = self._send(form, form.buttons[label], filled)
+        answer = self._send(form, form.buttons[label], {**form.values[label], **filled})
         return self.session.get(answer.headers["location"]) if answer.status_code == 303 else answer
 
     def _send(self, form: PageForm, action: str, filled: Mapping[str, str | Sequence[str]]) -> httpx2.Response:

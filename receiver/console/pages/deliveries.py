@@ -68,9 +68,11 @@ _MOVES: Final = (
 )
 
 
-def resubmits(service: Service) -> bool:
-    """Whether there is a sink that submits runs again."""
-    return any(sink.type == "resubmit" for sink in service.config.sinks.values())
+def resubmits(service: Service) -> list[tuple[str, str]]:
+    """Return the buttons that submit runs again: what each says, and the sink it names. Where there is one sink that
+    does so, nobody has to name it; where there is none, there is no button."""
+    found = [name for name, sink in service.config.sinks.items() if sink.type == "resubmit"]
+    return [("Submit again", "")] if len(found) == 1 else [(f"Submit again by {name}", name) for name in found]
 
 
 def deliveries(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -123,9 +125,10 @@ def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Qu
     }
 
 
-def _on_rows(states: AbstractSet[str]) -> list[tuple[str, str]]:
-    """Return what can be done with deliveries in one of `states`, any if there are none: the action, and its verb."""
-    return [(each.name, each.verb) for each in _MOVES if not states or states & each.states]
+def _on_rows(states: AbstractSet[str]) -> list[tuple[str, str, str]]:
+    """Return what can be done with deliveries in one of `states`, any if there are none: the action, its verb, and no
+    sink."""
+    return [(each.name, each.verb, "") for each in _MOVES if not states or states & each.states]
 
 
 def _on_all(taken: Mapping[str, Sequence[str]]) -> list[tuple[str, str, Mapping[str, Sequence[str]]]]:

@@ -58,7 +58,8 @@ def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) 
         "videos": [each for each in stored if each.row.name.lower().endswith(_VIDEOS)],
         "pictures": pictures[:_MOST_PICTURES],
         "pictures_left": len(pictures[_MOST_PICTURES:]),
-        "can": _possible(service, told),
+        "can": _possible(told),
+        "resubmits": resubmits(service),
     }
 
 
@@ -108,7 +109,7 @@ def _not_stored(files: Sequence[FileView], deliveries: Sequence[DeliveryRow]) ->
             yield f"{each.sink}: {note}."
 
 
-def _possible(service: Service, told: RunDetails) -> dict[str, bool]:
+def _possible(told: RunDetails) -> dict[str, bool]:
     """Return which buttons could do something now."""
     has = {state for state, count in told.run.deliveries.items() if count}
     return {
@@ -116,7 +117,7 @@ def _possible(service: Service, told: RunDetails) -> dict[str, bool]:
         "send": DeliveryState.DELIVERED in has,
         "cancel": not has.isdisjoint(_WAITS),
         "restore": DeliveryState.CANCELLED in has,
-        "resubmit": resubmits(service) and told.run.outcome in RETRIED and not told.run.retried_by,
+        "resubmit": told.run.outcome in RETRIED and not told.run.retried_by,
     }
 
 

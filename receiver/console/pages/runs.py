@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from receiver.api.actions.deliveries import REPLAY_DELIVERIES, RESUBMIT_RUNS
+from handlers.support.resubmit_chain import RETRIED
+from receiver.api.actions.deliveries import REPLAY_DELIVERIES, REPLAYABLE, RESUBMIT_RUNS
+from receiver.api.models import Filtered
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
 from receiver.console.filters import filter_form
@@ -20,16 +22,28 @@ _MORE: Final = ("source", "title", "label", "run_type", "reason", "route", "sink
 def runs(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of runs that match what the query says."""
     given = given_of(query)
-    again = [(RESUBMIT_RUNS.name, "Submit again")] if resubmits(service) else []
+    form = filter_form(service, actor, "/runs", given, _COMMON, _MORE)
+    again = resubmits(service)
     found = LIST_RUNS.call(service, actor, LIST_RUNS.parse({}, given))
     return {
         "title": "Runs",
         "here": "Runs",
         "runs": found.items,
-        "on_rows": [(REPLAY_DELIVERIES.name, "Replay"), *again],
-        "form": filter_form(service, actor, "/runs", given, _COMMON, _MORE),
+        "on_rows": [
+            (REPLAY_DELIVERIES.name, "Replay", ""),
+            *((RESUBMIT_RUNS.name, label, into) for label, into in again),
+        ],
+        "replayable": bool(form.given) and set(form.given.get("state", ())) <= set(REPLAYABLE),
+        "resubmits": again if _resubmittable(form.given) else [],
+        "form": form,
         "next_path": next_path("/runs", given, found.next),
     }
+
+
+def _resubmittable(given: Mapping[str, Sequence[str]]) -> bool:
+    """Whether the runs that match may have failed ones, and the action has each filter of them."""
+    status = set(given.get("status", RETRIED))
+    return bool(given) and given.keys() <= Filtered.model_fields.keys() and not status.isdisjoint(RETRIED)
 
 
 PAGES: Final = (ConsolePage("/runs", "runs.html", runs, PageLink("Runs", "r", "")),)

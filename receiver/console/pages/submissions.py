@@ -11,6 +11,7 @@ from receiver.api.service import Actor, Service
 from receiver.api.submissions import GET_SUBMISSION
 from receiver.console.filters import filter_form
 from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.console.pages.deliveries import resubmits
 from receiver.domain.submission import SubmissionState
 
 _COMMON: Final = ("text", "state", "run", "label", "since")
@@ -52,6 +53,7 @@ def submission(service: Service, actor: Actor, names: Mapping[str, str], query: 
         "run": told.run,
         "timeline": told.timeline,
         "facts": [(name, value) for name, value in facts if value],
+        "resubmits": resubmits(service),
         "request": None if found.request is None else outline(found.request),
     }
 

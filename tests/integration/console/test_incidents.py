@@ -6,10 +6,12 @@ import html
 import re
 from collections.abc import Callable
 
-from receiver.ledger.schema import runs
+import sqlalchemy as sa
+
+from receiver.ledger.schema import deliveries, runs
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser
-from tests.support.ledger import new_event, record
+from tests.support.ledger import new_event, record, work_off
 
 
 def test_an_incident_leads_to_its_runs(browser: Browser, console_server: Submitting) -> None:
@@ -47,6 +49,43 @@ def test_an_incident_is_submitted_again_where_a_sink_does_that(
     browser.sign_in()
     asked = browser.click(browser.get("/incidents"), "Submit again")
     assert "Submit these failed runs again?" in asked.text
+    browser.session.close()
+
+
+def resubmitted(server: Submitting) -> set[tuple[str, str]]:
+    """Run and sink of each delivery, once all operations are done."""
+    work_off(server.ledger)
+    made = sa.select(deliveries.c.run_id, deliveries.c.sink)
+    return {(row.run_id, row.sink) for row in server.ledger.read(lambda it: it.execute(made).all())}
+
+
+def test_failed_runs_that_match_are_submitted_again_by_the_sink_that_somebody_chooses(
+    submitting: Callable[..., Submitting], hashed_password: str
+) -> None:
+    # Given two sinks that submit runs again, a run that has failed and one that has not
+    sinks = {
+        name: {"type": "resubmit", "base_url": "http://127.0.0.1:9", "key": "rhk_x"} for name in ("here", "abroad")
+    }
+    server = submitting("http://127.0.0.1:9", dispatching=False, console_password=hashed_password, sinks=sinks)
+    for name, status in (("tsk_1", "failed"), ("tsk_2", "completed"), ("tsk_3", "failed")):
+        record(server.ledger, new_event(name, status=status, title="Invoices"), now=server.ledger.now() - 10)
+    browser = Browser(server.url)
+    browser.sign_in()
+    # Then no button takes all runs that there are, nor any of which none has failed, nor what no filter of it finds
+    for path in ("/runs", "/runs?title=Invoices&status=completed", "/runs?title=Invoices&sink=here"):
+        assert "Submit all failed again" not in browser.get(path).text, path
+    # When one chooses a sink for all that match
+    asked = browser.click(browser.get("/runs?title=Invoices"), "Submit all failed again by abroad")
+    assert "Submit these failed runs again?" in asked.text
+    assert "tsk_2" not in asked.text
+    done = browser.click(asked, "Submit again 2")
+    # Then these, and no others, are that sink's
+    assert "2 submitted again" in done.text
+    assert resubmitted(server) == {("tsk_1", "abroad"), ("tsk_3", "abroad")}
+    # And of selected rows the other sink takes the one that was chosen
+    asked = browser.click(browser.get("/runs"), "Submit again by here selected", ids="tsk_1")
+    browser.click(asked, "Submit again")
+    assert resubmitted(server) == {("tsk_1", "abroad"), ("tsk_3", "abroad"), ("tsk_1", "here")}
     browser.session.close()
 
 

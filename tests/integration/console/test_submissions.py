@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -57,10 +58,27 @@ def test_one_tells_what_it_asked_for_and_waits_for(browser: Browser, console_ser
     assert "Submit again" not in page
     # When its run has failed
     record(console_server.ledger, new_event("tsk_1", status="failed"))
-    # Then it is there, and can be submitted again
+    # Then it is there
     page = browser.get(f"/submissions/{found}").text
     assert '<a class="mono" href="/console/runs/tsk_1?source=skyvern">tsk_1</a>' in page
-    assert "Submit again" in page
+    # And there is no button for it where no sink submits runs again
+    assert "Submit again" not in page
+
+
+def test_one_whose_run_has_failed_is_submitted_again(
+    submitting: Callable[..., Submitting], hashed_password: str
+) -> None:
+    again = {"type": "resubmit", "base_url": "http://127.0.0.1:9", "key": "rhk_x"}
+    server = submitting(
+        "http://127.0.0.1:9", dispatching=False, console_password=hashed_password, sinks={"again": again}
+    )
+    found = submitted(server, "taken", "tsk_1", title="Fetch invoices", request={"prompt": "Log in first"})
+    record(server.ledger, new_event("tsk_1", status="failed"), now=time.time() - 10)
+    browser = Browser(server.url)
+    browser.sign_in()
+    asked = browser.click(browser.get(f"/submissions/{found}"), "Submit again")
+    assert "Submit these failed runs again?" in asked.text
+    browser.session.close()
 
 
 def test_one_that_is_not_there(browser: Browser, console_server: Submitting) -> None:
