@@ -65,7 +65,7 @@ class _Incoming:
         """Expect the response to the next request."""
         self.status = 0
         self.headers: dict[str, str] = {}
-        self.pieces: deque[bytes] = deque()  # of the body
+        self.pieces: list[bytes] = []  # of the body
         self.began = False  # whether anything was received
         self.has_head = False
         self.complete = False
@@ -169,8 +169,10 @@ class HttpConnection:
         """Yield the body of the response as it arrives, not decompressed."""
         incoming = self._incoming
         while True:
-            while incoming.pieces:
-                yield incoming.pieces.popleft()
+            if incoming.pieces:  # as one, for a server may send a byte a chunk
+                received = b"".join(incoming.pieces)
+                incoming.pieces.clear()
+                yield received
             if incoming.complete:
                 return
             self._receive(READ_SIZE)

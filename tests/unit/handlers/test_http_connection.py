@@ -163,6 +163,17 @@ def test_an_answer_that_comes_before_the_whole_request_counts() -> None:
         assert not connection.reusable
 
 
+def test_a_body_in_tiny_chunks_is_handed_on_as_it_was_read() -> None:
+    with server(answering(CHUNKED + b"\r\n" + b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n")) as connect:
+        connection = connect()
+        connection.send(HEAD, b"{}", Deadline(30))
+
+        pieces = list(connection.chunks())
+
+    assert b"".join(pieces) == b"x" * 1000
+    assert len(pieces) < 10
+
+
 def test_a_second_request_goes_over_the_same_connection() -> None:
     seen: list[bytes] = []
 
