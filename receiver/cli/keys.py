@@ -17,7 +17,7 @@ from receiver.cli.client import Client, LocalClient, endpoint_called, with_clien
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.listing import list_command, named_options
 from receiver.cli.options import Json, load_config
-from receiver.cli.output import clean, out, print_json, show_when
+from receiver.cli.output import clean, out, print_json, show_time, show_when
 from receiver.config.fields import parse_duration
 from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
@@ -43,8 +43,7 @@ def _state(row: Mapping[str, Any]) -> str:
     replaced = f", replaced by {row['replaced_by']}" if row["replaced_by"] else ""
     if not row["expires_at"]:
         return "in use"
-    when = timestamps.iso(timestamps.epoch(row["expires_at"]) or 0.0)[:16] + "Z"
-    return f"{'expired' if row['expired'] else 'until'} {when}{replaced}"
+    return f"{'expired' if row['expired'] else 'until'} {show_time(row['expires_at'])}{replaced}"
 
 
 @app.command()

@@ -101,6 +101,7 @@ def test_keys_of_a_remote_service_are_made_listed_and_revoked(runhook: Runhook, 
     old = next(row for row in json.loads(runhook("keys", "list", "--json")) if row["id"] == made["id"])
     assert old["replaced_by"]
     assert not old["expired"]
+    assert f"until {old['expires_at'][:19]}Z, replaced by {old['replaced_by']}" in runhook("keys", "list")
     with pytest.raises(UsageError, match="was rotated already"):
         runhook("keys", "rotate", made["id"])
     assert runhook("keys", "revoke", made["id"]) == "1 revoked.\n"
