@@ -15,8 +15,6 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +23,14 @@ sys.path.insert(0, str(ROOT))
 
 import sqlalchemy as sa  # noqa: E402
 
+from bench.backlog import ledger  # noqa: E402
 from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.filters import Filter  # noqa: E402
 from receiver.ledger.lists.paging import Key, Order  # noqa: E402
-from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.support.backlog import analyze, effort  # noqa: E402
-from tests.support.ledger import with_tables  # noqa: E402
 from tests.support.listed import LISTS, NOT_OF_SUBMISSIONS, fill, filters_among  # noqa: E402
 
 LIMIT, DEEP = 50, 50_000
-
-
-@contextmanager
-def ledger(database: str, folder: Path) -> Iterator[Ledger]:
-    """A new ledger. PostgreSQL is as in production, but for fsync, and with 256 MB of buffers."""
-    if database == "sqlite":
-        it = with_tables(Ledger(f"sqlite:///{folder / 'ledger.db'}"))
-        yield it
-        it.close()
-        return
-    server = PostgresProcess(folder / "postgres", shared_buffers="256MB").start()
-    try:
-        it = with_tables(Ledger(server.url(server.create_database())))
-        yield it
-        it.close()
-    finally:
-        server.kill()
 
 
 def measured(it: Ledger, count: int, times: int) -> dict[str, tuple[float, str, int]]:

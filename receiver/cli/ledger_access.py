@@ -67,15 +67,6 @@ def read_ledger(data: Path | None, query: Callable[[Connection], T], *, tell: bo
         return ledger.read(query)
 
 
-def write_ledger(data: Path | None, change: Callable[[Connection], T], *, tell: bool = False) -> T:
-    """Make `change` in one transaction, and return its result. Raises NotStarted.
-
-    `tell`: write to standard error which ledger is changed; a command does so with the first that it opens.
-    """
-    with open_ledger(Settings.from_env(data=data), tell=tell) as ledger:
-        return ledger.write(change)
-
-
 def warning_at_start(settings: Settings, config: Config) -> str:
     """Return in one line what a receiver can't do for now, for want of the ledger; "" when it can do everything.
 

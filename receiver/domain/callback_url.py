@@ -20,9 +20,7 @@ _SECRET = rf"(webhooks{_SLASH}[^/\\%\"\x00-\x20]{{1,200}}{_SLASH})(sub_[0-9a-f]{
 LONGEST: Final = 256
 # A URL up to our path. Text in JSON has escapes, which only slashes may need here.
 _BEFORE = r"https?:(?:[^\"\\\x00-\x20]|\\/){1,2000}\\?/"
-_IN_TEXT = re.compile(_SECRET)
 _IN_BYTES = re.compile(_SECRET.encode())
-_WHOLE = re.compile(_BEFORE + _SECRET)
 # A string that is only such a URL, and is no name of a member.
 _STRING = re.compile(f'"{_BEFORE}{_SECRET}"'.encode() + rb"(?!\s*:)")
 _TOKEN = re.compile(r"/webhooks/[^/]+/(sub_[0-9a-f]{32})\Z")
@@ -69,26 +67,3 @@ def mask_bytes(body: bytes, shown: Mapping[str, str] | None = None) -> bytes:
         return json.dumps((shown or {}).get(found[2].decode()) or None, ensure_ascii=False).encode()
 
     return _IN_BYTES.sub(rb"\1" + STARS.encode(), _STRING.sub(member, body))
-
-
-def mask_data(data: Mapping[str, Any], shown: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return parsed JSON without our tokens, as `mask_bytes` does it with text. `data` is not changed."""
-    return {_mask_name(name): _mask(value, shown or {}) for name, value in data.items()}
-
-
-def _mask(value: Any, shown: Mapping[str, str]) -> Any:
-    kind = type(value)
-    if kind is str:
-        if "sub_" not in value:
-            return value
-        found = _WHOLE.fullmatch(value)
-        return (shown.get(found[2]) or None) if found else _mask_name(value)
-    if kind is dict:
-        return {_mask_name(name): _mask(item, shown) for name, item in value.items()}
-    if kind is list:
-        return [_mask(item, shown) for item in value]
-    return value
-
-
-def _mask_name(text: str) -> str:
-    return _IN_TEXT.sub(rf"\1{STARS}", text) if "sub_" in text else text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -257,6 +258,18 @@ def test_every_public_definition_has_a_docstring() -> None:
         and not any(ast.unparse(each).endswith((".setter", "overload")) for each in getattr(node, "decorator_list", ()))
     }
     assert silent == set()
+
+
+def test_every_public_function_of_a_module_is_used() -> None:
+    words = Counter(word for path in OURS.values() for word in re.findall(r"\w+", path.read_text()))
+    unused = [
+        f"{name_of(path)}: {each.name}"
+        for path in OURS.values()
+        for each in parsed(path).body
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and not each.decorator_list
+        if not each.name.startswith("_") and words[each.name] < 2
+    ]
+    assert not unused
 
 
 def test_no_two_public_classes_share_a_name() -> None:

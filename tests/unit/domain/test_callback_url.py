@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.domain.callback_url import STARS, mask_bytes, mask_data
+from receiver.domain import callback_url
+from receiver.domain.callback_url import STARS, mask_bytes
 
 TOKEN = "sub_0123456789abcdef0123456789abcdef"
 OTHER = "sub_ffffffffffffffffffffffffffffffff"
@@ -17,6 +19,19 @@ OURS = f"https://hooks.example/webhooks/skyvern/{TOKEN}"
 PREFIXED = f"http://[::1]:8080/a%20b/webhooks/two-words/{OTHER}"
 THEIRS = "https://app.example/done?ünï=1"
 TEXT = f"Failed to send webhook to {OURS}. task_id=tsk_1"
+
+_TOKEN = re.compile(callback_url._SECRET)
+_ONLY_A_URL = re.compile(callback_url._BEFORE + callback_url._SECRET)
+
+
+def masked_data(value: Any, shown: dict[str, str]) -> Any:
+    """Do to parsed JSON what `mask_bytes` does to its text."""
+    if isinstance(value, str):
+        found = _ONLY_A_URL.fullmatch(value)
+        return (shown.get(found[2]) or None) if found else _TOKEN.sub(rf"\1{STARS}", value)
+    if isinstance(value, dict):
+        return {_TOKEN.sub(rf"\1{STARS}", name): masked_data(item, shown) for name, item in value.items()}
+    return [masked_data(item, shown) for item in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize(
@@ -49,16 +64,13 @@ def test_a_url_of_ours_becomes_the_callers_or_null_and_a_token_in_text_stars(
     body = {"webhook_callback_url": member, "run_request": {"webhook_url": member}, "n": 12345678901234567890}
     expected = body | {"webhook_callback_url": masked, "run_request": {"webhook_url": masked}}
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    assert mask_data(body, shown) == expected
+    assert masked_data(body, shown) == expected
     assert mask_bytes(text, shown) == json.dumps(expected, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def test_a_body_without_a_token_is_the_same_object_and_the_data_is_never_changed() -> None:
+def test_a_body_without_a_token_is_the_same_object() -> None:
     body = b'{"webhook_callback_url": "https://app.example/webhooks/sub_1",  "output": 1.0}'
     assert mask_bytes(body) is body
-    data = {"a": [OURS], "b": {"c": OURS}}
-    mask_data(data)
-    assert data == {"a": [OURS], "b": {"c": OURS}}
 
 
 def test_escaped_slashes_hide_no_token() -> None:
@@ -81,4 +93,4 @@ def test_whatever_the_body_the_text_and_the_data_say_the_same_and_hold_no_token(
     masked = mask_bytes(text.encode("utf-8", "surrogatepass"), shown)
     assert TOKEN.encode() not in masked
     assert OTHER.encode() not in masked
-    assert json.loads(masked.decode("utf-8", "surrogatepass")) == mask_data(data, shown)
+    assert json.loads(masked.decode("utf-8", "surrogatepass")) == masked_data(data, shown)
