@@ -74,6 +74,11 @@ def read_reply(data: bytes, events: int) -> CommitReply | None:
 
     Raises NotUnderstood.
     """
+    if data[:1] == b"-":  # no transaction was begun: each command that follows was done, or refused, for itself
+        refusal, end, _ = data[1:].partition(b"\r\n")
+        if not end:
+            return None
+        raise NotUnderstood(refusal.decode(errors="replace")[:200])
     if data[:3] != b"+OK"[: len(data)]:
         raise NotUnderstood("its answer was not understood")
     queued = events + 3  # lines: MULTI's, and one for each command in it

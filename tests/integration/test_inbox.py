@@ -54,6 +54,21 @@ async def test_events_come_out_as_they_went_in_and_in_order(writer: InboxWriter,
     assert [entry.event for entry in reader.read()] == wanted
 
 
+async def test_a_redis_user_who_may_begin_no_transaction_is_told_which_command_that_takes(
+    redis_url: str, client: redis.Redis
+) -> None:
+    user: tuple[str, ...] = ("hook", "on", ">pass", "~*", "+@all", "-multi")
+    client.execute_command("ACL", "SETUSER", *user)
+    writer = InboxWriter(redis_url.replace("redis://", "redis://hook:pass@"), timeout=30)
+    try:
+        with pytest.raises(InboxUnavailable, match=r"NOPERM .*multi") as refused:
+            await writer.append([event(0)])
+        assert not refused.value.refused, "it may be there"
+    finally:
+        await writer.close()
+        client.execute_command("ACL", "DELUSER", "hook")
+
+
 async def test_what_was_read_is_nobody_elses_and_what_is_done_is_gone(
     writer: InboxWriter, reader: InboxReader, client: redis.Redis
 ) -> None:

@@ -42,7 +42,6 @@ def test_one_error_fails_the_commit(reply: bytes, error: str) -> None:
     "data",
     [
         b"+PONG\r\n",
-        b"-NOPERM no MULTI for you\r\n",
         b"+OK\r\n" + WHOLE,
         WHOLE + b"+OK\r\n",
         QUEUED + b"*5\r\n$3\r\n1-0\r\n$3\r\n1-1\r\n:7\r\n:59000\r\n",
@@ -53,6 +52,15 @@ def test_one_error_fails_the_commit(reply: bytes, error: str) -> None:
 def test_what_is_no_reply_to_a_commit_is_not_taken_for_one(data: bytes) -> None:
     with pytest.raises(NotUnderstood):
         read_reply(data, 2)
+
+
+def test_a_transaction_that_may_not_begin_says_why() -> None:
+    refused = b"-NOPERM no MULTI for you\r\n"
+    for come in range(len(refused)):
+        assert read_reply(refused[:come], 2) is None, refused[:come]
+
+    with pytest.raises(NotUnderstood, match=r"^NOPERM"):
+        read_reply(refused + b"$3\r\n1-0\r\n", 2)
 
 
 @pytest.mark.parametrize("size", [0, 1, APART - 1, APART, 3 * APART])
