@@ -81,6 +81,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     for line in [*lines, *map(_as_warning, doubtful)]:
         _say(line)
     server.run(sockets=[listener])
+    freeze_imports()  # else, after a stop while parts were built, Python would look through all of them at its end
     if app.late.failure is not None:
         raise app.late.failure
     if not server.started:
