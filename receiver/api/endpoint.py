@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Generic, TypeVar, get_origin
@@ -84,6 +87,7 @@ class Endpoint(Generic[P, R]):
             if not isinstance(read, dict):
                 raise Invalid("the body must be a JSON object")
             _check_size(read)
+            problems += [f"{name[:LONGEST_NAME]}: given twice" for name in _members_given_twice(body)]
             problems += [f"{name}: is in the query; what a call with a body takes is in the body" for name in given]
             given = read
         problems += [f"{name}: is in the path already" for name in path if name in given]
@@ -129,6 +133,18 @@ class Endpoint(Generic[P, R]):
         for name in self.path_names:
             path = re.sub(rf"{{{name}(:path)?}}", quote(str(dumped.pop(name, "")), safe=""), path)
         return ROOT + path, dumped
+
+
+def _members_given_twice(body: bytes) -> list[str]:
+    """Return the names that a JSON object has more than once: it would be a guess which one is meant."""
+    names: list[str] = []
+
+    def remember(pairs: list[tuple[str, Any]]) -> None:
+        names[:] = [name for name, _ in pairs]  # the outermost object comes last
+
+    with suppress(RecursionError):
+        json.loads(body, object_pairs_hook=remember, parse_int=str, parse_float=str)
+    return [name for name, count in Counter(names).items() if count > 1][:MOST_PROBLEMS]
 
 
 def _check_size(given: Mapping[str, Any]) -> None:

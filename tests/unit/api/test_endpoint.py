@@ -49,6 +49,7 @@ def test_parameters_of_path_query_and_body() -> None:
         ([("statsu", "failed")], b"", "statsu: there is no such parameter; did you mean status?"),
         ([("name", "other")], b"", "name: is in the path already"),
         ([("limit", "1")], b'{"source": "s"}', "limit: is in the query; what a call with a body takes is in the body"),
+        ([], b'{"limit": 1, "source": "s", "limit": 2}', "limit: given twice"),
         ([], b'{"limit": "1"}', "limit: must be a valid integer"),
         ([], b'{"limit": true}', "limit: must be a valid integer"),
         ([], b'{"limit": 1.0}', "limit: must be a valid integer"),
