@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from receiver.config.models import Config
 from receiver.dispatch import completing_sinks
@@ -26,43 +26,60 @@ STEP = 500
 
 @dataclass(frozen=True, slots=True)
 class Rerouted:
-    """What today's rules say of an old event. `reaches`: all of its sinks; `added`: those that lack it."""
+    """What today's rules say of an old event. `result`: the first event that told the same, or itself; `reaches`: all
+    of its sinks; `added`: those that lack the result."""
 
     id: str
     source: str
     run_id: str
     status: str
     disposition: str
+    result: str
     reaches: tuple[str, ...]
     added: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class Reroute:
-    """The plan for a selection of events, the newest first. `left`: events of runs that have gone on since.
-    `failures`: by route, on how many its rule could not be evaluated."""
+@dataclass(frozen=True, slots=True)
+class ReroutePage:
+    """The plan for a page of events, the newest first. `left`: how many are of runs that have gone on since; `oldest`:
+    the place of its last event: the next page is before that."""
 
-    events: list[Rerouted] = field(default_factory=list)
-    deliveries: list[AddedDelivery] = field(default_factory=list)
-    left: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
+    events: list[Rerouted]
+    deliveries: list[AddedDelivery]
+    left: int
+    oldest: int
 
 
-def plan(ledger: Ledger, config: Config, wanted: Filter, sink: str = "") -> Reroute:
-    """Ask today's rules about old events. `sink`: only what it would get. Raises LedgerUnavailable."""
-    found = Reroute()
-    router = Router(config.routes, completing_sinks(config))
-    reached: dict[ResultKey, set[str]] = {}
-    for page in reroutes.read_back(ledger, wanted):
-        known = ledger.read(lambda connection: reroutes.sinks_of(connection, page))  # noqa: B023 - it runs at once
+class Rerouter:
+    """Asks today's rules about old events. `sink`: only what it would get."""
+
+    def __init__(self, ledger: Ledger, config: Config, sink: str = "") -> None:
+        self._ledger = ledger
+        self._router = Router(config.routes, completing_sinks(config))
+        self._sink = sink
+        self._reached: dict[ResultKey, set[str]] = {}
+
+    @property
+    def failures(self) -> Counter[str]:
+        """By route, on how many events its rule could not be evaluated."""
+        return self._router.failures
+
+    def pages(self, wanted: Filter, before: int | None = None) -> Iterator[ReroutePage]:
+        """Yield what the rules say, page by page. `before`: the place to go on at. Raises LedgerUnavailable."""
+        for page in reroutes.read_back(self._ledger, wanted, before):
+            if page:
+                yield self._plan(page)
+
+    def _plan(self, page: list[OldEvent]) -> ReroutePage:
+        known = self._ledger.read(lambda connection: reroutes.sinks_of(connection, page))
+        found = ReroutePage([], [], sum(_is_old_news(each) for each in page), page[-1].seq)
         for event in page:
-            if event.disposition == "interim" and not event.newest:
-                found.left += 1
+            if _is_old_news(event):
                 continue
-            targets = [each for each in _targets(router, event) if sink in ("", each.sink)]
-            there = reached.setdefault(event.result, set()) | known.get(event.result, set())
-            new = [each for each in targets if each.sink not in there]
-            reached[event.result].update(each.sink for each in new)
+            targets = [each for each in _targets(self._router, event) if self._sink in ("", each.sink)]
+            reached = self._reached.setdefault(event.result, set())
+            new = [each for each in targets if each.sink not in reached | known.get(event.result, set())]
+            reached.update(each.sink for each in new)
             found.events.append(
                 Rerouted(
                     event.id,
@@ -70,15 +87,24 @@ def plan(ledger: Ledger, config: Config, wanted: Filter, sink: str = "") -> Rero
                     event.run_id,
                     event.outcome,
                     event.disposition,
+                    event.result[1],
                     tuple(each.sink for each in targets),
                     tuple(each.sink for each in new),
                 )
             )
-            found.deliveries += (
+            found.deliveries.extend(
                 AddedDelivery(event.id, event.source, event.run_id, each.sink, each.route, each.after) for each in new
             )
-    found.failures = router.failures
-    return found
+        return found
+
+
+def apply(ledger: Ledger, page: ReroutePage) -> int:
+    """Make the deliveries of a page, a step a transaction. Returns how many were made. Raises LedgerUnavailable."""
+    made = 0
+    for start in range(0, len(page.deliveries), STEP):
+        step = page.deliveries[start : start + STEP]
+        made += ledger.write(lambda connection: reroutes.add(connection, step, ledger.now()))  # noqa: B023
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +125,10 @@ def compare(ledger: Ledger, before: Router, after: Router, wanted: Filter) -> It
             yield ComparedEvent(event, tuple(was), tuple(would))
 
 
+def _is_old_news(event: OldEvent) -> bool:
+    return event.disposition == "interim" and not event.newest
+
+
 def _targets(router: Router, event: OldEvent) -> list[Target]:
     return router.match(_view(event)).targets
 
@@ -107,12 +137,3 @@ def _view(event: OldEvent) -> RunView:
     run = parse(event.body)
     run = run.with_data(completed(run.data, loads(event.completion)))
     return RunView(run, event.source, event.via, event.disposition, event.labels, event.received_at, event.id)
-
-
-def apply(ledger: Ledger, found: Reroute) -> Iterator[int]:
-    """Make the deliveries of a plan, a step a transaction. Yields how many each has made. Raises LedgerUnavailable."""
-    for start in range(0, len(found.deliveries), STEP):
-        step = found.deliveries[start : start + STEP]
-        yield ledger.write(
-            lambda connection: reroutes.add(connection, step, ledger.now())  # noqa: B023
-        )

@@ -32,7 +32,7 @@ from receiver.api import (
 )
 from receiver.api.actions import deliveries as delivery_actions
 from receiver.api.actions import keys as key_actions
-from receiver.api.actions import moves
+from receiver.api.actions import moves, reroutes
 from receiver.api.actions import operations as operation_actions
 from receiver.api.actions import quarantine as quarantine_actions
 from receiver.api.actions import sinks as sink_actions
@@ -67,6 +67,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *operation_actions.ENDPOINTS,
     *sink_actions.ENDPOINTS,
     *moves.ENDPOINTS,
+    *reroutes.ENDPOINTS,
     *key_actions.ENDPOINTS,
     *quarantine_actions.ENDPOINTS,
 )

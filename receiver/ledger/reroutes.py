@@ -62,9 +62,11 @@ class AddedDelivery:
     after: tuple[str, ...] = ()
 
 
-def read_back(ledger: Ledger, wanted: Filter) -> Iterator[list[OldEvent]]:
-    """Yield the readable events that are wanted, the newest first, page by page. Raises LedgerUnavailable."""
-    before: int | None = None
+def read_back(ledger: Ledger, wanted: Filter, before: int | None = None) -> Iterator[list[OldEvent]]:
+    """Yield the readable events that are wanted, the newest first, page by page. Raises LedgerUnavailable.
+
+    `before`: only those before this place.
+    """
     while True:
         sizes = ledger.read(lambda connection: _sizes(connection, wanted, before))  # noqa: B023 - it runs at once
         for part in _parts(sizes):

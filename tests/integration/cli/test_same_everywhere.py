@@ -180,7 +180,7 @@ def test_a_command_of_one_host_works_on_no_other_ledger_than_the_one_that_is_mea
 ) -> None:
     monkeypatch.setenv("RUNHOOK_URL", "https://a.example")
     commands = [["inbox", "list"], ["inbox", "drop", "--all"], ["spool", "send"], ["reconcile"], ["connect"]]
-    commands += [["reroute", "--since", "1d"], ["sink", "columns"]]
+    commands += [["sink", "columns"]]
     for command in commands:
         code, out, error = said(*command)
 
@@ -189,7 +189,19 @@ def test_a_command_of_one_host_works_on_no_other_ledger_than_the_one_that_is_mea
             command
         )
     monkeypatch.setenv("RUNHOOK_URL", "")
-    assert "RUNHOOK_URL" not in said("reroute", "--since", "1d")[2]
+    assert "RUNHOOK_URL" not in said("sink", "columns")[2]
+
+
+def test_old_events_are_rerouted_by_the_rules_of_the_service(service: Submitting, said: Callable[..., Said]) -> None:
+    remote = ["--url", service.url, "--key", service.key("view", "operate", source="*")]
+    for form in ([], ["-o", "json"]):
+        here, there = (said("reroute", "--since", "2020-01-01", *form, *where) for where in ([], remote))
+        assert (here[0], here[1]) == (there[0], there[1])
+        assert "3 events: 0 new deliveries" in there[1] + there[2]
+    code, _, error = said("reroute", "--since", "2020-01-01", "--sink", "opps", *remote)
+    assert (code, "no sink is called opps" in error) == (2, True)
+    code, _, error = said("reroute", "--since", "2020-01-01", "--url", service.url, "--key", service.key("view"))
+    assert (code, "operate" in error) == (1, True), error
 
 
 def test_the_doctor_of_a_service_is_its_own_process(

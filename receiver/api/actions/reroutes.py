@@ -1,0 +1,111 @@
+"""Today's rules on old events: what each would reach, and what is new, as far as one call's time goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Final
+
+from pydantic import Field
+
+from receiver.api.actions.audited import audited
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Filtered, Moment, Result
+from receiver.api.names import check_names
+from receiver.api.service import Actor, Service
+from receiver.api.sinks import require_live_sink
+from receiver.domain.api_key import OPERATE
+from receiver.errors import Invalid
+from receiver.reroute import ReroutePage, Rerouter, apply
+
+# Seconds after which a call says where the next one goes on, and events that one call tells of at the most.
+TIME: Final = 5.0
+MOST: Final = 1000
+
+
+class RerouteParameters(Filtered):
+    """Which old events the rules are asked about: of a run, or of a time."""
+
+    into: str = Field("", max_length=200, description="Only what this sink would get.")
+    dry_run: bool = Field(False, description="Change nothing.")
+    after: str = Field("", max_length=20, pattern="^[0-9]*$", description="Where to go on: `next` of the call before.")
+
+
+class ReroutedRow(Result):
+    """What today's rules say of an old event."""
+
+    id: str
+    source: str
+    run_id: str
+    status: str
+    disposition: str
+    result: str = Field(description="The first event that told the same. Of these a sink gets one.")
+    reaches: tuple[str, ...] = Field(description="The sinks that it would reach today.")
+    added: tuple[str, ...] = Field(description="Those of them that have no delivery of the result.")
+
+
+class RerouteResult(Result):
+    """What a call has made, or with dry_run would make."""
+
+    events: list[ReroutedRow]
+    made: int = Field(description="Deliveries that were made; 0 for a dry run.")
+    left: int = Field(description="Events of runs that have gone on since: they would be old news.")
+    failures: dict[str, int] = Field(description="By route, on how many events its rule could not be evaluated.")
+    until: Moment = Field(description="Give it to the calls that follow: what comes later meets today's rules anyway.")
+    next: str | None = Field(description="Give it as `after` to go on; null at the end.")
+
+
+def reroute(service: Service, actor: Actor, wanted: RerouteParameters) -> RerouteResult:
+    """Apply today's rules to old events. Call it again with `next` until that is null.
+
+    A sink that has a result already, however its delivery ended, gets none of it again: a replay does that.
+    """
+    if wanted.since is None and wanted.until is None and not wanted.run:
+        raise Invalid("since: say which events: since, until or run")
+    if wanted.into:
+        require_live_sink(service, wanted.into)
+    if wanted.dry_run:
+        return _asked(service, actor, wanted, lambda _page: 0)
+    selected = wanted.model_dump(mode="json", exclude={"dry_run", "after"})
+    chosen = {name: value for name, value in selected.items() if value}
+    with audited(service.ledger, actor, "reroute", chosen, source=wanted.source) as told:
+
+        def make(page: ReroutePage) -> int:
+            made = apply(service.ledger, page)
+            told.count += made
+            return made
+
+        return _asked(service, actor, wanted, make)
+
+
+def _asked(
+    service: Service, actor: Actor, wanted: RerouteParameters, make: Callable[[ReroutePage], int]
+) -> RerouteResult:
+    """Ask the rules about as many events as a call may take, and give each page to `make`, which says how many
+    deliveries it made."""
+    now, end = service.ledger.now(), time.monotonic() + TIME
+    selection = replace(wanted.filter(), until=now if wanted.until is None else min(now, wanted.until))
+    rerouter = Rerouter(service.ledger, service.config, wanted.into)
+    rows: list[ReroutedRow] = []
+    made, left, following = 0, 0, None
+    for page in rerouter.pages(selection, int(wanted.after) if wanted.after else None):
+        made, left = made + make(page), left + page.left
+        rows += (ReroutedRow.model_validate(asdict(each)) for each in page.events)
+        if len(rows) + left >= MOST or time.monotonic() > end:
+            following = str(page.oldest)
+            break
+    if not (rows or left or wanted.after or actor.source):
+        service.ledger.read(lambda it: check_names(lambda: service.config, it, selection, empty=True))
+    return RerouteResult(
+        events=rows,
+        made=made,
+        left=left,
+        failures=dict(sorted(rerouter.failures.items())),
+        until=selection.until,
+        next=following,
+    )
+
+
+REROUTE: Final = Endpoint("reroute", "POST", "/events/reroute", OPERATE, RerouteParameters, RerouteResult, reroute)
+ENDPOINTS = (REROUTE,)

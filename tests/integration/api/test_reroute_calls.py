@@ -1,0 +1,83 @@
+"""Today's rules on old events through the API: call by call, each source for itself, and in the audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from receiver.api.actions import reroutes
+from receiver.api.service import Service
+from receiver.errors import Invalid
+from receiver.ledger import Ledger
+from receiver.ledger import reroutes as old_events
+from tests.support import api
+from tests.support.api import actor, call, done
+from tests.support.ledger import new_event, record, states
+
+ROUTES = [{"name": "everything", "to": ["ops"]}, {"name": "failures", "when": {"status": "failed"}, "to": ["chat"]}]
+
+
+@pytest.fixture
+def service(ledger: Ledger, tmp_path: Path) -> Service:
+    """Of two results of one source ops has had both, and of one of another source nobody has had any."""
+    now = ledger.now() - 60
+    record(ledger, new_event("tsk_1", "ops"), new_event("tsk_2", "ops", status="failed"), now=now)
+    record(ledger, new_event("tsk_3", source="other"), now=now)
+    return api.service(ledger, tmp_path, routes=ROUTES)
+
+
+def test_calls_go_on_where_the_one_before_ended(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given calls that tell of one event each
+    monkeypatch.setattr(reroutes, "MOST", 1)
+    monkeypatch.setattr(old_events, "PAGE", 1)
+    before = states(service.ledger)
+    # When the rules are only asked, then each event is told of once, the newest first, and nothing is made
+    told, after = [], ""
+    while after is not None:
+        answer = call(service, "reroute", since="1h", dry_run=True, after=after)
+        told += [(each["run_id"], each["reaches"], each["added"]) for each in answer["events"]]
+        assert answer["made"] == 0
+        after = answer["next"]
+    assert told == [
+        ("tsk_3", ["ops"], ["ops"]),
+        ("tsk_2", ["ops", "chat"], ["chat"]),
+        ("tsk_1", ["ops"], []),
+    ]
+    assert states(service.ledger) == before
+    assert done(service) == []
+    # When they are applied, then each sink gets what it lacks, and only the first time
+    for made in (2, 0):
+        counts, after = [], ""
+        while after is not None:
+            answer = call(service, "reroute", since="1h", after=after)
+            counts.append(answer["made"])
+            after = answer["next"]
+        assert sum(counts) == made
+    assert {name for name in states(service.ledger) if name not in before} == {"tsk_3:ops", "tsk_2:chat"}
+    assert {(action, outcome) for action, _, _, outcome in done(service)} == {("reroute", "done")}
+    assert sum(count for _, _, count, _ in done(service)) == 2
+
+
+def test_one_of_one_source_reroutes_its_own_only(service: Service) -> None:
+    answer = call(service, "reroute", actor("skyvern"), since="1h")
+    assert [each["run_id"] for each in answer["events"]] == ["tsk_2", "tsk_1"]
+    assert "tsk_3:ops" not in states(service.ledger)
+    # And is not told whether there is a run of another source
+    assert call(service, "reroute", actor("skyvern"), run="tsk_3")["events"] == []
+
+
+def test_one_sink_is_given_what_it_lacks(service: Service) -> None:
+    assert call(service, "reroute", since="1h", into="chat")["made"] == 1
+    assert states(service.ledger).keys() == {"tsk_1:ops", "tsk_2:ops", "tsk_2:chat"}
+
+
+def test_what_is_not_said_or_not_there_is_refused(service: Service) -> None:
+    for given, problem in (
+        ({}, "say which events"),
+        ({"since": "1h", "into": "opps"}, "no sink is called opps"),
+        ({"run": "tsk_404"}, "there is no such run"),
+        ({"since": "1h", "after": "x"}, "after"),
+    ):
+        with pytest.raises(Invalid, match=problem):
+            call(service, "reroute", **given)
