@@ -28,6 +28,8 @@ MOST_NAMES: Final = 100
 MOST_VALUES: Final = 1000
 MOST_PROBLEMS: Final = 20
 LONGEST_NAME: Final = 100
+# Below this each integer is a double.
+_EXACT: Final = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ class Endpoint(Generic[P, R]):
         description says; else "1" is a number too, as a query has it."""
         try:
             if as_json:
-                return self.parameters.model_validate_json(orjson.dumps(given), strict=True)
+                whole = {name: _whole(value) for name, value in given.items()}
+                return self.parameters.model_validate_json(orjson.dumps(whole), strict=True)
             return self.parameters.model_validate(given)
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
@@ -154,3 +157,8 @@ def _check_size(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if isinstance(value, list) and len(value) > MOST_VALUES:
             raise Invalid(f"{name[:LONGEST_NAME]}: has {len(value)} values, and {MOST_VALUES} are the most")
+
+
+def _whole(value: Any) -> Any:
+    """Return 3 for 3.0, which JSON Schema calls an integer too. What takes other numbers takes an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT else value

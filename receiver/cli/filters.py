@@ -9,15 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from receiver.api.names import check_names, unknown
+from receiver.api.names import unknown
 from receiver.cli.ledger_access import read_ledger
 from receiver.cli.listing import named_options
-from receiver.cli.options import load_config
 from receiver.cli.output import clean
 from receiver.domain.callback import CALLBACK
 from receiver.errors import ConfigError, Invalid, RunhookError, UsageError
-from receiver.ledger import Connection, names
-from receiver.ledger.filters import Filter, id_trouble
+from receiver.ledger import names
+from receiver.ledger.filters import id_trouble
 
 if TYPE_CHECKING:
     from receiver.config.models import Config
@@ -25,15 +24,6 @@ if TYPE_CHECKING:
     from receiver.reconcile.source import PolledSource
 
 _LONGEST = 60  # characters of a name that a message repeats
-
-
-def check_filter(connection: Connection, wanted: Filter, data: Path | None, *, empty: bool) -> None:
-    """Raise UsageError for a name in the filter that neither the ledger nor the config knows, with what would be right.
-
-    `data`: the data directory, if one was named. `empty`: nothing was found; only then all names are looked up.
-    """
-    with named_options({}):
-        check_names(lambda: load_config(None, data)[1], connection, wanted, empty=empty)
 
 
 def check_form(identifier: str) -> None:
