@@ -257,7 +257,7 @@ class GuardedClient:
                 head = request_head(method, url.raw_path, sent)
                 deadline.remaining()
                 connection = idle.take(origin)
-                if connection is None or not _sent_again(connection, head, content or b"", deadline):
+                if connection is None or not _sent(connection, method, head, content or b"", deadline):
                     connection = HttpConnection(self._connector.connect(url, deadline), self._timeout)
                     connection.send(head, content or b"", deadline)
             yield connection
@@ -292,15 +292,17 @@ def _origin(url: httpx2.URL) -> tuple[str, str, int]:
     return url.scheme, url.host, url.port or _PORTS[url.scheme]
 
 
-def _sent_again(connection: HttpConnection, head: bytes, content: bytes, deadline: Deadline) -> bool:
-    """Send a request over a connection that has had others; False, and closed, if the server hung up meanwhile.
+def _sent(connection: HttpConnection, method: str, head: bytes, content: bytes, deadline: Deadline) -> bool:
+    """Send a request over a connection that has had others; False, and closed, if the server hung up meanwhile, and a
+    GET may go out once more.
 
-    Then nothing says that it has read the request, and whoever calls would send it again in any case.
+    Of anything else the server may have done what it was asked for: whether that is sent again is for the ledger, which
+    knows each attempt.
     """
     try:
         connection.send(head, content, deadline)
     except (httpcore2.NetworkError, httpcore2.RemoteProtocolError):
-        if not connection.unanswered:
+        if method != "GET" or not connection.unanswered:
             raise
         connection.close()
         return False

@@ -81,6 +81,8 @@ def fill(ledger: Ledger, data: Path, archive: Path, text: str = "", mark: str = 
     for number in range(0 if text else 40):  # and what an ordinary day has
         at = now - 3600 * (0.8 + 23 * (number / 40) ** 0.8)
         _record(ledger, at, f"tsk_{mark}{4811700000 + number * 7919}", "archive", **_body(number, "completed", ""))
+    # One that a sink waits to get which left the config
+    _record(ledger, now - 9000, f"tsk_{mark}4790000001", "archive", "former", **_body(1, "completed", text))
     _deliver(ledger, archive, now, text)
     _files(ledger, archive, now, text, mark)
     _submissions(ledger, now, text, mark)
