@@ -151,10 +151,10 @@ def test_a_ledger_that_is_locked_and_one_whose_disk_is_full_pause_the_work_until
 def test_an_embedded_valkey_whose_disk_is_full_is_told_in_a_line_and_back_when_there_is_room(
     tmp_path: Path, small_disk: Callable[[str], Path]
 ) -> None:
-    # Given everything on one small disk
+    # Given everything on one small disk but the log, for which a full one has no room
     disk = small_disk("24m")
     config = CONFIG.replace("type: files,", "type: files, reserve: 1MiB,")
-    dev = Dev(disk, config=config + "spool: {reserve_bytes: 1MiB}\n")
+    dev = Dev(disk, config=config + "spool: {reserve_bytes: 1MiB}\n", logs=tmp_path)
     try:
         dev.ready()
         dev.post(a_run(1))

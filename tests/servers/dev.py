@@ -26,12 +26,20 @@ routes:
 
 
 class Dev:
-    """One `runhook dev`."""
+    """One `runhook dev`. `logs`: the folder of its log, `directory` when absent."""
 
-    def __init__(self, directory: Path, *, config: str = CONFIG, terminal: int | None = None, **environ: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        config: str = CONFIG,
+        terminal: int | None = None,
+        logs: Path | None = None,
+        **environ: str,
+    ) -> None:
         self.port = free_port()
         self.data = directory / "d"
-        self.log_path = directory / f"log-{self.port}"
+        self.log_path = (logs or directory) / f"log-{self.port}"
         (directory / "runhook.yaml").write_text(config)
         self.log_path.touch()
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}

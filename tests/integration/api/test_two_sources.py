@@ -54,7 +54,7 @@ THEIRS: dict[tuple[str, str], Any] = {
     ("ids", ""): [RUN],
 }
 # Members that name nothing of a source, and what they are given.
-FREE: dict[str, Any] = {"sink": "ops", "into": "results", "name": "app", "path": "/runs"}
+FREE: dict[str, Any] = {"sink": "ops", "into": "results", "name": "app", "path": "/runs", "key": "k1"}
 # Members that are ids.
 IDS = {"id", "ids", "run_id", "run", "event_id", "delivery"}
 # What names nothing of a source, whoever asks; and what answers with what is given.

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import select
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,13 +25,14 @@ from receiver.ledger.deliveries.recovery import release_claims
 from receiver.ledger.schema import attempts
 from receiver.recorder import EventRecorder
 from receiver.routing.router import Router
-from receiver.runtime.handover import Handover
+from receiver.runtime.handover import Handover, Offer
+from receiver.runtime.process import readable
 from receiver.telemetry.workers import DispatchCounter
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import with_tables
 from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import eventually
 
 Worker = Callable[..., Deliverer]
 
@@ -79,7 +77,7 @@ def waiting(deliverer: Deliverer, handover: Handover | None = None) -> Iterator[
 
 
 def offered(handover: Handover, seconds: float = 0) -> bool:
-    return bool(select.select([handover._offers[1]], [], [], seconds)[0])
+    return bool(readable([handover._offers[1].fileno()], seconds))
 
 
 def make_recorder(ledger: Ledger, redis_url: str, handover: Handover | None) -> EventRecorder:
@@ -121,19 +119,8 @@ def count_claims(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
-@contextmanager
-def process(work: Callable[[], None]) -> Iterator[int]:
-    """Run `work` in a process of its own, which ends by itself or is killed."""
-    pid = os.fork()
-    if not pid:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    try:
-        yield pid
-    finally:
-        os.waitpid(pid, 0)
+class Killed(BaseException):
+    """What a process does no more: nothing of it runs after this. Where it is really killed: tests/chaos."""
 
 
 def test_what_comes_alone_is_sent_without_being_claimed_or_woken_for(
@@ -191,19 +178,20 @@ def test_a_sink_that_is_paused_or_shut_while_an_offer_is_out_is_sent_nothing(
     assert sink.seen == []
 
 
+def kill(*_: object) -> None:
+    raise Killed
+
+
 def test_a_dispatcher_that_is_killed_when_it_has_committed_loses_and_spends_nothing(
     ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dispatch() -> None:
-        offered(handover, PATIENCE)
-        monkeypatch.setattr(Handover, "hand_on", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        make_recorder(Ledger(address(ledger)), redis_url, handover).dispatch(events())
-
     sink = BatchSink(accept)
-    with (
-        process(dispatch),
-        waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)),
-    ):
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
+        eventually(lambda: offered(handover))
+        with monkeypatch.context() as patch:
+            patch.setattr(Handover, "hand_on", kill)
+            with pytest.raises(Killed):
+                make_recorder(ledger, redis_url, handover).dispatch(events())
         eventually(lambda: all_delivered(ledger))
     assert_sent_once_each(ledger, sink)
 
@@ -211,15 +199,14 @@ def test_a_dispatcher_that_is_killed_when_it_has_committed_loses_and_spends_noth
 def test_a_dispatcher_that_is_killed_before_it_has_committed_holds_up_nobody(
     ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dispatch() -> None:
-        offered(handover, PATIENCE)
-        monkeypatch.setattr("receiver.ledger.events.record", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        make_recorder(Ledger(address(ledger)), redis_url, handover).dispatch(events())
-
     sink = BatchSink(accept)
     with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
-        with process(dispatch):
-            pass
+        eventually(lambda: offered(handover))
+        with monkeypatch.context() as patch:
+            patch.setattr("receiver.ledger.events.record", kill)
+            patch.setattr(Handover, "hand_on", lambda *_: None)
+            with pytest.raises(Killed):
+                make_recorder(ledger, redis_url, handover).dispatch(events())
         assert rows(ledger) == []
         # When the next dispatcher takes the event again
         eventually(lambda: offered(handover))
@@ -231,16 +218,8 @@ def test_a_dispatcher_that_is_killed_before_it_has_committed_holds_up_nobody(
 def test_what_is_handed_on_to_a_deliverer_that_is_killed_is_sent_by_the_next_one_untried(
     ledger: Ledger, redis_url: str, handover: Handover
 ) -> None:
-    # Given a dispatcher that takes the offer of a deliverer, which is killed then
-    killed = BatchSink(accept)
-
-    def deliver() -> None:
-        make_deliverer(address(ledger), redis_url, killed, handover, "killed", idle_wait=PATIENCE).run(lambda: False)
-
-    with process(deliver) as pid:
-        eventually(lambda: offered(handover))
-        os.kill(pid, signal.SIGKILL)
-    # When it commits after those claims were released that the dead one had
+    # Given a dispatcher that takes the offer of a deliverer which is dead by then, its claims released
+    handover.put(Offer("killed", 1, ROOM))
     ledger.write(lambda connection: release_claims(connection, "killed", ledger.now(), ()))
     make_recorder(ledger, redis_url, handover).dispatch(events())
     assert [row["state"] for row in rows(ledger)] == ["sending"]

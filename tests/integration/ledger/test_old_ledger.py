@@ -84,6 +84,7 @@ NEW_COLUMNS: dict[str, dict[str, Any]] = {
     "submissions": {"request": None},
     "deliveries": {"tried_at": None, "target_key": ""},
     "operations": {"source": "", "actor": ""},
+    "keys": {"expires_at": None, "replaced_by": ""},
     "lanes": {"paused_at": 0.0, "opened_at": 0.0},
     "runs": {"retried_from": None, "retried_by": None, "noted_at": None, "due_at": None, "polls": 0, "found_by": ""},
 }
