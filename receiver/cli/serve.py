@@ -50,6 +50,9 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     from receiver.web.health import health
 
     check_database_url(settings.database_url)
+    people = settings.console_password or settings.console_token or config.console.users or config.console.oidc
+    if people:  # their sessions are signed with it: no webhook may be taken before it is sure that it can be written
+        settings.master_secret(make=True)
     listener = listen(host, port)
     admin_listener = listen(*admin, option="--admin-port or server.admin") if admin else None
     promise = check_at_start(settings, config)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.servers.deployment import Deployment
 from tests.servers.dev import CONFIG, Dev, a_run
@@ -164,6 +165,12 @@ def test_an_embedded_valkey_whose_disk_is_full_is_told_in_a_line_and_back_when_t
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
+        # More than the last block of its file has room for, which a quiet deployment would take minutes to fill
+        with (
+            redis.Redis(unix_socket_path=str(dev.data / "redis" / "valkey.sock")) as client,
+            contextlib.suppress(redis.RedisError),
+        ):
+            client.set("large", bytes(1 << 16), ex=1)
         eventually(lambda: len(valkey_lines(dev)) > 0)
         with pytest.raises(OSError, match="503"):
             dev.post(a_run(2))
