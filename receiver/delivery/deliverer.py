@@ -60,10 +60,8 @@ class ClaimedBatch(NamedTuple):
     claim_number: int
     claimed: list[Claimed]
     receipts: dict[str, Receipts]
-    # Of what was due; it is dead now.
-    poisoned: list[Claimed]
-    # Nothing else was due.
-    all_due: bool
+    poisoned: list[Claimed]  # of what was due; it is dead now
+    all_due: bool  # nothing else was due
 
 
 class Deliverer(wakeups.JobBody):
