@@ -65,7 +65,9 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     second = None
     if admin_listener and admin_bounds:
         second = AdminListener(admin_listener, http_protocol.admin_protocols(Connections(admin_bounds)))
-    server = make_server(app, uvicorn.Config(app, **options), second)
+    server_config = uvicorn.Config(app, **options)
+    app.trust_proxies(server_config.forwarded_allow_ips)
+    server = make_server(app, server_config, second)
     assert app.late is not None
     app.late.on_failure = server.end
     lines = [

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -57,6 +58,14 @@ class Application(Starlette):
     late: LateParts | None = None
     stopping = False
 
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        self._rest: Any = self._serve
+
+    def trust_proxies(self, hosts: list[str] | str) -> None:
+        """Take scheme and address of a client from the headers of proxies at `hosts`. A webhook needs neither."""
+        self._rest = ProxyHeadersMiddleware(self._serve, hosts)
+
     def add(self, parts: Sequence[WebPart]) -> None:
         """Serve the routes of `parts`, after those that are there.
 
@@ -80,14 +89,17 @@ class Application(Starlette):
         on_admin_port = self.admin is not None and is_admin(scope)
         if not on_admin_port and scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self.ingest(scope, receive, send)
-            return
+        else:
+            await self._rest(scope, receive, send)
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         if self.late is not None and scope["type"] == "http" and (scope["path"] not in HEALTH or scope["query_string"]):
             try:
                 await self.late.wait()
             except Busy as error:
                 await _refusal(error)(scope, receive, send)
                 return
-        if on_admin_port and self.admin is not None:
+        if self.admin is not None and is_admin(scope):
             await self.admin(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)

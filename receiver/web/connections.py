@@ -28,6 +28,9 @@ LINGER_BYTES: Final = 256 << 20
 LINGER_HEAD_BYTES: Final = 4 << 20
 # Seconds for which a client may take nothing of an answer.
 UNREAD: Final = 30.0
+# Seconds for which an idle connection stays open: longer than proxies keep theirs (nginx and AWS 60 s), for what one of
+# them sends on a connection that is closed in that very moment is answered by it with 502. Idle ones give way first.
+KEEP_ALIVE: Final = 75
 # Seconds for which bodies are taken to be as slow, each against the others, as they were found to be: comparing them
 # costs a look at all, and must not be had once for each newcomer.
 _RANKED_FOR: Final = 0.5
@@ -160,8 +163,8 @@ class Connections:
         self._by_address: dict[str, _Group] = {}
         # Since when they take nothing, and the bytes that were unsent then: who has waited for longest is the first.
         self._unread: dict[Peer, tuple[float, int]] = {}
-        # Those that wait for a next request, who has waited for longest first.
-        self._idle: OrderedDict[Peer, None] = OrderedDict()
+        # Those that wait for a next request, and since when: who has waited for longest is the first.
+        self._idle: OrderedDict[Peer, float] = OrderedDict()
         # Requests that are answered for good, of which we only read what still comes: since when, and how many bytes.
         self._lingering: OrderedDict[Unfinished, tuple[float, int]] = OrderedDict()
         self._swept_at = 0.0
@@ -216,9 +219,9 @@ class Connections:
         """Note that it has taken some, or is gone."""
         self._unread.pop(peer, None)
 
-    def idle(self, peer: Peer) -> None:
+    def idle(self, peer: Peer, now: float) -> None:
         """Note that a connection waits for a next request: it gives way first."""
-        self._idle[peer] = None
+        self._idle[peer] = now
 
     def busy(self, peer: Peer) -> None:
         """Note that it waits for none, or is closed."""
@@ -264,16 +267,22 @@ class Connections:
             elif is_late(request, now):
                 self._end(request, "408 Request Timeout", "timed_out", _SLOW_BODY if request.in_body else _SLOW_HEAD)
                 self.ended["slow"] += 1
-        for request, (since, _) in list(self._lingering.items()):
-            if now - since > LINGER or now - request.progress_at > STALL:
-                del self._lingering[request]
-                request.peer.close()
+        self._close_waiting(now)
         for peer, (since, before) in list(self._unread.items()):
             if (left := peer.unsent()) < before:
                 del self._unread[peer]
                 self._unread[peer] = (now, left)
             elif now - since > UNREAD:
                 self._abort(peer, "slow")
+
+    def _close_waiting(self, now: float) -> None:
+        """Close what has waited for its time: for the rest of an answered request, or for a next one."""
+        for request, (since, _) in list(self._lingering.items()):
+            if now - since > LINGER or now - request.progress_at > STALL:
+                del self._lingering[request]
+                request.peer.close()
+        while self._idle and now - next(iter(self._idle.values())) > KEEP_ALIVE:
+            self._idle.popitem(last=False)[0].close()
 
     def _abort(self, peer: Peer, reason: str) -> None:
         del self._unread[peer]

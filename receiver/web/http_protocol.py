@@ -15,6 +15,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.errors import BadRequest, TooLarge
+from receiver.ingest.endpoint import ANSWER
 from receiver.web.access import ADMIN
 from receiver.web.connections import Connections, Unfinished, bounds_for, network_of
 from receiver.web.part import ABORT
@@ -28,9 +29,6 @@ SWEEP_EVERY: Final = 0.5
 # Requests that may have come on a connection before the answer to the first of them. Each takes kilobytes, and a single
 # read may hold 14,000. Skyvern, and what stands in front of us, send one at a time.
 MAX_PIPELINED: Final = 32
-# Seconds for which an idle connection stays open: longer than proxies keep theirs (nginx and AWS 60 s), for what one of
-# them sends on a connection that is closed in that very moment is answered by it with 502. Idle ones give way first.
-KEEP_ALIVE: Final = 75
 # Seconds for which an answer is still due to a client that has closed its own side of the connection. It may want the
 # answer, or be gone altogether: TCP does not tell. A GET may wait on purpose, and ends sooner.
 HALF_CLOSED: Final = 10.0
@@ -99,7 +97,7 @@ class HTTPProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._all = connections
         self._peers = peers
-        self._extensions = {ABORT: self.abort, **extensions}
+        self._extensions = {ABORT: self.abort, ANSWER: self.answer, **extensions}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection, and start the time limit of the first head."""
@@ -140,27 +138,18 @@ class HTTPProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request, or close the connection."""
+        """Go on to the next request, or wait for one. Unlike uvicorn's, it makes no timer for each."""
         self._answer_transport.flush()  # an answer may have no body
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
         if self.lingers:
-            self.server_state.total_requests += 1
-            self.flow.resume_reading()
             return
-        super().on_response_complete()
-        if self.timeout_keep_alive_task is not None and not self._in_head:
-            self._all.idle(self)
-        self._watch_closing()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close the idle connection."""
-        self._all.busy(self)
-        super().timeout_keep_alive_handler()
-        self._watch_closing()
-
-    def _unset_keepalive_if_required(self) -> None:
-        if self.timeout_keep_alive_task is not None:
-            self._all.busy(self)
-            super()._unset_keepalive_if_required()
+        if self.transport.is_closing():
+            self._watch_closing()
+        elif self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._in_head:
+            self._all.idle(self, time.monotonic())
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle  # of pipelined requests not the newest, which is `self.cycle`
@@ -179,6 +168,7 @@ class HTTPProtocol(HttpToolsProtocol):
         if self.lingers:
             self._linger(data)
             return
+        self._all.busy(self)
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD + len(data):
             self._refuse_head("the head of the request is too large")
@@ -192,6 +182,8 @@ class HTTPProtocol(HttpToolsProtocol):
                 self._all.progressed(self._request, len(data), self._in_body, time.monotonic())
         elif self._request.listed:
             self._all.finished(self._request)
+            if self.answered():  # before all of it had come
+                self._all.idle(self, time.monotonic())
 
     def on_headers_complete(self) -> None:
         """End the head: its limits, too."""
@@ -248,14 +240,29 @@ class HTTPProtocol(HttpToolsProtocol):
             body = b'{"error":{"code":"%b","message":"%b"}}' % (code.encode(), message.encode())
             head = f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n"
             head += _RETRY_AFTER if status.startswith("503") else ""
-            date = b"".join(b"%b: %b\r\n" % each for each in self.server_state.default_headers)
-            self.transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (head.encode(), date, len(body), body))
+            head += f"content-length: {len(body)}\r\n"
+            self.transport.write(b"%b%b\r\n%b" % (head.encode(), self._default_lines(), body))
         if lingers and not self.transport.is_closing():
             self._is_http = False
             self._disconnect()
             self._begin_to_linger()
         else:
             self.close()
+
+    def _default_lines(self) -> bytes:
+        """Return the header lines of each answer: its date."""
+        return b"".join([b"%b: %b\r\n" % each for each in self.server_state.default_headers])
+
+    def answer(self, lines: bytes, body: bytes) -> bool:
+        """Write a whole answer to the request whose application runs. False, and nothing is written, where there is
+        more to it: the client takes nothing now, or is gone, or the connection must be closed afterwards."""
+        cycle = self._running
+        if cycle.response_started or cycle.disconnected or not cycle.keep_alive or self.flow.write_paused:
+            return False
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(b"%b%b\r\n%b" % (lines, self._default_lines(), body))
+        cycle.on_response()
+        return True
 
     def close_after_answer(self) -> None:
         """Close the connection, once what was written is sent; what is left of a body is read first."""
@@ -267,7 +274,6 @@ class HTTPProtocol(HttpToolsProtocol):
     def _begin_to_linger(self) -> None:
         self._answer_transport.flush()
         self.lingers = True
-        self._unset_keepalive_if_required()
         self.pipeline.clear()
         self.transport.write_eof()
         self._all.lingers(self._request, 0, self._is_http, time.monotonic())
@@ -350,11 +356,11 @@ def options(connections: Connections | None = None, **others: Any) -> dict[str, 
     protocols = Protocols(Connections(bounds_for(1024)) if connections is None else connections)
     fixed: dict[str, Any] = {"log_level": "error"}
     fixed |= {
-        "timeout_keep_alive": KEEP_ALIVE,
         "http": protocols,
         "loop": "uvloop",
         "ws": "none",
         "lifespan": "on",
         "access_log": False,
+        "proxy_headers": False,  # the application sees to them, for other requests than webhooks
     }
     return {**fixed, "server_header": False, "log_config": None, "interface": "asgi3", **others}

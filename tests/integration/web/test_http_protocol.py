@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 import uvloop
 
+from receiver.ingest.endpoint import ANSWER
 from receiver.web import connections, http_protocol
 from receiver.web.connections import Bounds, Connections
 from receiver.web.part import ABORT
@@ -46,6 +47,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "http":
         if scope["path"] == "/slow":
             await asyncio.sleep(BOUND * 3)
+        if scope["path"] == "/at-once" and scope["extensions"][ANSWER](b"HTTP/1.1 202 Accepted\r\nX: y\r\n", b""):
+            return
         if scope["path"] == "/gone":
             while (await receive())["type"] != "http.disconnect":
                 pass
@@ -80,7 +83,7 @@ async def port(monkeypatch: pytest.MonkeyPatch, limits: Connections) -> AsyncIte
     for name in ("STALL", "HEAD_SECONDS", "BODY_SECONDS", "LINGER", "UNREAD"):
         monkeypatch.setattr(connections, name, BOUND)
     monkeypatch.setattr(http_protocol, "SWEEP_EVERY", 0.02)
-    options = http_protocol.options(limits, lifespan="off", timeout_keep_alive=60)
+    options = http_protocol.options(limits, lifespan="off")
     server = uvicorn.Server(uvicorn.Config(app, **options))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -136,9 +139,28 @@ def statuses(got: bytes) -> list[bytes]:
     return [line.split()[1] for line in got.split(b"\r\n") if line.startswith(b"HTTP/")]
 
 
-async def test_an_idle_connection_outlasts_those_that_proxies_keep() -> None:
-    server = uvicorn.Config(app, **http_protocol.options())
-    assert 60 < server.timeout_keep_alive < 120
+@pytest.mark.parametrize(
+    "requests", [(REQUEST,), (REQUEST, REQUEST), (POST.replace(b"/", b"/refused", 1) % 4, b"body")]
+)
+async def test_an_idle_connection_is_closed_after_its_time(
+    port: int, monkeypatch: pytest.MonkeyPatch, requests: tuple[bytes, ...]
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for request in requests:
+        writer.write(request)
+        if request != b"body":  # which comes when the answer has been given
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith((b"HTTP/1.1 204", b"HTTP/1.1 413"))
+    monkeypatch.setattr(connections, "KEEP_ALIVE", BOUND / 4)
+    assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+    writer.close()
+
+
+async def test_an_answer_at_once_comes_in_its_turn_and_a_last_one_says_that_it_is_the_last(port: int) -> None:
+    at_once = REQUEST.replace(b"/", b"/at-once", 1)
+    last = at_once.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    got = await answers(port, REQUEST.replace(b"/", b"/slow", 1) + at_once + REQUEST + last)
+    assert statuses(got) == [b"204", b"202", b"204", b"204"]
+    assert (got.count(b"X: y\r\n"), got.count(b"date: "), got.count(b"connection: close")) == (1, 4, 1)
 
 
 async def test_a_head_that_takes_too_long_is_refused(port: int) -> None:

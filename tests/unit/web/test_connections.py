@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from receiver.web.connections import (
     BODY_SECONDS,
     HEAD_SECONDS,
+    KEEP_ALIVE,
     LEAST_RATE,
     LINGER,
     LINGER_BYTES,
@@ -130,7 +131,7 @@ def test_where_all_places_are_taken_idle_connections_go_first_and_who_finds_no_p
     for name in "ab":
         server.connect(name)
         server.all.finished(server.open[name])
-        server.all.idle(server.peer(name))
+        server.all.idle(server.peer(name), 0.0)
     server.all.busy(server.peer("a"))
     assert server.connect("c")
     assert server.ended() == {"b": "closed"}
@@ -227,12 +228,26 @@ def test_an_answer_is_broken_off_only_when_none_of_it_was_taken_for_long() -> No
     assert server.ended() == {"a": "aborted"}
 
 
+def test_an_idle_connection_outlasts_those_that_proxies_keep_and_is_closed_then() -> None:
+    server = Server(total=4)
+    for name in ("first", "again", "later"):
+        server.connect(name)
+        server.all.finished(server.open[name])
+    for name, since in (("first", 0.0), ("again", 0.0), ("later", 1.0), ("again", 2.0)):
+        server.all.busy(server.peer(name))
+        server.all.idle(server.peer(name), since)
+    server.all.sweep(60.0)  # as long as nginx and AWS keep theirs
+    assert server.ended() == {}
+    server.all.sweep(KEEP_ALIVE + 1.5)
+    assert server.ended() == {"first": "closed", "later": "closed"}
+
+
 def test_what_is_left_of_an_answered_request_is_read_within_bounds_and_its_place_goes_first() -> None:
     server = Server(total=4)
     for name in ("fast", "silent", "large", "idle"):
         server.connect(name)
     server.all.finished(server.open["idle"])
-    server.all.idle(server.peer("idle"))
+    server.all.idle(server.peer("idle"), 0.0)
     for name in ("fast", "silent", "large"):
         assert server.all.lingers(server.open[name], 0, True, 0.0)
     assert not server.all.lingers(server.open["large"], LINGER_BYTES + 1, True, 0.0)
