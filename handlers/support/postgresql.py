@@ -8,20 +8,25 @@ Its rules:
   mend.
 - Behind a connection pooler each transaction may have another session, and a pooler refuses or ignores settings at
   connecting: there limits and `synchronous_commit` are set in each transaction, in one request with its BEGIN.
+- Statements that wait for nothing of each other go in one request, with BEGIN and COMMIT (`BoundedConnection.together`,
+  libpq's pipeline mode): a request costs two changes of process, which takes longer than many a statement.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
-from psycopg import pq
+from psycopg import generators, pq
+from psycopg.adapt import Transformer
 from psycopg.conninfo import make_conninfo
+from psycopg.errors import error_from_result
 
 LATE: Final = "the server did not answer in time"
 
@@ -85,13 +90,110 @@ class Session:
         return ""
 
 
+class Statement:
+    """A statement that is run often, and so kept for as long as its process: each session prepares it once.
+
+    `text`: with $1, $2, … for values, each with a cast, for the server is told no types.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text.encode()
+
+
+class Execution(NamedTuple):
+    """A statement to be run with values in PostgreSQL's binary format; see postgresql_binary.py. None is NULL."""
+
+    statement: Statement
+    values: Sequence[bytes | None] = ()
+
+
 class BoundedConnection(psycopg.Connection[Any]):
     """A connection on which no wait outlasts `deadline`, nor `longest_wait` seconds.
 
-    libpq's own time-outs cover only connecting, and TCP's only a peer whose kernel has gone as well.
+    libpq's own time-outs cover only connecting, and TCP's only a peer whose kernel has gone as well. `prepares`:
+    whether each transaction has the same session, so that a statement is prepared once.
     """
 
     longest_wait: float = float("inf")
+    prepares: bool = False
+
+    def __init__(self, pgconn: pq.abc.PGconn) -> None:
+        super().__init__(pgconn)
+        self._names: dict[Statement, bytes] = {}  # of what the session has prepared
+        self._numbers = itertools.count(1)
+
+    def together(self, asked: Sequence[Execution], *, commit: bool = False) -> list[list[tuple[Any, ...]]]:
+        """Run statements in one request, and return the rows of each. Begins a transaction where none is open.
+
+        `commit`: commit with the last one. Raises psycopg.Error for the first that fails: none after it was run.
+        """
+        with self.lock:
+            begins = not self.autocommit and self.pgconn.transaction_status == pq.TransactionStatus.IDLE
+            new = dict.fromkeys(each.statement for each in asked if self.prepares and each.statement not in self._names)
+            names = {statement: b"runhook_%d" % next(self._numbers) for statement in new}
+            self.pgconn.enter_pipeline_mode()
+            try:
+                self._send(asked, names, begins=begins, commit=commit)
+                results = self.wait(_results(self.pgconn))
+            except BaseException:
+                self.close()  # its answers would be taken for those of the next request
+                raise
+            if not self.closed:
+                self.pgconn.exit_pipeline_mode()
+            answers = results[begins + len(names) :]
+            self._names |= {name: names[name] for name, it in zip(names, results[begins:], strict=False) if _done(it)}
+            for result in results:
+                if result.status == pq.ExecStatus.FATAL_ERROR:
+                    raise self._failed(result)
+            if len(results) < begins + len(names) + len(asked) + commit:
+                raise psycopg.OperationalError("the connection was lost")
+            return [self._rows(result) for _, result in zip(asked, answers, strict=False)]
+
+    def _send(
+        self, asked: Sequence[Execution], names: Mapping[Statement, bytes], *, begins: bool, commit: bool
+    ) -> None:
+        """Queue the messages of a request. `names`: under which what the session lacks is to be prepared."""
+        connection = self.pgconn
+        if begins:
+            connection.send_query_params(b"BEGIN", None)
+        for statement, name in names.items():
+            connection.send_prepare(name, statement.text)
+        for statement, values in asked:
+            binary = [pq.Format.BINARY] * len(values)
+            if self.prepares:
+                name = names.get(statement) or self._names[statement]
+                connection.send_query_prepared(name, values, binary, pq.Format.BINARY)
+            else:
+                connection.send_query_params(statement.text, values, None, binary, pq.Format.BINARY)
+        if commit:
+            connection.send_query_params(b"COMMIT", None)
+        connection.pipeline_sync()
+
+    def _failed(self, result: pq.abc.PGresult) -> psycopg.Error:
+        error = error_from_result(result, encoding=self.info.encoding)
+        if isinstance(error, psycopg.errors.InvalidSqlStatementName):  # DEALLOCATE, or DISCARD
+            self._names.clear()
+        return error
+
+    def _rows(self, result: pq.abc.PGresult) -> list[tuple[Any, ...]]:
+        if not result.nfields:
+            return []
+        reader = Transformer(self)
+        reader.set_pgresult(result)
+        return reader.load_rows(0, result.ntuples, tuple)
+
+    def rollback(self) -> None:
+        """Roll back as psycopg does, which may tell the session to forget all that is prepared. Nothing once closed."""
+        if self.closed or self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            return
+        super().rollback()
+        if self._names:
+            self._names.clear()
+            with self.lock:
+                self.pgconn.send_query(b"DEALLOCATE ALL")
+                self.wait(generators.execute(self.pgconn))
 
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Wait as psycopg does. Raises OperationalError, with the connection closed, when that takes too long."""
@@ -109,6 +211,22 @@ class BoundedConnection(psycopg.Connection[Any]):
                 wanted = gen.send(ready)
         except StopIteration as done:
             return done.value
+
+
+def _results(connection: pq.abc.PGconn) -> Generator[Any, Any, list[pq.abc.PGresult]]:
+    """Send what is queued, and return the result of each message, up to the end of the request or of the connection."""
+    yield from generators.send(connection)
+    found: list[pq.abc.PGresult] = []
+    while connection.status != pq.ConnStatus.BAD:
+        results = yield from generators.fetch_many(connection)
+        if not results or results[0].status == pq.ExecStatus.PIPELINE_SYNC:
+            break
+        found += results
+    return found
+
+
+def _done(result: pq.abc.PGresult) -> bool:
+    return result.status == pq.ExecStatus.COMMAND_OK
 
 
 # No such directory can be: libpq reads its parameters before it looks for the server's socket in there.

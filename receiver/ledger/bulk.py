@@ -1,8 +1,7 @@
 """Many rows in one statement whose text does not grow with them.
 
 On PostgreSQL the rows go as one array a column (`unnest`): taking a VALUES list of 256 rows apart cost the driver more
-than all the rest of a dispatch. An array goes as text, which is written here: the driver looks at each value several
-times. SQLite has no arrays, and takes a VALUES list.
+than all the rest of a dispatch. SQLite has no arrays, and takes a VALUES list.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from receiver.domain.run import RunKey
+from receiver.ledger import requests
+from receiver.ledger.requests import Asked, BuiltStatement
 
 
 def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
@@ -36,52 +37,33 @@ class Insert:
         self._table = table
         self._conflict = conflict
         self._returning = returning
-        self._built: dict[tuple[bool, tuple[str, ...]], Any] = {}
+        self._built: dict[tuple[str, ...], BuiltStatement] = {}
 
-    def __call__(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> Sequence[sa.Row[Any]]:
+    def __call__(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> Sequence[Any]:
         """Insert `rows`, which all have the same keys.
 
         Returns what `returning` names of each row that was written, in no particular order; without names, nothing.
         """
-        if not rows:
-            return []
-        names = tuple(rows[0])
-        on_postgresql = connection.dialect.name == "postgresql"
-        statement = self._built.get((on_postgresql, names))
-        if statement is None:
-            statement = self._built[on_postgresql, names] = self._build(connection, names)
-        if on_postgresql:
-            values = statement.construct_params({name: array_literal([row[name] for row in rows]) for name in names})
-            result: Any = connection.exec_driver_sql(statement.string, values)
-        else:
-            result = connection.execute(statement, list(rows))
-        return result.all() if self._returning else []
+        return requests.run(connection, self.of(connection, rows))[0] if rows else []
 
-    def _build(self, connection: sa.Connection, names: Sequence[str]) -> Any:
-        statement = insert_statement(connection, self._table)
+    def of(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> Asked:
+        """Return the INSERT of `rows`, of which there is one at least, to be run with others."""
+        names = tuple(rows[0])
+        statement = self._built.get(names)
+        if statement is None:
+            statement = self._built[names] = BuiltStatement(lambda on_postgresql: self._build(on_postgresql, names))
         if connection.dialect.name == "postgresql":
-            columns = [self._table.c[name] for name in names]
-            arrays = [sa.cast(sa.bindparam(it.name, type_=sa.Text()), ARRAY(it.type)) for it in columns]
+            return Asked(statement, {name: [row[name] for row in rows] for name in names})
+        return Asked(statement, rows)
+
+    def _build(self, on_postgresql: bool, names: Sequence[str]) -> Any:
+        statement: Any = (postgresql if on_postgresql else sqlite).insert(self._table)
+        if on_postgresql:
+            arrays = [sa.bindparam(name, type_=ARRAY(self._table.c[name].type)) for name in names]
             source = sa.func.unnest(*arrays).table_valued(*names).render_derived()
             statement = statement.from_select(list(names), sa.select(*(source.c[name] for name in names)))
         statement = self._conflict(statement)
-        statement = statement.returning(*self._returning) if self._returning else statement
-        return statement.compile(dialect=connection.dialect) if connection.dialect.name == "postgresql" else statement
-
-
-def array_literal(values: Iterable[str | bytes | float | None]) -> str:
-    """Return `values` as PostgreSQL reads an array from text. A text that it can't take is refused by the driver."""
-    return f"{{{','.join([_element(value) for value in values])}}}"
-
-
-def _element(value: str | bytes | float | None) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, bytes):
-        return f'"\\\\x{value.hex()}"'
-    return str(value)  # also of a bool: PostgreSQL reads True
+        return statement.returning(*self._returning) if self._returning else statement
 
 
 def among(connection: sa.Connection, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:

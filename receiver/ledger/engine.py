@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import random
 import sqlite3
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,7 +42,8 @@ log = logging.getLogger("runhook.ledger")
 
 # Seconds that a writer waits for the ledger's lock.
 LOCK_WAIT = 8.0
-_RETRYABLE = {"40P01", "40001"}
+# The last: the session has forgotten what it had prepared.
+_RETRYABLE = {"40P01", "40001", "26000"}
 _CANCELLED = "57014"  # a statement that took too long
 _TRIES = 5
 # Seconds after which a transaction is not tried again: a connection that is held takes them all.
@@ -123,7 +125,7 @@ class Ledger:
                 if number == _TRIES or time.monotonic() > until or not _worth_a_retry(error):
                     raise self._failed(error) from error
                 time.sleep(random.uniform(0.002, 0.02) * number)
-            except UnicodeEncodeError as error:  # a lone surrogate in a text value
+            except (UnicodeEncodeError, OverflowError, struct.error) as error:  # a lone surrogate, a number too large
                 raise LedgerDataError(str(error)) from error
         raise AssertionError("unreachable")
 
@@ -337,6 +339,7 @@ def _postgresql(url: sa.URL, limits: TimeLimits | None, clock: DatabaseClock) ->
     @sa_event.listens_for(engine, "connect")
     def _connected(connection: Any, record: Any) -> None:
         session = postgresql.open_session(connection, limits)
+        connection.prepares = not session.pooled
         record.info["begin"] = session.prepare(connection, limits)
         record.info["weakness"] = "; ".join(session.weaknesses)
 

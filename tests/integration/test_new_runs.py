@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import redis
 import sqlalchemy as sa
 
+from handlers.support.postgresql import BoundedConnection, Execution
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain.redaction import Redactor
@@ -49,21 +50,31 @@ def row(ledger: Ledger, run_id: str) -> tuple[Any, ...]:
     return tuple(ledger.read(lambda connection: connection.execute(query).one()))
 
 
-def test_the_row_of_a_new_run_is_written_once(dispatcher: Dispatcher, ledger: Ledger) -> None:
-    written: list[str] = []
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The text of each statement, whichever way it goes to the database."""
+    noted: list[str] = []
+    together = BoundedConnection.together
+
+    def run(self: BoundedConnection, asked: Sequence[Execution], *, commit: bool = False) -> list[Any]:
+        noted.extend(each.statement.text.decode() for each in asked)
+        return together(self, asked, commit=commit)
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith(("INSERT INTO runs", "UPDATE runs")):
-            written.append(statement)
+        noted.append(statement)
 
-    first, second = event(body("tsk_1", title="One")), event(body("tsk_2", "failed", failure_reason="x"))
+    monkeypatch.setattr(BoundedConnection, "together", run)
     sa.event.listen(sa.Engine, "before_cursor_execute", note)
-    try:
-        dispatcher.dispatch([first, second])
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    yield noted
+    sa.event.remove(sa.Engine, "before_cursor_execute", note)
 
-    assert len(written) == 1
+
+def test_the_row_of_a_new_run_is_written_once(dispatcher: Dispatcher, ledger: Ledger, statements: list[str]) -> None:
+    first, second = event(body("tsk_1", title="One")), event(body("tsk_2", "failed", failure_reason="x"))
+
+    dispatcher.dispatch([first, second])
+
+    assert len([each for each in statements if each.startswith(("INSERT INTO runs", "UPDATE runs"))]) == 1
     assert row(ledger, "tsk_1") == (first.id, 1, "completed", True, "One")
     assert row(ledger, "tsk_2") == (second.id, 1, "failed", True, None)
 

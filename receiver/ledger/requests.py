@@ -1,0 +1,121 @@
+"""Statements that are built once a process, and several of them in one request to the database.
+
+On PostgreSQL they go past SQLAlchemy, which costs four times what the driver does: its text is compiled once, a session
+prepares it once, and values go in binary. SQLite has no requests: there they run one after the other, by SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from handlers.support import postgresql_binary
+
+if TYPE_CHECKING:
+    from handlers.support import postgresql
+
+
+class Asked(NamedTuple):
+    """A statement with its values, by name. On SQLite these may be many rows, for each of which it is run."""
+
+    statement: BuiltStatement
+    values: Any
+
+
+class BuiltStatement:
+    """A statement of one shape. `build`: makes it, for PostgreSQL or not, with a typed bindparam for each value; for
+    PostgreSQL none is expanded."""
+
+    def __init__(self, build: Callable[[bool], Any]) -> None:
+        self._build = build
+
+    def with_values(self, **values: Any) -> Asked:
+        """Return it with the values of its bindparams, to be run."""
+        return Asked(self, values)
+
+    @cached_property
+    def on_sqlite(self) -> Any:
+        """As SQLAlchemy runs it."""
+        return self._build(False)
+
+    @cached_property
+    def on_postgresql(self) -> _Compiled:
+        """As PostgreSQL gets it."""
+        return _Compiled(self._build(True))
+
+
+class _Compiled:
+    """A statement in PostgreSQL's own terms."""
+
+    def __init__(self, statement: Any) -> None:
+        from sqlalchemy.dialects.postgresql import psycopg
+
+        from handlers.support.postgresql import Statement
+
+        dialect: Any = psycopg.dialect
+        compiled = statement.compile(dialect=dialect(paramstyle="numeric_dollar"))
+        self._statement = Statement(compiled.string)
+        self._constants = compiled.construct_params(_check=False)
+        self._writers = [(name, _writer(compiled.binds[name].type)) for name in compiled.positiontup or ()]
+        row: Any = namedtuple("row", list(statement.exported_columns.keys()))  # type: ignore[misc]  # noqa: PYI024
+        self.row = row._make
+
+    def execution(self, values: Mapping[str, Any]) -> postgresql.Execution:
+        """Return what the driver runs. Raises UnicodeEncodeError or struct.error for a value that its type has not."""
+        from handlers.support.postgresql import Execution
+
+        given = {**self._constants, **values}
+        written = [None if (value := given[name]) is None else write(value) for name, write in self._writers]
+        return Execution(self._statement, written)
+
+
+def run(connection: sa.Connection, *asked: Asked, commit: bool = False) -> list[Sequence[Any]]:
+    """Run statements in their order, in one request where the database has such. Returns the rows of each.
+
+    `commit`: commit the transaction with the last one, where that saves a request; run nothing after it then. Raises as
+    connection.execute.
+    """
+    if connection.dialect.name != "postgresql":
+        return [_rows(connection.execute(each.statement.on_sqlite, each.values)) for each in asked]
+    import psycopg
+
+    driver: Any = connection.connection.dbapi_connection
+    compiled = [each.statement.on_postgresql for each in asked]
+    try:
+        found = driver.together(
+            [it.execution(each.values) for it, each in zip(compiled, asked, strict=True)], commit=commit
+        )
+    except psycopg.Error as error:
+        connection._handle_dbapi_exception(error, None, None, None, None)
+    return [[it.row(row) for row in rows] for it, rows in zip(compiled, found, strict=True)]
+
+
+def _rows(result: Any) -> Sequence[Any]:
+    return result.all() if result.returns_rows else []
+
+
+# The more special of two types first.
+_TYPES: Final = (
+    (sa.Text, postgresql_binary.TEXT),
+    (sa.LargeBinary, postgresql_binary.BYTEA),
+    (sa.Boolean, postgresql_binary.BOOL),
+    (sa.BigInteger, postgresql_binary.INT8),
+    (sa.Integer, postgresql_binary.INT4),
+    (sa.Double, postgresql_binary.FLOAT8),
+)
+
+
+def _writer(of: Any) -> Callable[[Any], bytes]:
+    """Return what writes values of a type of SQLAlchemy in PostgreSQL's binary format."""
+    if isinstance(of, ARRAY):
+        return partial(postgresql_binary.array, _type(of.item_type))
+    return _type(of).write
+
+
+def _type(of: Any) -> postgresql_binary.Type:
+    return next(written for kind, written in _TYPES if isinstance(of, kind))

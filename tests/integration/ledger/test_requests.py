@@ -1,0 +1,251 @@
+"""Several statements in one request: what they do, what fails, and what is left of it, on both databases."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from handlers.support import postgresql
+from handlers.support.postgresql import BoundedConnection
+from receiver.ledger import (
+    Connection,
+    Ledger,
+    LedgerDataError,
+    LedgerUnavailable,
+    bulk,
+    database_clock,
+    requests,
+)
+from receiver.ledger.requests import Asked, BuiltStatement
+
+words = sa.Table(
+    "words_of_a_test", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("word", sa.Text)
+)
+put = bulk.Insert(words, lambda statement: statement)
+found = BuiltStatement(
+    lambda on_postgresql: (
+        sa.select(words).where(bulk.among_given(on_postgresql, words.c.id, "ids")).order_by(words.c.id)
+    )
+)
+changed = BuiltStatement(
+    lambda _: (
+        sa.update(words).where(words.c.id == sa.bindparam("its_id", type_=sa.Integer)).values(word=sa.bindparam("new"))
+    )
+)
+
+
+@pytest.fixture
+def store(ledger_url: str) -> Iterator[Ledger]:
+    """A ledger that has the table of this test, and nothing else."""
+    it = Ledger(ledger_url)
+    it.alter(words.create)
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def server(postgres_url: str) -> Iterator[Ledger]:
+    it = Ledger(postgres_url)
+    it.alter(words.create)
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One element for each request to PostgreSQL."""
+    noted: list[None] = []
+    until = BoundedConnection._until
+
+    def noting(self: BoundedConnection, waited: Any, limit: float) -> Generator[Any, Any, Any]:
+        steps = until(self, waited, limit)
+        try:
+            wanted = next(steps)
+            noted.append(None)  # else there is nothing to wait for
+            while True:
+                wanted = steps.send((yield wanted))
+        except StopIteration as done:
+            return done.value
+
+    monkeypatch.setattr(BoundedConnection, "_until", noting)
+    return noted
+
+
+def row(number: int, word: str | None = "one") -> dict[str, Any]:
+    return {"id": number, "word": word}
+
+
+def all_of(ledger: Ledger) -> list[tuple[Any, ...]]:
+    query = sa.select(words.c.id, words.c.word).order_by(words.c.id)
+    return [tuple(each) for each in ledger.read(lambda connection: connection.execute(query).all())]
+
+
+def test_each_statement_sees_what_those_before_it_did(store: Ledger) -> None:
+    def work(connection: Connection) -> list[Any]:
+        made = put.of(connection, [row(1), row(2, None)])
+        return requests.run(
+            *(connection, made, changed.with_values(its_id=1, new="two"), found.with_values(ids=[1, 2, 3]))
+        )
+
+    made, updated, rows = store.write(work)
+    assert (list(made), list(updated)) == ([], [])
+    assert [(each.id, each.word) for each in rows] == [(1, "two"), (2, None)]
+    assert all_of(store) == [(1, "two"), (2, None)]
+
+
+def test_begin_statements_and_commit_are_one_request(
+    server: Ledger, sent: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_clock, "FRESH_FOR", float("inf"))
+
+    def work(connection: Connection) -> int:
+        requests.run(connection, put.of(connection, [row(1)]), found.with_values(ids=[1]), commit=True)
+        return len(sent)
+
+    server.read(lambda _: None)  # connected, and asked for its time
+    sent.clear()
+    # When they are prepared, and when they are run again
+    assert server.write(work) == 1
+    assert server.write(lambda it: requests.run(it, found.with_values(ids=[1]), commit=True)) == [[(1, "one")]]
+    # Then no COMMIT follows
+    assert len(sent) == 2
+    assert all_of(server) == [(1, "one")]
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (row(1), LedgerDataError),  # it is there
+        (row(2, "\ud800"), LedgerDataError),
+        (row(1 << 40), LedgerDataError),
+        (row(3, "a\0b"), LedgerDataError),
+    ],
+)
+def test_of_a_request_with_a_bad_value_nothing_is_written(
+    server: Ledger, bad: dict[str, Any], error: type[Exception]
+) -> None:
+    server.write(lambda connection: put(connection, [row(1)]))
+
+    def work(connection: Connection) -> None:
+        before, after = put.of(connection, [row(8)]), put.of(connection, [row(9)])
+        requests.run(connection, before, put.of(connection, [bad]), after, commit=True)
+
+    with pytest.raises(error) as caught:
+        server.write(work)
+    assert "words" not in str(caught.value)
+    assert all_of(server) == [(1, "one")]
+    server.write(lambda connection: put(connection, [row(5)]))
+    assert len(all_of(server)) == 2, "the connection is as good as new"
+
+
+def test_a_statement_that_the_server_does_not_know_is_trouble_with_the_ledger(server: Ledger) -> None:
+    missing = BuiltStatement(lambda _: sa.select(sa.column("id", sa.Integer)).select_from(sa.table("no_such_table")))
+    with pytest.raises(LedgerUnavailable, match="no_such_table"):
+        server.write(lambda connection: requests.run(connection, missing.with_values()))
+
+
+@pytest.mark.parametrize("ended", ["DEALLOCATE ALL", "SELECT pg_terminate_backend(pg_backend_pid())"])
+def test_what_a_session_forgets_and_a_session_that_ends_are_overcome(server: Ledger, ended: str) -> None:
+    # Given a session that has prepared a statement
+    asked = found.with_values(ids=[1])
+    server.write(lambda connection: requests.run(connection, asked))
+    # When it has forgotten that, or is gone, before the next transaction
+    connection = server._engine(write=True).raw_connection()
+    driver: Any = connection.dbapi_connection
+    try:
+        driver.pgconn.exec_(ended.encode())
+    finally:
+        connection.close()
+    # Then that is done all the same
+    server.write(lambda connection: requests.run(connection, put.of(connection, [row(1)]), asked, commit=True))
+    assert all_of(server) == [(1, "one")]
+
+
+def test_what_is_rolled_back_is_prepared_again(server: Ledger) -> None:
+    asked = found.with_values(ids=[1])
+    for _ in range(2):
+        server.write(lambda connection: requests.run(connection, asked))
+        server.read(lambda connection: connection.exec_driver_sql("SELECT 1").all())  # which ends with a ROLLBACK
+
+    def prepared(connection: Connection) -> int:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one())
+
+    assert server.read(prepared) == 0, "none is left behind"
+
+
+def test_behind_a_pooler_nothing_is_prepared(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a pooler, whose sessions have a process other than it tells
+    monkeypatch.setattr(postgresql, "backend_pid", lambda _: 1)
+    ledger = Ledger(postgres_url)
+    ledger.alter(words.create)
+    count = "SELECT count(*) FROM pg_prepared_statements"
+
+    def work(connection: Connection) -> list[Any]:
+        requests.run(connection, put.of(connection, [row(1)]), found.with_values(ids=[1]))
+        return [connection.exec_driver_sql(count).scalar(), *requests.run(connection, changed_of(1), commit=True)]
+
+    assert ledger.write(work) == [0, []]
+    assert all_of(ledger) == [(1, "two")]
+    ledger.close()
+
+
+def changed_of(number: int) -> Asked:
+    return changed.with_values(its_id=number, new="two")
+
+
+def test_of_two_that_deadlock_one_is_tried_again(server: Ledger) -> None:
+    server.write(lambda connection: put(connection, [row(1), row(2)]))
+    both = threading.Barrier(2)
+    tries: list[int] = []
+
+    def work(connection: Connection, first: int, second: int) -> None:
+        tries.append(first)
+        requests.run(connection, changed_of(first))
+        if len(tries) <= 2:
+            both.wait(30)
+        requests.run(connection, changed_of(second), commit=True)
+
+    threads = [
+        threading.Thread(target=server.write, args=(lambda it, a=a, b=b: work(it, a, b),)) for a, b in ((1, 2), (2, 1))
+    ]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(30)
+    assert len(tries) == 3
+    assert all_of(server) == [(1, "two"), (2, "two")]
+
+
+def test_a_connection_that_is_interrupted_in_a_request_is_used_no_more(
+    server: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(Exception):
+        """As a signal's handler raises it."""
+
+    asked = found.with_values(ids=[1])
+    server.write(lambda connection: put(connection, [row(1)]))
+    wait = BoundedConnection.wait
+
+    def stop(self: BoundedConnection, waited: Any, *args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(BoundedConnection, "wait", wait)
+        next(waited)
+        raise Stopped
+
+    monkeypatch.setattr(BoundedConnection, "wait", stop)
+    with pytest.raises(Stopped):
+        server.write(lambda connection: requests.run(connection, changed_of(1), asked))
+    assert server.write(lambda connection: requests.run(connection, asked)) == [[(1, "one")]]
+
+
+def test_a_driver_alone_begins_a_transaction_and_reads_any_type(postgres_url: str) -> None:
+    now = postgresql.Statement("SELECT now(), 1.5::numeric, '{\"a\": 1}'::jsonb, ARRAY['x', NULL], NULL::text")
+    with BoundedConnection.connect(postgres_url.replace("+psycopg", "")) as connection:
+        ((first,), (second,)) = connection.together([postgresql.Execution(now), postgresql.Execution(now)])
+        assert first == second, "one transaction"
+        assert [str(first[1]), *first[2:]] == ["1.5", {"a": 1}, ["x", None], None]
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
