@@ -10,6 +10,7 @@ import httpcore2
 import pytest
 from hypothesis import HealthCheck, settings
 
+from receiver.api import call_pool
 from receiver.runtime import apart
 from tests.support.waiting import PATIENCE
 
@@ -75,8 +76,9 @@ def _certificates_are_read_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _work_apart_may_wait_for_a_core() -> Iterator[None]:
-    """Its limit by the clock is for people who wait; the one of its CPU time stays."""
+def _calls_may_wait_for_a_core() -> Iterator[None]:
+    """Limits by the clock are for people who wait; that of the CPU time of work apart stays."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(apart, "CLOCK", PATIENCE)
+        patch.setattr(call_pool, "LIMIT", PATIENCE)
         yield

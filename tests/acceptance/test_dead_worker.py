@@ -17,6 +17,8 @@ from tests.servers.http import Reply, ScriptedServer
 from tests.support.ledger import new_event, record, with_tables
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 SLOTS = 2
 
 

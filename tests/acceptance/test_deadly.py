@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
 import redis
 
 from receiver import wakeups
@@ -17,6 +18,8 @@ from tests.support.events import body, event
 from tests.support.inbox import append
 from tests.support.ledger import event_body, new_event, record, with_tables
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 DEADLY = """
 import os, signal

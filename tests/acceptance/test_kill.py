@@ -27,6 +27,8 @@ from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.valkey import ValkeyProcess
 from tests.support.waiting import Stopwatch, eventually
 
+pytestmark = pytest.mark.long
+
 QUEUES = (DISPATCH, deliver_queue("hook"))
 PROMISE = 30.0
 """Seconds within which work goes on after a part's return."""

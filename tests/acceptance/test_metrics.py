@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 import httpx2
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -14,6 +15,8 @@ from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import body
 from tests.support.paths import ROOT
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 PAGE = ROOT / "docs" / "metrics.md"
 FIXED = {

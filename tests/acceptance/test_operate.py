@@ -25,6 +25,8 @@ from tests.support.paths import ROOT
 from tests.support.processes import alive, descendants, launch
 from tests.support.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.long
+
 Deployments = Callable[..., Deployment]
 
 
@@ -52,7 +54,6 @@ def keys(consumer: ScriptedServer) -> Counter[str]:
     return Counter(request.headers["webhook-id"] for request in consumer.requests)
 
 
-@pytest.mark.long
 def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_and_can_be_cancelled(
     deployment: Deployments, redis_url: str, consumer: ScriptedServer
 ) -> None:

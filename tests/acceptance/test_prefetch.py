@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
 import sqlalchemy as sa
 
 from receiver.ledger.schema import attempts, deliveries
@@ -13,6 +14,8 @@ from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.support.ledger import new_event, record, with_tables
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 SLOTS = 2
 COUNT = 200

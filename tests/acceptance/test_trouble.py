@@ -21,6 +21,8 @@ from tests.servers.postgres import PostgresProcess
 from tests.servers.receiver import Load, body
 from tests.support.waiting import Stopwatch, eventually
 
+pytestmark = pytest.mark.long
+
 SINKS = {"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db", "table": "runs"}}
 ROUTES = [{"name": "everything", "to": ["results"]}]
 
@@ -99,7 +101,6 @@ def test_a_postgresql_that_is_killed_and_one_that_hangs_pause_the_work_and_nothi
         assert connection.execute("SELECT count(*), count(DISTINCT run_id) FROM runs").fetchone() == (count, count)
 
 
-@pytest.mark.long
 def test_a_clock_that_starts_before_its_postgresql_waits_for_it(
     deployment: Deployments, redis_url: str, postgres_factory: Callable[..., PostgresProcess]
 ) -> None:

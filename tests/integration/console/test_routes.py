@@ -47,6 +47,12 @@ def people(server: Submitting) -> Iterator[Browser]:
     it.session.close()
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For rules that are known to be harmless: a process for each takes a second of a core."""
+    monkeypatch.setattr(trial, "apart", lambda work, *arguments: work(*arguments))
+
+
 def test_the_rules_in_their_order_with_what_they_did(people: Browser, server: Submitting) -> None:
     record(server.ledger, new_event("tsk_1", "ops", status="failed"), now=time.time())
     page = people.get("/routes").text
@@ -110,6 +116,7 @@ def test_rules_are_tried_beside_those_of_today_and_not_saved(people: Browser, se
         ("routes:\n  - {name: a, when: \"run.title.matches('(')\", to: [ops]}", "is no valid pattern"),
     ],
 )
+@pytest.mark.usefixtures("in_this_process")
 def test_wrong_rules_say_where(people: Browser, rules: str, says: str) -> None:
     page = html.unescape(people.press("/routes", "try_rules", rules=rules, raw=FAILED).text)
     assert "These rules can't be used" in page
@@ -179,6 +186,7 @@ def test_who_may_look_at_one_source_compares_its_events_alone(server: Submitting
     ana.session.close()
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("text", HOSTILE)
 def test_nothing_of_a_body_or_rule_becomes_markup(people: Browser, text: str) -> None:
     def shown(words: str) -> set[str]:
