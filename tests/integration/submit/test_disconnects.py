@@ -148,23 +148,22 @@ def test_a_pool_of_connections_is_never_used_up_by_callers_that_hang_up(
 
 
 def test_those_who_wait_are_answered_when_the_process_stops(
-    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
+    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(results, "FETCH_STOP_LIMIT", PATIENCE)
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
     run_ids = [rig.task(f"p{number}").json()["run_id"] for number in range(4)]
-    stream = hold(rig, f"/v1/runs/{run_ids[0]}/events")
-    with ThreadPoolExecutor(20) as pool:
+    with hold(rig, f"/v1/runs/{run_ids[0]}/events") as stream, ThreadPoolExecutor(20) as pool:
         asked = [pool.submit(rig.client.get, f"/v1/runs/{run_ids[n % 4]}?wait=60") for n in range(20)]
         eventually(lambda: len(polls[0]) == 21)
 
         rig.serving.stop()
 
         answers = [each.result(timeout=PATIENCE) for each in asked]
-    assert {answer.status_code for answer in answers} == {200}
-    assert {answer.json()["status"] for answer in answers} <= {"created", "queued", "running"}
-    while stream.recv(65536):
-        pass  # it ends as a stream does, and is not reset
-    stream.close()
+        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.json()["status"] for answer in answers} <= {"created", "queued", "running"}
+        while stream.recv(65536):
+            pass  # it ends as a stream does, and is not reset
     rig.serving.join()
 
 
