@@ -91,7 +91,7 @@ PARTS: Final[dict[str, Part]] = {
     ),
     "idle": Part(
         "`runhook dev` with ten sinks, while nothing happens: processes, memory, wake-ups, Redis commands",
-        *("idle", "--sinks 10 --seconds 10", "--sinks 2 --seconds 1"),
+        *("idle", "--sinks 10 --seconds 30", "--sinks 2 --seconds 1"),
     ),
     "start": Part(
         "CPU of a start: until the first 202 of `serve`, and `--help`, beside a bare endpoint",

@@ -1,10 +1,11 @@
 """What `runhook dev` costs while nothing happens, and how much memory it has.
 
-    python bench/idle.py [--sinks 2] [--seconds 20] [--json]
+    python bench/idle.py [--sinks 2] [--seconds 30] [--json]
 
-It is started with an embedded Valkey and so many `files` sinks, and left alone until it is quiet. Then it is counted,
-over `--seconds`: CPU time and wake-ups (voluntary context switches) of each process, commands that Redis has done, by
-name, and memory: RSS counts pages that processes share once for each, PSS once in all.
+It is started with an embedded Valkey and so many `files` sinks, and left alone until its imports and first polls are
+over: until it uses next to no CPU for some seconds. Then it is counted, over `--seconds`: CPU time and wake-ups
+(voluntary context switches) of each process, commands that Redis has done, by name, and memory: RSS counts pages that
+processes share once for each, PSS once in all.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ sys.path.insert(0, str(ROOT))
 
 import redis  # noqa: E402
 
+from bench.latency import cpu  # noqa: E402
 from tests.servers.dev import Dev  # noqa: E402
 from tests.support.processes import command_of, descendants  # noqa: E402
 
-SETTLE = 15.0  # seconds after the start, of which imports and first polls are no part of idling
+QUIET = 5.0  # percent of a core
+SETTLE = 5.0  # seconds for which it must be quiet
+PATIENCE = 180.0  # seconds after which it is counted as it is
 
 
 class Taken(NamedTuple):
@@ -79,14 +83,28 @@ def measured(sinks: int, seconds: float) -> dict[str, Any]:
         dev = Dev(Path(folder), config=json.dumps(config))
         try:
             dev.ready()
-            time.sleep(SETTLE)
+            _await_quiet(dev)
             return _counted(dev, seconds)
         finally:
             dev.end()
 
 
+def _await_quiet(dev: Dev) -> None:
+    before, deadline = float("-inf"), time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        used = sum(map(cpu, _processes(dev)))
+        if used - before < SETTLE * QUIET / 100:
+            return
+        before = used
+        time.sleep(SETTLE)
+
+
+def _processes(dev: Dev) -> set[int]:
+    return {dev.process.pid, *descendants(dev.process.pid)}
+
+
 def _counted(dev: Dev, seconds: float) -> dict[str, Any]:
-    pids = {dev.process.pid, *descendants(dev.process.pid)}
+    pids = _processes(dev)
     with redis.Redis(unix_socket_path=str(dev.data / "redis" / "valkey.sock")) as client:
         client.ping()
         before, calls, began = {pid: taken(pid) for pid in pids}, commands(client), time.monotonic()
@@ -124,7 +142,7 @@ def main() -> None:
     """Print what it costs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sinks", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = measured(options.sinks, options.seconds)

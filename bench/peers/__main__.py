@@ -6,7 +6,8 @@ Each peer is an app in `apps/`: the same signature, the same row in the same Pos
 task on disk before the 202. Runhook does more in that time (ledger, deduplication, routing, attempts, retries that
 survive), and the peers are not held to it. One after the other, in alternating rounds, each with servers of its own;
 work is checked at the consumer: a row counts when PostgreSQL has committed it. `flat out`: 64 events are on their way
-at any time. Prints medians and their spread, and writes all figures to --json. A side that fails is reported, and the
+at any time. Prints each round as it ends, then medians and their spread, and writes all figures to --json. A side that
+fails, or loses events, so that no row comes for PATIENCE seconds, is reported with the load at which it did, and the
 others go on.
 """
 
@@ -20,7 +21,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -39,11 +40,13 @@ TABLE: Final = "CREATE TABLE results (run_id text PRIMARY KEY, status text, outp
 FLAT_OUT: Final = "flat out"
 # Events a second: more than any of them does.
 NO_LIMIT: Final = 1e9
+# Seconds in which no row comes, after which the rest is taken for lost: longer than any side takes to start.
+PATIENCE: Final = 30.0
 
 # How each library's documentation starts a worker, on two cores.
 WORKERS: Final[Mapping[str, list[str]]] = {
     "rq": ["rq", "worker-pool", "-q", "-n", "2", "-w", "rq.SimpleWorker", "-u", "{redis}", "results"],
-    "celery": ["celery", "-A", "celery_app", "worker", "--loglevel", "ERROR"],
+    "celery": ["celery", "-A", "celery_app:celery", "worker", "--loglevel", "ERROR"],
     "dramatiq": ["dramatiq", "dramatiq_app", "--processes", "2"],
     "taskiq": ["taskiq", "worker", "taskiq_app:broker", "--log-level", "ERROR"],
     "arq": ["arq", "arq_app.WorkerSettings"],
@@ -101,8 +104,13 @@ class Peer:
 
     def client(self) -> Client:
         """Return a client, once the first rows have arrived."""
-        client = eventually(lambda: Client(self._port, self._database), OSError, self._log.read_text)
-        client.run(100, WARM_UP)
+        client = eventually(
+            lambda: Client(self._port, self._database, PATIENCE), OSError, self._log.read_text, PATIENCE
+        )
+        try:
+            client.run(100, WARM_UP)
+        except SystemExit as error:
+            raise SystemExit(f"{error}: {self._log.read_text().strip()[-300:]}") from None
         return client
 
     def cpu_used(self) -> float:
@@ -159,27 +167,44 @@ def _is_peer(pid: int) -> bool:
 
 
 def measure(name: str, side: Side, client: Client, load: str, count: int) -> Figures:
-    """Send `count` events and wait for their rows."""
+    """Send `count` events and wait for their rows. Raises SystemExit when some never came."""
     before, began = side.cpu_used(), time.monotonic()
-    took, _ = client.run(NO_LIMIT if load == FLAT_OUT else float(load), count)
+    try:
+        took, _ = client.run(NO_LIMIT if load == FLAT_OUT else float(load), count)
+    except SystemExit as error:
+        raise SystemExit(f"{_at(load)}: {error}") from None
     seconds = time.monotonic() - began
     used = (side.cpu_used() - before) / count * 1e6
     return Figures(name, load, percentile(took, 50), percentile(took, 99), count / seconds, used)
 
 
-def one_round(name: str, folder: Path, rates: list[str], seconds: float, flat_out: float) -> list[Figures]:
-    """Start one side, measure each load, and end it."""
+def _at(load: str) -> str:
+    return load if load == FLAT_OUT else f"{load}/s"
+
+
+def one_round(name: str, folder: Path, rates: list[str], seconds: float, flat_out: float) -> Iterator[Figures]:
+    """Start one side, measure each load, and end it. Raises SystemExit when events were lost."""
     side: Side = Runhook(folder) if name == "runhook" else Peer(name, folder)
     try:
         client = side.client()
         try:
-            found = [measure(name, side, client, rate, max(20, int(float(rate) * seconds))) for rate in rates]
+            for rate in rates:
+                yield measure(name, side, client, rate, max(20, int(float(rate) * seconds)))
             guess = measure(name, side, client, FLAT_OUT, WARM_UP).rate
-            return [*found, measure(name, side, client, FLAT_OUT, max(WARM_UP, int(guess * flat_out)))]
+            yield measure(name, side, client, FLAT_OUT, max(WARM_UP, int(guess * flat_out)))
         finally:
             client.close()
     finally:
         side.end()
+
+
+def line(number: int, name: str, seconds: float, found: list[Figures]) -> str:
+    """Return what one round of one side has found, in a line."""
+    rates = [
+        f"{each.rate:,.0f}/s" if each.load == FLAT_OUT else f"p50 {each.p50:.1f} p99 {each.p99:.1f}" for each in found
+    ]
+    loads = [f"{_at(each.load)} {rate}" for each, rate in zip(found, rates, strict=True)]
+    return f"round {number}, {seconds:3.0f} s: {name:9}{'; '.join(loads)}"
 
 
 def table(found: list[Figures], names: list[str]) -> str:
@@ -196,8 +221,8 @@ def table(found: list[Figures], names: list[str]) -> str:
             ratio = f"{ours / _median(rates):.2f}" if load == FLAT_OUT and name != "runhook" else ""
             spread = f"{_median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f})" if load == FLAT_OUT else ""
             p50, p99, used = (_median([getattr(each, what) for each in mine]) for what in ("p50", "p99", "cpu"))
-            at, times = (load, " | ") if load == FLAT_OUT else (f"{load}/s", f"{p50:.1f} | {p99:.1f}")
-            lines.append(f"| {at} | {name} | {times} | {spread} | {used:,.0f} | {ratio} |")
+            times = " | " if load == FLAT_OUT else f"{p50:.1f} | {p99:.1f}"
+            lines.append(f"| {_at(load)} | {name} | {times} | {spread} | {used:,.0f} | {ratio} |")
     return "\n".join(lines)
 
 
@@ -235,11 +260,14 @@ def main() -> None:
         Path(temporary).chmod(0o755)
         for number in range(options.rounds):
             for name in names if number % 2 == 0 else reversed(names):
-                folder = Path(temporary) / f"{name}-{number}"
+                folder, began, mine = Path(temporary) / f"{name}-{number}", time.monotonic(), list[Figures]()
                 try:
-                    found += one_round(name, folder, rates, options.seconds, options.flat_out)
+                    mine.extend(one_round(name, folder, rates, options.seconds, options.flat_out))
                 except (Exception, SystemExit) as error:
                     failures.append(f"{name} failed in round {number + 1}: {str(error)[-400:]!r}")
+                    print(failures[-1], flush=True)
+                found += mine
+                print(line(number + 1, name, time.monotonic() - began, mine), flush=True)
     print(table(found, [name for name in names if any(each.side == name for each in found)]))
     print("\n".join([*failures, *([f"Versions: {versions()}"] if len(names) > 1 else [])]))
     if options.json:
