@@ -209,7 +209,7 @@ class EventRecorder:
             parsed = self._complete(parsed, completion)
             own = replace(own, extent=parsed.facts.extent if parsed.facts else "")
         if found.disposition == "update":
-            told = earlier.sinks_told(own, history)
+            told = earlier.sinks_told(parsed.key, own, history)
         history.append(own)
         event = self._route(parsed, found, run, submission, told)
         earlier.add(parsed.run.data, event)

@@ -66,7 +66,7 @@ class Insert:
         return statement.returning(*self._returning) if self._returning else statement
 
 
-def among(connection: sa.Connection, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
+def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
     """Return the condition that `column` is one of `values`."""
     if connection.dialect.name != "postgresql":
         return column.in_(values)

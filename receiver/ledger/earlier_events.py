@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from receiver.domain import shape
 from receiver.domain.deduplication import Facts, says_same
 from receiver.domain.extent import Extent, parse_extent
-from receiver.domain.run import parse
-from receiver.ledger import bulk
+from receiver.domain.run import RunKey, parse
 from receiver.ledger.events import NewEvent
+from receiver.ledger.of_events import of_events
 from receiver.ledger.schema import deliveries, events
 
 
@@ -43,13 +43,13 @@ class EarlierEvents:
         other = self._with_more(facts, [past for past in history if not says_same(past, facts)])
         return shape.completion_of(run, same_result=same, earlier=other) if same or other else {}
 
-    def sinks_told(self, facts: Facts, history: Sequence[Facts]) -> set[str]:
-        """Return the sinks that have a delivery of an event that said the same, however it ended."""
+    def sinks_told(self, key: RunKey, facts: Facts, history: Sequence[Facts]) -> set[str]:
+        """Return the sinks that have a delivery of an event of the run that said the same, however it ended."""
         same = [past.event_id for past in history if says_same(past, facts)]
         told = {sink for event in same for sink in self._sinks.get(event, ())}
-        recorded = [event for event in same if event not in self._sinks]
+        recorded = [(*key, event) for event in same if event not in self._sinks]
         if recorded:
-            query = sa.select(deliveries.c.sink).where(bulk.among(self._connection, deliveries.c.event_id, recorded))
+            query = sa.select(deliveries.c.sink).where(of_events(self._connection, recorded))
             told.update(self._connection.execute(query.distinct()).scalars())
         return told
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from receiver.domain.words import BadSearch, TextQuery, parse_query
 from receiver.errors import Invalid
 from receiver.ledger.expressions import contains, contains_exactly, starts_with, unindexed
+from receiver.ledger.of_events import of_event
 from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
 
 FULL_ID = len("evt_") + 32
@@ -262,7 +263,7 @@ def of_events(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
     if wanted.event_id:
         found.append(begins(terms.name(it.id), wanted.event_id))
     if own := terms.delivery(wanted):
-        found.append(terms.there_is(deliveries, [deliveries.c.event_id == it.id, *own], events))
+        found.append(terms.there_is(deliveries, [of_event(events), *own], events))
     return found + terms.its_run(wanted, events, it.problem)
 
 

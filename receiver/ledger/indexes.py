@@ -2,7 +2,7 @@
 
 An index is declared once, in `schema`. A migration makes those of a new table with it; an index that a table gets later
 is made here, after the migrations and outside of their transaction, which would keep every writer out for minutes. So
-a change of an index's columns takes a new name, and a migration that drops the old one.
+a change of its columns takes a new name, and the old one is among the REPLACED: dropped when the new one is there.
 
 PostgreSQL makes that of a large table with CREATE INDEX CONCURRENTLY. One that was interrupted stays behind as invalid,
 and is made anew by whoever starts next. SQLite has one writer at a time: each index is a transaction of its own, so
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
@@ -27,6 +28,8 @@ log = logging.getLogger("runhook.ledger")
 
 # Bytes of a table up to which PostgreSQL makes its index while writers wait: some milliseconds.
 SMALL: Final = 4 << 20
+# What earlier releases declared, by name, with the tables.
+REPLACED: Final = {"ix_deliveries_event_id": "deliveries", "ix_deliveries_source_run_id": "deliveries"}
 _ADVISORY_LOCK: Final = 0x52554E484F4F4C  # "RUNHOOL", beside that of the migrations
 # Seconds between two looks at what another process is making.
 _LOOK: Final = 0.3
@@ -44,17 +47,28 @@ def lacking(connection: sa.Connection) -> list[sa.Index]:
 
 
 def ensure_indexes(ledger: Ledger) -> None:
-    """Make the indexes that are lacking, or wait for another process that does. Raises LedgerUnavailable."""
+    """Make the indexes that are lacking, then drop those that are replaced, or wait for another process that does.
+
+    Raises LedgerUnavailable.
+    """
     told = False
-    while wanted := ledger.read(lacking):
+    while steps := ledger.read(_steps):
+        name, step = steps[0]
         with _alone(ledger) as alone:
             if alone:
-                _make(ledger, wanted[0])
+                step(ledger)
                 continue
         if not told:
-            log.info("ledger.waiting index=%s: another process makes it", wanted[0].name)
+            log.info("ledger.waiting index=%s: another process makes or drops it", name)
         told = True
         time.sleep(_LOOK)
+
+
+def _steps(connection: sa.Connection) -> Sequence[tuple[str, Callable[[Ledger], None]]]:
+    """Return what is to be done, in this order, with the names of the indexes."""
+    there = _found(connection)
+    making = [(str(index.name), partial(_make, index=index)) for index in lacking(connection)]
+    return making + [(name, partial(_drop, name=name)) for name in REPLACED if name in there]
 
 
 def _declared() -> Iterator[sa.Index]:
@@ -89,8 +103,7 @@ def _alone(ledger: Ledger) -> Iterator[bool]:
 def _make(ledger: Ledger, index: sa.Index) -> None:
     began = time.monotonic()
     assert index.table is not None
-    sqlite = ledger.dialect == "sqlite"
-    if sqlite or ledger.read(_bytes_of(index.table.name)) <= SMALL:
+    if _is_soon_done(ledger, index.table.name):
         ledger.alter(lambda connection: _make_within(connection, index))
     else:
         log.info("ledger.index name=%s table=%s: it is made while work goes on", index.name, index.table.name)
@@ -99,6 +112,18 @@ def _make(ledger: Ledger, index: sa.Index) -> None:
         ledger.run_alone(statement.replace("INDEX ", "INDEX CONCURRENTLY ", 1))
     if (took := time.monotonic() - began) > 1:
         log.info("ledger.index name=%s seconds=%.1f", index.name, took)
+
+
+def _drop(ledger: Ledger, name: str) -> None:
+    if _is_soon_done(ledger, REPLACED[name]):
+        ledger.alter(lambda connection: connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}"))
+    else:
+        ledger.run_alone(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+
+
+def _is_soon_done(ledger: Ledger, table: str) -> bool:
+    """Whether an index of the table is made or dropped in a transaction, as SQLite does however long it takes."""
+    return ledger.dialect == "sqlite" or ledger.read(_bytes_of(table)) <= SMALL
 
 
 def _make_within(connection: sa.Connection, index: sa.Index) -> None:

@@ -26,7 +26,7 @@ BATCH: Final = 500
 # Rows of which one statement looks for those that are wanted.
 PAGE: Final = 2000
 # Seconds after which a step that has found none lets others have the ledger.
-SEARCH: Final = 0.5
+SEARCH: Final = 0.1
 # Seconds by which the clocks of two processes may differ that both go by the database's.
 _SKEW: Final = 1.0
 

@@ -17,6 +17,7 @@ from receiver.ledger import bulk
 from receiver.ledger.deliveries import creation, links, same_result
 from receiver.ledger.engine import Ledger
 from receiver.ledger.filters import Filter, matching_events
+from receiver.ledger.of_events import of_event, of_events
 from receiver.ledger.schema import deliveries, events, runs
 
 # Events that one query reads at the most, and bytes of their bodies, but always one event.
@@ -135,11 +136,11 @@ def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[Result
         sa.select(told.c.source, told.c.run_id, sa.func.coalesce(told.c.repeat_of, told.c.id), deliveries.c.sink)
         .select_from(events)
         .join(told, sa.and_(told.c.source == events.c.source, told.c.run_id == events.c.run_id))
-        .join(deliveries, deliveries.c.event_id == told.c.id)
+        .join(deliveries, of_event(told))
         .where(events.c.seq.in_([each.seq for each in page]), events.c.run_id != "")
     )
     of_no_run = sa.select(deliveries.c.source, deliveries.c.run_id, deliveries.c.event_id, deliveries.c.sink).where(
-        bulk.among(connection, deliveries.c.event_id, [each.id for each in page if not each.run_id])
+        of_events(connection, [(each.source, "", each.id) for each in page if not each.run_id])
     )
     found: dict[ResultKey, set[str]] = {}
     for query in (of_runs.distinct(), of_no_run):

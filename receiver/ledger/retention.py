@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -11,6 +11,7 @@ from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
+from receiver.ledger.of_events import EventKey, of_events
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
 from receiver.ledger.text_index import indexing
 
@@ -39,19 +40,19 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
         .limit(BATCH)
     ).all()
     under_way = sa.select(deliveries.c.event_id).where(
-        bulk.among(connection, deliveries.c.event_id, [row.id for row in page]),
+        of_events(connection, _keys(page)),
         deliveries.c.state.not_in([state.value for state in ENDED]),
     )
     busy = set(connection.execute(under_way).scalars()) if page else set()
     rest = (page[-1].recorded_at, page[-1].seq) if len(page) == BATCH else None
-    ids = _locked(connection, [row.id for row in page if row.id not in busy])
-    old = [row for row in page if row.id in ids]
+    old = _locked(connection, [row for row in page if row.id not in busy])
     if not old:
         return Removed(0, rest)
-    theirs = sa.select(deliveries.c.id).where(deliveries.c.event_id.in_(ids))
-    connection.execute(sa.delete(attempts).where(attempts.c.delivery_id.in_(theirs)))
-    connection.execute(sa.delete(deliveries).where(deliveries.c.event_id.in_(ids)))
-    connection.execute(sa.delete(events).where(events.c.id.in_(ids)))
+    theirs = of_events(connection, _keys(old))
+    of_theirs = attempts.c.delivery_id.in_(sa.select(deliveries.c.id).where(theirs))
+    connection.execute(sa.delete(attempts).where(of_theirs))
+    connection.execute(sa.delete(deliveries).where(theirs))
+    connection.execute(sa.delete(events).where(events.c.id.in_([row.id for row in old])))
     left = sa.select(sa.literal(1)).where(events.c.source == runs.c.source, events.c.run_id == runs.c.run_id).exists()
     gone: list[RunKey] = []
     for source in {row.source for row in old}:
@@ -67,24 +68,29 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
         )
         gone += [(source, run_id) for run_id in removed.scalars()]
     indexing.remove(connection, gone)
-    return Removed(len(ids), rest)
+    return Removed(len(old), rest)
 
 
-def _locked(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
+def _keys(rows: Iterable[Any]) -> list[EventKey]:
+    return [(row.source, row.run_id, row.id) for row in rows]
+
+
+def _locked(connection: sa.Connection, rows: Sequence[Any]) -> list[Any]:
     """Lock those of the events that nobody else has, with their deliveries. Returns those whose deliveries have ended.
 
     A replay that has queued one meanwhile is waited for, and then seen: it would be queued again to be deleted. To
     events that are locked, nobody adds a delivery (`creation.add`).
     """
-    if not ids:
-        return set()
-    free = sa.select(events.c.id).where(bulk.among(connection, events.c.id, ids)).order_by(events.c.id)
-    found = set(connection.execute(free.with_for_update(skip_locked=True)).scalars())
+    if not rows:
+        return []
+    free = sa.select(events.c.id).where(bulk.among(connection, events.c.id, [row.id for row in rows]))
+    locked = set(connection.execute(free.order_by(events.c.id).with_for_update(skip_locked=True)).scalars())
+    found = {row.id: row for row in rows if row.id in locked}
     theirs = sa.select(deliveries.c.event_id, deliveries.c.state).order_by(deliveries.c.id).with_for_update()
-    for row in connection.execute(theirs.where(bulk.among(connection, deliveries.c.event_id, sorted(found)))):
+    for row in connection.execute(theirs.where(of_events(connection, _keys(found.values())))):
         if DeliveryState(row.state) not in ENDED:
-            found.discard(row.event_id)
-    return found
+            found.pop(row.event_id, None)
+    return list(found.values())
 
 
 def remove_lanes(connection: sa.Connection, before: float) -> int:

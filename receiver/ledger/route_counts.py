@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from receiver.ledger.of_events import of_event
 from receiver.ledger.schema import deliveries, events
 
 # Events of which the deliveries are counted: the newest. So a count costs the same however large the ledger is.
@@ -23,14 +24,16 @@ class RouteCounts(NamedTuple):
 
 def count(connection: sa.Connection, since: float, source: str = "") -> RouteCounts:
     """Count the deliveries of the newest events, MOST at the most, that were recorded since then."""
-    recorded: sa.Select[Any] = sa.select(events.c.id, events.c.recorded_at, events.c.unrouted)
+    recorded: sa.Select[Any] = sa.select(
+        events.c.id, events.c.source, events.c.run_id, events.c.recorded_at, events.c.unrouted
+    )
     recorded = recorded.where(events.c.recorded_at >= since).order_by(events.c.recorded_at.desc()).limit(MOST)
     newest = recorded.cte("newest")
     oldest, number = connection.execute(sa.select(sa.func.min(newest.c.recorded_at), sa.func.count())).one()
     of_source = deliveries.c.source == source if source else sa.true()
     rows = connection.execute(
         sa.select(deliveries.c.route, deliveries.c.state, sa.func.count())
-        .select_from(newest.join(deliveries, deliveries.c.event_id == newest.c.id))
+        .select_from(newest.join(deliveries, of_event(newest)))
         .where(of_source)
         .group_by(deliveries.c.route, deliveries.c.state)
     )

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger.filters import Filter, begins, matching_deliveries, matching_events
+from receiver.ledger.of_events import of_event
 from receiver.ledger.schema import deliveries, events
 
 # The kinds of operations. A backfill gives a sink old events; the others move deliveries that there are.
@@ -61,11 +62,16 @@ def takes(kind: str, selection: Selection, *, force: bool = False) -> list[Deliv
     return [*taken, DeliveryState.WAITING] if DeliveryState.WAITING in selection.state else taken
 
 
-def _named(selection: Selection, delivery_id: Any, event_id: Any, run_id: Any) -> sa.ColumnElement[bool]:
-    """Return the condition that a row is one of those that are named, or of one of them."""
-    named = [begins(event_id, each) for each in selection.event_ids]
-    named += [] if delivery_id is None else [begins(delivery_id, each) for each in selection.delivery_ids]
-    return sa.or_(sa.false(), *named, run_id.in_(selection.run_ids))
+def _named_ids(selection: Selection) -> sa.CompoundSelect[Any]:
+    """Select the ids of the deliveries that are named, or are of one of those: by an index for each kind."""
+    it, event = deliveries.alias("named"), events.alias("named_event")
+    by_id = sa.or_(sa.false(), *(begins(it.c.id, each) for each in selection.delivery_ids))
+    by_event = sa.or_(sa.false(), *(begins(event.c.id, each) for each in selection.event_ids))
+    return sa.union_all(
+        sa.select(it.c.id).where(by_id),
+        sa.select(it.c.id).where(it.c.run_id.in_(selection.run_ids)),
+        sa.select(it.c.id).select_from(event.join(it, of_event(event, it))).where(by_event),
+    )
 
 
 def taken_ids(kind: str, selection: Selection, *, force: bool) -> sa.Select[Any]:
@@ -79,7 +85,7 @@ def _selected_ids(selection: Selection) -> sa.Select[Any]:
     it = deliveries.c
     found = matching_deliveries(selection)
     if selection.named:
-        found = found.where(_named(selection, it.id, it.event_id, it.run_id))
+        found = found.where(it.id.in_(_named_ids(selection)))
     if selection.sinks:
         found = found.where(it.sink.in_(selection.sinks))
     return found.with_only_columns(it.id)
@@ -102,7 +108,7 @@ def missing_events(selection: Selection, sink: str, begun: float | None = None) 
 
     has_one = (
         sa.select(sa.literal(1))
-        .select_from(other.join(deliveries, deliveries.c.event_id == other.c.id))
+        .select_from(other.join(deliveries, of_event(other)))
         .where(of_result(other), deliveries.c.sink == sink)
         .exists()
     )
@@ -113,7 +119,8 @@ def missing_events(selection: Selection, sink: str, begun: float | None = None) 
         events.c.disposition.in_(("new", "update")), ~has_one, ~has_later
     )
     if selection.named:
-        found = found.where(_named(selection, None, events.c.id, events.c.run_id))
+        named = [begins(events.c.id, each) for each in selection.event_ids]
+        found = found.where(sa.or_(sa.false(), *named, events.c.run_id.in_(selection.run_ids)))
     return matching_events(found, selection)
 
 

@@ -5,7 +5,7 @@ Read every few seconds, so nothing here reads more of a long backlog than of a s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,12 +46,13 @@ class Gauges:
     read_at: float = field(default=0.0, compare=False)
 
 
-def counts(connection: sa.Connection) -> dict[tuple[str, str], int]:
-    """Count the deliveries of each sink in each of the states COUNTED, up to COUNT_LIMIT."""
+def counts(connection: sa.Connection, besides: Collection[str] = ()) -> dict[tuple[str, str], int]:
+    """Count the deliveries of each sink, `besides` those, in each of the states COUNTED, up to COUNT_LIMIT."""
     sending = sa.select(deliveries.c.sink).where(_in(DeliveryState.SENDING)).limit(COUNT_LIMIT).subquery()
     found = {
         (sink, str(DeliveryState.SENDING)): count
         for sink, count in connection.execute(sa.select(sending.c.sink, sa.func.count()).group_by(sending.c.sink))
+        if sink not in besides
     }
 
     def count(sink: str, state: DeliveryState) -> sa.ScalarSelect[Any]:
@@ -60,7 +61,7 @@ def counts(connection: sa.Connection) -> dict[tuple[str, str], int]:
         some = some.order_by(deliveries.c.due_at).limit(COUNT_LIMIT)
         return sa.select(sa.func.count()).select_from(some.subquery()).scalar_subquery()
 
-    pairs = [(sink, state) for state in COUNTED for sink in _sinks(connection, state)]
+    pairs = [(sink, state) for state in COUNTED for sink in _sinks(connection, state) if sink not in besides]
     return found | _of_each(connection, pairs, count)
 
 

@@ -21,6 +21,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.ledger import bulk
 from receiver.ledger.filters import FULL_ID, Filter
+from receiver.ledger.of_events import of_events
 from receiver.ledger.schema import deliveries, events, runs
 
 # Bytes of a body in which a text is looked for.
@@ -178,8 +179,9 @@ def load(connection: sa.Connection, seqs: Sequence[int], *, bodies: Redactor | N
         if bodies is not None:  # in small letters, once for many words and many who follow
             row["body"] = _searchable(bytes(row["body"]), row["size"], bodies).lower()
     theirs = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.route, deliveries.c.state)
-    where = bulk.among(connection, deliveries.c.event_id, list(by_id))
-    for event_id, *delivery in connection.execute(theirs.where(where).order_by(deliveries.c.sink)):
+    keys = [(row["source"], row["run_id"], row["id"]) for row in found.values()]
+    theirs = theirs.where(of_events(connection, keys)).order_by(deliveries.c.sink)
+    for event_id, *delivery in connection.execute(theirs):
         by_id[event_id]["deliveries"].append(SinkOfEvent(*delivery))
     return [found[seq] for seq in seqs if seq in found]
 

@@ -1,6 +1,7 @@
 """/metrics: the receiver's own counters, the workers' from Redis, and the ledger's state, in Prometheus' text format.
 
-What Redis and the ledger answer is reused for a few seconds, so that no client can turn requests into load on them.
+What Redis and the ledger answer is reused for a few seconds, so that no client can turn requests into load on them;
+for longer where a backlog is long, so that counting it again and again costs no more than counting a short one.
 When one of them is away its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0. All of it is for
 operators alone (receiver.web.access).
 """
@@ -35,8 +36,17 @@ from receiver.web.parts import LEDGER_WITHIN
 
 # Seconds for which the answers of Redis and the ledger are reused.
 FRESH_FOR: Final = 5.0
+# Rows that are counted for it a second, in the mean, and the most seconds for which answers are reused on that account.
+COUNTED_A_SECOND: Final = 2_000
+OLDEST: Final = 60.0
 DISPOSITIONS: Final = (*get_args(Disposition), "unreadable")
 BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
+
+
+def fresh_for(gauges: Gauges | None) -> float:
+    """Return the seconds for which these answers are reused. None: the ledger was away."""
+    counted = sum(gauges.counts.values()) if gauges is not None else 0
+    return min(OLDEST, max(FRESH_FOR, counted / COUNTED_A_SECOND))
 
 
 class PolledMetrics(Collector):
@@ -210,7 +220,7 @@ def metrics(context: Context) -> WebPart:
     async def serve(request: Request) -> Response:
         await context.access.require(request)
         async with lock:
-            if time.monotonic() - state.polled_at > FRESH_FOR:
+            if time.monotonic() - state.polled_at > fresh_for(state.gauges):
                 await poll()
         return Response(generate_latest(context.registry), media_type=CONTENT_TYPE_LATEST)
 

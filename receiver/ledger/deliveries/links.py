@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after
 from receiver.ledger import bulk
+from receiver.ledger.of_events import of_event, of_events
 from receiver.ledger.schema import attempts, deliveries, events
 
 # Held deliveries that one statement looks at.
@@ -38,7 +39,7 @@ def release_held(
     """
     released: set[str] = set()
     query = (
-        sa.select(deliveries.c.id, deliveries.c.event_id, deliveries.c.sink, deliveries.c.after)
+        sa.select(*(deliveries.c[name] for name in ("id", "source", "run_id", "event_id", "sink", "after")))
         .where(HELD, condition)
         .order_by(deliveries.c.event_id, deliveries.c.id)  # as their index has them: by id alone, all are read
         .limit(PAGE)
@@ -60,7 +61,7 @@ def _release(connection: sa.Connection, held: Sequence[Any], now: float, sinks: 
     own: dict[str, dict[str, bool]] = {}
     for row in connection.execute(
         sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.state).where(
-            deliveries.c.event_id.in_({row.event_id for row in held})
+            of_events(connection, [(row.source, row.run_id, row.event_id) for row in held])
         )
     ):
         _note(own.setdefault(row.event_id, {}), row.sink, row.state)
@@ -94,8 +95,10 @@ def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -
     """
     query = (
         sa.select(deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
+        .select_from(events)
+        .join(deliveries, of_event(events))
         .outerjoin(attempts, sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted"))
-        .where(deliveries.c.event_id == event_id, deliveries.c.sink.in_(sinks))
+        .where(events.c.id == event_id, deliveries.c.sink.in_(sinks))
         .order_by(attempts.c.number)
     )
     rows: Sequence[Any] = connection.execute(query).all()
@@ -118,7 +121,7 @@ def _earlier(connection: sa.Connection, event_ids: Collection[str]) -> Sequence[
         sa.select(later.c.id.label("event_id"), deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
         .select_from(later)
         .join(events, sa.and_(events.c.source == later.c.source, events.c.run_id == later.c.run_id))
-        .join(deliveries, deliveries.c.event_id == events.c.id)
+        .join(deliveries, of_event(events))
         .outerjoin(attempts, sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted"))
         .where(
             later.c.id.in_(event_ids),

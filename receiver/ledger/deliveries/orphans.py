@@ -18,6 +18,7 @@ from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.event import delivery_id
 from receiver.ledger import stats
 from receiver.ledger.deliveries import same_result
+from receiver.ledger.of_events import of_events
 from receiver.ledger.schema import deliveries
 
 # Deliveries that one transaction changes at the most, so that nobody waits long for the ledger.
@@ -49,7 +50,7 @@ def orphaned(counts: Mapping[tuple[str, str], int], sinks: Collection[str]) -> C
 
 def count(connection: sa.Connection, sinks: Collection[str]) -> Counts:
     """Count the deliveries that have not ended, of sinks that are none of `sinks`."""
-    return orphaned(stats.counts(connection), sinks)
+    return orphaned(stats.counts(connection, besides=sinks), sinks)
 
 
 def in_words(found: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -80,19 +81,19 @@ def move(
     states = [DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING, DeliveryState.DEAD]
     states += [DeliveryState.CANCELLED, *([DeliveryState.DELIVERED] if delivered else [])]
     page = connection.execute(
-        sa.select(deliveries.c.id, deliveries.c.event_id)
+        sa.select(deliveries.c.id, deliveries.c.source, deliveries.c.run_id, deliveries.c.event_id)
         .where(deliveries.c.sink == old, deliveries.c.state.in_([state.value for state in states]))
         .where(deliveries.c.id > cursor)
         .order_by(deliveries.c.id)
         .limit(PAGE)
     ).all()
     wanted = [row for row in page if not undo or row.id == delivery_id(row.event_id, new)]
-    of_events = {row.event_id for row in wanted}
-    same_result.lock(connection, of_events)
+    event_ids = {row.event_id for row in wanted}
+    same_result.lock(connection, event_ids)
     # Of the same result, what was moved there is no obstacle: its updates follow it. What was made for `new` is.
     others = {
         each.asked
-        for each in same_result.told(connection, of_events, [new])
+        for each in same_result.told(connection, event_ids, [new])
         if each.asked == each.event_id or (not undo and each.id == delivery_id(each.event_id, new))
     }
     ids = [row.id for row in wanted if row.event_id not in others]
@@ -107,7 +108,8 @@ def move(
         )
         moved += connection.execute(changed).rowcount if ids else 0
     # In the same transaction, or what waits for these would be released in between.
-    _rename_links(connection, deliveries.c.event_id.in_([row.event_id for row in wanted]), old, new)
+    theirs = of_events(connection, [(row.source, row.run_id, row.event_id) for row in wanted])
+    _rename_links(connection, theirs, old, new)
     return Moved(moved, len(wanted) - len(ids), page[-1].id if len(page) == PAGE else "")
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from receiver.ledger import bulk
+from receiver.ledger.of_events import of_event
 from receiver.ledger.schema import deliveries, events, runs
 
 
@@ -47,14 +48,14 @@ def told(connection: sa.Connection, event_ids: Collection[str], sinks: Collectio
         sa.select(asked.c.id, deliveries.c.sink, deliveries.c.id, deliveries.c.event_id)
         .select_from(asked)
         .join(other, sa.and_(other.c.source == asked.c.source, other.c.run_id == asked.c.run_id))
-        .join(deliveries, deliveries.c.event_id == other.c.id)
+        .join(deliveries, of_event(other))
         .where(wanted, asked.c.run_id != "", deliveries.c.sink.in_(sorted(set(sinks))))
         .where(sa.func.coalesce(other.c.repeat_of, other.c.id) == sa.func.coalesce(asked.c.repeat_of, asked.c.id))
     )
     of_no_run = (
         sa.select(asked.c.id, deliveries.c.sink, deliveries.c.id, deliveries.c.event_id)
         .select_from(asked)
-        .join(deliveries, deliveries.c.event_id == asked.c.id)
+        .join(deliveries, of_event(asked))
         .where(wanted, asked.c.run_id == "", deliveries.c.sink.in_(sorted(set(sinks))))
     )
     return [OfResult(*row) for query in (of_runs, of_no_run) for row in connection.execute(query)]

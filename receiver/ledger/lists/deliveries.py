@@ -13,7 +13,7 @@ from receiver.domain.delivery import DeliveryState
 from receiver.ledger import bulk
 from receiver.ledger.filters import Condition, Filter, begins, of_deliveries
 from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, Order, Page, Row, Search, SmallSet, small_set
+from receiver.ledger.lists.paging import Key, Order, Page, Row, Search
 from receiver.ledger.schema import attempts, deliveries, events
 
 ORDER: Final = Order((deliveries.c.updated_at, deliveries.c.id))
@@ -94,9 +94,6 @@ def attempts_of(connection: sa.Connection, beginning: str, wanted: Filter, after
 def _search(wanted: Filter, columns: Sequence[sa.Column[Any]], *further: Condition) -> Search:
     it = deliveries.c
     states = sorted(set(wanted.state)) if wanted.state else [state.value for state in DeliveryState]
-    named: list[SmallSet] = []
-    if wanted.event_id:
-        named.append(small_set(deliveries, begins(it.event_id, wanted.event_id)))
     return Search(
         ORDER,
         columns,
@@ -105,7 +102,11 @@ def _search(wanted: Filter, columns: Sequence[sa.Column[Any]], *further: Conditi
         walks=[[it.state == each] for each in states],
         since=wanted.since,  # what was created since then has changed since then
         floor=0.0,  # a bound, by which SQLite's planner sees that the index on state and time fits best
-        sets=[*named, *narrowing.by_run(wanted, deliveries), *narrowing.by_text(wanted, deliveries)],
+        sets=[
+            *narrowing.by_event(wanted, deliveries),
+            *narrowing.by_run(wanted, deliveries),
+            *narrowing.by_text(wanted, deliveries),
+        ],
         wide=narrowing.by_source(wanted, deliveries),
         of_sets=of_deliveries(Filter(state=wanted.state), bounded=True),
     )

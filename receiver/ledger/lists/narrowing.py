@@ -11,6 +11,7 @@ from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.filters import Condition, Filter, begins, text_query
 from receiver.ledger.lists.paging import SmallSet, small_set
+from receiver.ledger.of_events import of_events
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.text_index.search import find_all
 
@@ -61,16 +62,17 @@ def by_source(wanted: Filter, table: sa.Table) -> list[SmallSet]:
 
 
 def by_event(wanted: Filter, table: sa.Table) -> list[SmallSet]:
-    """Return the rows of `table`, which has an index on source and run, of the run of an event, or of those that begin
-    alike."""
+    """Return the rows of an event, or of those that begin alike: their deliveries, or their runs."""
     if not wanted.event_id:
         return []
 
     def found(connection: sa.Connection) -> Condition | None:
-        of_events = sa.select(events.c.source, events.c.run_id).where(begins(events.c.id, wanted.event_id))
-        keys = connection.execute(of_events.limit(FEW + 1)).all()
+        named = sa.select(events.c.id, events.c.source, events.c.run_id).where(begins(events.c.id, wanted.event_id))
+        keys = connection.execute(named.limit(FEW + 1)).all()
         if len(keys) > FEW:  # the id is cut very short
             return None
+        if table is deliveries:
+            return of_events(connection, [(key.source, key.run_id, key.id) for key in keys])
         its = _of_runs(connection, table, {(key.source, key.run_id) for key in keys})
         return small_set(table, sa.or_(sa.false(), *its))(connection)
 

@@ -110,8 +110,7 @@ deliveries = Table(
     Column("updated_at", Double, nullable=False),
     Column("target", Text, nullable=False, server_default=""),  # a callback's address, if not its submission's
     Column("target_key", Text, nullable=False, server_default=""),  # the id of the API key that gave it, and signs
-    Index(None, "event_id"),
-    Index(None, "source", "run_id"),
+    Index(None, "source", "run_id", "event_id"),  # none begins with the event: see of_events.py
     partial_index("ix_deliveries_queued", "state = 'queued'", "sink", "due_at"),
     partial_index("ix_deliveries_queued_lane", "state = 'queued' AND lane <> sink", "sink", "lane", "due_at"),
     partial_index("ix_deliveries_waiting", "state = 'waiting'", "due_at"),

@@ -96,3 +96,23 @@ def test_an_index_whose_making_was_interrupted_is_made_anew(postgres_ledger: Led
     ensure_schema(ledger)
     assert lacking(ledger) == []
     assert ask(ledger, f"SELECT indisvalid FROM pg_index WHERE indexrelid = '{NAME}'::regclass") is True
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_an_index_that_another_replaces_is_dropped_once_that_one_is_there(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, is_large: bool
+) -> None:
+    monkeypatch.setattr(indexes, "SMALL", -1 if is_large else indexes.SMALL)
+    dropped: list[list[str]] = []
+    # Given a ledger of an earlier release
+    old, new = "ix_deliveries_event_id", "ix_deliveries_source_run_id_event_id"
+    ledger.alter(lambda connection: connection.exec_driver_sql(f"CREATE INDEX {old} ON deliveries (event_id)"))
+    ledger.alter(lambda connection: connection.exec_driver_sql(f"DROP INDEX {new}"))
+    drop = indexes._drop
+    monkeypatch.setattr(indexes, "_drop", lambda it, name: (dropped.append(lacking(it)), drop(it, name)))
+    # When this one starts
+    ensure_schema(ledger)
+    # Then it has its own index, and had it before the old one went
+    assert dropped == [[]]
+    assert lacking(ledger) == []
+    assert old not in ledger.read(indexes._found)

@@ -1,0 +1,46 @@
+"""Which deliveries are of an event: they are found by its run, and then by its id.
+
+No index of theirs begins with the event. Its id is a hash, so that each entry of such an index is on a page of its own,
+which is read and written for it: that made every event dearer the more there were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import sqlalchemy as sa
+
+from receiver.ledger import bulk
+from receiver.ledger.expressions import unindexed
+from receiver.ledger.schema import deliveries
+
+# Source, run id, and the event's own id.
+EventKey = tuple[str, str, str]
+
+
+def of_event(event: sa.FromClause, delivery: sa.FromClause = deliveries) -> sa.ColumnElement[bool]:
+    """Return the condition that a delivery is of `event`: the table of events, or what has its columns."""
+    it = delivery.c
+    return sa.and_(it.source == event.c.source, it.run_id == event.c.run_id, it.event_id == event.c.id)
+
+
+def of_events(connection: sa.Connection, keys: Collection[EventKey]) -> sa.ColumnElement[bool]:
+    """Return the condition that a delivery is of one of these events."""
+    it = deliveries.c
+    # Of runs by the run alone, which has few events: databases would look for each event in each run.
+    found = [
+        sa.and_(
+            it.source == source,
+            bulk.among(connection, it.run_id, run_ids),
+            bulk.among(
+                connection, unindexed(it.event_id), sorted({event_id for _, run_id, event_id in keys if run_id})
+            ),
+        )
+        for source, run_ids in bulk.by_source((source, run_id) for source, run_id, _ in keys if run_id)
+    ]
+    # Of no run there may be very many.
+    found += [
+        sa.and_(it.source == source, it.run_id == "", bulk.among(connection, it.event_id, ids))
+        for source, ids in bulk.by_source((source, event_id) for source, run_id, event_id in keys if not run_id)
+    ]
+    return sa.or_(sa.false(), *found)
