@@ -191,6 +191,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self._in_head, self._in_body = False, True
         super().on_headers_complete()
         self.cycle.transport = self._answer_transport  # type: ignore[assignment]
+        self.cycle.body = b""  # type: ignore[assignment]  # a body that comes in one piece is not copied
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body, which counts for no head."""
