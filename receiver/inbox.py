@@ -136,25 +136,26 @@ class InboxWriter:
         Raises InboxUnavailable.
         """
         size = sum(len(event.body) for event in events)
+        connection = None
         try:
             async with asyncio.timeout(self._timeout + size / SLOWEST):
-                reply = await self._send(events)
+                connection = await self._connected()
+                reply = await self._send(connection, events)
                 if "exhausted" in reply.error and await self.client.eval(RENEW, 1, STREAM):
-                    reply = await self._send(events)
+                    reply = await self._send(connection, events)
         except Exception as error:  # noqa: BLE001 - whatever it was, the events must go elsewhere
-            await self._drop()
+            await self._drop(connection)
             if not isinstance(error, (TimeoutError, redis.RedisError, OSError, NotUnderstood)):
                 log.error("inbox.bug error=%r", error_location(error))
             raise InboxUnavailable(_short(error)) from None
         except BaseException:
-            await self._drop()
+            await self._drop(connection)
             raise
         if reply.error:
             raise InboxUnavailable(spoilt(reply.error) or reply.error[:200], refused=True)
         return Appended(reply.depth, not self._wakes or 0 < reply.lapses <= _FLAG_LASTS)
 
-    async def _send(self, events: Sequence[Event]) -> CommitReply:
-        connection = await self._connected()
+    async def _send(self, connection: Any, events: Sequence[Event]) -> CommitReply:
         await connection.send_packed_command(self._transaction.pack(events, self._keys), check_health=False)
         data = b""
         while True:
@@ -172,10 +173,15 @@ class InboxWriter:
 
     async def connect(self) -> None:
         """Make new connections: for commits, and for all else when it is needed. Raises redis.RedisError, OSError."""
-        await self._drop()
+        await self._drop(self._connection)
         await self.client.connection_pool.disconnect(inuse_connections=False)  # what broke one has broken them all
-        self._connection = self._pool.make_connection()
-        await self._connection.connect()
+        made = self._pool.make_connection()
+        try:
+            await made.connect()
+        except BaseException:
+            await made.disconnect(nowait=True)
+            raise
+        self._connection = made
 
     async def spoilt(self) -> str:
         """Return SPOILT when the inbox's key is neither a stream nor free, else "". Raises redis.RedisError."""
@@ -190,15 +196,16 @@ class InboxWriter:
         except (TimeoutError, redis.RedisError, OSError) as error:
             raise InboxUnavailable(_short(error)) from None
 
-    async def _drop(self) -> None:
-        """Close the connection. The next append makes a new one."""
-        connection, self._connection = self._connection, None
+    async def _drop(self, connection: Any) -> None:
+        """Close a connection. `connect` may have made another one meanwhile, which stays."""
+        if self._connection is connection:
+            self._connection = None
         if connection is not None:
             await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._drop()
+        await self._drop(self._connection)
         await self.client.aclose()
 
 

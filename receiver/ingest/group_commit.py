@@ -1,6 +1,6 @@
 """Group commit: `commit` is done when an event is on disk, in Redis or in the spool. Knows no HTTP.
 
-Events that arrive while a commit is in flight form the next one. When Redis fails once, the commit's events go straight
+Events that arrive while commits are in flight form the next one. When Redis fails once, the commit's events go straight
 to the spool, and so does everything after it, until a probe in the background can use Redis again; the same while the
 inbox is over its limits. The spool is drained while Redis takes events.
 
@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import redis
@@ -29,14 +29,12 @@ from receiver.inbox import SPOILT, InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.durability import Durability
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
+from receiver.ingest.waiting_events import CommitBatch, WaitingEvents
 from receiver.runtime.background import Background
 from receiver.runtime.process import error_location
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
-# Most events and bytes of one commit (one event may be larger): more than that gains nothing and takes longer.
-COMMIT_EVENTS: Final = 512
-COMMIT_BYTES: Final = 4 << 20
 WATCH_EVERY: Final = 0.5  # seconds between two checks of free disk space, and of the inbox's depth
 QUIET_FOR: Final = 1.5  # seconds longer, while nothing comes and nothing waits
 ADOPT_EVERY: Final = 2.0
@@ -48,7 +46,8 @@ FULL_RETRY_AFTER: Final = 30
 LONGEST_DISTRUST: Final = 30.0  # seconds until a Redis that refuses commits, and nothing else, is tried again
 DRAIN_TIMEOUT: Final = 5.0
 CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is in flight; no commit takes longer
-_FINISH: Final = ("commit", "wake", "drain")
+_COMMITS: Final = ("commit", "commit_ahead")
+_FINISH: Final = (*_COMMITS, "wake", "drain")
 
 log = logging.getLogger("runhook.ingest")
 
@@ -90,14 +89,14 @@ class GroupCommit:
         self._redis_url = redis_url
         flag = wakeups.flag_key(wakeups.DISPATCH)
         # Not lazy: after a connection broke, another server may answer, and must be examined first.
-        self._writer = InboxWriter(redis_url, lazy=False, wake_flag=flag, keys=keys)
+        self._writers = [InboxWriter(redis_url, lazy=False, wake_flag=flag, keys=keys) for _ in _COMMITS]
+        self._writer = self._writers[0]
         self._drainer = InboxWriter(redis_url, timeout=DRAIN_TIMEOUT, lazy=False, wake_flag=flag, keys=keys)
         self._spool = spool
         self._limits = limits
         self._metrics = metrics
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
-        self._pending: deque[tuple[Event, asyncio.Future[None]]] = deque()
-        self._arrived = asyncio.Event()
+        self._waiting = WaitingEvents()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._examining = asyncio.Lock()
         self._refusals = 0  # commits that Redis answered with an error, since it last took one
@@ -120,16 +119,14 @@ class GroupCommit:
         with suppress(OSError):
             self._disk_low = await self._on_disk(self._spool.free) < 0
         await self._examine()
-        self._begin("commit", self._commit_all)
+        for name, writer in zip(_COMMITS, self._writers, strict=True):
+            self._begin(name, partial(self._commit_all, writer))
         self._begin("drain", self._drain)
         self._begin("watch", self._watch)
 
     def commit(self, event: Event) -> asyncio.Future[None]:
         """Commit `event`. The future is done when it is on disk, and raises Busy when it could not be kept."""
-        future = asyncio.get_running_loop().create_future()
-        self._pending.append((event, future))
-        self._arrived.set()
-        return future
+        return self._waiting.add(event)
 
     @property
     def store(self) -> str:
@@ -155,7 +152,7 @@ class GroupCommit:
     async def close(self) -> None:
         """Finish the commits under way, then close everything."""
         self._closing = True
-        self._arrived.set()
+        self._waiting.close()
         await asyncio.wait([task for name, task in self._tasks.items() if name in _FINISH], timeout=CLOSE_TIMEOUT)
         for task in self._tasks.values():
             task.cancel()
@@ -169,56 +166,40 @@ class GroupCommit:
                 "that starts on this data directory sends them to Redis, and so does `runhook spool send`",
                 *(left, size, self._spool.directory),
             )
-        await asyncio.gather(self._writer.close(), self._drainer.close())
+        await asyncio.gather(*(writer.close() for writer in (*self._writers, self._drainer)))
 
     # --- commits ---------------------------------------------------------------------------------------------------
 
-    async def _commit_all(self) -> None:
-        while True:
-            if not self._pending:
-                if self._closing:
-                    return
-                self._arrived.clear()
-                await self._arrived.wait()
-                await asyncio.sleep(0)  # those that arrived at the same moment come along
-                continue  # at a stop nothing has arrived
-            batch = self._next_batch()
+    async def _commit_all(self, writer: InboxWriter) -> None:
+        while batch := await self._waiting.take():
             try:
-                await self._commit([event for event, _ in batch])
+                await self._commit(batch, writer)
             except Busy as busy:
-                _complete(batch, busy)
+                self._waiting.done(batch, busy)
             except BaseException as error:  # those who wait must learn of it
-                _complete(batch, Busy("the event could not be kept"))
+                self._waiting.done(batch, Busy("the event could not be kept"))
                 if not isinstance(error, Exception):
                     raise
                 log.error("ingest.bug task=commit error=%r", error_location(error))
             else:
-                _complete(batch, None)
+                self._waiting.done(batch)
 
-    def _next_batch(self) -> list[tuple[Event, asyncio.Future[None]]]:
-        pending, size = self._pending, 0
-        batch: list[tuple[Event, asyncio.Future[None]]] = []
-        while pending and len(batch) < COMMIT_EVENTS and (not batch or size + len(pending[0][0].body) <= COMMIT_BYTES):
-            batch.append(pending.popleft())
-            size += len(batch[-1][0].body)
-        return batch
-
-    async def _commit(self, events: list[Event]) -> None:
-        """Write `events` to disk. Raises Busy when no store takes them."""
+    async def _commit(self, batch: CommitBatch, writer: InboxWriter) -> None:
+        """Write the events of `batch` to disk. Raises Busy when no store takes them."""
         if self._disk_low and self._limits.shares_disk:
             # An embedded Valkey would exit on a full disk: better to stop before that.
             raise Busy("free disk space is under spool.reserve_bytes", retry_after=FULL_RETRY_AFTER)
-        started = time.perf_counter()
+        started, events = time.perf_counter(), batch.events
         if self._redis_up and not self._over:
             try:
-                appended = await self._writer.append(events)
+                appended = await writer.append(events)
             except InboxUnavailable as error:
                 self._refusals += error.refused
                 self._trip(str(error))
             else:
                 self._refusals = 0
                 self._metrics.commit("redis", len(events), time.perf_counter() - started)
-                self._grew(appended.depth, sum(len(event.body) for event in events))
+                self._grew(appended.depth, batch.size)
                 if not appended.woken:
                     self._begin("wake", self._wake_up)
                 return
@@ -282,8 +263,8 @@ class GroupCommit:
         try:
             async with asyncio.timeout(1.0 if self._redis_up else 2.0):  # to connect takes many round trips
                 if not self._redis_up:
-                    await self._writer.connect()
-                    await self._drainer.connect()
+                    for writer in (*self._writers, self._drainer):
+                        await writer.connect()
                 found = await durability.examine(self._writer.client, self._limits.max_body)
                 spoilt = await self._writer.spoilt()
         except (redis.RedisError, OSError, TimeoutError) as error:
@@ -377,7 +358,7 @@ class GroupCommit:
             self._metrics.spool_events, self._metrics.spool_bytes = self._spool.events, self._spool.bytes
             if self._redis_up and not self._depth[0] and not self._spool.events:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._arrived.wait(), QUIET_FOR)
+                    await asyncio.wait_for(self._waiting.arrival(), QUIET_FOR)
             await asyncio.sleep(WATCH_EVERY)
 
     def _begin(self, name: str, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -387,14 +368,3 @@ class GroupCommit:
 
     async def _on_disk(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, call, *arguments)
-
-
-def _complete(batch: Sequence[tuple[Event, asyncio.Future[None]]], busy: Busy | None) -> None:
-    """Complete the futures of `batch`."""
-    for _, future in batch:
-        if future.done():  # its request was cancelled
-            continue
-        if busy is None:
-            future.set_result(None)
-        else:
-            future.set_exception(busy)

@@ -12,7 +12,7 @@ import pytest
 
 from receiver.domain.event import Event
 from receiver.errors import Busy
-from receiver.inbox import STREAM, Appended
+from receiver.inbox import STREAM, Appended, InboxWriter
 from receiver.ingest import group_commit as module
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.spool import Spool
@@ -60,30 +60,38 @@ async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_red
     await asyncio.wait_for(group_commit.close(), PATIENCE)
 
 
-async def test_a_commit_is_bounded_in_events_and_bytes_and_keeps_their_order(
+async def nobody_watches(_: GroupCommit) -> None:
+    """In place of the look at Redis twice a second, which would notice by itself."""
+
+
+async def test_two_commits_are_under_way_and_those_of_a_redis_that_dies_meanwhile_go_to_the_spool(
     valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given commits of three events or a thousand bytes at the most
-    monkeypatch.setattr(module, "COMMIT_EVENTS", 3)
-    monkeypatch.setattr(module, "COMMIT_BYTES", 1000)
+    commits: list[int] = []
+    append = InboxWriter.append
+
+    async def noted(writer: InboxWriter, events: Sequence[Event]) -> Appended:
+        commits.append(len(events))
+        return await append(writer, events)
+
+    monkeypatch.setattr(InboxWriter, "append", noted)
+    monkeypatch.setattr(GroupCommit, "_watch", nobody_watches)
     server = valkey_factory()
-    commits: list[list[int]] = []
     async with started(server.url, tmp_path) as it:
-        append = it._writer.append
-
-        async def noted(events: Sequence[Event]) -> Appended:
-            commits.append([len(each.body) for each in events])
-            return await append(events)
-
-        monkeypatch.setattr(it._writer, "append", noted)
-        # When eight small events come at once, then large ones, of which one alone is over the bound
-        small = [event(b"%d" % number) for number in range(8)]
-        await asyncio.gather(*map(it.commit, small))
-        large = [event(b"%d" % number * size) for number, size in enumerate((600, 400, 1, 5000, 1))]
-        await asyncio.gather(*map(it.commit, large))
-
-    assert commits == [[1] * 3, [1] * 3, [1] * 2, [600, 400], [1], [5000], [1]]
-    assert ids_in_inbox(server) == [each.id for each in small + large]
+        # Given a Redis that answers nothing, when two events come, one after the other, and then three more
+        server.hang()
+        kept = []
+        for many in (1, 1, 3):
+            kept += [it.commit(event(b"%d %d" % (number, many))) for number in range(many)]
+            for _ in range(10):
+                await asyncio.sleep(0)
+        # Then the first two are on their way
+        assert commits == [1, 1]
+        # And all are in the spool when it dies
+        server.kill()
+        await asyncio.gather(*kept)
+        assert it._spool.events == 5
+        assert commits == [1, 1]
 
 
 async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
@@ -109,10 +117,6 @@ async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
         await becomes(lambda: ids_in_inbox(server) == [first.id, second.id])
         assert (it.store, it.trouble) == ("redis", "")
     client.close()
-
-
-async def nobody_watches(_: GroupCommit) -> None:
-    """In place of the look at Redis twice a second, which would notice by itself."""
 
 
 async def test_the_first_failure_of_redis_is_noticed_by_the_commit_that_meets_it(

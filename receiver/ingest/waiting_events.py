@@ -1,0 +1,94 @@
+"""Events that wait for their commit, and which of them go together. Knows no store.
+
+Two commits may be under way: while one is written, the next is on its way already, so that the disk never waits for us.
+But the more events share one write, the fewer writes there are: a second commit begins when as many events wait as are
+under way, so both are about as large as one would be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from receiver.domain.event import Event
+from receiver.errors import Busy
+
+# Most events and bytes of one commit (one event may be larger): more than that gains nothing and takes longer.
+COMMIT_EVENTS: Final = 512
+COMMIT_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CommitBatch:
+    """Events of one commit, in the order of their coming, and who waits for them. `size`: bytes of their bodies."""
+
+    events: list[Event]
+    size: int
+    waiting: list[asyncio.Future[None]]
+
+    def complete(self, busy: Busy | None) -> None:
+        """Tell those who wait: that all is on disk, or why it is not."""
+        for future in self.waiting:
+            if future.done():  # its request was cancelled
+                continue
+            if busy is None:
+                future.set_result(None)
+            else:
+                future.set_exception(busy)
+
+
+class WaitingEvents:
+    """The queue of one event loop."""
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[Event, asyncio.Future[None]]] = deque()
+        self._changed = asyncio.Event()
+        self._under_way = 0
+        self._closed = False
+
+    def add(self, event: Event) -> asyncio.Future[None]:
+        """Add an event. The future is completed with its batch."""
+        future = asyncio.get_running_loop().create_future()
+        self._queue.append((event, future))
+        if len(self._queue) >= self._under_way:
+            self._changed.set()
+        return future
+
+    async def arrival(self) -> None:
+        """Wait until an event comes."""
+        await self._changed.wait()
+
+    async def take(self) -> CommitBatch | None:
+        """Wait for the next batch, which is under way until `done`. None: the queue is closed, and empty."""
+        while len(self._queue) < max(1, self._under_way):
+            if self._closed and not self._queue:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+            await asyncio.sleep(0)  # those that arrived at the same moment come along
+        events: list[Event] = []
+        futures, size = [], 0
+        while self._queue and len(events) < COMMIT_EVENTS:
+            event, future = self._queue[0]
+            if events and size + len(event.body) > COMMIT_BYTES:
+                break
+            self._queue.popleft()
+            events.append(event)
+            futures.append(future)
+            size += len(event.body)
+        self._under_way += len(events)
+        return CommitBatch(events, size, futures)
+
+    def done(self, batch: CommitBatch, busy: Busy | None = None) -> None:
+        """Note that a batch is under way no more, and tell those who wait for its events."""
+        self._under_way -= len(batch.events)
+        if self._closed:
+            self._changed.set()
+        batch.complete(busy)
+
+    def close(self) -> None:
+        """Let `take` end once everything is taken."""
+        self._closed = True
+        self._changed.set()

@@ -1,0 +1,90 @@
+"""Which events go into one commit, and when a second one begins."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from receiver.errors import Busy
+from receiver.ingest import waiting_events
+from receiver.ingest.waiting_events import CommitBatch, WaitingEvents
+from tests.support.events import event
+
+
+async def taken(queue: WaitingEvents) -> CommitBatch | None:
+    """Return the next batch, or None where none is due."""
+    taking = asyncio.create_task(queue.take())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    if not taking.done():
+        taking.cancel()
+        return None
+    return await taking
+
+
+def bodies(batch: CommitBatch | None) -> list[bytes]:
+    return [each.body for each in batch.events] if batch else []
+
+
+async def test_a_second_batch_is_due_when_as_many_events_wait_as_are_under_way() -> None:
+    queue = WaitingEvents()
+    for body in (b"a", b"b"):
+        queue.add(event(body))
+    first = await taken(queue)
+    assert bodies(first) == [b"a", b"b"]
+    queue.add(event(b"c"))
+    assert await taken(queue) is None
+    queue.add(event(b"d"))
+    second = await taken(queue)
+    assert bodies(second) == [b"c", b"d"]
+    for body in (b"e", b"f"):
+        queue.add(event(body))
+    assert await taken(queue) is None
+    assert first
+    queue.done(first)
+    assert bodies(await taken(queue)) == [b"e", b"f"]
+
+
+async def test_a_batch_is_bounded_in_events_and_bytes_and_keeps_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_events, "COMMIT_EVENTS", 3)
+    monkeypatch.setattr(waiting_events, "COMMIT_BYTES", 1000)
+    queue = WaitingEvents()
+    for size in (1, 2, 3, 4, 600, 400, 5, 5000, 6):
+        queue.add(event(b"x" * size))
+    found = []
+    while batch := await taken(queue):
+        found.append([len(body) for body in bodies(batch)])
+        assert batch.size == sum(found[-1])
+        queue.done(batch)
+    assert found == [[1, 2, 3], [4, 600], [400, 5], [5000], [6]]
+
+
+async def test_who_waits_hears_how_it_ended_unless_he_is_gone() -> None:
+    queue = WaitingEvents()
+    kept = [queue.add(event(body)) for body in (b"a", b"b", b"c")]
+    kept[1].cancel()
+    batch = await taken(queue)
+    assert batch
+    queue.done(batch)
+    assert kept[0].done()
+    assert not kept[2].exception()
+    refused = queue.add(event(b"d"))
+    batch = await taken(queue)
+    assert batch
+    queue.done(batch, Busy("full"))
+    with pytest.raises(Busy, match="full"):
+        await refused
+
+
+async def test_a_closed_queue_ends_all_who_take_once_it_is_empty() -> None:
+    queue = WaitingEvents()
+    for body in (b"a", b"b"):
+        queue.add(event(body))
+    first = await taken(queue)
+    assert first
+    takers = [asyncio.create_task(queue.take()) for _ in range(2)]
+    queue.add(event(b"c"))
+    queue.close()
+    queue.done(first)
+    assert sorted(map(bodies, await asyncio.gather(*takers))) == [[], [b"c"]]
