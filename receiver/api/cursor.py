@@ -28,13 +28,25 @@ def decode(listed: str, cursor: str, kinds: Sequence[type[Any]]) -> tuple[Any, .
     if not cursor:
         return None
     try:
-        found = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        name, *position = found
+        name, *position = _values(cursor)
         if name != listed or len(position) != len(kinds) or not all(map(_fits, position, kinds)):
             raise ValueError
     except (ValueError, TypeError, binascii.Error):
         raise Invalid("after: is no cursor of this list; give `next` of the page before as it is") from None
     return tuple(kind(value) if kind is float else value for value, kind in zip(position, kinds, strict=True))
+
+
+def moment_of(cursor: str) -> float | None:
+    """Return the time at which a list that goes by time will go on; None for a list in another order.
+
+    `cursor`: one that `encode` returned.
+    """
+    _, first, *_ = _values(cursor)
+    return first if isinstance(first, float) else None
+
+
+def _values(cursor: str) -> Any:
+    return orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
 
 
 def _fits(value: Any, kind: type[Any]) -> bool:

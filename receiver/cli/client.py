@@ -151,9 +151,15 @@ def rows_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit
     if "limit" not in type(parameters).model_fields:  # a short list, which comes whole
         yield from client.call(endpoint, parameters).items[:limit]
         return
+    for page in pages_of(client, endpoint, parameters, limit):
+        yield from page.items
+
+
+def pages_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit: int) -> Iterator[Page[T]]:
+    """Yield the pages of a list, also those without a row, until they have `limit` rows. Raises as `Client.call`."""
     while limit > 0:
         page = client.call(endpoint, parameters.model_copy(update={"limit": min(limit, MAX_LIMIT)}))
-        yield from page.items[:limit]
+        yield page
         limit -= len(page.items)
         if page.next is None:
             return

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import PageParameters, Parameters, Scoped
+from receiver.api.models import Page, PageParameters, Parameters, Scoped
 from receiver.api.runs import RunDetails
-from receiver.cli.client import Client
+from receiver.cli.client import Client, pages_of
 from receiver.cli.mcp_answer import bounded, part_of
 from receiver.domain.api_key import VIEW
 from receiver.errors import Invalid, NotFound, RequestError
@@ -26,6 +26,8 @@ ROWS: Final = 20
 # Seconds that one call waits at the most, and between two looks. Clients give up a call after a minute or so.
 LONGEST_WAIT: Final = 45.0
 LOOK_EVERY: Final = 1.0
+# Seconds after which a list that is still short is answered with as it is.
+_SEARCH_FOR: Final = 20.0
 
 # Calls that no model is given: they make secrets, or take them from others; or they are for people and pages, and a
 # model reads about each tool that there is.
@@ -184,15 +186,27 @@ def _place(arguments: dict[str, Any]) -> tuple[str, int]:
 
 
 async def _call(client: Client, endpoint: Endpoint[Any, Any], arguments: Mapping[str, Any]) -> Any:
-    """Return the result as JSON knows it. A page that is too much for an answer is asked for again with fewer rows, so
-    that its cursor goes on where the answer ends. Raises RequestError and NotStarted."""
+    """Return the result as JSON knows it. Raises RequestError and NotStarted."""
     parameters = endpoint.validated(arguments)
+    if isinstance(parameters, PageParameters):
+        return await asyncio.to_thread(_page, client, endpoint, parameters)
+    result = await asyncio.to_thread(client.call, endpoint, parameters)
+    return result.model_dump(mode="json")
+
+
+def _page(client: Client, endpoint: Endpoint[Any, Any], parameters: PageParameters) -> Any:
+    """Return a page, for which pages that are not full are put together. One that is too much for an answer is asked
+    for again with fewer rows, so that its cursor goes on where the answer ends."""
+    until = time.monotonic() + _SEARCH_FOR
     while True:
-        result = await asyncio.to_thread(client.call, endpoint, parameters)
-        found = result.model_dump(mode="json")
-        rows = found.get("items") if isinstance(parameters, PageParameters) else None
-        if not rows or len(rows) == 1 or len(result.model_dump_json()) <= ANSWER_BYTES:
-            return found
+        rows: list[Any] = []
+        for result in pages_of(client, endpoint, parameters, parameters.limit):
+            rows += result.items
+            if not isinstance(result, Page) or time.monotonic() > until:  # a tail has no end
+                break
+        result = result.model_copy(update={"items": rows})
+        if len(rows) <= 1 or len(result.model_dump_json()) <= ANSWER_BYTES:
+            return result.model_dump(mode="json")
         parameters = parameters.model_copy(update={"limit": max(1, min(len(rows), parameters.limit) // 2)})
 
 

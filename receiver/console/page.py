@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
+from receiver.api import cursor
+from receiver.api.models import Page
 from receiver.api.service import Actor, Service
+from receiver.ledger.filters import LIMIT
 
 # Where the console is.
 PATH: Final = "/console"
@@ -52,8 +55,19 @@ def given_of(query: Query) -> list[tuple[str, str]]:
     return [(name, value) for name, value in query if value]
 
 
-def next_path(path: str, given: Query, after: str | None) -> str | None:
-    """Return the path of a list's next page, or None."""
-    if not after:
+class Further(NamedTuple):
+    """Where a list goes on. `path`: of its next page. `is_short`: this one is not full, for it is long until the next
+    row that is wanted. `searched_to`: the time down to which it looked; None where the list has another order."""
+
+    path: str
+    is_short: bool
+    searched_to: float | None
+
+
+def further(path: str, given: Query, page: Page[Any]) -> Further | None:
+    """Return where the list goes on of which `page` was asked for with `given`, or None at its end."""
+    if not page.next:
         return None
-    return f"{PATH}{path}?{urlencode([*((name, value) for name, value in given if name != 'after'), ('after', after)])}"
+    limit = int(dict(given).get("limit", LIMIT))
+    query = urlencode([*((name, value) for name, value in given if name != "after"), ("after", page.next)])
+    return Further(f"{PATH}{path}?{query}", len(page.items) < limit, cursor.moment_of(page.next))

@@ -24,14 +24,13 @@ LISTS: Final[dict[str, tuple[Callable[[sa.Connection, Filter, Key | None, int], 
     "attempts": (deliveries.list_attempts, deliveries.ORDER),
     "submissions": (submissions.list_submissions, submissions.ORDER),
 }
-# Filters, by what they filter: what most rows have, what some have, and what few or none have.
+# Filters, by what they filter: what most rows have, what some have, and what few or none have; those whose rows are the
+# same few however many there are stand in `filters_among`.
 _FILTERS: Final[dict[str, dict[str, Any]]] = {
     "nothing": {},
     "source": {"source": "main"},
     "source, rare": {"source": RARE},
-    "run": {"run_id": "tsk_5000"},
     "run prefix": {"run_prefix": "tsk_50"},
-    "run prefix, rare": {"run_prefix": "tsk_500"},
     "status": {"status": ("completed",)},
     "status, failed": {"status": ("failed", "timed_out")},
     "status, rare": {"status": (RARE,)},
@@ -51,7 +50,6 @@ _FILTERS: Final[dict[str, dict[str, Any]]] = {
     "state and sink": {"state": ("dead",), "sink": "ops"},
     "reason": {"reason": "timeout"},
     "reason, none": {"reason": "no such reason"},
-    "event": {"event_id": "evt_5000"},
     "event, cut short": {"event_id": "evt_1"},
 }
 # What says nothing of a submission.
@@ -112,13 +110,16 @@ FROM {{numbers}} WHERE n % 10 = 0
 
 def filters_among(count: int) -> dict[str, Filter]:
     """Return the filters for a ledger with `count` runs."""
-    end = NOW + count * 0.001
-    times = {
+    end, middle = NOW + count * 0.001, str(count // 2)
+    placed = {
+        "run": {"run_id": f"tsk_{middle}"},
+        "run prefix, rare": {"run_prefix": f"tsk_{middle[:-1]}"},  # eleven runs
+        "event": {"event_id": f"evt_{middle}"},
         "since": {"since": end - 60},
         "until": {"until": end - 5},
         "since and until": {"since": end - 6, "until": end - 5},
     }
-    return {what: Filter(**fields) for what, fields in {**_FILTERS, **times}.items()}
+    return {what: Filter(**fields) for what, fields in {**_FILTERS, **placed}.items()}
 
 
 def _hashed(kind: str, *, postgresql: bool) -> str:

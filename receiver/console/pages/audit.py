@@ -8,7 +8,7 @@ from typing import Any, Final
 from receiver.api.audit import LIST_AUDIT
 from receiver.api.service import Actor, Service
 from receiver.console.filters import filter_form
-from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 from receiver.console.wording import asked_for
 
 _FILTERS: Final = ("actor", "action", "source", "since", "until")
@@ -23,7 +23,7 @@ def audit(service: Service, actor: Actor, _names: Mapping[str, str], query: Quer
         "here": "Audit",
         "form": filter_form(service, actor, "/audit", given, _FILTERS),
         "actions": [(row, asked_for(row.selection)) for row in found.items],
-        "next_path": next_path("/audit", given, found.next),
+        "further": further("/audit", given, found),
     }
 
 

@@ -25,7 +25,7 @@ from receiver.api.service import Actor, Service
 from receiver.api.totals import GET_TOTALS
 from receiver.console.action import ConsoleAction, Form
 from receiver.console.filters import filter_form
-from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 
 # Filters, and those that are seldom needed.
@@ -88,7 +88,7 @@ def deliveries(service: Service, actor: Actor, _names: Mapping[str, str], query:
         "on_rows": _on_rows(set(form.given.get("state", ()))),
         "on_all": _on_all(form.given),
         "groups": [],
-        "next_path": next_path("/deliveries", given, found.next),
+        "further": further("/deliveries", given, found),
     }
 
 
@@ -107,7 +107,7 @@ def dead_letters(service: Service, actor: Actor, _names: Mapping[str, str], quer
         "on_rows": _on_rows({DeliveryState.DEAD}),
         "on_all": _on_all(taken),
         "groups": _groups(service, actor, taken),
-        "next_path": next_path("/dead", given, found.next),
+        "further": further("/dead", given, found),
     }
 
 

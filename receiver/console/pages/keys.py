@@ -9,7 +9,7 @@ from receiver.api.actions.keys import CREATE_KEY, LONGEST_NAME, REVOKE_KEYS, ROT
 from receiver.api.keys import LIST_KEYS
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
-from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 from receiver.domain.api_key import ALL_SCOPES
 
 # What each scope lets the holder of a key do.
@@ -30,7 +30,7 @@ def keys(service: Service, actor: Actor, _names: Mapping[str, str], query: Query
         "title": "Keys",
         "here": "Keys",
         "keys": found.items,
-        "next_path": next_path("/keys", given, found.next),
+        "further": further("/keys", given, found),
         "scopes": [(scope, _MEANINGS[scope]) for scope in ALL_SCOPES if scope in actor.scopes],
         "withheld": [scope for scope in ALL_SCOPES if scope not in actor.scopes],
         "sources": [] if actor.source else list(service.config.sources),

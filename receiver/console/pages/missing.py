@@ -8,7 +8,7 @@ from typing import Any, Final
 from receiver.api.missing import LIST_MISSING
 from receiver.api.service import Actor, Service
 from receiver.console.filters import filter_form
-from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 
 _COMMON: Final = ("run_prefix", "workflow", "title", "since")
 _MORE: Final = ("source", "label", "run_type", "reason", "text", "until", "run")
@@ -23,7 +23,7 @@ def missing(service: Service, actor: Actor, _names: Mapping[str, str], query: Qu
         "here": "Missing",
         "missing": found.items,
         "form": filter_form(service, actor, "/missing", given, _COMMON, _MORE),
-        "next_path": next_path("/missing", given, found.next),
+        "further": further("/missing", given, found),
     }
 
 

@@ -10,7 +10,7 @@ from receiver.api.operations import GET_OPERATION, LIST_OPERATIONS, OperationRow
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
 from receiver.console.filters import filter_form
-from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 from receiver.console.wording import asked_for
 
 _STATES: Final = ("running", "done", "cancelled")
@@ -24,7 +24,7 @@ def operations(service: Service, actor: Actor, _names: Mapping[str, str], query:
         "title": "Operations",
         "here": "Operations",
         "form": filter_form(service, actor, "/operations", given, ("state", "source"), choices={"state": _STATES}),
-        "next_path": next_path("/operations", given, found.next),
+        "further": further("/operations", given, found),
         "operations": [_shown(row) for row in found.items],
     }
 

@@ -12,7 +12,7 @@ from receiver.api.outline import outline
 from receiver.api.quarantine import GET_QUARANTINED, LIST_QUARANTINE
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
-from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 from receiver.domain.api_key import OPERATE
 
 _VERDICTS: Final = {
@@ -39,7 +39,7 @@ def quarantine(service: Service, actor: Actor, _names: Mapping[str, str], query:
         "here": "Quarantine",
         "requests": found.items,
         "all_of_it": all_of_it,
-        "next_path": next_path("/quarantine", given, found.next),
+        "further": further("/quarantine", given, found),
     }
 
 

@@ -11,7 +11,7 @@ from receiver.api.models import Filtered
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
 from receiver.console.filters import filter_form
-from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 from receiver.console.pages.deliveries import resubmits
 
 # Filters, and those that are seldom needed.
@@ -36,7 +36,7 @@ def runs(service: Service, actor: Actor, _names: Mapping[str, str], query: Query
         "replayable": bool(form.given) and set(form.given.get("state", ())) <= set(REPLAYABLE),
         "resubmits": again if _resubmittable(form.given) else [],
         "form": form,
-        "next_path": next_path("/runs", given, found.next),
+        "further": further("/runs", given, found),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from receiver.api.account import LIST_CONNECTED_AGENTS, LIST_SCHEDULES, LIST_WATCHES
 from receiver.api.models import MAX_LIMIT
 from receiver.api.service import Actor, Service
-from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 
 
 def schedules(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -25,7 +25,7 @@ def schedules(service: Service, actor: Actor, _names: Mapping[str, str], query: 
         "schedules": found.items,
         "agents": LIST_CONNECTED_AGENTS.call(service, actor, agents),
         "public_url": service.settings.public_url,
-        "next_path": next_path("/schedules", given, found.next),
+        "further": further("/schedules", given, found),
     }
 
 

@@ -10,7 +10,7 @@ from receiver.api.outline import outline
 from receiver.api.service import Actor, Service
 from receiver.api.submissions import GET_SUBMISSION
 from receiver.console.filters import filter_form
-from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 from receiver.console.pages.deliveries import resubmits
 from receiver.domain.submission import SubmissionState
 
@@ -28,7 +28,7 @@ def submissions(service: Service, actor: Actor, _names: Mapping[str, str], query
         "here": "Submissions",
         "submissions": found.items,
         "form": filter_form(service, actor, "/submissions", given, _COMMON, _MORE, {"state": _STATES}),
-        "next_path": next_path("/submissions", given, found.next),
+        "further": further("/submissions", given, found),
     }
 
 

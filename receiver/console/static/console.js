@@ -93,8 +93,9 @@ document.addEventListener("click", (event) => {
   if (row && !event.target.closest("a, button, summary, input") && !String(getSelection())) location.assign(row.dataset.href);
 });
 
-const head = document.querySelector("th.tick");
-if (head && boxes().length) {
+function offerAll() {
+  const head = document.querySelector("th.tick");
+  if (!head || document.getElementById("every") || !boxes().length) return;
   const every = Object.assign(document.createElement("input"), { type: "checkbox", id: "every" });
   every.setAttribute("aria-label", "Select all rows");
   every.addEventListener("change", () => {
@@ -104,6 +105,7 @@ if (head && boxes().length) {
   head.append(every);
   selected();
 }
+offerAll();
 
 // What can be copied where the browser lets a page do so; and the keys of the picture that is open.
 for (const button of navigator.clipboard ? document.querySelectorAll("[data-copy]") : []) {
@@ -120,8 +122,9 @@ document.addEventListener("keydown", (event) => {
   document.querySelector(`.lightbox:target [data-step="${CSS.escape(event.key)}"]`)?.click();
 });
 
-// Rows have come or gone: see live.js.
+// Rows have come or gone: see live.js and search.js.
 document.addEventListener("live", () => {
+  offerAll();
   here = rows().findIndex((row) => row.classList.contains("here"));
   selected();
 });

@@ -11,6 +11,7 @@
   const OWN = "th.tick, output, #selection button";
   let source = null;
   let retry = 0;
+  let searching = false;
 
   const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE ? node.dataset?.href || node.id || "" : "");
   const alike = (one, other) => one.nodeName === other.nodeName && keyOf(one) === keyOf(other);
@@ -95,8 +96,10 @@
     source = null;
   }
 
-  // A page that nobody sees costs nothing, and is right as soon as somebody does.
-  const follow = () => (document.hidden ? close() : open());
+  // A page that nobody sees costs nothing, and is right as soon as somebody does. One that search.js has made longer is
+  // its own.
+  const follow = () => (document.hidden || searching ? close() : open());
+  document.addEventListener("searching", () => { searching = true; close(); });
   document.addEventListener("visibilitychange", follow);
   addEventListener("pagehide", close);
   addEventListener("pageshow", (event) => { if (event.persisted) follow(); });

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.filters import Condition, Filter, begins, text_query
-from receiver.ledger.lists.paging import SmallSet, small_set
+from receiver.ledger.lists.paging import SmallSet, count_up_to, small_set
 from receiver.ledger.of_events import of_events
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.text_index.search import find_all
@@ -87,13 +87,12 @@ def by_delivery(wanted: Filter, table: sa.Table) -> list[SmallSet]:
 
     def found(connection: sa.Connection) -> Condition | None:
         # Each state by the index that begins with it; the rest of the filter is for the rows that are found.
-        counted = [
-            sa.select(it.event_id, it.source, it.run_id).where(it.state == each).limit(FEW_DELIVERIES + 1)
-            for each in set(wanted.state)
-        ]
-        rows = [row for query in counted for row in connection.execute(query)]
-        if len(rows) > FEW_DELIVERIES:
+        in_states = [it.state == each for each in set(wanted.state)]
+        count = sum(count_up_to(connection, deliveries, each, FEW_DELIVERIES + 1) for each in in_states)
+        if count > FEW_DELIVERIES:
             return None
+        which = sa.select(it.event_id, it.source, it.run_id)
+        rows = [row for each in in_states for row in connection.execute(which.where(each))]
         if table is events:
             return bulk.among(connection, events.c.id, sorted({row.event_id for row in rows}))
         return sa.or_(sa.false(), *_of_runs(connection, table, [(row.source, row.run_id) for row in rows]))

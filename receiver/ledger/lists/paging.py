@@ -23,24 +23,29 @@ from receiver.ledger.filters import Condition, is_storable
 Key = tuple[Any, ...]
 Row = dict[str, Any]
 Page = tuple[list[Row], Key | None]
-# Returns a condition that at most SCAN rows meet, by an index; None when there are more.
+# Returns a condition that at most SMALL rows meet, by an index; None when there are more.
 SmallSet = Callable[[sa.Connection], Condition | None]
 
-# Rows that one page looks at, at the most.
-SCAN: Final = 5000
-# Rows of the first stretch of these; each further one is so many times longer.
-_FIRST, _GROWTH = 250, 4
+# Rows that one page looks at along its order, at the most; and in the first stretch of these.
+SCAN: Final = 600
+_FIRST: Final = 250
+# Rows of a set that is read whole, which costs less than to look at as many.
+SMALL: Final = 1000
 
 
 def small_set(table: sa.Table, condition: Condition) -> SmallSet:
     """Return the rows of `table` that meet `condition`, which an index serves, if they are few."""
 
     def found(connection: sa.Connection) -> Condition | None:
-        some = sa.select(sa.literal_column("1")).select_from(table).where(condition).limit(SCAN + 1).subquery()
-        count = connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
-        return condition if count <= SCAN else None
+        return condition if count_up_to(connection, table, condition, SMALL + 1) <= SMALL else None
 
     return found
+
+
+def count_up_to(connection: sa.Connection, table: sa.Table, condition: Condition, limit: int) -> int:
+    """Return how many rows of `table` meet `condition`, but not more than `limit`."""
+    some = sa.select(sa.literal_column("1")).select_from(table).where(condition).limit(limit).subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
 
 
 def unsuccessful(table: sa.Table) -> list[Condition]:
@@ -119,15 +124,16 @@ class Search:
         for each in self.sets:
             if (condition := each(connection)) is not None:
                 return self._whole(connection, condition, after, limit)
-        scan = _FIRST if self.wide and self.conditions else SCAN
-        rows, rest = self._walk(connection, after, limit, scan)
-        if rest is None or len(rows) >= limit or scan == SCAN:
+        if not (self.wide and self.conditions):
+            return self._walk(connection, after, limit, SCAN)
+        rows, rest = self._walk(connection, after, limit, _FIRST)
+        if rest is None or len(rows) >= limit:
             return rows, rest
         for each in self.wide:
             if (condition := each(connection)) is not None:
                 more, rest = self._whole(connection, condition, rest, limit - len(rows))
                 return rows + more, rest
-        more, rest = self._walk(connection, rest, limit - len(rows), SCAN)
+        more, rest = self._walk(connection, rest, limit - len(rows), SCAN - _FIRST)
         return rows + more, rest
 
     def _query(self, *conditions: Condition) -> sa.Select[Any]:
@@ -175,7 +181,7 @@ class Search:
 
         The last item says whether the walk ended there for its budget, and not at its end.
         """
-        size = max(1, _FIRST // len(self.walks))
+        size = max(1, min(_FIRST, budget.left) // len(self.walks))
         while True:
             end = self._end(connection, walk, after, size) if self.conditions else None
             if end is not None and self.since is not None and end[0] < self.since:
@@ -196,17 +202,13 @@ class Search:
                 yield after, None, is_over
                 if is_over:
                     return
-                size = min(size * _GROWTH, max(1, budget.left))
+                size = max(1, budget.left)
 
     def _end(self, connection: sa.Connection, walk: Sequence[Condition], after: Key | None, size: int) -> Key | None:
         """Return the place of the row number `size` of a walk; None when there are fewer."""
-        keys = [each.label(f"key_{number}") for number, each in enumerate(self.order.columns)]
-        query = sa.select(*keys).where(*walk, *self._between(after, self.floor)).order_by(*self.order.terms())
-        stretch = query.limit(size).cte("stretch")
-        placed = list(stretch.c)
-        last = sa.select(*placed, sa.select(sa.func.count()).select_from(stretch).scalar_subquery())
-        found = connection.execute(last.order_by(*(self._backwards(each) for each in placed)).limit(1)).first()
-        return tuple(found[:-1]) if found is not None and found[-1] == size else None
+        query = sa.select(*self.order.columns).where(*walk, *self._between(after, self.floor))
+        found = connection.execute(query.order_by(*self.order.terms()).limit(1).offset(size - 1)).first()
+        return None if found is None else tuple(found)
 
     def _between(self, after: Key | None, end: Key | float | None) -> list[Condition]:
         """Return the conditions of a piece of the order, down to a place or to a value of the first column.
@@ -226,10 +228,6 @@ class Search:
         elif end is not None:
             found.append(first >= end)
         return found
-
-    def _backwards(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        named = bytewise(column) if isinstance(column.type, sa.Text) else column
-        return named.desc() if self.order.ascending else named.asc()
 
 
 class _Budget:

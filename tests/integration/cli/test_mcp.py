@@ -24,9 +24,10 @@ from receiver.cli.mcp_tools import ANSWER_BYTES, instructions, tools
 from receiver.config.settings import Settings
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, replays
+from receiver.ledger.lists import paging
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
-from tests.support.ledger import claim, new_event, record, settle, with_tables
+from tests.support.ledger import NOW, claim, new_event, record, settle, with_tables
 from tests.support.waiting import PATIENCE
 
 RUNHOOK = [sys.executable, "-m", "receiver.cli"]
@@ -103,6 +104,25 @@ async def test_pages_fit_into_an_answer_and_their_cursor_goes_on_where_it_ends(
     assert sorted(seen) == [f"tsk_{number:03}" for number in range(70)]
     assert max(sizes) <= ANSWER_BYTES
     assert len(sizes) >= 4
+
+
+async def test_a_list_that_is_short_goes_on(
+    local: Callable[..., Client], book: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given pages that look at two rows each, and two runs that are wanted, far apart
+    monkeypatch.setattr(paging, "SCAN", 2)
+    monkeypatch.setattr(paging, "_FIRST", 1)
+    for number in range(8):
+        record(book, new_event(f"tsk_{number}", title="wanted" if number in (0, 3) else "other"), now=NOW + number)
+    async with local() as client:
+        # Then one call finds both, or as many as it asks for
+        found = said(await client.call_tool("list_runs", {"title": "wanted"}))["answer"]
+        assert ([row["run_id"] for row in found["items"]], found["next"]) == (["tsk_3", "tsk_0"], None)
+        first = said(await client.call_tool("list_runs", {"title": "wanted", "limit": 1}))["answer"]
+        assert [row["run_id"] for row in first["items"]] == ["tsk_3"]
+        assert first["next"]
+        # And a tail, which has no end, is answered at once
+        assert said(await client.call_tool("tail", {}))["answer"]["items"] == []
 
 
 async def test_an_answer_that_is_too_long_is_cut_and_read_on(local: Callable[..., Client], book: Ledger) -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from receiver.ledger import Ledger
 from receiver.ledger.filters import Filter
-from receiver.ledger.lists import paging
+from receiver.ledger.lists import narrowing, paging
 from receiver.ledger.lists.paging import Key
 from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW
@@ -36,7 +36,9 @@ SERVED = [
 def modest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that few rows reach."""
     monkeypatch.setattr(paging, "SCAN", 100)
+    monkeypatch.setattr(paging, "SMALL", 100)
     monkeypatch.setattr(paging, "_FIRST", 25)
+    monkeypatch.setattr(narrowing, "FEW_DELIVERIES", 50)
 
 
 def efforts(ledger: Ledger, count: int) -> dict[str, int]:

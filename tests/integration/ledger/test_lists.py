@@ -195,6 +195,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that few rows reach."""
     monkeypatch.setattr(paging, "SCAN", 30)
+    monkeypatch.setattr(paging, "SMALL", 30)
     monkeypatch.setattr(paging, "_FIRST", 14)
 
 
