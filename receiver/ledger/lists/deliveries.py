@@ -29,7 +29,7 @@ def list_deliveries(connection: sa.Connection, wanted: Filter, after: Key | None
     """
     if wanted.impossible:
         return [], None
-    found, rest = _search(wanted, _SHOWN).page(connection, after, limit)
+    found, rest = _search(connection, wanted, _SHOWN).page(connection, after, limit)
     return _completed(connection, found), rest
 
 
@@ -40,7 +40,7 @@ def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, 
         return [], None
     it = deliveries.c
     columns = [it.id, it.event_id, it.source, it.run_id, it.sink, it.state, it.attempts, it.updated_at]
-    search = _search(wanted, columns, it.attempts > 0)
+    search = _search(connection, wanted, columns, it.attempts > 0)
     rows: list[Row] = []
     if after is not None:
         *place, below = after
@@ -91,9 +91,20 @@ def attempts_of(connection: sa.Connection, beginning: str, wanted: Filter, after
     return rows, (rows[-1]["sink"], rows[-1]["delivery_id"], rows[-1]["number"]) if more else None
 
 
-def _search(wanted: Filter, columns: Sequence[sa.Column[Any]], *further: Condition) -> Search:
+# The states that any delivery is in, which are seldom all.
+_IN_USE: Final = sa.union_all(
+    *(
+        sa.select(sa.literal(state.value)).where(sa.select(deliveries.c.id).where(deliveries.c.state == state).exists())
+        for state in DeliveryState
+    )
+)
+
+
+def _search(
+    connection: sa.Connection, wanted: Filter, columns: Sequence[sa.Column[Any]], *further: Condition
+) -> Search:
     it = deliveries.c
-    states = sorted(set(wanted.state)) if wanted.state else [state.value for state in DeliveryState]
+    states: Sequence[str] = sorted(set(wanted.state)) or connection.execute(_IN_USE).scalars().all()
     return Search(
         ORDER,
         columns,
