@@ -36,6 +36,14 @@ def _seconds(text: str) -> float:
         raise typer.BadParameter(str(error)) from None
 
 
+_Expires = Annotated[
+    float | None,
+    typer.Option(
+        "--expires", "--expires-in", metavar="TIME", parser=_seconds, help="Refuse the key after so long: 30d."
+    ),
+]
+
+
 def _state(row: Mapping[str, Any]) -> str:
     """Return what has become of a key, or will."""
     if row["revoked_at"]:
@@ -64,12 +72,7 @@ def create(
         ),
     ] = "",
     rate: Annotated[str | None, typer.Option("--rate", help="Most calls in a time, such as 10/s or 100/m.")] = None,
-    expires: Annotated[
-        float | None,
-        typer.Option(
-            "--expires", "--expires-in", metavar="TIME", parser=_seconds, help="Refuse it after so long: 30d."
-        ),
-    ] = None,
+    expires: _Expires = None,
     as_json: Json = False,
 ) -> None:
     """Create a key and print it, this once."""
@@ -145,12 +148,7 @@ def rotate(
         float | None,
         typer.Option("--grace", metavar="TIME", parser=_seconds, help="How long the old one still works; 1d."),
     ] = None,
-    expires: Annotated[
-        float | None,
-        typer.Option(
-            "--expires", "--expires-in", metavar="TIME", parser=_seconds, help="Refuse the new one after this."
-        ),
-    ] = None,
+    expires: _Expires = None,
     as_json: Json = False,
 ) -> None:
     """Give a key a successor, printed this once; the old one works for a while.

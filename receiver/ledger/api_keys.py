@@ -113,6 +113,20 @@ def replace(connection: sa.Connection, key_id: str, by: str, expires_at: float) 
     connection.execute(sa.update(keys).where(keys.c.id == key_id).values(replaced_by=by, expires_at=ends))
 
 
+def rotations(connection: sa.Connection, key_id: str) -> list[str]:
+    """Return the ids of this key, of those that it was rotated from, and of those that it was rotated to."""
+    name = sa.select(keys.c.name).where(keys.c.id == key_id).scalar_subquery()  # a successor has the same
+    rotated = sa.select(keys.c.id, keys.c.replaced_by).where(keys.c.name == name, keys.c.replaced_by != "")
+    successor = {row.id: row.replaced_by for row in connection.execute(rotated)}
+    predecessor = {new: old for old, new in successor.items()}
+    found = [key_id]
+    for step in (successor, predecessor):
+        other = key_id
+        while (other := step.get(other, "")) and other not in found:
+            found.append(other)
+    return found
+
+
 def named(connection: sa.Connection, name: str) -> list[Key]:
     """Return the keys with this name that are in use and not replaced, the oldest first."""
     query = _select(connection).where(keys.c.name == name, keys.c.replaced_by == "").order_by(keys.c.created_at)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import IllegalMove
 from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_before
-from receiver.ledger import bulk
+from receiver.ledger import api_keys, bulk
 from receiver.ledger.engine import LedgerUnavailable
 from receiver.ledger.schema import runs, submissions
 
@@ -105,7 +105,8 @@ def from_row(row: sa.Row[tuple[object, ...]]) -> Submission:
 def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Submission, bool]:
     """Record the submission. Returns it and True; or an earlier one for the same request, and False.
 
-    With an Idempotency-Key that is the one with the same key, whatever its request was: compare `request_hash`. Only
+    With an Idempotency-Key that is the one with the same key, whatever its request was: compare `request_hash`. A key
+    of the API and those that it was rotated from or to are one caller. Only
     one that was refused, so that certainly no run came of it, makes way for another request.
     Without, it is a young identical request whose caller does not know of a run: a client that tries again after
     an error must not make a second one.
@@ -149,16 +150,18 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         "updated_at": now,
     }
     insert = bulk.insert_statement(connection, submissions).values(row).on_conflict_do_nothing()
-    for _ in range(5):  # a key may be released between the two statements
-        made = connection.execute(insert.returning(*submissions.c)).first()
-        if made is not None:
-            return from_row(made), True
-        there = connection.execute(
-            sa.select(submissions).where(
-                submissions.c.key_id == new.key_id, submissions.c.idempotency_key == new.idempotency_key
-            )
-        ).first()
+    key_ids = [] if new.idempotency_key is None else api_keys.rotations(connection, new.key_id)
+    if len(key_ids) > 1:
+        _serialize(connection, f"{min(key_ids)}\0{new.idempotency_key}")
+    earlier = sa.select(submissions).where(
+        submissions.c.key_id.in_(key_ids), submissions.c.idempotency_key == new.idempotency_key
+    )
+    for _ in range(5):  # a key may be released, or taken, between the two statements
+        there = connection.execute(earlier).first() if key_ids else None
         if there is None:
+            made = connection.execute(insert.returning(*submissions.c)).first()
+            if made is not None:
+                return from_row(made), True
             continue
         if there.state != SubmissionState.REJECTED or there.request_hash == new.request_hash:
             return from_row(there), False

@@ -16,8 +16,8 @@ from receiver.domain import api_key
 from receiver.domain.delivery import IllegalMove
 from receiver.domain.submission import SubmissionMove
 from receiver.errors import ConfigError, UsageError
-from receiver.ledger import Ledger, events
-from receiver.ledger.api_keys import by_hash
+from receiver.ledger import Ledger, api_keys, events
+from receiver.ledger.api_keys import Key, by_hash
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import binding, lifecycle, polls
@@ -28,7 +28,8 @@ NOW = 1_700_000_000.0
 
 
 def begin(ledger: Ledger, name: str, **fields: Any) -> Submission:
-    new = NewSubmission(f"sub_{name}", "skyvern", "k1", "tasks", fields.pop("request_hash", name), **fields)
+    key_id, request_hash = fields.pop("key_id", "k1"), fields.pop("request_hash", name)
+    new = NewSubmission(f"sub_{name}", "skyvern", key_id, "tasks", request_hash, **fields)
     return ledger.write(lambda connection: lifecycle.begin(connection, new, NOW))[0]
 
 
@@ -131,6 +132,21 @@ def test_a_refused_request_makes_way_for_another_with_its_idempotency_key_and_no
     late = begin(ledger, "e", idempotency_key="k")
 
     assert (same.id, another.id, late.id) == ("sub_a", "sub_d", "sub_d")
+
+
+def test_a_rotated_key_and_its_successors_have_the_same_idempotency_keys(ledger: Ledger) -> None:
+    # Given a key that was rotated twice, and another of the same name
+    for key_id in ("k1", "k2", "k3", "other"):
+        key = Key(key_id, "app", f"hash of {key_id}", "", frozenset(), "skyvern", None, NOW)
+        ledger.write(lambda it, key=key: api_keys.create(it, key))  # type: ignore[misc]
+    for old, new in (("k1", "k2"), ("k2", "k3")):
+        ledger.write(lambda it, old=old, new=new: api_keys.replace(it, old, new, NOW))  # type: ignore[misc]
+    # When one Idempotency-Key comes with each of them
+    found = [begin(ledger, name, key_id=name, idempotency_key="i").id for name in ("k2", "k1", "k3", "other")]
+    # Then it is one submission, but of the one that is none of theirs
+    assert found == ["sub_k2", "sub_k2", "sub_k2", "sub_other"]
+    # And each has others by itself
+    assert begin(ledger, "more", key_id="k3", idempotency_key="j").id == "sub_more"
 
 
 def test_a_submission_whose_process_died_is_due_and_can_be_resolved(ledger: Ledger) -> None:
