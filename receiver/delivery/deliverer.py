@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -283,6 +283,7 @@ class Deliverer(wakeups.JobBody):
             lane_limit=self._lane_limit,
             rotation=self._rotation,
             prefetch=ahead,
+            budget=self._budget,
         )
         poisoned = attempts.poisoned(connection, claimed, self._budget)
         if poisoned:
@@ -348,27 +349,34 @@ class Deliverer(wakeups.JobBody):
         if self._withdrawn or self._unknown:  # which are due again, and nudge nobody
             self._all_due = False
 
-        def work(connection: Connection) -> tuple[set[str], Results]:
+        started = self._prefetch.started(self._unsettled) if self._prefetch else {}
+
+        def work(connection: Connection) -> tuple[list[str], Results]:
             now = self._ledger.now()
             if self._unknown:
                 known = self._senders.claim_numbers()
                 known |= {task.claim_number for task in (*self._unsettled, *self._withdrawn)}
                 claims.release_unknown(connection, self._owner, known, now)
-            found = self._settlement.record(connection, self._unsettled, now)
             if self._prefetch:
-                self._prefetch.record(connection, self._unsettled, now)
-            return found
+                self._prefetch.hand_back(connection, now)
+            return self._settlement.record(connection, self._unsettled, now, started)
 
-        released, results = self._ledger.write(work)
+        ended, results = self._ledger.write(work)
         self._commit_lost = self._offers.unknown = False
         self._unsettled.clear()
         self._withdrawn.clear()
         if results:
             self._settlement.log(results)
+        if ended:
+            self._release(ended)
+
+    def _release(self, ended: Sequence[str]) -> None:
+        """Queue what has waited for these events' deliveries to end. Should this process die first, the clock does."""
+        released = self._ledger.write(lambda connection: attempts.release_held(connection, ended, self._ledger.now()))
         if self._without_redis:
             return
         with suppress(redis.RedisError):  # the clock wakes them; what else is under way must be settled
-            wakeups.wake_sinks(self._redis, released)
+            wakeups.wake_sinks(self._redis, set(released))
 
 
 def build(settings: Settings, config: Config, name: str, owner: str, handover: Handover | None = None) -> Deliverer:

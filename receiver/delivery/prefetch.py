@@ -53,18 +53,20 @@ class Prefetch:
         if closing or not self._is_calm() or self._senders.stranded or self._senders.longest() > 2 * FAST:
             self.withdrawn += self._senders.withdraw()
 
-    def record(self, connection: Connection, settled: Sequence[SendTask], now: float) -> None:
-        """Hand back what was withdrawn, and give what has started the slots that `settled` frees: one transaction."""
-        claims.hand_back(
-            connection, self._owner, {task.claimed[0].id: task.claim_number for task in self.withdrawn}, now
-        )
+    def hand_back(self, connection: Connection, now: float) -> None:
+        """Hand back what was withdrawn."""
+        withdrawn = {task.claimed[0].id: task.claim_number for task in self.withdrawn}
+        claims.hand_back(connection, self._owner, withdrawn, now)
+
+    @staticmethod
+    def started(settled: Sequence[SendTask]) -> dict[str, int]:
+        """Return what has started in the slots that `settled` frees: id → claim number."""
         ended = set(settled)
-        started = {
+        return {
             task.next_task.claimed[0].id: task.next_task.claim_number
             for task in settled
             if task.next_task is not None and task.next_task not in ended
         }
-        claims.take_slots(connection, self._owner, started, now)
 
     def _is_calm(self) -> bool:
         return time.monotonic() - self._trouble_at > CALM

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from handlers import Receipt
 from receiver.config.models import RetryPolicy
@@ -36,9 +36,13 @@ class Settlement:
         self._counter = counter
         self._watched: set[str] = set()  # lanes that have met trouble lately
 
-    def record(self, connection: Connection, tasks: Sequence[SendTask], now: float) -> tuple[set[str], Results]:
-        """Record what became of the ended `tasks`. Returns the sinks whose held deliveries this released, and the
-        results."""
+    def record(
+        self, connection: Connection, tasks: Sequence[SendTask], now: float, started: Mapping[str, int] = {}
+    ) -> tuple[list[str], Results]:
+        """Record what became of the ended `tasks`, and commit. `started`: what has taken their slots.
+
+        Returns the events whose held deliveries are to be released, and the results.
+        """
         changes = self._breaker_changes(connection, tasks, now)
         results: Results = []
         by_claim: dict[int, list[AttemptResult]] = {}
@@ -52,7 +56,7 @@ class Settlement:
             ]
             by_claim.setdefault(task.claim_number, []).extend(found)
             results.append((task, found))
-        return set(attempts.settle(connection, self._owner, by_claim, now)), results
+        return attempts.settle(connection, self._owner, by_claim, now, started=started, commit=True), results
 
     def log(self, results: Results) -> None:
         """Count and log results, once they are committed."""

@@ -98,7 +98,11 @@ def settle(
         AttemptResult(each.id, each.attempt_number, move, outcome, reason, now, now, **fields)  # type: ignore[arg-type]
         for each in claimed
     ]
-    return ledger.write(lambda connection: attempts.settle(connection, owner, {claim_number: results}, now))
+    return ledger.write(
+        lambda connection: attempts.release_held(
+            connection, attempts.settle(connection, owner, {claim_number: results}, now), now
+        )
+    )
 
 
 def work_off(ledger: Ledger) -> None:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, state_after, states_before
-from receiver.ledger import bulk
-from receiver.ledger.deliveries import links
-from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed
+from receiver.domain.delivery import ENDED, DeliveryMove, state_after, states_before
+from receiver.ledger import bulk, requests
+from receiver.ledger.deliveries import claims, links
+from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed, of_claim
+from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import attempts, deliveries
 
 
@@ -42,33 +43,38 @@ class AttemptResult:
 
 
 def settle(
-    connection: sa.Connection, owner: str, results: Mapping[int, Sequence[AttemptResult]], now: float
+    connection: sa.Connection,
+    owner: str,
+    results: Mapping[int, Sequence[AttemptResult]],
+    now: float,
+    *,
+    started: Mapping[str, int] = {},
+    commit: bool = False,
 ) -> list[str]:
-    """Settle deliveries that `owner` claimed, by claim number. Returns the sinks whose held deliveries this released.
+    """Settle deliveries that `owner` claimed, by claim number, and give those that have `started` (id → claim number)
+    the slots that this frees: in one request. Returns the events whose held deliveries are to be released.
 
     An attempt is recorded even when the claim has lapsed meanwhile; the delivery then stays as its new owner has it.
+    `commit`: see requests.run.
     """
-    record(connection, [(owner, each) for each in itertools.chain(*results.values())])
-    ended: list[str] = []
-    for claim_number, of_claim in sorted(results.items()):
-        accepted = [each.id for each in of_claim if each.move is DeliveryMove.ACCEPT]
-        if accepted:
-            ended += _move(connection, accepted, owner, claim_number, DeliveryMove.ACCEPT, "", now)
-        for each in sorted(of_claim, key=lambda each: each.id):
-            if each.move is not DeliveryMove.ACCEPT:
-                values: dict[str, Any] = {"due_at": each.due_at}
-                if each.move is DeliveryMove.DEFER:
-                    values["tried_at"] = each.started_at if each.tried_at is None else each.tried_at
-                if each.spends:
-                    values["spent"] = deliveries.c.spent + 1
-                moved = _move(connection, [each.id], owner, claim_number, each.move, each.reason, now, values)
-                if each.move is DeliveryMove.DIE:
-                    ended += moved
-    return _release_held(connection, ended, now)
+    attempted = [(owner, each) for each in itertools.chain(*results.values())]
+    if not attempted:
+        return []
+    moves = [move for number, of_claim in sorted(results.items()) for move in _moves(owner, number, of_claim, now)]
+    ended = [each.id for _, each in attempted if each.move is not DeliveryMove.DEFER]
+    taken = claims.taking_slots(owner, started, now)
+    waited_for = _waited_for.with_values(b_ids=sorted(ended))
+    rows = requests.run(connection, _recorded(connection, attempted), *moves, *taken, waited_for, commit=commit)
+    return [row.event_id for row in rows[-1]]
 
 
 def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
     """Record attempts, each with the worker that made it. One that is there already stays."""
+    if results:
+        requests.run(connection, _recorded(connection, results))
+
+
+def _recorded(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> Asked:
     rows = [
         {
             "delivery_id": each.id,
@@ -83,7 +89,7 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
         }
         for worker, each in sorted(results, key=lambda each: each[1].id)
     ]
-    _insert(connection, rows)
+    return _insert.of(connection, rows)
 
 
 _insert: Final = bulk.Insert(attempts, lambda insert: insert.on_conflict_do_nothing())
@@ -93,41 +99,64 @@ def give_up(
     connection: sa.Connection, owner: str, claim_number: int, ids: Sequence[str], reason: str, now: float
 ) -> None:
     """End claimed deliveries as dead, unsent. The claim was no attempt."""
-    changes = {"attempts": deliveries.c.attempts - 1}
-    _release_held(connection, _move(connection, ids, owner, claim_number, DeliveryMove.DIE, reason, now, changes), now)
-
-
-def _move(
-    connection: sa.Connection,
-    ids: Sequence[str],
-    owner: str,
-    claim_number: int,
-    move: DeliveryMove,
-    reason: str,
-    now: float,
-    changes: Mapping[str, Any] = {},
-) -> list[str]:
-    """Move those of the deliveries that are still the claim's. Returns those of their events that have held ones."""
-    statement = _moving(connection.dialect.name == "postgresql", move)
     given = {"b_ids": sorted(ids), "b_owner": owner, "b_number": claim_number, "b_reason": reason, "b_now": now}
-    moved = connection.execute(statement.values(changes) if changes else statement, given)
-    return [event_id for event_id, has_held in moved if has_held]
+    died = _moving(DeliveryMove.DIE).with_values(b_due_at=None, b_spends=0, b_attempts=-1, **given)
+    _, rows = requests.run(connection, died, _waited_for.with_values(b_ids=sorted(ids)))
+    release_held(connection, [row.event_id for row in rows], now)
+
+
+def _moves(owner: str, claim_number: int, results: Sequence[AttemptResult], now: float) -> Iterator[Asked]:
+    """Yield what moves those of the deliveries that are still the claim's: all that were accepted at once."""
+    given = {"b_owner": owner, "b_number": claim_number, "b_now": now}
+    accepted = sorted(each.id for each in results if each.move is DeliveryMove.ACCEPT)
+    if accepted:
+        yield _moving(DeliveryMove.ACCEPT).with_values(b_ids=accepted, b_reason="", **given)
+    for each in sorted(results, key=lambda each: each.id):
+        if each.move is not DeliveryMove.ACCEPT:
+            values: dict[str, Any] = {"b_due_at": each.due_at, "b_spends": int(each.spends), "b_attempts": 0}
+            if each.move is DeliveryMove.DEFER:
+                values["b_tried_at"] = each.started_at if each.tried_at is None else each.tried_at
+            yield _moving(each.move).with_values(b_ids=[each.id], b_reason=each.reason, **values, **given)
 
 
 @functools.cache
-def _moving(on_postgresql: bool, move: DeliveryMove) -> Any:
-    """Return the statement of a move, which is built once: that costs more than to run it for one delivery."""
-    it, held = deliveries.c, deliveries.alias("held")
-    claimed = sa.and_(it.claim_owner == sa.bindparam("b_owner"), it.claim_number == sa.bindparam("b_number"))
-    return (
-        sa.update(deliveries)
-        .where(bulk.among_given(on_postgresql, it.id, "b_ids"), claimed, it.state.in_(states_before(move)))
-        .values(state=state_after(move), reason=sa.bindparam("b_reason"), updated_at=sa.bindparam("b_now"), **UNCLAIMED)
-        .returning(it.event_id, sa.exists().where(links.held(held), held.c.event_id == it.event_id))
+def _moving(move: DeliveryMove) -> BuiltStatement:
+    """Return the statement of a move."""
+    it = deliveries.c
+    changes: dict[str, Any] = {}
+    if move is not DeliveryMove.ACCEPT:
+        changes = {
+            "due_at": sa.func.coalesce(sa.bindparam("b_due_at", type_=it.due_at.type), it.due_at),
+            "spent": it.spent + sa.bindparam("b_spends", type_=it.spent.type),
+            "attempts": it.attempts + sa.bindparam("b_attempts", type_=it.attempts.type),
+        }
+    if move is DeliveryMove.DEFER:
+        changes["tried_at"] = sa.bindparam("b_tried_at", type_=it.tried_at.type)
+    changes |= {"reason": sa.bindparam("b_reason"), "updated_at": sa.bindparam("b_now")}
+    before = sa.or_(*(it.state == state for state in states_before(move)))
+    return BuiltStatement(
+        lambda on_postgresql: (
+            sa.update(deliveries)
+            .where(bulk.among_given(on_postgresql, it.id, "b_ids"), of_claim(), before)
+            .values(state=state_after(move), **changes, **UNCLAIMED)
+        )
     )
 
 
-def _release_held(connection: sa.Connection, event_ids: Sequence[str], now: float) -> list[str]:
+def _build_waited_for(on_postgresql: bool) -> Any:
+    held = deliveries.alias("held")
+    # Not EXISTS: PostgreSQL may make that a join, which reads all that is held.
+    one = sa.select(held.c.id).where(links.held(held), held.c.event_id == deliveries.c.event_id).limit(1)
+    ended = sa.or_(*(deliveries.c.state == state for state in sorted(ENDED)))
+    those = bulk.among_given(on_postgresql, deliveries.c.id, "b_ids")
+    return sa.select(deliveries.c.event_id).where(those, ended, one.scalar_subquery().is_not(None))
+
+
+# Of these deliveries, those that have ended and have others that wait for them.
+_waited_for: Final = BuiltStatement(_build_waited_for)
+
+
+def release_held(connection: sa.Connection, event_ids: Sequence[str], now: float) -> list[str]:
     """Queue the held deliveries of these events that wait for nothing any more. Returns their sinks."""
     if not event_ids:
         return []

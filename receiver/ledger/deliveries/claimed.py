@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger import bulk
+from receiver.ledger import bulk, requests
+from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events, lanes, runs
 
 # The columns of a delivery that nobody has claimed.
@@ -27,11 +27,11 @@ _OF_EVENT = ("outcome", "via", "problem", "received_at")
 _FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels", "run_events")
 
 
-def _of_run(column: sa.Column[Any]) -> sa.ScalarSelect[Any]:
+def _of_run(column: sa.Column[Any]) -> sa.Label[Any]:
     """Return a column of a delivery's run, looked up: as long as PostgreSQL has no statistics of a new ledger, it would
     read all runs for a join."""
     its_run = sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id)
-    return sa.select(column).where(its_run).scalar_subquery()
+    return sa.select(column).where(its_run).scalar_subquery().label(column.name)
 
 
 _COLUMNS = (
@@ -42,7 +42,7 @@ _COLUMNS = (
 _WITH_EVENT = deliveries.join(events, events.c.id == deliveries.c.event_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Claimed:
     """A delivery that its owner may send now, with the event it carries."""
 
@@ -60,70 +60,84 @@ class Claimed:
     via: str
     problem: str
     received_at: float
-    body: bytes  # b"" until it is loaded
     labels: Mapping[str, str]
     after: tuple[str, ...]
-    completion: str = ""  # JSON object: members of the run that the body lacks, or ""; loaded with the body
+    # Loaded once the claim is committed; see `load_bodies`.
+    body: bytes = b""
+    completion: str = ""  # JSON object: members of the run that the body lacks, or ""
     prefetched: bool = False
     run_events: int = 1  # how many events its run has, this one included
     tried_at: float | None = None  # when its first attempt began, moved by what it waited for us; None if this is it
     due_at: float = 0.0
 
 
-class _Statements:
-    """The queries, built once: that costs more than to run them. Their parameters begin with b_."""
-
-    def __init__(self, *, postgresql: bool) -> None:
-        those = bulk.among_given(postgresql, deliveries.c.id, "b_ids")
-        self.load = sa.select(*_COLUMNS).select_from(_WITH_EVENT).where(those)
-        self.bodies = sa.select(events.c.id, events.c.body, events.c.completion)
-        self.bodies = self.bodies.where(bulk.among_given(postgresql, events.c.id, "b_ids"))
-        shut = sa.or_(lanes.c.paused, lanes.c.breaker != "closed")
-        self.handed_on = (
-            sa.select(*_COLUMNS, events.c.body, events.c.completion, sa.func.coalesce(shut, sa.false()))
-            .select_from(_WITH_EVENT.outerjoin(lanes, lanes.c.lane == deliveries.c.lane))
-            .where(those, SENDING)
-            .where(deliveries.c.claim_owner == sa.bindparam("b_owner"))
-            .where(deliveries.c.claim_number == sa.bindparam("b_number"))
-        )
+def _those(on_postgresql: bool) -> sa.ColumnElement[bool]:
+    return bulk.among_given(on_postgresql, deliveries.c.id, "b_ids")
 
 
-@functools.cache
-def _statements(postgresql: bool) -> _Statements:
-    return _Statements(postgresql=postgresql)
+_SHUT: Final = sa.func.coalesce(sa.or_(lanes.c.paused, lanes.c.breaker != "closed"), sa.false())
+_LOAD: Final = BuiltStatement(
+    lambda on_postgresql: sa.select(*_COLUMNS).select_from(_WITH_EVENT).where(_those(on_postgresql))
+)
+_BODIES: Final = BuiltStatement(
+    lambda on_postgresql: sa.select(events.c.id, events.c.body, events.c.completion).where(
+        bulk.among_given(on_postgresql, events.c.id, "b_ids")
+    )
+)
+_HANDED_ON: Final = BuiltStatement(
+    lambda on_postgresql: (
+        sa.select(*_COLUMNS, events.c.body, events.c.completion, _SHUT.label("shut"))
+        .select_from(_WITH_EVENT.outerjoin(lanes, lanes.c.lane == deliveries.c.lane))
+        .where(_those(on_postgresql), SENDING, of_claim())
+    )
+)
 
 
-def load(connection: sa.Connection, ids: Sequence[str], probes: Mapping[str, float], now: float) -> list[Claimed]:
-    """Return the deliveries with these ids, which were just claimed, in that order and without bodies.
+def of_claim() -> sa.ColumnElement[bool]:
+    """Return the condition that a delivery is of the claim that is given as b_owner and b_number."""
+    it = deliveries.c
+    return sa.and_(it.claim_owner == sa.bindparam("b_owner"), it.claim_number == sa.bindparam("b_number"))
+
+
+def loading(ids: Sequence[str]) -> Asked:
+    """Return the query for the deliveries with these ids, which are claimed in the same request; see `loaded`."""
+    return _LOAD.with_values(b_ids=list(ids))
+
+
+def loaded(rows: Sequence[Any], ids: Sequence[str], probes: Mapping[str, float], now: float) -> list[Claimed]:
+    """Return the deliveries of the rows of `loading`, in the order of `ids` and without bodies.
 
     `probes`: those that find out whether a lane is open again, with since when it counts as shut.
     """
-    rows = connection.execute(_statements(connection.dialect.name == "postgresql").load, {"b_ids": list(ids)})
     found = {each.id: each for each in (_claimed(row, probes, now) for row in rows)}
     return [found[each] for each in ids if each in found]
 
 
 def _claimed(columns: Sequence[Any], probes: Mapping[str, float], now: float) -> Claimed:
     fields = dict(zip(_FIELDS, columns, strict=True))
-    fields["after"] = tuple(json.loads(fields["after"]))
-    fields["labels"] = json.loads(fields["labels"] or "{}")
+    fields["after"] = tuple(_json(fields["after"], []))
+    fields["labels"] = _json(fields["labels"], {})
     fields["run_events"] = fields["run_events"] or 1  # a body that tells no run has none
     if fields["tried_at"] is not None:
         # While it was due and no breaker open, it waited for us: the sink was paused, or our workers were stopped.
         fields["tried_at"] += max(min(probes.get(fields["id"]) or now, now) - fields["due_at"], 0.0)
-    return Claimed(**fields, body=b"", probe=fields["id"] in probes)
+    return Claimed(**fields, probe=fields["id"] in probes)
+
+
+def _json(text: str | None, empty: Any) -> Any:
+    """Return what a text of JSON says; `empty` for none, or one that is empty: most are, and are not parsed."""
+    return json.loads(text) if text and len(text) > len("[]") else empty
 
 
 def load_bodies(connection: sa.Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
-    """Return what was claimed with its bodies, once that is committed. Leaves out what is not there any more."""
-    wanted = {"b_ids": sorted({each.event_id for each in claimed})}
-    found = connection.execute(_statements(connection.dialect.name == "postgresql").bodies, wanted)
-    bodies = {row.id: (bytes(row.body), row.completion) for row in found}
-    return [
-        replace(each, body=bodies[each.event_id][0], completion=bodies[each.event_id][1])
-        for each in claimed
-        if each.event_id in bodies
-    ]
+    """Load the bodies of what was claimed, once that is committed. Leaves out what is not there any more."""
+    wanted = _BODIES.with_values(b_ids=sorted({each.event_id for each in claimed}))
+    bodies = {row.id: row for row in requests.run(connection, wanted)[0]}
+    there = [each for each in claimed if each.event_id in bodies]
+    for each in there:
+        event = bodies[each.event_id]
+        each.body, each.completion = event.body, event.completion
+    return there
 
 
 def load_handed_on(
@@ -133,11 +147,13 @@ def load_handed_on(
 
     None when the lane of one is paused or shut: then none of them may be sent.
     """
-    given = {"b_ids": list(ids), "b_owner": owner, "b_number": claim_number}
-    rows = connection.execute(_statements(connection.dialect.name == "postgresql").handed_on, given).all()
-    if any(shut for *_, shut in rows):
+    wanted = _HANDED_ON.with_values(b_ids=list(ids), b_owner=owner, b_number=claim_number)
+    (rows,) = requests.run(connection, wanted)
+    if any(row.shut for row in rows):
         return None
-    return [
-        replace(_claimed(columns, {}, now), body=bytes(body), completion=completion)
-        for *columns, body, completion, _ in rows
-    ]
+    found = []
+    for *columns, body, completion, _ in rows:
+        claimed = _claimed(columns, {}, now)
+        claimed.body, claimed.completion = body, completion
+        found.append(claimed)
+    return found

@@ -13,7 +13,7 @@ Renewal     Until the sends have ended, their owner moves `claim_until` on, for 
 Lapse       A claim that nobody renews runs out. The clock queues the delivery again, with a `lapsed` attempt, for its
             request may have arrived; that spends one of its attempts (recovery.py).
 Prefetch    A prefetched delivery starts in the slot that another send of its owner frees, before the ledger knows. The
-            transaction that settles the other gives it the slot (`take_slots`). Only what was never tried is
+            transaction that settles the other gives it the slot (`taking_slots`). Only what was never tried is
             prefetched; when it lapses that spends nothing, for it had hardly started.
 Hand-over   A deliverer that has nothing to do offers to start what is new. A dispatcher of the same worker that takes
             the offer inserts deliveries as its claim (creation.py), prefetched, under the number in the offer, and
@@ -32,20 +32,20 @@ Poison      A delivery whose last attempt was spent by a lapse may be what kills
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.domain.breaker import shut_since
+from receiver.domain.breaker import Lane, shut_since
 from receiver.domain.delivery import DeliveryMove, state_after, states_before
-from receiver.ledger import bulk
+from receiver.ledger import bulk, requests
 from receiver.ledger.deliveries import fair_queue, lanes
-from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED, Claimed, load
+from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED, Claimed, loaded, loading, of_claim
 from receiver.ledger.deliveries.fair_queue import Rotation
+from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events
 
 # Seconds after which a claim that nobody renews lapses: how long a killed worker's deliveries wait at the most.
@@ -57,49 +57,60 @@ CLAIM_BYTES = 16 << 20
 PROBES = 4
 
 
-class _Statements:
-    """The statements of each claim, built once: that costs more than to run them. Their parameters begin with b_."""
+def _oldest_that(on_postgresql: bool, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Return the query that locks the oldest deliveries that are due and meet `condition`: id, attempts, spent, size.
 
-    def __init__(self, *, postgresql: bool) -> None:
-        self._postgresql = postgresql
-        it = deliveries.c
-        self.oldest = self.oldest_that(sa.true())
-        self.claim = (
-            sa.update(deliveries)
-            .where(bulk.among_given(postgresql, it.id, "b_ids"))
-            .values(
-                state=state_after(DeliveryMove.CLAIM),
-                attempts=it.attempts + 1,
-                updated_at=sa.bindparam("b_now"),
-                prefetched=bulk.among_given(postgresql, it.id, "b_ahead"),
-                claim_owner=sa.bindparam("b_owner"),
-                claim_number=sa.bindparam("b_number"),
-                claim_until=sa.bindparam("b_until"),
-            )
+    The rows are found and locked before anything is joined to them: no plan reads more of the queue than that.
+    """
+    it = deliveries.c
+    due = fair_queue.due(sa.bindparam("b_sink", type_=sa.Text()), sa.bindparam("b_now", type_=sa.Double()))
+    found = sa.select(it.id, it.event_id, it.due_at, it.attempts, it.spent).where(due, condition)
+    found = found.order_by(it.due_at).limit(sa.bindparam("b_limit", type_=sa.Integer()))
+    locked = found.with_for_update(skip_locked=True).cte("due")
+    if on_postgresql:
+        locked = locked.prefix_with("MATERIALIZED")
+    size = sa.func.length(events.c.body).label("size")
+    query = sa.select(locked.c.id, locked.c.attempts, locked.c.spent, size)
+    return query.join(events, events.c.id == locked.c.event_id).order_by(locked.c.due_at)
+
+
+_OLDEST: Final = BuiltStatement(lambda on_postgresql: _oldest_that(on_postgresql, sa.true()))
+_CLAIM: Final = BuiltStatement(
+    lambda on_postgresql: (
+        sa.update(deliveries)
+        .where(bulk.among_given(on_postgresql, deliveries.c.id, "b_ids"))
+        .values(
+            state=state_after(DeliveryMove.CLAIM),
+            attempts=deliveries.c.attempts + 1,
+            updated_at=sa.bindparam("b_now"),
+            prefetched=bulk.among_given(on_postgresql, deliveries.c.id, "b_ahead"),
+            claim_owner=sa.bindparam("b_owner"),
+            claim_number=sa.bindparam("b_number"),
+            claim_until=sa.bindparam("b_until"),
         )
-
-    def oldest_that(self, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
-        """Return the query that locks the oldest deliveries that are due and meet `condition`: id, attempts, size."""
-        it = deliveries.c
-        due = fair_queue.due(sa.bindparam("b_sink", type_=sa.Text()), sa.bindparam("b_now", type_=sa.Double()))
-        found = sa.select(it.id, it.event_id, it.due_at, it.attempts).where(due, condition)
-        found = found.order_by(it.due_at).limit(sa.bindparam("b_limit", type_=sa.Integer()))
-        locked = found.with_for_update(skip_locked=True).cte("due")
-        if self._postgresql:
-            locked = locked.prefix_with("MATERIALIZED")
-        query = sa.select(locked.c.id, locked.c.attempts, sa.func.length(events.c.body))
-        return query.join(events, events.c.id == locked.c.event_id).order_by(locked.c.due_at)
-
-
-@functools.cache
-def _statements(postgresql: bool) -> _Statements:
-    return _Statements(postgresql=postgresql)
+    )
+)
+# Until the transaction ends no other worker claims for the sink. On SQLite there is one writer at a time anyway.
+_LOCK: Final = BuiltStatement(
+    lambda _: sa.select(
+        sa.func.pg_advisory_xact_lock(
+            sa.func.hashtext(sa.literal("runhook claim ", sa.Text()) + sa.bindparam("b_sink", type_=sa.Text()))
+        ).label("locked")
+    )
+)
+_SLOTS_TAKEN: Final = BuiltStatement(
+    lambda _: sa.select(sa.func.count().label("slots")).where(
+        SENDING, deliveries.c.sink == sa.bindparam("b_sink"), deliveries.c.prefetched.is_(False)
+    )
+)
 
 
 class Claims(list[Claimed]):
     """What one claim has taken. `all_due`: nothing else was due then, as far as that is known."""
 
-    all_due = False
+    def __init__(self, claimed: Iterable[Claimed] = (), *, all_due: bool = False) -> None:
+        super().__init__(claimed)
+        self.all_due = all_due
 
 
 def claim(
@@ -115,69 +126,100 @@ def claim(
     lane_limit: int | None = None,
     rotation: Rotation | None = None,
     prefetch: int = 0,
+    budget: int = 0,
 ) -> Claims:
     """Claim up to `limit` due deliveries for `sink`, oldest first, and up to `prefetch` more without a slot.
 
     `seconds`: until the claim lapses. `concurrency`: the sink's slots, over all workers; None is no limit.
     `lane_limit`: how many of one lane, for a sink that has many, which takes them by their `rotation`. Prefetches only
     what stands next in the queue and was never tried, and nothing at all when `limit` asks for slots and none is free,
-    or when a breaker is not closed. What it costs does not depend on how much is queued.
+    or when a breaker is not closed. What it costs does not depend on how much is queued. `budget`: commits in the
+    request that claims, where that is had (requests.run), if each has spent fewer attempts.
     """
     wanted = limit
+    own, taken, oldest = _look(connection, sink, now, concurrency, 0 if lane_limit else limit + prefetch)
     if concurrency is not None:
-        limit = min(limit, concurrency - _slots_taken(connection, sink))
+        limit = min(limit, concurrency - taken)
         if limit <= 0 and not prefetch:
             return Claims()
-    own = lanes.find(connection, sink)
     if own is not None and own.paused:
         return Claims()
 
-    made = {"b_owner": owner, "b_number": claim_number, "b_until": now + seconds}
-    making = _Making(connection, sink, made, now)
-    ids: list[str] = []
-    all_due = False
+    finding = _Finding(connection, sink, now)
+    found = _Found([], [])
     probes: dict[str, float] = {}
     if lane_limit is not None and limit > 0:
-        ids, probes = making.of_many_lanes(limit, concurrency or limit, lane_limit, rotation or Rotation())
+        found, probes = finding.in_many_lanes(limit, concurrency or limit, lane_limit, rotation or Rotation())
     elif lane_limit is None and (own is None or own.breaker == "closed"):
-        ahead = prefetch if limit > 0 or not wanted else 0
-        ids, all_due = making.take(None, max(limit, 0), ahead)
+        found = _chosen(oldest, max(limit, 0), prefetch if limit > 0 or not wanted else 0)
     elif own is not None and limit > 0 and own.until <= now:
-        probes = making.probe(sink)
-        ids = list(probes)
-    claimed = Claims(load(connection, ids, probes, now) if ids else [])
-    claimed.all_due = all_due
-    return claimed
+        found, probes = finding.probe(sink)
+    if not found.ids:
+        return Claims(all_due=found.all_due)
+    claim = _CLAIM.with_values(
+        b_ids=found.ids, b_ahead=found.ahead, b_owner=owner, b_number=claim_number, b_until=now + seconds, b_now=now
+    )
+    _, rows = requests.run(connection, claim, loading(found.ids), commit=found.spent < budget)
+    return Claims(loaded(rows, found.ids, probes, now), all_due=found.all_due)
 
 
-def _slots_taken(connection: sa.Connection, sink: str) -> int:
-    """Count the sink's slots that are taken. Until the transaction ends no other worker claims for it."""
-    if connection.dialect.name == "postgresql":  # on SQLite there is one writer at a time anyway
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"runhook claim {sink}"))))
-    taken = sa.select(sa.func.count()).where(SENDING, deliveries.c.sink == sink, deliveries.c.prefetched.is_(False))
-    return connection.execute(taken).scalar_one()
+def _look(
+    connection: sa.Connection, sink: str, now: float, concurrency: int | None, oldest: int
+) -> tuple[Lane | None, int, Sequence[Any]]:
+    """Return the sink's own lane, how many of its slots are taken, and so many of the oldest that are due, locked."""
+    asked = [lanes.NAMED.with_values(b_lane=sink)]
+    if concurrency is not None:
+        on_postgresql = connection.dialect.name == "postgresql"
+        locked = [_LOCK.with_values(b_sink=sink)] if on_postgresql else []
+        asked = [*locked, _SLOTS_TAKEN.with_values(b_sink=sink), *asked]
+    if oldest:
+        asked.append(_OLDEST.with_values(b_sink=sink, b_now=now, b_limit=oldest))
+    answers = requests.run(connection, *asked)
+    rows = answers.pop() if oldest else []
+    own = lanes.one_of(answers.pop())
+    return own, answers.pop()[0].slots if concurrency is not None else 0, rows
 
 
-class _Taken(NamedTuple):
-    """Ids of deliveries, and whether nothing else was due under the same condition."""
+class _Found(NamedTuple):
+    """Ids of deliveries to be claimed, and those of them without a slot. `spent`: the most that one has. `all_due`:
+    nothing else was due under the same condition."""
 
     ids: list[str]
-    all_due: bool
+    ahead: list[str]
+    spent: int = 0
+    all_due: bool = False
+
+
+def _chosen(rows: Sequence[Any], slots: int, prefetch: int = 0) -> _Found:
+    """Choose from the oldest that are due: so many for `slots`, and the untried of the next `prefetch`."""
+    ids: list[str] = []
+    ahead: list[str] = []
+    spent = total = 0
+    for place, row in enumerate(rows[: slots + prefetch]):
+        if place >= slots and row.attempts:
+            continue
+        total += row.size
+        if ids and total > CLAIM_BYTES:
+            break
+        ids.append(row.id)
+        spent = max(spent, row.spent)
+        if place >= slots:
+            ahead.append(row.id)
+    return _Found(ids, ahead, spent, len(ids) == len(rows) < slots + prefetch)
 
 
 @dataclass(frozen=True, slots=True)
-class _Making:
-    """What all steps of one claim share. `claim`: its owner, number and end, as the statement names them."""
+class _Finding:
+    """What all steps share that find what to claim for a sink with many lanes, or with a lane that is shut."""
 
     connection: sa.Connection
     sink: str
-    claim: Mapping[str, Any]
     now: float
 
-    def of_many_lanes(
+    def in_many_lanes(
         self, limit: int, places: int, lane_limit: int, rotation: Rotation
-    ) -> tuple[list[str], dict[str, float]]:
-        """Claim for a sink with many lanes and `places` in all. Returns all ids, and the probes as `probe` does."""
+    ) -> tuple[_Found, dict[str, float]]:
+        """Find for a sink with many lanes and `places` in all. Returns all, and the probes as `probe` does."""
         claimed = Counter(
             self.connection.execute(
                 sa.select(deliveries.c.lane).where(SENDING, deliveries.c.sink == self.sink)
@@ -193,51 +235,33 @@ class _Making:
             claimed=claimed,
             rotation=rotation,
         )
-        ids = self.take(bulk.among(self.connection, deliveries.c.id, chosen), limit).ids if chosen else []
+        found = self._oldest(bulk.among(self.connection, deliveries.c.id, chosen), limit) if chosen else _Found([], [])
+        ids, spent = list(found.ids), found.spent
         probes: dict[str, float] = {}
         # A lane that is shut gets no slot that another could use, and of the others few: what it is sent may hang.
         hanging = lanes.count_probing(self.connection, claimed) if shut else 0
         most = min(max(1, limit // PROBES), max(1, places // PROBES) - hanging)
         for waiting in shut[: max(0, most)]:
-            if len(ids) + len(probes) < limit:
-                probes |= self.probe(waiting.lane)
-        return [*ids, *probes], probes
+            if len(ids) < limit:
+                probed, since = self.probe(waiting.lane)
+                ids += probed.ids
+                spent = max(spent, probed.spent)
+                probes |= since
+        return _Found(ids, [], spent), probes
 
-    def probe(self, lane: str) -> dict[str, float]:
-        """Claim the one delivery that finds out whether a shut lane is open again. Returns its id, with since when the
-        lane counts as shut."""
+    def probe(self, lane: str) -> tuple[_Found, dict[str, float]]:
+        """Find the one delivery that finds out whether a shut lane is open again. Returns it too by its id, with since
+        when the lane counts as shut."""
         before = lanes.begin_probe(self.connection, lane, self.now)
-        found = self.take(fair_queue.in_lane(self.sink, lane), 1).ids if before else []
-        if before and not found:
+        found = self._oldest(fair_queue.in_lane(self.sink, lane), 1) if before else _Found([], [])
+        if before and not found.ids:
             lanes.end_probe(self.connection, before, self.now)
-        return dict.fromkeys(found, shut_since(before, self.now)) if before else {}
+        return found, dict.fromkeys(found.ids, shut_since(before, self.now)) if before else {}
 
-    def take(self, condition: sa.ColumnElement[bool] | None, slots: int, prefetch: int = 0) -> _Taken:
-        """Claim the oldest that are due and meet `condition`, if any: so many for `slots`, and the untried of the next
-        `prefetch`.
-
-        The rows are found and locked before anything is joined to them: no plan reads more of the queue than that.
-        """
-        statements = _statements(self.connection.dialect.name == "postgresql")
-        query = statements.oldest if condition is None else statements.oldest_that(condition)
-        due = {"b_sink": self.sink, "b_now": self.now, "b_limit": slots + prefetch}
-        taken: list[str] = []
-        ahead: list[str] = []
-        total = 0
-        rows = self.connection.execute(query, due).all()
-        for place, (delivery, tried, length) in enumerate(rows):
-            if place >= slots and tried:
-                continue
-            total += length
-            if taken and total > CLAIM_BYTES:
-                break
-            taken.append(delivery)
-            if place >= slots:
-                ahead.append(delivery)
-        if taken:
-            claim = {"b_ids": taken, "b_ahead": ahead, "b_now": self.now, **self.claim}
-            self.connection.execute(statements.claim, claim)
-        return _Taken(taken, len(taken) == len(rows) < slots + prefetch)
+    def _oldest(self, condition: sa.ColumnElement[bool], limit: int) -> _Found:
+        query = _oldest_that(self.connection.dialect.name == "postgresql", condition)
+        due = {"b_sink": self.sink, "b_now": self.now, "b_limit": limit}
+        return _chosen(self.connection.execute(query, due).all(), limit)._replace(all_due=False)
 
 
 def renew(connection: sa.Connection, owner: str, numbers: Collection[int], until: float) -> int:
@@ -246,16 +270,21 @@ def renew(connection: sa.Connection, owner: str, numbers: Collection[int], until
     return connection.execute(changed).rowcount
 
 
-def take_slots(connection: sa.Connection, owner: str, started: Mapping[str, int], now: float) -> None:
-    """Give prefetched deliveries that have started, id → claim number, the slots that the same transaction frees."""
-    _change(connection, owner, started, deliveries.c.prefetched, {"prefetched": False, "updated_at": now})
+def taking_slots(owner: str, started: Mapping[str, int], now: float) -> list[Asked]:
+    """Return what gives prefetched deliveries that have started, id → claim number, the slots that the same transaction
+    frees. What is not the owner's any more is left."""
+    return [
+        _TAKE_SLOTS.with_values(b_ids=ids, b_owner=owner, b_number=number, b_now=now)
+        for number, ids in _by_claim(started)
+    ]
 
 
 def hand_back(connection: sa.Connection, owner: str, unstarted: Mapping[str, int], now: float) -> None:
     """Queue prefetched deliveries that never started, id → claim number. What is not the owner's any more is left."""
-    _change(
-        connection, owner, unstarted, deliveries.c.state.in_(states_before(DeliveryMove.HAND_BACK)), handed_back(now)
-    )
+    before = deliveries.c.state.in_(states_before(DeliveryMove.HAND_BACK))
+    for number, ids in _by_claim(unstarted):
+        mine = sa.and_(bulk.among(connection, deliveries.c.id, ids), _of(owner, [number]))
+        connection.execute(sa.update(deliveries).where(mine, before).values(handed_back(now)))
 
 
 def release_unknown(connection: sa.Connection, owner: str, known: Collection[int], now: float) -> int:
@@ -281,19 +310,21 @@ def _of(owner: str, numbers: Collection[int]) -> sa.ColumnElement[bool]:
     return sa.and_(deliveries.c.claim_owner == owner, deliveries.c.claim_number.in_(sorted(numbers)))
 
 
-def _change(
-    connection: sa.Connection,
-    owner: str,
-    claimed: Mapping[str, int],
-    condition: sa.ColumnElement[bool],
-    values: Mapping[str, Any],
-) -> None:
+def _by_claim(claimed: Mapping[str, int]) -> Iterator[tuple[int, list[str]]]:
     ids: dict[int, list[str]] = {}
     for delivery in sorted(claimed):
         ids.setdefault(claimed[delivery], []).append(delivery)
-    for number, of_claim in ids.items():
-        mine = sa.and_(bulk.among(connection, deliveries.c.id, of_claim), _of(owner, [number]))
-        connection.execute(sa.update(deliveries).where(mine, condition).values(values))
+    yield from ids.items()
+
+
+_TAKE_SLOTS: Final = BuiltStatement(
+    lambda on_postgresql: (
+        sa.update(deliveries)
+        .where(bulk.among_given(on_postgresql, deliveries.c.id, "b_ids"), of_claim())
+        .where(deliveries.c.prefetched)
+        .values(prefetched=False, updated_at=sa.bindparam("b_now"))
+    )
+)
 
 
 def sinks_due(

@@ -6,13 +6,14 @@ paused nor shut. Lanes are read by their names, for a sink may have ten thousand
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane, shut_since
-from receiver.ledger import bulk
+from receiver.ledger import bulk, requests
+from receiver.ledger.requests import BuiltStatement
 from receiver.ledger.schema import lanes
 
 # Seconds after which a probe whose worker vanished may be made by another.
@@ -28,10 +29,11 @@ class Gate(NamedTuple):
     paused: bool
 
 
-_NAMED: Final = sa.select(lanes).where(lanes.c.lane == sa.bindparam("b_lane"))
+# The lane whose name is b_lane.
+NAMED: Final = BuiltStatement(lambda _: sa.select(lanes).where(lanes.c.lane == sa.bindparam("b_lane")))
 
 
-def _from(row: sa.Row[tuple[object, ...]]) -> Lane:
+def _from(row: Any) -> Lane:
     shut = (row.breaker, row.failures, row.until, row.reason)
     return Lane(row.lane, row.sink, row.paused, *shut, paused_at=row.paused_at, opened_at=row.opened_at)
 
@@ -43,8 +45,12 @@ def every(connection: sa.Connection) -> list[Lane]:
 
 def find(connection: sa.Connection, name: str) -> Lane | None:
     """Return the lane of this name, or None when it has no row. A sink's own lane bears the sink's name."""
-    row = connection.execute(_NAMED, {"b_lane": name}).first()
-    return _from(row) if row else None
+    return one_of(*requests.run(connection, NAMED.with_values(b_lane=name)))
+
+
+def one_of(rows: Sequence[Any]) -> Lane | None:
+    """Return the lane of the rows of `NAMED`."""
+    return _from(rows[0]) if rows else None
 
 
 def named(connection: sa.Connection, names: Collection[str]) -> dict[str, Lane]:

@@ -212,8 +212,7 @@ def test_what_is_prefetched_takes_no_slot_until_it_has_started_and_no_attempt_be
 
     def exchange(connection: sa.Connection) -> None:
         result = AttemptResult(first.id, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW)
-        attempts.settle(connection, "w", {1: [result]}, NOW)
-        claims.take_slots(connection, "w", {next_task.id: 1}, NOW)
+        attempts.settle(connection, "w", {1: [result]}, NOW, started={next_task.id: 1})
         claims.hand_back(connection, "w", {unstarted.id: 1}, NOW)
 
     ledger.write(exchange)

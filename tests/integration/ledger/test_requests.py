@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from handlers.support import postgresql
 from handlers.support.postgresql import BoundedConnection
+from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import (
     Connection,
     Ledger,
@@ -21,7 +22,10 @@ from receiver.ledger import (
     database_clock,
     requests,
 )
+from receiver.ledger.deliveries import attempts, claims
+from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.requests import Asked, BuiltStatement
+from tests.support.ledger import NOW, new_event, record, states
 
 words = sa.Table(
     "words_of_a_test", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("word", sa.Text)
@@ -96,6 +100,27 @@ def test_each_statement_sees_what_those_before_it_did(store: Ledger) -> None:
     assert (list(made), list(updated)) == ([], [])
     assert [(each.id, each.word) for each in rows] == [(1, "two"), (2, None)]
     assert all_of(store) == [(1, "two"), (2, None)]
+
+
+def test_a_claim_is_two_requests_and_a_settlement_is_one(
+    postgres_ledger: Ledger, sent: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given something due, and what was done before on this connection
+    monkeypatch.setattr(database_clock, "FRESH_FOR", float("inf"))
+    record(postgres_ledger, new_event("tsk_1", "ops"))
+    sent.clear()
+
+    # When it is claimed, and settled
+    claimed = postgres_ledger.write(
+        lambda it: claims.claim(it, "ops", 8, "w", 1, NOW, 15, concurrency=8, prefetch=8, budget=5)
+    )
+    requests_of_claim = len(sent)
+    accepted = AttemptResult(claimed[0].id, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW, receipt={})
+    postgres_ledger.write(lambda it: attempts.settle(it, "w", {1: [accepted]}, NOW, commit=True))
+
+    # Then each took as few requests as it can, and is committed
+    assert (requests_of_claim, len(sent) - requests_of_claim) == (2, 1)
+    assert states(postgres_ledger) == {"tsk_1:ops": "delivered"}
 
 
 def test_begin_statements_and_commit_are_one_request(
