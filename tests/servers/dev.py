@@ -26,7 +26,7 @@ routes:
 
 
 class Dev:
-    """One `runhook dev`. `logs`: the folder of its log, `directory` when absent."""
+    """One `runhook dev`. `logs`: the folder of its log, `directory` when absent. `python`: of its environment."""
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Dev:
         config: str = CONFIG,
         terminal: int | None = None,
         logs: Path | None = None,
+        python: str = sys.executable,
         **environ: str,
     ) -> None:
         self.port = free_port()
@@ -44,7 +45,7 @@ class Dev:
         self.log_path.touch()
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self.process = launch(
-            [sys.executable, "-m", "receiver.cli", "dev", "--port", str(self.port), *self.options(directory)],
+            [python, "-m", "receiver.cli", "dev", "--port", str(self.port), *self.options(directory)],
             self.log_path if terminal is None else terminal,
             env={**inherited, "PYTHONPATH": str(ROOT), **environ},
             cwd=directory,
