@@ -64,7 +64,7 @@ PARTS: Final[dict[str, Part]] = {
     "peers": Part(
         "From the POST to the row beside apps on task queues: latency at a steady rate, throughput, CPU",
         "peers",
-        f"--peers {PEERS} --rounds 3 --rates 10,100,500 --seconds 2 --flat-out 3",
+        f"--peers {PEERS} --rounds 3 --rates 10,100,500 --seconds 2 --flat-out 3 --limit 420",
         "--peers taskiq --rounds 1 --rates 100 --seconds 1 --flat-out 1",
         figures=True,
         limit=480.0,
@@ -82,8 +82,8 @@ PARTS: Final[dict[str, Part]] = {
         *("growth", "--many 200000 --batches 30", "--few 1000 --many 3000 --batches 4 --database sqlite"),
     ),
     "backlog": Part(
-        "What workers and clocks do again and again, with 100 and with 50,000 deliveries of each kind",
-        *("backlog", "--count 50000 --lanes 2000", "--count 1000 --lanes 100"),
+        "What workers and clocks do again and again, with 1,000 and with 50,000 deliveries of each kind",
+        *("backlog", "--count 50000 --lanes 2000", "--count 3000 --lanes 100"),
     ),
     "routes": Part(
         "CPU of one event's routing, with a thousand routes beside one",

@@ -3,8 +3,9 @@
     python bench/backlog.py [--count 1000000] [--lanes 10000] [--database sqlite|postgresql]
 
 A ledger is filled in SQL with so many deliveries that are queued, held, waiting, dead, behind an open breaker and in
-many lanes: with a hundred of each, then with `--count`. Each operation is then run five times and rolled back; the
-median is shown. `effort`: rows and pages that PostgreSQL reads, hundreds of instructions of SQLite.
+many lanes: with a thousand of each, which is more than any step takes, then with `--count`. Each operation is then run
+five times and rolled back; the median is shown. `effort`: rows and pages that PostgreSQL reads, hundreds of
+instructions of SQLite.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tests.support import backlog  # noqa: E402
 from tests.support.backlog import CALLBACK, NOW, OPERATIONS, effort, fill, seconds, shut_lanes  # noqa: E402
 from tests.support.ledger import with_tables  # noqa: E402
 
-FEW = 100  # so that each claim finds as many as it asks for
+FEW = 1000  # so that each claim and each page finds as many as it asks for
 
 
 @contextmanager
@@ -92,11 +93,11 @@ def main() -> None:
                     backlog.analyze(it)
                     for what, found in measured(it, lanes).items():
                         rows.setdefault(what, []).append(found)
-                for count in (FEW, options.lanes):
+                for count in (min(FEW, options.lanes), options.lanes):
                     shut_lanes(it, count, until=NOW + 1000)
                     for what, found in measured(it, shut).items():
                         rows.setdefault(what, []).append(found)
-        print(f"\n{database:60} {FEW:>10} {options.count:>12,}   effort")
+        print(f"\n{database:60} {FEW:>10,} {options.count:>12,}   effort")
         for what, ((few, few_effort), (many, many_effort)) in rows.items():
             print(f"{what:60} {few:>7.2f} ms {many:>9.2f} ms   {few_effort} → {many_effort}")
 

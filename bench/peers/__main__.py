@@ -8,7 +8,7 @@ survive), and the peers are not held to it. One after the other, in alternating 
 work is checked at the consumer: a row counts when PostgreSQL has committed it. `flat out`: 64 events are on their way
 at any time. Prints each round as it ends, then medians and their spread, and writes all figures to --json. A side that
 fails, or loses events, so that no row comes for PATIENCE seconds, is reported with the load at which it did, and the
-others go on.
+others go on. `--limit`: seconds after which no round begins, nor one that would take longer by what it took before.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class Peer:
         self._port = free_port()
         environ = environment(self._valkey.url, database, SECRET)
         serve = ["uvicorn", f"{name}_app:app", "--port", str(self._port), "--no-access-log", "--log-level", "error"]
+        serve += ["--timeout-keep-alive", "300"]  # else it may close a connection as the client uses it
         lines = [serve, [each.format(redis=self._valkey.url) for each in WORKERS[name]]]
         self._processes = [child([*program(line[0]), *line[1:]], environ, self._log) for line in lines]
 
@@ -214,11 +215,14 @@ def table(found: list[Figures], names: list[str]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for load in dict.fromkeys(each.load for each in found):
-        ours = _median([each.rate for each in found if (each.side, each.load) == ("runhook", load)])
+        ours = [each.rate for each in found if (each.side, each.load) == ("runhook", load)]
         for name in names:
             mine = [each for each in found if (each.side, each.load) == (name, load)]
+            if not mine:  # it failed at each of its rounds
+                continue
             rates = [each.rate for each in mine]
-            ratio = f"{ours / _median(rates):.2f}" if load == FLAT_OUT and name != "runhook" else ""
+            is_compared = load == FLAT_OUT and name != "runhook" and ours
+            ratio = f"{_median(ours) / _median(rates):.2f}" if is_compared else ""
             spread = f"{_median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f})" if load == FLAT_OUT else ""
             p50, p99, used = (_median([getattr(each, what) for each in mine]) for what in ("p50", "p99", "cpu"))
             times = " | " if load == FLAT_OUT else f"{p50:.1f} | {p99:.1f}"
@@ -237,6 +241,30 @@ def versions() -> str:
     return ", ".join(each.replace("==", " ") for each in listed if each.partition("==")[0] in WORKERS)
 
 
+def rounds(names: list[str], options: argparse.Namespace, failures: list[str]) -> list[Figures]:
+    """Measure all sides in alternating rounds. What fails, or is left out, goes to `failures`."""
+    found: list[Figures] = []
+    took: dict[str, float] = {}
+    turns = [(number, name) for number in range(1, options.rounds + 1) for name in names[:: 1 if number % 2 else -1]]
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="runhook-bench-") as temporary:
+        Path(temporary).chmod(0o755)
+        for number, name in turns:
+            folder, began, mine = Path(temporary) / f"{name}-{number}", time.monotonic(), list[Figures]()
+            if began + took.get(name, 0.0) > start + options.limit:
+                failures.append(f"{name} was left out of round {number}, for there was no time left")
+                continue
+            try:
+                mine.extend(one_round(name, folder, options.rates.split(","), options.seconds, options.flat_out))
+            except (Exception, SystemExit) as error:
+                failures.append(f"{name} failed in round {number}: {str(error)[-400:]!r}")
+                print(failures[-1], flush=True)
+            found += mine
+            took[name] = time.monotonic() - began
+            print(line(number, name, took[name], mine), flush=True)
+    return found
+
+
 def main() -> None:
     """Compare."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -245,29 +273,17 @@ def main() -> None:
     arguments.add_argument("--rates", default="10,100,500", help="events a second, with commas")
     arguments.add_argument("--seconds", type=float, default=4.0, help="of each rate")
     arguments.add_argument("--flat-out", type=float, default=6.0, help="seconds of flat out, about")
+    arguments.add_argument("--limit", type=float, default=float("inf"), help="seconds for all rounds, about")
     arguments.add_argument("--json", type=Path, help="write all figures to this file")
     options = arguments.parse_args()
     names = ["runhook", *options.peers.split(",")]
-    rates = options.rates.split(",")
-    found: list[Figures] = []
     failures: list[str] = []
     try:
         install()
     except (OSError, subprocess.CalledProcessError) as error:
         failures += [f"{name} was not measured: {error}" for name in names[1:]]
         names = names[:1]
-    with tempfile.TemporaryDirectory(prefix="runhook-bench-") as temporary:
-        Path(temporary).chmod(0o755)
-        for number in range(options.rounds):
-            for name in names if number % 2 == 0 else reversed(names):
-                folder, began, mine = Path(temporary) / f"{name}-{number}", time.monotonic(), list[Figures]()
-                try:
-                    mine.extend(one_round(name, folder, rates, options.seconds, options.flat_out))
-                except (Exception, SystemExit) as error:
-                    failures.append(f"{name} failed in round {number + 1}: {str(error)[-400:]!r}")
-                    print(failures[-1], flush=True)
-                found += mine
-                print(line(number + 1, name, time.monotonic() - began, mine), flush=True)
+    found = rounds(names, options, failures)
     print(table(found, [name for name in names if any(each.side == name for each in found)]))
     print("\n".join([*failures, *([f"Versions: {versions()}"] if len(names) > 1 else [])]))
     if options.json:

@@ -238,6 +238,9 @@ def _due(sink: str, rotation: Rotation | None = None) -> Callable[[sa.Connection
     return lambda connection: claims.has_due(connection, sink, NOW, rotation)
 
 
+# The sink `later` is lost.
+_CONFIGURED: Final = (OPS, "new", "away", "shut", "tied", CALLBACK, "held", "dead")
+
 # What workers, clocks and receivers do by themselves again and again.
 OPERATIONS: Final[dict[str, Callable[[sa.Connection], object]]] = {
     "claim a batch": _claim("new", 64),
@@ -266,5 +269,5 @@ OPERATIONS: Final[dict[str, Callable[[sa.Connection], object]]] = {
     "what has an end by time": lambda connection: recovery.any_expired(connection, "away", 500, NOW),
     "end by time": lambda connection: recovery.expire(connection, "away", 500, NOW),
     "what has an end by time in many lanes": lambda connection: recovery.any_expired(connection, CALLBACK, 500, NOW),
-    "orphans": lambda connection: orphans.count(connection, [OPS]),
+    "orphans": lambda connection: orphans.count(connection, _CONFIGURED),
 }
