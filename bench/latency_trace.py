@@ -19,9 +19,8 @@ from typing import Any
 STAGES = {
     "receiver.inbox:InboxReader.read": "dispatch has read it",
     "receiver.recorder:EventRecorder.parse": "parsed",
-    "receiver.ledger.events:lock_runs": "runs locked, history read",
-    "receiver.ledger.submissions.binding:bind": "submission looked for",
-    "receiver.ledger.events:record": "statements of the ledger done",
+    "receiver.ledger.events:known": "runs and submissions locked, history read",
+    "receiver.ledger.events:record": "events and deliveries recorded",
     "receiver.ledger.engine:Ledger.write": "committed",
     "receiver.inbox:InboxReader.done": "entry acked and deleted",
     "receiver.wakeups.flags:wake_sinks": "sink woken",

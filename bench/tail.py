@@ -37,6 +37,7 @@ from receiver.ledger import Ledger, api_keys, events  # noqa: E402
 from receiver.ledger.api_keys import Key  # noqa: E402
 from receiver.ledger.events import NewDelivery, NewEvent  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
+from tests.support.ledger import lock_runs  # noqa: E402
 
 MASTER = "bench-master-secret-of-32-characters"
 PASSWORD = "bench-password-of-the-console"
@@ -69,7 +70,7 @@ def record(url: str, rate: int) -> None:
             )
 
         def work(connection: Any, batch: list[NewEvent] = batch) -> None:
-            events.lock_runs(connection, [each.key for each in batch], time.time())
+            lock_runs(connection, [each.key for each in batch], time.time())
             events.record(connection, batch, time.time())
 
         ledger.write(work)

@@ -19,7 +19,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, storable
 from receiver.domain.shape import WORKFLOW
 from receiver.hand_on import HandOn
-from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
+from receiver.ledger import Connection, Ledger, LedgerDataError, events, requests, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
 from receiver.ledger.submissions import binding, visibility
@@ -142,34 +142,40 @@ class EventRecorder:
         wanted = [_wanted(each) for each in of_runs]
         linked = [key for each in wanted for key in each.linked]
         only = events.only_events(of_runs)
-        known = events.lock_runs(connection, [*(each.key for each in of_runs), *linked], now, only)
-        bound = visibility.for_callers(connection, binding.bind(connection, wanted, now))
+        locked, candidates = requests.run(
+            connection,
+            events.lock(connection, [*(each.key for each in of_runs), *linked], now, only),
+            binding.candidates(wanted),
+        )
+        known = events.known(connection, locked, now, only)
+        bound = visibility.for_callers(connection, binding.bind(connection, wanted, candidates, now))
         histories = {key: list(run.history) for key, run in known.items()}
         earlier = EarlierEvents(connection)
         decided: list[NewEvent] = []
         for each in batch:
-            history = histories.get(each.key, [])
-            if any(past.event_id == each.event.id for past in history):
-                continue  # recorded before: its dispatcher was killed between commit and acknowledgement
+            run, submission = known.get(each.key, NO_RUN), bound.get(each.key)
+            if each.event.id in run.recorded:
+                continue  # its dispatcher was killed between commit and acknowledgement
             if each.facts is None:
                 decided.append(_new_event(each, "unreadable"))
             elif each.run.test:
                 decided.append(self._route(each, deduplication.TEST, NO_RUN, None, ()))
             else:
-                run, submission = known[each.key], bound.get(each.key)
                 try:
-                    decided.append(self._classify(each, each.facts, history, run, submission, earlier))
+                    decided.append(self._classify(each, each.facts, histories[each.key], run, submission, earlier))
                 except OF_VALUES as error:  # it keeps none of the others waiting
                     decided.append(_new_event(self._marked(each.event, error), "unreadable"))
+        lacking = {item.key for item in decided if item.key not in bound and self._lacks_request(item)}
+        run_polls.ask_for_more(connection, lacking, now + poll_schedule.FOR_MORE)
+        failed = {item.key for item in decided if item.key in bound and self._may_be_restarted(item)}
+        run_polls.ask_for_more(connection, failed, now + poll_schedule.AFTER_RESTART)
+        restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         made = {key: each for key, each in only.items() if known[key].made}
-        recorded = events.record(connection, decided, now, hand_on.claims(decided, now), made)
+        claims = hand_on.claims(decided, now)
+        recorded = events.record(connection, decided, now, claims, made, commit=not bound and not restarted)
         if bound:
             schedule_polls(connection, batch, known, histories, bound, now)
-        lacking = {item.key for item in recorded if item.key not in bound and self._lacks_request(item)}
-        run_polls.ask_for_more(connection, lacking, now + poll_schedule.FOR_MORE)
-        failed = {item.key for item in recorded if item.key in bound and self._may_be_restarted(item)}
-        run_polls.ask_for_more(connection, failed, now + poll_schedule.AFTER_RESTART)
-        for source, run_id in sorted({(each.source, each.retried_by) for each in wanted if each.retried_by}):
+        for source, run_id in restarted:
             if self._may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
         return recorded

@@ -6,10 +6,10 @@ events; then deliveries, sorted. Unsorted, four dispatchers made 160 deadlocks i
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -19,20 +19,22 @@ from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import bulk
+from receiver.ledger import bulk, requests
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.deliveries.creation import ClaimAtOnce
+from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events, runs
 
 
 @dataclass(frozen=True, slots=True)
 class KnownRun:
-    """A run before this batch. `history`: its readable events, in the order of recording. `made`: this transaction has
-    made its row, with the status of the one event that tells of it."""
+    """A run before this batch. `history`: its readable events, in the order of recording; `recorded`: the ids of all.
+    `made`: this transaction has made its row, with the status of the one event that tells of it."""
 
     labels: Mapping[str, str]
     submission_id: str
     history: Sequence[Facts]
+    recorded: Collection[str] = ()
     made: bool = False
 
 
@@ -79,35 +81,42 @@ def only_events(batch: Iterable[ParsedEvent]) -> dict[RunKey, ParsedEvent]:
     return {key: found[0] for key, found in of_run.items() if len(found) == 1 and found[0].facts is not None}
 
 
-def lock_runs(
+def lock(
     connection: sa.Connection, keys: Iterable[RunKey], now: float, only: Mapping[RunKey, ParsedEvent] = {}
-) -> dict[RunKey, KnownRun]:
-    """Insert the runs that are not there yet, lock them all until the transaction ends, and return what is known.
+) -> Asked | None:
+    """Return what inserts the runs that are not there yet, and locks them all until the transaction ends. See `known`.
 
     `only`: by run, the one event that is about to be recorded. Most runs are new, and have no other: their row is made
     with its status, so that it is written once.
     """
-    wanted = sorted(set(keys))
-    if not wanted:
-        return {}
     times = {"first_seen_at": now, "updated_at": now}
     told = {key: _status(each.event, each.run) for key, each in only.items()}
-    inserted = [
+    rows = [
         {"source": key[0], "run_id": key[1], **(told.get(key) or _NOT_TOLD), "events": int(key in told), **times}
-        for key in wanted
+        for key in sorted(set(keys))
     ]
-    rows = _lock(connection, inserted)
-    there = {(row.source, row.run_id): row for row in rows}
+    return _lock.of(connection, rows) if rows else None
+
+
+def known(
+    connection: sa.Connection, locked: Iterable[Any], now: float, only: Mapping[RunKey, ParsedEvent] = {}
+) -> dict[RunKey, KnownRun]:
+    """Return what is known of the runs that `lock` has locked: of its rows. `now`, `only`: as given to it."""
+    there = {(row.source, row.run_id): row for row in locked}
     made = {
         key for key, each in only.items() if there[key].event_id == each.event.id and there[key].first_seen_at == now
     }
-    history: dict[RunKey, list[Facts]] = {key: [] for key in wanted}
-    for source, run_ids in bulk.by_source(key for key, row in there.items() if row.event_id and key not in made):
-        query = _history(connection.dialect.name == "postgresql")
-        for row in connection.execute(query, {"b_source": source, "b_run_ids": run_ids}):
-            history[source, row.run_id].append(Facts(*row[1:]))
+    history: dict[RunKey, list[Facts]] = {key: [] for key in there}
+    recorded: dict[RunKey, list[str]] = {key: [] for key in there}
+    earlier = bulk.by_source(key for key, row in there.items() if row.events and key not in made)
+    queries = [_history.with_values(b_source=source, b_run_ids=run_ids) for source, run_ids in earlier]
+    for row in chain.from_iterable(requests.run(connection, *queries)):
+        key, facts = (row.source, row.run_id), Facts(*row[3:])
+        recorded[key].append(facts.event_id)
+        if row.disposition not in ("unreadable", "test"):
+            history[key].append(facts)
     return {
-        key: KnownRun(json.loads(row.labels), row.submission_id, history[key], key in made)
+        key: KnownRun(json.loads(row.labels), row.submission_id, history[key], recorded[key], key in made)
         for key, row in there.items()
     }
 
@@ -117,23 +126,27 @@ _lock: Final = bulk.Insert(
     lambda insert: insert.on_conflict_do_update(
         index_elements=[runs.c.source, runs.c.run_id], set_={"updated_at": insert.excluded.updated_at}
     ),
-    [runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id, runs.c.event_id, runs.c.first_seen_at],
+    [
+        *(runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id),
+        *(runs.c.event_id, runs.c.events, runs.c.first_seen_at),
+    ],
 )
 
 
-@functools.cache
-def _history(on_postgresql: bool) -> sa.Select[Any]:
-    """Return the query for the readable events of runs of one source, which is built once: the columns of Facts."""
-    facts = [events.c["id" if each.name == "event_id" else each.name] for each in fields(Facts)]
-    return (
-        sa.select(events.c.run_id, *facts)
+# The events of runs of one source, at the end the columns of Facts.
+_history: Final = BuiltStatement(
+    lambda on_postgresql: (
+        sa.select(
+            *(events.c.source, events.c.run_id, events.c.disposition),
+            *(events.c["id" if each.name == "event_id" else each.name] for each in fields(Facts)),
+        )
         .where(
-            events.c.source == sa.bindparam("b_source"),
+            events.c.source == sa.bindparam("b_source", type_=sa.Text),
             bulk.among_given(on_postgresql, events.c.run_id, "b_run_ids"),
-            events.c.disposition.not_in(("unreadable", "test")),
         )
         .order_by(events.c.seq)
     )
+)
 
 
 def record(
@@ -142,54 +155,61 @@ def record(
     now: float,
     claims: Mapping[str, ClaimAtOnce] = {},
     made: Mapping[RunKey, ParsedEvent] = {},
+    *,
+    commit: bool = False,
 ) -> list[NewEvent]:
-    """Write the events, their deliveries and the runs' new status. Returns the events that were not there before.
+    """Write the events, their deliveries and the runs' new status. Returns the events that were not there before: of a
+    run that was locked, these are all, once those that `known` has are left out.
 
     `claims`: by sink, those with which deliveries are made that wait for nothing. `made`: the runs whose row was made
-    with the status of their only event; see `lock_runs`.
+    with the status of their only event; see `lock`. `commit`: see requests.run.
     """
-    new = _record_events(connection, batch, now)
-    recorded = [item for item in batch if item.event.id in new]
-    _record_deliveries(connection, recorded, now, claims)
-    _update_runs(connection, recorded, now, made)
-    return recorded
+    # Those that wait for a sink which an earlier event of the result has told: its end will release nothing of this.
+    linked = [item.event.id for item in batch if any(set(new.after) - _sinks(item) for new in item.deliveries)]
+    inserted, *_ = requests.run(
+        connection,
+        _insert.of(connection, [_event_row(item, now) for item in batch]) if batch else None,
+        creation.insertion(connection, _delivery_rows(batch, now, claims)),
+        *_run_updates(connection, batch, now, made),
+        commit=commit and not linked,
+    )
+    if linked:
+        links.release_held(connection, deliveries.c.event_id.in_(linked), now)
+    new = {row.id for row in inserted}
+    return [item for item in batch if item.event.id in new]
 
 
 # Dispositions of events that no route need take.
 _NEVER_UNROUTED = ("update", "repeat", "superseded", "test")
 
 
-def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> set[str]:
-    rows = [
-        {
-            "id": item.event.id,
-            "source": item.event.source,
-            "run_id": item.run.run_id,
-            "via": item.event.via,
-            "run_type": item.run.run_type,
-            "status": item.run.status,
-            "outcome": item.run.outcome,
-            "attempt": item.run.attempt,
-            "retry_pending": item.run.retry_pending,
-            "final": item.run.final,
-            "modified_at": item.run.modified_at,
-            "fingerprint": item.facts.fingerprint if item.facts else "",
-            "statement": item.facts.statement if item.facts else "",
-            "extent": item.facts.extent if item.facts else "",
-            "output_null": item.facts.output_null if item.facts else True,
-            "disposition": item.disposition,
-            "repeat_of": item.repeat_of,
-            "unrouted": item.disposition not in _NEVER_UNROUTED and not item.deliveries,
-            "problem": item.run.problem or item.note,
-            "submission_id": item.event.submission_id,
-            "received_at": item.event.received_at,
-            "recorded_at": now,
-            "body": item.body,
-            "completion": json.dumps(item.completion, check_circular=False) if item.completion else "",
-        }
-        for item in batch
-    ]
-    return {row.id for row in _insert(connection, rows)}
+def _event_row(item: NewEvent, now: float) -> dict[str, Any]:
+    return {
+        "id": item.event.id,
+        "source": item.event.source,
+        "run_id": item.run.run_id,
+        "via": item.event.via,
+        "run_type": item.run.run_type,
+        "status": item.run.status,
+        "outcome": item.run.outcome,
+        "attempt": item.run.attempt,
+        "retry_pending": item.run.retry_pending,
+        "final": item.run.final,
+        "modified_at": item.run.modified_at,
+        "fingerprint": item.facts.fingerprint if item.facts else "",
+        "statement": item.facts.statement if item.facts else "",
+        "extent": item.facts.extent if item.facts else "",
+        "output_null": item.facts.output_null if item.facts else True,
+        "disposition": item.disposition,
+        "repeat_of": item.repeat_of,
+        "unrouted": item.disposition not in _NEVER_UNROUTED and not item.deliveries,
+        "problem": item.run.problem or item.note,
+        "submission_id": item.event.submission_id,
+        "received_at": item.event.received_at,
+        "recorded_at": now,
+        "body": item.body,
+        "completion": json.dumps(item.completion, check_circular=False) if item.completion else "",
+    }
 
 
 _insert: Final = bulk.Insert(
@@ -197,13 +217,12 @@ _insert: Final = bulk.Insert(
 )
 
 
-def _record_deliveries(
-    connection: sa.Connection, batch: Sequence[NewEvent], now: float, claims: Mapping[str, ClaimAtOnce]
-) -> None:
-    creation.insert(
-        connection,
-        (
-            creation.delivery_row(
+def _delivery_rows(
+    batch: Iterable[NewEvent], now: float, claims: Mapping[str, ClaimAtOnce]
+) -> Iterator[dict[str, Any]]:
+    for item in batch:
+        for new in item.deliveries:
+            yield creation.delivery_row(
                 item.event.id,
                 item.event.source,
                 item.run.run_id,
@@ -214,23 +233,15 @@ def _record_deliveries(
                 after=new.after,
                 claim=None if new.after else claims.get(new.sink),
             )
-            for item in batch
-            for new in item.deliveries
-        ),
-    )
-    # Those that wait for a sink which an earlier event of the result has told: its end will release nothing of this.
-    linked = [item.event.id for item in batch if any(set(new.after) - _sinks(item) for new in item.deliveries)]
-    if linked:
-        links.release_held(connection, deliveries.c.event_id.in_(linked), now)
 
 
 def _sinks(item: NewEvent) -> set[str]:
     return {each.sink for each in item.deliveries}
 
 
-def _update_runs(
+def _run_updates(
     connection: sa.Connection, batch: Sequence[NewEvent], now: float, made: Mapping[RunKey, ParsedEvent]
-) -> None:
+) -> list[Asked]:
     """Fold to one row a run: its newest event gives the run its status, and each event counts.
 
     `made`: as in `record`; of these rows, one event is counted.
@@ -248,15 +259,23 @@ def _update_runs(
         for key, item in sorted(newest.items(), key=itemgetter(0))
         if key not in made or _values(item.run) != _values(made[key].run)  # completed since
     ]
-    _put_status(connection, rows)
+    updates = [_put_status.of(connection, rows)] if rows else []
     for (source, run_id), count in sorted(counts.items()):
         if count:
-            it = runs.c
-            of_run = sa.update(runs).where(it.source == source, it.run_id == run_id)
-            connection.execute(of_run.values(events=it.events + count))
-    for source, run_ids in bulk.by_source(made.keys() - newest.keys()):  # their only event turned out to be unreadable
-        those = sa.update(runs).where(runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids))
-        connection.execute(those.values(_NOT_TOLD))
+            updates.append(_count.with_values(b_source=source, b_run_id=run_id, b_count=count))
+    for source, run_id in sorted(made.keys() - newest.keys()):  # its only event turned out to be unreadable
+        updates.append(_forget.with_values(b_source=source, b_run_id=run_id))
+    return updates
+
+
+def _update_run(values: Mapping[str, Any]) -> BuiltStatement:
+    """Return an UPDATE of one run, whose key is `b_source` and `b_run_id`."""
+    source, run_id = sa.bindparam("b_source", type_=sa.Text), sa.bindparam("b_run_id", type_=sa.Text)
+    here = sa.update(runs).where(runs.c.source == source, runs.c.run_id == run_id)
+    return BuiltStatement(lambda _: here.values(values))
+
+
+_count: Final = _update_run({"events": runs.c.events + sa.bindparam("b_count", type_=sa.Integer)})
 
 
 def _update_status(insert: Any) -> Any:
@@ -289,3 +308,4 @@ def _status(event: Event, run: Run) -> dict[str, Any]:
 
 # The status of a run of which no event has told.
 _NOT_TOLD: Final = {"event_id": "", **{name: getattr(Run(), name) for name in (*_REPLACED, *_KEPT)}}
+_forget: Final = _update_run(_NOT_TOLD)

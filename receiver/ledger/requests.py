@@ -74,22 +74,27 @@ class _Compiled:
         return Execution(self._statement, written)
 
 
-def run(connection: sa.Connection, *asked: Asked, commit: bool = False) -> list[Sequence[Any]]:
+def run(connection: sa.Connection, *asked: Asked | None, commit: bool = False) -> list[Sequence[Any]]:
     """Run statements in their order, in one request where the database has such. Returns the rows of each.
 
     `commit`: commit the transaction with the last one, where that saves a request; run nothing after it then. Raises as
     connection.execute.
     """
+    wanted = [each for each in asked if each is not None]
+    rows = iter(_run(connection, wanted, commit) if wanted else ())
+    return [[] if each is None else next(rows) for each in asked]
+
+
+def _run(connection: sa.Connection, asked: Sequence[Asked], commit: bool) -> list[Sequence[Any]]:
     if connection.dialect.name != "postgresql":
         return [_rows(connection.execute(each.statement.on_sqlite, each.values)) for each in asked]
     import psycopg
 
     driver: Any = connection.connection.dbapi_connection
     compiled = [each.statement.on_postgresql for each in asked]
+    executions = [it.execution(each.values) for it, each in zip(compiled, asked, strict=True)]
     try:
-        found = driver.together(
-            [it.execution(each.values) for it, each in zip(compiled, asked, strict=True)], commit=commit
-        )
+        found = driver.together(executions, commit=commit)
     except psycopg.Error as error:
         connection._handle_dbapi_exception(error, None, None, None, None)
     return [[it.row(row) for row in rows] for it, rows in zip(compiled, found, strict=True)]

@@ -16,7 +16,7 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.events import NewEvent, lock_runs
+from receiver.ledger.events import NewEvent
 from receiver.ledger.events import record as record_events
 from receiver.ledger.schema import attempts
 from receiver.ledger.submissions import lifecycle
@@ -24,7 +24,7 @@ from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.servers.deployment import Deployment
 from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
-from tests.support.ledger import new_event, settle, with_tables
+from tests.support.ledger import lock_runs, new_event, settle, with_tables
 
 pytestmark = pytest.mark.long
 

@@ -250,11 +250,11 @@ def test_a_batch_that_the_database_refuses_is_halved_until_the_one_to_blame_is_m
 ) -> None:
     real = events.record
 
-    def picky(connection: Connection, batch: Any, *rest: Any) -> list[NewEvent]:
+    def picky(connection: Connection, batch: Any, *rest: Any, **more: Any) -> list[NewEvent]:
         # Stands for a value that some database version refuses; those we know of are cleaned before.
         if any(item.run.run_id == "tsk_5" for item in batch):
             raise LedgerDataError("DataError")
-        return real(connection, batch, *rest)
+        return real(connection, batch, *rest, **more)
 
     monkeypatch.setattr(events, "record", picky)
     dispatcher.dispatch([event(body(f"tsk_{n}")) for n in range(8)])
@@ -457,10 +457,10 @@ def test_an_event_that_is_too_much_for_memory_is_recorded_unread_and_its_neighbo
     contents = [body("tsk_1"), body("tsk_large"), body("tsk_2")]
     record = events.record
 
-    def full(connection: Connection, batch: Sequence[NewEvent], *rest: Any) -> list[NewEvent]:
+    def full(connection: Connection, batch: Sequence[NewEvent], *rest: Any, **more: Any) -> list[NewEvent]:
         if any(item.run.run_id == "tsk_large" for item in batch):
             raise MemoryError
-        return record(connection, batch, *rest)
+        return record(connection, batch, *rest, **more)
 
     monkeypatch.setattr(events, "record", full)
     append(redis_url, *map(event, contents))

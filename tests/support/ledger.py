@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from receiver.domain import deduplication
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
-from receiver.domain.run import parse
-from receiver.ledger import Connection, Ledger, events, replays
+from receiver.domain.run import RunKey, parse
+from receiver.ledger import Connection, Ledger, events, replays, requests
 from receiver.ledger.deliveries import attempts, claims
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
-from receiver.ledger.events import NewDelivery, NewEvent
+from receiver.ledger.events import KnownRun, NewDelivery, NewEvent
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import events as tables
 from tests.support import queries
@@ -69,10 +69,16 @@ def new_event(
     )
 
 
+def lock_runs(connection: sa.Connection, keys: Sequence[RunKey], now: float) -> dict[RunKey, KnownRun]:
+    """Lock runs, and return what is known of them."""
+    return events.known(connection, requests.run(connection, events.lock(connection, keys, now))[0], now)
+
+
 def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
     def work(connection: sa.Connection) -> set[str]:
-        events.lock_runs(connection, [item.key for item in batch], now)
-        return {item.event.id for item in events.record(connection, batch, now)}
+        known = lock_runs(connection, [item.key for item in batch], now)
+        new = [item for item in batch if item.event.id not in known[item.key].recorded]
+        return {item.event.id for item in events.record(connection, new, now)}
 
     return ledger.write(work)
 

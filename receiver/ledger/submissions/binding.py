@@ -9,17 +9,17 @@ Locks are taken in the order of events.py: runs first, sorted; then submissions,
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove, SubmissionState, states_before
 from receiver.ledger import bulk
+from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.lifecycle import Submission, from_row
 
@@ -44,24 +44,32 @@ class Wanted(NamedTuple):
         return [(self.source, each) for each in (self.retried_from, self.retried_by) if each]
 
 
-def bind(connection: sa.Connection, wanted: Iterable[Wanted], now: float) -> dict[RunKey, Submission]:
-    """Bind runs to submissions, and return the submission of each run that has one.
+def candidates(wanted: Collection[Wanted]) -> Asked | None:
+    """Return what locks and reads the submissions that may be those of runs. See `bind`."""
+    if not wanted:
+        return None
+    return _candidates.with_values(
+        b_ids=sorted({each.token for each in wanted if each.token}),
+        b_sources=sorted({each.source for each in wanted}),
+        b_run_ids=sorted({each.run_id for each in wanted}),
+    )
 
-    Call it between events.lock_runs, for these runs and those that they are linked to, and events.record. A submission
+
+def bind(
+    connection: sa.Connection, wanted: Iterable[Wanted], rows: Iterable[Any], now: float
+) -> dict[RunKey, Submission]:
+    """Bind runs to submissions, and return the submission of each run that has one. `rows`: of `candidates`.
+
+    Call it between events.lock, for these runs and those that they are linked to, and events.record. A submission
     that knows the run's id is its own, with or without a token; a token binds only a submission of the same source that
     knows no run yet, or this one. What is bound for the first time is accepted, and the run gets the submission's id
     and labels. A further run of a submission is bound where it is linked to one that is, or says itself that
     it has the submission's callback URL.
     """
-    asked = sorted({each for each in wanted if each.run_id})
-    tokens = sorted({each.token for each in asked if each.token})
-    run_ids = sorted({each.run_id for each in asked})
+    asked = sorted(set(wanted))
     if not asked:
         return {}
     _link(connection, asked)
-    sources = sorted({each.source for each in asked})
-    query = _candidates(connection.dialect.name == "postgresql")
-    rows = connection.execute(query, {"b_ids": tokens, "b_sources": sources, "b_run_ids": run_ids}).all()
     by_id = {row.id: from_row(row) for row in rows}
     bound: dict[RunKey, Submission] = {(each.source, each.run_id): each for each in by_id.values() if each.run_id}
     newly: list[dict[str, object]] = []
@@ -109,15 +117,16 @@ def bind(connection: sa.Connection, wanted: Iterable[Wanted], now: float) -> dic
     return result
 
 
-@functools.cache
-def _candidates(on_postgresql: bool) -> sa.Select[Any]:
-    """Return the query that locks the submissions which may be those of runs; it is built once."""
+def _build_candidates(on_postgresql: bool) -> sa.Select[Any]:
     it = submissions.c
     of_run = sa.and_(
         bulk.among_given(on_postgresql, it.source, "b_sources"), bulk.among_given(on_postgresql, it.run_id, "b_run_ids")
     )
     found = sa.or_(bulk.among_given(on_postgresql, it.id, "b_ids"), of_run)
     return sa.select(submissions).where(found).order_by(it.id).with_for_update()
+
+
+_candidates: Final = BuiltStatement(_build_candidates)
 
 
 def _link(connection: sa.Connection, asked: Iterable[Wanted]) -> None:

@@ -91,9 +91,9 @@ class SubmitOutcome:
     release: bool = False
 
 
-def from_row(row: sa.Row[tuple[object, ...]]) -> Submission:
+def from_row(row: Any) -> Submission:
     """Return the submission of a whole row of the table."""
-    fields = dict(row._mapping)
+    fields: dict[str, Any] = row._asdict()
     fields["webhook_url"] = fields.pop("callback_url")
     fields["state"] = SubmissionState(fields["state"])
     fields["labels"] = json.loads(fields["labels"])

@@ -178,7 +178,7 @@ def test_a_sink_that_is_paused_or_shut_while_an_offer_is_out_is_sent_nothing(
     assert sink.seen == []
 
 
-def kill(*_: object) -> None:
+def kill(*_: object, **_more: object) -> None:
     raise Killed
 
 

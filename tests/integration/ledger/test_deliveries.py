@@ -13,14 +13,14 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, delivery_id, event_id
 from receiver.domain.run import parse
-from receiver.ledger import Ledger, LedgerDataError, events, replays, retention
+from receiver.ledger import Ledger, LedgerDataError, replays, retention
 from receiver.ledger.deliveries import attempts, claims, lanes, recovery
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.events import NewDelivery, NewEvent
 from tests.support import queries
-from tests.support.ledger import NOW, claim, event_body, new_event, record, settle, states
+from tests.support.ledger import NOW, claim, event_body, lock_runs, new_event, record, settle, states
 
 # --- Connections
 
@@ -85,7 +85,7 @@ def test_history_tells_what_was_recorded_in_its_order(ledger: Ledger) -> None:
     unreadable = new_event("wr_1", n=3, disposition="unreadable")
     record(ledger, unreadable)
 
-    known = ledger.write(lambda connection: events.lock_runs(connection, [("skyvern", "wr_1")], NOW))
+    known = ledger.write(lambda connection: lock_runs(connection, [("skyvern", "wr_1")], NOW))
 
     assert [each.event_id for each in known["skyvern", "wr_1"].history] == [first.event.id, second.event.id]
 

@@ -19,11 +19,11 @@ from alembic import command
 from alembic.config import Config
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, api_keys, events, marks, migrate, replays
+from receiver.ledger import Ledger, api_keys, marks, migrate, replays
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.selection import Selection, count
-from tests.support.ledger import NOW, claim, new_event, record, settle, states, with_tables
+from tests.support.ledger import NOW, claim, lock_runs, new_event, record, settle, states, with_tables
 from tests.support.paths import ROOT
 
 DUMP = (ROOT / "tests" / "support" / "data" / "ledger-0003.sql").read_text()
@@ -162,7 +162,7 @@ def test_work_goes_on(old: Ledger) -> None:
 
 
 def test_what_is_new_is_told_from_what_was_there(old: Ledger) -> None:
-    known = old.write(lambda it: events.lock_runs(it, [("skyvern", "tsk_news")], NOW + 60))
+    known = old.write(lambda it: lock_runs(it, [("skyvern", "tsk_news")], NOW + 60))
     assert len(known["skyvern", "tsk_news"].history) == 3
     assert len(record(old, new_event("tsk_news", "archive"), new_event("tsk_after", "archive"))) == 1
     # A backfill takes what was new, and no repeat

@@ -16,13 +16,13 @@ from receiver.domain import api_key
 from receiver.domain.delivery import IllegalMove
 from receiver.domain.submission import SubmissionMove
 from receiver.errors import ConfigError, UsageError
-from receiver.ledger import Ledger, api_keys, events
+from receiver.ledger import Ledger, api_keys, requests
 from receiver.ledger.api_keys import Key, by_hash
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import binding, lifecycle, polls
 from receiver.ledger.submissions.lifecycle import NewSubmission, Submission, SubmitOutcome
-from tests.support.ledger import with_tables
+from tests.support.ledger import lock_runs, with_tables
 
 NOW = 1_700_000_000.0
 
@@ -35,8 +35,10 @@ def begin(ledger: Ledger, name: str, **fields: Any) -> Submission:
 
 def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str], Submission]:
     def work(connection: sa.Connection) -> dict[tuple[str, str], Submission]:
-        events.lock_runs(connection, [("skyvern", run_id)], NOW)
-        return binding.bind(connection, [binding.Wanted("skyvern", run_id, token)], NOW)
+        lock_runs(connection, [("skyvern", run_id)], NOW)
+        wanted = [binding.Wanted("skyvern", run_id, token)]
+        (candidates,) = requests.run(connection, binding.candidates(wanted))
+        return binding.bind(connection, wanted, candidates, NOW)
 
     return ledger.write(work)
 
