@@ -78,7 +78,7 @@ class TotalRow(Result):
     age_p50: float | None = Field(
         None,
         description="Seconds from the end of a run to the delivery of its result, of half of the newest 2,000; of "
-        "everything together, and of each sink when it is counted by sink alone.",
+        "everything together, and of each sink when it is counted by sink alone. What was replayed does not count.",
     )
     age_p95: float | None = Field(None, description="The same, of 95 % of them.")
 

@@ -75,8 +75,13 @@ def confirm(count: int, question: str, *, yes: bool, for_good: bool = True) -> N
 
     `for_good`: the change can't be taken back.
     """
-    if count >= (ASKED_FOR_GOOD_FROM if for_good else ASKED_FROM) and not yes and sys.stdin.isatty():
+    if count >= (ASKED_FOR_GOOD_FROM if for_good else ASKED_FROM) and may_ask(yes=yes):
         typer.confirm(question, abort=True)
+
+
+def may_ask(*, yes: bool) -> bool:
+    """Whether a person is there to answer who has not said yes already."""
+    return not yes and sys.stdin.isatty()
 
 
 def chosen_form(output: Form | None, as_json: bool) -> Form:

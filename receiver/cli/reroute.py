@@ -24,6 +24,7 @@ from receiver.cli.options import (
     Yes,
     chosen_form,
     confirm,
+    may_ask,
     parse_time_range,
 )
 from receiver.cli.output import clean, print_rows, short_id
@@ -59,9 +60,11 @@ def reroute(
     asked = {"run": run, "source": source, "status": status or (), "into": sink, **parse_time_range(since, until)}
     wanted = REROUTE.validated({name: value for name, value in asked.items() if value})
     client.tell = True
-    found = _Plan()
-    for told in _calls(client, wanted.model_copy(update={"dry_run": True})):
+    # Whoever is asked sees the plan first; else the rules are asked once.
+    found, made, asks = _Plan(), 0, may_ask(yes=yes)
+    for told in _calls(client, wanted.model_copy(update={"dry_run": dry_run or asks})):
         found.add(told)
+        made += told.made
         wanted = wanted.model_copy(update={"until": told.until})
     print_rows(
         (each.model_dump(mode="json") for each in (found.events[:limit] if form is Form.TABLE else found.events)),
@@ -83,12 +86,12 @@ def reroute(
     count = found.new.total()
     if dry_run or not count:
         return
-    confirm(count, f"Make {count} deliveries?", yes=yes)
-    made = 0
-    with ProgressLine("deliveries", count) as progress:
-        for told in _calls(client, wanted):
-            made += told.made
-            progress.show(made)
+    if asks:
+        confirm(count, f"Make {count} deliveries?", yes=yes)
+        with ProgressLine("deliveries", count) as progress:
+            for told in _calls(client, wanted):
+                made += told.made
+                progress.show(made)
     console(f"{made} deliveries are made; the clock wakes their sinks within a second")
 
 

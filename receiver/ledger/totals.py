@@ -124,7 +124,9 @@ def count_deliveries(
 
 
 def ages(connection: sa.Connection, wanted: Filter, span: Span) -> dict[str, list[float]]:
-    """Return, by sink, how many seconds after the end of its run each of the AGES newest was delivered, sorted."""
+    """Return, by sink, how many seconds after the end of its run each of the AGES newest was delivered, sorted.
+
+    What was replayed is left out: its age is that of somebody's decision."""
     if wanted.state and DeliveryState.DELIVERED.value not in wanted.state:
         return {}
     it = deliveries.c
@@ -134,7 +136,7 @@ def ages(connection: sa.Connection, wanted: Filter, span: Span) -> dict[str, lis
         sa.select(it.sink, it.updated_at - runs.c.finished_at)
         .select_from(_joined({runs}))
         .where(delivered, it.updated_at >= edge, it.updated_at < span.until, runs.c.finished_at.is_not(None))
-        .where(*of_deliveries(_timeless(wanted), bounded=True))
+        .where(_NOT_REPLAYED, *of_deliveries(_timeless(wanted), bounded=True))
         .order_by(it.updated_at.desc())
         .limit(AGES)
     )
@@ -156,7 +158,7 @@ def ages_over_time(connection: sa.Connection, wanted: Filter, span: Span, bucket
         newest = (
             sa.select(it.source, it.run_id, it.updated_at)
             .where(it.state == DeliveryState.DELIVERED.value, it.updated_at >= since, it.updated_at < until)
-            .where(*of_deliveries(_timeless(wanted), bounded=True))
+            .where(_NOT_REPLAYED, *of_deliveries(_timeless(wanted), bounded=True))
             .order_by(it.updated_at.desc())
             .limit(most)
             .subquery()
@@ -169,6 +171,8 @@ def ages_over_time(connection: sa.Connection, wanted: Filter, span: Span, bucket
     return found
 
 
+# Of one that has been delivered: a replay forgets what was tried in vain before.
+_NOT_REPLAYED: Final = sa.or_(deliveries.c.attempts <= 1, deliveries.c.tried_at.is_not(None), deliveries.c.spent > 0)
 _STATES: Final = tuple(state.value for state in DeliveryState)
 
 

@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import Ledger, totals
+from handlers.support import timestamps
+from receiver.domain.delivery import DeliveryMove
+from receiver.ledger import Ledger, replays, totals
+from receiver.ledger.deliveries import recovery
 from receiver.ledger.filters import Filter
 from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.selection import Selection
 from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Span
 from tests.servers.postgres import PostgresProcess
-from tests.support.ledger import with_tables
+from tests.support.ledger import claim, new_event, record, settle, with_tables
 
 HOUR = 3600.0
 NOW = 1_700_000_000.0
@@ -201,6 +205,26 @@ def test_how_old_results_were_when_they_were_delivered(world: World) -> None:
             and row["updated_at"] < ALL.until
             and of_run[row["run_id"]]["finished_at"] is not None
         )
+
+
+def test_a_replay_has_no_age(ledger: Ledger) -> None:
+    # Given deliveries that were accepted at once, put off and refused, of runs that ended 5 s before
+    finished = timestamps.iso(NOW - 5)
+    for run_id, move in (("once", DeliveryMove.ACCEPT), ("late", DeliveryMove.DEFER), ("dead", DeliveryMove.DIE)):
+        record(ledger, new_event(run_id, "ops", finished_at=finished))
+        settle(ledger, claim(ledger, "ops"), move, now=NOW + 1, due_at=NOW + 50)
+    # When the second is tried again, and the other two are replayed
+    ledger.write(lambda it: recovery.make_due(it, NOW + 60))
+    settle(ledger, claim(ledger, "ops", now=NOW + 60), DeliveryMove.ACCEPT, now=NOW + 60)
+    before = ledger.read(lambda it: totals.ages(it, Filter(), Span(0.0, NOW + 100)))
+    for run_id in ("once", "dead"):
+        selection = Selection(run_id=run_id)
+        ledger.write(lambda it, s=selection: replays.create(it, f"op_{s.run_id}", "replay", s, NOW + 90, force=True))  # type: ignore[misc]
+    ledger.write(lambda it: replays.step(it, NOW + 90))
+    settle(ledger, claim(ledger, "ops", now=NOW + 90), DeliveryMove.ACCEPT, now=NOW + 90)
+    # Then these two have no age any more
+    assert before == {"ops": [6.0, 65.0]}
+    assert ledger.read(lambda it: totals.ages(it, Filter(), Span(0.0, NOW + 100))) == {"ops": [65.0]}
 
 
 @pytest.mark.parametrize("wanted", [Filter(), Filter(source="a"), Filter(sink="ops"), Filter(state=("dead",))])
