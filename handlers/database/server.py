@@ -16,11 +16,11 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 import sqlalchemy as sa
@@ -29,7 +29,7 @@ from sqlalchemy import event, exc
 from handlers.contract import Unavailable
 from handlers.support import postgresql
 from handlers.support.file_lock import FileLock, NotLocked
-from handlers.support.postgresql import LATE, BoundedConnection, Session, TimeLimits
+from handlers.support.postgresql import LATE, BoundedConnection, Execution, Session, Statement, TimeLimits
 from handlers.support.private_file import make_private_file
 from handlers.support.url import hide_secrets
 
@@ -44,6 +44,17 @@ FULL = 2
 _ROW_ERRORS = {"21", "22", "23", "38", "39", "44", "54", "P0"}
 # Classes whose message may quote the row or the statement, and so is not shown.
 _QUOTING_ERRORS = _ROW_ERRORS | {"42"}
+
+# What a session's end, and a pooler that has cleared it, are told by.
+_OF_THE_SESSION: Final = {None, "57P01", "57P02", "57P03", "26000"}
+
+_BEGIN: Final = Execution(Statement("BEGIN"))
+_SET: Final = (
+    "SELECT set_config('TimeZone', 'UTC', true), set_config('statement_timeout', $1::text, true),"
+    " set_config('lock_timeout', $2::text, true), set_config('idle_in_transaction_session_timeout', $3::text, true)"
+)
+_LIMITS: Final = Statement(_SET)
+_LIMITS_AND_LEVEL: Final = Statement(f"{_SET}, set_config('synchronous_commit', $4::text, true)")
 
 log = logging.getLogger("runhook.database")
 
@@ -97,21 +108,69 @@ class Database:
         Raises Unavailable, TableMismatch (a subclass) or RowRejected. Then nothing was written; or all of it, if the
         connection was lost at the commit. Unavailable too when what it confirms could be lost, and nobody accepts that.
         """
-        token = postgresql.deadline.set(deadline)
-        try:
+        with self._bounded(deadline):
             if self._lock is None:
-                with self._open().begin() as connection:
+                with self._begun() as connection:
                     self._require_durability(connection.info["session"])
                     yield connection
             else:
                 with self._lock.held(deadline - time.monotonic()), self._open().begin() as connection:
                     yield connection
+
+    def at_once(self, asked: Sequence[Execution], deadline: float) -> list[list[tuple[Any, ...]]]:
+        """Run statements on PostgreSQL in a transaction of their own, in one request. Returns the rows of each.
+
+        They may be run twice: whether a connection is still good is not asked before. Raises as `transaction`.
+        """
+        with self._bounded(deadline):
+            try:
+                return self._together(asked)
+            except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InvalidSqlStatementName) as error:
+                if error.sqlstate not in _OF_THE_SESSION or time.monotonic() > deadline:
+                    raise
+                self._open().dispose()  # what is idle was lost with this one
+                return self._together(asked)
+
+    def _together(self, asked: Sequence[Execution]) -> list[list[tuple[Any, ...]]]:
+        with self._open().connect() as connection:
+            session = connection.info["session"]
+            self._require_durability(session)
+            driver: Any = connection.connection.dbapi_connection
+            answers: list[list[tuple[Any, ...]]] = driver.together(
+                [_BEGIN, self._limited(session), *asked], commit=True
+            )
+            return answers[2:]
+
+    @contextmanager
+    def _begun(self) -> Iterator[sa.Connection]:
+        """Begin a transaction; on another connection, if the one that was idle is lost."""
+        connection = self._open().connect()
+        try:
+            connection.begin()
+        except exc.DBAPIError as error:
+            connection.close()
+            if not error.connection_invalidated:
+                raise
+            connection = self._open().connect()
+            connection.begin()
+        with connection:
+            yield connection
+            connection.commit()
+
+    @contextmanager
+    def _bounded(self, deadline: float) -> Iterator[None]:
+        """Bound all waits for PostgreSQL inside, and raise a driver's errors as ours."""
+        token = postgresql.deadline.set(deadline)
+        try:
+            yield
         except NotLocked as error:
             raise Unavailable(f"the database file {error}") from None
         except exc.TimeoutError:
             raise Unavailable("all connections to the database are in use") from None
         except exc.DBAPIError as error:
             raise self._translated(error) from None
+        except psycopg.Error as error:
+            raise self._from_postgresql(error) from None
         except (UnicodeError, OverflowError) as error:  # a driver that can't encode a value
             raise RowRejected(type(error).__name__) from None
         finally:
@@ -138,7 +197,6 @@ class Database:
             # No prepared statements: a pooler in between may send each transaction to another connection.
             connect_args={"prepare_threshold": None},
             hide_parameters=True,
-            pool_pre_ping=True,
             pool_recycle=1800,
             pool_size=4,
             max_overflow=28,
@@ -154,7 +212,8 @@ class Database:
 
         @event.listens_for(engine, "connect")
         def _on_connect(connection: Any, record: Any) -> None:
-            record.info["session"] = postgresql.open_session(connection, self._limits)
+            session = record.info["session"] = postgresql.open_session(connection, self._limits)
+            connection.prepares = not session.pooled
 
         @event.listens_for(engine, "begin")
         def _on_begin(connection: sa.Connection) -> None:
@@ -164,9 +223,19 @@ class Database:
 
     def _begin(self, session: Session) -> str:
         """Return the beginning of a transaction in which the server gives up a little before us: it can say why."""
-        left = max(0.0, postgresql.deadline.get() - time.monotonic())
-        limits = replace(self._limits, statement=left * 0.9, lock=left * 0.8, idle=min(left, self._limits.idle))
+        limits = self._limits_now()
         return postgresql.begin(limits) if self._accept_weaker else session.begin(limits)
+
+    def _limited(self, session: Session) -> Execution:
+        """Return the statement that sets the same limits as `_begin`, for a request that has begun a transaction."""
+        limits = self._limits_now()
+        times = (f"{max(1, int(each * 1000))}" for each in (limits.statement, limits.lock, limits.idle))
+        given = [*times] if self._accept_weaker else [*times, session.commit_level]
+        return Execution(_LIMITS if self._accept_weaker else _LIMITS_AND_LEVEL, [each.encode() for each in given])
+
+    def _limits_now(self) -> TimeLimits:
+        left = max(0.0, postgresql.deadline.get() - time.monotonic())
+        return replace(self._limits, statement=left * 0.9, lock=left * 0.8, idle=min(left, self._limits.idle))
 
     def _require_durability(self, session: Session) -> None:
         """Raises Unavailable when the server may lose what it has confirmed, and the operator has not accepted that."""

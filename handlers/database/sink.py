@@ -20,7 +20,7 @@ from handlers.database.inspection import Inspected, TableInspection
 from handlers.database.options import DatabaseOptions, parse_url
 from handlers.database.server import Database, RowRejected, TableMismatch
 from handlers.database.statements import Statements
-from handlers.database.writing import OtherSource, RowMissing, write_rows
+from handlers.database.writing import OtherSource, RowBatch, RowMissing
 
 # Bytes of one transaction's rows. A single larger row gets its own.
 MAX_BYTES = 8 * 1024 * 1024
@@ -76,7 +76,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
         return answer
 
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
-        """Write the rows in one transaction, unless the batch is very large."""
+        """Write the rows at once, unless the batch is very large."""
         deadline = time.monotonic() + self.options.timeout
         now = datetime.now(UTC)
         answers: Answers = [None] * len(deliveries)
@@ -135,7 +135,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
     def _write(self, part: list[tuple[int, Row]], answers: Answers, deadline: float) -> None:
         """Write `part` and set its answers. A part that fails for its data is halved until the bad row is alone."""
         try:
-            written = self._in_one_transaction([row for _, row in part], deadline)
+            written = self._written([row for _, row in part], deadline)
         except (RowRejected, RowMissing, OtherSource) as error:
             if len(part) > 1:
                 middle = len(part) // 2
@@ -151,21 +151,41 @@ class DatabaseSink(Sink[DatabaseOptions]):
                 notice, self._notice = self._notice, ""
                 answers[number] = Receipt(f"{self.options.table}/{row.run_id}", note=_note(row, fresh, notice))
 
-    def _in_one_transaction(self, rows: Sequence[Row], deadline: float) -> list[bool]:
+    def _written(self, rows: Sequence[Row], deadline: float) -> list[bool]:
         """Write the rows. Returns for each whether it was written, or else was older than the table's."""
         tables = self._prepare(deadline)
         try:
-            with self._database.transaction(deadline) as connection:
-                fresh = write_rows(connection, tables.runs, rows)
-                if tables.events is not None:
-                    events = {row.cells["event_id"]: row.cells for row in rows}
-                    connection.exec_driver_sql(*tables.events.put([events[event_id] for event_id in sorted(events)]))
+            return self._insert_and_merge(tables, rows, deadline)
         except TableMismatch as error:
             self._tables = None  # inspected again before the next attempt
             raise Unavailable(
                 f"{error}; {self.options.table} needs a unique key: {tables.runs.unique_index()}"
             ) from None
-        return fresh
+
+    def _insert_and_merge(self, tables: _Tables, rows: Sequence[Row], deadline: float) -> list[bool]:
+        """Insert, and merge what is there already.
+
+        On PostgreSQL these are two transactions, the first of which is one request: most runs are new. A row may be
+        written again, so what fails in between does no harm.
+        """
+        batch = RowBatch(tables.runs, rows)
+        statements = [tables.runs.insert(batch.cells)]
+        if tables.events is not None:
+            events = {row.cells["event_id"]: row.cells for row in rows}
+            statements.append(tables.events.put([events[event_id] for event_id in sorted(events)]))
+        if not self._database.is_sqlite:
+            inserted, *_ = self._database.at_once([tables.runs.at_once(each) for each in statements], deadline)
+            there = batch.there(inserted)
+            if not there:
+                return batch.fresh({})
+            with self._database.transaction(deadline) as connection:
+                return batch.fresh(batch.merge_into(connection, there))
+        with self._database.transaction(deadline) as connection:
+            there = batch.there(connection.exec_driver_sql(*statements[0]))
+            newest = batch.merge_into(connection, there) if there else {}
+            for each in statements[1:]:
+                connection.exec_driver_sql(*each)
+        return batch.fresh(newest)
 
     def _prepare(self, deadline: float) -> _Tables:
         """Inspect the tables, once as long as they are whole; create what the option `create` allows."""

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import orjson
@@ -24,6 +24,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from handlers.database.table import MERGED_FROM, REQUIRED, SOURCE, Column
 from handlers.database.values import INT64
+from handlers.support.postgresql import Execution
+from handlers.support.postgresql import Statement as DriverStatement
 from handlers.support.timestamps import utc
 
 _RUN_KEY_ALONE = re.compile(r'PRIMARY KEY \("?run_id"?\)')
@@ -81,6 +83,7 @@ class Statements:
         )
         self._name = self._dialect.identifier_preparer.format_table(self.table)
         self._values = lru_cache(maxsize=256)(self._build_values)
+        self._driver_statement = cache(lambda sql: DriverStatement(sql.replace("%(rows)s", "$1")))
 
     @property
     def max_rows(self) -> int:
@@ -158,6 +161,11 @@ class Statements:
         parameters = [tuple(_for_sqlite(row[name]) for name in (*names, *self.key)) for row in rows]
         where = " AND ".join(f"{self._quoted(name)} = ?" for name in self.key)
         return f"UPDATE {self._name} SET {sets} WHERE {where}", parameters
+
+    def at_once(self, statement: Statement) -> Execution:
+        """Return a statement for PostgreSQL with rows, for `Database.at_once`."""
+        sql, parameters = statement
+        return Execution(self._driver_statement(sql), [parameters["rows"].encode()])
 
     # --- The table
 

@@ -1,8 +1,8 @@
-"""Write a batch of rows in one transaction: most runs are new to the table, the others are merged with their row."""
+"""A batch of rows: most runs are new to the table, the others are merged with their row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -24,35 +24,48 @@ class OtherSource(Refused):
     """The table, whose key is the run's id alone, holds a run of another source with the same id."""
 
 
-def write_rows(connection: sa.Connection, statements: Statements, rows: Sequence[Row]) -> list[bool]:
-    """Write `rows`. Returns for each whether no event of its run is newer.
+class RowBatch:
+    """Rows to be written: what is said of each run is one row, in the order in which they are locked. Raises
+    OtherSource."""
 
-    Raises RowMissing when one was neither inserted nor found, and OtherSource.
-    """
-    by_run: dict[Key, list[Row]] = {}
-    for row in rows:
-        by_run.setdefault(_key_of(statements, row.cells), []).append(row)
-    newest: dict[Key, merge.Order] = {}
-    folded: dict[Key, RunState] = {}
-    cells: list[Mapping[str, Any]] = []
-    # Sorted, so that concurrent batches lock in the same order and never deadlock.
-    for key, events in sorted(by_run.items()):
-        for each in events[1:]:
-            _check_source(events[0].cells, each.cells)
-        if len(events) == 1:
-            cells.append(events[0].cells)
-        else:
-            folded[key] = _fold(statements, events)
-            cells.append(merge.cells_of(statements.columns, folded[key]))
-    inserted = {tuple(key) for key in connection.exec_driver_sql(*statements.insert(cells))}
-    there = [key for key in sorted(by_run) if key not in inserted]
-    if there:
-        new = {key: folded.get(key) or _fold(statements, by_run[key]) for key in there}
-        newest = _merge_into(connection, statements, new, {key: by_run[key][0].cells for key in there})
-    for key in folded.keys() - newest.keys():
-        newest[key] = folded[key].newest
-    orders = [(_key_of(statements, row.cells), merge.order_of(row.cells)) for row in rows]
-    return [key not in newest or order >= newest[key] for key, order in orders]
+    def __init__(self, statements: Statements, rows: Sequence[Row]) -> None:
+        self._statements = statements
+        self._rows = rows
+        by_run: dict[Key, list[Row]] = {}
+        for row in rows:
+            by_run.setdefault(_key_of(statements, row.cells), []).append(row)
+        # Sorted, so that concurrent batches lock in the same order and never deadlock.
+        self._by_run = dict(sorted(by_run.items()))
+        self._folded: dict[Key, RunState] = {}
+        self.cells: list[Mapping[str, Any]] = []
+        for key, events in self._by_run.items():
+            for each in events[1:]:
+                _check_source(events[0].cells, each.cells)
+            if len(events) == 1:
+                self.cells.append(events[0].cells)
+            else:
+                self._folded[key] = _fold(statements, events)
+                self.cells.append(merge.cells_of(statements.columns, self._folded[key]))
+
+    def there(self, inserted: Iterable[Sequence[Any]]) -> list[Key]:
+        """Return the keys of the runs that have a row already. `inserted`: the keys of those that had none."""
+        new = {tuple(key) for key in inserted}
+        return [key for key in self._by_run if key not in new]
+
+    def merge_into(self, connection: sa.Connection, there: Sequence[Key]) -> dict[Key, merge.Order]:
+        """Merge what is said of runs with their rows. Returns the newest event of each.
+
+        Raises RowMissing when one is neither inserted nor found, and OtherSource.
+        """
+        new = {key: self._folded.get(key) or _fold(self._statements, self._by_run[key]) for key in there}
+        given = {key: self._by_run[key][0].cells for key in there}
+        return _merge_into(connection, self._statements, new, given)
+
+    def fresh(self, newest: Mapping[Key, merge.Order]) -> list[bool]:
+        """Return for each row whether no event of its run is newer. `newest`: of the rows that were there."""
+        known = {**{key: state.newest for key, state in self._folded.items()}, **newest}
+        orders = [(_key_of(self._statements, row.cells), merge.order_of(row.cells)) for row in self._rows]
+        return [key not in known or order >= known[key] for key, order in orders]
 
 
 def _key_of(statements: Statements, cells: Mapping[str, Any]) -> Key:

@@ -34,6 +34,24 @@ def test_a_server_that_is_killed_and_returns_goes_on_with_what_it_had(
     database.close()
 
 
+def test_connections_that_the_server_has_closed_cost_no_send(pg: ResultsDb) -> None:
+    sink = pg.sink()
+    sink.send(event("tsk_1", 1))
+
+    def close_all() -> None:
+        ours = "FROM pg_stat_activity WHERE application_name = 'runhook' AND datname = current_database()"
+        ended = pg.query(f"SELECT pg_terminate_backend(pid, 60000) AS ended {ours}")
+        assert [row["ended"] for row in ended] == [True]
+
+    close_all()
+    sink.send(event("tsk_2", 1))  # a row that is new
+    close_all()
+    sink.send(event("tsk_2", 2))  # and one that is there
+    close_all()
+    assert sink.missing_columns() == []
+    assert [row["run_id"] for row in pg.rows()] == ["tsk_1", "tsk_2"]
+
+
 def test_a_server_that_hangs_in_the_middle_is_left_in_time(postgres_factory: Callable[..., PostgresProcess]) -> None:
     server = postgres_factory()
     database = ResultsDb(server.url())
