@@ -11,6 +11,7 @@ import redis
 
 from receiver.config.settings import Settings
 from receiver.doctor.finding import Finding
+from receiver.doctor.permissions import of_redis_user
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.indexes import lacking
@@ -44,6 +45,7 @@ def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:
         began, monotonic = time.time(), time.monotonic()
         seconds, microseconds = client.time()
         took = time.monotonic() - monotonic
+        permissions = of_redis_user(client)
     except (redis.RedisError, OSError) as error:
         yield Finding(
             "redis", f"{report.url}: {error}", "allow this user INFO and TIME, or see that it answers in time"
@@ -51,6 +53,7 @@ def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:
         return
     finally:
         client.close()
+    yield permissions
     yield _memory(info)
     name = "Valkey" if "valkey_version" in info else "Redis"
     version = str(info.get("valkey_version") or info.get("redis_version") or "")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from receiver import __version__
 from receiver.cli import main
@@ -20,6 +21,7 @@ from receiver.doctor import disk, hosts, servers, signatures
 from receiver.doctor import sinks as sink_checks
 from receiver.doctor.examination import examine
 from receiver.doctor.finding import Finding
+from receiver.doctor.permissions import of_redis_user
 from receiver.domain.parts import PartBeat, PartSeen
 from receiver.domain.signature import sign
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
@@ -68,7 +70,15 @@ def test_a_service_that_is_well_has_no_fault_but_what_is_not_running(settings: S
     assert found["redis.version"].what.startswith("Valkey ")
     assert found["ledger.version"].what.startswith("SQLite 3." if ledger.dialect == "sqlite" else "PostgreSQL 1")
     assert ("ledger.clock" in found) == (ledger.dialect == "postgresql")
-    assert {"redis.clock", "ledger.tables", "disk.mode", "disk.inodes", "disk.free", "sink results"} < found.keys()
+    assert {
+        "redis.clock",
+        "redis.permissions",
+        "ledger.tables",
+        "disk.mode",
+        "disk.inodes",
+        "disk.free",
+        "sink results",
+    } < found.keys()
     assert "receiver" in found["parts"].what
     # And it has made nothing
     assert list(settings.data.iterdir()) == []
@@ -117,6 +127,30 @@ def test_faults_of_redis_are_told_with_what_mends_them(
     # And one that is away is one line
     weak.kill()
     assert {check for check in by_check(of_weak) if check.startswith("redis")} == {"redis"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "refused"),
+    [
+        (("+@all", "~*"), ""),
+        (("+@all", "-multi", "~*"), "MULTI"),
+        (("+@all", "-exec", "~*"), "EXEC"),
+        (("+@all", "-xadd", "-blmove", "~*"), "XADD on runhook:*, BLMOVE on rq:*"),
+        (("+@all", "~runhook:*"), "HSET on rq:*"),
+    ],
+)
+def test_commands_that_its_user_may_not_send_are_told(redis_url: str, rules: tuple[str, ...], refused: str) -> None:
+    # Given a user of Redis with an ACL
+    with redis.Redis.from_url(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", "doctor", "reset", "on", ">pass", *rules)
+        with redis.Redis.from_url(redis_url.replace("redis://", "redis://doctor:pass@")) as limited:
+            # When it is examined
+            found = of_redis_user(limited)
+        # Then what it lacks is told, and nothing was done to find out
+        assert refused in found.what
+        assert found.ok == (not refused)
+        assert client.keys("*:doctor") == []
+        client.execute_command("ACL", "DELUSER", "doctor")
 
 
 @pytest.mark.parametrize(
