@@ -1,4 +1,5 @@
-"""What the start of a command costs: CPU as a multiple of `python -c "import sqlalchemy"`, in alternating rounds.
+"""What the start of a command costs: CPU as a multiple of `python -c "import sqlalchemy"`, in alternating rounds, and
+seconds by the clock, which mean something on a machine that does nothing else.
 
     python bench/start.py [--rounds 7] [--against TREE] [--json]
 
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -43,21 +45,31 @@ uvicorn.run(app, port=int(sys.argv[1]), log_level="critical", access_log=False)
 """
 
 
-def cpu_of_command(command: list[str], environ: Mapping[str, str]) -> float:
-    """Run a command to its end, and return the seconds of CPU that it took."""
+class Cost(NamedTuple):
+    """Seconds of CPU, and by the clock."""
+
+    cpu: float
+    clock: float
+
+
+def cost_of_command(command: list[str], environ: Mapping[str, str]) -> Cost:
+    """Run a command to its end, and return what it cost."""
+    began = time.perf_counter()
     process = subprocess.Popen(
         command, env=dict(environ), cwd=environ["HOME"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     _, status, usage = os.wait4(process.pid, 0)
+    took = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{command} ended with code {process.returncode}")
-    return usage.ru_utime + usage.ru_stime
+    return Cost(usage.ru_utime + usage.ru_stime, took)
 
 
-def cpu_until_202(command: Callable[[int], list[str]], environ: Mapping[str, str]) -> float:
-    """Start a receiver, and return the seconds of CPU that it has taken when it answers a webhook with 202."""
+def cost_until_202(command: Callable[[int], list[str]], environ: Mapping[str, str]) -> Cost:
+    """Start a receiver, and return what it has cost when it answers a webhook with 202."""
     port = free_port()
+    began = time.perf_counter()
     process = subprocess.Popen(
         command(port), env=dict(environ), cwd=environ["HOME"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -75,17 +87,18 @@ def cpu_until_202(command: Callable[[int], list[str]], environ: Mapping[str, str
                     answer = connection.recv(1000)
             except ConnectionRefusedError:
                 continue
+        took = time.perf_counter() - began
         if not answer.startswith(b"HTTP/1.1 202"):
             raise SystemExit(f"no 202: {answer!r}")
         tasks = Path(f"/proc/{process.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        return Cost(sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9, took)
     finally:
         process.kill()
         process.wait()
 
 
-def measured(trees: Mapping[str, Path], rounds: int) -> dict[str, float]:
-    """Return what each command costs at the least, in units of importing SQLAlchemy."""
+def measured(trees: Mapping[str, Path], rounds: int) -> dict[str, Cost]:
+    """Return what each command costs at the least: CPU in units of importing SQLAlchemy, and seconds by the clock."""
     with tempfile.TemporaryDirectory(prefix="runhook-start-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -96,7 +109,7 @@ def measured(trees: Mapping[str, Path], rounds: int) -> dict[str, float]:
             valkey.kill()
 
 
-def _measured(folder: Path, redis_url: str, trees: Mapping[str, Path], rounds: int) -> dict[str, float]:
+def _measured(folder: Path, redis_url: str, trees: Mapping[str, Path], rounds: int) -> dict[str, Cost]:
     config = folder / "runhook.yaml"
     sinks = {"archive": {"type": "files", "path": str(folder / "archive")}}
     routes = [{"name": "all", "to": ["archive"]}]
@@ -108,9 +121,9 @@ def _measured(folder: Path, redis_url: str, trees: Mapping[str, Path], rounds: i
         "RUNHOOK_CONFIG": str(config),
     }
     python = sys.executable
-    pieces: dict[str, Callable[[], float]] = {
-        UNIT: lambda: cpu_of_command([python, "-c", UNIT], environ),
-        "bare": lambda: cpu_until_202(lambda port: [python, "-c", BARE, str(port)], environ),
+    pieces: dict[str, Callable[[], Cost]] = {
+        UNIT: lambda: cost_of_command([python, "-c", UNIT], environ),
+        "bare": lambda: cost_until_202(lambda port: [python, "-c", BARE, str(port)], environ),
     }
     runhook = [python, "-m", "receiver.cli"]
 
@@ -120,17 +133,21 @@ def _measured(folder: Path, redis_url: str, trees: Mapping[str, Path], rounds: i
     for number, (tree, path) in enumerate(trees.items()):
         # A ledger of its own, for each tree reads only what is of its release; keys are what makes one.
         here = {**environ, "PYTHONPATH": str(path), "RUNHOOK_DATA": str(folder / f"data{number}")}
-        cpu_of_command([*runhook, "keys", "create", "bench", "--scope", "view"], here)
-        pieces[f"{tree}runs"] = partial(cpu_of_command, [*runhook, "runs"], here)
-        pieces[f"{tree}--help"] = partial(cpu_of_command, [*runhook, "--help"], here)
-        pieces[f"{tree}serve"] = partial(cpu_until_202, serve, here)
-    found: dict[str, list[float]] = {name: [] for name in pieces}
+        cost_of_command([*runhook, "keys", "create", "bench", "--scope", "view"], here)
+        pieces[f"{tree}runs"] = partial(cost_of_command, [*runhook, "runs"], here)
+        pieces[f"{tree}--help"] = partial(cost_of_command, [*runhook, "--help"], here)
+        pieces[f"{tree}serve"] = partial(cost_until_202, serve, here)
+    found: dict[str, list[Cost]] = {name: [] for name in pieces}
     for number in range(rounds + 1):
         for name, measure in pieces.items():
             taken = measure()
             if number:  # the first one compiles
                 found[name].append(taken)
-    return {name: min(taken) / min(found[UNIT]) for name, taken in found.items()}
+    unit = min(found[UNIT]).cpu
+    return {
+        name: Cost(min(each.cpu for each in taken) / unit, min(each.clock for each in taken))
+        for name, taken in found.items()
+    }
 
 
 def main() -> None:
@@ -143,10 +160,11 @@ def main() -> None:
     trees = {"": ROOT, **({"before: ": options.against.resolve()} if options.against else {})}
     found = measured(trees, options.rounds)
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps({name: cost._asdict() for name, cost in found.items()}, indent=2))
         return
-    for name, ratio in found.items():
-        print(f"{name:20} {ratio:5.2f}")
+    print(f"{'':20} {'CPU':>5} {'seconds':>8}")
+    for name, cost in found.items():
+        print(f"{name:20} {cost.cpu:5.2f} {cost.clock:8.2f}")
 
 
 if __name__ == "__main__":

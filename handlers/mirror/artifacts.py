@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from handlers.contract import Artifact
 from handlers.mirror.names import UsedNames, safe_file_name
-from handlers.support.guarded_client import MAX_URL
+from handlers.support.url import MAX_URL
 
 # Names in the event's directory that no artifact gets.
 RESERVED = ("run.json", "manifest.json", "latest.json")

@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from handlers.contract import Artifact, Delivery, Refused, Services, Unavailable
 from handlers.mirror.artifacts import is_content_path, renewed
 from handlers.support.deadline import Deadline, DeadlineExceeded
-from handlers.support.guarded_client import Download, GuardedClient
 from handlers.support.retry_after import retry_after
+
+if TYPE_CHECKING:
+    from handlers.support.guarded_client import Download, GuardedClient
 
 _RETRYABLE = frozenset({408, 425, 429})
 

@@ -38,11 +38,11 @@ from handlers.support.address_policy import AllowedAddresses, Resolver, resolve
 from handlers.support.address_registries import IPAddress
 from handlers.support.deadline import Deadline
 from handlers.support.http_connection import HttpConnection, IdleConnections, request_head
+from handlers.support.url import MAX_URL
 
 # What a client for an operator's own URL allows: all addresses, private ones too.
 ANY_ADDRESS = ("0.0.0.0/0", "::/0")
 MAX_REDIRECTS = 5
-MAX_URL = 8192
 MAX_HOST = 253
 # What a name server can be asked for: labels of letters, digits, - and _ (other scripts are encoded with these).
 _HOST = re.compile(rb"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")

@@ -11,6 +11,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote, unquote_plus, urlsplit
 
+# Characters of the longest address that anything is fetched from, or posted to.
+MAX_URL = 8192
 # The default port of each scheme.
 PORTS = {"http": 80, "https": 443}
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from handlers.contract import Refused
 from handlers.support.address_policy import AllowedAddresses, literal_addresses
-from handlers.support.guarded_client import MAX_URL, parse_url
-from handlers.support.url import PORTS, split_userinfo
+from handlers.support.guarded_client import parse_url
+from handlers.support.url import MAX_URL, PORTS, split_userinfo
 
 
 class InvalidWebhookURL(ValueError):

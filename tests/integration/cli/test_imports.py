@@ -70,6 +70,8 @@ def test_a_list_imports_no_server_no_sink_and_no_config(data: Path, command: str
 
 # What a receiver needs for its pages, APIs and ledger, and not for a webhook.
 LATE = {
+    "httpcore2",
+    "httpx2",
     "jwt",
     "receiver.api.http",
     "receiver.console.http",
@@ -109,7 +111,9 @@ uvicorn.Server = Server
 
 
 def test_a_receiver_takes_its_first_webhook_before_it_imports_what_other_parts_need(data: Path) -> None:
-    config = {"sources": {"skyvern": {"secrets": ["s" * 20]}}, "routes": []}
+    sinks = {"here": {"type": "files", "path": str(data / "runs")}, "there": {"type": "s3", "bucket": "runs"}}
+    routes = [{"name": "all", "to": ["here", "there"]}]
+    config = {"sources": {"skyvern": {"secrets": ["s" * 20]}}, "sinks": sinks, "routes": routes}
     (data / "runhook.yaml").write_text(json.dumps(config))
     body = b'{"run_id": "tsk_1", "status": "completed"}'
     values = f"BODY = {body!r}\nSIGNATURE = {sign(body, 's' * 20).encode()!r}\n"

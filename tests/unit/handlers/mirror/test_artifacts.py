@@ -14,7 +14,7 @@ from handlers.contract import Artifact
 from handlers.mirror import artifacts_of
 from handlers.mirror.artifacts import is_content_path, renewed, url_identity, with_listed
 from handlers.mirror.names import MAX_NAME, MAX_PART, key_part
-from handlers.support.guarded_client import MAX_URL
+from handlers.support.url import MAX_URL
 from tests.support.names import JSON, TEXT, is_safe
 
 API = "https://api.example/v1/artifacts"
