@@ -1,18 +1,14 @@
-"""The receiver process's metrics for Prometheus. Knows no route, no Redis, no disk: others set the values.
+"""What the receiver process counts. Knows no route, no Redis, no disk: others set the values.
 
-Counting on the hot path is plain integer arithmetic; the Prometheus samples are made at a scrape. Label values are
-fixed words (outcomes and stores), so that no request can create new ones.
+Counting on the hot path is plain integer arithmetic; receiver_samples.py makes Prometheus samples of it at a scrape.
+Label values are fixed words (outcomes and stores), so that no request can create new ones.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -65,7 +61,7 @@ class BackgroundTask(Protocol):
     failures: int
 
 
-class ReceiverMetrics(Collector):
+class ReceiverMetrics:
     """The counters of one receiver process."""
 
     def __init__(self) -> None:
@@ -96,100 +92,3 @@ class ReceiverMetrics(Collector):
         self.events[store] += events
         self.commit_events[store].observe(events)
         self.commit_seconds[store].observe(seconds)
-
-    def registry(self) -> CollectorRegistry:
-        """Return a new registry with these metrics in it; others may register theirs as well."""
-        registry = CollectorRegistry()
-        registry.register(self)
-        return registry
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
-        """Yield the samples. Called by prometheus_client."""
-        yield _counter("runhook_ingest_requests", "Requests to /webhooks by outcome.", "outcome", self.requests)
-        yield _histogram(
-            "runhook_ingest_request_seconds", "Time from a request's head to its 202.", self.request_seconds
-        )
-        yield _counter(
-            "runhook_ingest_events", "Acknowledged events by the store they were written to.", "store", self.events
-        )
-        yield _histograms("runhook_commit_seconds", "Duration of a commit.", self.commit_seconds)
-        yield _histograms("runhook_commit_events", "Events in a commit.", self.commit_events)
-        yield CounterMetricFamily(
-            "runhook_ingest_unreadable", "Authentic bodies that could not be read as a run.", self.unreadable
-        )
-        yield CounterMetricFamily("runhook_spool_drained", "Events moved from the spool to Redis.", self.drained)
-        gauges = {
-            "runhook_redis_up": ("1 when events go to Redis, 0 when they go to the spool.", self.redis_up),
-            "runhook_inbox_events": ("Events in the inbox, as of the last commit or check.", self.inbox_events),
-            "runhook_inbox_bytes": ("Approximate bytes of the inbox in Redis.", self.inbox_bytes),
-            "runhook_spool_events": ("Events in this process's segments of the spool.", self.spool_events),
-            "runhook_spool_bytes": ("Bytes of this process's segments of the spool.", self.spool_bytes),
-            "runhook_quarantine_requests": ("Requests in quarantine.", self.quarantine_count),
-            "runhook_quarantine_bytes": ("Bytes in quarantine.", self.quarantine_bytes),
-            "runhook_held_body_bytes": ("Bytes of requests' bodies in memory.", self.bodies()[0]),
-            "runhook_held_requests": ("Requests that are held until a run or a delivery changes.", self.held()),
-        }
-        for name, (text, value) in gauges.items():
-            yield GaugeMetricFamily(name, text, float(value))
-        connections = GaugeMetricFamily(
-            "runhook_connections",
-            "HTTP connections: open, and those of them whose request's head or body is not whole.",
-            labels=["state"],
-        )
-        for state, count in self.connections().items():
-            connections.add_metric([state], count)
-        yield connections
-        yield _counter(
-            "runhook_submit_refused",
-            "Calls of the submit API that were refused for their key, its scopes or its rate.",
-            "reason",
-            self.submit_refused,
-        )
-        yield CounterMetricFamily(
-            "runhook_bodies_ended", "Bodies that came slowest when there was no room for more.", self.bodies()[1]
-        )
-        yield _counter(
-            "runhook_connections_ended",
-            "Connections that were closed because their request came too slowly, or there were too many.",
-            "reason",
-            self.connections_ended(),
-        )
-        yield CounterMetricFamily(
-            "runhook_quarantine_dropped",
-            "Requests that were not put into quarantine, or pushed out of it.",
-            self.quarantine_dropped,
-        )
-        alive = GaugeMetricFamily(
-            "runhook_background_alive", "1 while a background task of the receiver runs.", labels=["task"]
-        )
-        restarts = CounterMetricFamily(
-            "runhook_background_restarts", "Background tasks that were begun again after an error.", labels=["task"]
-        )
-        failures = CounterMetricFamily(
-            "runhook_background_failures", "Errors of background tasks that nobody waits for.", labels=["task"]
-        )
-        for task in self.tasks():
-            alive.add_metric([task.name], float(task.alive))
-            restarts.add_metric([task.name], task.restarts)
-            failures.add_metric([task.name], task.failures)
-        yield from (alive, restarts, failures)
-
-
-def _counter(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=[label])
-    for key, value in values.items():
-        family.add_metric([key], value)
-    return family
-
-
-def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(name, text)
-    family.add_metric([], histogram.buckets(), histogram.sum)
-    return family
-
-
-def _histograms(name: str, text: str, by_store: dict[str, Histogram]) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(name, text, labels=["store"])
-    for store, histogram in by_store.items():
-        family.add_metric([store], histogram.buckets(), histogram.sum)
-    return family

@@ -161,9 +161,7 @@ def create_app(
     metrics.tasks = background.states
     keys = EntryKeys(secrets)
     group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics, keys, background)
-    context = Context(
-        settings, config, group_commit, metrics, metrics.registry(), bodies, background, OperatorAccess(has_admin_port)
-    )
+    context = Context(settings, config, group_commit, metrics, bodies, background, OperatorAccess(has_admin_port))
     built = [part(context) for part in parts]
     store = Quarantine(
         settings.data / "quarantine",

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, get_args
 
 import redis.asyncio
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from starlette.requests import Request
@@ -31,6 +31,7 @@ from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, read
 from receiver.runtime.redis_client import connect_async
 from receiver.status.watch import PartsReport, PartsWatch
 from receiver.telemetry import workers
+from receiver.telemetry.receiver_samples import ReceiverSamples
 from receiver.web.part import Context, WebPart
 from receiver.web.parts import LEDGER_WITHIN
 
@@ -198,7 +199,9 @@ def metrics(context: Context) -> WebPart:
     state = PolledMetrics(
         context.config.destinations, [route.name for route in context.config.routes], list(context.config.sources)
     )
-    context.registry.register(state)
+    registry = CollectorRegistry()
+    for collector in (ReceiverSamples(context.metrics), state):
+        registry.register(collector)
     watch = PartsWatch(context.settings.redis_url, ledger, within=LEDGER_WITHIN)
     lock = asyncio.Lock()
 
@@ -222,7 +225,7 @@ def metrics(context: Context) -> WebPart:
         async with lock:
             if time.monotonic() - state.polled_at > fresh_for(state.gauges):
                 await poll()
-        return Response(generate_latest(context.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

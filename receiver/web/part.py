@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
@@ -33,7 +32,6 @@ class Context:
     config: Config
     group_commit: GroupCommit
     metrics: ReceiverMetrics
-    registry: CollectorRegistry
     bodies: HeldBodies
     background: Background
     access: OperatorAccess

@@ -44,7 +44,7 @@ OWNERS = {
     "uvicorn": {"receiver/web", "receiver/cli/serve", "receiver/cli/mcp_server", "receiver/skyvern/simulator/server"},
     "mcp": {"receiver/cli/mcp_server"},
     "mcp_types": {"receiver/cli/mcp_server"},
-    "prometheus_client": {"receiver/telemetry/receiver", "receiver/web"},
+    "prometheus_client": {"receiver/telemetry/receiver_samples", "receiver/web/metrics"},
     "typer": {"receiver/cli"},
     "boto3": {"handlers/s3/store", "handlers/queue/aws"},
     "slack_sdk": {"handlers/slack"},

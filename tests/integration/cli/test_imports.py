@@ -73,6 +73,7 @@ LATE = {
     "httpcore2",
     "httpx2",
     "jwt",
+    "prometheus_client",
     "receiver.api.http",
     "receiver.console.http",
     "receiver.ledger",

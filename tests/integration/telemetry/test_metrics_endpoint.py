@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -14,6 +13,7 @@ from starlette.testclient import TestClient
 from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.ledger import Ledger
+from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web import metrics as endpoint
 from receiver.web.access import OperatorAccess
 from receiver.web.part import Context
@@ -44,9 +44,7 @@ def test_a_ledger_that_hangs_is_told_in_time_with_all_that_others_know(
         url = postgres_ledger.url.set(port=gate.port).render_as_string(hide_password=False)
         settings = Settings.from_env({"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path)})
         nothing = cast(Any, None)
-        context = Context(
-            settings, load(config, {}), nothing, nothing, CollectorRegistry(), nothing, nothing, Everybody()
-        )
+        context = Context(settings, load(config, {}), nothing, ReceiverMetrics(), nothing, nothing, Everybody())
         part = endpoint.metrics(context)
         gate.catch(b"heartbeats", "after")
         # When it is asked

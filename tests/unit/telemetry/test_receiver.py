@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from receiver.telemetry.receiver import OUTCOMES, Histogram, ReceiverMetrics
+from receiver.telemetry.receiver_samples import ReceiverSamples
 
 
 def samples(metrics: ReceiverMetrics) -> dict[tuple[str, ...], float]:
-    text = generate_latest(metrics.registry()).decode()
+    registry = CollectorRegistry()
+    registry.register(ReceiverSamples(metrics))
+    text = generate_latest(registry).decode()
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
