@@ -61,6 +61,9 @@ class Grown:
         began = time.monotonic()
         fill(ledger, count, hashed=True)
         analyze(ledger)
+        if self._server:  # as it is when it has grown by and by; else autovacuum does it while others are measured
+            ledger.run_alone("VACUUM")
+            ledger.run_alone("CHECKPOINT")
         ledger.close()
         print(f"{database}: filled up to {count:,} in {time.monotonic() - began:.0f} s", flush=True)
         results = url if self._server else f"sqlite:///{folder / 'results.db'}"

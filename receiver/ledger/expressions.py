@@ -108,6 +108,19 @@ def starts_with(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnEleme
     return sa.func.substr(column, 1, len(beginning)) == beginning
 
 
+def each_value(column: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Select the texts in a column of the rows that meet the conditions, but "", by a jump in an index from each to the
+    next: it begins with the column, or has the conditions for its own."""
+
+    def following(last: Any) -> sa.ScalarSelect[Any]:
+        further = sa.select(column).where(*conditions, column > last)
+        return further.order_by(column).limit(1).scalar_subquery()
+
+    walk = sa.select(following("").label("value")).cte("walk", recursive=True)
+    walk = walk.union_all(sa.select(following(walk.c.value)).where(walk.c.value.is_not(None)))
+    return sa.select(walk.c.value).where(walk.c.value.is_not(None))
+
+
 class _Whole(FunctionElement[int]):
     """The number without its fraction; of one that is not negative."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
+from receiver.ledger.expressions import each_value
 from receiver.ledger.filters import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.of_events import of_event
 from receiver.ledger.schema import deliveries, events
@@ -64,14 +66,23 @@ def takes(kind: str, selection: Selection, *, force: bool = False) -> list[Deliv
 
 def _named_ids(selection: Selection) -> sa.CompoundSelect[Any]:
     """Select the ids of the deliveries that are named, or are of one of those: by an index for each kind."""
-    it, event = deliveries.alias("named"), events.alias("named_event")
-    by_id = sa.or_(sa.false(), *(begins(it.c.id, each) for each in selection.delivery_ids))
-    by_event = sa.or_(sa.false(), *(begins(event.c.id, each) for each in selection.event_ids))
-    return sa.union_all(
-        sa.select(it.c.id).where(by_id),
-        sa.select(it.c.id).where(it.c.run_id.in_(selection.run_ids)),
-        sa.select(it.c.id).select_from(event.join(it, of_event(event, it))).where(by_event),
-    )
+    it = deliveries.alias("named")
+    found = []
+    if selection.delivery_ids:
+        found.append(sa.select(it.c.id).where(sa.or_(*(begins(it.c.id, each) for each in selection.delivery_ids))))
+    if selection.run_ids:
+        sources: Any = [selection.source] if selection.source else each_value(deliveries.c.source)
+        found.append(sa.select(it.c.id).where(it.c.source.in_(sources), it.c.run_id.in_(selection.run_ids)))
+    if selection.event_ids:
+        found.append(_ids_of_events(selection.event_ids))
+    return sa.union_all(*found)
+
+
+def _ids_of_events(beginnings: Iterable[str]) -> sa.Select[Any]:
+    """Select the ids of the deliveries of events whose ids begin so."""
+    it, event = deliveries.alias("of_named"), events.alias("named_event")
+    named = sa.or_(*(begins(event.c.id, each) for each in beginnings))
+    return sa.select(it.c.id).select_from(event.join(it, of_event(event, it))).where(named)
 
 
 def taken_ids(kind: str, selection: Selection, *, force: bool) -> sa.Select[Any]:
@@ -86,6 +97,10 @@ def _selected_ids(selection: Selection) -> sa.Select[Any]:
     found = matching_deliveries(selection)
     if selection.named:
         found = found.where(it.id.in_(_named_ids(selection)))
+    if selection.event_id:
+        found = found.where(it.id.in_(_ids_of_events([selection.event_id])))
+    if selection.run_id and not selection.source:  # whose index begins with the source
+        found = found.where(it.source.in_(each_value(it.source)))
     if selection.sinks:
         found = found.where(it.sink.in_(selection.sinks))
     return found.with_only_columns(it.id)

@@ -16,6 +16,7 @@ from receiver.ledger import account, timeouts, watches
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import Gate
+from receiver.ledger.expressions import each_value
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.text_index.coverage import Coverage, coverage
 from receiver.ledger.timeouts import Cancelled
@@ -114,15 +115,7 @@ def _sinks(connection: sa.Connection, state: DeliveryState) -> Iterable[str]:
     """Return the sinks that have deliveries in `state`, by a jump in the index from each to the next."""
     if state is DeliveryState.SENDING:
         return []
-
-    def next_sink(after: str | sa.ColumnElement[str]) -> sa.ScalarSelect[Any]:
-        found = sa.select(deliveries.c.sink).where(_in(state), deliveries.c.sink > after)
-        return found.order_by(deliveries.c.sink).limit(1).scalar_subquery()
-
-    walk = sa.select(next_sink("").label("sink")).cte("walk", recursive=True)
-    step = sa.select(next_sink(walk.c.sink))
-    walk = walk.union_all(step.where(walk.c.sink.is_not(None)))
-    return connection.execute(sa.select(walk.c.sink).where(walk.c.sink.is_not(None))).scalars().all()
+    return connection.execute(each_value(deliveries.c.sink, _in(state))).scalars().all()
 
 
 def _of_each(connection: sa.Connection, pairs: list[tuple[str, DeliveryState]], value: Any) -> dict[Any, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
+from receiver.ledger.expressions import each_value
 from receiver.ledger.filters import Condition, Filter, begins, text_query
 from receiver.ledger.lists.paging import SmallSet, count_up_to, small_set
 from receiver.ledger.of_events import of_events
@@ -31,7 +32,7 @@ def by_run(wanted: Filter, table: sa.Table) -> list[SmallSet]:
     def found(connection: sa.Connection) -> Condition | None:
         if not wanted.run_id and not _sorts_bytewise(connection):
             return None
-        of_source = table.c.source.in_([wanted.source] if wanted.source else list(sources(connection, table)))
+        of_source = table.c.source.in_([wanted.source] if wanted.source else sources(connection, table))
         beginning = wanted.run_prefix
         named = table.c.run_id == wanted.run_id
         alike = sa.and_(table.c.run_id >= beginning, table.c.run_id < beginning + _LAST)
@@ -108,18 +109,9 @@ def _of_runs(connection: sa.Connection, table: sa.Table, keys: Iterable[RunKey])
     ]
 
 
-def sources(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
-    """Yield the sources of a table that has an index which begins with them, one look-up each."""
-    column: Any = table.c.source
-    last: str | None = None
-    while True:
-        query = sa.select(column).order_by(column).limit(1)
-        if last is not None:
-            query = query.where(column > last)
-        last = connection.execute(query).scalar()
-        if last is None:
-            return
-        yield last
+def sources(connection: sa.Connection, table: sa.Table) -> list[str]:
+    """Return the sources of a table that has an index which begins with them, one look-up each."""
+    return list(connection.execute(each_value(table.c.source)).scalars())
 
 
 def _sorts_bytewise(connection: sa.Connection) -> bool:
