@@ -28,6 +28,8 @@ from receiver.submit.long_poll import TooManyWaiters, WaiterLimit
 # Files that are read at once, and the part of them that one caller may have of what others leave.
 MAX_STREAMS: Final = 64
 CALLER_SHARE: Final = 0.5
+# Files that are fetched at once from the Skyvern of one source: some may take minutes, which wait for bytes alone.
+FETCHES: Final = 24
 # The same from the API and from the console: what is opened by itself is in a sandbox, without an origin.
 SECURITY: Final = {
     "content-security-policy": "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline';"
@@ -58,7 +60,7 @@ class ArtifactStreams:
         content = await self._pool.run(lambda: self._files.at_hand(actor, wanted))
         if isinstance(content, ArtifactRow):
             row = content
-            pool = self._fetching.setdefault(row.source, CallPool(f"skyvern-files-{row.source}"))
+            pool = self._fetching.setdefault(row.source, CallPool(f"skyvern-files-{row.source}", FETCHES))
             content = await pool.run(lambda: self._files.fetched(row))
         headers = _headers(content)
         if is_known(",".join(request.headers.getlist("if-none-match")), content.etag):

@@ -19,10 +19,10 @@ LIMIT: Final = 20.0
 
 
 class CallPool:
-    """Threads, and a bound on what waits for one."""
+    """Threads, and a bound on what waits for one. `threads`: how many calls run at once."""
 
-    def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(THREADS, name)
+    def __init__(self, name: str, threads: int = THREADS) -> None:
+        self._pool = ThreadPoolExecutor(threads, name)
         self._pending = 0
 
     async def run(self, work: Callable[[], T]) -> T:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -22,7 +24,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import parse
-from receiver.errors import Invalid
+from receiver.errors import Busy, Invalid
 from receiver.ledger import Connection, audit
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
@@ -32,6 +34,8 @@ log = logging.getLogger("runhook.api")
 
 # What the audit calls the test of a sink.
 TEST: Final = "sink.test"
+# Tests that one process makes at once: a sink that hangs must not take all threads from who looks and acts.
+_TESTS: Final = threading.BoundedSemaphore(2)
 # Lanes of one sink that are probed at once when it goes on.
 MOST_LANES: Final = 10_000
 
@@ -148,7 +152,7 @@ def test_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkTes
     """Send one marked sample to a sink, now and from the receiver, and return its receipt or why there is none."""
     config, base = service.config, service.settings.skyvern_base_url
     require_testable(config, wanted.sink)
-    with audited.audited(service.ledger, actor, TEST, {"sink": wanted.sink}) as told:
+    with _place_for_test(), audited.audited(service.ledger, actor, TEST, {"sink": wanted.sink}) as told:
         try:
             receipt = send_sample(config, base, wanted.sink)
         except Exception as error:  # others than these are bugs, of a third party's sink perhaps
@@ -160,6 +164,17 @@ def test_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkTes
             return SinkTestResult(outcome=outcome, reason=reason, id="", keys=[], note="")
         told.count = 1
     return SinkTestResult(outcome="accepted", reason="", id=receipt.id, keys=list(receipt.keys), note=receipt.note)
+
+
+@contextmanager
+def _place_for_test() -> Iterator[None]:
+    """Hold a place for a test. Raises Busy when there is none."""
+    if not _TESTS.acquire(blocking=False):
+        raise Busy("other sinks are being tested", retry_after=5)
+    try:
+        yield
+    finally:
+        _TESTS.release()
 
 
 PAUSE_SINK = Endpoint(

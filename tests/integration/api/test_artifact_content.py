@@ -171,9 +171,7 @@ def test_what_is_not_what_skyvern_announced_is_not_given(submitting: Callable[..
             assert (problem(answer)["status"], b"xxx" in answer.content) == (status, False), name
 
 
-def test_files_that_come_slowly_hold_up_none_that_is_there_and_none_of_another_source(
-    submitting: Callable[..., Submitting], tmp_path: Path
-) -> None:
+def test_files_that_come_slowly_hold_up_no_others(submitting: Callable[..., Submitting], tmp_path: Path) -> None:
     with ArtifactServer() as skyvern, ThreadPoolExecutor(THREADS) as pool:
         # Given a stored file, one that was fetched, and one of another source
         source = {"secrets": ["other"], "api_base": skyvern.url, "api_key": "k"}
@@ -183,7 +181,7 @@ def test_files_that_come_slowly_hold_up_none_that_is_there_and_none_of_another_s
         going_on = threading.Event()
         files = [
             {"url": skyvern.add(f"/{name}", b"x" * 99, gate=going_on if "slow" in name else None), "filename": name}
-            for name in ("kept.txt", *(f"slow-{number}.txt" for number in range(THREADS)))
+            for name in ("kept.txt", "new.txt", *(f"slow-{number}.txt" for number in range(THREADS)))
         ]
         record(server.ledger, new_event("tsk_2", downloaded_files=files))
         record(server.ledger, new_event("tsk_3", source="other", downloaded_files=files[:1]))
@@ -193,12 +191,13 @@ def test_files_that_come_slowly_hold_up_none_that_is_there_and_none_of_another_s
             return get(server, f"/artifacts/content?run_id={run}&name={name}&skyvern=true", key).status_code
 
         assert fetch("tsk_2", "kept.txt") == 200
-        # When as many files come slowly as are fetched at once
+        # When as many files come slowly as there are threads of calls
         slow = [pool.submit(fetch, "tsk_2", f"slow-{number}.txt") for number in range(THREADS)]
         for number in range(THREADS):
             skyvern.wait_for(f"/slow-{number}.txt", 1)
         # Then the others are given before
         others = [fetch("tsk_1", "notes.txt"), fetch("tsk_2", "kept.txt"), fetch("tsk_3", "kept.txt", other)]
+        others.append(fetch("tsk_2", "new.txt"))
         going_on.set()
-        assert others == [200, 200, 200]
+        assert others == [200, 200, 200, 200]
         assert [each.result() for each in slow] == [200] * THREADS

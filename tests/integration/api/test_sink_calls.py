@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from receiver.api.actions import moves
 from receiver.api.service import Service
 from receiver.domain.breaker import Lane
-from receiver.errors import Forbidden, Invalid, NotFound
+from receiver.errors import Busy, Forbidden, Invalid, NotFound
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.deliveries import lanes, orphans
 from tests.support import api
@@ -104,6 +106,23 @@ def test_a_sink_is_tested(service: Service, tmp_path: Path) -> None:
     assert (second["count"], second["outcome"]) == (0, "failed")
     assert refused["reason"] in second["detail"]
     assert first["ended_at"] >= first["at"]
+
+
+def test_few_tests_are_made_at_once(ledger: Ledger, tmp_path: Path) -> None:
+    # Given a sink that takes what is sent and does not answer
+    with socket.create_server(("127.0.0.1", 0)) as hanging, ThreadPoolExecutor() as pool:
+        url = f"http://127.0.0.1:{hanging.getsockname()[1]}/"
+        sinks = {"hanging": {"type": "http", "url": url}}
+        service = api.service(ledger, tmp_path, sinks=sinks, routes=[], allowed_addresses=["127.0.0.1"])
+        # When two people test it
+        tests = [pool.submit(call, service, "test_sink", sink="hanging") for _ in range(2)]
+        callers = [hanging.accept()[0] for _ in tests]
+        # Then a third is told so at once, and the first two are told what came of it
+        with pytest.raises(Busy, match="other sinks are being tested"):
+            call(service, "test_sink", sink="hanging")
+        for each in callers:
+            each.close()
+        assert [each.result()["outcome"] for each in tests] == ["unavailable", "unavailable"]
 
 
 @pytest.mark.parametrize("name", ["pause_sink", "resume_sink", "test_sink"])
