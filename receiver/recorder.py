@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from receiver.domain import attention, callback, callback_url, deduplication, poll_schedule, shape
@@ -208,12 +207,12 @@ class EventRecorder:
         if submission and submission.request is not None:
             request, older = storable(submission.request), submission.call.startswith("legacy")
             parsed = self._complete(parsed, shape.completion_of(parsed.run.data, request=request, older=older))
-        own = replace(parsed.facts or facts, seq=history[-1].seq + 1 if history else 1)
+        own = (parsed.facts or facts)._replace(seq=history[-1].seq + 1 if history else 1)
         found = deduplication.classify(own, history)
         told: Collection[str] = ()
         if history and (completion := earlier.completion(parsed.run.data, own, history)):
             parsed = self._complete(parsed, completion)
-            own = replace(own, extent=parsed.facts.extent if parsed.facts else "")
+            own = own._replace(extent=parsed.facts.extent if parsed.facts else "")
         if found.disposition == "update":
             told = earlier.sinks_told(parsed.key, own, history)
         history.append(own)

@@ -6,7 +6,7 @@ The format of each type is that of its `…send` function in PostgreSQL's source
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 _HEAD: Final = struct.Struct("!iiIii")  # dimensions, whether there are nulls, type, length, lower bound
@@ -16,35 +16,41 @@ _NULL: Final = _LENGTH(-1)
 
 
 class Type(NamedTuple):
-    """A type of PostgreSQL: its number in pg_type, and how a value is written.
+    """A type of PostgreSQL: its number in pg_type, and how a value is written. `code`: struct's, of a fixed length.
 
     `write` raises UnicodeEncodeError or struct.error for a value that the type has not.
     """
 
     oid: int
     write: Callable[[Any], bytes]
+    code: str = ""
 
 
-BOOL: Final = Type(16, lambda value: b"\1" if value else b"\0")
+def _fixed(oid: int, code: str) -> Type:
+    return Type(oid, struct.Struct(f"!{code}").pack, code)
+
+
+BOOL: Final = _fixed(16, "?")
 BYTEA: Final = Type(17, bytes)
-INT8: Final = Type(20, struct.Struct("!q").pack)
-INT4: Final = Type(23, struct.Struct("!i").pack)
+INT8: Final = _fixed(20, "q")
+INT4: Final = _fixed(23, "i")
 TEXT: Final = Type(25, str.encode)
-FLOAT8: Final = Type(701, struct.Struct("!d").pack)
+FLOAT8: Final = _fixed(701, "d")
 
 
-def array(of: Type, values: Iterable[Any]) -> bytes:
+def array(of: Type, values: Sequence[Any]) -> bytes:
     """Return an array of one dimension; a value that is None is NULL. Raises as `Type.write`."""
-    oid, write = of
-    parts: list[bytes] = []
-    count = nulls = 0
+    count = len(values)
+    if not count:
+        return _EMPTY.pack(0, 0, of.oid)
+    nulls = None in values
+    head = _HEAD.pack(1, nulls, of.oid, count, 1)
+    if of.code and not nulls:
+        words = [struct.calcsize(f"!{of.code}")] * (2 * count)
+        words[1::2] = values
+        return head + struct.pack("!" + f"i{of.code}" * count, *words)
+    parts = [head]
     for value in values:
-        count += 1
-        if value is None:
-            nulls = 1
-            parts.append(_NULL)
-        else:
-            written = write(value)
-            parts += (_LENGTH(len(written)), written)
-    head = _HEAD.pack(1, nulls, oid, count, 1) if count else _EMPTY.pack(0, 0, oid)
-    return head + b"".join(parts)
+        written = None if value is None else of.write(value)
+        parts += (_NULL,) if written is None else (_LENGTH(len(written)), written)
+    return b"".join(parts)

@@ -39,8 +39,7 @@ CANCELED = "canceled"
 VOLATILE_IN_FILE = frozenset({"url", "modified_at"})
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """The facts of one event that decide whether it is a repeat.
 
     `outcome`: see `domain.run.Run`. `modified_at`: seconds since the epoch, or None when the body had none.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from receiver.domain import deduplication, shape
@@ -60,7 +59,7 @@ def parse_event(
 def complete(parsed: ParsedEvent, redactor: Redactor, completion: Mapping[str, Any]) -> ParsedEvent:
     """Return the event with the members of `completion`, which it lacked so far, and those that follow from them."""
     members, completion = _completed(parsed.data, parsed.run.data, redactor, {**parsed.completion, **completion})
-    facts = replace(parsed.facts, extent=str(extent_of(members))) if parsed.facts else None
+    facts = parsed.facts._replace(extent=str(extent_of(members))) if parsed.facts else None
     return parsed._replace(run=parsed.run.with_data(members), facts=facts, completion=completion)
 
 

@@ -17,8 +17,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from pydantic_core import from_json
@@ -64,9 +63,8 @@ _UNDELIVERED = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What one body says of its run.
+class Run(NamedTuple):
+    """What one body says of its run. A tuple, for one is made several times for each event.
 
     `status` is as sent; `outcome` is the status after correction: a run that failed only because its webhook could not
     be delivered, its output there, is completed. `attempt`: from 1. Times: seconds since the epoch, or None.
@@ -93,7 +91,7 @@ class Run:
     retried_from: str | None = None
     retried_by: str | None = None
     test: bool = False
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = {}  # noqa: RUF012 - a field of a tuple, which nobody changes
     problem: str = ""
     left_out: tuple[str, ...] = ()
 
@@ -113,24 +111,7 @@ class Run:
         """Return this run with other `data`, masked or completed, and the texts that come from it. The rest stays."""
         if data is self.data:
             return self
-        # dataclasses.replace takes four times as long, and this is done for each event.
-        return Run(
-            self.run_id,
-            self.run_type,
-            self.status,
-            self.outcome,
-            self.attempt,
-            self.retry_pending,
-            self.created_at,
-            self.modified_at,
-            self.started_at,
-            self.finished_at,
-            test=self.test,
-            data=data,
-            problem=self.problem,
-            left_out=self.left_out,
-            **_texts(data),
-        )
+        return self._replace(data=data, **_texts(data))
 
 
 def parse(body: bytes) -> Run:

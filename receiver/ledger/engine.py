@@ -125,7 +125,7 @@ class Ledger:
                 if number == _TRIES or time.monotonic() > until or not _worth_a_retry(error):
                     raise self._failed(error) from error
                 time.sleep(random.uniform(0.002, 0.02) * number)
-            except (UnicodeEncodeError, OverflowError, struct.error) as error:  # a lone surrogate, a number too large
+            except (UnicodeEncodeError, struct.error) as error:  # a lone surrogate, a number too large
                 raise LedgerDataError(str(error)) from error
         raise AssertionError("unreachable")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
@@ -138,7 +138,7 @@ _history: Final = BuiltStatement(
     lambda on_postgresql: (
         sa.select(
             *(events.c.source, events.c.run_id, events.c.disposition),
-            *(events.c["id" if each.name == "event_id" else each.name] for each in fields(Facts)),
+            *(events.c["id" if name == "event_id" else name] for name in Facts._fields),
         )
         .where(
             events.c.source == sa.bindparam("b_source", type_=sa.Text),

@@ -103,7 +103,7 @@ def routed(order: list[tuple[int, Body]]) -> tuple[list[Delivery], Body | None]:
     standing = None
     for seq, (number, body) in enumerate(order):
         run = parse(json.dumps(body).encode())
-        facts = replace(facts_of(f"evt_{number}", run, seq), seq=seq)
+        facts = facts_of(f"evt_{number}", run, seq)._replace(seq=seq)
         verdict = classify(facts, history)
         history.append(facts)
         if verdict.disposition in ("new", "interim") and not verdict.late:

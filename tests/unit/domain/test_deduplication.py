@@ -8,7 +8,6 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -199,7 +198,7 @@ def record(events: Sequence[Facts]) -> list[Classification]:
     history: list[Facts] = []
     verdicts = []
     for number, each in enumerate(events, 1):
-        new = replace(each, event_id=str(number), seq=number)
+        new = each._replace(event_id=str(number), seq=number)
         verdicts.append(classify(new, list(reversed(history))))
         history.append(new)
     return verdicts
@@ -459,9 +458,9 @@ def test_only_final_events_are_new_and_only_others_are_interim(arrived: list[Fac
 
 @given(st.lists(events, max_size=5), events)
 def test_null_output_never_replaces_output(before: list[Facts], new: Facts) -> None:
-    given_before = [*before, replace(new, output_null=False, fingerprint="with output", modified_at=1)]
+    given_before = [*before, new._replace(output_null=False, fingerprint="with output", modified_at=1)]
 
-    verdict = record([*given_before, replace(new, output_null=True)])[-1]
+    verdict = record([*given_before, new._replace(output_null=True)])[-1]
 
     assert verdict.disposition in ("repeat", "superseded")
 
@@ -476,8 +475,8 @@ def test_the_newest_facts_are_new_in_whatever_order_they_come() -> None:
 
 
 def test_the_order_of_the_history_does_not_matter() -> None:
-    past = [replace(event(s, at), event_id=s, seq=n) for n, (s, at) in enumerate([("A", 1), ("B", 2), ("A", 3)], 1)]
-    new = replace(event("A", 3), event_id="new", seq=4)
+    past = [event(s, at)._replace(event_id=s, seq=n) for n, (s, at) in enumerate([("A", 1), ("B", 2), ("A", 3)], 1)]
+    new = event("A", 3)._replace(event_id="new", seq=4)
 
     assert {classify(new, order) for order in itertools.permutations(past)} == {Classification("repeat", "A")}
 
@@ -544,7 +543,7 @@ def test_files_are_no_part_of_the_statement(one: dict[str, Any], other: dict[str
         ([failed("A", 1, 1, pending=True), canceled("B", 2, null=True)], True),
         # Of an earlier attempt nothing more is to come, and what an earlier one brought is not this one's.
         ([canceled("A", 1, null=True), event(at=2, attempt=2, status="running", null=True)], False),
-        ([event("A", 1), replace(canceled("B", 2, null=True), attempt=2)], True),
+        ([event("A", 1), canceled("B", 2, null=True)._replace(attempt=2)], True),
     ],
 )
 def test_only_a_run_that_was_cancelled_without_output_may_still_bring_some(events: list[Facts], may: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -42,7 +41,7 @@ def classified(events: Sequence[Facts]) -> list[Classification]:
     history: list[Facts] = []
     found = []
     for number, each in enumerate(events, 1):
-        new = replace(each, event_id=str(number), seq=number)
+        new = each._replace(event_id=str(number), seq=number)
         found.append(classify(new, list(reversed(history))))
         history.append(new)
     return found
@@ -104,7 +103,7 @@ extents = st.builds(extent_with, st.integers(0, 3), st.integers(0, 7))
 
 @given(st.lists(extents, min_size=1, max_size=8))
 def test_of_one_result_each_thing_more_is_told_once(arrived: list[Extent]) -> None:
-    found = classified([replace(event(), extent=str(extent)) for extent in arrived])
+    found = classified([event()._replace(extent=str(extent)) for extent in arrived])
 
     assert found[0] == Classification("new")
     for place, (extent, each) in enumerate(zip(arrived, found, strict=True)):

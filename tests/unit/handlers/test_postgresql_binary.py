@@ -1,0 +1,55 @@
+"""Values in PostgreSQL's binary format, read back by its driver."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from psycopg import pq
+from psycopg.adapt import Transformer
+
+from handlers.support import postgresql_binary as binary
+
+# The number in pg_type of an array of each type.
+ARRAYS = {binary.BOOL: 1000, binary.BYTEA: 1001, binary.INT8: 1016, binary.INT4: 1007, binary.TEXT: 1009}
+ARRAYS |= {binary.FLOAT8: 1022}
+
+VALUES: dict[binary.Type, list[Any]] = {
+    binary.BOOL: [True, False, None],
+    binary.BYTEA: [b"", bytes(range(256)), None],
+    binary.INT8: [0, -1, 2**63 - 1, None],
+    binary.INT4: [0, -1, 2**31 - 1, None],
+    binary.TEXT: ["", "NULL", 'a "quoted" one', "größe \u2028", None],
+    binary.FLOAT8: [0.1, 1.7e308, -5e-324, float("inf"), None],
+}
+
+
+def read(oid: int, written: bytes) -> Any:
+    return Transformer().get_loader(oid, pq.Format.BINARY).load(written)
+
+
+@pytest.mark.parametrize("of", ARRAYS, ids=lambda of: str(of.oid))
+@pytest.mark.parametrize("end", [0, 1, -1, None])
+def test_an_array_is_read_as_it_was_written(of: binary.Type, end: int | None) -> None:
+    values = VALUES[of][:end]
+    assert read(ARRAYS[of], binary.array(of, values)) == values
+    for value in values:
+        assert value is None or read(of.oid, of.write(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("of", "value", "error"),
+    [
+        (binary.INT4, 2**31, struct.error),
+        (binary.TEXT, "\ud800", UnicodeEncodeError),
+        (binary.FLOAT8, 10**400, struct.error),
+    ],
+    ids=["integer", "text", "number"],
+)
+@pytest.mark.parametrize("more", [[], [None]])
+def test_what_a_type_can_not_hold_is_refused(
+    of: binary.Type, value: Any, error: type[Exception], more: list[None]
+) -> None:
+    with pytest.raises(error):
+        binary.array(of, [value, *more])
