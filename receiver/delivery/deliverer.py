@@ -48,7 +48,8 @@ RENEW = 4.0
 GRACE = 2.0
 # Batches in flight for a sink that takes many at once: one is sent while the next is claimed.
 BATCHES = 2
-# Seconds after which a sink with many lanes, or with prefetching, claims again although all sends are slow.
+# Seconds after which a sink with many lanes, or with prefetching, claims again although all sends are slow, and one
+# without lanes although less than half of its slots are free.
 CLAIM_AGAIN = 0.25
 POISONED = "its attempts are spent, and the last one ended with its worker: sending it may be what kills workers"
 log = logging.getLogger("runhook.deliver")
@@ -117,6 +118,7 @@ class Deliverer(wakeups.JobBody):
         self._all_due = False
         self._numbers = itertools.count(1)
         self._renewed = 0.0
+        self._claimed = 0.0
         self._pause = Pause(log, "deliver")
         self._counter = AttemptCounter(connection, sink.name)
         self._budget = retry.attempts
@@ -239,14 +241,16 @@ class Deliverer(wakeups.JobBody):
         """Claim for the free slots, and prefetch. Returns None when no slot is free, nothing is due, or the bodies that
         are being sent fill the memory that there is for them."""
         free, ahead = self._senders.free, self._prefetch.wanted() if self._prefetch else 0
-        # One lane that is slow must not keep others from the slots that are free.
-        if free < (1 if self._lane_limit else max(1, self._senders.slots // 2)):
+        # One lane that is slow must not keep others from the slots that are free. Without lanes, a few wait for more.
+        waits = not self._lane_limit and time.monotonic() < self._claimed + CLAIM_AGAIN
+        if waits and free < self._senders.slots // 2:
             free = 0
         if (not free and not ahead) or self._senders.bytes > claims.CLAIM_BYTES:
             return None
         limit = self._allowed(self._sink.batch_size if self._many else free)
         if not limit and not ahead:
             return None
+        self._claimed = time.monotonic()
         tries = 0
 
         def work(connection: Connection) -> ClaimedBatch:

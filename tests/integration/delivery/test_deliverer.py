@@ -284,6 +284,29 @@ def test_a_send_that_hangs_is_given_up_and_holds_up_nobody(ledger: Ledger, deliv
     assert rows(ledger, run_id="tsk_0")[0]["reason"] == "no answer within 0.5 s"
 
 
+def test_sends_that_hang_keep_no_other_slot_empty(
+    ledger: Ledger, deliver: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given sends in three of four slots that end only when the last one has begun, and nothing that is prefetched
+    monkeypatch.setattr("receiver.delivery.prefetch.FAST", 0.0)
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(5)))
+    begun, last = threading.Semaphore(4), threading.Event()
+
+    def answer(delivery: Delivery) -> Receipt:
+        if not begun.acquire(blocking=False):
+            last.set()
+        elif delivery is not sink.seen[0] and not last.wait(PATIENCE):
+            raise Refused("the last one did not get a slot")
+        return accept(delivery)
+
+    # When all are sent
+    sink = ScriptedSink(answer, timeout=4 * PATIENCE)
+    deliver(sink, concurrency=4).run(lambda: False)
+
+    # Then the fourth slot was used again
+    assert {row["state"] for row in rows(ledger)} == {"delivered"}
+
+
 def test_the_claim_of_a_slow_send_is_renewed_until_it_ends(
     ledger: Ledger, deliver: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
