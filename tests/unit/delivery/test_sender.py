@@ -33,7 +33,7 @@ class Counting(Sink[SinkOptions]):
 def task(name: str) -> SendTask:
     claimed = Claimed(
         name, f"evt_{name}", "counting", "counting", "all", 1, 0, False, "skyvern", "tsk_1", "completed", "webhook", "",
-        time.time(), b'{"task_id": "tsk_1", "status": "completed"}', {}, (), prefetched=True,
+        time.time(), {}, (), body=b'{"task_id": "tsk_1", "status": "completed"}', prefetched=True,
     )  # fmt: skip
     return SendTask(1, [claimed], {})
 
