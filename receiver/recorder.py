@@ -171,9 +171,8 @@ class EventRecorder:
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         made = {key: each for key, each in only.items() if known[key].made}
         claims = hand_on.claims(decided, now)
-        recorded = events.record(connection, decided, now, claims, made, commit=not bound and not restarted)
-        if bound:
-            schedule_polls(connection, batch, known, histories, bound, now)
+        then = schedule_polls(batch, known, histories, bound, now)
+        recorded = events.record(connection, decided, now, claims, made, then, commit=not restarted)
         for source, run_id in restarted:
             if self._may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)

@@ -155,6 +155,7 @@ def record(
     now: float,
     claims: Mapping[str, ClaimAtOnce] = {},
     made: Mapping[RunKey, ParsedEvent] = {},
+    then: Sequence[Asked] = (),
     *,
     commit: bool = False,
 ) -> list[NewEvent]:
@@ -162,7 +163,7 @@ def record(
     run that was locked, these are all, once those that `known` has are left out.
 
     `claims`: by sink, those with which deliveries are made that wait for nothing. `made`: the runs whose row was made
-    with the status of their only event; see `lock`. `commit`: see requests.run.
+    with the status of their only event; see `lock`. `then`: what is to follow. `commit`: see requests.run.
     """
     # Those that wait for a sink which an earlier event of the result has told: its end will release nothing of this.
     linked = [item.event.id for item in batch if any(set(new.after) - _sinks(item) for new in item.deliveries)]
@@ -171,6 +172,7 @@ def record(
         _insert.of(connection, [_event_row(item, now) for item in batch]) if batch else None,
         creation.insertion(connection, _delivery_rows(batch, now, claims)),
         *_run_updates(connection, batch, now, made),
+        *then,
         commit=commit and not linked,
     )
     if linked:

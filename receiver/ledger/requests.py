@@ -38,6 +38,12 @@ class BuiltStatement:
         """Return it with the values of its bindparams, to be run."""
         return Asked(self, values)
 
+    def for_each(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> list[Asked]:
+        """Return what runs it for each of `rows`, which are values by name."""
+        if connection.dialect.name == "postgresql":
+            return [Asked(self, row) for row in rows]
+        return [Asked(self, rows)] if rows else []
+
     @cached_property
     def on_sqlite(self) -> Any:
         """As SQLAlchemy runs it."""

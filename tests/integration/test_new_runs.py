@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,9 +14,12 @@ from handlers.support.postgresql import BoundedConnection, Execution
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain.redaction import Redactor
+from receiver.domain.submission import SubmissionMove
 from receiver.inbox import InboxReader
 from receiver.ledger import Ledger
 from receiver.ledger.schema import runs
+from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
 from receiver.routing.router import Router, RunView, Verdict
 from tests.support.events import body, event
 
@@ -111,3 +115,29 @@ def test_a_run_whose_only_event_could_not_be_handled_has_not_ended(
 
     assert dispatcher.dispatch([again]) == ["results"]
     assert row(ledger, "tsk_1") == (again.id, 1, "completed", True, "One")
+
+
+def test_a_lone_event_takes_two_requests_and_three_when_its_run_was_submitted(
+    postgres_ledger: Ledger, redis_url: str, router: Picky, sent: list[None]
+) -> None:
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
+    it.dispatch([event(body("tsk_1"))])
+    now = time.time()
+    new = NewSubmission("sub_1", "skyvern", "key", "tasks", "hash")
+    accepted = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_3", due_at=now + 600)
+    postgres_ledger.write(lambda connection: lifecycle.begin(connection, new, now))
+    postgres_ledger.write(lambda connection: lifecycle.record_outcome(connection, "sub_1", accepted, now))
+
+    sent.clear()
+    it.dispatch([event(body("tsk_2"))])
+    assert len(sent) == 2
+
+    sent.clear()
+    it.dispatch([event(body("tsk_3"), submission_id="sub_1")])
+    assert len(sent) == 3
+    assert row(postgres_ledger, "tsk_3")[1:4] == (1, "completed", True)
+    submission = postgres_ledger.read(lambda connection: lifecycle.one(connection, "sub_1"))
+    assert submission is not None
+    assert (submission.run_id, submission.due_at) == ("tsk_3", None)
+    it.close()

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove, SubmissionState, states_before
-from receiver.ledger import bulk
+from receiver.ledger import bulk, requests
 from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.lifecycle import Submission, from_row
@@ -72,7 +72,7 @@ def bind(
     _link(connection, asked)
     by_id = {row.id: from_row(row) for row in rows}
     bound: dict[RunKey, Submission] = {(each.source, each.run_id): each for each in by_id.values() if each.run_id}
-    newly: list[dict[str, object]] = []
+    newly: list[dict[str, Any]] = []
     for source, run_id, token, *_ in asked:
         found = by_id.get(token)
         if found is None or found.source != source or found.run_id or (source, run_id) in bound:
@@ -82,39 +82,48 @@ def bind(
         by_id[token] = bound[source, run_id] = replace(
             found, state=SubmissionState.ACCEPTED, run_id=run_id, reason="", updated_at=now
         )
-        newly.append({"its_id": token, "its_run": run_id})
-    if newly:
-        connection.execute(
-            sa.update(submissions)
-            .where(submissions.c.id == sa.bindparam("its_id"))
-            .values(state=SubmissionState.ACCEPTED, run_id=sa.bindparam("its_run"), reason="", updated_at=now),
-            newly,
-        )
+        newly.append({"b_id": token, "b_run_id": run_id, "b_now": now})
+    requests.run(connection, *_ACCEPT.for_each(connection, newly))
     further = [each for each in asked if each[:2] not in bound and (each.token or each.linked)]
     if further:
         _bind_further(connection, further, by_id, bound, now)
     asked_for = [(each.source, each.run_id) for each in asked]
     result = {key: bound[key] for key in asked_for if key in bound}
-    if result:
-        connection.execute(
-            sa.update(runs)
-            .where(
-                runs.c.source == sa.bindparam("its_source"),
-                runs.c.run_id == sa.bindparam("its_run"),
-                runs.c.submission_id == "",
-            )
-            .values(submission_id=sa.bindparam("its_id"), labels=sa.bindparam("its_labels"), updated_at=now),
-            [
-                {
-                    "its_source": key[0],
-                    "its_run": key[1],
-                    "its_id": each.id,
-                    "its_labels": json.dumps(dict(each.labels)),
-                }
-                for key, each in sorted(result.items(), key=lambda item: item[0])
-            ],
-        )
+    named = [
+        {
+            "b_source": key[0],
+            "b_run_id": key[1],
+            "b_id": each.id,
+            "b_labels": json.dumps(dict(each.labels)),
+            "b_now": now,
+        }
+        for key, each in sorted(result.items(), key=lambda item: item[0])
+    ]
+    requests.run(connection, *_NAME.for_each(connection, named))
     return result
+
+
+# A submission, by its first event; and the run that came of it.
+_ACCEPT: Final = BuiltStatement(
+    lambda _: (
+        sa.update(submissions)
+        .where(submissions.c.id == sa.bindparam("b_id"))
+        .values(
+            state=SubmissionState.ACCEPTED, run_id=sa.bindparam("b_run_id"), reason="", updated_at=sa.bindparam("b_now")
+        )
+    )
+)
+_NAME: Final = BuiltStatement(
+    lambda _: (
+        sa.update(runs)
+        .where(
+            runs.c.source == sa.bindparam("b_source"),
+            runs.c.run_id == sa.bindparam("b_run_id"),
+            runs.c.submission_id == "",
+        )
+        .values(submission_id=sa.bindparam("b_id"), labels=sa.bindparam("b_labels"), updated_at=sa.bindparam("b_now"))
+    )
+)
 
 
 def _build_candidates(on_postgresql: bool) -> sa.Select[Any]:

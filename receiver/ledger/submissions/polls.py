@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionState
 from receiver.ledger import bulk
-from receiver.ledger.schema import submissions
+from receiver.ledger.requests import Asked, BuiltStatement
+from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.lifecycle import Submission, from_row
 
 # Seconds that one poll may take.
@@ -54,18 +55,25 @@ def stop_polling(connection: sa.Connection, submission_id: str, reason: str, now
     )
 
 
-def set_due(connection: sa.Connection, keys: Iterable[RunKey], due_at: float | None, now: float) -> None:
-    """Set when the submissions of runs are polled next; None ends the polling, for these runs are final."""
-    for source, run_ids in bulk.by_source(keys):
-        connection.execute(
-            sa.update(submissions)
-            .where(
-                submissions.c.source == source,
-                bulk.among(connection, submissions.c.run_id, run_ids),
-                sa.true() if due_at else submissions.c.due_at.is_not(None),
-            )
-            .values(due_at=due_at, updated_at=now)
-        )
+def due_after_end(keys: Iterable[RunKey], due_at: float | None, now: float) -> list[Asked]:
+    """Return what sets when the submissions of these runs are polled next, if they are final; None: not any more."""
+    statement = _ENDED if due_at is None else _ONCE_MORE
+    return [
+        statement.with_values(b_source=source, b_run_ids=run_ids, b_due_at=due_at, b_now=now)
+        for source, run_ids in bulk.by_source(keys)
+    ]
+
+
+def _of_final(on_postgresql: bool) -> sa.Update:
+    it = submissions.c
+    final = sa.exists().where(runs.c.source == it.source, runs.c.run_id == it.run_id, runs.c.final)
+    those = bulk.among_given(on_postgresql, it.run_id, "b_run_ids")
+    changed = sa.update(submissions).where(it.source == sa.bindparam("b_source"), those, final)
+    return changed.values(due_at=sa.bindparam("b_due_at"), updated_at=sa.bindparam("b_now"))
+
+
+_ENDED: Final = BuiltStatement(lambda on_postgresql: _of_final(on_postgresql).where(submissions.c.due_at.is_not(None)))
+_ONCE_MORE: Final = BuiltStatement(_of_final)
 
 
 def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:

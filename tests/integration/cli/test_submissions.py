@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.submission import SubmissionMove
@@ -16,7 +17,8 @@ from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.submissions import lifecycle, polls
+from receiver.ledger.schema import submissions
+from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
 from tests.support.command import Runhook, run_command
 from tests.support.ledger import new_event, record, with_tables
@@ -61,7 +63,8 @@ def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(
     submit(book, "a", SubmissionMove.ACCEPT, 10_000, team="billing", order="42")
     submit(book, "b", SubmissionMove.MISS, 90)
     submit(book, "c", SubmissionMove.REJECT, 5)
-    book.write(lambda connection: polls.set_due(connection, [("skyvern", "tsk_c")], None, time.time()))
+    ended = sa.update(submissions).where(submissions.c.run_id == "tsk_c").values(due_at=None)
+    book.write(lambda connection: connection.execute(ended))
 
     rows = runhook("submissions").splitlines()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -60,26 +60,6 @@ def server(postgres_url: str) -> Iterator[Ledger]:
     it.close()
 
 
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """One element for each request to PostgreSQL."""
-    noted: list[None] = []
-    until = BoundedConnection._until
-
-    def noting(self: BoundedConnection, waited: Any, limit: float) -> Generator[Any, Any, Any]:
-        steps = until(self, waited, limit)
-        try:
-            wanted = next(steps)
-            noted.append(None)  # else there is nothing to wait for
-            while True:
-                wanted = steps.send((yield wanted))
-        except StopIteration as done:
-            return done.value
-
-    monkeypatch.setattr(BoundedConnection, "_until", noting)
-    return noted
-
-
 def row(number: int, word: str | None = "one") -> dict[str, Any]:
     return {"id": number, "word": word}
 
@@ -123,11 +103,7 @@ def test_a_claim_is_two_requests_and_a_settlement_is_one(
     assert states(postgres_ledger) == {"tsk_1:ops": "delivered"}
 
 
-def test_begin_statements_and_commit_are_one_request(
-    server: Ledger, sent: list[None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database_clock, "FRESH_FOR", float("inf"))
-
+def test_begin_statements_and_commit_are_one_request(server: Ledger, sent: list[None]) -> None:
     def work(connection: Connection) -> int:
         requests.run(connection, put.of(connection, [row(1)]), found.with_values(ids=[1]), commit=True)
         return len(sent)
