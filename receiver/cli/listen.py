@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, NamedTuple
-from urllib.parse import quote, urlencode
 
 import typer
 from rich.text import Text
@@ -33,6 +32,7 @@ from receiver.cli.listen_post import LocalPost, LocalPoster, target_url
 from receiver.cli.listing import named_options, option_parameters
 from receiver.cli.output import clean, out, show_time
 from receiver.cli.remote import RemoteClient
+from receiver.cli.submit import console_address
 from receiver.cli.tail import follow, tell_gap
 from receiver.config.loader import load
 from receiver.config.settings import listen_secret
@@ -104,23 +104,22 @@ class Listener:
             out().print("nothing was posted yet")
             return
         lines = [f"POST {self.last.url}", *(f"{name}: {value}" for name, value in self.last.headers.items()), ""]
-        lines += self.last.body[:20_000].decode(errors="replace").splitlines()
+        lines += self.last.body[:20_000].decode(errors="replace").split("\n")
         lines += [
             "",
             f"→ {self.last.status or self.last.problem}",
-            *self.last.answer.decode(errors="replace").splitlines(),
+            *self.last.answer.decode(errors="replace").split("\n"),
         ]
         for line in lines:
             out().print(clean(line), soft_wrap=True)
 
     def open_console(self, browse: Callable[[str], object] = webbrowser.open) -> None:
         """Open the run of the last event in the service's console."""
-        if self.last_event is None or not isinstance(self.client, RemoteClient):
-            out().print("there is no run to open" if self.last_event is None else "no --url: the console is not known")
+        if self.last_event is None:
+            out().print("there is no run to open")
             return
-        run, source = quote(self.last_event.run_id, safe=""), urlencode({"source": self.last_event.source})
-        url = f"{self.client.where}/console/runs/{run}?{source}"
-        out().print(url)
+        url = console_address(self.client, self.last_event.run_id, self.last_event.source)
+        out().print(url, soft_wrap=True)
         browse(url)
 
     def _body(self, event: EventRow) -> bytes:

@@ -9,7 +9,7 @@ import time
 import webbrowser
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import typer
 
@@ -117,11 +117,17 @@ def _open(
     client: Client,
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id; the first page without one.")] = "",
 ) -> None:
-    base = client.service.url if isinstance(client, RemoteClient) else LOCAL
-    address = f"{base}/console/" + (f"runs/{quote(run_id, safe='')}" if run_id else "")
+    address = console_address(client, run_id)
     out().print(address, soft_wrap=True)
     if sys.stdout.isatty():
         webbrowser.open(address)
+
+
+def console_address(client: Client, run_id: str = "", source: str = "") -> str:
+    """Return the address of a run in the console, or of its first page; on this machine where `runhook dev` has it."""
+    base = client.service.url if isinstance(client, RemoteClient) else LOCAL
+    path = f"runs/{quote(run_id, safe='')}" if run_id else ""
+    return f"{base}/console/{path}" + (f"?{urlencode({'source': source})}" if source else "")
 
 
 _submit.__doc__ = COMMANDS["submit"].help

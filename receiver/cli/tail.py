@@ -221,7 +221,9 @@ def tail(
             console.print(_line(each), soft_wrap=True)
 
 
-_NUMBER: Final = Annotated[int | None, typer.Option("-n", "--limit", min=1, help="End after so many events.")]
+_NUMBER: Final = Annotated[
+    int | None, typer.Option("-n", "--limit", min=1, metavar="N", help="End after so many events.")
+]
 _UNTAKEN: Final[Sequence[str]] = ("limit", "after", "until")
 
 
