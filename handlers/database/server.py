@@ -45,8 +45,8 @@ _ROW_ERRORS = {"21", "22", "23", "38", "39", "44", "54", "P0"}
 # Classes whose message may quote the row or the statement, and so is not shown.
 _QUOTING_ERRORS = _ROW_ERRORS | {"42"}
 
-# What a session's end, and a pooler that has cleared it, are told by.
-_OF_THE_SESSION: Final = {None, "57P01", "57P02", "57P03", "26000"}
+# What is told by a session's end, by a pooler that has cleared it, and by a table that was altered since it prepared.
+_OF_THE_SESSION: Final = {None, "57P01", "57P02", "57P03", "26000", "0A000"}
 
 _BEGIN: Final = Execution(Statement("BEGIN"))
 _SET: Final = (
@@ -125,7 +125,7 @@ class Database:
         with self._bounded(deadline):
             try:
                 return self._together(asked)
-            except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InvalidSqlStatementName) as error:
+            except psycopg.Error as error:
                 if error.sqlstate not in _OF_THE_SESSION or time.monotonic() > deadline:
                     raise
                 self._open().dispose()  # what is idle was lost with this one

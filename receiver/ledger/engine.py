@@ -42,8 +42,8 @@ log = logging.getLogger("runhook.ledger")
 
 # Seconds that a writer waits for the ledger's lock.
 LOCK_WAIT = 8.0
-# The last: the session has forgotten what it had prepared.
-_RETRYABLE = {"40P01", "40001", "26000"}
+# The last two: the session has forgotten what it had prepared, or prepared it for a table that was altered since.
+_RETRYABLE = {"40P01", "40001", "26000", "0A000"}
 _CANCELLED = "57014"  # a statement that took too long
 _TRIES = 5
 # Seconds after which a transaction is not tried again: a connection that is held takes them all.

@@ -52,6 +52,14 @@ def test_connections_that_the_server_has_closed_cost_no_send(pg: ResultsDb) -> N
     assert [row["run_id"] for row in pg.rows()] == ["tsk_1", "tsk_2"]
 
 
+def test_a_table_whose_key_is_altered_costs_no_send(pg: ResultsDb) -> None:
+    sink = pg.sink()
+    sink.send(event("tsk_1", 1))  # which prepares what answers with the key
+    pg.execute("ALTER TABLE skyvern_runs ALTER COLUMN run_id TYPE varchar(200)")
+    sink.send(event("tsk_2", 1))
+    assert [row["run_id"] for row in pg.rows()] == ["tsk_1", "tsk_2"]
+
+
 def test_a_server_that_hangs_in_the_middle_is_left_in_time(postgres_factory: Callable[..., PostgresProcess]) -> None:
     server = postgres_factory()
     database = ResultsDb(server.url())

@@ -167,6 +167,20 @@ def test_what_a_session_forgets_and_a_session_that_ends_are_overcome(server: Led
     assert all_of(server) == [(1, "one")]
 
 
+def test_what_was_prepared_for_a_table_that_is_altered_since_is_prepared_again(server: Ledger) -> None:
+    asked = found.with_values(ids=[1])
+    server.write(lambda connection: requests.run(connection, put.of(connection, [row(1)]), asked, commit=True))
+    connection = server._engine(write=True).raw_connection()  # another one, as an operator's
+    try:
+        server.alter(
+            lambda it: it.exec_driver_sql("ALTER TABLE words_of_a_test ALTER COLUMN word TYPE varchar(9)") and None
+        )
+    finally:
+        connection.close()
+    for _ in range(2):
+        assert server.write(lambda it: requests.run(it, asked, commit=True)) == [[(1, "one")]]
+
+
 def test_what_is_rolled_back_is_prepared_again(server: Ledger) -> None:
     asked = found.with_values(ids=[1])
     for _ in range(2):
