@@ -21,7 +21,7 @@ from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.domain.redaction import Redactor
 from receiver.inbox import InboxReader, spoilt
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, audit, heartbeats, replays, retention
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, audit, heartbeats, planner, replays, retention
 from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.migrate import await_schema
@@ -89,6 +89,7 @@ class Clock:
         # Where the sweeps of what is rarely out of order go on.
         self._swept_held = ""
         self._kept_after = retention.BEGINNING
+        self._learnt = 0  # the number of the newest event, when SQLite's planner last learnt
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
         self._bugs: dict[str, str] = {}  # by check: errors that are nobody's but ours, of the last tick
@@ -201,9 +202,10 @@ class Clock:
 
     def slow(self) -> None:
         """Queue held deliveries that were left behind; end what has waited too long behind an open breaker; remove dead
-        inbox readers and what is past its retention."""
+        inbox readers and what is past its retention. Let SQLite's planner learn how much there is."""
         if not self._every("slow", SLOW_EVERY):
             return
+        self._learnt = planner.learn(self._ledger, self._learnt)
         self._expire(self._ledger.now())
         self._sweep_held()
         self._remove_told(self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR))
