@@ -82,7 +82,10 @@ class Statements:
             sa.PrimaryKeyConstraint(*key),
         )
         self._name = self._dialect.identifier_preparer.format_table(self.table)
+        # Texts that do not depend on the rows: to make them was a tenth of what a batch of one row cost.
         self._values = lru_cache(maxsize=256)(self._build_values)
+        self._list = lru_cache(maxsize=256)(self._build_list)
+        self._recordset = lru_cache(maxsize=256)(self._build_recordset)
         self._driver_statement = cache(lambda sql: DriverStatement(sql.replace("%(rows)s", "$1")))
 
     @property
@@ -229,8 +232,8 @@ class Statements:
         if self.postgresql:
             # One parameter for the whole batch: with one for each of 256 rows × 38 columns, the driver takes longer
             # than the database needs to write them. WHERE true, since ON CONFLICT could be read as a join's condition.
-            columns = ", ".join(f"new.{self._quoted(name)}" for name in names)
-            return f"SELECT {columns} FROM {self._recordset(names)} WHERE true", {"rows": _records(names, rows)}
+            source = f"SELECT {self._list(names)} FROM {self._recordset(names)} WHERE true"
+            return source, {"rows": _records(names, rows)}
         parameters = tuple(_for_sqlite(row[name]) for row in rows for name in names)
         return self._values(len(rows)), parameters
 
@@ -238,7 +241,7 @@ class Statements:
         one = f"({', '.join('?' * len(self.columns))})"
         return f"VALUES {', '.join([one] * count)}"
 
-    def _recordset(self, names: Sequence[str]) -> str:
+    def _build_recordset(self, names: tuple[str, ...]) -> str:
         columns = ", ".join(
             f"{self._quoted(name)} {self._types[self._by_name[name].kind].compile(dialect=self._dialect)}"
             for name in names
@@ -285,7 +288,7 @@ class Statements:
             count = f"CASE WHEN json_valid({name}) THEN (SELECT count(*) FROM json_each({name})) ELSE 1 END"
         return f"CASE WHEN {name} IS NOT NULL THEN {count} END"
 
-    def _list(self, names: Sequence[str]) -> str:
+    def _build_list(self, names: tuple[str, ...]) -> str:
         return ", ".join(self._quoted(name) for name in names)
 
     def _quoted(self, name: str) -> str:
