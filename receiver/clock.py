@@ -38,6 +38,8 @@ from receiver.wakeups import cleanup
 TICK = 1.0
 # Seconds between two sweeps of RQ's own lists.
 REPAIR_EVERY = 2.0
+# Seconds between two looks at an inbox that was empty: whoever adds to it wakes the dispatcher himself.
+INBOX_EVERY = 2.0
 # Seconds between two looks for results that no webhook has brought.
 OVERDUE_EVERY = 2.0
 # Seconds between two sweeps of the records of workers that are gone, which keep no work from being done.
@@ -85,6 +87,7 @@ class Clock:
         self._text_indexer = text_indexer
         self._indexing = True
         self._inbox = InboxReader(connection, "clock")
+        self._events_wait = False  # when it was looked last
         self._rotations = {CALLBACK: Rotation()}  # of the one sink that has many lanes
         # Where the sweeps of what is rarely out of order go on.
         self._swept_held = ""
@@ -189,7 +192,10 @@ class Clock:
 
     def inbox(self) -> None:
         """Wake the dispatcher when events wait and no wake-up is on its way."""
-        if self._inbox.waiting():
+        if not (self._events_wait or self._every("inbox", INBOX_EVERY)):
+            return
+        self._events_wait = self._inbox.waiting() > 0
+        if self._events_wait:
             wakeups.wake_dispatcher(self._redis)
 
     def repair(self) -> None:

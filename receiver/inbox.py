@@ -191,8 +191,12 @@ class InboxWriter:
         """Return (entries, about how many bytes) in the inbox. Raises InboxUnavailable."""
         try:
             async with asyncio.timeout(self._timeout):
-                pipeline: Any = self.client.pipeline(transaction=False)
-                return _depth(await pipeline.xlen(STREAM).memory_usage(STREAM).execute(raise_on_error=False))
+                entries = int(await self.client.xlen(STREAM))
+                if not entries:
+                    return 0, 0
+                with suppress(redis.ResponseError):  # it may be forbidden
+                    return entries, int(await self.client.memory_usage(STREAM) or 0)
+                return entries, 0
         except (TimeoutError, redis.RedisError, OSError) as error:
             raise InboxUnavailable(_short(error)) from None
 

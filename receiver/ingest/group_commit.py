@@ -121,7 +121,6 @@ class GroupCommit:
         await self._examine()
         for name, writer in zip(_COMMITS, self._writers, strict=True):
             self._begin(name, partial(self._commit_all, writer))
-        self._begin("drain", self._drain)
         self._begin("watch", self._watch)
 
     def commit(self, event: Event) -> asyncio.Future[None]:
@@ -303,15 +302,13 @@ class GroupCommit:
         self.durability = found
         self._redis_up = self._metrics.redis_up = True
         self.trouble = self.spoilt = ""
+        self._drain_if_any()
 
     # --- the background --------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Move the spool's events to Redis, the oldest first, while it takes them."""
-        while not self._closing:
-            if not self._spool.events or not self._redis_up or self._over:
-                await asyncio.sleep(WATCH_EVERY)
-                continue
+        while self._drainable and not self._closing:
             try:
                 await self._drain_some()
             except InboxUnavailable as error:
@@ -323,6 +320,14 @@ class GroupCommit:
             except OSError as error:
                 log.error("ingest.drain_paused reason=%s", spool_trouble(error))
                 await asyncio.sleep(1.0)
+
+    def _drain_if_any(self) -> None:
+        if self._drainable:
+            self._begin("drain", self._drain)
+
+    @property
+    def _drainable(self) -> bool:
+        return self._spool.events > 0 and self._redis_up and not self._over
 
     async def _drain_some(self) -> None:
         batch = await self._on_disk(self._spool.peek)
@@ -356,6 +361,7 @@ class GroupCommit:
             except OSError as error:
                 log.error("ingest.watch reason=%s", spool_trouble(error))
             self._metrics.spool_events, self._metrics.spool_bytes = self._spool.events, self._spool.bytes
+            self._drain_if_any()
             if self._redis_up and not self._depth[0] and not self._spool.events:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._waiting.arrival(), QUIET_FOR)

@@ -105,6 +105,11 @@ class PollHintWriter:
         await self._client.aclose()
 
 
+def any_hints(client: redis.Redis) -> bool:
+    """Whether there is a hint of either kind. Raises redis.RedisError."""
+    return bool(client.exists(KEY, RUNS_KEY))
+
+
 def pop_poll_hints(client: redis.Redis, count: int = 100) -> list[str]:
     """Remove and return up to `count` submission ids to poll, the oldest first. Raises redis.RedisError."""
     return [member for member in _pop(client, KEY, count) if _SUBMISSION.fullmatch(member)]

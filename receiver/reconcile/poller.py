@@ -163,6 +163,8 @@ class Reconciler:
     def _take_hints(self) -> None:
         """Make due the submissions whose webhook was too large."""
         try:
+            if not poll_hints.any_hints(self._redis):
+                return
             ids = poll_hints.pop_poll_hints(self._redis)
             # At most so many a tick: whoever knows the URL could make them up.
             keys = poll_hints.pop_run_hints(self._redis, 1) if self._run_hints.take(1, time.monotonic()) else []

@@ -339,7 +339,9 @@ class Protocols:
         self._timer = loop.call_later(SWEEP_EVERY, self._sweep, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweep_later(loop)  # first: whatever one sweep meets, there is a next
+        self._timer = None
+        if self._peers:
+            self._sweep_later(loop)  # first: whatever one sweep meets, there is a next
         self._connections.sweep(time.monotonic())
 
 

@@ -29,7 +29,7 @@ FRESH_FOR: Final = 3.0
 # Prometheus, waits 10 s, and must hear of it when the database hangs.
 LEDGER_WITHIN: Final = 4.0
 # Seconds between two steps of the event loop that the heartbeat hears of.
-_STEP_EVERY: Final = 1.0
+_STEP_EVERY: Final = 5.0
 
 
 def presence(context: Context) -> WebPart:
