@@ -140,9 +140,11 @@ class Ledger:
         for number in (1, 2):
             try:
                 with self._deadline(until), self._engine(write=False).connect() as connection:
-                    # Behind a pooler the limits are set with the transaction.
-                    if not transaction and not self._is_file() and not connection.info["begin"]:
-                        connection.execution_options(isolation_level="AUTOCOMMIT")
+                    if not self._is_file():
+                        if connection.info["begin"]:  # behind a pooler the limits are set with the transaction
+                            connection.begin()
+                        elif not transaction:
+                            connection.execution_options(isolation_level="AUTOCOMMIT")
                     return work(connection)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
                 if number == 2 or time.monotonic() > until or not _worth_a_retry(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -207,6 +208,21 @@ def test_behind_a_pooler_nothing_is_prepared(postgres_url: str, monkeypatch: pyt
     assert ledger.write(work) == [0, []]
     assert all_of(ledger) == [(1, "two")]
     ledger.close()
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+def test_behind_a_pooler_a_read_has_its_limits(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, transaction: bool
+) -> None:
+    monkeypatch.setattr(postgresql, "backend_pid", lambda _: 1)
+    limit = BuiltStatement(
+        lambda _: sa.select(
+            sa.func.current_setting(sa.literal("statement_timeout", sa.Text()), type_=sa.Text()).label("limit")
+        )
+    )
+    asked = limit.with_values()
+    with closing(Ledger(postgres_url)) as ledger:
+        assert ledger.read(lambda it: requests.run(it, asked), transaction=transaction) == [[("10s",)]]
 
 
 def changed_of(number: int) -> Asked:
