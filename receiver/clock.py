@@ -211,13 +211,13 @@ class Clock:
         inbox readers and what is past its retention. Let SQLite's planner learn how much there is."""
         if not self._every("slow", SLOW_EVERY):
             return
-        self._learnt = planner.learn(self._ledger, self._learnt)
         self._expire(self._ledger.now())
         self._sweep_held()
         self._remove_told(self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR))
         if self._retain is not None:
             self._remove_old(self._retain)
         self._ledger.write(heartbeats.forget)
+        self._learnt = planner.learn(self._ledger, self._learnt)
         board.forget(self._redis)
         self._inbox.tidy()
 
