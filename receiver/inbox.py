@@ -141,7 +141,8 @@ class InboxWriter:
             async with asyncio.timeout(self._timeout + size / SLOWEST):
                 connection = await self._connected()
                 reply = await self._send(connection, events)
-                if "exhausted" in reply.error and await self.client.eval(RENEW, 1, STREAM):
+                if "exhausted" in reply.error:
+                    await self.client.eval(RENEW, 1, STREAM)  # unless another commit has done so in the meantime
                     reply = await self._send(connection, events)
         except Exception as error:  # noqa: BLE001 - whatever it was, the events must go elsewhere
             await self._drop(connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -270,3 +271,20 @@ async def test_its_state_says_how_many_wait_for_how_long_and_who_has_them(
     assert examine(client).set_aside == 0
     client.set(STREAM, "x")
     assert examine(client).trouble
+
+
+async def test_two_commits_at_once_go_on_after_a_stranger_has_used_up_the_ids(
+    writer: InboxWriter, redis_url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.xadd(STREAM, {"a": "b"}, id=f"{2**64 - 1}-{2**64 - 1}")
+    client.xtrim(STREAM, maxlen=0)
+    other = InboxWriter(redis_url, timeout=30)
+    renew = writer.client.eval
+
+    async def behind_the_other(*arguments: Any) -> Any:
+        await other.append([event(1)])  # which begins the stream anew
+        return await renew(*arguments)
+
+    monkeypatch.setattr(writer.client, "eval", behind_the_other)
+    assert (await writer.append([event(2)])).depth == 2
+    await other.close()
