@@ -30,7 +30,8 @@ from sqlalchemy import exc as sa_exc
 from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.private_file import make_private_file
 from handlers.support.url import hide_password, hide_secrets
-from receiver.ledger.database_clock import ASK, DatabaseClock
+from receiver.ledger import requests
+from receiver.ledger.database_clock import ASK, ASKING, DatabaseClock
 from receiver.ledger.database_url import checked_url
 
 if TYPE_CHECKING:
@@ -350,7 +351,10 @@ def _postgresql(url: sa.URL, limits: TimeLimits | None, clock: DatabaseClock) ->
         begin = connection.info["begin"]
         if clock.stale:
             asked_at = time.monotonic()
-            answer = connection.exec_driver_sql(f"{ASK}; {begin}" if begin else ASK).scalar_one()
+            if begin:
+                answer = connection.exec_driver_sql(f"{ASK}; {begin}").scalar_one()
+            else:
+                answer = requests.run(connection, ASKING.with_values())[0][0].now
             clock.note(asked_at, time.monotonic(), answer)
         elif begin:
             connection.exec_driver_sql(begin)
