@@ -28,7 +28,7 @@ import redis  # noqa: E402
 
 from bench.latency import cpu  # noqa: E402
 from tests.servers.dev import Dev  # noqa: E402
-from tests.support.processes import command_of, descendants  # noqa: E402
+from tests.support.processes import command_of, descendants, name_of  # noqa: E402
 
 QUIET = 5.0  # percent of a core
 SETTLE = 5.0  # seconds for which it must be quiet
@@ -67,7 +67,7 @@ def commands(client: redis.Redis) -> Counter[str]:
 def what_is(pid: int) -> str:
     """Return the command of runhook that process `pid` runs, or the name of its program."""
     command = command_of(pid)
-    found = re.search(r"receiver\.cli (\w+)", command)
+    found = re.search(r"^runhook (\w+)", name_of(pid)) or re.search(r"receiver\.cli (\w+)", command)
     return found[1] if found else Path(command.split()[0]).name
 
 

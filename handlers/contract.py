@@ -187,6 +187,9 @@ class Sink(ABC, Generic[O]):
     takes_updates: ClassVar[bool] = False
     # How many deliveries `send_many` takes at once; 1 means that the caller runs `send` concurrently instead.
     batch_size: ClassVar[int] = 1
+    # Whether its sends may run in a process with those of other sinks, where the config does not say it: they wait for
+    # servers, compute little, and never end the process, change its signals or its folder. Not inherited.
+    shares_worker: ClassVar[bool] = False
 
     def __init__(self, name: str, options: O, services: Services) -> None:
         self.name = name

@@ -59,6 +59,7 @@ class FilesSink(Sink[FilesOptions]):
     """Stores each event and its run's files under `path`."""
 
     Options = FilesOptions
+    shares_worker: ClassVar[bool] = True
     takes_updates: ClassVar[bool] = True
 
     def __init__(self, name: str, options: FilesOptions, services: Services) -> None:

@@ -166,6 +166,7 @@ class HttpSink(Sink[HttpOptions]):
     """Sends requests to one URL. Connections stay open between deliveries."""
 
     Options: ClassVar[type[SinkOptions]] = HttpOptions
+    shares_worker: ClassVar[bool] = True
 
     def __init__(self, name: str, options: HttpOptions, services: Services) -> None:
         super().__init__(name, options, services)

@@ -1,4 +1,5 @@
-"""`runhook worker`: one process for dispatch and one for each sink, kept alive by a supervisor.
+"""`runhook worker`: processes for dispatch, for the sinks that share one, and for each other sink, kept alive by a
+supervisor.
 
 The supervisor imports everything and opens nothing, so a child costs a fork; a child builds its body, and thereby its
 connections, for itself. What a dead child held is released by the one that takes its place, before its first job; what
@@ -8,9 +9,8 @@ a whole worker held that is gone, by the next one that starts, or by the clock.
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from secrets import token_hex
@@ -18,20 +18,25 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
+from handlers import registry
 from handlers.support.url import hide_password
 from receiver.config.loader import file_hash
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.domain.callback import CALLBACK
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.migrate import ensure_schema
 from receiver.reaper import reap, reap_all, release
 from receiver.runtime import liveness
+from receiver.runtime.child import REPLACE, ChildContext, ChildMain
 from receiver.runtime.handover import Handover
 from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.redis_client import check_url, connect, no_entry
-from receiver.runtime.supervisor import REPLACE, ChildContext, ChildMain, Supervisor, in_child
+from receiver.runtime.set_apart import SetApart
+from receiver.runtime.supervisor import Supervisor, in_child
+from receiver.runtime.together import run_together
 from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import DISPATCH, TIME_SLICE, JobBody, deliver_queue
 from receiver.wakeups.rq_worker import Stop, run_worker
@@ -61,6 +66,19 @@ def bodies(settings: Settings, config: Config) -> Bodies:
     return built
 
 
+def sharing(config: Config) -> set[str]:
+    """Return the queues of the sinks that share a process until one does harm."""
+    return {deliver_queue(sink) for sink in config.destinations if _shares(config, sink)}
+
+
+def _shares(config: Config, sink: str) -> bool:
+    worker = config.callbacks.worker if sink == CALLBACK else config.sinks[sink].worker
+    if worker == "auto":
+        # What the class says itself: what it inherits says nothing of its own code.
+        return sink == CALLBACK or vars(registry.sink_type(config.sinks[sink].type)).get("shares_worker", False)
+    return worker == "shared"
+
+
 def choose_queues(queues: Iterable[str], only: Sequence[str], dispatchers: int) -> dict[str, str]:
     """Return the queue of each child, by its label. `only`: "dispatch", names of sinks or of queues; all when empty.
 
@@ -81,19 +99,48 @@ def choose_queues(queues: Iterable[str], only: Sequence[str], dispatchers: int) 
 
 
 def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, context: ChildContext) -> int:
-    """Release what the child's predecessors held, then run the jobs of `queue` until SIGTERM. Return the exit code.
+    """Run the jobs of `queue` in this process until SIGTERM. Return the exit code.
 
     Raises RunhookError when its body can't be built.
     """
+    details = {"apart": context.apart} if context.apart else {}
+    heartbeat = Heartbeat(settings, queue, file_hash(settings.config), name=context.name, details=lambda: details)
+    heartbeat.start()
+    code = _serve(queue, build, settings, context)
+    heartbeat.stop()
+    return code
+
+
+def serve_together(
+    queues: Mapping[str, str],
+    built: Bodies,
+    settings: Settings,
+    contexts: Mapping[str, ChildContext],
+) -> int:
+    """Run the jobs of several queues in this process until SIGTERM. Return the exit code.
+
+    `queues`: by label, of which `contexts` has those that are meant.
+    """
+    (first, part), *more = [(context.name, queues[label]) for label, context in contexts.items()]
+    heartbeat = Heartbeat(settings, part, file_hash(settings.config), name=first, more=dict(more))
+    heartbeat.start()
+    mains = {label: partial(_serve, queues[label], built[queues[label]], settings) for label in contexts}
+    code = run_together(mains, contexts)
+    heartbeat.stop()
+    return code
+
+
+def _serve(queue: str, build: Callable[[str], JobBody], settings: Settings, context: ChildContext) -> int:
+    """Release what its predecessors held, then run the jobs of `queue` until a stop. Return the exit code."""
     stop = Stop(TIME_SLICE)
-    signal.signal(signal.SIGTERM, lambda *_: stop.interrupt())
+    context.on_stop(stop.ask)
     for name in context.predecessors:
         if release(settings, queue, name):
             liveness.forget(settings.data, name)
     _lock_as_alive(settings, context.name, queue)
-    heartbeat = Heartbeat(settings, queue, file_hash(settings.config), name=context.name)
-    heartbeat.start()
     body = build(context.name)
+    if not context.alone:
+        body.share(partial(setattr, context.status, "sends"))
     worn_out = run_worker(
         queue,
         body,
@@ -101,10 +148,12 @@ def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, conte
         context.name,
         stop=stop,
         predecessors=context.predecessors,
-        on_job=partial(setattr, context.status, "deadline"),
+        on_job=context.on_job,
         on_ready=partial(setattr, context.status, "ready", True),
+        alarm=context.alone,
     )
-    heartbeat.stop()
+    if worn_out:
+        context.status.trouble = "a send of it was left behind"
     body.close()
     return REPLACE if worn_out else 0
 
@@ -213,6 +262,14 @@ def run(
         reap(settings, queues[label], name)
 
     log.info("worker.started queues=%s", ",".join(queues))
-    code = Supervisor(children, stop_timeout=stop_timeout, reap=reap_killed).run()
+    supervisor = Supervisor(
+        children,
+        stop_timeout=stop_timeout,
+        reap=reap_killed,
+        sharing=[label for label, queue in queues.items() if queue in sharing(config)],
+        together=partial(serve_together, queues, built, settings),
+        set_apart=SetApart(settings.data / "workers" / ".apart.json"),
+    )
+    code = supervisor.run()
     log.info("worker.stopped code=%d", code)
     return code

@@ -43,6 +43,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
     """Writes rows to SQLite or PostgreSQL."""
 
     Options: ClassVar[type[SinkOptions]] = DatabaseOptions
+    shares_worker: ClassVar[bool] = True
     batch_size: ClassVar[int] = 256
     takes_updates: ClassVar[bool] = True
 

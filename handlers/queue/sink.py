@@ -142,6 +142,7 @@ class QueueSink(Sink[QueueOptions]):
     """Puts one message for each delivery into a queue."""
 
     Options: ClassVar[type[SinkOptions]] = QueueOptions
+    shares_worker: ClassVar[bool] = True
     batch_size: ClassVar[int] = 100
 
     def __init__(self, name: str, options: QueueOptions, services: Services) -> None:

@@ -43,6 +43,7 @@ class ResubmitSink(Sink[ResubmitOptions]):
     """Submits with one API key. Connections stay open between deliveries."""
 
     Options: ClassVar[type[SinkOptions]] = ResubmitOptions
+    shares_worker: ClassVar[bool] = True
 
     def __init__(self, name: str, options: ResubmitOptions, services: Services) -> None:
         super().__init__(name, options, services)

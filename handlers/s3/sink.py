@@ -14,6 +14,7 @@ class S3Sink(Sink[S3Options]):
     """Stores each event and its run's files in a bucket."""
 
     Options = S3Options
+    shares_worker: ClassVar[bool] = True
     takes_updates: ClassVar[bool] = True
 
     def __init__(self, name: str, options: S3Options, services: Services) -> None:

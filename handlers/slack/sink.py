@@ -112,6 +112,7 @@ class SlackSink(Sink[SlackOptions]):
     """Messages to one Slack channel."""
 
     Options: ClassVar[type[SinkOptions]] = SlackOptions
+    shares_worker: ClassVar[bool] = True
 
     def __init__(self, name: str, options: SlackOptions, services: Services) -> None:
         super().__init__(name, options, services)

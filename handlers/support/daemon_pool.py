@@ -29,8 +29,13 @@ def in_thread(name: str, work: Callable[[], T]) -> Future[T]:
         except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
             future.set_exception(error)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    threading.Thread(target=run, name=_named(name), daemon=True).start()
     return future
+
+
+def _named(name: str) -> str:
+    """Return the name of a new thread: before it, that of whose work it does, as the present thread's name begins."""
+    return f"{threading.current_thread().name.partition(' ')[0]} {name}"
 
 
 class DaemonPool:
@@ -55,7 +60,7 @@ class DaemonPool:
             # Not the idle threads: one that has just taken its work would still count as idle.
             if self._threads < min(self._size, self._unfinished):
                 self._threads += 1
-                threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
+                threading.Thread(target=self._run, name=_named(f"{self._name}-{self._threads}"), daemon=True).start()
             self._work.put(work)
 
     def abandon(self) -> None:

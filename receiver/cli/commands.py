@@ -36,7 +36,7 @@ COMMANDS: Final[dict[str, Command]] = {
         RUN,
         "receiver.cli.worker",
         "worker",
-        "Run the workers: one process takes events from the inbox into the ledger, one for each sink delivers.",
+        "Run the workers: one process takes events from the inbox into the ledger, others deliver to sinks.",
     ),
     "clock": Command(
         RUN,

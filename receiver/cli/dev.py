@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from importlib import import_module
 from typing import Annotated, Final, NamedTuple, NoReturn
 
 import typer
@@ -20,9 +21,10 @@ from receiver.config.advice import warnings
 from receiver.config.fields import ListenAddress
 from receiver.config.loader import load
 from receiver.config.models import Config
-from receiver.config.settings import Settings
+from receiver.config.settings import Settings, replace_environment
 from receiver.errors import NotStarted
 from receiver.runtime.data_folder import secure
+from receiver.runtime.process import freeze_imports
 from receiver.web.server import display_host, listen
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -51,21 +53,19 @@ def dev(
         **settings.environ,
         "RUNHOOK_CONFIG": str(settings.config),
         "RUNHOOK_DATA": str(settings.data),
-        "PYTHONUNBUFFERED": "1",
     }
     loaded = load(settings.config, environ)
     admin = parse_admin_port(admin_port) or loaded.server.admin
     # Before anything is started.
     with listen(host, port), listen(*admin, option="--admin-port or server.admin") if admin else nullcontext():
         pass
-    runhook = [sys.executable, "-m", "receiver.cli"]
     serve = ["serve", "--host", host, "--port", str(port), *(["--admin-port", admin_port] if admin_port else ())]
     worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", "3"]
     console = _console(host, port, admin, settings.console_token or secrets.token_urlsafe(24))
     programs = [
-        program("serve", [*runhook, *serve], {**environ, **console.environ}, STOP_TIMEOUT),
-        program("worker", [*runhook, "worker", *worker_options], environ, STOP_TIMEOUT),
-        program("clock", [*runhook, "clock"], environ, STOP_TIMEOUT),
+        program("serve", partial(_runhook, serve, {**environ, **console.environ}), STOP_TIMEOUT),
+        program("worker", partial(_runhook, ["worker", *worker_options], environ), STOP_TIMEOUT),
+        program("clock", partial(_runhook, ["clock"], environ), STOP_TIMEOUT),
     ]
     valkey = EmbeddedValkey(settings.data) if settings.embedded_redis else None
     try:
@@ -84,6 +84,7 @@ def dev(
                 0, Program("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process)
             )
         foreman = Foreman(programs)
+        _import_all(loaded)
 
         def on_ready() -> None:
             for line in [*summary(settings, loaded, host, port, str(found), admin), *console.lines]:
@@ -93,6 +94,27 @@ def dev(
     finally:
         if valkey is not None:
             valkey.stop()
+
+
+def _import_all(config: Config) -> None:
+    """Import what the programs need, so that they share it."""
+    from handlers import registry
+    from receiver import clock, dispatch, worker  # noqa: F401
+    from receiver.cli import clock as clock_command  # noqa: F401
+    from receiver.cli import serve
+    from receiver.delivery import deliverer  # noqa: F401
+
+    serve.late_parts()
+    for sink in config.sinks.values():
+        registry.sink_type(sink.type)
+    freeze_imports()
+
+
+def _runhook(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    """In a fork: be the command `runhook` with these arguments, and with `environ` as its whole environment."""
+    replace_environment(environ)
+    sys.argv = ["runhook", *arguments]
+    import_module("receiver.cli").main()
 
 
 def _no_redis(settings: Settings, reason: str) -> NoReturn:

@@ -27,7 +27,7 @@ def worker(
     config: ConfigFile = None,
     data: DataDirectory = None,
 ) -> None:
-    """Run the workers: one process takes events from the inbox into the ledger, one for each sink delivers."""
+    """Run the workers: one process takes events from the inbox into the ledger, others deliver to sinks."""
     from receiver.worker import run
 
     logs.set_up()

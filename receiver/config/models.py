@@ -6,7 +6,7 @@ docs/configuration.md are made from these declarations. `load` in receiver.confi
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -103,6 +103,9 @@ class RetryPolicy(Model):
     )
 
 
+Place = Literal["auto", "shared", "own"]
+
+
 class SinkConfig(Model):
     """A destination. Beside these keys stand the options of its type."""
 
@@ -113,6 +116,12 @@ class SinkConfig(Model):
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is tried again.")
     concurrency: Whole = Field(8, ge=1, le=256, description="How many sends may run at once, over all workers.")
     rate: Rate | None = Field(None, description="Most sends in a time, such as 10/s or 100/m. No limit when absent.")
+    worker: Place = Field(
+        "auto",
+        description="The worker process of its sends. shared: one with other sinks, until it hangs, ends its process,"
+        " or needs much; then one of its own for a time. own: always its own. auto: shared for the types that come with"
+        " Runhook, but notify; own for the others.",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="Options of the type, checked by its handler."
     )
@@ -262,6 +271,7 @@ class CallbacksConfig(Model):
         description="How many of them one caller may have to one origin, so that one slow server holds up nobody else."
         " All origins of one caller together take half of the places that others leave free.",
     )
+    worker: Place = Field("auto", description="The worker process of these sends: as for a sink, and auto is shared.")
 
 
 class ReconcileConfig(Model):

@@ -207,6 +207,12 @@ class Settings:
         return {**shown, "SKYVERN_API_KEY": key}
 
 
+def replace_environment(environ: Mapping[str, str]) -> None:
+    """Make `environ` the whole environment of this process, which is about to be another program."""
+    os.environ.clear()
+    os.environ.update(environ)
+
+
 def remote_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the `url` and `key` of the service that commands work on: RUNHOOK_URL and RUNHOOK_KEY; "" when unset."""
     variables = os.environ if environ is None else environ

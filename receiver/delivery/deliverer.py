@@ -193,6 +193,10 @@ class Deliverer(wakeups.JobBody):
         """Whether the ledger may hold claims of ours that we don't know, or don't send."""
         return self._commit_lost or self._offers.unknown
 
+    def share(self, sends: Callable[[int], None]) -> None:
+        """See JobBody. The first send that hangs is one too many."""
+        self._senders.share(sends)
+
     @property
     def job_timeout(self) -> float:
         """Seconds after which one of its jobs is overdue: its time slice, and the longest send that may start in it."""
@@ -402,10 +406,7 @@ def build(settings: Settings, config: Config, name: str, owner: str, handover: H
     sink = registry.build(name, chosen.type, chosen.options, services)
     rate = SharedRate(connection, name, chosen.rate_limit) if chosen.rate_limit else None
     unrecorded = max(prefetch.unrecorded_starts(chosen.concurrency), 2 * ROOM)
-    started = liveness.StartedJournal(settings.data, owner, unrecorded)
+    add = liveness.StartedJournal(settings.data, owner, unrecorded).add
     return Deliverer(
-        *(ledger, sink, chosen.retry, chosen.concurrency, connection, owner),
-        rate=rate,
-        on_start=started.add,
-        handover=handover,
+        *(ledger, sink, chosen.retry, chosen.concurrency, connection, owner), rate=rate, on_start=add, handover=handover
     )

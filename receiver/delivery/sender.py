@@ -81,6 +81,12 @@ class SenderPool:
         self._running: dict[int, SendTask] = {}
         # Seconds that a send takes, as seen lately; infinite before the first.
         self.typical_seconds = float("inf")
+        self._most_abandoned = 4 * slots
+        self._tell_running: Callable[[int], None] = lambda _running: None
+
+    def share(self, running: Callable[[int], None]) -> None:
+        """Be worn out by the first send that hangs, and call `running` whenever it changes how many are under way."""
+        self._most_abandoned, self._tell_running = 0, running
 
     def __bool__(self) -> bool:
         return bool(self._running or self._queued)
@@ -110,7 +116,7 @@ class SenderPool:
     @property
     def worn_out(self) -> bool:
         """So many sends have hung that the process should be replaced by a fresh one."""
-        return self._threads.abandoned > 4 * self.slots
+        return self._threads.abandoned > self._most_abandoned
 
     def claim_numbers(self) -> set[int]:
         """Return the claim numbers of all that has not been collected."""
@@ -132,6 +138,7 @@ class SenderPool:
         """Send the task in a free slot."""
         _mark_started(task)
         self._running[id(task)] = task
+        self._tell_running(len(self._running))
         self._threads.submit(lambda: self._run(task))
 
     def enqueue(self, task: SendTask) -> None:
@@ -163,7 +170,9 @@ class SenderPool:
             pass
         now = time.monotonic()
         overdue = [task for task in self._running.values() if task.started + self._limit < now]
-        return found + [task for task in overdue if self._give_up(task, now)]
+        found += [task for task in overdue if self._give_up(task, now)]
+        self._tell_running(len(self._running))
+        return found
 
     def close(self) -> None:
         """End the threads that are not busy."""

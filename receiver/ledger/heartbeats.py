@@ -16,11 +16,12 @@ def _now(connection: sa.Connection) -> sa.ColumnElement[float]:
     return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Double())
 
 
-def put(connection: sa.Connection, beat: PartBeat) -> None:
-    """Write the newest heartbeat of a process."""
-    values = {"beat": beat.to_json(), "beat_at": _now(connection)}
-    insert = insert_statement(connection, heartbeats).values(name=beat.name, **values)
-    connection.execute(insert.on_conflict_do_update(index_elements=[heartbeats.c.name], set_=values))
+def put(connection: sa.Connection, *beats: PartBeat) -> None:
+    """Write the newest heartbeats of a process, one for each part that it is."""
+    rows = [{"name": beat.name, "beat": beat.to_json()} for beat in sorted(beats, key=lambda beat: beat.name)]
+    insert = insert_statement(connection, heartbeats).values(beat_at=_now(connection))
+    changed = {"beat": insert.excluded.beat, "beat_at": insert.excluded.beat_at}
+    connection.execute(insert.on_conflict_do_update(index_elements=[heartbeats.c.name], set_=changed), rows)
 
 
 def every(connection: sa.Connection) -> list[PartSeen]:

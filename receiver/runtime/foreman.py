@@ -1,6 +1,6 @@
 """Run several programs in one terminal: prefix what they print, start again what ends, stop all of them together.
 
-It knows a program as a command line and nothing of what the programs are.
+It knows a program as something to launch, and nothing of what the programs are.
 """
 
 from __future__ import annotations
@@ -8,20 +8,42 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TextIO
+from typing import IO, Final, Protocol, TextIO
 
 from receiver.errors import NotStarted, RunhookError, UsageError
-from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, respawn_delay, spawn, stop_signals
+from receiver.runtime.forked import ForkedProcess
+from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, respawn_delay, stop_signals
 
 # How a program of ours begins a line about its start, above all why it could not.
 ERROR_PREFIX: Final = "runhook: "
 
 _COLOURS = (36, 33, 32, 35, 34, 31)
+
+
+class Process(Protocol):
+    """What is asked of a process: what `subprocess.Popen` and `ForkedProcess` have in common."""
+
+    stdout: IO[bytes] | None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs."""
+
+    def wait(self) -> int:
+        """Return the exit code when it has ended."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it."""
 
 
 @dataclass(slots=True)
@@ -33,24 +55,20 @@ class Program:
     """
 
     name: str
-    launch: Callable[[], subprocess.Popen[bytes]]
+    launch: Callable[[], Process]
     why: Callable[[int], str] = exit_text
     grace: float = 10.0
     last: bool = False
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     restarts: Restarts = field(default_factory=Restarts)
     errors: list[str] = field(default_factory=list)
     # A last line of its output whose end has not come yet.
     unfinished: bytes = b""
 
 
-def program(name: str, command: Sequence[str], environ: Mapping[str, str], grace: float = 10.0) -> Program:
-    """Return the program that runs `command` with `environ` as its whole environment."""
-
-    def launch() -> subprocess.Popen[bytes]:
-        return spawn(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(environ))
-
-    return Program(name, launch, grace=grace)
+def program(name: str, main: Callable[[], None], grace: float = 10.0) -> Program:
+    """Return the program that runs `main`, as a fork of this process."""
+    return Program(name, lambda: ForkedProcess(f"runhook {name}", main), grace=grace)
 
 
 class Foreman:

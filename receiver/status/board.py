@@ -23,23 +23,25 @@ KEY: Final = "runhook:parts"
 _MOST: Final = 10_000  # entries that are read: anybody who reaches Redis can write more
 
 # The time is the server's: clocks of hosts differ. A key of another type is a stranger's, and goes.
-# KEYS: hash. ARGV: name, heartbeat, seconds that a new hash lives; `forget` lets one live on.
+# KEYS: hash. ARGV: seconds that a new hash lives, for `forget` lets one live on; names and heartbeats, alternating.
 _PUT = """
 local now = redis.call('TIME')
-local beat = now[1] .. '.' .. string.format('%06d', now[2]) .. ' ' .. ARGV[2]
-local new = redis.pcall('HSET', KEYS[1], ARGV[1], beat)
+local stamp = now[1] .. '.' .. string.format('%06d', now[2]) .. ' '
+local beats = {unpack(ARGV, 2)}
+for place = 2, #beats, 2 do beats[place] = stamp .. beats[place] end
+local new = redis.pcall('HSET', KEYS[1], unpack(beats))
 if type(new) == 'table' and string.find(new.err, 'WRONGTYPE', 1, true) then
   redis.call('DEL', KEYS[1])
-  new = redis.call('HSET', KEYS[1], ARGV[1], beat)
+  new = redis.call('HSET', KEYS[1], unpack(beats))
 end
-if new == 1 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
+if type(new) == 'number' and new > 0 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
 return new
 """
 
 
-def put(client: redis.Redis, beat: PartBeat) -> None:
-    """Write the newest heartbeat of a process. Raises redis.RedisError."""
-    client.eval(_PUT, 1, KEY, beat.name, beat.to_json(), int(FORGET_AFTER))
+def put(client: redis.Redis, *beats: PartBeat) -> None:
+    """Write the newest heartbeats of a process, one for each part that it is. Raises redis.RedisError."""
+    client.eval(_PUT, 1, KEY, int(FORGET_AFTER), *(text for each in beats for text in (each.name, each.to_json())))
 
 
 def every(client: redis.Redis) -> list[PartSeen]:

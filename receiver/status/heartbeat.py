@@ -11,11 +11,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from secrets import token_hex
+from types import MappingProxyType
 from typing import Any, Final
 
 import redis
@@ -42,7 +43,7 @@ class Heartbeat:
 
     `part`: see PartBeat. `config`: hash of the config file in use. `details`: called at each beat, in another thread;
     returns what JSON can hold. `watched`: the process calls `step` at least every few seconds, or counts as stuck.
-    `name`: unique to the process.
+    `name`: unique to the process. `more`: what else this process is, parts by their unique names.
     """
 
     def __init__(
@@ -55,11 +56,14 @@ class Heartbeat:
         details: Callable[[], Mapping[str, Any]] = dict,
         watched: bool = False,
         every: float = BEAT_EVERY,
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         host = socket.gethostname()
         self._settings = settings
-        self._name = name or f"{part}@{host}.{token_hex(4)}"
-        self._beat = PartBeat(self._name, part, host, os.getpid(), __version__, config, time.time())
+        names = {name or f"{part}@{host}.{token_hex(4)}": part, **more}
+        self._beats = [
+            PartBeat(each, part, host, os.getpid(), __version__, config, time.time()) for each, part in names.items()
+        ]
         self._details = details
         self._watched = watched
         self._every = every
@@ -72,11 +76,11 @@ class Heartbeat:
     def start(self) -> None:
         """Begin to beat, and log that this part has started."""
         self._stepped = time.monotonic()
-        it = self._beat
-        log.info(
-            "part.started part=%s host=%s process=%d version=%s config=%s name=%s",
-            *(it.part, it.host, it.pid, it.version, it.config or "none", it.name),
-        )
+        for it in self._beats:
+            log.info(
+                "part.started part=%s host=%s process=%d version=%s config=%s name=%s",
+                *(it.part, it.host, it.pid, it.version, it.config or "none", it.name),
+            )
         self._threads = [
             keep_thread(name, partial(self._run, tell), self._stopping)
             for name, tell in (("heartbeat.redis", self._tell_redis), ("heartbeat.ledger", self._tell_ledger))
@@ -88,48 +92,49 @@ class Heartbeat:
 
     def stop(self) -> None:
         """Say, and log, that this process has ended in order. Returns after STOP_WITHIN at the latest."""
-        it = self._beat
-        log.info(
-            "part.stopped part=%s host=%s process=%d after=%.0f name=%s",
-            *(it.part, it.host, it.pid, time.time() - it.started_at, it.name),
-        )
+        for it in self._beats:
+            log.info(
+                "part.stopped part=%s host=%s process=%d after=%.0f name=%s",
+                *(it.part, it.host, it.pid, time.time() - it.started_at, it.name),
+            )
         self._stopping.set()
         until = time.monotonic() + STOP_WITHIN
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, until - time.monotonic()))
 
-    def _run(self, tell: Callable[[PartBeat], None]) -> None:
+    def _run(self, tell: Callable[[Sequence[PartBeat]], None]) -> None:
         while True:
             stopping = self._stopping.is_set()
             # Who reads it sees that it is missing, and those who need the server say so.
-            beat = self._now(stopped=stopping)
+            beats = self._now(stopped=stopping)
             with suppress(redis.RedisError, OSError, LedgerUnavailable, LedgerDataError):
-                tell(beat)
+                tell(beats)
             if stopping:
                 return
             # One that was long on its way, such as to a database that hung, looks as if this host's clock were behind.
-            late = time.time() - beat.sent_at > _LATE
+            late = time.time() - beats[0].sent_at > _LATE
             self._stopping.wait(min(self._every, _LATE) if late else self._every)
 
-    def _now(self, *, stopped: bool) -> PartBeat:
+    def _now(self, *, stopped: bool) -> list[PartBeat]:
         stalled = time.monotonic() - self._stepped if self._watched else 0.0
-        return replace(
-            self._beat,
-            sent_at=time.time(),
-            stalled=round(stalled, 1),
-            stopped=stopped,
-            details=dict(self._details()),  # at a stop as well: what it leaves behind
-        )
+        news: dict[str, Any] = {
+            "sent_at": time.time(),
+            "stalled": round(stalled, 1),
+            "stopped": stopped,
+            "details": dict(self._details()),  # at a stop as well: what it leaves behind
+        }
+        return [replace(beat, **news) for beat in self._beats]
 
-    def _tell_redis(self, beat: PartBeat) -> None:
+    def _tell_redis(self, beats: Sequence[PartBeat]) -> None:
         with suppress(OSError):
-            board.put_file(self._settings.data, beat)
-        board.put(self._redis, beat)
-        if beat.stopped:
+            for beat in beats:
+                board.put_file(self._settings.data, beat)
+        board.put(self._redis, *beats)
+        if beats[0].stopped:
             self._redis.close()
 
-    def _tell_ledger(self, beat: PartBeat) -> None:
-        self._ledger.write(lambda connection: heartbeats.put(connection, beat))
-        if beat.stopped:
+    def _tell_ledger(self, beats: Sequence[PartBeat]) -> None:
+        self._ledger.write(lambda connection: heartbeats.put(connection, *beats))
+        if beats[0].stopped:
             self._ledger.close()

@@ -136,6 +136,13 @@ def _differences(report: StatusReport) -> Iterator[Problem]:
             "versions_differ", f"parts of several releases run: {', '.join(versions)}", "finish the upgrade", note=True
         )
     for each in running:
+        if why := each.beat.details.get("apart"):
+            yield Problem(
+                "sink_apart",
+                f"{_named(each)} has a process of its own, for a time: {why}",
+                "look at that sink; `worker: own` leaves it there",
+                note=True,
+            )
         trouble = each.beat.details.get("trouble")
         if failing := each.beat.details.get("failing"):
             yield Problem(

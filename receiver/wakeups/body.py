@@ -22,6 +22,12 @@ class JobBody(ABC):
         """Whether a fresh process should replace this one after the current job."""
         return False
 
+    def share(self, sends: Callable[[int], None]) -> None:  # noqa: B027 - not every body sends
+        """Be careful of others, whose work this process does beside this. Called before the first job.
+
+        `sends`: to be called with how many sends are under way, whenever that changes.
+        """
+
     @abstractmethod
     def run(self, stop: Callable[[], bool]) -> None:
         """Work until nothing is left to do or `stop()` is true."""

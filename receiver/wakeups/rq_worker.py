@@ -27,7 +27,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker_registration import register
 
-from receiver.runtime.process import error_location
+from receiver.runtime.process import Bell, error_location, readable
 from receiver.runtime.redis_client import connect
 from receiver.wakeups.body import JobBody
 from receiver.wakeups.cleanup import clear_dead, clear_spoilt, forget
@@ -46,10 +46,6 @@ _HEARTBEAT = 20.0
 _MAX_WAIT = 2.0  # seconds between two tries to reach a Redis that is away (stock RQ: 60)
 
 
-class StopAsked(BaseException):
-    """A wait for work ends because the worker was asked to stop. Not an Exception, so that nobody takes it for one."""
-
-
 class Stop:
     """What a job's body asks between two batches: must it end? True when the worker was asked to stop, or when this
     job's time slice is over. The body then hands back what it holds, lowers the flag and returns.
@@ -59,24 +55,20 @@ class Stop:
 
     def __init__(self, time_slice: float = float("inf"), clock: Callable[[], float] = time.monotonic) -> None:
         self.asked = False
-        self.waiting = False  # for a job, so that nothing would be cut off
+        self._bell = Bell()
         self._time_slice = time_slice
         self._clock = clock
         self._end = clock() + time_slice
 
     def ask(self) -> None:
-        """Stop the worker, after the job under way, or when it has waited for one. Any thread may call it."""
+        """Stop the worker, after the job under way; a wait for one ends at once. Any thread may call it, and a signal
+        handler."""
         self.asked = True
+        self._bell.ring()
 
-    def interrupt(self) -> None:
-        """Stop the worker, after the job under way; a wait for one ends at once. For signal handlers in its thread.
-
-        Raises StopAsked in such a wait.
-        """
-        self.asked = True
-        if self.waiting:
-            self.waiting = False
-            raise StopAsked
+    def fileno(self) -> int:
+        """Return what can be read once the worker was asked to stop."""
+        return self._bell.fileno()
 
     def begin(self) -> None:
         """Begin the time slice of a new job."""
@@ -96,8 +88,11 @@ class JobTimeout(BaseException):
 
 
 @contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
+def _alarm(seconds: float, *, enabled: bool) -> Iterator[None]:
     """Raise JobTimeout in the block after `seconds`. Code in C is not interrupted: for that there is the supervisor."""
+    if not enabled:
+        yield
+        return
 
     def interrupt(_signum: int, _frame: FrameType | None) -> None:
         raise JobTimeout
@@ -115,7 +110,7 @@ class RunhookWorker(SimpleWorker):
     """RQ's worker for one queue, with a loop of our own.
 
     `timeout`: seconds that a job may take. `on_job`: called at a job's start with when it must end (by
-    time.monotonic), and 0.0 at its end.
+    time.monotonic), and 0.0 at its end. `alarm`: cuts off what takes longer; only in the main thread.
     """
 
     queue_class = RunhookQueue
@@ -131,6 +126,7 @@ class RunhookWorker(SimpleWorker):
         body: Callable[[], None],
         timeout: float = JOB_TIMEOUT,
         on_job: Callable[[float], None] = lambda _deadline: None,
+        alarm: bool = True,
     ) -> None:
         super().__init__(
             [queue],
@@ -144,6 +140,7 @@ class RunhookWorker(SimpleWorker):
         self._body = body
         self._timeout = timeout
         self._on_job = on_job
+        self._alarm = alarm
         self._next_beat = 0.0
 
     @property
@@ -160,11 +157,10 @@ class RunhookWorker(SimpleWorker):
 
         A wake-up that comes in the moment of a stop may be left behind, for `clear_dead`.
         """
-        with contextlib.suppress(StopAsked):
-            while not stop.asked:
-                job = self._next_job(stop)
-                if job is not None:
-                    self._run(job, stop)
+        while not stop.asked:
+            job = self._next_job(stop)
+            if job is not None:
+                self._run(job, stop)
 
     def _beat(self, pipeline: Any, state: str, lifetime: int) -> None:
         """Write the worker's whole record: while Redis hung it may have lapsed."""
@@ -184,18 +180,13 @@ class RunhookWorker(SimpleWorker):
                 pipeline.execute()
 
     def _next_job(self, stop: Stop) -> RunhookJob | None:
-        """Return the next wake-up; None after a short wait, or for something that is no wake-up. Raises StopAsked."""
+        """Return the next wake-up; None after a short wait, at a stop, or for something that is no wake-up."""
         if time.monotonic() >= self._next_beat:
             self._beat_idle()
         intermediate = self.queue.intermediate_queue_key
-        stop.waiting = True
-        try:
-            raw_id = None if stop.asked else self.connection.blmove(self.queue.key, intermediate, _POLL)  # type: ignore[arg-type]
-        finally:
-            stop.waiting = False
+        raw_id = self._next_id(stop)
         if raw_id is None:
             return None
-        assert isinstance(raw_id, bytes)
         try:
             job = RunhookJob(raw_id.decode(), connection=self.connection, serializer=JSONSerializer)
             job.refresh()
@@ -210,6 +201,29 @@ class RunhookWorker(SimpleWorker):
         job.timeout = self._timeout
         job.body = self._body
         return job
+
+    def _next_id(self, stop: Stop) -> bytes | None:
+        """Move the next job into the intermediate queue and return its id; None after a short wait, or at a stop."""
+        pool = self.connection.connection_pool
+        connection: Any = pool.get_connection()
+        try:
+            lists = (self.queue.key, self.queue.intermediate_queue_key)
+            connection.send_command("BLMOVE", *lists, "LEFT", "RIGHT", _POLL)
+            answer = connection._get_socket()
+            if answer is not None and answer.fileno() not in readable(
+                [answer.fileno(), stop.fileno()], _POLL + _SILENCE
+            ):
+                connection.disconnect()
+                if stop.asked:
+                    return None
+                raise redis.TimeoutError("no answer to the wait for a job")
+            found: bytes | None = connection.read_response()
+            return found
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
 
     def _run(self, job: RunhookJob, stop: Stop) -> None:
         """Record that the job has started, run the body, remove the job."""
@@ -240,7 +254,7 @@ class RunhookWorker(SimpleWorker):
         """
         stop.begin()
         try:
-            with _alarm(self._timeout):
+            with _alarm(self._timeout, enabled=self._alarm):
                 job.perform()
         except JobTimeout:
             lower_flag(self.connection, self.queue.name)
@@ -263,13 +277,15 @@ def run_worker(
     predecessors: Iterable[str] = (),
     on_job: Callable[[float], None] = lambda _deadline: None,
     on_ready: Callable[[], None] = lambda: None,
+    alarm: bool = True,
 ) -> bool:
     """Serve one queue in this process until `stop` is asked, or `body` is worn out: then return True.
 
     Redis may go away and come back meanwhile, or be full: every few seconds `body.run_without_redis` is called then, or
     `body.run_while_full`, within the limits of a job. `name`: unique to this process. `predecessors`: names of dead
     workers whose traces are removed first. `on_job`: see RunhookWorker. `on_ready`: called each time that Redis was
-    reached and the worker is about to serve. Call it in the main thread: a job's timeout is an alarm signal.
+    reached and the worker is about to serve. `alarm`: a job's timeout is an alarm signal, which only the main thread
+    can have; without it, only the supervisor sees that a job takes too long.
     """
     worn_out = False
 
@@ -288,7 +304,7 @@ def run_worker(
                 clear_dead(client, queue, each)
             dead, life = [name], life + 1  # what this life can't remove at its end, the next one does
             worker = RunhookWorker(
-                queue, client, f"{name}.{life}", body=perform, timeout=body.job_timeout, on_job=on_job
+                *(queue, client, f"{name}.{life}"), body=perform, timeout=body.job_timeout, on_job=on_job, alarm=alarm
             )
             worker.register_birth()
             wake(client, queue, force=True)  # poll at once, whatever became of earlier wake-ups
@@ -309,7 +325,9 @@ def run_worker(
             if not stop.asked:
                 full = isinstance(error, OutOfMemoryError)
                 work = body.run_while_full if full else body.run_without_redis
-                _run_without_wakeup(queue, work, body.job_timeout, stop, on_job)
+                with _watched(queue, body.job_timeout, on_job, alarm=alarm):
+                    stop.begin()
+                    work(stop)
             pause = min(pause * 2, _MAX_WAIT)
     client.close()
     with contextlib.suppress(RedisError), connect(redis_url, timeout=1.0, connect_timeout=1.0, retries=0) as last:
@@ -317,15 +335,13 @@ def run_worker(
     return worn_out
 
 
-def _run_without_wakeup(
-    queue: str, work: Callable[[Stop], None], timeout: float, stop: Stop, on_job: Callable[[float], None]
-) -> None:
-    """Do `work` for one time slice, since no wake-up can come. What it raises ends here."""
-    stop.begin()
+@contextlib.contextmanager
+def _watched(queue: str, timeout: float, on_job: Callable[[float], None], *, alarm: bool) -> Iterator[None]:
+    """Limit the block, work that no wake-up has asked for, as a job is limited. What it raises ends here."""
     on_job(time.monotonic() + timeout)
     try:
-        with _alarm(timeout):
-            work(stop)
+        with _alarm(timeout, enabled=alarm):
+            yield
     except JobTimeout:
         log.error("%s: a turn without a wake-up took more than %g s and was cut off", queue, timeout)
     except Exception as error:

@@ -94,9 +94,7 @@ def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start: Callable[.
 
 def test_whatever_part_is_killed_is_started_again_and_work_goes_on(running: Dev) -> None:
     dev = running
-    for number, words in enumerate(
-        ["valkey-server", "receiver.cli worker", "receiver.cli clock", "receiver.cli serve"]
-    ):
+    for number, words in enumerate(["valkey-server", "runhook worker", "runhook clock", "runhook serve"]):
         killed = dev.part(words)
         os.kill(killed, signal.SIGKILL)
         name = words.split()[-1].removesuffix("-server")
@@ -120,7 +118,7 @@ def test_whatever_part_is_killed_is_started_again_and_work_goes_on(running: Dev)
 
 def test_a_killed_dispatcher_and_a_killed_deliverer_cost_a_moment(running: Dev) -> None:
     dev = running
-    supervisor = dev.part("receiver.cli worker")
+    supervisor = dev.part("runhook worker")
     eventually(lambda: len(descendants(supervisor)) == 2, what=lambda: dev.log)
     for number, child in enumerate(sorted(descendants(supervisor))):
         dev.post(a_run(20 + number))

@@ -209,13 +209,16 @@ class _Conductor:
         everyone = frozenset(HTTP_SINKS)
         if step.what == "child":
             worker = system.hosts[step.host].programs["worker"]
-            self._until(lambda: len(worker.children()) > len(SINKS), 30, "the worker's children")
-            pids = worker.children()
+
+            def all_there() -> bool:
+                return system.serves(*worker.children()) >= {"dispatch", *SINKS}
+
+            self._until(all_there, 30, "the worker's children")
             at = time.time()
-            victim = self._chance.choice(pids)
-            mine = everyone & {system.serves(victim)}
+            victim = self._chance.choice(worker.children())
+            mine = everyone & system.serves(victim)
             os.kill(victim, signal.SIGKILL)
-            self._awaited.append((step, at, mine, lambda: len(worker.children()) == len(pids)))
+            self._awaited.append((step, at, mine, lambda: victim not in worker.children() and all_there()))
         elif step.what in HOSTED:
             doubles = everyone if step.what == "worker" else frozenset()
             self._awaited.append((step, at, doubles, self._kill_part(step.host, step.what, step.seconds)))

@@ -128,14 +128,17 @@ class System:
         for program in self.programs:
             program.supervise()
 
-    def serves(self, child: int) -> str:
-        """The sink that this process of the worker serves, by its sign of life; "" when it has none yet."""
-        for handle in Path(f"/proc/{child}/fd").iterdir():
+    def serves(self, *children: int) -> set[str]:
+        """What these processes of the worker serve, "dispatch" and sinks, by their signs of life."""
+        found = set()
+        for child in children:
             with contextlib.suppress(OSError):
-                path = handle.readlink()
-                if path.parent.name == "workers":
-                    return path.name.partition("@")[0].removeprefix("deliver:")
-        return ""
+                for handle in Path(f"/proc/{child}/fd").iterdir():
+                    with contextlib.suppress(OSError):
+                        path = handle.readlink()
+                        if path.parent.name == "workers":
+                            found.add(path.name.partition("@")[0].removeprefix("deliver:"))
+        return found
 
     def mode(self, consumer: str, mode: str) -> None:
         """Make a consumer behave; see consumer.py."""

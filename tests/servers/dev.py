@@ -12,7 +12,7 @@ from pathlib import Path
 from receiver.domain.signature import sign
 from tests.servers.valkey import free_port
 from tests.support.paths import ROOT
-from tests.support.processes import command_of, descendants, launch, state_and_parent
+from tests.support.processes import descendants, launch, name_of, state_and_parent
 from tests.support.waiting import eventually
 
 CONFIG = """
@@ -65,11 +65,11 @@ class Dev:
         assert self.process.poll() is None, self.log
         return self
 
-    def part(self, words: str) -> int:
-        """The process, a child of ours, whose command line contains `words`."""
-        mine = [pid for pid in descendants(self.process.pid) if words in command_of(pid)]
+    def part(self, name: str) -> int:
+        """The process, a child of ours, that is called `name`."""
+        mine = [pid for pid in descendants(self.process.pid) if name == name_of(pid)]
         direct = [pid for pid in mine if (state_and_parent(pid) or ("", 0))[1] == self.process.pid]
-        assert len(direct) == 1, (words, direct, self.log)
+        assert len(direct) == 1, (name, direct, self.log)
         return direct[0]
 
     def post(self, body: bytes) -> str:

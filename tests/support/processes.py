@@ -74,6 +74,14 @@ def descendants(pid: int) -> set[int]:
     return below - {pid}
 
 
+def name_of(pid: int) -> str:
+    """Return the name under which the system lists the process."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def command_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

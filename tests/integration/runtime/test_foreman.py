@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from receiver.errors import NotStarted, UsageError
-from receiver.runtime.foreman import Foreman, Program, program
+from receiver.runtime.foreman import Foreman, Program
+from receiver.runtime.process import spawn
 from tests.support.waiting import PATIENCE
 
 
 def script(name: str, code: str, grace: float = 5.0) -> Program:
-    return program(name, [sys.executable, "-S", "-E", "-u", "-c", code], {"PATH": os.environ.get("PATH", "")}, grace)
+    command = [sys.executable, "-S", "-E", "-u", "-c", code]
+    return Program(name, lambda: spawn(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT), grace=grace)
 
 
 SLEEP = "import time; time.sleep(60)"

@@ -338,7 +338,7 @@ def test_a_worker_that_waits_for_a_job_stops_at_once(
     monkeypatch.setattr("receiver.wakeups.rq_worker._HEARTBEAT", 3600.0)
     stop = Stop(wakeups.TIME_SLICE)
     body = FunctionBody(lambda _: None, wakeups.JOB_TIMEOUT)
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.interrupt())
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.ask())
 
     def terminate() -> None:
         eventually(lambda: any(each["cmd"] == "blmove" for each in client.client_list()))

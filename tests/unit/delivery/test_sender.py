@@ -70,7 +70,7 @@ def test_what_is_queued_just_when_a_slot_becomes_empty_is_sent_once_and_collecte
     senders.close()
 
     for thread in threading.enumerate():
-        if thread.name.startswith("send-counting-"):
+        if "send-counting-" in thread.name:
             thread.join(120)
 
     assert [each.claimed[0].id for each in found] == ["first", "second"]

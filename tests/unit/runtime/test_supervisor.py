@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from receiver.errors import UsageError
+from receiver.runtime.child import SharedStatus
 from receiver.runtime.process import Restarts, StopRequests, respawn_delay
-from receiver.runtime.supervisor import SharedStatus
+from receiver.runtime.supervisor import groups
 from receiver.worker import choose_queues
 
 QUEUES = ["dispatch", "deliver:ops", "deliver:results"]
@@ -19,19 +20,28 @@ def test_the_first_failure_costs_no_wait_and_a_crash_loop_five_seconds_at_the_mo
     assert delays == sorted(delays)
 
 
-def test_a_status_holds_a_deadline_readiness_and_the_exit_reason_on_one_line() -> None:
+def test_a_status_holds_what_a_unit_says_of_itself_and_texts_on_one_line() -> None:
     status = SharedStatus()
-    assert (status.deadline, status.ready, status.exit_reason) == (0.0, False, "")
-    status.deadline, status.ready, status.exit_reason = 12.5, True, "the ledger\ncan't be used"
-    assert (status.deadline, status.ready, status.exit_reason) == (12.5, True, "the ledger can't be used")
-    status.clear()
-    assert (status.deadline, status.ready, status.exit_reason) == (0.0, False, "")
+    assert (status.deadline, status.ready, status.pulse_due, status.sends) == (0.0, False, 0.0, 0)
+    assert (status.exit_reason, status.trouble) == ("", "")
+    status.deadline, status.ready, status.pulse_due, status.sends = 12.5, True, 13.5, 3
+    status.exit_reason, status.trouble = "the ledger\ncan't be used", "it was\nheavy"
+    assert (status.deadline, status.ready, status.pulse_due, status.sends) == (12.5, True, 13.5, 3)
+    assert (status.exit_reason, status.trouble) == ("the ledger can't be used", "it was heavy")
 
 
-def test_an_exit_reason_that_is_too_long_is_cut() -> None:
+def test_a_text_that_is_too_long_is_cut() -> None:
     status = SharedStatus()
-    status.exit_reason = "ä" * 5000
+    status.exit_reason = status.trouble = "ä" * 5000
     assert 100 < len(status.exit_reason) < 400
+    assert 100 < len(status.trouble) < 400
+
+
+def test_who_shares_a_process_has_it_with_the_others_until_it_is_set_apart() -> None:
+    labels = ["dispatch", "a", "b", "c"]
+    assert groups(labels, {"a", "b", "c"}, lambda _: False) == {("dispatch",), ("a", "b", "c")}
+    assert groups(labels, {"a", "b", "c"}, {"b"}.__contains__) == {("dispatch",), ("b",), ("a", "c")}
+    assert groups(labels, {"a", "c"}, {"a", "c"}.__contains__) == {("dispatch",), ("a",), ("b",), ("c",)}
 
 
 def test_without_only_there_is_one_child_for_each_queue() -> None:

@@ -100,6 +100,12 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("part_stuck", without("clock", seen("clock", stalled=100.0)), "made no step for 100 s", False),
     ("part_stuck", but(parts=[*WELL.parts, seen("clock", "b", stalled=100.0)]), "clock on b", False),
     ("part_silent", but(parts=[*WELL.parts, seen("clock", "b", age=100.0)]), "clock on b (process 7)", True),
+    (
+        "sink_apart",
+        without("deliver:ops", seen("deliver:ops", details={"apart": "a send of it was left behind"})),
+        "process of its own, for a time: a send of it was left behind",
+        True,
+    ),
     ("spool_left", disk(spool_left=5 << 20), "5.0 MiB", False),
     ("clock_skew", but(parts=[*WELL.parts, seen("clock", "b", skew=-6.0)]), "b is 6 s behind", False),
     ("config_old", but(parts=[*WELL.parts, seen("clock", "b", config="old")]), "clock on b", True),

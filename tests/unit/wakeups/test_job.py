@@ -13,10 +13,11 @@ from rq import Queue, Retry
 from rq.exceptions import NoSuchJobError
 from rq.serializers import JSONSerializer
 
+from receiver.runtime.process import readable
 from receiver.wakeups import FLAG_TTL, deliver_queue, flag_key, wake_command
 from receiver.wakeups.job import NotAWakeUp, RunhookJob
 from receiver.wakeups.record import FUNCTION, JOB_TIMEOUT, QUEUES_KEY, job_fields, job_key, queue_key, timestamp
-from receiver.wakeups.rq_worker import Stop, StopAsked
+from receiver.wakeups.rq_worker import Stop
 
 OURS = zlib.compress(json.dumps(["receiver.wakeups.work", None, [], {}]).encode())
 
@@ -159,20 +160,9 @@ def test_a_stop_comes_at_the_end_of_the_turn_and_not_before() -> None:
 
 def test_a_stop_that_was_asked_for_is_not_undone_by_a_new_time_slice() -> None:
     stop = Stop(5.0)
+    assert not readable([stop.fileno()], 0)
     stop.ask()
     stop.begin()
     assert stop()
     assert stop.left == 0.0
-
-
-def test_an_interrupt_ends_a_wait_and_nothing_else() -> None:
-    stop = Stop(5.0)
-    stop.interrupt()  # in a job: it goes on
-    assert stop.asked
-
-    stop = Stop(5.0)
-    stop.waiting = True
-    with pytest.raises(StopAsked):
-        stop.interrupt()
-    assert stop.asked
-    stop.interrupt()  # once is enough: what follows the wait is not cut off
+    assert readable([stop.fileno()], 0)  # which ends a wait

@@ -1,0 +1,61 @@
+"""A program as a fork: its output, how it ends, and what it is called."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from tests.support.paths import ROOT
+
+# In a process without threads, from which a fork is safe.
+PROGRAM = """
+import json, os, signal, sys, time
+from pathlib import Path
+from receiver.runtime.forked import ForkedProcess
+
+def ends(code):
+    print("to stdout", flush=True)
+    print("to stderr", file=sys.stderr)
+    sys.exit(code)
+
+def fails():
+    raise ValueError("why")
+
+def stays():
+    print("up", flush=True)
+    time.sleep(600)
+
+done = {}
+for name, main in (("zero", lambda: print("half", end="")), ("three", lambda: ends(3)), ("raises", fails)):
+    process = ForkedProcess(f"runhook {name}", main)
+    done[name] = [process.wait(), process.stdout.read().decode()]
+for name, end in (("term", ForkedProcess.terminate), ("kill", ForkedProcess.kill)):
+    process = ForkedProcess(f"runhook {name}", stays)
+    assert process.stdout.read(3) == b"up\\n" and process.poll() is None
+    called = Path(f"/proc/{process.pid}/comm").read_text().strip()
+    assert os.getsid(process.pid) == process.pid
+    end(process)
+    done[name] = [process.wait(), called]
+    end(process)  # it has ended: that is no error
+print(json.dumps(done))
+"""
+
+
+def test_it_has_its_own_output_and_name_and_ends_as_a_program_does() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    done = json.loads(run.stdout)
+    assert done["zero"] == [0, "half"]
+    assert done["three"] == [3, "to stdout\nto stderr\n"]
+    assert done["raises"][0] == 1
+    assert "ValueError: why" in done["raises"][1]
+    assert done["term"] == [-15, "runhook term"]
+    assert done["kill"] == [-9, "runhook kill"]
