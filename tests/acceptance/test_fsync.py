@@ -173,7 +173,8 @@ class Commits:
         self._before = self._read()
 
     def _read(self) -> tuple[int, int]:
-        text = httpx2.get(f"{self._receiver.admin_url}/metrics").text
+        # It asks Redis some twenty times in a row, and each answer waits for a sync.
+        text = httpx2.get(f"{self._receiver.admin_url}/metrics", timeout=60).text
         found = [
             re.search(rf'^runhook_commit_events_{name}{{store="{self._store}"}} ([0-9.]+)', text, re.MULTILINE)
             for name in ("count", "sum")
