@@ -3,12 +3,12 @@
     python bench/lists.py [--count 1000000] [--few 10000] [--database sqlite|postgresql] [--times 15] [--cpu] [--most 2]
 
 Two ledgers are filled in SQL, with `--few` runs and with `--count`, each run with an event, two deliveries and their
-attempts, and every tenth with a submission. For each list and filter the first page of both is read `--times` times in
-turn, from the ledger and through the JSON API of a receiver; and the page behind 50,000 rows (the 1,000th), or in the
-middle where that comes first. Shown is the 95th percentile in milliseconds, few against many, and their ratio; `rows`
-is how many the page has, and + says that there are more. `effort`: rows and pages that PostgreSQL reads, hundreds of
-instructions of SQLite. `--cpu`: shown is the median of the processors' time, of client, receiver and database together,
-for on a busy machine the clock says nothing. Exit 1 when a ratio is over `--most`.
+attempts, and every tenth with a submission; their words are indexed. For each list and filter the first page of both is
+read `--times` times in turn, from the ledger and through the JSON API of a receiver; and the page behind 50,000 rows
+(the 1,000th), or in the middle where that comes first. Shown is the 95th percentile in milliseconds, few against many,
+and their ratio; `rows` is how many the page has, and + says that there are more. `effort`: rows and pages that
+PostgreSQL reads, hundreds of instructions of SQLite. `--cpu`: shown is the median of the processors' time, of client,
+receiver and database together, for on a busy machine the clock says nothing. Exit 1 when a ratio is over `--most`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from receiver.ledger.lists.paging import Key, Order, Page  # noqa: E402
 from tests.servers.deployment import Deployment  # noqa: E402
 from tests.servers.valkey import ValkeyProcess  # noqa: E402
 from tests.support.backlog import analyze, effort  # noqa: E402
-from tests.support.listed import LISTS, NOT_OF_SUBMISSIONS, RARE, fill, filters_among  # noqa: E402
+from tests.support.listed import LISTS, NOT_OF_SUBMISSIONS, RARE, fill, filters_among, index_words, texts_among  # noqa: E402
 
 LIMIT, DEEP, WARM_UP = 50, 50_000, 3
 # A list of submissions takes only their own states.
@@ -84,7 +84,7 @@ class Side(NamedTuple):
     def pages(self) -> Iterator[Wanted]:
         """Yield what is measured."""
         for name, (_, order) in LISTS.items():
-            for what, wanted in filters_among(self.runs).items():
+            for what, wanted in {**filters_among(self.runs), **texts_among(self.runs)}.items():
                 if name != "submissions" or what not in NOT_OF_SUBMISSIONS:
                     yield Wanted(f"{name} by {what}", name, wanted)
             after = self.ledger.read(lambda connection, order=order: _deep(connection, order))  # type: ignore[misc]
@@ -192,6 +192,7 @@ def side_of(database: str, folder: Path, runs: int) -> Iterator[Side]:
         it = stack.enter_context(ledger(database, folder))
         began = time.monotonic()
         fill(it, runs)
+        index_words(it)
         analyze(it)
         print(f"{database}: filled with {runs:,} in {time.monotonic() - began:.0f} s", flush=True)
         whole = api_key.derive(MASTER, KEY_ID)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import Ledger
+from receiver.domain.words import document
+from receiver.ledger import Ledger, bulk
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries, events, runs, submissions
 from receiver.ledger.lists.paging import Key, Order, Page
+from receiver.ledger.schema import run_texts
+from receiver.ledger.schema import runs as runs_table
+from receiver.ledger.text_index import state
+from receiver.ledger.text_index.postings import CHUNK, WordChanges
+from receiver.ledger.text_index.state import Place
 from tests.support.ledger import NOW
 
 # A source, status, workflow, label and sink that ten runs have, however many there are.
@@ -107,6 +114,8 @@ SELECT 'sub_' || n, {_SOURCE}, 'key', 'tasks', CASE WHEN n % 50 = 0 THEN 'reject
 FROM {{numbers}} WHERE n % 10 = 0
 """
 
+_TEXTS: Final = bulk.Insert(run_texts, lambda insert: insert)
+
 
 def filters_among(count: int) -> dict[str, Filter]:
     """Return the filters for a ledger with `count` runs."""
@@ -120,6 +129,17 @@ def filters_among(count: int) -> dict[str, Filter]:
         "since and until": {"since": end - 6, "until": end - 5},
     }
     return {what: Filter(**fields) for what, fields in {**_FILTERS, **placed}.items()}
+
+
+def texts_among(count: int) -> dict[str, Filter]:
+    """Return searches for words, for a ledger with `count` runs whose words are indexed."""
+    texts = {
+        "text": "invoice timeout",
+        "text, a word's beginning": "time",
+        "text, rare": f'"invoice {count // 2}"',
+        "text, none": '"no such words"',
+    }
+    return {what: Filter(text=text) for what, text in texts.items()}
 
 
 def _hashed(kind: str, *, postgresql: bool) -> str:
@@ -168,3 +188,31 @@ def fill(ledger: Ledger, count: int, *, hashed: bool = False) -> None:
     ledger.alter(work)
     if not postgresql:
         ledger.close()  # a connection of its own had that cache
+
+
+def index_words(ledger: Ledger) -> None:
+    """Index what the runs of a filled ledger say, a chunk at a time: the clock takes minutes for a million."""
+
+    def work(connection: sa.Connection) -> bool:
+        state.begin(connection)
+        known = state.read(connection)
+        assert known is not None
+        start = Place(0.0) if known.newest == 0 else known.seen
+        columns = [runs_table.c[name] for name in ("updated_at", "source", "run_id", "title", "failure_reason")]
+        query = sa.select(*columns).where(state.after(start)).order_by(*state.ORDER).limit(CHUNK)
+        changes, rows = WordChanges(), list[dict[str, Any]]()
+        for number, run in enumerate(connection.execute(query), known.newest + 1):
+            words = document(run.title, run.failure_reason, None)
+            changes.add(number, words)
+            key = {"source": run.source, "run_id": run.run_id}
+            rows.append({"number": number, **key, "changed_at": run.updated_at, "document": words})
+        if not rows:
+            return False
+        changes.write(connection)
+        _TEXTS(connection, rows)
+        last = Place(rows[-1]["changed_at"], rows[-1]["source"], rows[-1]["run_id"])
+        state.write(connection, replace(known, newest=rows[-1]["number"], seen=last, checked=last, backfilled=None))
+        return True
+
+    while ledger.write(work):
+        pass
