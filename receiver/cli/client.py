@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeVar
 
@@ -151,8 +152,8 @@ def rows_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit
     if "limit" not in type(parameters).model_fields:  # a short list, which comes whole
         yield from client.call(endpoint, parameters).items[:limit]
         return
-    for page in pages_of(client, endpoint, parameters, limit):
-        yield from page.items
+    pages = pages_of(client, endpoint, parameters, limit)
+    yield from islice((row for page in pages for row in page.items), limit)
 
 
 def pages_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit: int) -> Iterator[Page[T]]:

@@ -116,7 +116,7 @@ def each_value(column: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool
         further = sa.select(column).where(*conditions, column > last)
         return further.order_by(column).limit(1).scalar_subquery()
 
-    walk = sa.select(following("").label("value")).cte("walk", recursive=True)
+    walk = sa.select(following("").label("value")).cte(recursive=True)
     walk = walk.union_all(sa.select(following(walk.c.value)).where(walk.c.value.is_not(None)))
     return sa.select(walk.c.value).where(walk.c.value.is_not(None))
 

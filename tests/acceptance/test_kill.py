@@ -160,7 +160,7 @@ def aftermath(plant: Plant) -> Aftermath:
     # And the kills
     redis, ledger = plant.redis_gate, plant.ledger_gate
     plant.fresh_worker()
-    it.caught["after the sink accepted"] = _catch(plant, ledger, b"INSERT INTO attempts", "before")
+    it.caught["after the sink accepted"] = _catch(plant, ledger, b'{"id": "dlv_', "before")  # the receipt
     plant.fresh_worker()
     it.caught["before the ledger's commit"] = _catch(plant, ledger, b"COMMIT", "before", after=b"INSERT INTO events")
     plant.other_consumer.default = Reply()

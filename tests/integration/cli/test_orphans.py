@@ -252,6 +252,7 @@ def test_what_was_done_from_here_is_in_the_audit(runhook: Runhook, book: Ledger,
         ("key.revoke", 1, "done"),
         ("quarantine.verify", 0, "done"),
         ("quarantine.drop", 1, "done"),
+        ("reroute", 0, "done"),
     ]
     assert made["key"] not in str(rows)
     assert {(row.actor_kind, row.actor) for row in rows} == {("cli", getpass.getuser())}
