@@ -1,7 +1,7 @@
 """Finding runs by words: from the one that changed last back, reading a bounded number of rows.
 
-Chunks are looked at in ever larger groups while little is found. Whole words come before beginnings of words, which
-many words may have: those are looked up only in the chunks that are left.
+Chunks are looked at in groups: the first alone, then as many at once as its words promise few rows. Whole words come
+before beginnings of words, which many words may have: those are looked up only in the chunks that are left.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHUNKS: Final = 512
 # Rows of words, and documents, after which a search ends for now.
 WORDS: Final = 50_000
 DOCUMENTS: Final = 2000
-# Rows of words after which no larger group is looked at.
+# Rows of words that one group should not have more of.
 _MANY: Final = 4000
 # Documents that one statement reads.
 _AT_ONCE: Final = 500
@@ -124,8 +124,8 @@ class _Walk:
             if place < len(self._chunks) and (place >= CHUNKS or self._rows >= WORDS):
                 self.next = (self._chunks[place] + 1) * CHUNK
                 return
-            if self._rows - rows < _MANY:
-                size = min(4 * size, _GROUP)
+            of_chunk = (self._rows - rows) // len(group)
+            size = min(max(_MANY // max(of_chunk, 1), 1), _GROUP)
 
     def _look(self, chunks: list[int]) -> dict[int, int]:
         """Return, by chunk, the runs that have all words."""

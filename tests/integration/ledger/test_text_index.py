@@ -356,7 +356,7 @@ def test_a_rare_word_costs_few_statements_and_rows(many_chunks: Ledger) -> None:
     sa.event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
     assert found(many_chunks, "rare") == ["r0"]
     # Then few statements found it, and no more rows than there are hits
-    assert len(statements) < 12
+    assert len(statements) <= 9
     with engine.connect() as connection:
         walk = search._Walk(connection, parse_query("rar"), 5, 299 * CHUNK + 5)
         assert list(walk) == [5]
@@ -364,6 +364,34 @@ def test_a_rare_word_costs_few_statements_and_rows(many_chunks: Ledger) -> None:
         recent = search._Walk(connection, parse_query("common"), 5, 299 * CHUNK + 5)
         assert next(iter(recent)) == 299 * CHUNK + 5
         assert recent._rows == 1
+
+
+def test_chunks_are_looked_at_together_while_few_rows_are_read(
+    many_chunks: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given two words in each chunk that begin with c, and 20 rows as the most of one group
+    def add(connection: sa.Connection) -> None:
+        changes = postings.WordChanges()
+        for n in range(300):
+            changes.add(n * CHUNK + 6, " captcha ")
+        changes.write(connection)
+
+    many_chunks.write(add)
+    monkeypatch.setattr(search, "_MANY", 20)
+    groups: list[int] = []
+    look = search._Walk._look
+    monkeypatch.setattr(search._Walk, "_look", lambda walk, chunks: (groups.append(len(chunks)), look(walk, chunks))[1])
+
+    # When such words are searched, and one that is nowhere
+    with many_chunks._engine(write=False).connect() as connection:
+        assert len(list(search._Walk(connection, parse_query("c*"), 5, 299 * CHUNK + 5))) == 599
+        of_many = groups.copy()
+        groups.clear()
+        assert not list(search._Walk(connection, parse_query("nowhere "), 5, 299 * CHUNK + 5))
+
+    # Then the first chunk says how many are looked at together
+    assert of_many == [1, *[10] * 29, 9]
+    assert groups == [1, *[20] * 14, 19]
 
 
 def test_a_search_that_takes_long_ends_and_goes_on_later(many_chunks: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
