@@ -36,6 +36,7 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench.bodies import bodies  # noqa: E402
 from bench.peers import environment as peer_env  # noqa: E402
 from receiver.domain.signature import sign  # noqa: E402
 
@@ -96,17 +97,6 @@ class Side:
     valkey_port: int
 
 
-def bodies(size: int) -> list[bytes]:
-    """Different bodies of about `size` bytes, of the shape that a task's webhook has."""
-    made = []
-    for number in range(max(16, min(512, BODIES_BYTES // size))):
-        run = {"run_id": f"tsk_{number:018d}", "run_type": "task_v2", "status": "completed", "failure_reason": None}
-        run |= {"created_at": "2026-01-01T00:00:00.000000", "modified_at": "2026-01-01T00:01:00.000000"}
-        rest = size - len(json.dumps(run)) - 30
-        made.append(json.dumps(run | {"output": {"text": "x" * rest}}, separators=(",", ":")).encode())
-    return made
-
-
 def requests(port: int, size: int) -> list[bytes]:
     """Whole requests, signed, as the sender's HTTP client writes them."""
     head = (
@@ -114,7 +104,10 @@ def requests(port: int, size: int) -> list[bytes]:
         "Connection: keep-alive\r\nUser-Agent: python-httpx/0.28.1\r\nx-skyvern-timestamp: 1767225600\r\n"
         "x-skyvern-signature: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
     )
-    return [head.format(port, sign(body, SECRET), len(body)).encode() + body for body in bodies(size)]
+    return [
+        head.format(port, sign(body, SECRET), len(body)).encode() + body
+        for body in bodies(size, max(16, min(512, BODIES_BYTES // size)))
+    ]
 
 
 def load(ports: Sequence[int], seconds: float, connections: int, size: int, acks: int = 0) -> dict[str, float]:
