@@ -146,7 +146,7 @@ class RunFolder:
         sha256 = before.sha256 if before is not None else self._store.digest(key, size, self.deadline)
         if sha256 is None or artifact.sha256 not in (None, sha256):
             return None
-        entry = before or _entry(artifact, size, sha256, content_type(artifact.name))
+        entry = before or self._unlisted(key, _entry(artifact, size, sha256, content_type(artifact.name)))
         return replace(
             entry,
             name=artifact.name,
@@ -154,6 +154,11 @@ class RunFolder:
             checked=entry.checked or artifact.sha256 is not None,
             size_checked=entry.size_checked or artifact.size is not None,
         )
+
+    def _unlisted(self, key: str, entry: StoredFile) -> StoredFile:
+        """Return the entry of a stored file that no manifest at hand lists, with what only its store knows."""
+        kept = self._store.find_file(key, self.deadline)
+        return entry if kept is None else replace(entry, content_encoding=kept.encoding)
 
     def _key(self, artifact: Artifact, size: int | None, *, incomplete: bool = False) -> str:
         identity = _identity(artifact, size)

@@ -21,9 +21,9 @@ from urllib.parse import quote
 import pytest
 from pydantic import ValidationError
 
-from handlers import files
 from handlers.contract import Refused, Services, Unavailable
-from handlers.files import FilesSink, _translated_errors
+from handlers.files import FilesSink, store
+from handlers.files.disk import translated_errors
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer
 from tests.support.mirror import PDF, Loopback, Place, entry, files_of, full_run, plain
@@ -169,7 +169,7 @@ class TestFilesMirror(MirrorSuite):
         # Given a disk with 10 MB beyond the reserve of 1 MB
         disk = Disk(free=11_000_000)
         monkeypatch.setattr(os, "fstatvfs", disk.fstatvfs)
-        monkeypatch.setattr(files, "_CHECK_EVERY", 1 << 20)
+        monkeypatch.setattr(store, "_CHECK_EVERY", 1 << 20)
         sink = place.sink(reserve=1_000_000)
         # When a file is announced that does not fit, then nothing of it is asked to be sent
         huge = entry(server.add("/h", b"x" * 10_000_001), b"", file_size=None, checksum=None)
@@ -337,7 +337,7 @@ sink.send(replace(make_delivery(json.loads(run)), event_id=event))
     ],
 )
 def test_each_trouble_of_a_disk_is_one_clear_line(code: int, kind: type[Exception], words: str) -> None:
-    with pytest.raises(kind) as caught, _translated_errors(Path("/data")):
+    with pytest.raises(kind) as caught, translated_errors(Path("/data")):
         raise OSError(code, os.strerror(code), "/data/secret-name")
     assert words in str(caught.value)
     assert "secret-name" not in str(caught.value)
@@ -388,3 +388,48 @@ def test_a_file_that_was_replaced_is_not_read_on(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         sink.find_file(key)
     sink.close()
+
+
+class TestContentCoding:
+    @pytest.fixture
+    def server(self) -> Iterator[ArtifactServer]:
+        with ArtifactServer() as server:
+            yield server
+
+    def stored(self, server: ArtifactServer, root: Path, coding: str) -> str:
+        """Store a run's file that is served with a content coding. Returns its path."""
+        url = server.add("/a", PDF, headers={"content-encoding": coding} if coding else {})
+        sink = FilesSink("archive", FilesSink.Options(path=root), Loopback())
+        receipt = sink.send(make_delivery(sample_run("tsk_1", downloaded_files=[entry(url)])))
+        sink.close()
+        (key,) = [key for key in receipt.keys if plain(key) == "invoice.pdf"]
+        return key
+
+    def coding(self, root: Path, key: str) -> str:
+        sink = FilesSink("archive", FilesSink.Options(path=root), Loopback())
+        file = sink.find_file(key)
+        sink.close()
+        assert file is not None
+        return file.encoding
+
+    def test_it_survives_a_copy_of_the_folder(self, server: ArtifactServer, tmp_path: Path) -> None:
+        # Given a file that came with a content coding
+        key = self.stored(server, tmp_path / "one", "br")
+        # When the folder is copied
+        shutil.copytree(tmp_path / "one", tmp_path / "two", copy_function=shutil.copyfile)
+        # Then the copy has it too
+        copied = key.replace(f"{tmp_path}/one/", f"{tmp_path}/two/")
+        assert (self.coding(tmp_path / "two", copied), Path(copied).read_bytes()) == ("br", PDF)
+
+    def test_a_file_that_is_written_again_without_one_has_none(self, server: ArtifactServer, tmp_path: Path) -> None:
+        key = self.stored(server, tmp_path, "gzip")
+        Path(key).unlink()
+        assert self.stored(server, tmp_path, "") == key
+        assert self.coding(tmp_path, key) == ""
+
+    def test_what_is_planted_in_its_place_is_no_header(self, server: ArtifactServer, tmp_path: Path) -> None:
+        key = self.stored(server, tmp_path, "gzip")
+        (note,) = Path(key).parent.glob(".*")
+        for planted in (b"gzip\r\nset-cookie: a=b", b"\xff", b"x" * 41):
+            note.write_bytes(planted)
+            assert self.coding(tmp_path, key) == ""

@@ -5,6 +5,7 @@ A test class gives the fixture `place`, as for `MirrorSuite`.
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import threading
@@ -69,6 +70,34 @@ class MirrorEventsSuite:
         return sorted(plain(key) for key in place.tree() if "/files/" in key)
 
     # Several events of one run
+
+    def test_a_file_is_read_with_the_content_coding_that_it_came_with(
+        self, place: Place, server: ArtifactServer
+    ) -> None:
+        # Given a download that is served with a content coding, and a later event that does not name it
+        body = gzip.compress(PDF, mtime=0)
+        url = server.add("/v1/artifacts/a_1/content", body, headers={"content-encoding": "gzip"})
+        named = sample_run("tsk_1", downloaded_files=[entry(url, body, artifact_id="a_1")])
+        later = sample_run("tsk_1", modified_at="2026-03-01T11:00:05")
+        latest = {**named, "modified_at": "2026-03-01T11:00:09"}
+        sink = place.sink()
+        # When they are stored, and then a third event that names it again
+        receipts = [
+            sink.send(make_delivery(run, other_events=number > 0)) for number, run in enumerate((named, later, latest))
+        ]
+        # Then it is as it came, once, and each event that names it says how it is coded
+        keys = [[key for key in receipt.keys if plain(key) == "invoice.pdf"] for receipt in receipts]
+        assert len(keys[0]) == 1
+        assert keys == [keys[0], [], keys[0]]
+        assert server.paths().count("/v1/artifacts/a_1/content") == 1
+        file = sink.find_file(keys[0][0])
+        assert file is not None
+        assert (b"".join(file.chunks(0, file.size)), file.encoding) == (body, "gzip")
+        manifests = [json.loads(body) for key, body in place.tree().items() if key.endswith("/manifest.json")]
+        codings = [
+            each.get("content_encoding") for one in manifests for each in one["files"] if each["kind"] != "event"
+        ]
+        assert codings == ["gzip", "gzip"]
 
     @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["poll-first", "webhook-first"])
     @pytest.mark.parametrize("known", [True, False], ids=["known", "not-known"])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.contract import Artifact, Delivery
-from handlers.files import LocalStore
+from handlers.files.store import LocalStore
 from handlers.mirror.names import MAX_NAME
 from handlers.mirror.run_folder import RunFolder
 from handlers.support.deadline import Deadline

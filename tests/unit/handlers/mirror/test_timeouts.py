@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from handlers.contract import Unavailable
-from handlers.files import LocalStore
+from handlers.files.store import LocalStore
 from handlers.mirror.download import IncomingFile
 from handlers.mirror.mirror import Mirror
 from handlers.mirror.options import MirrorOptions

@@ -1,0 +1,259 @@
+"""Bytes by key below a local folder. It knows no run; what is stored under which names is the mirror's decision.
+
+A file is made anew under a temporary name, synced, renamed, and its folder synced. One that came with a content coding
+(gzip) is kept as it came, with the coding in a hidden file beside it, which a copy of the folder takes along.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from io import FileIO
+from pathlib import Path
+
+from handlers.contract import ReadableFile, Unavailable
+from handlers.files.disk import (
+    READ,
+    is_hidden,
+    new_file,
+    open_locked,
+    open_subfolder,
+    temporary_name,
+    translated_errors,
+)
+from handlers.mirror.download import IncomingFile
+from handlers.mirror.store import MAX_DOCUMENT, ObjectTarget, Stored
+from handlers.support.deadline import Deadline
+
+_CHUNK = 1 << 20  # bytes of a file that are read at once
+_CHECK_EVERY = 4 << 20  # bytes written between two looks at the free disk space
+_CODING = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,40}", re.ASCII)  # of a header; longer ones are cut before
+
+
+class LocalStore:
+    """The Store protocol over a local folder. `root` may be a symbolic link; none below it is followed.
+
+    `reserve`: bytes of free disk space that are left alone.
+    """
+
+    def __init__(self, root: Path, reserve: int = 0) -> None:
+        self._root = root
+        self._reserve = reserve
+
+    def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
+        """See Store. {} when there is no such folder; hidden files are left out."""
+        deadline.remaining()
+        found = {}
+        with translated_errors(self._root), self._opened(directory, make=False) as folder:
+            if folder is not None:
+                for name in os.listdir(folder):  # noqa: PTH208 - of an open folder
+                    with suppress(FileNotFoundError):
+                        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode) and not is_hidden(name):
+                            found[name] = status.st_size
+        return found
+
+    def digest(self, key: str, size: int, deadline: Deadline) -> str | None:
+        """See Store. Reads the whole file; None when it has another size or is missing."""
+        digest = hashlib.sha256()
+        with self._opened_file(key) as file:
+            for chunk in _chunks(file, deadline):
+                digest.update(chunk)
+            return digest.hexdigest() if file is not None and file.tell() == size else None
+
+    def read(self, key: str, deadline: Deadline) -> Stored | None:
+        """See Store. The version is the SHA-256; None too for a document over MAX_DOCUMENT."""
+        body = bytearray()
+        with self._opened_file(key) as file:
+            for chunk in _chunks(file, deadline):
+                body += chunk
+                if len(body) > MAX_DOCUMENT:
+                    return None
+            return None if file is None else Stored(bytes(body), hashlib.sha256(body).hexdigest())
+
+    def find_file(self, key: str, deadline: Deadline) -> ReadableFile | None:
+        """See Store. The version is that of the file's bytes as the file system tells it."""
+        deadline.remaining()
+        with self._opened_file(key) as file:
+            if file is None:
+                return None
+            size, version = os.fstat(file.fileno()).st_size, _version(file)
+        return ReadableFile(size, version, self._encoding(key), lambda *part: self._part(key, version, *part))
+
+    def _encoding(self, key: str) -> str:
+        """Return the content coding that is noted beside a file; "" for none, and for what is no coding."""
+        directory, slash, name = key.rpartition("/")
+        with self._opened_file(directory + slash + _note_name(name)) as note:
+            said = note.read(41).decode("ascii", "replace") if note is not None else ""
+        return said if _CODING.fullmatch(said) else ""
+
+    def _part(self, key: str, version: str, start: int, end: int) -> Iterator[bytes]:
+        with self._opened_file(key) as file:
+            if file is None or _version(file) != version:
+                raise Unavailable("the file has been replaced or removed")
+            file.seek(start)
+            while start < end and (chunk := file.read(min(_CHUNK, end - start))):
+                start += len(chunk)
+                yield chunk
+
+    def put(self, target: ObjectTarget, body: bytes) -> None:
+        """See Store."""
+        self._write(target, (body,))
+
+    def put_if_absent(self, _target: ObjectTarget, _body: bytes) -> bool:
+        """See Store. Always False: on a local disk, checking first costs nothing."""
+        return False
+
+    def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
+        """See Store. A file that fails in the middle is removed.
+
+        One that the disk has no room for counts against its delivery alone, which is tried again: others fit.
+        """
+        self._write(target, incoming, expected=incoming.expected, streamed=True, encoding=incoming.content_encoding)
+
+    def discard_partial(self, target: ObjectTarget, size: int) -> None:  # noqa: ARG002 - the protocol's names
+        """See Store. A temporary file that another worker writes now is left."""
+        directory, _, name = target.key.rpartition("/")
+        with translated_errors(self._root), self._opened(directory, make=False) as folder:
+            temporary = temporary_name(target, name)
+            if folder is None or temporary not in os.listdir(folder):  # noqa: PTH208 - of an open folder
+                return
+            os.close(open_locked(folder, temporary))
+            os.unlink(temporary, dir_fd=folder)
+
+    def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
+        """See Store. All writers of the file hold the folder's lock while they compare and replace."""
+        directory, _, _ = target.key.rpartition("/")
+        with translated_errors(self._root), self._opened(directory, make=True) as folder:
+            assert folder is not None
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            current = self.read(target.key, target.deadline)
+            if (current.version if current else None) != version:
+                return False
+            self._write(target, (body,))
+            return True
+
+    def location(self, key: str) -> str:
+        """Return the path of `key`."""
+        return str(self._root / key) + ("/" if key.endswith("/") else "")
+
+    def url(self, _key: str) -> str:
+        """Return "": a local file has no link."""
+        return ""
+
+    @contextmanager
+    def _opened_file(self, key: str) -> Iterator[FileIO | None]:
+        """Open a regular file to read; None when there is no such file."""
+        directory, _, name = key.rpartition("/")
+        with translated_errors(self._root), self._opened(directory, make=False) as folder:
+            file = None
+            if folder is not None:
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    file = FileIO(name, opener=lambda path, _: os.open(path, READ, dir_fd=folder))
+            with file or nullcontext():
+                yield file if file and stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+
+    def _write(
+        self,
+        target: ObjectTarget,
+        chunks: Iterable[bytes],
+        *,
+        expected: int = 0,
+        streamed: bool = False,
+        encoding: str = "",
+    ) -> None:
+        """Replace the file by the chunks, or leave it as it is when iterating them raises.
+
+        Raises Unavailable when they would leave less than the reserve; `expected`: how many bytes they have.
+        """
+        directory, _, name = target.key.rpartition("/")
+        with translated_errors(self._root), self._opened(directory, make=True) as folder:
+            assert folder is not None
+            self._check_room(folder, expected, streamed=streamed)
+            unchecked = 0
+            with new_file(folder, temporary_name(target, name), name) as write:
+                for chunk in chunks:
+                    target.deadline.remaining()
+                    write(chunk)
+                    unchecked += len(chunk)
+                    if unchecked >= _CHECK_EVERY:
+                        unchecked = 0
+                        self._check_room(folder, 0, streamed=streamed)
+                # Before the file has its name: a file that is there is not written again, and would lack it for ever.
+                _note_encoding(folder, target, name, encoding)
+
+    def _check_room(self, folder: int, size: int, *, streamed: bool) -> None:
+        """Raise Unavailable when `size` more bytes would leave less than the reserve on the folder's disk."""
+        found = os.fstatvfs(folder)
+        room = found.f_bavail * found.f_frsize - self._reserve
+        if room < 0:
+            raise Unavailable(
+                f"the disk that holds {self._root} has less than the reserve of {self._reserve:,} bytes free",
+                dependency=streamed,
+            )
+        if size > room:
+            raise Unavailable(
+                f"a file of {size:,} bytes does not fit on the disk that holds {self._root}", dependency=True
+            )
+
+    @contextmanager
+    def _opened(self, directory: str, *, make: bool) -> Iterator[int | None]:
+        """Open the folder `directory` below the root, step by step; None when it is missing and `make` is false."""
+        descriptor = self._open_root(make=make)
+        try:
+            for part in directory.split("/"):
+                if part and descriptor is not None:
+                    following = open_subfolder(descriptor, part, make=make)
+                    os.close(descriptor)
+                    descriptor = following
+            yield descriptor
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _open_root(self, *, make: bool) -> int | None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            return os.open(self._root, flags)
+        except FileNotFoundError:
+            if not make:
+                return None
+        self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for parent in self._root.parents:
+            with suppress(OSError):  # a folder that we may not open is not one that we made
+                descriptor = os.open(parent, flags)
+                os.fsync(descriptor)
+                os.close(descriptor)
+        return os.open(self._root, flags)
+
+
+def _note_encoding(folder: int, target: ObjectTarget, name: str, encoding: str) -> None:
+    """Note beside the file `name` that its bytes have a content coding, or that they have none any more."""
+    note = _note_name(name)
+    if encoding:
+        with new_file(folder, temporary_name(target, note), note) as write:
+            write(encoding.encode("ascii", "replace"))
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(note, dir_fd=folder)
+
+
+def _note_name(name: str) -> str:
+    """Return the name of the note beside a file. The name of no file of a run begins with a dot."""
+    return f".{name}.encoding"
+
+
+def _chunks(file: FileIO | None, deadline: Deadline) -> Iterator[bytes]:
+    while file is not None and (chunk := file.read(_CHUNK)):
+        deadline.remaining()
+        yield chunk
+
+
+def _version(file: FileIO) -> str:
+    status = os.fstat(file.fileno())
+    return f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
