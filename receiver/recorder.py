@@ -128,14 +128,21 @@ class EventRecorder:
 
     def _write(self, batch: Sequence[ParsedEvent]) -> Recorded:
         hand_on = HandOn(self._handovers)
+        tried: dict[str, NewEvent] = {}
         try:
-            recorded = self._ledger.write(lambda connection: self._decide(connection, batch, hand_on))
+            recorded = self._ledger.write(lambda connection: self._decide(connection, batch, hand_on, tried))
         finally:
             hand_on.answer()
         return Recorded(recorded, set(hand_on.sinks))
 
-    def _decide(self, connection: Connection, batch: Sequence[ParsedEvent], hand_on: HandOn) -> list[NewEvent]:
-        """Classify and route each event by what the ledger knows of its run, and record it. Returns the new ones."""
+    def _decide(
+        self, connection: Connection, batch: Sequence[ParsedEvent], hand_on: HandOn, tried: dict[str, NewEvent]
+    ) -> list[NewEvent]:
+        """Classify and route each event by what the ledger knows of its run, and record it. Returns the new ones.
+
+        `tried`: by id, what earlier tries of this transaction were to record. What of it turns out to be there was
+        committed by one whose reply was lost, and is new as well.
+        """
         now = self._ledger.now()
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
         wanted = [_wanted(each) for each in of_runs]
@@ -154,7 +161,7 @@ class EventRecorder:
         for each in batch:
             run, submission = known.get(each.key, NO_RUN), bound.get(each.key)
             if each.event.id in run.recorded:
-                continue  # its dispatcher was killed between commit and acknowledgement
+                continue  # its dispatcher was killed after the commit, or heard no reply to it
             if each.facts is None:
                 decided.append(_new_event(each, "unreadable"))
             elif each.run.test:
@@ -172,7 +179,10 @@ class EventRecorder:
         made = {key: each for key, each in only.items() if known[key].made}
         claims = hand_on.claims(decided, now)
         then = schedule_polls(batch, known, histories, bound, now)
+        there = tried.keys() - {item.event.id for item in decided}
+        tried.update((item.event.id, item) for item in decided)
         recorded = events.record(connection, decided, now, claims, made, then, commit=not restarted)
+        recorded += [tried[each] for each in there]
         for source, run_id in restarted:
             if self._may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)

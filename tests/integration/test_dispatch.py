@@ -26,11 +26,13 @@ from receiver.ledger.schema import marks
 from receiver.routing.router import Router
 from receiver.telemetry import workers
 from receiver.wakeups import deliver_queue, flag_key
+from tests.servers.gate import Gate
+from tests.servers.postgres import PostgresProcess
 from tests.support import queries
 from tests.support.button import RUN_IDS, press
 from tests.support.events import body, count_parses, event
 from tests.support.inbox import append, taken_again
-from tests.support.ledger import event_body
+from tests.support.ledger import event_body, with_tables
 
 ROUTES = [
     RouteConfig(name="everything", to=["results", "archive"]),
@@ -99,6 +101,25 @@ def test_a_body_is_parsed_once_on_its_way_from_the_inbox_to_the_ledger(
     dispatcher.run(once())
 
     assert sorted(parsed) == sorted(contents)
+
+
+def test_sinks_are_woken_though_the_reply_to_the_commit_was_lost(postgres: PostgresProcess, redis_url: str) -> None:
+    # Given a connection to the ledger that breaks before the dispatcher hears that its events are recorded
+    append(redis_url, event(body("tsk_1")))
+    with Gate(postgres.port) as gate:
+        ledger = with_tables(
+            Ledger(f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{postgres.create_database()}")
+        )
+        connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+        it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d1"), connection)
+        cut = gate.catch(b"COMMIT", "cut", after=b"INSERT INTO deliveries")
+        # When it tries again
+        it.run(once())
+        cut.wait(0)
+        # Then their sinks hear of them at once, and not from the clock
+        assert deliveries(ledger) == {"tsk_1": ["archive", "results"]}
+        assert connection.exists(*(flag_key(deliver_queue(sink)) for sink in ("results", "archive"))) == 2
+        it.close()
 
 
 def test_a_killed_dispatchers_batch_comes_back_and_makes_nothing_twice(
