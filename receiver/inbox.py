@@ -128,6 +128,7 @@ class InboxWriter:
         commits = connect_async(redis_url, timeout=None, connect_timeout=timeout, retries=0)
         self._pool: Any = commits.connection_pool
         self._connection: Any = None
+        self._committing = asyncio.Lock()  # `connect` waits for a commit under way, which may have reached Redis
         self.client = connect_async(redis_url, timeout=timeout, connect_timeout=timeout, retries=0)
 
     async def append(self, events: Sequence[Event]) -> Appended:
@@ -138,7 +139,7 @@ class InboxWriter:
         size = sum(len(event.body) for event in events)
         connection = None
         try:
-            async with asyncio.timeout(self._timeout + size / SLOWEST):
+            async with self._committing, asyncio.timeout(self._timeout + size / SLOWEST):
                 connection = await self._connected()
                 reply = await self._send(connection, events)
                 if "exhausted" in reply.error:
@@ -169,11 +170,15 @@ class InboxWriter:
         if self._connection is None:
             if not self._lazy:
                 raise redis.ConnectionError("not connected")
-            await self.connect()
+            await self._connect()
         return self._connection
 
     async def connect(self) -> None:
         """Make new connections: for commits, and for all else when it is needed. Raises redis.RedisError, OSError."""
+        async with self._committing:
+            await self._connect()
+
+    async def _connect(self) -> None:
         await self._drop(self._connection)
         await self.client.connection_pool.disconnect(inuse_connections=False)  # what broke one has broken them all
         made = self._pool.make_connection()

@@ -17,6 +17,7 @@ from receiver.ingest import group_commit as module
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.spool import Spool
 from receiver.telemetry.receiver import ReceiverMetrics
+from tests.servers.gate import Gate
 from tests.servers.valkey import ValkeyProcess
 from tests.support.events import event
 from tests.support.inbox import ids_in_inbox
@@ -92,6 +93,37 @@ async def test_two_commits_are_under_way_and_those_of_a_redis_that_dies_meanwhil
         await asyncio.gather(*kept)
         assert it._spool.events == 5
         assert commits == [1, 1]
+
+
+async def test_a_commit_that_fails_does_not_break_off_the_other_one_under_way(
+    valkey: ValkeyProcess, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed = asyncio.Event()
+    connect = InboxWriter.connect
+
+    async def noted(writer: InboxWriter) -> None:
+        probed.set()
+        await connect(writer)
+
+    monkeypatch.setattr(GroupCommit, "_watch", nobody_watches)
+    slow, failing = event(b"the one whose reply takes long"), event(b"the one whose connection breaks")
+    with Gate(valkey.port) as gate:
+        async with started(redis_url.replace(f":{valkey.port}", f":{gate.port}"), tmp_path) as it:
+            for writer in it._writers:
+                writer._timeout = PATIENCE
+            # Given a commit that Redis has, and whose reply is on its way
+            late = gate.catch(slow.body, "after")
+            first = it.commit(slow)
+            await asyncio.to_thread(late.wait)
+            # When the connection of the next one breaks, and connections are made anew
+            monkeypatch.setattr(InboxWriter, "connect", noted)
+            gate.catch(failing.body, "cut")
+            second = it.commit(failing)
+            await asyncio.wait_for(probed.wait(), PATIENCE)
+            late.release()
+            await asyncio.gather(first, second)
+            # Then only that one went to the spool
+            assert (it._metrics.events["redis"], it._metrics.events["spool"]) == (1, 1)
 
 
 async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
