@@ -6,12 +6,11 @@ longer than its sink allows is given up, and its thread is left behind rather th
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import redis
 
@@ -21,17 +20,16 @@ from receiver.config.models import Config, RetryPolicy
 from receiver.config.settings import Settings
 from receiver.delivery import prefetch
 from receiver.delivery.callback_sink import CallbackSink
+from receiver.delivery.claimer import CLAIM_AGAIN, ClaimedBatch, Claimer
 from receiver.delivery.offer import ROOM, Offers
 from receiver.delivery.prefetch import Prefetch
-from receiver.delivery.sender import Receipts, SenderPool, SendTask
+from receiver.delivery.sender import SenderPool, SendTask
 from receiver.delivery.settlement import Results, Settlement
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
-from receiver.ledger.deliveries import attempts, claims, lanes, links
-from receiver.ledger.deliveries.claimed import Claimed, load_bodies
+from receiver.ledger.deliveries import attempts, claims
 from receiver.ledger.deliveries.claims import CLAIM
-from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.runtime import liveness
 from receiver.runtime.handover import Handover
 from receiver.runtime.outage import Pause
@@ -48,21 +46,7 @@ RENEW = 4.0
 GRACE = 2.0
 # Batches in flight for a sink that takes many at once: one is sent while the next is claimed.
 BATCHES = 2
-# Seconds after which a sink with many lanes, or with prefetching, claims again although all sends are slow, and one
-# without lanes although less than half of its slots are free.
-CLAIM_AGAIN = 0.25
-POISONED = "its attempts are spent, and the last one ended with its worker: sending it may be what kills workers"
 log = logging.getLogger("runhook.deliver")
-
-
-class ClaimedBatch(NamedTuple):
-    """What one transaction has claimed."""
-
-    claim_number: int
-    claimed: list[Claimed]
-    receipts: dict[str, Receipts]
-    poisoned: list[Claimed]  # of what was due; it is dead now
-    all_due: bool  # nothing else was due
 
 
 class Deliverer(wakeups.JobBody):
@@ -93,13 +77,10 @@ class Deliverer(wakeups.JobBody):
         self._sink = sink
         self._redis = connection
         self._owner = owner
-        self._concurrency = concurrency
         self._rate = rate
-        self._rate_spent = False
         self._without_redis = False
         self._idle_wait = idle_wait
         self._lane_limit = lane_limit
-        self._rotation = Rotation() if lane_limit else None
         self._queue = wakeups.deliver_queue(sink.name)
         self._many = sink.batch_size > 1
         slots = min(concurrency, BATCHES) if self._many else concurrency
@@ -112,16 +93,16 @@ class Deliverer(wakeups.JobBody):
         counted = rate is not None or lane_limit or not self._many
         self._offers = Offers(ledger, self._nudges, None if counted else handover, owner, sink.batch_size)
         self._unsettled: list[SendTask] = []
-        # Whether the reply to the COMMIT of a claim was lost.
-        self._commit_lost = False
-        # Whether all that was due has been claimed: what is due since then has nudged the queue.
-        self._all_due = False
-        self._numbers = itertools.count(1)
         self._renewed = 0.0
-        self._claimed = 0.0
         self._pause = Pause(log, "deliver")
+        self._claimer = Claimer(
+            *(ledger, sink, owner, self._senders, self._prefetch, self._pause),
+            concurrency=concurrency,
+            lane_limit=lane_limit,
+            rate=rate,
+            budget=retry.attempts,
+        )
         self._counter = AttemptCounter(connection, sink.name)
-        self._budget = retry.attempts
         self._settlement = Settlement(sink.name, retry, owner, self._counter)
 
     def run(self, stop: Callable[[], bool]) -> None:
@@ -129,7 +110,7 @@ class Deliverer(wakeups.JobBody):
         try:
             self._deliver(stop, self._wait)
             self._counter.flush()
-            wakeups.finish(self._redis, self._queue, self._more_due)
+            wakeups.finish(self._redis, self._queue, self._claimer.more_due)
         except LedgerUnavailable as error:
             self._take_pause(error, stop)
             if self._unsettled or self._withdrawn or self._senders:
@@ -153,19 +134,19 @@ class Deliverer(wakeups.JobBody):
 
     def _deliver(self, stop: Callable[[], bool], more: Callable[[], bool]) -> None:
         """Claim, send, settle, until nothing is due and `more()` is false; after a stop only what was begun."""
-        self._all_due = False
+        self._claimer.all_due = False
         while True:
             closing = stop()
             self._settle(closing=closing)
             batch = self._handed_on()
-            drained = self._all_due and not (self._senders or self._unknown or self._without_redis)
+            drained = self._claimer.all_due and not (self._senders or self._unknown or self._without_redis)
             if batch is None and not (closing or drained):
-                batch = self._claim()
+                batch = self._claimer.claim()
             if batch is not None:
                 self._send(batch)
             if self._senders:
                 self._collect()
-            elif batch is None and not (self._unknown or self._unseen_lanes):
+            elif batch is None and not (self._unknown or self._claimer.unseen_lanes):
                 if closing or not more():
                     return
             elif closing:
@@ -174,8 +155,8 @@ class Deliverer(wakeups.JobBody):
     def _wait(self) -> bool:
         """Wait for more. False when nothing came, nor will. Raises redis.RedisError."""
         # What is new must not pass what is due, nor what waits behind a breaker.
-        if self._offers.wait(self._idle_wait, next(self._numbers) if self._all_due else None):
-            self._all_due = False
+        if self._offers.wait(self._idle_wait, next(self._claimer.numbers) if self._claimer.all_due else None):
+            self._claimer.all_due = False
             return True
         return self._offers.answered or self._offers.taken
 
@@ -184,14 +165,14 @@ class Deliverer(wakeups.JobBody):
         answer = self._offers.receive() if self._senders.free else None
         if answer is None:
             return None
-        self._all_due = self._all_due and bool(answer.ids)
+        self._claimer.all_due = self._claimer.all_due and bool(answer.ids)
         found = self._offers.load(answer)
-        return ClaimedBatch(answer.claim_number, found, {}, [], self._all_due) if found else None
+        return ClaimedBatch(answer.claim_number, found, {}, [], self._claimer.all_due) if found else None
 
     @property
     def _unknown(self) -> bool:
         """Whether the ledger may hold claims of ours that we don't know, or don't send."""
-        return self._commit_lost or self._offers.unknown
+        return self._claimer.commit_lost or self._offers.unknown
 
     def share(self, sends: Callable[[int], None]) -> None:
         """See JobBody. The first send that hangs is one too many."""
@@ -221,111 +202,11 @@ class Deliverer(wakeups.JobBody):
         return self._sink.options.timeout + (2 * GRACE if self._many else GRACE)
 
     @property
-    def _unseen_lanes(self) -> bool:
-        """Whether the last claim has not seen all lanes, of which there are very many."""
-        return self._rotation is not None and self._rotation.unfinished
-
-    @property
     def _withdrawn(self) -> list[SendTask]:
         return self._prefetch.withdrawn if self._prefetch else []
 
     def _take_pause(self, error: LedgerUnavailable, stop: Callable[[], bool]) -> None:
         self._pause.wait(Fields(sink=self._sink.name, ledger=error, unsettled=len(self._unsettled)), stop)
-
-    def _more_due(self) -> bool:
-        """Whether to wake again: what was queued while the flag was up woke nobody. The clock retries a spent rate."""
-        if self._rate_spent:
-            return False
-        return self._ledger.read(
-            lambda connection: claims.has_due(connection, self._sink.name, self._ledger.now(), self._rotation),
-            transaction=False,
-        )
-
-    def _claim(self) -> ClaimedBatch | None:
-        """Claim for the free slots, and prefetch. Returns None when no slot is free, nothing is due, or the bodies that
-        are being sent fill the memory that there is for them."""
-        free, ahead = self._senders.free, self._prefetch.wanted() if self._prefetch else 0
-        # One lane that is slow must not keep others from the slots that are free. Without lanes, a few wait for more.
-        waits = not self._lane_limit and time.monotonic() < self._claimed + CLAIM_AGAIN
-        if waits and free < self._senders.slots // 2:
-            free = 0
-        if (not free and not ahead) or self._senders.bytes > claims.CLAIM_BYTES:
-            return None
-        limit = self._allowed(self._sink.batch_size if self._many else free)
-        if not limit and not ahead:
-            return None
-        self._claimed = time.monotonic()
-        tries = 0
-
-        def work(connection: Connection) -> ClaimedBatch:
-            nonlocal tries
-            tries += 1
-            return self._claim_in(connection, limit, ahead, self._ledger.now())
-
-        try:
-            batch = self._loaded(self._ledger.write(work))
-        except LedgerUnavailable:
-            self._commit_lost = True
-            raise
-        self._all_due = batch.all_due
-        self._commit_lost = self._commit_lost or tries > 1
-        self._pause.end()
-        for each in batch.poisoned:
-            log.error(
-                "delivery.dead id=%s sink=%s run=%s event=%s reason=%s",
-                *(each.id, each.sink, each.run_id, each.event_id, POISONED),
-            )
-        return batch if batch.claimed or batch.poisoned else None
-
-    def _claim_in(self, connection: Connection, limit: int, ahead: int, now: float) -> ClaimedBatch:
-        claim_number = next(self._numbers)  # of this try: see claims.py on unknown claims
-        claimed = claims.claim(
-            connection,
-            self._sink.name,
-            limit,
-            self._owner,
-            claim_number,
-            now,
-            CLAIM,
-            concurrency=None if self._many else self._concurrency,
-            lane_limit=self._lane_limit,
-            rotation=self._rotation,
-            prefetch=ahead,
-            budget=self._budget,
-        )
-        poisoned = attempts.poisoned(connection, claimed, self._budget)
-        if poisoned:
-            attempts.give_up(connection, self._owner, claim_number, [each.id for each in poisoned], POISONED, now)
-            lanes.end_probes(connection, sorted({each.lane for each in poisoned if each.probe}), now)
-        sendable = [each for each in claimed if each not in poisoned] if poisoned else claimed
-        return ClaimedBatch(claim_number, sendable, {}, poisoned, claimed.all_due)
-
-    def _loaded(self, batch: ClaimedBatch) -> ClaimedBatch:
-        """Return the batch with its bodies and receipts, loaded while no lock is held."""
-
-        def work(connection: Connection) -> ClaimedBatch:
-            receipts: dict[str, Receipts] = {
-                each.id: links.receipts(connection, each.event_id, each.after) for each in batch.claimed if each.after
-            }
-            return batch._replace(claimed=load_bodies(connection, batch.claimed), receipts=receipts)
-
-        return self._ledger.read(work, transaction=False) if batch.claimed else batch
-
-    def _allowed(self, wanted: int) -> int:
-        """Return how many of `wanted` the sink's rate allows now."""
-        self._rate_spent = False
-        if self._rate is None:
-            return wanted
-        if not self._more_due():
-            return 0  # what is not sent must not count
-        try:
-            allowed = self._rate.take(wanted)
-        except redis.RedisError:
-            if not self._senders:
-                raise
-            return 0  # first settle what is under way
-        self._rate_spent = allowed == 0
-        return allowed
 
     def _send(self, batch: ClaimedBatch) -> None:
         """Start what was claimed with a slot, and queue what was prefetched."""
@@ -355,7 +236,7 @@ class Deliverer(wakeups.JobBody):
         if not (self._unsettled or self._withdrawn or self._unknown):
             return
         if self._withdrawn or self._unknown:  # which are due again, and nudge nobody
-            self._all_due = False
+            self._claimer.all_due = False
 
         started = self._prefetch.started(self._unsettled) if self._prefetch else {}
 
@@ -370,7 +251,7 @@ class Deliverer(wakeups.JobBody):
             return self._settlement.record(connection, self._unsettled, now, started)
 
         ended, results = self._ledger.write(work)
-        self._commit_lost = self._offers.unknown = False
+        self._claimer.commit_lost = self._offers.unknown = False
         self._unsettled.clear()
         self._withdrawn.clear()
         if results:

@@ -13,7 +13,8 @@ import redis
 
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from receiver.config.models import RetryPolicy
-from receiver.delivery.deliverer import POISONED, Deliverer
+from receiver.delivery.claimer import POISONED
+from receiver.delivery.deliverer import Deliverer
 from receiver.domain import breaker
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims, lanes, recovery
@@ -473,17 +474,18 @@ def test_the_slots_of_a_fast_sink_are_not_empty_while_the_ledger_commits(
     deliverer = deliver(sink, concurrency=2)
     meanwhile = 0
 
-    class SlowLedger(Ledger):
-        def write(self, work: Callable[[Any], Any]) -> Any:
-            nonlocal meanwhile
-            result = super().write(work)
-            before = len(sink.seen)
-            if at_work(deliverer) and deliverer._senders.queued >= 4:
-                eventually(lambda: len(sink.seen) >= before + 4, every=0.002)
-                meanwhile += 4
-            return result
+    write = deliverer._ledger.write
 
-    deliverer._ledger = SlowLedger(str(ledger.url.render_as_string(hide_password=False)))
+    def slowly(work: Callable[[Any], Any]) -> Any:
+        nonlocal meanwhile
+        result = write(work)
+        before = len(sink.seen)
+        if at_work(deliverer) and deliverer._senders.queued >= 4:
+            eventually(lambda: len(sink.seen) >= before + 4, every=0.002)
+            meanwhile += 4
+        return result
+
+    monkeypatch.setattr(deliverer._ledger, "write", slowly)
     # Then it gets them all, each once
     deliverer.run(lambda: False)
     assert meanwhile >= 4  # more on a machine that has nothing else to do
