@@ -2,7 +2,7 @@
 queues and repairs.
 
 Several clocks may run. Whatever Redis has forgotten, the ledger still knows, and a tick that finds nothing costs one
-indexed query for each kind of work.
+query, and every other one a request to Redis.
 """
 
 from __future__ import annotations
@@ -21,12 +21,22 @@ from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.domain.redaction import Redactor
 from receiver.inbox import InboxReader, spoilt
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, audit, heartbeats, planner, replays, retention
-from receiver.ledger.deliveries import claims, recovery
+from receiver.ledger import (
+    Connection,
+    Ledger,
+    LedgerUnavailable,
+    agenda,
+    audit,
+    heartbeats,
+    planner,
+    replays,
+    retention,
+)
+from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.migrate import await_schema
 from receiver.ledger.text_index.indexing import TextIndexer
-from receiver.reconcile import poller
+from receiver.reconcile import poll_hints, poller
 from receiver.reconcile.poller import Reconciler
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import check_url, connect
@@ -36,16 +46,16 @@ from receiver.wakeups import cleanup
 
 # Seconds between two checks of what is due.
 TICK = 1.0
-# Seconds between two sweeps of RQ's own lists.
-REPAIR_EVERY = 2.0
-# Seconds between two looks at an inbox that was empty: whoever adds to it wakes the dispatcher himself.
-INBOX_EVERY = 2.0
+# Seconds between two looks at what Redis has: an inbox that was empty, for whoever adds to it wakes the dispatcher
+# himself, what dead workers left in RQ's lists, and hints.
+GLANCE_EVERY = 2.0
 # Seconds between two looks for results that no webhook has brought.
 OVERDUE_EVERY = 2.0
 # Seconds between two sweeps of the records of workers that are gone, which keep no work from being done.
 RECORDS_EVERY = 60.0
-# Seconds between two checks of what is rarely out of order.
+# Seconds between two checks of what is rarely out of order, and between two clean-ups of what harms nobody meanwhile.
 SLOW_EVERY = 15.0
+TIDY_EVERY = 60.0
 # Seconds after which a sweep of much leaves the rest for the next time. Each of its steps is short.
 STEPS = 0.5
 # Seconds between two looks for words to index, after one that found none.
@@ -87,7 +97,14 @@ class Clock:
         self._text_indexer = text_indexer
         self._indexing = True
         self._inbox = InboxReader(connection, "clock")
-        self._events_wait = False  # when it was looked last
+        self._queues = [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in sinks)]
+        # What was seen when it was looked last.
+        self._agenda = agenda.UNKNOWN
+        self._events_wait = False
+        self._rarities = False  # in Redis
+        self._hints = True
+        # When a run had changed last, when there were no more words to index.
+        self._indexed_until: float | None = None
         self._rotations = {CALLBACK: Rotation()}  # of the one sink that has many lanes
         # Where the sweeps of what is rarely out of order go on.
         self._swept_held = ""
@@ -109,15 +126,18 @@ class Clock:
         bugs: dict[str, str] = {}
         for check in (
             self.reap,
+            self.look,
             self.due,
             self.operations,
             self.slow,
+            self.tidy,
+            self.glance,
             self.overdue,
             self.inbox,
             self.repair,
             self.words,
         ):
-            if "redis" in trouble and check in (self.inbox, self.repair):
+            if "redis" in trouble and check in (self.glance, self.inbox, self.repair):
                 continue  # each would wait for a Redis that hangs, and what is due in the ledger would wait for them
             try:
                 check()
@@ -148,27 +168,31 @@ class Clock:
         if self._reap_all is not None and not self._trouble:
             self._reap_all()
 
+    def look(self) -> None:
+        """See what there may be to do in the ledger."""
+        started, self._agenda = time.monotonic(), agenda.UNKNOWN
+        self._agenda = self._ledger.read(lambda connection: agenda.look(connection, self._ledger.now()))
+        self._note_hang(started)
+
+    def _note_hang(self, started: float) -> None:
+        if time.monotonic() - started > AWAY:  # it hung, and has answered after all
+            self._ledger_away = time.monotonic()
+
     def due(self) -> None:
         """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send.
 
         Claims that ran out while the ledger was away are those of workers that could not renew them: they get PATIENCE,
         or what they are sending, and have sent, would be sent twice.
         """
+        more = self._agenda.changes
+        if not (more or self._agenda.queued):
+            return
         started, now = time.monotonic(), self._ledger.now()
         patient = started - self._ledger_away < PATIENCE
 
         def work(connection: Connection) -> tuple[int, int]:
             return 0 if patient else recovery.lapse_claims(connection, now), recovery.make_due(connection, now)
 
-        def sendable(connection: Connection) -> list[str]:
-            return claims.sinks_due(connection, self._sinks, now, self._rotations)
-
-        def look(connection: Connection) -> tuple[bool, list[str]]:
-            found = recovery.anything_due(connection, now)
-            return found, [] if found else sendable(connection)
-
-        more, ready = self._ledger.read(look)
-        changes = more
         while more:
             lapsed, queued = self._ledger.write(work)
             if lapsed:
@@ -176,48 +200,66 @@ class Clock:
             if queued:
                 log.debug("clock.due deliveries=%d", queued)
             more = queued == recovery.DUE_AT_ONCE and time.monotonic() - started < STEPS
-        if time.monotonic() - started > AWAY:  # it hung, and has answered after all
-            self._ledger_away = time.monotonic()
-        if changes:
-            ready = self._ledger.read(sendable)
+        ready = self._ledger.read(lambda connection: claims.sinks_due(connection, self._sinks, now, self._rotations))
+        self._note_hang(started)
         wakeups.wake_sinks(self._redis, ready)
 
     def operations(self) -> None:
         """Make steps of the operations that are running; of a large one some each tick, each in a short transaction."""
-        began, more = time.monotonic(), self._ledger.read(replays.any_running)
+        began, more = time.monotonic(), self._agenda.operations
         while more:
             made = self._ledger.write(lambda connection: replays.step(connection, self._ledger.now()))
             wakeups.wake_sinks(self._redis, made.sinks)
             more = made.more and time.monotonic() - began < STEPS
 
+    def glance(self) -> None:
+        """See in one request whether events wait, and whether Redis has something that is rarely there."""
+        self._rarities = False
+        if not (self._events_wait or self._every("glance", GLANCE_EVERY)):
+            return
+        self._events_wait, self._rarities = False, True
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.exists(*cleanup.left_behind(self._queues), *poll_hints.KEYS)
+            self._inbox.ask_waiting(pipeline)
+            found, waiting = pipeline.execute(raise_on_error=False)
+        self._rarities = found != 0
+        self._hints = self._hints or self._rarities
+        if isinstance(waiting, Exception):
+            raise waiting
+        self._events_wait = waiting > 0
+
     def inbox(self) -> None:
         """Wake the dispatcher when events wait and no wake-up is on its way."""
-        if not (self._events_wait or self._every("inbox", INBOX_EVERY)):
-            return
-        self._events_wait = self._inbox.waiting() > 0
         if self._events_wait:
             wakeups.wake_dispatcher(self._redis)
 
     def repair(self) -> None:
         """Clear what killed workers left in RQ's lists."""
-        if not self._every("repair", REPAIR_EVERY):
-            return
-        queues = [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in self._sinks)]
-        if self._every("records", RECORDS_EVERY) or cleanup.anything_left(self._redis, queues):
-            cleanup.sweep(self._redis, queues)
+        if self._every("records", RECORDS_EVERY) or (
+            self._rarities and cleanup.anything_left(self._redis, self._queues)
+        ):
+            cleanup.sweep(self._redis, self._queues)
 
     def slow(self) -> None:
-        """Queue held deliveries that were left behind; end what has waited too long behind an open breaker; remove dead
-        inbox readers and what is past its retention. Let SQLite's planner learn how much there is."""
+        """Queue held deliveries that were left behind; end what has waited too long behind an open breaker; remove what
+        is past its retention. Let SQLite's planner learn how much there is."""
         if not self._every("slow", SLOW_EVERY):
             return
-        self._expire(self._ledger.now())
+        if self._ledger.read(lanes.any_shut):
+            self._expire(self._ledger.now())
         self._sweep_held()
-        self._remove_told(self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR))
-        if self._retain is not None:
+        if self._retain is not None and (
+            self._every("retention", TIDY_EVERY) or self._kept_after != retention.BEGINNING
+        ):
             self._remove_old(self._retain)
-        self._ledger.write(heartbeats.forget)
         self._learnt = planner.learn(self._ledger, self._learnt)
+
+    def tidy(self) -> None:
+        """Remove what tells of old actions, of processes that are gone, and dead readers of the inbox."""
+        if not self._every("tidy", TIDY_EVERY):
+            return
+        self._remove_told(self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR))
+        self._ledger.write(heartbeats.forget)
         board.forget(self._redis)
         self._inbox.tidy()
 
@@ -243,9 +285,9 @@ class Clock:
             self._kept_after = step.after or retention.BEGINNING
             if step.after is None or time.monotonic() - began > STEPS:
                 break
-        lanes = self._ledger.write(lambda connection: retention.remove_lanes(connection, before))
-        if removed or lanes:
-            log.info("clock.retention events=%d lanes=%d", removed, lanes)
+        quiet = self._ledger.write(lambda connection: retention.remove_lanes(connection, before))
+        if removed or quiet:
+            log.info("clock.retention events=%d lanes=%d", removed, quiet)
 
     def _expire(self, now: float) -> None:
         """End what waits for sinks that are never there; a large backlog in several steps, and over several calls."""
@@ -262,14 +304,19 @@ class Clock:
     def overdue(self) -> None:
         """Start polls for results that no webhook has brought."""
         if self._reconciler is not None and self._every("overdue", OVERDUE_EVERY):
-            self._reconciler.tick()
+            self._reconciler.tick(hints=self._hints)
+            self._hints = False
 
     def words(self) -> None:
         """Index the words of runs that changed, and of old ones: a bounded number at each tick that has some."""
         if self._text_indexer is None or not (self._indexing or self._every("words", WORDS_EVERY)):
             return
+        newest = self._agenda.newest_run
+        if newest is not None and newest == self._indexed_until:
+            return
         count = self._text_indexer.run(INDEX_FOR)
         self._indexing = count > 0
+        self._indexed_until = newest if self._text_indexer.at_rest else None
         if count:
             log.debug("clock.indexed runs=%d", count)
 

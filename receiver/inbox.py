@@ -331,9 +331,9 @@ class InboxReader:
         removed: Any = self._redis.eval(TIDY, 1, STREAM, GROUP, idle_ms)
         return int(removed)
 
-    def waiting(self) -> int:
-        """Return how many entries the inbox has, those included that were read but not acknowledged."""
-        return int(self._redis.xlen(STREAM))
+    def ask_waiting(self, pipeline: Any) -> None:
+        """Ask in `pipeline` how many entries the inbox has, those included that were read but not acknowledged."""
+        pipeline.xlen(STREAM)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ PAGE: Final = 2000
 SEARCH: Final = 0.1
 # Seconds by which the clocks of two processes may differ that both go by the database's.
 _SKEW: Final = 1.0
+# The look for one that is running, so that a step is to be made.
+ONE_RUNNING: Final = sa.select(sa.literal_column("1", sa.Integer())).where(operations.c.state == "running").limit(1)
 
 
 class CountChanged(Exception):
@@ -142,12 +144,6 @@ def cancel(connection: sa.Connection, operation_id: str, now: float) -> bool:
         .values(state="cancelled", updated_at=now)
     )
     return result.rowcount == 1
-
-
-def any_running(connection: sa.Connection) -> bool:
-    """Whether an operation is running, so that a step is to be made."""
-    query = sa.select(sa.literal(1)).where(operations.c.state == "running").limit(1)
-    return connection.execute(query).first() is not None
 
 
 def count_running(connection: sa.Connection) -> int:

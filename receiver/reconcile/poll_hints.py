@@ -27,6 +27,8 @@ from receiver.runtime.throttle import TokenBucket
 KEY: Final = "runhook:hints"
 RUNS_KEY: Final = "runhook:hints:runs"
 UNKNOWN_KEY: Final = "runhook:hints:unknown"
+# Of which one is there while there is a hint of either kind.
+KEYS: Final = (KEY, RUNS_KEY)
 # Hints in Redis; the oldest are dropped first.
 MAX_HINTS: Final = 10_000
 MAX_RUN_HINTS: Final = 500
@@ -107,7 +109,7 @@ class PollHintWriter:
 
 def any_hints(client: redis.Redis) -> bool:
     """Whether there is a hint of either kind. Raises redis.RedisError."""
-    return bool(client.exists(KEY, RUNS_KEY))
+    return bool(client.exists(*KEYS))
 
 
 def pop_poll_hints(client: redis.Redis, count: int = 100) -> list[str]:

@@ -83,12 +83,13 @@ class Reconciler:
         self._run_hints = TokenBucket(RUN_HINTS_PER_SECOND, RUN_HINTS_AT_ONCE)
         self._watcher = Watcher(ledger, settings, lambda: self._closed)
 
-    def tick(self) -> int:
+    def tick(self, *, hints: bool = True) -> int:
         """Start the polls that are due and within the budget; waits for nothing. Returns how many it started.
 
-        Raises LedgerUnavailable.
+        `hints`: whether there may be some. Raises LedgerUnavailable.
         """
-        self._take_hints()
+        if hints:
+            self._take_hints()
         for source in self._watcher.due(self.sources):
             self._start(source, partial(self._watcher.walk, source))
         # By turns: where the budget is too small for all that is due, neither kind waits for ever.

@@ -46,13 +46,18 @@ class Swept:
         return any(getattr(self, field.name) for field in fields(Swept))
 
 
+def left_behind(queues: Iterable[str]) -> list[str]:
+    """Return the keys of which one is there while a job of `queues` is under way, or a dead worker has left one."""
+    kinds = ("rq:failed:{}", "rq:wip:{}", "rq:queue:{}:intermediate")
+    return [kind.format(queue) for queue in queues for kind in kinds]
+
+
 def anything_left(client: redis.Redis, queues: Iterable[str]) -> bool:
     """Whether a job of `queues` is under way, or what a dead worker has left of one. Raises redis.RedisError.
 
     One command, and true for keys of another type as well: it says when `sweep` is worth its many.
     """
-    kinds = ("rq:failed:{}", "rq:wip:{}", "rq:queue:{}:intermediate")
-    return bool(client.exists(*(kind.format(queue) for queue in queues for kind in kinds)))
+    return bool(client.exists(*left_behind(queues)))
 
 
 def sweep(client: redis.Redis, queues: Sequence[str]) -> Swept:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import redis
@@ -61,6 +62,32 @@ def test_a_quiet_system_is_left_alone(clock: Clock, client: redis.Redis) -> None
     clock.tick()
 
     assert woken(client) == set()
+
+
+def test_a_tick_that_finds_nothing_is_one_look_at_the_ledger_and_one_request_to_redis(
+    clock: Clock, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a clock that has seen to all that is rarely to be done
+    clock.tick()
+    monkeypatch.setattr("receiver.clock.GLANCE_EVERY", 0.0)
+    client.config_resetstat()
+    asked: list[str] = []
+    for name in ("read", "write"):
+        really = getattr(Ledger, name)
+        monkeypatch.setattr(
+            Ledger, name, lambda *these, _name=name, _really=really: asked.append(_name) or _really(*these)
+        )
+
+    # When it ticks
+    clock.tick()
+
+    # Then that is one transaction, and two commands
+    assert asked == ["read"]
+    assert {name: each["calls"] for name, each in cast("Any", client.info("commandstats")).items()} == {
+        "cmdstat_config|resetstat": 1,
+        "cmdstat_exists": 1,
+        "cmdstat_xlen": 1,
+    }
 
 
 def test_deliveries_whose_wake_up_redis_lost_are_found_in_the_ledger(
@@ -170,6 +197,7 @@ def test_a_tick_queues_all_that_is_due_and_each_sweep_goes_on_where_the_last_one
     monkeypatch.setattr(links, "PAGE", 10)
     monkeypatch.setattr(retention, "BATCH", 10)
     monkeypatch.setattr("receiver.clock.SLOW_EVERY", 0.0)
+    monkeypatch.setattr("receiver.clock.TIDY_EVERY", 0.0)
     clock = Clock(ledger, ["ops", "held"], redis.Redis.from_url(redis_url), retain=3600.0)
     fill(ledger, 35, "ops", "waiting", events=35)
     fill(ledger, 25, "held", "held", after='["removed"]', events=35)
@@ -236,7 +264,7 @@ def test_the_audit_outlives_events_that_are_kept_for_a_short_time(ledger: Ledger
     old = sa.update(audit_table).where(audit_table.c.action == "old").values(at=time.time() - 2 * 365 * 86_400)
     ledger.write(lambda it: it.execute(old))
     # When it sweeps what is past its time
-    clock.slow()
+    clock.tidy()
     # Then only the old one is gone
     assert [row.action for row in ledger.read(audit.list_actions)] == ["new"]
     clock.close()

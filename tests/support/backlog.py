@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, replays, retention, stats
+from receiver.ledger import Ledger, agenda, replays, retention, stats
 from receiver.ledger.deliveries import attempts, claims, lanes, orphans, recovery
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
@@ -257,7 +257,7 @@ OPERATIONS: Final[dict[str, Callable[[sa.Connection], object]]] = {
     "settle": _settled,
     "release the claims of a dead worker": _reaped,
     "lapse claims": _lapsed,
-    "is a waiting delivery or a claim due": lambda connection: recovery.anything_due(connection, NOW),
+    "is there anything for the clock to do": lambda connection: agenda.look(connection, NOW),
     "make waiting deliveries due, of which none is": lambda connection: recovery.make_due(connection, NOW),
     "make waiting deliveries due": lambda connection: recovery.make_due(connection, NOW + 99_999, 100),
     "sweep held deliveries, of which none is to be released": lambda connection: recovery.sweep_held(connection, NOW),

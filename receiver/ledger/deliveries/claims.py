@@ -331,8 +331,6 @@ def sinks_due(
     connection: sa.Connection, sinks: Sequence[str], now: float, rotations: Mapping[str, Rotation]
 ) -> list[str]:
     """Return those of `sinks` that have something that a worker could send now. `rotations`: see `has_due`."""
-    if not fair_queue.anything_queued(connection):
-        return []
     return [sink for sink in sinks if has_due(connection, sink, now, rotations.get(sink))]
 
 

@@ -54,14 +54,14 @@ class Rotation:
     wrapped: bool = True
 
 
-def anything_queued(connection: sa.Connection) -> bool:
-    """Whether there is a delivery for any sink, due or not, that no worker has: one look where nothing waits."""
-    queued = sa.select(sa.literal(1)).select_from(deliveries).where(_QUEUED).limit(1)
-    if connection.dialect.name == "postgresql":
+def one_queued(on_postgresql: bool) -> sa.Select[int]:
+    """Return the look for one delivery of any sink, due or not, that no worker has."""
+    queued = sa.select(sa.literal_column("1", sa.Integer())).select_from(deliveries).where(_QUEUED).limit(1)
+    if on_postgresql:
         # In the order of an index: else it reads the whole table for one, as long as it remembers a backlog that is
         # gone. SQLite might sort all that is queued.
         queued = queued.order_by(deliveries.c.sink, deliveries.c.due_at)
-    return connection.execute(queued).first() is not None
+    return queued
 
 
 def due(sink: str | sa.BindParameter[str], now: float | sa.BindParameter[float]) -> sa.ColumnElement[bool]:

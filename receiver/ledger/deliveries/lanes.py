@@ -43,6 +43,11 @@ def every(connection: sa.Connection) -> list[Lane]:
     return [_from(row) for row in connection.execute(sa.select(lanes).order_by(lanes.c.lane))]
 
 
+def any_shut(connection: sa.Connection) -> bool:
+    """Whether a lane is paused or has a breaker that is not closed."""
+    return connection.execute(sa.select(sa.literal_column("1")).where(_NOT_CLOSED).limit(1)).first() is not None
+
+
 def find(connection: sa.Connection, name: str) -> Lane | None:
     """Return the lane of this name, or None when it has no row. A sink's own lane bears the sink's name."""
     return one_of(*requests.run(connection, NAMED.with_values(b_lane=name)))

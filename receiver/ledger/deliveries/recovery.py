@@ -108,9 +108,10 @@ def _these(connection: sa.Connection, rows: Sequence[Any]) -> sa.Update:
 
 def make_due(connection: sa.Connection, now: float, limit: int = DUE_AT_ONCE) -> int:
     """Queue up to `limit` waiting deliveries whose time has come. Returns how many there were."""
+    on_postgresql = connection.dialect.name == "postgresql"
     due = list(
         connection.execute(
-            _by_time(connection, sa.column("id"), DeliveryState.WAITING, sa.column("due_at") <= now)
+            _by_time(on_postgresql, sa.column("id"), DeliveryState.WAITING, sa.column("due_at") <= now)
             .order_by(sa.column("due_at"))
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -126,21 +127,24 @@ def make_due(connection: sa.Connection, now: float, limit: int = DUE_AT_ONCE) ->
     return len(due)
 
 
-def anything_due(connection: sa.Connection, now: float) -> bool:
-    """Whether the clock has something to write: a waiting delivery that is due, or a claim that has lapsed."""
-    for state, column in ((DeliveryState.WAITING, "due_at"), (DeliveryState.SENDING, "claim_until")):
-        query = _by_time(connection, sa.literal(1), state, sa.column(column) <= now).order_by(sa.column(column))
-        if connection.execute(query.limit(1)).first() is not None:
-            return True
-    return False
+def due_to_change(on_postgresql: bool, now: Any) -> list[sa.Select[Any]]:
+    """Return the looks for what the clock has to write at `now`: one waiting delivery that is due, one claim that has
+    lapsed."""
+    looks = ((DeliveryState.WAITING, "due_at"), (DeliveryState.SENDING, "claim_until"))
+    return [
+        _by_time(on_postgresql, sa.literal_column("1", sa.Integer()), state, sa.column(name) <= now)
+        .order_by(sa.column(name))
+        .limit(1)
+        for state, name in looks
+    ]
 
 
 def _by_time(
-    connection: sa.Connection, what: sa.ColumnElement[Any], state: DeliveryState, condition: sa.ColumnElement[bool]
+    on_postgresql: bool, what: sa.ColumnElement[Any], state: DeliveryState, condition: sa.ColumnElement[bool]
 ) -> sa.Select[Any]:
     """Select deliveries in `state` by their index over time. SQLite must be told, or it reads all in that state, of
     which a hundred thousand may wait for hours."""
-    index = f" INDEXED BY ix_deliveries_{state}" if connection.dialect.name == "sqlite" else ""
+    index = "" if on_postgresql else f" INDEXED BY ix_deliveries_{state}"
     return sa.select(what).select_from(sa.text(f"deliveries{index}")).where(sa.text(f"state = '{state}'"), condition)
 
 

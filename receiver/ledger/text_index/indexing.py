@@ -91,6 +91,8 @@ class TextIndexer:
         self._ledger = ledger
         self._redactor = redactor
         self._owner = secrets.token_hex(8)
+        # Whether the last look found no run to index, nor will another one find any before a run changes.
+        self.at_rest = False
 
     def run(self, within: float) -> int:
         """Index what changed, then what is old, for at most `within` seconds and a batch. Returns how many runs.
@@ -98,6 +100,7 @@ class TextIndexer:
         Raises LedgerUnavailable.
         """
         until, count = time.monotonic() + within, 0
+        self.at_rest = False
         while (batch := self._next()) is not None:
             if not self._ledger.write(partial(self._write, batch=batch)):
                 break  # another clock is at it
@@ -139,6 +142,7 @@ class TextIndexer:
             rows, documents = self._documents(connection, rows)
             down_to = rows[-1].place if rows else None
             return _Batch(rows, documents, found, replace(found, backfilled=down_to), backwards=True)
+        self.at_rest = found.checked.at >= found.seen.at
         return None
 
     def _documents(

@@ -34,7 +34,7 @@ def service(ledger: Ledger, tmp_path: Path) -> Service:
 
 def work_off(it: Service) -> None:
     """What the clock does."""
-    while it.ledger.read(replays.any_running):
+    while it.ledger.read(replays.count_running):
         it.ledger.write(lambda connection: replays.step(connection, time.time()))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import Connection, Ledger, replays, retention, stats
+from receiver.ledger import Connection, Ledger, agenda, replays, retention, stats
 from receiver.ledger.deliveries import claims, fair_queue, links
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.schema import deliveries
@@ -80,14 +80,17 @@ def test_a_claim_past_thousands_of_shut_lanes_reads_a_bounded_number_of_them(
     assert look(has_due) < 1.5 * before[1] + 60
 
 
-def test_a_look_for_anything_queued_reads_next_to_nothing_of_a_long_backlog_also_when_it_is_gone(
+def test_the_clocks_look_reads_next_to_nothing_of_a_long_backlog_also_when_it_is_gone(
     ledger: Ledger,
 ) -> None:
+    def look(connection: Connection) -> agenda.Agenda:
+        return agenda.look(connection, NOW)
+
     # Given a long backlog, of which the database knows nothing yet, and then all
     fill(ledger, LARGE)
-    assert effort(ledger, fair_queue.anything_queued) < 500
+    assert effort(ledger, look) < 500
     backlog.analyze(ledger)
-    assert effort(ledger, fair_queue.anything_queued) < 500
+    assert effort(ledger, look) < 500
     # When all of it is delivered, which the database has not learnt, then the clock's look costs no more
     ledger.alter(lambda connection: connection.execute(sa.update(deliveries).values(state="delivered")))
-    assert effort(ledger, fair_queue.anything_queued) < 500
+    assert effort(ledger, look) < 500

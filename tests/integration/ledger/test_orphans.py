@@ -120,7 +120,7 @@ def test_a_sink_that_has_the_event_already_gets_no_second_delivery_of_it(ledger:
 def work_off(ledger: Ledger, kind: str, selection: Selection, now: float = NOW + 60) -> int:
     """Begin an operation, and make the steps of the clock. Returns how many it has moved."""
     begun = ledger.write(lambda it: replays.create(it, f"op_{secrets.token_hex(4)}", kind, selection, now))
-    while ledger.read(replays.any_running):
+    while ledger.read(replays.count_running):
         ledger.write(lambda it: replays.step(it, now + 1))
     done = ledger.read(lambda it: replays.get(it, begun.id))
     assert done is not None

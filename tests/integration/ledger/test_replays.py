@@ -29,7 +29,7 @@ def create(ledger: Ledger, selection: Selection = Selection(), kind: str = "repl
 
 def finish(ledger: Ledger, now: float = NOW + 11) -> list[str]:
     woken: set[str] = set()
-    while ledger.read(replays.any_running):
+    while ledger.read(replays.count_running):
         woken |= set(ledger.write(lambda connection: replays.step(connection, now)).sinks)
     return sorted(woken)
 
