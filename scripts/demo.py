@@ -72,13 +72,17 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM stops it as Ctrl-C does
     dev = spawn([str(RUNHOOK), "dev", "--port", str(port)], env=environ, cwd=ROOT)
     try:
+        # First of all, for whoever keeps files asks Skyvern for them.
+        simulation = spawn([str(RUNHOOK), "simulate", "--port", skyvern.rpartition(":")[2]], env=environ, cwd=ROOT)
         if not wait_until(lambda: dev.poll() is not None or ready(url)) or dev.poll() is not None:
             print("demo: the processes did not come up; the lines above say why", file=sys.stderr)
             return 1
+        if not wait_until(lambda: answers(f"{skyvern}/api/v1/heartbeat")):
+            print("demo: the simulated Skyvern did not come up", file=sys.stderr)
+            return 1
         heading("Sending sample runs, signed as Skyvern signs them")
         subprocess.run([RUNHOOK, "trigger", "--url", url, *SAMPLES], env=environ, cwd=ROOT, check=True)
-        simulation = spawn([str(RUNHOOK), "simulate", "--port", skyvern.rpartition(":")[2]], env=environ, cwd=ROOT)
-        submitted = submit_all(url, skyvern, environ)
+        submitted = submit_all(url, environ)
         wait_until(lambda: all_ended(environ))
         show(environ)
         found = [*submitted, *problems(environ)]
@@ -113,11 +117,9 @@ def write_config() -> str:
     return str(written)
 
 
-def submit_all(url: str, skyvern: str, environ: dict[str, str]) -> list[str]:
+def submit_all(url: str, environ: dict[str, str]) -> list[str]:
     """Submit runs through us, as an app with the official SDK does, and wait for each. Return what went wrong."""
     heading("Submitting runs to a simulated Skyvern, through us; one webhook is lost on purpose")
-    if not wait_until(lambda: answers(f"{skyvern}/api/v1/heartbeat")):
-        return ["the simulated Skyvern did not come up"]
     made = subprocess.run(
         [RUNHOOK, "keys", "create", "demo", "--json"], env=environ, cwd=ROOT, check=True, capture_output=True
     )
