@@ -76,12 +76,16 @@ def run_together(mains: Mapping[str, ChildMain], contexts: Mapping[str, ChildCon
             why = error_location(error)
         if not stopping.asked:
             context.status.trouble = why
+        at_work.discard(label)
         bell.ring()
 
-    threads = [start_thread(label, partial(run, label)) for label in contexts]
+    # Not whether its thread lives: one that has just rung may do so for a moment more.
+    at_work = set(contexts)
+    for label in contexts:
+        start_thread(label, partial(run, label))
     statuses = {label: context.status for label, context in contexts.items()}
     use = _ProcessorUse()
-    while any(thread.is_alive() for thread in threads):
+    while at_work:
         busy = any(status.deadline for status in statuses.values())
         pulse = _PULSE if busy else _IDLE_PULSE
         for status in statuses.values():
