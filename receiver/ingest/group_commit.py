@@ -36,7 +36,7 @@ from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
 WATCH_EVERY: Final = 0.5  # seconds between two checks of free disk space, and of the inbox's depth
-QUIET_FOR: Final = 1.5  # seconds longer, while nothing comes and nothing waits
+QUIET_FOR: Final = 4.5  # seconds longer, while nothing comes and nothing waits
 ADOPT_EVERY: Final = 2.0
 # Files of another process's partition that are opened at a time: all who wait for the spool wait for that.
 ADOPT_FILES: Final = 2

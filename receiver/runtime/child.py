@@ -81,6 +81,8 @@ class SharedStatus:
         return float(struct.unpack_from("d", self._page, place)[0])
 
     def _text(self, place: int) -> str:
+        if not self._page[place]:
+            return ""
         return bytes(self._page[place : place + self._TEXT_BYTES]).split(b"\0")[0].decode(errors="replace")
 
     def _put_text(self, place: int, text: str) -> None:

@@ -41,7 +41,9 @@ log = logging.getLogger("runhook.worker")
 # Seconds after a job's timeout at which its child is killed: what an alarm could not interrupt must end before its
 # claims lapse.
 OVERSTAY: Final = 1.0
-_TICK = 0.25  # seconds between two checks of the children's status
+# Seconds between two checks of the children's status: while something is sent, or one is to end, and else.
+_TICK = 0.25
+_IDLE_TICK = 1.0
 _FROZEN = 1.0  # seconds for which a sign of life must be overdue
 _MEMORY = 512 << 20  # bytes that a process may have before those who send are set apart
 _UNEXPLAINED = 2  # ends in a row of a shared process with nothing under way that are not held against anybody
@@ -163,15 +165,25 @@ class Supervisor:
 
     def _watch(self, reader: int) -> None:
         """Wait for a signal, SIGCHLD among them, or the next check; then see to overdue and ended children."""
-        now = time.monotonic()
-        due = [child.restarts.due - now for child in self._children if not child.pid and not self._stops]
-        readable([reader], max(0.0, min([_TICK, *due])))
+        readable([reader], self._until_next_check())
         drain(reader)
         for child in self._running():
             self._kill_overdue(child)
             self._find_hogs(child)
         self._kill_stragglers()
         self._collect_ended()
+
+    def _until_next_check(self) -> float:
+        """Return the seconds after which something may be to be done that no signal tells of."""
+        now = time.monotonic()
+        running = [child for child in self._running() if not child.killed]
+        statuses = [status for child in running for status in child.statuses]
+        doubtful = self._leaving or any(child.frozen_since for child in running)
+        closely = self._stops or doubtful or any(status.sends for status in statuses)
+        starts = [child.restarts.due for child in self._children if not child.pid and not self._stops]
+        ends = [status.deadline + OVERSTAY for status in statuses if status.deadline]
+        due = min([now + (_TICK if closely else _IDLE_TICK), *starts, *ends])
+        return max(0.0, due - now)
 
     def _running(self) -> list[_Child]:
         return [child for child in (*self._children, *self._leaving) if child.pid]

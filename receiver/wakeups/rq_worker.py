@@ -41,8 +41,8 @@ _POLL = 5.0  # seconds of one blocking wait for a job
 _SILENCE = 2.0  # seconds beyond it after which a silent Redis counts as gone
 # Seconds that an idle worker's record outlives its last heartbeat, and between two of them. An idle worker holds
 # nothing: who dies in a job is found by the job's own record, which lives for its timeout.
-_WORKER_TTL = 65
-_HEARTBEAT = 20.0
+_WORKER_TTL = 190
+_HEARTBEAT = 60.0
 _MAX_WAIT = 2.0  # seconds between two tries to reach a Redis that is away (stock RQ: 60)
 
 
