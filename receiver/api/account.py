@@ -1,4 +1,4 @@
-"""What is known of the sources' accounts at Skyvern: walks of their runs, schedules, and agents that were connected."""
+"""What is known of the sources' accounts at Skyvern: walks of their runs, schedules, agents, and those connected."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
+from receiver.domain.agent_url import Where, hooks_of, where
 from receiver.domain.api_key import VIEW
 from receiver.ledger import account, watches
 
@@ -40,6 +41,17 @@ class ScheduleRow(Result):
     agent_id: str
     next_run: Moment | None = Field(description="When it is to start a run next.")
     missed: Moment | None = Field(description="The last time at which it was to start a run and did not.")
+    checked_at: Moment
+
+
+class AgentRow(Result):
+    """An agent at Skyvern, as the clock saw it last; those of watched sources are looked at."""
+
+    source: str
+    agent_id: str
+    title: str
+    results: Where = Field(description="Where the results go of its runs that name no URL: here, elsewhere or nowhere.")
+    url: str | None = Field(description="The URL they go to, without query and password; null: nowhere.")
     checked_at: Moment
 
 
@@ -88,6 +100,28 @@ def list_schedules(service: Service, _actor: Actor, wanted: PageParameters) -> P
     return Page(items=rows, next=cursor.encode("schedules", last))
 
 
+def list_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[AgentRow]:
+    """List the agents of watched sources, with where the results of their runs go."""
+    after = cursor.decode("agents", wanted.after, (str, str))
+    position = (after[0], after[1]) if after else None
+    found = service.ledger.read(
+        lambda it: account.page_of_agents(it, wanted.limit, source=wanted.source, after=position)
+    )
+    last = (found[-1].source, found[-1].agent_id) if len(found) == wanted.limit else None
+    rows = [
+        AgentRow(
+            source=each.source,
+            agent_id=each.agent_id,
+            title=each.title,
+            results=where(each.callback_url, hooks_of(service.settings.public_url, each.source)),
+            url=each.callback_url,
+            checked_at=each.checked_at,
+        )
+        for each in found
+    ]
+    return Page(items=rows, next=cursor.encode("agents", last))
+
+
 def list_connected_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ConnectedAgentRow]:
     """List the agents whose results `runhook connect` sends here, and where they went before."""
     after = cursor.decode("connected", wanted.after, (str, str))
@@ -113,6 +147,7 @@ LIST_WATCHES = Endpoint("list_watches", "GET", "/watches", VIEW, Scoped, Watches
 LIST_SCHEDULES = Endpoint(
     "list_schedules", "GET", "/schedules", VIEW, PageParameters, Page[ScheduleRow], list_schedules
 )
+LIST_AGENTS = Endpoint("list_agents", "GET", "/agents", VIEW, PageParameters, Page[AgentRow], list_agents)
 LIST_CONNECTED_AGENTS = Endpoint(
     "list_connected_agents",
     "GET",
@@ -122,4 +157,4 @@ LIST_CONNECTED_AGENTS = Endpoint(
     Page[ConnectedAgentRow],
     list_connected_agents,
 )
-ENDPOINTS = (LIST_WATCHES, LIST_SCHEDULES, LIST_CONNECTED_AGENTS)
+ENDPOINTS = (LIST_WATCHES, LIST_SCHEDULES, LIST_AGENTS, LIST_CONNECTED_AGENTS)

@@ -29,6 +29,8 @@ ACTIONS: Final = (
     "sink.move",
     "key.create",
     "key.revoke",
+    "agent.connect",
+    "agent.disconnect",
     "quarantine.verify",
     "quarantine.drop",
     "view.save",

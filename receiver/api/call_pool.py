@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import BoundedSemaphore
 from typing import Final, TypeVar
 
 from receiver.errors import Busy
@@ -16,6 +18,17 @@ THREADS: Final = 4
 MAX_PENDING: Final = 64
 # Seconds after which a call is answered with 503, though its thread may still run.
 LIMIT: Final = 20.0
+
+
+@contextmanager
+def place_in(places: BoundedSemaphore, why: str) -> Iterator[None]:
+    """Hold one of the places for calls that wait for others. Raises Busy, which says `why`, when there is none."""
+    if not places.acquire(blocking=False):
+        raise Busy(why, retry_after=5)
+    try:
+        yield
+    finally:
+        places.release()
 
 
 class CallPool:

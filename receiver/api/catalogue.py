@@ -30,6 +30,7 @@ from receiver.api import (
     trial,
     views,
 )
+from receiver.api.actions import agents as agent_actions
 from receiver.api.actions import deliveries as delivery_actions
 from receiver.api.actions import keys as key_actions
 from receiver.api.actions import moves, reroutes
@@ -69,5 +70,6 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *moves.ENDPOINTS,
     *reroutes.ENDPOINTS,
     *key_actions.ENDPOINTS,
+    *agent_actions.ENDPOINTS,
     *quarantine_actions.ENDPOINTS,
 )

@@ -15,10 +15,11 @@ from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.cli.output import clean, iso, out, print_json, print_table, show_time
 from receiver.cli.profiles import here_only
 from receiver.cli.progress import ProgressLine
+from receiver.domain.agent_url import shown, where
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger
 from receiver.reconcile import connect as connecting
-from receiver.reconcile.connect import NotChanged, Survey, shown, where
+from receiver.reconcile.connect import NotChanged, Survey
 from receiver.reconcile.poller import build
 from receiver.reconcile.schedules import ScheduleCheck
 from receiver.reconcile.source import PolledSource

@@ -49,6 +49,7 @@ ACTIONS: Final[tuple[ConsoleAction, ...]] = (
     *sinks.ACTIONS,
     *routes.ACTIONS,
     *keys.ACTIONS,
+    *schedules.ACTIONS,
     *operations.ACTIONS,
     *quarantine.ACTIONS,
     *views.ACTIONS,

@@ -1,4 +1,4 @@
-"""What is remembered of an account at Skyvern: the agents whose callback URL we changed, and schedules that missed."""
+"""What is remembered of an account at Skyvern: agents, those whose callback URL we changed, and schedules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.ledger import bulk
-from receiver.ledger.schema import agent_changes, schedules
+from receiver.ledger.expressions import storable
+from receiver.ledger.schema import agent_changes, agents, schedules
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,17 @@ class ScheduleSeen:
     agent_id: str
     next_run: float | None
     missed: float | None
+    checked_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSeen:
+    """An agent as the clock saw it last. `callback_url`: without query and password; None: its results go nowhere."""
+
+    source: str
+    agent_id: str
+    title: str
+    callback_url: str | None
     checked_at: float
 
 
@@ -76,6 +88,13 @@ def page_of_schedules(
     return [ScheduleSeen(*row) for row in _page(connection, schedules, "schedule_id", limit, source, after)]
 
 
+def page_of_agents(
+    connection: sa.Connection, limit: int, *, source: str = "", after: tuple[str, str] | None = None
+) -> list[AgentSeen]:
+    """Return agents, by source and id. `after`: only those behind this source and id."""
+    return [AgentSeen(*row) for row in _page(connection, agents, "agent_id", limit, source, after)]
+
+
 def _page(
     connection: sa.Connection, table: sa.Table, name: str, limit: int, source: str, after: tuple[str, str] | None
 ) -> Iterable[Any]:
@@ -104,19 +123,34 @@ def replace_schedules(
     connection: sa.Connection, source: str, seen: Mapping[str, tuple[str, float | None, float | None]], now: float
 ) -> None:
     """Record the schedules of a source: by id, the agent, when it fires next, and the last time if it missed that."""
-    connection.execute(sa.delete(schedules).where(schedules.c.source == source))
-    if seen:
-        connection.execute(
-            sa.insert(schedules),
-            [
-                {
-                    "source": source,
-                    "schedule_id": each,
-                    "agent_id": agent_id,
-                    "next_run": next_at,
-                    "missed": at,
-                    "checked_at": now,
-                }
-                for each, (agent_id, next_at, at) in sorted(seen.items())
-            ],
-        )
+    rows = [
+        {"source": source, "schedule_id": each, "agent_id": agent_id, "next_run": next_at, "missed": at}
+        for each, (agent_id, next_at, at) in sorted(seen.items())
+    ]
+    _replace(connection, schedules, source, rows, now)
+
+
+def replace_agents(
+    connection: sa.Connection, source: str, seen: Mapping[str, tuple[str, str | None]], now: float
+) -> None:
+    """Record the agents of a source: by id, the title, and the callback URL as it may be shown."""
+    rows = [
+        {"source": source, "agent_id": each, "title": storable(title), "callback_url": url and storable(url)}
+        for each, (title, url) in sorted(seen.items())
+    ]
+    _replace(connection, agents, source, rows, now)
+
+
+def set_agent_url(connection: sa.Connection, source: str, agent_id: str, url: str | None) -> None:
+    """Record where an agent's results go from now on, if it is known."""
+    connection.execute(
+        sa.update(agents).where(agents.c.source == source, agents.c.agent_id == agent_id).values(callback_url=url)
+    )
+
+
+def _replace(
+    connection: sa.Connection, table: sa.Table, source: str, rows: Iterable[Mapping[str, Any]], now: float
+) -> None:
+    connection.execute(sa.delete(table).where(table.c.source == source))
+    if rows := [{**each, "checked_at": now} for each in rows]:
+        connection.execute(sa.insert(table), rows)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.ledger.database_clock import database_now
+from receiver.ledger.expressions import storable
 from receiver.ledger.schema import audit
 
 BEGUN: Final = "begun"
@@ -23,8 +24,6 @@ FAILED: Final = "failed"
 BATCH: Final = 500
 # Seconds for which the audit is kept at the least, however short a time events are kept.
 KEPT_FOR: Final = 400 * 86_400.0
-# Characters of a detail that are kept.
-_LONGEST: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +73,14 @@ def record(
     row = {
         "at": now,
         "actor_kind": actor.kind,
-        "actor": _storable(actor.name),
+        "actor": storable(actor.name),
         "key_id": actor.key_id,
         "action": action,
         "source": source,
         "selection": json.dumps(selection),
         "count": count,
         "outcome": outcome,
-        "detail": _storable(detail),
+        "detail": storable(detail),
         "ended_at": None if outcome == BEGUN else now,
     }
     return int(connection.execute(sa.insert(audit).values(row).returning(audit.c.id)).scalar_one())
@@ -92,13 +91,8 @@ def end(connection: sa.Connection, number: int, outcome: str, count: int, detail
     connection.execute(
         sa.update(audit)
         .where(audit.c.id == number, audit.c.outcome == BEGUN)
-        .values(outcome=outcome, count=count, detail=_storable(detail), ended_at=database_now(connection))
+        .values(outcome=outcome, count=count, detail=storable(detail), ended_at=database_now(connection))
     )
-
-
-def _storable(text: str) -> str:
-    """Return `text` without what a database can't take, cut to a length."""
-    return text.replace("\0", "").encode(errors="replace").decode()[:_LONGEST]
 
 
 def list_actions(

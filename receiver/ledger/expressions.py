@@ -12,6 +12,11 @@ from sqlalchemy.sql.expression import FunctionElement
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
+def storable(text: str) -> str:
+    """Return text of others as every database takes it: without NUL and lone surrogates, cut to 500 characters."""
+    return text.replace("\0", "").encode(errors="replace").decode()[:500]
+
+
 class unindexed(FunctionElement[Any]):  # noqa: N801 - reads like the SQL that it becomes
     """The column, of a kind that no index is chosen for: the statement reads its rows in an order of its own."""
 

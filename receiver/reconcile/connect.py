@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import Any, Final
 
-from handlers.support.url import without_query
-from receiver.domain.callback import origin_of
 from receiver.errors import RunhookError
 from receiver.ledger import Ledger, account
 from receiver.ledger.account import AgentChange
@@ -22,7 +19,6 @@ from receiver.skyvern import Answer, Answered
 from receiver.skyvern.account import ListedAgent, as_yaml, definition_of, differences, listed_agents
 from receiver.skyvern.requests import PAGE_SIZE
 
-Where = Literal["here", "elsewhere", "nowhere"]
 _MOST_PAGES: Final = 100
 # A title that Skyvern replaces whenever the agent is saved.
 _UNTITLED: Final = "New Workflow"
@@ -47,40 +43,35 @@ class Survey:
     trouble: str = ""
 
 
-def where(url: str | None, hooks: str) -> Where:
-    """Return where results go that are posted to `url`. `hooks`: our own URL of the source, without a token."""
-    if not url:
-        return "nowhere"
-    return "here" if hooks and f"{_place(url)}/".startswith(f"{_place(hooks)}/") else "elsewhere"
+def list_agents(source: PolledSource) -> tuple[list[ListedAgent], str]:
+    """Return all agents of a source, and what was wrong, or ""."""
+    found: list[ListedAgent] = []
+    for page in range(1, _MOST_PAGES + 1):
+        source.wait_for_budget()
+        answer = source.reader.list_agents(page, PAGE_SIZE)
+        rows = listed_agents(answer) if isinstance(answer, Answered) else None
+        if rows is None:
+            return found, f"agents, page {page}: {_said(answer)}"
+        found += rows
+        if len(rows) < PAGE_SIZE:
+            break
+    return found, ""
 
 
-def _place(url: str) -> str:
-    """Return the normalized origin and path of a URL."""
-    try:
-        return origin_of(url) + urlsplit(url.strip()).path.rstrip("/")
-    except ValueError:
-        return ""
-
-
-def shown(url: str | None) -> str:
-    """Return a URL as it may be shown: without query and password, which may be secret."""
-    return without_query(url) if url else ""
+def agent_of(source: PolledSource, agent_id: str) -> ListedAgent:
+    """Return one agent as it is now. Raises NotChanged when Skyvern does not tell."""
+    found = _get(source, agent_id)
+    title, version = str(found.get("title") or ""), int(found.get("version") or 0)
+    return ListedAgent(agent_id, title, version, found.get("webhook_callback_url") or None)
 
 
 def survey(ledger: Ledger, source: PolledSource) -> Survey:
     """List agents and schedules, and check whether the last run of each schedule happened. Raises LedgerUnavailable."""
     found = Survey(source.name)
     found.changed = ledger.read(lambda connection: account.changes(connection, source.name))
-    for page in range(1, _MOST_PAGES + 1):
-        source.wait_for_budget()
-        answer = source.reader.list_agents(page, PAGE_SIZE)
-        rows = listed_agents(answer) if isinstance(answer, Answered) else None
-        if rows is None:
-            found.trouble = f"agents, page {page}: {_said(answer)}"
-            return found
-        found.agents += rows
-        if len(rows) < PAGE_SIZE:
-            break
+    found.agents, found.trouble = list_agents(source)
+    if found.trouble:
+        return found
     found.schedules, found.trouble = check_schedules(source, time.time())
     return found
 

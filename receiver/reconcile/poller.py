@@ -27,6 +27,7 @@ from receiver.config.models import Config, ReconcileConfig
 from receiver.config.settings import Settings
 from receiver.dispatch import Dispatcher
 from receiver.domain import poll_schedule
+from receiver.domain.agent_url import hooks_of
 from receiver.domain.event import Via
 from receiver.domain.run import Run, parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
@@ -364,8 +365,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
             raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
         budget = partial(limits.take, f"reconcile/{name}", parse_rate(config.reconcile.budget))
         resolver = Resolver(name, reader, ledger, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
-        hooks = f"{settings.public_url}/webhooks/{name}" if settings.public_url else ""
-        polled.append(PolledSource(name, reader, budget, resolver, source.watch, hooks))
+        polled.append(PolledSource(name, reader, budget, resolver, source.watch, hooks_of(settings.public_url, name)))
     reconcile = config.reconcile
     if (kept := config.retention.events) is not None:  # what was removed has been told once
         reconcile = reconcile.model_copy(update={"watch_back": min(reconcile.watch_back, kept)})

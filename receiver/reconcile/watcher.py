@@ -18,10 +18,12 @@ from datetime import UTC, datetime
 from typing import Final
 
 from receiver.config.models import ReconcileConfig
+from receiver.domain.agent_url import shown
 from receiver.domain.attention import ACTIVE, PAUSED
 from receiver.domain.poll_schedule import LONGEST_FIRST
 from receiver.ledger import Connection, Ledger, account, run_polls, runs, watches
 from receiver.ledger.watches import ActiveRun, Watch
+from receiver.reconcile.connect import list_agents
 from receiver.reconcile.listing import read_back
 from receiver.reconcile.schedules import check_schedules
 from receiver.reconcile.source import PolledSource
@@ -29,8 +31,8 @@ from receiver.skyvern import ListedRun
 
 # Seconds by which a walk reads further back than the watermark: a run may become visible after a younger one.
 OVERLAP: Final = 120.0
-# Seconds between two checks of a source's schedules.
-SCHEDULES_EVERY: Final = 600.0
+# Seconds between two checks of a source's schedules and agents.
+ACCOUNT_EVERY: Final = 600.0
 # Seconds between two checks of the ledger for a walk that is due.
 _CHECK_EVERY: Final = 1.0
 # Seconds until the next walk after one that was broken off.
@@ -48,7 +50,7 @@ class Watcher:
         self._stopped = stopped
         self._not_before: dict[str, float] = {}
         self._trouble: dict[str, str] = {}
-        self._schedules_at: dict[str, float] = {}
+        self._account_at: dict[str, float] = {}
 
     def due(self, sources: Sequence[PolledSource]) -> list[PolledSource]:
         """Return the sources whose walk may be due. Asks the ledger nothing: `walk` takes the lease."""
@@ -67,13 +69,22 @@ class Watcher:
         watch = self._ledger.write(lambda connection: watches.lease(connection, source.name, now))
         if watch is not None:
             _Walk(self._ledger, self._settings, source, watch, self._stopped, self._report).run()
-            self._check_schedules(source)
+            if time.monotonic() >= self._account_at.get(source.name, 0.0) and not self._stopped():
+                self._account_at[source.name] = time.monotonic() + ACCOUNT_EVERY
+                self._check_schedules(source)
+                self._check_agents(source)
+
+    def _check_agents(self, source: PolledSource) -> None:
+        """Record where the results of each agent go."""
+        found, trouble = list_agents(source)
+        if trouble:
+            log.warning("watch.agents source=%s %s", source.name, trouble)
+            return
+        seen = {each.id: (each.title, shown(each.callback_url) or None) for each in found}
+        self._ledger.write(lambda connection: account.replace_agents(connection, source.name, seen, self._ledger.now()))
 
     def _check_schedules(self, source: PolledSource) -> None:
         """Log the schedules that should have started a run and did not, each time once."""
-        if time.monotonic() < self._schedules_at.get(source.name, 0.0) or self._stopped():
-            return
-        self._schedules_at[source.name] = time.monotonic() + SCHEDULES_EVERY
         checks, trouble = check_schedules(source, time.time(), self._stopped)
         if trouble:
             log.warning("watch.schedules source=%s %s", source.name, trouble)

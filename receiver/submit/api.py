@@ -24,6 +24,7 @@ from starlette.routing import Route
 from handlers.support.address_policy import AllowedAddresses
 from receiver import wakeups
 from receiver.config.fields import parse_rate
+from receiver.domain.agent_url import hooks_of
 from receiver.domain.api_key import ALL_SOURCES
 from receiver.domain.callback import CALLBACK
 from receiver.domain.redaction import Redactor
@@ -138,7 +139,7 @@ class _Api:
                 api, reader = SkyvernAPI(*found), SkyvernReader(*found, patience=INLINE_PATIENCE)
             except ConfigError as problem:
                 raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
-            callback_base = f"{settings.public_url}/webhooks/{name}" if settings.public_url else ""
+            callback_base = hooks_of(settings.public_url, name)
             self.sources[name] = Source(name, api, callback_base, secrets, allowed)
             self._readers.append(reader)
             self._resolvers[name] = Resolver(name, reader, ledger)

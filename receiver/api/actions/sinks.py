@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -14,6 +13,7 @@ from pydantic import Field
 
 from handlers.contract import Delivery, Receipt, Refused, SinkError, Unavailable
 from receiver.api.actions import audited
+from receiver.api.call_pool import place_in
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Result
 from receiver.api.service import Actor, Service
@@ -24,7 +24,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import parse
-from receiver.errors import Busy, Invalid
+from receiver.errors import Invalid
 from receiver.ledger import Connection, audit
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
@@ -152,7 +152,10 @@ def test_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkTes
     """Send one marked sample to a sink, now and from the receiver, and return its receipt or why there is none."""
     config, base = service.config, service.settings.skyvern_base_url
     require_testable(config, wanted.sink)
-    with _place_for_test(), audited.audited(service.ledger, actor, TEST, {"sink": wanted.sink}) as told:
+    with (
+        place_in(_TESTS, "other sinks are being tested"),
+        audited.audited(service.ledger, actor, TEST, {"sink": wanted.sink}) as told,
+    ):
         try:
             receipt = send_sample(config, base, wanted.sink)
         except Exception as error:  # others than these are bugs, of a third party's sink perhaps
@@ -164,17 +167,6 @@ def test_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkTes
             return SinkTestResult(outcome=outcome, reason=reason, id="", keys=[], note="")
         told.count = 1
     return SinkTestResult(outcome="accepted", reason="", id=receipt.id, keys=list(receipt.keys), note=receipt.note)
-
-
-@contextmanager
-def _place_for_test() -> Iterator[None]:
-    """Hold a place for a test. Raises Busy when there is none."""
-    if not _TESTS.acquire(blocking=False):
-        raise Busy("other sinks are being tested", retry_after=5)
-    try:
-        yield
-    finally:
-        _TESTS.release()
 
 
 PAUSE_SINK = Endpoint(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from receiver.api.account import LIST_CONNECTED_AGENTS, LIST_SCHEDULES, LIST_WATCHES
+from receiver.api.account import LIST_AGENTS, LIST_CONNECTED_AGENTS, LIST_SCHEDULES, LIST_WATCHES
+from receiver.api.actions.agents import CONNECT_AGENT, DISCONNECT_AGENT, ConnectResult
 from receiver.api.models import MAX_LIMIT
 from receiver.api.service import Actor, Service
+from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 
 
@@ -17,16 +19,42 @@ def schedules(service: Service, actor: Actor, _names: Mapping[str, str], query: 
     wanted = LIST_SCHEDULES.parse({}, given)
     found = LIST_SCHEDULES.call(service, actor, wanted)
     of_source = {"source": wanted.source}
-    agents = LIST_CONNECTED_AGENTS.validated({**of_source, "limit": MAX_LIMIT})
+    agents = LIST_AGENTS.call(service, actor, LIST_AGENTS.validated({**of_source, "limit": MAX_LIMIT}))
+    connected = LIST_CONNECTED_AGENTS.validated({**of_source, "limit": MAX_LIMIT})
     return {
         "title": "Schedules",
         "here": "Schedules",
         "watches": LIST_WATCHES.call(service, actor, LIST_WATCHES.validated(of_source)).items,
         "schedules": found.items,
-        "agents": LIST_CONNECTED_AGENTS.call(service, actor, agents),
+        "places": {(each.source, each.agent_id): each.results for each in agents.items},
+        "agents": agents,
+        "connected": LIST_CONNECTED_AGENTS.call(service, actor, connected),
         "public_url": service.settings.public_url,
         "further": further("/schedules", given, found),
     }
 
 
+def _connected(result: ConnectResult) -> str:
+    return f"The results of {result.agent_id} come here: to {result.url}"
+
+
+def _disconnected(result: ConnectResult) -> str:
+    return f"The results of {result.agent_id} go {f'to {result.url}' if result.url else 'nowhere'} again."
+
+
+ACTIONS: Final = (
+    ConsoleAction(
+        CONNECT_AGENT,
+        "Send results here",
+        _connected,
+        "Have the results of this agent sent here, and no longer to where they go now? Skyvern makes a new version of"
+        " the agent, in which nothing else is changed; it can be put back.",
+    ),
+    ConsoleAction(
+        DISCONNECT_AGENT,
+        "Put back",
+        _disconnected,
+        "Send the results of this agent where they went before, and no longer here? Skyvern makes a new version of it.",
+    ),
+)
 PAGES: Final = (ConsolePage("/schedules", "schedules.html", schedules, PageLink("Schedules", "c", "Submitting")),)

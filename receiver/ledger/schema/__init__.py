@@ -9,7 +9,7 @@ from __future__ import annotations
 from receiver.ledger.schema.base import metadata
 from receiver.ledger.schema.hosts import heartbeats, marks, timeouts
 from receiver.ledger.schema.people import audit, console_sessions, keys, saved_views
-from receiver.ledger.schema.submitted import active_runs, agent_changes, schedules, submissions, watches
+from receiver.ledger.schema.submitted import active_runs, agent_changes, agents, schedules, submissions, watches
 from receiver.ledger.schema.words import run_texts, run_words, text_index
 from receiver.ledger.schema.work import UNSUCCESSFUL, attempts, deliveries, events, lanes, operations, runs
 
@@ -17,6 +17,7 @@ __all__ = [
     "UNSUCCESSFUL",
     "active_runs",
     "agent_changes",
+    "agents",
     "attempts",
     "audit",
     "console_sessions",

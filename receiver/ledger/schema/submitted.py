@@ -76,6 +76,18 @@ schedules = Table(
     PrimaryKeyConstraint("source", "schedule_id"),
 )
 
+# The agents of an account as the clock saw them last, of sources that are watched.
+agents = Table(
+    "agents",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("callback_url", Text),  # without query and password; null: its results go nowhere
+    Column("checked_at", Double, nullable=False),
+    PrimaryKeyConstraint("source", "agent_id"),
+)
+
 # What `runhook connect --undo` puts back.
 agent_changes = Table(
     "agent_changes",

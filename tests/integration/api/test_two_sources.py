@@ -52,6 +52,7 @@ THEIRS: dict[tuple[str, str], Any] = {
     ("id", "quarantine"): QUARANTINED.id,
     ("ids", "quarantine"): [QUARANTINED.id],
     ("ids", ""): [RUN],
+    ("agent_id", ""): "wpid_theirs",
 }
 # Members that name nothing of a source, and what they are given.
 FREE: dict[str, Any] = {"sink": "ops", "into": "results", "name": "app", "path": "/runs", "key": "k1"}
@@ -95,6 +96,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     ledger.write(lambda connection: account.record_change(connection, change))
     seen = {"sch_theirs": ("wpid_theirs", now, now)}
     ledger.write(lambda connection: account.replace_schedules(connection, RIVAL, seen, now))
+    agents = {"wpid_theirs": (RIVAL, "https://rival.example/hook")}
+    ledger.write(lambda connection: account.replace_agents(connection, RIVAL, agents, now))
     call(it, "create_key", actor(RIVAL, *ALL_SCOPES), name="rival's", scopes=["view"])
     call(it, "replay", actor(RIVAL), expect=2, rate=0.001)
     call(it, "save_view", actor(RIVAL), name="rival's", path="/runs?title=theirs", shared=True)

@@ -612,7 +612,7 @@ def test_a_walk_tells_of_a_run_that_is_queued_for_too_long(scripted_server: Scri
     page = dumps([row("tsk_1", "2026-01-01T00:00:00", "queued")])
     scripted_server.script = [Reply(200, page), Reply(200, page)]
     scripted_server.default = Reply(200, dumps(run))
-    it.reconciler._watcher._schedules_at["skyvern"] = float("inf")
+    it.reconciler._watcher._account_at["skyvern"] = float("inf")
     walk(it)
     assert it.events() == []
     it.ledger.write(lambda c: c.exec_driver_sql("UPDATE active_runs SET first_seen_at = first_seen_at - 601"))
@@ -694,7 +694,36 @@ def test_hints_of_strangers_cost_few_calls(scripted_server: ScriptedServer, rig:
     assert 0 < len(scripted_server.calls) < 20
 
 
-# --- Schedules
+# --- Schedules and agents
+
+
+def test_where_the_results_of_agents_go_is_recorded_and_no_secret_of_it(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig
+) -> None:
+    # Given two agents, one with a URL that holds a secret and a title that no database takes
+    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    sim.world.agents.clear()
+    definition = {"version": 1, "parameters": [], "blocks": []}
+    made = []
+    for title, url in (("Silent", None), ("Other\0", "https://ann:pw@hooks.example/x?token=sesame")):
+        body = {"title": title, "workflow_definition": definition, "webhook_callback_url": url}
+        made.append(sim.client.post("/v1/agents", json={"json_definition": body}).json()["workflow_permanent_id"])
+
+    # When the account is watched
+    walk(it)
+
+    # Then it is known where their results go
+    def seen() -> dict[str, tuple[str, str | None]]:
+        found = it.ledger.read(lambda c: account.page_of_agents(c, 10))
+        return {each.agent_id: (each.title, each.callback_url) for each in found}
+
+    assert seen() == {made[0]: ("Silent", None), made[1]: ("Other", "https://hooks.example/x")}
+
+    # And one that is gone at Skyvern is gone here
+    del sim.world.agents[made[1]]
+    it.reconciler._watcher._account_at.clear()
+    walk(it)
+    assert list(seen()) == [made[0]]
 
 
 def test_a_schedule_that_started_no_run_is_logged_once(
@@ -710,11 +739,11 @@ def test_a_schedule_that_started_no_run_is_logged_once(
 
     # When its list is walked twice, and it runs at last
     for _ in range(2):
-        it.reconciler._watcher._schedules_at.clear()
+        it.reconciler._watcher._account_at.clear()
         walk(it)
     missed = it.ledger.read(account.count_missed)
     sim.client.post(f"/_sim/schedules/{made}/fire")
-    it.reconciler._watcher._schedules_at.clear()
+    it.reconciler._watcher._account_at.clear()
     walk(it)
 
     # Then that is told once, and is over with the run
