@@ -13,8 +13,8 @@ import hmac
 import json
 import re
 import ssl
-import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote, urlsplit
@@ -22,10 +22,12 @@ from urllib.parse import quote, urlsplit
 import httpx2
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
+from handlers.contract import Delivery, Receipt, Refused, Services, SinkOptions, Unavailable
 from handlers.support import templating
 from handlers.support.deadline import Deadline
-from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, Response, parse_url
+from handlers.support.exchange import HttpRequest, Response
+from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, parse_url
+from handlers.support.request_sink import MAX_IDLE, PreparedSend, RequestSink
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 
@@ -162,7 +164,7 @@ def raise_for_status(host: str, answer: Response, now: float) -> None:
     raise Refused(f"{host} answered {status}" + (": it wants no more of these" if status == 410 else ""))
 
 
-class HttpSink(Sink[HttpOptions]):
+class HttpSink(RequestSink[HttpOptions]):
     """Sends requests to one URL. Connections stay open between deliveries."""
 
     Options: ClassVar[type[SinkOptions]] = HttpOptions
@@ -178,31 +180,28 @@ class HttpSink(Sink[HttpOptions]):
         self._headers["content-type"] = options.content_type
         self._keys = options.signing_keys
         self._template = None if options.template is None else templating.compile(options.template)
-        self._client: GuardedClient | None = None
-        self._opening = threading.Lock()
 
-    def send(self, delivery: Delivery) -> Receipt:
-        """Send the request. The receipt's id is the delivery's key, which the receiver gets as webhook-id."""
+    @property
+    def prepares_at_once(self) -> bool:
+        """Whether there is no template, which may compute for long."""
+        return self._template is None
+
+    def prepare(self, delivery: Delivery) -> PreparedSend:
+        """Sign the body. The receipt's id is the delivery's key, which the receiver gets as webhook-id."""
         deadline = Deadline(self.options.timeout)
         body = self._body(delivery)
         now = time.time()
-        answer = self._open().request(
-            self.options.method,
-            self._url,
-            content=body,
-            headers={**self._headers, **self._own_headers(delivery, int(now), body)},
-            deadline=deadline,
-            max_answer=MAX_ANSWER,
-        )
-        raise_for_status(self._url.host, answer, now)
-        return Receipt(delivery.key)
+        headers = {**self._headers, **self._own_headers(delivery, int(now), body)}
+        request = HttpRequest(self.options.method, self._url, headers, body, deadline, MAX_ANSWER)
+        return PreparedSend(request, partial(self._receipt, delivery.key, now))
 
-    def close(self) -> None:
-        """Close the connections."""
-        with self._opening:
-            if self._client is not None:
-                self._client.close()
-            self._client = None
+    def make_client(self) -> GuardedClient:
+        """Return a client for any address: the URL is the operator's."""
+        return GuardedClient(ANY_ADDRESS, timeout=self.options.timeout, tls=self._tls(), max_idle=MAX_IDLE)
+
+    def _receipt(self, key: str, now: float, answer: Response) -> Receipt:
+        raise_for_status(self._url.host, answer, now)
+        return Receipt(key)
 
     def _body(self, delivery: Delivery) -> bytes:
         if self._template is None:
@@ -229,13 +228,6 @@ class HttpSink(Sink[HttpOptions]):
         if delivery.test:
             headers["runhook-test"] = "true"
         return headers
-
-    def _open(self) -> GuardedClient:
-        with self._opening:
-            if self._client is None:
-                timeout = self.options.timeout
-                self._client = GuardedClient(ANY_ADDRESS, timeout=timeout, tls=self._tls())
-            return self._client
 
     def _tls(self) -> ssl.SSLContext | None:
         """Make the TLS context. Reads its files at the first send: a host that only checks the config may lack them."""

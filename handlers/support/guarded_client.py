@@ -13,7 +13,7 @@ Its rules, for the first URL and again for each redirect:
     Refused       the URL is invalid, or its address is forbidden
     Unavailable   the network or the server fails; DeadlineExceeded, a subclass: the deadline is over
 
-address_policy.py knows which addresses are forbidden, http_connection.py how HTTP is spoken. This file knows no sink
+address_policy.py knows which addresses are forbidden, exchange.py how a request is sent. This file knows no sink
 and no run. Sockets and TLS are httpcore2's, below its connections, because the check has to happen between name
 resolution and connect, and because its pool looks at every connection for each request.
 """
@@ -27,8 +27,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import httpcore2
 import httpx2
@@ -37,8 +35,9 @@ from handlers.contract import Refused, Unavailable
 from handlers.support.address_policy import AllowedAddresses, Resolver, resolve
 from handlers.support.address_registries import IPAddress
 from handlers.support.deadline import Deadline
-from handlers.support.http_connection import HttpConnection, IdleConnections, request_head
-from handlers.support.url import MAX_URL
+from handlers.support.exchange import Exchange, HttpRequest, Response, origin_of, translated_errors
+from handlers.support.http_connection import MAX_IDLE, HttpConnection, IdleConnections
+from handlers.support.url import MAX_URL, PORTS
 
 # What a client for an operator's own URL allows: all addresses, private ones too.
 ANY_ADDRESS = ("0.0.0.0/0", "::/0")
@@ -46,7 +45,6 @@ MAX_REDIRECTS = 5
 MAX_HOST = 253
 # What a name server can be asked for: labels of letters, digits, - and _ (other scripts are encoded with these).
 _HOST = re.compile(rb"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
-_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -69,7 +67,7 @@ class _Connector:
     def connect(self, url: httpx2.URL, deadline: Deadline) -> httpcore2.NetworkStream:
         """Connect to the server of `url`. Raises Refused, Unavailable, and httpcore2's errors."""
         host = url.raw_host.decode("ascii")
-        port = url.port or _PORTS[url.scheme]
+        port = url.port or PORTS[url.scheme]
         stream = self._connect(host, port, deadline)
         if url.scheme == "https":
             try:
@@ -123,15 +121,6 @@ class _Connector:
             return self._tls
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A response that was read whole. Header names are lower-case."""
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-
-
 class Download:
     """A response whose body is still to be read. Header names are lower-case; `url` is the last one after redirects."""
 
@@ -149,7 +138,7 @@ class Download:
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives, not decompressed. Raises Unavailable when it ends early or is too slow."""
-        with _translated_errors(self.url.host):
+        with translated_errors(self.url.host):
             yield from self._connection.chunks()
 
 
@@ -159,7 +148,7 @@ class GuardedClient:
     Opens nothing before its first call. `timeout`: seconds that one wait for the network may take; each call has its
     own deadline for the whole. `connect_timeout`: seconds that finding a server's address and connecting may take,
     `timeout` when absent. `resolver`: used in place of the system's. `tls`: an SSL context, for private
-    authorities and client certificates.
+    authorities and client certificates. `max_idle`: how many connections are kept for the next request.
     """
 
     def __init__(
@@ -171,12 +160,14 @@ class GuardedClient:
         max_redirects: int = MAX_REDIRECTS,
         resolver: Resolver = resolve,
         tls: ssl.SSLContext | None = None,
+        max_idle: int = MAX_IDLE,
     ) -> None:
         self._timeout = timeout
         self._max_redirects = max_redirects
         connecting = timeout if connect_timeout is None else min(timeout, connect_timeout)
         self._connector = _Connector(AllowedAddresses(allowed), resolver, connecting, tls)
-        self._idle = IdleConnections()
+        self._max_idle = max_idle
+        self._idle = IdleConnections(max_idle)
 
     @contextmanager
     def get_stream(
@@ -189,14 +180,19 @@ class GuardedClient:
         """
         deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = parse_url(url)
-        origin = _origin(target)
+        origin = origin_of(target)
         for _ in range(self._max_redirects + 1):
-            given = headers if headers is not None and _origin(target) == origin else {}
-            with self._exchange("GET", target, given, None, deadline) as connection:
-                location = connection.headers.get("location")
-                if connection.status not in _REDIRECTS or location is None:
-                    yield Download(connection, target)
+            given = headers if headers is not None and origin_of(target) == origin else {}
+            exchange = self.exchange(HttpRequest("GET", target, given, None, deadline))
+            try:
+                exchange.send()
+                exchange.read_head()
+                location = exchange.connection.headers.get("location")
+                if exchange.connection.status not in _REDIRECTS or location is None:
+                    yield Download(exchange.connection, target)
                     return
+            finally:
+                exchange.end()
             target = self._next(target, location)
         raise Refused(f"{origin[1]} redirects more than {self._max_redirects} times")
 
@@ -217,22 +213,24 @@ class GuardedClient:
         """
         deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = url if isinstance(url, httpx2.URL) else parse_url(url)
-        with self._exchange(method, target, headers or {}, content, deadline) as connection:
-            body = bytearray()
-            with _translated_errors(target.host):
-                for chunk in connection.chunks():
-                    body += chunk
-                    if len(body) >= max_answer:
-                        break
-            return Response(connection.status, connection.headers, bytes(body[:max_answer]))
+        return self.call(HttpRequest(method, target, headers or {}, content, deadline, max_answer))
 
-    def post(self, url: str, *, content: bytes, deadline: Deadline | float, **rest: Any) -> Response:
-        """Send a POST; see `request`."""
-        return self.request("POST", url, content=content, deadline=deadline, **rest)
+    def call(self, request: HttpRequest) -> Response:
+        """Send a request and return the response; see `request`."""
+        exchange = self.exchange(request)
+        try:
+            exchange.send()
+            return exchange.read()
+        finally:
+            exchange.end()
+
+    def exchange(self, request: HttpRequest) -> Exchange:
+        """Return the exchange of a request that is not sent yet. Raises Refused, and Unavailable after its deadline."""
+        return Exchange(request, self._idle, self._connector.connect, self._timeout)
 
     def close(self) -> None:
         """Close the connections. The client can be used again."""
-        idle, self._idle = self._idle, IdleConnections()
+        idle, self._idle = self._idle, IdleConnections(self._max_idle)
         idle.close()
 
     def _next(self, target: httpx2.URL, location: str) -> httpx2.URL:
@@ -240,30 +238,6 @@ class GuardedClient:
         if target.scheme == "https" and following.scheme != "https":
             raise Refused(f"{target.host} redirects from https to http")
         return following
-
-    @contextmanager
-    def _exchange(
-        self, method: str, url: httpx2.URL, headers: Mapping[str, str], content: bytes | None, deadline: Deadline
-    ) -> Iterator[HttpConnection]:
-        """Send a request, and lend the connection to read the response from."""
-        sent = {"host": url.netloc.decode(), "accept": "*/*", "accept-encoding": "identity", "user-agent": "runhook"}
-        if content is not None:
-            sent["content-length"] = str(len(content))
-        sent.update((name.lower(), value) for name, value in headers.items())
-        origin, idle = _origin(url), self._idle
-        connection = None
-        try:
-            with _translated_errors(url.host):
-                head = request_head(method, url.raw_path, sent)
-                deadline.remaining()
-                connection = idle.take(origin)
-                if connection is None or not _sent(connection, method, head, content or b"", deadline):
-                    connection = HttpConnection(self._connector.connect(url, deadline), self._timeout)
-                    connection.send(head, content or b"", deadline)
-            yield connection
-        finally:
-            if connection is not None:
-                idle.give_back(origin, connection)
 
 
 def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
@@ -286,40 +260,3 @@ def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
     if url.userinfo:
         raise Refused(f"{url.host}: an address with a user name or password in it is not called")
     return url.copy_with(fragment=None)
-
-
-def _origin(url: httpx2.URL) -> tuple[str, str, int]:
-    return url.scheme, url.host, url.port or _PORTS[url.scheme]
-
-
-def _sent(connection: HttpConnection, method: str, head: bytes, content: bytes, deadline: Deadline) -> bool:
-    """Send a request over a connection that has had others; False, and closed, if the server hung up meanwhile, and a
-    GET may go out once more.
-
-    Of anything else the server may have done what it was asked for: whether that is sent again is for the ledger, which
-    knows each attempt.
-    """
-    try:
-        connection.send(head, content, deadline)
-    except (httpcore2.NetworkError, httpcore2.RemoteProtocolError):
-        if method != "GET" or not connection.unanswered:
-            raise
-        connection.close()
-        return False
-    return True
-
-
-@contextmanager
-def _translated_errors(host: str) -> Iterator[None]:
-    """Raise Refused or Unavailable for the engine's errors inside."""
-    try:
-        yield
-    except httpcore2.TimeoutException:
-        raise Unavailable(f"{host} did not answer in time") from None
-    except httpcore2.ConnectError as error:
-        kind = "its certificate does not hold" if "CERTIFICATE" in str(error).upper() else "it can't be reached"
-        raise Unavailable(f"{host}: {kind}") from None
-    except httpcore2.LocalProtocolError:
-        raise Refused(f"{host}: a header or address that HTTP does not allow") from None
-    except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError):
-        raise Unavailable(f"{host}: the connection broke") from None

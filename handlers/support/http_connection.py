@@ -1,5 +1,7 @@
 """Connections to HTTP/1.1 servers: one request after another, each response read as it comes.
 
+A connection is written and read by a thread that waits for it, or piece by piece by one that waits for many.
+
 Responses are parsed by httptools, in C, for what a sink's process may do in a second is bounded by its CPU. Its parser
 is as strict here as aiohttp's is for responses, but for a header that is folded over lines: that is an error.
 This file knows no URL and no address policy: guarded_client.py says where a connection goes, and until when.
@@ -12,6 +14,8 @@ This file knows no URL and no address policy: guarded_client.py says where a con
 from __future__ import annotations
 
 import re
+import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -32,7 +36,10 @@ _WRITE_SIZE = 256 * 1024
 _MAX_HEAD = 100 * 1024
 # Seconds that an idle connection is kept, less than servers do, and how many are.
 _KEEP_IDLE = 5.0
-_MAX_IDLE = 256
+MAX_IDLE = 256
+
+# What a socket raises that does not wait, where one that waits would.
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -95,6 +102,10 @@ class _Incoming:
             raise httpcore2.RemoteProtocolError("a response that breaks off")
         self.complete = True
 
+    def has_received(self, most: int) -> bool:
+        """Whether it is whole, or has `most` bytes of body, as far as they were not handed on."""
+        return self.complete or (self.has_head and sum(map(len, self.pieces)) >= most)
+
     def on_message_begin(self) -> None:
         if self.complete:
             self.keeps_open = False  # nobody has asked for another one
@@ -133,22 +144,70 @@ class HttpConnection:
         self._incoming = _Incoming()
         self._deadline = Deadline(0.0)
         self._broken = False
+        self._unwritten: list[memoryview] = []
 
     def send(self, head: bytes, content: bytes, deadline: Deadline) -> None:
         """Send a request and receive the head of its response. All of it, the body too, must end by `deadline`."""
+        self.begin(head, content, deadline)
+        self.write()
+        self.read_head()
+
+    def begin(self, head: bytes, content: bytes, deadline: Deadline) -> None:
+        """Begin a request, of which nothing is written yet. All of it must end by `deadline`, the response too."""
         self._deadline = deadline
         self._incoming.begin()
+        parts = [head + content] if len(content) <= _WRITE_SIZE else [head, content]
+        self._unwritten = [memoryview(each) for each in parts]
+
+    def write(self) -> None:
+        """Write what is left of the request."""
         try:
-            if len(content) <= _WRITE_SIZE:
-                self._stream.write(head + content, self._wait())
-            else:
-                self._stream.write(head, self._wait())
-                for start in range(0, len(content), _WRITE_SIZE):
-                    self._stream.write(content[start : start + _WRITE_SIZE], self._wait())
+            while self._unwritten:
+                part = self._unwritten[0]
+                self._stream.write(bytes(part[:_WRITE_SIZE]), self._wait())
+                self._wrote(len(part[:_WRITE_SIZE]))
         except httpcore2.WriteError:
-            self._broken = True  # but the server may have answered before it hung up
+            self._hung_up()
+
+    def write_now(self) -> bool:
+        """Write what can be written without waiting. Returns whether that is all of the request."""
+        sock = self._unblocked()
+        try:
+            while self._unwritten:
+                self._wrote(sock.send(self._unwritten[0]))
+        except _WOULD_BLOCK:
+            return False
+        except OSError:
+            self._hung_up()
+        return True
+
+    def read_head(self) -> None:
+        """Receive the head of the response."""
         while not self._incoming.has_head:
             self._receive(_FIRST_READ)
+
+    def read(self, most: int) -> None:
+        """Receive the response until it is whole, or has `most` bytes of body."""
+        while not self._incoming.has_received(most):
+            self._receive(READ_SIZE)
+
+    def read_now(self, most: int) -> bool:
+        """Receive what is there without waiting. Returns whether the response is whole, or has `most` bytes of body."""
+        sock = self._unblocked()
+        try:
+            # Until nothing is there: what TLS has decrypted already makes no socket readable.
+            while not self._incoming.has_received(most):
+                self._received(sock.recv(_FIRST_READ))
+        except _WOULD_BLOCK:
+            return False
+        except OSError:
+            raise httpcore2.ReadError("the connection broke") from None
+        return True
+
+    def fileno(self) -> int:
+        """Return the socket, to wait until something is there."""
+        number: int = self._stream.get_extra_info("socket").fileno()
+        return number
 
     @property
     def unanswered(self) -> bool:
@@ -164,6 +223,11 @@ class HttpConnection:
     def headers(self) -> Mapping[str, str]:
         """The headers of the response; their names are lower-case."""
         return self._incoming.headers
+
+    @property
+    def body(self) -> bytes:
+        """What was received of the body, not decompressed."""
+        return b"".join(self._incoming.pieces)
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body of the response as it arrives, not decompressed."""
@@ -192,21 +256,43 @@ class HttpConnection:
         self._stream.close()
 
     def _receive(self, size: int) -> None:
-        data = self._stream.read(size, self._wait())
+        self._received(self._stream.read(size, self._wait()))
+
+    def _received(self, data: bytes) -> None:
         if data:
             self._incoming.feed(data)
         else:
             self._broken = True
             self._incoming.feed_end()
 
+    def _wrote(self, size: int) -> None:
+        self._unwritten[0] = self._unwritten[0][size:]
+        if not self._unwritten[0]:
+            del self._unwritten[0]
+
+    def _hung_up(self) -> None:
+        """Note that the server takes nothing more. It may have answered before."""
+        self._broken = True
+        self._unwritten.clear()
+
+    def _unblocked(self) -> socket.socket:
+        sock: socket.socket = self._stream.get_extra_info("socket")
+        if sock.gettimeout() != 0.0:
+            sock.setblocking(False)
+        return sock
+
     def _wait(self) -> float:
         return min(self._timeout, self._deadline.remaining())
 
 
 class IdleConnections:
-    """Connections that wait for their next request, by origin: for five seconds, the latest first. Threads share it."""
+    """Connections that wait for their next request, by origin: for five seconds, the latest first. Threads share it.
 
-    def __init__(self) -> None:
+    `most`: how many are kept.
+    """
+
+    def __init__(self, most: int = MAX_IDLE) -> None:
+        self._most = most
         self._lock = threading.Lock()
         # Since when, to where, and the connection; the oldest first.
         self._idle: deque[tuple[float, Hashable, HttpConnection]] = deque()
@@ -227,7 +313,7 @@ class IdleConnections:
                 over = [connection]
             elif not over:
                 self._idle.append((now, origin, connection))
-            while self._idle and (len(self._idle) > _MAX_IDLE or self._idle[0][0] < now - _KEEP_IDLE):
+            while self._idle and (len(self._idle) > self._most or self._idle[0][0] < now - _KEEP_IDLE):
                 over.append(self._idle.popleft()[2])
         for each in over:
             each.close()

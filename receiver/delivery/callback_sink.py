@@ -7,14 +7,16 @@ calls it, and each origin of each caller has a lane of its own.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
+from handlers import Delivery, Receipt, Refused, Services, SinkOptions, Unavailable
 from handlers.http import sign as standard_signature
 from handlers.support.deadline import Deadline
-from handlers.support.guarded_client import GuardedClient, Response
+from handlers.support.exchange import HttpRequest, Response
+from handlers.support.guarded_client import GuardedClient, parse_url
+from handlers.support.request_sink import PreparedSend, RequestSink
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 from receiver.domain import callback, signature
@@ -34,7 +36,7 @@ _MAX_ANSWER = 64 * 1024
 CONNECT_TIMEOUT = 5.0
 
 
-class CallbackSink(Sink[SinkOptions]):
+class CallbackSink(RequestSink[SinkOptions]):
     """Posts to the URL that each caller gave. `master`: returns the secret that keys are derived from.
 
     `allowed`: private addresses that may be posted to. Those are what the operator listed, without the origin of
@@ -54,11 +56,9 @@ class CallbackSink(Sink[SinkOptions]):
         self._ledger = ledger
         self._master = master
         self._keys: dict[str, str] = {}
-        self._client: GuardedClient | None = None
-        self._opening = threading.Lock()
 
-    def send(self, delivery: Delivery) -> Receipt:
-        """Post the event to its caller. The receipt's id is the delivery's key, which is sent as webhook-id."""
+    def prepare(self, delivery: Delivery) -> PreparedSend:
+        """Find the caller, and sign the body. The receipt's id is the delivery's key, which is sent as webhook-id."""
         deadline = Deadline(self.options.timeout)
         try:
             submission, owner, target = self._ledger.read(lambda connection: _destination(connection, delivery))
@@ -80,9 +80,17 @@ class CallbackSink(Sink[SinkOptions]):
         }
         if authorization:
             headers["authorization"] = authorization
-        answer = self._connected().post(url, content=body, headers=headers, deadline=deadline, max_answer=_MAX_ANSWER)
-        raise_for_status(answer, now)
-        return Receipt(delivery.key, note=f"answered {answer.status}")
+        request = HttpRequest("POST", parse_url(url), headers, body, deadline, _MAX_ANSWER)
+        return PreparedSend(request, partial(_receipt, delivery.key, now))
+
+    def make_client(self) -> GuardedClient:
+        """Return a client for public addresses, and those that the operator has listed."""
+        return GuardedClient(self._allowed, timeout=self.options.timeout, connect_timeout=CONNECT_TIMEOUT)
+
+    def close(self) -> None:
+        """Close the connections."""
+        super().close()
+        self._ledger.close()
 
     def _key(self, key_id: str, key_hash: str) -> str:
         """Derive the caller's key. A wrong master secret must not sign: that would look like a forgery."""
@@ -96,24 +104,6 @@ class CallbackSink(Sink[SinkOptions]):
                 raise Unavailable("RUNHOOK_SECRET is another one here than where the caller's key was made")
             self._keys[key_id] = key
         return key
-
-    def _connected(self) -> GuardedClient:
-        with self._opening:
-            if self._client is None:
-                self._client = GuardedClient(
-                    self._allowed,
-                    timeout=self.options.timeout,
-                    connect_timeout=CONNECT_TIMEOUT,
-                )
-            return self._client
-
-    def close(self) -> None:
-        """Close the connections."""
-        with self._opening:
-            if self._client is not None:
-                self._client.close()
-            self._client = None
-        self._ledger.close()
 
 
 def _destination(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None, str]:
@@ -140,6 +130,11 @@ def signed_headers(delivery_key: str, event: str, key: str, body: bytes, now: fl
         "webhook-signature": standard_signature(key.encode(), delivery_key, timestamp, body),
         "x-runhook-event-id": event,
     }
+
+
+def _receipt(key: str, now: float, answer: Response) -> Receipt:
+    raise_for_status(answer, now)
+    return Receipt(key, note=f"answered {answer.status}")
 
 
 def raise_for_status(answer: Response, now: float) -> None:

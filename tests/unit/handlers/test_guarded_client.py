@@ -54,7 +54,7 @@ def test_a_server_that_drops_packets_is_given_up_when_the_time_to_connect_is_ove
     watch = Stopwatch()
 
     with pytest.raises(Unavailable, match="did not answer in time"):
-        client.post(f"http://many.example:{full}/", content=b"", deadline=60)
+        client.request("POST", f"http://many.example:{full}/", content=b"", deadline=60)
 
     assert watch.seconds < 30
     client.close()
@@ -402,10 +402,12 @@ def test_a_post_gives_its_answer_and_follows_nothing(server: ArtifactServer) -> 
         "/hook", Page(b"x" * 5000, 200, {"Retry-After": "7"}), Page(status=302, headers={"location": "/other"})
     )
     client = GuardedClient(["127.0.0.1"])
-    answer = client.post(server.url + "/hook", content=b"{}", headers={"X-A": "1"}, deadline=5, max_answer=100)
+    answer = client.request(
+        "POST", server.url + "/hook", content=b"{}", headers={"X-A": "1"}, deadline=5, max_answer=100
+    )
     assert (answer.status, answer.headers["retry-after"], len(answer.body)) == (200, "7", 100)
     assert (server.seen[0].body, server.seen[0].headers["x-a"]) == (b"{}", "1")
-    assert client.post(server.url + "/hook", content=b"", deadline=5).status == 302
+    assert client.request("POST", server.url + "/hook", content=b"", deadline=5).status == 302
     assert server.paths() == ["/hook", "/hook"]
     client.close()
 
@@ -417,7 +419,7 @@ def test_a_header_that_would_split_the_request_is_refused(server: ArtifactServer
 
 def test_a_deadline_is_shared_by_everything_that_uses_it(server: ArtifactServer) -> None:
     with pytest.raises(Unavailable, match="not done within"):
-        GuardedClient(["127.0.0.1"]).post(server.url + "/", content=b"", deadline=Deadline(0))
+        GuardedClient(["127.0.0.1"]).request("POST", server.url + "/", content=b"", deadline=Deadline(0))
 
 
 @pytest.mark.parametrize(("method", "second", "asked"), [("GET", b"", 3), ("GET", b"HTTP/1.1 2", 2), ("POST", b"", 2)])
@@ -458,6 +460,8 @@ def test_a_server_that_hangs_up_on_a_new_connection_is_asked_once() -> None:
 
         threading.Thread(target=talk, daemon=True).start()
         with pytest.raises(Unavailable, match="the connection broke"):
-            GuardedClient(["127.0.0.1"]).post(f"http://127.0.0.1:{listener.getsockname()[1]}/", content=b"", deadline=5)
+            GuardedClient(["127.0.0.1"]).request(
+                "POST", f"http://127.0.0.1:{listener.getsockname()[1]}/", content=b"", deadline=5
+            )
 
         assert len(seen) == 1

@@ -251,8 +251,7 @@ def test_the_latest_connection_is_used_first_and_none_after_the_set_is_closed() 
 def test_idle_connections_are_closed_when_they_are_too_old_or_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     with server(answering(LENGTH), connections=4) as connect:
         first, second, third, fourth = (used(connect) for _ in range(4))
-        idle = IdleConnections()
-        monkeypatch.setattr(http_connection, "_MAX_IDLE", 2)
+        idle = IdleConnections(2)
         for each in (first, second, third):
             idle.give_back("app", each)
         assert [is_open(each) for each in (first, second, third)] == [False, True, True]
