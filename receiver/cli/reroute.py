@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
@@ -60,10 +60,13 @@ def reroute(
     asked = {"run": run, "source": source, "status": status or (), "into": sink, **parse_time_range(since, until)}
     wanted = REROUTE.validated({name: value for name, value in asked.items() if value})
     client.tell = True
-    # Whoever is asked sees the plan first; else the rules are asked once.
+    # Whoever is asked sees the plan first. What is made then is decided anew, since the ledger goes on meanwhile: the
+    # rules are asked a second time, about the stretches of events that lack something and no others.
     found, made, asks = _Plan(), 0, may_ask(yes=yes)
-    for told in _calls(client, wanted.model_copy(update={"dry_run": dry_run or asks})):
-        found.add(told)
+    lacking: list[_Stretch] = []
+    for stretch, told in _calls(client, wanted.model_copy(update={"dry_run": dry_run or asks})):
+        if found.add(told):
+            lacking.append(stretch)
         made += told.made
         wanted = wanted.model_copy(update={"until": told.until})
     print_rows(
@@ -89,9 +92,10 @@ def reroute(
     if asks:
         confirm(count, f"Make {count} deliveries?", yes=yes)
         with ProgressLine("deliveries", count) as progress:
-            for told in _calls(client, wanted):
-                made += told.made
-                progress.show(made)
+            for stretch in lacking:
+                for _, told in _calls(client, wanted, stretch):
+                    made += told.made
+                    progress.show(made)
     console(f"{made} deliveries are made; the clock wakes their sinks within a second")
 
 
@@ -105,7 +109,9 @@ class _Plan:
         self.left = 0
         self._reached: set[tuple[str, str, str, str]] = set()
 
-    def add(self, told: RerouteResult) -> None:
+    def add(self, told: RerouteResult) -> int:
+        """Add what a call has told. Returns how many new deliveries that are."""
+        before = self.new.total()
         for each in told.events:
             result = (each.source, each.run_id, each.result)
             added = tuple(sink for sink in each.added if (*result, sink) not in self._reached)
@@ -114,19 +120,34 @@ class _Plan:
             self.events.append(each.model_copy(update={"added": added}))
         self.failures.update(told.failures)
         self.left += told.left
+        return self.new.total() - before
 
 
-def _calls(client: Client, wanted: RerouteParameters) -> Iterator[RerouteResult]:
-    """Make calls until one says that there is no more. Raises RunhookError."""
-    after: str | None = ""
-    while after is not None:
+class _Stretch(NamedTuple):
+    """The old events that one call was about: those before the place `after`, back to `end`. "", None: from the newest,
+    to the oldest."""
+
+    after: str = ""
+    end: str | None = None
+
+
+_WHOLE: Final = _Stretch()
+
+
+def _calls(
+    client: Client, wanted: RerouteParameters, stretch: _Stretch = _WHOLE
+) -> Iterator[tuple[_Stretch, RerouteResult]]:
+    """Make calls until all events of a stretch were asked about. Raises RunhookError."""
+    after: str | None = stretch.after
+    while after is not None and (stretch.end is None or not after or int(after) > int(stretch.end)):
+        begun = after
         update: dict[str, Any] = {"after": after}
         try:
             told = client.call(REROUTE, wanted.model_copy(update=update))
         except Invalid as problem:
             raise UsageError(clean(problem.message)) from None
         wanted, after = wanted.model_copy(update={"until": told.until}), told.next
-        yield told
+        yield _Stretch(begun, after), told
 
 
 def _summary(found: _Plan) -> str:

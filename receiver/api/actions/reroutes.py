@@ -29,7 +29,12 @@ class RerouteParameters(Filtered):
 
     into: str = Field("", max_length=200, description="Only what this sink would get.")
     dry_run: bool = Field(False, description="Change nothing.")
-    after: str = Field("", max_length=20, pattern="^[0-9]*$", description="Where to go on: `next` of the call before.")
+    after: str = Field(
+        "",
+        max_length=20,
+        pattern="^[0-9]*$",
+        description="Where to go on: `next` of the call before, a lower number the further back.",
+    )
 
 
 class ReroutedRow(Result):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from receiver.api.actions import reroutes as reroutes_api
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain.delivery import DeliveryMove
@@ -16,7 +17,7 @@ from receiver.domain.redaction import Redactor
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Ledger, reroutes
 from receiver.ledger.deliveries import links
-from receiver.routing.router import Router
+from receiver.routing.router import Router, RunView
 from tests.support import queries
 from tests.support.command import Runhook, run_command
 from tests.support.events import body, event
@@ -98,6 +99,36 @@ def test_todays_rules_are_shown_and_only_what_is_new_is_sent(
     assert "2 deliveries are made" in runhook("reroute", "--since", "1h")
     assert {name for name in states(book) if name not in before} == {"tsk_1:archive", "tsk_2:mail"}
     assert "3 events: 0 new deliveries" in runhook("reroute", "--since", "1h")
+
+
+def test_after_the_question_the_rules_are_asked_only_about_events_that_lack_something(
+    book: Ledger, take: Take, rules: WithRules, runhook: Runhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given six results, of which the second and the fifth reach a new sink, and calls that tell of one event each
+    take(*(body(f"tsk_{number}", "failed" if number in (2, 5) else "completed") for number in range(1, 7)))
+    rules({"name": "everything", "to": ["chat"]}, {"name": "failures", "when": {"status": "failed"}, "to": ["mail"]})
+    monkeypatch.setattr(reroutes_api, "MOST", 1)
+    monkeypatch.setattr(reroutes, "PAGE", 1)
+    monkeypatch.setattr("receiver.cli.reroute.may_ask", lambda *, yes: not yes)
+    asked: list[str] = []
+    real = Router.match
+
+    def match(self: Router, view: RunView, *more: Any) -> Any:
+        asked.append(view.run.run_id)
+        return real(self, view, *more)
+
+    monkeypatch.setattr(Router, "match", match)
+
+    # When somebody who could be asked sees the plan
+    said = runhook("reroute", "--since", "1h")
+
+    # Then all were asked about once, and those two a second time
+    assert asked == [f"tsk_{number}" for number in (6, 5, 4, 3, 2, 1, 5, 2)]
+    assert "2 deliveries are made" in said
+    assert sorted(row["run_id"] for row in json.loads(runhook("deliveries", "--sink", "mail", "--json"))) == [
+        "tsk_2",
+        "tsk_5",
+    ]
 
 
 def test_an_event_that_went_nowhere_is_unrouted_no_longer(
