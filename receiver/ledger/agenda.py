@@ -42,7 +42,7 @@ def query(on_postgresql: bool) -> Any:
     )
 
 
-_LOOK: Final = BuiltStatement(query)
+_LOOK: Final = BuiltStatement(lambda form: query(bool(form)))
 
 
 def look(connection: sa.Connection, now: float) -> Agenda:

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from receiver.domain.run import RunKey
 from receiver.ledger import requests
-from receiver.ledger.requests import Asked, BuiltStatement
+from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 
 
 def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
@@ -51,14 +51,16 @@ class Insert:
         names = tuple(rows[0])
         statement = self._built.get(names)
         if statement is None:
-            statement = self._built[names] = BuiltStatement(lambda on_postgresql: self._build(on_postgresql, names))
+            statement = self._built[names] = BuiltStatement(lambda form: self._build(form, names))
         if connection.dialect.name == "postgresql":
             return Asked(statement, {name: [row[name] for row in rows] for name in names})
         return Asked(statement, rows)
 
-    def _build(self, on_postgresql: bool, names: Sequence[str]) -> Any:
-        statement: Any = (postgresql if on_postgresql else sqlite).insert(self._table)
-        if on_postgresql:
+    def _build(self, form: StatementForm, names: Sequence[str]) -> Any:
+        statement: Any = (postgresql if form else sqlite).insert(self._table)
+        if form is StatementForm.ONE:
+            statement = statement.values({name: sa.bindparam(name, type_=self._table.c[name].type) for name in names})
+        elif form is StatementForm.MANY:
             arrays = [sa.bindparam(name, type_=ARRAY(self._table.c[name].type)) for name in names]
             source = sa.func.unnest(*arrays).table_valued(*names).render_derived()
             statement = statement.from_select(list(names), sa.select(*(source.c[name] for name in names)))
@@ -74,11 +76,13 @@ def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Coll
     return column == sa.any_(array)
 
 
-def among_given(on_postgresql: bool, column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+def among_given(form: StatementForm, column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
     """Return the condition that `column` is one of the values that are given as parameter `name`: for a statement that
-    is built once."""
-    if not on_postgresql:
+    is built once. Where none is given it is false, or null."""
+    if form is StatementForm.SQLITE:
         return column.in_(sa.bindparam(name, expanding=True))
+    if form is StatementForm.ONE:
+        return column == sa.bindparam(name, type_=column.type)
     return column == sa.any_(sa.bindparam(name, type_=ARRAY(column.type)))
 
 

@@ -135,14 +135,14 @@ _lock: Final = bulk.Insert(
 
 # The events of runs of one source, at the end the columns of Facts.
 _history: Final = BuiltStatement(
-    lambda on_postgresql: (
+    lambda form: (
         sa.select(
             *(events.c.source, events.c.run_id, events.c.disposition),
             *(events.c["id" if name == "event_id" else name] for name in Facts._fields),
         )
         .where(
             events.c.source == sa.bindparam("b_source", type_=sa.Text),
-            bulk.among_given(on_postgresql, events.c.run_id, "b_run_ids"),
+            bulk.among_given(form, events.c.run_id, "b_run_ids"),
         )
         .order_by(events.c.seq)
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -27,11 +28,25 @@ class Asked(NamedTuple):
     values: Any
 
 
-class BuiltStatement:
-    """A statement of one shape. `build`: makes it, for PostgreSQL or not, with a typed bindparam for each value; for
-    PostgreSQL none is expanded."""
+class StatementForm(IntEnum):
+    """What a statement is built for: SQLite; or PostgreSQL, with an array for each list of values (MANY), or with plain
+    parameters where no list has more than one value (ONE).
 
-    def __init__(self, build: Callable[[bool], Any]) -> None:
+    Why ONE: most batches are of one event. For a condition on an array PostgreSQL plans the statement anew each time,
+    since a plan for one value looks cheaper than one for any number, and `unnest` sets up a store of rows for each
+    column: together that cost it more than to write the row.
+    """
+
+    SQLITE = 0
+    MANY = 1
+    ONE = 2
+
+
+class BuiltStatement:
+    """A statement of one shape. `build`: makes it, with a typed bindparam for each value; for PostgreSQL none is
+    expanded."""
+
+    def __init__(self, build: Callable[[StatementForm], Any]) -> None:
         self._build = build
 
     def with_values(self, **values: Any) -> Asked:
@@ -47,12 +62,20 @@ class BuiltStatement:
     @cached_property
     def on_sqlite(self) -> Any:
         """As SQLAlchemy runs it."""
-        return self._build(False)
+        return self._build(StatementForm.SQLITE)
+
+    def on_postgresql(self, values: Mapping[str, Any]) -> _Compiled:
+        """As PostgreSQL gets it for these values."""
+        few = all(len(value) < 2 for value in values.values() if type(value) is list)
+        return self._for_one if few else self._for_many
 
     @cached_property
-    def on_postgresql(self) -> _Compiled:
-        """As PostgreSQL gets it."""
-        return _Compiled(self._build(True))
+    def _for_one(self) -> _Compiled:
+        return _Compiled(self._build(StatementForm.ONE))
+
+    @cached_property
+    def _for_many(self) -> _Compiled:
+        return _Compiled(self._build(StatementForm.MANY))
 
 
 class _Compiled:
@@ -67,7 +90,8 @@ class _Compiled:
         compiled = statement.compile(dialect=dialect(paramstyle="numeric_dollar"))
         self._statement = Statement(compiled.string)
         self._constants = compiled.construct_params(_check=False)
-        self._writers = [(name, _writer(compiled.binds[name].type)) for name in compiled.positiontup or ()]
+        types = [(name, compiled.binds[name].type) for name in compiled.positiontup or ()]
+        self._writers = [(name, _writer(of), isinstance(of, ARRAY)) for name, of in types]
         row: Any = namedtuple("row", list(statement.exported_columns.keys()))  # type: ignore[misc]  # noqa: PYI024
         self.row = row._make
 
@@ -76,7 +100,12 @@ class _Compiled:
         from handlers.support.postgresql import Execution
 
         given = {**self._constants, **values}
-        written = [None if (value := given[name]) is None else write(value) for name, write in self._writers]
+        written = []
+        for name, write, takes_list in self._writers:
+            value = given[name]
+            if type(value) is list and not takes_list:
+                value = value[0] if value else None
+            written.append(None if value is None else write(value))
         return Execution(self._statement, written)
 
 
@@ -97,7 +126,7 @@ def _run(connection: sa.Connection, asked: Sequence[Asked], commit: bool) -> lis
     import psycopg
 
     driver: Any = connection.connection.dbapi_connection
-    compiled = [each.statement.on_postgresql for each in asked]
+    compiled = [each.statement.on_postgresql(each.values) for each in asked]
     executions = [it.execution(each.values) for it, each in zip(compiled, asked, strict=True)]
     try:
         found = driver.together(executions, commit=commit)

@@ -19,7 +19,8 @@ from receiver.domain.delivery import ENDED, DeliveryMove, state_after, states_be
 from receiver.ledger import bulk, requests
 from receiver.ledger.deliveries import claims, links
 from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed, of_claim
-from receiver.ledger.requests import Asked, BuiltStatement
+from receiver.ledger.expressions import unindexed
+from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import attempts, deliveries
 
 
@@ -133,22 +134,23 @@ def _moving(move: DeliveryMove) -> BuiltStatement:
     if move is DeliveryMove.DEFER:
         changes["tried_at"] = sa.bindparam("b_tried_at", type_=it.tried_at.type)
     changes |= {"reason": sa.bindparam("b_reason"), "updated_at": sa.bindparam("b_now")}
-    before = sa.or_(*(it.state == state for state in states_before(move)))
+    # By its index a new ledger's PostgreSQL would rather read all that is being sent than one row by its key.
+    before = sa.or_(*(unindexed(it.state) == state for state in states_before(move)))
     return BuiltStatement(
-        lambda on_postgresql: (
+        lambda form: (
             sa.update(deliveries)
-            .where(bulk.among_given(on_postgresql, it.id, "b_ids"), of_claim(), before)
+            .where(bulk.among_given(form, it.id, "b_ids"), of_claim(), before)
             .values(state=state_after(move), **changes, **UNCLAIMED)
         )
     )
 
 
-def _build_waited_for(on_postgresql: bool) -> Any:
+def _build_waited_for(form: StatementForm) -> Any:
     held = deliveries.alias("held")
     # Not EXISTS: PostgreSQL may make that a join, which reads all that is held.
     one = sa.select(held.c.id).where(links.held(held), held.c.event_id == deliveries.c.event_id).limit(1)
     ended = sa.or_(*(deliveries.c.state == state for state in sorted(ENDED)))
-    those = bulk.among_given(on_postgresql, deliveries.c.id, "b_ids")
+    those = bulk.among_given(form, deliveries.c.id, "b_ids")
     return sa.select(deliveries.c.event_id).where(those, ended, one.scalar_subquery().is_not(None))
 
 

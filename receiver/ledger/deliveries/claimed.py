@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import bulk, requests
-from receiver.ledger.requests import Asked, BuiltStatement
+from receiver.ledger.expressions import unindexed
+from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import deliveries, events, lanes, runs
 
 # The columns of a delivery that nobody has claimed.
@@ -71,24 +72,22 @@ class Claimed:
     due_at: float = 0.0
 
 
-def _those(on_postgresql: bool) -> sa.ColumnElement[bool]:
-    return bulk.among_given(on_postgresql, deliveries.c.id, "b_ids")
+def _those(form: StatementForm) -> sa.ColumnElement[bool]:
+    return bulk.among_given(form, deliveries.c.id, "b_ids")
 
 
 _SHUT: Final = sa.func.coalesce(sa.or_(lanes.c.paused, lanes.c.breaker != "closed"), sa.false())
-_LOAD: Final = BuiltStatement(
-    lambda on_postgresql: sa.select(*_COLUMNS).select_from(_WITH_EVENT).where(_those(on_postgresql))
-)
+_LOAD: Final = BuiltStatement(lambda form: sa.select(*_COLUMNS).select_from(_WITH_EVENT).where(_those(form)))
 _BODIES: Final = BuiltStatement(
-    lambda on_postgresql: sa.select(events.c.id, events.c.body, events.c.completion).where(
-        bulk.among_given(on_postgresql, events.c.id, "b_ids")
+    lambda form: sa.select(events.c.id, events.c.body, events.c.completion).where(
+        bulk.among_given(form, events.c.id, "b_ids")
     )
 )
 _HANDED_ON: Final = BuiltStatement(
-    lambda on_postgresql: (
+    lambda form: (
         sa.select(*_COLUMNS, events.c.body, events.c.completion, _SHUT.label("shut"))
         .select_from(_WITH_EVENT.outerjoin(lanes, lanes.c.lane == deliveries.c.lane))
-        .where(_those(on_postgresql), SENDING, of_claim())
+        .where(_those(form), unindexed(deliveries.c.state) == DeliveryState.SENDING, of_claim())
     )
 )
 

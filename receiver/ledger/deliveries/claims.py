@@ -74,16 +74,16 @@ def _oldest_that(on_postgresql: bool, condition: sa.ColumnElement[bool]) -> sa.S
     return query.join(events, events.c.id == locked.c.event_id).order_by(locked.c.due_at)
 
 
-_OLDEST: Final = BuiltStatement(lambda on_postgresql: _oldest_that(on_postgresql, sa.true()))
+_OLDEST: Final = BuiltStatement(lambda form: _oldest_that(bool(form), sa.true()))
 _CLAIM: Final = BuiltStatement(
-    lambda on_postgresql: (
+    lambda form: (
         sa.update(deliveries)
-        .where(bulk.among_given(on_postgresql, deliveries.c.id, "b_ids"))
+        .where(bulk.among_given(form, deliveries.c.id, "b_ids"))
         .values(
             state=state_after(DeliveryMove.CLAIM),
             attempts=deliveries.c.attempts + 1,
             updated_at=sa.bindparam("b_now"),
-            prefetched=bulk.among_given(on_postgresql, deliveries.c.id, "b_ahead"),
+            prefetched=sa.func.coalesce(bulk.among_given(form, deliveries.c.id, "b_ahead"), sa.false()),
             claim_owner=sa.bindparam("b_owner"),
             claim_number=sa.bindparam("b_number"),
             claim_until=sa.bindparam("b_until"),
@@ -318,9 +318,9 @@ def _by_claim(claimed: Mapping[str, int]) -> Iterator[tuple[int, list[str]]]:
 
 
 _TAKE_SLOTS: Final = BuiltStatement(
-    lambda on_postgresql: (
+    lambda form: (
         sa.update(deliveries)
-        .where(bulk.among_given(on_postgresql, deliveries.c.id, "b_ids"), of_claim())
+        .where(bulk.among_given(form, deliveries.c.id, "b_ids"), of_claim())
         .where(deliveries.c.prefetched)
         .values(prefetched=False, updated_at=sa.bindparam("b_now"))
     )

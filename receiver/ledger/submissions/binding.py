@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove, SubmissionState, states_before
 from receiver.ledger import bulk, requests
-from receiver.ledger.requests import Asked, BuiltStatement
+from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.lifecycle import Submission, from_row
 
@@ -126,12 +126,10 @@ _NAME: Final = BuiltStatement(
 )
 
 
-def _build_candidates(on_postgresql: bool) -> sa.Select[Any]:
+def _build_candidates(form: StatementForm) -> sa.Select[Any]:
     it = submissions.c
-    of_run = sa.and_(
-        bulk.among_given(on_postgresql, it.source, "b_sources"), bulk.among_given(on_postgresql, it.run_id, "b_run_ids")
-    )
-    found = sa.or_(bulk.among_given(on_postgresql, it.id, "b_ids"), of_run)
+    of_run = sa.and_(bulk.among_given(form, it.source, "b_sources"), bulk.among_given(form, it.run_id, "b_run_ids"))
+    found = sa.or_(bulk.among_given(form, it.id, "b_ids"), of_run)
     return sa.select(submissions).where(found).order_by(it.id).with_for_update()
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionState
 from receiver.ledger import bulk
-from receiver.ledger.requests import Asked, BuiltStatement
+from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.lifecycle import Submission, from_row
 
@@ -64,15 +64,15 @@ def due_after_end(keys: Iterable[RunKey], due_at: float | None, now: float) -> l
     ]
 
 
-def _of_final(on_postgresql: bool) -> sa.Update:
+def _of_final(form: StatementForm) -> sa.Update:
     it = submissions.c
     final = sa.exists().where(runs.c.source == it.source, runs.c.run_id == it.run_id, runs.c.final)
-    those = bulk.among_given(on_postgresql, it.run_id, "b_run_ids")
+    those = bulk.among_given(form, it.run_id, "b_run_ids")
     changed = sa.update(submissions).where(it.source == sa.bindparam("b_source"), those, final)
     return changed.values(due_at=sa.bindparam("b_due_at"), updated_at=sa.bindparam("b_now"))
 
 
-_ENDED: Final = BuiltStatement(lambda on_postgresql: _of_final(on_postgresql).where(submissions.c.due_at.is_not(None)))
+_ENDED: Final = BuiltStatement(lambda form: _of_final(form).where(submissions.c.due_at.is_not(None)))
 _ONCE_MORE: Final = BuiltStatement(_of_final)
 
 

@@ -33,9 +33,7 @@ words = sa.Table(
 )
 put = bulk.Insert(words, lambda statement: statement)
 found = BuiltStatement(
-    lambda on_postgresql: (
-        sa.select(words).where(bulk.among_given(on_postgresql, words.c.id, "ids")).order_by(words.c.id)
-    )
+    lambda form: sa.select(words).where(bulk.among_given(form, words.c.id, "ids")).order_by(words.c.id)
 )
 changed = BuiltStatement(
     lambda _: (
@@ -81,6 +79,14 @@ def test_each_statement_sees_what_those_before_it_did(store: Ledger) -> None:
     assert (list(made), list(updated)) == ([], [])
     assert [(each.id, each.word) for each in rows] == [(1, "two"), (2, None)]
     assert all_of(store) == [(1, "two"), (2, None)]
+
+
+@pytest.mark.parametrize("ids", [[], [1], [1, 3]])
+def test_a_statement_finds_the_same_however_many_values_it_is_given(store: Ledger, ids: list[int]) -> None:
+    store.write(lambda it: requests.run(it, put.of(it, [row(1, None)]), put.of(it, [row(2), row(3)])))
+
+    found_now = store.write(lambda it: requests.run(it, found.with_values(ids=ids))[0])
+    assert [each.id for each in found_now] == ids
 
 
 def test_a_claim_is_two_requests_and_a_settlement_is_one(
