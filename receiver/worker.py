@@ -40,6 +40,7 @@ from receiver.runtime.together import run_together
 from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import DISPATCH, TIME_SLICE, JobBody, deliver_queue
 from receiver.wakeups.rq_worker import Stop, run_worker
+from receiver.wakeups.shared_wait import SharedWait
 
 log = logging.getLogger("runhook.worker")
 
@@ -124,14 +125,24 @@ def serve_together(
     (first, part), *more = [(context.name, queues[label]) for label, context in contexts.items()]
     heartbeat = Heartbeat(settings, part, file_hash(settings.config), name=first, more=dict(more))
     heartbeat.start()
-    mains = {label: partial(_serve, queues[label], built[queues[label]], settings) for label in contexts}
+    shared = SharedWait(settings.redis_url, first)
+    mains = {label: partial(_serve, queues[label], built[queues[label]], settings, shared=shared) for label in contexts}
     code = run_together(mains, contexts)
     heartbeat.stop()
     return code
 
 
-def _serve(queue: str, build: Callable[[str], JobBody], settings: Settings, context: ChildContext) -> int:
-    """Release what its predecessors held, then run the jobs of `queue` until a stop. Return the exit code."""
+def _serve(
+    queue: str,
+    build: Callable[[str], JobBody],
+    settings: Settings,
+    context: ChildContext,
+    shared: SharedWait | None = None,
+) -> int:
+    """Release what its predecessors held, then run the jobs of `queue` until a stop. Return the exit code.
+
+    `shared`: in which it waits for jobs, with others of this process.
+    """
     stop = Stop(TIME_SLICE)
     context.on_stop(stop.ask)
     for name in context.predecessors:
@@ -151,6 +162,7 @@ def _serve(queue: str, build: Callable[[str], JobBody], settings: Settings, cont
         on_job=context.on_job,
         on_ready=partial(setattr, context.status, "ready", True),
         alarm=context.alone,
+        shared=shared,
     )
     if worn_out:
         context.status.trouble = "a send of it was left behind"

@@ -10,7 +10,8 @@ that was written before the flag went down is seen by that poll, and work writte
     flags      flags, wake-ups and nudges: the producers' side
     nudges     the wait for a nudge
     job        which code a job may start, and why nothing else runs
-    rq_worker  the consumer: one queue, one process
+    rq_worker  the consumer: one queue, one thread of a process
+    shared_wait  the wait of those that share a process
     cleanup    what dead workers left behind
 
 Here is what needs no RQ, so that who only wakes does not import it.

@@ -33,12 +33,13 @@ from receiver.wakeups.body import JobBody
 from receiver.wakeups.cleanup import clear_dead, clear_spoilt, forget
 from receiver.wakeups.flags import RECORD_TTL, lower_flag, wake
 from receiver.wakeups.job import NotAWakeUp, RunhookJob, RunhookQueue
-from receiver.wakeups.record import JOB_TIMEOUT
+from receiver.wakeups.record import JOB_TIMEOUT, queue_key
+from receiver.wakeups.shared_wait import POLL, SILENCE, SharedWait
 
 log = logging.getLogger("runhook.worker")
 
-_POLL = 5.0  # seconds of one blocking wait for a job
-_SILENCE = 2.0  # seconds beyond it after which a silent Redis counts as gone
+_POLL = POLL  # seconds of one blocking wait for a job
+_SILENCE = SILENCE  # seconds beyond it after which a silent Redis counts as gone
 # Seconds that an idle worker's record outlives its last heartbeat, and between two of them. An idle worker holds
 # nothing: who dies in a job is found by the job's own record, which lives for its timeout.
 _WORKER_TTL = 190
@@ -110,7 +111,8 @@ class RunhookWorker(SimpleWorker):
     """RQ's worker for one queue, with a loop of our own.
 
     `timeout`: seconds that a job may take. `on_job`: called at a job's start with when it must end (by
-    time.monotonic), and 0.0 at its end. `alarm`: cuts off what takes longer; only in the main thread.
+    time.monotonic), and 0.0 at its end. `alarm`: cuts off what takes longer; only in the main thread. `shared`: in
+    which it waits with others once it has waited in vain alone.
     """
 
     queue_class = RunhookQueue
@@ -127,6 +129,7 @@ class RunhookWorker(SimpleWorker):
         timeout: float = JOB_TIMEOUT,
         on_job: Callable[[float], None] = lambda _deadline: None,
         alarm: bool = True,
+        shared: SharedWait | None = None,
     ) -> None:
         super().__init__(
             [queue],
@@ -141,6 +144,8 @@ class RunhookWorker(SimpleWorker):
         self._timeout = timeout
         self._on_job = on_job
         self._alarm = alarm
+        self._shared = shared
+        self._idle = False
         self._next_beat = 0.0
 
     @property
@@ -184,7 +189,11 @@ class RunhookWorker(SimpleWorker):
         if time.monotonic() >= self._next_beat:
             self._beat_idle()
         intermediate = self.queue.intermediate_queue_key
-        raw_id = self._next_id(stop)
+        if self._shared is not None and self._idle:
+            raw_id = self._shared.wait(self.queue.key, stop, max(0.0, self._next_beat - time.monotonic()))
+        else:
+            raw_id = self._next_id(stop)
+        self._idle = raw_id is None
         if raw_id is None:
             return None
         try:
@@ -278,6 +287,7 @@ def run_worker(
     on_job: Callable[[float], None] = lambda _deadline: None,
     on_ready: Callable[[], None] = lambda: None,
     alarm: bool = True,
+    shared: SharedWait | None = None,
 ) -> bool:
     """Serve one queue in this process until `stop` is asked, or `body` is worn out: then return True.
 
@@ -285,7 +295,7 @@ def run_worker(
     `body.run_while_full`, within the limits of a job. `name`: unique to this process. `predecessors`: names of dead
     workers whose traces are removed first. `on_job`: see RunhookWorker. `on_ready`: called each time that Redis was
     reached and the worker is about to serve. `alarm`: a job's timeout is an alarm signal, which only the main thread
-    can have; without it, only the supervisor sees that a job takes too long.
+    can have; without it, only the supervisor sees that a job takes too long. `shared`: see RunhookWorker.
     """
     worn_out = False
 
@@ -304,7 +314,12 @@ def run_worker(
                 clear_dead(client, queue, each)
             dead, life = [name], life + 1  # what this life can't remove at its end, the next one does
             worker = RunhookWorker(
-                *(queue, client, f"{name}.{life}"), body=perform, timeout=body.job_timeout, on_job=on_job, alarm=alarm
+                *(queue, client, f"{name}.{life}"),
+                body=perform,
+                timeout=body.job_timeout,
+                on_job=on_job,
+                alarm=alarm,
+                shared=shared,
             )
             worker.register_birth()
             wake(client, queue, force=True)  # poll at once, whatever became of earlier wake-ups
@@ -314,6 +329,8 @@ def run_worker(
             on_ready()
             worker.serve(stop)
         except RedisError as error:
+            if shared is not None:
+                shared.leave(queue_key(queue))  # the next life waits for its first job alone
             with contextlib.suppress(RedisError):
                 if clear_spoilt(client, queue, error):
                     continue
@@ -330,8 +347,11 @@ def run_worker(
                     work(stop)
             pause = min(pause * 2, _MAX_WAIT)
     client.close()
+    unused = shared is not None and shared.leave(queue_key(queue))
     with contextlib.suppress(RedisError), connect(redis_url, timeout=1.0, connect_timeout=1.0, retries=0) as last:
         clear_dead(last, queue, name)  # briefly: a Redis that hangs must not hold up a stop
+        if unused:
+            wake(last, queue, force=True)
     return worn_out
 
 
