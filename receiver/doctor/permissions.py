@@ -9,36 +9,62 @@ import redis
 from receiver.doctor.finding import Finding
 
 _OURS, _RQ = "runhook:doctor", "rq:doctor"
-# The commands that the parts and RQ send, each as it would be right.
+# The commands that the parts, their scripts, RQ and `limits` send, each as it would be right.
+# tests/acceptance/test_redis_permissions.py lets a service work with these and no others.
 _USED: Final[tuple[tuple[str, ...], ...]] = (
+    ("CLIENT", "SETNAME", "doctor"),
+    ("CONFIG", "GET", "appendfsync"),
     ("EVAL", "return 1", "0"),
+    ("EVALSHA", "0" * 40, "0"),
+    ("INFO",),
+    ("PING",),
+    ("SCRIPT", "LOAD", "return 1"),
+    ("TIME",),
+    ("BLPOP", _OURS, "1"),
     ("DEL", _OURS),
     ("EXISTS", _OURS),
     ("EXPIRE", _OURS, "1"),
+    ("GET", _OURS),
+    ("HDEL", _OURS, "field"),
+    ("HGET", _OURS, "field"),
     ("HGETALL", _OURS),
     ("HINCRBY", _OURS, "field", "1"),
     ("HINCRBYFLOAT", _OURS, "field", "1"),
+    ("HLEN", _OURS),
     ("HSET", _OURS, "field", "value"),
+    ("LINDEX", _OURS, "0"),
+    ("LPUSH", _OURS, "value"),
+    ("LTRIM", _OURS, "0", "1"),
+    ("MEMORY", "USAGE", _OURS),
     ("PTTL", _OURS),
     ("RENAME", _OURS, _OURS),
+    ("RPUSH", _OURS, "value"),
     ("SET", _OURS, "value"),
     ("TYPE", _OURS),
     ("XACK", _OURS, "group", "0-1"),
     ("XADD", _OURS, "*", "field", "value"),
-    ("XAUTOCLAIM", _OURS, "group", "consumer", "1", "0"),
     ("XCLAIM", _OURS, "group", "consumer", "1", "0-1"),
     ("XDEL", _OURS, "0-1"),
     ("XGROUP", "CREATE", _OURS, "group", "0"),
+    ("XGROUP", "DELCONSUMER", _OURS, "group", "consumer"),
+    ("XGROUP", "SETID", _OURS, "group", "0"),
     ("XINFO", "CONSUMERS", _OURS, "group"),
     ("XLEN", _OURS),
     ("XPENDING", _OURS, "group"),
     ("XRANGE", _OURS, "-", "+"),
     ("XREADGROUP", "GROUP", "group", "consumer", "STREAMS", _OURS, ">"),
     ("XTRIM", _OURS, "MAXLEN", "1"),
+    ("ZADD", _OURS, "1", "member"),
+    ("ZPOPMIN", _OURS),
+    ("ZREMRANGEBYRANK", _OURS, "0", "0"),
+    ("ZSCORE", _OURS, "member"),
     ("BLMOVE", _RQ, _RQ, "LEFT", "RIGHT", "1"),
-    ("BLPOP", _RQ, "1"),
     ("DEL", _RQ),
+    ("EXISTS", _RQ),
+    ("EXPIRE", _RQ, "1"),
     ("HGET", _RQ, "field"),
+    ("HGETALL", _RQ),
+    ("HINCRBY", _RQ, "field", "1"),
     ("HMGET", _RQ, "field"),
     ("HSET", _RQ, "field", "value"),
     ("LLEN", _RQ),
@@ -48,11 +74,18 @@ _USED: Final[tuple[tuple[str, ...], ...]] = (
     ("SADD", _RQ, "member"),
     ("SMEMBERS", _RQ),
     ("SREM", _RQ, "member"),
+    ("TYPE", _RQ),
     ("ZADD", _RQ, "1", "member"),
-    ("ZPOPMIN", _RQ),
     ("ZRANGE", _RQ, "0", "1"),
     ("ZREM", _RQ, "member"),
 )
+# Commands of which an ACL allows each subcommand by itself.
+_WITH_SUBCOMMANDS: Final = frozenset({"CLIENT", "CONFIG", "MEMORY", "SCRIPT", "XGROUP", "XINFO"})
+
+
+def commands() -> list[str]:
+    """Return the names of all commands that are tried, each once: XADD, or XGROUP CREATE."""
+    return sorted({"MULTI", "EXEC", "DISCARD", *map(_name, _USED)})
 
 
 def of_redis_user(client: redis.Redis) -> Finding:
@@ -73,7 +106,7 @@ def of_redis_user(client: redis.Redis) -> Finding:
     try:
         refused = [" ".join(each) for each in (("MULTI",), ("EXEC",)) if is_refused(*each)]
         if not refused and not is_refused("MULTI"):
-            refused = [f"{each[0]} on {_keys(each)}" for each in _USED if is_refused(*each)]
+            refused = [f"{_name(each)}{_keys(each)}" for each in _USED if is_refused(*each)]
             refused += ["DISCARD"] if is_refused("DISCARD") else []
     finally:
         connection.disconnect()  # type: ignore[no-untyped-call]
@@ -83,6 +116,11 @@ def of_redis_user(client: redis.Redis) -> Finding:
     return Finding("redis.permissions", words, todo or "")
 
 
+def _name(command: tuple[str, ...]) -> str:
+    """Return the name of a command, with the subcommand that an ACL names."""
+    return " ".join(command[: 2 if command[0] in _WITH_SUBCOMMANDS else 1])
+
+
 def _keys(command: tuple[str, ...]) -> str:
-    """Return the keys of a command, as an ACL names them."""
-    return "rq:*" if _RQ in command else "runhook:*" if _OURS in command else "no key"
+    """Return on which keys a command is, as an ACL names them."""
+    return " on rq:*" if _RQ in command else " on runhook:*" if _OURS in command else ""
