@@ -39,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 from bench.bodies import bodies  # noqa: E402
 from bench.peers import environment as peer_env  # noqa: E402
 from receiver.domain.signature import sign  # noqa: E402
+from receiver.inbox import UNPACKS  # noqa: E402
 
 SECRET = "bench-secret"
 # Bytes of all different bodies that a client sends in turn.
@@ -74,7 +75,8 @@ app = Starlette(routes=[Route("/webhooks/skyvern", hook, methods=["POST"])])
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one round. `size`: bytes of a body. Acks a second; milliseconds; microseconds of CPU an ack."""
+    """Of one round. `size`: bytes of a body. Acks a second; milliseconds; microseconds of CPU an ack; bytes that an
+    event takes in the memory of Valkey and in its file."""
 
     side: str
     size: int
@@ -84,6 +86,8 @@ class Figures:
     p99: float
     server: float
     valkey: float
+    memory: float
+    file: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,11 +224,12 @@ def wait_until_built(port: int) -> None:
 
 
 def empty(port: int) -> None:
-    """Drop what a round has left in a Valkey and in its file, so that each round starts alike."""
+    """Drop what a round has left in a Valkey and in its file, so that each round starts alike, as with a worker."""
     import redis
 
     with redis.Redis(port=port, socket_timeout=60) as client:
         client.flushall()
+        client.set(UNPACKS, 1)
         client.bgrewriteaof()
         while client.info("persistence")["aof_rewrite_in_progress"]:
             time.sleep(0.05)
@@ -236,6 +241,7 @@ def start(name: str, folder: Path, stack: contextlib.ExitStack, processes: int, 
     redis = free_port()
     server = stack.enter_context(valkey(folder, redis))
     url = f"redis://127.0.0.1:{redis}/0"
+    empty(redis)
     ports, pids = [], []
     for number in range(processes if name in (RUNHOOK, BEFORE) else 1):
         port = free_port()
@@ -258,24 +264,37 @@ def start(name: str, folder: Path, stack: contextlib.ExitStack, processes: int, 
     return Side(name, ports, pids, server.pid, redis)
 
 
+def used(port: int) -> tuple[int, int]:
+    """Return the bytes that a Valkey has in memory and in its file."""
+    import redis
+
+    with redis.Redis(port=port, socket_timeout=60) as client:
+        found = client.info("everything")
+        return found["used_memory_dataset"], found["aof_current_size"]
+
+
 def one_round(side: Side, size: int, connections: int, seconds: float, acks: int) -> Figures:
     """Load one side."""
     empty(side.valkey_port)
-    used = sum(map(cpu, side.pids)), cpu(side.valkey)
+    began, empty_size = (sum(map(cpu, side.pids)), cpu(side.valkey)), used(side.valkey_port)
     found = measure(side.ports, seconds, connections, size, acks)
     count = found["count"]
-    server, store = sum(map(cpu, side.pids)) - used[0], cpu(side.valkey) - used[1]
+    server, store = sum(map(cpu, side.pids)) - began[0], cpu(side.valkey) - began[1]
+    sizes = ((now - before) / count for before, now in zip(empty_size, used(side.valkey_port), strict=True))
     return Figures(
         *(side.name, size, connections, found["rate"], found["p50"], found["p99"]),
-        *(server / count * 1e6, store / count * 1e6),
+        *(server / count * 1e6, store / count * 1e6, *sizes),
     )
 
 
 def table(found: Sequence[Figures]) -> str:
-    """Return the medians as a Markdown table, with the spread of rates and their ratio to the bare endpoint."""
+    """Return the medians as a Markdown table, with the spread of rates and their ratio to the bare endpoint.
+
+    Of an ack: microseconds of CPU of the server and of Valkey, kB that it takes in Valkey's memory and file.
+    """
     lines = [
-        "| body | connections | what | acks/s | of bare | p50 ms | p99 ms | µs of CPU an ack: server | Valkey |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| body | connections | what | acks/s | of bare | p50 ms | p99 ms | µs: server | Valkey | kB: memory | file |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for size, connections, name in dict.fromkeys((each.size, each.connections, each.side) for each in found):
         here = [each for each in found if (each.size, each.connections) == (size, connections)]
@@ -283,12 +302,14 @@ def table(found: Sequence[Figures]) -> str:
         bare = statistics.median([each.rate for each in here if each.side == BARE] or [float("nan")])
         rates = [each.rate for each in mine]
         rate = statistics.median(rates)
-        p50, p99, server, store = (
-            statistics.median(getattr(each, what) for each in mine) for what in ("p50", "p99", "server", "valkey")
+        p50, p99, server, store, memory, file = (
+            statistics.median(getattr(each, what) for each in mine)
+            for what in ("p50", "p99", "server", "valkey", "memory", "file")
         )
         lines.append(
             f"| {size:,} | {connections} | {name} | {rate:,.0f} ({min(rates):,.0f}–{max(rates):,.0f}) "
-            f"| {rate / bare:.2f} | {p50:.2f} | {p99:.2f} | {server:.0f} | {store:.0f} |"
+            f"| {rate / bare:.2f} | {p50:.2f} | {p99:.2f} | {server:.0f} | {store:.0f} "
+            f"| {memory / 1000:.1f} | {file / 1000:.1f} |"
         )
     return "\n".join(lines)
 

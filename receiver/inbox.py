@@ -3,8 +3,10 @@
 A commit is one transaction, so it is one fsync however many events it holds (without it, what reaches the server in
 several reads costs an fsync for each), and all of it is there or none.
 
-    runhook:inbox           the stream: fields id, source, body, at (seconds since the epoch, as text), via, sub, mac
+    runhook:inbox           the stream: fields id, source, body, at (seconds since the epoch, as text), via, sub, mac;
+                            where there is a size, the body is packed, and this its bytes unpacked
     group "dispatch"        its readers; an entry is acknowledged and deleted once the ledger has it
+    runhook:inbox:unpacks   exists once a reader was there that reads packed bodies: no receiver writes them before
 
 What is taken and not finished, because its dispatcher died, is inbox_recovery.py's; what is set aside inbox_aside.py's.
 """
@@ -15,8 +17,10 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 import redis
@@ -24,6 +28,7 @@ import redis.asyncio
 
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import UNSIGNED, EntryKeys, read_entry
+from receiver.domain.packed_body import LARGEST
 from receiver.errors import RunhookError
 from receiver.inbox_commit import CommitReply, NotUnderstood, Transaction, read_reply
 from receiver.inbox_scripts import DONE, READ, RENEW, TIDY
@@ -35,6 +40,7 @@ GROUP: Final = "dispatch"
 # What was set aside: see inbox_aside.py.
 ASIDE: Final = "runhook:inbox:aside"
 UNPROVEN_ASIDE: Final = f"{ASIDE}:unproven"
+UNPACKS: Final = "runhook:inbox:unpacks"
 
 # What is said when something else has written the inbox's key, and what mends it.
 SPOILT: Final = (
@@ -50,7 +56,9 @@ SLOWEST: Final = 32 << 20
 
 # Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine.
 READ_BYTES: Final = 16 << 20
-_STEP: Final = 8
+_STEP: Final = READ_BYTES // LARGEST  # so many packed bodies at a time, of which it is not known how large they are
+# Bytes of events that are packed in a thread: on the event loop they would hold up all requests.
+_OFF_LOOP: Final = 256 << 10
 # Milliseconds that the flag of a wake-up lasts at the most: one that lapses later, or never, is none of ours, and down.
 _FLAG_LASTS: Final = 60_000
 
@@ -62,7 +70,8 @@ def spoilt(error: BaseException | str) -> str:
     return SPOILT if isinstance(error, redis.ResponseError | str) and str(error).startswith("WRONGTYPE") else ""
 
 
-def _spoilt_as(kind: bytes | str) -> str:
+def spoilt_as(kind: bytes | str) -> str:
+    """Return SPOILT when the inbox's key is neither a stream nor free, by its TYPE; else ""."""
     return "" if kind in (b"stream", b"none") else SPOILT
 
 
@@ -79,10 +88,12 @@ class InboxUnavailable(RunhookError):
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """`depth`: entries in the inbox now. `woken`: a wake-up of the dispatcher is outstanding; else one is needed."""
+    """`depth`: entries in the inbox now. `woken`: a wake-up of the dispatcher is outstanding; else one is needed.
+    `size`: bytes that the bodies take up there."""
 
     depth: int
     woken: bool
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +119,8 @@ class InboxWriter:
     `timeout`: seconds that a connect, or a commit of an ordinary size, may take. `client`: for what is no commit.
     `lazy`: connect when it is needed; otherwise only `connect` does, so that its caller can examine the server first.
     `wake_flag`: the key that exists while a wake-up of the dispatcher is outstanding; by default one that then exists,
-    for callers that wake nobody. `keys`: what entries are signed with.
+    for callers that wake nobody. `keys`: what entries are signed with. `packs`, which may change: bodies are packed,
+    since all readers can read them.
     """
 
     def __init__(
@@ -123,6 +135,8 @@ class InboxWriter:
         self._timeout = timeout
         self._keys = keys or EntryKeys({})
         self._lazy = lazy
+        self.packs = False
+        self._packing = ThreadPoolExecutor(1, thread_name_prefix="pack")
         self._transaction = Transaction(STREAM, wake_flag)
         self._wakes = wake_flag != STREAM
         commits = connect_async(redis_url, timeout=None, connect_timeout=timeout, retries=0)
@@ -141,10 +155,11 @@ class InboxWriter:
         try:
             async with self._committing, asyncio.timeout(self._timeout + size / SLOWEST):
                 connection = await self._connected()
-                reply = await self._send(connection, events)
+                pieces, stored = await self._pack(events, size)
+                reply = await self._send(connection, pieces, len(events))
                 if "exhausted" in reply.error:
                     await self.client.eval(RENEW, 1, STREAM)  # unless another commit has done so in the meantime
-                    reply = await self._send(connection, events)
+                    reply = await self._send(connection, pieces, len(events))
         except Exception as error:  # noqa: BLE001 - whatever it was, the events must go elsewhere
             await self._drop(connection)
             if not isinstance(error, (TimeoutError, redis.RedisError, OSError, NotUnderstood)):
@@ -155,14 +170,20 @@ class InboxWriter:
             raise
         if reply.error:
             raise InboxUnavailable(spoilt(reply.error) or reply.error[:200], refused=True)
-        return Appended(reply.depth, not self._wakes or 0 < reply.lapses <= _FLAG_LASTS)
+        return Appended(reply.depth, not self._wakes or 0 < reply.lapses <= _FLAG_LASTS, stored)
 
-    async def _send(self, connection: Any, events: Sequence[Event]) -> CommitReply:
-        await connection.send_packed_command(self._transaction.pack(events, self._keys), check_health=False)
+    async def _pack(self, events: Sequence[Event], size: int) -> tuple[list[bytes], int]:
+        if not self.packs or size < _OFF_LOOP:
+            return self._transaction.pack(events, self._keys, packed=self.packs)
+        packing = partial(self._transaction.pack, events, self._keys, packed=True)
+        return await asyncio.get_running_loop().run_in_executor(self._packing, packing)
+
+    async def _send(self, connection: Any, pieces: Sequence[bytes], events: int) -> CommitReply:
+        await connection.send_packed_command(pieces, check_health=False)
         data = b""
         while True:
             data += await connection.read_bytes()
-            reply = read_reply(data, len(events))
+            reply = read_reply(data, events)
             if reply is not None:
                 return reply
 
@@ -191,7 +212,11 @@ class InboxWriter:
 
     async def spoilt(self) -> str:
         """Return SPOILT when the inbox's key is neither a stream nor free, else "". Raises redis.RedisError."""
-        return _spoilt_as(await self.client.type(STREAM))
+        return spoilt_as(await self.client.type(STREAM))
+
+    async def readers_unpack(self) -> bool:
+        """Return whether a reader of this inbox has said that it reads packed bodies. Raises redis.RedisError."""
+        return bool(await self.client.exists(UNPACKS))
 
     async def depth(self) -> tuple[int, int]:
         """Return (entries, about how many bytes) in the inbox. Raises InboxUnavailable."""
@@ -215,6 +240,7 @@ class InboxWriter:
 
     async def close(self) -> None:
         """Close all connections."""
+        self._packing.shutdown(wait=False)
         await self._drop(self._connection)
         await self.client.aclose()
 
@@ -261,14 +287,23 @@ class InboxReader:
         self.consumer = consumer
         self._keys = keys
         self._unsigned = unsigned
+        self._announced = False
 
     def ensure(self) -> None:
-        """Make the stream and its group if Redis has none (it is new, or has lost everything)."""
+        """Make the stream and its group if Redis has none (it is new, or has lost everything).
+
+        Tells receivers, once or when it has made them, that packed bodies are read here.
+        """
         try:
             self._redis.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+            if self._announced:
+                return
+        with suppress(redis.OutOfMemoryError):
+            self._redis.set(UNPACKS, 1)
+            self._announced = True
 
     def read(self, count: int = 256, block_ms: int | None = None) -> list[Entry]:
         """Read up to `count` new entries, which are then pending for this consumer; [] if there are none.
@@ -336,60 +371,9 @@ class InboxReader:
         pipeline.xlen(STREAM)
 
 
-@dataclass(frozen=True, slots=True)
-class InboxState:
-    """What waits in the inbox. `pending`: read by a dispatcher and not acknowledged. `oldest`: seconds since the oldest
-    entry was written, by the server's clock; None for an empty inbox. `size`: about how many bytes. `trouble`: why
-    nothing can be read from it, or "". `set_aside`: entries that could not be read, or ended their dispatcher."""
-
-    entries: int = 0
-    pending: int = 0
-    oldest: float | None = None
-    size: int = 0
-    trouble: str = ""
-    set_aside: int = 0
-
-
-def _count_aside(client: redis.Redis) -> int:
-    count = 0
-    for place in (ASIDE, UNPROVEN_ASIDE):
-        with suppress(redis.ResponseError):  # somebody else wrote that key
-            count += int(client.xlen(place))
-    return count
-
-
-def examine(client: redis.Redis) -> InboxState:
-    """Return the state of the inbox. Raises redis.RedisError."""
-    kind: Any = client.type(STREAM)
-    if kind == b"none":
-        return InboxState(set_aside=_count_aside(client))
-    if wrong := _spoilt_as(kind):
-        return InboxState(trouble=wrong)
-    first: Any = client.xrange(STREAM, count=1)
-    with client.pipeline(transaction=False) as pipeline:
-        pipeline.time()
-        pipeline.xlen(STREAM)
-        pipeline.memory_usage(STREAM)
-        pipeline.xpending(STREAM, GROUP)
-        pipeline.xlen(ASIDE)
-        (seconds, micros), *depth, pending, aside = pipeline.execute(raise_on_error=False)
-    entries, size = _depth(depth)
-    oldest = seconds + micros / 1e6 - int(first[0][0].split(b"-")[0]) / 1000 if first else None
-    held = 0 if isinstance(pending, Exception) else int(pending["pending"])  # no group yet: nothing was read
-    return InboxState(entries, held, oldest, size, set_aside=aside if isinstance(aside, int) else 0)
-
-
 def _only(reply: Any) -> Any:
     """Return the entries of the one stream in a reply to XREADGROUP."""
     if isinstance(reply, dict):  # RESP3
         (batches,) = reply.values()
         return batches[0] if batches and isinstance(batches[0], list) else batches
     return reply[0][1]
-
-
-def _depth(replies: Sequence[Any]) -> tuple[int, int]:
-    """Return (entries, bytes) from the replies to XLEN and MEMORY USAGE; the latter may be forbidden, or nil."""
-    events, size = replies
-    if isinstance(events, Exception):
-        raise events
-    return int(events), size if isinstance(size, int) else 0

@@ -144,7 +144,7 @@ redis.call('XDEL', KEYS[1], found[1][1])
 return 1
 """
 )
-_FIELDS: Final = (b"id", b"source", b"body", b"at", b"via", b"sub", b"mac")
+_FIELDS: Final = (b"id", b"source", b"size", b"body", b"at", b"via", b"sub", b"mac")
 # Entries of one place that are looked at again at the most, and bytes of one, and of several at a time: a stranger may
 # have written them.
 _MOST_ASIDE: Final = 1_000_000
@@ -215,7 +215,7 @@ def _put_back(client: redis.Redis, reader: InboxReader, place: str) -> int:
                     continue
                 (entry,) = reader.entries([(aside_id, fields)])
                 if entry.event is not None:
-                    parts = [part for name in _FIELDS for part in (name, fields.get(name, b""))]
+                    parts = [part for name in _FIELDS if name in fields for part in (name, fields[name])]
                     put: Any = client.eval(_PUT_BACK, 2, STREAM, place, aside_id, *parts)
                     count += int(put)
     return count

@@ -24,6 +24,7 @@ import redis
 
 from receiver.inbox import GROUP, READ_BYTES, STREAM, Entry, InboxReader, spoilt
 from receiver.inbox_aside import set_aside
+from receiver.inbox_scripts import WEIGH
 
 # Times that an entry was taken: see above.
 ALONE: Final = 2
@@ -43,7 +44,9 @@ KILLS: Final = "each dispatcher that read it died"
 
 # KEYS: stream. ARGV: group, consumer, idle for how many milliseconds, how many bytes, the ids. What was deleted by hand
 # is pending all the same.
-_CLAIM = """
+_CLAIM = (
+    WEIGH
+    + """
 local entries, size = {}, 0
 for i = 5, #ARGV do
   if size >= tonumber(ARGV[4]) then break end
@@ -51,12 +54,13 @@ for i = 5, #ARGV do
   for _, entry in ipairs(redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[i])) do
     if entry and entry[2] then
       entries[#entries + 1] = entry
-      for _, value in ipairs(entry[2]) do size = size + #value end
+      size = size + weigh(entry[2])
     end
   end
 end
 return entries
 """
+)
 
 log = logging.getLogger("runhook.dispatch")
 

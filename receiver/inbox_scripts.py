@@ -9,11 +9,25 @@ RENEW: Final = """
 return redis.call('XLEN', KEYS[1]) == 0 and redis.call('DEL', KEYS[1]) or 0
 """
 
+# Bytes of an entry of these fields, of its body as it is and, where it is packed, as it will be. Who wrote it may lie.
+WEIGH: Final = """
+local function weigh(fields)
+  local bytes = 0
+  for i = 1, #fields, 2 do
+    bytes = bytes + #fields[i + 1]
+    if fields[i] == 'size' then bytes = bytes + math.max(0, tonumber(fields[i + 1]) or 0) end
+  end
+  return bytes
+end
+"""
+
 # KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time. Where all of them
 # are more than so many bytes, any may be large, and each is read by itself. An entry that is neither new to the group
 # nor pending would never be read: a stranger has moved the group's place, or removed a reader. Then the next call reads
 # all of them again.
-READ: Final = """
+READ: Final = (
+    WEIGH
+    + """
 local entries, size = {}, 0
 local all = redis.pcall('MEMORY', 'USAGE', KEYS[1])
 if type(all) ~= 'number' or all > tonumber(ARGV[4]) then ARGV[5] = 1 end
@@ -23,7 +37,7 @@ while #entries < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
   if not reply then break end
   for _, entry in ipairs(reply[1][2]) do
     entries[#entries + 1] = entry
-    for _, value in ipairs(entry[2]) do size = size + #value end
+    size = size + weigh(entry[2])
   end
 end
 if #entries == 0 then
@@ -34,6 +48,7 @@ if #entries == 0 then
 end
 return entries
 """
+)
 
 # KEYS: stream. ARGV: group, ids of entries. No transaction: a Redis that is full takes none.
 DONE: Final = """

@@ -6,6 +6,8 @@ receiver and each worker has them, and who knows one could send the event by HTT
 entry carries a MAC of each; one that fits is enough, so hosts may learn of the new secret one after the other.
 
 The MAC is of the fields without the body; the event id among them is a hash of the body, which is compared too.
+An entry with the field `size` holds a packed body (packed_body.py) of so many bytes. That is signed too, so nobody
+who can't sign has us unpack more than a receiver has packed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast, get_args
 
 from receiver.domain.event import Event, Via, event_id
+from receiver.domain.packed_body import unpack
 
 MAC_BYTES: Final = 16
 # Seconds since the epoch between which an event may have come: from 2017 to 2100.
@@ -35,6 +38,7 @@ _SEAL: Final = b"runhook inbox seal"
 _ID = re.compile(r"evt_[0-9a-f]{32}")
 _SOURCE = re.compile(r"[\w.-]{1,200}", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{0,128}")
+_SIZE = re.compile(rb"[1-9][0-9]{0,9}")
 _AT = re.compile(rb"[0-9]{1,11}(?:\.[0-9]{1,9})?")
 _VIAS = frozenset(get_args(Via))
 
@@ -80,9 +84,10 @@ class EntryKeys:
         return len(macs) % MAC_BYTES == 0 and any(hmac.compare_digest(one, other) for one in ours for other in theirs)
 
 
-def message(name: bytes, source: bytes, at: bytes, via: bytes, submission_id: bytes) -> bytes:
-    """Return what is signed of an entry. None of its fields holds a NUL."""
-    return b"%b\0%b\0%b\0%b\0%b" % (name, source, at, via, submission_id)
+def message(name: bytes, source: bytes, at: bytes, via: bytes, submission_id: bytes, size: bytes = b"") -> bytes:
+    """Return what is signed of an entry. None of its fields holds a NUL. `size`: bytes of a body that is packed."""
+    said = b"%b\0%b\0%b\0%b\0%b" % (name, source, at, via, submission_id)
+    return said + b"\0" + size if size else said
 
 
 def read_entry(fields: Mapping[bytes, Any], keys: EntryKeys | None, *, unsigned: bool = False) -> Event | str:
@@ -92,11 +97,11 @@ def read_entry(fields: Mapping[bytes, Any], keys: EntryKeys | None, *, unsigned:
     """
     try:
         name, source, at = fields[b"id"], fields[b"source"], fields[b"at"]
-        via, sub, body = fields[b"via"], fields[b"sub"], fields[b"body"]
+        via, sub, body, size = fields[b"via"], fields[b"sub"], fields[b"body"], fields.get(b"size", b"")
         event = Event(name.decode(), source.decode(), body, 0.0, cast(Via, via.decode()), sub.decode())
     except (KeyError, ValueError, TypeError, AttributeError):
         return NO_EVENT
-    if type(body) is not bytes or not _AT.fullmatch(at):
+    if type(body) is not bytes or not _AT.fullmatch(at) or (size and not _SIZE.fullmatch(size)):
         return NO_EVENT
     event = Event(event.id, event.source, body, float(at), event.via, event.submission_id)
     if not is_sound(event):
@@ -108,8 +113,14 @@ def read_entry(fields: Mapping[bytes, Any], keys: EntryKeys | None, *, unsigned:
         if not macs:
             if not unsigned:
                 return UNSIGNED
-        elif not keys.fit(event.source, message(name, source, at, via, sub), macs):
+        elif not keys.fit(event.source, message(name, source, at, via, sub, size), macs):
             return FORGED
+    if size:
+        try:
+            body = unpack(body, int(size))
+        except ValueError:
+            return FORGED
+        event = Event(event.id, event.source, body, event.received_at, event.via, event.submission_id)
     return event if event_id(event.source, body) == event.id else FORGED
 
 

@@ -25,7 +25,7 @@ from receiver import wakeups
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import Busy
-from receiver.inbox import SPOILT, InboxUnavailable, InboxWriter
+from receiver.inbox import SPOILT, Appended, InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.durability import Durability
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
@@ -198,7 +198,7 @@ class GroupCommit:
             else:
                 self._refusals = 0
                 self._metrics.commit("redis", len(events), time.perf_counter() - started)
-                self._grew(appended.depth, batch.size)
+                self._grew(appended)
                 if not appended.woken:
                     self._begin("wake", self._wake_up)
                 return
@@ -210,8 +210,8 @@ class GroupCommit:
             raise Busy(spool_trouble(error), retry_after=FULL_RETRY_AFTER) from None
         self._metrics.commit("spool", len(events), time.perf_counter() - started)
 
-    def _grew(self, depth: int, added: int) -> None:
-        self._measured(depth, self._depth[1] + added)
+    def _grew(self, appended: Appended) -> None:
+        self._measured(appended.depth, self._depth[1] + appended.size)
 
     def _measured(self, events: int, size: int) -> None:
         """Record the inbox's depth. Over its limits, events go to the spool until it is well below them."""
@@ -265,7 +265,7 @@ class GroupCommit:
                     for writer in (*self._writers, self._drainer):
                         await writer.connect()
                 found = await durability.examine(self._writer.client, self._limits.max_body)
-                spoilt = await self._writer.spoilt()
+                spoilt, packs = await self._writer.spoilt(), await self._writer.readers_unpack()
         except (redis.RedisError, OSError, TimeoutError) as error:
             reason = str(error)[:200] or type(error).__name__
         else:
@@ -275,6 +275,8 @@ class GroupCommit:
                 self._away(spoilt)
                 return False
             if found.strong or self._limits.accept_weaker:
+                for writer in (*self._writers, self._drainer):
+                    writer.packs = packs
                 self._recovered(found)
                 return True
             reason = durability.explain(self._redis_url, found)
@@ -336,7 +338,7 @@ class GroupCommit:
         appended = await self._drainer.append(batch.events)
         await self._on_disk(self._spool.done, batch)
         self._metrics.drained += len(batch.events)
-        self._grew(appended.depth, sum(len(event.body) for event in batch.events))
+        self._grew(appended)
         if not appended.woken:
             self._begin("wake", self._wake_up)
         if not self._spool.events:

@@ -18,7 +18,7 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import FORGED, NO_EVENT, UNKNOWN_SOURCE, UNSIGNED, EntryKeys
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
-from receiver.inbox import ASIDE, STREAM, UNPROVEN_ASIDE, InboxReader
+from receiver.inbox import ASIDE, GROUP, READ_BYTES, STREAM, UNPROVEN_ASIDE, InboxReader
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, runs
 from receiver.ledger.events import NewEvent
 from receiver.ledger.marks import UNSIGNED_UNTIL, UnsignedEntries
@@ -438,7 +438,8 @@ def test_a_dispatcher_that_knows_of_a_new_secret_or_source_puts_back_what_one_th
     # Given receivers that know of a secret and a source which their dispatcher does not, and a stranger
     now = {"skyvern": ["new secret"], "other": ["third"]}
     other = Event(event_id("other", body("tsk_2")), "other", body("tsk_2"), time.time())
-    append(redis_url, event(body("tsk_1")), other, keys=EntryKeys(now))
+    large = event(body("tsk_3", output="word " * 2000))
+    append(redis_url, event(body("tsk_1")), other, large, keys=EntryKeys(now), packs=True)
     append(redis_url, event(body("tsk_forged")), keys=EntryKeys({"skyvern": ["guessed"]}))
     guarded.run(once())
     assert deliveries(ledger) == {}
@@ -448,7 +449,7 @@ def test_a_dispatcher_that_knows_of_a_new_secret_or_source_puts_back_what_one_th
     it = Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection)
     it.run(once())
     # Then it takes in what is right now, and no more
-    assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}
+    assert deliveries(ledger).keys() == {"tsk_1", "tsk_2", "tsk_3"}
     ((_, left),) = cast("Any", connection.xrange(ASIDE))
     assert left[b"id"].decode() == event(body("tsk_forged")).id
     assert connection.xlen(STREAM) == 0
@@ -557,4 +558,26 @@ def test_a_read_takes_no_more_bytes_than_memory_has_room_for(redis_url: str, mon
 
     assert sizes == [5, 6, 5]
     assert sum(len(reader.read()) for _ in range(6)) == 24
+    connection.close()
+
+
+@pytest.mark.parametrize("taken_before", [False, True])
+def test_a_read_reckons_with_what_packed_bodies_are_unpacked(redis_url: str, taken_before: bool) -> None:
+    # Given bodies that take 2 MB each, and nearly nothing while they are packed
+    append(redis_url, *(event(body(f"tsk_{n}", output="x" * 2_000_000)) for n in range(40)), packs=True)
+    connection = redis.Redis.from_url(redis_url)
+    assert cast("int", connection.memory_usage(STREAM)) < READ_BYTES / 100
+    reader = InboxReader(connection, "d1")
+    reader.ensure()
+    if taken_before:  # by one that is gone
+        connection.xreadgroup(GROUP, "gone", {STREAM: ">"})
+
+    # When they are read
+    found = taken_again(connection, "d1", count=40) if taken_before else reader.read(256)
+
+    # Then no more than memory has room for, and each whole
+    sizes = [len(entry.event.body) for entry in found if entry.event is not None]
+    assert len(sizes) == len(found)
+    assert min(sizes) > 2_000_000
+    assert READ_BYTES <= sum(sizes) < 2 * READ_BYTES
     connection.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,8 @@ import redis
 from receiver import wakeups
 from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import NO_EVENT
-from receiver.inbox import ASIDE, GROUP, STREAM, InboxReader, InboxState, InboxUnavailable, InboxWriter, examine
+from receiver.inbox import ASIDE, GROUP, STREAM, UNPACKS, InboxReader, InboxUnavailable, InboxWriter
+from receiver.inbox_state import InboxState, examine
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import taken_again
 
@@ -53,6 +55,42 @@ async def test_events_come_out_as_they_went_in_and_in_order(writer: InboxWriter,
     assert (await writer.append(wanted[:3])).depth == 3
     assert (await writer.append(wanted[3:])).depth == 4
     assert [entry.event for entry in reader.read()] == wanted
+
+
+async def test_large_bodies_are_packed_and_come_out_as_they_went_in(
+    writer: InboxWriter, reader: InboxReader, client: redis.Redis
+) -> None:
+    # Given a writer that may pack, and events of which some are worth it, together over what is packed on the loop
+    writer.packs = True
+    text = b'{"output":"' + b"word " * 20_000 + b'"}'
+    for wanted in (
+        [event(0), event(1, text), event(2, os.urandom(5000))],
+        [event(n, b"%d" % n + text) for n in range(5)],
+    ):
+        # When they are appended
+        appended = await writer.append(wanted)
+        # Then they take as many bytes as it says, and come out as they were
+        stored = sum(len(fields[b"body"]) for _, fields in client.xrange(STREAM))  # type: ignore[union-attr]
+        assert appended.size == stored < 10_000
+        entries = reader.read()
+        assert [entry.event for entry in entries] == wanted
+        reader.done([entry.entry_id for entry in entries])
+
+
+async def test_a_reader_says_that_it_unpacks_also_to_a_redis_that_has_lost_everything(
+    writer: InboxWriter, client: redis.Redis
+) -> None:
+    assert not await writer.readers_unpack()
+    reader = InboxReader(client, "first")
+    for _ in range(2):
+        reader.ensure()
+        assert await writer.readers_unpack()
+        client.flushall()
+    # and it asks no more of Redis than that
+    reader.ensure()
+    client.delete(UNPACKS)
+    reader.ensure()
+    assert not await writer.readers_unpack()
 
 
 async def test_a_redis_user_who_may_begin_no_transaction_is_told_which_command_that_takes(

@@ -13,8 +13,9 @@ import redis
 from receiver.clock import Clock
 from receiver.dispatch import QUEUE, Dispatcher
 from receiver.domain.redaction import Redactor
-from receiver.inbox import SPOILT, STREAM, InboxReader, examine
+from receiver.inbox import SPOILT, STREAM, InboxReader
 from receiver.inbox_recovery import hand_back
+from receiver.inbox_state import examine
 from receiver.ledger import Ledger
 from receiver.routing.router import Router
 from receiver.runtime import outage

@@ -19,11 +19,12 @@ from tests.support.waiting import eventually
 KEYS = EntryKeys({"skyvern": ["secret"]})
 
 
-def append(redis_url: str, *events: Event, keys: EntryKeys | None = None) -> None:
-    """Write events to the inbox as a receiver with these keys does."""
+def append(redis_url: str, *events: Event, keys: EntryKeys | None = None, packs: bool = False) -> None:
+    """Write events to the inbox as a receiver with these keys does. `packs`: as one whose readers unpack bodies."""
 
     async def work() -> None:
         writer = InboxWriter(redis_url, timeout=30, keys=keys)  # a busy disk is not what these tests are about
+        writer.packs = packs
         try:
             await writer.append(events)
         finally:
@@ -37,9 +38,9 @@ def fill(redis_url: str, *bodies: bytes) -> None:
     append(redis_url, *(Event(event_id("skyvern", each), "skyvern", each, 1700000000.5) for each in bodies), keys=KEYS)
 
 
-def taken_again(client: redis.Redis, consumer: str, idle_ms: int = 0) -> list[Entry]:
-    """What a reader called `consumer` takes of what others left for `idle_ms`, at once."""
-    taken = InboxRecovery(client, InboxReader(client, consumer)).take(idle_ms, idle_ms)
+def taken_again(client: redis.Redis, consumer: str, idle_ms: int = 0, count: int = 8) -> list[Entry]:
+    """What a reader called `consumer` takes of what others left for `idle_ms`, up to `count`, at once."""
+    taken = InboxRecovery(client, InboxReader(client, consumer)).take(idle_ms, idle_ms, count)
     return list(taken.entries) if taken else []
 
 

@@ -19,7 +19,7 @@ LAYERS = (
     {"runtime", "domain", "telemetry", "inbox_scripts"},
     {"ledger", "routing", "wakeups", "skyvern", "inbox_commit"},
     {"inbox"},
-    {"inbox_aside", "hand_on"},
+    {"inbox_aside", "inbox_state", "hand_on"},
     {"ingest", "config", "inbox_recovery", "recorder"},
     {"delivery", "dispatch", "reaper", "status"},
     {"reconcile", "reroute", "doctor"},
@@ -52,11 +52,15 @@ OWNERS = {
     "jinja2": {"handlers/support/templating", "handlers/support/template_sandbox", "receiver/console/rendering"},
     "argon2": {"receiver/console/passwords"},
     "jwt": {"receiver/console/id_token"},
+    "backports": {"receiver/domain/packed_body"},
+    "compression": {"receiver/domain/packed_body"},
 }
 
 # What domain/ may use besides itself: nothing that opens, waits, draws by chance or reads a clock.
 PURE = {"__future__", "base64", "collections", "dataclasses", "datetime", "decimal", "enum", "functools", "hashlib"}
 PURE |= {
+    "backports",
+    "compression",
     "hmac",
     "json",
     "math",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from receiver.domain.event import Event, event_id
-from receiver.domain.inbox_entry import EntryKeys
+from receiver.domain.inbox_entry import EntryKeys, read_entry
 from receiver.inbox_commit import APART, CommitReply, NotUnderstood, Transaction, read_reply
 
 QUEUED = b"+OK\r\n" + b"+QUEUED\r\n" * 4
@@ -67,7 +67,7 @@ def test_a_transaction_that_may_not_begin_says_why() -> None:
 def test_a_body_is_sent_as_it_is_and_a_large_one_is_not_copied(size: int) -> None:
     body = b"\r\n" * (size // 2) + b"x" * (size % 2)
 
-    pieces = Transaction("inbox", "flag").pack(
+    pieces, stored = Transaction("inbox", "flag").pack(
         [Event(event_id("skyvern", body), "skyvern", body, 1767225600.25)], EntryKeys({"skyvern": ["secret"]})
     )
 
@@ -75,3 +75,38 @@ def test_a_body_is_sent_as_it_is_and_a_large_one_is_not_copied(size: int) -> Non
     assert sent.startswith(b"*1\r\n$5\r\nMULTI\r\n*17\r\n$4\r\nXADD\r\n$5\r\ninbox\r\n$1\r\n*\r\n$2\r\nid\r\n")
     assert b"$4\r\nbody\r\n$%d\r\n%b\r\n$2\r\nat\r\n$13\r\n1767225600.25\r\n" % (len(body), body) in sent
     assert any(piece is body for piece in pieces) == (size >= APART)
+    assert stored == size
+
+
+def test_a_body_is_packed_where_that_is_wanted_and_worth_it() -> None:
+    # Given a small body, and a large one
+    keys = EntryKeys({"skyvern": ["secret"]})
+    small, large = b'{"run_id":"tsk_1"}', b'{"run_id":"tsk_2","output":"' + b"word " * 5000 + b'"}'
+    events = [Event(event_id("skyvern", body), "skyvern", body, 1767225600.25) for body in (small, large)]
+    # When they are packed for a commit
+    pieces, stored = Transaction("inbox", "flag").pack(events, keys, packed=True)
+    # Then the large one takes a part of its size, and both are read back
+    entries = fields_of(b"".join(pieces))
+    assert [read_entry(fields, keys) for fields in entries] == events
+    assert [b"size" in fields for fields in entries] == [False, True]
+    assert stored == sum(len(fields[b"body"]) for fields in entries) < len(large) / 10
+
+
+def fields_of(sent: bytes) -> list[dict[bytes, bytes]]:
+    """The fields of each entry that a transaction adds."""
+    found, at = [], 0
+
+    def line() -> bytes:
+        nonlocal at
+        begin, at = at, sent.index(b"\r\n", at) + 2
+        return sent[begin : at - 2]
+
+    while at < len(sent):
+        words = []
+        for _ in range(int(line()[1:])):
+            length = int(line()[1:])
+            words.append(sent[at : at + length])
+            at += length + 2
+        if words[0] == b"XADD":
+            found.append(dict(zip(words[3::2], words[4::2], strict=True)))
+    return found

@@ -12,14 +12,14 @@ import pytest
 
 from receiver.domain.event import Event
 from receiver.errors import Busy
-from receiver.inbox import STREAM, Appended, InboxWriter
+from receiver.inbox import STREAM, Appended, InboxReader, InboxWriter
 from receiver.ingest import group_commit as module
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.spool import Spool
 from receiver.telemetry.receiver import ReceiverMetrics
 from tests.servers.gate import Gate
 from tests.servers.valkey import ValkeyProcess
-from tests.support.events import event
+from tests.support.events import body, event
 from tests.support.inbox import ids_in_inbox
 from tests.support.waiting import PATIENCE, eventually
 
@@ -149,6 +149,30 @@ async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
         await becomes(lambda: ids_in_inbox(server) == [first.id, second.id])
         assert (it.store, it.trouble) == ("redis", "")
     client.close()
+
+
+async def test_bodies_are_packed_once_a_reader_was_there_that_unpacks_them(
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a receiver that nobody has told yet how its readers read
+    monkeypatch.setattr(module, "EXAMINE_EVERY", 0.0)
+    server = valkey_factory()
+    async with started(server.url, tmp_path) as it:
+        client = server.connect()
+
+        async def stored(name: str) -> dict[bytes, bytes]:
+            await it.commit(event(body(name, output="word " * 2000)))
+            ((_, fields),) = client.xrevrange(STREAM, count=1)  # type: ignore[misc]
+            return fields  # type: ignore[no-any-return]
+
+        assert b"size" not in await stored("tsk_1")
+        # When one has begun that unpacks bodies
+        InboxReader(client, "new").ensure()
+        await becomes(lambda: it._writer.packs)
+        # Then they are packed
+        fields = await stored("tsk_2")
+        assert int(fields[b"size"]) > 10_000 > 10 * len(fields[b"body"])
+        client.close()
 
 
 async def test_the_first_failure_of_redis_is_noticed_by_the_commit_that_meets_it(

@@ -20,6 +20,7 @@ from receiver.domain.inbox_entry import (
     message,
     read_entry,
 )
+from receiver.domain.packed_body import BodyPacker
 
 BODY = b'{"run_id":"tsk_1","status":"completed"}'
 KEYS = EntryKeys({"skyvern": ["old", "new"], "other": ["third"]})
@@ -44,6 +45,46 @@ def test_what_was_signed_is_read_back() -> None:
     expected = Event(event_id("skyvern", BODY), "skyvern", BODY, 1700000000.25, "webhook", "sub_1")
     assert read_entry(signed(), KEYS) == expected
     assert read_entry(signed(), None) == expected
+
+
+LARGE = BODY[:-1] + b',"output":"' + b"x" * 10_000 + b'"}'
+FRAME = BodyPacker().pack(LARGE) or b""
+
+
+def signed_packed(**changes: Any) -> dict[bytes, Any]:
+    """An entry with a packed body as the receiver writes it; `changes` are made after it was signed."""
+    fields = signed() | {b"id": event_id("skyvern", LARGE).encode(), b"body": FRAME, b"size": b"%d" % len(LARGE)}
+    said = message(*(fields[name] for name in (b"id", b"source", b"at", b"via", b"sub", b"size")))
+    return fields | {b"mac": KEYS.macs("skyvern", said)} | {name.encode(): value for name, value in changes.items()}
+
+
+def test_a_packed_body_is_read_back_as_it_was() -> None:
+    expected = Event(event_id("skyvern", LARGE), "skyvern", LARGE, 1700000000.25, "webhook", "sub_1")
+    assert read_entry(signed_packed(), KEYS) == expected
+    assert read_entry(signed_packed(), None) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        *(({"size": size}, NO_EVENT) for size in (b"0", b"-1", b"1e3", b"nan", b"010", b"9" * 11, b" 1")),
+        ({"size": b"%d" % (len(LARGE) + 1)}, FORGED),
+        ({"size": b""}, FORGED),  # what is packed, said to be a body
+        ({"body": LARGE}, FORGED),
+        ({"body": FRAME[:-1]}, FORGED),
+        ({"body": BodyPacker().pack(LARGE.replace(b"tsk_1", b"tsk_2"))}, FORGED),
+        ({"mac": b""}, UNSIGNED),
+    ],
+)
+def test_a_packed_body_that_was_changed_is_no_event(changes: dict[str, bytes], problem: str) -> None:
+    assert read_entry(signed_packed(**changes), KEYS) == problem
+
+
+@pytest.mark.parametrize("size", [b"%d" % len(LARGE), b"%d" % (1 << 30)])
+def test_nothing_is_unpacked_that_no_key_has_signed(size: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given an entry of a body that is not packed, which somebody has made one of a packed body
+    monkeypatch.setattr("receiver.domain.inbox_entry.unpack", lambda *_: pytest.fail("unpacked"))
+    assert read_entry(signed(body=FRAME, size=size), KEYS) == FORGED
 
 
 OTHER = event_id("skyvern", b"{}").encode()
@@ -119,9 +160,13 @@ def test_no_key_can_be_told_from_what_is_signed_with_it() -> None:
     assert KEYS.macs("nobody", b"x") == b""
 
 
-@given(st.dictionaries(st.sampled_from([b"id", b"source", b"at", b"via", b"sub", b"body", b"mac"]), st.binary()))
+@given(
+    st.dictionaries(st.sampled_from([b"id", b"source", b"at", b"via", b"sub", b"body", b"mac", b"size"]), st.binary())
+)
 def test_no_bytes_of_a_stranger_make_an_event_or_an_error(fields: dict[bytes, bytes]) -> None:
-    assert isinstance(read_entry(signed() | fields, KEYS), str) or not fields or fields.items() <= signed().items()
+    for entry in (signed(), signed_packed()):
+        as_it_was = {b"size": b""} | entry
+        assert isinstance(read_entry(entry | fields, KEYS), str) or fields.items() <= as_it_was.items()
     assert isinstance(read_entry(fields, KEYS), str)
 
 
