@@ -57,7 +57,8 @@ def dispatch(event: Event, folder: str) -> float:
     """Record an event. Returns when that began."""
     import redis
 
-    from receiver.config.models import DEFAULT_REDACT, RouteConfig
+    from receiver.config.destinations import RouteConfig
+    from receiver.config.models import DEFAULT_REDACT
     from receiver.dispatch import Dispatcher
     from receiver.domain.redaction import Redactor
     from receiver.inbox import InboxReader

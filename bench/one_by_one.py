@@ -32,7 +32,7 @@ import redis  # noqa: E402
 
 from handlers import registry  # noqa: E402
 from handlers.testing.conformance import NoServices  # noqa: E402
-from receiver.config.models import RetryPolicy  # noqa: E402
+from receiver.config.destinations import RetryPolicy  # noqa: E402
 from receiver.delivery.deliverer import Deliverer  # noqa: E402
 from receiver.delivery.prefetch import PER_SLOT  # noqa: E402
 from receiver.ledger import Ledger  # noqa: E402

@@ -13,7 +13,7 @@ import statistics
 import time
 
 from bench.pipeline import body
-from receiver.config.models import RouteConfig
+from receiver.config.destinations import RouteConfig
 from receiver.domain.run import parse
 from receiver.routing.router import Router, RunView
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Moment, MomentParameter, Result, Scoped
 from receiver.api.service import Actor, Service
-from receiver.config.models import RouteConfig
+from receiver.config.destinations import RouteConfig
 from receiver.domain.api_key import VIEW
 from receiver.ledger import route_counts
 

@@ -16,8 +16,8 @@ from handlers.support.url import hide_password
 from receiver.cli.options import ConfigFile, DataDirectory, Json, parse_labels
 from receiver.cli.output import clean, print_json, print_table
 from receiver.config.advice import warnings
+from receiver.config.destinations import RouteConfig
 from receiver.config.loader import Loaded, load_file
-from receiver.config.models import RouteConfig
 from receiver.config.settings import Settings
 from receiver.config.yaml_file import Key
 from receiver.errors import ConfigError, UsageError

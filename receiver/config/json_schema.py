@@ -10,9 +10,10 @@ from pydantic import BaseModel, ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 
 from receiver.config.console import ConsoleUser, OidcConfig, OidcGroup
+from receiver.config.destinations import RetryPolicy, RouteConfig, SinkConfig, ToSink
 from receiver.config.fields import NAME, parse_size
 from receiver.config.messages import model_in
-from receiver.config.models import Config, RetryPolicy, RouteConfig, SinkConfig, SourceConfig, ToSink
+from receiver.config.models import Config, SourceConfig
 from receiver.config.settings import Settings
 
 # Pattern of a text that takes its value from the environment.

@@ -11,8 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from receiver.config.destinations import RouteConfig, SinkConfig
 from receiver.config.messages import describe, unknown
-from receiver.config.models import Config, RouteConfig, SinkConfig
+from receiver.config.models import Config
 from receiver.config.yaml_file import Document, Key, parse, read, spell, write
 from receiver.domain.callback import CALLBACK
 from receiver.errors import ConfigError, suggest

@@ -1,18 +1,18 @@
-"""The config file as models: sources, sinks, routes and limits. It knows no YAML and opens nothing.
+"""The config file as models: the whole of it, and the parts that have no module of their own. It opens nothing.
 
-Every key is declared here once, with type, default and help; the loader's errors, `runhook schema` and
-docs/configuration.md are made from these declarations. `load` in receiver.config.loader returns a Config.
+Every key is declared once, here or in a module that is imported here, with type, default and help; the loader's errors,
+`runhook schema` and docs/configuration.md are made from that. `load` in receiver.config.loader returns a Config.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field
 
 from receiver.config.base import Model
 from receiver.config.console import ConsoleConfig
-from receiver.config.fields import Keys, Listen, Name, Number, OptionalKey, Rate, Seconds, Size, Whole, parse_rate
+from receiver.config.destinations import CallbacksConfig, RetryPolicy, RouteConfig, SinkConfig
+from receiver.config.fields import Keys, Listen, Name, Number, OptionalKey, Rate, Seconds, Size, Whole
+from receiver.config.stores import InboxConfig, LedgerConfig, QuarantineConfig, RetentionConfig, SpoolConfig
 from receiver.domain.callback import CALLBACK
 
 DEFAULT_REDACT = (
@@ -23,30 +23,6 @@ DEFAULT_REDACT = (
     "**.totp_url",
     "**.totp_verification_url",
 )
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _rule(value: object) -> object:
-    if isinstance(value, str | dict) or value is None:
-        return value
-    raise ValueError("must be a mapping such as {status: failed}, or a CEL expression in quotes")
-
-
-def _target(value: object) -> object:
-    if isinstance(value, str | dict | ToSink):
-        return value
-    raise ValueError("must be the name of a sink, or {sink: …, after: …}")
-
-
-def _targets(value: object) -> object:
-    if isinstance(value, str):
-        raise ValueError("must be a list of sinks; put the name in brackets")
-    if not value:
-        raise ValueError("names no sink; an event must go somewhere")
-    return value
 
 
 class SourceConfig(Model):
@@ -84,104 +60,6 @@ class SourceConfig(Model):
         return (base.rstrip("/"), self.api_key.get_secret_value()) if base and self.api_key else None
 
 
-class RetryPolicy(Model):
-    """When a delivery is tried again: after first, first * factor, first * factor² … seconds, with jitter."""
-
-    attempts: Whole = Field(
-        12, ge=1, le=1000, description="Attempts before the delivery is dead, the first one included."
-    )
-    first: Seconds = Field(5.0, gt=0, le=86400, description="Delay before the second attempt: seconds, or such as 5s.")
-    factor: Number = Field(2.0, ge=1, le=100, description="By how much each delay is longer than the one before.")
-    max: Seconds = Field(3600.0, gt=0, le=604800, description="Longest delay: seconds, or such as 1h.")
-    give_up_after: Seconds = Field(
-        259200.0,
-        gt=0,
-        le=31536000,
-        description="Time after the first attempt at which a delivery is dead though attempts are left, and so is what"
-        " has waited for so long behind an open breaker: seconds, or such as 3d. Time in which the sink was paused, or"
-        " workers were stopped, does not count. A replay starts anew.",
-    )
-
-
-Place = Literal["auto", "shared", "own"]
-
-
-class SinkConfig(Model):
-    """A destination. Beside these keys stand the options of its type."""
-
-    type: str = Field(
-        description="What it is: database, files, s3, slack, http, notify, queue, resubmit, or a type that a package"
-        " adds."
-    )
-    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is tried again.")
-    concurrency: Whole = Field(8, ge=1, le=256, description="How many sends may run at once, over all workers.")
-    rate: Rate | None = Field(None, description="Most sends in a time, such as 10/s or 100/m. No limit when absent.")
-    worker: Place = Field(
-        "auto",
-        description="The worker process of its sends. shared: one with other sinks, until it hangs, ends its process,"
-        " or needs much; then one of its own for a time. own: always its own. auto: shared for the types that come with"
-        " Runhook, but notify; own for the others.",
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict, repr=False, description="Options of the type, checked by its handler."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather_options(cls, data: Any) -> Any:
-        """Move every key that is no field here to `options`, which the handler checks."""
-        if not isinstance(data, dict):
-            return data
-        own = {key: value for key, value in data.items() if key in cls.model_fields}
-        rest = {key: value for key, value in data.items() if key not in cls.model_fields}
-        return {**own, "options": {**own.get("options", {}), **rest}} if rest else own
-
-    @property
-    def rate_limit(self) -> tuple[int, float] | None:
-        """(how many, in how many seconds), or None."""
-        return parse_rate(self.rate) if self.rate else None
-
-
-class ToSink(Model):
-    """A sink that waits for the receipts of others."""
-
-    sink: str = Field(description="Name of the sink.")
-    after: Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
-        default_factory=list,
-        description="Sink, or list of sinks, whose receipts it waits for and gets. They must get the event as well:"
-        " by this route, or by an earlier one.",
-    )
-
-
-class RouteConfig(Model):
-    """A rule: which events go to which sinks."""
-
-    name: str = Field(min_length=1, max_length=100, description="What lists and explanations call it. Unique.")
-    when: Annotated[str | dict[str, Any] | None, BeforeValidator(_rule)] = Field(
-        None,
-        description="A mapping of dotted paths to a value, list of values or glob, all of which must match;"
-        " or a CEL expression. Absent means always.",
-    )
-    to: Annotated[list[Annotated[str | ToSink, BeforeValidator(_target)]], BeforeValidator(_targets)] = Field(
-        min_length=1, description="Names of sinks, or {sink: …, after: …}."
-    )
-    interim: bool = Field(False, description="Also events of runs that have not ended, or will be tried again.")
-    repeats: bool = Field(False, description="Also events that say nothing new.")
-    updates: bool = Field(
-        False,
-        description="Tell its sinks again when a later event of the same result has more files or fields. Sinks that"
-        " complete what they keep (database, files, s3) get those anyway.",
-    )
-    superseded: bool = Field(False, description="Also final events older than the newest one of their run.")
-    test: bool = Field(False, description="Also the test webhooks that Skyvern's Test button sends.")
-    stop: bool = Field(False, description="When this route matches, the ones after it are not evaluated.")
-
-    @property
-    def targets(self) -> tuple[ToSink, ...]:
-        """`to` in its long form."""
-        return tuple(ToSink(sink=item) if isinstance(item, str) else item for item in self.to)
-
-
 class ServerConfig(Model):
     """What the receiver accepts, and where."""
 
@@ -199,27 +77,6 @@ class ServerConfig(Model):
         False,
         description="Start although Redis does not write each event to disk before the 202, or may evict it.",
     )
-
-
-class InboxConfig(Model):
-    """How much may wait in Redis before events go to the spool."""
-
-    max_events: Whole = Field(100_000, ge=1, description="Events in the inbox.")
-    max_bytes: Size = Field(512 << 20, ge=1 << 20, description="Bytes in the inbox: a number, or such as 512MiB.")
-
-
-class SpoolConfig(Model):
-    """The local store that takes events while Redis is away."""
-
-    max_bytes: Size = Field(2 << 30, ge=1 << 20, description="Bytes in the spool, over which the answer is 503.")
-    reserve_bytes: Size = Field(256 << 20, ge=0, description="Free disk space, under which the answer is 503.")
-
-
-class QuarantineConfig(Model):
-    """The store of requests that failed the signature check."""
-
-    max_count: Whole = Field(1000, ge=0, description="Requests kept; those that name no run go first. 0 keeps none.")
-    max_bytes: Size = Field(64 << 20, ge=0, description="Bytes kept.")
 
 
 class SubmitConfig(Model):
@@ -256,22 +113,6 @@ class SubmitConfig(Model):
         description="Most calls of a source's API in a time, over all processes, to look at runs that requests wait"
         " for, such as 2/s. Not counted: the one answer that each of them would have asked for itself.",
     )
-
-
-class CallbacksConfig(Model):
-    """The callers' own webhooks: what submitters gave as webhook_url, served by us."""
-
-    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is tried again.")
-    timeout: Seconds = Field(30.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 30s.")
-    concurrency: Whole = Field(32, ge=1, le=256, description="How many sends may run at once, over all workers.")
-    per_origin: Whole = Field(
-        4,
-        ge=1,
-        le=256,
-        description="How many of them one caller may have to one origin, so that one slow server holds up nobody else."
-        " All origins of one caller together take half of the places that others leave free.",
-    )
-    worker: Place = Field("auto", description="The worker process of these sends: as for a sink, and auto is shared.")
 
 
 class ReconcileConfig(Model):
@@ -319,27 +160,6 @@ class ReconcileConfig(Model):
         le=86400,
         description="Time after which a submit whose answer was lost, and of which Skyvern's list certainly shows no"
         " run, counts as never made, so that its Idempotency-Key is free again: seconds, or such as 10m.",
-    )
-
-
-class LedgerConfig(Model):
-    """What the database of the ledger must promise."""
-
-    accept_weaker_durability: bool = Field(
-        False,
-        description="Write to a PostgreSQL that may lose what it has confirmed, for it has fsync or full_page_writes"
-        " off, as services with a storage of their own may have.",
-    )
-
-
-class RetentionConfig(Model):
-    """How long what has ended stays in the ledger."""
-
-    events: Seconds | None = Field(
-        None,
-        ge=3600,
-        description="Age at which events whose deliveries have all ended are removed, with those deliveries:"
-        " seconds, or such as 90d. Absent means never.",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 
 # Seconds. A sink that asks for more than a day is asked again after one.
 RETRY_AFTER_CAP = 86_400.0

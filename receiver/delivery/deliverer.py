@@ -16,7 +16,8 @@ import redis
 
 from handlers import Sink, SinkOptions, registry
 from receiver import wakeups
-from receiver.config.models import Config, RetryPolicy
+from receiver.config.destinations import RetryPolicy
+from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery import prefetch
 from receiver.delivery.callback_sink import CallbackSink

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from handlers import Receipt, Refused, Unavailable
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery import backoff
 from receiver.domain.breaker import Lane, Observation
 from receiver.domain.delivery import DeliveryMove, gave_up

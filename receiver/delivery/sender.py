@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 
 from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable
 from handlers.support.daemon_pool import DaemonPool
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery import backoff
 from receiver.domain.callback import CALLBACK
 from receiver.domain.callback_url import mask_bytes

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from handlers import Receipt
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery import outcome
 from receiver.delivery.sender import SendTask
 from receiver.domain import breaker

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from receiver.config.models import RouteConfig
+from receiver.config.destinations import RouteConfig
 from receiver.delivery.sender import to_delivery
 from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id

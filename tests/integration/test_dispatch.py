@@ -11,7 +11,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from receiver.config.models import RouteConfig
+from receiver.config.destinations import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain import bounded_json
 from receiver.domain.event import Event, event_id

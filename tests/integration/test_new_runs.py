@@ -11,7 +11,7 @@ import redis
 import sqlalchemy as sa
 
 from handlers.support.postgresql import BoundedConnection, Execution
-from receiver.config.models import RouteConfig
+from receiver.config.destinations import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove

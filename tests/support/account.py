@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from receiver.config.models import RouteConfig
+from receiver.config.destinations import RouteConfig
 from receiver.delivery.sender import to_delivery
 from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id

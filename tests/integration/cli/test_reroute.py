@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from receiver.api.actions import reroutes as reroutes_api
-from receiver.config.models import RouteConfig
+from receiver.config.destinations import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.redaction import Redactor

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from handlers import SinkOptions
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.callback_sink import CallbackSink
 from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.claimer import POISONED
 from receiver.delivery.deliverer import Deliverer
 from receiver.domain import breaker

@@ -13,7 +13,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from receiver.config.models import RetryPolicy, RouteConfig
+from receiver.config.destinations import RetryPolicy, RouteConfig
 from receiver.delivery.deliverer import Deliverer
 from receiver.delivery.offer import ROOM
 from receiver.domain import breaker

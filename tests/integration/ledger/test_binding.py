@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.config.models import RouteConfig
+from receiver.config.destinations import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain.poll_schedule import AFTER_RESTART
 from receiver.domain.redaction import Redactor

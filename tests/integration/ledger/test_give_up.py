@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from handlers import Receipt, Unavailable
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.sender import SendTask
 from receiver.delivery.settlement import Settlement
 from receiver.domain.breaker import Lane

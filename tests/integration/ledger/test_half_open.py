@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.support.postgresql import TimeLimits
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.deliverer import Deliverer
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims, recovery

@@ -15,7 +15,7 @@ import redis
 
 from handlers.resubmit import ResubmitOptions, ResubmitSink
 from handlers.testing.conformance import NoServices
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.deliverer import Deliverer
 from receiver.ledger import Ledger, replays
 from receiver.ledger.selection import Selection

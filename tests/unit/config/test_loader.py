@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from receiver.config.destinations import SinkConfig, ToSink
 from receiver.config.fields import parse_duration, parse_listen_address, parse_rate, parse_size
 from receiver.config.loader import load, load_file
-from receiver.config.models import Config, SinkConfig, SourceConfig, ToSink
+from receiver.config.models import Config, SourceConfig
 from receiver.config.yaml_file import MAX_BYTES, expand, read
 from receiver.errors import ConfigError
 

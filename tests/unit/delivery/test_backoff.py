@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.backoff import RETRY_AFTER_CAP, delay, next_try
 
 POLICY = RetryPolicy(attempts=4, first=5, factor=2, max=15)

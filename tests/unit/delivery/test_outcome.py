@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from handlers import Receipt, Refused, Unavailable
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.outcome import BreakerChange, availability, outcome_of
 from receiver.domain.breaker import Lane, Observation
 from receiver.domain.delivery import DeliveryMove

@@ -9,7 +9,7 @@ import pytest
 
 from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.testing.conformance import NoServices
-from receiver.config.models import RetryPolicy
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.sender import SenderPool, SendTask, to_delivery
 from receiver.ledger.deliveries.claimed import Claimed
 from tests.support.button import press

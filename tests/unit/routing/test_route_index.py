@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.config.models import RouteConfig
+from receiver.config.destinations import RouteConfig
 from receiver.domain.run import parse
 from receiver.routing import cel
 from receiver.routing.mapping import compile_mapping

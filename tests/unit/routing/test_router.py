@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.config.models import RouteConfig, ToSink
+from receiver.config.destinations import RouteConfig, ToSink
 from receiver.domain.run import parse
 from receiver.errors import ConfigError
 from receiver.routing.router import Router, RouteVerdict, RunView, Target
