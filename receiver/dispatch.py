@@ -96,6 +96,7 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
                 if not entries:
                     break
                 self._process(entries)
+            self._reader.flush()
             self._counter.flush()
             wakeups.finish(self._redis, QUEUE, self._read_once_more)
         except (LedgerUnavailable, redis.ResponseError) as error:
@@ -122,6 +123,7 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
                 self._take_again(taken)
             while not stop() and (entries := self._reader.read(BATCH)):
                 self._process(entries)
+            self._reader.flush()
         except LedgerUnavailable as error:
             self._pause.wait(Fields(ledger=error, kept=len(self._unfinished)), stop)
 
@@ -130,6 +132,7 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         the next wake-up may go to another dispatcher."""
         entries = self._reader.read(BATCH)
         self._process(entries)
+        self._reader.flush()
         return bool(entries)
 
     def close(self) -> None:
@@ -186,14 +189,16 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         except _OF_ENTRY as error:
             sinks = self._record_unread(entry, error)
         self._finish([entry], sinks)
+        self._reader.flush()
         self._recovery.forget(taken)
         self._unfinished = []
 
     def _finish(self, entries: Sequence[Entry], sinks: Collection[str]) -> None:
         self._pause.end()
         self._cut_off = 0
-        # Deliverers that get no wake-up, since Redis is full, ask the ledger.
-        self._reader.done([entry.entry_id for entry in entries], wakeups.wake_sinks_commands(sinks))
+        self._reader.done([entry.entry_id for entry in entries])
+        if sinks:  # deliverers that get no wake-up, since Redis is full, ask the ledger
+            self._reader.flush(wakeups.wake_sinks_commands(sinks))
 
     def _set_aside(self, entries: Sequence[Entry]) -> None:
         """Set aside what is no event of ours: anyone who can write in Redis can add an entry."""

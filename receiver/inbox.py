@@ -59,6 +59,8 @@ READ_BYTES: Final = 16 << 20
 _STEP: Final = READ_BYTES // LARGEST  # so many packed bodies at a time, of which it is not known how large they are
 # Bytes of events that are packed in a thread: on the event loop they would hold up all requests.
 _OFF_LOOP: Final = 256 << 10
+# Milliseconds that acknowledgements wait for the next entry, so that they are on disk with it: a sync less an event.
+_ACK_WAIT: Final = 50
 # Milliseconds that the flag of a wake-up lasts at the most: one that lapses later, or never, is none of ours, and down.
 _FLAG_LASTS: Final = 60_000
 
@@ -288,6 +290,7 @@ class InboxReader:
         self._keys = keys
         self._unsigned = unsigned
         self._announced = False
+        self._finished: list[str] = []  # entries that are not acknowledged yet
 
     def ensure(self) -> None:
         """Make the stream and its group if Redis has none (it is new, or has lost everything).
@@ -310,6 +313,10 @@ class InboxReader:
 
         `block_ms`: wait so long for the first one (less than the client's socket timeout); None does not wait.
         """
+        if self._finished and block_ms is not None and block_ms > _ACK_WAIT:
+            if found := self.read(count, _ACK_WAIT):
+                return found
+            block_ms -= _ACK_WAIT
         try:
             reply = self._read(count, block_ms)
         except redis.ResponseError as error:
@@ -320,14 +327,17 @@ class InboxReader:
         return self.entries(reply)
 
     def _read(self, count: int, block_ms: int | None) -> Any:
-        first: Any = []
-        if block_ms is not None:  # a script can't wait; what it then adds must leave room for the one waited for
-            first = self._redis.xreadgroup(GROUP, self.consumer, {STREAM: ">"}, count=1, block=block_ms)
-            if not first:
-                return []
-            first = _only(first)
-        more: Any = self._redis.eval(READ, 1, STREAM, GROUP, self.consumer, count - len(first), READ_BYTES, _STEP)
-        return [*first, *((entry_id, dict(zip(it := iter(fields), it, strict=True))) for entry_id, fields in more)]
+        pipeline: Any = self._redis.pipeline(transaction=False)
+        if (
+            blocks := block_ms is not None
+        ):  # a script can't wait; what it then adds must leave room for the one waited for
+            pipeline.xreadgroup(GROUP, self.consumer, {STREAM: ">"}, count=1, block=block_ms)
+        acknowledged = self._acknowledge(pipeline)
+        pipeline.eval(READ, 1, STREAM, GROUP, self.consumer, count - blocks, READ_BYTES, _STEP)
+        replies = pipeline.execute()
+        del self._finished[:acknowledged]
+        more = ((entry_id, dict(zip(it := iter(fields), it, strict=True))) for entry_id, fields in replies[-1])
+        return [*(_only(replies[0]) if blocks and replies[0] else []), *more]
 
     def entries(self, reply: Iterable[Any]) -> list[Entry]:
         """Return the entries of a reply of Redis: pairs of their ids and fields."""
@@ -347,19 +357,29 @@ class InboxReader:
         """Return whether `seal` is that of `message`. Without secrets it is for all."""
         return self._keys is None or hmac.compare_digest(self._keys.seal(message), seal)
 
-    def done(self, entry_ids: Sequence[str], then: Iterable[tuple[Any, ...]] = ()) -> None:
-        """Acknowledge and delete entries that the ledger has. `then`: commands of the same request, so that it is one
-        fsync; a Redis that is full refuses them, and that is no error."""
-        if not entry_ids:
-            return
+    def done(self, entry_ids: Sequence[str]) -> None:
+        """Have entries acknowledged and deleted that the ledger has: with the next read, or by `flush`."""
+        self._finished += entry_ids
+
+    def flush(self, then: Iterable[tuple[Any, ...]] = ()) -> None:
+        """Acknowledge and delete now what is done. `then`: commands of the same request, so that it is one fsync; a
+        Redis that is full refuses them, and that is no error."""
         pipeline: Any = self._redis.pipeline(transaction=False)
-        pipeline.eval(DONE, 1, STREAM, GROUP, *entry_ids)
+        acknowledged = self._acknowledge(pipeline)
         for command in then:
             pipeline.execute_command(*command)
-        done, *others = pipeline.execute(raise_on_error=False)
-        for reply in (done, *(each for each in others if not isinstance(each, redis.OutOfMemoryError))):
-            if isinstance(reply, Exception):
+        replies = pipeline.execute(raise_on_error=False)
+        if acknowledged and not isinstance(replies[0], Exception):
+            del self._finished[:acknowledged]
+        for reply in replies:
+            if isinstance(reply, Exception) and not isinstance(reply, redis.OutOfMemoryError):
                 raise reply
+
+    def _acknowledge(self, pipeline: Any) -> int:
+        """Add what is done to a request. Returns how many entries those are."""
+        if self._finished:
+            pipeline.eval(DONE, 1, STREAM, GROUP, *self._finished)
+        return len(self._finished)
 
     def tidy(self, idle_ms: int = 3_600_000) -> int:
         """Remove readers without pending entries that were idle for `idle_ms`. Returns how many."""

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import redis
 
-from receiver import wakeups
+from receiver import inbox, wakeups
 from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import NO_EVENT
 from receiver.inbox import ASIDE, GROUP, STREAM, UNPACKS, InboxReader, InboxUnavailable, InboxWriter
 from receiver.inbox_state import InboxState, examine
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import taken_again
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -31,6 +32,13 @@ def reader(client: redis.Redis) -> InboxReader:
     reader = InboxReader(client, "first")
     reader.ensure()
     return reader
+
+
+@pytest.fixture
+def patient(redis_url: str, reader: InboxReader) -> Iterator[InboxReader]:
+    """A reader that may wait for as long as a test takes."""
+    with redis.Redis.from_url(redis_url, socket_timeout=None) as client:
+        yield InboxReader(client, reader.consumer)
 
 
 @pytest.fixture
@@ -75,6 +83,7 @@ async def test_large_bodies_are_packed_and_come_out_as_they_went_in(
         entries = reader.read()
         assert [entry.event for entry in entries] == wanted
         reader.done([entry.entry_id for entry in entries])
+        reader.flush()
 
 
 async def test_a_reader_says_that_it_unpacks_also_to_a_redis_that_has_lost_everything(
@@ -117,8 +126,56 @@ async def test_what_was_read_is_nobody_elses_and_what_is_done_is_gone(
     assert [len(mine), len(others)] == [2, 3]
     assert reader.read() == []
     reader.done([entry.entry_id for entry in mine])
+    reader.flush()
     assert client.xlen(STREAM) == 3
-    reader.done([])
+    reader.flush()
+
+
+async def test_what_is_done_is_acknowledged_with_the_next_entry(
+    writer: InboxWriter, patient: InboxReader, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a reader that has finished one entry, waits for the next, and would acknowledge it alone only much later
+    monkeypatch.setattr(inbox, "_ACK_WAIT", 60_000)
+    await writer.append([event(0)])
+    patient.done([each.entry_id for each in patient.read()])
+    waiting = asyncio.create_task(asyncio.to_thread(patient.read, block_ms=60_000))
+    await asyncio.to_thread(eventually, lambda: client.info("clients")["blocked_clients"] > 0)
+    assert client.xlen(STREAM) == 1
+
+    # When that one comes
+    await writer.append([event(1)])
+
+    # Then it is the only one that is left
+    (entry,) = await waiting
+    assert client.xlen(STREAM) == 1
+    assert client.xpending(STREAM, GROUP)["min"].decode() == entry.entry_id
+
+
+async def test_what_is_done_is_acknowledged_soon_though_no_other_entry_comes(
+    writer: InboxWriter, patient: InboxReader, client: redis.Redis
+) -> None:
+    await writer.append([event(0)])
+    patient.done([each.entry_id for each in patient.read()])
+    waiting = asyncio.create_task(asyncio.to_thread(patient.read, block_ms=60_000))
+    await asyncio.to_thread(eventually, lambda: client.xlen(STREAM) == 0)
+    assert not waiting.done()
+    await writer.append([event(1)])
+    assert [each.event for each in await waiting] == [event(1)]
+
+
+async def test_an_acknowledgement_that_failed_is_made_with_the_next_read(
+    writer: InboxWriter, reader: InboxReader, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await writer.append([event(0)])
+    reader.done([each.entry_id for each in reader.read()])
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox, "DONE", "return redis.error_reply('ERR no')")
+        with pytest.raises(redis.ResponseError, match="no"):
+            reader.flush()
+        with pytest.raises(redis.ResponseError, match="no"):
+            reader.read()
+    assert reader.read() == []
+    assert client.xlen(STREAM) == 0
 
 
 async def test_what_goes_along_with_an_acknowledgement_is_done_after_it(
@@ -126,10 +183,12 @@ async def test_what_goes_along_with_an_acknowledgement_is_done_after_it(
 ) -> None:
     await writer.append([event(number) for number in range(3)])
     entries = reader.read()
-    reader.done([each.entry_id for each in entries[:2]], [("XLEN", STREAM), ("SET", "runhook:told", "1")])
+    reader.done([each.entry_id for each in entries[:2]])
+    reader.flush([("XLEN", STREAM), ("SET", "runhook:told", "1")])
     assert (client.xlen(STREAM), client.get("runhook:told")) == (1, b"1")
+    reader.done([entries[2].entry_id])
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        reader.done([entries[2].entry_id], [("LPUSH", "runhook:told", "1")])
+        reader.flush([("LPUSH", "runhook:told", "1")])
     assert client.xlen(STREAM) == 0
 
 
@@ -140,7 +199,9 @@ async def test_what_a_dead_reader_took_comes_back_when_it_is_idle(
     taken = reader.read()
     assert taken_again(client, "second", idle_ms=60_000) == []
     assert taken_again(client, "second") == taken
-    InboxReader(client, "second").done([entry.entry_id for entry in taken])
+    second = InboxReader(client, "second")
+    second.done([entry.entry_id for entry in taken])
+    second.flush()
     assert taken_again(client, "second") == []
 
 
@@ -154,6 +215,7 @@ async def test_readers_that_are_gone_are_forgotten_unless_they_hold_something(
     assert InboxReader(client, "clock").tidy(idle_ms=0) == 1
     assert [each["name"] for each in client.xinfo_consumers(STREAM, GROUP)] == [b"first"]
     reader.done([entry.entry_id for entry in held])
+    reader.flush()
     assert InboxReader(client, "clock").tidy(idle_ms=0) == 1
 
 

@@ -56,6 +56,7 @@ def test_an_entry_that_kills_each_reader_is_taken_alone_then_unread_then_set_asi
                 break
             recovery.survived(taken)
             it.done([entry.entry_id for entry in taken.entries])
+            it.flush()
         else:
             break
     # Then it was among others once, alone twice, unread twice

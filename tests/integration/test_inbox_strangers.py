@@ -82,6 +82,7 @@ def test_an_inbox_whose_ids_are_used_up_is_begun_anew_once_it_is_empty(
     assert len(entries) == 2
     # When the one is done and the other set aside
     reader.done([entries[0].entry_id])
+    reader.flush()
     set_aside(client, entries[1:])
     # Then the inbox takes events, and they are read
     fill(redis_url, b"2", b"3")
@@ -151,6 +152,7 @@ def test_a_stranger_who_lets_an_event_count_as_deadly_is_not_believed(
         assert taken is not None
         assert [(each.event and each.event.body, taken.raw) for each in taken.entries] == [(body, False)]
         reader.done([each.entry_id for each in taken.entries])
+        reader.flush()
         recovery.forget(taken)
     assert client.exists(DEATHS) == 0
     client.set(DEATHS, "no hash")

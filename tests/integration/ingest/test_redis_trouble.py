@@ -229,6 +229,7 @@ def test_a_backlog_over_its_limit_goes_to_the_spool_and_moves_on_as_the_inbox_em
         entries = reader.read(20)
         seen.extend(entry.event.id for entry in entries if entry.event)
         reader.done([entry.entry_id for entry in entries])
+        reader.flush()
         return len(seen) >= 100
 
     eventually(everything)
