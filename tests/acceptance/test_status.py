@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 
 
 def status(it: Deployment) -> tuple[int, dict[str, Any]]:
-    done = it.command("status", "--json")
+    done = it.call("status", "--json")
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, json.loads(done.stdout)
 

@@ -103,13 +103,13 @@ class Deployment(ReceiverProcess):
 
     def runhook(self, *arguments: str, code: int = 0) -> str:
         """`runhook …` as a user types it; its output. Fails when it ends otherwise than with `code`."""
-        done = self.command(*arguments)
+        done = self.call(*arguments)
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
     def json(self, *arguments: str) -> Any:
         """What `runhook … --json` prints to its standard output."""
-        done = self.command(*arguments, "--json")
+        done = self.call(*arguments, "--json")
         assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return json.loads(done.stdout)
 

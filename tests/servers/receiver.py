@@ -24,6 +24,7 @@ import pytest
 
 from receiver.domain.signature import HEADER, sign
 from tests.servers.valkey import free_port
+from tests.support.command import call_command
 from tests.support.paths import ROOT
 from tests.support.processes import launch
 from tests.support.waiting import PATIENCE, eventually
@@ -86,9 +87,13 @@ class ReceiverProcess:
         return {**kept, **ours, "PYTHONPATH": str(ROOT)}
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`runhook …` with this receiver's settings, to its end."""
+        """`runhook …` with this receiver's settings, to its end, as a process of its own."""
         line = [sys.executable, "-m", "receiver.cli", *arguments]
         return subprocess.run(line, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same in this process."""
+        return call_command(*arguments, environ=self.environment, directory=ROOT)
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Start without waiting for anything."""

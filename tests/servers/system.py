@@ -29,7 +29,7 @@ from tests.servers.seaweedfs import S3Server
 from tests.servers.slack import FakeSlack
 from tests.servers.valkey import free_port
 from tests.support import queries
-from tests.support.command import run_command
+from tests.support.command import call_command, run_command
 from tests.support.paths import ROOT
 from tests.support.processes import launch
 from tests.support.waiting import PATIENCE, eventually
@@ -139,14 +139,7 @@ class System:
 
     def runhook(self, *arguments: str, code: int = 0) -> str:
         """`runhook …` as a user types it; its output. Fails when it ends otherwise than with `code`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "receiver.cli", *arguments],
-            env=self.environ,
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = call_command(*arguments, environ=self.environ, directory=self.directory)
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         said = done.stdout + done.stderr
         assert KEY not in said

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from unittest import mock
 
 from typer.testing import CliRunner
 
-from receiver.cli import build_app
+from receiver.cli import build_app, main
 
 Runhook = Callable[..., str]
 # Exit code, output, errors.
@@ -23,3 +30,25 @@ def run_command(*arguments: str, environ: Mapping[str, str] | None = None) -> st
         raise done.exception
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def call_command(
+    *arguments: str, environ: Mapping[str, str], directory: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as in a process of its own with these variables in this directory, and as that would end. Half a
+    second of a core is what such a process takes to start."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    code = 0
+    with (
+        mock.patch.dict(os.environ, environ, clear=True),
+        mock.patch.object(sys, "argv", ["runhook", *arguments]),
+        contextlib.chdir(directory or Path.cwd()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    said = [each.buffer.getvalue().decode() for each in (out, err)]  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(["runhook", *arguments], code, *said)

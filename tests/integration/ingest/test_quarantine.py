@@ -27,7 +27,7 @@ def refused(number: int, size: int = 0) -> tuple[QuarantinedRequest, bytes]:
 
 
 def listed(receiver: ReceiverProcess) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(receiver.command("quarantine", "list", "--json").stdout)
+    found: list[dict[str, object]] = json.loads(receiver.call("quarantine", "list", "--json").stdout)
     return found
 
 
@@ -129,12 +129,12 @@ def test_a_refused_request_is_let_in_after_its_secret_was_added(
     assert receiver.post(body(2), "a stranger's").status_code == 401
     eventually(lambda: len(listed(receiver)) == 2)
 
-    nothing = receiver.command("quarantine", "verify")
+    nothing = receiver.call("quarantine", "verify")
     assert "0 let in, 2 stay in quarantine." in nothing.stdout
     assert nothing.returncode == 1
 
     receiver.configure({"sources": {"skyvern": {"secrets": [SECRET, NEW]}}})
-    done = receiver.command("quarantine", "verify", "--json")
+    done = receiver.call("quarantine", "verify", "--json")
     assert done.returncode == 0
     assert sorted(each["verdict"] for each in json.loads(done.stdout)) == ["authentic", "bad_signature"]
     assert [each["source"] for each in listed(receiver)] == ["skyvern"]
@@ -147,8 +147,8 @@ def test_a_refused_request_is_let_in_after_its_secret_was_added(
     assert (entry.event.body, entry.event.submission_id) == (body(1), "sub_7")
     client.close()
 
-    assert receiver.command("quarantine", "drop", "--all").stdout.strip() == "1 dropped."
-    assert "empty" in receiver.command("quarantine", "list").stdout
+    assert receiver.call("quarantine", "drop", "--all").stdout.strip() == "1 dropped."
+    assert "empty" in receiver.call("quarantine", "list").stdout
 
 
 def test_the_key_that_runs_are_submitted_with_counts_as_a_secret(
@@ -159,7 +159,7 @@ def test_the_key_that_runs_are_submitted_with_counts_as_a_secret(
     eventually(lambda: len(listed(receiver)) == 1)
 
     receiver.configure({"sources": {"skyvern": {"secrets": [SECRET], "api_key": "the-api-key"}}})
-    assert "1 let in, 0 stay in quarantine." in receiver.command("quarantine", "verify").stdout
+    assert "1 let in, 0 stay in quarantine." in receiver.call("quarantine", "verify").stdout
     assert receiver.stop() == 0
     receiver.start()
     assert receiver.post(body(2), "the-api-key").status_code == 202
@@ -193,7 +193,7 @@ def test_no_flood_of_noise_empties_the_quarantine_of_what_a_wrong_secret_put_the
     assert not [each for each in kept if each["signature"] in ("", "f00d")]
 
     receiver.configure({"sources": {"skyvern": {"secrets": [SECRET, NEW]}}})
-    assert "10 let in, 30 stay in quarantine." in receiver.command("quarantine", "verify").stdout
+    assert "10 let in, 30 stay in quarantine." in receiver.call("quarantine", "verify").stdout
 
 
 def test_nothing_is_let_in_and_nothing_lost_while_redis_is_away(
@@ -203,7 +203,7 @@ def test_nothing_is_let_in_and_nothing_lost_while_redis_is_away(
     store = Quarantine(receiver.data / "quarantine", 10, 1 << 20)
     store.add(*refused(1))
     receiver.configure({"sources": {"skyvern": {"secrets": [NEW]}}})
-    done = receiver.command("quarantine", "verify")
+    done = receiver.call("quarantine", "verify")
     assert done.returncode == 3
     assert done.stderr.startswith("runhook: Redis takes no events now")
     assert len(done.stderr.splitlines()) == 1
@@ -218,6 +218,6 @@ def test_a_wrong_call_is_reported_in_one_line(
 ) -> None:
     receiver = receiver_factory("redis://127.0.0.1:1/0", start=False)
     receiver.data.mkdir(exist_ok=True)
-    done = receiver.command("quarantine", *arguments)
+    done = receiver.call("quarantine", *arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

@@ -115,7 +115,7 @@ def test_a_spool_whose_host_is_gone_is_sent_from_its_disk(
     # Given a receiver that acked while Redis was away, and stopped, saying where they are
     receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
     acked = receiver.acked(*(body(number) for number in range(20)))
-    elsewhere = receiver.command("spool", "send")
+    elsewhere = receiver.call("spool", "send")
     assert elsewhere.returncode == 3
     assert elsewhere.stderr.startswith("runhook: Redis can't be used")
     receiver.stop()
@@ -125,12 +125,12 @@ def test_a_spool_whose_host_is_gone_is_sent_from_its_disk(
     shutil.copytree(receiver.data / "spool", tmp_path / "disk" / "spool")
     server = valkey_factory()
     receiver.redis_url = server.url
-    sent = receiver.command("spool", "send", "--data", str(tmp_path / "disk"))
+    sent = receiver.call("spool", "send", "--data", str(tmp_path / "disk"))
     # Then all of them arrive, once, and nothing is left
     assert sent.stdout == "20 sent.\n", sent.stderr
     assert sorted(ids_in_inbox(server)) == sorted(acked)
-    assert receiver.command("spool", "send", "--data", str(tmp_path / "disk")).stdout == "The spool is empty.\n"
-    nowhere = receiver.command("spool", "send", "--data", str(tmp_path / "nothing"))
+    assert receiver.call("spool", "send", "--data", str(tmp_path / "disk")).stdout == "The spool is empty.\n"
+    nowhere = receiver.call("spool", "send", "--data", str(tmp_path / "nothing"))
     assert (nowhere.returncode, len(nowhere.stderr.splitlines())) == (2, 1)
 
 

@@ -76,7 +76,7 @@ def test_an_answer_with_a_secret_is_broken_off_and_that_is_one_line(
         "other": {"secrets": [SECRET]},
     }
     receiver = receiver_factory(redis_url, sources=sources, spool={"reserve_bytes": 0})
-    key = receiver.command("keys", "create", "app", "--source", "skyvern").stdout.split()
+    key = receiver.call("keys", "create", "app", "--source", "skyvern").stdout.split()
     whole = next(word for word in key if word.startswith("rhk_"))
 
     # When a caller asks for it
