@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpcore2
 import pytest
+from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
 from receiver.api import call_pool
@@ -90,8 +91,11 @@ def _certificates_are_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _calls_may_wait_for_a_core() -> Iterator[None]:
-    """Limits by the clock are for people who wait; that of the CPU time of work apart stays."""
+    """Limits by the clock are for people who wait; that of the CPU time of work apart stays. Our own clients, all of
+    which say how long they wait, are not those that wait by default."""
     with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "read", "write", "pool"):
+            patch.setattr(DEFAULT_TIMEOUT_CONFIG, name, PATIENCE)
         patch.setattr(apart, "CLOCK", PATIENCE)
         patch.setattr(call_pool, "LIMIT", PATIENCE)
         yield

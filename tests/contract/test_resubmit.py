@@ -464,7 +464,7 @@ def test_the_real_submit_api_gives_a_request_that_it_takes_again(
     }[kind]
     answer = rig.client.post(path, json={**fields, "webhook_url": "https://app.example/h", "labels": {"team": "b"}})
     run_id = answer.json()["run_id"]
-    rig.client.get(f"/v1/runs/{run_id}?wait=20")
+    rig.client.get(f"/v1/runs/{run_id}?wait=100")
 
     sink = sink_at(rig.url, key=rig.key("submit", "read", "resubmit"))
     first = sink.send(make_delivery(sample_run(run_id), labels={"team": "b"}))
@@ -487,7 +487,7 @@ def test_a_request_that_skyvern_refused_can_be_put_right_and_replayed(
     sim = simulate_skyvern(ratios={Fault.FAIL: 1.0})
     rig = submitting(sim.url)
     run_id = rig.task("p").json()["run_id"]
-    rig.client.get(f"/v1/runs/{run_id}?wait=20")
+    rig.client.get(f"/v1/runs/{run_id}?wait=100")
     key, delivery = rig.key("submit", "read", "resubmit"), make_delivery(sample_run(run_id))
 
     with pytest.raises(Refused, match=r"max_steps: .*integer"):

@@ -45,7 +45,7 @@ def test_a_webhook_is_answered_at_once_beside_more_silent_connections_than_the_u
         # Then it is acked, and the connections show
         assert answer.status_code == 202
         watch.at_most(5)
-        shown = httpx2.get(f"{receiver.admin_url}/metrics", timeout=20).text
+        shown = httpx2.get(f"{receiver.admin_url}/metrics").text
         found = dict(re.findall(r'^runhook_connections\{state="(\w+)"\} ([0-9.]+)$', shown, re.MULTILINE))
         assert float(found["open"]) > 500
         assert 'runhook_connections_ended_total{reason="too_many"}' in shown

@@ -108,7 +108,7 @@ def test_a_request_that_waits_ends_when_its_client_hangs_up(
 ) -> None:
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
     run_id = rig.task().json()["run_id"]
-    connection = hold(rig, f"/v1/runs/{run_id}?wait=60", read=0)
+    connection = hold(rig, f"/v1/runs/{run_id}?wait=300", read=0)
     eventually(lambda: len(polls[0]) == 1)
 
     connection.close()
@@ -154,7 +154,7 @@ def test_those_who_wait_are_answered_when_the_process_stops(
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
     run_ids = [rig.task(f"p{number}").json()["run_id"] for number in range(4)]
     with hold(rig, f"/v1/runs/{run_ids[0]}/events") as stream, ThreadPoolExecutor(20) as pool:
-        asked = [pool.submit(rig.client.get, f"/v1/runs/{run_ids[n % 4]}?wait=60") for n in range(20)]
+        asked = [pool.submit(rig.client.get, f"/v1/runs/{run_ids[n % 4]}?wait=300") for n in range(20)]
         eventually(lambda: len(polls[0]) == 21)
 
         rig.serving.stop()
@@ -177,7 +177,7 @@ async def test_a_skyvern_that_is_silent_does_not_hold_up_the_stop(
     skyvern = upstream(0, 10)
     rig = submitting(skyvern.url, dispatching=False)
     _known(rig, "tsk_1")
-    asked = asyncio.create_task(asyncio.to_thread(rig.client.get, "/v1/runs/tsk_1?wait=60"))
+    asked = asyncio.create_task(asyncio.to_thread(rig.client.get, "/v1/runs/tsk_1?wait=300"))
     await asyncio.to_thread(eventually, lambda: polls and len(polls[0]) == 1)
 
     rig.serving.stop()

@@ -13,7 +13,7 @@ from receiver.domain.signature import sign
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support import queries
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 Make = Callable[..., Submitting]
 Simulate = Callable[..., SkyvernSimulator]
@@ -93,7 +93,7 @@ def test_a_wait_that_has_begun_goes_on_to_the_last_run_when_the_first_one_names_
     second = sim.submit("next", path="/v1/run/agents", agent_id="wpid_1")["run_id"]
 
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(rig.client.get, f"/v1/runs/{first}?wait=60")
+        answer = pool.submit(rig.client.get, f"/v1/runs/{first}?wait=300")
         end(rig, sim, first, "failed", retried_by_workflow_run_id=second)
         eventually(lambda: rig.client.get(f"/v1/runs/{first}").headers["x-runhook-from"] == "ledger")
         running = not answer.done()
@@ -114,10 +114,10 @@ def test_runs_that_name_each_other_in_a_circle_hold_up_nobody(
     rig = submitting(sim.url)
     runs = [rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1"}).json()["run_id"] for _ in range(length)]
 
-    with ThreadPoolExecutor(1) as pool, rig.client.stream("GET", f"/v1/runs/{runs[0]}/events", timeout=20) as answer:
+    with ThreadPoolExecutor(1) as pool, rig.client.stream("GET", f"/v1/runs/{runs[0]}/events") as answer:
         lines = answer.iter_lines()
         assert next(lines) == "retry: 2000"
-        waited = pool.submit(rig.client.get, f"/v1/runs/{runs[0]}?wait=30", timeout=20)
+        waited = pool.submit(rig.client.get, f"/v1/runs/{runs[0]}?wait=300")
         eventually(waited.running)
 
         # When each ends, and says that the next one was started for it, and the last names the first
@@ -125,7 +125,7 @@ def test_runs_that_name_each_other_in_a_circle_hold_up_nobody(
             end(rig, sim, run_id, "failed", retried_by_workflow_run_id=following)
 
         # Then both are told how one of them ended
-        found = waited.result(25).json()
+        found = waited.result(PATIENCE).json()
         assert "event: result" in list(lines)
     assert (found["run_id"] in runs, found["status"]) == (True, "failed")
 
@@ -152,5 +152,5 @@ def test_a_run_whose_next_one_skyvern_does_not_know_is_told_as_it_ended_itself(
     # Then its own end is told, by a stream as well
     assert (found.status_code, found.json()["run_id"], found.json()["status"]) == (200, run_id, "failed")
     assert found.headers["x-runhook-retried-by"] == "wr_gone"
-    with rig.client.stream("GET", f"/v1/runs/{run_id}/events", timeout=20) as answer:
+    with rig.client.stream("GET", f"/v1/runs/{run_id}/events") as answer:
         assert "event: result" in list(answer.iter_lines())

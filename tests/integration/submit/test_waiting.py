@@ -56,7 +56,7 @@ def test_waits_and_streams_end_within_5_s_of_an_end_whose_webhook_is_lost_for_on
     ended: list[float] = []
 
     def wait(_: int) -> tuple[httpx2.Response, float]:
-        answer = rig.client.get(f"/v1/runs/{run_id}?wait=60")
+        answer = rig.client.get(f"/v1/runs/{run_id}?wait=300")
         return answer, time.time()
 
     watcher = threading.Thread(target=lambda: ended.append(end_of(sim, run_id)))
@@ -88,7 +88,7 @@ def test_two_processes_look_at_a_run_by_turns_and_what_one_sees_ends_the_waits_o
     began = time.monotonic()
 
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda n: rigs[n % 2].client.get(f"/v1/runs/{run_id}?wait=60"), range(20)))
+        answers = list(pool.map(lambda n: rigs[n % 2].client.get(f"/v1/runs/{run_id}?wait=300"), range(20)))
 
     assert {answer.json()["status"] for answer in answers} == {"completed"}
     assert sim.run(run_id).polls <= (time.monotonic() - began) / 2.7 + 2  # and one answer for the other process
@@ -100,7 +100,7 @@ def test_many_waited_runs_are_looked_at_in_lists(submitting: Make, simulate_skyv
     run_ids = [rig.task(f"p{number}").json()["run_id"] for number in range(12)]
 
     with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda run_id: rig.client.get(f"/v1/runs/{run_id}?wait=60"), run_ids))
+        answers = list(pool.map(lambda run_id: rig.client.get(f"/v1/runs/{run_id}?wait=300"), run_ids))
 
     assert {answer.json()["status"] for answer in answers} == {"completed"}
     stats = sim.stats()
@@ -148,8 +148,8 @@ def test_a_wait_that_begins_after_the_end_is_over_at_once(submitting: Make, simu
     sim.wait_final(run_id)
     watch = Stopwatch()
 
-    first = rig.client.get(f"/v1/runs/{run_id}?wait=60")
-    second = rig.client.get(f"/v1/runs/{run_id}?wait=60")  # by now the end is noted
+    first = rig.client.get(f"/v1/runs/{run_id}?wait=300")
+    second = rig.client.get(f"/v1/runs/{run_id}?wait=300")  # by now the end is noted
 
     watch.at_most(5)
     assert first.json()["status"] == second.json()["status"] == "completed"

@@ -41,7 +41,7 @@ def test_a_callers_address_is_shown_to_its_own_key_and_no_other_key_of_the_sourc
     theirs = {"x-api-key": rig.key("submit", "read", "operate")}
     ways = [
         f"/v1/runs/{run_id}",
-        f"/v1/runs/{run_id}?wait=20",
+        f"/v1/runs/{run_id}?wait=100",
         f"/v1/runs/{run_id}",
         f"/v1/runs/{run_id}?from=skyvern",
         f"/v1/runs/{run_id}/events",
