@@ -21,7 +21,8 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.signature import sign
 from receiver.domain.submission import SubmissionMove
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger, api_keys, audit, replays, saved_views
+from receiver.ledger import Ledger, account, api_keys, audit, replays, saved_views
+from receiver.ledger.account import AgentChange
 from receiver.ledger.api_keys import Key
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import attempts, cancellation
@@ -86,6 +87,7 @@ def fill(ledger: Ledger, data: Path, archive: Path, text: str = "", mark: str = 
     _deliver(ledger, archive, now, text)
     _files(ledger, archive, now, text, mark)
     _submissions(ledger, now, text, mark)
+    _account(ledger, now, text)
     _operate(ledger, data, now, text)
     _place_in_time(ledger, now)
     TextIndexer(ledger, Redactor([])).run(60)
@@ -191,6 +193,22 @@ def _submissions(ledger: Ledger, now: float, text: str, mark: str) -> None:
             moves[number], run_id, "task_v2", 200 if run_id else 422, b"{}", text if not run_id else "", now + 60
         )
         ledger.write(lambda it, new=new, o=outcome: lifecycle.record_outcome(it, new.id, o, now))  # type: ignore[misc]
+
+
+def _account(ledger: Ledger, now: float, text: str) -> None:
+    """Know the agents of the account, which send their results here, elsewhere and nowhere, and a schedule of one."""
+    ours, theirs = "https://hooks.example.com/webhooks/skyvern", text or "https://n8n.example/webhook/orders"
+    agents = {"wpid_400100": ours, "wpid_400101": theirs, "wpid_400102": None}
+    seen = {name: (text or TITLES[number % len(TITLES)], url) for number, (name, url) in enumerate(agents.items())}
+    change = AgentChange("skyvern", "wpid_400100", theirs, ours, now - 9000)
+    schedules = {"wfs_300200100": ("wpid_400101", now + 3600, None), "wfs_300200101": ("wpid_400102", None, None)}
+
+    def write(connection: sa.Connection) -> None:
+        account.replace_agents(connection, "skyvern", seen, now)
+        account.record_change(connection, change)
+        account.replace_schedules(connection, "skyvern", schedules, now)
+
+    ledger.write(write)
 
 
 def _operate(ledger: Ledger, data: Path, now: float, text: str) -> None:

@@ -112,7 +112,7 @@ def test_an_agents_results_are_sent_here_and_back_by_a_button(
     assert agents[agent_id].callback == f"{receiver.url}/webhooks/skyvern"
     page = browser.get("/schedules")
     assert f"The results of {agent_id} come here" in page.text
-    assert '<td class="wide">here' in page.text
+    assert ">here</td>" in page.text
     assert "Send results here" not in page.text
     # And another button puts back what was there, with its secret, which nobody is shown
     browser.answer(browser.click(page, "Put back"))
