@@ -70,7 +70,7 @@ def _environment() -> jinja2.Environment:
         "ago": lambda seconds: _relative(seconds, time.time()),
         "duration": ago,
         "size": size,
-        "seconds": lambda seconds: f"{seconds:.2f} s" if seconds < 10 else ago(seconds),
+        "seconds": lambda seconds: f"{max(seconds, 0):.2f} s" if seconds < 10 else ago(seconds),
         "code": _code,
         "tone": lambda word: _TONE_OF.get(word, ""),
         "run_path": lambda row: run_path(row.source, row.run_id),
@@ -86,6 +86,8 @@ def _environment() -> jinja2.Environment:
         "notice": None,
         "saved_views": (),
         "may_be_saved": False,
+        "is_live": False,
+        "now": time.time,
     }
     return it
 
@@ -125,10 +127,10 @@ class Renderer:
     def live(self, template: str, values: Mapping[str, Any], actor: Actor, this_url: str) -> str:
         """Return that part of a page, for anybody who may see what `actor` may: its forms have no token. What a page
         imports is there as in the page."""
-        known = {"this_url": this_url, **_allowed(actor), **values}
+        known = {"this_url": this_url, "is_live": True, **_allowed(actor), **values}
         macros = {
             name: self._environment.get_template(f"{name}.html").make_module({**self._environment.globals, **known})
-            for name in ("parts", "charts")
+            for name in ("parts", "charts", "told")
         }
         page = self._environment.get_template(template)
         return "".join(page.blocks[_LIVE](page.new_context({**macros, **known})))

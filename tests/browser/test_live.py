@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -72,3 +73,39 @@ def test_a_page_says_that_it_is_not_live(person: Visitor) -> None:
     person.page.route("**/console/live?*", lambda route: route.fulfill(status=503))
     person.open("/console/runs")
     expect(person.page.locator("#not-live")).to_be_visible(timeout=PATIENCE * 1000)
+
+
+def test_a_run_follows_what_happens_and_what_plays_stays(person: Visitor, deployment: ConsoleDeployment) -> None:
+    # Given somebody who looks at a run with a recording, and has folded a part of its output
+    person.open("/console/runs/wr_512004417?source=skyvern")
+    page, folded = person.page, person.page.locator(".tree details details").first
+    page.evaluate("window.video = document.querySelector('video')")
+    folded.locator("summary").first.click()
+    assert folded.get_attribute("open") is None
+    # When another result of it comes
+    told = {"failure_reason": "It was told otherwise", "output": {"a": {"b": [1]}}}
+    later = new_event("wr_512004417", status="failed", screenshot_urls=["https://files.example/last.png"], **told)
+    record(deployment.ledger, later, now=deployment.ledger.now())
+    # Then the page tells of it, and all else is as its reader had it
+    expect(page.locator("#live .sub")).to_contain_text("It was told otherwise", timeout=PATIENCE * 1000)
+    assert "webhook: failed" in page.locator(".timeline").inner_text()
+    assert folded.get_attribute("open") is None
+    assert page.evaluate("window.video === document.querySelector('video') && window.video.isConnected")
+    assert page.get_by_role("button", name="Copy id").is_visible()
+    # And files that came since are a click away
+    page.get_by_role("link", name="Show them").click()
+    expect(page.locator("[id^=files-] table")).to_be_visible(timeout=PATIENCE * 1000)
+    assert person.complaints == []
+
+
+def test_times_grow_older_on_pages_that_do_not_follow(person: Visitor) -> None:
+    # Given somebody with a wrong clock at a page that follows nothing
+    person.page.clock.install(time=0)
+    person.open("/console/audit")
+    first = person.page.locator("tbody time").first
+    assert re.fullmatch(r"\d+ (s|min) ago", first.inner_text())
+    # When three hours pass
+    person.page.clock.fast_forward(3 * 3600 * 1000)
+    # Then the page says so, and what the moment is where its reader is
+    assert first.inner_text() == "3 h ago"
+    assert " here, 20" in (first.get_attribute("title") or "")

@@ -122,8 +122,33 @@ document.addEventListener("keydown", (event) => {
   document.querySelector(`.lightbox:target [data-step="${CSS.escape(event.key)}"]`)?.click();
 });
 
+// Times that grow older while somebody looks, as rendering.py tells them, by the server's clock; and the reader's own
+// time beside that of the world.
+const ahead = Number(document.body.dataset.now) * 1000 - Date.now();
+const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+
+function duration(seconds) {
+  const [unit, size] = UNITS.find(([, size]) => seconds >= 2 * size) ?? UNITS.at(-1);
+  return `${size > 1 ? Math.floor(seconds / size) : Math.round(seconds)} ${unit}`;
+}
+
+function age() {
+  if (document.hidden) return;
+  for (const time of document.querySelectorAll("time")) {
+    const at = Date.parse(time.dateTime), passed = (Date.now() + ahead - at) / 1000;
+    const past = time.className === "until" ? "now" : `${duration(passed)} ago`;
+    const text = passed < 0 ? `in ${duration(-passed)}` : past;
+    if (time.className && time.textContent !== text) time.textContent = text;
+    time.title = `${new Date(at).toLocaleString()} here, ${time.dateTime}`;
+  }
+}
+age();
+setInterval(age, 5000);
+document.addEventListener("visibilitychange", age);
+
 // Rows have come or gone: see live.js and search.js.
 document.addEventListener("live", () => {
+  age();
   offerAll();
   here = rows().findIndex((row) => row.classList.contains("here"));
   selected();

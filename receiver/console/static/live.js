@@ -7,8 +7,8 @@
   if (!part || !window.EventSource) return;
   const broken = document.getElementById("not-live");
   const token = document.querySelector('#pages input[name="form_token"]')?.value ?? "";
-  // Of these the scripts of the page have made something else.
-  const OWN = "th.tick, output, #selection button";
+  // Of these the scripts of the page, or its reader, have made something else.
+  const OWN = "th.tick, output, #selection button, [data-copy], [data-still]";
   let source = null;
   let retry = 0;
   let searching = false;
