@@ -67,6 +67,7 @@ def outcome_of(
     ) -> AttemptResult:
         return AttemptResult(
             id=claimed.id,
+            created_at=claimed.created_at,
             attempt_number=claimed.attempt_number,
             move=move,
             outcome=outcome,

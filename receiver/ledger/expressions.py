@@ -59,6 +59,27 @@ def _seldom_postgresql(element: seldom, compiler: Any, **options: Any) -> str:
     return f"({compiler.process(element.clauses, **options)})"
 
 
+class either(FunctionElement[bool]):  # noqa: N801
+    """The condition that the first is one of the others, which may be columns: an index serves it all the same. Of IN
+    with a column, PostgreSQL makes an OR, for which it may read all of the table."""
+
+    # Of no type, as `seldom`.
+    inherit_cache = True
+    name = "either"
+
+
+@compiles(either, "sqlite")
+def _either_sqlite(element: either, compiler: Any, **options: Any) -> str:
+    first, *others = (compiler.process(each, **options) for each in element.clauses)
+    return f"{first} IN ({', '.join(others)})"
+
+
+@compiles(either, "postgresql")
+def _either_postgresql(element: either, compiler: Any, **options: Any) -> str:
+    first, *others = (compiler.process(each, **options) for each in element.clauses)
+    return f"{first} = ANY (ARRAY[{', '.join(others)}])"
+
+
 class bytewise(FunctionElement[Any]):  # noqa: N801
     """The text, compared and sorted by its bytes, as Python compares and sorts texts."""
 

@@ -29,7 +29,11 @@ log = logging.getLogger("runhook.ledger")
 # Bytes of a table up to which PostgreSQL makes its index while writers wait: some milliseconds.
 SMALL: Final = 4 << 20
 # What earlier releases declared, by name, with the tables.
-REPLACED: Final = {"ix_deliveries_event_id": "deliveries", "ix_deliveries_source_run_id": "deliveries"}
+REPLACED: Final = {
+    "ix_deliveries_event_id": "deliveries",
+    "ix_deliveries_source_run_id": "deliveries",
+    "pk_attempts": "attempts",  # of PostgreSQL alone: migration 0020 has taken it from SQLite's table
+}
 _ADVISORY_LOCK: Final = 0x52554E484F4F4C  # "RUNHOOL", beside that of the migrations
 # Seconds between two looks at what another process is making.
 _LOOK: Final = 0.3
@@ -115,7 +119,10 @@ def _make(ledger: Ledger, index: sa.Index) -> None:
 
 
 def _drop(ledger: Ledger, name: str) -> None:
-    if _is_soon_done(ledger, REPLACED[name]):
+    table = REPLACED[name]
+    if name.startswith("pk_"):  # a constraint, which goes at once however large its index is
+        ledger.alter(lambda it: it.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}"))
+    elif _is_soon_done(ledger, table):
         ledger.alter(lambda connection: connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}"))
     else:
         ledger.run_alone(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")

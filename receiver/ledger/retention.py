@@ -11,6 +11,7 @@ from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
+from receiver.ledger.of_deliveries import of_deliveries
 from receiver.ledger.of_events import EventKey, of_events
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
 from receiver.ledger.text_index import indexing
@@ -49,8 +50,7 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
     if not old:
         return Removed(0, rest)
     theirs = of_events(connection, _keys(old))
-    of_theirs = attempts.c.delivery_id.in_(sa.select(deliveries.c.id).where(theirs))
-    connection.execute(sa.delete(attempts).where(of_theirs))
+    connection.execute(sa.delete(attempts).where(of_deliveries(connection, theirs)))
     connection.execute(sa.delete(deliveries).where(theirs))
     connection.execute(sa.delete(events).where(events.c.id.in_([row.id for row in old])))
     left = sa.select(sa.literal(1)).where(events.c.source == runs.c.source, events.c.run_id == runs.c.run_id).exists()

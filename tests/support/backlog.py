@@ -220,7 +220,9 @@ def _claim(sink: str, limit: int, **options: Any) -> Callable[[sa.Connection], l
 def _settled(connection: sa.Connection) -> None:
     claimed = _claim("new", 20)(connection)
     move = DeliveryMove.ACCEPT
-    results = [AttemptResult(each.id, each.attempt_number, move, "accepted", "", NOW, NOW) for each in claimed]
+    results = [
+        AttemptResult(each.id, each.created_at, each.attempt_number, move, "accepted", "", NOW, NOW) for each in claimed
+    ]
     attempts.settle(connection, "w", {1: results}, NOW)
 
 

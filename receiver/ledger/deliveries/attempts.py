@@ -20,16 +20,18 @@ from receiver.ledger import bulk, requests
 from receiver.ledger.deliveries import claims, links
 from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed, of_claim
 from receiver.ledger.expressions import unindexed
+from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import attempts, deliveries
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """The result of one attempt. `move`: ACCEPT, DEFER, DIE or LAPSE. `outcome`: the word in the attempts table. Times
-    are seconds since the epoch, `retry_after` is seconds."""
+    """The result of one attempt. `created_at`: of its delivery. `move`: ACCEPT, DEFER, DIE or LAPSE. `outcome`: the
+    word in the attempts table. Times are seconds since the epoch, `retry_after` is seconds."""
 
     id: str
+    created_at: float
     attempt_number: int
     move: DeliveryMove
     outcome: str
@@ -87,6 +89,7 @@ def _recorded(connection: sa.Connection, results: Sequence[tuple[str, AttemptRes
             "started_at": each.started_at,
             "ended_at": each.ended_at,
             "worker": worker,
+            "delivery_created_at": each.created_at,
         }
         for worker, each in sorted(results, key=lambda each: each[1].id)
     ]
@@ -171,8 +174,8 @@ def poisoned(connection: sa.Connection, claimed: Sequence[Claimed], budget: int)
     if not spent:
         return []
     lapsed = connection.execute(
-        sa.select(attempts.c.delivery_id, attempts.c.number).where(
-            bulk.among(connection, attempts.c.delivery_id, sorted(spent)), attempts.c.outcome == "lapsed"
-        )
+        sa.select(attempts.c.delivery_id, attempts.c.number)
+        .join(deliveries, of_delivery())
+        .where(bulk.among(connection, deliveries.c.id, sorted(spent)), attempts.c.outcome == "lapsed")
     )
     return [spent[row.delivery_id] for row in lapsed if row.number == spent[row.delivery_id].attempt_number - 1]

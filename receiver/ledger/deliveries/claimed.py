@@ -22,7 +22,7 @@ SENDING: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDI
 
 _OF_DELIVERY = (
     *("id", "event_id", "sink", "lane", "route", "spent", "after", "source", "run_id"),
-    *("prefetched", "tried_at", "due_at"),
+    *("prefetched", "tried_at", "due_at", "created_at"),
 )
 _OF_EVENT = ("outcome", "via", "problem", "received_at")
 _FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels", "run_events")
@@ -70,6 +70,7 @@ class Claimed:
     run_events: int = 1  # how many events its run has, this one included
     tried_at: float | None = None  # when its first attempt began, moved by what it waited for us; None if this is it
     due_at: float = 0.0
+    created_at: float = 0.0
 
 
 def _those(form: StatementForm) -> sa.ColumnElement[bool]:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after
 from receiver.ledger import bulk
+from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.of_events import of_event, of_events
 from receiver.ledger.schema import attempts, deliveries, events
 
@@ -97,7 +98,7 @@ def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -
         sa.select(deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
         .select_from(events)
         .join(deliveries, of_event(events))
-        .outerjoin(attempts, sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted"))
+        .outerjoin(attempts, sa.and_(of_delivery(), attempts.c.outcome == "accepted"))
         .where(events.c.id == event_id, deliveries.c.sink.in_(sinks))
         .order_by(attempts.c.number)
     )
@@ -122,7 +123,7 @@ def _earlier(connection: sa.Connection, event_ids: Collection[str]) -> Sequence[
         .select_from(later)
         .join(events, sa.and_(events.c.source == later.c.source, events.c.run_id == later.c.run_id))
         .join(deliveries, of_event(events))
-        .outerjoin(attempts, sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted"))
+        .outerjoin(attempts, sa.and_(of_delivery(), attempts.c.outcome == "accepted"))
         .where(
             later.c.id.in_(event_ids),
             later.c.run_id != "",

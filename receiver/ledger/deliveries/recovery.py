@@ -18,6 +18,7 @@ from receiver.ledger.deliveries import fair_queue, lanes, links
 from receiver.ledger.deliveries.attempts import AttemptResult, record
 from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED
 from receiver.ledger.deliveries.claims import handed_back
+from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.schema import attempts, deliveries
 from receiver.ledger.schema import lanes as lane_rows
 
@@ -77,7 +78,7 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
     """
     before = _lapses(connection, held)
     lapsed = partial(AttemptResult, move=DeliveryMove.LAPSE, outcome="lapsed", reason=reason, ended_at=now)
-    results = [lapsed(row.id, row.attempts, started_at=row.updated_at) for row in held]
+    results = [lapsed(row.id, row.created_at, row.attempts, started_at=row.updated_at) for row in held]
     record(connection, [(row.claim_owner, result) for row, result in zip(held, results, strict=True)])
     changes = {"state": state_after(DeliveryMove.LAPSE), "updated_at": now, "reason": reason, **UNCLAIMED}
     changes["spent"] = deliveries.c.spent + spends
@@ -95,7 +96,8 @@ def _lapses(connection: sa.Connection, held: Sequence[Any]) -> dict[str, int]:
         return {}
     query = (
         sa.select(attempts.c.delivery_id, sa.func.count().label("times"), sa.func.max(attempts.c.number).label("last"))
-        .where(bulk.among(connection, attempts.c.delivery_id, [row.id for row in held]), attempts.c.outcome == "lapsed")
+        .join(deliveries, of_delivery())
+        .where(bulk.among(connection, deliveries.c.id, [row.id for row in held]), attempts.c.outcome == "lapsed")
         .group_by(attempts.c.delivery_id)
     )
     numbers = {row.id: row.attempts for row in held}

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import creation
+from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.runs import RunStatus
 from receiver.ledger.schema import attempts, deliveries
 
@@ -67,7 +68,7 @@ def statuses(connection: sa.Connection, ids: Collection[str]) -> dict[str, Deliv
     """Return the status of each of these deliveries that exists."""
     rows = connection.execute(
         sa.select(deliveries.c.id, deliveries.c.state, attempts)
-        .outerjoin(attempts, attempts.c.delivery_id == deliveries.c.id)
+        .outerjoin(attempts, of_delivery())
         .where(bulk.among(connection, deliveries.c.id, list(ids)))
         .order_by(attempts.c.number)
     )

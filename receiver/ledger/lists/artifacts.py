@@ -20,6 +20,7 @@ from receiver.ledger.filters import Filter
 from receiver.ledger.lists.bodies import read_body
 from receiver.ledger.lists.paging import Key, Page, Row
 from receiver.ledger.lists.runs import search
+from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.schema import attempts, deliveries, runs
 
 # Bytes of bodies after which a page ends.
@@ -103,7 +104,7 @@ def _receipts(connection: sa.Connection, run: Mapping[str, Any]) -> list[Row]:
     it = attempts.c
     query = (
         sa.select(it.delivery_id, deliveries.c.sink, it.receipt, it.ended_at)
-        .join(deliveries, deliveries.c.id == it.delivery_id)
+        .join(deliveries, of_delivery())
         .where(deliveries.c.source == run["source"], deliveries.c.run_id == run["run_id"], it.receipt.is_not(None))
         .order_by(it.ended_at.desc(), it.delivery_id)
         .limit(_RECEIPTS)

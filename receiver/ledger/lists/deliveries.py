@@ -14,6 +14,7 @@ from receiver.ledger import bulk
 from receiver.ledger.filters import Condition, Filter, begins, of_deliveries
 from receiver.ledger.lists import narrowing
 from receiver.ledger.lists.paging import Key, Order, Page, Row, Search
+from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.schema import attempts, deliveries, events
 
 ORDER: Final = Order((deliveries.c.updated_at, deliveries.c.id))
@@ -79,7 +80,7 @@ def attempts_of(connection: sa.Connection, beginning: str, wanted: Filter, after
     """Return a page of the attempts of the deliveries that are wanted and whose id begins so, each one's oldest first.
     Its positions are the sink, the delivery's id and the number of the attempt."""
     told = [deliveries.c[name] for name in _OF_DELIVERY]
-    query = sa.select(attempts, *told).join(deliveries, deliveries.c.id == attempts.c.delivery_id)
+    query = sa.select(attempts, *told).join(deliveries, of_delivery())
     query = query.where(begins(deliveries.c.id, beginning), *of_deliveries(wanted))
     order = (deliveries.c.sink, deliveries.c.id, attempts.c.number)
     if after is not None:
@@ -147,7 +148,8 @@ def _receipts(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
         return {}
     query = (
         sa.select(attempts.c.delivery_id, attempts.c.receipt)
-        .where(bulk.among(connection, attempts.c.delivery_id, ids), attempts.c.receipt.is_not(None))
+        .join(deliveries, of_delivery())
+        .where(bulk.among(connection, deliveries.c.id, ids), attempts.c.receipt.is_not(None))
         .order_by(attempts.c.number)
     )
     return {row.delivery_id: json.loads(row.receipt) for row in connection.execute(query)}
@@ -160,7 +162,8 @@ def _attempts(
     if not of:
         return []
     it = attempts.c
-    query = sa.select(attempts).where(bulk.among(connection, it.delivery_id, [each["id"] for each in of]))
+    query = sa.select(attempts).join(deliveries, of_delivery())
+    query = query.where(bulk.among(connection, deliveries.c.id, [each["id"] for each in of]))
     if below is not None:
         query = query.where(it.number < below)
     tried: dict[str, list[Row]] = {each["id"]: [] for each in of}

@@ -211,7 +211,7 @@ def test_what_is_prefetched_takes_no_slot_until_it_has_started_and_no_attempt_be
     first, second, next_task, unstarted, last = claimed
 
     def exchange(connection: sa.Connection) -> None:
-        result = AttemptResult(first.id, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW)
+        result = AttemptResult(first.id, first.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW)
         attempts.settle(connection, "w", {1: [result]}, NOW, started={next_task.id: 1})
         claims.hand_back(connection, "w", {unstarted.id: 1}, NOW)
 

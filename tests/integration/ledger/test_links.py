@@ -64,7 +64,9 @@ def test_of_two_sinks_that_end_at_one_moment_the_second_releases_what_waits_for_
     settled, go_on = threading.Event(), threading.Event()
 
     def settle_first(connection: sa.Connection) -> list[str]:
-        results = [AttemptResult(each.id, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW) for each in first]
+        results = [
+            AttemptResult(each.id, each.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW) for each in first
+        ]
         released = attempts.release_held(connection, attempts.settle(connection, "w", {1: results}, NOW), NOW)
         settled.set()
         go_on.wait(60)

@@ -80,6 +80,7 @@ def copy(connection: sa.Connection, before: Rows) -> None:
 
 
 NEW_COLUMNS: dict[str, dict[str, Any]] = {
+    "attempts": {"delivery_created_at": 0.0},
     "events": {"statement": "", "extent": "", "completion": ""},
     "submissions": {"request": None},
     "deliveries": {"tried_at": None, "target_key": ""},
@@ -143,7 +144,14 @@ def test_work_goes_on(old: Ledger) -> None:
     settle(old, more, DeliveryMove.ACCEPT, receipt={"id": "r"})
     # When one of them ends what it had, then what waited for that is released
     (sent,) = (row for row in old.read(content)["deliveries"] if row["claim_owner"] == SLOW)
-    waiting_for = [Claimed(**(dict.fromkeys(Claimed.__slots__, "") | {"id": sent["id"], "attempt_number": 1}))]  # type: ignore[arg-type]
+    waiting_for = [
+        Claimed(
+            **(
+                dict.fromkeys(Claimed.__slots__, "")
+                | {"id": sent["id"], "created_at": sent["created_at"], "attempt_number": 1}
+            )
+        )
+    ]  # type: ignore[arg-type]
     assert settle(old, waiting_for, DeliveryMove.ACCEPT, SLOW, claim_number=7, receipt={"id": "r"}) == ["after"]
     # And when the other is found dead, what it had prefetched and never started is as it was
     assert old.write(lambda it: recovery.release_claims(it, FAST, NOW + 42, frozenset())) == 4
