@@ -32,6 +32,7 @@ from receiver.domain.packed_body import LARGEST
 from receiver.errors import RunhookError
 from receiver.inbox_commit import CommitReply, NotUnderstood, Transaction, read_reply
 from receiver.inbox_scripts import DONE, READ, RENEW, TIDY
+from receiver.runtime.lazy_timeout import LazyTimeout
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect_async
 
@@ -144,6 +145,7 @@ class InboxWriter:
         commits = connect_async(redis_url, timeout=None, connect_timeout=timeout, retries=0)
         self._pool: Any = commits.connection_pool
         self._connection: Any = None
+        self._limit = LazyTimeout()
         self._committing = asyncio.Lock()  # `connect` waits for a commit under way, which may have reached Redis
         self.client = connect_async(redis_url, timeout=timeout, connect_timeout=timeout, retries=0)
 
@@ -155,13 +157,14 @@ class InboxWriter:
         size = sum(len(event.body) for event in events)
         connection = None
         try:
-            async with self._committing, asyncio.timeout(self._timeout + size / SLOWEST):
-                connection = await self._connected()
-                pieces, stored = await self._pack(events, size)
-                reply = await self._send(connection, pieces, len(events))
-                if "exhausted" in reply.error:
-                    await self.client.eval(RENEW, 1, STREAM)  # unless another commit has done so in the meantime
+            async with self._committing:
+                with self._limit(self._timeout + size / SLOWEST):
+                    connection = await self._connected()
+                    pieces, stored = await self._pack(events, size)
                     reply = await self._send(connection, pieces, len(events))
+                    if "exhausted" in reply.error:
+                        await self.client.eval(RENEW, 1, STREAM)  # unless another commit has done so in the meantime
+                        reply = await self._send(connection, pieces, len(events))
         except Exception as error:  # noqa: BLE001 - whatever it was, the events must go elsewhere
             await self._drop(connection)
             if not isinstance(error, (TimeoutError, redis.RedisError, OSError, NotUnderstood)):
@@ -243,6 +246,7 @@ class InboxWriter:
     async def close(self) -> None:
         """Close all connections."""
         self._packing.shutdown(wait=False)
+        self._limit.close()
         await self._drop(self._connection)
         await self.client.aclose()
 

@@ -44,7 +44,9 @@ class WaitingEvents:
 
     def __init__(self) -> None:
         self._queue: deque[tuple[Event, asyncio.Future[None]]] = deque()
-        self._changed = asyncio.Event()
+        self._arrived = asyncio.Event()
+        self._takers: deque[asyncio.Future[None]] = deque()
+        self._woken = False  # a taker is on its way
         self._under_way = 0
         self._closed = False
 
@@ -52,22 +54,31 @@ class WaitingEvents:
         """Add an event. The future is completed with its batch."""
         future = asyncio.get_running_loop().create_future()
         self._queue.append((event, future))
-        if len(self._queue) >= self._under_way:
-            self._changed.set()
+        self._arrived.set()
+        self._wake_one()
         return future
 
     async def arrival(self) -> None:
-        """Wait until an event comes."""
-        await self._changed.wait()
+        """Wait until an event comes, unless one waits."""
+        if not self._queue:
+            self._arrived.clear()
+            await self._arrived.wait()
 
     async def take(self) -> CommitBatch | None:
         """Wait for the next batch, which is under way until `done`. None: the queue is closed, and empty."""
-        while len(self._queue) < max(1, self._under_way):
+        while not self._is_due():
             if self._closed and not self._queue:
                 return None
-            self._changed.clear()
-            await self._changed.wait()
-            await asyncio.sleep(0)  # those that arrived at the same moment come along
+            turn = asyncio.get_running_loop().create_future()
+            self._takers.append(turn)
+            try:
+                await turn
+                await asyncio.sleep(0)  # those that arrived at the same moment come along
+            except BaseException:  # cancelled: its turn is another's
+                self._woken = False
+                self._wake_one()
+                raise
+            self._woken = False
         events: list[Event] = []
         futures, size = [], 0
         while self._queue and len(events) < COMMIT_EVENTS:
@@ -79,16 +90,37 @@ class WaitingEvents:
             futures.append(future)
             size += len(event.body)
         self._under_way += len(events)
+        self._wake_one()  # for those that there was no room for
         return CommitBatch(events, size, futures)
+
+    def _is_due(self) -> bool:
+        return len(self._queue) >= max(1, self._under_way)
+
+    def _wake_one(self) -> None:
+        """Wake one who takes, if a batch is due and none is on its way: of two, one would wake in vain."""
+        if not self._woken and self._is_due():
+            self._woken = self._wake_next()
+
+    def _wake_next(self) -> bool:
+        while self._takers:
+            turn = self._takers.popleft()
+            if not turn.done():  # it may be cancelled
+                turn.set_result(None)
+                return True
+        return False
+
+    def _wake_all(self) -> None:
+        while self._wake_next():
+            pass
 
     def done(self, batch: CommitBatch, busy: Busy | None = None) -> None:
         """Note that a batch is under way no more, and tell those who wait for its events."""
         self._under_way -= len(batch.events)
         if self._closed:
-            self._changed.set()
+            self._wake_all()
         batch.complete(busy)
 
     def close(self) -> None:
         """Let `take` end once everything is taken."""
         self._closed = True
-        self._changed.set()
+        self._wake_all()

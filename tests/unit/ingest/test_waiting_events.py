@@ -88,3 +88,59 @@ async def test_a_closed_queue_ends_all_who_take_once_it_is_empty() -> None:
     queue.close()
     queue.done(first)
     assert sorted(map(bodies, await asyncio.gather(*takers))) == [[], [b"c"]]
+
+
+async def test_of_two_who_take_one_is_woken_for_a_batch() -> None:
+    # Given two who wait for a batch
+    queue = WaitingEvents()
+    takers = [asyncio.create_task(queue.take()) for _ in range(2)]
+    await asyncio.sleep(0)
+    # When events come at once
+    turns = list(queue._takers)
+    for body in (b"a", b"b", b"c"):
+        queue.add(event(body))
+    # Then one of them is woken, and takes all
+    assert [turn.done() for turn in turns] == [True, False]
+    assert bodies(await takers[0]) == [b"a", b"b", b"c"]
+    # And the other one for the next, when as many wait
+    for body in (b"d", b"e", b"f"):
+        assert not turns[1].done()
+        queue.add(event(body))
+    assert bodies(await takers[1]) == [b"d", b"e", b"f"]
+
+
+async def test_the_turn_of_one_who_is_cancelled_is_anothers() -> None:
+    for moment in range(3):
+        queue = WaitingEvents()
+        takers = [asyncio.create_task(queue.take()) for _ in range(2)]
+        await asyncio.sleep(0)
+        queue.add(event(b"a"))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        if takers[0].cancel():
+            assert bodies(await takers[1]) == [b"a"]
+        else:
+            assert bodies(await takers[0]) == [b"a"]
+            takers[1].cancel()
+
+
+async def test_what_there_is_no_room_for_is_the_others_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_events, "COMMIT_EVENTS", 2)
+    queue = WaitingEvents()
+    takers = [asyncio.create_task(queue.take()) for _ in range(2)]
+    await asyncio.sleep(0)
+    for body in (b"a", b"b", b"c", b"d"):
+        queue.add(event(body))
+    assert [bodies(each) for each in await asyncio.gather(*takers)] == [[b"a", b"b"], [b"c", b"d"]]
+
+
+async def test_an_arrival_is_one_that_comes_or_waits() -> None:
+    queue = WaitingEvents()
+    for _ in range(2):
+        waiting = asyncio.create_task(queue.arrival())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        queue.add(event(b"a"))
+        await waiting
+        await queue.arrival()
+        assert await taken(queue)
