@@ -8,6 +8,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def at_sink(name: str, expected: Iterable[Expected], got: Sequence[str], keys: S
 
 def rows(expected: Sequence[Expected], path: Path) -> list[Check]:
     """Compare the table of the database sink: one row a run, and each column with what its webhook alone would give."""
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
         table = [dict(row) for row in connection.execute("SELECT * FROM runs")]
     by_run = {row["run_id"]: row for row in table}

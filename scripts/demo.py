@@ -20,6 +20,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ def places() -> tuple[Path, Path]:
 def rows(database: Path) -> list[tuple[Any, ...]]:
     if not database.exists():
         return []
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         return connection.execute(
             "SELECT run_id, run_type, status, failure_reason FROM skyvern_runs ORDER BY run_id"
         ).fetchall()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -310,7 +311,7 @@ class ThroughUs:
         """The rows of the database sink."""
         if not self.rows_file.exists():
             return []
-        with sqlite3.connect(f"file:{self.rows_file}?mode=ro", uri=True) as connection:
+        with closing(sqlite3.connect(f"file:{self.rows_file}?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute("SELECT * FROM runs")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -39,7 +40,7 @@ def runhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runhook:
 
 
 def test_the_sql_is_shown_and_nothing_changes_until_it_is_asked_for(runhook: Runhook, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "results.db") as database:
+    with closing(sqlite3.connect(tmp_path / "results.db")) as database, database:
         runhook("columns", "results", "--apply")
         database.execute("ALTER TABLE skyvern_runs DROP COLUMN downloaded_files")
     shown = runhook("columns", "results")
@@ -52,17 +53,17 @@ def test_the_sql_is_shown_and_nothing_changes_until_it_is_asked_for(runhook: Run
     assert found["missing"] == ["ALTER TABLE skyvern_runs ADD COLUMN downloaded_files TEXT"]
     assert "done" in runhook("columns", "results", "--apply").output
     assert runhook("columns", "results", "--apply").output == "results: nothing is missing\n"
-    with sqlite3.connect(tmp_path / "results.db") as database:
+    with closing(sqlite3.connect(tmp_path / "results.db")) as database, database:
         assert database.execute("SELECT downloaded_files FROM skyvern_runs").fetchall() == []
 
 
 def test_the_sql_that_is_shown_for_an_older_tables_key_can_be_run(runhook: Runhook, tmp_path: Path) -> None:
     # Given a table of an earlier release, whose key is the run's id alone
-    with sqlite3.connect(tmp_path / "results.db") as database:
+    with closing(sqlite3.connect(tmp_path / "results.db")) as database, database:
         database.execute(Statements("skyvern_runs", STANDARD, "sqlite", RUN_KEY_ALONE).create_table())
     shown = runhook("columns", "results").output
     # When the operator copies what is shown
-    with sqlite3.connect(tmp_path / "results.db") as database:
+    with closing(sqlite3.connect(tmp_path / "results.db")) as database, database:
         database.executescript(shown.partition("results: nothing was changed")[0])
     # Then nothing is missing any more
     assert runhook("columns", "results").output == "results: nothing is missing\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_rows_are_one_for_each_run(world: World, tmp_path: Path) -> None:
 
     def wrong(*run_ids: str) -> list[int]:
         path = tmp_path / f"{len(run_ids)}{run_ids[-1:]}.db"
-        with sqlite3.connect(path) as connection:
+        with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("CREATE TABLE runs (run_id TEXT)")
             connection.executemany("INSERT INTO runs VALUES (?)", [(run_id,) for run_id in run_ids])
         return [len(check.wrong) for check in checks.rows([each], path)]
