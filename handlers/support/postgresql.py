@@ -127,7 +127,9 @@ class BoundedConnection(psycopg.Connection[Any]):
     def together(self, asked: Sequence[Execution], *, commit: bool = False) -> list[list[tuple[Any, ...]]]:
         """Run statements in one request, and return the rows of each. Begins a transaction where none is open.
 
-        `commit`: commit with the last one. Raises psycopg.Error for the first that fails: none after it was run.
+        `commit`: commit with the last one. All of them have the time of one, `longest_wait`: the server answers at the
+        end, so until then a connection that is held looks like one that is slow. Raises psycopg.Error for the first
+        that fails: none after it was run.
         """
         with self.lock:
             begins = not self.autocommit and self.pgconn.transaction_status == pq.TransactionStatus.IDLE
