@@ -77,6 +77,11 @@ PARTS: Final[dict[str, Part]] = {
         "Deliveries to a sink that takes one a request, on both databases",
         *("one_by_one", "--deliveries 4000 --concurrency 64 --answer-after 20", "--deliveries 200"),
     ),
+    "beside": Part(
+        "p99 of a sink beside four that hang, by its p99 while they rest: in one process, and in their own",
+        *("beside", "--rounds 3 --rate 20 --seconds 6", "--rounds 1 --seconds 1 --sinks 1"),
+        limit=400.0,
+    ),
     "growth": Part(
         "CPU of a batch in a ledger that has grown, beside an empty one, on both databases",
         *("growth", "--many 200000 --batches 30", "--few 1000 --many 3000 --batches 4 --database sqlite"),

@@ -28,10 +28,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -179,9 +179,12 @@ def cpu(pid: int) -> float:
 
 
 class Deployment:
-    """Servers and the three processes of `tree`; `trace`: a file that the worker's stamps go to."""
+    """Servers and the three processes of `tree`; `trace`: a file that the worker's stamps go to. `beside`: more sinks
+    that get everything, as in the config."""
 
-    def __init__(self, folder: Path, tree: Path, ledger: str, trace: Path | None) -> None:
+    def __init__(
+        self, folder: Path, tree: Path, ledger: str, trace: Path | None, beside: Mapping[str, Any] = {}
+    ) -> None:
         self.folder = folder
         folder.mkdir()
         folder.chmod(0o755)
@@ -194,8 +197,9 @@ class Deployment:
             json.dumps(
                 {
                     "sources": {"skyvern": {"secrets": [SECRET]}},
-                    "sinks": {"results": {"type": "database", "url": url, "table": "results"}},
-                    "routes": [{"name": "everything", "to": ["results"]}],
+                    "sinks": {"results": {"type": "database", "url": url, "table": "results"}, **beside},
+                    "routes": [{"name": "everything", "to": ["results", *beside]}],
+                    "allowed_addresses": ["127.0.0.1"],
                 }
             )
         )
@@ -205,6 +209,7 @@ class Deployment:
             "RUNHOOK_CONFIG": str(config),
             "RUNHOOK_DATA": str(folder / "data"),
         }
+        self.environ = environ
         line = [sys.executable, "-m", "receiver.cli"]
         traced = [sys.executable, str(ROOT / "bench" / "latency_trace.py"), str(trace)]
         self.parts = {

@@ -17,6 +17,7 @@ import re
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -69,7 +70,6 @@ class Mirror:
         self._options = options
         self._services = services
         self._store = store
-        self._prefix = compile_prefix(options.prefix)
         # Folders that the template itself names first: all is below them, for a key may be allowed to write only there.
         self._fixed_parts = re.split(r"\{[{%#]", options.prefix)[0].count("/")
         # Of a single source, or the first one, folders have no mark: they had none when there was no other.
@@ -78,6 +78,11 @@ class Mirror:
         self._allowed_addresses = services.allowed_addresses()
         self._making_client = threading.Lock()
         self._made_client: GuardedClient | None = None
+
+    @cached_property
+    def _prefix(self) -> templating.Template:
+        """Return the template of prefixes, made when it is needed: who only checks the config needs none."""
+        return compile_prefix(self._options.prefix)
 
     def send(self, delivery: Delivery) -> Receipt:
         """Store the event and its files. Raises Refused, and Unavailable, also when the options' timeout is over."""

@@ -5,7 +5,8 @@ what is wrong then: bad syntax, an unknown name, a template that includes files.
 caller's `finalize` turns each value into text (a key-safe name, an escaped message); it runs last, so no filter in the
 template can bypass it.
 
-This file knows no sink: it turns text and values into text.
+This file knows no sink: it turns text and values into text. Jinja is imported with the first template: a receiver,
+which checks the options of sinks, often needs none.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import difflib
 import json
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC
-from typing import Any
-
-import jinja2
-from jinja2 import meta, nodes
-from jinja2.exceptions import SecurityError
+from typing import TYPE_CHECKING, Any
 
 from handlers.contract import Delivery, Refused
-from handlers.support.template_sandbox import GLOBALS, budget, environment, metered
+
+if TYPE_CHECKING:
+    import jinja2
+    from jinja2 import nodes
 
 # Longest template, in characters.
 MAX_SOURCE = 64 * 1024
@@ -45,6 +45,8 @@ def plain(value: Any) -> str:
         return value
     if value is None:
         return ""
+    import jinja2
+
     if isinstance(value, jinja2.Undefined):
         return str(value)  # StrictUndefined raises, and its message names what is missing
     if isinstance(value, (bool, Mapping, list, tuple)):
@@ -95,6 +97,10 @@ class Template:
         Raises Refused when it can't be filled (a field that this run does not have, a type that does not fit), is
         longer than `max_length` characters, or takes too long: the same run would fail the same way again.
         """
+        import jinja2
+
+        from handlers.support.template_sandbox import budget
+
         pieces: list[str] = []
         length = 0
         try:
@@ -106,7 +112,7 @@ class Template:
                     pieces.append(piece)
         except Refused:
             raise
-        except (jinja2.TemplateError, SecurityError) as error:  # their messages hold names of the template, not values
+        except jinja2.TemplateError as error:  # its message holds names of the template, not values
             raise Refused(f"the template {self.name} can't be filled: {_one_line(error.message or '')}") from None
         except Exception as error:  # noqa: BLE001 - whatever a filter raises; its message may hold a value
             raise Refused(f"the template {self.name} can't be filled: {type(error).__name__}") from None
@@ -127,6 +133,11 @@ def compile(  # noqa: A001 - always called as templating.compile
     """
     if len(source) > MAX_SOURCE:
         raise TemplateError(f"{name}: a template may have {MAX_SOURCE:,} characters, this one has {len(source):,}")
+    import jinja2
+    from jinja2 import meta
+
+    from handlers.support.template_sandbox import budget, environment, metered
+
     sandbox = environment(finalize, _to_json)
     try:
         tree = sandbox.parse(source, name=name)
@@ -134,7 +145,7 @@ def compile(  # noqa: A001 - always called as templating.compile
         used = meta.find_undeclared_variables(tree)
         with budget():  # constant parts are worked out now
             return Template(sandbox.from_string(metered(tree)), name, max_length, used)
-    except SecurityError as error:
+    except jinja2.exceptions.SecurityError as error:
         raise TemplateError(f"{name}: {_one_line(error.message or '')}") from None
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(f"{name}, line {error.lineno}: {_one_line(error.message or 'not a template')}") from None
@@ -144,6 +155,10 @@ def compile(  # noqa: A001 - always called as templating.compile
 
 def _check(tree: nodes.Template, name: str, variables: Collection[str]) -> None:
     """Raise TemplateError for what would fail at every rendering."""
+    from jinja2 import meta, nodes
+
+    from handlers.support.template_sandbox import GLOBALS
+
     for file_node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
         raise TemplateError(f"{name}, line {file_node.lineno}: a template can't include or import another")
     unknown = sorted(meta.find_undeclared_variables(tree) - set(variables) - GLOBALS)
@@ -155,6 +170,8 @@ def _check(tree: nodes.Template, name: str, variables: Collection[str]) -> None:
 
 def _to_json(value: Any) -> str:
     """Return JSON for messages and bodies, not for HTML: only what JSON requires is escaped."""
+    import jinja2
+
     if isinstance(value, jinja2.Undefined):
         return str(value)  # raises, naming what is missing
     return json.dumps(value, ensure_ascii=False, default=str)

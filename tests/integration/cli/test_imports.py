@@ -72,6 +72,7 @@ def test_a_list_imports_no_server_no_sink_and_no_config(data: Path, command: str
 LATE = {
     "httpcore2",
     "httpx2",
+    "jinja2",
     "jwt",
     "prometheus_client",
     "receiver.api.http",
