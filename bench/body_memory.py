@@ -81,7 +81,7 @@ def deliver(event: Event) -> float:
     from datetime import UTC, datetime
 
     from handlers.database.columns import Columns
-    from receiver.delivery.sender import to_delivery
+    from receiver.delivery.send_task import to_delivery
     from receiver.ledger.deliveries.claimed import Claimed
 
     known = dict.fromkeys(Claimed.__slots__, "") | {"body": event.body, "received_at": 1.7e9, "run_id": "tsk_1"}

@@ -18,6 +18,11 @@ class Deadline:
         self.seconds = seconds
         self._end = time.monotonic() + seconds
 
+    @property
+    def at(self) -> float:
+        """The point in time, by time.monotonic()."""
+        return self._end
+
     def extended(self, seconds: float) -> Deadline:
         """Return a deadline that is `seconds` later, for waiting until others have reported their own timeout."""
         other = Deadline(self.seconds)

@@ -90,6 +90,15 @@ class Exchange:
         assert self._connection is not None
         return self._connection
 
+    @property
+    def host(self) -> str:
+        """The server's name, for messages."""
+        return self._url.host
+
+    def fileno(self) -> int:
+        """Return the socket, which can be read when something has arrived. Only once the request was sent."""
+        return self.connection.fileno()
+
     def send_now(self) -> bool:
         """Send over an idle connection what can be sent without waiting. Returns whether that is the whole request."""
         if self._connection is None and not self._take():

@@ -14,7 +14,8 @@ import redis
 
 from handlers import Sink, SinkOptions
 from receiver.delivery.prefetch import Prefetch
-from receiver.delivery.sender import Receipts, SenderPool
+from receiver.delivery.send_task import Receipts
+from receiver.delivery.sender import SenderPool
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import attempts, claims, lanes, links
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies

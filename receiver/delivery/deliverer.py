@@ -24,7 +24,8 @@ from receiver.delivery.callback_sink import CallbackSink
 from receiver.delivery.claimer import CLAIM_AGAIN, ClaimedBatch, Claimer
 from receiver.delivery.offer import ROOM, Offers
 from receiver.delivery.prefetch import Prefetch
-from receiver.delivery.sender import SenderPool, SendTask
+from receiver.delivery.send_task import SendTask
+from receiver.delivery.sender import SenderPool
 from receiver.delivery.settlement import Results, Settlement
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
@@ -137,7 +138,7 @@ class Deliverer(wakeups.JobBody):
         """Claim, send, settle, until nothing is due and `more()` is false; after a stop only what was begun."""
         self._claimer.all_due = False
         while True:
-            closing = stop()
+            closing = stop() or self._senders.worn_out
             self._settle(closing=closing)
             batch = self._handed_on()
             drained = self._claimer.all_due and not (self._senders or self._unknown or self._without_redis)

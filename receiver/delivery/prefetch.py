@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from receiver.delivery.sender import SenderPool, SendTask
+from receiver.delivery.send_task import SendTask
+from receiver.delivery.sender import SenderPool
 from receiver.ledger import Connection
 from receiver.ledger.deliveries import claims
 

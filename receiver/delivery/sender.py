@@ -1,53 +1,26 @@
 """Sends of one sink that are under way, and those queued behind them: threads, slots, time limits. No ledger.
 
-A task is what one thread sends at a time. It starts in a slot of its own; or it is queued, and starts in the slot that
-an accepted one frees, in the same thread and without waiting for the ledger. So no more are ever under way than started
+A task starts in a slot of its own; or it is queued, and starts in the slot that an accepted one frees, in the same
+thread and without waiting for the ledger. So no more are ever under way than started
 in a slot. A send that met trouble frees its slot only when the caller has collected it.
 """
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable
 
 from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable
 from handlers.support.daemon_pool import DaemonPool
 from receiver.config.destinations import RetryPolicy
-from receiver.delivery import backoff
-from receiver.domain.callback import CALLBACK
-from receiver.domain.callback_url import mask_bytes
-from receiver.domain.run import parse
-from receiver.domain.shape import completed, webhook_body
-from receiver.ledger.deliveries.claimed import Claimed
+from receiver.delivery.response_waiter import ResponseWaiter, can_wait_together
+from receiver.delivery.send_task import SendTask, to_delivery
 
-# By sink.
-Receipts = Mapping[str, dict[str, object] | None]
-
-
-@dataclass(slots=True, eq=False)
-class SendTask:
-    """What one thread sends at a time: one delivery, or a batch of one claim."""
-
-    claim_number: int
-    claimed: Sequence[Claimed]
-    receipts: dict[str, Receipts]
-    started: float = 0.0  # monotonic; 0.0 while it is queued
-    answers: list[Receipt | Exception] = field(default_factory=list)
-    seconds: float = 0.0  # that the send took
-    ended: bool = False
-    # The queued task that has started in its slot.
-    next_task: SendTask | None = None
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the sink accepted all of it."""
-        return all(isinstance(answer, Receipt) for answer in self.answers)
+# Threads of a sink whose sends wait for their responses in one thread: so many may connect at once.
+MOST_THREADS = 256
 
 
 class SenderPool:
@@ -72,7 +45,11 @@ class SenderPool:
         self._limit = limit
         self._on_start = on_start
         self._retry = retry
-        self._threads = DaemonPool(slots, f"send-{sink.name}")
+        threads = min(slots, MOST_THREADS) if can_wait_together(sink) else slots
+        self._threads = DaemonPool(threads, f"send-{sink.name}")
+        self._waiter = (
+            ResponseWaiter(sink, self._threads, self._begin, self._end_one) if can_wait_together(sink) else None
+        )
         self._ended: queue.SimpleQueue[SendTask] = queue.SimpleQueue()
         self._handover = threading.Lock()  # held while a slot passes from one task to another
         self._queued: deque[SendTask] = deque()
@@ -81,7 +58,8 @@ class SenderPool:
         self._running: dict[int, SendTask] = {}
         # Seconds that a send takes, as seen lately; infinite before the first.
         self.typical_seconds = float("inf")
-        self._most_abandoned = 4 * slots
+        self._most_abandoned = 4 * threads
+        self._waiter_hung = False
         self._tell_running: Callable[[int], None] = lambda _running: None
 
     def share(self, running: Callable[[int], None]) -> None:
@@ -116,7 +94,7 @@ class SenderPool:
     @property
     def worn_out(self) -> bool:
         """So many sends have hung that the process should be replaced by a fresh one."""
-        return self._threads.abandoned > self._most_abandoned
+        return self._threads.abandoned > self._most_abandoned or self._waiter_hung
 
     def claim_numbers(self) -> set[int]:
         """Return the claim numbers of all that has not been collected."""
@@ -139,7 +117,7 @@ class SenderPool:
         _mark_started(task)
         self._running[id(task)] = task
         self._tell_running(len(self._running))
-        self._threads.submit(lambda: self._run(task))
+        self._go(task)
 
     def enqueue(self, task: SendTask) -> None:
         """Send the task as soon as one under way frees its slot, which may have been a moment ago."""
@@ -149,7 +127,7 @@ class SenderPool:
                 return
             self._freed.popleft().next_task = task
             _mark_started(task)
-        self._threads.submit(lambda: self._run(task))
+        self._go(task)
 
     def withdraw(self) -> list[SendTask]:
         """Empty the queue. Returns the tasks that were in it; they do not start any more."""
@@ -176,6 +154,8 @@ class SenderPool:
 
     def close(self) -> None:
         """End the threads that are not busy."""
+        if self._waiter:
+            self._waiter.close()
         self._threads.close()
 
     def _take(self, task: SendTask, found: list[SendTask]) -> None:
@@ -198,35 +178,51 @@ class SenderPool:
         task.seconds = now - task.started
         task.answers = [Unavailable(f"no answer within {self._sink.options.timeout:g} s")] * len(task.claimed)
         self._running.pop(id(task))
-        self._threads.abandon()
+        if task.in_thread:
+            self._threads.abandon()
+        elif self._waiter and self._waiter.hangs:
+            self._waiter_hung = True
         return True
+
+    def _go(self, task: SendTask) -> None:
+        if self._waiter:
+            self._waiter.start(task)
+        else:
+            self._threads.submit(lambda: self._run(task))
 
     def _run(self, first: SendTask) -> None:
         """In a thread: send the task, and then each that starts in its slot."""
         task: SendTask | None = first
         while task is not None:
-            for each in task.claimed:
-                if each.prefetched:
-                    self._on_start(each.id)
-            answers = self._send(task)
-            with self._handover:
-                if task.ended:
-                    return  # given up, and its slot is another's
-                task.ended, task.answers = True, answers
-                task.seconds = time.monotonic() - task.started
-                next_task = None
-                if task.accepted and self._queued:
-                    next_task = task.next_task = self._queued.popleft()
-                    _mark_started(next_task)
-                elif task.accepted:
-                    self._freed.append(task)
-                # Before `enqueue` may give it a next task, which another thread sends: that one must end after it.
-                self._ended.put(task)
-            task = next_task  # not task.next_task, which `enqueue` may have set since
+            task.in_thread = True
+            self._note_start(task)
+            task = self._end(task, self._send(task))  # not task.next_task, which `enqueue` may have set since
+
+    def _note_start(self, task: SendTask) -> None:
+        for each in task.claimed:
+            if each.prefetched:
+                self._on_start(each.id)
+
+    def _end(self, task: SendTask, answers: list[Receipt | Exception]) -> SendTask | None:
+        """End a task. Returns the one that has started in its slot."""
+        with self._handover:
+            if task.ended:
+                return None  # given up, and its slot is another's
+            task.ended, task.answers = True, answers
+            task.seconds = time.monotonic() - task.started
+            next_task = None
+            if task.accepted and self._queued:
+                next_task = task.next_task = self._queued.popleft()
+                _mark_started(next_task)
+            elif task.accepted:
+                self._freed.append(task)
+            # Before `enqueue` may give it a next task, which another thread sends: that one must end after it.
+            self._ended.put(task)
+        return next_task
 
     def _send(self, task: SendTask) -> list[Receipt | Exception]:
         try:
-            deliveries = [to_delivery(each, task.receipts.get(each.id, {}), self._retry) for each in task.claimed]
+            deliveries = self._deliveries(task)
             answers: list[Receipt | Exception] = []
             if self._many:
                 answers += self._sink.send_many(deliveries)
@@ -238,41 +234,18 @@ class SenderPool:
             return [error] * len(task.claimed)
         return answers
 
+    def _deliveries(self, task: SendTask) -> list[Delivery]:
+        return [to_delivery(each, task.receipts.get(each.id, {}), self._retry) for each in task.claimed]
+
+    # For the waiter: a task of one delivery
+
+    def _begin(self, task: SendTask) -> Delivery:
+        self._note_start(task)
+        return self._deliveries(task)[0]
+
+    def _end_one(self, task: SendTask, answer: Receipt | Exception) -> SendTask | None:
+        return self._end(task, [answer])
+
 
 def _mark_started(task: SendTask) -> None:
     task.started = time.monotonic()
-
-
-def to_delivery(each: Claimed, receipts: Receipts, retry: RetryPolicy | None = None) -> Delivery:
-    """Return the delivery that a sink is given for a claim. `receipts`: by sink, of those that it waited for.
-    `retry`: its budget, where that is known.
-
-    No sink sees our callback URL, but the one that puts the caller's own in its place.
-    """
-    body, completion = each.body, each.completion.encode() or b"{}"
-    if each.sink != CALLBACK:
-        body, completion = mask_bytes(body), mask_bytes(completion)
-    run = parse(body)
-    data = run.data if run.problem else completed(run.data, json.loads(completion))
-    return Delivery(
-        key=each.id,
-        event_id=each.event_id,
-        sink=each.sink,
-        attempt=each.attempt_number,
-        source=each.source,
-        run_id=each.run_id,
-        run_type=run.run_type,
-        status=each.outcome,
-        received_at=datetime.fromtimestamp(each.received_at, UTC),
-        body=body,
-        run=data,
-        via=each.via,
-        route=each.route,
-        problem=run.problem,  # of the body; the event's own may be that a route could not be evaluated
-        labels=each.labels,
-        receipts=receipts,
-        test=run.test,
-        other_events=each.run_events > 1,
-        last_attempt=retry is not None and backoff.is_last(retry, each.spent, each.tried_at, time.time()),
-        payload=body if run.problem or run.left_out or each.via == "webhook" else webhook_body(body, run.data, data),
-    )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from handlers import Receipt
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery import outcome
-from receiver.delivery.sender import SendTask
+from receiver.delivery.send_task import SendTask
 from receiver.domain import breaker
 from receiver.domain.delivery import state_after
 from receiver.ledger import Connection

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from receiver.config.destinations import RouteConfig
-from receiver.delivery.sender import to_delivery
+from receiver.delivery.send_task import to_delivery
 from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from handlers import Receipt, Unavailable
 from receiver.config.destinations import RetryPolicy
-from receiver.delivery.sender import SendTask
+from receiver.delivery.send_task import SendTask
 from receiver.delivery.settlement import Settlement
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import ENDED, DeliveryState

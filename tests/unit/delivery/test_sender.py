@@ -10,7 +10,8 @@ import pytest
 from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.testing.conformance import NoServices
 from receiver.config.destinations import RetryPolicy
-from receiver.delivery.sender import SenderPool, SendTask, to_delivery
+from receiver.delivery.send_task import SendTask, to_delivery
+from receiver.delivery.sender import SenderPool
 from receiver.ledger.deliveries.claimed import Claimed
 from tests.support.button import press
 from tests.support.waiting import eventually
