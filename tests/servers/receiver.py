@@ -176,13 +176,20 @@ class Load:
     """Webhooks to a receiver from several threads, each its own body, until the block ends; what each was answered.
 
     `acked`: the event ids. `statuses`: every other answer. `lost`: requests without an answer. `slowest`: seconds.
-    `pause`: seconds that a thread rests after each answer.
+    `pause`: seconds that a thread rests after each answer. `more`: members of each body.
     """
 
     def __init__(
-        self, receiver: ReceiverProcess, threads: int = 4, start: int = 0, most: int = 100_000, pause: float = 0.0
+        self,
+        receiver: ReceiverProcess,
+        threads: int = 4,
+        start: int = 0,
+        most: int = 100_000,
+        pause: float = 0.0,
+        **more: Any,
     ) -> None:
         self._pause = pause
+        self._more = more
         self.acked: list[str] = []
         self.statuses: list[int] = []
         self.lost = 0
@@ -195,7 +202,7 @@ class Load:
     def _post(self) -> None:
         with httpx2.Client(base_url=self._receiver.url, timeout=60) as client:
             while not self._stop.is_set() and (number := next(self._numbers, None)) is not None:
-                content = body(number)
+                content = body(number, **self._more)
                 started = time.monotonic()
                 try:
                     answer = client.post("/webhooks/skyvern", content=content, headers={HEADER: sign(content, SECRET)})
