@@ -24,6 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from handlers.database.table import MERGED_FROM, REQUIRED, SOURCE, Column
 from handlers.database.values import INT64
+from handlers.support import postgresql_binary
 from handlers.support.postgresql import Execution
 from handlers.support.postgresql import Statement as DriverStatement
 from handlers.support.timestamps import utc
@@ -32,6 +33,20 @@ _RUN_KEY_ALONE = re.compile(r'PRIMARY KEY \("?run_id"?\)')
 
 # What finds a value that is neither null nor an object or a list.
 _SOME_VALUE: Final = 'strict $.** ? (@.type() == "string" || @.type() == "number" || @.type() == "boolean")'
+
+# How a column's values go to PostgreSQL, and what it makes of them: a name of its own, or "" if they are that already.
+_SENT: Final[Mapping[str, tuple[postgresql_binary.Type, str, str]]] = {
+    "text": (postgresql_binary.TEXT, "text", ""),
+    "integer": (postgresql_binary.INT8, "bigint", ""),
+    "number": (
+        postgresql_binary.Type(postgresql_binary.TEXT.oid, lambda number: str(number).encode()),
+        "text",
+        "numeric",
+    ),
+    "boolean": (postgresql_binary.BOOL, "boolean", ""),
+    "timestamp": (postgresql_binary.TIMESTAMPTZ, "timestamptz", ""),
+    "json": (postgresql_binary.ENCODED, "text", "jsonb"),
+}
 
 # SQL in the driver's paramstyle, and its parameters.
 Statement = tuple[str, Any]
@@ -86,7 +101,8 @@ class Statements:
         self._values = lru_cache(maxsize=256)(self._build_values)
         self._list = lru_cache(maxsize=256)(self._build_list)
         self._recordset = lru_cache(maxsize=256)(self._build_recordset)
-        self._driver_statement = cache(lambda sql: DriverStatement(sql.replace("%(rows)s", "$1")))
+        self._unnested = lru_cache(maxsize=256)(self._build_unnested)
+        self._driver_statement = cache(DriverStatement)
 
     @property
     def max_rows(self) -> int:
@@ -168,7 +184,7 @@ class Statements:
     def at_once(self, statement: Statement) -> Execution:
         """Return a statement for PostgreSQL with rows, for `Database.at_once`."""
         sql, parameters = statement
-        return Execution(self._driver_statement(sql), [parameters["rows"].encode()])
+        return Execution(self._driver_statement(sql), parameters)
 
     # --- The table
 
@@ -230,16 +246,27 @@ class Statements:
 
     def _source(self, names: tuple[str, ...], rows: Sequence[Cells]) -> tuple[str, Any]:
         if self.postgresql:
-            # One parameter for the whole batch: with one for each of 256 rows × 38 columns, the driver takes longer
-            # than the database needs to write them. WHERE true, since ON CONFLICT could be read as a join's condition.
-            source = f"SELECT {self._list(names)} FROM {self._recordset(names)} WHERE true"
-            return source, {"rows": _records(names, rows)}
+            # An array a column: with a parameter for each of 256 rows × 38 columns, the driver takes longer than the
+            # database needs to write them. Of many columns no row has a value.
+            columns = [(_SENT[self._by_name[name].kind][0], [row[name] for row in rows]) for name in names]
+            given = [
+                None if values.count(None) == len(values) else postgresql_binary.array(sent, values)
+                for sent, values in columns
+            ]
+            return self._unnested(names), given
         parameters = tuple(_for_sqlite(row[name]) for row in rows for name in names)
         return self._values(len(rows)), parameters
 
     def _build_values(self, count: int) -> str:
         one = f"({', '.join('?' * len(self.columns))})"
         return f"VALUES {', '.join([one] * count)}"
+
+    def _build_unnested(self, names: tuple[str, ...]) -> str:
+        sent = [(self._quoted(name), *_SENT[self._by_name[name].kind][1:]) for name in names]
+        arrays = ", ".join(f"${place}::{kind}[]" for place, (_, kind, _) in enumerate(sent, 1))
+        columns = ", ".join(f"CAST({name} AS {made})" if made else name for name, _, made in sent)
+        # WHERE true, since ON CONFLICT could be read as a join's condition.
+        return f"SELECT {columns} FROM unnest({arrays}) AS new({self._list(names)}) WHERE true"
 
     def _build_recordset(self, names: tuple[str, ...]) -> str:
         columns = ", ".join(

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 _HEAD: Final = struct.Struct("!iiIii")  # dimensions, whether there are nulls, type, length, lower bound
 _EMPTY: Final = struct.Struct("!iiI")
 _LENGTH: Final = struct.Struct("!i").pack
 _NULL: Final = _LENGTH(-1)
+_INT8: Final = struct.Struct("!q").pack
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Type(NamedTuple):
@@ -35,7 +39,9 @@ BYTEA: Final = Type(17, bytes)
 INT8: Final = _fixed(20, "q")
 INT4: Final = _fixed(23, "i")
 TEXT: Final = Type(25, str.encode)
+ENCODED: Final = Type(25, bytes)  # a text that is UTF-8 already
 FLOAT8: Final = _fixed(701, "d")
+TIMESTAMPTZ: Final = Type(1184, lambda moment: _INT8((moment - _EPOCH) // _MICROSECOND))
 
 
 def array(of: Type, values: Sequence[Any]) -> bytes:

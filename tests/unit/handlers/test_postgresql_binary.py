@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from handlers.support import postgresql_binary as binary
 
 # The number in pg_type of an array of each type.
 ARRAYS = {binary.BOOL: 1000, binary.BYTEA: 1001, binary.INT8: 1016, binary.INT4: 1007, binary.TEXT: 1009}
-ARRAYS |= {binary.FLOAT8: 1022}
+ARRAYS |= {binary.FLOAT8: 1022, binary.TIMESTAMPTZ: 1185}
 
+EPOCH, EAST = datetime(2000, 1, 1, tzinfo=UTC), timezone(timedelta(hours=9))
 VALUES: dict[binary.Type, list[Any]] = {
     binary.BOOL: [True, False, None],
     binary.BYTEA: [b"", bytes(range(256)), None],
@@ -22,6 +24,7 @@ VALUES: dict[binary.Type, list[Any]] = {
     binary.INT4: [0, -1, 2**31 - 1, None],
     binary.TEXT: ["", "NULL", 'a "quoted" one', "größe \u2028", None],
     binary.FLOAT8: [0.1, 1.7e308, -5e-324, float("inf"), None],
+    binary.TIMESTAMPTZ: [EPOCH, EPOCH.replace(year=1, microsecond=1), EPOCH.replace(9999, 12, 31, tzinfo=EAST), None],
 }
 
 
