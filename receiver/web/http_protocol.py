@@ -174,15 +174,16 @@ class HTTPProtocol(HttpToolsProtocol):
             self._refuse_head("the head of the request is too large")
             return
         super().data_received(data)
-        if self._in_head or self._in_body:
+        # Before the first head, as after an answer, blank lines may come, which begin none.
+        if self._in_head or self._in_body or self.cycle is None:
             if self.headers and len(self.headers) > MAX_HEADERS:
                 self._refuse_head("the request has too many headers")
                 return
             if not self.lingers:
                 self._all.progressed(self._request, len(data), self._in_body, time.monotonic())
-        elif self._request.listed:
+        else:
             self._all.finished(self._request)
-            if self.answered():  # before all of it had come
+            if self.answered() and not self.lingers:  # before all of it had come, or those are after the answer
                 self._all.idle(self, time.monotonic())
 
     def on_headers_complete(self) -> None:

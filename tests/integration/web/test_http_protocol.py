@@ -140,7 +140,8 @@ def statuses(got: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    "requests", [(REQUEST,), (REQUEST, REQUEST), (POST.replace(b"/", b"/refused", 1) % 4, b"body")]
+    "requests",
+    [(REQUEST,), (REQUEST, REQUEST), (POST.replace(b"/", b"/refused", 1) % 4, b"body"), (REQUEST, b"\r\n")],
 )
 async def test_an_idle_connection_is_closed_after_its_time(
     port: int, monkeypatch: pytest.MonkeyPatch, requests: tuple[bytes, ...]
@@ -148,7 +149,7 @@ async def test_an_idle_connection_is_closed_after_its_time(
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for request in requests:
         writer.write(request)
-        if request != b"body":  # which comes when the answer has been given
+        if request not in (b"body", b"\r\n"):  # which come when the answer has been given
             assert (await reader.readuntil(b"\r\n\r\n")).startswith((b"HTTP/1.1 204", b"HTTP/1.1 413"))
     monkeypatch.setattr(connections, "KEEP_ALIVE", BOUND / 4)
     assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
@@ -174,6 +175,10 @@ async def test_each_answer_has_its_date_a_refusal_too(port: int) -> None:
     dates = [line.partition(b": ")[2].decode() for line in got.split(b"\r\n") if line.lower().startswith(b"date: ")]
     assert got.count(b"HTTP/1.1 ") == len(dates) == 2
     assert all(abs(parsedate_to_datetime(date).timestamp() - time.time()) < 60 for date in dates)
+
+
+async def test_a_connection_that_sends_blank_lines_alone_is_closed(port: int) -> None:
+    assert statuses(await asyncio.wait_for(answers(port, b"\r\n"), PATIENCE)) == [b"408"]
 
 
 async def test_a_connection_that_says_nothing_is_closed(port: int) -> None:
