@@ -72,6 +72,7 @@ def _environment() -> jinja2.Environment:
         "size": size,
         "seconds": lambda seconds: f"{max(seconds, 0):.2f} s" if seconds < 10 else ago(seconds),
         "code": _code,
+        "sentence": _sentence,
         "tone": lambda word: _TONE_OF.get(word, ""),
         "run_path": lambda row: run_path(row.source, row.run_id),
         "event_path": event_path,
@@ -175,6 +176,11 @@ def static_file(name: str) -> Response | None:
         return None
     headers = {**SECURITY, "cache-control": "public, max-age=31536000, immutable"}
     return Response(path.read_bytes(), 200, headers, MEDIA[path.suffix])
+
+
+def _sentence(text: str) -> str:
+    """Return a text with a capital, unless it begins with a name, such as that of a field, a part or a command."""
+    return text[:1].upper() + text[1:] if re.match(r"[a-z]+[ ,]", text) else text
 
 
 def _code(text: str) -> Markup:

@@ -80,6 +80,19 @@ def test_the_form_to_sign_in_is_sound(chromium: Browser, deployment: ConsoleDepl
             assert it.complaints == []
 
 
+def test_a_very_wide_screen_has_larger_type_and_uses_its_room(person: Visitor) -> None:
+    person.open("/console/runs")
+    sizes = {}
+    for width in (1440, 3840):
+        person.page.set_viewport_size({"width": width, "height": 2000})
+        size, room = person.page.evaluate(
+            "[parseFloat(getComputedStyle(document.body).fontSize), document.querySelector('main').clientWidth]"
+        )
+        sizes[width] = size
+        assert room >= min(width, 3840 / 2) * 0.8
+    assert sizes[3840] >= sizes[1440] * 1.2
+
+
 def test_the_keyboard(chromium: Browser, deployment: ConsoleDeployment) -> None:
     with visitor(chromium, deployment.url) as it:
         it.sign_in()

@@ -52,8 +52,8 @@ def test_a_problem_leads_to_where_it_is_mended(browser: Browser) -> None:
     browser.sign_in()
     page = browser.get("/").text
     # Then the dead letters are a click away, and what no page can mend is no link
-    assert re.search(r'<p><a href="/console/dead">dead letters: 1 of ', page)
-    assert re.search(r"<p>no [^<]* is running", page)
+    assert re.search(r'<p><a href="/console/dead">Dead letters: 1 of ', page)
+    assert re.search(r"<p>No [^<]* is running", page)
     # And each page that a problem leads to is there
     for path in overview.PAGE_OF.values():
         assert browser.get(path).status_code == 200, path

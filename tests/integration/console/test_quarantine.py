@@ -41,6 +41,16 @@ def test_an_empty_quarantine_says_so(browser: Browser) -> None:
     assert "Drop all" not in page
 
 
+def test_buttons_for_all_say_how_many_they_are_for(browser: Browser, console_server: Submitting) -> None:
+    browser.sign_in()
+    put(console_server)
+    page = browser.get("/quarantine").text
+    assert "Drop it" in page
+    assert " all 1" not in page
+    put(console_server, secret="other")
+    assert "Drop all 2" in browser.get("/quarantine").text
+
+
 def test_one_request_tells_what_is_wrong(browser: Browser, console_server: Submitting) -> None:
     # Given one whose secret is known now, and one whose secret is not
     wrong, right = put(console_server), put(console_server, secret="other", title="known now")
