@@ -137,22 +137,41 @@ class Deliverer(wakeups.JobBody):
     def _deliver(self, stop: Callable[[], bool], more: Callable[[], bool]) -> None:
         """Claim, send, settle, until nothing is due and `more()` is false; after a stop only what was begun."""
         self._claimer.all_due = False
-        while True:
-            closing = stop() or self._senders.worn_out
-            self._settle(closing=closing)
-            batch = self._handed_on()
-            drained = self._claimer.all_due and not (self._senders or self._unknown or self._without_redis)
-            if batch is None and not (closing or drained):
-                batch = self._claimer.claim()
-            if batch is not None:
-                self._send(batch)
-            if self._senders:
-                self._collect()
-            elif batch is None and not (self._unknown or self._claimer.unseen_lanes):
-                if closing or not more():
+        try:
+            while True:
+                closing = stop() or self._senders.worn_out
+                batch = self._handed_on()
+                if batch is None:
+                    self._settle(closing=closing)
+                    batch = self._handed_on() or (None if closing else self._claimed())
+                if batch is not None:
+                    self._send(batch)
+                if self._unsettled:
+                    self._settle(closing=closing)  # what had ended before, while that is sent
+                if self._senders:
+                    self._offer(closing=closing)
+                    self._collect()
+                elif batch is None and not (self._unknown or self._claimer.unseen_lanes):
+                    if closing or not more():
+                        return
+                elif closing:
                     return
-            elif closing:
-                return
+        finally:
+            self._offers.withdraw()
+
+    def _claimed(self) -> ClaimedBatch | None:
+        """Claim, if anything may be due."""
+        if self._senders and self._offers.nudged():
+            self._claimer.all_due = False
+        if self._claimer.all_due and not (self._unknown or self._without_redis):
+            return None
+        self._offers.withdraw()  # what is new must not pass what is due
+        return self._claimer.claim()
+
+    def _offer(self, *, closing: bool) -> None:
+        """Let dispatchers hand on what is new while sends are under way: it starts as soon as one of them has ended."""
+        if self._claimer.all_due and self._senders.free and not (closing or self._unknown or self._without_redis):
+            self._offers.put(next(self._claimer.numbers))
 
     def _wait(self) -> bool:
         """Wait for more. False when nothing came, nor will. Raises redis.RedisError."""
@@ -222,7 +241,8 @@ class Deliverer(wakeups.JobBody):
 
     def _collect(self) -> None:
         """Wait for at least one send to end, but not past the next renewal."""
-        self._unsettled += self._senders.collect(CLAIM_AGAIN if self._lane_limit or self._prefetch else RENEW / 2)
+        look_again = self._lane_limit or self._prefetch or self._offers.out
+        self._unsettled += self._senders.collect(CLAIM_AGAIN if look_again else RENEW / 2)
         now = time.monotonic()
         if self._senders and now - self._renewed > RENEW:
             self._renewed = now

@@ -1,12 +1,14 @@
-"""What a deliverer that has nothing to do offers to the dispatchers of its worker, and what they hand on to it.
+"""What a deliverer with a free slot offers to the dispatchers of its worker, and what they hand on to it.
 
-Who waits for a nudge with an offer out gets new deliveries as a claim that the dispatcher has made: the rules are at
-the head of ledger/deliveries/claims.py. The deliverer works without it.
+Who has claimed all that is due and has an offer out gets new deliveries as a claim that the dispatcher has made: the
+rules are at the head of ledger/deliveries/claims.py. The deliverer works without it.
 """
 
 from __future__ import annotations
 
 import time
+
+import redis
 
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims
@@ -32,6 +34,8 @@ class Offers:
         self._room = min(room, ROOM)
         # Whether the ledger may hold a claim that came of an offer and will not be sent.
         self.unknown = False
+        # Whether an offer is out, for all that this deliverer knows.
+        self.out = False
         # Until when an offer that was taken must be answered, by time.monotonic(); None when none is.
         self._due: float | None = None
         if handover is not None:
@@ -49,14 +53,31 @@ class Offers:
         """
         if self._handover is None:
             return self._nudges.wait(seconds)
-        offering = claim_number is not None and not self.taken
-        if offering:
-            self._handover.put(Offer(self._owner, claim_number or 0, self._room))
+        if claim_number is not None:
+            self.put(claim_number)
         try:
             return self._nudges.wait(seconds, self._handover.answers)
         finally:
-            if offering and not self._handover.withdraw():
-                self._due = time.monotonic() + _ANSWER_WITHIN
+            self.withdraw()
+
+    def put(self, claim_number: int) -> None:
+        """Put an offer out, unless one is out or has been taken. It stays until `withdraw`."""
+        if self._handover is not None and not (self.out or self.taken):
+            self._handover.put(Offer(self._owner, claim_number, self._room))
+            self.out = True
+
+    def withdraw(self) -> None:
+        """Take back the offer that is out, if there is one. A dispatcher that has taken it will answer."""
+        if self.out and self._handover is not None and not self._handover.withdraw():
+            self._due = time.monotonic() + _ANSWER_WITHIN
+        self.out = False
+
+    def nudged(self) -> bool:
+        """Whether something may be due that was not handed on, as far as is known without waiting."""
+        try:
+            return self._handover is None or self._nudges.poll()
+        except redis.RedisError:
+            return True
 
     @property
     def answered(self) -> bool:
@@ -67,7 +88,7 @@ class Offers:
         """Return the next answer, if there is one; what does not come in time is not awaited any more."""
         answer = self._handover.receive() if self._handover else None
         if answer is not None and answer.owner == self._owner:
-            self._due = None
+            self._due, self.out = None, False
         elif self._due is not None and time.monotonic() > self._due:
             self._due, self.unknown = None, True
         return answer

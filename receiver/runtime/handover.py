@@ -1,6 +1,6 @@
 """The way from the dispatcher to a deliverer of the same worker, past Redis: an offer, and what is handed on for it.
 
-A deliverer that waits with nothing to do puts an offer out. One dispatcher takes it, has new deliveries recorded as
+A deliverer with a free slot and nothing due puts an offer out. One dispatcher takes it, has new deliveries recorded as
 that deliverer's claim, and once they are committed hands their ids on. The sockets are made before the worker forks, so
 only its own processes can write to them, and the kernel gives each message to one reader. Decides nothing.
 """

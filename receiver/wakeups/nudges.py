@@ -11,6 +11,8 @@ import redis
 from receiver.runtime.process import readable
 from receiver.wakeups.flags import nudge_key
 
+# Seconds for which `poll` asks Redis.
+_ASKED_FOR: Final = 1.0
 # Seconds after which an answer is not expected any more that Redis should have given.
 _SILENCE: Final = 5.0
 
@@ -48,6 +50,12 @@ class NudgeWait:
                 if lost > 1:
                     raise
         return False
+
+    def poll(self) -> bool:
+        """Return whether a nudge has come since Redis was asked for one, and ask for one if it was not. Waits for
+        nothing. Raises redis.RedisError."""
+        asked = self._ask(_ASKED_FOR)
+        return bool(readable([asked.fileno()], 0)) and self._answer()
 
     def _ask(self, seconds: float) -> socket.socket:
         """Ask Redis for a nudge, unless that is done already. Returns what its answer can be read from."""

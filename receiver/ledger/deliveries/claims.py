@@ -15,11 +15,12 @@ Lapse       A claim that nobody renews runs out. The clock queues the delivery a
 Prefetch    A prefetched delivery starts in the slot that another send of its owner frees, before the ledger knows. The
             transaction that settles the other gives it the slot (`taking_slots`). Only what was never tried is
             prefetched; when it lapses that spends nothing, for it had hardly started.
-Hand-over   A deliverer that has nothing to do offers to start what is new. A dispatcher of the same worker that takes
-            the offer inserts deliveries as its claim (creation.py), prefetched, under the number in the offer, and
-            after its COMMIT hands their ids on. They are started when they are read, which tells whether they still are
-            that claim's and their lane is open (claimed.py). What is not handed on within seconds, or may not be sent,
-            is unknown; what was handed on to a process that died before it heard of it, the next one hands back.
+Hand-over   A deliverer with a free slot and nothing due offers to start what is new. A dispatcher of the same worker
+            that takes the offer inserts deliveries as its claim (creation.py), prefetched, under the number in the
+            offer, and after its COMMIT hands their ids on. They are started when they are read, which tells whether
+            they still are that claim's and their lane is open (claimed.py). What is not handed on within seconds, or
+            may not be sent, is unknown; what was handed on to a process that died before it heard of it, the next one
+            hands back.
 Hand back   A prefetched delivery that never started is queued as if it had never been claimed (`hand_back`).
 Unknown     A process that lost the reply to its COMMIT may own claims that it does not know. It never starts them nor
             renews them, and queues them again as soon as the ledger answers (`release_unknown`). Each try of the

@@ -13,6 +13,8 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from handlers import Delivery, Receipt, SinkOptions
+from receiver import wakeups
 from receiver.config.destinations import RetryPolicy, RouteConfig
 from receiver.delivery.deliverer import Deliverer
 from receiver.delivery.offer import ROOM
@@ -32,7 +34,7 @@ from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import with_tables
 from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 Worker = Callable[..., Deliverer]
 
@@ -139,6 +141,78 @@ def test_what_comes_alone_is_sent_without_being_claimed_or_woken_for(
         assert claimed == []
         # And the next one takes the same way
         eventually(lambda: offered(handover))
+
+
+class SlowFirst(BatchSink):
+    """Answers to the first of `events` once `go_on` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(self._answer)
+        self.options = SinkOptions(timeout=PATIENCE)
+        self.go_on = threading.Event()
+
+    def _answer(self, delivery: Delivery) -> Receipt:
+        if delivery.run_id == "tsk_0":
+            assert self.go_on.wait(PATIENCE)
+        return accept(delivery)
+
+
+def test_what_comes_while_a_send_is_under_way_is_not_claimed_either(
+    ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a deliverer that waits, and is sending something
+    sink, recorder = SlowFirst(), make_recorder(ledger, redis_url, handover)
+    first, *others = events(3)
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover), handover):
+        claimed = count_claims(monkeypatch)
+        recorder.dispatch([first])
+        eventually(lambda: sink.seen and offered(handover))
+        # When more comes
+        assert recorder.dispatch(others) == []
+        # Then that is sent in the slot that is free, however long the first one takes
+        eventually(lambda: len(sink.seen) == 3)
+        sink.go_on.set()
+        eventually(lambda: all_delivered(ledger, 3))
+        assert_sent_once_each(ledger, sink, 3)
+        assert claimed == []
+
+
+def test_what_is_due_is_claimed_although_what_is_new_is_handed_on(
+    ledger: Ledger, redis_url: str, handover: Handover
+) -> None:
+    # Given a deliverer that is sending something and has an offer out
+    sink = SlowFirst()
+    first, second = events(2)
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover), handover):
+        make_recorder(ledger, redis_url, handover).dispatch([first])
+        eventually(lambda: sink.seen and offered(handover))
+        # When a dispatcher of another worker makes something due, and nudges
+        woken = make_recorder(ledger, redis_url, None).dispatch([second])
+        for _ in range(2):  # the first one only raises the flag, for there is no job here that had it raised
+            wakeups.wake_sinks(redis.Redis.from_url(redis_url), woken)
+        # Then it is sent beside the first, which does not end
+        eventually(lambda: len(sink.seen) == 2)
+        sink.go_on.set()
+        eventually(lambda: all_delivered(ledger, 2))
+        assert_sent_once_each(ledger, sink, 2)
+
+
+def test_no_offer_is_left_behind_by_a_job_that_ends(ledger: Ledger, redis_url: str, handover: Handover) -> None:
+    # Given a deliverer that is sending something and has an offer out
+    sink, leaving = SlowFirst(), threading.Event()
+    deliverer = make_deliverer(address(ledger), redis_url, sink, handover)
+    make_recorder(ledger, redis_url, None).dispatch(events(1))
+    job = threading.Thread(target=lambda: deliverer.run(leaving.is_set))
+    job.start()
+    eventually(lambda: sink.seen)
+    # When its job must end, and does
+    leaving.set()
+    sink.go_on.set()
+    job.join()
+    # Then no dispatcher finds an offer, and what was under way is settled
+    assert not offered(handover)
+    assert all_delivered(ledger)
+    deliverer.close()
 
 
 def test_more_than_is_offered_is_claimed_at_once(
