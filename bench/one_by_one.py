@@ -46,11 +46,14 @@ LEDGERS = ("sqlite", "postgresql")
 
 
 class _Consumer(asyncio.Protocol):
-    """Answers 204 to each request, `after` seconds after it is whole."""
+    """Answers 204 to each request, `after` seconds after it is whole. `most`: of those that waited at once."""
 
-    def __init__(self, after: float) -> None:
+    waiting = 0  # of all connections
+
+    def __init__(self, after: float, most: Any) -> None:
         self._after = after
         self._data = b""
+        self._most = most
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -63,19 +66,22 @@ class _Consumer(asyncio.Protocol):
             if len(rest) < length:
                 return
             self._data = rest[length:]
+            _Consumer.waiting += 1
+            self._most.value = max(self._most.value, _Consumer.waiting)
             if self._after:
                 asyncio.get_running_loop().call_later(self._after, self._answer)
             else:
                 self._answer()
 
     def _answer(self) -> None:
+        _Consumer.waiting -= 1
         self._transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
-def _consume(tell: Connection, after: float) -> None:
+def _consume(tell: Connection, after: float, most: Any) -> None:
     async def serve() -> None:
         server = await asyncio.get_running_loop().create_server(
-            lambda: _Consumer(after), "127.0.0.1", 0, backlog=16_384
+            lambda: _Consumer(after, most), "127.0.0.1", 0, backlog=16_384
         )
         tell.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
@@ -84,17 +90,20 @@ def _consume(tell: Connection, after: float) -> None:
 
 
 class Measured(NamedTuple):
-    """What one round found. `cpu`: µs of the worker's process for each delivery; `memory`: its most, MB."""
+    """What one round found. `cpu`: µs of the worker's process for each delivery; `memory`: its most, MB;
+    `open`: the most requests that the consumer had at once and had not answered."""
 
     rate: float
     cpu: float
     memory: float
+    open: float
 
 
 def measure(options: argparse.Namespace) -> Measured:
     """Deliver `options.deliveries` events to a consumer that is started for it."""
     told, tell = multiprocessing.Pipe()
-    consumer = multiprocessing.Process(target=_consume, args=(tell, options.answer_after / 1000), daemon=True)
+    most = multiprocessing.Value("i", 0)
+    consumer = multiprocessing.Process(target=_consume, args=(tell, options.answer_after / 1000, most), daemon=True)
     consumer.start()
     port = told.recv()
     with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
@@ -104,7 +113,8 @@ def measure(options: argparse.Namespace) -> Measured:
         postgres = PostgresProcess(folder / "postgres").start() if "postgresql" in options.ledgers else None
         try:
             url = postgres.url(postgres.create_database()) if postgres else f"sqlite:///{folder}/ledger.db"
-            return _measure(url, valkey.url, f"http://127.0.0.1:{port}", options)
+            found = _measure(url, valkey.url, f"http://127.0.0.1:{port}", options)
+            return found._replace(open=most.value)
         finally:
             if postgres:
                 postgres.kill()
@@ -139,7 +149,7 @@ def _measure(database_url: str, redis_url: str, url: str, options: argparse.Name
     deliverer.close()
     if delivered != count:
         raise SystemExit(f"{delivered} of {count} were delivered")
-    return Measured(count / took, used / count * 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return Measured(count / took, used / count * 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 0)
 
 
 def main() -> None:
@@ -167,10 +177,11 @@ def _compare(ledger: str, rounds: int, trees: Sequence[Path]) -> None:
     for number in range(rounds):
         for tree in trees if number % 2 == 0 else trees[::-1]:
             out = subprocess.run(line, cwd=tree, check=True, stdout=subprocess.PIPE, text=True).stdout
-            it = Measured(*map(float, out.split()[-3:]))
+            it = Measured(*map(float, out.split()[-4:]))
             found[tree].append(it)
             where = f"{ledger:12}{tree.name:12}"
-            print(f"{where}{it.rate:>7,.0f}/s {it.cpu:>6,.0f} µs each {it.memory:>5,.0f} MB", flush=True)
+            costs = f"{it.rate:>7,.0f}/s {it.cpu:>6,.0f} µs each {it.memory:>5,.0f} MB"
+            print(f"{where}{costs} {it.open:>6,.0f} open at once", flush=True)
     least = [min(each.cpu for each in found[tree]) for tree in trees]
     ratio = f", {least[0] / least[1]:.2f} of the other's" if len(least) > 1 else ""
     rate = statistics.median(each.rate for each in found[ROOT])

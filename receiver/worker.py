@@ -19,6 +19,7 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from handlers import registry
+from handlers.support.request_sink import MOST_THREADS
 from handlers.support.url import hide_password
 from receiver.config.loader import file_hash
 from receiver.config.models import Config
@@ -33,6 +34,7 @@ from receiver.runtime import liveness
 from receiver.runtime.child import REPLACE, ChildContext, ChildMain
 from receiver.runtime.handover import Handover
 from receiver.runtime.liveness import LivenessLock
+from receiver.runtime.process import raise_file_limit
 from receiver.runtime.redis_client import check_url, connect, no_entry
 from receiver.runtime.set_apart import SetApart
 from receiver.runtime.supervisor import Supervisor, in_child
@@ -46,6 +48,8 @@ log = logging.getLogger("runhook.worker")
 
 # Seconds that Redis and the ledger have to answer when the worker starts.
 PATIENCE: Final = 120.0
+# Files that a process has open beside those of one sink's sends, with some to spare.
+_OTHER_FILES: Final = 256
 
 
 # By queue: builds the body of its jobs, for a worker process of the name given to it.
@@ -209,6 +213,17 @@ def _warn_of_orphans(settings: Settings, sinks: Sequence[str]) -> None:
         ledger.close()
 
 
+def check_file_limit(config: Config, limit: int) -> None:
+    """Raise NotStarted if a sink may have more sends under way than a process may have files open."""
+    for name, sink in config.sinks.items():
+        if sink.concurrency + _OTHER_FILES > limit and sink.concurrency > MOST_THREADS:
+            wanted = sink.concurrency + _OTHER_FILES
+            raise NotStarted(
+                f"sinks.{name}.concurrency is {sink.concurrency}, and each of its sends is an open file: a process may "
+                f"open {limit} here. Allow {wanted} (ulimit -n, or LimitNOFILE of systemd), or lower concurrency"
+            )
+
+
 def check(settings: Settings, config: Config, patience: float) -> None:
     """Wait until Redis and the ledger can be used, at most `patience` seconds; one line says so. Raises NotStarted."""
     until = time.monotonic() + patience
@@ -264,6 +279,7 @@ def run(
     check_url(settings.redis_url)
     built = build(settings, config)
     queues = choose_queues(built, only, dispatchers)
+    check_file_limit(config, raise_file_limit())
     trouble = in_child(lambda: prepare(settings, config, patience))
     if trouble:
         raise NotStarted(trouble)

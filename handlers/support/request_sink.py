@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from handlers.contract import Delivery, O, Receipt, Services, Sink
 from handlers.support.exchange import HttpRequest, Response
@@ -16,6 +16,13 @@ from handlers.support.guarded_client import GuardedClient
 
 # Connections that are kept for the next request: as many as sends may have been under way.
 MAX_IDLE = 10_000
+# Threads that send for one sink in a process. More sends at once are for sinks whose sends wait without one.
+MOST_THREADS = 256
+
+
+def sends_requests(sink_type: type[Sink[Any]]) -> bool:
+    """Whether the sends of a type are the two functions and nothing else, so that one thread may wait for many."""
+    return issubclass(sink_type, RequestSink) and sink_type.send is RequestSink.send and sink_type.batch_size == 1
 
 
 class PreparedSend(NamedTuple):

@@ -8,7 +8,6 @@ import typer
 
 from receiver.cli.options import ConfigFile, DataDirectory, load_config
 from receiver.runtime.data_folder import secure
-from receiver.runtime.process import raise_file_limit
 from receiver.telemetry import logs
 
 
@@ -33,7 +32,6 @@ def worker(
     logs.set_up()
     settings, loaded = load_config(config, data)
     secure(settings.data)
-    raise_file_limit()  # each sink takes some before the fork
     code = run(settings, loaded, only=only or (), dispatchers=dispatchers, stop_timeout=stop_timeout, patience=patience)
     if code:
         raise typer.Exit(code)

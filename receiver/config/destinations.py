@@ -64,7 +64,13 @@ class SinkConfig(Model):
         " adds."
     )
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is tried again.")
-    concurrency: Whole = Field(8, ge=1, le=256, description="How many sends may run at once, over all workers.")
+    concurrency: Whole = Field(
+        8,
+        ge=1,
+        le=10_000,
+        description="How many sends may run at once, over all workers: up to 256, and up to 10000 of the type http,"
+        " whose sends wait without a thread each.",
+    )
     rate: Rate | None = Field(None, description="Most sends in a time, such as 10/s or 100/m. No limit when absent.")
     worker: Place = Field(
         "auto",

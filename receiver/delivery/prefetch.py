@@ -17,6 +17,8 @@ from receiver.ledger.deliveries import claims
 
 # Prefetched deliveries for each slot.
 PER_SLOT = 4
+# And the most of all: more only wait longer for the ledger, in memory.
+MOST = 1024
 # Seconds of a send up to which its sink is fast. So what is prefetched waits about a second at the most.
 FAST = 0.25
 # Seconds without trouble before anything is prefetched again.
@@ -26,7 +28,7 @@ CALM = 1.0
 def unrecorded_starts(slots: int) -> int:
     """Return the most prefetched sends that may have started without the ledger knowing, for a sink with `slots`: what
     was prefetched at its last commit, and what was prefetched since."""
-    return 2 * PER_SLOT * slots
+    return 2 * min(PER_SLOT * slots, MOST)
 
 
 class Prefetch:
@@ -35,7 +37,7 @@ class Prefetch:
     def __init__(self, senders: SenderPool, owner: str, per_slot: int = PER_SLOT) -> None:
         self._senders = senders
         self._owner = owner
-        self._limit = per_slot * senders.slots
+        self._limit = min(per_slot * senders.slots, MOST)
         self._trouble_at = float("-inf")
         # Will not start any more, and are to be handed back.
         self.withdrawn: list[SendTask] = []

@@ -20,7 +20,7 @@ from handlers import Delivery, Receipt, Sink, Unavailable
 from handlers.support.daemon_pool import DaemonPool, in_thread
 from handlers.support.exchange import Exchange, Response
 from handlers.support.guarded_client import GuardedClient
-from handlers.support.request_sink import RequestSink
+from handlers.support.request_sink import RequestSink, sends_requests
 from receiver.delivery.deadlines import Deadlines
 from receiver.delivery.send_task import SendTask
 from receiver.runtime.process import Bell, error_location
@@ -33,8 +33,8 @@ log = logging.getLogger("runhook.deliver")
 
 
 def can_wait_together(sink: Sink[Any]) -> TypeGuard[RequestSink[Any]]:
-    """Whether the sends of a sink can be waited for by one thread: its send is the two functions, and nothing else."""
-    return isinstance(sink, RequestSink) and type(sink).send is RequestSink.send and sink.batch_size == 1
+    """Whether one thread may wait for the responses to all sends of a sink."""
+    return sends_requests(type(sink))
 
 
 @dataclass(slots=True, eq=False)

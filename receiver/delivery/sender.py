@@ -15,12 +15,10 @@ from collections.abc import Callable
 
 from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable
 from handlers.support.daemon_pool import DaemonPool
+from handlers.support.request_sink import MOST_THREADS
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.response_waiter import ResponseWaiter, can_wait_together
 from receiver.delivery.send_task import SendTask, to_delivery
-
-# Threads of a sink whose sends wait for their responses in one thread: so many may connect at once.
-MOST_THREADS = 256
 
 
 class SenderPool:

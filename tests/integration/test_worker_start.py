@@ -9,6 +9,7 @@ import pytest
 from receiver import worker
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.errors import NotStarted
 from receiver.ledger import Ledger
 from tests.support.ledger import new_event, record, with_tables
 
@@ -28,3 +29,12 @@ def test_a_worker_says_at_its_start_which_deliveries_nobody_will_send(
 
     (said,) = [each.getMessage() for each in caplog.records if "orphaned" in each.getMessage()]
     assert "the sink old is not in the config and has 2 queued" in said
+
+
+def test_a_worker_does_not_start_where_a_process_may_not_open_a_file_for_each_send() -> None:
+    sinks = {"hook": {"type": "http", "url": "http://app.example/", "concurrency": 10_000}}
+    config = Config.model_validate({"sources": {"skyvern": {"secrets": ["s"]}}, "sinks": sinks, "routes": []})
+
+    worker.check_file_limit(config, 10_256)
+    with pytest.raises(NotStarted, match=r"sinks\.hook\.concurrency is 10000.* open 1024 here\. Allow 10256"):
+        worker.check_file_limit(config, 1024)
