@@ -6,6 +6,7 @@ import fcntl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,10 @@ def test_a_sqlite_file_that_another_process_holds_is_unavailable_in_time(sqlite:
 def test_readers_of_sqlite_are_not_kept_waiting(sqlite: ResultsDb) -> None:
     sink = sqlite.sink()
     sink.send(event("tsk_1", 1))
-    with Database(sqlite.engine.url, 5).transaction(time.monotonic() + 5) as connection:
+    with (
+        closing(Database(sqlite.engine.url, 5)) as database,
+        database.transaction(time.monotonic() + 5) as connection,
+    ):
         connection.execute(sa.text("UPDATE skyvern_runs SET title = 'x'"))
         assert sqlite.row()["title"] is None
 
