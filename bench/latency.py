@@ -10,7 +10,8 @@ Signed results of about 2 kB are posted at fixed times, whether or not earlier o
 time counts from when its POST was due. The consumer's table tells of each row by NOTIFY, which the server sends as it
 commits; the client, one process, waits for answers and notices in one epoll, so it adds no poll of its own.
 
-`--against`: another checkout, which takes turns with this one; the ratios are what counts on a busy machine.
+`--against`: another checkout, which takes turns with this one; the ratios are what counts on a busy machine. Where you
+may, `chrt -r 1 python bench/latency.py …` lets the scheduler prefer all of it to other work, which then waits.
 `--trace`: print the time line of lone events through each stage instead, as medians; it stamps functions of the worker.
 `--limits`: print what this machine does at the best: appends of 2 kB to disk, each with an fsync, and checks of HMACs.
 """
@@ -238,7 +239,7 @@ class Deployment:
 
     def cpu(self) -> dict[str, float]:
         """Seconds of CPU by process until now."""
-        dispatch, *deliver = children(self.parts["worker"].pid)
+        *deliver, dispatch = children(self.parts["worker"].pid)  # which start in the order of their queues' names
         servers = [self.postgres.pid, *children(self.postgres.pid)]
         pids = {
             "receiver": [self.parts["serve"].pid],
