@@ -174,8 +174,7 @@ class HTTPProtocol(HttpToolsProtocol):
             self._refuse_head("the head of the request is too large")
             return
         super().data_received(data)
-        # Before the first head, as after an answer, blank lines may come, which begin none.
-        if self._in_head or self._in_body or self.cycle is None:
+        if self._in_head or self._in_body:
             if self.headers and len(self.headers) > MAX_HEADERS:
                 self._refuse_head("the request has too many headers")
                 return
@@ -183,7 +182,7 @@ class HTTPProtocol(HttpToolsProtocol):
                 self._all.progressed(self._request, len(data), self._in_body, time.monotonic())
         else:
             self._all.finished(self._request)
-            if self.answered() and not self.lingers:  # before all of it had come, or those are after the answer
+            if self.answered() and not self.lingers:  # before all of it had come, or only blank lines came after it
                 self._all.idle(self, time.monotonic())
 
     def on_headers_complete(self) -> None:
