@@ -207,6 +207,7 @@ def test_a_tick_queues_all_that_is_due_and_each_sweep_goes_on_where_the_last_one
         return Counter(row["state"] for row in rows)
 
     # When the clock has time, then one tick does it all
+    monkeypatch.setattr("receiver.clock.STEPS", PATIENCE)
     clock.tick()
     assert there() == {"queued": 60}
     # And when it has none, each tick does a step: of the old events, the first are still waited for

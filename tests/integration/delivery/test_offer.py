@@ -256,16 +256,29 @@ def kill(*_: object, **_more: object) -> None:
     raise Killed
 
 
+class OfferTaken(Handover):
+    """A dispatcher's end of a handover with the offer in hand: between two waits of the deliverer there is none."""
+
+    def __init__(self, it: Handover) -> None:
+        self._it = it
+        self._offer: Offer = eventually(it.take)
+
+    def take(self) -> Offer:
+        return self._offer
+
+    def hand_on(self, offer: Offer, ids: list[str]) -> None:
+        self._it.hand_on(offer, ids)
+
+
 def test_a_dispatcher_that_is_killed_when_it_has_committed_loses_and_spends_nothing(
     ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = BatchSink(accept)
     with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
-        eventually(lambda: offered(handover))
         with monkeypatch.context() as patch:
-            patch.setattr(Handover, "hand_on", kill)
+            patch.setattr(OfferTaken, "hand_on", kill)
             with pytest.raises(Killed):
-                make_recorder(ledger, redis_url, handover).dispatch(events())
+                make_recorder(ledger, redis_url, OfferTaken(handover)).dispatch(events())
         eventually(lambda: all_delivered(ledger))
     assert_sent_once_each(ledger, sink)
 
@@ -275,12 +288,11 @@ def test_a_dispatcher_that_is_killed_before_it_has_committed_holds_up_nobody(
 ) -> None:
     sink = BatchSink(accept)
     with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
-        eventually(lambda: offered(handover))
         with monkeypatch.context() as patch:
             patch.setattr("receiver.ledger.events.record", kill)
-            patch.setattr(Handover, "hand_on", lambda *_: None)
+            patch.setattr(OfferTaken, "hand_on", lambda *_: None)
             with pytest.raises(Killed):
-                make_recorder(ledger, redis_url, handover).dispatch(events())
+                make_recorder(ledger, redis_url, OfferTaken(handover)).dispatch(events())
         assert rows(ledger) == []
         # When the next dispatcher takes the event again
         eventually(lambda: offered(handover))

@@ -74,20 +74,22 @@ def test_a_recording_grows_and_its_record_is_ahead_of_its_bytes(
     sim = simulate_skyvern(speed=5.0, long_gap_seconds=5.0, seed=1)
     sizes: list[tuple[int, int]] = []
     records: set[tuple[int, bool]] = set()  # size, and whether the record was changed since it was made
-    run_ids = [start(sim, hook, "p [gap]", engine="skyvern-1.0") for _ in range(6)]
+    run_ids: list[str] = []
 
     def look() -> bool:
-        for run_id in run_ids:
+        for run_id in run_ids[-6:]:
             found = recordings(sim, run_id)
             sizes.extend((each["file_size"], each["got"]) for each in found)
             records.update((each["file_size"], each["modified_at"] != each["created_at"]) for each in found)
-        return all(sim.run(run_id).settled for run_id in run_ids)
+        whole = max((size for size, _ in sizes), default=0)
+        half = whole // 2
+        seen = {(0, half), (whole, half), (whole, whole)} <= set(sizes) and {(0, False), (whole, True)} <= records
+        if not seen and all(sim.run(run_id).settled for run_id in run_ids[-6:]):
+            # The first, or others where those were too quick for a busy machine.
+            run_ids.extend(start(sim, hook, "p [gap]", engine="skyvern-1.0") for _ in range(6))
+        return seen
 
-    eventually(look)
-    whole = max(size for size, _ in sizes)
-    half = whole // 2
-    assert {(0, half), (whole, half), (whole, whole)} <= set(sizes)
-    assert {(0, False), (whole, True)} <= records
+    eventually(look, what=lambda: f"{sizes}\n{records}")
     assert (0, True) not in records
 
 
