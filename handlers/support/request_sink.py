@@ -8,11 +8,13 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handlers.contract import Delivery, O, Receipt, Services, Sink
-from handlers.support.exchange import HttpRequest, Response
-from handlers.support.guarded_client import GuardedClient
+
+if TYPE_CHECKING:  # a receiver asks what a type is, and sends nothing
+    from handlers.support.exchange import HttpRequest, Response
+    from handlers.support.guarded_client import GuardedClient
 
 # Connections that are kept for the next request: as many as sends may have been under way.
 MAX_IDLE = 10_000
