@@ -161,6 +161,8 @@ class Deliverer(wakeups.JobBody):
 
     def _claimed(self) -> ClaimedBatch | None:
         """Claim, if anything may be due."""
+        if self._senders and not self._offers.possible:
+            return self._claimer.claim()  # nobody has looked for nudges since the sends began
         if self._senders and self._offers.nudged():
             self._claimer.all_due = False
         if self._claimer.all_due and not (self._unknown or self._without_redis):

@@ -42,6 +42,11 @@ class Offers:
             handover.withdraw()  # a predecessor's
 
     @property
+    def possible(self) -> bool:
+        """Whether it makes any."""
+        return self._handover is not None
+
+    @property
     def taken(self) -> bool:
         """Whether a dispatcher has taken an offer and not answered yet."""
         return self._due is not None
@@ -75,7 +80,7 @@ class Offers:
     def nudged(self) -> bool:
         """Whether something may be due that was not handed on, as far as is known without waiting."""
         try:
-            return self._handover is None or self._nudges.poll()
+            return self._nudges.poll()
         except redis.RedisError:
             return True
 
