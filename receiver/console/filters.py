@@ -32,7 +32,8 @@ _PLACE: Final = frozenset({"after", "limit"})
 
 
 class FilterField(NamedTuple):
-    """A field of the form. `choices`: what there is to choose from; empty: any text. `values`: what is given now."""
+    """A field of the form. `choices`: what there is to choose from; empty: any text. `values`: what is given now.
+    `wrong`: why that is not valid, or ""."""
 
     name: str
     label: str
@@ -40,6 +41,7 @@ class FilterField(NamedTuple):
     choices: Sequence[str] = ()
     example: str = ""
     searched: bool = False
+    wrong: str = ""
 
 
 class FilterForm(NamedTuple):
@@ -57,6 +59,24 @@ class FilterForm(NamedTuple):
         """How many of the fields that are seldom needed are given."""
         return sum(bool(each.values) for each in self.more)
 
+    @property
+    def wrong(self) -> Sequence[FilterField]:
+        """The fields whose values are not valid."""
+        return [each for each in (*self.common, *self.more) if each.wrong]
+
+    def refused(self, given: Query, wrong: Mapping[str, str]) -> FilterForm:
+        """Return the form as it was filled in, with what is `wrong` beside its fields, by their names."""
+        values = _by_name(given)
+
+        def again(field: FilterField) -> FilterField:
+            chosen = values.get(field.name, [])
+            return field._replace(
+                values=chosen, choices=_with_given(field.choices, chosen), wrong=wrong.get(field.name, "")
+            )
+
+        common, more = ([again(each) for each in fields] for fields in (self.common, self.more))
+        return self._replace(common=common, more=more, given=values)
+
 
 def filter_form(
     service: Service,
@@ -73,15 +93,11 @@ def filter_form(
     `choices`: by name, where they are others than most lists have.
     """
     known = {**_choices(service, actor), **(choices or {})}
-    values: dict[str, list[str]] = {}
-    for name, value in given:
-        values.setdefault(name, []).append(value)
+    values = _by_name(given)
 
     def field(name: str) -> FilterField:
-        chosen, listed = values.get(name, []), known.get(name, ())
-        # what is given stays, though there is no such thing: the list then says so
-        every = [*listed, *(each for each in chosen if each not in listed)] if listed else ()
-        label = LABELS.get(name, name.capitalize())
+        chosen = values.get(name, [])
+        every, label = _with_given(known.get(name, ()), chosen), LABELS.get(name, name.capitalize())
         return FilterField(name, label, chosen, every, _EXAMPLES.get(name, ""), name in _SEARCHED)
 
     def fields(names: Iterable[str]) -> list[FilterField]:
@@ -92,6 +108,18 @@ def filter_form(
     hidden = [(name, value) for name, value in given if name not in names and name != "after"]
     narrowed = {name: value for name, value in values.items() if name not in _PLACE}
     return FilterForm(PATH + path, shown, seldom, hidden, narrowed)
+
+
+def _by_name(given: Query) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for name, value in given:
+        values.setdefault(name, []).append(value)
+    return values
+
+
+def _with_given(listed: Sequence[str], chosen: Sequence[str]) -> Sequence[str]:
+    """Return the choices of a field; what is given stays, though there is no such thing: the list then says so."""
+    return [*listed, *(each for each in chosen if each not in listed)] if listed else ()
 
 
 def _choices(service: Service, actor: Actor) -> dict[str, Sequence[str]]:

@@ -198,23 +198,45 @@ class _Console:
             if signed_in is None:
                 return _to_sign_in(request)
             notice = notice_of(request, signed_in)
-            answer = page(await self._pool.run(lambda: self._rendered(shown, signed_in, request, notice)))
+            html, status = await self._pool.run(lambda: self._rendered(shown, signed_in, request, notice))
+            answer = page(html, status)
             if notice is not None:
                 forget_notice(answer)
             return answer
 
         return handle
 
-    def _rendered(self, shown: ConsolePage, signed_in: SignedIn, request: Request, notice: Notice | None) -> str:
-        """Called in a thread."""
+    def _rendered(
+        self, shown: ConsolePage, signed_in: SignedIn, request: Request, notice: Notice | None
+    ) -> tuple[str, int]:
+        """Return a page and its status. Called in a thread."""
         actor = signed_in.person.actor
         if shown.all_sources:
             actor.require_all_sources()
         query = request.query_params.multi_items()
-        values: Any = shown.load(self._service, actor, request.path_params, query)
+        values: Any
+        try:
+            values = shown.load(self._service, actor, request.path_params, query)
+        except Invalid as error:
+            return self._refused(shown, signed_in, request, error), error.status
         views = LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
         beside = {"saved_views": views, "may_be_saved": shown.link is not None}
-        return self._renderer.html(shown.template, {**beside, **values}, signed_in, _url_of(request), notice)
+        return self._renderer.html(shown.template, {**beside, **values}, signed_in, _url_of(request), notice), 200
+
+    def _refused(self, shown: ConsolePage, signed_in: SignedIn, request: Request, error: Invalid) -> str:
+        """Return the page of a list whose filter is not valid: its form, as it was filled in. Raises `error` where
+        there is none."""
+        query = request.query_params.multi_items()
+        wrong = {each["name"]: each["message"].removeprefix(f"{each['name']}: ") for each in error.problems}
+        valid = [each for each in query if each[0] not in wrong]
+        if len(valid) == len(query):
+            raise error
+        values = shown.load(self._service, signed_in.person.actor, request.path_params, valid)
+        if "form" not in values:
+            raise error
+        said = {"title": values["title"], "here": values["here"], "detail": error.message}
+        form = values["form"].refused(query, wrong)
+        return self._renderer.html("problem.html", {**said, "form": form}, signed_in, _url_of(request))
 
     async def file(self, request: Request) -> Response:
         """Return a file of a run to who is signed in, or has a link that is still good."""

@@ -61,7 +61,7 @@ def test_a_wrong_filter_says_what_is_wrong(browser: Browser) -> None:
     browser.sign_in()
     answer = browser.get("/runs?since=yesterday")
     assert answer.status_code == 422
-    assert "since: must be a time ago such as 15m" in answer.text
+    assert "<b>Since</b> must be a time ago such as 15m" in answer.text
 
 
 def test_what_is_not_there(browser: Browser) -> None:
@@ -90,7 +90,7 @@ def test_an_error_leads_back(browser: Browser) -> None:
     # A filter that is wrong: to the page without it
     wrong = browser.get("/runs?since=rubbish")
     assert wrong.status_code == 422
-    assert '<a class="button" href="/console/runs">Go back</a>' in wrong.text
+    assert '<a class="button" href="/console/runs">Clear</a>' in wrong.text
     # A button that is refused: to the page that it was on
     refused = browser.post(
         "/do/pause_sink", form_token=browser.form_token, sink="nobody", sure="yes", back="/console/sinks?x=1"
@@ -100,6 +100,21 @@ def test_an_error_leads_back(browser: Browser) -> None:
     # And never to elsewhere
     form = {"form_token": browser.form_token, "sink": "nobody", "sure": "yes", "back": "https://evil.test/"}
     assert "evil.test" not in browser.post("/do/pause_sink", **form).text
+
+
+def test_a_filter_that_is_wrong_is_shown_as_it_was_typed(browser: Browser) -> None:
+    browser.sign_in()
+    # When two fields of three can't be understood, one of them seldom needed
+    wrong = browser.get("/runs?text=invoice&since=last+week&until=%3Cb%3Enow")
+    # Then the form has all three, and what is wrong with two is said above it
+    assert wrong.status_code == 422
+    assert 'value="invoice"' in wrong.text
+    assert 'name="since" value="last week" aria-invalid="true" aria-describedby="wrong-since"' in wrong.text
+    assert re.search(r'id="wrong-since"><b>Since</b> must be a time[^<]*</li>', wrong.text)
+    assert re.search(r'<li id="wrong-until">.*<details open>.*value="&lt;b&gt;now" aria-invalid', wrong.text, re.DOTALL)
+    assert "<b>now" not in wrong.text
+    # And no row, for those that match are not known
+    assert "<table" not in wrong.text
 
 
 def test_commands_in_what_is_said_are_code(browser: Browser) -> None:
