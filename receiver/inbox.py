@@ -332,9 +332,8 @@ class InboxReader:
 
     def _read(self, count: int, block_ms: int | None) -> Any:
         pipeline: Any = self._redis.pipeline(transaction=False)
-        if (
-            blocks := block_ms is not None
-        ):  # a script can't wait; what it then adds must leave room for the one waited for
+        blocks = block_ms is not None
+        if blocks:  # a script can't wait; what it then adds must leave room for the one waited for
             pipeline.xreadgroup(GROUP, self.consumer, {STREAM: ">"}, count=1, block=block_ms)
         acknowledged = self._acknowledge(pipeline)
         pipeline.eval(READ, 1, STREAM, GROUP, self.consumer, count - blocks, READ_BYTES, _STEP)

@@ -1,8 +1,8 @@
 """Sends of one sink that are under way, and those queued behind them: threads, slots, time limits. No ledger.
 
 A task starts in a slot of its own; or it is queued, and starts in the slot that an accepted one frees, in the same
-thread and without waiting for the ledger. So no more are ever under way than started
-in a slot. A send that met trouble frees its slot only when the caller has collected it.
+thread and without waiting for the ledger. So no more are ever under way than started in a slot. A send that met trouble
+frees its slot only when the caller has collected it.
 """
 
 from __future__ import annotations
