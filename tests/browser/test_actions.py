@@ -10,7 +10,10 @@ from playwright.sync_api import Browser, Locator
 
 from receiver.console.catalogue import ACTIONS
 from receiver.ledger import audit
-from tests.servers.console import ConsoleDeployment
+from receiver.skyvern.simulator import Options, create_app
+from receiver.skyvern.simulator.server import Serving
+from tests.servers.console import SKYVERN_KEY, ConsoleDeployment, console_deployment
+from tests.support import demo_runs
 from tests.support.browser_pages import Visitor, visitor
 from tests.support.console import Browser as Client
 from tests.support.console_pages import crawl
@@ -20,6 +23,19 @@ pytestmark = pytest.mark.long
 # Those that take away what others need come last.
 _LAST: Final = ("drop_quarantine", "revoke_keys")
 NAMES: Final = sorted((each.name for each in ACTIONS), key=lambda name: (name in _LAST, name))
+
+
+@pytest.fixture(scope="module")
+def deployment(module_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleDeployment]:
+    """One whose Skyvern has the agents that the ledger knows."""
+    app = create_app(Options(api_keys=(SKYVERN_KEY,)))
+    with Serving(app) as skyvern:
+        for name, callback in demo_runs.AGENTS.items():
+            app.state.world.add_agent(name, name, callback)
+        folder = tmp_path_factory.mktemp("console")
+        with console_deployment(module_redis_url, folder, skyvern=skyvern.url) as it:
+            it.fill()
+            yield it
 
 
 @pytest.fixture(scope="module")

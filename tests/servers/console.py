@@ -32,6 +32,7 @@ from tests.support import demo_runs
 from tests.support.console import PASSWORD
 from tests.support.ledger import with_tables
 
+SKYVERN_KEY: Final = "k"
 ROUTES: Final = [
     {"name": "everything", "to": ["archive", "results"]},
     {"name": "failures", "when": {"status": ["failed", "timed_out", "terminated"]}, "to": ["chat", "again"]},
@@ -40,9 +41,10 @@ ROUTES: Final = [
 
 
 class ConsoleDeployment:
-    """`url`: of the console; the admin's password is PASSWORD. `data`: its folder; `ledger`: to look at."""
+    """`url`: of the console; the admin's password is PASSWORD. `data`: its folder; `ledger`: to look at. `skyvern`: the
+    address of a Skyvern that takes the key SKYVERN_KEY; nobody listens there if none is given."""
 
-    def __init__(self, folder: Path, redis_url: str) -> None:
+    def __init__(self, folder: Path, redis_url: str, skyvern: str = "http://127.0.0.1:9") -> None:
         self.data, self.archive = folder / "data", folder / "archive"
         self.data.mkdir(parents=True)
         password = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
@@ -56,7 +58,7 @@ class ConsoleDeployment:
         people = {"ana": {"password": password, "scopes": ["view", "operate"], "source": "other"}}
         config = {
             "sources": {
-                name: {"secrets": [f"secret-{name}"], "api_base": "http://127.0.0.1:9", "api_key": "k"}
+                name: {"secrets": [f"secret-{name}"], "api_base": skyvern, "api_key": SKYVERN_KEY}
                 for name in ("skyvern", "other")
             },
             "sinks": {
@@ -96,20 +98,21 @@ class ConsoleDeployment:
 
 @pytest.fixture(scope="module")
 def deployment(module_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleDeployment]:
-    with _started(module_redis_url, tmp_path_factory.mktemp("console")) as it:
+    with console_deployment(module_redis_url, tmp_path_factory.mktemp("console")) as it:
         it.fill()
         yield it
 
 
 @pytest.fixture(scope="module")
 def empty_deployment(module_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleDeployment]:
-    with _started(module_redis_url, tmp_path_factory.mktemp("console")) as it:
+    with console_deployment(module_redis_url, tmp_path_factory.mktemp("console")) as it:
         yield it
 
 
 @contextmanager
-def _started(redis_url: str, folder: Path) -> Iterator[ConsoleDeployment]:
+def console_deployment(redis_url: str, folder: Path, **options: str) -> Iterator[ConsoleDeployment]:
+    """Start a deployment. `options`: see ConsoleDeployment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sign_in, "PER_NETWORK", (1000.0, 1000.0))  # each test of the module signs in
-        with ConsoleDeployment(folder, redis_url) as it:
+        with ConsoleDeployment(folder, redis_url, **options) as it:
             yield it

@@ -38,6 +38,9 @@ from tests.support.paths import ROOT
 
 RECORDING = ROOT / "tests" / "support" / "data" / "recording.webm"
 MASTER = "a-master-secret-of-the-tests"
+# Where each agent of the account sends its results: here, elsewhere and nowhere.
+HERE, _ELSEWHERE = "https://hooks.example.com/webhooks/skyvern", "https://n8n.example/webhook/orders"
+AGENTS = {"wpid_400100": HERE, "wpid_400101": _ELSEWHERE, "wpid_400102": None}
 SINKS = ("archive", "results", "chat", "crm")
 TITLES = ("Fetch the invoices of October", "Renew the parking permit", "Check the price of item 4711", "File the claim")
 REASONS = {
@@ -196,11 +199,12 @@ def _submissions(ledger: Ledger, now: float, text: str, mark: str) -> None:
 
 
 def _account(ledger: Ledger, now: float, text: str) -> None:
-    """Know the agents of the account, which send their results here, elsewhere and nowhere, and a schedule of one."""
-    ours, theirs = "https://hooks.example.com/webhooks/skyvern", text or "https://n8n.example/webhook/orders"
-    agents = {"wpid_400100": ours, "wpid_400101": theirs, "wpid_400102": None}
-    seen = {name: (text or TITLES[number % len(TITLES)], url) for number, (name, url) in enumerate(agents.items())}
-    change = AgentChange("skyvern", "wpid_400100", theirs, ours, now - 9000)
+    """Know the agents of the account, and a schedule of one."""
+    seen = {
+        name: (text or TITLES[number % len(TITLES)], text if text and url == _ELSEWHERE else url)
+        for number, (name, url) in enumerate(AGENTS.items())
+    }
+    change = AgentChange("skyvern", "wpid_400100", text or _ELSEWHERE, HERE, now - 9000)
     schedules = {"wfs_300200100": ("wpid_400101", now + 3600, None), "wfs_300200101": ("wpid_400102", None, None)}
 
     def write(connection: sa.Connection) -> None:
