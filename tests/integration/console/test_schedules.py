@@ -143,7 +143,7 @@ def test_what_skyvern_refuses_is_said_and_the_page_stays_true(
     answer = browser.answer(question)
     # Then it says why not, and that it was tried stays known
     assert answer.status_code == 409
-    assert f"agent {agent_id}: Skyvern answered 404" in answer.text
+    assert f"Agent {agent_id}: Skyvern answered 404" in answer.text
     assert "elsewhere: <code>https://n8n.example/hook</code>" in browser.get("/schedules").text
     found = receiver.ledger.read(lambda c: audit.list_actions(c))
     assert [(each.action, each.outcome) for each in found] == [("agent.connect", "failed")]
