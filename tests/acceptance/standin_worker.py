@@ -79,7 +79,7 @@ def main() -> int:
     url, data, stop_timeout, job_timeout, *queues = sys.argv[1:]
     logs.set_up()
     settings = Settings.from_env({"REDIS_URL": url, "RUNHOOK_DATA": data})
-    config: Any = SimpleNamespace(destinations=[], durable_ledger=True)
+    config: Any = SimpleNamespace(sinks={}, destinations=[], durable_ledger=True)
     made = {queue: partial(StandIn, queue, url, float(job_timeout)) for queue in queues}
     return worker.run(settings, config, stop_timeout=float(stop_timeout), patience=3, build=lambda *_: dict(made))
 

@@ -40,11 +40,16 @@ class Worker:
     def log(self) -> str:
         return self.log_path.read_text()
 
+    @property
+    def serving(self) -> bool:
+        return len(self.client.hgetall("pids")) == len(QUEUES)
+
     def pid(self, queue: str) -> int:
         return int(self.client.hget("pids", queue) or 0)
 
     def ready(self) -> Worker:
-        eventually(lambda: len(self.client.hgetall("pids")) == len(QUEUES), what=lambda: f"children\n{self.log}")
+        eventually(lambda: self.serving or self.process.poll() is not None, what=lambda: f"children\n{self.log}")
+        assert self.process.poll() is None, self.log
         return self
 
     def order(self, queue: str, name: str, **what: float) -> None:
