@@ -277,9 +277,9 @@ def run(
     """
     Ledger(settings.database_url).close()  # raises what a person wrote wrong; opens nothing
     check_url(settings.redis_url)
+    check_file_limit(config, raise_file_limit())  # before the sockets of each sink are made
     built = build(settings, config)
     queues = choose_queues(built, only, dispatchers)
-    check_file_limit(config, raise_file_limit())
     trouble = in_child(lambda: prepare(settings, config, patience))
     if trouble:
         raise NotStarted(trouble)

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from receiver.ledger import Ledger, marks, migrate
 from receiver.ledger.schema import metadata
+from tests.support.old_ledger import upgraded
 
 
 def test_the_migrations_make_the_tables_that_the_code_declares(ledger: Ledger) -> None:
@@ -68,23 +66,6 @@ def test_processes_that_begin_together_on_a_new_sqlite_ledger_all_begin(tmp_path
             thread.join(120)
 
     assert failures == []
-
-
-def upgraded(ledger_url: str, revision: str, *statements: str) -> Ledger:
-    """A ledger that was made at `revision`, given `statements`, and then brought up to date."""
-    ledger = Ledger(ledger_url)
-
-    def old(connection: sa.Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", "receiver/ledger/migrations")
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-        for statement in statements:
-            connection.exec_driver_sql(statement)
-
-    ledger.write(old)
-    migrate.ensure_schema(ledger)
-    return ledger
 
 
 def rows(ledger: Ledger, query: str) -> Sequence[tuple[Any, ...]]:

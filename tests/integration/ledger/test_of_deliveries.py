@@ -13,11 +13,11 @@ from receiver.ledger.lists.deliveries import list_attempts, list_deliveries
 from receiver.ledger.of_deliveries import UNKNOWN
 from receiver.ledger.schema import attempts as rows
 from receiver.ledger.schema import deliveries, events
-from tests.integration.ledger.test_migrations import upgraded
 from tests.support import queries
 from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW, claim, new_event, record, settle
 from tests.support.listed import fill
+from tests.support.old_ledger import upgraded
 
 MANY = 500
 _DELIVERY = (

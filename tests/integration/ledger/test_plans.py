@@ -34,7 +34,7 @@ def take_through(ledger: Ledger, number: int) -> None:
     handed_on = ledger.write(lambda it: load_handed_on(it, "w", number, [loaded.id], NOW))
     assert handed_on is not None
     assert [each.id for each in handed_on] == [loaded.id]
-    accepted = AttemptResult(loaded.id, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW, receipt={})
+    accepted = AttemptResult(loaded.id, loaded.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW, receipt={})
     ledger.write(lambda it: attempts.settle(it, "w", {number: [accepted]}, NOW))
 
 

@@ -1,0 +1,26 @@
+"""A ledger as an earlier release has made it."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from receiver.ledger import Ledger, migrate
+
+
+def upgraded(ledger_url: str, revision: str, *statements: str) -> Ledger:
+    """A ledger that was made at `revision`, given `statements`, and then brought up to date."""
+    ledger = Ledger(ledger_url)
+
+    def old(connection: sa.Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", "receiver/ledger/migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+    ledger.write(old)
+    migrate.ensure_schema(ledger)
+    return ledger
