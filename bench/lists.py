@@ -1,6 +1,7 @@
 """What a page of each list costs, with each filter, among few events and among many, on both databases.
 
     python bench/lists.py [--count 1000000] [--few 10000] [--database sqlite|postgresql] [--times 15] [--cpu] [--most 2]
+                           [--only TEXT]
 
 Two ledgers are filled in SQL, with `--few` runs and with `--count`, each run with an event, two deliveries and their
 attempts, and every tenth with a submission; their words are indexed. For each list and filter the first page of both is
@@ -8,7 +9,8 @@ read `--times` times in turn, from the ledger and through the JSON API of a rece
 (the 1,000th), or in the middle where that comes first. Shown is the 95th percentile in milliseconds, few against many,
 and their ratio; `rows` is how many the page has, and + says that there are more. `effort`: rows and pages that
 PostgreSQL reads, hundreds of instructions of SQLite. `--cpu`: shown is the median of the processors' time, of client,
-receiver and database together, for on a busy machine the clock says nothing. Exit 1 when a ratio is over `--most`.
+receiver and database together, for on a busy machine the clock says nothing. `--only`: pages that have this in their
+names. Exit 1 when a ratio is over `--most`.
 """
 
 from __future__ import annotations
@@ -175,6 +177,8 @@ def measured(sides: Sequence[Side], options: argparse.Namespace) -> Iterator[tup
     """Measure each page of both sides, from the ledger with its effort, and through the API."""
     for both in zip(*(side.pages() for side in sides), strict=True):
         what, name = both[0].what, both[0].name
+        if options.only not in what:
+            continue
         reads = [side.from_ledger(page) for side, page in zip(sides, both, strict=True)]
         found = alternately(reads, sides, options)
         efforts = [effort(side.ledger, page.rows) for side, page in zip(sides, both, strict=True)]
@@ -219,6 +223,7 @@ def main() -> None:
     arguments.add_argument("--times", type=int, default=15)
     arguments.add_argument("--cpu", action="store_true")
     arguments.add_argument("--most", type=float, default=2.0)
+    arguments.add_argument("--only", default="")
     arguments.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
     options = arguments.parse_args()
     over: list[str] = []

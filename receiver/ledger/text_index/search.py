@@ -1,11 +1,13 @@
 """Finding runs by words: from the one that changed last back, reading a bounded number of rows.
 
-Chunks are looked at in groups: the first alone, then as many at once as its words promise few rows. Whole words come
-before beginnings of words, which many words may have: those are looked up only in the chunks that are left.
+Chunks are looked at in groups: the first alone, then as many at once as are wanted by what it had, or promise few rows.
+Whole words come before beginnings of words, which many words may have: those are looked up only in the chunks that are
+left.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -25,8 +27,9 @@ CHUNKS: Final = 512
 # Rows of words, and documents, after which a search ends for now.
 WORDS: Final = 50_000
 DOCUMENTS: Final = 2000
-# Rows of words that one group should not have more of.
+# Rows of words that one group should not have more of, and runs that are enough of it.
 _MANY: Final = 4000
+_ENOUGH: Final = 200
 # Documents that one statement reads.
 _AT_ONCE: Final = 500
 # No word has a character as high.
@@ -115,17 +118,21 @@ class _Walk:
     def __iter__(self) -> Iterator[int]:
         place, size = 0, 1
         while group := self._chunks[place : place + size]:
-            rows = self._rows
+            rows, places, found = self._rows, 0, 0
             sets = self._look(list(group))
             for chunk in group:
-                runs = sets.get(chunk, 0)
-                yield from numbers(chunk, runs & up_to(self._top) if chunk == chunk_of(self._top) else runs)
+                runs, last = sets.get(chunk, 0), CHUNK - 1
+                if chunk == chunk_of(self._top):  # which may hardly be begun
+                    runs, last = runs & up_to(self._top), self._top & (CHUNK - 1)
+                places, found = places + last + 1, found + runs.bit_count()
+                yield from numbers(chunk, runs)
             place += size
             if place < len(self._chunks) and (place >= CHUNKS or self._rows >= WORDS):
                 self.next = (self._chunks[place] + 1) * CHUNK
                 return
-            of_chunk = (self._rows - rows) // len(group)
-            size = min(max(_MANY // max(of_chunk, 1), 1), _GROUP)
+            by_rows = _MANY * len(group) // max(self._rows - rows, 1)
+            enough = math.ceil(_ENOUGH * places / CHUNK / found) if found else _GROUP
+            size = max(1, min(by_rows, enough, _GROUP))
 
     def _look(self, chunks: list[int]) -> dict[int, int]:
         """Return, by chunk, the runs that have all words."""

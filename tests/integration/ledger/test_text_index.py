@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -389,9 +390,30 @@ def test_chunks_are_looked_at_together_while_few_rows_are_read(
         groups.clear()
         assert not list(search._Walk(connection, parse_query("nowhere "), 5, 299 * CHUNK + 5))
 
-    # Then the first chunk says how many are looked at together
-    assert of_many == [1, *[10] * 29, 9]
-    assert groups == [1, *[20] * 14, 19]
+    # Then what was looked at says how many come next; the first chunk had hardly begun
+    assert of_many == [1, 1, *[10] * 29, 8]
+    assert groups == [1, 20, *[64] * 4, 23]
+
+
+def test_no_more_chunks_are_looked_at_than_have_enough(many_chunks: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a word that 30 runs of each chunk have
+    def add(connection: sa.Connection) -> None:
+        changes = postings.WordChanges()
+        for n in range(300 * 30):
+            changes.add(n // 30 * CHUNK + n % 30, " paid ")
+        changes.write(connection)
+
+    many_chunks.write(add)
+    monkeypatch.setattr(search, "_ENOUGH", 100)
+    groups: list[int] = []
+    look = search._Walk._look
+    monkeypatch.setattr(search._Walk, "_look", lambda walk, chunks: (groups.append(len(chunks)), look(walk, chunks))[1])
+    # When the first 130 are taken
+    with many_chunks._engine(write=False).connect() as connection:
+        found = list(islice(search._Walk(connection, parse_query("paid "), 5, 299 * CHUNK + CHUNK - 1), 130))
+    # Then the chunks that have a hundred were looked at, after the first
+    assert found == [chunk * CHUNK + n for chunk in range(299, 294, -1) for n in range(29, -1, -1)][:130]
+    assert groups == [1, 4]
 
 
 def test_a_search_that_takes_long_ends_and_goes_on_later(many_chunks: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
