@@ -197,9 +197,9 @@ class ResponseWaiter:
             return
         for each in send.task.claimed:
             each.body, each.completion = b"", ""  # nobody needs them any more
-        self._deadlines.add(send, send.exchange.deadline.at)
         assert self._selector is not None
-        self._selector.register(send.exchange.fileno(), selectors.EVENT_READ, send)
+        self._selector.register(send.exchange.fileno(), selectors.EVENT_READ, send)  # first: it may be refused
+        self._deadlines.add(send, send.exchange.deadline.at)
 
     def _read(self, send: _Send) -> None:
         answer: Receipt | Exception
