@@ -8,10 +8,11 @@ from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Result, Scoped
+from receiver.api.names import none_such
 from receiver.api.rows import AttemptRow, DeliveryRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
-from receiver.errors import Conflict, NotFound
+from receiver.errors import Conflict
 from receiver.ledger import Connection
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries as lists
@@ -39,7 +40,7 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
     def read(connection: Connection) -> DeliveryDetails:
         found = lists.named(connection, wanted.delivery, wanted.source)
         if not found:
-            raise NotFound(f"delivery {wanted.delivery}: there is none")
+            raise none_such("delivery", wanted.delivery)
         if len(found) > 1:
             raise Conflict(f"delivery {wanted.delivery}: several begin so, such as {found[0]['id']}")
         row = DeliveryRow.model_validate(found[0])

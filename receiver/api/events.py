@@ -10,11 +10,12 @@ from pydantic import Field
 from receiver.api.endpoint import Endpoint
 from receiver.api.json_values import json_safe
 from receiver.api.models import Result, Scoped
+from receiver.api.names import none_such
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.domain.redaction import Redactor
-from receiver.errors import Conflict, NotFound, TooLarge
+from receiver.errors import Conflict, TooLarge
 from receiver.ledger.lists import events as lists
 from receiver.ledger.lists.bodies import EventBody, read_body
 
@@ -80,7 +81,7 @@ def get_event_body(service: Service, _actor: Actor, wanted: EventParameters) -> 
 def _one(service: Service, wanted: EventParameters) -> dict[str, Any]:
     rows = service.ledger.read(lambda connection: lists.named(connection, wanted.event_id, wanted.source))
     if not rows:
-        raise NotFound(f"event {wanted.event_id}: there is none")
+        raise none_such("event", wanted.event_id)
     if len(rows) > 1:
         raise Conflict(f"event {wanted.event_id}: several begin so, such as {rows[0]['id']} and {rows[1]['id']}")
     return rows[0]
@@ -90,7 +91,7 @@ def _body(service: Service, row: dict[str, Any]) -> EventBody:
     redactor = Redactor(service.config.redact)
     body = service.ledger.read(lambda connection: read_body(connection, row["id"], redactor, row["source"]))
     if body is None:  # it was removed meanwhile
-        raise NotFound(f"event {row['id']}: there is none")
+        raise none_such("event", row["id"])
     return body
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
-from receiver.errors import Invalid, RunhookError, suggest
+from receiver.errors import Invalid, NotFound, RunhookError, suggest
 from receiver.ledger import Connection, names
 from receiver.ledger.filters import Filter
 
@@ -18,6 +18,24 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = 60  # characters of a name that a message repeats
 _MOST: Final = 30  # names that a message lists
+
+# By the beginning of an id: what it is the id of.
+_KINDS: Final = {"evt_": "event", "dlv_": "delivery", "sub_": "submission", "op_": "operation"}
+# Why there may be nothing, although somebody has the id.
+_WHY: Final = {
+    "run": "no webhook of it is recorded. One that was refused is in the quarantine; what is older than "
+    "retention.events has been removed",
+    "event": "what is older than retention.events has been removed",
+    "delivery": "what is older than retention.events has been removed",
+}
+
+
+def none_such(kind: str, identifier: str) -> NotFound:
+    """Return the error for a thing that there is not, with where to look. `kind`: what it would be, such as "run"."""
+    other = next((each for prefix, each in _KINDS.items() if identifier.startswith(prefix)), kind)
+    article = "an" if other[0] in "aeiou" else "a"
+    why = _WHY.get(kind, "") if other == kind else f"it is the id of {article} {other}"
+    return NotFound(f"{kind} {identifier}: there is none" + (f"; {why}" if why else ""))
 
 
 def check_names(config: Callable[[], Config], connection: Connection, wanted: Filter, *, empty: bool) -> None:

@@ -10,9 +10,9 @@ from pydantic import Field
 from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import MAX_VALUES, AskedFor, Moment, Page, PageParameters, Result, Scoped
+from receiver.api.names import none_such
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
-from receiver.errors import NotFound
 from receiver.ledger import replays
 from receiver.ledger.replays import Operation
 
@@ -83,7 +83,7 @@ def find_operation(service: Service, wanted: OperationParameters) -> Operation:
     """Return the operation. Raises NotFound, also for one of another source."""
     operation = service.ledger.read(lambda it: replays.get(it, wanted.id))
     if operation is None or wanted.source not in ("", operation.source):
-        raise NotFound(f"operation {wanted.id}: there is none")
+        raise none_such("operation", wanted.id)
     return operation
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from receiver.api.endpoint import Endpoint
 from receiver.api.listing import Listing, listed
 from receiver.api.models import MAX_VALUES, FilterParameters, Moment, Page, Result, Scoped
+from receiver.api.names import none_such
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
 from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, timeline_of
@@ -52,7 +53,7 @@ def one_run(connection: Connection, source: str, run_id: str) -> dict[str, Any]:
         raise NotFound("there is no run without an id")
     found, _ = lists.list_runs(connection, Filter(source=source, run_id=run_id), None, 10)
     if not found:
-        raise NotFound(f"run {run_id}: there is none")
+        raise none_such("run", run_id)
     if len(found) > 1:
         sources = ", ".join(sorted(each["source"] for each in found))
         raise Conflict(f"run {run_id}: there is one in each of {sources}; say which with source")

@@ -9,11 +9,11 @@ from pydantic import Field
 from receiver.api.endpoint import Endpoint
 from receiver.api.keys import KeyRow
 from receiver.api.models import Result, Scoped
+from receiver.api.names import none_such
 from receiver.api.rows import RunRow, SubmissionRow
 from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, submission_timeline
 from receiver.domain.api_key import VIEW
-from receiver.errors import NotFound
 from receiver.ledger import Connection, api_keys
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import runs, submissions
@@ -40,7 +40,7 @@ def get_submission(service: Service, _actor: Actor, wanted: SubmissionParameters
     def read(connection: Connection) -> SubmissionDetails:
         row = submissions.one(connection, wanted.id, wanted.source)
         if row is None:
-            raise NotFound(f"submission {wanted.id}: there is none")
+            raise none_such("submission", wanted.id)
         submission = SubmissionRow.model_validate(row)
         key = api_keys.one(connection, submission.key_id)
         of_run = Filter(source=submission.source, run_id=submission.run_id)

@@ -15,6 +15,7 @@ import pytest
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Page, PageParameters, Result
+from receiver.api.names import none_such
 from receiver.api.runs import ENDPOINTS as RUNS
 from receiver.api.runs import RunParameters
 from receiver.api.service import Actor, Service
@@ -93,7 +94,7 @@ def test_a_service_answers_as_the_ledger_does(
     # then the answers are the same
     assert here == there
     assert here[0]["run"]["run_id"] == "tsk_1"
-    assert here[1] == (NotFound, "run tsk_404: there is none", 2)
+    assert here[1] == (NotFound, str(none_such("run", "tsk_404")), 2)
 
 
 def test_a_key_that_may_not_is_told_so(submitting: Callable[..., Submitting], scripted_server: ScriptedServer) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from receiver.api import examination as api_examination
+from receiver.api.names import none_such
 from receiver.doctor import examination
 from receiver.doctor.finding import Finding
 from receiver.domain.delivery import DeliveryMove
@@ -147,7 +148,7 @@ def test_one_run_and_one_event_are_told_alike(service: Submitting, said: Callabl
     told = json.loads(said("run", "tsk_2", "--json")[1])
     assert told["output"] == {"n": 1}
     assert [each["name"] for each in told["files"]] == ["recording.webm"]
-    assert said("run", "tsk_404")[2] == "runhook: run tsk_404: there is none\n"
+    assert said("run", "tsk_404")[2] == f"runhook: {none_such('run', 'tsk_404')}\n"
     assert said("run", "")[2] == "runhook: an id is empty\n"
     # an event's bytes are those that came
     assert json.loads(body)["output"] == {"n": 1}
