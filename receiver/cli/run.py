@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,14 +16,14 @@ from receiver.api.artifacts import LIST_ARTIFACTS, ArtifactsParameters
 from receiver.api.events import GET_EVENT, GET_EVENT_BODY
 from receiver.api.outline import Node, outline
 from receiver.api.runs import GET_RUN, RunDetails
-from receiver.api.timeline import Tone
+from receiver.api.timeline import TimelineEntry, Tone
 from receiver.cli.client import Client, rows_of, with_client
 from receiver.cli.commands import COMMANDS
 from receiver.cli.listing import list_command
 from receiver.cli.options import Json, SourceName
 from receiver.cli.output import clean, coloured, out, print_json, print_table, relative_path, show_counts, show_when
 from receiver.errors import NotFound, UsageError
-from receiver.status.problem import size
+from receiver.status.problem import after, size
 
 # Files that are shown of one run, and nodes of its output.
 FILES: Final = 50
@@ -50,8 +51,8 @@ def _run(client: Client, run_id: RunArgument, source: SourceName = "", as_json: 
     print_table(
         ["when", "what", "", "what happened"],
         [
-            [show_when(each.at), each.sink or each.kind, _MARKS[each.tone], clean(each.text, 300)]
-            for each in told.timeline
+            [when, each.sink or each.kind, _MARKS[each.tone], clean(each.text, 300)]
+            for when, each in zip(moments_of(told.timeline), told.timeline, strict=True)
         ],
         "nothing has happened yet",
     )
@@ -65,6 +66,16 @@ def _run(client: Client, run_id: RunArgument, source: SourceName = "", as_json: 
             [[each["name"], each["kind"], _size(each["size"]), _stored(each)] for each in files],
             "",
         )
+
+
+def moments_of(timeline: Sequence[TimelineEntry]) -> list[str]:
+    """Return when each entry came: on a terminal after the one before it, since a run is over in seconds."""
+    moments = [show_when(each.at) for each in timeline]
+    if sys.stdout.isatty():
+        for number, (before, entry) in enumerate(pairwise(timeline), start=1):
+            if entry.kind != "next":
+                moments[number] = f"+{after(entry.at - before.at)}"
+    return moments
 
 
 def _output(client: Client, told: RunDetails) -> tuple[Any, str]:

@@ -20,7 +20,7 @@ from receiver.console.forms import Notice
 from receiver.console.page import PATH, ConsolePage, PageLink, event_path, run_path
 from receiver.console.sign_in import SignedIn
 from receiver.domain.api_key import OPERATE
-from receiver.status.problem import ago, size
+from receiver.status.problem import after, ago, size
 
 FOLDER: Final = Path(__file__).parent
 STATIC: Final = FOLDER / "static"
@@ -70,7 +70,7 @@ def _environment() -> jinja2.Environment:
         "ago": lambda seconds: _relative(seconds, time.time()),
         "duration": ago,
         "size": size,
-        "seconds": lambda seconds: f"{max(seconds, 0):.2f} s" if seconds < 10 else ago(seconds),
+        "seconds": after,
         "code": _code,
         "sentence": _sentence,
         "tone": lambda word: _TONE_OF.get(word, ""),

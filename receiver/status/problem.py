@@ -29,6 +29,11 @@ def ago(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
+def after(seconds: float) -> str:
+    """Return how long after another thing something came: as `ago`, but below 10 s to the hundredth."""
+    return f"{max(seconds, 0):.2f} s" if seconds < 10 else ago(seconds)
+
+
 def size(count: float) -> str:
     """Return a count of bytes for people."""
     for unit, step in (("GiB", _GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)):
