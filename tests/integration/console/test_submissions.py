@@ -100,3 +100,16 @@ def test_nothing_of_a_submission_becomes_markup(browser: Browser, console_server
     browser.sign_in()
     plain, shown = (browser.get(f"/submissions/{each}").text for each in ids)
     assert tags(shown) == tags(plain)
+
+
+def test_its_page_follows_what_becomes_of_it(browser: Browser, console_server: Submitting) -> None:
+    # Given somebody who looks at a submission whose run goes on
+    found = submitted(console_server, "taken", "tsk_1", title="Fetch invoices")
+    browser.sign_in()
+    assert "no event has told of it yet" in browser.live(f"/submissions/{found}")
+    # When the run ends
+    record(console_server.ledger, new_event("tsk_1", status="failed"))
+    # Then the page's next part tells of it
+    part = browser.live(f"/submissions/{found}")
+    assert "no event has told of it yet" not in part
+    assert "/console/runs/tsk_1" in part
