@@ -1,9 +1,12 @@
-"""How PostgreSQL plans what is run for each event that comes alone: once a session, and for tables of any size."""
+"""How the databases plan what is run for each event that comes alone: PostgreSQL once a session, and for tables of any
+size."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,9 +16,9 @@ from receiver.ledger import Connection, Ledger, requests
 from receiver.ledger.deliveries import attempts, claims
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import load_bodies, load_handed_on
-from receiver.ledger.schema import metadata
+from receiver.ledger.schema import submissions
 from receiver.ledger.submissions import binding
-from tests.support.ledger import NOW, new_event, record
+from tests.support.ledger import NOW, new_event, record, with_tables
 
 # PostgreSQL compares plans for given values with one for any after so many executions.
 CUSTOM_PLANS = 5
@@ -41,27 +44,19 @@ def take_through(ledger: Ledger, number: int) -> None:
 
 
 @pytest.fixture
-def ledger(postgres_ledger: Ledger) -> Iterator[Ledger]:
-    """One that has one session, and of whose tables PostgreSQL has no statistics: it would read one whole that it knows
-    to be empty."""
-    it = Ledger(postgres_ledger.url.render_as_string(hide_password=False))
-
-    def forget(connection: Connection) -> None:
-        for table in metadata.sorted_tables:
-            if connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is None:
-                connection.exec_driver_sql(f"TRUNCATE {table.name}")
-
-    it.write(forget)
+def ledger(postgres_url: str) -> Iterator[Ledger]:
+    """One that has one session, and of whose tables PostgreSQL has no statistics: those of rows that were there before
+    stay when the rows are gone."""
+    with_tables(Ledger(postgres_url)).close()
+    it = Ledger(postgres_url)
     yield it
     it.close()
 
 
-def test_what_an_event_alone_needs_is_planned_once_and_never_reads_a_whole_table(ledger: Ledger) -> None:
-    # Given a ledger of which PostgreSQL has no statistics yet, when events come through it one by one
-    for number in range(4 * CUSTOM_PLANS):
-        take_through(ledger, number)
+def plans(ledger: Ledger) -> dict[str, tuple[int, str]]:
+    """How often each prepared statement was planned for its values, and its plan for any."""
 
-    def plans(connection: Connection) -> dict[str, tuple[int, str]]:
+    def look(connection: Connection) -> dict[str, tuple[int, str]]:
         found = {}
         for row in connection.exec_driver_sql(_PREPARED).all():
             nulls = ", ".join(["NULL"] * row.parameters)
@@ -70,14 +65,68 @@ def test_what_an_event_alone_needs_is_planned_once_and_never_reads_a_whole_table
             found[row.statement] = (row.custom_plans, "\n".join(lines))
         return found
 
+    return ledger.write(look)
+
+
+def test_what_an_event_alone_needs_is_planned_once_and_never_reads_a_whole_table(ledger: Ledger) -> None:
+    # Given a ledger of which PostgreSQL has no statistics yet, when events come through it one by one
+    for number in range(4 * CUSTOM_PLANS):
+        take_through(ledger, number)
+
     # Then no statement is planned for its values again and again
-    found = ledger.write(plans)
+    found = plans(ledger)
     assert len(found) >= 12
-    # (but for the look at submissions: what PostgreSQL thinks of its OR depends on what was in these tables before)
-    often = [statement for statement, (custom, _) in found.items() if custom > CUSTOM_PLANS]
-    assert [statement for statement in often if "FROM submissions" not in statement] == []
+    assert [statement for statement, (custom, _) in found.items() if custom > CUSTOM_PLANS] == []
     # And those that name rows find them by their key, however many there will be
-    assert [plan for named, (_, plan) in found.items() if "Seq Scan" in plan and "FROM submissions" not in named] == []
+    assert [plan for _, plan in found.values() if "Seq Scan" in plan] == []
     by_id = [plan for statement, (_, plan) in found.items() if re.search(r"deliveries\.id = \$\d", statement)]
     assert len(by_id) >= 5
     assert [plan for plan in by_id if "pk_deliveries" not in plan] == []
+
+
+@pytest.mark.parametrize("token", ["", "sub_1"])
+def test_the_submission_of_an_event_alone_is_found_by_a_plan_that_is_kept_among_many(
+    ledger: Ledger, token: str
+) -> None:
+    # Given submissions of which every other one has its run, all of which PostgreSQL knows
+    rows = [
+        {"id": f"sub_{number}", "source": "skyvern", "run_id": f"tsk_{number}" if number % 2 else ""}
+        for number in range(3000)
+    ]
+    others = {"key_id": "key_1", "call": "tasks", "state": "pending", "request_hash": "", "created_at": NOW}
+    ledger.write(lambda it: it.execute(sa.insert(submissions), [{**row, **others, "updated_at": NOW} for row in rows]))
+    ledger.write(lambda it: it.exec_driver_sql("ANALYZE submissions"))
+    # When the submission of one run after the other is looked for, by its callback URL or by its own id
+    for number in range(4 * CUSTOM_PLANS):
+        wanted = [binding.Wanted("skyvern", f"tsk_{number}", token)]
+        ledger.write(lambda it, wanted=wanted: requests.run(it, binding.candidates(wanted)))  # type: ignore[misc]
+    # Then PostgreSQL has one plan for them all, of both indexes
+    ((custom, plan),) = [look for statement, look in plans(ledger).items() if "FROM submissions" in statement]
+    assert custom <= CUSTOM_PLANS
+    assert "pk_submissions" in plan
+    assert "ix_submissions_source_run_id" in plan
+    assert "Seq Scan" not in plan
+
+
+@pytest.mark.parametrize("tokens", [("", ""), ("sub_1", ""), ("sub_1", "sub_2")])
+def test_submissions_are_found_by_both_indexes_of_sqlite(tmp_path: Path, tokens: tuple[str, str]) -> None:
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    wanted = [binding.Wanted("skyvern", f"tsk_{number}", token) for number, token in enumerate(tokens)]
+    explained: list[str] = []
+
+    def explain(connection: Any, cursor: Any, statement: str, values: Any, *_: object) -> None:
+        cursor.execute(f"EXPLAIN QUERY PLAN {statement}", values)
+        explained.extend(detail for *_, detail in cursor.fetchall())
+
+    def look(connection: Connection) -> None:
+        sa.event.listen(connection, "before_cursor_execute", explain)
+        requests.run(connection, binding.candidates(wanted))
+
+    ledger.write(look)
+    ledger.close()
+    assert [line for line in explained if line.startswith("SCAN")] == []
+    searched = [line for line in explained if line.startswith("SEARCH submissions")]
+    assert [line.partition("USING INDEX ")[2] for line in searched] == [
+        "sqlite_autoindex_submissions_1 (id=?)",
+        "ix_submissions_source_run_id (source=? AND run_id=?)",
+    ]
