@@ -59,9 +59,12 @@ def _measure(folder: Path, redis_url: str, url: str, size: int, batches: int) ->
 
 
 class Pipeline:
-    """Dispatcher and deliverer in this process: on the ledger at `url`, and into the database at `results`."""
+    """Dispatcher and deliverer in this process: on the ledger at `url`, and into the database at `results`.
 
-    def __init__(self, folder: Path, redis_url: str, url: str, results: str) -> None:
+    `first`: the number of the first event, whose number tells it from the others.
+    """
+
+    def __init__(self, folder: Path, redis_url: str, url: str, results: str, first: int = 0) -> None:
         path = folder / "runhook.yaml"
         sinks = {"results": {"type": "database", "url": results, "table": "results"}}
         routes = [{"name": "everything", "to": ["results"]}]
@@ -74,7 +77,7 @@ class Pipeline:
         ledger.close()
         self._dispatcher = dispatch.build(settings, config, "dispatcher")
         self._delivering = deliverer.build(settings, config, "results", "deliverer")
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(first)
 
     def batch(self, size: int) -> tuple[float, float]:
         """Take a batch through. Returns the seconds of CPU of this process: dispatch, deliver."""

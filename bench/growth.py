@@ -1,11 +1,13 @@
 """What a batch costs in a ledger that holds many events, beside one that holds few: dispatch and delivery.
 
     python bench/growth.py [--few 10000] [--many 1000000] [--size 128] [--batches 60] [--database sqlite|postgresql]
+                            [--keep DIR]
 
-Two ledgers are filled in SQL, with ids that are spread as real ones are, and small bodies. Then batches go through
-dispatch and into a database sink in turns: one into the small ledger, one into the large one. Shown is what an event
-takes: time, CPU and bytes written, of this process and of PostgreSQL. The ratio is few to many: 1 is a ledger that does
-not get slower. CPU and bytes do not depend on how busy the machine is.
+Two ledgers are filled in SQL, with ids that are spread as real ones are, and small bodies (`bench/large_ledger.py`).
+Then batches go through dispatch and into a database sink in turns: one into the small ledger, one into the large one.
+Shown is what an event takes: time, CPU and bytes written, of this process and of PostgreSQL. The ratio is few to many:
+1 is a ledger that does not get slower. CPU and bytes do not depend on how busy the machine is. `--keep`: the ledgers
+stay in this folder, with what was added, and are used again from there; `bench/lists.py` wants them without.
 """
 
 from __future__ import annotations
@@ -26,12 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.batch_cost import Pipeline  # noqa: E402
-from receiver.ledger import Ledger  # noqa: E402
-from tests.servers.postgres import PostgresProcess  # noqa: E402
+from bench.large_ledger import large_ledger  # noqa: E402
 from tests.servers.valkey import ValkeyProcess  # noqa: E402
-from tests.support.backlog import analyze  # noqa: E402
-from tests.support.ledger import with_tables  # noqa: E402
-from tests.support.listed import fill  # noqa: E402
 from tests.support.processes import descendants  # noqa: E402
 
 WARM_UP = 10
@@ -49,25 +47,13 @@ class Cost:
 class Grown:
     """A ledger with so many events, and the pipeline on it. It is closed with `stack`."""
 
-    def __init__(self, stack: ExitStack, folder: Path, database: str, redis_url: str, count: int) -> None:
-        folder.mkdir(mode=0o755)
-        self._server: PostgresProcess | None = None
-        url = f"sqlite:///{folder / 'ledger.db'}"
-        if database == "postgresql":
-            self._server = PostgresProcess(folder / "postgres", shared_buffers="256MB", autovacuum="on").start()
-            stack.callback(self._server.kill)
-            url = self._server.url(self._server.create_database())
-        ledger = with_tables(Ledger(url))
-        began = time.monotonic()
-        fill(ledger, count, hashed=True)
-        analyze(ledger)
-        if self._server:  # as it is when it has grown by and by; else autovacuum does it while others are measured
-            ledger.run_alone("VACUUM")
-            ledger.run_alone("CHECKPOINT")
-        ledger.close()
-        print(f"{database}: filled up to {count:,} in {time.monotonic() - began:.0f} s", flush=True)
+    def __init__(self, stack: ExitStack, kept: Path, folder: Path, database: str, redis_url: str, count: int) -> None:
+        ledger, self._server = stack.enter_context(large_ledger(database, kept / f"{database}-{count}", count))
+        url = ledger.url.render_as_string(hide_password=False)
         results = url if self._server else f"sqlite:///{folder / 'results.db'}"
-        self._pipeline = Pipeline(folder, redis_url, url, results)
+        ours = "SELECT count(*) FROM events WHERE source = 'skyvern'"
+        before = ledger.read(lambda connection: connection.exec_driver_sql(ours).scalar_one())
+        self._pipeline = Pipeline(folder, redis_url, url, results, first=before)
         stack.callback(self._pipeline.close)
 
     def batch(self, size: int) -> Cost:
@@ -95,6 +81,7 @@ def main() -> None:
     arguments.add_argument("--size", type=int, default=128, help="events of a batch")
     arguments.add_argument("--batches", type=int, default=60)
     arguments.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
+    arguments.add_argument("--keep", type=Path, metavar="DIR")
     options = arguments.parse_args()
     for database in options.database or ("sqlite", "postgresql"):
         with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name, ExitStack() as stack:
@@ -102,9 +89,11 @@ def main() -> None:
             folder.chmod(0o755)
             valkey = ValkeyProcess(folder / "valkey").start()
             stack.callback(valkey.kill)
-            grown = [
-                Grown(stack, folder / str(count), database, valkey.url, count) for count in (options.few, options.many)
-            ]
+            grown = []
+            for count in (options.few, options.many):
+                (folder / str(count)).mkdir()
+                kept = options.keep or folder
+                grown.append(Grown(stack, kept, folder / str(count), database, valkey.url, count))
             costs: list[list[Cost]] = [[], []]
             for number in range(WARM_UP + options.batches):
                 for place in (0, 1) if number % 2 else (1, 0):

@@ -1,16 +1,17 @@
 """What a page of each list costs, with each filter, among few events and among many, on both databases.
 
     python bench/lists.py [--count 1000000] [--few 10000] [--database sqlite|postgresql] [--times 15] [--cpu] [--most 2]
-                           [--only TEXT]
+                           [--only TEXT] [--keep DIR]
 
-Two ledgers are filled in SQL, with `--few` runs and with `--count`, each run with an event, two deliveries and their
-attempts, and every tenth with a submission; their words are indexed. For each list and filter the first page of both is
-read `--times` times in turn, from the ledger and through the JSON API of a receiver; and the page behind 50,000 rows
-(the 1,000th), or in the middle where that comes first. Shown is the 95th percentile in milliseconds, few against many,
-and their ratio; `rows` is how many the page has, and + says that there are more. `effort`: rows and pages that
-PostgreSQL reads, hundreds of instructions of SQLite. `--cpu`: shown is the median of the processors' time, of client,
-receiver and database together, for on a busy machine the clock says nothing. `--only`: pages that have this in their
-names. Exit 1 when a ratio is over `--most`.
+Two ledgers are filled in SQL (`bench/large_ledger.py`), with `--few` runs and with `--count`, each run with an event,
+two deliveries and their attempts, and every tenth with a submission; their words are indexed. For each list and filter
+the first page of both is read `--times` times in turn, from the ledger and through the JSON API of a receiver; and the
+page behind 50,000 rows (the 1,000th), or in the middle where that comes first. Shown is the 95th percentile in
+milliseconds, few against many, and their ratio; `rows` is how many the page has, and + says that there are more.
+`effort`: rows and pages that PostgreSQL reads, hundreds of instructions of SQLite. `--cpu`: shown is the median of the
+processors' time, of client, receiver and database together, for on a busy machine the clock says nothing. `--only`:
+pages that have this in their names. `--keep`: the ledgers stay in this folder, and are used again from there. Exit 1
+when a ratio is over `--most`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 import httpx2  # noqa: E402
 import sqlalchemy as sa  # noqa: E402
 
-from bench.backlog import ledger  # noqa: E402
+from bench.large_ledger import large_ledger  # noqa: E402
 from handlers.support import timestamps  # noqa: E402
 from receiver.api import cursor  # noqa: E402
 from receiver.domain import api_key  # noqa: E402
@@ -41,8 +42,8 @@ from receiver.ledger.filters import Filter  # noqa: E402
 from receiver.ledger.lists.paging import Key, Order, Page  # noqa: E402
 from tests.servers.deployment import Deployment  # noqa: E402
 from tests.servers.valkey import ValkeyProcess  # noqa: E402
-from tests.support.backlog import analyze, effort  # noqa: E402
-from tests.support.listed import LISTS, NOT_OF_SUBMISSIONS, RARE, fill, filters_among, index_words, texts_among  # noqa: E402
+from tests.support.backlog import effort  # noqa: E402
+from tests.support.listed import LISTS, NOT_OF_SUBMISSIONS, RARE, filters_among, texts_among  # noqa: E402
 
 LIMIT, DEEP, WARM_UP = 50, 50_000, 3
 # A list of submissions takes only their own states.
@@ -189,20 +190,16 @@ def measured(sides: Sequence[Side], options: argparse.Namespace) -> Iterator[tup
 
 
 @contextlib.contextmanager
-def side_of(database: str, folder: Path, runs: int) -> Iterator[Side]:
-    """A ledger of so many runs, and a receiver on it with a key that may read all."""
+def side_of(database: str, kept: Path, folder: Path, runs: int) -> Iterator[Side]:
+    """A ledger of so many runs, in `kept`, and a receiver on it with a key that may read all."""
     folder.mkdir(mode=0o755)
     with contextlib.ExitStack() as stack:
-        it = stack.enter_context(ledger(database, folder))
-        began = time.monotonic()
-        fill(it, runs)
-        index_words(it)
-        analyze(it)
-        print(f"{database}: filled with {runs:,} in {time.monotonic() - began:.0f} s", flush=True)
+        it, _ = stack.enter_context(large_ledger(database, kept / f"{database}-{runs}", runs))
         whole = api_key.derive(MASTER, KEY_ID)
         scopes = frozenset({api_key.VIEW})
         row = ApiKey(KEY_ID, "", api_key.digest(whole), api_key.hint(whole), scopes, "", "100000/s", time.time())
-        it.write(lambda connection: api_keys.create(connection, row))
+        if not it.read(lambda connection: api_keys.one(connection, KEY_ID)):
+            it.write(lambda connection: api_keys.create(connection, row))
         valkey = ValkeyProcess(folder / "valkey").start()
         stack.callback(valkey.kill)
         sinks = {name: {"type": "files", "path": str(folder / name)} for name in ("db", "ops", RARE)}
@@ -225,13 +222,18 @@ def main() -> None:
     arguments.add_argument("--most", type=float, default=2.0)
     arguments.add_argument("--only", default="")
     arguments.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
+    arguments.add_argument("--keep", type=Path, metavar="DIR")
     options = arguments.parse_args()
     over: list[str] = []
     for database in options.database or ("sqlite", "postgresql"):
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runhook-bench-")))
             folder.chmod(0o755)
-            sides = [stack.enter_context(side_of(database, folder / f"{n}", n)) for n in (options.few, options.count)]
+            kept = options.keep or folder
+            sides = [
+                stack.enter_context(side_of(database, kept, folder / f"{runs}", runs))
+                for runs in (options.few, options.count)
+            ]
             print(f"\n{database:41} {options.few:>10,} {options.count:>12,}  ratio  rows, effort")
             most = 0.0
             for what, (few, many) in measured(sides, options):

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.words import document
-from receiver.ledger import Ledger, bulk
+from receiver.ledger import Ledger
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries, events, runs, submissions
 from receiver.ledger.lists.paging import Key, Order, Page
-from receiver.ledger.schema import run_texts
-from receiver.ledger.schema import runs as runs_table
-from receiver.ledger.text_index import state
-from receiver.ledger.text_index.postings import CHUNK, WordChanges
-from receiver.ledger.text_index.state import Place
 from tests.support.ledger import NOW
 
 # A source, status, workflow, label and sink that ten runs have, however many there are.
@@ -115,8 +109,6 @@ SELECT 'sub_' || n, {_SOURCE}, 'key', 'tasks', CASE WHEN n % 50 = 0 THEN 'reject
 FROM {{numbers}} WHERE n % 10 = 0
 """
 
-_TEXTS: Final = bulk.Insert(run_texts, lambda insert: insert)
-
 
 def filters_among(count: int) -> dict[str, Filter]:
     """Return the filters for a ledger with `count` runs."""
@@ -143,77 +135,44 @@ def texts_among(count: int) -> dict[str, Filter]:
     return {what: Filter(text=text) for what, text in texts.items()}
 
 
-def _hashed(kind: str, *, postgresql: bool) -> str:
-    """Return the SQL of 32 hex digits that n is spread by, as ids are that are hashes."""
-    if postgresql:
-        return f"md5('{kind}' || n)"
-    factor = 2654435761 + 2 * sum(kind.encode())
-    return f"printf('%08x%024x', n * {factor} & 4294967295, n)"
-
-
 def fill(ledger: Ledger, count: int, *, hashed: bool = False) -> None:
     """Fill the ledger up to `count` runs, each with an event of two deliveries, one attempt each.
 
     `hashed`: ids are spread as real ones are, and not in the order of recording.
     """
-    postgresql = ledger.dialect == "postgresql"
-
-    def work(connection: sa.Connection) -> None:
-        known = connection.exec_driver_sql("SELECT count(*) FROM runs").scalar_one()
-        if postgresql:
-            numbers = f"generate_series({known + 1}, {count}) AS numbers(n)"
-            body = "convert_to('{\"run_id\": \"tsk_' || n || '\"}', 'UTF8')"
-        else:
-            recursion = f"WITH RECURSIVE c(n) AS (SELECT {known + 1} UNION ALL SELECT n + 1 FROM c WHERE n < {count})"
-            numbers = f"({recursion} SELECT n FROM c) AS numbers"
-            body = "CAST('{\"run_id\": \"tsk_' || n || '\"}' AS BLOB)"
-            connection.exec_driver_sql("PRAGMA cache_size=-1000000")  # else each row reads pages, where ids are spread
-        cursor: Any = connection.connection.cursor()  # the driver's own, to which a % is nothing but that
-        values = {
-            "now": NOW,
-            "count": count,
-            "numbers": numbers,
-            "body": body,
-            "labels": _LABELS,
-            "receipt": '\'{"id": "x"}\'',
-            "event": f"'evt_' || {_hashed('', postgresql=postgresql) if hashed else 'n'}",
-        }
-        for statement in (_RUNS, _EVENTS, _SUBMISSIONS):
-            cursor.execute(statement.format(**values))
-        for sink, name in (("db", "'db'"), ("ops", f"CASE WHEN n <= 10 THEN '{RARE}' ELSE 'ops' END")):
-            delivery = f"'dlv_' || {_hashed(sink, postgresql=postgresql)}" if hashed else f"'dlv_{sink}_' || n"
-            cursor.execute(_DELIVERIES.format(delivery=delivery, name=name, **values))
-            cursor.execute(_ATTEMPTS.format(delivery=delivery, **values))
-        cursor.close()
-
-    ledger.alter(work)
-    if not postgresql:
-        ledger.close()  # a connection of its own had that cache
+    ledger.alter(lambda connection: fill_within(connection, count, hashed=hashed))
 
 
-def index_words(ledger: Ledger) -> None:
-    """Index what the runs of a filled ledger say, a chunk at a time: the clock takes minutes for a million."""
+def fill_within(connection: sa.Connection, count: int, *, hashed: bool = False) -> None:
+    """Do as `fill`, in a transaction of the caller's."""
+    known = connection.exec_driver_sql("SELECT count(*) FROM runs").scalar_one()
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "postgresql":
+        numbers = f"generate_series({known + 1}, {count}) AS numbers(n)"
+        body = "convert_to('{\"run_id\": \"tsk_' || n || '\"}', 'UTF8')"
+    else:
+        recursion = f"WITH RECURSIVE c(n) AS (SELECT {known + 1} UNION ALL SELECT n + 1 FROM c WHERE n < {count})"
+        numbers = f"({recursion} SELECT n FROM c) AS numbers"
+        body = "CAST('{\"run_id\": \"tsk_' || n || '\"}' AS BLOB)"
+        driver.create_function("md5", 1, _md5, deterministic=True)  # which PostgreSQL has
+    values = {
+        "now": NOW,
+        "count": count,
+        "numbers": numbers,
+        "body": body,
+        "labels": _LABELS,
+        "receipt": '\'{"id": "x"}\'',
+        "event": "'evt_' || md5('' || n)" if hashed else "'evt_' || n",
+    }
+    cursor = driver.cursor()  # the driver's own, to which a % is nothing but that
+    for statement in (_RUNS, _EVENTS, _SUBMISSIONS):
+        cursor.execute(statement.format(**values))
+    for sink, name in (("db", "'db'"), ("ops", f"CASE WHEN n <= 10 THEN '{RARE}' ELSE 'ops' END")):
+        delivery = f"'dlv_' || md5('{sink}' || n)" if hashed else f"'dlv_{sink}_' || n"
+        cursor.execute(_DELIVERIES.format(delivery=delivery, name=name, **values))
+        cursor.execute(_ATTEMPTS.format(delivery=delivery, **values))
+    cursor.close()
 
-    def work(connection: sa.Connection) -> bool:
-        state.begin(connection)
-        known = state.read(connection)
-        assert known is not None
-        start = Place(0.0) if known.newest == 0 else known.seen
-        columns = [runs_table.c[name] for name in ("updated_at", "source", "run_id", "title", "failure_reason")]
-        query = sa.select(*columns).where(state.after(start)).order_by(*state.ORDER).limit(CHUNK)
-        changes, rows = WordChanges(), list[dict[str, Any]]()
-        for number, run in enumerate(connection.execute(query), known.newest + 1):
-            words = document(run.title, run.failure_reason, None)
-            changes.add(number, words)
-            key = {"source": run.source, "run_id": run.run_id}
-            rows.append({"number": number, **key, "changed_at": run.updated_at, "document": words})
-        if not rows:
-            return False
-        changes.write(connection)
-        _TEXTS(connection, rows)
-        last = Place(rows[-1]["changed_at"], rows[-1]["source"], rows[-1]["run_id"])
-        state.write(connection, replace(known, newest=rows[-1]["number"], seen=last, checked=last, backfilled=None))
-        return True
 
-    while ledger.write(work):
-        pass
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode()).hexdigest()

@@ -1,0 +1,169 @@
+"""Ledgers of many runs for the benchmarks, filled fast, and kept where they are wanted again.
+
+The rows are those of `tests/support/listed.py`, and the words of all runs as the clock indexes them. They are written
+in one transaction that nothing has to survive, before the indexes are made. An index of ids, which are hashes, is then
+as full as one that has grown by and by: 70 % of each page. A body has some 30 bytes; what a body takes is read and
+written once whatever the size of the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.schema import CreateIndex, DropIndex
+
+from receiver.ledger import Ledger, planner
+from receiver.ledger.migrate import HEAD, ensure_schema
+from receiver.ledger.schema import attempts, deliveries, events, run_texts, run_words, runs, submissions
+from receiver.ledger.text_index import state
+from receiver.ledger.text_index.postings import CHUNK, chunk_of, encode
+from receiver.ledger.text_index.state import Place
+from tests.servers.postgres import PostgresProcess
+from tests.support.ledger import with_tables
+from tests.support.listed import fill_within
+
+# As in production, with 256 MB of buffers.
+SETTINGS: Final = {"shared_buffers": "256MB", "autovacuum": "on"}
+_FILLING: Final = {
+    "shared_buffers": "1GB",
+    "maintenance_work_mem": "512MB",
+    "max_wal_size": "8GB",
+    "fsync": "off",
+    "wal_level": "minimal",  # what is written to a table that was emptied in the same transaction is then not logged
+    "max_wal_senders": "0",
+}
+# MB that SQLite keeps in memory while it fills: the two indexes that are written all over should fit.
+_CACHE: Final = 3000
+_TABLES: Final = (runs, events, deliveries, attempts, submissions, run_texts, run_words)
+# Where entries come all over. SQLite can't make them half full, so they grow as the rows come.
+_HASHED: Final = {"uq_events_id", "pk_deliveries"}
+
+_TEXTS: Final = """
+INSERT INTO run_texts (number, source, run_id, changed_at, document)
+SELECT CAST(substr(run_id, 5) AS BIGINT), source, run_id, updated_at,
+       ' ' || lower(title) || ' ' || CASE WHEN failure_reason IS NULL THEN '' ELSE '
+ ' || lower(failure_reason) || ' ' END
+FROM runs
+"""
+
+
+@contextlib.contextmanager
+def large_ledger(database: str, folder: Path, count: int) -> Iterator[tuple[Ledger, PostgresProcess | None]]:
+    """A ledger of `count` runs in a folder, where it is left; filled unless the folder has it. Its server, if any.
+
+    PostgreSQL is as in production, but for less of `SETTINGS`. Raises ValueError when another release has filled it.
+    """
+    folder.mkdir(mode=0o755, exist_ok=True, parents=True)
+    done = folder / "filled"
+    if done.exists() and (found := done.read_text()) != f"{HEAD} {count}":
+        raise ValueError(f"{folder} holds revision and rows {found}, not {HEAD} {count}: remove it, or name another")
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        server = None
+        if database == "postgresql":
+            server = PostgresProcess(folder / "postgres", **(SETTINGS if done.exists() else _FILLING)).start()
+            stack.callback(server.stop)
+            url = server.url()
+        else:
+            url = f"sqlite:///{folder / 'ledger.db'}"
+        if not done.exists():
+            ledger = with_tables(Ledger(url))
+            fill(ledger, count)
+            ledger.close()
+            if server:
+                server.stop()
+                server.settings = {**server.settings, **dict.fromkeys(_FILLING, ""), **SETTINGS}
+                server.settings = {name: value for name, value in server.settings.items() if value}
+                server.start()
+            done.write_text(f"{HEAD} {count}")
+            print(f"{database}: filled with {count:,} in {time.monotonic() - began:.0f} s", flush=True)
+        ledger = Ledger(url)
+        stack.callback(ledger.close)
+        ensure_schema(ledger)
+        yield ledger, server
+
+
+def fill(ledger: Ledger, count: int) -> None:
+    """Fill an empty ledger with `count` runs, and let the database learn what is in it."""
+    if ledger.dialect == "postgresql":
+        ledger.alter(lambda connection: _fill(connection, count))
+        ledger.run_alone("VACUUM ANALYZE")
+        ledger.run_alone("CHECKPOINT")
+        return
+    ledger.close()
+    engine = sa.create_engine(ledger.url)
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.isolation_level = None  # it begins nothing by itself
+        for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE * 1000}", "threads=2"):
+            driver.execute(f"PRAGMA {setting}").fetchall()
+        driver.execute("BEGIN")
+        _fill(connection, count)
+        driver.execute("COMMIT")
+    engine.dispose()
+    planner.learn(ledger, 0)  # as the clock does it
+    ledger.close()
+
+
+def _fill(connection: sa.Connection, count: int) -> None:
+    postgresql = connection.dialect.name == "postgresql"
+    indexes = [each for table in _TABLES for each in table.indexes if postgresql or each.name not in _HASHED]
+    for index in indexes:
+        connection.execute(DropIndex(index))
+    if postgresql:
+        connection.exec_driver_sql("ALTER TABLE deliveries DROP CONSTRAINT pk_deliveries")
+        connection.exec_driver_sql(f"TRUNCATE {', '.join(table.name for table in _TABLES)}")
+    fill_within(connection, count, hashed=True)
+    connection.exec_driver_sql(_TEXTS)
+    _write_words(connection, count)
+    _mark_indexed(connection, count)
+    if postgresql:
+        connection.exec_driver_sql(
+            "ALTER TABLE deliveries ADD CONSTRAINT pk_deliveries PRIMARY KEY (id) WITH (fillfactor = 70)"
+        )
+    for index in indexes:
+        statement = str(CreateIndex(index).compile(connection))
+        connection.exec_driver_sql(statement + (" WITH (fillfactor = 70)" if index.name in _HASHED else ""))
+    if postgresql:
+        for name in _HASHED:
+            connection.exec_driver_sql(f"ALTER INDEX {name} RESET (fillfactor)")
+
+
+def _write_words(connection: sa.Connection, count: int) -> None:
+    driver: Any = connection.connection.driver_connection
+    with contextlib.closing(driver.cursor()) as cursor:
+        if connection.dialect.name == "sqlite":
+            cursor.executemany("INSERT INTO run_words (chunk, word, runs) VALUES (?, ?, ?)", _words(count))
+            return
+        with cursor.copy("COPY run_words (chunk, word, runs) FROM STDIN") as copy:
+            for row in _words(count):
+                copy.write_row(row)
+
+
+def _words(count: int) -> Iterator[tuple[int, str, bytes]]:
+    """Yield which words the runs have, each chunk's in their order: those of `_TEXTS`."""
+    for chunk in range(chunk_of(count) + 1):
+        first, last = max(1, chunk * CHUNK), min(count, (chunk + 1) * CHUNK - 1)
+        rows = {str(n): (n % CHUNK).to_bytes(2, "little") for n in range(first, last + 1)}
+        failed = sum(1 << n % CHUNK for n in range(first, last + 1) if n % 25 == 3)
+        if failed:
+            rows |= dict.fromkeys(("timeout", "after", "s"), encode(failed))
+        rows["invoice"] = encode(sum(1 << n % CHUNK for n in range(first, last + 1)))
+        for word in sorted(rows):
+            yield chunk, word, rows[word]
+
+
+def _mark_indexed(connection: sa.Connection, count: int) -> None:
+    state.begin(connection)
+    known = state.read(connection)
+    assert known is not None
+    last = Place(
+        *connection.execute(sa.select(*state.ORDER).order_by(*(each.desc() for each in state.ORDER)).limit(1)).one()
+    )
+    state.write(connection, replace(known, newest=count, seen=last, checked=last, backfilled=None))
