@@ -142,6 +142,11 @@ def parse(body: bytes) -> Run:
     )
 
 
+def members(body: bytes) -> dict[str, Any]:
+    """Return the members of `body` as `parse` has them in a run's `data`; {} when it can't be parsed. Never raises."""
+    return _load(body)[0]
+
+
 def _is_test(run_id: str, data: dict[str, Any]) -> bool:
     session = data.get("browser_session_id")
     return _SAMPLE_RUN.fullmatch(run_id) is not None or (

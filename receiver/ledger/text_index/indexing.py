@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from pydantic_core import from_json
 
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import RunKey, parse
+from receiver.domain.run import RunKey, members
 from receiver.domain.words import document
 from receiver.ledger import bulk
 from receiver.ledger.engine import Ledger
@@ -280,7 +280,7 @@ def _known(connection: sa.Connection, keys: Iterable[RunKey]) -> dict[RunKey, An
 def _output(body: bytes, *, whole: bool) -> Any:
     """Return the output in a body, of which only the beginning is there unless it is `whole`."""
     if whole:
-        return parse(body).data.get("output")
+        return members(body).get("output")
     try:
         data = from_json(body, allow_partial="trailing-strings", cache_strings="keys")
     except ValueError:

@@ -130,6 +130,12 @@ def test_only_so_much_of_a_run_is_looked_at() -> None:
     assert "end" not in found
 
 
+@given(st.none() | TEXT, st.lists(TEXT | st.text("aB") | st.just("xX" * MAX_WORD + " y\0z"), max_size=5))
+def test_each_value_with_words_is_a_line_of_them(title: str | None, output: list[str]) -> None:
+    lines = [f" {' '.join(words)} " for value in (title or "", *output) if (words := words_of(value))]
+    assert document(title, None, output) == "\n".join(lines)
+
+
 @given(
     st.none() | WORD,
     st.lists(WORD, max_size=4),
