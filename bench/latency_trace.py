@@ -26,7 +26,8 @@ STAGES = {
     "receiver.wakeups.flags:wake_sinks": "sink woken",
     "receiver.wakeups.nudges:NudgeWait.wait": "deliverer has heard",
     "receiver.ledger.deliveries.claims:claim": "claim's statements done",
-    "receiver.ledger.engine:Ledger.read": "delivery and body loaded",
+    "receiver.delivery.offer:Offers.load": "delivery and body had, as handed on",
+    "receiver.ledger.engine:Ledger.read": "delivery and body read from the ledger",
     "handlers.database.sink:DatabaseSink.send_many": "row committed",
     "receiver.delivery.deliverer:Deliverer._settle": "settled",
 }

@@ -3,14 +3,30 @@ find and claim it: see the head of ledger/deliveries/claims.py."""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from receiver.domain.event import delivery_id
+from receiver.domain.run import RunKey
+from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.claims import CLAIM
 from receiver.ledger.deliveries.creation import ClaimAtOnce
-from receiver.ledger.events import NewEvent
-from receiver.runtime.handover import Handover, Offer
+from receiver.ledger.deliveries.packed_claims import NewClaim, pack
+from receiver.ledger.events import NewDelivery, NewEvent, Written
+from receiver.ledger.requests import Asked
+from receiver.runtime.handover import LARGEST, Handover, Offer
+
+
+class RunNow(NamedTuple):
+    """What a run's row says once a batch is recorded. `events`: how many the run has."""
+
+    labels: Mapping[str, str]
+    events: int
+
+
+Claimed = Mapping[str, tuple[NewEvent, NewDelivery]]  # by id
 
 
 class HandOn:
@@ -19,7 +35,12 @@ class HandOn:
     def __init__(self, handovers: Mapping[str, Handover]) -> None:
         self._handovers = handovers
         self._offers: dict[str, Offer] = {}
-        self._ids: defaultdict[str, set[str]] = defaultdict(set)
+        self._ids: defaultdict[str, set[str]] = defaultdict(set)  # of all tries
+        # Of the last try: when it began, by the ledger's clock and time.monotonic(); what it claims, by sink; and what
+        # of it may be sent without a further look, once it is committed.
+        self._now = self._since = 0.0
+        self._claimed: dict[str, Claimed] = {}
+        self._sure: dict[str, list[NewClaim]] = {}
 
     @property
     def sinks(self) -> Collection[str]:
@@ -32,22 +53,77 @@ class HandOn:
         A transaction that is tried again takes none anew, and what an earlier try made, for that may be committed, is
         handed on as well. None for a sink that gets more than was offered: its deliverer claims them.
         """
-        ids: defaultdict[str, set[str]] = defaultdict(set)
+        self._now, self._since = now, time.monotonic()
+        self._claimed, self._sure = {}, {}
+        wanted: defaultdict[str, dict[str, tuple[NewEvent, NewDelivery]]] = defaultdict(dict)
         for item in events:
             for new in item.deliveries:
                 if new.sink in self._handovers and not new.after:
-                    ids[new.sink].add(delivery_id(item.event.id, new.sink))
+                    wanted[new.sink][delivery_id(item.event.id, new.sink)] = item, new
         claims = {}
-        for sink, made in ids.items():
+        for sink, made in wanted.items():
             offer = self._offers.get(sink) or self._handovers[sink].take()
             if offer is not None:
                 self._offers[sink] = offer
                 if len(made) <= offer.room:
-                    self._ids[sink] |= made
+                    self._ids[sink] |= made.keys()
+                    self._claimed[sink] = made
                     claims[sink] = ClaimAtOnce(offer.owner, offer.claim_number, now + CLAIM)
         return claims
 
-    def answer(self) -> None:
-        """Answer each offer once the transaction has ended. What of it was not committed, the deliverer won't find."""
+    def looks(self) -> list[Asked]:
+        """Return what asks which of their lanes are shut, for the request that makes what `claims` was asked for."""
+        names = {new.lane or sink for sink, made in self._claimed.items() for _, new in made.values()}
+        return [lanes.SHUT.with_values(b_lanes=sorted(names))] if names else []
+
+    def made(self, written: Written, of_run: Callable[[RunKey], RunNow | None]) -> None:
+        """Take note of what was written, at the end of it the answer to `looks`.
+
+        `of_run`: what a run has now; None where that is not known. A sink is handed ids alone where one of its
+        deliveries is of such a run, was there already, has a lane that is shut, or is too large.
+        """
+        shut = {row.lane for row in written.answers[-1]} if self._claimed else set()
+        for sink, claimed in self._claimed.items():
+            if (
+                any((new.lane or sink) in shut for _, new in claimed.values())
+                or not claimed.keys() <= written.deliveries
+            ):
+                continue
+            if sum(len(item.body) for item, _ in claimed.values()) > LARGEST:
+                continue
+            found = [
+                _new_claim(sink, key, item, new, run)
+                for key, (item, new) in claimed.items()
+                if (run := of_run(item.key)) is not None
+            ]
+            if len(found) == len(claimed):
+                self._sure[sink] = found
+
+    def answer(self, *, committed: bool) -> None:
+        """Answer each offer once the transaction has ended. `committed`: False where that is not known: what of it was
+        not committed, the deliverer won't find."""
         for sink, offer in self._offers.items():
-            self._handovers[sink].hand_on(offer, sorted(self._ids[sink]))
+            ids, sure = sorted(self._ids[sink]), self._sure.get(sink, [])
+            whole = committed and len(sure) == len(ids) > 0  # else an earlier try may have made others
+            packed = pack(sink, self._now, sure) if whole else b""
+            self._handovers[sink].hand_on(offer, ids, self._since, packed)
+
+
+def _new_claim(sink: str, key: str, item: NewEvent, new: NewDelivery, run: RunNow) -> NewClaim:
+    event = item.event
+    return NewClaim(
+        id=key,
+        event_id=event.id,
+        lane=new.lane or sink,
+        route=new.route,
+        source=event.source,
+        run_id=item.run.run_id,
+        outcome=item.run.outcome,
+        via=event.via,
+        problem=item.problem,
+        received_at=event.received_at,
+        labels=dict(run.labels),
+        run_events=run.events,
+        completion=item.completion_text(),
+        body=item.body,
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,9 +16,9 @@ from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import RESTARTABLE, Run, storable
+from receiver.domain.run import RESTARTABLE, Run, RunKey, storable
 from receiver.domain.shape import WORKFLOW
-from receiver.hand_on import HandOn
+from receiver.hand_on import HandOn, RunNow
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, requests, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
@@ -129,10 +130,12 @@ class EventRecorder:
     def _write(self, batch: Sequence[ParsedEvent]) -> Recorded:
         hand_on = HandOn(self._handovers)
         tried: dict[str, NewEvent] = {}
+        committed = False
         try:
             recorded = self._ledger.write(lambda connection: self._decide(connection, batch, hand_on, tried))
+            committed = True
         finally:
-            hand_on.answer()
+            hand_on.answer(committed=committed)
         return Recorded(recorded, set(hand_on.sinks))
 
     def _decide(
@@ -178,15 +181,15 @@ class EventRecorder:
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         made = {key: each for key, each in only.items() if known[key].made}
         claims = hand_on.claims(decided, now)
-        then = schedule_polls(batch, known, histories, bound, now)
+        then = [*schedule_polls(batch, known, histories, bound, now), *hand_on.looks()]
         there = tried.keys() - {item.event.id for item in decided}
         tried.update((item.event.id, item) for item in decided)
-        recorded = events.record(connection, decided, now, claims, made, then, commit=not restarted)
-        recorded += [tried[each] for each in there]
+        written = events.record(connection, decided, now, claims, made, then, commit=not restarted)
+        hand_on.made(written, _runs_now(decided, known, bound).get)
         for source, run_id in restarted:
             if self._may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
-        return recorded
+        return [*written.events, *(tried[each] for each in there)]
 
     def _lacks_request(self, item: NewEvent) -> bool:
         """Whether it is a task's end that does not say what was asked for, and Skyvern may be asked for it."""
@@ -275,6 +278,18 @@ def _wanted(each: ParsedEvent) -> binding.Wanted:
     named = callback_url.token_of(each.run.data)
     links = each.run.retried_from or "", each.run.retried_by or ""
     return binding.Wanted(*each.key, each.event.submission_id, named, *links)
+
+
+def _runs_now(
+    decided: Sequence[NewEvent], known: Mapping[RunKey, KnownRun], bound: Mapping[RunKey, Submission]
+) -> dict[RunKey, RunNow]:
+    """Return what the rows of runs say once these events are recorded. Those of test webhooks are not read."""
+    counts = Counter(item.key for item in decided if item.disposition != "test")
+    found = {}
+    for key, run in known.items():
+        submission = None if run.submission_id else bound.get(key)
+        found[key] = RunNow(submission.labels if submission else run.labels, run.events + counts[key])
+    return found
 
 
 def _log_test(test: NewEvent) -> None:

@@ -189,7 +189,8 @@ class Deliverer(wakeups.JobBody):
         if answer is None:
             return None
         self._claimer.all_due = self._claimer.all_due and bool(answer.ids)
-        found = self._offers.load(answer)
+        undisturbed = not self._unknown and all(task.accepted for task in self._unsettled)
+        found = self._offers.load(answer, undisturbed=undisturbed)
         return ClaimedBatch(answer.claim_number, found, {}, [], self._claimer.all_due) if found else None
 
     @property
@@ -274,7 +275,10 @@ class Deliverer(wakeups.JobBody):
                 self._prefetch.hand_back(connection, now)
             return self._settlement.record(connection, self._unsettled, now, started)
 
+        disturbed = self._unknown or not all(task.accepted for task in self._unsettled)
         ended, results = self._ledger.write(work)
+        if disturbed:
+            self._offers.disturbed()
         self._claimer.commit_lost = self._offers.unknown = False
         self._unsettled.clear()
         self._withdrawn.clear()

@@ -13,6 +13,7 @@ import redis
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_handed_on
+from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.runtime.handover import HandedOn, Handover, Offer
 from receiver.runtime.process import readable
 from receiver.wakeups import NudgeWait
@@ -21,6 +22,9 @@ from receiver.wakeups import NudgeWait
 ROOM = 32
 # Seconds that a dispatcher which has taken an offer has to answer; it is dead then, or the ledger is slow.
 _ANSWER_WITHIN = 2.0
+# Seconds for which what was handed on may be sent without asking the ledger: far fewer than a claim lasts, so that none
+# has lapsed while a process was stopped, and about as many as a pause of the sink takes to be heard of.
+FRESH = 1.0
 
 
 class Offers:
@@ -38,6 +42,8 @@ class Offers:
         self.out = False
         # Until when an offer that was taken must be answered, by time.monotonic(); None when none is.
         self._due: float | None = None
+        # Since when nothing has happened to claims or lane that a dispatcher may not have seen: time.monotonic().
+        self._undisturbed = 0.0
         if handover is not None:
             handover.withdraw()  # a predecessor's
 
@@ -98,13 +104,25 @@ class Offers:
             self._due, self.unknown = None, True
         return answer
 
-    def load(self, answer: HandedOn) -> list[Claimed]:
-        """Load what is handed on, unless it may not be sent now. Raises LedgerUnavailable."""
+    def disturbed(self) -> None:
+        """Take note that claims were released, or that sends have met trouble, which may have shut the lane: the ledger
+        is asked about all that was made before now."""
+        self._undisturbed = time.monotonic()
+
+    def load(self, answer: HandedOn, *, undisturbed: bool = True) -> list[Claimed]:
+        """Return what is handed on, unless it may not be sent now. Raises LedgerUnavailable.
+
+        The ledger is asked about it where it was not handed on whole; where that was a while ago, as if this process or
+        its dispatcher was stopped meanwhile; and after what has `disturbed`. `undisturbed`: False while it does.
+        """
         if not answer.ids:
             return []
         if answer.owner != self._owner:
             self._hand_back(answer)
             return []
+        fresh = answer.since > max(time.monotonic() - FRESH, self._undisturbed)
+        if answer.packed and undisturbed and fresh:
+            return unpack(answer.packed)
         self.unknown = True  # until it is loaded
         found = self._ledger.read(
             lambda connection: load_handed_on(

@@ -29,13 +29,15 @@ from receiver.ledger.schema import deliveries, events, runs
 @dataclass(frozen=True, slots=True)
 class KnownRun:
     """A run before this batch. `history`: its readable events, in the order of recording; `recorded`: the ids of all.
-    `made`: this transaction has made its row, with the status of the one event that tells of it."""
+    `made`: this transaction has made its row, with the status of the one event that tells of it. `events`: how many
+    are counted, but for that one."""
 
     labels: Mapping[str, str]
     submission_id: str
     history: Sequence[Facts]
     recorded: Collection[str] = ()
     made: bool = False
+    events: int = 0
 
 
 # What is known of the run of a test webhook: there is none.
@@ -71,6 +73,15 @@ class NewEvent(NamedTuple):
     def key(self) -> RunKey:
         """The run that the event is about."""
         return self.event.source, self.run.run_id
+
+    @property
+    def problem(self) -> str:
+        """What an operator should see, or ""."""
+        return self.run.problem or self.note
+
+    def completion_text(self) -> str:
+        """Return the completion as a JSON object, or "" for an empty one."""
+        return json.dumps(self.completion, check_circular=False) if self.completion else ""
 
 
 def only_events(batch: Iterable[ParsedEvent]) -> dict[RunKey, ParsedEvent]:
@@ -116,7 +127,11 @@ def known(
         if row.disposition not in ("unreadable", "test"):
             history[key].append(facts)
     return {
-        key: KnownRun(json.loads(row.labels), row.submission_id, history[key], recorded[key], key in made)
+        key: KnownRun(
+            *(json.loads(row.labels), row.submission_id, history[key], recorded[key]),
+            made=key in made,
+            events=row.events - (key in made),
+        )
         for key, row in there.items()
     }
 
@@ -149,6 +164,18 @@ _history: Final = BuiltStatement(
 )
 
 
+class Written(NamedTuple):
+    """What was recorded. `deliveries`: the ids of the new ones. `answers`: the rows of each that was to follow.
+
+    `events`: those that were not there before; of a run that was locked, these are all, once those that `known` has are
+    left out.
+    """
+
+    events: list[NewEvent]
+    deliveries: set[str]
+    answers: Sequence[Sequence[Any]]
+
+
 def record(
     connection: sa.Connection,
     batch: Sequence[NewEvent],
@@ -158,16 +185,15 @@ def record(
     then: Sequence[Asked] = (),
     *,
     commit: bool = False,
-) -> list[NewEvent]:
-    """Write the events, their deliveries and the runs' new status. Returns the events that were not there before: of a
-    run that was locked, these are all, once those that `known` has are left out.
+) -> Written:
+    """Write the events, their deliveries and the runs' new status.
 
     `claims`: by sink, those with which deliveries are made that wait for nothing. `made`: the runs whose row was made
     with the status of their only event; see `lock`. `then`: what is to follow. `commit`: see requests.run.
     """
     # Those that wait for a sink which an earlier event of the result has told: its end will release nothing of this.
     linked = [item.event.id for item in batch if any(set(new.after) - _sinks(item) for new in item.deliveries)]
-    inserted, *_ = requests.run(
+    inserted, made_deliveries, *answers = requests.run(
         connection,
         _insert.of(connection, [_event_row(item, now) for item in batch]) if batch else None,
         creation.insertion(connection, _delivery_rows(batch, now, claims)),
@@ -178,7 +204,11 @@ def record(
     if linked:
         links.release_held(connection, deliveries.c.event_id.in_(linked), now)
     new = {row.id for row in inserted}
-    return [item for item in batch if item.event.id in new]
+    return Written(
+        [item for item in batch if item.event.id in new],
+        {row.id for row in made_deliveries},
+        answers[len(answers) - len(then) :],
+    )
 
 
 # Dispositions of events that no route need take.
@@ -205,12 +235,12 @@ def _event_row(item: NewEvent, now: float) -> dict[str, Any]:
         "disposition": item.disposition,
         "repeat_of": item.repeat_of,
         "unrouted": item.disposition not in _NEVER_UNROUTED and not item.deliveries,
-        "problem": item.run.problem or item.note,
+        "problem": item.problem,
         "submission_id": item.event.submission_id,
         "received_at": item.event.received_at,
         "recorded_at": now,
         "body": item.body,
-        "completion": json.dumps(item.completion, check_circular=False) if item.completion else "",
+        "completion": item.completion_text(),
     }
 
 

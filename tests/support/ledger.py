@@ -78,7 +78,7 @@ def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
     def work(connection: sa.Connection) -> set[str]:
         known = lock_runs(connection, [item.key for item in batch], now)
         new = [item for item in batch if item.event.id not in known[item.key].recorded]
-        return {item.event.id for item in events.record(connection, new, now)}
+        return {item.event.id for item in events.record(connection, new, now).events}
 
     return ledger.write(work)
 

@@ -17,10 +17,12 @@ Prefetch    A prefetched delivery starts in the slot that another send of its ow
             prefetched; when it lapses that spends nothing, for it had hardly started.
 Hand-over   A deliverer with a free slot and nothing due offers to start what is new. A dispatcher of the same worker
             that takes the offer inserts deliveries as its claim (creation.py), prefetched, under the number in the
-            offer, and after its COMMIT hands their ids on. They are started when they are read, which tells whether
-            they still are that claim's and their lane is open (claimed.py). What is not handed on within seconds, or
-            may not be sent, is unknown; what was handed on to a process that died before it heard of it, the next one
-            hands back.
+            offer, and after its COMMIT hands them on: their ids, and all that is needed to send them if their lane is
+            open, as its own transaction reads, they are certainly committed, and small (packed_claims.py). That may be
+            sent for a second, unless the deliverer has released claims or met trouble meanwhile. All else it reads from
+            the ledger, which tells whether they still are that claim's and their lane is open (claimed.py). What is not
+            handed on within seconds, or may not be sent, is unknown; what was handed on to a process that died before
+            it heard of it, the next one hands back.
 Hand back   A prefetched delivery that never started is queued as if it had never been claimed (`hand_back`).
 Unknown     A process that lost the reply to its COMMIT may own claims that it does not know. It never starts them nor
             renews them, and queues them again as soon as the ledger answers (`release_unknown`). Each try of the

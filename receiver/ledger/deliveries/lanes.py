@@ -31,6 +31,10 @@ class Gate(NamedTuple):
 
 # The lane whose name is b_lane.
 NAMED: Final = BuiltStatement(lambda _: sa.select(lanes).where(lanes.c.lane == sa.bindparam("b_lane")))
+# Of the lanes whose names are b_lanes, those that are paused or shut.
+SHUT: Final = BuiltStatement(
+    lambda form: sa.select(lanes.c.lane).where(bulk.among_given(form, lanes.c.lane, "b_lanes"), _NOT_CLOSED)
+)
 
 
 def _from(row: Any) -> Lane:

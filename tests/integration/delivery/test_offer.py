@@ -2,110 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import redis
-import sqlalchemy as sa
 
 from handlers import Delivery, Receipt, SinkOptions
 from receiver import wakeups
-from receiver.config.destinations import RetryPolicy, RouteConfig
-from receiver.delivery.deliverer import Deliverer
 from receiver.delivery.offer import ROOM
 from receiver.domain import breaker
-from receiver.domain.event import Event, event_id
-from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.recovery import release_claims
-from receiver.ledger.schema import attempts
 from receiver.recorder import EventRecorder
-from receiver.routing.router import Router
 from receiver.runtime.handover import Handover, Offer
-from receiver.runtime.process import readable
-from receiver.telemetry.workers import DispatchCounter
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
+from tests.support.handing_on import (
+    Killed,
+    OfferTaken,
+    address,
+    all_delivered,
+    assert_sent_once_each,
+    events,
+    kill,
+    make_deliverer,
+    make_recorder,
+    offered,
+    waiting,
+)
 from tests.support.ledger import with_tables
 from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
 from tests.support.waiting import PATIENCE, eventually
-
-Worker = Callable[..., Deliverer]
-
-
-@pytest.fixture
-def handover() -> Iterator[Handover]:
-    it = Handover()
-    yield it
-    it.close()
-
-
-def make_deliverer(
-    url: str, redis_url: str, sink: Any, handover: Handover, owner: str = "w", **options: Any
-) -> Deliverer:
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    return Deliverer(Ledger(url), sink, RetryPolicy(), 8, connection, owner, handover=handover, **options)
-
-
-def address(ledger: Ledger) -> str:
-    return str(ledger.url.render_as_string(hide_password=False))
-
-
-@contextmanager
-def waiting(deliverer: Deliverer, handover: Handover | None = None) -> Iterator[None]:
-    """Run the deliverer's jobs, one after the other, from when it waits with an offer out."""
-    leaving = threading.Event()
-
-    def work() -> None:
-        while not leaving.is_set():
-            deliverer.run(leaving.is_set)
-        deliverer.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        if handover:
-            eventually(lambda: offered(handover))
-        yield
-    finally:
-        leaving.set()
-        thread.join()
-
-
-def offered(handover: Handover, seconds: float = 0) -> bool:
-    return bool(readable([handover._offers[1].fileno()], seconds))
-
-
-def make_recorder(ledger: Ledger, redis_url: str, handover: Handover | None) -> EventRecorder:
-    return EventRecorder(
-        ledger,
-        Router([RouteConfig(name="everything", to=["ops"])]),
-        Redactor([]),
-        DispatchCounter(redis.Redis.from_url(redis_url)),
-        handovers={"ops": handover} if handover else {},
-    )
-
-
-def events(count: int = 1) -> list[Event]:
-    bodies = [json.dumps({"run_id": f"tsk_{number}", "status": "completed"}).encode() for number in range(count)]
-    return [Event(event_id("skyvern", body), "skyvern", body, time.time()) for body in bodies]
-
-
-def all_delivered(ledger: Ledger, count: int = 1) -> bool:
-    return [row["state"] for row in rows(ledger)] == ["delivered"] * count
-
-
-def assert_sent_once_each(ledger: Ledger, sink: ScriptedSink, count: int = 1) -> None:
-    assert sorted(each.key for each in sink.seen) == sorted(row["id"] for row in rows(ledger))
-    assert [(row["attempts"], row["spent"]) for row in rows(ledger)] == [(1, 0)] * count
-    made = ledger.read(lambda connection: connection.execute(sa.select(attempts.c.number, attempts.c.outcome)).all())
-    assert [tuple(row) for row in made] == [(1, "accepted")] * count
 
 
 def count_claims(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -119,10 +48,6 @@ def count_claims(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(claims, "claim", counting)
     return made
-
-
-class Killed(BaseException):
-    """What a process does no more: nothing of it runs after this. Where it is really killed: tests/chaos."""
 
 
 def test_what_comes_alone_is_sent_without_being_claimed_or_woken_for(
@@ -252,24 +177,6 @@ def test_a_sink_that_is_paused_or_shut_while_an_offer_is_out_is_sent_nothing(
     assert sink.seen == []
 
 
-def kill(*_: object, **_more: object) -> None:
-    raise Killed
-
-
-class OfferTaken(Handover):
-    """A dispatcher's end of a handover with the offer in hand: between two waits of the deliverer there is none."""
-
-    def __init__(self, it: Handover) -> None:
-        self._it = it
-        self._offer: Offer = eventually(it.take)
-
-    def take(self) -> Offer:
-        return self._offer
-
-    def hand_on(self, offer: Offer, ids: list[str]) -> None:
-        self._it.hand_on(offer, ids)
-
-
 def test_a_dispatcher_that_is_killed_when_it_has_committed_loses_and_spends_nothing(
     ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +197,7 @@ def test_a_dispatcher_that_is_killed_before_it_has_committed_holds_up_nobody(
     with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
         with monkeypatch.context() as patch:
             patch.setattr("receiver.ledger.events.record", kill)
-            patch.setattr(OfferTaken, "hand_on", lambda *_: None)
+            patch.setattr(OfferTaken, "hand_on", lambda *_, **_more: None)
             with pytest.raises(Killed):
                 make_recorder(ledger, redis_url, OfferTaken(handover)).dispatch(events())
         assert rows(ledger) == []
