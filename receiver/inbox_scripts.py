@@ -1,4 +1,4 @@
-"""What the inbox asks Redis to do in one step: the scripts of inbox.py."""
+"""What the inbox asks Redis to do in one step: the scripts of inbox.py and inbox_writer.py."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from receiver.config.loader import load_without_secrets
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
-from receiver.inbox import InboxUnavailable
+from receiver.inbox_writer import InboxUnavailable
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
 _LIST = endpoint_called("list_quarantine", api_quarantine.ENDPOINTS)

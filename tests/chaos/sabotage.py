@@ -52,7 +52,7 @@ SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     "reset-recovery": {
         "receiver.runtime.redis_client:_seeing_resets": _as_it_is,
         "receiver.runtime.background:Background.keep": _run_once,
-        "receiver.inbox:InboxWriter.connect": _connect_commits_only,
+        "receiver.inbox_writer:InboxWriter.connect": _connect_commits_only,
     },
 }
 """For each safeguard the functions that make it, and what one that does nothing returns; or what takes its place."""

@@ -13,8 +13,9 @@ import redis
 from receiver import inbox, wakeups
 from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import NO_EVENT
-from receiver.inbox import ASIDE, GROUP, STREAM, UNPACKS, InboxReader, InboxUnavailable, InboxWriter
+from receiver.inbox import ASIDE, GROUP, STREAM, UNPACKS, InboxReader
 from receiver.inbox_state import InboxState, examine
+from receiver.inbox_writer import InboxUnavailable, InboxWriter
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import taken_again
 from tests.support.waiting import eventually

@@ -11,9 +11,10 @@ import redis
 
 from receiver import inbox_aside
 from receiver.domain.inbox_entry import NO_EVENT
-from receiver.inbox import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE, InboxReader, InboxUnavailable
+from receiver.inbox import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE, InboxReader
 from receiver.inbox_aside import gather, list_aside, set_aside
 from receiver.inbox_recovery import DEATHS, LAST, InboxRecovery
+from receiver.inbox_writer import InboxUnavailable
 from tests.support.inbox import KEYS, fill
 
 LAST_ID = f"{2**64 - 1}-{2**64 - 1}"

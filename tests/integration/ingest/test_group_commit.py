@@ -12,7 +12,8 @@ import pytest
 
 from receiver.domain.event import Event
 from receiver.errors import Busy
-from receiver.inbox import STREAM, Appended, InboxReader, InboxWriter
+from receiver.inbox import STREAM, InboxReader
+from receiver.inbox_writer import Appended, InboxWriter
 from receiver.ingest import group_commit as module
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.spool import Spool
