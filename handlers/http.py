@@ -14,7 +14,7 @@ import json
 import re
 import ssl
 import time
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote, urlsplit
@@ -25,7 +25,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from handlers.contract import Delivery, Receipt, Refused, Services, SinkOptions, Unavailable
 from handlers.support import templating
 from handlers.support.deadline import Deadline
-from handlers.support.exchange import HttpRequest, Response
+from handlers.support.exchange import HttpRequest, RequestHead, Response
 from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, parse_url
 from handlers.support.request_sink import MAX_IDLE, PreparedSend, RequestSink
 from handlers.support.retry_after import retry_after
@@ -191,9 +191,12 @@ class HttpSink(RequestSink[HttpOptions]):
         deadline = Deadline(self.options.timeout)
         body = self._body(delivery)
         now = time.time()
-        headers = {**self._headers, **self._own_headers(delivery, int(now), body)}
-        request = HttpRequest(self.options.method, self._url, headers, body, deadline, MAX_ANSWER)
+        request = HttpRequest(self._head, self._own_headers(delivery, int(now), body), body, deadline, MAX_ANSWER)
         return PreparedSend(request, partial(self._receipt, delivery.key, now))
+
+    @cached_property
+    def _head(self) -> RequestHead:
+        return RequestHead(self.options.method, self._url, self._headers)
 
     def make_client(self) -> GuardedClient:
         """Return a client for any address: the URL is the operator's."""

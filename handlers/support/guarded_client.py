@@ -35,7 +35,7 @@ from handlers.contract import Refused, Unavailable
 from handlers.support.address_policy import AllowedAddresses, Resolver, resolve
 from handlers.support.address_registries import IPAddress
 from handlers.support.deadline import Deadline
-from handlers.support.exchange import Exchange, HttpRequest, Response, origin_of, translated_errors
+from handlers.support.exchange import Exchange, HttpRequest, RequestHead, Response, origin_of, translated_errors
 from handlers.support.http_connection import MAX_IDLE, HttpConnection, IdleConnections
 from handlers.support.url import MAX_URL, PORTS
 
@@ -183,7 +183,7 @@ class GuardedClient:
         origin = origin_of(target)
         for _ in range(self._max_redirects + 1):
             given = headers if headers is not None and origin_of(target) == origin else {}
-            exchange = self.exchange(HttpRequest("GET", target, given, None, deadline))
+            exchange = self.exchange(HttpRequest(RequestHead("GET", target, given), {}, None, deadline))
             try:
                 exchange.send()
                 exchange.read_head()
@@ -213,7 +213,7 @@ class GuardedClient:
         """
         deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = url if isinstance(url, httpx2.URL) else parse_url(url)
-        return self.call(HttpRequest(method, target, headers or {}, content, deadline, max_answer))
+        return self.call(HttpRequest(RequestHead(method, target, headers or {}), {}, content, deadline, max_answer))
 
     def call(self, request: HttpRequest) -> Response:
         """Send a request and return the response; see `request`."""

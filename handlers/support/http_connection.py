@@ -48,15 +48,19 @@ _VALUES = re.compile(r"[\t\n\x20-\x7e\x80-\xff]*")
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 
 
-def request_head(method: str, target: bytes, headers: Mapping[str, str]) -> bytes:
-    """Return the first bytes of a request. Raises httpcore2.LocalProtocolError for what would not be one request."""
+def request_line(method: str, target: bytes) -> bytes:
+    """Return the first line of a request. Raises httpcore2.LocalProtocolError for what would not be one."""
+    if not _TARGET.fullmatch(target):
+        raise httpcore2.LocalProtocolError("the target has characters that HTTP does not allow")
+    return f"{method} {target.decode('latin-1')} HTTP/1.1\r\n".encode("latin-1")
+
+
+def header_lines(headers: Mapping[str, str]) -> bytes:
+    """Return the lines of headers. Raises httpcore2.LocalProtocolError for what would not be one line each."""
     values = "\n".join(headers.values())  # tested as one text: that is a fifth of a look at each
     if not (all(map(_is_name, headers)) and _VALUES.fullmatch(values) and values.count("\n") < max(len(headers), 1)):
         raise httpcore2.LocalProtocolError("a header has characters that HTTP does not allow")
-    if not _TARGET.fullmatch(target):
-        raise httpcore2.LocalProtocolError("the target has characters that HTTP does not allow")
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([f"{method} {target.decode('latin-1')} HTTP/1.1", *lines, "", ""]).encode("latin-1")
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("latin-1")
 
 
 @lru_cache(1024)
@@ -146,6 +150,7 @@ class HttpConnection:
 
     def __init__(self, stream: httpcore2.NetworkStream, timeout: float) -> None:
         self._stream = stream
+        self._socket: socket.socket = stream.get_extra_info("socket")
         self._timeout = timeout
         self._incoming = _Incoming()
         self._deadline = Deadline(0.0)
@@ -212,8 +217,7 @@ class HttpConnection:
 
     def fileno(self) -> int:
         """Return the socket, to wait until something is there."""
-        number: int = self._stream.get_extra_info("socket").fileno()
-        return number
+        return self._socket.fileno()
 
     @property
     def unanswered(self) -> bool:
@@ -255,7 +259,15 @@ class HttpConnection:
     @property
     def stale(self) -> bool:
         """Whether the server has hung up, or sent what nobody asked for, since the last response."""
-        return bool(self._stream.get_extra_info("is_readable"))
+        if isinstance(self._socket, ssl.SSLSocket):
+            return bool(self._stream.get_extra_info("is_readable"))
+        try:
+            self._unblocked().recv(1, socket.MSG_PEEK)  # half of what poll() costs
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
 
     def close(self) -> None:
         """Close the connection."""
@@ -282,10 +294,9 @@ class HttpConnection:
         self._unwritten.clear()
 
     def _unblocked(self) -> socket.socket:
-        sock: socket.socket = self._stream.get_extra_info("socket")
-        if sock.gettimeout() != 0.0:
-            sock.setblocking(False)
-        return sock
+        if self._socket.gettimeout() != 0.0:
+            self._socket.setblocking(False)
+        return self._socket
 
     def _wait(self) -> float:
         return min(self._timeout, self._deadline.remaining())

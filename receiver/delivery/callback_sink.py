@@ -14,7 +14,7 @@ from functools import partial
 from handlers import Delivery, Receipt, Refused, Services, SinkOptions, Unavailable
 from handlers.http import sign as standard_signature
 from handlers.support.deadline import Deadline
-from handlers.support.exchange import HttpRequest, Response
+from handlers.support.exchange import HttpRequest, RequestHead, Response
 from handlers.support.guarded_client import GuardedClient, parse_url
 from handlers.support.request_sink import PreparedSend, RequestSink
 from handlers.support.retry_after import retry_after
@@ -80,7 +80,7 @@ class CallbackSink(RequestSink[SinkOptions]):
         }
         if authorization:
             headers["authorization"] = authorization
-        request = HttpRequest("POST", parse_url(url), headers, body, deadline, _MAX_ANSWER)
+        request = HttpRequest(RequestHead("POST", parse_url(url), headers), {}, body, deadline, _MAX_ANSWER)
         return PreparedSend(request, partial(_receipt, delivery.key, now))
 
     def make_client(self) -> GuardedClient:
