@@ -1,13 +1,14 @@
 """What a batch costs in a ledger that holds many events, beside one that holds few: dispatch and delivery.
 
     python bench/growth.py [--few 10000] [--many 1000000] [--size 128] [--batches 60] [--database sqlite|postgresql]
-                            [--keep DIR]
+                            [--keep DIR] [--set NAME=VALUE]
 
 Two ledgers are filled in SQL, with ids that are spread as real ones are, and small bodies (`bench/large_ledger.py`).
 Then batches go through dispatch and into a database sink in turns: one into the small ledger, one into the large one.
 Shown is what an event takes: time, CPU and bytes written, of this process and of PostgreSQL. The ratio is few to many:
 1 is a ledger that does not get slower. CPU and bytes do not depend on how busy the machine is. `--keep`: the ledgers
-stay in this folder, with what was added, and are used again from there; `bench/lists.py` wants them without.
+stay in this folder, with what was added, and are used again from there; `bench/lists.py` wants them without. `--set`: a
+setting of PostgreSQL while it is measured.
 """
 
 from __future__ import annotations
@@ -47,8 +48,18 @@ class Cost:
 class Grown:
     """A ledger with so many events, and the pipeline on it. It is closed with `stack`."""
 
-    def __init__(self, stack: ExitStack, kept: Path, folder: Path, database: str, redis_url: str, count: int) -> None:
-        ledger, self._server = stack.enter_context(large_ledger(database, kept / f"{database}-{count}", count))
+    def __init__(
+        self,
+        stack: ExitStack,
+        kept: Path,
+        folder: Path,
+        database: str,
+        redis_url: str,
+        count: int,
+        settings: dict[str, str],
+    ) -> None:
+        path = kept / f"{database}-{count}"
+        ledger, self._server = stack.enter_context(large_ledger(database, path, count, settings))
         url = ledger.url.render_as_string(hide_password=False)
         results = url if self._server else f"sqlite:///{folder / 'results.db'}"
         ours = "SELECT count(*) FROM events WHERE source = 'skyvern'"
@@ -82,7 +93,9 @@ def main() -> None:
     arguments.add_argument("--batches", type=int, default=60)
     arguments.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
     arguments.add_argument("--keep", type=Path, metavar="DIR")
+    arguments.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     options = arguments.parse_args()
+    settings = dict(each.split("=", 1) for each in options.set)
     for database in options.database or ("sqlite", "postgresql"):
         with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name, ExitStack() as stack:
             folder = Path(name)
@@ -93,7 +106,7 @@ def main() -> None:
             for count in (options.few, options.many):
                 (folder / str(count)).mkdir()
                 kept = options.keep or folder
-                grown.append(Grown(stack, kept, folder / str(count), database, valkey.url, count))
+                grown.append(Grown(stack, kept, folder / str(count), database, valkey.url, count, settings))
             costs: list[list[Cost]] = [[], []]
             for number in range(WARM_UP + options.batches):
                 for place in (0, 1) if number % 2 else (1, 0):

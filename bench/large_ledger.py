@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -54,38 +55,40 @@ FROM runs
 
 
 @contextlib.contextmanager
-def large_ledger(database: str, folder: Path, count: int) -> Iterator[tuple[Ledger, PostgresProcess | None]]:
+def large_ledger(
+    database: str, folder: Path, count: int, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[Ledger, PostgresProcess | None]]:
     """A ledger of `count` runs in a folder, where it is left; filled unless the folder has it. Its server, if any.
 
-    PostgreSQL is as in production, but for less of `SETTINGS`. Raises ValueError when another release has filled it.
+    `settings`: of PostgreSQL, which is else as in production. Raises ValueError when another release has filled it.
     """
     folder.mkdir(mode=0o755, exist_ok=True, parents=True)
     done = folder / "filled"
     if done.exists() and (found := done.read_text()) != f"{HEAD} {count}":
         raise ValueError(f"{folder} holds revision and rows {found}, not {HEAD} {count}: remove it, or name another")
-    began = time.monotonic()
+    if not done.exists():
+        began = time.monotonic()
+        with _opened(database, folder, _FILLING) as (ledger, _):
+            fill(with_tables(ledger), count)
+        done.write_text(f"{HEAD} {count}")
+        print(f"{database}: filled with {count:,} in {time.monotonic() - began:.0f} s", flush=True)
+    with _opened(database, folder, {**SETTINGS, **settings}) as (ledger, server):
+        ensure_schema(ledger)
+        yield ledger, server
+
+
+@contextlib.contextmanager
+def _opened(
+    database: str, folder: Path, settings: Mapping[str, str]
+) -> Iterator[tuple[Ledger, PostgresProcess | None]]:
     with contextlib.ExitStack() as stack:
-        server = None
+        server, url = None, f"sqlite:///{folder / 'ledger.db'}"
         if database == "postgresql":
-            server = PostgresProcess(folder / "postgres", **(SETTINGS if done.exists() else _FILLING)).start()
+            server = PostgresProcess(folder / "postgres", **settings).start()
             stack.callback(server.stop)
             url = server.url()
-        else:
-            url = f"sqlite:///{folder / 'ledger.db'}"
-        if not done.exists():
-            ledger = with_tables(Ledger(url))
-            fill(ledger, count)
-            ledger.close()
-            if server:
-                server.stop()
-                server.settings = {**server.settings, **dict.fromkeys(_FILLING, ""), **SETTINGS}
-                server.settings = {name: value for name, value in server.settings.items() if value}
-                server.start()
-            done.write_text(f"{HEAD} {count}")
-            print(f"{database}: filled with {count:,} in {time.monotonic() - began:.0f} s", flush=True)
         ledger = Ledger(url)
         stack.callback(ledger.close)
-        ensure_schema(ledger)
         yield ledger, server
 
 

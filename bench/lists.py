@@ -87,7 +87,7 @@ class Side(NamedTuple):
     def pages(self) -> Iterator[Wanted]:
         """Yield what is measured."""
         for name, (_, order) in LISTS.items():
-            for what, wanted in {**filters_among(self.runs), **texts_among(self.runs)}.items():
+            for what, wanted in {**filters_among(self.runs, hashed=True), **texts_among(self.runs)}.items():
                 if name != "submissions" or what not in NOT_OF_SUBMISSIONS:
                     yield Wanted(f"{name} by {what}", name, wanted)
             after = self.ledger.read(lambda connection, order=order: _deep(connection, order))  # type: ignore[misc]

@@ -110,13 +110,13 @@ FROM {{numbers}} WHERE n % 10 = 0
 """
 
 
-def filters_among(count: int) -> dict[str, Filter]:
-    """Return the filters for a ledger with `count` runs."""
+def filters_among(count: int, *, hashed: bool = False) -> dict[str, Filter]:
+    """Return the filters for a ledger with `count` runs, filled with ids that are `hashed` or not."""
     end, middle = NOW + count * 0.001, str(count // 2)
     placed = {
         "run": {"run_id": f"tsk_{middle}"},
         "run prefix, rare": {"run_prefix": f"tsk_{middle[:-1]}"},  # eleven runs
-        "event": {"event_id": f"evt_{middle}"},
+        "event": {"event_id": f"evt_{_md5(middle) if hashed else middle}"},
         "since": {"since": end - 60},
         "until": {"until": end - 5},
         "since and until": {"since": end - 6, "until": end - 5},

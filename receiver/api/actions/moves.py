@@ -55,9 +55,9 @@ def move_sink(service: Service, actor: Actor, wanted: MoveParameters) -> MoveRes
     _check(service, wanted)
     giver, taker = (wanted.into, wanted.sink) if wanted.undo else (wanted.sink, wanted.into)
     if not wanted.after:
-        kept = {DeliveryState.SENDING.value, *(() if wanted.delivered else (DeliveryState.DELIVERED.value,))}
-        counts = service.ledger.read(stats.count_all)
-        total = sum(number for (name, state), number in counts.items() if name == giver and state not in kept)
+        kept = {DeliveryState.SENDING, *(() if wanted.delivered else (DeliveryState.DELIVERED,))}
+        states = [state for state in DeliveryState if state not in kept]
+        total = service.ledger.read(lambda connection: stats.count_of(connection, giver, states))
         if not total:
             raise Invalid(f"{giver} has no such deliveries, so there is nothing to move")
         if wanted.dry_run:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from receiver.domain.breaker import Lane
-from receiver.domain.delivery import DeliveryMove
+from receiver.domain.delivery import DeliveryMove, DeliveryState
 from receiver.ledger import Ledger, stats
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.events import NewDelivery
+from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW, claim, new_event, record, settle
+from tests.support.listed import fill
 
 
 def test_an_empty_ledger_has_gauges(ledger: Ledger) -> None:
@@ -70,3 +72,18 @@ def test_what_waits_beyond_its_time_and_what_is_held_counts_as_due(ledger: Ledge
     assert due(0) == {"held": 0.0}
     assert due(16) == {"held": 0.0, "sending": 15.0}
     assert due(51) == {"held": 0.0, "sending": 15.0, "waiting": 50.0}
+
+
+def test_what_a_sink_can_move_is_counted_without_what_was_delivered(ledger: Ledger) -> None:
+    # Given a ledger in which most was delivered
+    fill(ledger, 2000)
+    analyze(ledger)
+    # When the deliveries of a sink are counted that may go to another one
+    rest = set(DeliveryState) - {DeliveryState.DELIVERED}
+    found = ledger.read(lambda connection: stats.count_of(connection, "ops", rest))
+    # Then all others are counted
+    rows = "SELECT count(*) FROM deliveries WHERE sink = 'ops' AND state <> 'delivered'"
+    assert found == ledger.read(lambda connection: connection.exec_driver_sql(rows).scalar_one()) > 0
+    # And what was delivered is not read
+    whole = effort(ledger, lambda connection: stats.count_of(connection, "ops", set(DeliveryState)))
+    assert effort(ledger, lambda connection: stats.count_of(connection, "ops", rest)) < whole / 4
