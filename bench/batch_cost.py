@@ -1,15 +1,20 @@
 """What one batch costs dispatch and delivery in CPU, however busy the machine is: all else is waiting.
 
-    python bench/batch_cost.py [--size 1] [--batches 100] [--rounds 3] [--against TREE]
+    python bench/batch_cost.py [--size 1] [--batches 100] [--rounds 3] [--handed-on 100] [--against TREE]
 
 Dispatcher and deliverer work in this process, on a PostgreSQL with fsync and into a database sink. `--against`: another
 checkout, which takes turns with this one. Of each round the cheapest batch counts, for other processes make none
 cheaper.
+
+By default the deliverer runs after each batch, and claims it. `--handed-on`: it waits in a thread of its own, as in a
+worker, and so many batches a second are handed on to it; of a round the cheapest second counts, and what PostgreSQL's
+sessions used for both is told too.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -17,45 +22,79 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(Path.cwd() if "--alone" in sys.argv else ROOT))
 
+import redis  # noqa: E402
+
 from bench.pipeline import body  # noqa: E402
-from receiver import dispatch  # noqa: E402
+from receiver import dispatch, wakeups  # noqa: E402
 from receiver.config.loader import load_file  # noqa: E402
 from receiver.config.settings import Settings  # noqa: E402
 from receiver.delivery import deliverer  # noqa: E402
 from receiver.domain.event import Event, event_id  # noqa: E402
 from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
+from receiver.runtime.handover import Handover  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.servers.valkey import ValkeyProcess  # noqa: E402
 
 WARM_UP = 30
 
 
-def measure(size: int, batches: int) -> tuple[float, float]:
-    """Milliseconds of CPU of the cheapest batch: dispatch, deliver."""
+def measure(size: int, batches: int, rate: float) -> tuple[float, ...]:
+    """Milliseconds of CPU of the cheapest batch: dispatch, deliver; and PostgreSQL's where they are handed on."""
     with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         valkey = ValkeyProcess(folder / "valkey").start()
         postgres = PostgresProcess(folder / "postgres").start()
         try:
-            return _measure(folder, valkey.url, postgres.url(postgres.create_database()), size, batches)
+            url = postgres.url(postgres.create_database())
+            pipeline = Pipeline(folder, valkey.url, url, url)
+            if rate:
+                costs = _handed_on(pipeline, size, batches, rate, postgres)
+            else:
+                costs = [pipeline.batch(size) for _ in range(WARM_UP + batches)][WARM_UP:]
+            pipeline.close()
+            return tuple(min(each) * 1000 for each in zip(*costs, strict=True))
         finally:
             postgres.kill()
             valkey.kill()
 
 
-def _measure(folder: Path, redis_url: str, url: str, size: int, batches: int) -> tuple[float, float]:
-    pipeline = Pipeline(folder, redis_url, url, url)
-    costs = [pipeline.batch(size) for _ in range(WARM_UP + batches)][WARM_UP:]
-    pipeline.close()
-    return min(each[0] for each in costs) * 1000, min(each[1] for each in costs) * 1000
+def _handed_on(
+    pipeline: Pipeline, size: int, batches: int, rate: float, postgres: PostgresProcess
+) -> list[tuple[float, ...]]:
+    """Seconds of CPU a batch, of each second in which `rate` batches come: dispatch, deliver, PostgreSQL."""
+    found: list[tuple[float, ...]] = []
+    with pipeline.delivering():
+        for number in range(-1, max(1, round(batches / rate))):
+            before = (time.thread_time(), time.process_time(), _cpu_of_children(postgres.pid))
+            began = time.monotonic()
+            for place in range(round(rate)):
+                time.sleep(max(0.0, began + place / rate - time.monotonic()))
+                pipeline.dispatch(size)
+            time.sleep(max(0.0, began + 1 - time.monotonic()))
+            after = (time.thread_time(), time.process_time(), _cpu_of_children(postgres.pid))
+            here, both, servers = (now - then for now, then in zip(after, before, strict=True))
+            if number >= 0:  # the first second warms up
+                found.append((here / rate, (both - here) / rate, servers / rate))
+    return found
+
+
+def _cpu_of_children(pid: int) -> float:
+    """Seconds of CPU that the child processes of one have used until now."""
+    nanoseconds = 0
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended
+            nanoseconds += int(Path(f"/proc/{child}/schedstat").read_text().split()[0])
+    return nanoseconds / 1e9
 
 
 class Pipeline:
@@ -75,24 +114,51 @@ class Pipeline:
         ledger = Ledger(url)
         ensure_schema(ledger)
         ledger.close()
-        self._dispatcher = dispatch.build(settings, config, "dispatcher")
-        self._delivering = deliverer.build(settings, config, "results", "deliverer")
+        self._redis = redis.Redis.from_url(redis_url)
+        handover = Handover()
+        self._dispatcher = dispatch.build(settings, config, "dispatcher", handovers={"results": handover})
+        self._delivering = deliverer.build(settings, config, "results", "deliverer", handover)
         self._numbers = itertools.count(first)
 
     def batch(self, size: int) -> tuple[float, float]:
         """Take a batch through. Returns the seconds of CPU of this process: dispatch, deliver."""
-        bodies = [body(next(self._numbers)) for _ in range(size)]
-        events = [Event(event_id("skyvern", each), "skyvern", each, time.time()) for each in bodies]
+        events = self._events(size)
         began = time.process_time()
         self._dispatcher.dispatch(events)
         dispatched = time.process_time()
         self._delivering._deliver(lambda: False, lambda: False)
         return dispatched - began, time.process_time() - dispatched
 
+    def dispatch(self, size: int) -> None:
+        """Dispatch a batch, and wake the deliverer if it is not handed on."""
+        woken = self._dispatcher.dispatch(self._events(size))
+        if woken:
+            wakeups.wake_sinks(self._redis, woken)
+
+    @contextlib.contextmanager
+    def delivering(self) -> Iterator[None]:
+        """Deliver in a thread of its own within the block."""
+        stop = threading.Event()
+
+        def run() -> None:
+            while not stop.is_set():
+                self._delivering.run(stop.is_set)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield
+        stop.set()
+        thread.join()
+
+    def _events(self, size: int) -> list[Event]:
+        bodies = [body(next(self._numbers)) for _ in range(size)]
+        return [Event(event_id("skyvern", each), "skyvern", each, time.time()) for each in bodies]
+
     def close(self) -> None:
         """Close all connections."""
         self._delivering.close()
         self._dispatcher.close()
+        self._redis.close()
 
 
 def main() -> None:
@@ -100,22 +166,26 @@ def main() -> None:
     arguments.add_argument("--size", type=int, default=1, help="events of a batch")
     arguments.add_argument("--batches", type=int, default=100)
     arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--handed-on", type=float, default=0, metavar="RATE", help="batches a second")
     arguments.add_argument("--against", type=Path, help="another checkout")
     arguments.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.alone:
-        print(*measure(options.size, options.batches))
+        print(*measure(options.size, options.batches, options.handed_on))
         return
     trees = [ROOT, *([options.against.resolve()] if options.against else [])]
-    found: dict[Path, list[tuple[float, float]]] = {tree: [] for tree in trees}
+    found: dict[Path, list[tuple[float, ...]]] = {tree: [] for tree in trees}
     line = [sys.executable, __file__, "--alone", "--size", str(options.size), "--batches", str(options.batches)]
+    line += ["--handed-on", str(options.handed_on)]
+    names = ("dispatch", "deliver", *(["PostgreSQL"] if options.handed_on else []))
     for number in range(options.rounds):
         for tree in trees if number % 2 == 0 else trees[::-1]:
             out = subprocess.run(line, cwd=tree, check=True, stdout=subprocess.PIPE, text=True).stdout
-            dispatched, delivered = map(float, out.split()[-2:])
-            found[tree].append((dispatched, delivered))
-            print(f"{tree.name:12} dispatch {dispatched:6.2f} ms   deliver {delivered:6.2f} ms of CPU", flush=True)
-    for place, name in enumerate(("dispatch", "deliver")):
+            costs = tuple(map(float, out.split()[-len(names) :]))
+            found[tree].append(costs)
+            told = "   ".join(f"{name} {cost:6.2f} ms" for name, cost in zip(names, costs, strict=True))
+            print(f"{tree.name:12} {told} of CPU", flush=True)
+    for place, name in enumerate(names):
         least = [min(each[place] for each in found[tree]) for tree in trees]
         ratio = f", {least[0] / least[1]:.2f} of the other's" if len(least) > 1 else ""
         median = statistics.median(each[place] for each in found[ROOT])

@@ -19,9 +19,10 @@ from receiver import wakeups
 from receiver.config.destinations import RetryPolicy
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.delivery import prefetch
+from receiver.delivery import gathering, prefetch
 from receiver.delivery.callback_sink import CallbackSink
 from receiver.delivery.claimer import CLAIM_AGAIN, ClaimedBatch, Claimer
+from receiver.delivery.gathering import GATHER, MOST_UNSETTLED
 from receiver.delivery.offer import ROOM, Offers
 from receiver.delivery.prefetch import Prefetch
 from receiver.delivery.send_task import SendTask
@@ -46,8 +47,10 @@ IDLE_WAIT = 1.0
 RENEW = 4.0
 # Seconds that a send may overrun its sink's own time-out before it is given up.
 GRACE = 2.0
-# Batches in flight for a sink that takes many at once: one is sent while the next is claimed.
+# Sends under way for a sink that takes many at once: of what was claimed, one is sent while the next is claimed; and
+# more of what is handed on, which are small.
 BATCHES = 2
+HANDED_ON = 2
 log = logging.getLogger("runhook.deliver")
 
 
@@ -74,6 +77,7 @@ class Deliverer(wakeups.JobBody):
         per_slot: int = prefetch.PER_SLOT,
         on_start: Callable[[str], None] = lambda _delivery: None,
         handover: Handover | None = None,
+        gather: float = GATHER,
     ) -> None:
         self._ledger = ledger
         self._sink = sink
@@ -81,20 +85,23 @@ class Deliverer(wakeups.JobBody):
         self._owner = owner
         self._rate = rate
         self._without_redis = False
+        # Whether something has become due since all that was due was claimed.
+        self._nudged = False
         self._idle_wait = idle_wait
         self._lane_limit = lane_limit
         self._queue = wakeups.deliver_queue(sink.name)
         self._many = sink.batch_size > 1
-        slots = min(concurrency, BATCHES) if self._many else concurrency
+        # The slots of a sink, its rate and its lanes are counted when it claims.
+        counted = rate is not None or lane_limit or not self._many
+        slots = min(concurrency, BATCHES if counted else BATCHES + HANDED_ON) if self._many else concurrency
         self._senders = SenderPool(sink, slots, self._limit, on_start, retry=retry)
         # What is counted when it is claimed, by the rate or by the lane, must be sent then.
         alone = self._many or rate is not None or lane_limit
         self._prefetch = None if alone or not per_slot else Prefetch(self._senders, owner, per_slot)
         self._nudges = wakeups.NudgeWait(connection, self._queue)
-        # The slots of a sink, its rate and its lanes are counted when it claims.
-        counted = rate is not None or lane_limit or not self._many
         self._offers = Offers(ledger, self._nudges, None if counted else handover, owner, sink.batch_size)
         self._unsettled: list[SendTask] = []
+        self._gather = gather if self._offers.possible else 0.0
         self._renewed = 0.0
         self._pause = Pause(log, "deliver")
         self._claimer = Claimer(
@@ -136,21 +143,22 @@ class Deliverer(wakeups.JobBody):
 
     def _deliver(self, stop: Callable[[], bool], more: Callable[[], bool]) -> None:
         """Claim, send, settle, until nothing is due and `more()` is false; after a stop only what was begun."""
-        self._claimer.all_due = False
+        self._claimer.all_due = self._nudged = False
         try:
             while True:
                 closing = stop() or self._senders.worn_out
-                batch = self._handed_on()
+                self._unsettled += self._senders.ended()
+                batch = self._handed_on(closing=closing)
                 if batch is None:
                     self._settle(closing=closing)
-                    batch = self._handed_on() or (None if closing else self._claimed())
+                    batch = None if closing else self._claimed()
                 if batch is not None:
                     self._send(batch)
                 if self._unsettled:
                     self._settle(closing=closing)  # what had ended before, while that is sent
-                if self._senders:
+                if self._senders or self._unsettled:
                     self._offer(closing=closing)
-                    self._collect()
+                    self._wait_for_ends(closing=closing)
                 elif batch is None and not (self._unknown or self._claimer.unseen_lanes):
                     if closing or not more():
                         return
@@ -163,32 +171,44 @@ class Deliverer(wakeups.JobBody):
         """Claim, if anything may be due."""
         if self._senders and not self._offers.possible:
             return self._claimer.claim()  # nobody has looked for nudges since the sends began
-        if self._senders and self._offers.nudged():
-            self._claimer.all_due = False
-        if self._claimer.all_due and not (self._unknown or self._without_redis):
+        self._nudged = self._nudged or (bool(self._senders or self._unsettled) and self._offers.nudged())
+        if self._claimer.all_due and not (self._nudged or self._unknown or self._without_redis):
+            return None
+        if self._many and self._senders.under_way >= BATCHES:
             return None
         self._offers.withdraw()  # what is new must not pass what is due
-        return self._claimer.claim()
+        if self._nudged and self._senders.free > 1:
+            # But what has come in this moment is all that is due, as far as is known: without an offer meanwhile, under
+            # a steady load each claim would make the next one necessary.
+            self._offer(closing=False)
+        self._nudged = self._claimer.all_due = False
+        batch = self._claimer.claim()
+        if not self._claimer.all_due:
+            self._offers.withdraw()
+        return batch
 
     def _offer(self, *, closing: bool) -> None:
-        """Let dispatchers hand on what is new while sends are under way: it starts as soon as one of them has ended."""
+        """Let dispatchers hand on what is new while sends are under way."""
         if self._claimer.all_due and self._senders.free and not (closing or self._unknown or self._without_redis):
             self._offers.put(next(self._claimer.numbers))
 
     def _wait(self) -> bool:
         """Wait for more. False when nothing came, nor will. Raises redis.RedisError."""
         # What is new must not pass what is due, nor what waits behind a breaker.
-        if self._offers.wait(self._idle_wait, next(self._claimer.numbers) if self._claimer.all_due else None):
-            self._claimer.all_due = False
-            return True
-        return self._offers.answered or self._offers.taken
+        came = self._offers.wait(self._idle_wait, next(self._claimer.numbers) if self._claimer.all_due else None)
+        self._nudged = came == "nudge"
+        if not came:
+            self._offers.withdraw()
+        return bool(came) or self._offers.taken
 
-    def _handed_on(self) -> ClaimedBatch | None:
-        """Return what a dispatcher has handed on, if there is a free slot."""
-        answer = self._offers.receive() if self._senders.free else None
+    def _handed_on(self, *, closing: bool) -> ClaimedBatch | None:
+        """Return what a dispatcher has handed on, if it may start now; then the next offer is out."""
+        answer = self._offers.receive() if self._senders.free and not gathering.is_full(self._unsettled) else None
         if answer is None:
             return None
         self._claimer.all_due = self._claimer.all_due and bool(answer.ids)
+        if self._senders.free > 1:
+            self._offer(closing=closing)  # at once: the next events are being dispatched
         undisturbed = not self._unknown and all(task.accepted for task in self._unsettled)
         found = self._offers.load(answer, undisturbed=undisturbed)
         return ClaimedBatch(answer.claim_number, found, {}, [], self._claimer.all_due) if found else None
@@ -242,13 +262,23 @@ class Deliverer(wakeups.JobBody):
             else:
                 self._senders.start(task)
 
-    def _collect(self) -> None:
-        """Wait for at least one send to end, but not past the next renewal."""
-        look_again = self._lane_limit or self._prefetch or self._offers.out
-        self._unsettled += self._senders.collect(CLAIM_AGAIN if look_again else RENEW / 2)
+    def _wait_for_ends(self, *, closing: bool) -> None:
+        """Wait for a send to end, for something to come where there is room for it, or until what has ended should be
+        settled; but not past the next renewal."""
         now = time.monotonic()
-        if self._senders and now - self._renewed > RENEW:
-            self._renewed = now
+        longest = CLAIM_AGAIN if self._lane_limit or self._prefetch else RENEW / 2
+        longest = min(longest, gathering.settle_at(self._unsettled, self._gather) - now)
+        others: list[int] = []
+        for_all = True
+        if self._gather and self._senders.free and not closing:
+            others = self._offers.descriptors()
+            # Nobody need be woken by an end before the first of them is to be settled.
+            first = self._senders.oldest_start() + self._gather
+            if self._claimer.all_due and not self._nudged and first > now:
+                for_all, longest = False, min(longest, first - now)
+        self._offers.hear(self._senders.wait(longest, others, for_all=for_all))
+        if self._senders and time.monotonic() - self._renewed > RENEW:
+            self._renewed = time.monotonic()
             numbers = self._senders.claim_numbers()
             self._ledger.write(
                 lambda connection: claims.renew(connection, self._owner, numbers, self._ledger.now() + CLAIM)
@@ -258,17 +288,17 @@ class Deliverer(wakeups.JobBody):
         """Settle the deliveries whose sends have ended. They stay in `_unsettled` until that is committed."""
         if self._prefetch:
             self._prefetch.review(self._unsettled, closing=closing)
-        if not (self._unsettled or self._withdrawn or self._unknown):
-            return
         if self._withdrawn or self._unknown:  # which are due again, and nudge nobody
             self._claimer.all_due = False
+        elif not closing and gathering.settle_at(self._unsettled, self._gather) > time.monotonic():
+            return
 
         started = self._prefetch.started(self._unsettled) if self._prefetch else {}
 
         def work(connection: Connection) -> tuple[list[str], Results]:
             now = self._ledger.now()
             if self._unknown:
-                known = self._senders.claim_numbers()
+                known = self._senders.claim_numbers() | self._offers.outstanding
                 known |= {task.claim_number for task in (*self._unsettled, *self._withdrawn)}
                 claims.release_unknown(connection, self._owner, known, now)
             if self._prefetch:
@@ -314,8 +344,14 @@ def build(settings: Settings, config: Config, name: str, owner: str, handover: H
     chosen = config.sinks[name]
     sink = registry.build(name, chosen.type, chosen.options, services)
     rate = SharedRate(connection, name, chosen.rate_limit) if chosen.rate_limit else None
-    unrecorded = max(prefetch.unrecorded_starts(chosen.concurrency), 2 * ROOM)
+    unrecorded = max(prefetch.unrecorded_starts(chosen.concurrency), MOST_UNSETTLED + (BATCHES + HANDED_ON) * ROOM)
     add = liveness.StartedJournal(settings.data, owner, unrecorded).add
+    # What waits for a sink's receipt waits for its settlement.
+    followed = any(name in target.after for route in config.routes for target in route.targets)
     return Deliverer(
-        *(ledger, sink, chosen.retry, chosen.concurrency, connection, owner), rate=rate, on_start=add, handover=handover
+        *(ledger, sink, chosen.retry, chosen.concurrency, connection, owner),
+        rate=rate,
+        on_start=add,
+        handover=handover,
+        gather=0.0 if followed else GATHER,
     )

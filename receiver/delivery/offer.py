@@ -7,6 +7,8 @@ rules are at the head of ledger/deliveries/claims.py. The deliverer works withou
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
+from typing import Literal
 
 import redis
 
@@ -25,6 +27,7 @@ _ANSWER_WITHIN = 2.0
 # Seconds for which what was handed on may be sent without asking the ledger: far fewer than a claim lasts, so that none
 # has lapsed while a process was stopped, and about as many as a pause of the sink takes to be heard of.
 FRESH = 1.0
+Came = Literal["nudge", "answer", ""]
 
 
 class Offers:
@@ -40,8 +43,13 @@ class Offers:
         self.unknown = False
         # Whether an offer is out, for all that this deliverer knows.
         self.out = False
+        # The claim number of the latest one.
+        self._number = 0
         # Until when an offer that was taken must be answered, by time.monotonic(); None when none is.
         self._due: float | None = None
+        # What can be read, as far as was heard; at first everything may be.
+        self._heard_answer = self._heard_nudge = True
+        self._nudge_descriptor = -1
         # Since when nothing has happened to claims or lane that a dispatcher may not have seen: time.monotonic().
         self._undisturbed = 0.0
         if handover is not None:
@@ -57,25 +65,48 @@ class Offers:
         """Whether a dispatcher has taken an offer and not answered yet."""
         return self._due is not None
 
-    def wait(self, seconds: float, claim_number: int | None) -> bool:
-        """Wait at most `seconds` for a nudge, or until a dispatcher answers. True if a nudge came.
+    @property
+    def outstanding(self) -> set[int]:
+        """The claim numbers under which something may be handed on that is not known yet."""
+        return {self._number} if self.out or self.taken else set()
 
-        `claim_number`: under which to put an offer out meanwhile; None to make none. Raises redis.RedisError.
+    def wait(self, seconds: float, claim_number: int | None) -> Came:
+        """Wait at most `seconds` for a nudge, or until a dispatcher answers. Returns what came.
+
+        `claim_number`: under which to put an offer out meanwhile, which then stays; None to make none. Raises
+        redis.RedisError.
         """
         if self._handover is None:
-            return self._nudges.wait(seconds)
+            return "nudge" if self._nudges.wait(seconds) else ""
         if claim_number is not None:
             self.put(claim_number)
+        nudged = self._nudges.wait(seconds, self._handover.answers)
+        self._heard_answer = not nudged and bool(readable([self._handover.answers.fileno()], 0))
+        return "nudge" if nudged else "answer" if self._heard_answer else ""
+
+    def descriptors(self) -> list[int]:
+        """Return what can be read when an answer or a nudge has come, for who waits for something else as well. Call
+        `hear` after that."""
+        if self._handover is None:
+            return []
         try:
-            return self._nudges.wait(seconds, self._handover.answers)
-        finally:
-            self.withdraw()
+            self._nudge_descriptor = self._nudges.fileno()
+        except redis.RedisError:
+            self._nudge_descriptor = -1
+            return [self._handover.answers.fileno()]
+        return [self._handover.answers.fileno(), self._nudge_descriptor]
+
+    def hear(self, ready: Collection[int]) -> None:
+        """Take note of which `descriptors` can be read."""
+        if self._handover is not None:
+            self._heard_answer = self._handover.answers.fileno() in ready
+            self._heard_nudge = self._nudge_descriptor in ready or self._nudge_descriptor < 0
 
     def put(self, claim_number: int) -> None:
         """Put an offer out, unless one is out or has been taken. It stays until `withdraw`."""
         if self._handover is not None and not (self.out or self.taken):
             self._handover.put(Offer(self._owner, claim_number, self._room))
-            self.out = True
+            self.out, self._number = True, claim_number
 
     def withdraw(self) -> None:
         """Take back the offer that is out, if there is one. A dispatcher that has taken it will answer."""
@@ -84,23 +115,21 @@ class Offers:
         self.out = False
 
     def nudged(self) -> bool:
-        """Whether something may be due that was not handed on, as far as is known without waiting."""
+        """Whether something may be due that was not handed on, as far as was heard."""
+        heard, self._heard_nudge = self._heard_nudge, False
         try:
-            return self._nudges.poll()
+            return heard and self._nudges.poll()
         except redis.RedisError:
             return True
 
-    @property
-    def answered(self) -> bool:
-        """Whether there is something to receive."""
-        return self._handover is not None and bool(readable([self._handover.answers.fileno()], 0))
-
     def receive(self) -> HandedOn | None:
-        """Return the next answer, if there is one; what does not come in time is not awaited any more."""
-        answer = self._handover.receive() if self._handover else None
+        """Return the answer that was heard, if there is one; what does not come in time is not awaited any more."""
+        overdue = self._due is not None and time.monotonic() > self._due
+        answer = self._handover.receive() if self._handover and (self._heard_answer or overdue) else None
+        self._heard_answer = False
         if answer is not None and answer.owner == self._owner:
             self._due, self.out = None, False
-        elif self._due is not None and time.monotonic() > self._due:
+        elif overdue:
             self._due, self.unknown = None, True
         return answer
 

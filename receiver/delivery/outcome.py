@@ -52,9 +52,11 @@ def outcome_of(
     started_at: float,
     now: float,
     chance: float,
+    *,
+    ended_at: float | None = None,
 ) -> AttemptResult:
     """Return the result of one attempt. `change`: of the breaker, by the batch that the attempt was settled in, if any.
-    `chance` in [0, 1) is the jitter; times are seconds since the epoch."""
+    `chance` in [0, 1) is the jitter; times are seconds since the epoch. `ended_at`: None means now."""
 
     def result(
         move: DeliveryMove,
@@ -73,7 +75,7 @@ def outcome_of(
             outcome=outcome,
             reason="" if isinstance(answer, Receipt) else why + reason(answer),
             started_at=started_at,
-            ended_at=now,
+            ended_at=now if ended_at is None else ended_at,
             due_at=due_at,
             spends=spends,
             receipt=receipt.to_dict() if receipt is not None else None,

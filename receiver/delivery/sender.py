@@ -7,11 +7,10 @@ frees its slot only when the caller has collected it.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable
 from handlers.support.daemon_pool import DaemonPool
@@ -19,6 +18,7 @@ from handlers.support.request_sink import MOST_THREADS
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.response_waiter import ResponseWaiter, can_wait_together
 from receiver.delivery.send_task import SendTask, to_delivery
+from receiver.runtime.process import Bell, readable
 
 
 class SenderPool:
@@ -48,7 +48,10 @@ class SenderPool:
         self._waiter = (
             ResponseWaiter(sink, self._threads, self._begin, self._end_one) if can_wait_together(sink) else None
         )
-        self._ended: queue.SimpleQueue[SendTask] = queue.SimpleQueue()
+        self._ended: deque[SendTask] = deque()
+        # Who waits for an end is rung for: for each one, or for trouble only.
+        self._bell: Bell | None = None
+        self._waits = self._waits_for_all = False
         self._handover = threading.Lock()  # held while a slot passes from one task to another
         self._queued: deque[SendTask] = deque()
         # Ended tasks that were accepted and have no next task, until they are collected: in the order of `_ended`.
@@ -71,6 +74,11 @@ class SenderPool:
     def free(self) -> int:
         """Count the slots in which nothing is under way."""
         return self.slots - len(self._running)
+
+    @property
+    def under_way(self) -> int:
+        """Count the slots in which something is."""
+        return len(self._running)
 
     @property
     def queued(self) -> int:
@@ -134,21 +142,43 @@ class SenderPool:
             self._queued.clear()
             return tasks
 
-    def collect(self, longest: float) -> list[SendTask]:
-        """Wait until a send ends, `longest` seconds at the most. Returns all that have; the overdue are given up."""
-        first = min((task.started for task in self._running.values()), default=time.monotonic())
+    def oldest_start(self) -> float:
+        """Return when the oldest send that was not collected started, by time.monotonic(); infinite when none was."""
+        return min((task.started for task in self._running.values()), default=float("inf"))
+
+    def wait(self, longest: float, others: Iterable[int] = (), *, for_all: bool = True) -> set[int]:
+        """Wait until a send has ended or is overdue, `longest` seconds at the most, or until one of `others` (file
+        descriptors) can be read. Returns those that can.
+
+        `for_all`: False to sleep on when a send was accepted, so that whoever ends it wakes nobody.
+        """
+        if self._bell is None:
+            self._bell = Bell()
+        self._waits, self._waits_for_all = True, for_all  # first: what ends from now on rings
+        if (for_all and self._ended) or not all(task.accepted for task in tuple(self._ended)):
+            longest = 0.0
+        overdue = self.oldest_start() + self._limit - time.monotonic()
+        ready = readable((self._bell.fileno(), *others), max(0.0, min(longest, overdue)))
+        self._waits = False
+        if self._bell.fileno() in ready:
+            self._bell.clear()
+        return ready
+
+    def ended(self) -> list[SendTask]:
+        """Return all that have ended since the last call, without waiting; the overdue are given up."""
         found: list[SendTask] = []
-        try:
-            self._take(self._ended.get(timeout=max(0.01, min(first + self._limit - time.monotonic(), longest))), found)
-            while True:
-                self._take(self._ended.get_nowait(), found)
-        except queue.Empty:
-            pass
+        while self._ended:
+            self._take(self._ended.popleft(), found)
         now = time.monotonic()
         overdue = [task for task in self._running.values() if task.started + self._limit < now]
         found += [task for task in overdue if self._give_up(task, now)]
         self._tell_running(len(self._running))
         return found
+
+    def collect(self, longest: float) -> list[SendTask]:
+        """Wait until a send ends, `longest` seconds at the most. Returns all that have; the overdue are given up."""
+        self.wait(longest)
+        return self.ended()
 
     def close(self) -> None:
         """End the threads that are not busy."""
@@ -215,7 +245,10 @@ class SenderPool:
             elif task.accepted:
                 self._freed.append(task)
             # Before `enqueue` may give it a next task, which another thread sends: that one must end after it.
-            self._ended.put(task)
+            self._ended.append(task)
+        if self._waits and (self._waits_for_all or not task.accepted) and self._bell is not None:
+            self._waits = False
+            self._bell.ring()
         return next_task
 
     def _send(self, task: SendTask) -> list[Receipt | Exception]:

@@ -50,7 +50,14 @@ class Settlement:
             started_at = now - (time.monotonic() - task.started)  # by the ledger's clock, as all that it tells
             found = [
                 outcome.outcome_of(
-                    each, answer, self._retry, changes.get(each.lane), started_at, now, chance=random.random()
+                    each,
+                    answer,
+                    self._retry,
+                    changes.get(each.lane),
+                    started_at,
+                    now,
+                    chance=random.random(),
+                    ended_at=min(started_at + task.seconds, now),
                 )
                 for each, answer in zip(task.claimed, task.answers, strict=True)
             ]

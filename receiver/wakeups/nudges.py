@@ -57,6 +57,10 @@ class NudgeWait:
         asked = self._ask(_ASKED_FOR)
         return bool(readable([asked.fileno()], 0)) and self._answer()
 
+    def fileno(self) -> int:
+        """Return what can be read once `poll` has an answer, and ask for one. Raises redis.RedisError."""
+        return self._ask(_ASKED_FOR).fileno()
+
     def _ask(self, seconds: float) -> socket.socket:
         """Ask Redis for a nudge, unless that is done already. Returns what its answer can be read from."""
         if self._connection is not None and time.monotonic() > self._overdue:

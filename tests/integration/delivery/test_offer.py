@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import redis
 
-from handlers import Delivery, Receipt, SinkOptions
+from handlers import Delivery, Receipt, Refused, SinkOptions, Unavailable
 from receiver import wakeups
+from receiver.delivery import gathering
 from receiver.delivery.offer import ROOM
+from receiver.delivery.settlement import Settlement
 from receiver.domain import breaker
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
@@ -50,6 +52,19 @@ def count_claims(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+def count_settlements(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets, with each settlement from now on, how many sends it settles."""
+    made: list[int] = []
+    record = Settlement.record
+
+    def counting(self: Settlement, connection: Any, tasks: Any, *arguments: Any) -> Any:
+        made.append(len(tasks))
+        return record(self, connection, tasks, *arguments)
+
+    monkeypatch.setattr(Settlement, "record", counting)
+    return made
+
+
 def test_what_comes_alone_is_sent_without_being_claimed_or_woken_for(
     ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +81,56 @@ def test_what_comes_alone_is_sent_without_being_claimed_or_woken_for(
         assert claimed == []
         # And the next one takes the same way
         eventually(lambda: offered(handover))
+
+
+def test_sends_that_end_one_after_the_other_are_settled_together(
+    ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a deliverer whose settlements wait for others, for as long as this test takes
+    sink, recorder = BatchSink(accept), make_recorder(ledger, redis_url, handover)
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, gather=10 * PATIENCE), handover):
+        settled = count_settlements(monkeypatch)
+        for number, each in enumerate(events(4)):
+            # When one comes, then it is sent at once, whatever waits to be settled
+            assert recorder.dispatch([each]) == []
+            eventually(lambda number=number: len(sink.seen) == number + 1)
+            eventually(lambda: offered(handover))
+        assert [row["state"] for row in rows(ledger)] == ["sending"] * 4
+        # And a stop settles all of them
+    assert settled == [4]
+    assert all_delivered(ledger, 4)
+    assert_sent_once_each(ledger, sink, 4)
+
+
+@pytest.mark.parametrize("trouble", [Refused("no"), Unavailable("not now"), ValueError()])
+def test_what_fails_is_settled_at_once_with_all_that_waited(
+    ledger: Ledger, redis_url: str, handover: Handover, trouble: Exception
+) -> None:
+    def answer(delivery: Delivery) -> Receipt:
+        if delivery.run_id == "tsk_1":
+            raise trouble
+        return accept(delivery)
+
+    sink, recorder = BatchSink(answer), make_recorder(ledger, redis_url, handover)
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, gather=10 * PATIENCE), handover):
+        first, second = events(2)
+        recorder.dispatch([first])
+        eventually(lambda: sink.seen and offered(handover))
+        recorder.dispatch([second])
+        ends = {"dead" if isinstance(trouble, Refused) else "waiting", "delivered"}
+        eventually(lambda: {row["state"] for row in rows(ledger)} == ends)
+
+
+def test_no_more_wait_to_be_settled_than_a_killed_worker_may_have_sent_again(
+    ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "MOST_UNSETTLED", 3)
+    sink, recorder = BatchSink(accept), make_recorder(ledger, redis_url, handover)
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, gather=10 * PATIENCE), handover):
+        for each in events(3):
+            assert recorder.dispatch([each]) == []
+            eventually(lambda: offered(handover))
+        eventually(lambda: all_delivered(ledger, 3))
 
 
 class SlowFirst(BatchSink):
@@ -120,6 +185,49 @@ def test_what_is_due_is_claimed_although_what_is_new_is_handed_on(
         sink.go_on.set()
         eventually(lambda: all_delivered(ledger, 2))
         assert_sent_once_each(ledger, sink, 2)
+
+
+def test_an_offer_is_out_while_what_has_just_come_is_claimed(
+    ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a deliverer that waits
+    sink, claim = BatchSink(accept), claims.claim
+    offers: list[bool] = []
+
+    def looking(*arguments: Any, **named: Any) -> claims.Claims:
+        offers.append(offered(handover))
+        return claim(*arguments, **named)
+
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=3), handover):
+        monkeypatch.setattr(claims, "claim", looking)
+        # When a dispatcher of another worker makes something due, and nudges
+        woken = make_recorder(ledger, redis_url, None).dispatch(events())
+        for _ in range(2):  # the first one only raises the flag
+            wakeups.wake_sinks(redis.Redis.from_url(redis_url), woken)
+        eventually(lambda: all_delivered(ledger))
+        # Then what comes while that is claimed could have been handed on
+        assert any(offers)
+
+
+def test_an_offer_that_is_taken_by_who_dies_is_replaced_while_the_deliverer_always_has_work(
+    ledger: Ledger, redis_url: str, handover: Handover
+) -> None:
+    # Given a deliverer that is sending something, and whose offer a dispatcher has taken that is dead by then
+    sink = SlowFirst()
+    first, second = events(2)
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover), handover):
+        make_recorder(ledger, redis_url, handover).dispatch([first])
+        eventually(lambda: sink.seen and offered(handover))
+        assert handover.take()
+        # When another one makes something due, and nudges
+        woken = make_recorder(ledger, redis_url, None).dispatch([second])
+        for _ in range(2):
+            wakeups.wake_sinks(redis.Redis.from_url(redis_url), woken)
+        # Then that is sent, and there is an offer again while the first send is still under way
+        eventually(lambda: len(sink.seen) == 2)
+        eventually(lambda: offered(handover))
+        sink.go_on.set()
+        eventually(lambda: all_delivered(ledger, 2))
 
 
 def test_no_offer_is_left_behind_by_a_job_that_ends(ledger: Ledger, redis_url: str, handover: Handover) -> None:

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from handlers import Delivery, Receipt, Sink, SinkOptions
+from handlers import Delivery, Receipt, Refused, Sink, SinkOptions
 from handlers.testing.conformance import NoServices
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.send_task import SendTask, to_delivery
 from receiver.delivery.sender import SenderPool
 from receiver.ledger.deliveries.claimed import Claimed
+from receiver.runtime.process import Bell
 from tests.support.button import press
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Counting(Sink[SinkOptions]):
@@ -148,4 +149,42 @@ def test_each_of_a_batch_that_no_claim_of_this_worker_has_started_is_noted_befor
     (ended,) = senders.collect(60)
     assert ended.accepted
     assert (started, sorted(sink.sent)) == (["a", "b"], ["a", "b", "c"])
+    senders.close()
+
+
+def test_who_waits_for_other_things_than_ends_is_woken_by_trouble_and_not_by_what_is_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Refusing(Counting):
+        def send(self, delivery: Delivery) -> Receipt:
+            if delivery.key == "refused":
+                raise Refused("no")
+            return super().send(delivery)
+
+    rings: list[None] = []
+    ring = Bell.ring
+    senders = SenderPool(Refusing(), 4, 600.0)
+    accepted, refused, other = task("accepted"), task("refused"), Bell()
+    waits = threading.Thread(target=lambda: senders.wait(PATIENCE, [other.fileno()], for_all=False))
+    # Given one that waits for something else
+    waits.start()
+    eventually(lambda: senders._waits)
+    monkeypatch.setattr(Bell, "ring", lambda self: (rings.append(None), ring(self)))
+    # When a send is accepted, and that comes
+    senders.start(accepted)
+    eventually(lambda: accepted.ended and accepted in senders._ended)
+    eventually(lambda: not senders._handover.locked())
+    assert (rings, waits.is_alive()) == ([], True)
+    ring(other)
+    waits.join(PATIENCE)
+    # Then it was woken by that alone, and finds what has ended
+    assert senders.ended() == [accepted]
+    # And a send that is refused wakes it
+    other.clear()
+    waits = threading.Thread(target=lambda: senders.wait(PATIENCE, [other.fileno()], for_all=False))
+    waits.start()
+    senders.start(refused)
+    waits.join(PATIENCE)
+    assert not waits.is_alive()
+    assert senders.ended() == [refused]
     senders.close()
