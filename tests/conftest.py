@@ -3,9 +3,11 @@
 import functools
 import gc
 import os
+import sys
 from collections.abc import Generator, Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import httpcore2
 import pytest
@@ -13,6 +15,7 @@ from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
 from receiver.api import call_pool
+from receiver.ledger import Ledger
 from receiver.runtime import apart
 from tests.support.waiting import PATIENCE
 
@@ -87,6 +90,30 @@ def _certificates_are_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpcore2, "default_ssl_context", functools.cache(httpcore2.default_ssl_context))
         yield
+
+
+@pytest.fixture(scope="session")
+def _ledgers_of_tests() -> Iterator[list[Ledger]]:
+    """Those that tests and their helpers have made, and not what is tested."""
+    made: list[Ledger] = []
+    init, here = Ledger.__init__, str(Path(__file__).parent)
+
+    def noting(self: Ledger, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        if sys._getframe(1).f_code.co_filename.startswith(here):
+            made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "__init__", noting)
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _ledgers_of_tests_are_closed(_ledgers_of_tests: list[Ledger]) -> Iterator[None]:
+    """Python warns of a connection to SQLite that nobody has closed from 3.13 on. One that is used again opens anew."""
+    yield
+    while _ledgers_of_tests:
+        _ledgers_of_tests.pop().close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -30,7 +30,7 @@ from handlers.testing.conformance import (
     sample_run,
     silent_port,
 )
-from tests.support.waiting import Stopwatch
+from tests.support.waiting import PATIENCE, Stopwatch
 
 SECRET = "hush-hush-token"
 
@@ -224,7 +224,7 @@ def test_without_apprise_the_error_says_what_to_install() -> None:
         "try: NotifyOptions.model_validate({'urls': 'json://localhost'})\n"
         "except ValueError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert "pip install 'runhook[notify]'" in done.stdout, done.stderr
 
 

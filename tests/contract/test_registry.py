@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from handlers import registry
 from handlers.testing.conformance import NoServices
 from tests.support.paths import ROOT
+from tests.support.waiting import PATIENCE
 
 Install = Callable[..., None]
 
@@ -77,7 +78,7 @@ def test_every_built_in_type_can_be_loaded() -> None:
 
 def test_naming_the_types_imports_none_of_them() -> None:
     code = "import sys; from handlers import registry; registry.names(); print('boto3' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.strip() == "False", done.stderr
 
 

@@ -32,6 +32,7 @@ from receiver.routing.router import Router
 from tests.support import queries
 from tests.support.ledger import claim, new_event, record, settle, with_tables
 from tests.support.paths import ROOT
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -65,7 +66,9 @@ def test_the_version_comes_without_importing_any_command() -> None:
         "try: main()\nfinally: print(*sys.modules)"
     )
     environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=PATIENCE
+    )
 
     first, modules = done.stdout.splitlines()
     assert first == f"runhook {__version__}"
@@ -334,7 +337,13 @@ def test_an_output_that_is_closed_or_full_makes_no_traceback(tmp_path: Path, cal
     command = f"{sys.executable} -m receiver.cli {call} {how}"
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "RUNHOOK_DATA": str(tmp_path)}
     done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=30, check=False
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
 
     assert done.stderr.count("\n") <= 2, done.stderr
@@ -350,7 +359,7 @@ def test_no_file_that_is_opened_takes_the_number_of_a_closed_output(tmp_path: Pa
     (tmp_path / "x").touch()
     command = f'{sys.executable} -c "{program}" <&- >&- 2>&-'
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environ, timeout=30, check=False)
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environ, timeout=PATIENCE, check=False)
 
     assert done.returncode >= 3
 

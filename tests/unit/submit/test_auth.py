@@ -74,7 +74,8 @@ class Refusals:
         real = api_keys.by_hash
         monkeypatch.setattr(api_keys, "by_hash", lambda *args: (self.looked_up.append(args[1]), real(*args))[1])
         unreachable = redis.Redis(port=1, retry=None)
-        self.authenticator = Authenticator(AsyncLedger(self.ledger), unreachable, rate, None, self.counts)
+        self._asked = AsyncLedger(self.ledger)
+        self.authenticator = Authenticator(self._asked, unreachable, rate, None, self.counts)
 
     async def call(self, key: str, address: str = "a", scope: str | None = "read") -> int:
         """Return the status of the refusal; 200 for none."""
@@ -84,9 +85,9 @@ class Refusals:
             return refusal.reply.status
         return 200
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.authenticator.close()
-        self.ledger.close()
+        await self._asked.close()  # once the use of a key is noted
 
 
 def guesses(count: int) -> list[str]:
@@ -118,14 +119,14 @@ async def test_bad_keys_are_counted_logged_and_throttled_and_hold_up_no_known_on
     assert await it.call(it.key) == 200
     assert await it.call(guesses(1)[0].replace("rhk_0", "rhk_f"), "b") == 403
     assert await it.call(guesses(1)[0].replace("rhk_0", "rhk_e")) == 403
-    it.close()
+    await it.close()
 
 
 async def test_many_addresses_together_are_throttled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     it = Refusals(tmp_path, monkeypatch)
     statuses = [await it.call(guess, str(number)) for number, guess in enumerate(guesses(300))]
     assert statuses == [403] * 200 + [429] * 100
-    it.close()
+    await it.close()
 
 
 async def test_a_valid_key_that_comes_first_after_a_start_is_held_up_by_no_guesses(
@@ -144,7 +145,7 @@ async def test_a_valid_key_that_comes_first_after_a_start_is_held_up_by_no_guess
     for guess in guesses(300):
         await it.call(guess, "address 1")
     assert await it.call(it.key, "address 1") == 429
-    it.close()
+    await it.close()
 
 
 @pytest.mark.parametrize("key", ["", "sk-somebody-elses", "rhk_", "rhk_a_b_é", "rhk_" + "a" * 5000])
@@ -155,7 +156,7 @@ async def test_what_has_not_the_form_of_a_key_costs_no_look_up(
     assert [await it.call(key) for _ in range(50)] == [403] * 50
     assert (it.looked_up, it.counts) == ([], {"bad_key": 50})
     assert "somebody" not in caplog.text
-    it.close()
+    await it.close()
 
 
 async def test_calls_that_are_refused_count_for_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +164,7 @@ async def test_calls_that_are_refused_count_for_the_rate(tmp_path: Path, monkeyp
     statuses = [await it.call(it.key, scope=scope) for scope in ("submit", None, "submit", "read", "operate", "read")]
     assert statuses == [403, 403, 403, 200, 403, 429]
     assert it.counts == {"scope": 4, "rate": 1}
-    it.close()
+    await it.close()
 
 
 async def test_a_key_for_which_nobody_set_a_rate_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +173,7 @@ async def test_a_key_for_which_nobody_set_a_rate_has_one(tmp_path: Path, monkeyp
     assert [await it.call(it.key) for _ in range(7)] == [200] * 5 + [429] * 2
     it.now += 1.0
     assert [await it.call(it.key) for _ in range(3)] == [200] * 2 + [429]
-    it.close()
+    await it.close()
 
 
 async def test_a_revoked_key_is_believed_for_five_seconds_and_no_longer(
@@ -185,7 +186,8 @@ async def test_a_revoked_key_is_believed_for_five_seconds_and_no_longer(
     key = api_key.derive("master", "k1")
     row = api_keys.Key("k1", "app", api_key.digest(key), "", frozenset({"read"}), "skyvern", None, 1.0)
     ledger.write(lambda connection: api_keys.create(connection, row))
-    authenticator = Authenticator(AsyncLedger(ledger), redis.Redis(), None)
+    asked = AsyncLedger(ledger)
+    authenticator = Authenticator(asked, redis.Redis(), None)
     await authenticator.authenticate({"x-api-key": key}, "read")
     # When it is revoked
     assert ledger.write(lambda connection: api_keys.revoke(connection, "k1", 2.0))
@@ -199,4 +201,4 @@ async def test_a_revoked_key_is_believed_for_five_seconds_and_no_longer(
         assert refusal.value.reply.status == 403
         now += 3600.0
     authenticator.close()
-    ledger.close()
+    await asked.close()
