@@ -213,15 +213,25 @@ def _warn_of_orphans(settings: Settings, sinks: Sequence[str]) -> None:
         ledger.close()
 
 
-def check_file_limit(config: Config, limit: int) -> None:
-    """Raise NotStarted if a sink may have more sends under way than a process may have files open."""
-    for name, sink in config.sinks.items():
-        if sink.concurrency + _OTHER_FILES > limit and sink.concurrency > MOST_THREADS:
-            wanted = sink.concurrency + _OTHER_FILES
-            raise NotStarted(
-                f"sinks.{name}.concurrency is {sink.concurrency}, and each of its sends is an open file: a process may "
-                f"open {limit} here. Allow {wanted} (ulimit -n, or LimitNOFILE of systemd), or lower concurrency"
-            )
+def check_file_limit(config: Config, limit: int, only: Sequence[str] = ()) -> None:
+    """Raise NotStarted if the sinks of one process may have more sends under way than it may have files open.
+
+    `limit`: files that a process may open. `only`: names of sinks or of queues, as `choose_queues` takes them.
+    """
+    names = [name for name in config.sinks if not only or name in only or deliver_queue(name) in only]
+    together = [name for name in names if _shares(config, name)]
+    for process in (together, *([name] for name in names if name not in together)):
+        sends = {name: config.sinks[name].concurrency for name in process}
+        wanted = sum(sends.values()) + _OTHER_FILES
+        if wanted <= limit or sum(sends.values()) <= MOST_THREADS:
+            continue
+        most = max(sends, key=sends.__getitem__)
+        others = f", and {wanted - _OTHER_FILES} with those of the sinks that share its process" if process[1:] else ""
+        apart = ", or give it a process with worker: own" if process[1:] else ""
+        raise NotStarted(
+            f"sinks.{most}.concurrency is {sends[most]}{others}, and each of its sends is an open file: a process may "
+            f"open {limit} here. Allow {wanted} (ulimit -n, or LimitNOFILE of systemd), or lower concurrency{apart}"
+        )
 
 
 def check(settings: Settings, config: Config, patience: float) -> None:
@@ -277,7 +287,7 @@ def run(
     """
     Ledger(settings.database_url).close()  # raises what a person wrote wrong; opens nothing
     check_url(settings.redis_url)
-    check_file_limit(config, raise_file_limit())  # before the sockets of each sink are made
+    check_file_limit(config, raise_file_limit(), only)  # before the sockets of each sink are made
     built = build(settings, config)
     queues = choose_queues(built, only, dispatchers)
     trouble = in_child(lambda: prepare(settings, config, patience))
