@@ -82,6 +82,8 @@ class Claimer:
         self.all_due = False
         # Whether the reply to the COMMIT of a claim was lost.
         self.commit_lost = False
+        # Whether the last claim took as many as one may, while more slots were free.
+        self.cut_short = False
 
     @property
     def unseen_lanes(self) -> bool:
@@ -106,11 +108,14 @@ class Claimer:
         free, ahead = self._senders.free, self._prefetch.wanted() if self._prefetch else 0
         # One lane that is slow must not keep others from the slots that are free. Without lanes, a few wait for more.
         waits = not self._lane_limit and time.monotonic() < self._claimed + CLAIM_AGAIN
-        if waits and free < self._senders.slots // 2:
+        if waits and free < min(self._senders.slots // 2, claims.CLAIM_MOST):
             free = 0
+        self.cut_short = False
         if (not free and not ahead) or self._senders.bytes > claims.CLAIM_BYTES:
             return None
-        limit = self._allowed(self._sink.batch_size if self._many else free)
+        most = min(free, claims.CLAIM_MOST)
+        ahead = min(ahead, claims.CLAIM_MOST - most)
+        limit = self._allowed(self._sink.batch_size if self._many else most)
         if not limit and not ahead:
             return None
         self._claimed = time.monotonic()
@@ -127,6 +132,7 @@ class Claimer:
             self.commit_lost = True
             raise
         self.all_due = batch.all_due
+        self.cut_short = free > most and len(batch.claimed) + len(batch.poisoned) >= most
         self.commit_lost = self.commit_lost or tries > 1
         self._pause.end()
         for each in batch.poisoned:

@@ -267,6 +267,8 @@ class Deliverer(wakeups.JobBody):
         settled; but not past the next renewal."""
         now = time.monotonic()
         longest = CLAIM_AGAIN if self._lane_limit or self._prefetch else RENEW / 2
+        if self._claimer.cut_short:
+            longest = 0.0  # the next claim takes more
         longest = min(longest, gathering.settle_at(self._unsettled, self._gather) - now)
         others: list[int] = []
         for_all = True

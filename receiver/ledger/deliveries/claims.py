@@ -55,6 +55,9 @@ from receiver.ledger.schema import deliveries, events
 CLAIM = 15.0
 # Bytes of bodies that one claim takes at the most (but always one delivery): 256 bodies of 16 MiB fill no memory.
 CLAIM_BYTES = 16 << 20
+# Deliveries that one claim takes at the most: while it does, no other worker claims for its sink, and on SQLite nobody
+# writes.
+CLAIM_MOST = 1024
 # Of the slots of a sink with many lanes, and of those that one claim may take, one in so many goes to probes; but one
 # always.
 PROBES = 4

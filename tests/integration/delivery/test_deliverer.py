@@ -57,6 +57,12 @@ def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., Deliverer]
         each.close()
 
 
+def claimed_rows(ledger: Ledger) -> list[dict[str, Any]]:
+    """Return what is being sent, as the ledger has it."""
+    query = "SELECT id, claim_number FROM deliveries WHERE state = 'sending'"
+    return ledger.read(lambda connection: [dict(row._mapping) for row in connection.exec_driver_sql(query)])
+
+
 def make_due(ledger: Ledger) -> None:
     """Make what waits due now, as the clock does when its time has come."""
     ledger.write(lambda connection: recovery.make_due(connection, time.time() + 1e6))
@@ -87,6 +93,38 @@ def test_no_more_is_claimed_than_memory_has_room_for(
     deliver(ScriptedSink(slow)).run(lambda: False)
     assert {row["state"] for row in rows(ledger)} == {"delivered"}
     assert most <= 4, "two by one claim, and two more while these are no more than one claim takes"
+
+
+def test_a_claim_takes_a_bounded_number_and_the_next_one_follows_at_once(
+    ledger: Ledger, deliver: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given more free slots than one claim takes, and sends that end only when there is one in each slot
+    monkeypatch.setattr(claims, "CLAIM_MOST", 3)
+    monkeypatch.setattr("receiver.delivery.claimer.CLAIM_AGAIN", 1e6)
+    monkeypatch.setattr("receiver.delivery.deliverer.CLAIM_AGAIN", 1e6)
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(15)))
+    begun, sizes = threading.Semaphore(0), Counter[int]()
+    counted = threading.Event()
+
+    def answer(delivery: Delivery) -> Receipt:
+        begun.release()
+        if not counted.wait(PATIENCE):
+            raise Refused("not all slots were used")
+        return accept(delivery)
+
+    def count() -> None:
+        for _ in range(15):
+            begun.acquire(timeout=PATIENCE)
+        sizes.update(row["claim_number"] for row in claimed_rows(ledger))
+        counted.set()
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    deliver(ScriptedSink(answer, timeout=4 * PATIENCE), concurrency=15).run(lambda: False)
+    counting.join()
+    # Then each claim has taken as many as one may
+    assert {row["state"] for row in rows(ledger)} == {"delivered"}
+    assert sorted(sizes.values()) == [3, 3, 3, 3, 3]
 
 
 def test_what_is_due_is_sent_and_its_receipt_kept(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
