@@ -52,7 +52,7 @@ def to_delivery(each: Claimed, receipts: Receipts, retry: RetryPolicy | None = N
     body, completion = each.body, each.completion.encode()
     if each.sink != CALLBACK:
         body, completion = mask_bytes(body), mask_bytes(completion)
-    run = parse(body)
+    run = parse(body, briefly=True)
     data = run.data if run.problem else completed(run.data, json.loads(completion) if completion else None)
     return Delivery(
         key=each.id,

@@ -114,8 +114,12 @@ class Run(NamedTuple):
         return self._replace(data=data, **_texts(data))
 
 
-def parse(body: bytes) -> Run:
-    """Parse `body` into a run. Never raises: with a `problem` when it can't be parsed."""
+def parse(body: bytes, *, briefly: bool = False) -> Run:
+    """Parse `body` into a run. Never raises: with a `problem` when it can't be parsed.
+
+    `briefly`: only what a sink is given, which are the id, type, status, `test`, `data` and what is wrong; all else is
+    as if the body did not tell it.
+    """
     data, problem, left_out = _load(body)
     if problem:
         return Run(problem=problem)
@@ -123,9 +127,12 @@ def parse(body: bytes) -> Run:
     status = _text(data.get("status"), MAX_WORD) or ""
     if not status:
         problem = problem or "it has no status"
+    run_type, test = _text(data.get("run_type"), MAX_WORD) or "", _is_test(run_id, data)
+    if briefly:
+        return Run(run_id, run_type, status, test=test, data=data, problem=problem, left_out=left_out)
     return Run(
         run_id=run_id,
-        run_type=_text(data.get("run_type"), MAX_WORD) or "",
+        run_type=run_type,
         status=status,
         outcome="completed" if status == "failed" and undelivered(data) else status,
         attempt=_attempt(data.get("attempt")),
@@ -134,7 +141,7 @@ def parse(body: bytes) -> Run:
         modified_at=epoch(data.get("modified_at")),
         started_at=epoch(data.get("started_at")),
         finished_at=epoch(data.get("finished_at")),
-        test=_is_test(run_id, data),
+        test=test,
         data=data,
         problem=problem,
         left_out=left_out,

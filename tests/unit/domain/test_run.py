@@ -308,6 +308,14 @@ def test_no_number_changes_its_value(number: float) -> None:
     assert parse(with_output(json.dumps(number).encode())).data["output"] == number
 
 
+@given(st.dictionaries(st.sampled_from(FIELDS), json_values) | json_values)
+def test_what_is_read_briefly_is_read_as_otherwise(value: Any) -> None:
+    raw = json.dumps(value).encode()
+    brief, whole = parse(raw, briefly=True), parse(raw)
+    read = ("run_id", "run_type", "status", "test", "data", "problem", "left_out")
+    assert [getattr(brief, name) for name in read] == [getattr(whole, name) for name in read]
+
+
 def test_an_ordinary_body_costs_the_quick_way_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.domain.run._rescue", None)
 

@@ -1,0 +1,98 @@
+"""When a dispatcher hands on deliveries whole, and when their ids alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+
+from receiver.domain.event import delivery_id
+from receiver.hand_on import HandOn, RunNow
+from receiver.ledger.deliveries.packed_claims import unpack
+from receiver.ledger.events import NewDelivery, NewEvent, Written
+from receiver.runtime.handover import HandedOn, Handover, Offer
+from tests.support.ledger import new_event
+
+ONE, OTHER = new_event("tsk_1", "ops"), new_event("tsk_2", "ops")
+KNOWN = RunNow({}, 1)
+HELD = new_event("tsk_3", NewDelivery("ops", "r", after=("mirror",)))
+
+
+class LaneRow(NamedTuple):
+    """What the ledger answers of a lane that is shut."""
+
+    lane: str
+
+
+@pytest.fixture
+def handover() -> Iterator[Handover]:
+    it = Handover()
+    it.put(Offer("w", 3, 2))
+    yield it
+    it.close()
+
+
+def ids(*events: NewEvent) -> set[str]:
+    return {delivery_id(each.event.id, "ops") for each in events}
+
+
+def hand_on(
+    handover: Handover,
+    *tries: list[NewEvent],
+    made: set[str] | None = None,
+    shut: Sequence[LaneRow] = (),
+    run: RunNow | None = KNOWN,
+    committed: bool = True,
+) -> HandedOn:
+    """Hand on what the last of these tries of a transaction makes; `made`: other ids than it was to make."""
+    it = HandOn({"ops": handover})
+    for number, events in enumerate(tries):
+        it.claims(events, 100.0 + number)
+        asked = [shut] if it.looks() else []
+        it.made(Written(events, ids(*events) if made is None else made, asked), lambda _: run)
+    it.answer(committed=committed)
+    answer = handover.receive()
+    assert answer is not None
+    return answer
+
+
+def test_what_is_new_committed_and_may_be_sent_is_handed_on_whole(handover: Handover) -> None:
+    answer = hand_on(handover, [ONE, OTHER, HELD])
+
+    assert set(answer.ids) == ids(ONE, OTHER)
+    assert {each.id for each in unpack(answer.packed)} == ids(ONE, OTHER)
+
+
+def test_a_try_that_certainly_failed_leaves_what_the_next_one_makes(handover: Handover) -> None:
+    answer = hand_on(handover, [ONE], [ONE])
+
+    assert [(each.id, each.created_at) for each in unpack(answer.packed)] == [(answer.ids[0], 101.0)]
+
+
+@pytest.mark.parametrize(
+    ("why", "options"),
+    [
+        ("its lane is shut", {"shut": [LaneRow("ops")]}),
+        ("its row was there", {"made": set()}),
+        ("one of the rows was there", {"made": ids(ONE)}),
+        ("its run was not read", {"run": None}),
+        ("nobody knows whether it is committed", {"committed": False}),
+    ],
+)
+def test_ids_alone_are_handed_on_when(handover: Handover, why: str, options: dict[str, Any]) -> None:
+    answer = hand_on(handover, [ONE, OTHER], **options)
+
+    assert (set(answer.ids), answer.packed) == (ids(ONE, OTHER), b""), why
+
+
+def test_ids_alone_are_handed_on_when_an_earlier_try_may_have_made_others(handover: Handover) -> None:
+    answer = hand_on(handover, [ONE, OTHER], [OTHER])
+
+    assert (set(answer.ids), answer.packed) == (ids(ONE, OTHER), b"")
+
+
+def test_more_than_was_offered_is_not_handed_on(handover: Handover) -> None:
+    answer = hand_on(handover, [ONE, OTHER, new_event("tsk_4", "ops")])
+
+    assert (answer.ids, answer.packed) == ((), b"")
