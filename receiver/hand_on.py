@@ -36,6 +36,7 @@ class HandOn:
         self._handovers = handovers
         self._offers: dict[str, Offer] = {}
         self._ids: defaultdict[str, set[str]] = defaultdict(set)  # of all tries
+        self.answered = False
         # Of the last try: when it began, by the ledger's clock and time.monotonic(); what it claims, by sink; and what
         # of it may be sent without a further look, once it is committed.
         self._now = self._since = 0.0
@@ -102,6 +103,7 @@ class HandOn:
     def answer(self, *, committed: bool) -> None:
         """Answer each offer once the transaction has ended. `committed`: False where that is not known: what of it was
         not committed, the deliverer won't find."""
+        self.answered = True
         for sink, offer in self._offers.items():
             ids, sure = sorted(self._ids[sink]), self._sure.get(sink, [])
             whole = committed and len(sure) == len(ids) > 0  # else an earlier try may have made others

@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from receiver.domain import attention, callback, callback_url, deduplication, poll_schedule, shape
 from receiver.domain.deduplication import Classification, Facts
@@ -19,7 +19,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey, storable
 from receiver.domain.shape import WORKFLOW
 from receiver.hand_on import HandOn, RunNow
-from receiver.ledger import Connection, Ledger, LedgerDataError, events, requests, run_polls
+from receiver.ledger import Connection, Ledger, LedgerDataError, events, new_runs, requests, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
 from receiver.ledger.submissions import binding, visibility
@@ -61,6 +61,8 @@ class EventRecorder:
         self._counter = counter
         self._may_ask = may_ask
         self._handovers = handovers
+        # Whether the last runs that might be new to the ledger were: then the next ones are expected to be.
+        self._runs_are_new = True
 
     def dispatch(
         self,
@@ -112,27 +114,75 @@ class EventRecorder:
         return unreadable(event, self._redactor, problem)
 
     def _record(self, batch: Sequence[ParsedEvent]) -> Recorded:
-        """Record the batch; when the database refuses a value, halve it until the one to blame stands alone."""
+        """Record the batch: in one request, as far as its runs are new, where all of them are expected to be."""
         if not batch:
             return Recorded([], set())
+        if not self._expects_new(batch):
+            return self._record_any(batch)
+        hand_on, tries = HandOn(self._handovers), list[list[NewEvent]]()
+        recorded = self._record_new_runs(batch, hand_on, tries)
+        there = {item.event.id for item in recorded.events}
+        self._runs_are_new = len(there) == len(batch)
+        if self._runs_are_new:
+            return recorded
+        tried = {item.event.id: item for new in tries[:-1] for item in new}
+        return _both(recorded, self._record_any([each for each in batch if each.event.id not in there], tried, hand_on))
+
+    def _expects_new(self, batch: Sequence[ParsedEvent]) -> bool:
+        keys = {each.key for each in batch if _may_be_new(each)}
+        return self._runs_are_new and self._ledger.has_requests and len(batch) == len(keys) <= new_runs.MOST
+
+    def _record_new_runs(self, batch: Sequence[ParsedEvent], hand_on: HandOn, tries: list[list[NewEvent]]) -> Recorded:
+        """Record the events whose run is new. Answers with `hand_on`, unless it is certain that there are none.
+
+        `tries`: gets, of each try, what it was to record.
+        """
+
+        def record(connection: Connection) -> list[NewEvent]:
+            now, earlier = self._ledger.now(), EarlierEvents(connection)
+            new = [self._classify(each, each.facts, [], NO_RUN, None, earlier) for each in batch if each.facts]
+            tries.append(new)
+            due_at = {item.event.id: now + poll_schedule.FOR_MORE for item in new if self._lacks_request(item)}
+            claims = hand_on.claims(new, now)
+            written = new_runs.record(connection, new, now, claims, due_at, hand_on.looks())
+            hand_on.made(written, lambda _: _NEW_RUN)
+            return written.events
+
+        recorded: list[NewEvent] | None = None
         try:
-            return self._write(batch)
+            recorded = self._ledger.write(record)
+        except (LedgerDataError, *OF_VALUES):
+            pass  # the other way finds which event is to blame
+        finally:
+            if recorded != []:
+                hand_on.answer(committed=recorded is not None)
+        return Recorded(recorded or [], set(hand_on.sinks))
+
+    def _record_any(
+        self, batch: Sequence[ParsedEvent], tried: Mapping[str, NewEvent] = {}, hand_on: HandOn | None = None
+    ) -> Recorded:
+        """Record the batch; when the database refuses a value, halve it until the one to blame stands alone.
+
+        `tried`: see `_decide`. `hand_on`: of a try before this one.
+        """
+        try:
+            return self._write(batch, tried, hand_on)
         except LedgerDataError as error:
             if len(batch) > 1:
                 half = len(batch) // 2
-                one, other = self._record(batch[:half]), self._record(batch[half:])
-                return Recorded(one.events + other.events, one.answered & other.answered)
+                return _both(self._record_any(batch[:half], tried), self._record_any(batch[half:], tried))
             event = batch[0].event
             log.warning("dispatch.marked event=%s run=%s problem=%s", event.id, batch[0].run.run_id, error)
             marked = self.unread(event, f"the ledger refused a value of it: {error}")
             return self._write([marked])
 
-    def _write(self, batch: Sequence[ParsedEvent]) -> Recorded:
-        hand_on = HandOn(self._handovers)
-        tried: dict[str, NewEvent] = {}
-        committed = False
+    def _write(
+        self, batch: Sequence[ParsedEvent], tried: Mapping[str, NewEvent] = {}, hand_on: HandOn | None = None
+    ) -> Recorded:
+        hand_on = HandOn(self._handovers) if hand_on is None or hand_on.answered else hand_on
+        so_far, committed = dict(tried), False
         try:
-            recorded = self._ledger.write(lambda connection: self._decide(connection, batch, hand_on, tried))
+            recorded = self._ledger.write(lambda connection: self._decide(connection, batch, hand_on, so_far))
             committed = True
         finally:
             hand_on.answer(committed=committed)
@@ -180,16 +230,18 @@ class EventRecorder:
         run_polls.ask_for_more(connection, failed, now + poll_schedule.AFTER_RESTART)
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         made = {key: each for key, each in only.items() if known[key].made}
+        self._runs_are_new = all(each.key in made.keys() - bound.keys() for each in batch if _may_be_new(each))
         claims = hand_on.claims(decided, now)
         then = [*schedule_polls(batch, known, histories, bound, now), *hand_on.looks()]
-        there = tried.keys() - {item.event.id for item in decided}
+        deciding = {item.event.id for item in decided}
+        there = [tried[each.event.id] for each in batch if each.event.id in tried.keys() - deciding]
         tried.update((item.event.id, item) for item in decided)
         written = events.record(connection, decided, now, claims, made, then, commit=not restarted)
         hand_on.made(written, _runs_now(decided, known, bound).get)
         for source, run_id in restarted:
             if self._may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
-        return [*written.events, *(tried[each] for each in there)]
+        return [*written.events, *there]
 
     def _lacks_request(self, item: NewEvent) -> bool:
         """Whether it is a task's end that does not say what was asked for, and Skyvern may be asked for it."""
@@ -271,6 +323,24 @@ class EventRecorder:
             failed_rules=tuple(each.route for each in failed),
             deliveries=tuple(deliveries),
         )
+
+
+# What the row of a run says that its first event has made.
+_NEW_RUN: Final = RunNow({}, 1)
+
+
+def _both(one: Recorded, other: Recorded) -> Recorded:
+    """Return what two parts of a batch came to. A sink counts as answered if it was by both that recorded any."""
+    if not (one.events and other.events):
+        return one if one.events else other
+    return Recorded(one.events + other.events, one.answered & other.answered)
+
+
+def _may_be_new(each: ParsedEvent) -> bool:
+    """Whether nothing of the event tells that the ledger has its run, or a submission of it."""
+    run, event = each.run, each.event
+    told = event.submission_id or run.test or run.retried_from or run.retried_by
+    return each.facts is not None and not told and event.via == "webhook"
 
 
 def _wanted(each: ParsedEvent) -> binding.Wanted:

@@ -92,6 +92,11 @@ class Ledger:
         """The URL with its secrets as stars."""
         return hide_password(self.url.render_as_string(hide_password=False))
 
+    @property
+    def has_requests(self) -> bool:
+        """Whether statements go to a server, so that several in one request cost less; see requests.py."""
+        return not self._is_file()
+
     def _translated(self, error: Exception) -> Exception:
         return _translated(error, self.url.render_as_string(hide_password=False))
 

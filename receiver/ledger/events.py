@@ -101,7 +101,7 @@ def lock(
     with its status, so that it is written once.
     """
     times = {"first_seen_at": now, "updated_at": now}
-    told = {key: _status(each.event, each.run) for key, each in only.items()}
+    told = {key: status(each.event, each.run) for key, each in only.items()}
     rows = [
         {"source": key[0], "run_id": key[1], **(told.get(key) or _NOT_TOLD), "events": int(key in told), **times}
         for key in sorted(set(keys))
@@ -195,8 +195,8 @@ def record(
     linked = [item.event.id for item in batch if any(set(new.after) - _sinks(item) for new in item.deliveries)]
     inserted, made_deliveries, *answers = requests.run(
         connection,
-        _insert.of(connection, [_event_row(item, now) for item in batch]) if batch else None,
-        creation.insertion(connection, _delivery_rows(batch, now, claims)),
+        _insert.of(connection, [event_row(item, now) for item in batch]) if batch else None,
+        creation.insertion(connection, delivery_rows(batch, now, claims)),
         *_run_updates(connection, batch, now, made),
         *then,
         commit=commit and not linked,
@@ -215,7 +215,8 @@ def record(
 _NEVER_UNROUTED = ("update", "repeat", "superseded", "test")
 
 
-def _event_row(item: NewEvent, now: float) -> dict[str, Any]:
+def event_row(item: NewEvent, now: float) -> dict[str, Any]:
+    """Return the row of an event."""
     return {
         "id": item.event.id,
         "source": item.event.source,
@@ -249,9 +250,8 @@ _insert: Final = bulk.Insert(
 )
 
 
-def _delivery_rows(
-    batch: Iterable[NewEvent], now: float, claims: Mapping[str, ClaimAtOnce]
-) -> Iterator[dict[str, Any]]:
+def delivery_rows(batch: Iterable[NewEvent], now: float, claims: Mapping[str, ClaimAtOnce]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the deliveries of events. `claims`: as in `record`."""
     for item in batch:
         for new in item.deliveries:
             yield creation.delivery_row(
@@ -287,7 +287,7 @@ def _run_updates(
         if item.newest:
             newest[item.key] = item
     rows = [
-        {**_status(item.event, item.run), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
+        {**status(item.event, item.run), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
         for key, item in sorted(newest.items(), key=itemgetter(0))
         if key not in made or _values(item.run) != _values(made[key].run)  # completed since
     ]
@@ -334,8 +334,13 @@ _OF_RUN = ("run_id", *_REPLACED, *_KEPT)
 _values = attrgetter(*_OF_RUN)
 
 
-def _status(event: Event, run: Run) -> dict[str, Any]:
+def status(event: Event, run: Run) -> dict[str, Any]:
+    """Return the columns of a run that its newest event gives it."""
     return {"source": event.source, "event_id": event.id, **dict(zip(_OF_RUN, _values(run), strict=True))}
+
+
+# The columns that `status` returns.
+STATUS: Final = ("source", "event_id", *_OF_RUN)
 
 
 # The status of a run of which no event has told.

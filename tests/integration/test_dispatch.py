@@ -19,7 +19,7 @@ from receiver.domain.inbox_entry import FORGED, NO_EVENT, UNKNOWN_SOURCE, UNSIGN
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox import ASIDE, GROUP, READ_BYTES, STREAM, UNPROVEN_ASIDE, InboxReader
-from receiver.ledger import Connection, Ledger, LedgerDataError, events, runs
+from receiver.ledger import Connection, Ledger, LedgerDataError, events, new_runs, runs
 from receiver.ledger.events import NewEvent
 from receiver.ledger.marks import UNSIGNED_UNTIL, UnsignedEntries
 from receiver.ledger.schema import marks
@@ -477,14 +477,15 @@ def test_an_event_that_is_too_much_for_memory_is_recorded_unread_and_its_neighbo
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = [body("tsk_1"), body("tsk_large"), body("tsk_2")]
-    record = events.record
+    row = events.event_row
 
-    def full(connection: Connection, batch: Sequence[NewEvent], *rest: Any, **more: Any) -> list[NewEvent]:
-        if any(item.run.run_id == "tsk_large" for item in batch):
+    def full(item: NewEvent, now: float) -> dict[str, Any]:
+        if item.run.run_id == "tsk_large":
             raise MemoryError
-        return record(connection, batch, *rest, **more)
+        return row(item, now)
 
-    monkeypatch.setattr(events, "record", full)
+    for module in (events, new_runs):
+        monkeypatch.setattr(module, "event_row", full)
     append(redis_url, *map(event, contents))
     dispatcher.run(once())
     assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}

@@ -75,6 +75,11 @@ def delivery_row(
 _NOT_CLAIMED: Final = {"attempts": 0, **UNCLAIMED}
 
 
+def with_claim(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a delivery with the columns of a claim, those of one that nobody has made included."""
+    return _NOT_CLAIMED | row
+
+
 def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
     """Insert deliveries of events that were recorded before. Returns the ids of the new ones.
 
@@ -96,7 +101,7 @@ def insertion(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> Aske
     """Return what inserts deliveries, as `insert` does. None without any."""
     ordered = sorted(rows, key=lambda row: str(row["id"]))
     if any("claim_owner" in row for row in ordered):
-        ordered = [_NOT_CLAIMED | row for row in ordered]
+        ordered = [with_claim(row) for row in ordered]
     return _insert.of(connection, ordered) if ordered else None
 
 
