@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import struct
@@ -75,21 +76,21 @@ class Server:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join(30)
 
-    def read(self, accepted: socket.socket) -> bool:
-        """Read one request; False at the end of the connection."""
+    def read(self, accepted: socket.socket) -> bytes:
+        """Read one request. Returns its body, which has one byte at least; b"" at the end of the connection."""
         data = bytearray()
         while b"\r\n\r\n" not in data:
             if not (more := accepted.recv(65536)):
-                return False
+                return b""
             data += more
         head, _, body = data.partition(b"\r\n\r\n")
         length = int(bytes(head).lower().partition(b"content-length:")[2].split(b"\r\n")[0])
         while len(body) < length:
             if not (more := accepted.recv(65536)):
-                return False
+                return b""
             body += more
         self.requests.append(bytes(body))
-        return True
+        return bytes(body)
 
 
 @pytest.fixture
@@ -543,8 +544,9 @@ def test_a_pools_thread_that_hangs_wears_it_out_only_where_it_shares_a_process(s
     assert b"".join(server.requests).count(b"tsk_1") == 2  # what was given up is not sent afterwards
 
 
-def test_over_tls(tmp_path: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_connection, "_FIRST_READ", 1000)  # less than a record: the rest makes no socket readable
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
+    """A certificate for 127.0.0.1 that signs itself, and what a server needs of it."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
@@ -554,12 +556,64 @@ def test_over_tls(tmp_path: Path, serve: Callable[..., Server], monkeypatch: pyt
     )  # fmt: skip
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
+    return certificate, context
+
+
+def test_over_tls(
+    certificate: tuple[Path, ssl.SSLContext], serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connection, "_FIRST_READ", 1000)  # less than a record: the rest makes no socket readable
+    authority, context = certificate
     # An answer of several records
     server = serve(b"HTTP/1.1 200 OK\r\ncontent-length: 60000\r\n\r\n", b"x" * 60_000, keeps=True, tls=context)
-    sink = http_sink(server, url=f"https://127.0.0.1:{server.port}/", ca=certificate)
+    sink = http_sink(server, url=f"https://127.0.0.1:{server.port}/", ca=authority)
     with pool(sink) as senders:
         assert send(senders, "a", "b", "c") == [Receipt("a"), Receipt("b"), Receipt("c")]
     assert server.connections == 1
+
+
+@pytest.mark.parametrize("slots", [1, 7, 64])
+@pytest.mark.parametrize("tls", [False, True])
+def test_each_of_many_sends_has_its_own_answer_whatever_the_others_meet(
+    certificate: tuple[Path, ssl.SSLContext], stack: ExitStack, slots: int, *, tls: bool
+) -> None:
+    # Given a server that answers some at once and some byte by byte, and resets some before or within an answer
+    def talk(accepted: socket.socket) -> None:
+        while body := server.read(accepted):
+            how = json.loads(body)["how"]
+            if how == "drips":
+                for byte in OK:
+                    accepted.sendall(bytes([byte]))
+            elif how in ("resets", "breaks off"):
+                accepted.sendall(OK[:30] if how == "breaks off" else b"")
+                reset(accepted)
+                return
+            else:
+                accepted.sendall(b"HTTP/1.1 503 Away\r\ncontent-length: 0\r\n\r\n" if how == "is away" else OK)
+
+    authority, context = certificate
+    server = Server(stack, talk, tls=context if tls else None)
+    options = {"url": f"https://127.0.0.1:{server.port}/", "ca": authority} if tls else {}
+    hows = ("accepts", "drips", "resets", "accepts", "breaks off", "is away", "accepts")
+    bodies = [json.dumps({"task_id": "tsk_1", "status": "completed", "how": hows[n % 7], "n": n}) for n in range(210)]
+    waiting_to_start = [task(f"t{number}", body.encode()) for number, body in enumerate(bodies)]
+    # When they are sent in as many slots, of which each goes on to the next
+    tasks, answered = tuple(waiting_to_start), 0
+    with pool(http_sink(server, **options), slots) as senders:
+        while answered < len(tasks):
+            for _ in range(min(senders.free, len(waiting_to_start))):
+                senders.start(waiting_to_start.pop(0))
+            answered += len(senders.collect(60))
+    # Then each has had its own answer, and none went out twice
+    for number, each in enumerate(tasks):
+        (answer,) = each.answers
+        how = hows[number % 7]
+        if how in ("accepts", "drips"):
+            assert answer == Receipt(f"t{number}")
+        else:
+            assert isinstance(answer, Unavailable), how
+            assert ("answered 503" if how == "is away" else "the connection broke") in str(answer)
+    assert sorted(server.requests) == sorted(body.encode() for body in bodies)
 
 
 def test_a_sink_that_has_a_send_of_its_own_is_not_bypassed(serve: Callable[..., Server]) -> None:
