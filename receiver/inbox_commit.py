@@ -59,7 +59,8 @@ class Transaction:
             name, source, sub = event.id.encode(), event.source.encode(), event.submission_id.encode()
             at, via, body = repr(event.received_at).encode(), event.via.encode(), event.body
             add, size, sized = self._add, b"", b""
-            if packed and (shorter := self._packer.pack(body)) is not None:
+            shorter = (event.packed or self._packer.pack(body)) if packed else body
+            if len(shorter) < len(body):
                 add, size, body = self._add_packed, b"%d" % len(body), shorter
                 sized = _bulks(b"size", size)
             stored += len(body)

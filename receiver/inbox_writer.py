@@ -115,7 +115,7 @@ class InboxWriter:
             async with self._committing:
                 with self._limit(self._timeout + size / SLOWEST):
                     connection = await self._connected()
-                    pieces, stored = await self._pack(events, size)
+                    pieces, stored = await self._pack(events)
                     reply = await self._send(connection, pieces, len(events))
                     if "exhausted" in reply.error:
                         await self.client.eval(RENEW, 1, STREAM)  # unless another commit has done so in the meantime
@@ -132,8 +132,8 @@ class InboxWriter:
             raise InboxUnavailable(spoilt(reply.error) or reply.error[:200], refused=True)
         return Appended(reply.depth, not self._wakes or 0 < reply.lapses <= _FLAG_LASTS, stored)
 
-    async def _pack(self, events: Sequence[Event], size: int) -> tuple[list[bytes], int]:
-        if not self.packs or size < _OFF_LOOP:
+    async def _pack(self, events: Sequence[Event]) -> tuple[list[bytes], int]:
+        if not self.packs or sum(len(event.body) for event in events if not event.packed) < _OFF_LOOP:
             return self._transaction.pack(events, self._keys, packed=self.packs)
         packing = partial(self._transaction.pack, events, self._keys, packed=True)
         return await asyncio.get_running_loop().run_in_executor(self._packing, packing)

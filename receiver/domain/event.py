@@ -8,7 +8,7 @@ The ids are defined once, here:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Via = Literal["webhook", "poll", "import"]
@@ -32,7 +32,8 @@ class Event:
     """One authentic inbound fact about a run.
 
     `body`: bytes exactly as received, not yet redacted. `received_at`: seconds since the epoch.
-    `submission_id`: the token of the callback URL (which is not signed), or "".
+    `submission_id`: the token of the callback URL (which is not signed), or "". `packed`: the body as the inbox keeps
+    it (packed_body.py) where somebody has packed it already, else b"".
     """
 
     id: str
@@ -41,3 +42,4 @@ class Event:
     received_at: float
     via: Via = "webhook"
     submission_id: str = ""
+    packed: bytes = field(default=b"", compare=False, repr=False)

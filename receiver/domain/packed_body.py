@@ -30,12 +30,12 @@ class BodyPacker:
     def __init__(self) -> None:
         self._compressor = zstd.ZstdCompressor(_LEVEL)
 
-    def pack(self, body: bytes) -> bytes | None:
-        """Return `body` packed; None when it is to stay as it is: for its size, or since packing gains nothing."""
+    def pack(self, body: bytes) -> bytes:
+        """Return `body` packed, or itself when it is to stay as it is: for its size, or since packing gains nothing."""
         if not SMALLEST <= len(body) <= LARGEST:
-            return None
+            return body
         packed = self._compressor.compress(body, zstd.ZstdCompressor.FLUSH_FRAME)
-        return packed if len(packed) < len(body) else None
+        return packed if len(packed) < len(body) else body
 
 
 def unpack(packed: bytes, size: int) -> bytes:

@@ -15,16 +15,16 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import orjson
 
-from receiver.domain.event import Event, event_id
+from receiver.domain.event import Event
 from receiver.domain.run import parse, scan_run_id
-from receiver.domain.signature import HEADER, verify
+from receiver.domain.signature import HEADER
 from receiver.errors import BadRequest, Busy, NotAllowed, NotFound, RequestError, TimedOut, TooLarge, Unauthorized
+from receiver.ingest.large_bodies import LargeBodies, authentic
 from receiver.runtime.held_bodies import HeldBodies, HeldBody, NoRoom
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
@@ -32,6 +32,10 @@ from receiver.telemetry.receiver import ReceiverMetrics
 PREFIX: Final = "/webhooks/"
 # Bytes from which hashing a body would hold up all other requests: a thread does it.
 OFF_LOOP: Final = 256 << 10
+# Bytes from which a thread does it, and packs the body too, where so many bytes of bodies are here at once: there is
+# work for several cores then.
+LARGE: Final = 48 << 10
+MANY: Final = 512 << 10
 # Bytes up to which a body's shape is checked here: the worst of them takes some milliseconds.
 CHECKED: Final = 32 << 10
 # Seconds that a body may take to come in, as many as Skyvern gives a whole delivery.
@@ -72,6 +76,10 @@ class Send(Protocol):
 
 class Commits(Protocol):
     """The part of the group commit that ingest needs."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether bodies are packed where events go now."""
 
     def commit(self, event: Event) -> Awaitable[None]:
         """Commit an event."""
@@ -130,7 +138,7 @@ class Ingest:
         self._poll_hints = poll_hints
         self._metrics = metrics
         self._bodies = bodies
-        self._hashing = ThreadPoolExecutor(2, thread_name_prefix="hash")
+        self._large = LargeBodies()
         self._lines = TokenBucket(rate=1, burst=20)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -198,16 +206,17 @@ class Ingest:
         self, source: str, secrets: Sequence[str], submission_id: str, signature: str, body: bytes
     ) -> str:
         at = time.time()
-        if len(body) <= OFF_LOOP:
-            name = _authentic(source, secrets, signature, body)
+        size, packed = len(body), b""
+        if size > OFF_LOOP or (size > LARGE and self._bodies.bytes >= MANY):
+            packs = self._group_commit.packs
+            name, packed = await self._large.examine(source, secrets, signature, body, packs=packs)
         else:
-            loop = asyncio.get_running_loop()
-            name = await loop.run_in_executor(self._hashing, _authentic, source, secrets, signature, body)
+            name = authentic(source, secrets, signature, body)
         if not name:
             self._quarantine.offer(source, signature, body, submission_id, at)
             raise Unauthorized("the signature fits none of the source's secrets")
-        kept = self._group_commit.commit(Event(name, source, body, at, "webhook", submission_id))
-        if len(body) <= CHECKED:
+        kept = self._group_commit.commit(Event(name, source, body, at, "webhook", submission_id, packed))
+        if size <= CHECKED:
             self._check_shape(name, body)  # while the commit is under way
         await kept
         return name
@@ -273,12 +282,7 @@ class Ingest:
 
     async def close(self) -> None:
         """Close the threads."""
-        self._hashing.shutdown(wait=False)
-
-
-def _authentic(source: str, secrets: Sequence[str], signature: str, body: bytes) -> str:
-    """Return the event id of an authentic body, else ""."""
-    return event_id(source, body) if verify(body, signature, secrets) else ""
+        self._large.close()
 
 
 def _is_run(body: bytes) -> bool:

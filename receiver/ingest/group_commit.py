@@ -133,6 +133,11 @@ class GroupCommit:
         """Where events go now: "redis" or "spool"."""
         return "redis" if self._redis_up and not self._over else "spool"
 
+    @property
+    def packs(self) -> bool:
+        """Whether bodies are packed where events go now."""
+        return self._writer.packs and self.store == "redis"
+
     async def ready(self) -> str:
         """Make a durable write where events go now, and return the name of that store. Raises Busy."""
         if self._disk_low and self._limits.shares_disk:

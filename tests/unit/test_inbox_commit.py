@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import EntryKeys, read_entry
+from receiver.domain.packed_body import BodyPacker
 from receiver.inbox_commit import APART, CommitReply, NotUnderstood, Transaction, read_reply
 
 QUEUED = b"+OK\r\n" + b"+QUEUED\r\n" * 4
@@ -90,6 +93,22 @@ def test_a_body_is_packed_where_that_is_wanted_and_worth_it() -> None:
     assert [read_entry(fields, keys) for fields in entries] == events
     assert [b"size" in fields for fields in entries] == [False, True]
     assert stored == sum(len(fields[b"body"]) for fields in entries) < len(large) / 10
+
+
+def test_a_body_that_is_packed_already_is_not_packed_again_and_stays_as_it_is_where_none_may_be() -> None:
+    # Given a body that somebody has packed
+    keys = EntryKeys({"skyvern": ["secret"]})
+    body = random.Random(1).randbytes(2 * APART).hex().encode()
+    ahead = BodyPacker().pack(body)
+    event = Event(event_id("skyvern", body), "skyvern", body, 1767225600.25, packed=ahead)
+    for packed, sent in ((True, ahead), (False, body)):
+        # When it is made ready for a commit
+        pieces, stored = Transaction("inbox", "flag").pack([event], keys, packed=packed)
+        # Then what is sent is that very piece, or the body itself
+        assert [piece for piece in pieces if piece is sent] == [sent]
+        assert stored == len(sent)
+        (fields,) = fields_of(b"".join(pieces))
+        assert read_entry(fields, keys) == event
 
 
 def fields_of(sent: bytes) -> list[dict[bytes, bytes]]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from receiver.domain.event import Event
+from receiver.domain.packed_body import unpack
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import Busy
 from receiver.ingest import endpoint
@@ -26,6 +27,7 @@ class FakeGroupCommit:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.error: Exception | None = None
+        self.packs = True
 
     async def commit(self, event: Event) -> None:
         if self.error:
@@ -196,6 +198,32 @@ async def test_a_refused_signature_is_quarantined_and_not_kept(bench: Bench) -> 
     status, answer, _ = await bench.post([b"{}"], secret="wrong")
     assert (status, answer["error"]["code"]) == (401, "bad_signature")
     assert (bench.refusals.bodies, bench.group_commit.events) == ([b"{}"], [])
+
+
+async def test_many_large_bodies_are_packed_by_threads_and_one_that_is_alone_is_not(bench: Bench) -> None:
+    body = b"large " * 10_000
+    for packs, held in ((True, 0), (True, endpoint.MANY), (False, endpoint.MANY)):
+        # Given that so many bytes of other bodies are here, and what the inbox takes
+        bench.group_commit.packs = packs
+        bench.bodies.take(held)
+        # When large ones come at once, and one with a wrong signature
+        posts = [bench.post([body + b"%d" % number]) for number in range(20)]
+        answers = await asyncio.gather(*posts, bench.post([body], secret="wrong"))
+        # Then each is acked and kept by its own id, packed where that is wanted and worth it, and the wrong one is not
+        assert [status for status, _, _ in answers] == [202] * 20 + [401]
+        kept = {event.id: event for event in bench.group_commit.events}
+        assert [kept[answer["event_id"]].body for _, answer, _ in answers[:20]] == [
+            body + b"%d" % number for number in range(20)
+        ]
+        packed = [event.packed for event in bench.group_commit.events]
+        if packs and held:
+            assert [unpack(each, len(event.body)) for each, event in zip(packed, kept.values(), strict=True)] == [
+                event.body for event in kept.values()
+            ]
+        else:
+            assert packed == [b""] * 20
+        bench.bodies.give(held)
+        bench.group_commit.events.clear()
 
 
 async def test_our_own_trouble_is_503_with_retry_after_whatever_it_is(
