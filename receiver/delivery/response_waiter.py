@@ -27,8 +27,11 @@ from receiver.runtime.process import Bell, error_location
 
 # Bytes of a body that is parsed, signed and written in the thread that waits; longer ones would hold up the others.
 AT_ONCE = 64 << 10
-# Seconds of one step after which it hangs.
+# Seconds of one step after which it hangs, if a send has passed its limit meanwhile, and if none has.
 _HANGS = 1.0
+_HANGS_FOR_SURE = 5.0
+# Seconds between two looks that must find the same step: a process that was stopped has not hung.
+_LOOK_AGAIN = 1.0
 log = logging.getLogger("runhook.deliver")
 
 
@@ -72,6 +75,7 @@ class ResponseWaiter:
         self._deadlines: Deadlines[_Send] = Deadlines()
         # Since when the step under way runs (monotonic); infinite while it waits.
         self._step_since = float("inf")
+        self._suspected = (float("inf"), 0.0)  # a step that seems to hang, and when that was seen first
         self._closed = False
 
     def start(self, task: SendTask) -> None:
@@ -87,6 +91,18 @@ class ResponseWaiter:
     def hangs(self) -> bool:
         """Whether its thread does not come back from one step, or has ended by an error."""
         return self._step_since + _HANGS < time.monotonic()
+
+    def hangs_for_sure(self) -> bool:
+        """Whether its thread does not come back from one step for so long that no send need pass its limit first.
+
+        Call it again and again: it takes two looks.
+        """
+        now, since = time.monotonic(), self._step_since
+        if since + _HANGS_FOR_SURE > now:
+            return False
+        if self._suspected[0] != since:
+            self._suspected = since, now
+        return now - self._suspected[1] >= _LOOK_AGAIN
 
     def close(self) -> None:
         """Let its thread end when nothing is under way."""

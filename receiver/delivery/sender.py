@@ -7,6 +7,7 @@ frees its slot only when the caller has collected it.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -19,6 +20,8 @@ from receiver.config.destinations import RetryPolicy
 from receiver.delivery.response_waiter import ResponseWaiter, can_wait_together
 from receiver.delivery.send_task import SendTask, to_delivery
 from receiver.runtime.process import Bell, readable
+
+log = logging.getLogger("runhook.deliver")
 
 
 class SenderPool:
@@ -173,6 +176,11 @@ class SenderPool:
         overdue = [task for task in self._running.values() if task.started + self._limit < now]
         found += [task for task in overdue if self._give_up(task, now)]
         self._tell_running(len(self._running))
+        if self._waiter and not self._waiter_hung and self._waiter.hangs_for_sure():
+            self._waiter_hung = True
+            log.error(
+                "sender.hung sink=%s: the thread that waits for its responses hangs in code of it", self._sink.name
+            )
         return found
 
     def collect(self, longest: float) -> list[SendTask]:

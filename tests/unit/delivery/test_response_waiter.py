@@ -520,6 +520,44 @@ def test_a_thread_that_hangs_in_its_code_is_noticed_as_a_send_that_hangs(serve: 
         go_on.set()
 
 
+def test_a_thread_that_hangs_is_noticed_before_a_send_passes_its_limit(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response_waiter, "_HANGS_FOR_SURE", 0.2)
+    monkeypatch.setattr(response_waiter, "_LOOK_AGAIN", 0.1)
+    go_on = threading.Event()
+
+    class Hanging(HttpSink):
+        def prepare(self, delivery: Delivery) -> PreparedSend:
+            if delivery.key == "hangs":
+                go_on.wait(120)
+            return super().prepare(delivery)
+
+    server = serve(OK, keeps=True)
+    with pool(Hanging("hook", http_sink(server, timeout=600.0).options, NoServices())) as senders:
+        assert send(senders, "a") == [Receipt("a")]
+        it = task("hangs")
+        senders.start(it)
+        eventually(lambda: senders.ended() == [] and senders.worn_out)
+        assert not it.ended
+        go_on.set()
+        assert collected(senders, it) == [Receipt("hangs")]
+
+
+def test_a_process_that_was_stopped_has_not_hung(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock has gone on, and whoever looks first finds a step that seems to have taken all that time."""
+    server = serve(OK, keeps=True)
+    with pool(http_sink(server)) as senders:
+        waiter = senders._waiter
+        assert waiter is not None
+        monkeypatch.setattr(waiter, "_step_since", time.monotonic() - 60)
+        assert not waiter.hangs_for_sure()
+        monkeypatch.setattr(waiter, "_suspected", (time.monotonic() - 50, time.monotonic() - 40))  # an earlier step
+        assert not waiter.hangs_for_sure()
+        assert send(senders, "a") == [Receipt("a")]
+        assert not senders.worn_out
+
+
 def test_a_pools_thread_that_hangs_wears_it_out_only_where_it_shares_a_process(serve: Callable[..., Server]) -> None:
     go_on = threading.Event()
 
