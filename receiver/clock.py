@@ -60,8 +60,9 @@ TIDY_EVERY = 60.0
 STEPS = 0.5
 # Seconds between two looks for words to index, after one that found none.
 WORDS_EVERY = 2.0
-# Seconds of a tick in which words are indexed, and then one batch at the most.
-INDEX_FOR = 0.3
+# Seconds of a tick in which words are indexed, with rests, and then one batch at the most. The wait for the next tick
+# is as much shorter.
+INDEX_FOR = 0.5
 # Seconds that workers have, once the ledger is back, to renew their claims or record what has ended meanwhile.
 PATIENCE = 6.0
 # Seconds of one check of the ledger from which on it counts as having been away.
@@ -96,6 +97,7 @@ class Clock:
         self._give_up = give_up
         self._text_indexer = text_indexer
         self._indexing = True
+        self._indexed_for = 0.0  # seconds of the last tick
         self._inbox = InboxReader(connection, "clock")
         self._queues = [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in sinks)]
         # What was seen when it was looked last.
@@ -117,7 +119,7 @@ class Clock:
 
     def run(self, stop: Callable[[float], bool]) -> None:
         """Tick until `stop(seconds)`, which waits that long at the most, is true."""
-        while not stop(TICK):
+        while not stop(max(0.0, TICK - self._indexed_for)):
             self.tick()
 
     def tick(self) -> None:
@@ -309,12 +311,15 @@ class Clock:
 
     def words(self) -> None:
         """Index the words of runs that changed, and of old ones: a bounded number at each tick that has some."""
+        self._indexed_for = 0.0
         if self._text_indexer is None or not (self._indexing or self._every("words", WORDS_EVERY)):
             return
         newest = self._agenda.newest_run
         if newest is not None and newest == self._indexed_until:
             return
+        began = time.monotonic()
         count = self._text_indexer.run(INDEX_FOR)
+        self._indexed_for = time.monotonic() - began
         self._indexing = count > 0
         self._indexed_until = newest if self._text_indexer.at_rest else None
         if count:

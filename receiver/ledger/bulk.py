@@ -61,11 +61,16 @@ class Insert:
         if form is StatementForm.ONE:
             statement = statement.values({name: sa.bindparam(name, type_=self._table.c[name].type) for name in names})
         elif form is StatementForm.MANY:
-            arrays = [sa.bindparam(name, type_=ARRAY(self._table.c[name].type)) for name in names]
-            source = sa.func.unnest(*arrays).table_valued(*names).render_derived()
+            source = given_rows(**{name: self._table.c[name] for name in names})
             statement = statement.from_select(list(names), sa.select(*(source.c[name] for name in names)))
         statement = self._conflict(statement)
         return statement.returning(*self._returning) if self._returning else statement
+
+
+def given_rows(**columns: sa.Column[Any]) -> Any:
+    """Return the rows that are given to PostgreSQL as an array for each of these names, of that column's type."""
+    arrays = [sa.bindparam(name, type_=ARRAY(column.type)) for name, column in columns.items()]
+    return sa.func.unnest(*arrays).table_valued(*columns).render_derived()
 
 
 def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:

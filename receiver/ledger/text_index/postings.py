@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
-from itertools import groupby, islice
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from receiver.domain.words import words_in
-from receiver.ledger import bulk
+from receiver.ledger import bulk, requests
+from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import run_words
 
 # Numbers of a chunk.
@@ -51,10 +52,14 @@ def encode(runs: int) -> bytes:
     """Return a set as it is written."""
     if 2 * runs.bit_count() >= _BYTES:
         return runs.to_bytes(_BYTES, "little")
-    places = array("H", _few(runs) if runs.bit_count() < _FEW else _many(runs))
+    return _pack(_few(runs) if runs.bit_count() < _FEW else _many(runs))
+
+
+def _pack(places: Iterable[int]) -> bytes:
+    written = array("H", places)
     if sys.byteorder == "big":
-        places.byteswap()
-    return places.tobytes()
+        written.byteswap()
+    return written.tobytes()
 
 
 def _few(runs: int) -> Iterator[int]:
@@ -90,19 +95,30 @@ def union(many: Iterable[bytes]) -> int:
     return runs | int.from_bytes(eights, "little")
 
 
-def change(written: bytes, added: int, removed: int) -> bytes:
-    """Return the set that was `written` with these numbers added, which it does not have, and those removed."""
-    if not removed and len(written) + 2 * added.bit_count() < _BYTES:
-        return written + encode(added)
-    return encode(decode(written) & ~removed | added)
+def change(written: bytes, added: Sequence[int], removed: Sequence[int]) -> bytes:
+    """Return the set that was `written` with these places added, which it does not have, and those removed."""
+    if not removed and len(written) + 2 * len(added) < _BYTES:
+        return written + _pack(added)
+    return encode(decode(written) & ~_bits(removed) | _bits(added))
+
+
+def _bits(places: Iterable[int]) -> int:
+    eights = bytearray(_BYTES)
+    for place in places:
+        eights[place >> 3] |= 1 << (place & 7)
+    return int.from_bytes(eights, "little")
+
+
+# Chunk and word.
+Key = tuple[int, str]
 
 
 class WordChanges:
     """Words that runs got and lost, to be written together."""
 
     def __init__(self) -> None:
-        self._added: dict[tuple[int, str], int] = {}
-        self._removed: dict[tuple[int, str], int] = {}
+        self._added: dict[Key, list[int]] = {}
+        self._removed: dict[Key, list[int]] = {}
 
     def add(self, number: int, document: str) -> None:
         """Note that the run with this number has the words of `document`."""
@@ -113,28 +129,63 @@ class WordChanges:
         self._note(self._removed, number, document)
 
     @staticmethod
-    def _note(noted: dict[tuple[int, str], int], number: int, document: str) -> None:
-        chunk, bit = chunk_of(number), 1 << (number & (CHUNK - 1))
+    def _note(noted: dict[Key, list[int]], number: int, document: str) -> None:
+        chunk, place = chunk_of(number), number & (CHUNK - 1)
         for word in words_in(document):
-            noted[chunk, word] = noted.get((chunk, word), 0) | bit
+            noted.setdefault((chunk, word), []).append(place)
 
-    def write(self, connection: sa.Connection) -> None:
-        """Write them."""
+    def reading(self, known: Collection[Key] = ()) -> Reading:
+        """Return what reads the sets that are to be changed, but for those that are `known`."""
+        return Reading(sorted(key for key in {*self._added, *self._removed} if key not in known))
+
+    def write(self, connection: sa.Connection, found: Mapping[Key, bytes] = {}, *behind: Asked) -> None:
+        """Write them, and then run `behind`, which ends the transaction. `found`: sets that were read already."""
+        reading = self.reading(found)
+        found = {**found, **reading.of_rows(requests.run(connection, *reading.asked))}
         changed: list[dict[str, Any]] = []
-        for chunk, keys in groupby(sorted({*self._added, *self._removed}), itemgetter(0)):
-            emptied: list[str] = []
-            words = (word for _, word in keys)
-            while some := list(islice(words, _AT_ONCE)):
-                found = _read(connection, chunk, some)
-                for word in some:
-                    before = found.get(word, b"")
-                    runs = change(before, self._added.get((chunk, word), 0), self._removed.get((chunk, word), 0))
-                    if runs and runs != before:
-                        changed.append({"chunk": chunk, "word": word, "runs": runs})
-                    elif before and not runs:
-                        emptied.append(word)
-            _delete(connection, chunk, emptied)
-        _put(connection, changed)
+        emptied: list[Key] = []
+        for key in sorted({*self._added, *self._removed}):
+            before = found[key]
+            runs = change(before, self._added.get(key, ()), self._removed.get(key, ()))
+            if runs and runs != before:
+                changed.append({"chunk": key[0], "word": key[1], "runs": runs})
+            elif before and not runs:
+                emptied.append(key)
+        _delete(connection, emptied)
+        requests.run(connection, *([_put.of(connection, changed)] if changed else []), *behind, commit=bool(behind))
+
+
+class Reading:
+    """Reads the sets of `keys`, which are sorted: by `asked`, statements that may be run with others."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._keys = keys
+        self.asked = [_FIND.with_values(chunk=chunk, words=words) for chunk, words in _by_chunk(keys)]
+
+    def of_rows(self, rows: Iterable[Sequence[Any]]) -> dict[Key, bytes]:
+        """Return the set of each key, given the rows of each of `asked`; an empty one for what is not there."""
+        found = {
+            (asked.values["chunk"], word): bytes(runs)
+            for asked, of_one in zip(self.asked, rows, strict=True)
+            for word, runs in of_one
+            if runs is not None
+        }
+        return {key: found.get(key, b"") for key in self._keys}
+
+
+def _find(form: StatementForm) -> Any:
+    chunk = run_words.c.chunk == sa.bindparam("chunk", type_=run_words.c.chunk.type)
+    if form is not StatementForm.MANY:
+        return sa.select(run_words.c.word, run_words.c.runs).where(
+            chunk, bulk.among_given(form, run_words.c.word, "words")
+        )
+    # Looked up one by one: what has no statistics yet, as a new chunk, PostgreSQL would read whole.
+    given = bulk.given_rows(words=run_words.c.word)
+    runs = sa.select(run_words.c.runs).where(chunk, run_words.c.word == given.c.words)
+    return sa.select(given.c.words, runs.scalar_subquery().label("runs"))
+
+
+_FIND: Final = BuiltStatement(_find)
 
 
 _put: Final = bulk.Insert(
@@ -145,15 +196,15 @@ _put: Final = bulk.Insert(
 )
 
 
-def _read(connection: sa.Connection, chunk: int, words: list[str]) -> dict[str, bytes]:
-    query = sa.select(run_words.c.word, run_words.c.runs)
-    query = query.where(run_words.c.chunk == chunk, bulk.among(connection, run_words.c.word, words))
-    return {word: bytes(runs) for word, runs in connection.execute(query)}
+def _delete(connection: sa.Connection, keys: Iterable[Key]) -> None:
+    for chunk, words in _by_chunk(keys):
+        of_chunk = run_words.c.chunk == chunk
+        connection.execute(sa.delete(run_words).where(of_chunk, bulk.among(connection, run_words.c.word, words)))
 
 
-def _delete(connection: sa.Connection, chunk: int, words: Iterable[str]) -> None:
-    rest = iter(words)
-    while some := list(islice(rest, _AT_ONCE)):
-        connection.execute(
-            sa.delete(run_words).where(run_words.c.chunk == chunk, bulk.among(connection, run_words.c.word, some))
-        )
+def _by_chunk(keys: Iterable[Key]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the words of each chunk, as many as one statement takes at a time. `keys` are sorted."""
+    for chunk, of_chunk in groupby(keys, itemgetter(0)):
+        words = [word for _, word in of_chunk]
+        for begin in range(0, len(words), _AT_ONCE):
+            yield chunk, words[begin : begin + _AT_ONCE]

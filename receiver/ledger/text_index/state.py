@@ -8,13 +8,15 @@ seconds behind and finds those whose transaction took so long that `seen` had pa
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk
+from receiver.ledger import bulk, requests
 from receiver.ledger.expressions import bytewise
+from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import runs, text_index
 
 # Seconds after which no transaction is under way any more that began with a time of before: its statements, waits for
@@ -50,14 +52,28 @@ class IndexState:
     leased_until: float = 0.0
 
 
+# Reads the state; and the same, so that all others are kept from changing the index until the transaction ends.
+READ: Final = BuiltStatement(lambda _: sa.select(text_index))
+LOCK: Final = BuiltStatement(lambda _: sa.select(text_index).with_for_update())
+_WRITE: Final = BuiltStatement(
+    lambda _: sa.update(text_index).values(
+        {
+            column: sa.bindparam(f"new_{column.name}", type_=column.type)
+            for column in text_index.c
+            if column.name != "id"
+        }
+    )
+)
+
+
 def read(connection: sa.Connection) -> IndexState | None:
     """Return the state; None when nothing was ever indexed."""
-    return _from(connection.execute(sa.select(text_index)).first())
+    return of_rows(requests.run(connection, READ.with_values())[0])
 
 
 def lock(connection: sa.Connection) -> IndexState | None:
     """Return the state, and keep all others from changing the index until the transaction ends."""
-    return _from(connection.execute(sa.select(text_index).with_for_update()).first())
+    return of_rows(requests.run(connection, LOCK.with_values())[0])
 
 
 def begin(connection: sa.Connection) -> None:
@@ -71,38 +87,38 @@ def begin(connection: sa.Connection) -> None:
     connection.execute(insert.on_conflict_do_nothing(index_elements=[text_index.c.id]))
 
 
-def write(connection: sa.Connection, state: IndexState) -> None:
-    """Write the state."""
-    connection.execute(
-        sa.update(text_index).values(
-            newest=state.newest,
-            oldest=state.oldest,
-            seen=_to_json(state.seen),
-            checked=_to_json(state.checked),
-            backfilled=None if state.backfilled is None else _to_json(state.backfilled),
-            owner=state.owner,
-            leased_until=state.leased_until,
-        )
+def writing(state: IndexState) -> Asked:
+    """Return what writes the state, to be run with others."""
+    return _WRITE.with_values(
+        new_newest=state.newest,
+        new_oldest=state.oldest,
+        new_seen=_to_json(state.seen),
+        new_checked=_to_json(state.checked),
+        new_backfilled=None if state.backfilled is None else _to_json(state.backfilled),
+        new_owner=state.owner,
+        new_leased_until=state.leased_until,
     )
 
 
 def after(place: Place) -> sa.ColumnElement[bool]:
     """Return the condition that a run changed after the one at `place`."""
-    return sa.and_(runs.c.updated_at >= place.at, sa.tuple_(*ORDER) > place)
+    return sa.and_(runs.c.updated_at >= place.at, sa.tuple_(*ORDER) > sa.tuple_(*place))
 
 
 def before(place: Place) -> sa.ColumnElement[bool]:
     """Return the condition that a run changed last before the one at `place`."""
-    return sa.and_(runs.c.updated_at <= place.at, sa.tuple_(*ORDER) < place)
+    return sa.and_(runs.c.updated_at <= place.at, sa.tuple_(*ORDER) < sa.tuple_(*place))
 
 
 def _to_json(place: Place) -> str:
     return json.dumps(place)
 
 
-def _from(row: sa.Row[Any] | None) -> IndexState | None:
-    if row is None:
+def of_rows(rows: Sequence[Any]) -> IndexState | None:
+    """Return the state that READ or LOCK has found."""
+    if not rows:
         return None
+    (row,) = rows
     return IndexState(
         row.newest,
         row.oldest,
