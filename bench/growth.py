@@ -38,11 +38,13 @@ WARM_UP = 10
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a batch took: seconds of time and of CPU, and MB written, to the log that makes them safe too."""
+    """What a batch took: seconds of time and of CPU, MB written, to the log that makes them safe too, and seconds of
+    CPU of the server alone."""
 
     seconds: float
     cpu: float
     written: float
+    of_server: float
 
 
 class Grown:
@@ -71,17 +73,17 @@ class Grown:
         """Take a batch through."""
         began, before = time.perf_counter(), self._used()
         self._pipeline.batch(size)
-        seconds, after = time.perf_counter() - began, self._used()
-        return Cost(seconds, after[0] - before[0], after[1] - before[1])
+        return Cost(time.perf_counter() - began, *(now - then for now, then in zip(self._used(), before, strict=True)))
 
-    def _used(self) -> tuple[float, float]:
-        """Return the seconds of CPU and the MB written so far by this process and the server."""
-        cpu = written = 0.0
+    def _used(self) -> tuple[float, float, float]:
+        """Return the seconds of CPU and the MB written so far by this process and the server, and its CPU alone."""
+        cpu = written = ours = 0.0
         for pid in [os.getpid(), *(descendants(self._server.pid) if self._server else ())]:
             with suppress(OSError):  # a worker of autovacuum has ended
                 cpu += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
                 written += int(re.findall(r"wchar: (\d+)", Path(f"/proc/{pid}/io").read_text())[0]) / 1e6
-        return cpu, written
+            ours = ours or cpu
+        return cpu, written, cpu - ours
 
 
 def main() -> None:
@@ -115,11 +117,13 @@ def main() -> None:
 
 
 def show(database: str, size: int, costs: Sequence[Sequence[Cost]]) -> None:
-    """Print what an event costs, the middle batch and the mean, few beside many, and the ratio."""
-    for what, unit in (("seconds", "µs"), ("cpu", "µs of CPU"), ("written", "bytes written")):
-        for kind, of in (("median", statistics.median), ("mean", statistics.mean)):
+    """Print what an event costs, the cheapest batch, the middle one and the mean, few beside many, and the ratio."""
+    units = {"seconds": "µs", "cpu": "µs of CPU", "of_server": "µs of CPU of PostgreSQL", "written": "bytes written"}
+    for what, unit in units.items():
+        for kind, of in (("cheapest", min), ("median", statistics.median), ("mean", statistics.mean)):
             few, many = (of(getattr(each, what) for each in half) / size * 1e6 for half in costs)
-            print(f"{database:12}{kind:7}{few:>9,.0f}{many:>9,.0f} {unit:14} {few / many:.2f}", flush=True)
+            if few:
+                print(f"{database:12}{kind:9}{few:>9,.0f}{many:>9,.0f} {unit:24} {few / many:.2f}", flush=True)
 
 
 if __name__ == "__main__":
