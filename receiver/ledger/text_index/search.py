@@ -1,8 +1,8 @@
 """Finding runs by words: from the one that changed last back, reading a bounded number of rows.
 
 Chunks are looked at in groups: the first alone, then as many at once as are wanted by what it had, or promise few rows.
-Whole words come before beginnings of words, which many words may have: those are looked up only in the chunks that are
-left.
+Whole words come before beginnings of words, which many words may have, and rare words before common ones, as the chunks
+before have shown: the others are looked up only in the chunks that are left.
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ class _Walk:
         self._connection = connection
         # Of two beginnings of words, the longer one leaves less.
         self._terms = sorted(query.terms, key=lambda term: (term.prefix, -len(term.word)))
+        self._density: dict[Term, float] = {}  # the runs of a chunk that have it, where it was looked up last
         self._top = top
         self._chunks = range(chunk_of(top), chunk_of(lowest) - 1, -1) if top >= lowest else range(0)
         self._rows = 0
@@ -135,20 +136,28 @@ class _Walk:
             size = max(1, min(by_rows, enough, _GROUP))
 
     def _look(self, chunks: list[int]) -> dict[int, int]:
-        """Return, by chunk, the runs that have all words."""
+        """Return, by chunk, the runs that have all words. The next chunks are then asked for the rarest first."""
         found: dict[int, int] | None = None
         for term in self._terms:
+            asked = chunks if found is None else list(found)
             written: dict[int, list[bytes]] = {}
-            for chunk, runs in self._connection.execute(self._query(term, chunks if found is None else list(found))):
+            for chunk, runs in self._connection.execute(self._query(term, asked)):
                 self._rows += 1
                 written.setdefault(chunk, []).append(runs)
             of_term = {chunk: union(many) for chunk, many in written.items()}
+            self._density[term] = sum(runs.bit_count() for runs in of_term.values()) / len(asked)
             if found is not None:
                 of_term = {chunk: both for chunk, runs in of_term.items() if (both := runs & found[chunk])}
             found = of_term
             if not found:
                 break
+        self._terms.sort(key=self._place)
         return found or {}
+
+    def _place(self, term: Term) -> tuple[bool, float]:
+        """Return where a term stands: the beginning of words that fewer than one run has reads hardly a row."""
+        density = self._density.get(term, math.inf)
+        return term.prefix and density >= 1, density
 
     def _query(self, term: Term, chunks: list[int]) -> sa.Select[Any]:
         query = sa.select(run_words.c.chunk, run_words.c.runs)

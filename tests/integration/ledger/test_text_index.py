@@ -417,6 +417,15 @@ def test_a_rare_word_costs_few_statements_and_rows(many_chunks: Ledger) -> None:
         assert recent._rows == 1
 
 
+def test_of_several_words_the_rarest_is_looked_up_first_once_it_is_known(many_chunks: Ledger) -> None:
+    # When a word that all runs have is searched with a shorter one, that the oldest has alone
+    with many_chunks._engine(write=False).connect() as connection:
+        walk = search._Walk(connection, parse_query("common rare "), 5, 299 * CHUNK + 5)
+        assert list(walk) == [5]
+    # Then the common one is looked up in the first chunk, and in that of the other
+    assert walk._rows == 3
+
+
 def test_chunks_are_looked_at_together_while_few_rows_are_read(
     many_chunks: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
