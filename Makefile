@@ -1,4 +1,5 @@
 # The commands that a person types. `make install` alone builds .venv with the `runhook` command in it.
+# PYTHON=python3.13 VENV=.venv-3.13 takes another Python, beside the environment that is there.
 
 PYTHON ?= python3
 VENV := .venv

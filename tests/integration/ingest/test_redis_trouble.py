@@ -230,10 +230,10 @@ def test_a_backlog_over_its_limit_goes_to_the_spool_and_moves_on_as_the_inbox_em
         seen.extend(entry.event.id for entry in entries if entry.event)
         reader.done([entry.entry_id for entry in entries])
         reader.flush()
-        return len(seen) >= 100
+        return len(set(seen)) >= 100
 
     eventually(everything)
-    assert seen == wanted
+    assert list(dict.fromkeys(seen)) == wanted  # a commit that Redis confirmed too late comes by the spool as well
     client.close()
     assert "ingest.inbox_full" in receiver.log
 
