@@ -35,6 +35,8 @@ from receiver.ledger.database_clock import ASK, ASKING, DatabaseClock
 from receiver.ledger.database_url import checked_url
 
 if TYPE_CHECKING:
+    from sqlalchemy.pool import ConnectionPoolEntry
+
     from handlers.support.postgresql import TimeLimits
 
 T = TypeVar("T")
@@ -285,9 +287,10 @@ class Ledger:
             raise LedgerUnavailable(f"the ledger {error}") from None
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; one that is in use as soon as its transaction ends."""
         for engine in (self._writer, self._reader):
             if engine is not None:
+                sa_event.listen(engine, "checkin", _close_returned)
                 engine.dispose()
         self._writer = self._reader = None
 
@@ -311,6 +314,11 @@ class Ledger:
         else:
             self._reader = engine = _sqlite(self.url, "BEGIN")
         return engine
+
+
+def _close_returned(_connection: Any, record: ConnectionPoolEntry) -> None:
+    """Close a connection that comes back to a pool of which nobody takes any more."""
+    record.invalidate()
 
 
 def _sqlite(url: sa.URL, begin: str) -> sa.Engine:

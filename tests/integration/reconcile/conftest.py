@@ -10,6 +10,7 @@ import pytest
 
 from tests.servers.skyvern import SkyvernSimulator
 from tests.support.reconciling import Rig
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -23,4 +24,5 @@ def rig(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Rig]]:
     yield make
     for each in made:
         each.reconciler.close()
+        eventually(lambda each=each: not each.reconciler._running.total())  # type: ignore[misc]
         each.ledger.close()
