@@ -173,7 +173,7 @@ class Clock:
     def look(self) -> None:
         """See what there may be to do in the ledger."""
         started, self._agenda = time.monotonic(), agenda.UNKNOWN
-        self._agenda = self._ledger.read(lambda connection: agenda.look(connection, self._ledger.now()))
+        self._agenda = agenda.look(self._ledger)
         self._note_hang(started)
 
     def _note_hang(self, started: float) -> None:
@@ -202,7 +202,9 @@ class Clock:
             if queued:
                 log.debug("clock.due deliveries=%d", queued)
             more = queued == recovery.DUE_AT_ONCE and time.monotonic() - started < STEPS
-        ready = self._ledger.read(lambda connection: claims.sinks_due(connection, self._sinks, now, self._rotations))
+        ready = self._ledger.read(
+            lambda connection: claims.sinks_due(connection, self._sinks, now, self._rotations), transaction=False
+        )
         self._note_hang(started)
         wakeups.wake_sinks(self._redis, ready)
 

@@ -13,6 +13,7 @@ from sqlalchemy.dialects import sqlite
 
 from receiver.ledger import replays, requests
 from receiver.ledger.deliveries import fair_queue, recovery
+from receiver.ledger.engine import Ledger
 from receiver.ledger.requests import BuiltStatement
 from receiver.ledger.schema import runs
 
@@ -49,17 +50,20 @@ _LOOK: Final = BuiltStatement(lambda form: query(bool(form)))
 
 @cache
 def _on_sqlite() -> tuple[str, dict[str, Any]]:
-    """Return the look as SQLite's driver takes it, for SQLAlchemy costs twice what SQLite does; and its constants."""
+    """Return the look as SQLite's driver takes it, for SQLAlchemy costs more than SQLite does; and its constants."""
     compiled = _LOOK.on_sqlite.compile(dialect=sqlite.dialect(paramstyle="named"))
     return compiled.string, compiled.params
 
 
-def look(connection: sa.Connection, now: float) -> Agenda:
-    """Return what there may be to do at `now`, in seconds since the epoch by the database's clock."""
+def look(ledger: Ledger) -> Agenda:
+    """Return what there may be to do now, by the database's clock. Raises LedgerUnavailable."""
     found: Any
-    if connection.dialect.name == "sqlite":
+    now = ledger.now()
+    if ledger.dialect == "sqlite":
         text, constants = _on_sqlite()
-        found = connection.exec_driver_sql(text, {**constants, "b_now": now}).one()
+        found = Agenda(*ledger.first_of_sqlite(text, {**constants, "b_now": now}))
     else:
-        ((found,),) = requests.run(connection, _LOOK.with_values(b_now=now))
+        ((found,),) = ledger.read(
+            lambda connection: requests.run(connection, _LOOK.with_values(b_now=now)), transaction=False
+        )
     return Agenda(bool(found.changes), bool(found.queued), bool(found.operations), found.newest_run)

@@ -17,7 +17,7 @@ import sqlite3
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from traceback import walk_tb
@@ -30,7 +30,7 @@ from sqlalchemy import exc as sa_exc
 from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.private_file import make_private_file
 from handlers.support.url import hide_password, hide_secrets
-from receiver.ledger import requests
+from receiver.ledger import requests, sqlite_engine
 from receiver.ledger.database_clock import ASK, ASKING, DatabaseClock
 from receiver.ledger.database_url import checked_url
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from handlers.support.postgresql import TimeLimits
 
 T = TypeVar("T")
-
 log = logging.getLogger("runhook.ledger")
 
 # Seconds that a writer waits for the ledger's lock.
@@ -51,8 +50,6 @@ _CANCELLED = "57014"  # a statement that took too long
 _TRIES = 5
 # Seconds after which a transaction is not tried again: a connection that is held takes them all.
 _TRY_FOR: Final = 10.0
-# SQLite's least value of `synchronous` at which what is committed is on disk.
-_FULL: Final = 2
 
 
 class LedgerUnavailable(Exception):
@@ -158,6 +155,15 @@ class Ledger:
                 if number == 2 or time.monotonic() > until or not _worth_a_retry(error):
                     raise self._failed(error) from error
         raise AssertionError("unreachable")
+
+    def first_of_sqlite(self, text: str, values: Mapping[str, Any]) -> Any:
+        """Return the first row of a query of SQLite, past SQLAlchemy, which costs more. Raises LedgerUnavailable."""
+        try:
+            self._prepare()
+            with closing(self._engine(write=False).raw_connection()) as connection:
+                return connection.dbapi_connection.execute(text, values).fetchone()  # type: ignore[union-attr]
+        except (sqlite3.Error, sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
+            raise self._translated(error) from error
 
     def alter(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work`, which changes tables, as `write` does, but let its statements take the time that they need.
@@ -288,10 +294,9 @@ class Ledger:
 
     def close(self) -> None:
         """Close all connections; one that is in use as soon as its transaction ends."""
-        for engine in (self._writer, self._reader):
-            if engine is not None:
-                sa_event.listen(engine, "checkin", _close_returned)
-                engine.dispose()
+        for engine in filter(None, (self._writer, self._reader)):
+            sa_event.listen(engine, "checkin", _close_returned)
+            engine.dispose()
         self._writer = self._reader = None
 
     def _is_file(self) -> bool:
@@ -310,33 +315,15 @@ class Ledger:
         elif write:
             with suppress(OSError):  # SQLite says what is wrong with the path
                 make_private_file(Path(str(self.url.database)))
-            self._writer = engine = _sqlite(self.url, "BEGIN IMMEDIATE")
+            self._writer = engine = sqlite_engine.make(self.url, LOCK_WAIT, "BEGIN IMMEDIATE")
         else:
-            self._reader = engine = _sqlite(self.url, "BEGIN")
+            self._reader = engine = sqlite_engine.make(self.url, LOCK_WAIT, "BEGIN")
         return engine
 
 
 def _close_returned(_connection: Any, record: ConnectionPoolEntry) -> None:
     """Close a connection that comes back to a pool of which nobody takes any more."""
     record.invalidate()
-
-
-def _sqlite(url: sa.URL, begin: str) -> sa.Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": 5.0}, pool_timeout=LOCK_WAIT)
-
-    @sa_event.listens_for(engine, "connect")
-    def _connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin by itself
-        connection.execute("PRAGMA synchronous=FULL").close()
-        (level,) = connection.execute("PRAGMA synchronous").fetchone()
-        if level < _FULL:
-            raise sqlite3.OperationalError(f"PRAGMA synchronous is {level} and stays so, and must be FULL")
-
-    @sa_event.listens_for(engine, "begin")
-    def _begun(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
 
 
 def _postgresql(url: sa.URL, limits: TimeLimits | None, clock: DatabaseClock) -> sa.Engine:

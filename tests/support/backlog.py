@@ -241,6 +241,11 @@ def _due(sink: str, rotation: Rotation | None = None) -> Callable[[sa.Connection
 
 
 # The sink `later` is lost.
+def look_of_the_clock(connection: sa.Connection, at: float = NOW) -> Any:
+    """What the clock asks at each tick."""
+    return connection.execute(agenda.query(connection.dialect.name == "postgresql"), {"b_now": at}).one()
+
+
 _CONFIGURED: Final = (OPS, "new", "away", "shut", "tied", CALLBACK, "held", "dead")
 
 # What workers, clocks and receivers do by themselves again and again.
@@ -259,7 +264,7 @@ OPERATIONS: Final[dict[str, Callable[[sa.Connection], object]]] = {
     "settle": _settled,
     "release the claims of a dead worker": _reaped,
     "lapse claims": _lapsed,
-    "is there anything for the clock to do": lambda connection: agenda.look(connection, NOW),
+    "is there anything for the clock to do": look_of_the_clock,
     "make waiting deliveries due, of which none is": lambda connection: recovery.make_due(connection, NOW),
     "make waiting deliveries due": lambda connection: recovery.make_due(connection, NOW + 99_999, 100),
     "sweep held deliveries, of which none is to be released": lambda connection: recovery.sweep_held(connection, NOW),

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import Connection, Ledger, agenda, replays, retention, stats
+from receiver.ledger import Connection, Ledger, replays, retention, stats
 from receiver.ledger.deliveries import claims, fair_queue, links
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.schema import deliveries
 from tests.support import backlog
-from tests.support.backlog import CALLBACK, OPERATIONS, effort, fill, shut_lanes
+from tests.support.backlog import CALLBACK, OPERATIONS, effort, fill, look_of_the_clock, shut_lanes
 from tests.support.ledger import NOW
 
 SMALL, LARGE = 300, 15_000
@@ -83,14 +83,11 @@ def test_a_claim_past_thousands_of_shut_lanes_reads_a_bounded_number_of_them(
 def test_the_clocks_look_reads_next_to_nothing_of_a_long_backlog_also_when_it_is_gone(
     ledger: Ledger,
 ) -> None:
-    def look(connection: Connection) -> agenda.Agenda:
-        return agenda.look(connection, NOW)
-
     # Given a long backlog, of which the database knows nothing yet, and then all
     fill(ledger, LARGE)
-    assert effort(ledger, look) < 500
+    assert effort(ledger, look_of_the_clock) < 500
     backlog.analyze(ledger)
-    assert effort(ledger, look) < 500
+    assert effort(ledger, look_of_the_clock) < 500
     # When all of it is delivered, which the database has not learnt, then the clock's look costs no more
     ledger.alter(lambda connection: connection.execute(sa.update(deliveries).values(state="delivered")))
-    assert effort(ledger, look) < 500
+    assert effort(ledger, look_of_the_clock) < 500

@@ -20,6 +20,7 @@ from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.events import NewDelivery, NewEvent
 from tests.support import queries
+from tests.support.backlog import look_of_the_clock
 from tests.support.ledger import NOW, claim, event_body, lock_runs, new_event, record, settle, states
 
 # --- Connections
@@ -314,7 +315,7 @@ def test_a_waiting_delivery_is_queued_when_it_is_due_and_not_before(ledger: Ledg
     settle(ledger, claim(ledger, "results"), DeliveryMove.DEFER, due_at=NOW + 5)
 
     def look(at: float) -> tuple[bool, int, bool]:
-        due = ledger.read(lambda connection: agenda.look(connection, at)).changes
+        due = bool(ledger.read(lambda connection: look_of_the_clock(connection, at)).changes)
         made = ledger.write(lambda connection: recovery.make_due(connection, at))
         return due, made, ledger.read(lambda connection: claims.has_due(connection, "results", at))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 
-from receiver.ledger import Connection, Ledger
+from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from tests.support.ledger import new_event, record
 from tests.support.scripted_sink import rows
 
@@ -34,3 +36,16 @@ def test_a_query_for_itself_begins_no_transaction_and_the_next_one_that_needs_it
     # Then nothing of it is there
     assert len(rows(postgres_ledger)) == 1
     assert postgres_ledger.read(status, transaction=False) is TransactionStatus.IDLE
+
+
+def test_a_query_past_sqlalchemy_fails_as_any_other(tmp_path: Path) -> None:
+    # Given a ledger on SQLite without the table that is asked for, and then a file that is none
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    assert ledger.first_of_sqlite("SELECT :a, 2", {"a": 1}) == (1, 2)
+    with pytest.raises(LedgerUnavailable, match="no such table: runs"):
+        ledger.first_of_sqlite("SELECT 1 FROM runs", {})
+    ledger.close()
+    (tmp_path / "ledger.db").write_bytes(b"no database" * 100)
+    with pytest.raises(LedgerUnavailable, match="not a database"):
+        ledger.first_of_sqlite("SELECT 1 FROM runs", {})
+    ledger.close()

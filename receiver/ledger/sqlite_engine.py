@@ -1,0 +1,31 @@
+"""Connections to a ledger on SQLite: what is committed is on disk, and no transaction begins by itself."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event as sa_event
+
+# SQLite's least value of `synchronous` at which what is committed is on disk.
+_FULL: Final = 2
+
+
+def make(url: sa.URL, wait: float, begin: str) -> sa.Engine:
+    """Return an engine whose transactions start with `begin`. `wait`: seconds for a connection of the pool."""
+    engine = sa.create_engine(url, connect_args={"timeout": 5.0}, pool_timeout=wait)
+
+    @sa_event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin by itself
+        connection.execute("PRAGMA synchronous=FULL").close()
+        (level,) = connection.execute("PRAGMA synchronous").fetchone()
+        if level < _FULL:
+            raise sqlite3.OperationalError(f"PRAGMA synchronous is {level} and stays so, and must be FULL")
+
+    @sa_event.listens_for(engine, "begin")
+    def _begun(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
