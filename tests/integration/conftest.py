@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,25 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture(scope="session")
-def _spare_ledgers() -> list[str]:
-    """Databases of PostgreSQL that a test has done with: the tables are there, and empty again."""
-    return []
+def _spare_ledgers() -> dict[str, str]:
+    """Databases of PostgreSQL that a test has done with, by name, and their tables, which are there and empty again."""
+    return {}
 
 
 @pytest.fixture
-def postgres_ledger(postgres: PostgresProcess, _spare_ledgers: list[str]) -> Iterator[Ledger]:
-    name = _spare_ledgers.pop() if _spare_ledgers else postgres.create_database()
-    it = with_tables(Ledger(postgres.url(name)))
+def postgres_ledger(postgres: PostgresProcess, _spare_ledgers: dict[str, str]) -> Iterator[Ledger]:
+    if _spare_ledgers:  # looking for what its tables lack would cost more than many a test
+        name, tables = _spare_ledgers.popitem()
+    else:
+        name = postgres.create_database()
+        with_tables(Ledger(postgres.url(name))).close()
+        tables = postgres.empty_tables(name, but=("alembic_version",))
+    it = Ledger(postgres.url(name))
     yield it
     it.close()
-    try:
-        postgres.empty_tables(name, but=("alembic_version",))
-    except psycopg.Error:
-        return  # whatever the test did to it: the next one gets another
-    _spare_ledgers.append(name)
+    with suppress(psycopg.Error):  # whatever the test did to it: the next one gets another
+        if postgres.empty_tables(name, but=("alembic_version",)) == tables:
+            _spare_ledgers[name] = tables
 
 
 @pytest.fixture

@@ -107,8 +107,11 @@ class PostgresProcess:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0'.encode())
         return name
 
-    def empty_tables(self, name: str, but: Sequence[str] = ()) -> None:
-        """Delete all rows, whoever is still connected, except those of some tables."""
+    def empty_tables(self, name: str, but: Sequence[str] = ()) -> str:
+        """Delete all rows, whoever is still connected, except those of some tables.
+
+        Returns which tables and indexes there are, as a text to compare. An index that is not whole is none.
+        """
         with contextlib.closing(self._alone_with(name)) as connection:
             # One without pages has had no row since it was emptied last; emptying it makes new files all the same.
             found = connection.execute(
@@ -117,6 +120,12 @@ class PostgresProcess:
             ).fetchall()
             if tables := ", ".join(f'"{table}"' for (table,) in found if table not in but):
                 connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE".encode())
+            (names,) = connection.execute(
+                "SELECT string_agg(relname || ' ' || relnatts, ',' ORDER BY relname) FROM pg_class"
+                " WHERE relnamespace = 'public'::regnamespace"
+                " AND oid NOT IN (SELECT indexrelid FROM pg_index WHERE NOT indisvalid)"
+            ).fetchone() or ("",)
+            return str(names)
 
     def _alone_with(self, name: str) -> psycopg.Connection:
         """A connection, all others to this database being cut."""
