@@ -19,7 +19,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, DropIndex
 
-from receiver.ledger import Ledger, planner
+from receiver.ledger import Ledger, planner, requests
 from receiver.ledger.migrate import HEAD, ensure_schema
 from receiver.ledger.schema import attempts, deliveries, events, run_texts, run_words, runs, submissions
 from receiver.ledger.text_index import state
@@ -169,4 +169,5 @@ def _mark_indexed(connection: sa.Connection, count: int) -> None:
     last = Place(
         *connection.execute(sa.select(*state.ORDER).order_by(*(each.desc() for each in state.ORDER)).limit(1)).one()
     )
-    state.write(connection, replace(known, newest=count, seen=last, checked=last, backfilled=None))
+    indexed = replace(known, newest=count, seen=last, checked=last, backfilled=None)
+    requests.run(connection, state.writing(indexed))

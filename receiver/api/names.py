@@ -5,7 +5,7 @@ because all is well.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
@@ -50,10 +50,14 @@ def check_names(config: Callable[[], Config], connection: Connection, wanted: Fi
             raise unknown("status", status, "no run ended so", known)
     if not empty:
         return
-    if wanted.source and not names.has_source(connection, wanted.source):
-        _require(config, "source", wanted.source, "sources", lambda: names.sources(connection))
-    if wanted.sink and not names.has_sink(connection, wanted.sink):
-        _require(config, "sink", wanted.sink, "destinations", lambda: names.sinks(connection))
+    if wanted.source:
+        ours = _configured(config, "sources")
+        if wanted.source not in ours and not names.has_source(connection, wanted.source):
+            raise unknown("source", wanted.source, "there is no such source", [*ours, *names.sources(connection)])
+    if wanted.sink:
+        ours = _configured(config, "destinations")
+        if wanted.sink not in ours and not names.has_sink(connection, wanted.sink):
+            raise unknown("sink", wanted.sink, "there is no such sink", [*ours, *names.sinks(connection)])
     if wanted.run_id and not names.has_run(connection, wanted.run_id):
         raise no_run(connection, wanted.run_id)
     if wanted.event_id and not names.has_event(connection, wanted.event_id):
@@ -83,14 +87,12 @@ def check_id(connection: Connection, name: str, identifier: str) -> None:
         raise no_run(connection, identifier, name)
 
 
-def _require(config: Callable[[], Config], name: str, value: str, members: str, known: Callable[[], list[str]]) -> None:
-    """Raise Invalid unless the config has the name. A config that can't be read has none."""
+def _configured(config: Callable[[], Config], members: str) -> list[str]:
+    """Return the names that the config has. One that can't be read has none."""
     try:
-        configured: list[Any] = list(getattr(config(), members))
+        return list(getattr(config(), members))
     except (RunhookError, OSError):
-        configured = []
-    if value not in configured:
-        raise unknown(name, value, f"there is no such {name}", [*configured, *known()])
+        return []
 
 
 def unknown(name: str, value: str, problem: str, known: Sequence[str]) -> Invalid:

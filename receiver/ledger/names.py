@@ -1,5 +1,8 @@
-"""Whether the ledger knows a name that a person typed, and which ones it knows. For the case that nothing was found:
-an unknown name costs a scan, a known one an index or a row."""
+"""Whether the ledger knows a name that a person typed, and which ones it knows. For the case that nothing was found.
+
+Each is found by an index, but for a sink: of deliveries no index begins with it, so that one which is unknown, and not
+in the config, costs a scan.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from receiver.ledger.expressions import each_value
 from receiver.ledger.filters import begins
+from receiver.ledger.lists import narrowing
+from receiver.ledger.lists.paging import unsuccessful
 from receiver.ledger.schema import deliveries, events, runs, submissions
 
 # Ids of the newest runs among which a misspelt one is looked for.
@@ -16,11 +22,6 @@ _RECENT: Final = 500
 
 def _any(connection: sa.Connection, query: sa.Select[Any]) -> bool:
     return connection.execute(query.limit(1)).first() is not None
-
-
-def _distinct(connection: sa.Connection, *columns: sa.Column[Any]) -> list[str]:
-    found = {row[0] for column in columns for row in connection.execute(sa.select(column).distinct())}
-    return sorted(each for each in found if each)
 
 
 def has_delivery(connection: sa.Connection, beginning: str) -> bool:
@@ -35,8 +36,12 @@ def has_event(connection: sa.Connection, beginning: str) -> bool:
 
 def has_run(connection: sa.Connection, run_id: str) -> bool:
     """Whether an event or a submission has this run."""
-    tables = (runs, submissions, events)
-    return any(_any(connection, sa.select(sa.literal(1)).where(table.c.run_id == run_id)) for table in tables)
+
+    def has(table: sa.Table) -> bool:
+        of_source = table.c.source.in_(narrowing.sources(connection, table))  # with which its index begins
+        return _any(connection, sa.select(sa.literal(1)).where(of_source, table.c.run_id == run_id))
+
+    return any(has(table) for table in (runs, submissions, events))
 
 
 def has_sink(connection: sa.Connection, name: str) -> bool:
@@ -52,28 +57,35 @@ def has_source(connection: sa.Connection, name: str) -> bool:
 
 def has_status(connection: sa.Connection, status: str) -> bool:
     """Whether a run or an event ended with this status: Skyvern makes new ones from version to version."""
-    tables = (runs, events)
-    return any(_any(connection, sa.select(sa.literal(1)).where(table.c.outcome == status)) for table in tables)
+
+    def has(table: sa.Table) -> bool:
+        which = [] if status == "completed" else unsuccessful(table)  # of which there is an index
+        return _any(connection, sa.select(sa.literal(1)).where(table.c.outcome == status, *which))
+
+    return has(runs) or has(events)
 
 
 def sinks(connection: sa.Connection) -> list[str]:
     """Return the sinks that deliveries have."""
-    return _distinct(connection, deliveries.c.sink)
+    return sorted(connection.execute(sa.select(deliveries.c.sink).distinct()).scalars())
 
 
 def sources(connection: sa.Connection) -> list[str]:
     """Return the sources that runs and submissions have."""
-    return _distinct(connection, runs.c.source, submissions.c.source)
+    return sorted({source for table in (runs, submissions) for source in narrowing.sources(connection, table)})
 
 
 def statuses(connection: sa.Connection) -> list[str]:
-    """Return the statuses with which runs ended."""
-    return _distinct(connection, runs.c.outcome)
+    """Return the statuses with which runs ended, but that of success."""
+    return sorted(connection.execute(each_value(runs.c.outcome, *unsuccessful(runs))).scalars())
 
 
 def run_beginning(connection: sa.Connection, beginning: str) -> str:
-    """Return the id of a run that begins so, or ""."""
-    alike = sa.select(runs.c.run_id).where(runs.c.run_id.startswith(beginning, autoescape=True)).limit(1)
+    """Return the id of a run that begins so, or "": also where the database does not sort ids by bytes."""
+    if not narrowing.sorts_bytewise(connection):
+        return ""
+    of_source = runs.c.source.in_(narrowing.sources(connection, runs))
+    alike = sa.select(runs.c.run_id).where(of_source, *narrowing.begins_with(runs, beginning)).limit(1)
     return str(connection.execute(alike).scalar() or "")
 
 

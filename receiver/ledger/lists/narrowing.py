@@ -30,15 +30,18 @@ def by_run(wanted: Filter, table: sa.Table) -> list[SmallSet]:
         return []
 
     def found(connection: sa.Connection) -> Condition | None:
-        if not wanted.run_id and not _sorts_bytewise(connection):
+        if not wanted.run_id and not sorts_bytewise(connection):
             return None
         of_source = table.c.source.in_([wanted.source] if wanted.source else sources(connection, table))
-        beginning = wanted.run_prefix
-        named = table.c.run_id == wanted.run_id
-        alike = sa.and_(table.c.run_id >= beginning, table.c.run_id < beginning + _LAST)
-        return small_set(table, sa.and_(of_source, named if wanted.run_id else alike))(connection)
+        named = [table.c.run_id == wanted.run_id] if wanted.run_id else begins_with(table, wanted.run_prefix)
+        return small_set(table, sa.and_(of_source, *named))(connection)
 
     return [found]
+
+
+def begins_with(table: sa.Table, beginning: str) -> list[Condition]:
+    """Return the conditions that a run's id begins so, for an index that sorts bytewise."""
+    return [table.c.run_id >= beginning, table.c.run_id < beginning + _LAST]
 
 
 def by_text(wanted: Filter, table: sa.Table) -> list[SmallSet]:
@@ -114,7 +117,7 @@ def sources(connection: sa.Connection, table: sa.Table) -> list[str]:
     return list(connection.execute(each_value(table.c.source)).scalars())
 
 
-def _sorts_bytewise(connection: sa.Connection) -> bool:
+def sorts_bytewise(connection: sa.Connection) -> bool:
     """Whether the database compares texts by their bytes: then what begins alike stands together in an index."""
     if connection.dialect.name != "postgresql":
         return True
