@@ -25,4 +25,5 @@ def rig(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Rig]]:
     for each in made:
         each.reconciler.close()
         eventually(lambda each=each: not each.reconciler._running.total())  # type: ignore[misc]
+        each.reconciler._ledger.close()  # a poll that was under way has opened it again
         each.ledger.close()
