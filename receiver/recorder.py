@@ -63,6 +63,8 @@ class EventRecorder:
         self._handovers = handovers
         # Whether the last runs that might be new to the ledger were: then the next ones are expected to be.
         self._runs_are_new = True
+        # By source, how often it may be asked once more though it has been allowed before: that came to nothing.
+        self._spare: Counter[str] = Counter()
 
     def dispatch(
         self,
@@ -142,12 +144,16 @@ class EventRecorder:
             now, earlier = self._ledger.now(), EarlierEvents(connection)
             new = [self._classify(each, each.facts, [], NO_RUN, None, earlier) for each in batch if each.facts]
             tries.append(new)
-            due_at = {item.event.id: now + poll_schedule.FOR_MORE for item in new if self._lacks_request(item)}
+            self._spare.update(asked.values())  # by a try before this one
+            asked.clear()
+            asked.update((item.event.id, item.event.source) for item in new if self._lacks_request(item))
+            due_at = dict.fromkeys(asked, now + poll_schedule.FOR_MORE)
             claims = hand_on.claims(new, now)
             written = new_runs.record(connection, new, now, claims, due_at, hand_on.looks())
             hand_on.made(written, lambda _: _NEW_RUN)
             return written.events
 
+        asked: dict[str, str] = {}  # by event id, the source that is to be asked for its run once more
         recorded: list[NewEvent] | None = None
         try:
             recorded = self._ledger.write(record)
@@ -156,6 +162,8 @@ class EventRecorder:
         finally:
             if recorded != []:
                 hand_on.answer(committed=recorded is not None)
+        there = {item.event.id for item in recorded or ()}
+        self._spare.update(source for event_id, source in asked.items() if event_id not in there)
         return Recorded(recorded or [], set(hand_on.sinks))
 
     def _record_any(
@@ -250,8 +258,15 @@ class EventRecorder:
             and item.event.via == "webhook"
             and item.run.final
             and item.run.data.get("run_request", "") is None
-            and self._may_ask(item.event.source)
+            and self._may_be_asked(item.event.source)
         )
+
+    def _may_be_asked(self, source: str) -> bool:
+        """Whether a source may be asked once more now. It is taken for asked, unless that is given to `_spare`."""
+        if self._spare[source]:
+            self._spare[source] -= 1
+            return True
+        return self._may_ask(source)
 
     def _may_be_restarted(self, item: NewEvent) -> bool:
         """Whether Skyvern may start the run again without saying so: the webhook of a run is sent before that."""
