@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from receiver.domain import attention, callback, callback_url, deduplication, poll_schedule, shape
@@ -22,6 +23,7 @@ from receiver.hand_on import HandOn, RunNow
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, new_runs, requests, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
+from receiver.ledger.requests import Asked
 from receiver.ledger.submissions import binding, visibility
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.ledger.submissions.polls_after import schedule_polls
@@ -135,28 +137,30 @@ class EventRecorder:
         return self._runs_are_new and self._ledger.has_requests and len(batch) == len(keys) <= new_runs.MOST
 
     def _record_new_runs(self, batch: Sequence[ParsedEvent], hand_on: HandOn, tries: list[list[NewEvent]]) -> Recorded:
-        """Record the events whose run is new. Answers with `hand_on`, unless it is certain that there are none.
+        """Record the events whose run is new. `hand_on`: answers, unless it is certain that there are none. `tries`:
+        gets, of each try, what it was to record."""
+        ordered = sorted(batch, key=attrgetter("key"))
+        insertions: list[Asked] = []
+        asked: dict[str, str] = {}  # by event id, the source that is to be asked for its run once more
 
-        `tries`: gets, of each try, what it was to record.
-        """
-
-        def record(connection: Connection) -> list[NewEvent]:
-            now, earlier = self._ledger.now(), EarlierEvents(connection)
-            new = [self._classify(each, each.facts, [], NO_RUN, None, earlier) for each in batch if each.facts]
+        def ask() -> list[Asked]:
+            now = self._ledger.now()
+            found = ((each, deduplication.classify(each.facts, ())) for each in ordered if each.facts)
+            new = [self._route(each, classification, NO_RUN, None, ()) for each, classification in found]
             tries.append(new)
             self._spare.update(asked.values())  # by a try before this one
             asked.clear()
             asked.update((item.event.id, item.event.source) for item in new if self._lacks_request(item))
             due_at = dict.fromkeys(asked, now + poll_schedule.FOR_MORE)
-            claims = hand_on.claims(new, now)
-            written = new_runs.record(connection, new, now, claims, due_at, hand_on.looks())
-            hand_on.made(written, lambda _: _NEW_RUN)
-            return written.events
+            insertions[:] = new_runs.insertions(new, now, hand_on.claims(new, now), due_at)
+            return [*insertions, *hand_on.looks()]
 
-        asked: dict[str, str] = {}  # by event id, the source that is to be asked for its run once more
         recorded: list[NewEvent] | None = None
         try:
-            recorded = self._ledger.write(record)
+            found = self._ledger.write_at_once(ask)
+            written = new_runs.written(tries[-1], insertions, found)
+            hand_on.made(written, lambda _: _NEW_RUN)
+            recorded = written.events
         except (LedgerDataError, *OF_VALUES):
             pass  # the other way finds which event is to blame
         finally:

@@ -17,7 +17,7 @@ import sqlite3
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from traceback import walk_tb
@@ -30,14 +30,16 @@ from sqlalchemy import exc as sa_exc
 from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.private_file import make_private_file
 from handlers.support.url import hide_password, hide_secrets
-from receiver.ledger import requests, sqlite_engine
-from receiver.ledger.database_clock import ASK, ASKING, DatabaseClock
+from receiver.ledger import postgresql_engine, requests, sqlite_engine
+from receiver.ledger.database_clock import DatabaseClock
 from receiver.ledger.database_url import checked_url
+from receiver.ledger.kept_connections import KeptConnections
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from handlers.support.postgresql import TimeLimits
+    from receiver.ledger.requests import Asked
 
 T = TypeVar("T")
 log = logging.getLogger("runhook.ledger")
@@ -81,6 +83,7 @@ class Ledger:
         self._reader: sa.Engine | None = None
         self._opening = threading.Lock()
         self._clock = DatabaseClock()
+        self._kept = KeptConnections()
         self._prepared = False
 
     def __repr__(self) -> str:
@@ -133,6 +136,21 @@ class Ledger:
             except (UnicodeEncodeError, struct.error) as error:  # a lone surrogate, a number too large
                 raise LedgerDataError(str(error)) from error
         raise AssertionError("unreachable")
+
+    def write_at_once(self, ask: Callable[[], Sequence[Asked]]) -> list[Sequence[Any]]:
+        """Run the statements of `ask` in one transaction, which knows no more than they say, and return the rows of
+        each. Asks, tries again and raises as `write` does, for less where that is one request."""
+        if self.has_requests and not self._clock.stale:
+            try:
+                with self._kept.one(self._engine(write=True)) as connection:
+                    if not (connection.info["begin"] or (self._require_durability and _weakness(connection))):
+                        return requests.run(connection, *ask(), commit=True)
+            except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
+                if not _worth_a_retry(error):
+                    raise self._failed(error) from error
+            except (UnicodeEncodeError, struct.error) as error:
+                raise LedgerDataError(str(error)) from error
+        return self.write(lambda connection: requests.run(connection, *ask(), commit=True))
 
     def read(self, work: Callable[[sa.Connection], T], within: float | None = None, *, transaction: bool = True) -> T:
         """Run `work` in one read-only transaction. Raises LedgerUnavailable.
@@ -297,6 +315,8 @@ class Ledger:
         for engine in filter(None, (self._writer, self._reader)):
             sa_event.listen(engine, "checkin", _close_returned)
             engine.dispose()
+        self._kept.close()
+        self._kept = KeptConnections()
         self._writer = self._reader = None
 
     def _is_file(self) -> bool:
@@ -311,7 +331,9 @@ class Ledger:
 
     def _open(self, *, write: bool) -> sa.Engine:
         if not self._is_file():
-            self._writer = self._reader = engine = _postgresql(self.url, self._limits, self._clock)
+            self._writer = self._reader = engine = postgresql_engine.make(
+                self.url, LOCK_WAIT, self._limits, self._clock
+            )
         elif write:
             with suppress(OSError):  # SQLite says what is wrong with the path
                 make_private_file(Path(str(self.url.database)))
@@ -324,42 +346,6 @@ class Ledger:
 def _close_returned(_connection: Any, record: ConnectionPoolEntry) -> None:
     """Close a connection that comes back to a pool of which nobody takes any more."""
     record.invalidate()
-
-
-def _postgresql(url: sa.URL, limits: TimeLimits | None, clock: DatabaseClock) -> sa.Engine:
-    from handlers.support import postgresql  # not needed with SQLite
-
-    limits = limits or postgresql.TimeLimits()
-    engine = sa.create_engine(url, pool_size=4, max_overflow=8, pool_timeout=LOCK_WAIT, pool_recycle=1800)
-    defaults = {**postgresql.client_options(limits), "application_name": "runhook"}
-
-    @sa_event.listens_for(engine, "do_connect")
-    def _connect(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> Any:
-        connection = postgresql.BoundedConnection.connect(*arguments, **{**defaults, **options})
-        connection.longest_wait = limits.statement + limits.margin
-        return connection
-
-    @sa_event.listens_for(engine, "connect")
-    def _connected(connection: Any, record: Any) -> None:
-        session = postgresql.open_session(connection, limits)
-        connection.prepares = not session.pooled
-        record.info["begin"] = session.prepare(connection, limits)
-        record.info["weakness"] = "; ".join(session.weaknesses)
-
-    @sa_event.listens_for(engine, "begin")
-    def _begun(connection: sa.Connection) -> None:
-        begin = connection.info["begin"]
-        if clock.stale:
-            asked_at = time.monotonic()
-            if begin:
-                answer = connection.exec_driver_sql(f"{ASK}; {begin}").scalar_one()
-            else:
-                answer = requests.run(connection, ASKING.with_values())[0][0].now
-            clock.note(asked_at, time.monotonic(), answer)
-        elif begin:
-            connection.exec_driver_sql(begin)
-
-    return engine
 
 
 def _weakness(connection: sa.Connection) -> str:

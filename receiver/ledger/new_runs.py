@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from operator import attrgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from receiver.ledger import requests
 from receiver.ledger.deliveries import creation
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.events import STATUS, NewEvent, Written, delivery_rows, event_row, status
@@ -28,30 +26,27 @@ from receiver.ledger.schema import deliveries, events, runs, submissions
 MOST: Final = 4
 
 
-def record(
-    connection: sa.Connection,
-    batch: Sequence[NewEvent],
-    now: float,
-    claims: Mapping[str, ClaimAtOnce],
-    due_at: Mapping[str, float],
-    then: Sequence[Asked] = (),
-) -> Written:
-    """Record those of the events whose run is new and has no submission, and commit.
+def insertions(
+    batch: Sequence[NewEvent], now: float, claims: Mapping[str, ClaimAtOnce], due_at: Mapping[str, float]
+) -> list[Asked]:
+    """Return what records those of the events whose run is new and has no submission.
 
-    Each is the only event of its run in `batch`, readable, and gives the run its status. `claims`: by sink, those with
-    which deliveries are made that wait for nothing. `due_at`: by event id, when Skyvern is asked for the run once more.
-    `then`: what is to follow.
+    `batch` is in the order of `key`; each is the only event of its run, readable, and gives the run its status.
+    `claims`: by sink, those with which deliveries are made that wait for nothing. `due_at`: by event id, when Skyvern
+    is asked for the run once more.
     """
-    ordered = sorted(batch, key=attrgetter("key"))
-    asked = [_insertion(item, now, claims, due_at.get(item.event.id)) for item in ordered]
-    found = requests.run(connection, *asked, *then, commit=True)
-    written, ids = [], set()
-    for item, (_, values), rows in zip(ordered, asked, found, strict=False):
+    return [_insertion(item, now, claims, due_at.get(item.event.id)) for item in batch]
+
+
+def written(batch: Sequence[NewEvent], asked: Sequence[Asked], found: Sequence[Sequence[Any]]) -> Written:
+    """Return what was recorded of `batch`. `asked`: its `insertions`; `found`: the rows of each, and of others."""
+    recorded, ids = [], set()
+    for item, (_, values), rows in zip(batch, asked, found, strict=False):
         if rows:
-            written.append(item)
+            recorded.append(item)
             if rows[0].deliveries == len(item.deliveries):
                 ids |= {values[f"id_{number}"] for number in range(len(item.deliveries))}
-    return Written(written, ids, found[len(ordered) :])
+    return Written(recorded, ids, found[len(asked) :])
 
 
 def _insertion(item: NewEvent, now: float, claims: Mapping[str, ClaimAtOnce], due_at: float | None) -> Asked:

@@ -175,8 +175,10 @@ def test_a_lone_event_takes_one_request_and_more_when_its_run_is_known(
 ) -> None:
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
     it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
-    it.dispatch([event(body("tsk_1"))])
+    submitted(postgres_ledger, "sub_0", "tsk_0")
     submitted(postgres_ledger, "sub_1", "tsk_3")
+    for before in (event(body("tsk_1")), event(body("tsk_0"), submission_id="sub_0")):  # so all is connected
+        it.dispatch([before])
 
     def requests_for(one: Event) -> int:
         sent.clear()

@@ -304,8 +304,8 @@ def test_a_dispatcher_that_is_killed_before_it_has_committed_holds_up_nobody(
     sink = BatchSink(accept)
     with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
         with monkeypatch.context() as patch:
-            for module in ("events", "new_runs"):
-                patch.setattr(f"receiver.ledger.{module}.record", kill)
+            for place in ("events.record", "new_runs.insertions"):
+                patch.setattr(f"receiver.ledger.{place}", kill)
             patch.setattr(OfferTaken, "hand_on", lambda *_, **_more: None)
             with pytest.raises(Killed):
                 make_recorder(ledger, redis_url, OfferTaken(handover)).dispatch(events())

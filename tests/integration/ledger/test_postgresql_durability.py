@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from handlers.support import postgresql
 from receiver.errors import NotStarted
-from receiver.ledger import Ledger, LedgerNotDurable, LedgerUnavailable, engine
+from receiver.ledger import Ledger, LedgerNotDurable, LedgerUnavailable, sqlite_engine
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import events
 from tests.servers.postgres import PostgresProcess
@@ -93,6 +93,8 @@ def test_a_server_that_may_lose_what_it_confirmed_is_not_written_unless_that_is_
         with pytest.raises(LedgerNotDurable, match="fsync is off"):
             record(ledger, new_event("tsk_1", "ops"))
         assert ledger.read(lambda it: it.execute(sa.select(events.c.id)).all()) == []
+        with pytest.raises(LedgerNotDurable, match="fsync is off"):
+            ledger.write_at_once(list)
         # But where the operator accepts it, all goes on
         ensure_schema(accepting)
         assert record(accepting, new_event("tsk_1", "ops"))
@@ -132,7 +134,7 @@ def test_behind_a_pooler_each_transaction_brings_its_settings_along(
 def test_an_sqlite_that_would_not_sync_each_commit_is_not_used(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_FULL", 3)  # no SQLite gives more than it was asked for
+    monkeypatch.setattr(sqlite_engine, "_FULL", 3)  # no SQLite gives more than it was asked for
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     with pytest.raises(LedgerUnavailable, match="PRAGMA synchronous is 2"):
         ledger.write(lambda _: None)
