@@ -73,17 +73,23 @@ class Grown:
         """Take a batch through."""
         began, before = time.perf_counter(), self._used()
         self._pipeline.batch(size)
-        return Cost(time.perf_counter() - began, *(now - then for now, then in zip(self._used(), before, strict=True)))
+        seconds, now = time.perf_counter() - began, self._used()
+        # A session or a worker of autovacuum that has ended meanwhile says nothing; one that has begun, all it used.
+        used = {}
+        for pid, each in now.items():
+            then = before.get(pid, (0.0, 0.0))
+            used[pid] = each[0] - then[0], each[1] - then[1]
+        cpu, written = (sum(each[place] for each in used.values()) for place in (0, 1))
+        return Cost(seconds, cpu, written, cpu - used[os.getpid()][0])
 
-    def _used(self) -> tuple[float, float, float]:
-        """Return the seconds of CPU and the MB written so far by this process and the server, and its CPU alone."""
-        cpu = written = ours = 0.0
+    def _used(self) -> dict[int, tuple[float, float]]:
+        """Return the seconds of CPU and the MB written so far, by process: this one and the server's."""
+        used = {}
         for pid in [os.getpid(), *(descendants(self._server.pid) if self._server else ())]:
             with suppress(OSError):  # a worker of autovacuum has ended
-                cpu += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-                written += int(re.findall(r"wchar: (\d+)", Path(f"/proc/{pid}/io").read_text())[0]) / 1e6
-            ours = ours or cpu
-        return cpu, written, cpu - ours
+                cpu = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+                used[pid] = cpu, int(re.findall(r"wchar: (\d+)", Path(f"/proc/{pid}/io").read_text())[0]) / 1e6
+        return used
 
 
 def main() -> None:
