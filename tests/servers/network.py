@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -28,6 +29,10 @@ T = TypeVar("T")
 DRIP_EVERY = 0.01
 """Seconds between two drops."""
 
+# What a client sends to prepare a statement, and to run it: messages Parse and Bind, by the names that are ours.
+_PREPARED = re.compile(rb"P.{4}(runhook_\d+)\x00([^\x00]*)\x00", re.DOTALL)
+_RUN = re.compile(rb"B.{4}\x00(runhook_\d+)\x00", re.DOTALL)
+
 
 class _End(asyncio.Protocol):
     """One end of a connection that passes through. `other`: the end to which what comes in here goes out."""
@@ -36,6 +41,7 @@ class _End(asyncio.Protocol):
         self.link = link
         self.is_clients = is_clients
         self.seen = b""  # the end of what came in
+        self.prepared: dict[bytes, bytes] = {}  # statements of PostgreSQL that came in, by their names
         self.has_begun = False  # what a hold waits for to come first has come
         self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
@@ -152,7 +158,10 @@ class Link:
         self._run(lambda: self._set_held(True))
 
     def hold_at(self, pattern: bytes, *, after: bytes = b"") -> None:
-        """Hold once a client is about to send `pattern`, and has sent `after` before on the same connection."""
+        """Hold once a client is about to send `pattern`, and has sent `after` before on the same connection.
+
+        Who runs a statement of PostgreSQL that it has prepared sends it, as far as this is concerned.
+        """
         self._hold_at = (pattern, after)
 
     def release(self) -> None:
@@ -226,10 +235,12 @@ class Link:
 
     def watch(self, end: _End, data: bytes) -> None:
         """See whether what a client sends is what a hold waits for."""
+        end.prepared.update(_PREPARED.findall(data))
         if self._hold_at is None:
             return
         pattern, after = self._hold_at
-        end.seen = end.seen[-64:] + data
+        run = b"".join(end.prepared.get(name, b"") for name in _RUN.findall(data))
+        end.seen = end.seen[-64:] + run + data
         end.has_begun = end.has_begun or after in end.seen
         if end.has_begun and pattern in end.seen:
             self._hold_at = None
