@@ -233,6 +233,4 @@ class ResponseWaiter:
         self._deadlines.remove(send)
         self._selector.unregister(send.exchange.fileno())
         send.exchange.end()  # its connection is there for what starts now
-        following = self._end_task(send.task, answer)
-        if following is not None:
-            self._begin(following)  # at once: its slot would be empty while the other responses are read
+        self._end(send.task, answer)

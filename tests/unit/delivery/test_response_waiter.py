@@ -18,7 +18,6 @@ import pytest
 from handlers import Delivery, Receipt, Refused, Unavailable
 from handlers.http import HttpOptions, HttpSink
 from handlers.support import http_connection
-from handlers.support.exchange import Response
 from handlers.support.request_sink import PreparedSend
 from handlers.testing.conformance import NoServices
 from receiver.delivery import response_waiter
@@ -206,57 +205,6 @@ def test_many_are_open_at_once_and_what_is_queued_starts_in_the_slots_that_they_
         assert not senders.worn_out
     assert sorted(server.requests) == sorted(server.requests[:1] * (2 * slots))
     assert server.connections <= slots
-
-
-def test_a_freed_slot_is_filled_before_the_next_response_is_read(stack: ExitStack) -> None:
-    """Else a slot is empty for as long as all responses take that have arrived together."""
-    answer, answered, go_on = threading.Event(), threading.Semaphore(0), threading.Event()
-    steps: list[str] = []
-
-    class Traced(HttpSink):
-        def prepare(self, delivery: Delivery) -> PreparedSend:
-            if delivery.key == "hold":
-                go_on.wait(60)
-            steps.append(f"prepare {delivery.key}")
-            request, receipt = super().prepare(delivery)
-
-            def read(response: Response) -> Receipt:
-                steps.append(f"read {delivery.key}")
-                return receipt(response)
-
-            return PreparedSend(request, read)
-
-    def talk(accepted: socket.socket) -> None:
-        while server.read(accepted):
-            if len(server.requests) > 1:
-                answer.wait(60)
-            accepted.sendall(OK)
-            answered.release()
-
-    server = Server(stack, talk)
-    sink = Traced("hook", HttpOptions(url=f"http://127.0.0.1:{server.port}/", timeout=60), NoServices())  # type: ignore[arg-type]
-    with pool(sink, 3) as senders:
-        # Given two sends that wait, two that are queued, and two responses that have come while the thread was busy
-        assert send(senders, "first") == [Receipt("first")]
-        waits = [task("a0"), task("a1")]
-        for each in waits:
-            senders.start(each)
-        eventually(lambda: len(server.requests) == 3)
-        queued = [task("b0", prefetched=True), task("b1", prefetched=True)]
-        for each in queued:
-            senders.enqueue(each)
-        eventually(lambda: senders.bytes == sum(len(each.claimed[0].body) for each in queued))  # both are waited for
-        hold = task("hold")
-        senders.start(hold)
-        answer.set()
-        for _ in range(3):
-            assert answered.acquire(timeout=60)
-        # When it goes on
-        go_on.set()
-        collected(senders, *waits, *queued, hold)
-    # Then each slot has its next send at once
-    reads = [place for place, step in enumerate(steps) if step in ("read a0", "read a1")]
-    assert [steps[place + 1] for place in reads] == ["prepare b0", "prepare b1"]
 
 
 @pytest.mark.parametrize(
