@@ -15,14 +15,12 @@ from receiver.delivery.sender import SenderPool
 from receiver.ledger import Connection
 from receiver.ledger.deliveries import claims
 
-# Prefetched deliveries for each slot, at the most.
-PER_SLOT = 8
+# Prefetched deliveries for each slot.
+PER_SLOT = 4
 # And the most of all: more only wait longer for the ledger, in memory.
 MOST = 1024
-# Seconds of a send up to which its sink is fast.
+# Seconds of a send up to which its sink is fast. So what is prefetched waits about a second at the most.
 FAST = 0.25
-# Seconds that what is prefetched waits at the most, as long as sends take what they take.
-AHEAD = 1.0
 # Seconds without trouble before anything is prefetched again.
 CALM = 1.0
 
@@ -34,25 +32,22 @@ def unrecorded_starts(slots: int) -> int:
 
 
 class Prefetch:
-    """The prefetched deliveries of one deliverer: up to `per_slot` for each slot of `senders`."""
+    """The prefetched deliveries of one deliverer: `per_slot` for each slot of `senders`."""
 
     def __init__(self, senders: SenderPool, owner: str, per_slot: int = PER_SLOT) -> None:
         self._senders = senders
         self._owner = owner
-        self._per_slot = per_slot
+        self._limit = min(per_slot * senders.slots, MOST)
         self._trouble_at = float("-inf")
         # Will not start any more, and are to be handed back.
         self.withdrawn: list[SendTask] = []
 
     def wanted(self) -> int:
         """Return how many to claim: none while the sink is slow or in trouble, nor before half of them have started."""
-        seconds = self._senders.typical_seconds
-        if not self._is_calm() or seconds > FAST:
+        if not self._is_calm() or self._senders.typical_seconds > FAST:
             return 0
-        per_slot = min(self._per_slot, int(AHEAD / seconds)) if seconds > 0 else self._per_slot
-        limit = min(per_slot * self._senders.slots, MOST)
-        missing = limit - self._senders.queued
-        return missing if missing >= limit // 2 else 0
+        missing = self._limit - self._senders.queued
+        return missing if missing >= self._limit // 2 else 0
 
     def review(self, ended: Sequence[SendTask], *, closing: bool) -> None:
         """Withdraw what is queued if the deliverer closes, a send has met trouble, takes long, or none is left."""

@@ -23,19 +23,16 @@ def prefetch(slots: int, seconds: float) -> Prefetch:
 @pytest.mark.parametrize(
     ("slots", "seconds", "wanted"),
     [
-        (64, 0.02, 512),
-        (64, 0.0, 512),
-        (64, 0.2, 320),
+        (64, 0.02, 256),
+        (64, 0.0, 256),
         (64, FAST, 256),
         (64, FAST + 0.01, 0),
         (64, float("inf"), 0),
-        (1, 0.02, 8),
+        (1, 0.02, 4),
         (1000, 0.02, MOST),
     ],
 )
-def test_as_much_is_prefetched_as_starts_within_a_second_but_eight_for_each_slot_at_the_most(
-    slots: int, seconds: float, wanted: int
-) -> None:
+def test_four_are_prefetched_for_each_slot_of_a_fast_sink(slots: int, seconds: float, wanted: int) -> None:
     assert prefetch(slots, seconds).wanted() == wanted
     assert 2 * wanted <= unrecorded_starts(slots)
 
