@@ -141,11 +141,16 @@ async def test_a_submission_that_was_committed_after_its_caller_was_refused_is_t
     one = AsyncLedger(slow)
     new = lifecycle.NewSubmission("sub_1", "skyvern", "k1", "tasks", "hash", idempotency_key="once")
 
-    with pytest.raises(LedgerUnavailable, match="no answer within"):
-        await one.write(
+    refused = asyncio.create_task(
+        one.write(
             lambda connection: lifecycle.begin(connection, new, 1.0),
             undo=lambda connection: lifecycle.withdraw(connection, new.id, 2.0),
         )
+    )
+    await asyncio.sleep(0)  # its transaction has a thread
+    assert slow.began.wait(60)  # keeps the loop busy: the wait cannot be over before the commit
+    with pytest.raises(LedgerUnavailable, match="no answer within"):
+        await refused
     slow.let_go.set()
 
     def state() -> tuple[str, str | None, float | None]:
