@@ -106,8 +106,9 @@ class Claimer:
         Raises LedgerUnavailable, and redis.RedisError for a sink with a rate while nothing is under way.
         """
         free, ahead = self._senders.free, self._prefetch.wanted() if self._prefetch else 0
-        # One lane that is slow must not keep others from the slots that are free. Without lanes, a few wait for more.
-        waits = not self._lane_limit and time.monotonic() < self._claimed + CLAIM_AGAIN
+        # One lane that is slow must not keep others from the slots that are free. Without lanes, a few wait for more;
+        # but not if something is claimed anyway: a fast sink claims so often that their time would never come.
+        waits = not (self._lane_limit or ahead) and time.monotonic() < self._claimed + CLAIM_AGAIN
         if waits and free < min(self._senders.slots // 2, claims.CLAIM_MOST):
             free = 0
         self.cut_short = False
@@ -156,6 +157,7 @@ class Claimer:
             lane_limit=self._lane_limit,
             rotation=self._rotation,
             prefetch=ahead,
+            has_slots=self._senders.under_way > 0,
             budget=self._budget,
         )
         poisoned = attempts.poisoned(connection, claimed, self._budget)

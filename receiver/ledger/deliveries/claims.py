@@ -132,17 +132,17 @@ def claim(
     lane_limit: int | None = None,
     rotation: Rotation | None = None,
     prefetch: int = 0,
+    has_slots: bool = False,
     budget: int = 0,
 ) -> Claims:
     """Claim up to `limit` due deliveries for `sink`, oldest first, and up to `prefetch` more without a slot.
 
     `seconds`: until the claim lapses. `concurrency`: the sink's slots, over all workers; None is no limit.
     `lane_limit`: how many of one lane, for a sink that has many, which takes them by their `rotation`. Prefetches only
-    what stands next in the queue and was never tried, and nothing at all when `limit` asks for slots and none is free,
-    or when a breaker is not closed. What it costs does not depend on how much is queued. `budget`: commits in the
-    request that claims, where that is had (requests.run), if each has spent fewer attempts.
+    what stands next in the queue and was never tried, and nothing at all for an owner that gets no slot and has none
+    (`has_slots`), or when a breaker is not closed. What it costs does not depend on how much is queued. `budget`:
+    commits in the request that claims, where that is had (requests.run), if each has spent fewer attempts.
     """
-    wanted = limit
     own, taken, oldest = _look(connection, sink, now, concurrency, 0 if lane_limit else limit + prefetch)
     if concurrency is not None:
         limit = min(limit, concurrency - taken)
@@ -157,7 +157,7 @@ def claim(
     if lane_limit is not None and limit > 0:
         found, probes = finding.in_many_lanes(limit, concurrency or limit, lane_limit, rotation or Rotation())
     elif lane_limit is None and (own is None or own.breaker == "closed"):
-        found = _chosen(oldest, max(limit, 0), prefetch if limit > 0 or not wanted else 0)
+        found = _chosen(oldest, max(limit, 0), prefetch if limit > 0 or has_slots else 0)
     elif own is not None and limit > 0 and own.until <= now:
         found, probes = finding.probe(sink)
     if not found.ids:

@@ -531,6 +531,33 @@ def test_the_slots_of_a_fast_sink_are_not_empty_while_the_ledger_commits(
     assert len(sink.seen) == 150
 
 
+def test_a_fast_sink_uses_all_its_slots_though_few_are_free_when_it_claims(
+    ledger: Ledger, deliver: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given sends in six of eight slots that end only when all eight are used, and more that come when the seventh ends
+    monkeypatch.setattr("receiver.delivery.prefetch.FAST", 60.0)  # a busy machine makes each send slow
+    monkeypatch.setattr("receiver.delivery.claimer.CLAIM_AGAIN", 1e6)
+    others, all_used = threading.Semaphore(7), threading.Event()
+
+    def answer(delivery: Delivery) -> Receipt:
+        if delivery.run_id == "tsk_0":
+            record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(7, 40)))
+        elif delivery.run_id != "tsk_first" and not others.acquire(blocking=False):
+            all_used.set()
+        elif delivery.run_id != "tsk_first" and not all_used.wait(PATIENCE):
+            raise Refused("not all slots were used")
+        return accept(delivery)
+
+    deliverer = deliver(ScriptedSink(answer, timeout=4 * PATIENCE), concurrency=8)
+    record(ledger, new_event("tsk_first", "ops"))
+    deliverer.run(lambda: False)  # then the sink is known to be fast
+    # When they are delivered, and nothing is claimed for the time that has passed
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(7)))
+    deliverer.run(lambda: False)
+    # Then the two free slots were used too
+    assert {row["state"] for row in rows(ledger)} == {"delivered"}
+
+
 def test_concurrency_holds_over_workers_that_prefetch(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(150)))
     now, most, lock = 0, 0, threading.Lock()

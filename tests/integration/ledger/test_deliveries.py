@@ -202,12 +202,15 @@ def test_what_is_prefetched_takes_no_slot_until_it_has_started_and_no_attempt_be
 
     def take(owner: str, prefetch: int = 0, slots: int = 5) -> list[Claimed]:
         return ledger.write(
-            lambda it: claims.claim(it, "ops", slots, owner, 1, NOW, 15, concurrency=2, prefetch=prefetch)
+            lambda it: claims.claim(
+                *(it, "ops", slots, owner, 1, NOW, 15), concurrency=2, prefetch=prefetch, has_slots=not slots
+            )
         )
 
     claimed = take("w", prefetch=3)
     assert [each.prefetched for each in claimed] == [False, False, True, True, True]
     assert take("v") == []
+    assert take("v", prefetch=3) == [], "for an owner without a slot nothing would start"
     # When one of them starts in the slot of one that has ended, and another is handed back
     first, second, next_task, unstarted, last = claimed
 
@@ -230,6 +233,22 @@ def test_what_is_prefetched_takes_no_slot_until_it_has_started_and_no_attempt_be
     }
     # And what was prefetched then is not prefetched again
     assert take("u", prefetch=9, slots=0) == []
+
+
+def test_an_owner_prefetches_for_the_slots_it_has_though_others_have_the_rest(ledger: Ledger) -> None:
+    # Given a sink with two slots, of which two owners have one each
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(5)))
+
+    def take(owner: str, slots: int, *, prefetch: int = 0, has_slots: bool = False) -> list[Claimed]:
+        return ledger.write(
+            lambda it: claims.claim(
+                *(it, "ops", slots, owner, 1, NOW, 15), concurrency=2, prefetch=prefetch, has_slots=has_slots
+            )
+        )
+
+    assert len(take("v", 1)) == len(take("w", 1)) == 1
+    # When one of them asks for the other's slot and to prefetch, then it gets what it can start in its own
+    assert [each.prefetched for each in take("w", 1, prefetch=2, has_slots=True)] == [True, True]
 
 
 @pytest.mark.parametrize("known", [True, False])
