@@ -34,6 +34,14 @@ def test_one_module_makes_clients() -> None:
     assert {path for path, calls in found.items() if calls} == {"runtime/redis_client.py"}
 
 
+def test_replies_are_parsed_in_c() -> None:
+    """redis-py goes on without hiredis, or with one that is too old, and says nothing."""
+    with connect("redis://127.0.0.1:9", timeout=1, connect_timeout=1, retries=0) as client:
+        parser = client.connection_pool.make_connection()._parser
+
+    assert type(parser).__name__ == "_HiredisParser"
+
+
 @pytest.fixture
 def refusing() -> Iterator[tuple[str, list[int]]]:
     """The URL of a server that closes each connection at its first byte, and a list that grows with each one."""
