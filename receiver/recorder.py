@@ -143,7 +143,7 @@ class EventRecorder:
         insertions: list[Asked] = []
         asked: dict[str, str] = {}  # by event id, the source that is to be asked for its run once more
 
-        def ask() -> list[Asked]:
+        def ask(_: Connection) -> list[Asked]:
             now = self._ledger.now()
             found = ((each, deduplication.classify(each.facts, ())) for each in ordered if each.facts)
             new = [self._route(each, classification, NO_RUN, None, ()) for each, classification in found]

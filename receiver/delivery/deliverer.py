@@ -27,7 +27,7 @@ from receiver.delivery.offer import ROOM, Offers
 from receiver.delivery.prefetch import Prefetch
 from receiver.delivery.send_task import SendTask
 from receiver.delivery.sender import SenderPool
-from receiver.delivery.settlement import Results, Settlement
+from receiver.delivery.settlement import Settlement
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
@@ -296,28 +296,25 @@ class Deliverer(wakeups.JobBody):
             return
 
         started = self._prefetch.started(self._unsettled) if self._prefetch else {}
-
-        def work(connection: Connection) -> tuple[list[str], Results]:
-            now = self._ledger.now()
-            if self._unknown:
-                known = self._senders.claim_numbers() | self._offers.outstanding
-                known |= {task.claim_number for task in (*self._unsettled, *self._withdrawn)}
-                claims.release_unknown(connection, self._owner, known, now)
-            if self._prefetch:
-                self._prefetch.hand_back(connection, now)
-            return self._settlement.record(connection, self._unsettled, now, started)
-
         disturbed = self._unknown or not all(task.accepted for task in self._unsettled)
-        ended, results = self._ledger.write(work)
+        apart = self._take_back if self._unknown or self._withdrawn else None
+        ended = self._settlement.settle(self._ledger, self._unsettled, started, apart)
         if disturbed:
             self._offers.disturbed()
         self._claimer.commit_lost = self._offers.unknown = False
         self._unsettled.clear()
         self._withdrawn.clear()
-        if results:
-            self._settlement.log(results)
         if ended:
             self._release(ended)
+
+    def _take_back(self, connection: Connection, now: float) -> None:
+        """Queue what of our claims we don't know, or don't send."""
+        if self._unknown:
+            known = self._senders.claim_numbers() | self._offers.outstanding
+            known |= {task.claim_number for task in (*self._unsettled, *self._withdrawn)}
+            claims.release_unknown(connection, self._owner, known, now)
+        if self._prefetch:
+            self._prefetch.hand_back(connection, now)
 
     def _release(self, ended: Sequence[str]) -> None:
         """Queue what has waited for these events' deliveries to end. Should this process die first, the clock does."""

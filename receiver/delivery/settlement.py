@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from handlers import Receipt
 from receiver.config.destinations import RetryPolicy
@@ -14,10 +14,11 @@ from receiver.delivery import outcome
 from receiver.delivery.send_task import SendTask
 from receiver.domain import breaker
 from receiver.domain.delivery import state_after
-from receiver.ledger import Connection
+from receiver.ledger import Connection, Ledger, requests
 from receiver.ledger.deliveries import attempts, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
+from receiver.ledger.requests import Asked
 from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import AttemptCounter
 
@@ -36,6 +37,40 @@ class Settlement:
         self._counter = counter
         self._watched: set[str] = set()  # lanes that have met trouble lately
 
+    def settle(
+        self,
+        ledger: Ledger,
+        tasks: Sequence[SendTask],
+        started: Mapping[str, int],
+        before: Callable[[Connection, float], None] | None = None,
+    ) -> list[str]:
+        """Record what became of the ended `tasks` in one transaction, count and log it. Returns the events whose held
+        deliveries are to be released. Raises LedgerUnavailable.
+
+        `started`: what has taken their slots, id → claim number. `before`: what else that transaction does, at its
+        begin, with the ledger's time. Without it, and where no breaker may move, it is one request.
+        """
+        results: Results = []
+
+        def work(connection: Connection) -> list[str]:
+            now = ledger.now()
+            if before:
+                before(connection, now)
+            ended, results[:] = self.record(connection, tasks, now, started)
+            return ended
+
+        def ask(connection: Connection) -> list[Asked]:
+            asked, results[:] = self._asked(connection, tasks, ledger.now(), started)
+            return asked
+
+        if before or self._touched(tasks):
+            ended = ledger.write(work)
+        else:
+            ended = attempts.to_release(ledger.write_at_once(ask)) if tasks else []
+        if results:
+            self._log(results)
+        return ended
+
     def record(
         self, connection: Connection, tasks: Sequence[SendTask], now: float, started: Mapping[str, int] = {}
     ) -> tuple[list[str], Results]:
@@ -44,6 +79,18 @@ class Settlement:
         Returns the events whose held deliveries are to be released, and the results.
         """
         changes = self._breaker_changes(connection, tasks, now)
+        asked, results = self._asked(connection, tasks, now, started, changes)
+        return attempts.to_release(requests.run(connection, *asked, commit=True)), results
+
+    def _asked(
+        self,
+        connection: Connection,
+        tasks: Sequence[SendTask],
+        now: float,
+        started: Mapping[str, int],
+        changes: Mapping[str, outcome.BreakerChange] = {},
+    ) -> tuple[list[Asked], Results]:
+        """Return what settles the tasks, and the results. `changes`: of breakers, by lane."""
         results: Results = []
         by_claim: dict[int, list[AttemptResult]] = {}
         for task in tasks:
@@ -63,39 +110,30 @@ class Settlement:
             ]
             by_claim.setdefault(task.claim_number, []).extend(found)
             results.append((task, found))
-        return attempts.settle(connection, self._owner, by_claim, now, started=started, commit=True), results
+        return attempts.settling(connection, self._owner, by_claim, now, started), results
 
-    def log(self, results: Results) -> None:
-        """Count and log results, once they are committed."""
+    def _log(self, results: Results) -> None:
         counts: Counter[str] = Counter()
         for task, found in results:
             for each, answer, result in zip(task.claimed, task.answers, found, strict=True):
                 counts[result.outcome] += 1
                 self._counter.add(result.outcome, task.seconds)
                 if result.outcome != "accepted":
-                    _log(each, answer, result)
+                    _log_trouble(each, answer, result)
         log.info("deliver.settled sink=%s %s", self._sink, Fields(counts))
 
     def _breaker_changes(
         self, connection: Connection, tasks: Sequence[SendTask], now: float
     ) -> dict[str, outcome.BreakerChange]:
         """Move the breaker of each lane that met trouble, or was probed. Returns their changes by lane."""
-        answers: dict[str, list[breaker.Observation]] = {}
-        touched: set[str] = set()
-        for task in tasks:
-            for each, answer in zip(task.claimed, task.answers, strict=True):
-                seen = outcome.availability(answer)
-                if seen is not None:
-                    answers.setdefault(each.lane, []).append(seen)
-                if each.probe or (seen is not None and not seen.available) or each.lane in self._watched:
-                    touched.add(each.lane)
+        touched = self._touched(tasks)
         if not touched:
             return {}
         rows = lanes.named(connection, touched)
         changes = {}
         for name in sorted(touched):
             before = rows.get(name) or breaker.Lane(name, self._sink)
-            after = breaker.after(before, answers.get(name, []), now)
+            after = breaker.after(before, touched[name], now)
             if after != before:
                 lanes.put(connection, after, now)
                 if after.breaker != before.breaker:
@@ -104,8 +142,22 @@ class Settlement:
             changes[name] = outcome.BreakerChange(before, after)
         return changes
 
+    def _touched(self, tasks: Sequence[SendTask]) -> dict[str, list[breaker.Observation]]:
+        """Return what was seen of each lane whose breaker may move: one that met trouble, now or lately, or was
+        probed."""
+        seen: dict[str, list[breaker.Observation]] = {}
+        touched: set[str] = set()
+        for task in tasks:
+            for each, answer in zip(task.claimed, task.answers, strict=True):
+                found = outcome.availability(answer)
+                if found is not None:
+                    seen.setdefault(each.lane, []).append(found)
+                if each.probe or (found is not None and not found.available) or each.lane in self._watched:
+                    touched.add(each.lane)
+        return {lane: seen.get(lane, []) for lane in touched}
 
-def _log(claimed: Claimed, answer: Receipt | Exception, result: AttemptResult) -> None:
+
+def _log_trouble(claimed: Claimed, answer: Receipt | Exception, result: AttemptResult) -> None:
     bug = answer if result.outcome == "error" and isinstance(answer, Exception) else None
     log.log(
         logging.ERROR if bug else logging.WARNING,

@@ -81,7 +81,7 @@ def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Coll
     return column == sa.any_(array)
 
 
-def among_given(form: StatementForm, column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+def among_given(form: StatementForm, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
     """Return the condition that `column` is one of the values that are given as parameter `name`: for a statement that
     is built once. Where none is given it is false, or null."""
     if form is StatementForm.SQLITE:

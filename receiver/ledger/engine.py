@@ -137,20 +137,20 @@ class Ledger:
                 raise LedgerDataError(str(error)) from error
         raise AssertionError("unreachable")
 
-    def write_at_once(self, ask: Callable[[], Sequence[Asked]]) -> list[Sequence[Any]]:
+    def write_at_once(self, ask: Callable[[sa.Connection], Sequence[Asked]]) -> list[Sequence[Any]]:
         """Run the statements of `ask` in one transaction, which knows no more than they say, and return the rows of
         each. Asks, tries again and raises as `write` does, for less where that is one request."""
         if self.has_requests and not self._clock.stale:
             try:
                 with self._kept.one(self._engine(write=True)) as connection:
                     if not (connection.info["begin"] or (self._require_durability and _weakness(connection))):
-                        return requests.run(connection, *ask(), commit=True)
+                        return requests.run(connection, *ask(connection), commit=True)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
                 if not _worth_a_retry(error):
                     raise self._failed(error) from error
             except (UnicodeEncodeError, struct.error) as error:
                 raise LedgerDataError(str(error)) from error
-        return self.write(lambda connection: requests.run(connection, *ask(), commit=True))
+        return self.write(lambda connection: requests.run(connection, *ask(connection), commit=True))
 
     def read(self, work: Callable[[sa.Connection], T], within: float | None = None, *, transaction: bool = True) -> T:
         """Run `work` in one read-only transaction. Raises LedgerUnavailable.

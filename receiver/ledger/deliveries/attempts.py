@@ -15,11 +15,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import ENDED, DeliveryMove, state_after, states_before
+from receiver.domain.delivery import ENDED, DeliveryMove, state_after
 from receiver.ledger import bulk, requests
 from receiver.ledger.deliveries import claims, links
-from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed, of_claim
-from receiver.ledger.expressions import unindexed
+from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed, given_claims, may_move, of_claim, of_claims
 from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import attempts, deliveries
@@ -45,6 +44,35 @@ class AttemptResult:
     tried_at: float | None = None  # since when the delivery's time counts; None: since this attempt began
 
 
+def settling(
+    connection: sa.Connection,
+    owner: str,
+    results: Mapping[int, Sequence[AttemptResult]],
+    now: float,
+    started: Mapping[str, int] = {},
+) -> list[Asked]:
+    """Return what settles deliveries that `owner` claimed, by claim number, and gives those that have `started` (id →
+    claim number) the slots that this frees. See `to_release` for the rows.
+
+    An attempt is recorded even when the claim has lapsed meanwhile; the delivery then stays as its new owner has it.
+    """
+    attempted = [(owner, each) for each in itertools.chain(*results.values())]
+    if not attempted:
+        return []
+    ended = [each.id for _, each in attempted if each.move is not DeliveryMove.DEFER]
+    return [
+        _recorded(connection, attempted),
+        *_moves(owner, results, now),
+        *claims.taking_slots(owner, started, now),
+        _waited_for.with_values(b_ids=sorted(ended)),
+    ]
+
+
+def to_release(answers: Sequence[Sequence[Any]]) -> list[str]:
+    """Return the events whose held deliveries are to be released, by the rows of each statement of `settling`."""
+    return [row.event_id for row in answers[-1]] if answers else []
+
+
 def settle(
     connection: sa.Connection,
     owner: str,
@@ -54,21 +82,9 @@ def settle(
     started: Mapping[str, int] = {},
     commit: bool = False,
 ) -> list[str]:
-    """Settle deliveries that `owner` claimed, by claim number, and give those that have `started` (id → claim number)
-    the slots that this frees: in one request. Returns the events whose held deliveries are to be released.
-
-    An attempt is recorded even when the claim has lapsed meanwhile; the delivery then stays as its new owner has it.
-    `commit`: see requests.run.
-    """
-    attempted = [(owner, each) for each in itertools.chain(*results.values())]
-    if not attempted:
-        return []
-    moves = [move for number, of_claim in sorted(results.items()) for move in _moves(owner, number, of_claim, now)]
-    ended = [each.id for _, each in attempted if each.move is not DeliveryMove.DEFER]
-    taken = claims.taking_slots(owner, started, now)
-    waited_for = _waited_for.with_values(b_ids=sorted(ended))
-    rows = requests.run(connection, _recorded(connection, attempted), *moves, *taken, waited_for, commit=commit)
-    return [row.event_id for row in rows[-1]]
+    """Run `settling`, in one request. Returns the events whose held deliveries are to be released. `commit`: see
+    requests.run."""
+    return to_release(requests.run(connection, *settling(connection, owner, results, now, started), commit=commit))
 
 
 def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
@@ -109,42 +125,46 @@ def give_up(
     release_held(connection, [row.event_id for row in rows], now)
 
 
-def _moves(owner: str, claim_number: int, results: Sequence[AttemptResult], now: float) -> Iterator[Asked]:
-    """Yield what moves those of the deliveries that are still the claim's: all that were accepted at once."""
-    given = {"b_owner": owner, "b_number": claim_number, "b_now": now}
-    accepted = sorted(each.id for each in results if each.move is DeliveryMove.ACCEPT)
+def _moves(owner: str, results: Mapping[int, Sequence[AttemptResult]], now: float) -> Iterator[Asked]:
+    """Yield what moves those of the deliveries that are still of their claim: all that were accepted at once."""
+    by_claim = sorted(results.items())
+    accepted = [(each.id, number) for number, of in by_claim for each in of if each.move is DeliveryMove.ACCEPT]
     if accepted:
-        yield _moving(DeliveryMove.ACCEPT).with_values(b_ids=accepted, b_reason="", **given)
-    for each in sorted(results, key=lambda each: each.id):
-        if each.move is not DeliveryMove.ACCEPT:
-            values: dict[str, Any] = {"b_due_at": each.due_at, "b_spends": int(each.spends), "b_attempts": 0}
-            if each.move is DeliveryMove.DEFER:
-                values["b_tried_at"] = each.started_at if each.tried_at is None else each.tried_at
-            yield _moving(each.move).with_values(b_ids=[each.id], b_reason=each.reason, **values, **given)
+        yield _accepting.with_values(**given_claims(owner, accepted), b_reason="", b_now=now)
+    for number, of in by_claim:
+        for each in sorted(of, key=lambda each: each.id):
+            if each.move is not DeliveryMove.ACCEPT:
+                values: dict[str, Any] = {"b_due_at": each.due_at, "b_spends": int(each.spends), "b_attempts": 0}
+                if each.move is DeliveryMove.DEFER:
+                    values["b_tried_at"] = each.started_at if each.tried_at is None else each.tried_at
+                claim = {"b_owner": owner, "b_number": number}
+                yield _moving(each.move).with_values(
+                    b_ids=[each.id], b_reason=each.reason, b_now=now, **values, **claim
+                )
+
+
+def _changing(move: DeliveryMove, condition: sa.ColumnElement[bool], **changes: Any) -> Any:
+    """Return the statement that moves those of the deliveries that are in a state from which they may be."""
+    changes |= {"reason": sa.bindparam("b_reason"), "updated_at": sa.bindparam("b_now"), **UNCLAIMED}
+    return sa.update(deliveries).where(condition, may_move(move)).values(state=state_after(move), **changes)
+
+
+_accepting: Final = BuiltStatement(lambda form: _changing(DeliveryMove.ACCEPT, of_claims(form)))
 
 
 @functools.cache
 def _moving(move: DeliveryMove) -> BuiltStatement:
-    """Return the statement of a move."""
+    """Return the statement of any other move, for deliveries of one claim."""
     it = deliveries.c
-    changes: dict[str, Any] = {}
-    if move is not DeliveryMove.ACCEPT:
-        changes = {
-            "due_at": sa.func.coalesce(sa.bindparam("b_due_at", type_=it.due_at.type), it.due_at),
-            "spent": it.spent + sa.bindparam("b_spends", type_=it.spent.type),
-            "attempts": it.attempts + sa.bindparam("b_attempts", type_=it.attempts.type),
-        }
+    changes: dict[str, Any] = {
+        "due_at": sa.func.coalesce(sa.bindparam("b_due_at", type_=it.due_at.type), it.due_at),
+        "spent": it.spent + sa.bindparam("b_spends", type_=it.spent.type),
+        "attempts": it.attempts + sa.bindparam("b_attempts", type_=it.attempts.type),
+    }
     if move is DeliveryMove.DEFER:
         changes["tried_at"] = sa.bindparam("b_tried_at", type_=it.tried_at.type)
-    changes |= {"reason": sa.bindparam("b_reason"), "updated_at": sa.bindparam("b_now")}
-    # By its index a new ledger's PostgreSQL would rather read all that is being sent than one row by its key.
-    before = sa.or_(*(unindexed(it.state) == state for state in states_before(move)))
     return BuiltStatement(
-        lambda form: (
-            sa.update(deliveries)
-            .where(bulk.among_given(form, it.id, "b_ids"), of_claim(), before)
-            .values(state=state_after(move), **changes, **UNCLAIMED)
-        )
+        lambda form: _changing(move, sa.and_(bulk.among_given(form, it.id, "b_ids"), of_claim()), **changes)
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryState
+from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger import bulk, requests
 from receiver.ledger.expressions import unindexed
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
@@ -97,6 +97,31 @@ def of_claim() -> sa.ColumnElement[bool]:
     """Return the condition that a delivery is of the claim that is given as b_owner and b_number."""
     it = deliveries.c
     return sa.and_(it.claim_owner == sa.bindparam("b_owner"), it.claim_number == sa.bindparam("b_number"))
+
+
+def may_move(move: DeliveryMove) -> sa.ColumnElement[bool]:
+    """Return the condition that a delivery is in a state in which `move` is legal, for those that are found by key: by
+    the index of states a new ledger's PostgreSQL would rather read all that is being sent."""
+    return sa.or_(*(unindexed(deliveries.c.state) == state for state in states_before(move)))
+
+
+def of_claims(form: StatementForm) -> sa.ColumnElement[bool]:
+    """Return the condition that a delivery is one of those that `given_claims` gives, of b_owner, and still of the
+    claim that is given with it."""
+    it = deliveries.c
+    named = sa.cast(it.claim_number, sa.Text) + sa.literal_column("' '", sa.Text) + it.id
+    return sa.and_(
+        bulk.among_given(form, it.id, "b_ids"),
+        it.claim_owner == sa.bindparam("b_owner"),
+        bulk.among_given(form, named, "b_claims"),
+    )
+
+
+def given_claims(owner: str, claimed: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """Return the values of `of_claims`. `claimed`: ids of deliveries, each with its claim number."""
+    ordered = sorted(claimed)
+    claims = [f"{number} {delivery}" for delivery, number in ordered]
+    return {"b_ids": [delivery for delivery, _ in ordered], "b_owner": owner, "b_claims": claims}
 
 
 def loading(ids: Sequence[str]) -> Asked:

@@ -36,17 +36,26 @@ Poison      A delivery whose last attempt was spent by a lapse may be what kills
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane, shut_since
-from receiver.domain.delivery import DeliveryMove, state_after, states_before
+from receiver.domain.delivery import DeliveryMove, state_after
 from receiver.ledger import bulk, requests
 from receiver.ledger.deliveries import fair_queue, lanes
-from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED, Claimed, loaded, loading, of_claim
+from receiver.ledger.deliveries.claimed import (
+    SENDING,
+    UNCLAIMED,
+    Claimed,
+    given_claims,
+    loaded,
+    loading,
+    may_move,
+    of_claims,
+)
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events
@@ -279,18 +288,13 @@ def renew(connection: sa.Connection, owner: str, numbers: Collection[int], until
 def taking_slots(owner: str, started: Mapping[str, int], now: float) -> list[Asked]:
     """Return what gives prefetched deliveries that have started, id → claim number, the slots that the same transaction
     frees. What is not the owner's any more is left."""
-    return [
-        _TAKE_SLOTS.with_values(b_ids=ids, b_owner=owner, b_number=number, b_now=now)
-        for number, ids in _by_claim(started)
-    ]
+    return [_TAKE_SLOTS.with_values(**given_claims(owner, [*started.items()]), b_now=now)] if started else []
 
 
 def hand_back(connection: sa.Connection, owner: str, unstarted: Mapping[str, int], now: float) -> None:
     """Queue prefetched deliveries that never started, id → claim number. What is not the owner's any more is left."""
-    before = deliveries.c.state.in_(states_before(DeliveryMove.HAND_BACK))
-    for number, ids in _by_claim(unstarted):
-        mine = sa.and_(bulk.among(connection, deliveries.c.id, ids), _of(owner, [number]))
-        connection.execute(sa.update(deliveries).where(mine, before).values(handed_back(now)))
+    if unstarted:
+        requests.run(connection, _HAND_BACK.with_values(**given_claims(owner, [*unstarted.items()]), b_now=now))
 
 
 def release_unknown(connection: sa.Connection, owner: str, known: Collection[int], now: float) -> int:
@@ -302,7 +306,7 @@ def release_unknown(connection: sa.Connection, owner: str, known: Collection[int
     return connection.execute(sa.update(deliveries).where(unknown).values(handed_back(now))).rowcount
 
 
-def handed_back(now: float) -> dict[str, Any]:
+def handed_back(now: Any) -> dict[str, Any]:
     """The columns of a delivery that was claimed and never started: its claim was no attempt."""
     return {
         "state": state_after(DeliveryMove.HAND_BACK),
@@ -316,19 +320,18 @@ def _of(owner: str, numbers: Collection[int]) -> sa.ColumnElement[bool]:
     return sa.and_(deliveries.c.claim_owner == owner, deliveries.c.claim_number.in_(sorted(numbers)))
 
 
-def _by_claim(claimed: Mapping[str, int]) -> Iterator[tuple[int, list[str]]]:
-    ids: dict[int, list[str]] = {}
-    for delivery in sorted(claimed):
-        ids.setdefault(claimed[delivery], []).append(delivery)
-    yield from ids.items()
-
-
 _TAKE_SLOTS: Final = BuiltStatement(
     lambda form: (
         sa.update(deliveries)
-        .where(bulk.among_given(form, deliveries.c.id, "b_ids"), of_claim())
-        .where(deliveries.c.prefetched)
+        .where(of_claims(form), deliveries.c.prefetched)
         .values(prefetched=False, updated_at=sa.bindparam("b_now"))
+    )
+)
+_HAND_BACK: Final = BuiltStatement(
+    lambda form: (
+        sa.update(deliveries)
+        .where(of_claims(form), may_move(DeliveryMove.HAND_BACK))
+        .values(handed_back(sa.bindparam("b_now")))
     )
 )
 

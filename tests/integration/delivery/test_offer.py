@@ -55,13 +55,13 @@ def count_claims(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def count_settlements(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets, with each settlement from now on, how many sends it settles."""
     made: list[int] = []
-    record = Settlement.record
+    settle = Settlement.settle
 
-    def counting(self: Settlement, connection: Any, tasks: Any, *arguments: Any) -> Any:
+    def counting(self: Settlement, ledger: Ledger, tasks: Any, *arguments: Any) -> Any:
         made.append(len(tasks))
-        return record(self, connection, tasks, *arguments)
+        return settle(self, ledger, tasks, *arguments)
 
-    monkeypatch.setattr(Settlement, "record", counting)
+    monkeypatch.setattr(Settlement, "settle", counting)
     return made
 
 

@@ -184,6 +184,25 @@ def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_ke
     assert [(each["number"], each["outcome"]) for each in kept] == [(1, "lapsed"), (2, "accepted")]
 
 
+def test_settled_with_others_a_delivery_that_is_claimed_anew_stays_with_its_new_claim(ledger: Ledger) -> None:
+    # Given two deliveries that were claimed together, of which one has lapsed and is claimed again, with a third
+    record(ledger, *(new_event(f"tsk_{number}", "ops") for number in (1, 2)))
+    first, second = sorted(claim(ledger, "ops"), key=lambda each: each.run_id)
+    ledger.write(lambda it: claims.hand_back(it, "w", {first.id: 1}, NOW))
+    record(ledger, new_event("tsk_3", "ops"))
+    again = ledger.write(lambda it: claims.claim(it, "ops", 8, "w", 2, NOW, 15))
+    third = next(each for each in again if each.run_id == "tsk_3")
+
+    # When the answers to the first claim come, and those to the rest of the second, and all are settled together
+    def accepted(*claimed: Claimed) -> list[AttemptResult]:
+        return [AttemptResult(it.id, NOW, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW) for it in claimed]
+
+    results = {1: accepted(first, second), 2: accepted(third)}
+    ledger.write(lambda it: attempts.settle(it, "w", results, NOW))
+    # Then the one that is under way again is left to that send
+    assert states(ledger) == {"tsk_1:ops": "sending", "tsk_2:ops": "delivered", "tsk_3:ops": "delivered"}
+
+
 def test_a_renewed_claim_does_not_lapse(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"))
     claim(ledger, "results", owner="w")

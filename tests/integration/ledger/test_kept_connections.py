@@ -50,15 +50,15 @@ def numbers(ledger: Ledger) -> list[int]:
 
 
 def test_it_is_committed_and_returns_the_rows_of_each_statement(store: Ledger) -> None:
-    assert store.write_at_once(lambda: [add(1, "one"), add(2, "two")]) == [[("one",)], [("two",)]]
+    assert store.write_at_once(lambda _: [add(1, "one"), add(2, "two")]) == [[("one",)], [("two",)]]
     assert numbers(store) == [1, 2]
 
 
 def test_it_takes_one_request_and_nothing_before_or_after_it(server: Ledger, sent: list[None]) -> None:
-    server.write_at_once(lambda: [add(1)])
+    server.write_at_once(lambda _: [add(1)])
     sent.clear()
     for number in (2, 3):
-        server.write_at_once(lambda number=number: [add(number)])
+        server.write_at_once(lambda _, number=number: [add(number)])
     assert len(sent) == 2
 
 
@@ -66,21 +66,21 @@ def test_it_takes_one_request_and_nothing_before_or_after_it(server: Ledger, sen
 def test_of_one_with_a_bad_value_nothing_is_written_and_the_next_one_is_none_the_worse(
     server: Ledger, bad: Asked
 ) -> None:
-    server.write_at_once(lambda: [add(1)])
+    server.write_at_once(lambda _: [add(1)])
     with pytest.raises(LedgerDataError):
-        server.write_at_once(lambda: [add(8), bad, add(9)])
-    assert server.write_at_once(lambda: [add(5)]) == [[("one",)]]
+        server.write_at_once(lambda _: [add(8), bad, add(9)])
+    assert server.write_at_once(lambda _: [add(5)]) == [[("one",)]]
     assert numbers(server) == [1, 5]
 
 
 @pytest.mark.parametrize("ended", ["DEALLOCATE ALL", "SELECT pg_terminate_backend(pg_backend_pid())"])
 def test_a_kept_session_that_forgets_or_ends_is_overcome(server: Ledger, ended: str) -> None:
-    server.write_at_once(lambda: [add(1)])
+    server.write_at_once(lambda _: [add(1)])
     (kept,) = server._kept._idle
     driver: Any = kept.connection.dbapi_connection
     driver.pgconn.exec_(ended.encode())
 
-    assert server.write_at_once(lambda: [add(2)]) == [[("one",)]]
+    assert server.write_at_once(lambda _: [add(2)]) == [[("one",)]]
     assert numbers(server) == [1, 2]
 
 
@@ -88,7 +88,7 @@ def test_one_that_is_interrupted_leaves_no_answer_for_the_next(server: Ledger, m
     class Stopped(Exception):
         """As a signal's handler raises it."""
 
-    server.write_at_once(lambda: [add(1)])
+    server.write_at_once(lambda _: [add(1)])
     wait = BoundedConnection.wait
 
     def stop(self: BoundedConnection, waited: Any, *args: Any, **kwargs: Any) -> Any:
@@ -98,8 +98,8 @@ def test_one_that_is_interrupted_leaves_no_answer_for_the_next(server: Ledger, m
 
     monkeypatch.setattr(BoundedConnection, "wait", stop)
     with pytest.raises(Stopped):
-        server.write_at_once(lambda: [add(2)])
-    assert server.write_at_once(lambda: [add(3, "three")]) == [[("three",)]]
+        server.write_at_once(lambda _: [add(2)])
+    assert server.write_at_once(lambda _: [add(3, "three")]) == [[("three",)]]
 
 
 def test_it_is_asked_for_again_when_the_reply_to_it_is_lost(postgres: PostgresProcess) -> None:
@@ -110,10 +110,10 @@ def test_it_is_asked_for_again_when_the_reply_to_it_is_lost(postgres: PostgresPr
         closing(Ledger(f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{path}")) as it,
     ):
         it.alter(words.create)
-        it.write_at_once(lambda: [add(1)])
+        it.write_at_once(lambda _: [add(1)])
         cut = gate.catch(b"COMMIT", "cut")
         # When what is asked for the second time is something else
-        it.write_at_once(lambda: tries.append(None) or [add(1 + len(tries))])
+        it.write_at_once(lambda _: tries.append(None) or [add(1 + len(tries))])
         cut.wait(0)
         # Then both are there: who asks knows that the first may be
         assert (len(tries), numbers(it)) == (2, [1, 2, 3])
@@ -136,4 +136,4 @@ def test_behind_a_pooler_it_begins_as_all_do(postgres_url: str, monkeypatch: pyt
     )
     with closing(Ledger(postgres_url)) as ledger:
         for _ in range(2):
-            assert ledger.write_at_once(lambda: [limit.with_values()]) == [[("10s",)]]
+            assert ledger.write_at_once(lambda _: [limit.with_values()]) == [[("10s",)]]
