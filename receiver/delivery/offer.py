@@ -127,7 +127,7 @@ class Offers:
         overdue = self._due is not None and time.monotonic() > self._due
         answer = self._handover.receive() if self._handover and (self._heard_answer or overdue) else None
         self._heard_answer = False
-        if answer is not None and answer.owner == self._owner:
+        if answer is not None and (answer.owner, answer.claim_number) == (self._owner, self._number):
             self._due, self.out = None, False
         elif overdue:
             self._due, self.unknown = None, True

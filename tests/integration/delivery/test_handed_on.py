@@ -288,12 +288,13 @@ class StoppedOnce(Handover):
 
 
 def test_what_is_handed_on_to_a_deliverer_that_is_stopped_meanwhile_is_not_sent_when_its_claim_has_lapsed(
-    ledger: Ledger, redis_url: str
+    ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a deliverer that is stopped just when it has been handed something
+    # Given a deliverer that is stopped just when it has been handed something, however long that took
+    monkeypatch.setattr(offer, "_ANSWER_WITHIN", PATIENCE)
     sink, handover = BatchSink(accept), StoppedOnce()
-    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1), handover):
-        make_recorder(ledger, redis_url, handover).dispatch(events())
+    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
+        make_recorder(ledger, redis_url, OfferTaken(handover)).dispatch(events())
         (answer,) = eventually(lambda: handover.received)
         assert answer.packed
         # When the clock lets its claim lapse, and it goes on
@@ -384,14 +385,20 @@ def test_what_was_handed_on_before_the_breaker_opened_is_not_sent_after_it(
 def test_what_is_handed_on_too_late_is_not_sent_again(
     ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a deliverer that does not wait long for an answer, and a dispatcher that is stopped when it has committed
-    monkeypatch.setattr(offer, "_ANSWER_WITHIN", 0.0)
+    # Given a dispatcher that is stopped when it has committed, until its deliverer waits for the answer no more
+    monkeypatch.setattr(offer, "_ANSWER_WITHIN", PATIENCE)
     sink = BatchSink(accept)
     first, second = events(2)
-    with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
+    deliverer = make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)
+
+    def not_awaited_any_more() -> None:
+        eventually(lambda: deliverer._offers.taken)
+        deliverer._offers._due = 0.0
+        eventually(lambda: all_delivered(ledger))
+
+    with waiting(deliverer):
         # When what it has made is queued again, and claimed and sent, before it answers
-        taken = OfferTaken(handover, lambda: eventually(lambda: all_delivered(ledger)))
-        make_recorder(ledger, redis_url, taken).dispatch([first])
+        make_recorder(ledger, redis_url, OfferTaken(handover, not_awaited_any_more)).dispatch([first])
         # Then it is not sent once more
         eventually(lambda: offered(handover))
         make_recorder(ledger, redis_url, None).dispatch([second])
