@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from receiver.domain.signature import HEADER, sign
+from receiver.web.connections import STALL
 from tests.chaos.bodies import body
 
 TRIES: Final = 3
@@ -36,7 +37,8 @@ AGAIN: Final = 0.03
 
 @dataclass
 class Sent:
-    """What became of one event. `statuses`: of each try that was answered; `lost`: tries that were not.
+    """What became of one event. `statuses`: of each try that was answered; `lost`: tries that were not, and those that
+    were answered 408 with right: on a busy machine this process may connect, and send only when nobody waits any more.
 
     Times are seconds since the epoch: `sent_at` of the try that was acked, `acked_at` of its answer, or 0.0.
     `ids`: event ids of all its 202s.
@@ -133,7 +135,9 @@ class Sender:
                 await asyncio.sleep(max(wait, self._chance.uniform(number, number + 1)))
 
     async def _post(self, content: bytes, port: int) -> tuple[int, dict[str, str], bytes]:
-        """One request on a connection of its own. Raises OSError, EOFError, ValueError."""
+        """One request on a connection of its own. Raises OSError, EOFError, ValueError; TimeoutError for a 408 to what
+        was sent too late."""
+        began = time.monotonic()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             head = (
@@ -143,11 +147,15 @@ class Sender:
                 f"Content-Length: {len(content)}\r\n\r\n"
             )
             writer.write(head.encode() + content)
+            was_late = time.monotonic() - began > STALL
             lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             pairs = (line.partition(":") for line in lines[1:] if line)
             headers = {name.lower(): value.strip() for name, _, value in pairs}
             answer = await reader.readexactly(int(headers["content-length"]))
-            return int(lines[0].split()[1]), headers, answer
+            status = int(lines[0].split()[1])
+            if status == 408 and was_late:
+                raise TimeoutError
+            return status, headers, answer
         finally:
             writer.close()
 
