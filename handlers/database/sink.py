@@ -5,7 +5,6 @@ It decides what goes into one transaction, and finds the delivery that made one 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from handlers.database.options import DatabaseOptions, parse_url
 from handlers.database.server import Database, RowRejected, TableMismatch
 from handlers.database.statements import Statements
 from handlers.database.writing import OtherSource, RowBatch, RowMissing
+from handlers.support.private_file import folder_for
 
 # Bytes of one transaction's rows. A single larger row gets its own.
 MAX_BYTES = 8 * 1024 * 1024
@@ -110,9 +110,11 @@ class DatabaseSink(Sink[DatabaseOptions]):
     def check(self) -> str:
         """Connect, and look at the tables. A SQLite file that is not there yet is not made."""
         if self._database.is_sqlite and not (path := Path(self._database.file)).exists():
-            if not os.access(path.parent, os.W_OK | os.X_OK):
-                raise Unavailable(f"{path.parent} is not there, or this user may not write in it")
-            return "the database's file is made with the first row"
+            try:
+                folder_for(path.absolute().parent)
+            except PermissionError as error:
+                raise Unavailable(str(error)) from None
+            return f"{path} is made with the first row"
         missing = self.missing_columns()
         lacks = f"; its tables lack something: `runhook sink columns {self.name}`" if missing else ""
         return f"connected to {self._database.dialect}{lacks}"

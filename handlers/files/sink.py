@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from handlers.contract import Delivery, ReadableFile, Receipt, Services, Sink, U
 from handlers.files.store import LocalStore
 from handlers.mirror.mirror import Mirror
 from handlers.mirror.options import MirrorOptions
+from handlers.support.private_file import folder_for
 
 
 class FilesOptions(MirrorOptions):
@@ -55,9 +55,10 @@ class FilesSink(Sink[FilesOptions]):
     def check(self) -> str:
         """Look at the folder, or at the one in which it would be made."""
         path = self.options.path.absolute()
-        there = next(each for each in (path, *path.parents) if each.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-            raise Unavailable(f"this user may not write in {there}")
+        try:
+            there = folder_for(path)
+        except PermissionError as error:
+            raise Unavailable(str(error)) from None
         return f"{path} {'can be written' if there == path else 'is made with the first delivery'}"
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ def examine(data: Path, sources: Mapping[str, SourceConfig], now: float) -> Iter
     for (source, signer), count in sorted(fits.items()):
         yield _finding(source, signer, count, now - newest[source], known=source in sources)
     if not fits:
-        yield Finding("signatures", "no request with a wrong signature came in the last 7 days")
+        yield Finding("signatures", "the quarantine holds no request of the last 7 days")
 
 
 def _signer(refused: QuarantinedRequest, body: bytes, sources: Mapping[str, SourceConfig]) -> str:

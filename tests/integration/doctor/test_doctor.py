@@ -265,6 +265,30 @@ def test_a_sink_that_does_not_let_us_in_is_told(settings: Settings) -> None:
     assert "runhook sink test hook" in found["sink hook"].what
 
 
+@pytest.mark.parametrize("kind", ["database", "files"])
+def test_a_sink_that_makes_its_folder_with_the_first_delivery_is_well_unless_it_can_not(
+    tmp_path: Path, kind: str
+) -> None:
+    # Given a sink whose folder is not there yet
+    target = tmp_path / "out" / "deep" / "results"
+    options = {"url": f"sqlite:///{target}"} if kind == "database" else {"path": str(target)}
+    config = {
+        "sources": SOURCES,
+        "sinks": {"results": {"type": kind, **options}},
+        "routes": [{"name": "all", "to": ["results"]}],
+    }
+    (tmp_path / "runhook.yaml").write_text(json.dumps(config))
+    loaded = load(tmp_path / "runhook.yaml", {})
+    # Then it is well, and is not made by the look at it
+    (found,) = sink_checks.examine(loaded, "")
+    assert (found.ok, found.what.startswith(f"{target} is made with the first ")) == (True, True)
+    assert not (tmp_path / "out").exists()
+    # But where it could not be made, that is a fault, which says what is in the way
+    (tmp_path / "out").write_text("a file")
+    (found,) = sink_checks.examine(loaded, "")
+    assert (found.ok, found.what) == (False, f"{tmp_path / 'out'} is no folder")
+
+
 def test_a_receiver_answers_the_probe_and_keeps_nothing_of_it(
     receiver_factory: Callable[..., ReceiverProcess], redis_url: str, settings: Settings
 ) -> None:
