@@ -217,9 +217,12 @@ class Clock:
             more = made.more and time.monotonic() - began < STEPS
 
     def glance(self) -> None:
-        """See in one request whether events wait, and whether Redis has something that is rarely there."""
+        """See in one request whether events wait, and whether Redis has something that is rarely there.
+
+        As long as there is trouble, in every tick: else it would seem to be over in those that do not look.
+        """
         self._rarities = False
-        if not (self._events_wait or self._every("glance", GLANCE_EVERY)):
+        if not (self._events_wait or self._trouble or self._every("glance", GLANCE_EVERY)):
             return
         self._events_wait, self._rarities = False, True
         with self._redis.pipeline(transaction=False) as pipeline:

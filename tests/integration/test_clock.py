@@ -296,6 +296,24 @@ def test_a_redis_that_is_away_is_told_once_and_stops_nothing_else(
     clock.close()
 
 
+def test_trouble_that_lasts_is_told_once_though_not_every_tick_would_find_it(
+    clock: Clock, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given an inbox that something else has written, and a clock that has looked at Redis for the last time for long
+    caplog.set_level(logging.WARNING, "runhook")
+    monkeypatch.setattr("receiver.clock.GLANCE_EVERY", float("inf"))
+    client.set(STREAM, "of somebody else")
+    clock.tick()
+    # When that goes on for many ticks
+    for _ in range(3):
+        clock.tick()
+    # Then it is told once, and is over when it is
+    assert [line.split()[0] for line in caplog.messages] == ["clock.trouble"]
+    client.delete(STREAM)
+    clock.tick()
+    assert caplog.messages[1:] == ["clock.well again"]
+
+
 def test_a_send_that_ends_in_a_long_outage_of_the_ledger_is_not_sent_again(
     postgres: PostgresProcess, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
