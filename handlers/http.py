@@ -14,7 +14,7 @@ import json
 import re
 import ssl
 import time
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote, urlsplit
@@ -127,6 +127,11 @@ class HttpOptions(SinkOptions):
         return tuple(signing_key(each.get_secret_value()) for each in given)
 
 
+@lru_cache(1024)  # of sources and outcomes there are few
+def _quoted(text: str) -> str:
+    return quote(text, errors="replace")
+
+
 def signing_key(secret: str) -> bytes:
     """Return the signing key of `secret`. Raises ValueError, whose message does not show the secret."""
     secret = secret.strip()
@@ -186,6 +191,11 @@ class HttpSink(RequestSink[HttpOptions]):
         """Whether there is no template, which may compute for long."""
         return self._template is None
 
+    @property
+    def reads_run(self) -> bool:
+        """Whether there is a template: without one the body goes out as it came."""
+        return self._template is not None
+
     def prepare(self, delivery: Delivery) -> PreparedSend:
         """Sign the body. The receipt's id is the delivery's key, which the receiver gets as webhook-id."""
         deadline = Deadline(self.options.timeout)
@@ -222,8 +232,8 @@ class HttpSink(RequestSink[HttpOptions]):
             "webhook-id": delivery.key,
             "webhook-timestamp": str(timestamp),
             "runhook-event": delivery.event_id,
-            "runhook-source": quote(delivery.source),
-            "runhook-outcome": quote(delivery.status[:200], errors="replace"),
+            "runhook-source": _quoted(delivery.source),
+            "runhook-outcome": _quoted(delivery.status[:200]),
         }
         if self._keys:
             signatures = (sign(key, delivery.key, timestamp, body) for key in self._keys)

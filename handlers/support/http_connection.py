@@ -21,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 
 import httpcore2
 import httptools
@@ -155,7 +156,9 @@ class HttpConnection:
         self._incoming = _Incoming()
         self._deadline = Deadline(0.0)
         self._broken = False
-        self._unwritten: list[memoryview] = []
+        self._unwritten: list[bytes | memoryview] = []
+        # What whoever waits for its responses keeps with it.
+        self.attachment: Any = None
 
     def send(self, head: bytes, content: bytes, deadline: Deadline) -> None:
         """Send a request and receive the head of its response. All of it, the body too, must end by `deadline`."""
@@ -167,8 +170,7 @@ class HttpConnection:
         """Begin a request, of which nothing is written yet. All of it must end by `deadline`, the response too."""
         self._deadline = deadline
         self._incoming.begin()
-        parts = [head + content] if len(content) <= _WRITE_SIZE else [head, content]
-        self._unwritten = [memoryview(each) for each in parts]
+        self._unwritten = [head + content] if len(content) <= _WRITE_SIZE else [head, content]
 
     def write(self) -> None:
         """Write what is left of the request."""
@@ -284,9 +286,10 @@ class HttpConnection:
             self._incoming.feed_end()
 
     def _wrote(self, size: int) -> None:
-        self._unwritten[0] = self._unwritten[0][size:]
-        if not self._unwritten[0]:
+        if size == len(self._unwritten[0]):
             del self._unwritten[0]
+        else:
+            self._unwritten[0] = memoryview(self._unwritten[0])[size:]
 
     def _hung_up(self) -> None:
         """Note that the server takes nothing more. It may have answered before."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import selectors
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -49,6 +50,15 @@ class _Send:
     receipt: Callable[[Response], Receipt]
 
 
+@dataclass(slots=True, eq=False)
+class _Watch:
+    """What the selector tells of a connection, and keeps between its requests: to register it anew for each is two
+    calls of the kernel, after each of which another thread may take the interpreter's lock."""
+
+    registered: bool = False
+    send: _Send | None = None  # whose response is waited for
+
+
 class ResponseWaiter:
     """Sends tasks of one delivery each. Its thread starts with the first, so it may be made before a fork.
 
@@ -69,6 +79,7 @@ class ResponseWaiter:
         self._end_task = end
         # What its thread is to do next; any thread appends.
         self._steps: deque[Callable[[], None]] = deque()
+        self._thread = 0  # its own, which looks at the steps before it waits
         self._bell: Bell | None = None
         self._ringing = False
         self._selector: selectors.BaseSelector | None = None
@@ -113,7 +124,7 @@ class ResponseWaiter:
     def _call(self, step: Callable[[], None]) -> None:
         """Have its thread take a step."""
         self._steps.append(step)
-        if not self._ringing and self._bell is not None:
+        if not self._ringing and self._bell is not None and threading.get_ident() != self._thread:
             self._ringing = True
             self._bell.ring()
 
@@ -161,6 +172,7 @@ class ResponseWaiter:
     # In its own thread
 
     def _run(self) -> None:
+        self._thread = threading.get_ident()
         try:
             while not (self._closed and not self._deadlines):
                 self._turn()
@@ -178,11 +190,14 @@ class ResponseWaiter:
         ready = self._selector.select(None if patience == float("inf") else max(patience, 0.0))
         for key, _ in ready:
             self._step_since = time.monotonic()
-            if key.data is None:
+            watch: _Watch | None = key.data
+            if watch is None:
                 self._bell.clear()
                 self._ringing = False  # before the steps are taken: who appends one now rings again
+            elif watch.send is None:
+                self._unregister(key.fd, watch)  # nobody has asked: it is found to be stale when it is taken
             else:
-                self._read(key.data)
+                self._read(watch.send)
         for send in self._deadlines.over(time.monotonic()):
             self._finish(send, Unavailable(f"{send.exchange.host} did not answer in time"))
         for _ in range(len(self._steps)):
@@ -213,8 +228,13 @@ class ResponseWaiter:
             return
         for each in send.task.claimed:
             each.body, each.completion = b"", ""  # nobody needs them any more
-        assert self._selector is not None
-        self._selector.register(send.exchange.fileno(), selectors.EVENT_READ, send)  # first: it may be refused
+        connection = send.exchange.connection
+        watch = connection.attachment
+        if watch is None:
+            watch = connection.attachment = _Watch()
+        if not watch.registered:
+            self._register(connection.fileno(), watch)  # first: it may be refused
+        watch.send = send
         self._deadlines.add(send, send.exchange.deadline.at)
 
     def _read(self, send: _Send) -> None:
@@ -229,8 +249,24 @@ class ResponseWaiter:
         self._finish(send, answer)
 
     def _finish(self, send: _Send, answer: Receipt | Exception) -> None:
-        assert self._selector is not None
         self._deadlines.remove(send)
-        self._selector.unregister(send.exchange.fileno())
+        connection = send.exchange.connection
+        connection.attachment.send = None
+        if not connection.reusable:
+            self._unregister(connection.fileno(), connection.attachment)
         send.exchange.end()  # its connection is there for what starts now
         self._end(send.task, answer)
+
+    def _register(self, number: int, watch: _Watch) -> None:
+        assert self._selector is not None
+        try:
+            self._selector.register(number, selectors.EVENT_READ, watch)
+        except KeyError:  # of a connection that was closed while it was idle, which the kernel has forgotten
+            self._selector.unregister(number)
+            self._selector.register(number, selectors.EVENT_READ, watch)
+        watch.registered = True
+
+    def _unregister(self, number: int, watch: _Watch) -> None:
+        assert self._selector is not None
+        self._selector.unregister(number)
+        watch.registered = False

@@ -13,10 +13,11 @@ from receiver.config.destinations import RetryPolicy
 from receiver.delivery import backoff
 from receiver.domain.callback import CALLBACK
 from receiver.domain.callback_url import mask_bytes
-from receiver.domain.run import parse
+from receiver.domain.run import Run, may_be_test, parse
 from receiver.domain.shape import completed, webhook_body
 from receiver.ledger.deliveries.claimed import Claimed
 
+_UNREAD = Run()
 # By sink.
 Receipts = Mapping[str, dict[str, object] | None]
 
@@ -43,17 +44,22 @@ class SendTask:
         return all(isinstance(answer, Receipt) for answer in self.answers)
 
 
-def to_delivery(each: Claimed, receipts: Receipts, retry: RetryPolicy | None = None) -> Delivery:
+def to_delivery(
+    each: Claimed, receipts: Receipts, retry: RetryPolicy | None = None, *, reads_run: bool = True
+) -> Delivery:
     """Return the delivery that a sink is given for a claim. `receipts`: by sink, of those that it waited for.
-    `retry`: its budget, where that is known.
+    `retry`: its budget, where that is known. `reads_run`: see RequestSink.
 
     No sink sees our callback URL, but the one that puts the caller's own in its place.
     """
     body, completion = each.body, each.completion.encode()
     if each.sink != CALLBACK:
         body, completion = mask_bytes(body), mask_bytes(completion)
-    run = parse(body, briefly=True)
-    data = run.data if run.problem else completed(run.data, json.loads(completion) if completion else None)
+    if reads_run or each.via != "webhook" or may_be_test(body):
+        run = parse(body, briefly=True)
+        data = run.data if run.problem else completed(run.data, json.loads(completion) if completion else None)
+    else:
+        run, data = _UNREAD, {}
     return Delivery(
         key=each.id,
         event_id=each.event_id,

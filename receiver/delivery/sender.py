@@ -19,6 +19,7 @@ from handlers.support.request_sink import MOST_THREADS
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.response_waiter import ResponseWaiter, can_wait_together
 from receiver.delivery.send_task import SendTask, to_delivery
+from receiver.ledger.deliveries.claimed import Claimed
 from receiver.runtime.process import Bell, readable
 
 log = logging.getLogger("runhook.deliver")
@@ -48,9 +49,11 @@ class SenderPool:
         self._retry = retry
         threads = min(slots, MOST_THREADS) if can_wait_together(sink) else slots
         self._threads = DaemonPool(threads, f"send-{sink.name}")
-        self._waiter = (
-            ResponseWaiter(sink, self._threads, self._begin, self._end_one) if can_wait_together(sink) else None
-        )
+        self._waiter: ResponseWaiter | None = None
+        self._reads_run = True
+        if can_wait_together(sink):
+            self._waiter = ResponseWaiter(sink, self._threads, self._begin, self._end_one)
+            self._reads_run = sink.reads_run
         self._ended: deque[SendTask] = deque()
         # Who waits for an end is rung for: for each one, or for trouble only.
         self._bell: Bell | None = None
@@ -274,13 +277,16 @@ class SenderPool:
         return answers
 
     def _deliveries(self, task: SendTask) -> list[Delivery]:
-        return [to_delivery(each, task.receipts.get(each.id, {}), self._retry) for each in task.claimed]
+        return [self._delivery(each, task) for each in task.claimed]
+
+    def _delivery(self, each: Claimed, task: SendTask) -> Delivery:
+        return to_delivery(each, task.receipts.get(each.id, {}), self._retry, reads_run=self._reads_run)
 
     # For the waiter: a task of one delivery
 
     def _begin(self, task: SendTask) -> Delivery:
         self._note_start(task)
-        return self._deliveries(task)[0]
+        return self._delivery(task.claimed[0], task)
 
     def _end_one(self, task: SendTask, answer: Receipt | Exception) -> SendTask | None:
         return self._end(task, [answer])

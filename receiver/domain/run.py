@@ -149,6 +149,11 @@ def parse(body: bytes, *, briefly: bool = False) -> Run:
     )
 
 
+def may_be_test(body: bytes) -> bool:
+    """Whether `parse` may find that a body is a test; False is certain, and costs no parsing."""
+    return b"_sample_" in body or b"\\u00" in body  # its letters may be escaped
+
+
 def members(body: bytes) -> dict[str, Any]:
     """Return the members of `body` as `parse` has them in a run's `data`; {} when it can't be parsed. Never raises."""
     return _load(body)[0]

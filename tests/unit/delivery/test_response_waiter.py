@@ -290,6 +290,40 @@ def test_a_kept_connection_that_the_server_has_closed_already_is_replaced(serve:
     assert server.connections == 2
 
 
+def test_a_kept_connection_that_the_server_closes_wakes_the_thread_once(stack: ExitStack) -> None:
+    # Given a connection that waits for its next request
+    close = threading.Event()
+
+    def talk(accepted: socket.socket) -> None:
+        server.read(accepted)
+        accepted.sendall(OK)
+        close.wait(60)
+
+    server = Server(stack, talk)
+    sink = http_sink(server)
+    with pool(sink) as senders:
+        assert send(senders, "a") == [Receipt("a")]
+        watch = sink.client()._idle._idle[0][2].attachment
+        assert watch.registered
+        # When its server closes it, which can be read for ever
+        close.set()
+        # Then nobody looks at it any more, and the next request gets another
+        eventually(lambda: not watch.registered)
+        assert send(senders, "b") == [Receipt("b")]
+    assert server.connections == 2
+
+
+def test_the_number_of_a_connection_that_was_closed_while_it_was_idle_may_be_anothers(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connection, "_KEEP_IDLE", -1.0)  # each is closed by the next one that is given back
+    server = serve(OK, keeps=True)
+    with pool(http_sink(server)) as senders:
+        names = [f"t{number}" for number in range(20)]
+        assert send(senders, *names) == [Receipt(name) for name in names]
+    assert server.connections == 20
+
+
 def test_silence_ends_with_the_deadline(stack: ExitStack) -> None:
     done = threading.Event()
 
@@ -416,12 +450,14 @@ def test_a_body_is_given_up_once_its_request_is_written(stack: ExitStack) -> Non
 
 
 def test_a_template_is_computed_in_a_thread_of_the_pool(serve: Callable[..., Server]) -> None:
+    """And without one no body is parsed."""
     server = serve(OK, keeps=True)
     names: list[str] = []
 
     class Watched(HttpSink):
         def prepare(self, delivery: Delivery) -> PreparedSend:
             names.append(threading.current_thread().name)
+            assert bool(delivery.run) is self.reads_run
             return super().prepare(delivery)
 
     for template in (None, '{"text": {{ run.status | tojson }} }'):

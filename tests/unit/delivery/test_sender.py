@@ -125,6 +125,31 @@ def test_a_sink_is_told_that_a_test_webhook_is_one(kind: str) -> None:
     assert not to_delivery(claimed, {}).test
 
 
+@pytest.mark.parametrize("via", ["webhook", "poll"])
+def test_a_sink_that_reads_no_run_is_given_the_same_but_that(via: str) -> None:
+    # Given a body with a callback URL of ours, which came by a webhook or has less than a webhook's
+    ours = "https://hooks.example/webhooks/skyvern/sub_0123456789abcdef0123456789abcdef"
+    body = {"run_id": "wr_1", "run_type": "workflow_run", "status": "failed", "webhook_callback_url": ours}
+    claimed = replace(task("first").claimed[0], via=via, body=json.dumps(body).encode(), completion='{"summary": "s"}')
+    # When nobody reads its run
+    without, whole = to_delivery(claimed, {}, reads_run=False), to_delivery(claimed, {})
+    # Then a webhook's was not parsed, and what goes out is the same
+    if via == "webhook":
+        assert (without.run, without.run_type) == ({}, "")
+        assert replace(without, run=whole.run, run_type=whole.run_type) == whole
+    else:
+        assert without == whole
+    assert b"sub_0123" not in without.payload
+
+
+@pytest.mark.parametrize("kind", ["task", "workflow"])
+def test_a_sink_that_reads_no_run_is_told_that_a_test_webhook_is_one(kind: str) -> None:
+    claimed = task("first").claimed[0]
+
+    assert to_delivery(replace(claimed, body=press(kind)), {}, reads_run=False).test
+    assert not to_delivery(claimed, {}, reads_run=False).test
+
+
 def test_no_sink_sees_our_callback_url_but_the_one_that_puts_the_callers_in_its_place() -> None:
     token = "sub_0123456789abcdef0123456789abcdef"
     ours = f"https://hooks.example/webhooks/skyvern/{token}"
