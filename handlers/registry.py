@@ -53,6 +53,8 @@ def names() -> list[str]:
 
 def sink_type(name: str) -> type[Sink[Any]]:
     """Return the class of the sink type `name`. Raises UnknownSinkType or BrokenSinkType."""
+    if name in BUILT_IN:  # to see what is installed takes a look into each distribution
+        return _load(name, _built_in(name))
     found = _entry_points().get(name)
     if found is None:
         raise UnknownSinkType(name, names())
@@ -87,9 +89,11 @@ def _entry_points() -> Mapping[str, tuple[EntryPoint, ...]]:
         others = found.get(point.name, ())
         if all(other.value != point.value for other in others):
             found[point.name] = (*others, point)
-    for name, value in BUILT_IN.items():
-        found[name] = (EntryPoint(name, value, GROUP),)
-    return found
+    return found | {name: _built_in(name) for name in BUILT_IN}
+
+
+def _built_in(name: str) -> tuple[EntryPoint, ...]:
+    return (EntryPoint(name, BUILT_IN[name], GROUP),)
 
 
 def _load(name: str, points: tuple[EntryPoint, ...]) -> type[Sink[Any]]:

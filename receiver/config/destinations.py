@@ -103,7 +103,7 @@ class ToSink(Model):
 
     sink: str = Field(description="Name of the sink.")
     after: Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
-        default_factory=list,
+        [],
         description="Sink, or list of sinks, whose receipts it waits for and gets. They must get the event as well:"
         " by this route, or by an earlier one.",
     )

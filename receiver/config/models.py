@@ -168,14 +168,15 @@ class Config(Model):
 
     sources: dict[Name, SourceConfig] = Field(min_length=1, description="Who posts to us, by name.")
     sinks: dict[Name, SinkConfig] = Field(default_factory=dict, description="Destinations, by name.")
-    routes: list[RouteConfig] = Field(default_factory=list, description="Rules, evaluated from top to bottom.")
+    # Empty lists, which pydantic copies, and not `list` as a factory: that costs Python's tokenizer a start.
+    routes: list[RouteConfig] = Field([], description="Rules, evaluated from top to bottom.")
     redact: list[str] = Field(
         default_factory=lambda: list(DEFAULT_REDACT),
         description="Dotted paths that are masked before anything is kept in the ledger or sent to a sink:"
         " * is one level, ** any depth. A list here replaces the default one.",
     )
     allowed_addresses: list[str] = Field(
-        default_factory=list,
+        [],
         description="Hosts and CIDR networks that may be fetched from and posted to although they are private.",
     )
     server: ServerConfig = Field(default_factory=ServerConfig, description="What the receiver accepts.")

@@ -66,6 +66,16 @@ def test_the_built_in_types_are_found_though_nothing_is_installed(monkeypatch: p
         registry._entry_points.cache_clear()
 
 
+def test_a_built_in_type_is_found_without_a_look_into_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(**_: str) -> None:
+        raise AssertionError("a file of each distribution is read")
+
+    monkeypatch.setattr(registry, "entry_points", look)
+    registry._entry_points.cache_clear()
+
+    assert registry.sink_type("files").__name__ == "FilesSink"
+
+
 def test_the_distribution_declares_the_same_built_in_types() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert declared["project"]["entry-points"]["runhook.sinks"] == registry.BUILT_IN
