@@ -44,13 +44,15 @@ from receiver.status import board
 from receiver.telemetry.logs import Fields
 from receiver.wakeups import cleanup
 
-# Seconds between two checks of what is due.
+# Seconds between two checks of what is due, and the most while nothing is, nor will be before the next one.
 TICK = 1.0
+QUIET_TICK = 2.0
 # Seconds between two looks at what Redis has: an inbox that was empty, for whoever adds to it wakes the dispatcher
 # himself, what dead workers left in RQ's lists, and hints.
-GLANCE_EVERY = 2.0
-# Seconds between two looks for results that no webhook has brought.
-OVERDUE_EVERY = 2.0
+GLANCE_EVERY = 4.0
+# Seconds between two looks for results that no webhook has brought: after a hint, and else.
+HINTED_EVERY = 2.0
+OVERDUE_EVERY = 6.0
 # Seconds between two sweeps of the records of workers that are gone, which keep no work from being done.
 RECORDS_EVERY = 60.0
 # Seconds between two checks of what is rarely out of order, and between two clean-ups of what harms nobody meanwhile.
@@ -96,7 +98,7 @@ class Clock:
         self._reap_all = reap
         self._give_up = give_up
         self._text_indexer = text_indexer
-        self._indexing = True
+        self._indexing = text_indexer is not None
         self._indexed_for = 0.0  # seconds of the last tick
         self._inbox = InboxReader(connection, "clock")
         self._queues = [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in sinks)]
@@ -119,8 +121,14 @@ class Clock:
 
     def run(self, stop: Callable[[float], bool]) -> None:
         """Tick until `stop(seconds)`, which waits that long at the most, is true."""
-        while not stop(max(0.0, TICK - self._indexed_for)):
+        while not stop(max(0.0, self._pause() - self._indexed_for)):
             self.tick()
+
+    def _pause(self) -> float:
+        """Return the seconds until the next tick: more than TICK only when it would find nothing before."""
+        if self._trouble or self._events_wait or self._indexing:
+            return TICK
+        return min(max(TICK, self._agenda.rest), QUIET_TICK)
 
     def tick(self) -> None:
         """Check everything once. Trouble is logged once and tried again at the next tick."""
@@ -310,7 +318,7 @@ class Clock:
 
     def overdue(self) -> None:
         """Start polls for results that no webhook has brought."""
-        if self._reconciler is not None and self._every("overdue", OVERDUE_EVERY):
+        if self._reconciler is not None and self._every("overdue", HINTED_EVERY if self._hints else OVERDUE_EVERY):
             self._reconciler.tick(hints=self._hints)
             self._hints = False
 

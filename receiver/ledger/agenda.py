@@ -5,6 +5,7 @@ A look says what is worth a closer one, and reads one row of each index, however
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -19,26 +20,36 @@ from receiver.ledger.schema import runs
 
 
 class Agenda(NamedTuple):
-    """`changes`: a waiting delivery is due, or a claim has lapsed. `queued`: there is a delivery that no worker has.
-    `operations`: one is running. `newest_run`: when a run has changed last, in seconds since the epoch; 0.0 when there
-    is none, and None when nobody knows."""
+    """`next_change`: seconds until a waiting delivery is due or a claim lapses, not over 0 when one is or has, infinite
+    when there is none. `queued`: there is a delivery that no worker has. `operations`: one is running. `newest_run`:
+    when a run has changed last, in seconds since the epoch; 0.0 when there is none, and None when nobody knows."""
 
-    changes: bool
+    next_change: float
     queued: bool
     operations: bool
     newest_run: float | None
 
+    @property
+    def changes(self) -> bool:
+        """Whether a waiting delivery is due, or a claim has lapsed."""
+        return self.next_change <= 0
+
+    @property
+    def rest(self) -> float:
+        """Seconds for which there is nothing to do, as far as is known now."""
+        return 0.0 if self.queued or self.operations else max(0.0, self.next_change)
+
 
 # Of a ledger that was not asked.
-UNKNOWN: Final = Agenda(changes=True, queued=True, operations=True, newest_run=None)
+UNKNOWN: Final = Agenda(next_change=0.0, queued=True, operations=True, newest_run=None)
 
 
 def query(on_postgresql: bool) -> Any:
-    """Return the look as a statement, of which `b_now` is the time."""
-    now: sa.BindParameter[float] = sa.bindparam("b_now", type_=sa.Double())
-    changes = [each.scalar_subquery().is_not(None) for each in recovery.due_to_change(on_postgresql, now)]
+    """Return the look as a statement."""
+    due, lapses = (each.scalar_subquery() for each in recovery.next_changes(on_postgresql))
     return sa.select(
-        sa.or_(*changes).label("changes"),
+        due.label("due"),
+        lapses.label("lapses"),
         fair_queue.one_queued(on_postgresql).scalar_subquery().is_not(None).label("queued"),
         replays.ONE_RUNNING.scalar_subquery().is_not(None).label("operations"),
         sa.func.coalesce(sa.select(sa.func.max(runs.c.updated_at)).scalar_subquery(), 0.0).label("newest_run"),
@@ -57,13 +68,11 @@ def _on_sqlite() -> tuple[str, dict[str, Any]]:
 
 def look(ledger: Ledger) -> Agenda:
     """Return what there may be to do now, by the database's clock. Raises LedgerUnavailable."""
-    found: Any
     now = ledger.now()
     if ledger.dialect == "sqlite":
-        text, constants = _on_sqlite()
-        found = Agenda(*ledger.first_of_sqlite(text, {**constants, "b_now": now}))
+        found: Any = ledger.first_of_sqlite(*_on_sqlite())
     else:
-        ((found,),) = ledger.read(
-            lambda connection: requests.run(connection, _LOOK.with_values(b_now=now)), transaction=False
-        )
-    return Agenda(bool(found.changes), bool(found.queued), bool(found.operations), found.newest_run)
+        ((found,),) = ledger.read(lambda connection: requests.run(connection, _LOOK.with_values()), transaction=False)
+    due, lapses, queued, operations, newest_run = found
+    next_change = min((at - now for at in (due, lapses) if at is not None), default=math.inf)
+    return Agenda(next_change, bool(queued), bool(operations), newest_run)

@@ -155,7 +155,8 @@ def _remove(path: Path) -> None:
 
 def _files(directory: Path) -> list[Path]:
     try:
-        return sorted(path for path in _folder(directory).iterdir() if path.name[0] != "." and path.is_file())
+        with os.scandir(_folder(directory)) as entries:  # which knows what is a file; the clock looks again and again
+            return sorted(Path(each.path) for each in entries if each.name[0] != "." and each.is_file())
     except OSError:
         return []
 

@@ -13,7 +13,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from receiver.clock import Clock, build
+from receiver.clock import QUIET_TICK, TICK, Clock, build
 from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
@@ -91,6 +91,28 @@ def test_a_tick_that_finds_nothing_is_one_look_at_the_ledger_and_one_request_to_
         "cmdstat_exists": 1,
         "cmdstat_xlen": 1,
     }
+
+
+def test_a_clock_rests_for_longer_only_while_nothing_is_to_be_done_before(clock: Clock, ledger: Ledger) -> None:
+    waited: list[float] = []
+
+    def rest_with(state: str, due_in: float) -> float:
+        """Seconds for which it rests after a tick, while the one delivery is in that state."""
+        at = ledger.now() + due_in
+        change = sa.update(deliveries).values(state=state, due_at=at, claim_until=at)
+        ledger.write(lambda connection: connection.execute(change))
+        clock.run(lambda seconds: waited.append(seconds) is None and len(waited) % 2 == 0)
+        return waited[-1]
+
+    record(ledger, new_event("tsk_1", "ops"))
+
+    # When nothing is due for long, then it rests for longer
+    assert rest_with("waiting", 600.0) == rest_with("sending", 600.0) == rest_with("dead", 0.0) == QUIET_TICK
+    # When something is due before that, then until then
+    assert TICK < rest_with("waiting", 1.9) < QUIET_TICK
+    assert TICK < rest_with("sending", 1.9) < QUIET_TICK
+    # When something waits for a worker, or has come due, then it looks again soon
+    assert rest_with("queued", -1.0) == rest_with("waiting", -1.0) == TICK
 
 
 def test_deliveries_whose_wake_up_redis_lost_are_found_in_the_ledger(

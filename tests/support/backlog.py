@@ -241,9 +241,9 @@ def _due(sink: str, rotation: Rotation | None = None) -> Callable[[sa.Connection
 
 
 # The sink `later` is lost.
-def look_of_the_clock(connection: sa.Connection, at: float = NOW) -> Any:
+def look_of_the_clock(connection: sa.Connection) -> Any:
     """What the clock asks at each tick."""
-    return connection.execute(agenda.query(connection.dialect.name == "postgresql"), {"b_now": at}).one()
+    return connection.execute(agenda.query(connection.dialect.name == "postgresql")).one()
 
 
 _CONFIGURED: Final = (OPS, "new", "away", "shut", "tied", CALLBACK, "held", "dead")

@@ -129,16 +129,13 @@ def make_due(connection: sa.Connection, now: float, limit: int = DUE_AT_ONCE) ->
     return len(due)
 
 
-def due_to_change(on_postgresql: bool, now: Any) -> list[sa.Select[Any]]:
-    """Return the looks for what the clock has to write at `now`: one waiting delivery that is due, one claim that has
-    lapsed."""
-    looks = ((DeliveryState.WAITING, "due_at"), (DeliveryState.SENDING, "claim_until"))
-    return [
-        _by_time(on_postgresql, sa.literal_column("1", sa.Integer()), state, sa.column(name) <= now)
-        .order_by(sa.column(name))
-        .limit(1)
-        for state, name in looks
-    ]
+def next_changes(on_postgresql: bool) -> list[sa.Select[Any]]:
+    """Return the looks for when the clock has to write next, in seconds since the epoch: the first waiting delivery is
+    due, the first claim lapses."""
+    due: sa.ColumnClause[float] = sa.column("due_at", sa.Double())
+    lapses: sa.ColumnClause[float] = sa.column("claim_until", sa.Double())
+    looks = ((DeliveryState.WAITING, due), (DeliveryState.SENDING, lapses))
+    return [_by_time(on_postgresql, at, state, at.is_not(None)).order_by(at).limit(1) for state, at in looks]
 
 
 def _by_time(

@@ -353,7 +353,7 @@ def test_a_waiting_delivery_is_queued_when_it_is_due_and_not_before(ledger: Ledg
     settle(ledger, claim(ledger, "results"), DeliveryMove.DEFER, due_at=NOW + 5)
 
     def look(at: float) -> tuple[bool, int, bool]:
-        due = bool(ledger.read(lambda connection: look_of_the_clock(connection, at)).changes)
+        due = ledger.read(look_of_the_clock).due <= at
         made = ledger.write(lambda connection: recovery.make_due(connection, at))
         return due, made, ledger.read(lambda connection: claims.has_due(connection, "results", at))
 
