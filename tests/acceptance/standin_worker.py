@@ -1,6 +1,6 @@
 """`runhook worker` with stand-in bodies: the real supervisor, children, queues and ledger, and work that a test orders.
 
-    python standin_worker.py REDIS_URL DATA_DIRECTORY STOP_TIMEOUT JOB_TIMEOUT QUEUE...
+    python -m tests.acceptance.standin_worker REDIS_URL DATA_DIRECTORY STOP_TIMEOUT JOB_TIMEOUT QUEUE...
 
 An order is a JSON object in the list orders:<queue>. It leaves the list when it is done, as an event leaves the inbox.
 """

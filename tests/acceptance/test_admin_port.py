@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import socket
 from collections.abc import Callable, Iterator
 
@@ -94,7 +93,7 @@ def test_strangers_take_no_place_of_an_operator_nor_operators_of_a_webhook(
 ) -> None:
     # Given a receiver with few files, and an operator's connection that is idle
     receiver = receiver_factory(redis_url, start=False, admin=True)
-    receiver.prepare = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+    receiver.first = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES}))"
     receiver.start()
     operator = crowd.enter_context(httpx2.Client(base_url=receiver.admin_url, timeout=30))
     first = operator.get("/healthz")

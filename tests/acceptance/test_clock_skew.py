@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +10,7 @@ import pytest
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import body
+from tests.servers.warm_python import Process
 from tests.support import queries
 from tests.support.waiting import eventually
 
@@ -29,9 +29,9 @@ def set_clock(seconds: float) -> str:
 
 
 @pytest.fixture
-def hosts() -> Iterator[list[subprocess.Popen[bytes]]]:
+def hosts() -> Iterator[list[Process]]:
     """Processes that are ended with the test."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[Process] = []
     yield started
     for process in started:
         process.terminate()
@@ -40,7 +40,7 @@ def hosts() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def test_what_one_host_makes_due_another_sends_in_time_and_not_before(
-    deployment: Callable[..., Deployment], redis_url: str, postgres_url: str, hosts: list[subprocess.Popen[bytes]]
+    deployment: Callable[..., Deployment], redis_url: str, postgres_url: str, hosts: list[Process]
 ) -> None:
     with ScriptedServer() as consumer:
         it = deployment(

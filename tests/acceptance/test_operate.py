@@ -5,7 +5,6 @@ stopped while its sink is slow.
 from __future__ import annotations
 
 import re
-import sys
 import threading
 import time
 from collections import Counter
@@ -17,12 +16,12 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger.schema import operations
+from tests.servers import warm_python
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import body
 from tests.support.ledger import claim, new_event, record, settle, with_tables
-from tests.support.paths import ROOT
-from tests.support.processes import alive, descendants, launch
+from tests.support.processes import alive, descendants
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.long
@@ -70,8 +69,8 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
     # When a replay is counted, then begun at a rate, and the clock is killed in the middle of it
     assert it.runhook("replay", "--sink", "hooks", "--dry-run") == "10 deliveries to replay\n"
     consumer.script += [Reply(400)] * 10
-    line = [sys.executable, "-m", "receiver.cli", "replay", "--sink", "hooks", "--rate", "0.5", "--wait"]
-    watch = launch(line, it.directory / "watch.log", env=it.environment, cwd=ROOT)
+    line = ["-m", "receiver.cli", "replay", "--sink", "hooks", "--rate", "0.5", "--wait"]
+    watch = warm_python.start(line, it.directory / "watch.log", env=it.environment)
 
     def progress() -> list[int]:
         return [int(found) for found in re.findall(r": (\d+) of 10$", it.log_of("watch"), re.MULTILINE)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.servers.deployment import Deployment
 from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.warm_python import Process
 from tests.support.ledger import lock_runs, new_event, settle, with_tables
 
 pytestmark = pytest.mark.long
@@ -99,10 +99,10 @@ def work(
 
 
 @pytest.fixture
-def two_clocks(work: Work) -> Iterator[Callable[[], list[subprocess.Popen[bytes]]]]:
-    made: list[subprocess.Popen[bytes]] = []
+def two_clocks(work: Work) -> Iterator[Callable[[], list[Process]]]:
+    made: list[Process] = []
 
-    def start() -> list[subprocess.Popen[bytes]]:
+    def start() -> list[Process]:
         made.extend(work.run("clock") for _ in range(2))
         return made
 
@@ -114,7 +114,7 @@ def two_clocks(work: Work) -> Iterator[Callable[[], list[subprocess.Popen[bytes]
 
 
 def test_two_clocks_do_each_thing_once_and_one_goes_on_when_the_other_is_killed(
-    work: Work, two_clocks: Callable[[], list[subprocess.Popen[bytes]]]
+    work: Work, two_clocks: Callable[[], list[Process]]
 ) -> None:
     # Given much that comes due while two clocks run
     work.run("worker")

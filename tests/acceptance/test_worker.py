@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +13,9 @@ import pytest
 import redis
 
 from receiver.wakeups import wake
+from tests.servers import warm_python
 from tests.servers.valkey import ValkeyProcess
-from tests.support.paths import ROOT
-from tests.support.processes import alive, launch
+from tests.support.processes import alive
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 QUEUES = ("dispatch", "deliver:ops")
@@ -31,10 +30,8 @@ class Worker:
         directory.mkdir(exist_ok=True)
         self.log_path = directory / "worker.log"
         self.client = redis.Redis.from_url(url, decode_responses=True)
-        script = str(Path(__file__).with_name("standin_worker.py"))
         arguments = [url, str(directory), str(stop_timeout), str(job_timeout), *QUEUES]
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.process = launch([sys.executable, script, *arguments], self.log_path, env=environ)
+        self.process = warm_python.start(["-m", "tests.acceptance.standin_worker", *arguments], self.log_path)
 
     @property
     def log(self) -> str:

@@ -25,11 +25,11 @@ from handlers.contract import Refused, Services, Unavailable
 from handlers.files import FilesSink, store
 from handlers.files.disk import translated_errors
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
+from tests.servers import warm_python
 from tests.servers.artifacts import ArtifactServer
 from tests.support.mirror import PDF, Loopback, Place, entry, files_of, full_run, plain
 from tests.support.mirror_events_suite import MirrorEventsSuite
 from tests.support.mirror_suite import MirrorSuite
-from tests.support.processes import launch
 from tests.support.waiting import eventually
 
 
@@ -240,8 +240,8 @@ class TestFilesMirror(MirrorSuite):
         server.add("/v1/artifacts/a_9/content", b"v" * 4_000_000, gate=gate)
         delivery = make_delivery(run)
         root = tmp_path / "deep" / "archive"
-        line = [sys.executable, "-c", _CHILD, str(root), json.dumps(run), delivery.event_id]
-        child = launch(line, tmp_path / "log")
+        line = ["-c", _CHILD, str(root), json.dumps(run), delivery.event_id]
+        child = warm_python.start(line, tmp_path / "log")
 
         def begun() -> bool:
             return any(path.stat().st_size > 0 for path in root.rglob(".recording-*.part"))
@@ -265,7 +265,7 @@ class TestFilesMirror(MirrorSuite):
         server.add("/v1/artifacts/a_9/content", b"v" * 4_000_000, gate=gate)
         delivery = make_delivery(run)
         root = tmp_path / "deep" / "archive"
-        child = launch([sys.executable, "-c", _CHILD, str(root), json.dumps(run), delivery.event_id], tmp_path / "log")
+        child = warm_python.start(["-c", _CHILD, str(root), json.dumps(run), delivery.event_id], tmp_path / "log")
         eventually(lambda: any(root.rglob(".recording-*.part")) or child.poll() is not None)
         os.kill(child.pid, signal.SIGKILL)
         child.wait()

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +30,12 @@ from handlers.testing.conformance import (
     sample_run,
     silent_port,
 )
+from tests.servers import warm_python
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.seaweedfs import S3Server
 from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, files_of, full_run, plain, sha
 from tests.support.mirror_events_suite import MirrorEventsSuite
 from tests.support.mirror_suite import MirrorSuite
-from tests.support.processes import launch
 from tests.support.s3_objects import Objects, calls_of, events_of, not_implemented, options_for, without_condition
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
@@ -154,8 +153,8 @@ class TestS3Mirror(MirrorSuite):
         options = options_for(
             objects.server, objects.bucket, prefix=objects.root + "{{ run.run_type }}/{{ run.run_id }}/"
         )
-        line = [sys.executable, "-c", _CHILD, json.dumps(options), json.dumps(run), delivery.event_id]
-        child = launch(line, tmp_path / "log")
+        line = ["-c", _CHILD, json.dumps(options), json.dumps(run), delivery.event_id]
+        child = warm_python.start(line, tmp_path / "log")
         eventually(lambda: objects.uploads() or child.poll() is not None, every=0.05)
         assert child.poll() is None
         os.kill(child.pid, signal.SIGKILL)
@@ -177,8 +176,8 @@ class TestS3Mirror(MirrorSuite):
         options = options_for(
             objects.server, objects.bucket, prefix=objects.root + "{{ run.run_type }}/{{ run.run_id }}/"
         )
-        line = [sys.executable, "-c", _CHILD, json.dumps(options), json.dumps(run), delivery.event_id]
-        child = launch(line, tmp_path / "log")
+        line = ["-c", _CHILD, json.dumps(options), json.dumps(run), delivery.event_id]
+        child = warm_python.start(line, tmp_path / "log")
         eventually(lambda: objects.uploads() or child.poll() is not None, every=0.05)
         os.kill(child.pid, signal.SIGKILL)
         child.wait()

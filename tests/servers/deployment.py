@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,10 @@ import sqlalchemy as sa
 
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.schema import deliveries
+from tests.servers import warm_python
 from tests.servers.receiver import ReceiverProcess
 from tests.servers.valkey import free_port
 from tests.support import queries
-from tests.support.paths import ROOT
-from tests.support.processes import launch
 from tests.support.waiting import eventually
 
 
@@ -33,7 +31,7 @@ class Deployment(ReceiverProcess):
     def __init__(self, directory: Path, redis_url: str, database_url: str, config: Mapping[str, Any]) -> None:
         super().__init__(directory, redis_url, config)
         self.database_url = database_url
-        self.parts: dict[str, subprocess.Popen[bytes]] = {}
+        self.parts: dict[str, warm_python.Process] = {}
         self.more: dict[str, str] = {}
         """Further environment variables."""
         self.ledger = Ledger(database_url)
@@ -43,16 +41,11 @@ class Deployment(ReceiverProcess):
     def environment(self) -> dict[str, str]:
         return {**super().environment, "DATABASE_URL": self.database_url, **self.more}
 
-    def run(
-        self, part: str, *options: str, prepare: Callable[[], object] = lambda: None, first: str = ""
-    ) -> subprocess.Popen[bytes]:
-        """Start `worker` or `clock` without waiting for anything.
-
-        `prepare`: called in the child before the program starts. `first`: Python that the program runs first.
-        """
-        line = [sys.executable, "-c", f"{first}\nfrom receiver.cli import main\nmain()", part, *options]
+    def run(self, part: str, *options: str, first: str = "") -> warm_python.Process:
+        """Start `worker` or `clock` without waiting for anything. `first`: Python that the program runs first."""
+        program = f"{first}\nfrom receiver.cli import main\nmain()"
         log = self.directory / f"{part}.log"
-        self.parts[part] = launch(line, log, env=self.environment, cwd=ROOT, prepare=prepare)
+        self.parts[part] = warm_python.start(["-c", program, part, *options], log, env=self.environment)
         return self.parts[part]
 
     def log_of(self, part: str) -> str:

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,10 +22,10 @@ import httpx2
 import pytest
 
 from receiver.domain.signature import HEADER, sign
+from tests.servers import warm_python
 from tests.servers.valkey import free_port
 from tests.support.command import call_command
 from tests.support.paths import ROOT
-from tests.support.processes import launch
 from tests.support.waiting import PATIENCE, eventually
 
 SECRET = "a-signing-secret"
@@ -49,10 +48,10 @@ class ReceiverProcess:
         self.port = port or free_port()
         self.admin_port: int | None = None
         """Of 127.0.0.1, for operators; None: it has no such port."""
-        self.prepare: Callable[[], object] = lambda: None
-        """Called in the process before the program starts."""
+        self.first = ""
+        """Python that the program runs first."""
         self.redis_url = redis_url
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: warm_python.Process | None = None
         directory.mkdir(parents=True, exist_ok=True)
         self.config = directory / "runhook.yaml"
         self.configure(config)
@@ -88,24 +87,19 @@ class ReceiverProcess:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`runhook …` with this receiver's settings, to its end, as a process of its own."""
-        line = [sys.executable, "-m", "receiver.cli", *arguments]
-        return subprocess.run(line, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        return warm_python.run(["-m", "receiver.cli", *arguments], env=self.environment)
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The same in this process."""
         return call_command(*arguments, environ=self.environment, directory=ROOT)
 
-    def launch(self) -> subprocess.Popen[bytes]:
+    def launch(self) -> warm_python.Process:
         """Start without waiting for anything."""
         assert self.process is None or self.process.poll() is not None, "the receiver runs already"
         ports = ["--port", str(self.port), *(["--admin-port", str(self.admin_port)] if self.admin_port else [])]
-        self.process = launch(
-            [sys.executable, "-m", "receiver.cli", "serve", *ports],
-            self.directory / "log",
-            env=self.environment,
-            cwd=ROOT,
-            start_new_session=True,
-            prepare=self.prepare,
+        program = f"{self.first}\nfrom receiver.cli import main\nmain()"
+        self.process = warm_python.start(
+            ["-c", program, "serve", *ports], self.directory / "log", env=self.environment, start_new_session=True
         )
         return self.process
 

@@ -9,8 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ import httpx2
 from receiver.domain.signature import HEADER, sign
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.skyvern import samples
+from tests.servers import warm_python
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.servers.http import ScriptedServer
 from tests.servers.seaweedfs import S3Server
@@ -31,7 +30,6 @@ from tests.servers.valkey import free_port
 from tests.support import queries
 from tests.support.command import call_command, run_command
 from tests.support.paths import ROOT
-from tests.support.processes import launch
 from tests.support.waiting import PATIENCE, eventually
 
 KEY = "the-api-key-that-skyvern-signs-with"
@@ -83,7 +81,7 @@ class System:
     artifacts: SampleArtifacts
     s3: S3Server
     port: int
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, warm_python.Process] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -100,9 +98,9 @@ class System:
     def start(self, *parts: str) -> None:
         for part in parts:
             options = ["--port", str(self.port)] if part in ("serve", "dev") else []
-            line = [sys.executable, "-m", "receiver.cli", part, *options]
+            line = ["-m", "receiver.cli", part, *options]
             log = self.directory / f"{part}.log"
-            self.processes[part] = launch(line, log, env=self.environ, cwd=self.directory)
+            self.processes[part] = warm_python.start(line, log, env=self.environ, cwd=self.directory)
         self.until(self.ready, "the receiver is ready")
         if "worker" in parts:
             self.until(self.has_tables, "the worker has made the tables")

@@ -21,6 +21,7 @@ def launch(
     start_new_session: bool = False,
     prepare: Callable[[], object] = lambda: None,
     with_parent: signal.Signals = signal.SIGKILL,
+    pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a process that writes to the end of `log`, and that gets the signal `with_parent` when this one ends.
 
@@ -44,6 +45,7 @@ def launch(
             env=env,
             cwd=cwd,
             start_new_session=start_new_session,
+            pass_fds=pass_fds,
             preexec_fn=before,
         )
     finally:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.support.paths import ROOT
+from tests.servers import warm_python
 
 FILES, SINKS = 128, 64  # each sink takes four files before the fork
 
@@ -22,22 +19,15 @@ def test_a_worker_with_many_sinks_opens_as_many_files_as_it_may(tmp_path: Path) 
         "routes": [{"name": "all", "to": names}],
     }
     (tmp_path / "runhook.yaml").write_text(json.dumps(config))
-    arguments = f"--config {tmp_path / 'runhook.yaml'} --only s0 --patience 0"
+    program = (
+        "import resource; from receiver.cli import main; number = resource.RLIMIT_NOFILE\n"
+        f"resource.setrlimit(number, ({FILES}, resource.getrlimit(number)[1])); main()"
+    )
+    arguments = ["worker", "--config", str(tmp_path / "runhook.yaml"), "--only", "s0", "--patience", "0"]
+    environ = {"RUNHOOK_DATA": str(tmp_path), "REDIS_URL": "redis://127.0.0.1:1/0"}
 
     # When one of them is to be served
-    ended = subprocess.run(
-        ["/bin/sh", "-c", f"ulimit -S -n {FILES}; exec {sys.executable} -m receiver.cli worker {arguments}"],
-        env={
-            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-            "PYTHONPATH": str(ROOT),
-            "RUNHOOK_DATA": str(tmp_path),
-            "REDIS_URL": "redis://127.0.0.1:1/0",
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = warm_python.run(["-c", program, *arguments], env=environ)
 
     # Then it misses Redis, and no files
     assert ended.returncode == 3, ended.stderr
