@@ -83,11 +83,6 @@ class Handover:
         (owner, claim_number, ids, since), packed = found
         return HandedOn(owner, claim_number, tuple(ids), since, packed)
 
-    def clear(self) -> None:
-        """Drop what was meant for a process that is gone."""
-        while self.withdraw() or self.receive():
-            pass
-
     def close(self) -> None:
         """Close the sockets of this process."""
         for each in (*self._offers, *self._answers):
@@ -104,9 +99,10 @@ def _send(end: socket.socket, message: Any, more: bytes = b"") -> bool:
     except BlockingIOError:
         pass
     except OSError as error:
-        if error.errno != errno.EMSGSIZE:
+        if error.errno == errno.EMSGSIZE:
+            return False
+        if error.errno != errno.ENOBUFS:  # what macOS says of a socket that is full, and Linux where memory is short
             raise
-        return False
     return True
 
 
