@@ -19,6 +19,7 @@ from receiver.domain.delivery import ENDED, DeliveryMove, state_after
 from receiver.ledger import bulk, requests
 from receiver.ledger.deliveries import claims, links
 from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed, given_claims, may_move, of_claim, of_claims
+from receiver.ledger.expressions import unindexed
 from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import attempts, deliveries
@@ -172,7 +173,7 @@ def _build_waited_for(form: StatementForm) -> Any:
     held = deliveries.alias("held")
     # Not EXISTS: PostgreSQL may make that a join, which reads all that is held.
     one = sa.select(held.c.id).where(links.held(held), held.c.event_id == deliveries.c.event_id).limit(1)
-    ended = sa.or_(*(deliveries.c.state == state for state in sorted(ENDED)))
+    ended = sa.or_(*(unindexed(deliveries.c.state) == state for state in sorted(ENDED)))  # all that ever were
     those = bulk.among_given(form, deliveries.c.id, "b_ids")
     return sa.select(deliveries.c.event_id).where(those, ended, one.scalar_subquery().is_not(None))
 

@@ -91,3 +91,14 @@ def test_the_clocks_look_reads_next_to_nothing_of_a_long_backlog_also_when_it_is
     # When all of it is delivered, which the database has not learnt, then the clock's look costs no more
     ledger.alter(lambda connection: connection.execute(sa.update(deliveries).values(state="delivered")))
     assert effort(ledger, look_of_the_clock) < 500
+
+
+def test_a_settlement_reads_nothing_of_what_was_delivered_before_though_the_database_knows_of_no_such(
+    ledger: Ledger,
+) -> None:
+    # Given a new ledger, of which the database has learnt nothing
+    fill(ledger, 300, "new")
+    before = effort(ledger, OPERATIONS["settle"])
+    # When thousands have been delivered, then the settlement of twenty costs as much as it did
+    fill(ledger, 6_000, "new", "delivered")
+    assert effort(ledger, OPERATIONS["settle"]) < 1.5 * before + 60

@@ -23,7 +23,7 @@ def sqlite(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def costs(ledger: Ledger) -> dict[str, int]:
-    return {name: effort(ledger, OPERATIONS[name]) for name in ("settle", "metrics", "orphans")}
+    return {name: effort(ledger, OPERATIONS[name]) for name in ("metrics", "orphans")}
 
 
 def test_connections_that_are_open_read_less_once_it_has_learnt(sqlite: Ledger) -> None:
