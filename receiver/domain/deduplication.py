@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
@@ -35,6 +36,7 @@ VOLATILE = frozenset(
     }
 )
 FILES = "downloaded_files"
+_FILES_KEY: Final = f'"{FILES}":'.encode()
 CANCELED = "canceled"
 VOLATILE_IN_FILE = frozenset({"url", "modified_at"})
 
@@ -202,11 +204,13 @@ def fingerprints(run: Run) -> Fingerprints:
     data = run.data
     reason = None if run.outcome != run.status else _normal(data.get("failure_reason")) or None
     output, errors = _output(run), _normal(data.get("errors"))
-    said = _dump([output, reason, errors])
+    said = b"[%b,%b,%b" % (_dump(output), _dump(reason), _dump(errors))
     hashed = hashlib.sha256(said)
-    whole = hashlib.sha256(said[:-1] + b"," + _dump(_files(data.get(FILES))) + b"]")
-    if f'"{FILES}":'.encode() in said:  # of a block, in a workflow's output: saved as late as those of the run
-        hashed = hashlib.sha256(_dump([_without_files(output), reason, errors]))
+    whole = hashed.copy()
+    whole.update(b",%b]" % _dump(_files(data.get(FILES))))
+    if _FILES_KEY in said:  # of a block, in a workflow's output: saved as late as those of the run
+        hashed = hashlib.sha256(b"[%b,%b,%b" % (_dump(_without_files(output)), _dump(reason), _dump(errors)))
+    hashed.update(b"]")
     return Fingerprints(whole.hexdigest()[:32], hashed.hexdigest()[:32], output is None)
 
 
@@ -226,6 +230,7 @@ def _without_files(value: Any) -> Any:
     return value
 
 
+_NEAR_0: Final = re.compile(rb"e-[0-9]")  # as orjson writes exponents
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)
 
 
@@ -241,8 +246,14 @@ def _dump(value: Any) -> bytes:
         text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # an integer of more than 64 bits, or more than 254 levels
         return _ENCODER.encode(value).encode("ascii")
-    same = text.isascii() and b"\x7f" not in text and b"e-" not in text and b"0.0000" not in text
-    return text if same else _ENCODER.encode(value).encode("ascii")
+    if b"\x7f" not in text and not _NEAR_0.search(text) and b"0.0000" not in text:
+        if text.isascii():
+            return text
+        if b"\\" not in text:  # else its backslashes could not be told from those of the escapes
+            escaped = text.decode().encode("ascii", "backslashreplace").replace(b"\\x", b"\\u00")
+            if b"\\U" not in escaped:  # where Python writes two halves
+                return escaped
+    return _ENCODER.encode(value).encode("ascii")
 
 
 def _output(run: Run) -> Any:
@@ -261,10 +272,11 @@ def _normal(value: Any) -> Any:
     """
     kind = type(value)
     if kind is dict:
-        skipped = VOLATILE_IN_FILE if "checksum" in value and "url" in value and "filename" in value else ()
+        if "checksum" in value and "url" in value and "filename" in value:
+            value = _without_url(value)
         fields: dict[str, Any] = {}
         for key, item in value.items():
-            if item is None or key in VOLATILE or key in skipped:
+            if item is None or key in VOLATILE:
                 continue
             kind = type(item)
             if kind is str or kind is int:

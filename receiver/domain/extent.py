@@ -22,7 +22,7 @@ MEMBERS: Final = (
     *("retried_from_workflow_run_id", "retried_by_workflow_run_id", "script_id", "browser_settings_receipt"),
     *("extra_http_headers", "max_steps_per_run", "error_code_mapping", "extracted_information_schema", "attempts"),
 )
-_BITS: Final = tuple((1 << number, name) for number, name in enumerate(MEMBERS))
+_BITS: Final = {name: 1 << number for number, name in enumerate(MEMBERS)}
 # Members of 1.0.56 that each event has, or that tell no more of the run. One of another name is of a later Skyvern.
 _COMMON: Final = NAMED.union(
     MEMBERS,
@@ -71,13 +71,14 @@ class Extent(NamedTuple):
 
 def extent_of(run: Mapping[str, Any]) -> Extent:
     """Return the extent of a run's completed members."""
-    mask, get = 0, run.get
-    for bit, name in _BITS:
-        value = get(name)
+    mask, others = 0, []
+    for name, value in run.items():
         if value or not is_empty(value):
-            mask |= bit
+            if bit := _BITS.get(name):
+                mask |= bit
+            elif name not in _COMMON:
+                others.append(name)
     files = _list(run.get("downloaded_files"))
-    others = [name for name in run.keys() - _COMMON if not is_empty(run[name])]
     parts = frozenset(map(_hash, files)) if 0 < len(files) <= _MOST_FILES else _NO_PARTS
     return Extent(
         mask=mask,

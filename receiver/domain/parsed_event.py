@@ -78,8 +78,7 @@ def _completed(
     what is added, deeper than in the members' own names.
     """
     members = shape.completed(run, completion)
-    names = {*shape.derived_members(members), *completion}
-    added = {name: members[name] for name in names if members[name] is not None and data.get(name) is not members[name]}
+    added = {name: value for name, value in members.items() if value is not None and data.get(name) is not value}
     masked = redactor.mask(added) if named else redactor.mask_top(added)
     if masked is not added:
         hidden = {name: value for name, value in masked.items() if value is not added[name]}

@@ -58,14 +58,15 @@ class Redactor:
 
     def mask_top(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return `data` with those members masked that a path names themselves, or itself. What is in them is left."""
-        names = [name for name in data if name in self._anywhere or _step(self._places, name)[1]]
+        names = [name for name in data if name in self._anywhere or (self._places and _step(self._places, name)[1])]
         masked = {name: _mask(data[name]) for name in names}
         return {**data, **masked} if any(masked[name] is not data[name] for name in names) else data
 
     def may_match(self, body: bytes) -> bool:
         """Whether anything in a JSON object may have to be masked, and a walk is worth its while: a path's last name
         occurs in the bytes with something other than null."""
-        if self._nameless or b"\\u" in body:  # a name can be spelt with escapes, though Skyvern never does
+        # A name can be spelt with escapes, though Skyvern never does. A single byte is found much sooner than two.
+        if self._nameless or (b"\\" in body and b"\\u" in body):
             return True
         for name in self._quoted:
             found = body.find(name)

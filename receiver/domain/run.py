@@ -261,8 +261,9 @@ def _read(text: bytes, levels: int) -> Any:
         value = from_json(text, cache_strings="keys")
     except ValueError:
         return _cleaned(_rescue(text), levels)
-    # Python never escapes what it need not: an ordinary body has no \u in it, and a NUL can't be written without.
-    return _cleaned(value, levels) if b"\\u0000" in text else value
+    # Python never escapes what it need not: an ordinary body has no \u in it, and a NUL can't be written without. Most
+    # have no backslash at all, and a single byte is found much sooner than six.
+    return _cleaned(value, levels) if b"\\" in text and b"\\u0000" in text else value
 
 
 _KINDS: dict[type, str] = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}

@@ -13,7 +13,7 @@ and what nobody knows is null, so that a rule sees null whichever way the body c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from receiver.domain.requested import run_request
@@ -209,11 +209,6 @@ def completed(data: Data, completion: Data | None = None) -> dict[str, Any]:
         if get(name) is None:
             run[name] = derive(run)
     return run
-
-
-def derived_members(run: Data) -> Iterator[str]:
-    """Yield the names of the members of a completed run that may follow from others."""
-    return (name for name, _ in _MEMBERS.get(_kind(run), ()))
 
 
 def completion_of(

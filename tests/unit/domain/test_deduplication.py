@@ -145,6 +145,29 @@ def test_output_that_says_nothing_is_null(fields: dict[str, Any], null: bool) ->
     assert deduplication.fingerprints(run).output_null is null
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            b'{"run_id":"r","status":"completed","output":{"total":17.5,"lines":[{"n":1,"name":"Bolt"}]}}',
+            ("4da97686568d4eba9b6f18448324817e", "45645ea31e5b8720936d86c42c759147", False),
+        ),
+        (
+            rb'{"run_id":"r","status":"failed","failure_reason":"sold out","errors":[],"output":{"n":1500.0,"a":null}}',
+            ("5a33c36ccc70754e7fc39cef86e2909e", "b90a5cef2a0a47a093c805c36b84798c", False),
+        ),
+        (
+            rb'{"run_id":"r","status":"completed","outputs":{"t":"\u00e9","downloaded_files":["https://x/f?sig=1"]}}',
+            ("8ec4abcc3cb0d0d0e4e7042efea55dcf", "18fbe58e65f2becad6be3f92fa8f6692", False),
+        ),
+    ],
+)
+def test_a_body_has_the_fingerprints_that_earlier_releases_gave_it(
+    body: bytes, expected: tuple[str, str, bool]
+) -> None:
+    assert deduplication.fingerprints(parse(body)) == expected
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -154,6 +177,10 @@ def test_output_that_says_nothing_is_null(fields: dict[str, Any], null: bool) ->
 @example(0.00001)
 @example(0.000012)
 @example({"b": 1.5e-7, "a": 1e16, "c": 1e22})
+@example("\x7f")
+@example("é\\x41")
+@example("é\U0001f600")
+@example(["Größe", "商品"])
 @example(["\x7f", '\x1f\b\t\n\f\r"\\/', "é", "\u2028", "e-"])
 @example(2**64)
 @example({"é": 1, "\U0001f600": 2, "\uffff": 3, "z": 4})
