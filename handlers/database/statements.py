@@ -11,6 +11,7 @@ put     inserts a row or overwrites all of it, for the table of all events
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -47,6 +48,10 @@ _SENT: Final[Mapping[str, tuple[postgresql_binary.Type, str, str]]] = {
     "timestamp": (postgresql_binary.TIMESTAMPTZ, "timestamptz", ""),
     "json": (postgresql_binary.ENCODED, "text", "jsonb"),
 }
+
+# Rows of one statement of PostgreSQL that go as parameters, not as an array a column: an array costs both sides more
+# than a few values, and a set of rows is made of them first.
+FEW: Final = 8
 
 # SQL in the driver's paramstyle, and its parameters.
 Statement = tuple[str, Any]
@@ -101,6 +106,7 @@ class Statements:
         self._values = lru_cache(maxsize=256)(self._build_values)
         self._list = lru_cache(maxsize=256)(self._build_list)
         self._recordset = lru_cache(maxsize=256)(self._build_recordset)
+        self._typed_values = lru_cache(maxsize=256)(self._build_typed_values)
         self._unnested = lru_cache(maxsize=256)(self._build_unnested)
         self._driver_statement = cache(DriverStatement)
 
@@ -245,6 +251,12 @@ class Statements:
         return [column for column in self.columns if column.scope != "event"]
 
     def _source(self, names: tuple[str, ...], rows: Sequence[Cells]) -> tuple[str, Any]:
+        if self.postgresql and len(rows) <= FEW:
+            sent = [(name, _SENT[self._by_name[name].kind][0].write) for name in names]
+            cells = ((write, row[name]) for row in rows for name, write in sent)
+            return self._typed_values(names, len(rows)), [
+                None if cell is None else write(cell) for write, cell in cells
+            ]
         if self.postgresql:
             # An array a column: with a parameter for each of 256 rows × 38 columns, the driver takes longer than the
             # database needs to write them. Of many columns no row has a value.
@@ -260,6 +272,14 @@ class Statements:
     def _build_values(self, count: int) -> str:
         one = f"({', '.join('?' * len(self.columns))})"
         return f"VALUES {', '.join([one] * count)}"
+
+    def _build_typed_values(self, names: tuple[str, ...], count: int) -> str:
+        kinds = [_SENT[self._by_name[name].kind][1:] for name in names]
+        places = itertools.count(1)
+        rows = (
+            ", ".join(f"CAST(${next(places)}::{kind} AS {made or kind})" for kind, made in kinds) for _ in range(count)
+        )
+        return f"VALUES {', '.join(f'({row})' for row in rows)}"
 
     def _build_unnested(self, names: tuple[str, ...]) -> str:
         sent = [(self._quoted(name), *_SENT[self._by_name[name].kind][1:]) for name in names]

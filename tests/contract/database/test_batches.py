@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 
 from handlers.contract import Receipt, Refused, Unavailable
+from handlers.database.statements import FEW
 from handlers.testing.conformance import (
     make_delivery,
     sample_run,
@@ -93,3 +96,27 @@ def test_a_batch_of_every_size_is_answered_in_order(database: ResultsDb) -> None
         assert [answer.id for answer in answers if isinstance(answer, Receipt)] == [
             f"skyvern_runs/{run}" for run in runs
         ]
+
+
+@pytest.mark.parametrize("size", [1, 2, FEW, FEW + 1, 3 * FEW])
+def test_a_row_is_the_same_however_many_are_written_with_it(pg: ResultsDb, size: int) -> None:
+    # Given columns of every kind, and rows of which some lack their values
+    kinds = ("text", "number", "boolean", "timestamp", "integer", "json")
+    columns = {kind: {"path": ["output", kind], "type": kind} for kind in kinds}
+    output = {
+        "text": "é$1",
+        "number": "1234567.89",
+        "boolean": True,
+        "timestamp": "2026-04-01T12:00:00+02:00",
+        "integer": 7,
+        "json": {"a": [1, None]},
+    }
+    sink = pg.sink(columns=columns)
+    # When so many are written at once
+    sink.send_many([event(f"tsk_{number:02}", 1, output=output if number % 2 == 0 else {}) for number in range(size)])
+    # Then each has the values of its event
+    expected = ["é$1", Decimal("1234567.89"), True, datetime(2026, 4, 1, 10, tzinfo=UTC), 7, {"a": [1, None]}]
+    rows = sorted(pg.rows(), key=lambda row: str(row["run_id"]))
+    for number, row in enumerate(rows):
+        assert [row[kind] for kind in kinds] == (expected if number % 2 == 0 else [None] * len(kinds))
+    assert len(rows) == size
