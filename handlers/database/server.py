@@ -29,6 +29,7 @@ from sqlalchemy import event, exc
 from handlers.contract import Unavailable
 from handlers.support import postgresql
 from handlers.support.file_lock import FileLock, NotLocked
+from handlers.support.kept_connections import KeptConnections
 from handlers.support.postgresql import LATE, BoundedConnection, Execution, Session, Statement, TimeLimits
 from handlers.support.private_file import make_private_file
 from handlers.support.url import hide_secrets
@@ -48,13 +49,16 @@ _QUOTING_ERRORS = _ROW_ERRORS | {"42"}
 # What is told by a session's end, by a pooler that has cleared it, and by a table that was altered since it prepared.
 _OF_THE_SESSION: Final = {None, "57P01", "57P02", "57P03", "26000", "0A000"}
 
-_BEGIN: Final = Execution(Statement("BEGIN"))
+# $1: whether for the transaction alone.
 _SET: Final = (
-    "SELECT set_config('TimeZone', 'UTC', true), set_config('statement_timeout', $1::text, true),"
-    " set_config('lock_timeout', $2::text, true), set_config('idle_in_transaction_session_timeout', $3::text, true)"
+    "SELECT set_config('TimeZone', 'UTC', $1::bool), set_config('statement_timeout', $2::text, $1),"
+    " set_config('lock_timeout', $3::text, $1), set_config('idle_in_transaction_session_timeout', $4::text, $1)"
 )
 _LIMITS: Final = Statement(_SET)
-_LIMITS_AND_LEVEL: Final = Statement(f"{_SET}, set_config('synchronous_commit', $4::text, true)")
+_LIMITS_AND_LEVEL: Final = Statement(f"{_SET}, set_config('synchronous_commit', $5::text, $1)")
+# The share of a send's time from which on a transaction has the limits of its session, which are those of all of it:
+# the server still gives up before us.
+_WHOLE: Final = 0.95
 
 log = logging.getLogger("runhook.database")
 
@@ -84,6 +88,7 @@ class Database:
         self._limits = TimeLimits(connect=min(timeout / 2, MAX_CONNECT), peer=max(1.0, min(timeout, 10.0)))
         self._engine: sa.Engine | None = None
         self._opening = threading.Lock()
+        self._kept = KeptConnections[sa.Connection]()
         self._lock = FileLock(Path(f"{url.database}.lock")) if self.is_sqlite else None
 
     @property
@@ -128,18 +133,23 @@ class Database:
             except psycopg.Error as error:
                 if error.sqlstate not in _OF_THE_SESSION or time.monotonic() > deadline:
                     raise
-                self._open().dispose()  # what is idle was lost with this one
+                self._forget_connections()  # what is idle was lost with this one
+                self._open().dispose()
                 return self._together(asked)
 
     def _together(self, asked: Sequence[Execution]) -> list[list[tuple[Any, ...]]]:
-        with self._open().connect() as connection:
+        with self._kept.one(self._open().connect) as connection:
             session = connection.info["session"]
             self._require_durability(session)
             driver: Any = connection.connection.dbapi_connection
-            answers: list[list[tuple[Any, ...]]] = driver.together(
-                [_BEGIN, self._limited(session), *asked], commit=True
-            )
-            return answers[2:]
+            left = self._left()
+            limits = [self._limiting(session, left)] if session.pooled or left < _WHOLE * self._timeout else []
+            answers: list[list[tuple[Any, ...]]] = driver.together([*limits, *asked], commit=True)
+            return answers[len(limits) :]
+
+    def _forget_connections(self) -> None:
+        self._kept.close()
+        self._kept = KeptConnections[sa.Connection]()
 
     @contextmanager
     def _begun(self) -> Iterator[sa.Connection]:
@@ -178,6 +188,7 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
+        self._forget_connections()
         with self._opening:
             if self._engine is not None:
                 self._engine.dispose()
@@ -214,6 +225,8 @@ class Database:
         def _on_connect(connection: Any, record: Any) -> None:
             session = record.info["session"] = postgresql.open_session(connection, self._limits)
             connection.prepares = not session.pooled
+            if not session.pooled:
+                connection.together([self._limiting(session, self._timeout, for_session=True)])
 
         @event.listens_for(engine, "begin")
         def _on_begin(connection: sa.Connection) -> None:
@@ -223,18 +236,23 @@ class Database:
 
     def _begin(self, session: Session) -> str:
         """Return the beginning of a transaction in which the server gives up a little before us: it can say why."""
-        limits = self._limits_now()
+        limits = self._limits_of(self._left())
         return postgresql.begin(limits) if self._accept_weaker else session.begin(limits)
 
-    def _limited(self, session: Session) -> Execution:
-        """Return the statement that sets the same limits as `_begin`, for a request that has begun a transaction."""
-        limits = self._limits_now()
-        times = (f"{max(1, int(each * 1000))}" for each in (limits.statement, limits.lock, limits.idle))
-        given = [*times] if self._accept_weaker else [*times, session.commit_level]
-        return Execution(_LIMITS if self._accept_weaker else _LIMITS_AND_LEVEL, [each.encode() for each in given])
+    def _limiting(self, session: Session, left: float, *, for_session: bool = False) -> Execution:
+        """Return the statement that sets the same limits as `_begin`: of a transaction that may take `left` seconds, or
+        of all of the session's for which nothing else is said."""
+        limits = self._limits_of(left)
+        times = [f"{max(1, int(each * 1000))}".encode() for each in (limits.statement, limits.lock, limits.idle)]
+        given = [b"\x00" if for_session else b"\x01", *times]
+        if self._accept_weaker:
+            return Execution(_LIMITS, given)
+        return Execution(_LIMITS_AND_LEVEL, [*given, session.commit_level.encode()])
 
-    def _limits_now(self) -> TimeLimits:
-        left = max(0.0, postgresql.deadline.get() - time.monotonic())
+    def _left(self) -> float:
+        return max(0.0, postgresql.deadline.get() - time.monotonic())
+
+    def _limits_of(self, left: float) -> TimeLimits:
         return replace(self._limits, statement=left * 0.9, lock=left * 0.8, idle=min(left, self._limits.idle))
 
     def _require_durability(self, session: Session) -> None:

@@ -8,8 +8,9 @@ Its rules:
   mend.
 - Behind a connection pooler each transaction may have another session, and a pooler refuses or ignores settings at
   connecting: there limits and `synchronous_commit` are set in each transaction, in one request with its BEGIN.
-- Statements that wait for nothing of each other go in one request, with BEGIN and COMMIT (`BoundedConnection.together`,
-  libpq's pipeline mode): a request costs two changes of process, which takes longer than many a statement.
+- Statements that wait for nothing of each other go in one request (`BoundedConnection.together`, libpq's pipeline
+  mode), which is a transaction of its own without BEGIN and COMMIT: a request costs two changes of process, which takes
+  longer than many a statement.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from psycopg.conninfo import make_conninfo
 from psycopg.errors import error_from_result
 
 LATE: Final = "the server did not answer in time"
+
+# After so many requests of a session, and each time that they are twice as many, it plans anew what it has prepared:
+# the plans that PostgreSQL keeps may be of the time when the tables were small, until somebody analyzes these.
+PLAN_ANEW: Final = 32
 
 # When the transaction of this context must have ended: time.monotonic(), in seconds.
 deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
@@ -123,21 +128,25 @@ class BoundedConnection(psycopg.Connection[Any]):
         super().__init__(pgconn)
         self._names: dict[Statement, bytes] = {}  # of what the session has prepared
         self._numbers = itertools.count(1)
+        self._requests = 0
 
     def together(self, asked: Sequence[Execution], *, commit: bool = False) -> list[list[tuple[Any, ...]]]:
         """Run statements in one request, and return the rows of each. Begins a transaction where none is open.
 
-        `commit`: commit with the last one. All of them have the time of one, `longest_wait`: the server answers at the
-        end, so until then a connection that is held looks like one that is slow. Raises psycopg.Error for the first
-        that fails: none after it was run.
+        `commit`: commit with the last one. Where no transaction was open the request then is one, which the server ends
+        with it: all of it is committed, or none. All statements have the time of one, `longest_wait`: the server
+        answers at the end, so until then a connection that is held looks like one that is slow. Raises psycopg.Error
+        for the first that fails: none after it was run.
         """
         with self.lock:
-            begins = not self.autocommit and self.pgconn.transaction_status == pq.TransactionStatus.IDLE
+            idle = self.pgconn.transaction_status == pq.TransactionStatus.IDLE
+            begins = idle and not commit and not self.autocommit
+            commits = commit and not idle
             new = dict.fromkeys(each.statement for each in asked if self.prepares and each.statement not in self._names)
             names = {statement: b"runhook_%d" % next(self._numbers) for statement in new}
             self.pgconn.enter_pipeline_mode()
             try:
-                self._send(asked, names, begins=begins, commit=commit)
+                self._send(asked, names, begins=begins, commits=commits)
                 results = self.wait(_results(self.pgconn))
             except BaseException:
                 self.close()  # its answers would be taken for those of the next request
@@ -149,12 +158,12 @@ class BoundedConnection(psycopg.Connection[Any]):
             for result in results:
                 if result.status == pq.ExecStatus.FATAL_ERROR:
                     raise self._failed(result)
-            if len(results) < begins + len(names) + len(asked) + commit:
+            if not results or results[-1].status != pq.ExecStatus.PIPELINE_SYNC:
                 raise psycopg.OperationalError("the connection was lost")
             return [self._rows(result) for _, result in zip(asked, answers, strict=False)]
 
     def _send(
-        self, asked: Sequence[Execution], names: Mapping[Statement, bytes], *, begins: bool, commit: bool
+        self, asked: Sequence[Execution], names: Mapping[Statement, bytes], *, begins: bool, commits: bool
     ) -> None:
         """Queue the messages of a request. `names`: under which what the session lacks is to be prepared."""
         connection = self.pgconn
@@ -169,7 +178,10 @@ class BoundedConnection(psycopg.Connection[Any]):
                 connection.send_query_prepared(name, values, binary, pq.Format.BINARY)
             else:
                 connection.send_query_params(statement.text, values, None, binary, pq.Format.BINARY)
-        if commit:
+        self._requests += 1
+        if self.prepares and self._requests >= PLAN_ANEW and self._requests.bit_count() == 1:
+            connection.send_query_params(b"DISCARD PLANS", None)
+        if commits:
             connection.send_query_params(b"COMMIT", None)
         connection.pipeline_sync()
 
@@ -216,14 +228,15 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def _results(connection: pq.abc.PGconn) -> Generator[Any, Any, list[pq.abc.PGresult]]:
-    """Send what is queued, and return the result of each message, up to the end of the request or of the connection."""
+    """Send what is queued, and return the result of each message, up to the end of the request or of the connection:
+    the last one tells that the request has ended, and with it its transaction."""
     yield from generators.send(connection)
     found: list[pq.abc.PGresult] = []
     while connection.status != pq.ConnStatus.BAD:
         results = yield from generators.fetch_many(connection)
+        found += results
         if not results or results[0].status == pq.ExecStatus.PIPELINE_SYNC:
             break
-        found += results
     return found
 
 

@@ -28,12 +28,12 @@ from sqlalchemy import event as sa_event
 from sqlalchemy import exc as sa_exc
 
 from handlers.support.file_lock import FileLock, NotLocked
+from handlers.support.kept_connections import KeptConnections
 from handlers.support.private_file import make_private_file
 from handlers.support.url import hide_password, hide_secrets
 from receiver.ledger import postgresql_engine, requests, sqlite_engine
 from receiver.ledger.database_clock import DatabaseClock
 from receiver.ledger.database_url import checked_url
-from receiver.ledger.kept_connections import KeptConnections
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -83,7 +83,7 @@ class Ledger:
         self._reader: sa.Engine | None = None
         self._opening = threading.Lock()
         self._clock = DatabaseClock()
-        self._kept = KeptConnections()
+        self._kept = KeptConnections[sa.Connection]()
         self._prepared = False
 
     def __repr__(self) -> str:
@@ -142,7 +142,7 @@ class Ledger:
         each. Asks, tries again and raises as `write` does, for less where that is one request."""
         if self.has_requests and not self._clock.stale:
             try:
-                with self._kept.one(self._engine(write=True)) as connection:
+                with self._kept.one(self._engine(write=True).connect) as connection:
                     if not (connection.info["begin"] or (self._require_durability and _weakness(connection))):
                         return requests.run(connection, *ask(connection), commit=True)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
@@ -316,7 +316,7 @@ class Ledger:
             sa_event.listen(engine, "checkin", _close_returned)
             engine.dispose()
         self._kept.close()
-        self._kept = KeptConnections()
+        self._kept = KeptConnections[sa.Connection]()
         self._writer = self._reader = None
 
     def _is_file(self) -> bool:

@@ -26,7 +26,7 @@ from receiver.ledger.schema import marks
 from receiver.routing.router import Router
 from receiver.telemetry import workers
 from receiver.wakeups import deliver_queue, flag_key
-from tests.servers.gate import Gate
+from tests.servers.gate import END_OF_REQUEST, Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries
 from tests.support.button import RUN_IDS, press
@@ -112,7 +112,7 @@ def test_sinks_are_woken_though_the_reply_to_the_commit_was_lost(postgres: Postg
         )
         connection = redis.Redis.from_url(redis_url, socket_timeout=10)
         it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d1"), connection)
-        cut = gate.catch(b"COMMIT", "cut", after=b"INSERT INTO deliveries")
+        cut = gate.catch(END_OF_REQUEST, "cut", after=b"INSERT INTO deliveries")
         # When it tries again
         it.run(once())
         cut.wait(0)

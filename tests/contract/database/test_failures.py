@@ -42,7 +42,7 @@ def test_connections_that_the_server_has_closed_cost_no_send(pg: ResultsDb) -> N
     def close_all() -> None:
         ours = "FROM pg_stat_activity WHERE application_name = 'runhook' AND datname = current_database()"
         ended = pg.query(f"SELECT pg_terminate_backend(pid, 60000) AS ended {ours}")
-        assert [row["ended"] for row in ended] == [True]
+        assert {row["ended"] for row in ended} == {True}
 
     close_all()
     sink.send(event("tsk_2", 1))  # a row that is new

@@ -28,7 +28,7 @@ from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.submissions import lifecycle
 from receiver.recorder import EventRecorder
 from receiver.runtime.handover import LARGEST, HandedOn, Handover, Offer
-from tests.servers.gate import Gate, Mode
+from tests.servers.gate import END_OF_REQUEST, Gate, Mode
 from tests.servers.postgres import PostgresProcess
 from tests.support.button import press
 from tests.support.handing_on import (
@@ -231,7 +231,7 @@ def test_a_commit_that_may_not_be_hands_on_ids_alone(
         behind = Ledger(f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{path}")
         # Given an offer, and a dispatcher whose request with COMMIT is lost, or the reply to it
         handover.put(Offer("w", 7, ROOM))
-        cut = gate.catch(b"COMMIT", how, after=b"INSERT INTO deliveries")
+        cut = gate.catch(END_OF_REQUEST, how, after=b"INSERT INTO deliveries")
         thread = threading.Thread(target=lambda: make_recorder(behind, redis_url, handover).dispatch(events()))
         thread.start()
         cut.wait()

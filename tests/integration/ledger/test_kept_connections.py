@@ -13,7 +13,7 @@ from handlers.support import postgresql
 from handlers.support.postgresql import BoundedConnection
 from receiver.ledger import Ledger, LedgerDataError
 from receiver.ledger.requests import Asked, BuiltStatement
-from tests.servers.gate import Gate
+from tests.servers.gate import END_OF_REQUEST, Gate
 from tests.servers.postgres import PostgresProcess
 
 words = sa.Table("kept_words", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("word", sa.Text))
@@ -111,7 +111,7 @@ def test_it_is_asked_for_again_when_the_reply_to_it_is_lost(postgres: PostgresPr
     ):
         it.alter(words.create)
         it.write_at_once(lambda _: [add(1)])
-        cut = gate.catch(b"COMMIT", "cut")
+        cut = gate.catch(END_OF_REQUEST, "cut")
         # When what is asked for the second time is something else
         it.write_at_once(lambda _: tries.append(None) or [add(1 + len(tries))])
         cut.wait(0)
@@ -121,7 +121,7 @@ def test_it_is_asked_for_again_when_the_reply_to_it_is_lost(postgres: PostgresPr
 
 def test_one_that_is_in_use_when_its_ledger_is_closed_is_closed_after_that(postgres_url: str) -> None:
     ledger = Ledger(postgres_url)
-    with ledger._kept.one(ledger._engine(write=True)) as connection:
+    with ledger._kept.one(ledger._engine(write=True).connect) as connection:
         driver: Any = connection.connection.dbapi_connection
         ledger.close()
     assert driver.closed

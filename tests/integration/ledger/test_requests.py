@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -26,6 +27,7 @@ from receiver.ledger import (
 from receiver.ledger.deliveries import attempts, claims
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.requests import Asked, BuiltStatement
+from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import NOW, new_event, record, states
 
 words = sa.Table(
@@ -110,7 +112,7 @@ def test_a_claim_is_two_requests_and_a_settlement_is_one(
     assert states(postgres_ledger) == {"tsk_1:ops": "delivered"}
 
 
-def test_begin_statements_and_commit_are_one_request(server: Ledger, sent: list[None]) -> None:
+def test_statements_and_their_commit_are_one_request(server: Ledger, sent: list[None]) -> None:
     def work(connection: Connection) -> int:
         requests.run(connection, put.of(connection, [row(1)]), found.with_values(ids=[1]), commit=True)
         return len(sent)
@@ -149,6 +151,65 @@ def test_of_a_request_with_a_bad_value_nothing_is_written(
     assert all_of(server) == [(1, "one")]
     server.write(lambda connection: put(connection, [row(5)]))
     assert len(all_of(server)) == 2, "the connection is as good as new"
+
+
+def test_of_a_request_that_fails_at_its_end_nothing_is_written(server: Ledger) -> None:
+    # Given a table whose values are compared when the transaction ends
+    server.alter(
+        lambda it: it.exec_driver_sql(
+            "ALTER TABLE words_of_a_test ADD CONSTRAINT once UNIQUE (word) DEFERRABLE INITIALLY DEFERRED"
+        )
+    )
+    # When a request is refused after the last of its statements
+    with pytest.raises(LedgerDataError):
+        server.write_at_once(lambda it: [put.of(it, [row(1), row(2)])])
+    # Then it is not taken for committed, and the connection is as good as new
+    assert all_of(server) == []
+    server.write(lambda it: requests.run(it, put.of(it, [row(5)]), commit=True))
+    assert all_of(server) == [(5, "one")]
+
+
+def test_a_request_whose_end_is_not_heard_is_not_taken_for_committed(postgres: PostgresProcess) -> None:
+    with ends_unheard(postgres.port) as (port, lost):
+        connection = BoundedConnection.connect(
+            f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable", autocommit=True
+        )
+        asked = [postgresql.Execution(postgresql.Statement("SELECT 1"))]
+        assert connection.together(asked, commit=True) == [[(1,)]]
+        # When the answers to all statements come, and then the connection breaks
+        lost.set()
+        with pytest.raises(psycopg.OperationalError, match=r"lost|closed"):
+            connection.together(asked, commit=True)
+
+
+@contextmanager
+def ends_unheard(target: int) -> Iterator[tuple[int, threading.Event]]:
+    """A way to a PostgreSQL for one connection, and what makes it break where a request's end would be told."""
+    lost = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = socket.create_connection(("127.0.0.1", target))
+
+    def pass_on(client: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(1 << 16):
+                server.sendall(data)
+
+    def answer() -> None:
+        client, _ = listener.accept()
+        threading.Thread(target=pass_on, args=(client,), daemon=True).start()
+        with client, server.makefile("rb") as stream:
+            while head := stream.read(5):
+                message = head + stream.read(int.from_bytes(head[1:]) - 4)
+                if lost.is_set() and head[:1] == b"Z":
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+                client.sendall(message)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    with listener, server:
+        yield listener.getsockname()[1], lost
+    thread.join(60)
 
 
 def test_a_statement_that_the_server_does_not_know_is_trouble_with_the_ledger(server: Ledger) -> None:
