@@ -2,7 +2,8 @@
 
 runhook:parts           a hash in Redis: by process, "<server's time> <JSON>"
 parts/id                in the data directory: which one it is, wherever it is mounted
-parts/<name>.json       in the data directory: what this machine knows when Redis and the ledger are both away
+parts/<name>.json       in the data directory: what this machine knows when Redis and the ledger are both away; a line
+                        for each part that the process is
 """
 
 from __future__ import annotations
@@ -73,18 +74,17 @@ def forget(client: redis.Redis) -> int:
     return int(client.hdel(KEY, *old)) if old else 0
 
 
-def put_file(directory: Path, beat: PartBeat) -> None:
-    """Write the heartbeat of a process of this machine into the data directory; one that ended has none.
-
-    Raises OSError.
+def put_file(directory: Path, *beats: PartBeat) -> None:
+    """Write the heartbeats of a process of this machine, one for each part that it is, into one file of the data
+    directory; a process that ended has none. Raises OSError.
     """
-    path = directory / "parts" / f"{beat.name.replace('/', '_')}.json"
-    if beat.stopped:
+    path = directory / "parts" / f"{beats[0].name.replace('/', '_')}.json"
+    if beats[0].stopped:
         path.unlink(missing_ok=True)
         return
     draft = path.with_suffix(".new")
     make_private_file(draft)
-    draft.write_text(beat.to_json())
+    draft.write_text("\n".join(each.to_json() for each in beats))
     draft.replace(path)
 
 
@@ -115,6 +115,7 @@ def every_file(directory: Path) -> list[PartSeen]:
             age = time.time() - path.stat().st_mtime
             if age > FORGET_AFTER:
                 path.unlink()
-            elif (beat := PartBeat.from_json(path.read_bytes())) is not None:
-                found.append(PartSeen(beat, age))
+            else:
+                beats = map(PartBeat.from_json, path.read_bytes().splitlines())
+                found += [PartSeen(beat, age) for beat in beats if beat is not None]
     return found

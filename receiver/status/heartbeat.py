@@ -128,8 +128,7 @@ class Heartbeat:
 
     def _tell_redis(self, beats: Sequence[PartBeat]) -> None:
         with suppress(OSError):
-            for beat in beats:
-                board.put_file(self._settings.data, beat)
+            board.put_file(self._settings.data, *beats)
         board.put(self._redis, *beats)
         if beats[0].stopped:
             self._redis.close()

@@ -9,10 +9,12 @@ import termios
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from email.utils import formatdate
 from typing import Any, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from receiver.errors import BadRequest, TooLarge
 from receiver.ingest.endpoint import ANSWER
@@ -313,6 +315,24 @@ class HTTPProtocol(HttpToolsProtocol):
         """Have the connection broken off if it can't close, since its client does not take what was written."""
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._all.unread(self, time.monotonic())
+
+
+class DatedState(ServerState):
+    """What the connections of a server share. The date of answers is made when one is sent, so nothing has to tick."""
+
+    _second = 0
+    _lines: list[tuple[bytes, bytes]] = []  # noqa: RUF012 - replaced, and never changed
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers of each answer."""
+        now = int(time.time())
+        if now != self._second:
+            self._second, self._lines = now, [(b"date", formatdate(now, usegmt=True).encode())]
+        return self._lines
+
+    @default_headers.setter
+    def default_headers(self, _: object) -> None: ...
 
 
 class Protocols:

@@ -20,8 +20,6 @@ from receiver.errors import NotStarted
 BACKLOG = 2048
 # Seconds within which the process ends once everything is answered, written and closed.
 LEAVE_WITHIN = 1.0
-# Seconds between two looks of a server that nothing happens to.
-TICK = 1.0
 # Seconds that requests in flight have to end when the process is stopped.
 STOP_TIMEOUT = 5
 
@@ -70,6 +68,8 @@ def make_server(app: Any, config: Any, admin: AdminListener | None = None) -> An
     """Return a uvicorn server for `app`, whose `run` returns after SIGTERM or SIGINT. `config`: a uvicorn.Config."""
     import uvicorn
 
+    from receiver.web.http_protocol import DatedState
+
     class Server(uvicorn.Server):
         """uvicorn's server with a stop that counts as success (stock raises the signal again) and always ends.
 
@@ -78,13 +78,16 @@ def make_server(app: Any, config: Any, admin: AdminListener | None = None) -> An
 
         tell: Callable[[], object] = staticmethod(lambda: None)
 
+        def __init__(self, config: uvicorn.Config) -> None:
+            super().__init__(config)
+            self.server_state = DatedState()
+
         async def main_loop(self) -> None:
-            """Do each second what uvicorn does, until the server is to stop."""
+            """Wait until the server is to stop."""
             asked = asyncio.Event()
             self.tell = partial(asyncio.get_running_loop().call_soon_threadsafe, asked.set)
-            while not await self.on_tick(0):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asked.wait(), TICK)
+            if not self.should_exit:
+                await asked.wait()
 
         def end(self) -> None:
             """Stop as at a signal."""

@@ -70,6 +70,29 @@ def test_a_heartbeat_reaches_all_three_stores_and_a_stop_is_told(
     assert [[each.state for each in seen] for seen in ended] == [["stopped"], ["stopped"], []]
 
 
+def test_a_process_of_several_parts_is_each_of_them_everywhere_and_has_one_file(
+    settings: Settings, client: redis.Redis, ledger: Ledger
+) -> None:
+    parts = {f"deliver:{sink}@host": f"deliver:{sink}" for sink in ("a", "b", "c/d")}
+    (name, part), *others = parts.items()
+
+    def told() -> list[dict[str, str]]:
+        stores = [board.every(client), ledger.read(heartbeats.every), board.every_file(settings.data)]
+        return [{each.beat.name: each.beat.part for each in seen} for seen in stores]
+
+    # Given one that beats
+    it = Heartbeat(settings, part, "", name=name, every=0.05, more=dict(others))
+    it.start()
+
+    # Then each store knows all parts, and the data directory has one file of them
+    eventually(lambda: told() == [parts] * 3)
+    assert len(list((settings.data / "parts").glob("*.json"))) == 1
+
+    # When it ends in order, then there is none
+    it.stop()
+    assert told()[2] == {}
+
+
 def test_a_loop_that_stands_still_is_stuck_though_it_beats(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
