@@ -11,6 +11,7 @@ from pathlib import Path
 
 from receiver.domain.signature import sign
 from tests.servers.valkey import free_port
+from tests.servers.warm_python import Process, start
 from tests.support.paths import ROOT
 from tests.support.processes import descendants, launch, name_of, state_and_parent
 from tests.support.waiting import eventually
@@ -26,7 +27,10 @@ routes:
 
 
 class Dev:
-    """One `runhook dev`. `logs`: the folder of its log, `directory` when absent. `python`: of its environment."""
+    """One `runhook dev`. `logs`: the folder of its log, `directory` when absent.
+
+    `python`: that of an environment, which is started; without it and a terminal, one that is warm is forked.
+    """
 
     def __init__(
         self,
@@ -35,7 +39,7 @@ class Dev:
         config: str = CONFIG,
         terminal: int | None = None,
         logs: Path | None = None,
-        python: str = sys.executable,
+        python: str = "",
         **environ: str,
     ) -> None:
         self.port = free_port()
@@ -44,12 +48,14 @@ class Dev:
         (directory / "runhook.yaml").write_text(config)
         self.log_path.touch()
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        self.process = launch(
-            [python, "-m", "receiver.cli", "dev", "--port", str(self.port), *self.options(directory)],
-            self.log_path if terminal is None else terminal,
-            env={**inherited, "PYTHONPATH": str(ROOT), **environ},
-            cwd=directory,
-        )
+        line = ["-m", "receiver.cli", "dev", "--port", str(self.port), *self.options(directory)]
+        variables = {**inherited, "PYTHONPATH": str(ROOT), **environ}
+        self.process: Process
+        if python or terminal is not None:
+            log = self.log_path if terminal is None else terminal
+            self.process = launch([python or sys.executable, *line], log, env=variables, cwd=directory)
+        else:
+            self.process = start(line, self.log_path, env=variables, cwd=directory)
 
     def options(self, directory: Path) -> list[str]:
         return ["--data", str(self.data), "--config", str(directory / "runhook.yaml")]
