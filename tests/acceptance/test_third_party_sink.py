@@ -78,6 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return call
 
 
+@pytest.mark.long
 def test_the_suite_is_green_for_the_sink_of_the_page(run: Run) -> None:
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error", "test_tickets.py")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+import pytest
 import sqlalchemy as sa
 
 from bench import large_ledger
@@ -14,6 +15,7 @@ from receiver.ledger.schema import attempts, deliveries, events, run_texts, run_
 from receiver.ledger.text_index import coverage, state
 from receiver.ledger.text_index.postings import CHUNK, chunk_of, decode, numbers
 
+pytestmark = pytest.mark.long
 COUNT = CHUNK + 200  # the words of more than one chunk
 
 

@@ -45,7 +45,8 @@ def test_many_processes_may_make_the_tables_at_once(ledger_url: str) -> None:
     assert failures == []
 
 
-def test_processes_that_begin_together_on_a_new_sqlite_ledger_all_begin(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.long)])
+def test_processes_that_begin_together_on_a_new_sqlite_ledger_all_begin(tmp_path: Path, rounds: int) -> None:
     failures: list[BaseException] = []
 
     def begin(ledger: Ledger, go: threading.Barrier) -> None:
@@ -56,7 +57,7 @@ def test_processes_that_begin_together_on_a_new_sqlite_ledger_all_begin(tmp_path
             failures.append(error)
         ledger.close()
 
-    for number in range(25):  # the race that this is about was lost in every twentieth round
+    for number in range(rounds):  # the race that this is about was lost in every twentieth round
         go = threading.Barrier(6)
         ledgers = [Ledger(f"sqlite:///{tmp_path / str(number)}.db") for _ in range(6)]
         threads = [threading.Thread(target=begin, args=(each, go)) for each in ledgers]

@@ -610,20 +610,20 @@ def test_events_stream_until_the_result(rig: Submitting) -> None:
     assert rig.client.get("/v1/runs/tsk_nowhere/events").status_code == 404
 
 
-async def test_a_thousand_wait_in_one_process_with_one_look_at_the_ledger_for_all(
+async def test_hundreds_wait_in_one_process_with_one_look_at_the_ledger_for_all(
     submitting: Make, simulate_skyvern: Simulate
 ) -> None:
     sim = simulate_skyvern(run_seconds=80.0)  # 2 to 6 s at this speed
     rig = submitting(sim.url)
     run_ids = [(await asyncio.to_thread(rig.task, f"p{n}")).json()["run_id"] for n in range(10)]
-    limits = httpx2.Limits(max_connections=1000)
+    limits = httpx2.Limits(max_connections=300)
     headers = {"x-api-key": rig.whole_key}
     began = time.process_time()
 
     async with httpx2.AsyncClient(base_url=rig.url, headers=headers, limits=limits, trust_env=False) as client:
-        calls = [client.get(f"/v1/runs/{run_ids[n % 10]}?wait=300", timeout=PATIENCE) for n in range(1000)]
+        calls = [client.get(f"/v1/runs/{run_ids[n % 10]}?wait=300", timeout=PATIENCE) for n in range(300)]
         answers = await asyncio.gather(*calls)
 
     assert {answer.json()["status"] for answer in answers} == {"completed"}
     assert sim.stats().get("polls", 0) <= 2 * len(run_ids)  # one look a run now and then, whoever waits
-    assert time.process_time() - began < 20
+    assert time.process_time() - began < 8
