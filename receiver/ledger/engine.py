@@ -109,7 +109,7 @@ class Ledger:
         """
         if not self._clock.known and not self._is_file():
             with suppress(LedgerUnavailable):
-                self.read(lambda _connection: None)
+                self.read(lambda connection: connection.in_transaction() or connection.begin())
         return self._clock.now()
 
     def known_now(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger.database_clock import DatabaseClock, database_now
 from tests.support.ledger import new_event, record
 from tests.support.scripted_sink import rows
 
@@ -49,3 +52,11 @@ def test_a_query_past_sqlalchemy_fails_as_any_other(tmp_path: Path) -> None:
     with pytest.raises(LedgerUnavailable, match="not a database"):
         ledger.first_of_sqlite("SELECT 1 FROM runs", {})
     ledger.close()
+
+
+def test_the_time_is_the_databases_before_anything_else_was_asked_of_it(postgres_url: str) -> None:
+    # Given a host whose clock is a day behind
+    with closing(Ledger(postgres_url)) as ledger:
+        ledger._clock = DatabaseClock(host=lambda: time.time() - 86_400)
+        # Then what is due is compared with the database's time from the start
+        assert abs(ledger.now() - ledger.read(database_now)) < 3600
