@@ -53,7 +53,7 @@ class WarmProcess:
         """The exit code when it has ended. Raises subprocess.TimeoutExpired after so many seconds."""
         with self._lock:
             if self.returncode is None:
-                if not select.select([self._end], [], [], timeout)[0]:
+                if not _readable(timeout, self._end):
                     raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
                 code = os.read(self._end, 16)
                 os.close(self._end)
@@ -143,6 +143,14 @@ class _Warm:
         self._process.wait()
 
 
+def _readable(seconds: float | None, *descriptors: int) -> list[int]:
+    """Those that can be read or have ended, when there are some. `select.select` takes none over 1023."""
+    poll = select.poll()
+    for each in descriptors:
+        poll.register(each, select.POLLIN)
+    return [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
+
+
 def _exactly(channel: socket.socket, count: int) -> bytes:
     """So many bytes; fewer when the other side has ended."""
     found = b""
@@ -181,11 +189,11 @@ def _main() -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     told: dict[int, int] = {}
     while True:
-        readable = select.select([channel, woken], [], [])[0]
+        readable = _readable(None, channel.fileno(), woken)
         if woken in readable:
             os.read(woken, 4096)
             _tell_of_ends(told)
-        if channel not in readable:
+        if channel.fileno() not in readable:
             continue
         head, descriptors, _, _ = socket.recv_fds(channel, 4, 3)
         if not head:
