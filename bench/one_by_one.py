@@ -2,10 +2,12 @@
 
     python bench/one_by_one.py [--deliveries 2000] [--concurrency 8] [--answer-after 20] [--ledgers sqlite]
     python bench/one_by_one.py --concurrency 64 --answer-after 20 --against TREE --rounds 3
+    python bench/one_by_one.py --concurrency 10000 --answer-after 2000 --deliveries 25000 --ledgers postgresql
 
 One worker's deliverer, with its claims, threads, requests and settlement, in a process of its own; the consumer in
 another. Each commit is on disk. `--against`: another checkout, which takes turns with this one. CPU is that of the
-worker's process: how busy the machine is changes it little, and deliveries a second much.
+worker's process: how busy the machine is changes it little, and deliveries a second much. What is open is counted by
+the consumer: the mean, of `--concurrency`, says how much of the time the slots are used.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import asyncio
 import cProfile
 import multiprocessing
 import resource
+import select
+import selectors
 import statistics
 import subprocess
 import sys
@@ -45,15 +49,42 @@ from tests.support.ledger import new_event, record  # noqa: E402
 LEDGERS = ("sqlite", "postgresql")
 
 
+class _Exact(selectors.EpollSelector):
+    """Waits as long as it is told: epoll counts whole milliseconds, of which there are twenty in an answer."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready, at once or within `timeout` seconds."""
+        if timeout is None or timeout > 0:
+            select.select([self], [], [], timeout)
+        return super().select(0)
+
+
+class _Open:
+    """Requests that the consumer has and has not answered; `told` are the most at once, and their mean."""
+
+    def __init__(self, told: Any) -> None:
+        self._told = told
+        self._now = 0
+        self._since = self._first = 0.0
+        self._sum = 0.0
+
+    def change(self, by: int) -> None:
+        """Count one more or one less."""
+        now = time.perf_counter()
+        self._first = self._first or now
+        self._sum += self._now * (now - (self._since or now))
+        self._since = now
+        self._now += by
+        self._told[:] = max(self._told[0], self._now), self._sum / max(now - self._first, 1e-9)
+
+
 class _Consumer(asyncio.Protocol):
-    """Answers 204 to each request, `after` seconds after it is whole. `most`: of those that waited at once."""
+    """Answers 204 to each request, `after` seconds after it is whole."""
 
-    waiting = 0  # of all connections
-
-    def __init__(self, after: float, most: Any) -> None:
+    def __init__(self, after: float, requests: _Open) -> None:
         self._after = after
         self._data = b""
-        self._most = most
+        self._requests = requests
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -66,44 +97,46 @@ class _Consumer(asyncio.Protocol):
             if len(rest) < length:
                 return
             self._data = rest[length:]
-            _Consumer.waiting += 1
-            self._most.value = max(self._most.value, _Consumer.waiting)
+            self._requests.change(1)
             if self._after:
                 asyncio.get_running_loop().call_later(self._after, self._answer)
             else:
                 self._answer()
 
     def _answer(self) -> None:
-        _Consumer.waiting -= 1
+        self._requests.change(-1)
         self._transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
 
-def _consume(tell: Connection, after: float, most: Any) -> None:
+def _consume(tell: Connection, after: float, told: Any) -> None:
     async def serve() -> None:
+        requests = _Open(told)
         server = await asyncio.get_running_loop().create_server(
-            lambda: _Consumer(after, most), "127.0.0.1", 0, backlog=16_384
+            lambda: _Consumer(after, requests), "127.0.0.1", 0, backlog=16_384
         )
         tell.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_Exact())) as runner:
+        runner.run(serve())
 
 
 class Measured(NamedTuple):
     """What one round found. `cpu`: µs of the worker's process for each delivery; `memory`: its most, MB;
-    `open`: the most requests that the consumer had at once and had not answered."""
+    `most`, `mean`: requests that the consumer had at once and had not answered."""
 
     rate: float
     cpu: float
     memory: float
-    open: float
+    most: float
+    mean: float
 
 
 def measure(options: argparse.Namespace) -> Measured:
     """Deliver `options.deliveries` events to a consumer that is started for it."""
     told, tell = multiprocessing.Pipe()
-    most = multiprocessing.Value("i", 0)
-    consumer = multiprocessing.Process(target=_consume, args=(tell, options.answer_after / 1000, most), daemon=True)
+    counts = multiprocessing.RawArray("d", 2)
+    consumer = multiprocessing.Process(target=_consume, args=(tell, options.answer_after / 1000, counts), daemon=True)
     consumer.start()
     port = told.recv()
     with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
@@ -114,7 +147,7 @@ def measure(options: argparse.Namespace) -> Measured:
         try:
             url = postgres.url(postgres.create_database()) if postgres else f"sqlite:///{folder}/ledger.db"
             found = _measure(url, valkey.url, f"http://127.0.0.1:{port}", options)
-            return found._replace(open=most.value)
+            return found._replace(most=counts[0], mean=counts[1])
         finally:
             if postgres:
                 postgres.kill()
@@ -149,7 +182,7 @@ def _measure(database_url: str, redis_url: str, url: str, options: argparse.Name
     deliverer.close()
     if delivered != count:
         raise SystemExit(f"{delivered} of {count} were delivered")
-    return Measured(count / took, used / count * 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 0)
+    return Measured(count / took, used / count * 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 0, 0)
 
 
 def main() -> None:
@@ -177,11 +210,11 @@ def _compare(ledger: str, rounds: int, trees: Sequence[Path]) -> None:
     for number in range(rounds):
         for tree in trees if number % 2 == 0 else trees[::-1]:
             out = subprocess.run(line, cwd=tree, check=True, stdout=subprocess.PIPE, text=True).stdout
-            it = Measured(*map(float, out.split()[-4:]))
+            it = Measured(*map(float, out.split()[-5:]))
             found[tree].append(it)
             where = f"{ledger:12}{tree.name:12}"
             costs = f"{it.rate:>7,.0f}/s {it.cpu:>6,.0f} µs each {it.memory:>5,.0f} MB"
-            print(f"{where}{costs} {it.open:>6,.0f} open at once", flush=True)
+            print(f"{where}{costs} {it.most:>6,.0f} open at once, {it.mean:,.1f} in the mean", flush=True)
     least = [min(each.cpu for each in found[tree]) for tree in trees]
     ratio = f", {least[0] / least[1]:.2f} of the other's" if len(least) > 1 else ""
     rate = statistics.median(each.rate for each in found[ROOT])
