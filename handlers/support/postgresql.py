@@ -187,7 +187,9 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     def _failed(self, result: pq.abc.PGresult) -> psycopg.Error:
         error = error_from_result(result, encoding=self.info.encoding)
-        if isinstance(error, psycopg.errors.InvalidSqlStatementName):  # DEALLOCATE, or DISCARD
+        # After DEALLOCATE or DISCARD; or for a table that was altered since it was prepared. The session stays as it
+        # is: a request of its own leaves no transaction to roll back.
+        if isinstance(error, (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported)):
             self._names.clear()
         return error
 

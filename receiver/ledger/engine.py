@@ -48,6 +48,11 @@ log = logging.getLogger("runhook.ledger")
 LOCK_WAIT = 8.0
 # The last two: the session has forgotten what it had prepared, or prepared it for a table that was altered since.
 _RETRYABLE = {"40P01", "40001", "26000", "0A000"}
+# What is wrong with the database, the session or the program, whatever the values are.
+_OF_NO_VALUE: Final = (
+    *(sa_exc.OperationalError, sa_exc.InterfaceError, sa_exc.InternalError, sa_exc.ProgrammingError),
+    sa_exc.NotSupportedError,
+)
 _CANCELLED = "57014"  # a statement that took too long
 _TRIES = 5
 # Seconds after which a transaction is not tried again: a connection that is held takes them all.
@@ -361,9 +366,7 @@ def _worth_a_retry(error: Exception) -> bool:
 
 def _translated(error: Exception, url: str) -> Exception:
     """Return the ledger's own error for a driver's: without the statement or its values, which hold payloads."""
-    if isinstance(error, (sa_exc.DataError, sa_exc.StatementError)) and not isinstance(
-        error, (sa_exc.OperationalError, sa_exc.InterfaceError, sa_exc.InternalError, sa_exc.ProgrammingError)
-    ):
+    if isinstance(error, (sa_exc.DataError, sa_exc.StatementError)) and not isinstance(error, _OF_NO_VALUE):
         return LedgerDataError(type(error).__name__)
     original = getattr(error, "orig", None) or error
     return LedgerUnavailable(hide_secrets(_first_line(original), url))

@@ -22,6 +22,7 @@ from receiver.ledger import (
     LedgerUnavailable,
     bulk,
     database_clock,
+    engine,
     requests,
 )
 from receiver.ledger.deliveries import attempts, claims
@@ -235,18 +236,42 @@ def test_what_a_session_forgets_and_a_session_that_ends_are_overcome(server: Led
     assert all_of(server) == [(1, "one")]
 
 
-def test_what_was_prepared_for_a_table_that_is_altered_since_is_prepared_again(server: Ledger) -> None:
+def alter_as_an_operator(server: Ledger) -> None:
+    it = server.url
+    assert it.host
+    with psycopg.connect(host=it.host, port=it.port, user=it.username, dbname=it.database, autocommit=True) as other:
+        other.execute("ALTER TABLE words_of_a_test ALTER COLUMN word TYPE varchar(9)")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_was_prepared_for_a_table_that_is_altered_since_is_prepared_again(server: Ledger, kept: bool) -> None:
+    # Given the only session of a ledger, which has prepared a statement
     asked = found.with_values(ids=[1])
-    server.write(lambda connection: requests.run(connection, put.of(connection, [row(1)]), asked, commit=True))
-    connection = server._engine(write=True).raw_connection()  # another one, as an operator's
-    try:
-        server.alter(
-            lambda it: it.exec_driver_sql("ALTER TABLE words_of_a_test ALTER COLUMN word TYPE varchar(9)") and None
-        )
-    finally:
-        connection.close()
+
+    def ask() -> list[Any]:
+        if kept:
+            return server.write_at_once(lambda _: [asked])
+        return server.write(lambda it: requests.run(it, asked, commit=True))
+
+    server.write(lambda it: requests.run(it, put.of(it, [row(1)])))
+    ask()
+    # When its table is altered
+    alter_as_an_operator(server)
+    # Then it does so again
     for _ in range(2):
-        assert server.write(lambda it: requests.run(it, asked, commit=True)) == [[(1, "one")]]
+        assert ask() == [[(1, "one")]]
+
+
+def test_a_table_that_is_altered_again_and_again_is_never_a_values_fault(
+    server: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the events of a batch would be marked as unreadable."""
+    asked = found.with_values(ids=[1])
+    server.write(lambda it: requests.run(it, put.of(it, [row(1)]), asked, commit=True))
+    alter_as_an_operator(server)
+    monkeypatch.setattr(engine, "_TRIES", 1)
+    with pytest.raises(LedgerUnavailable, match="cached plan"):
+        server.write(lambda it: requests.run(it, asked, commit=True))
 
 
 def test_what_is_rolled_back_is_prepared_again(server: Ledger) -> None:
