@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from enum import Enum
 from typing import NamedTuple
 
 import redis
@@ -31,6 +32,14 @@ POISONED = "its attempts are spent, and the last one ended with its worker: send
 log = logging.getLogger("runhook.deliver")
 
 
+class Due(Enum):
+    """What is due for a sink, as far as its deliverer knows."""
+
+    NOTHING = "all that was due is claimed, and nobody has nudged since"
+    NEW = "what has come in this moment: all before it is claimed"
+    MORE = "whatever the ledger has"
+
+
 class ClaimedBatch(NamedTuple):
     """What one transaction has claimed."""
 
@@ -38,7 +47,7 @@ class ClaimedBatch(NamedTuple):
     claimed: list[Claimed]
     receipts: dict[str, Receipts]
     poisoned: list[Claimed]  # of what was due; it is dead now
-    all_due: bool  # nothing else was due
+    all_due: bool = False  # nothing else was due
 
 
 class Claimer:
@@ -78,8 +87,7 @@ class Claimer:
         self._claimed = 0.0
         # Of claims, and of offers: each has one of its own.
         self.numbers = itertools.count(1)
-        # Whether all that was due has been claimed: what is due since then has nudged the queue.
-        self.all_due = False
+        self.due = Due.MORE
         # Whether the reply to the COMMIT of a claim was lost.
         self.commit_lost = False
         # Whether the last claim took as many as one may, while more slots were free.
@@ -89,6 +97,11 @@ class Claimer:
     def unseen_lanes(self) -> bool:
         """Whether the last claim has not seen all lanes, of which there are very many."""
         return self._rotation is not None and self._rotation.unfinished
+
+    def note_nudge(self) -> None:
+        """Take note that something has become due."""
+        if self.due is Due.NOTHING:
+            self.due = Due.NEW
 
     def more_due(self) -> bool:
         """Whether to wake again: what was queued while the flag was up woke nobody. The clock retries a spent rate."""
@@ -132,7 +145,7 @@ class Claimer:
         except LedgerUnavailable:
             self.commit_lost = True
             raise
-        self.all_due = batch.all_due
+        self.due = Due.NOTHING if batch.all_due else Due.MORE
         self.cut_short = free > most and len(batch.claimed) + len(batch.poisoned) >= most
         self.commit_lost = self.commit_lost or tries > 1
         self._pause.end()

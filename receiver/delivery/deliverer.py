@@ -21,7 +21,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery import gathering, prefetch
 from receiver.delivery.callback_sink import CallbackSink
-from receiver.delivery.claimer import CLAIM_AGAIN, ClaimedBatch, Claimer
+from receiver.delivery.claimer import CLAIM_AGAIN, ClaimedBatch, Claimer, Due
 from receiver.delivery.gathering import GATHER, MOST_UNSETTLED
 from receiver.delivery.offer import ROOM, Offers
 from receiver.delivery.prefetch import Prefetch
@@ -85,8 +85,6 @@ class Deliverer(wakeups.JobBody):
         self._owner = owner
         self._rate = rate
         self._without_redis = False
-        # Whether something has become due since all that was due was claimed.
-        self._nudged = False
         self._idle_wait = idle_wait
         self._lane_limit = lane_limit
         self._queue = wakeups.deliver_queue(sink.name)
@@ -143,7 +141,7 @@ class Deliverer(wakeups.JobBody):
 
     def _deliver(self, stop: Callable[[], bool], more: Callable[[], bool]) -> None:
         """Claim, send, settle, until nothing is due and `more()` is false; after a stop only what was begun."""
-        self._claimer.all_due = self._nudged = False
+        self._claimer.due = Due.MORE
         try:
             while True:
                 closing = stop() or self._senders.worn_out
@@ -171,32 +169,35 @@ class Deliverer(wakeups.JobBody):
         """Claim, if anything may be due."""
         if self._senders and not self._offers.possible:
             return self._claimer.claim()  # nobody has looked for nudges since the sends began
-        self._nudged = self._nudged or (bool(self._senders or self._unsettled) and self._offers.nudged())
-        if self._claimer.all_due and not (self._nudged or self._unknown or self._without_redis):
+        if (self._senders or self._unsettled) and self._offers.nudged():
+            self._claimer.note_nudge()
+        if self._claimer.due is Due.NOTHING and not (self._unknown or self._without_redis):
             return None
         if self._many and self._senders.under_way >= BATCHES:
             return None
         self._offers.withdraw()  # what is new must not pass what is due
-        if self._nudged and self._senders.free > 1:
-            # But what has come in this moment is all that is due, as far as is known: without an offer meanwhile, under
-            # a steady load each claim would make the next one necessary.
+        if self._claimer.due is Due.NEW and self._senders.free > 1:
+            # But without an offer meanwhile, under a steady load each claim would make the next one necessary.
             self._offer(closing=False)
-        self._nudged = self._claimer.all_due = False
+        self._claimer.due = Due.MORE  # until the ledger has answered
         batch = self._claimer.claim()
-        if not self._claimer.all_due:
+        if self._claimer.due is Due.MORE:
             self._offers.withdraw()
         return batch
 
     def _offer(self, *, closing: bool) -> None:
         """Let dispatchers hand on what is new while sends are under way."""
-        if self._claimer.all_due and self._senders.free and not (closing or self._unknown or self._without_redis):
+        due = self._claimer.due
+        if due is not Due.MORE and self._senders.free and not (closing or self._unknown or self._without_redis):
             self._offers.put(next(self._claimer.numbers))
 
     def _wait(self) -> bool:
         """Wait for more. False when nothing came, nor will. Raises redis.RedisError."""
         # What is new must not pass what is due, nor what waits behind a breaker.
-        came = self._offers.wait(self._idle_wait, next(self._claimer.numbers) if self._claimer.all_due else None)
-        self._nudged = came == "nudge"
+        offers = self._claimer.due is not Due.MORE
+        came = self._offers.wait(self._idle_wait, next(self._claimer.numbers) if offers else None)
+        if came == "nudge":
+            self._claimer.note_nudge()
         if not came:
             self._offers.withdraw()
         return bool(came) or self._offers.taken
@@ -206,12 +207,13 @@ class Deliverer(wakeups.JobBody):
         answer = self._offers.receive() if self._senders.free and not gathering.is_full(self._unsettled) else None
         if answer is None:
             return None
-        self._claimer.all_due = self._claimer.all_due and bool(answer.ids)
+        if not answer.ids:  # more came than it had room for, or nothing that is known
+            self._claimer.due = Due.MORE
         if self._senders.free > 1:
             self._offer(closing=closing)  # at once: the next events are being dispatched
         undisturbed = not self._unknown and all(task.accepted for task in self._unsettled)
         found = self._offers.load(answer, undisturbed=undisturbed)
-        return ClaimedBatch(answer.claim_number, found, {}, [], self._claimer.all_due) if found else None
+        return ClaimedBatch(answer.claim_number, found, {}, []) if found else None
 
     @property
     def _unknown(self) -> bool:
@@ -276,7 +278,7 @@ class Deliverer(wakeups.JobBody):
             others = self._offers.descriptors()
             # Nobody need be woken by an end before the first of them is to be settled.
             first = self._senders.oldest_start() + self._gather
-            if self._claimer.all_due and not self._nudged and first > now:
+            if self._claimer.due is Due.NOTHING and first > now:
                 for_all, longest = False, min(longest, first - now)
         self._offers.hear(self._senders.wait(longest, others, for_all=for_all))
         if self._senders and time.monotonic() - self._renewed > RENEW:
@@ -291,7 +293,7 @@ class Deliverer(wakeups.JobBody):
         if self._prefetch:
             self._prefetch.review(self._unsettled, closing=closing)
         if self._withdrawn or self._unknown:  # which are due again, and nudge nobody
-            self._claimer.all_due = False
+            self._claimer.due = Due.MORE
         elif not closing and gathering.settle_at(self._unsettled, self._gather) > time.monotonic():
             return
 
