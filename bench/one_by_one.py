@@ -41,6 +41,7 @@ from receiver.delivery.deliverer import Deliverer  # noqa: E402
 from receiver.delivery.prefetch import PER_SLOT  # noqa: E402
 from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
+from receiver.runtime.process import freeze_imports  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.servers.valkey import ValkeyProcess  # noqa: E402
 from tests.support import queries  # noqa: E402
@@ -169,6 +170,7 @@ def _measure(database_url: str, redis_url: str, url: str, options: argparse.Name
         idle_wait=0.01,
         per_slot=options.prefetched,
     )
+    freeze_imports()  # as a worker does
     profile = cProfile.Profile() if options.profile else None
     began, used = time.perf_counter(), time.process_time()
     if profile:
