@@ -290,7 +290,9 @@ class EventRecorder:
         if submission and submission.request is not None:
             request, older = storable(submission.request), submission.call.startswith("legacy")
             parsed = self._complete(parsed, shape.completion_of(parsed.run.data, request=request, older=older))
-        own = (parsed.facts or facts)._replace(seq=history[-1].seq + 1 if history else 1)
+        own = parsed.facts or facts
+        if history:
+            own = own._replace(seq=history[-1].seq + 1)
         found = deduplication.classify(own, history)
         told: Collection[str] = ()
         if history and (completion := earlier.completion(parsed.run.data, own, history)):

@@ -77,6 +77,7 @@ class Classification:
 
 # A test webhook is compared with nothing: each press of the Test button counts, and none is a result of its run.
 TEST = Classification("test")
+_FIRST: Final = {final: Classification("new" if final else "interim") for final in (True, False)}
 
 
 def facts_of(event_id: str, run: Run, seq: int, extent: str = "") -> Facts:
@@ -102,9 +103,9 @@ def facts_of(event_id: str, run: Run, seq: int, extent: str = "") -> Facts:
 
 def classify(new: Facts, history: Sequence[Facts]) -> Classification:
     """Classify `new`, given the events recorded so far for the same source and run: repeats too, in any order."""
-    newest = max(_standing(history), key=_rank, default=None)
-    if newest is None:
-        return Classification("new" if new.final else "interim")
+    if not history:
+        return _FIRST[new.final]
+    newest = max(_standing(history), key=_rank)
     loses_output = any(_keeps_output(old, new) for old in history)
     same = [old for old in history if says_same(old, new)]
     if same:

@@ -17,6 +17,7 @@ import hmac
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, cast, get_args
 
 from receiver.domain.event import Event, Via, event_id
@@ -98,12 +99,11 @@ def read_entry(fields: Mapping[bytes, Any], keys: EntryKeys | None, *, unsigned:
     try:
         name, source, at = fields[b"id"], fields[b"source"], fields[b"at"]
         via, sub, body, size = fields[b"via"], fields[b"sub"], fields[b"body"], fields.get(b"size", b"")
-        event = Event(name.decode(), source.decode(), body, 0.0, cast(Via, via.decode()), sub.decode())
+        if type(body) is not bytes or not _AT.fullmatch(at) or (size and not _SIZE.fullmatch(size)):
+            return NO_EVENT
+        event = Event(name.decode(), source.decode(), body, float(at), cast(Via, via.decode()), sub.decode())
     except (KeyError, ValueError, TypeError, AttributeError):
         return NO_EVENT
-    if type(body) is not bytes or not _AT.fullmatch(at) or (size and not _SIZE.fullmatch(size)):
-        return NO_EVENT
-    event = Event(event.id, event.source, body, float(at), event.via, event.submission_id)
     if not is_sound(event):
         return NO_EVENT
     if keys is not None:
@@ -117,11 +117,10 @@ def read_entry(fields: Mapping[bytes, Any], keys: EntryKeys | None, *, unsigned:
             return FORGED
     if size:
         try:
-            body = unpack(body, int(size))
+            event = replace(event, body=unpack(body, int(size)))
         except ValueError:
             return FORGED
-        event = Event(event.id, event.source, body, event.received_at, event.via, event.submission_id)
-    return event if event_id(event.source, body) == event.id else FORGED
+    return event if event_id(event.source, event.body) == event.id else FORGED
 
 
 def is_sound(event: Event) -> bool:

@@ -16,7 +16,8 @@ from receiver.domain.run import Run, RunKey, parse
 class ParsedEvent(NamedTuple):
     """`run`: with the completed members; `data`: the members of the body alone. Both, and `body`, are redacted.
 
-    `facts`: None for an unreadable event. `completion`: the members that the body lacks and that do not follow from it.
+    `facts`: those of the first event of its run; None for an unreadable event. `completion`: the members that the body
+    lacks and that do not follow from it.
     """
 
     event: Event
@@ -52,7 +53,7 @@ def parse_event(
         return ParsedEvent(event, run, body, data=data)
     known = shape.of_details(data, redactor.mask(dict(details))) if details else {}
     members, found = _completed(data, data, redactor, known, named=named or bool(known))
-    facts = deduplication.facts_of(event.id, run, 0, str(extent_of(members)))
+    facts = deduplication.facts_of(event.id, run, 1, str(extent_of(members)))
     return ParsedEvent(event, run.with_data(members), body, facts, found, data)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
@@ -26,8 +25,7 @@ from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events, runs
 
 
-@dataclass(frozen=True, slots=True)
-class KnownRun:
+class KnownRun(NamedTuple):
     """A run before this batch. `history`: its readable events, in the order of recording; `recorded`: the ids of all.
     `made`: this transaction has made its row, with the status of the one event that tells of it. `events`: how many
     are counted, but for that one."""
@@ -44,8 +42,7 @@ class KnownRun:
 NO_RUN = KnownRun({}, "", ())
 
 
-@dataclass(frozen=True, slots=True)
-class NewDelivery:
+class NewDelivery(NamedTuple):
     """A delivery to be made. `lane`: what its breaker guards, normally the sink itself."""
 
     sink: str
@@ -128,7 +125,7 @@ def known(
             history[key].append(facts)
     return {
         key: KnownRun(
-            *(json.loads(row.labels), row.submission_id, history[key], recorded[key]),
+            *(json.loads(row.labels) if row.labels != "{}" else {}, row.submission_id, history[key], recorded[key]),
             made=key in made,
             events=row.events - (key in made),
         )

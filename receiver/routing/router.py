@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handlers.support.timestamps import utc
 from receiver.errors import ConfigError
@@ -31,8 +31,7 @@ _NOT_NEW = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RunView:
+class RunView(NamedTuple):
     """An event as the routes see it.
 
     `disposition`: new, interim, update, repeat, superseded or test. `received_at`: seconds since the epoch.
@@ -69,8 +68,7 @@ class RouteVerdict:
     error: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Where an event goes. No targets means unrouted. `explanations`: of the routes that were tested, so of
     all where they are to be explained."""
 
