@@ -159,6 +159,18 @@ def test_only_new_results_are_routed_and_all_else_says_what_it_is(dispatcher: Di
     assert deliveries(ledger) == {"wr_1": ["archive", "results"]}
 
 
+def test_repeats_of_one_batch_name_the_first_event_that_said_the_same(dispatcher: Dispatcher, ledger: Ledger) -> None:
+    first, *again = (
+        event(body("wr_1", modified_at=f"2026-01-01T00:00:0{second}", output={"a": 1})) for second in range(3)
+    )
+    dispatcher.dispatch([event(body("wr_0"))])
+    dispatcher.dispatch([first])
+    dispatcher.dispatch(again)
+
+    query = sa.select(events.events.c.repeat_of).where(events.events.c.id.in_([each.id for each in again]))
+    assert ledger.read(lambda connection: connection.scalars(query).all()) == [first.id, first.id]
+
+
 def test_output_that_comes_after_a_later_null_is_routed_and_is_what_callers_get(
     dispatcher: Dispatcher, ledger: Ledger
 ) -> None:
