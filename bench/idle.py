@@ -77,7 +77,7 @@ def measured(sinks: int, seconds: float) -> dict[str, Any]:
         "routes": [{"name": "all", "to": names}],
     }
     with tempfile.TemporaryDirectory(prefix="runhook-idle-") as folder:
-        dev = Dev(Path(folder), config=json.dumps(config))
+        dev = Dev(Path(folder), config=json.dumps(config), python=sys.executable)
         try:
             dev.ready()
             _await_quiet(dev)
