@@ -13,6 +13,7 @@ import httpcore2
 import pytest
 from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
+from sqlalchemy.engine import Dialect, Engine
 
 from receiver.api import call_pool
 from receiver.ledger import Ledger
@@ -89,6 +90,38 @@ def _certificates_are_read_once() -> Iterator[None]:
     """Reading this machine's authorities is nearly all that a new HTTP client costs, and waiting makes many of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpcore2, "default_ssl_context", functools.cache(httpcore2.default_ssl_context))
+        yield
+
+
+class _Compiled:
+    """The compiled statements of all engines of one kind, in place of an engine's own cache of them."""
+
+    def __init__(self, dialect: Dialect, shared: dict[Any, Any]) -> None:
+        self._dialect, self._shared = dialect, shared
+
+    def _key(self, key: tuple[Any, ...]) -> tuple[Any, ...]:
+        it = self._dialect
+        return (it.name, it.driver, it.server_version_info, *key[1:])  # not the dialect itself, which is the engine's
+
+    def get(self, key: tuple[Any, ...]) -> Any:
+        return self._shared.get(self._key(key))
+
+    def __setitem__(self, key: tuple[Any, ...], compiled: Any) -> None:
+        self._shared[self._key(key)] = compiled
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _statements_are_compiled_once() -> Iterator[None]:
+    """Compiling them is a sixth of what tests of a ledger cost, each of which has engines of its own."""
+    shared: dict[Any, Any] = {}
+    init = Engine.__init__
+
+    def sharing(self: Engine, pool: Any, dialect: Dialect, *args: Any, **options: Any) -> None:
+        init(self, pool, dialect, *args, **options)
+        self._compiled_cache = _Compiled(dialect, shared)  # type: ignore[assignment]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "__init__", sharing)
         yield
 
 
