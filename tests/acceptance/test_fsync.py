@@ -204,8 +204,7 @@ def test_a_slow_disk_makes_larger_commits_and_one_that_is_too_slow_sends_events_
         # When each sync takes a tenth of a second, then those who wait share the next one
         with slow_disk(0.1, server.pid):
             commits = Commits(receiver, "redis")
-            load.more(60)
-            assert commits.events >= 50
+            eventually(lambda: commits.events >= 50)  # not those that the spool has taken on a busy machine
             assert commits.size > 2
         # And when it takes longer than anybody waits for Redis, then the spool takes them, on a slow disk as well
         with slow_disk(1.0, server.pid), slow_disk(0.1, receiver.pid):

@@ -36,7 +36,12 @@ def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., Deliverer]
     made: list[Deliverer] = []
 
     def make(
-        sink: Sink[SinkOptions], *, concurrency: int = 8, rate: SharedRate | None = None, **retry: Any
+        sink: Sink[SinkOptions],
+        *,
+        concurrency: int = 8,
+        rate: SharedRate | None = None,
+        idle_wait: float = 0.02,
+        **retry: Any,
     ) -> Deliverer:
         connection = redis.Redis.from_url(redis_url, socket_timeout=10)
         it = Deliverer(
@@ -47,7 +52,7 @@ def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., Deliverer]
             connection,
             f"w{len(made)}",
             rate=rate,
-            idle_wait=0.02,
+            idle_wait=idle_wait,
         )
         made.append(it)
         return it
@@ -201,7 +206,7 @@ def test_what_comes_during_the_last_send_is_delivered_by_the_same_job(
     record(ledger, new_event("tsk_1", "ops"))
     wake(client, queue)  # whose job this is: its flag is up
 
-    deliver(ScriptedSink(another_comes)).run(lambda: False)
+    deliver(ScriptedSink(another_comes), idle_wait=1.0).run(lambda: False)  # else a slow Redis says it too late
 
     client.close()
     assert [row["state"] for row in rows(ledger)] == ["delivered", "delivered"]
@@ -312,7 +317,7 @@ def test_a_send_that_hangs_is_given_up_and_holds_up_nobody(ledger: Ledger, deliv
         return accept(delivery)
 
     watch = Stopwatch()
-    deliver(ScriptedSink(answer, timeout=0.5), concurrency=2).run(lambda: False)
+    deliver(ScriptedSink(answer, timeout=2.0), concurrency=2).run(lambda: False)
     release.set()
 
     watch.at_most(30)
@@ -320,7 +325,7 @@ def test_a_send_that_hangs_is_given_up_and_holds_up_nobody(ledger: Ledger, deliv
         "tsk_0": "waiting",
         **{f"tsk_{n}": "delivered" for n in range(1, 6)},
     }
-    assert rows(ledger, run_id="tsk_0")[0]["reason"] == "no answer within 0.5 s"
+    assert rows(ledger, run_id="tsk_0")[0]["reason"] == "no answer within 2 s"
 
 
 def test_sends_that_hang_keep_no_other_slot_empty(
@@ -359,7 +364,7 @@ def test_the_claim_of_a_slow_send_is_renewed_until_it_ends(
     try:
         first = eventually(lambda: rows(ledger, state=["sending"]))[0]["claim_until"]
         # When the time of its first claim is over
-        eventually(lambda: rows(ledger)[0]["claim_until"] > first, 20)
+        eventually(lambda: rows(ledger)[0]["claim_until"] > first)
         lapsed = ledger.write(lambda connection: recovery.lapse_claims(connection, first + 0.001))
     finally:
         release.set()

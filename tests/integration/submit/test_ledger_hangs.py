@@ -21,7 +21,7 @@ from receiver.submit import submitter
 from tests.servers.postgres import PostgresProcess
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
-from tests.support.waiting import Stopwatch, eventually
+from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 Make = Callable[..., Submitting]
 Simulate = Callable[..., SkyvernSimulator]
@@ -176,6 +176,7 @@ async def test_what_is_given_up_before_its_commit_is_rolled_back(
 
     with pytest.raises(LedgerUnavailable):
         await one.write(begin_slowly)
+    monkeypatch.setattr(async_ledger, "WAIT", PATIENCE)
     go_on.set()
     await one.write(lambda connection: lifecycle.one(connection, "none"))  # it has the lock: the first one has ended
 
@@ -186,7 +187,8 @@ async def test_what_is_given_up_before_its_commit_is_rolled_back(
 async def test_all_waits_of_one_request_are_limited_together(
     postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(async_ledger, "WAIT", 0.6)
+    monkeypatch.setattr(async_ledger, "WAIT", 0.8)
+    monkeypatch.setattr(async_ledger, "LAST_WAIT", 0.01)
     one = AsyncLedger(postgres_ledger)
     go_on = threading.Event()
     limit_waits()
@@ -199,6 +201,8 @@ async def test_all_waits_of_one_request_are_limited_together(
     watch.at_most(1.8)
     go_on.set()
     await asyncio.to_thread(eventually, lambda: not one._hung)
+    monkeypatch.setattr(async_ledger, "WAIT", PATIENCE)
+    limit_waits()
     assert await one.read(lambda _: 1) == 1
     await one.close()
 
@@ -206,7 +210,7 @@ async def test_all_waits_of_one_request_are_limited_together(
 async def test_when_every_thread_hangs_nobody_waits_at_all(
     postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(async_ledger, "WAIT", 0.2)
+    monkeypatch.setattr(async_ledger, "WAIT", 1.0)  # in which each has got its thread
     one = AsyncLedger(postgres_ledger)
     go_on = threading.Event()
 

@@ -196,9 +196,21 @@ async def test_an_answer_that_takes_long_comes_before_the_refusal_of_the_next_he
     assert statuses(got) == [b"204", b"408"]
 
 
-@pytest.mark.parametrize("pieces", [[], [b"x"] * 20], ids=["silent", "trickling"])
-async def test_a_body_that_stops_or_trickles_is_refused(port: int, pieces: list[bytes]) -> None:
-    got = await answers(port, POST % 100, b"x", *pieces, pause=BOUND / 10)
+@pytest.mark.parametrize(
+    ("pieces", "bound"), [([], "STALL"), ([b"x"] * 20, "BODY_SECONDS")], ids=["silent", "trickling"]
+)
+async def test_a_body_that_stops_or_trickles_is_refused(
+    port: int, limits: Connections, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes], bound: str
+) -> None:
+    # Given a head that has come, however busy the machine is
+    for name in ("STALL", "HEAD_SECONDS", "BODY_SECONDS"):
+        monkeypatch.setattr(connections, name, 300.0)
+    getting = asyncio.create_task(answers(port, POST % 100, b"x", *pieces, pause=BOUND / 10))
+    await asyncio.to_thread(eventually, lambda: limits.gauges()["body"])
+    # When the body does not come in time
+    monkeypatch.setattr(connections, bound, BOUND)
+    got = await getting
+    # Then it is refused
     assert statuses(got) == [b"408"]
     assert b"the body of the request came too slowly" in got
 
