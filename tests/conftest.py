@@ -114,14 +114,9 @@ class _Compiled:
 def _statements_are_compiled_once() -> Iterator[None]:
     """Compiling them is a sixth of what tests of a ledger cost, each of which has engines of its own."""
     shared: dict[Any, Any] = {}
-    init = Engine.__init__
-
-    def sharing(self: Engine, pool: Any, dialect: Dialect, *args: Any, **options: Any) -> None:
-        init(self, pool, dialect, *args, **options)
-        self._compiled_cache = _Compiled(dialect, shared)  # type: ignore[assignment]
-
+    cache = property(lambda engine: _Compiled(engine.dialect, shared), lambda engine, its_own: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "__init__", sharing)
+        patch.setattr(Engine, "_compiled_cache", cache, raising=False)
         yield
 
 
