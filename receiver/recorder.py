@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from receiver.domain import attention, callback, callback_url, deduplication, poll_schedule, shape
+from receiver.domain import attention, callback, deduplication, poll_schedule, shape
 from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
@@ -29,6 +29,7 @@ from receiver.ledger.submissions.lifecycle import Submission
 from receiver.ledger.submissions.polls_after import schedule_polls
 from receiver.routing.router import Router, RunView
 from receiver.runtime.handover import Handover
+from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.workers import DispatchCounter
 
 # What code raises for values that it is not made for. Trouble with the ledger is none of these.
@@ -65,6 +66,7 @@ class EventRecorder:
         self._handovers = handovers
         # Whether the last runs that might be new to the ledger were: then the next ones are expected to be.
         self._runs_are_new = True
+        self._bug_lines = TokenBucket(rate=1 / 60, burst=1)
         # By source, how often it may be asked once more though it has been allowed before: that came to nothing.
         self._spare: Counter[str] = Counter()
 
@@ -161,8 +163,11 @@ class EventRecorder:
             written = new_runs.written(tries[-1], insertions, found)
             hand_on.made(written, lambda _: _NEW_RUN)
             recorded = written.events
-        except (LedgerDataError, *OF_VALUES):
+        except LedgerDataError:
             pass  # the other way finds which event is to blame
+        except OF_VALUES as error:  # so it does here, but a bug of this way alone shows nowhere else
+            if self._bug_lines.take(1, time.monotonic()):
+                log.warning("dispatch.other_way events=%d first=%s", len(batch), ordered[0].event.id, exc_info=error)
         finally:
             if recorded != []:
                 hand_on.answer(committed=recorded is not None)
@@ -210,7 +215,7 @@ class EventRecorder:
         """
         now = self._ledger.now()
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
-        wanted = [_wanted(each) for each in of_runs]
+        wanted = [binding.Wanted.of(each) for each in of_runs]
         linked = [key for each in wanted for key in each.linked]
         only = events.only_events(of_runs)
         locked, candidates = requests.run(
@@ -362,13 +367,6 @@ def _may_be_new(each: ParsedEvent) -> bool:
     run, event = each.run, each.event
     told = event.submission_id or run.test or run.retried_from or run.retried_by
     return each.facts is not None and not told and event.via == "webhook"
-
-
-def _wanted(each: ParsedEvent) -> binding.Wanted:
-    """Return what tells whose run it is."""
-    named = callback_url.token_of(each.run.data)
-    links = each.run.retried_from or "", each.run.retried_by or ""
-    return binding.Wanted(*each.key, each.event.submission_id, named, *links)
 
 
 def _runs_now(

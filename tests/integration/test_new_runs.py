@@ -17,7 +17,7 @@ from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.inbox import InboxReader
-from receiver.ledger import Ledger, run_polls
+from receiver.ledger import Ledger, new_runs, run_polls
 from receiver.ledger.schema import events, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
@@ -119,6 +119,31 @@ def test_a_run_whose_only_event_could_not_be_handled_has_not_ended(
 
     assert dispatcher.dispatch([again]) == ["results"]
     assert row(ledger, "tsk_1") == (again.id, 1, "completed", True, "One")
+
+
+def test_a_bug_of_the_short_way_is_told_and_costs_no_event(
+    postgres_ledger: Ledger,
+    redis_url: str,
+    router: Picky,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object) -> list[Any]:
+        raise ZeroDivisionError
+
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
+    monkeypatch.setattr(new_runs, "insertions", broken)
+    first, second = event(body("tsk_1")), event(body("tsk_2"))
+
+    for one in (first, second):
+        assert it.dispatch([one]) == ["results"]
+
+    told = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert [each.message for each in told] == [f"dispatch.other_way events=1 first={first.id}"]  # not for each event
+    assert told[0].exc_info is not None
+    assert told[0].exc_info[0] is ZeroDivisionError
+    it.close()
 
 
 def submitted(ledger: Ledger, submission_id: str, run_id: str) -> None:

@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from receiver.domain import callback_url
+from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove, SubmissionState, states_before
 from receiver.ledger import bulk, requests
@@ -37,6 +39,12 @@ class Wanted(NamedTuple):
     named: str = ""
     retried_from: str = ""
     retried_by: str = ""
+
+    @classmethod
+    def of(cls, each: ParsedEvent) -> Wanted:
+        """Return what an event tells of whose its run is."""
+        links = each.run.retried_from or "", each.run.retried_by or ""
+        return cls(*each.key, each.event.submission_id, callback_url.token_of(each.run.data), *links)
 
     @property
     def linked(self) -> list[RunKey]:
