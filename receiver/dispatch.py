@@ -219,9 +219,9 @@ def _part(entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def completing_sinks(config: Config) -> list[str]:
-    """Return the sinks whose type takes updates, to complete what they keep."""
-    return [name for name, sink in config.sinks.items() if sink_type(sink.type).takes_updates]
+def make_router(config: Config) -> Router:
+    """Return what routes by the rules of this config. Updates complete what sinks keep whose type takes them."""
+    return Router(config.routes, [name for name, sink in config.sinks.items() if sink_type(sink.type).takes_updates])
 
 
 def _asking(settings: Settings, config: Config) -> Callable[[str], bool]:
@@ -254,7 +254,7 @@ def build(
     keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
     return Dispatcher(
         ledger,
-        Router(config.routes, completing_sinks(config)),
+        make_router(config),
         Redactor(config.redact),
         InboxReader(connection, owner, keys, UnsignedEntries(ledger)),
         connection,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from receiver.domain import attention, callback, deduplication, poll_schedule, shape
+from receiver.domain import deduplication, poll_schedule, shape
 from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
@@ -20,6 +20,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey, storable
 from receiver.domain.shape import WORKFLOW
 from receiver.hand_on import HandOn, RunNow
+from receiver.late_binding import LateBinding, callers_webhook
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, new_runs, requests, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
@@ -64,6 +65,7 @@ class EventRecorder:
         self._counter = counter
         self._may_ask = may_ask
         self._handovers = handovers
+        self._late = LateBinding(router)
         # Whether the last runs that might be new to the ledger were: then the next ones are expected to be.
         self._runs_are_new = True
         self._bug_lines = TokenBucket(rate=1 / 60, burst=1)
@@ -135,7 +137,7 @@ class EventRecorder:
         return _both(recorded, self._record_any([each for each in batch if each.event.id not in there], tried, hand_on))
 
     def _expects_new(self, batch: Sequence[ParsedEvent]) -> bool:
-        keys = {each.key for each in batch if _may_be_new(each)}
+        keys = {each.key for each in batch if each.may_be_new}
         return self._runs_are_new and self._ledger.has_requests and len(batch) == len(keys) <= new_runs.MOST
 
     def _record_new_runs(self, batch: Sequence[ParsedEvent], hand_on: HandOn, tries: list[list[NewEvent]]) -> Recorded:
@@ -247,17 +249,20 @@ class EventRecorder:
         run_polls.ask_for_more(connection, failed, now + poll_schedule.AFTER_RESTART)
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         made = {key: each for key, each in only.items() if known[key].made}
-        self._runs_are_new = all(each.key in made.keys() - bound.keys() for each in batch if _may_be_new(each))
+        self._runs_are_new = all(each.key in made.keys() - bound.keys() for each in batch if each.may_be_new)
         claims = hand_on.claims(decided, now)
         then = [*schedule_polls(batch, known, histories, bound, now), *hand_on.looks()]
         deciding = {item.event.id for item in decided}
         there = [tried[each.event.id] for each in batch if each.event.id in tried.keys() - deciding]
         tried.update((item.event.id, item) for item in decided)
-        written = events.record(connection, decided, now, claims, made, then, commit=not restarted)
+        late = [key for key in bound if known[key].recorded and not known[key].submission_id]
+        written = events.record(connection, decided, now, claims, made, then, commit=not (restarted or late))
         hand_on.made(written, _runs_now(decided, known, bound).get)
         for source, run_id in restarted:
             if self._may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
+        for key in sorted(late):
+            self._late.tell(connection, key, bound[key], now)
         return [*written.events, *there]
 
     def _lacks_request(self, item: NewEvent) -> bool:
@@ -336,10 +341,8 @@ class EventRecorder:
         failed = [each for each in verdict.explanations if each.error]
         tells_more = found.disposition in ("new", "interim")
         deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
-        # As Skyvern would: one for each attempt's end too, but none of a run that is paused or waits.
-        if submission and submission.webhook_url and tells_more and parsed.run.status not in attention.ACTIVE:
-            lane = callback.lane_of(submission.webhook_url, submission.key_id)
-            deliveries.append(NewDelivery(callback.CALLBACK, callback.ROUTE, lane))
+        if webhook := callers_webhook(submission, found.disposition, parsed.run):
+            deliveries.append(webhook)
         return _new_event(
             parsed,
             found.disposition,
@@ -360,13 +363,6 @@ def _both(one: Recorded, other: Recorded) -> Recorded:
     if not (one.events and other.events):
         return one if one.events else other
     return Recorded(one.events + other.events, one.answered & other.answered)
-
-
-def _may_be_new(each: ParsedEvent) -> bool:
-    """Whether nothing of the event tells that the ledger has its run, or a submission of it."""
-    run, event = each.run, each.event
-    told = event.submission_id or run.test or run.retried_from or run.retried_by
-    return each.facts is not None and not told and event.via == "webhook"
 
 
 def _runs_now(

@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from receiver.config.models import Config
-from receiver.dispatch import completing_sinks
-from receiver.domain.run import parse
-from receiver.domain.shape import completed
+from receiver.dispatch import make_router
+from receiver.late_binding import is_old_news, view_of
 from receiver.ledger import Ledger, reroutes
-from receiver.ledger.earlier_events import loads
 from receiver.ledger.filters import Filter
 from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey
-from receiver.routing.router import Router, RunView, Target
+from receiver.routing.router import Router
 
 # Deliveries that one transaction makes at the most.
 STEP = 500
@@ -55,7 +53,7 @@ class Rerouter:
 
     def __init__(self, ledger: Ledger, config: Config, sink: str = "") -> None:
         self._ledger = ledger
-        self._router = Router(config.routes, completing_sinks(config))
+        self._router = make_router(config)
         self._sink = sink
         self._reached: dict[ResultKey, set[str]] = {}
 
@@ -72,11 +70,11 @@ class Rerouter:
 
     def _plan(self, page: list[OldEvent]) -> ReroutePage:
         known = self._ledger.read(lambda connection: reroutes.sinks_of(connection, page))
-        found = ReroutePage([], [], sum(_is_old_news(each) for each in page), page[-1].seq)
+        found = ReroutePage([], [], sum(is_old_news(each) for each in page), page[-1].seq)
         for event in page:
-            if _is_old_news(event):
+            if is_old_news(event):
                 continue
-            targets = [each for each in _targets(self._router, event) if self._sink in ("", each.sink)]
+            targets = [each for each in self._router.match(view_of(event)).targets if self._sink in ("", each.sink)]
             reached = self._reached.setdefault(event.result, set())
             new = [each for each in targets if each.sink not in reached | known.get(event.result, set())]
             reached.update(each.sink for each in new)
@@ -93,7 +91,8 @@ class Rerouter:
                 )
             )
             found.deliveries.extend(
-                AddedDelivery(event.id, event.source, event.run_id, each.sink, each.route, each.after) for each in new
+                AddedDelivery(event.id, event.source, event.run_id, each.sink, each.route, after=each.after)
+                for each in new
             )
         return found
 
@@ -120,20 +119,6 @@ def compare(ledger: Ledger, before: Router, after: Router, wanted: Filter) -> It
     """Yield for each old event which sinks it reaches by either rules, the newest first. Raises LedgerUnavailable."""
     for page in reroutes.read_back(ledger, wanted):
         for event in page:
-            view = _view(event)
+            view = view_of(event)
             was, would = ((each.sink for each in router.match(view).targets) for router in (before, after))
             yield ComparedEvent(event, tuple(was), tuple(would))
-
-
-def _is_old_news(event: OldEvent) -> bool:
-    return event.disposition == "interim" and not event.newest
-
-
-def _targets(router: Router, event: OldEvent) -> list[Target]:
-    return router.match(_view(event)).targets
-
-
-def _view(event: OldEvent) -> RunView:
-    run = parse(event.body)
-    run = run.with_data(completed(run.data, loads(event.completion)))
-    return RunView(run, event.source, event.via, event.disposition, event.labels, event.received_at, event.id)

@@ -32,6 +32,13 @@ class ParsedEvent(NamedTuple):
         """The run that the event is about."""
         return self.event.source, self.run.run_id
 
+    @property
+    def may_be_new(self) -> bool:
+        """Whether nothing of the event tells that the ledger has its run, or a submission of it."""
+        run, event = self.run, self.event
+        told = event.submission_id or run.test or run.retried_from or run.retried_by
+        return self.facts is not None and not told and event.via == "webhook"
+
 
 def parse_event(
     event: Event, redactor: Redactor, run: Run | None = None, details: Mapping[str, Any] = {}

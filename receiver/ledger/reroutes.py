@@ -53,13 +53,15 @@ class OldEvent:
 
 @dataclass(frozen=True, slots=True)
 class AddedDelivery:
-    """A delivery to add to an event: to `sink`, because of `route`, when the receipts of `after` are there."""
+    """A delivery to add to an event: to `sink`, because of `route`, when the receipts of `after` are there. `lane`:
+    what its breaker guards, normally the sink itself."""
 
     event_id: str
     source: str
     run_id: str
     sink: str
     route: str
+    lane: str = ""
     after: tuple[str, ...] = ()
 
 
@@ -75,6 +77,13 @@ def read_back(ledger: Ledger, wanted: Filter, before: int | None = None) -> Iter
         if len(sizes) < PAGE:
             return
         before = sizes[-1][0]
+
+
+def of_run(connection: sa.Connection, run: RunKey) -> list[OldEvent]:
+    """Return the last PAGE readable events of a run, the newest first."""
+    mine = sa.select(events.c.seq).where(events.c.source == run[0], events.c.run_id == run[1])
+    mine = mine.where(events.c.disposition.not_in(["unreadable", "test"]))
+    return _load(connection, connection.execute(mine.order_by(events.c.seq.desc()).limit(PAGE)).scalars().all())
 
 
 def _sizes(connection: sa.Connection, wanted: Filter, before: int | None) -> list[tuple[int, int]]:
@@ -156,7 +165,11 @@ def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) 
     made = creation.insert(
         connection,
         (
-            creation.delivery_row(each.event_id, each.source, each.run_id, each.sink, each.route, now, after=each.after)
+            creation.delivery_row(
+                *(each.event_id, each.source, each.run_id, each.sink, each.route, now),
+                lane=each.lane,
+                after=each.after,
+            )
             for each in wanted
         ),
     )

@@ -32,6 +32,7 @@ from receiver.domain.event import Via
 from receiver.domain.run import Run, parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.errors import ConfigError
+from receiver.late_binding import LateBinding
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, run_polls, runs
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
@@ -353,6 +354,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     dispatcher = dispatch.build(settings, config, "reconcile", connection)
     limits = RateLimits(connection)
+    late = LateBinding(dispatch.make_router(config)).tell
     polled = []
     for name, source in config.sources.items():
         if (found := source.api(settings.skyvern_base_url)) is None:
@@ -364,7 +366,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
         except ConfigError as problem:
             raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
         budget = partial(limits.take, f"reconcile/{name}", parse_rate(config.reconcile.budget))
-        resolver = Resolver(name, reader, ledger, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
+        resolver = Resolver(name, reader, ledger, late, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
         polled.append(PolledSource(name, reader, budget, resolver, source.watch, hooks_of(settings.public_url, name)))
     reconcile = config.reconcile
     if (kept := config.retention.events) is not None:  # what was removed has been told once

@@ -23,7 +23,7 @@ from receiver.domain.run import Run, parse
 from receiver.domain.submission import OPEN, SubmissionMove
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.submissions import lifecycle, polls
-from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions.lifecycle import Submission, WhenLate
 from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, listed_runs
 
 # Seconds by which Skyvern's clock may differ from ours.
@@ -64,11 +64,17 @@ class Resolver:
     """Finds runs by their tokens, for one source. Threads may share it. `allow`: takes one API call from a budget."""
 
     def __init__(
-        self, source: str, reader: SkyvernReader, ledger: Ledger, allow: Callable[[], bool] = lambda: True
+        self,
+        source: str,
+        reader: SkyvernReader,
+        ledger: Ledger,
+        when_late: WhenLate,
+        allow: Callable[[], bool] = lambda: True,
     ) -> None:
         self._source = source
         self._reader = reader
         self._ledger = ledger
+        self._when_late = when_late
         self._allow = allow
         self._seen: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
@@ -168,6 +174,7 @@ class Resolver:
                     run_id=run_id,
                     run_type=fetched.run.run_type,
                     due_at=due,
+                    when_late=self._when_late,
                 )
             ]
 

@@ -21,6 +21,7 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunResult
 from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.lifecycle import WhenLate
 from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answer, Answered, Unreachable, expires_at
 from receiver.submit.callback_mask import CallbackMask
@@ -70,6 +71,7 @@ class Results:
         states: LongPoll[RunKey, WaitedRun],
         places: WaiterLimit,
         mask: CallbackMask,
+        when_late: WhenLate,
         grace: float,
         kept: float | None = None,
     ) -> None:
@@ -77,6 +79,7 @@ class Results:
         self._states = states
         self._places = places
         self._mask = mask
+        self._when_late = when_late
         self._grace = grace
         self._kept = kept
         self._from_ledger_once: SingleFlight[_SharedKey, Reply | None] = SingleFlight()
@@ -320,6 +323,7 @@ class Results:
                     run_id=run.run_id,
                     run_type=run.run_type,
                     due_at=due_at,
+                    when_late=self._when_late,
                 )
             runs.note_end(connection, source, run.run_id, now, due_at, noted_at=noted_at)
 

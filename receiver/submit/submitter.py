@@ -23,7 +23,7 @@ from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import Submission, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import Submission, SubmitOutcome, WhenLate
 from receiver.runtime.background import awaited
 from receiver.skyvern import Answer, Answered, Created, Lost, Unreachable, submitted
 from receiver.submit.durations import RunDurations
@@ -87,8 +87,11 @@ def _json_reply(status: int, body: bytes) -> Reply:
 class Submitter:
     """Submits of all sources in this process. `poll_after`: seconds until a run without limits of its own is polled."""
 
-    def __init__(self, ledger: AsyncLedger, redactor: Redactor, find_run: FindRun, poll_after: float) -> None:
+    def __init__(
+        self, ledger: AsyncLedger, redactor: Redactor, find_run: FindRun, poll_after: float, when_late: WhenLate
+    ) -> None:
         self._ledger = ledger
+        self._when_late = when_late
         self._redactor = redactor
         self._find_run = find_run
         self._poll_after = poll_after
@@ -192,7 +195,9 @@ class Submitter:
         for pause in (*_WRITE_RETRIES, None):
             try:
                 return await self._ledger.write_patiently(
-                    lambda connection: lifecycle.record_outcome(connection, submission_id, outcome, self._ledger.now())
+                    lambda connection: lifecycle.record_outcome(
+                        connection, submission_id, outcome, self._ledger.now(), self._when_late
+                    )
                 )
             except (LedgerUnavailable, LedgerDataError) as trouble:
                 if pause is None or isinstance(trouble, LedgerDataError):

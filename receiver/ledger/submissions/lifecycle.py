@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from receiver.domain.delivery import IllegalMove
+from receiver.domain.run import RunKey
 from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_before
 from receiver.ledger import api_keys, bulk
 from receiver.ledger.engine import LedgerUnavailable
 from receiver.ledger.schema import runs, submissions
+from receiver.ledger.submissions.locked_runs import lock_runs
 
 # Seconds after which a pending submission is missed: longer than any submit call takes, so its process has died.
 PENDING_LIMIT = 180.0
@@ -195,7 +197,14 @@ def _serialize(connection: sa.Connection, what: str) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
 
 
-def record_outcome(connection: sa.Connection, submission_id: str, answer: SubmitOutcome, now: float) -> Submission:
+# Called when a run is bound of which events are there: these were routed without its labels, and its caller's webhook
+# was not made.
+WhenLate = Callable[[sa.Connection, RunKey, "Submission", float], object]
+
+
+def record_outcome(
+    connection: sa.Connection, submission_id: str, answer: SubmitOutcome, now: float, when_late: WhenLate | None = None
+) -> Submission:
     """Record how a submit ended. Returns the submission after that.
 
     What the API says outranks the token of a callback URL, which is not signed: a run that the token bound and that
@@ -205,8 +214,7 @@ def record_outcome(connection: sa.Connection, submission_id: str, answer: Submit
     before = one(connection, submission_id)
     if before is None:
         raise KeyError(submission_id)
-    wanted = sorted({run_id for run_id in (answer.run_id, before.run_id) if run_id})
-    known = _lock_runs(connection, before.source, wanted)
+    known = lock_runs(connection, before.source, {answer.run_id, before.run_id} - {""}, now)
     there = connection.execute(sa.select(submissions).where(submissions.c.id == submission_id).with_for_update()).one()
     state = SubmissionState(there.state)
     values: dict[str, object] = {"updated_at": now, "answered_at": now}
@@ -221,7 +229,7 @@ def record_outcome(connection: sa.Connection, submission_id: str, answer: Submit
             "state": SubmissionState.ACCEPTED,
             "run_id": answer.run_id,
             "run_type": answer.run_type or there.run_type,
-            "due_at": None if known.get(answer.run_id) else answer.due_at,
+            "due_at": None if known[answer.run_id].final else answer.due_at,
             "reason": "",
         }
         if state is not SubmissionState.ACCEPTED:
@@ -232,9 +240,10 @@ def record_outcome(connection: sa.Connection, submission_id: str, answer: Submit
         values |= {"reason": answer.reason, "due_at": answer.due_at}
     if answer.release:
         values["idempotency_key"] = None
-    connection.execute(sa.update(submissions).where(submissions.c.id == submission_id).values(**values))
-    found = one(connection, submission_id)
-    assert found is not None
+    changed = sa.update(submissions).where(submissions.c.id == submission_id).values(**values)
+    found = from_row(connection.execute(changed.returning(*submissions.c)).one())
+    if when_late and answer.move is SubmissionMove.ACCEPT and known[answer.run_id].late:
+        when_late(connection, (found.source, found.run_id), found, now)
     return found
 
 
@@ -245,14 +254,6 @@ def set_answer(connection: sa.Connection, submission_id: str, status: int, body:
         .where(submissions.c.id == submission_id, submissions.c.state == SubmissionState.ACCEPTED)
         .values(answer_status=status, answer=body, updated_at=now)
     )
-
-
-def _lock_runs(connection: sa.Connection, source: str, run_ids: Sequence[str]) -> dict[str, bool]:
-    """Lock those of the runs that the ledger knows, and return whether each is final."""
-    if not run_ids:
-        return {}
-    query = sa.select(runs.c.run_id, runs.c.final).where(runs.c.source == source, runs.c.run_id.in_(run_ids))
-    return {row.run_id: row.final for row in connection.execute(query.order_by(runs.c.run_id).with_for_update())}
 
 
 def _is_started_again(connection: sa.Connection, source: str, run_id: str) -> bool:
@@ -315,6 +316,7 @@ def resolve(
     due_at: float | None = None,
     reason: str = "",
     release: bool = False,
+    when_late: WhenLate | None = None,
 ) -> bool:
     """Move a submission whose answer was lost: ACCEPT with the run that is its own, MISS or GIVE_UP.
 
@@ -327,7 +329,7 @@ def resolve(
     there = one(connection, submission_id)
     if there is None or there.state not in states_before(move) or there.run_id not in ("", run_id):
         return False
-    known = _lock_runs(connection, there.source, [run_id] if run_id else [])
+    known = lock_runs(connection, there.source, {run_id} - {""}, now)
     result = connection.execute(
         sa.update(submissions)
         .where(submissions.c.id == submission_id, submissions.c.state.in_(states_before(move)))
@@ -335,7 +337,7 @@ def resolve(
             state=after(there.state, move),
             run_id=run_id,
             run_type=run_type or there.run_type,
-            due_at=None if known.get(run_id) else due_at,
+            due_at=None if run_id and known[run_id].final else due_at,
             reason=reason,
             updated_at=now,
             **({"idempotency_key": None} if release else {}),
@@ -343,6 +345,8 @@ def resolve(
     )
     if result.rowcount and run_id:
         _bind_run(connection, there.source, run_id, submission_id, json.dumps(dict(there.labels)), now)
+        if when_late and known[run_id].late:
+            when_late(connection, (there.source, run_id), there, now)
     return result.rowcount == 1
 
 

@@ -55,8 +55,7 @@ def poll(tmp_path: Path, reconciler: Reconciler) -> Iterator[Poll]:
         ledger.write(lambda connection: lifecycle.record_outcome(connection, TOKEN, answer, began))
         ledger.write(lambda connection: lifecycle.postpone(connection, TOKEN, 1.0, before, began))
         if ended is not None:
-            row = {"source": "skyvern", "run_id": "tsk_1", "final": True, "first_seen_at": 1.0}
-            end = sa.insert(runs).values(**row, updated_at=time.time() - ended)
+            end = sa.update(runs).values(final=True, updated_at=time.time() - ended)
             ledger.write(lambda connection: connection.execute(end).rowcount)
         assert reconciler.drain(20) == 1
         found = ledger.read(lambda connection: lifecycle.one(connection, TOKEN))

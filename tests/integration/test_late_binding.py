@@ -1,0 +1,241 @@
+"""A run's webhook without its token, and the answer that says whose run it is: the second one sees the first."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from receiver.config.destinations import RouteConfig
+from receiver.dispatch import Dispatcher
+from receiver.domain.redaction import Redactor
+from receiver.domain.submission import SubmissionMove
+from receiver.inbox import InboxReader
+from receiver.late_binding import LateBinding
+from receiver.ledger import Connection, Ledger, events
+from receiver.ledger.schema import runs
+from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.lifecycle import NewSubmission, Submission, SubmitOutcome
+from receiver.routing.router import Router
+from tests.support import queries
+from tests.support.events import body, event
+from tests.support.ledger import new_event, states
+from tests.support.waiting import eventually
+
+ROUTES = [
+    RouteConfig(name="everything", to=["results"]),
+    RouteConfig(name="billing", when={"labels.team": "billing"}, to=["billing"]),
+]
+ALL_TOLD = {"tsk_1:results": "queued", "tsk_1:billing": "queued", "tsk_1:callback": "queued"}
+OUTCOME = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=time.time() + 600)
+
+
+@pytest.fixture
+def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d1"), connection)
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def submitted(ledger: Ledger) -> None:
+    """Skyvern was asked for a run, and has not answered yet."""
+    new = NewSubmission(
+        *("sub_1", "skyvern", "k1", "tasks", "hash"), labels={"team": "billing"}, webhook_url="https://app.example/hook"
+    )
+    ledger.write(lambda connection: lifecycle.begin(connection, new, time.time()))
+
+
+def answer(connection: Connection) -> Submission:
+    """Record Skyvern's answer, in a transaction."""
+    return lifecycle.record_outcome(connection, "sub_1", OUTCOME, time.time(), LateBinding(Router(ROUTES)).tell)
+
+
+def run_of(ledger: Ledger) -> tuple[Any, ...]:
+    query = sa.select(runs.c.submission_id, runs.c.labels, runs.c.events, runs.c.status).where(runs.c.run_id == "tsk_1")
+    return tuple(ledger.read(lambda connection: connection.execute(query).one()))
+
+
+def due_at(ledger: Ledger) -> float | None:
+    found = ledger.read(lambda connection: lifecycle.one(connection, "sub_1"))
+    assert found is not None
+    return found.due_at
+
+
+def wait_until_blocked(ledger: Ledger, *under_way: Future[Any]) -> None:
+    """Wait until as many transactions wait for another's lock as there are `under_way`, or have ended."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    def blocked() -> bool:
+        if ledger.dialect == "sqlite":  # which has one writer at a time anyway
+            return True
+        waiting = ledger.read(lambda connection: connection.exec_driver_sql(query).scalar_one())
+        return bool(waiting + sum(each.done() for each in under_way) >= len(under_way))
+
+    eventually(blocked)
+
+
+@pytest.mark.parametrize("expected_new", [True, False])
+def test_a_webhook_that_comes_while_the_answer_is_being_recorded_is_routed_as_its_submission_s(
+    dispatcher: Dispatcher, ledger: Ledger, submitted: None, expected_new: bool
+) -> None:
+    dispatcher._runs_are_new = expected_new  # it is recorded in the one way or the other
+    with ThreadPoolExecutor(1) as pool:
+
+        def answered(connection: Connection) -> Future[list[str]]:
+            answer(connection)
+            recording = pool.submit(dispatcher.dispatch, [event(body("tsk_1"))])
+            wait_until_blocked(ledger, recording)
+            return recording
+
+        recording = ledger.write(answered)
+        woken = recording.result()
+
+    assert states(ledger) == ALL_TOLD
+    assert woken == ["billing", "callback", "results"]
+    assert run_of(ledger) == ("sub_1", '{"team": "billing"}', 1, "completed")
+    assert due_at(ledger) is None
+
+
+@pytest.mark.parametrize("expected_new", [True, False])
+def test_an_answer_that_comes_while_the_webhook_is_being_recorded_tells_what_that_could_not_know(
+    dispatcher: Dispatcher, ledger: Ledger, submitted: None, expected_new: bool
+) -> None:
+    dispatcher._runs_are_new = expected_new
+    webhook = event(body("tsk_1"))
+    with ThreadPoolExecutor(2) as pool:
+
+        def in_its_way(connection: Connection) -> tuple[Future[list[str]], Future[Submission]]:
+            # Given a recording that has looked for a submission and made the run, and waits for its event's row
+            events.record(connection, [new_event("tsk_0")._replace(event=webhook)], time.time())
+            recording = pool.submit(dispatcher.dispatch, [webhook])
+            wait_until_blocked(ledger, recording)
+            # When the answer comes
+            answering = pool.submit(ledger.write, answer)
+            wait_until_blocked(ledger, recording, answering)
+            raise Withdrawn(recording, answering)
+
+        with pytest.raises(Withdrawn) as withdrawn:
+            ledger.write(in_its_way)
+        for each in withdrawn.value.args:
+            each.result()
+
+    assert states(ledger) == ALL_TOLD
+    assert run_of(ledger) == ("sub_1", '{"team": "billing"}', 1, "completed")
+    assert due_at(ledger) is None
+
+
+class Withdrawn(Exception):
+    """A transaction is rolled back."""
+
+
+def accepted(_: Dispatcher, ledger: Ledger) -> None:
+    ledger.write(answer)
+
+
+def found_by_its_token(_: Dispatcher, ledger: Ledger) -> None:
+    ledger.write(lambda it: lifecycle.resolve(it, "sub_1", SubmissionMove.MISS, time.time(), due_at=time.time()))
+    move, tell = SubmissionMove.ACCEPT, LateBinding(Router(ROUTES)).tell
+    ledger.write(lambda it: lifecycle.resolve(it, "sub_1", move, time.time(), run_id="tsk_1", when_late=tell))
+
+
+def told_again_with_its_token(dispatcher: Dispatcher, _: Ledger) -> None:
+    dispatcher.dispatch([event(body("tsk_1", step_count=3), submission_id="sub_1")])
+
+
+Learn = Callable[[Dispatcher, Ledger], None]
+
+
+@pytest.mark.parametrize("learn", [accepted, found_by_its_token, told_again_with_its_token])
+def test_a_run_whose_result_came_before_it_was_known_whose_it_is_is_told_to_those_who_lack_it_and_once(
+    dispatcher: Dispatcher, ledger: Ledger, submitted: None, learn: Learn
+) -> None:
+    # Given a run that was tried again, and has ended; all of which came by webhooks without its token
+    trying = event(body("tsk_1", "failed", attempt=1, retry_pending=True))
+    dispatcher.dispatch([trying])
+    dispatcher.dispatch([event(body("tsk_1"))])
+    assert {key: state for key, state in states(ledger).items() if "results" not in key} == {}
+    # When it turns out whose run it is
+    learn(dispatcher, ledger)
+    # Then its caller and its label's sink get the result, and what is old news goes to nobody
+    assert states(ledger) == ALL_TOLD
+    assert run_of(ledger)[:2] == ("sub_1", '{"team": "billing"}')
+    rows = sinks_by_event(ledger)
+    assert rows.count((trying.id, "callback")) == 0
+    # And when it comes again, nobody is told twice
+    dispatcher.dispatch([event(body("tsk_1"), submission_id="sub_1")])
+    assert sinks_by_event(ledger) == rows
+
+
+def sinks_by_event(ledger: Ledger) -> list[tuple[str, str]]:
+    query = sa.text("SELECT event_id, sink FROM deliveries ORDER BY event_id, sink")
+    return [tuple(row) for row in ledger.read(lambda connection: connection.execute(query).all())]
+
+
+def test_a_run_that_is_submitted_and_has_no_event_yet_is_in_no_list(ledger: Ledger, submitted: None) -> None:
+    ledger.write(answer)
+
+    assert ledger.read(lambda connection: queries.list_runs(connection, queries.Filter())) == []
+
+
+def test_answers_beside_webhooks_of_the_same_runs_make_one_of_each_delivery_and_no_deadlock(
+    postgres_ledger: Ledger, redis_url: str
+) -> None:
+    # Given submissions whose answers and webhooks come at once, each in another order
+    ledger, numbers = postgres_ledger, range(40)
+    for number in numbers:
+        new = NewSubmission(
+            *(f"sub_{number}", "skyvern", "k1", "tasks", f"hash of {number}"),
+            labels={"team": "billing"},
+            webhook_url="https://app.example/hook",
+        )
+        ledger.write(lambda connection, new=new: lifecycle.begin(connection, new, time.time()))  # type: ignore[misc]
+
+    def order(name: str) -> list[int]:
+        return random.Random(name).sample(numbers, len(numbers))
+
+    def answers(name: str) -> None:
+        tell = LateBinding(Router(ROUTES)).tell
+        for number in order("answers")[int(name) :: 2]:
+            outcome = replace(OUTCOME, run_id=f"tsk_{number}")
+            ledger.write(
+                lambda it, number=number, outcome=outcome: lifecycle.record_outcome(  # type: ignore[misc]
+                    it, f"sub_{number}", outcome, time.time(), tell
+                )
+            )
+
+    def webhooks(name: str) -> None:
+        connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+        it, chance = (
+            Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, name), connection),
+            order(name),
+        )
+        while chance:
+            batch, chance = chance[: 1 + chance[0] % 3], chance[1 + chance[0] % 3 :]
+            it._runs_are_new = len(chance) % 2 == 0  # so both ways are taken
+            it.dispatch([event(body(f"tsk_{number}")) for number in batch])
+        it._counter.flush()
+
+    # When all are at it
+    with ThreadPoolExecutor(4) as pool:
+        at_once = [pool.submit(answers, name) for name in "01"] + [pool.submit(webhooks, name) for name in "ab"]
+    for each in at_once:
+        each.result()
+    # Then each run has its submission, and each sink has its result once
+    it = runs.c
+    bound = sa.select(it.run_id, it.submission_id, it.labels, it.events).order_by(it.run_id)
+    assert sorted(ledger.read(lambda connection: [tuple(row) for row in connection.execute(bound)])) == sorted(
+        (f"tsk_{number}", f"sub_{number}", '{"team": "billing"}', 1) for number in numbers
+    )
+    assert Counter(sink for _, sink in sinks_by_event(ledger)) == dict.fromkeys(("results", "billing", "callback"), 40)
+    count = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert ledger.read(lambda connection: connection.exec_driver_sql(count).scalar_one()) == 0
