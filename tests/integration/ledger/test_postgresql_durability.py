@@ -117,13 +117,38 @@ def test_each_session_has_limits_and_gives_up_a_client_that_vanished(postgres_ur
     ledger.close()
 
 
+@pytest.mark.parametrize("chosen", ["", "pglz"])
+def test_large_values_are_compressed_by_lz4_unless_the_operator_has_chosen_another(
+    postgres: PostgresProcess, postgres_url: str, chosen: str
+) -> None:
+    name = sa.make_url(postgres_url).database
+    with contextlib.closing(postgres.connect()) as connection:
+        # Given a server that has lz4, as most have
+        has = connection.execute("SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'").fetchone()
+        best = "lz4" if has and "lz4" in has[0] else "pglz"
+        if chosen:
+            connection.execute(f'ALTER DATABASE "{name}" SET default_toast_compression = {chosen}'.encode())
+        ledger = with_tables(Ledger(postgres_url))
+        try:
+            # When an event with a large body is recorded
+            record(ledger, new_event("tsk_1", "ops", output="abc" * 5000))
+            # Then it is compressed as the operator chose, or else by lz4
+            used = ledger.read(lambda it: it.exec_driver_sql("SELECT pg_column_compression(body) FROM events").scalar())
+            assert used == (chosen or best)
+        finally:
+            connection.execute(f'ALTER DATABASE "{name}" RESET default_toast_compression'.encode())
+            ledger.close()
+
+
 def test_behind_a_pooler_each_transaction_brings_its_settings_along(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a pooler, whose sessions have a process other than it tells
     monkeypatch.setattr(postgresql, "backend_pid", lambda _: 1)
     ledger = Ledger(postgres_url)
-    # When another one of its sessions gets the next transaction
+    # Then nothing is set that would stay with a session which is not ours
+    assert shown(ledger, "default_toast_compression") == ["pglz"]
+    # And when another one of its sessions gets the next transaction
     ledger.write(lambda connection: connection.exec_driver_sql("RESET ALL"))
     # Then nothing depends on the first one
     assert shown(ledger, "synchronous_commit", "statement_timeout", "lock_timeout") == ["on", "10s", "5s"]
