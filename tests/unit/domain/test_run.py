@@ -11,6 +11,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import from_json
 
 from receiver.domain.run import FINAL, MAX_DEPTH, Run, may_be_test, parse, storable
 from tests.support.button import press
@@ -308,6 +309,34 @@ def test_no_number_changes_its_value(number: float) -> None:
     assert parse(with_output(json.dumps(number).encode())).data["output"] == number
 
 
+# Beside ordinary numbers, those at the limits of what 64 bits hold, with and without a sign.
+near_64_bits = st.builds(
+    lambda power, more, sign: sign * (2**power + more),
+    st.integers(62, 66),
+    st.integers(-2, 2),
+    st.sampled_from((1, -1)),
+)
+number_texts = st.one_of(
+    near_64_bits.map(str),
+    st.integers().map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.from_regex(r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,24})?([eE][+-]?[0-9]{1,2})?", fullmatch=True),
+    st.sampled_from(["-0", "-0.0", "0e5", "5e-324", "1e-400", "1.7976931348623157e308"]),
+)
+
+
+@given(st.lists(number_texts, max_size=4), st.integers(0, 250))
+def test_a_body_is_read_as_by_the_parser_that_keeps_each_integer(numbers: list[str], levels: int) -> None:
+    inner = f'{{"numbers":[{",".join(numbers)}],"text":"é\\u00e9\\ud83d\\ude00","text":null,"": true}}'
+    text = with_output(f"{'[' * levels}{inner}{']' * levels}".encode())
+    read = parse(text).data["output"]
+    # Its own limit is 200 levels, so it is given what is in them
+    for _ in range(levels):
+        (read,) = read
+    # -0 and 0, 1 and 1.0 are equal, but not the same
+    assert repr(read) == repr(from_json(inner))
+
+
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values) | json_values)
 def test_what_is_read_briefly_is_read_as_otherwise(value: Any) -> None:
     raw = json.dumps(value).encode()
@@ -316,7 +345,14 @@ def test_what_is_read_briefly_is_read_as_otherwise(value: Any) -> None:
     assert [getattr(brief, name) for name in read] == [getattr(whole, name) for name in read]
 
 
-def test_an_ordinary_body_costs_the_quick_way_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ordinary_body_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.domain.run._rescue", None)
+    monkeypatch.setattr("receiver.domain.run.from_json", None)
+
+    assert parse(body(output={"id": "tsk_512345678901234567", "n": 1.5})).data["output"]["n"] == 1.5
+
+
+def test_a_body_with_a_long_integer_costs_no_more_than_the_quick_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.domain.run._rescue", None)
 
     assert parse(body(output={"n": 12345678901234567890})).data["output"] == {"n": 12345678901234567890}
