@@ -191,11 +191,6 @@ class HttpSink(RequestSink[HttpOptions]):
         """Whether there is no template, which may compute for long."""
         return self._template is None
 
-    @property
-    def reads_run(self) -> bool:
-        """Whether there is a template: without one the body goes out as it came."""
-        return self._template is not None
-
     def prepare(self, delivery: Delivery) -> PreparedSend:
         """Sign the body. The receipt's id is the delivery's key, which the receiver gets as webhook-id."""
         deadline = Deadline(self.options.timeout)

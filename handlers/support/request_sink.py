@@ -58,14 +58,6 @@ class RequestSink(Sink[O]):
         """
         return False
 
-    @property
-    def reads_run(self) -> bool:
-        """Whether `prepare` reads what a body says: `run`, `run_type` or `problem`.
-
-        False saves parsing each body: these are empty then, for a delivery that came by a webhook.
-        """
-        return True
-
     @abstractmethod
     def make_client(self) -> GuardedClient:
         """Return the client for all requests. Called once, at the first send. Raises as `send` does."""

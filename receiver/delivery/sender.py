@@ -50,10 +50,8 @@ class SenderPool:
         threads = min(slots, MOST_THREADS) if can_wait_together(sink) else slots
         self._threads = DaemonPool(threads, f"send-{sink.name}")
         self._waiter: ResponseWaiter | None = None
-        self._reads_run = True
         if can_wait_together(sink):
             self._waiter = ResponseWaiter(sink, self._threads, self._begin, self._end_one)
-            self._reads_run = sink.reads_run
         self._ended: deque[SendTask] = deque()
         # Who waits for an end is rung for: for each one, or for trouble only.
         self._bell: Bell | None = None
@@ -280,7 +278,7 @@ class SenderPool:
         return [self._delivery(each, task) for each in task.claimed]
 
     def _delivery(self, each: Claimed, task: SendTask) -> Delivery:
-        return to_delivery(each, task.receipts.get(each.id, {}), self._retry, reads_run=self._reads_run)
+        return to_delivery(each, task.receipts.get(each.id, {}), self._retry, at_once=self._waiter is None)
 
     # For the waiter: a task of one delivery
 

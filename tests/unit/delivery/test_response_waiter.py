@@ -25,6 +25,7 @@ from receiver.delivery.response_waiter import can_wait_together
 from receiver.delivery.send_task import SendTask
 from receiver.delivery.sender import SenderPool
 from receiver.ledger.deliveries.claimed import Claimed
+from tests.support.events import count_parses
 from tests.support.waiting import eventually
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -449,15 +450,17 @@ def test_a_body_is_given_up_once_its_request_is_written(stack: ExitStack) -> Non
         assert collected(senders, it) == [Receipt("a")]
 
 
-def test_a_template_is_computed_in_a_thread_of_the_pool(serve: Callable[..., Server]) -> None:
+def test_a_template_is_computed_in_a_thread_of_the_pool(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And without one no body is parsed."""
     server = serve(OK, keeps=True)
     names: list[str] = []
+    parsed = count_parses(monkeypatch)
 
     class Watched(HttpSink):
         def prepare(self, delivery: Delivery) -> PreparedSend:
             names.append(threading.current_thread().name)
-            assert bool(delivery.run) is self.reads_run
             return super().prepare(delivery)
 
     for template in (None, '{"text": {{ run.status | tojson }} }'):
@@ -465,6 +468,7 @@ def test_a_template_is_computed_in_a_thread_of_the_pool(serve: Callable[..., Ser
         plain = http_sink(server, template=template)
         with pool(Watched("hook", plain.options, NoServices())) as senders:
             send(senders, "a", "b", "c")
+        assert len(parsed) == (3 if template else 0)
         # The first one makes the client, in a thread of the pool: whose threads have numbers
         where = ["waiter" if name.endswith("-waiter") else name.rpartition("-")[2].isdecimal() for name in names[1:]]
         assert where == [True if template else "waiter"] * 2

@@ -1,6 +1,8 @@
 """Slots, and what is queued behind them. The threads are real; only the moment is chosen."""
 
+import copy
 import json
+import pickle
 import threading
 import time
 from dataclasses import replace
@@ -15,6 +17,7 @@ from receiver.delivery.sender import SenderPool
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.runtime.process import Bell
 from tests.support.button import press
+from tests.support.events import count_parses
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -121,33 +124,38 @@ def test_a_sink_is_told_whether_the_run_has_other_events(events: int, others: bo
 def test_a_sink_is_told_that_a_test_webhook_is_one(kind: str) -> None:
     claimed = task("first").claimed[0]
 
-    assert to_delivery(replace(claimed, body=press(kind)), {}).test
-    assert not to_delivery(claimed, {}).test
+    for at_once in (True, False):
+        assert to_delivery(replace(claimed, body=press(kind)), {}, at_once=at_once).test
+        assert not to_delivery(claimed, {}, at_once=at_once).test
 
 
 @pytest.mark.parametrize("via", ["webhook", "poll"])
-def test_a_sink_that_reads_no_run_is_given_the_same_but_that(via: str) -> None:
+def test_a_body_is_parsed_when_a_sink_reads_what_it_says(via: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a body with a callback URL of ours, which came by a webhook or has less than a webhook's
     ours = "https://hooks.example/webhooks/skyvern/sub_0123456789abcdef0123456789abcdef"
     body = {"run_id": "wr_1", "run_type": "workflow_run", "status": "failed", "webhook_callback_url": ours}
     claimed = replace(task("first").claimed[0], via=via, body=json.dumps(body).encode(), completion='{"summary": "s"}')
-    # When nobody reads its run
-    without, whole = to_delivery(claimed, {}, reads_run=False), to_delivery(claimed, {})
-    # Then a webhook's was not parsed, and what goes out is the same
-    if via == "webhook":
-        assert (without.run, without.run_type) == ({}, "")
-        assert replace(without, run=whole.run, run_type=whole.run_type) == whole
-    else:
-        assert without == whole
-    assert b"sub_0123" not in without.payload
+    parsed = count_parses(monkeypatch)
+    # When a sink sends it on as it came
+    delivery = to_delivery(claimed, {}, at_once=False)
+    assert b"sub_0123" not in delivery.payload
+    # Then a webhook's was not parsed for that; what one lacks is made of its run
+    assert len(parsed) == (0 if via == "webhook" else 1)
+    # And who reads what it says is told, for one parsing of it
+    assert (delivery.run_type, delivery.problem, delivery.run["summary"]) == ("workflow_run", "", "s")
+    assert (delivery.run["run_id"], delivery.run["webhook_callback_url"]) == ("wr_1", None)
+    assert len(parsed) == 1
+    assert replace(delivery, attempt=2).run == delivery.run
+    assert copy.deepcopy(delivery).run == pickle.loads(pickle.dumps(delivery)).run == delivery.run
+    with pytest.raises(AttributeError):
+        delivery.no_such_thing  # type: ignore[attr-defined]  # noqa: B018
 
 
-@pytest.mark.parametrize("kind", ["task", "workflow"])
-def test_a_sink_that_reads_no_run_is_told_that_a_test_webhook_is_one(kind: str) -> None:
-    claimed = task("first").claimed[0]
+def test_what_is_wrong_with_a_body_is_told_who_reads_it() -> None:
+    unreadable = to_delivery(replace(task("first").claimed[0], body=b"no JSON"), {}, at_once=False)
 
-    assert to_delivery(replace(claimed, body=press(kind)), {}, reads_run=False).test
-    assert not to_delivery(claimed, {}, reads_run=False).test
+    assert "JSON" in unreadable.problem
+    assert (unreadable.run, unreadable.run_type) == ({}, "")
 
 
 def test_no_sink_sees_our_callback_url_but_the_one_that_puts_the_callers_in_its_place() -> None:
