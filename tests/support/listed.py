@@ -65,6 +65,8 @@ _LABELS = (
 )
 _SOURCE = f"CASE WHEN n <= 10 THEN '{RARE}' WHEN n % 50 = 7 THEN 'other' ELSE 'main' END"
 _TYPE = "CASE WHEN n % 3 = 0 THEN 'task_v1' ELSE 'workflow_run' END"
+# Runs whose rows are written one table after another.
+_STEP = 20_000
 # Each is a millisecond after the one before.
 _AT = "{now} + n * 0.001"
 
@@ -76,14 +78,14 @@ SELECT {_SOURCE}, 'tsk_' || n, {_TYPE}, {_OUTCOME}, {_OUTCOME}, true, 'Invoice '
        CASE WHEN n % 25 = 3 THEN 'Timeout after ' || n || ' s' END, {{event}}, 1,
        {{labels}},
        {_AT}, {_AT}
-FROM {{numbers}}
+FROM filled
 """
 _EVENTS = f"""
 INSERT INTO events (id, source, run_id, via, run_type, status, outcome, attempt, retry_pending, final, fingerprint,
                     output_null, disposition, unrouted, problem, submission_id, received_at, recorded_at, body)
 SELECT {{event}}, {_SOURCE}, 'tsk_' || n, 'webhook', {_TYPE}, {_OUTCOME}, {_OUTCOME}, 1, false, true, 'f', false,
        'new', false, '', '', {_AT}, {_AT}, {{body}}
-FROM {{numbers}}
+FROM filled
 """
 _STATE = """CASE WHEN n % 50 = 3 THEN 'dead' WHEN n % 1000 = 4 THEN 'waiting' WHEN n % 1000 = 6 THEN 'cancelled'
                  WHEN n > {count} - 20 THEN 'queued' ELSE 'delivered' END"""
@@ -92,12 +94,12 @@ INSERT INTO deliveries (id, event_id, sink, lane, route, source, run_id, state, 
                         updated_at)
 SELECT {{delivery}}, {{event}}, {{name}}, 's', 'all', {_SOURCE}, 'tsk_' || n, {_STATE}, 1, {_AT},
        CASE WHEN n % 50 = 3 THEN 'timeout of the sink' ELSE '' END, {_AT}, {_AT}
-FROM {{numbers}}
+FROM filled
 """
 _ATTEMPTS = f"""
 INSERT INTO attempts (delivery_id, number, outcome, reason, receipt, started_at, ended_at, worker,
                       delivery_created_at)
-SELECT {{delivery}}, 1, 'accepted', '', {{receipt}}, {_AT}, {_AT}, 'w', {_AT} FROM {{numbers}}
+SELECT {{delivery}}, 1, 'accepted', '', {{receipt}}, {_AT}, {_AT}, 'w', {_AT} FROM filled
 """
 _SUBMISSIONS = f"""
 INSERT INTO submissions (id, source, key_id, call, state, run_id, run_type, title, labels, request_hash, reason,
@@ -106,7 +108,7 @@ SELECT 'sub_' || n, {_SOURCE}, 'key', 'tasks', CASE WHEN n % 50 = 0 THEN 'reject
        {_TYPE}, 'Invoice ' || n,
        {{labels}},
        'h', '', {_AT}, {_AT}
-FROM {{numbers}} WHERE n % 10 = 0
+FROM filled WHERE n % 10 = 0
 """
 
 
@@ -143,34 +145,40 @@ def fill(ledger: Ledger, count: int, *, hashed: bool = False) -> None:
     ledger.alter(lambda connection: fill_within(connection, count, hashed=hashed))
 
 
-def fill_within(connection: sa.Connection, count: int, *, hashed: bool = False) -> None:
-    """Do as `fill`, in a transaction of the caller's."""
+def fill_within(connection: sa.Connection, count: int, *, hashed: bool = False, until: int | None = None) -> None:
+    """Do as `fill`, in a transaction of the caller's.
+
+    `until`: stop at this run for now, of those that there will be.
+    """
     known = connection.exec_driver_sql("SELECT count(*) FROM runs").scalar_one()
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "postgresql":
-        numbers = f"generate_series({known + 1}, {count}) AS numbers(n)"
+        series = "generate_series({first}, {last}) AS s(n)"
         body = "convert_to('{\"run_id\": \"tsk_' || n || '\"}', 'UTF8')"
     else:
-        recursion = f"WITH RECURSIVE c(n) AS (SELECT {known + 1} UNION ALL SELECT n + 1 FROM c WHERE n < {count})"
-        numbers = f"({recursion} SELECT n FROM c) AS numbers"
+        series = (
+            "(WITH RECURSIVE c(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM c WHERE n < {last}) SELECT n FROM c)"
+        )
         body = "CAST('{\"run_id\": \"tsk_' || n || '\"}' AS BLOB)"
         driver.create_function("md5", 1, _md5, deterministic=True)  # which PostgreSQL has
-    values = {
-        "now": NOW,
-        "count": count,
-        "numbers": numbers,
-        "body": body,
-        "labels": _LABELS,
-        "receipt": '\'{"id": "x"}\'',
-        "event": "'evt_' || md5('' || n)" if hashed else "'evt_' || n",
-    }
+    values = {"now": NOW, "count": count, "body": body, "labels": _LABELS, "receipt": '\'{"id": "x"}\''}
+    values["event"] = "'evt_' || hash" if hashed else "'evt_' || n"
     cursor = driver.cursor()  # the driver's own, to which a % is nothing but that
-    for statement in (_RUNS, _EVENTS, _SUBMISSIONS):
-        cursor.execute(statement.format(**values))
-    for sink, name in (("db", "'db'"), ("ops", f"CASE WHEN n <= 10 THEN '{RARE}' ELSE 'ops' END")):
-        delivery = f"'dlv_' || md5('{sink}' || n)" if hashed else f"'dlv_{sink}_' || n"
-        cursor.execute(_DELIVERIES.format(delivery=delivery, name=name, **values))
-        cursor.execute(_ATTEMPTS.format(delivery=delivery, **values))
+    cursor.execute("CREATE TEMPORARY TABLE filled (n BIGINT, hash TEXT)")
+    made = "md5('' || n)" if hashed else "''"
+    stop = count if until is None else until
+    for first in range(known + 1, stop + 1, _STEP):
+        numbers = series.format(first=first, last=min(first + _STEP - 1, stop))
+        cursor.execute("DELETE FROM filled")
+        cursor.execute(f"INSERT INTO filled SELECT n, {made} FROM {numbers}")
+        for statement in (_RUNS, _EVENTS, _SUBMISSIONS):
+            cursor.execute(statement.format(**values))
+        for sink, name, at in (("db", "'db'", 8), ("ops", f"CASE WHEN n <= 10 THEN '{RARE}' ELSE 'ops' END", 16)):
+            turned = f"substr(hash, {at + 1}) || substr(hash, 1, {at})"  # a hash as well, and quickly made
+            delivery = f"'dlv_' || {turned}" if hashed else f"'dlv_{sink}_' || n"
+            cursor.execute(_DELIVERIES.format(delivery=delivery, name=name, **values))
+            cursor.execute(_ATTEMPTS.format(delivery=delivery, **values))
+    cursor.execute("DROP TABLE filled")
     cursor.close()
 
 
