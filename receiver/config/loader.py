@@ -224,13 +224,7 @@ def _no_sink(name: str, sinks: list[str]) -> str:
 
 def _check_entries(document: Document, raw: Mapping[str, Any]) -> None:
     """Check entries whose form other modules define."""
-    from handlers.support.address_policy import AllowedAddresses
-    from receiver.domain.redaction import Redactor
-
-    for name, check in (
-        ("redact", lambda text: Redactor([text])),
-        ("allowed_addresses", lambda text: AllowedAddresses([text])),
-    ):
+    for name, check in (("redact", _check_redacted), ("allowed_addresses", _check_allowed)):
         entries = raw.get(name)
         for index, entry in enumerate(entries if isinstance(entries, list) else []):
             if isinstance(entry, str):
@@ -238,6 +232,18 @@ def _check_entries(document: Document, raw: Mapping[str, Any]) -> None:
                     check(entry)
                 except (ConfigError, ValueError) as error:
                     _complain(document, (name, index), str(error).removeprefix(f"{name}: "))
+
+
+def _check_redacted(text: str) -> None:
+    from receiver.domain.redaction import Redactor
+
+    Redactor([text])
+
+
+def _check_allowed(text: str) -> None:
+    from handlers.support.address_policy import AllowedAddresses
+
+    AllowedAddresses([text])
 
 
 def _warnings(config: Config, document: Document) -> list[str]:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-EVENT_FIELDS = ("id", "source", "via", "disposition", "received_at")
+from receiver.routing.mapping import EVENT_FIELDS
+
 MACROS = ("has", "all", "exists", "exists_one", "filter", "map")
 FUNCTIONS = (
     *("size", "contains", "startsWith", "endsWith", "matches", "type", "dyn"),

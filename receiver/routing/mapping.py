@@ -21,8 +21,8 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any
 
-from receiver.routing.cel_scan import EVENT_FIELDS
-
+# What rules can ask of an event itself: `event.via`.
+EVENT_FIELDS = ("id", "source", "via", "disposition", "received_at")
 # How many values one condition reads, where * fans out: data comes from strangers.
 MAX_VALUES = 50_000
 

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from receiver.domain.run import FINAL
+from receiver.domain.statuses import FINAL
 from receiver.errors import suggest
-from receiver.routing import cel, mapping
-from receiver.routing.cel_scan import CelError
+from receiver.routing import mapping
 from receiver.routing.mapping import Problem
 
 
@@ -101,9 +100,11 @@ UPDATE: Final = "update"
 def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
     """Return the problems of a rule, each with the keys below `when` where it is."""
     if isinstance(when, str):
+        from receiver.routing import cel
+
         try:
             cel.compile_rule(when)
-        except CelError as error:
+        except cel.CelError as error:
             return [((), str(error))]
         return []
     return [] if when is None else mapping.compile_mapping(when)[1]
@@ -112,6 +113,8 @@ def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
 def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
     """Return the fields of the run that a valid rule reads."""
     if isinstance(when, str):
+        from receiver.routing import cel
+
         names = [use.path[1] for use in cel.compile_rule(when).uses if use.path[0] == "run" and len(use.path) > 1]
     else:
         names = [condition.parts[0] for condition in mapping.compile_mapping(when or {})[0]]

@@ -16,6 +16,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -26,6 +27,8 @@ from receiver.errors import ConfigError
 _USES_TRANSPORT: Final = ("connect", "send_packed_command", "read_response", "can_read", "can_read_destructive")
 # Of maintenance, which only some managed services send: asking for them costs each connection a round trip.
 _NO_NOTICES: Final = MaintNotificationsConfig(enabled=False)
+# What a connection tells Redis of its client. By itself each one reads the version anew, from redis-py's distribution.
+_DRIVER: Final = DriverInfo(lib_version=redis.__version__)
 _READ_AT_ONCE: Final = 64 << 10
 _RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; a time-out is not waited for twice
 
@@ -36,7 +39,7 @@ def check_url(url: str) -> None:
     Raises ConfigError. Without this redis-py would fail at the first command, with an error that is no RedisError.
     """
     try:
-        pool = redis.ConnectionPool.from_url(url)
+        pool = redis.ConnectionPool.from_url(url, driver_info=_DRIVER)
         pool.connection_class(**pool.connection_kwargs)
     except (TypeError, ValueError) as error:
         named = re.search(r"'(\w+)'", str(error))
@@ -56,6 +59,7 @@ def connect(url: str, *, timeout: float, connect_timeout: float, retries: int) -
     return redis.Redis.from_url(
         url,
         maint_notifications_config=_NO_NOTICES,
+        driver_info=_DRIVER,
         socket_timeout=timeout,
         socket_connect_timeout=connect_timeout,
         retry=Retry(NoBackoff(), retries, supported_errors=_RETRIED),
@@ -67,6 +71,7 @@ def connect_async(url: str, *, timeout: float | None, connect_timeout: float, re
     client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
         url,
         maint_notifications_config=_NO_NOTICES,
+        driver_info=_DRIVER,
         socket_timeout=timeout,
         socket_connect_timeout=connect_timeout,
         retry=redis.asyncio.retry.Retry(NoBackoff(), retries, supported_errors=_RETRIED),

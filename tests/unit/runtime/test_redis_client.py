@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import functools
+import importlib.metadata
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 import redis
 
 import receiver
-from receiver.runtime.redis_client import connect, connect_async
+from receiver.runtime.redis_client import check_url, connect, connect_async
 
 ROOT = Path(receiver.__file__).parent
 MAKERS = {"from_url", "Redis", "StrictRedis", "ConnectionPool", "BlockingConnectionPool"}
@@ -40,6 +41,18 @@ def test_replies_are_parsed_in_c() -> None:
         parser = client.connection_pool.make_connection()._parser
 
     assert type(parser).__name__ == "_HiredisParser"
+
+
+def test_a_connection_reads_no_version_from_the_files_of_a_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: read.append(name) or "0")
+    url, options = "redis://127.0.0.1:9", {"timeout": 1, "connect_timeout": 1, "retries": 0}
+
+    made = [make(url, **options).connection_pool.make_connection() for make in (connect, connect_async)]
+    check_url(url)
+
+    assert [each.driver_info.lib_version for each in made] == [redis.__version__] * 2
+    assert read == []
 
 
 @pytest.fixture
