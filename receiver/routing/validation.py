@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from receiver.domain.statuses import FINAL
+from receiver.domain.run import FINAL
 from receiver.errors import suggest
 from receiver.routing import mapping
 from receiver.routing.mapping import Problem
@@ -100,7 +100,7 @@ UPDATE: Final = "update"
 def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
     """Return the problems of a rule, each with the keys below `when` where it is."""
     if isinstance(when, str):
-        from receiver.routing import cel
+        from receiver.routing import cel  # a receiver whose rules are mappings starts without it
 
         try:
             cel.compile_rule(when)
