@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import ByteSize, Field, field_validator
 
-from handlers.contract import Delivery, ReadableFile, Receipt, Services, Sink, Unavailable
-from handlers.files.store import LocalStore
-from handlers.mirror.mirror import Mirror
+from handlers.contract import Services, Unavailable
 from handlers.mirror.options import MirrorOptions
+from handlers.mirror.sink import MirrorSink
 from handlers.support.private_file import folder_for
+
+if TYPE_CHECKING:
+    from handlers.files.store import LocalStore
 
 
 class FilesOptions(MirrorOptions):
@@ -33,34 +35,26 @@ class FilesOptions(MirrorOptions):
         return value
 
 
-class FilesSink(Sink[FilesOptions]):
+class FilesSink(MirrorSink[FilesOptions]):
     """Stores each event and its run's files under `path`."""
 
     Options = FilesOptions
     shares_worker: ClassVar[bool] = True
-    takes_updates: ClassVar[bool] = True
 
     def __init__(self, name: str, options: FilesOptions, services: Services) -> None:
         super().__init__(name, options, services)
-        self._mirror = Mirror(options, services, LocalStore(options.path.absolute(), options.reserve))
+        self._path = options.path.absolute()
 
-    def send(self, delivery: Delivery) -> Receipt:
-        """Store the event. The receipt's id is its folder, `keys` the files in it."""
-        return self._mirror.send(delivery)
+    def make_store(self) -> LocalStore:
+        """See MirrorSink."""
+        from handlers.files.store import LocalStore
 
-    def find_file(self, location: str) -> ReadableFile | None:
-        """See Sink."""
-        return self._mirror.find_file(location)
+        return LocalStore(self._path, self.options.reserve)
 
     def check(self) -> str:
         """Look at the folder, or at the one in which it would be made."""
-        path = self.options.path.absolute()
         try:
-            there = folder_for(path)
+            there = folder_for(self._path)
         except PermissionError as error:
             raise Unavailable(str(error)) from None
-        return f"{path} {'can be written' if there == path else 'is made with the first delivery'}"
-
-    def close(self) -> None:
-        """Close connections and let idle threads end."""
-        self._mirror.close()
+        return f"{self._path} {'can be written' if there == self._path else 'is made with the first delivery'}"

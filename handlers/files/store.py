@@ -138,6 +138,9 @@ class LocalStore:
             self._write(target, (body,))
             return True
 
+    def close(self) -> None:
+        """See Store. It keeps nothing open."""
+
     def location(self, key: str) -> str:
         """Return the path of `key`."""
         return str(self._root / key) + ("/" if key.endswith("/") else "")

@@ -1,5 +1,6 @@
 """The mirror that the sinks `files` and `s3` share: it copies an event's body and its run's files into a store.
 
+sink            what both sinks are: a mirror over a store of theirs
 mirror          one delivery: in which order things are written, and what the receipt says
 run_folder      what is stored of a run already, and where its files go
 completeness    whether a recording is whole, by Skyvern's record of it (pure)
@@ -12,11 +13,3 @@ fan_out         many files at once, with a deadline
 store           what a mirror needs of S3 or a folder
 options         the options that both sinks have
 """
-
-from handlers.mirror.artifacts import artifacts_of
-from handlers.mirror.mirror import Mirror
-from handlers.mirror.names import safe_file_name
-from handlers.mirror.options import MirrorOptions
-from handlers.mirror.store import ObjectTarget, Store, Stored
-
-__all__ = ["Mirror", "MirrorOptions", "ObjectTarget", "Store", "Stored", "artifacts_of", "safe_file_name"]

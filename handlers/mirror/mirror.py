@@ -100,6 +100,7 @@ class Mirror:
     def close(self) -> None:
         """Close connections and let idle threads end."""
         self._pool.close()
+        self._store.close()
         if self._made_client is not None:
             self._made_client.close()
 

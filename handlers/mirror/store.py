@@ -81,6 +81,10 @@ class Store(Protocol):
         """Write `body` if the stored version is still `version` (None: nothing is stored). False when it is not."""
         ...
 
+    def close(self) -> None:
+        """Close connections and let idle threads end."""
+        ...
+
     def location(self, key: str) -> str:
         """Return how a receipt names `key`."""
         ...

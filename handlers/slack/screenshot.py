@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from handlers.contract import Artifact, Delivery, Services, SinkError
-from handlers.mirror import artifacts_of
-from handlers.mirror.artifacts import url_identity
+from handlers.mirror.artifacts import artifacts_of, url_identity
 from handlers.mirror.download import ArtifactFetcher, ArtifactListing, ByteAllowance, IncomingFile, SkipArtifact
 from handlers.slack.client import Api
 from handlers.support.deadline import Deadline

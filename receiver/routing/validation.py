@@ -100,11 +100,12 @@ UPDATE: Final = "update"
 def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
     """Return the problems of a rule, each with the keys below `when` where it is."""
     if isinstance(when, str):
-        from receiver.routing import cel  # a receiver whose rules are mappings starts without it
+        from receiver.routing.cel import compile_rule  # a receiver whose rules are mappings starts without it
+        from receiver.routing.cel_scan import CelError
 
         try:
-            cel.compile_rule(when)
-        except cel.CelError as error:
+            compile_rule(when)
+        except CelError as error:
             return [((), str(error))]
         return []
     return [] if when is None else mapping.compile_mapping(when)[1]
@@ -113,9 +114,9 @@ def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
 def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
     """Return the fields of the run that a valid rule reads."""
     if isinstance(when, str):
-        from receiver.routing import cel
+        from receiver.routing.cel import compile_rule
 
-        names = [use.path[1] for use in cel.compile_rule(when).uses if use.path[0] == "run" and len(use.path) > 1]
+        names = [use.path[1] for use in compile_rule(when).uses if use.path[0] == "run" and len(use.path) > 1]
     else:
         names = [condition.parts[0] for condition in mapping.compile_mapping(when or {})[0]]
     return list(dict.fromkeys(name for name in names if name != "event"))

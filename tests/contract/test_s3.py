@@ -404,5 +404,5 @@ def test_empty_variables_count_as_absent() -> None:
 )
 def test_a_link_has_the_buckets_address_style(options: dict[str, Any], url: str) -> None:
     sink = S3Sink("mirror", S3Sink.Options.model_validate(options), Loopback())
-    assert sink._store.url("a b") == url
+    assert sink.make_store().url("a b") == url
     sink.close()

@@ -60,7 +60,7 @@ class Objects:
 def events_of(sink: Sink[Any]) -> Any:
     """Where boto3 tells of each call that the sink makes."""
     assert isinstance(sink, S3Sink)
-    return sink._store._client().meta.events
+    return sink._mirror()._store._client().meta.events
 
 
 def calls_of(sink: Sink[Any]) -> list[str]:

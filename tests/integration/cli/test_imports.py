@@ -85,7 +85,19 @@ LATE = {
     "rq",
     "sqlalchemy",
 }
-SINKS_AND_PEOPLE = {"alembic", "apprise", "argon2", "boto3", "cel", "croniter", "psycopg", "rich", "slack_sdk"}
+SINKS_AND_PEOPLE = {
+    "alembic",
+    "apprise",
+    "argon2",
+    "boto3",
+    "botocore",
+    "cel",
+    "croniter",
+    "handlers.mirror.mirror",
+    "psycopg",
+    "rich",
+    "slack_sdk",
+}
 
 # A receiver that takes one webhook and ends, and whose other parts nobody asks for.
 RECEIVER = """

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.contract import Artifact
-from handlers.mirror import artifacts_of
-from handlers.mirror.artifacts import is_content_path, renewed, url_identity, with_listed
+from handlers.mirror.artifacts import artifacts_of, is_content_path, renewed, url_identity, with_listed
 from handlers.mirror.names import MAX_NAME, MAX_PART, key_part
 from handlers.support.url import MAX_URL
 from tests.support.names import JSON, TEXT, is_safe

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from handlers.mirror import safe_file_name
-from handlers.mirror.names import MAX_NAME, MAX_PART, UsedNames, key_part
+from handlers.mirror.names import MAX_NAME, MAX_PART, UsedNames, key_part, safe_file_name
 from tests.support.names import JSON, TEXT, is_safe
 
 
