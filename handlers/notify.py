@@ -163,7 +163,7 @@ def default_body(delivery: Delivery) -> str:
     lines += [f"Open the run: {app_url}"] if app_url else []
     files = [(name, wording.safe_url(url)) for name, url in wording.stored_links(delivery) if wording.safe_url(url)]
     lines += [f"{name}: {url}" for name, url in files[:LINKS_MAX]]
-    lines += [f"and {len(files) - LINKS_MAX} files more"] if len(files) > LINKS_MAX else []
+    lines += [f"and {len(files) - LINKS_MAX} more"] if len(files) > LINKS_MAX else []
     lines += [f"Kept by {sink} as {place}" for sink, place in wording.stored_places(delivery)[:5]]
     lines += [
         f"The sink {sink} did not take this result." for sink, receipt in delivery.receipts.items() if receipt is None

@@ -105,6 +105,7 @@ class NoKey(RequestError):
 class Forbidden(RequestError):
     """The key may not make this call."""
 
+    exit_code = 2
     status = 403
     code = "forbidden"
 

@@ -293,5 +293,5 @@ def _raise_most_severe(errors: Sequence[Exception]) -> None:
     if away:
         waits = [error.retry_after for error in away if error.retry_after is not None]
         first = next((error for error in away if not error.dependency), away[0])  # the store's own failure goes first
-        more = f" (and {len(away) - 1} more files failed)" if len(away) > 1 else ""
+        more = f" (and of the others {len(away) - 1} failed)" if len(away) > 1 else ""
         raise Unavailable(f"{first}{more}", retry_after=max(waits, default=None), dependency=first.dependency)

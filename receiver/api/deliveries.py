@@ -12,7 +12,7 @@ from receiver.api.names import none_such
 from receiver.api.rows import AttemptRow, DeliveryRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
-from receiver.errors import Conflict
+from receiver.errors import Invalid
 from receiver.ledger import Connection
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries as lists
@@ -42,7 +42,7 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
         if not found:
             raise none_such("delivery", wanted.delivery)
         if len(found) > 1:
-            raise Conflict(f"delivery {wanted.delivery}: several begin so, such as {found[0]['id']}")
+            raise Invalid(f"delivery {wanted.delivery}: several begin so, such as {found[0]['id']}")
         row = DeliveryRow.model_validate(found[0])
         before = (row.sink, row.id, row.attempts - MOST)  # attempts are numbered from 1
         tried, _ = lists.attempts_of(connection, row.id, Filter(source=row.source), before, MOST)

@@ -15,7 +15,7 @@ from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.domain.redaction import Redactor
-from receiver.errors import Conflict, TooLarge
+from receiver.errors import Invalid, TooLarge
 from receiver.ledger.lists import events as lists
 from receiver.ledger.lists.bodies import EventBody, read_body
 
@@ -83,7 +83,7 @@ def _one(service: Service, wanted: EventParameters) -> dict[str, Any]:
     if not rows:
         raise none_such("event", wanted.event_id)
     if len(rows) > 1:
-        raise Conflict(f"event {wanted.event_id}: several begin so, such as {rows[0]['id']} and {rows[1]['id']}")
+        raise Invalid(f"event {wanted.event_id}: several begin so, such as {rows[0]['id']} and {rows[1]['id']}")
     return rows[0]
 
 

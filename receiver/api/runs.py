@@ -15,7 +15,7 @@ from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, timeline_of
 from receiver.domain.api_key import VIEW
 from receiver.domain.delivery import DeliveryState
-from receiver.errors import Conflict, NotFound
+from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries as delivery_lists
@@ -48,7 +48,7 @@ class RunDetails(Result):
 
 
 def one_run(connection: Connection, source: str, run_id: str) -> dict[str, Any]:
-    """Return the row of a run. `source`: "" for any. Raises NotFound, and Conflict when several sources have it."""
+    """Return the row of a run. `source`: "" for any. Raises NotFound, and Invalid when several sources have it."""
     if not run_id:  # a filter with it would find all
         raise NotFound("there is no run without an id")
     found, _ = lists.list_runs(connection, Filter(source=source, run_id=run_id), None, 10)
@@ -56,7 +56,7 @@ def one_run(connection: Connection, source: str, run_id: str) -> dict[str, Any]:
         raise none_such("run", run_id)
     if len(found) > 1:
         sources = ", ".join(sorted(each["source"] for each in found))
-        raise Conflict(f"run {run_id}: there is one in each of {sources}; say which with source")
+        raise Invalid(f"run {run_id}: there is one in each of {sources}; say which with source")
     return found[0]
 
 

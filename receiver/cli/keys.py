@@ -161,7 +161,7 @@ def rotate(
         wanted = _ROTATE.validated(asked)
     try:
         made = client.call(_ROTATE, wanted)
-    except (NotFound, Conflict) as problem:
+    except (NotFound, Invalid, Conflict) as problem:
         raise UsageError(clean(problem.message)) from None
     ends = "" if made.old.expires_at is None else timestamps.iso(made.old.expires_at)
     _print_new(made, as_json=as_json, more=f"The old one, {made.old.hint}…, works until {ends}.")

@@ -21,6 +21,7 @@ from receiver.cli.listing import check_times, given_options, named_options, opti
 from receiver.cli.options import Yes, confirm
 from receiver.cli.output import clean, out
 from receiver.cli.progress import ProgressLine
+from receiver.domain.counting import counted as in_words
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import RunhookError, UsageError
 
@@ -129,27 +130,31 @@ def act(
             out().print(note)
         if counted.orphaned:
             out().print(
-                f"{counted.orphaned} deliveries are left, for their sinks are not in the config: `runhook sink list` "
+                f"left: {_deliveries(counted.orphaned)}, for whose sinks are not in the config: `runhook sink list` "
                 "shows those that wait, `runhook sink move OLD NEW` gives them and dead letters to another sink"
             )
         nothing = "" if counted.count else _nothing(verb, ids, counted.left, str(asked.get("into", "")))
         if how.dry_run:
-            out().print(f"{counted.count} deliveries to {verb}\n{nothing}".rstrip())
+            out().print(f"{_deliveries(counted.count)} to {verb}\n{nothing}".rstrip())
         if how.expect not in (None, counted.count):
             raise RunhookError(f"--expect {how.expect}: {counted.count} match now; nothing was changed")
         if how.dry_run:
             return False
         if nothing:
             raise RunhookError(nothing)
-        question = f"{verb.capitalize()} {counted.count} deliveries?"
+        question = f"{verb.capitalize()} {_deliveries(counted.count)}?"
         confirm(counted.count, question, yes=how.yes or how.expect is not None, for_good=for_good)
         guard = {"expect": how.expect} if ids else {"expect": counted.count, "until": counted.until}
         operation = client.call(endpoint, parameters.model_copy(update=guard)).operation
     assert operation is not None
-    out().print(f"{operation.id}: {operation.total} deliveries to {verb}")
+    out().print(f"{operation.id}: {_deliveries(operation.total)} to {verb}")
     if how.wait:
         _watch(client, operation)
     return True
+
+
+def _deliveries(count: int) -> str:
+    return in_words(count, "delivery", "deliveries")
 
 
 def require_choice(ids: Sequence[str], asked: Mapping[str, Any], verb: str, *, everything: bool = False) -> None:

@@ -29,6 +29,7 @@ from receiver.cli.options import (
 )
 from receiver.cli.output import clean, print_rows, short_id
 from receiver.cli.progress import ProgressLine
+from receiver.domain.counting import counted
 from receiver.errors import Invalid, UsageError
 from receiver.ledger.filters import LIMIT
 
@@ -90,13 +91,13 @@ def reroute(
     if dry_run or not count:
         return
     if asks:
-        confirm(count, f"Make {count} deliveries?", yes=yes)
+        confirm(count, f"Make {counted(count, 'delivery', 'deliveries')}?", yes=yes)
         with ProgressLine("deliveries", count) as progress:
             for stretch in lacking:
                 for _, told in _calls(client, wanted, stretch):
                     made += told.made
                     progress.show(made)
-    console(f"{made} deliveries are made; the clock wakes their sinks within a second")
+    console(f"{counted(made, 'delivery is', 'deliveries are')} made; the clock wakes the sinks within a second")
 
 
 class _Plan:
@@ -153,5 +154,6 @@ def _calls(
 def _summary(found: _Plan) -> str:
     """Return what the plan says, in one sentence."""
     sinks = ", ".join(f"{clean(name, 60)} {count}" for name, count in sorted(found.new.items()))
-    more = f"; {found.left} events of runs that have gone on since are left out" if found.left else ""
-    return f"{len(found.events)} events: {found.new.total()} new deliveries" + (f" ({sinks})" if sinks else "") + more
+    more = f"; left out: {found.left} of runs that have gone on since" if found.left else ""
+    new = counted(found.new.total(), "new delivery", "new deliveries") + (f" ({sinks})" if sinks else "")
+    return f"{counted(len(found.events), 'event', 'events')}: {new}{more}"

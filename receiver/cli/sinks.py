@@ -29,6 +29,7 @@ from receiver.cli.options import (
 from receiver.cli.profiles import here_only
 from receiver.cli.progress import ProgressLine
 from receiver.config.models import Config
+from receiver.domain.counting import counted
 from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.status.problem import ago
 
@@ -148,10 +149,10 @@ def move(
             told = client.call(MOVE_SINK, wanted.model_copy(update={"after": after}))
             moved, left, after = moved + told.count, left + told.left, told.next
             progress.show(moved + left)
-    output.out().print(f"{moved} deliveries of {giver} now go to {taker}")
+    output.out().print(f"now with {taker}: {counted(moved, 'delivery', 'deliveries')} of {giver}")
     if left:
         output.out().print(
-            f"{left} are left, for {taker} has deliveries of the same events; `runhook cancel --sink {giver}` ends them"
+            f"left: {left}, for {taker} has deliveries of the same events; `runhook cancel --sink {giver}` ends them"
         )
     if not undo:
         output.out().print(f"`runhook sink move {old} {new} --undo` gives back what {new} has not delivered by then")

@@ -73,9 +73,9 @@ async def _send(settings: Settings, config: Config, spool: Spool) -> int:
                 sent += len(batch.events)
                 progress.show(total - spool.bytes)
     except InboxUnavailable as error:
-        raise NotStarted(f"Redis takes no events now ({error}); {sent} were sent, the others are still there") from None
+        raise NotStarted(f"Redis takes no events now ({error}); {sent} sent, the others are still there") from None
     except OSError as error:
-        raise NotStarted(f"the spool can't be read or changed: {error.strerror}; {sent} events were sent") from None
+        raise NotStarted(f"the spool can't be read or changed: {error.strerror}; {sent} sent") from None
     finally:
         await writer.close()
     return sent

@@ -12,6 +12,7 @@ from receiver.api.status import GET_STATUS, ProblemRow, Status, status_of
 from receiver.cli.client import Client, LocalClient, with_client
 from receiver.cli.options import Json
 from receiver.cli.output import clean, out, print_json, print_table
+from receiver.domain.counting import counted
 from receiver.domain.parts import PartSeen
 from receiver.errors import RunhookError
 from receiver.status.problem import ago, amount, probe_time, size
@@ -93,7 +94,7 @@ def _part(seen: PartSeen, now: float) -> list[Any]:
     if store := details.get("store"):
         more.append(f"events go to {'Redis' if store == 'redis' else 'the spool'}")
     if details.get("spool_events"):
-        more.append(f"{details['spool_events']} events in its spool")
+        more.append(f"{counted(details['spool_events'], 'event', 'events')} in its spool")
     up = ago(now - beat.started_at) if seen.state in ("running", "stuck") else ""
     return [
         beat.part,

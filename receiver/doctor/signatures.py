@@ -10,6 +10,7 @@ from typing import Final
 
 from receiver.config.models import SourceConfig
 from receiver.doctor.finding import Finding
+from receiver.domain.counting import counted
 from receiver.domain.signature import verify
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.status.problem import ago
@@ -49,7 +50,8 @@ def _signer(refused: QuarantinedRequest, body: bytes, sources: Mapping[str, Sour
 
 
 def _finding(source: str, signer: str, count: int, age: float, *, known: bool) -> Finding:
-    what = f"{count} requests to /webhooks/{source} failed the signature check, the newest {ago(age)} ago"
+    requests = counted(count, "request", "requests")
+    what = f"{requests} to /webhooks/{source} failed the signature check, the newest {ago(age)} ago"
     if not signer:
         return Finding(
             "signatures",

@@ -92,5 +92,7 @@ def run_beginning(connection: sa.Connection, beginning: str) -> str:
 def recent_runs(connection: sa.Connection) -> list[str]:
     """Return ids of the runs that changed last."""
     return list(
-        connection.execute(sa.select(runs.c.run_id).order_by(runs.c.updated_at.desc()).limit(_RECENT)).scalars()
+        connection.execute(
+            sa.select(runs.c.run_id).where(runs.c.events > 0).order_by(runs.c.updated_at.desc()).limit(_RECENT)
+        ).scalars()
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from receiver.domain import parts
+from receiver.domain.counting import counted
 from receiver.domain.parts import BEAT_EVERY, CLOCK, DISPATCH, RECEIVER, PartSeen
 from receiver.status.problem import Problem, ago
 from receiver.status.report import StatusReport
@@ -98,7 +99,7 @@ def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
             folder = f"{each.beat.details.get('data')}/spool on {each.beat.host}"
             yield Problem(
                 "spool_left",
-                f"{_named(each)} {how}, and its spool held {held} events: they are in {folder}",
+                f"{_named(each)} {how}, and its spool held {counted(held, 'event', 'events')}, in {folder}",
                 "start a receiver on that data directory; or bring its disk here: `runhook spool send --data DIR`",
             )
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from receiver.domain import parts
 from receiver.domain.callback import CALLBACK
+from receiver.domain.counting import counted
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger.remedies import remedy_for
 from receiver.status import part_problems
@@ -98,8 +99,8 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
     for each in ledger.cancelled:
         yield Problem(
             "ledger_slow",
-            f"the database cancelled {each.operation} for time, {each.times} times in a row, the last "
-            f"{ago(report.now - each.last_at)} ago: what it does stands still",
+            f"the database cancelled {each.operation} for time, {counted(each.times, 'time', 'times')} in a row, "
+            f"the last {ago(report.now - each.last_at)} ago: what it does stands still",
             "see that the database is not overloaded, and that its tables are analyzed and vacuumed; else report it",
         )
 
@@ -132,7 +133,8 @@ def _disk(report: StatusReport) -> Iterator[Problem]:
     if disk.set_aside:
         yield Problem(
             "spool_damaged",
-            f"{disk.set_aside} damaged files of the spool were set aside in {disk.directory}/spool",
+            counted(disk.set_aside, "damaged file of the spool was", "damaged files of the spool were")
+            + f" set aside in {disk.directory}/spool",
             "look at them; what they held was acked",
             note=True,
         )
@@ -140,11 +142,7 @@ def _disk(report: StatusReport) -> Iterator[Problem]:
         fresh = disk.newest_refused is not None and report.now - disk.newest_refused < REFUSED_NEWS
         yield Problem(
             "quarantine",
-            (
-                "1 request with a wrong signature is"
-                if disk.quarantine == 1
-                else f"{disk.quarantine} requests with a wrong signature are"
-            )
+            counted(disk.quarantine, "request with a wrong signature is", "requests with a wrong signature are")
             + " in quarantine"
             + (f", the newest {ago(report.now - (disk.newest_refused or 0.0))} old" if disk.newest_refused else ""),
             "`runhook quarantine list`; if a secret was wrong, mend it, then `runhook quarantine verify`",
@@ -163,16 +161,20 @@ def _inbox(report: StatusReport) -> Iterator[Problem]:
     if inbox.set_aside:
         yield Problem(
             "inbox_set_aside",
-            f"{inbox.set_aside} entries of the inbox were set aside: no receiver wrote them so, or they ended their "
-            "dispatcher each time",
+            counted(inbox.set_aside, "entry of the inbox was", "entries of the inbox were")
+            + " set aside: written by no receiver, or the end of a dispatcher each time",
             "`runhook inbox list` shows them, and why; then `runhook inbox accept` or `runhook inbox drop`",
         )
     if inbox.oldest is not None and inbox.oldest > INBOX_LATE:
         yield Problem(
             "inbox_late",
-            f"{inbox.entries} events wait in the inbox, the oldest for {ago(inbox.oldest)}",
+            f"{counted(inbox.entries, 'event waits', 'events wait')} in the inbox, the oldest for {ago(inbox.oldest)}",
             "the dispatcher is stopped, too slow, or can't reach the ledger: see the worker's log",
         )
+
+
+def _wait(count: int) -> str:
+    return counted(amount(count), "delivery waits", "deliveries wait")
 
 
 def _sinks(report: StatusReport) -> Iterator[Problem]:
@@ -183,8 +185,7 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
         if lane.paused:
             yield Problem(
                 "sink_paused",
-                f"{lane.sink} was paused by an operator{_since(lane.paused_at, report.now)}; "
-                f"{amount(under_way)} deliveries wait",
+                f"{lane.sink} was paused by an operator{_since(lane.paused_at, report.now)}; {_wait(under_way)}",
                 f"`runhook sink resume {lane.sink}` lets them go on",
                 note=not under_way,
             )
@@ -192,7 +193,7 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
             yield Problem(
                 "sink_down",
                 f"{lane.sink} does not answer{_for(lane.opened_at, report.now)}: {lane.reason or 'unavailable'}; "
-                f"{amount(under_way)} deliveries wait, "
+                f"{_wait(under_way)}, "
                 f"and the next probe is {probe_time(lane, report.now)}",
                 f"`runhook sink test {lane.sink}` tries it; once it is well, `runhook sink resume {lane.sink}` probes",
                 note=not under_way,  # and then nothing is there to probe it with
@@ -249,7 +250,7 @@ def _deliveries(report: StatusReport) -> Iterator[Problem]:
         )
     if report.ledger.operations:
         running = report.ledger.operations
-        what = "1 operation is running" if running == 1 else f"{running} operations are running"
+        what = counted(running, "operation is running", "operations are running")
         yield Problem("operations", what, "`runhook operations`", note=True)
 
 
@@ -264,7 +265,7 @@ def _runs(report: StatusReport) -> Iterator[Problem]:
         if count:
             yield Problem(
                 "schedules_missed",
-                f"{count} schedules of {source} started no run when they should have",
+                counted(count, "schedule", "schedules") + f" of {source} started no run when it was time",
                 "`runhook connect` names them",
                 note=True,
             )

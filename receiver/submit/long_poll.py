@@ -70,7 +70,7 @@ class WaiterLimit:
             raise TooManyWaiters("too many requests wait for runs")
         if self._held[key_id] >= max(1, int(self._share * (self._limit - others))):
             raise TooManyWaiters(
-                f"{self._held[key_id]} requests with this key wait for runs already, and other keys need places as well"
+                f"requests with this key wait for runs already ({self._held[key_id]}), and others need places as well"
             )
         self._held[key_id] += 1
         try:

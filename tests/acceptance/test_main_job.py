@@ -231,7 +231,7 @@ def test_a_dead_letter_is_shown_and_sent_again_on_demand(system: System) -> None
     assert letter["id"][:12] in shown
     assert "410" in shown
     # When the operator has talked to them
-    assert "1 deliveries to replay" in system.runhook("replay", sent["event_id"], "--sink", "billing", "--dry-run")
+    assert "1 delivery to replay" in system.runhook("replay", sent["event_id"], "--sink", "billing", "--dry-run")
     system.runhook("replay", letter["id"][:12], "--wait")
     # Then it arrives under the same key, and nowhere else again
     (billed,) = system.delivered(run_id="tsk_refused", sink="billing", count=1)

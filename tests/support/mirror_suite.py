@@ -528,6 +528,6 @@ class MirrorSuite:
     def test_a_throttled_file_says_how_long_to_wait(self, place: Place, server: ArtifactServer) -> None:
         server.script("/a", Page(status=429, headers={"retry-after": "30"}))
         run = sample_run(downloaded_files=[entry(server.url + "/a"), entry(server.add("/b", status=500), filename="b")])
-        with pytest.raises(Unavailable, match="and 1 more files failed") as caught:
+        with pytest.raises(Unavailable, match="and of the others 1 failed") as caught:
             place.sink().send(make_delivery(run))
         assert caught.value.retry_after == 30

@@ -47,6 +47,14 @@ def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
     assert len(set(written())) > 10
 
 
+def test_a_command_ends_as_its_page_says_whoever_was_asked() -> None:
+    """What a person wrote wrongly is 2, here and on a remote service; what can't be reached or used is 3."""
+    of_caller = (errors.ConfigError, errors.UsageError, errors.Invalid, errors.NotFound, errors.NoKey, errors.Forbidden)
+    assert {each.exit_code for each in of_caller} == {2}
+    assert {errors.NotStarted.exit_code, errors.Busy.exit_code} == {3}
+    assert {errors.Conflict.exit_code, errors.NotAsExpected.exit_code} == {1}
+
+
 def test_something_raises_each_leaf_of_the_tree() -> None:
     text = "\n".join(path.read_text() for path in Path(receiver.__file__).parent.rglob("*.py"))
     names = {name for _, name, _ in existing()} - {RunhookError.__name__, RequestError.__name__}

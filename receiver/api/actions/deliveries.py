@@ -17,7 +17,7 @@ from receiver.config.models import Config
 from receiver.domain.api_key import OPERATE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
-from receiver.errors import Conflict, Invalid
+from receiver.errors import Invalid
 from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE
 
 if TYPE_CHECKING:
@@ -116,14 +116,14 @@ def restore(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenR
 
 
 def resubmitter(config: Config, name: str) -> tuple[str, ResubmitOptions]:
-    """Return the sink that submits runs again, and its options. Raises Invalid, and Conflict when there is none."""
+    """Return the sink that submits runs again, and its options. Raises Invalid."""
     from handlers.resubmit.options import ResubmitOptions  # with its templates, which no other call needs
 
     found = [each for each, sink in config.sinks.items() if sink.type == "resubmit"]
     if name and name not in found:
         raise Invalid(f"into: {name} is no sink of type resubmit; there are {', '.join(found) or 'none'}")
     if not found:
-        raise Conflict("the config has no sink of type resubmit, which knows how runs are submitted again: add one")
+        raise Invalid("the config has no sink of type resubmit, which knows how runs are submitted again: add one")
     if not name and len(found) > 1:
         raise Invalid(f"into: say which; there are {', '.join(found)}")
     chosen = name or found[0]

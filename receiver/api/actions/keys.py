@@ -251,14 +251,14 @@ def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> Ro
 
 
 def _to_rotate(connection: Connection, wanted: RotationParameters) -> Key:
-    """Return the key that is meant. Raises NotFound, and Conflict for one that is not in use, or not the only one."""
+    """Return the key that is meant. Raises NotFound, Invalid for a name of several, and Conflict for one not in use."""
     by_id = api_keys.one(connection, wanted.key)
     found = [by_id] if by_id else api_keys.named(connection, wanted.key)
     found = [each for each in found if wanted.source in ("", each.source)]
     if not found:
         raise NotFound(f"no such key in use: {wanted.key}")
     if len(found) > 1:
-        raise Conflict(f"{wanted.key}: is the name of {len(found)} keys: {', '.join(each.id for each in found)}")
+        raise Invalid(f"{wanted.key}: is the name of {len(found)} keys: {', '.join(each.id for each in found)}")
     key = found[0]
     if key.replaced_by:
         raise Conflict(f"key {key.id} was rotated already: its successor is {key.replaced_by}")

@@ -17,6 +17,7 @@ from receiver.console.charts import Buckets, Chart, Values, stacked, values_of
 from receiver.console.page import ConsolePage, PageLink, Query
 from receiver.console.window import window_links, window_of
 from receiver.domain.callback import CALLBACK
+from receiver.domain.counting import counted
 
 # Attempts on the page of a sink.
 _NEWEST: Final = 15
@@ -72,15 +73,15 @@ def _chart(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
 
 
 def _resumed(result: ResumeResult) -> str:
-    probed = f" {result.probed:,} shut breakers are tried at once." if result.probed else ""
-    return f"{result.sink.name} goes on.{probed}"
+    breakers = counted(result.probed, "shut breaker is", "shut breakers are")
+    return f"{result.sink.name} goes on." + (f" {breakers} tried at once." if result.probed else "")
 
 
 def _moved(result: MoveResult) -> str:
     """Return how far a move is."""
-    left = f" {result.left:,} are left, for it has deliveries of the same events." if result.left else ""
+    left = f" Left: {result.left:,}, for it has deliveries of the same events." if result.left else ""
     more = " There are more: move the rest, too." if result.next else ""
-    return f"{result.count:,} deliveries go to the other sink now.{left}{more}"
+    return f"Deliveries that go to the other sink now: {result.count:,}.{left}{more}"
 
 
 def _tested(result: SinkTestResult) -> str:

@@ -12,6 +12,7 @@ from receiver.api.submissions import GET_SUBMISSION
 from receiver.console.filters import filter_form
 from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 from receiver.console.pages.deliveries import resubmits
+from receiver.domain.counting import counted
 from receiver.domain.submission import SubmissionState
 
 _COMMON: Final = ("text", "state", "run", "label", "since")
@@ -44,7 +45,7 @@ def submission(service: Service, actor: Actor, names: Mapping[str, str], query: 
         ("type", found.run_type),
         ("answer", f"HTTP {found.answer_status}" if found.answer_status else ""),
         ("labels", ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items()))),
-        ("asked in vain", f"{found.polls} times" if found.polls else ""),
+        ("asked in vain", counted(found.polls, "time", "times") if found.polls else ""),
     ]
     return {
         "title": found.title or found.id,

@@ -12,7 +12,7 @@ import pytest
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.domain.signature import sign
-from receiver.errors import Conflict, Forbidden, Invalid, RunhookError, UsageError
+from receiver.errors import Forbidden, Invalid, RunhookError, UsageError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import audit
 from tests.servers.submitting import Submitting
@@ -47,9 +47,9 @@ def test_dead_letters_of_a_remote_service_are_counted_replayed_and_cancelled(
 
     # And what is named is done at once, with its progress
     first = delivery_id(new_event("tsk_1").event.id, "callback")
-    assert ": 1 deliveries to cancel\n" in runhook("cancel", first)
+    assert ": 1 delivery to cancel\n" in runhook("cancel", first)
     assert sorted(states(ledger).values()) == ["cancelled", "queued"]
-    assert runhook("cancel", first, "--undo").endswith(": 1 deliveries to restore\n")
+    assert runhook("cancel", first, "--undo").endswith(": 1 delivery to restore\n")
 
     # And a whole sink's, there and back
     assert ": 2 deliveries to cancel\n" in runhook("cancel", "--sink", "callback", "--wait")
@@ -131,5 +131,6 @@ def test_the_quarantine_of_a_remote_service_is_checked_again_and_dropped(
 def test_failed_runs_are_submitted_again_only_where_a_sink_knows_how(runhook: Runhook) -> None:
     with pytest.raises(UsageError, match="say what to resubmit"):
         runhook("resubmit")
-    with pytest.raises(Conflict, match="the config has no sink of type resubmit"):
+    with pytest.raises(Invalid, match="the config has no sink of type resubmit") as refused:
         runhook("resubmit", "--status", "failed")
+    assert refused.value.exit_code == 2

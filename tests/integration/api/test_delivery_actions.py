@@ -103,7 +103,7 @@ def test_others_than_expected_are_not_replayed(service: Service) -> None:
         ("restore", {"ids": ["tsk_1"]}, NotFound, "only what is cancelled"),
         ("backfill", {"into": "callback", "ids": ["tsk_1"]}, Invalid, "for their own runs"),
         ("backfill", {"into": "ops", "ids": ["tsk_1"]}, NotFound, "nothing to backfill"),
-        ("resubmit", {"ids": ["tsk_1"]}, Conflict, "no sink of type resubmit"),
+        ("resubmit", {"ids": ["tsk_1"]}, Invalid, "no sink of type resubmit"),
         ("cancel_operation", {"id": "op_1"}, NotFound, "there is none"),
     ],
 )

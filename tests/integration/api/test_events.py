@@ -14,7 +14,7 @@ from receiver.config.models import Config
 from receiver.domain import deduplication
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
-from receiver.errors import Conflict, NotFound
+from receiver.errors import Invalid, NotFound
 from receiver.ledger import Ledger
 from receiver.ledger.events import NewEvent
 from tests.support.ledger import NOW, new_event, record
@@ -110,7 +110,7 @@ def test_a_large_body_is_told_by_its_bytes_alone(service: Service) -> None:
 
 def test_which_event_must_be_clear(service: Service) -> None:
     record(service.ledger, new_event("tsk_1"), new_event("tsk_2"))
-    with pytest.raises(Conflict, match="several begin so"):
+    with pytest.raises(Invalid, match="several begin so"):
         told(service, "evt_")
     with pytest.raises(NotFound):
         told(service, "evt_none")

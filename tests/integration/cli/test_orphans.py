@@ -69,10 +69,10 @@ def test_a_move_says_what_it_did_and_how_to_take_it_back(runhook: Runhook, book:
 
     said = runhook("sink", "move", "old", "new")
 
-    assert "2 deliveries of old now go to new" in said
+    assert "now with new: 2 deliveries of old" in said
     assert "--undo" in said
     assert states(book) == {"tsk_1:new": "dead", "tsk_2:new": "queued", "tsk_3:new": "queued"}
-    assert "2 deliveries of new now go to old" in runhook("sink", "move", "old", "new", "--undo")
+    assert "now with old: 2 deliveries of new" in runhook("sink", "move", "old", "new", "--undo")
     assert states(book) == before
 
 
@@ -81,11 +81,11 @@ def test_what_waits_for_a_lost_sink_is_cancelled_and_brought_back(runhook: Runho
 
     said = runhook("cancel", "--sink", "old")
 
-    assert said.endswith(": 1 deliveries to cancel\nthe same command with --undo brings them back\n")
+    assert said.endswith(": 1 delivery to cancel\nthe same command with --undo brings them back\n")
     assert states(book)["tsk_2:old"] == "cancelled"
     with pytest.raises(RunhookError, match=r"^nothing to cancel: 1 cancelled; 1 dead$"):
         runhook("cancel", "--sink", "old")
-    assert runhook("cancel", "--sink", "old", "--undo").endswith(": 1 deliveries to restore\n")
+    assert runhook("cancel", "--sink", "old", "--undo").endswith(": 1 delivery to restore\n")
     assert states(book) == before
     with pytest.raises(UsageError, match="--sink odl: there is no such sink; did you mean old"):
         runhook("cancel", "--sink", "odl")
@@ -110,12 +110,12 @@ def test_an_action_on_many_is_counted_and_made_only_on_as_many_as_expected(runho
     before = states(book)
     undo = ["cancel", "--undo", "--sink", "old"]
     for command in (["replay", "--backfill", "new"], ["cancel", "--sink", "old"]):
-        assert "1 deliveries to " in runhook(*command, "--run", "tsk_2", "--dry-run")
+        assert "1 delivery to " in runhook(*command, "--run", "tsk_2", "--dry-run")
         with pytest.raises(RunhookError, match="--expect 2: 1 match now; nothing was changed"):
             runhook(*command, "--run", "tsk_2", "--expect", "2")
         assert states(book) == before
     runhook("cancel", "--sink", "old", "--expect", "1")
-    assert runhook(*undo, "--dry-run") == "1 deliveries to restore\n"
+    assert runhook(*undo, "--dry-run") == "1 delivery to restore\n"
     with pytest.raises(RunhookError, match="--expect 3: 1 match now"):
         runhook(*undo, "--expect", "3")
     runhook(*undo, "--expect", "1")
@@ -126,9 +126,9 @@ def test_one_delivery_is_cancelled_and_brought_back(runhook: Runhook, book: Ledg
     (delivery,) = book.read(lambda it: queries.list_deliveries(it, queries.Filter(run_id="tsk_3")))
     identifier = delivery["id"][:12]
 
-    assert ": 1 deliveries to cancel\n" in runhook("cancel", identifier)
+    assert ": 1 delivery to cancel\n" in runhook("cancel", identifier)
     assert states(book)["tsk_3:new"] == "cancelled"
-    assert runhook("cancel", identifier, "--undo").endswith(": 1 deliveries to restore\n")
+    assert runhook("cancel", identifier, "--undo").endswith(": 1 delivery to restore\n")
     assert states(book)["tsk_3:new"] == "queued"
     with pytest.raises(RunhookError, match=f"^nothing to restore of {identifier}: 1 queued$"):
         runhook("cancel", identifier, "--undo")
@@ -139,8 +139,8 @@ def test_a_replay_leaves_what_nobody_would_send_and_says_so(runhook: Runhook, bo
 
     said = runhook("replay", "--all")
 
-    assert "1 deliveries are left, for their sinks are not in the config" in said
-    assert "1 deliveries to replay" in said
+    assert "left: 1 delivery, for whose sinks are not in the config" in said
+    assert "1 delivery to replay" in said
     book.write(lambda it: replays.step(it, time.time()))
     assert (states(book)["tsk_1:old"], states(book)["tsk_3:new"]) == ("dead", "queued")
     gone = (

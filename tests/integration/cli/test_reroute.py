@@ -152,7 +152,7 @@ def test_what_is_known_of_a_run_that_has_gone_on_is_old_news(
 
     said = runhook("reroute", "--since", "1h")
 
-    assert "1 events: 1 new deliveries (mail 1); 1 events of runs that have gone on since are left out" in said
+    assert "1 event: 1 new delivery (mail 1); left out: 1 of runs that have gone on since" in said
     (row,) = book.read(lambda it: queries.list_deliveries(it, queries.Filter(sink="mail")))
     assert row["status"] == "completed"
 

@@ -160,7 +160,7 @@ def test_status_says_it_all_in_lines_for_people(book: Ledger, runhook: Runhook) 
     assert wrong[0].startswith("WRONG: Redis can't be used (redis://127.0.0.1:1/0): ")
     assert sum(line.startswith("WRONG: no ") for line in wrong) == 3  # receiver, worker, clock
     assert any(
-        line.startswith("WRONG: ops does not answer: the server answered 503; 1 deliveries wait") for line in wrong
+        line.startswith("WRONG: ops does not answer: the server answered 503; 1 delivery waits") for line in wrong
     )
     assert any(line.startswith("WRONG: the sink gone is not in the config") for line in wrong)
     tables = found.stdout.partition("\n\n")[2]

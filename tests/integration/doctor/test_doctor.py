@@ -234,9 +234,9 @@ def test_whose_secret_has_signed_what_is_in_quarantine_is_told(settings: Setting
     told = {each.what.split(",")[0] + " | " + each.todo.split(",")[0] for each in found}
     assert len(found) == 4
     assert any("3 requests to /webhooks/skyvern" in each and "/webhooks/lab" in each for each in told)
-    assert any("1 requests to /webhooks/skyvern" in each and "sources.skyvern.secrets" in each for each in told)
-    assert any("1 requests to /webhooks/lab" in each and "quarantine verify` lets them in" in each for each in told)
-    assert any("1 requests to /webhooks/gone" in each and "/webhooks/skyvern" in each for each in told)
+    assert any("1 request to /webhooks/skyvern" in each and "sources.skyvern.secrets" in each for each in told)
+    assert any("1 request to /webhooks/lab" in each and "quarantine verify` lets them in" in each for each in told)
+    assert any("1 request to /webhooks/gone" in each and "/webhooks/skyvern" in each for each in told)
     assert not any(secret in str(found) for secret in ("lab-api-key", "skyvern-secret", "lab-secret"))
     assert len(store.list()) == 7
 

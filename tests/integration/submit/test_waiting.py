@@ -193,5 +193,5 @@ def test_one_key_takes_a_share_of_the_places_and_others_find_some_left(
 
     for answer in refused:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-        assert answer.json()["detail"].startswith("4 requests with this key wait for runs already")
+        assert answer.json()["detail"].startswith("requests with this key wait for runs already (4)")
     assert served.status_code == 200

@@ -234,7 +234,7 @@ def test_events_in_the_spool_of_a_host_that_is_gone_are_told_until_a_receiver_is
     found = {problem.code: problem for problem in find(but(parts=[*WELL.parts, gone]))}
 
     assert set(found) == ({"spool_left"} if stopped else {"part_silent", "spool_left"})
-    assert f"{words}, and its spool held 12 events: they are in /d/spool on b" in found["spool_left"].what
+    assert f"{words}, and its spool held 12 events, in /d/spool on b" in found["spool_left"].what
     # And no more once a receiver has that directory, on whatever host, or had it later and left nothing in it
     back = there("back", "elsewhere", data_id="1", store="redis")
     drained = there("drained", age=50.0, stopped=True, data_id="1", spool_events=0)
