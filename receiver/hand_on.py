@@ -4,7 +4,7 @@ find and claim it: see the head of ledger/deliveries/claims.py."""
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,8 +14,9 @@ from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.claims import CLAIM
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.deliveries.packed_claims import NewClaim, pack
-from receiver.ledger.events import NewDelivery, NewEvent, Written
+from receiver.ledger.events import KnownRun, NewDelivery, NewEvent, Written
 from receiver.ledger.requests import Asked
+from receiver.ledger.submissions.lifecycle import Submission
 from receiver.runtime.handover import LARGEST, Handover, Offer
 
 
@@ -36,6 +37,7 @@ class HandOn:
         self._handovers = handovers
         self._offers: dict[str, Offer] = {}
         self._ids: defaultdict[str, set[str]] = defaultdict(set)  # of all tries
+        self._tries = 0
         self.answered = False
         # Of the last try: when it began, by the ledger's clock and time.monotonic(); what it claims, by sink; and what
         # of it may be sent without a further look, once it is committed.
@@ -56,6 +58,7 @@ class HandOn:
         """
         self._now, self._since = now, time.monotonic()
         self._claimed, self._sure = {}, {}
+        self._tries += 1
         wanted: defaultdict[str, dict[str, tuple[NewEvent, NewDelivery]]] = defaultdict(dict)
         for item in events:
             for new in item.deliveries:
@@ -81,9 +84,16 @@ class HandOn:
         """Take note of what was written, at the end of it the answer to `looks`.
 
         `of_run`: what a run has now; None where that is not known. A sink is handed ids alone where one of its
-        deliveries is of such a run, was there already, has a lane that is shut, or is too large.
+        deliveries is of such a run, was there already when an earlier try may have made it, has a lane that is shut, or
+        is too large.
         """
         shut = {row.lane for row in written.answers[-1]} if self._claimed else set()
+        if self._tries == 1:  # what was there before is not of these claims
+            self._claimed = {
+                sink: {key: each for key, each in claimed.items() if key in written.deliveries}
+                for sink, claimed in self._claimed.items()
+            }
+            self._ids.update({sink: set(claimed) for sink, claimed in self._claimed.items()})
         for sink, claimed in self._claimed.items():
             if (
                 any((new.lane or sink) in shut for _, new in claimed.values())
@@ -129,3 +139,15 @@ def _new_claim(sink: str, key: str, item: NewEvent, new: NewDelivery, run: RunNo
         completion=item.completion_text(),
         body=item.body,
     )
+
+
+def runs_now(
+    decided: Sequence[NewEvent], known: Mapping[RunKey, KnownRun], bound: Mapping[RunKey, Submission]
+) -> dict[RunKey, RunNow]:
+    """Return what the rows of runs say once these events are recorded. Those of test webhooks are not read."""
+    counts = Counter(item.key for item in decided if item.disposition != "test")
+    found = {}
+    for key, run in known.items():
+        submission = None if run.submission_id else bound.get(key)
+        found[key] = RunNow(submission.labels if submission else run.labels, run.events + counts[key])
+    return found

@@ -17,9 +17,9 @@ from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import RESTARTABLE, Run, RunKey, storable
+from receiver.domain.run import RESTARTABLE, Run, storable
 from receiver.domain.shape import WORKFLOW
-from receiver.hand_on import HandOn, RunNow
+from receiver.hand_on import HandOn, RunNow, runs_now
 from receiver.late_binding import LateBinding, callers_webhook
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, new_runs, requests, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
@@ -66,7 +66,7 @@ class EventRecorder:
         self._may_ask = may_ask
         self._handovers = handovers
         self._late = LateBinding(router)
-        # Whether the last runs that might be new to the ledger were: then the next ones are expected to be.
+        # Whether most of the last runs that might be new to the ledger were: then the next ones are expected to be.
         self._runs_are_new = True
         self._bug_lines = TokenBucket(rate=1 / 60, burst=1)
         # By source, how often it may be asked once more though it has been allowed before: that came to nothing.
@@ -122,23 +122,28 @@ class EventRecorder:
         return unreadable(event, self._redactor, problem)
 
     def _record(self, batch: Sequence[ParsedEvent]) -> Recorded:
-        """Record the batch: in one request, as far as its runs are new, where all of them are expected to be."""
+        """Record the batch: in one request, as far as its runs are new, where most of them are expected to be."""
         if not batch:
             return Recorded([], set())
-        if not self._expects_new(batch):
+        likely = self._likely_new(batch)
+        if not likely:
             return self._record_any(batch)
         hand_on, tries = HandOn(self._handovers), list[list[NewEvent]]()
-        recorded = self._record_new_runs(batch, hand_on, tries)
+        recorded = self._record_new_runs(likely, hand_on, tries)
         there = {item.event.id for item in recorded.events}
-        self._runs_are_new = len(there) == len(batch)
-        if self._runs_are_new:
-            return recorded
-        tried = {item.event.id: item for new in tries[:-1] for item in new}
-        return _both(recorded, self._record_any([each for each in batch if each.event.id not in there], tried, hand_on))
+        if others := [each for each in batch if each.event.id not in there]:
+            tried = {item.event.id: item for new in tries[:-1] for item in new}
+            recorded = _both(recorded, self._record_any(others, tried, hand_on))
+        self._runs_are_new = _most(len(there), len(likely))
+        return recorded
 
-    def _expects_new(self, batch: Sequence[ParsedEvent]) -> bool:
-        keys = {each.key for each in batch if each.may_be_new}
-        return self._runs_are_new and self._ledger.has_requests and len(batch) == len(keys) <= new_runs.MOST
+    def _likely_new(self, batch: Sequence[ParsedEvent]) -> list[ParsedEvent]:
+        """Return the events whose run is likely to be new; none where those are not most of the batch."""
+        if not (self._runs_are_new and self._ledger.has_requests):
+            return []
+        counts = Counter(each.key for each in batch)
+        likely = [each for each in batch if each.may_be_new and counts[each.key] == 1]
+        return likely if _most(len(likely), len(batch)) else []
 
     def _record_new_runs(self, batch: Sequence[ParsedEvent], hand_on: HandOn, tries: list[list[NewEvent]]) -> Recorded:
         """Record the events whose run is new. `hand_on`: answers, unless it is certain that there are none. `tries`:
@@ -249,7 +254,8 @@ class EventRecorder:
         run_polls.ask_for_more(connection, failed, now + poll_schedule.AFTER_RESTART)
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         made = {key: each for key, each in only.items() if known[key].made}
-        self._runs_are_new = all(each.key in made.keys() - bound.keys() for each in batch if each.may_be_new)
+        new = [each.key in made and each.key not in bound for each in batch if each.may_be_new]
+        self._runs_are_new = _most(sum(new), len(new))
         claims = hand_on.claims(decided, now)
         then = [*schedule_polls(batch, known, histories, bound, now), *hand_on.looks()]
         deciding = {item.event.id for item in decided}
@@ -257,7 +263,7 @@ class EventRecorder:
         tried.update((item.event.id, item) for item in decided)
         late = [key for key in bound if known[key].recorded and not known[key].submission_id]
         written = events.record(connection, decided, now, claims, made, then, commit=not (restarted or late))
-        hand_on.made(written, _runs_now(decided, known, bound).get)
+        hand_on.made(written, runs_now(decided, known, bound).get)
         for source, run_id in restarted:
             if self._may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
@@ -358,23 +364,16 @@ class EventRecorder:
 _NEW_RUN: Final = RunNow({}, 1)
 
 
+def _most(some: int, of_all: int) -> bool:
+    """Whether these are so many that to record them by themselves is worth a further request for the others."""
+    return 4 * some >= 3 * of_all
+
+
 def _both(one: Recorded, other: Recorded) -> Recorded:
     """Return what two parts of a batch came to. A sink counts as answered if it was by both that recorded any."""
     if not (one.events and other.events):
         return one if one.events else other
     return Recorded(one.events + other.events, one.answered & other.answered)
-
-
-def _runs_now(
-    decided: Sequence[NewEvent], known: Mapping[RunKey, KnownRun], bound: Mapping[RunKey, Submission]
-) -> dict[RunKey, RunNow]:
-    """Return what the rows of runs say once these events are recorded. Those of test webhooks are not read."""
-    counts = Counter(item.key for item in decided if item.disposition != "test")
-    found = {}
-    for key, run in known.items():
-        submission = None if run.submission_id else bound.get(key)
-        found[key] = RunNow(submission.labels if submission else run.labels, run.events + counts[key])
-    return found
 
 
 def _log_test(test: NewEvent) -> None:

@@ -18,7 +18,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.inbox import InboxReader
 from receiver.ledger import Ledger, new_runs, run_polls
-from receiver.ledger.schema import events, runs
+from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
 from receiver.routing.router import Router, RunView, Verdict
@@ -155,18 +155,21 @@ def submitted(ledger: Ledger, submission_id: str, run_id: str) -> None:
     ledger.write(lambda connection: lifecycle.record_outcome(connection, submission_id, accepted, now))
 
 
+@pytest.mark.parametrize("beside", [0, 20])
 def test_what_is_known_of_a_run_counts_though_the_runs_beside_it_are_new(
-    dispatcher: Dispatcher, ledger: Ledger
+    dispatcher: Dispatcher, ledger: Ledger, beside: int
 ) -> None:
     """Given a run with an event, one that was submitted and whose webhook comes without its token, and one whose end
-    Skyvern's list has shown, when their events come with that of a new run, then each is recorded as it is alone."""
+    Skyvern's list has shown, when their events come with that of a new run, then each is recorded as it is alone. Few
+    events have a statement each, and many have one for all."""
     first = event(body("tsk_1"))
     dispatcher.dispatch([first])
     submitted(ledger, "sub_1", "tsk_2")
     ledger.write(lambda connection: run_polls.note_end(connection, "skyvern", "tsk_3", time.time() - 60))
 
     batch = [event(body(run_id, step_count=2)) for run_id in ("tsk_1", "tsk_2", "tsk_3", "tsk_4")]
-    assert dispatcher.dispatch(batch) == ["results"]
+    others = [event(body(f"wr_{number}")) for number in range(beside)]
+    assert dispatcher.dispatch([*others[:7], *batch, *others[7:]]) == ["results"]
 
     it = events.c
     query = sa.select(it.run_id, it.disposition, runs.c.labels, runs.c.events, runs.c.noted_at.is_not(None))
@@ -178,7 +181,60 @@ def test_what_is_known_of_a_run_counts_though_the_runs_beside_it_are_new(
         ("tsk_3", "new", "{}", 1, True),
         ("tsk_4", "new", "{}", 1, False),
     ]
-    assert states(ledger) == {f"tsk_{number}:results": "queued" for number in (1, 2, 3, 4)}
+    ids = [*(f"tsk_{number}" for number in (1, 2, 3, 4)), *(f"wr_{number}" for number in range(beside))]
+    assert states(ledger) == {f"{run_id}:results": "queued" for run_id in ids}
+
+
+def rows_of(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
+    """The rows of a table by key, without times of recording and without the order of it."""
+    left_out = ["seq", "recorded_at", "first_seen_at", "updated_at"]
+    left_out += [] if table is runs else ["created_at", "due_at"]
+    query = sa.select(*(each for each in table.c if each.name not in left_out))
+    found = ledger.read(lambda connection: connection.execute(query).mappings().all())
+    return sorted((dict(each) for each in found), key=str)
+
+
+def test_one_by_one_a_few_or_many_at_once_or_with_their_runs_locked_events_are_recorded_alike(
+    postgres_ledger: Ledger, redis_url: str, router: Picky
+) -> None:
+    # Given events of many kinds, and routes that give some of them no delivery, one, or three that wait
+    to = ["files", {"sink": "ops", "after": ["files"]}, {"sink": "results", "after": ["ops", "files"]}]
+    router = Picky(
+        [
+            RouteConfig.model_validate({"name": "failed", "when": {"status": "failed"}, "to": to}),
+            RouteConfig.model_validate({"name": "titled", "when": {"title": "Größe ✓"}, "to": ["results"]}),
+        ]
+    )
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
+    made = [
+        event(
+            body(
+                f"{'wr' if number % 2 else 'tsk'}_{number}",
+                ["completed", "failed", "running", "terminated"][number % 4],
+                **({"title": "Größe ✓"} if number % 3 == 0 else {}),
+                **({"failure_reason": "x" * number} if number % 5 == 0 else {}),
+                output=[None, {}, {"n": number / 7}, ["\u2028", "\\", "{", '"'], 0][number % 5],
+                **({"created_at": f"2026-11-24T14:06:{number:02}.25"} if number % 2 else {}),
+            )
+        )
+        for number in range(24)
+    ]
+    found: dict[int, list[Any]] = {}
+    # When the same come in batches of one, of a few, all at once, and the way of runs that are known
+    for size in (1, 4, len(made), 0):
+        for at in range(0, len(made), size or 5):
+            it._runs_are_new = size > 0
+            it.dispatch(made[at : at + (size or 5)])
+            assert it._runs_are_new
+        found[size] = [rows_of(postgres_ledger, table) for table in (runs, events, deliveries)]
+        postgres_ledger.write(
+            lambda connection: [connection.execute(sa.delete(each)) for each in (deliveries, events, runs)]
+        )
+    # Then the tables say the same
+    assert [len(rows) for rows in found[0]] == [24, 24, 22]
+    assert found[1] == found[4] == found[24] == found[0]
+    it.close()
 
 
 def test_a_run_s_deliveries_wait_for_each_other_as_its_route_says(
