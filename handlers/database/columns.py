@@ -60,7 +60,7 @@ class Columns:
         except RecursionError:
             raise Refused("no row can be made of the body: it is nested too deeply") from None
         cells |= mapped
-        size = 64 + sum(len(cell) for cell in cells.values() if isinstance(cell, (str, bytes)))
+        size = 64 + sum([len(cell) for cell in cells.values() if type(cell) is str or type(cell) is bytes])
         return Row(cells["run_id"], cells, size, unconverted)
 
     def _fixed(self, delivery: Delivery, now: datetime) -> dict[str, Any]:
@@ -143,8 +143,11 @@ def links(delivery: Delivery) -> dict[str, str]:
 
 def _output(run: Mapping[str, Any]) -> Any:
     """Return the run's output, which has three names: tasks also send extracted_information, workflows outputs."""
-    candidates = (run.get("output"), run.get("outputs"), run.get("extracted_information"))
-    return next((each for each in candidates if not _holds_nothing(each)), candidates[0])
+    output = run.get("output")
+    if not _holds_nothing(output):
+        return output
+    others = (run.get("outputs"), run.get("extracted_information"))
+    return next((each for each in others if not _holds_nothing(each)), output)
 
 
 def _holds_nothing(value: Any) -> bool:
@@ -166,7 +169,10 @@ def _first(*values_: Any) -> Any:
 
 def _first_text(*values_: Any) -> str | None:
     """Return the first that is text and not empty."""
-    return next((values.storable(each) for each in values_ if isinstance(each, str) and each), None)
+    for each in values_:
+        if isinstance(each, str) and each:
+            return values.storable(each)
+    return None
 
 
 def _json(value: Any) -> bytes | None:
@@ -174,12 +180,13 @@ def _json(value: Any) -> bytes | None:
 
 
 def _time(value: Any) -> datetime | None:
-    return None if value is None else _or_none(values.to_timestamp, value)
+    moment: datetime | None = _or_none(values.to_timestamp, value)
+    return moment
 
 
 def _or_none(convert: Callable[[Any], Any], value: Any) -> Any:
     try:
-        return convert(value)
+        return None if value is None else convert(value)
     except ConversionError:
         return None
 

@@ -31,7 +31,7 @@ class ConversionError(ValueError):
 
 def storable(value: str) -> str:
     """Return `value` with NUL and lone surrogates, which no database stores, replaced by U+FFFD."""
-    return _UNSTORABLE.sub("\ufffd", value)
+    return value if value.isprintable() else _UNSTORABLE.sub("\ufffd", value)
 
 
 def to_json(value: Any) -> bytes:
@@ -67,6 +67,8 @@ def to_text(value: Any) -> str:
 
 def to_integer(value: Any) -> int:
     """Convert a whole number of 64 bits, also from text or a float. Raises ConversionError."""
+    if type(value) is int and value in INT64:
+        return value
     number = to_number(value)
     if number != number.to_integral_value() or not -(2**63) <= number < 2**63:
         raise ConversionError("no integer of 64 bits")

@@ -56,7 +56,12 @@ def array(of: Type, values: Sequence[Any]) -> bytes:
         words[1::2] = values
         return head + struct.pack("!" + f"i{of.code}" * count, *words)
     parts = [head]
+    add, write = parts.append, of.write
     for value in values:
-        written = None if value is None else of.write(value)
-        parts += (_NULL,) if written is None else (_LENGTH(len(written)), written)
+        if value is None:
+            add(_NULL)
+        else:
+            written = write(value)
+            add(_LENGTH(len(written)))
+            add(written)
     return b"".join(parts)

@@ -58,33 +58,34 @@ def outcome_of(
     """Return the result of one attempt. `change`: of the breaker, by the batch that the attempt was settled in, if any.
     `chance` in [0, 1) is the jitter; times are seconds since the epoch. `ended_at`: None means now."""
 
+    accepted = AttemptResult(  # as most are; the others differ in what follows
+        id=claimed.id,
+        created_at=claimed.created_at,
+        attempt_number=claimed.attempt_number,
+        move=DeliveryMove.ACCEPT,
+        outcome="accepted",
+        reason="",
+        started_at=started_at,
+        ended_at=now if ended_at is None else ended_at,
+        due_at=now,
+        receipt=answer.to_dict() if isinstance(answer, Receipt) else None,
+        tried_at=claimed.tried_at,
+    )
+    if isinstance(answer, Receipt):
+        return accepted
+
     def result(
-        move: DeliveryMove,
-        outcome: str,
-        *,
-        due_at: float = now,
-        spends: bool = True,
-        receipt: Receipt | None = None,
-        why: str = "",
+        move: DeliveryMove, outcome: str, *, due_at: float = now, spends: bool = True, why: str = ""
     ) -> AttemptResult:
-        return AttemptResult(
-            id=claimed.id,
-            created_at=claimed.created_at,
-            attempt_number=claimed.attempt_number,
+        return accepted._replace(
             move=move,
             outcome=outcome,
-            reason="" if isinstance(answer, Receipt) else why + reason(answer),
-            started_at=started_at,
-            ended_at=now if ended_at is None else ended_at,
+            reason=why + reason(answer),
             due_at=due_at,
             spends=spends,
-            receipt=receipt.to_dict() if receipt is not None else None,
             retry_after=answer.retry_after if isinstance(answer, Unavailable) else None,
-            tried_at=claimed.tried_at,
         )
 
-    if isinstance(answer, Receipt):
-        return result(DeliveryMove.ACCEPT, "accepted", receipt=answer)
     if isinstance(answer, Refused):
         return result(DeliveryMove.DIE, "refused")
     outcome = "unavailable" if isinstance(answer, Unavailable) else "error"

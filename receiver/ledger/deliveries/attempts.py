@@ -10,9 +10,9 @@ import functools
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import orjson
 import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryMove, state_after
@@ -25,10 +25,10 @@ from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import attempts, deliveries
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptResult:
-    """The result of one attempt. `created_at`: of its delivery. `move`: ACCEPT, DEFER, DIE or LAPSE. `outcome`: the
-    word in the attempts table. Times are seconds since the epoch, `retry_after` is seconds."""
+class AttemptResult(NamedTuple):
+    """The result of one attempt: a tuple, for each delivery makes one. `created_at`: of its delivery. `move`: ACCEPT,
+    DEFER, DIE or LAPSE. `outcome`: the word in the attempts table. Times are seconds since the epoch, `retry_after` is
+    seconds."""
 
     id: str
     created_at: float
@@ -101,7 +101,7 @@ def _recorded(connection: sa.Connection, results: Sequence[tuple[str, AttemptRes
             "number": each.attempt_number,
             "outcome": each.outcome,
             "reason": each.reason,
-            "receipt": json.dumps(each.receipt) if each.receipt is not None else None,
+            "receipt": _receipt_text(each.receipt),
             "retry_after": each.retry_after,
             "started_at": each.started_at,
             "ended_at": each.ended_at,
@@ -111,6 +111,15 @@ def _recorded(connection: sa.Connection, results: Sequence[tuple[str, AttemptRes
         for worker, each in sorted(results, key=lambda each: each[1].id)
     ]
     return _insert.of(connection, rows)
+
+
+def _receipt_text(receipt: Mapping[str, Any] | None) -> str | None:
+    if receipt is None:
+        return None
+    try:
+        return orjson.dumps(receipt).decode()
+    except TypeError:  # such as half a character in a sink's text
+        return json.dumps(receipt)
 
 
 _insert: Final = bulk.Insert(attempts, lambda insert: insert.on_conflict_do_nothing())

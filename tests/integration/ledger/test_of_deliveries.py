@@ -54,6 +54,18 @@ def test_0020_keeps_attempts_and_finds_them_with_later_ones(ledger_url: str) -> 
     ledger.close()
 
 
+def test_a_receipt_is_read_as_the_sink_gave_it(ledger: Ledger) -> None:
+    # Given receipts of two sinks, one of them with half a character and a number that few encoders write
+    given = {"ops": {"id": "é", "note": "\0"}, "other": {"id": "\ud800", "keys": [2**70]}}
+    record(ledger, new_event("tsk_1", *given))
+    # When they are settled
+    for sink, receipt in given.items():
+        settle(ledger, claim(ledger, sink), DeliveryMove.ACCEPT, receipt=receipt)
+    # Then they are read as they were
+    told = ledger.read(queries.list_attempts)
+    assert sorted((row["receipt"] for row in told), key=str) == sorted(given.values(), key=str)
+
+
 def test_an_attempt_is_recorded_with_when_its_delivery_was_made(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "ops"), now=NOW - 7.125)
     settle(ledger, claim(ledger, "ops"), DeliveryMove.ACCEPT, receipt={"id": "r"})
