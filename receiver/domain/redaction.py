@@ -59,6 +59,8 @@ class Redactor:
     def mask_top(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return `data` with those members masked that a path names themselves, or itself. What is in them is left."""
         names = [name for name in data if name in self._anywhere or (self._places and _step(self._places, name)[1])]
+        if not names:
+            return data
         masked = {name: _mask(data[name]) for name in names}
         return {**data, **masked} if any(masked[name] is not data[name] for name in names) else data
 

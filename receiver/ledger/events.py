@@ -214,28 +214,29 @@ _NEVER_UNROUTED = ("update", "repeat", "superseded", "test")
 
 def event_row(item: NewEvent, now: float) -> dict[str, Any]:
     """Return the row of an event."""
+    event, run, facts = item.event, item.run, item.facts
     return {
-        "id": item.event.id,
-        "source": item.event.source,
-        "run_id": item.run.run_id,
-        "via": item.event.via,
-        "run_type": item.run.run_type,
-        "status": item.run.status,
-        "outcome": item.run.outcome,
-        "attempt": item.run.attempt,
-        "retry_pending": item.run.retry_pending,
-        "final": item.run.final,
-        "modified_at": item.run.modified_at,
-        "fingerprint": item.facts.fingerprint if item.facts else "",
-        "statement": item.facts.statement if item.facts else "",
-        "extent": item.facts.extent if item.facts else "",
-        "output_null": item.facts.output_null if item.facts else True,
+        "id": event.id,
+        "source": event.source,
+        "run_id": run.run_id,
+        "via": event.via,
+        "run_type": run.run_type,
+        "status": run.status,
+        "outcome": run.outcome,
+        "attempt": run.attempt,
+        "retry_pending": run.retry_pending,
+        "final": run.final,
+        "modified_at": run.modified_at,
+        "fingerprint": facts.fingerprint if facts else "",
+        "statement": facts.statement if facts else "",
+        "extent": facts.extent if facts else "",
+        "output_null": facts.output_null if facts else True,
         "disposition": item.disposition,
         "repeat_of": item.repeat_of,
         "unrouted": item.disposition not in _NEVER_UNROUTED and not item.deliveries,
         "problem": item.problem,
-        "submission_id": item.event.submission_id,
-        "received_at": item.event.received_at,
+        "submission_id": event.submission_id,
+        "received_at": event.received_at,
         "recorded_at": now,
         "body": item.body,
         "completion": item.completion_text(),
@@ -329,15 +330,13 @@ _KEPT = (
 _put_status: Final = bulk.Insert(runs, _update_status)
 _OF_RUN = ("run_id", *_REPLACED, *_KEPT)
 _values = attrgetter(*_OF_RUN)
+# The columns that `status` returns.
+STATUS: Final = ("source", "event_id", *_OF_RUN)
 
 
 def status(event: Event, run: Run) -> dict[str, Any]:
     """Return the columns of a run that its newest event gives it."""
-    return {"source": event.source, "event_id": event.id, **dict(zip(_OF_RUN, _values(run), strict=True))}
-
-
-# The columns that `status` returns.
-STATUS: Final = ("source", "event_id", *_OF_RUN)
+    return dict(zip(STATUS, (event.source, event.id, *_values(run)), strict=True))
 
 
 # The status of a run of which no event has told.
