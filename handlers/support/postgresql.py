@@ -131,6 +131,7 @@ class BoundedConnection(psycopg.Connection[Any]):
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         super().__init__(pgconn)
         self._names: dict[Statement, bytes] = {}  # of what the session has prepared
+        self._outdated = False  # whether it has prepared more, which is of no use any more
         self._numbers = itertools.count(1)
         self._requests = 0
 
@@ -148,6 +149,7 @@ class BoundedConnection(psycopg.Connection[Any]):
             commits = commit and not idle
             new = dict.fromkeys(each.statement for each in asked if self.prepares and each.statement not in self._names)
             names = {statement: b"runhook_%d" % next(self._numbers) for statement in new}
+            before = self._outdated + begins
             self.pgconn.enter_pipeline_mode()
             try:
                 self._send(asked, names, begins=begins, commits=commits)
@@ -157,8 +159,9 @@ class BoundedConnection(psycopg.Connection[Any]):
                 raise
             if not self.closed:
                 self.pgconn.exit_pipeline_mode()
-            answers = results[begins + len(names) :]
-            self._names |= {name: names[name] for name, it in zip(names, results[begins:], strict=False) if _done(it)}
+            self._outdated = self._outdated and not (results and _done(results[0]))
+            answers = results[before + len(names) :]
+            self._names |= {name: names[name] for name, it in zip(names, results[before:], strict=False) if _done(it)}
             for result in results:
                 if result.status == pq.ExecStatus.FATAL_ERROR:
                     raise self._failed(result)
@@ -171,6 +174,8 @@ class BoundedConnection(psycopg.Connection[Any]):
     ) -> None:
         """Queue the messages of a request. `names`: under which what the session lacks is to be prepared."""
         connection = self.pgconn
+        if self._outdated:
+            connection.send_query_params(b"DEALLOCATE ALL", None)
         if begins:
             connection.send_query_params(b"BEGIN", None)
         for statement, name in names.items():
@@ -195,6 +200,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         # is: a request of its own leaves no transaction to roll back.
         if isinstance(error, (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported)):
             self._names.clear()
+            self._outdated = True
         return error
 
     def _rows(self, result: pq.abc.PGresult) -> list[tuple[Any, ...]]:
@@ -209,8 +215,9 @@ class BoundedConnection(psycopg.Connection[Any]):
         if self.closed or self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
             return
         super().rollback()
-        if self._names:
+        if self._names or self._outdated:
             self._names.clear()
+            self._outdated = False
             with self.lock:
                 self.pgconn.send_query(b"DEALLOCATE ALL")
                 self.wait(generators.execute(self.pgconn))
