@@ -16,12 +16,15 @@ MAX_TEXT: Final = 4000
 @dataclass(slots=True)
 class Node:
     """One value. `name`: its member's name or place, "" at the top. `kind`: object, array, text, number, true, false
-    or null. `text`: of a scalar; of the others how much they hold. `left_out`: how many children are not here."""
+    or null. `text`: of a scalar; of the others how much they hold. `nulls`: the names of an object's members that are
+    null: a body of Skyvern has dozens, which hide the others where each has a line. `left_out`: how many children are
+    not here."""
 
     name: str
     kind: str
     text: str
     children: list[Node] = field(default_factory=list)
+    nulls: list[str] = field(default_factory=list)
     left_out: int = 0
 
 
@@ -33,10 +36,12 @@ def outline(value: Any, max_nodes: int = MAX_NODES) -> Node:
     for depth in range(MAX_DEPTH + 1):
         below: list[tuple[Node, Any]] = []
         for node, its_value in level:
-            items = list(its_value.items()) if isinstance(its_value, Mapping) else list(enumerate(its_value))
-            shown = items[: max(left, 0)] if depth < MAX_DEPTH else []
-            node.left_out = len(items) - len(shown)
-            left -= len(shown)
+            items, nulls = _children(its_value)
+            room = max(left, 0) if depth < MAX_DEPTH else 0
+            shown = items[:room]
+            node.nulls = nulls[: room - len(shown)]
+            node.left_out = len(items) - len(shown) + len(nulls) - len(node.nulls)
+            left -= len(shown) + len(node.nulls)
             for name, each in shown:
                 child = _node(str(name), each)
                 node.children.append(child)
@@ -46,6 +51,14 @@ def outline(value: Any, max_nodes: int = MAX_NODES) -> Node:
         if not level:
             break
     return top
+
+
+def _children(value: Any) -> tuple[list[tuple[object, Any]], list[str]]:
+    """Return the items of an object or array, but no member that is null, and the names of these."""
+    if not isinstance(value, Mapping):
+        return list(enumerate(value)), []
+    items = [(name, each) for name, each in value.items() if each is not None]
+    return items, [str(name) for name, each in value.items() if each is None]
 
 
 def _node(name: str, value: Any) -> Node:

@@ -115,6 +115,8 @@ def _tree(name: str, node: Node) -> Tree:
     top = Tree(_label(name, node), guide_style="dim")
     for child in node.children:
         top.add(_tree(child.name, child))
+    if node.nulls:
+        top.add(Text("null: ", style="bold dim").append(clean(", ".join(node.nulls)), style="dim"))
     if node.left_out:
         top.add(Text(f"{node.left_out} more: `runhook event EVENT --body`", style="dim"))
     return top

@@ -20,6 +20,10 @@ def nodes(top: Node) -> list[Node]:
     return [top, *(below for child in top.children for below in nodes(child))]
 
 
+def told(top: Node) -> int:
+    return sum(1 + len(each.nulls) for each in nodes(top))
+
+
 def size(value: Any) -> int:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + sum(map(size, parts))
@@ -31,24 +35,36 @@ def test_a_small_value() -> None:
     assert [(each.name, each.kind, each.text) for each in top.children] == [
         ("total", "number", "12.5"),
         ("lines", "array", "1 item"),
-        ("note", "null", "null"),
         ("who", "text", "Ana"),
     ]
+    assert top.nulls == ["note"]
     assert [(each.name, each.text) for each in nodes(top)[3:5]] == [("0", "1 member"), ("paid", "true")]
+
+
+def test_members_that_are_null_are_named_together_and_items_keep_their_place() -> None:
+    top = outline({"error": None, "steps": [None, 1], "url": None, "nothing": {"a": None}})
+
+    assert ([each.name for each in top.children], top.nulls) == (["steps", "nothing"], ["error", "url"])
+    assert [each.text for each in top.children[0].children] == ["null", "1"]
+    assert (top.children[1].text, top.children[1].nulls, top.children[1].children) == ("1 member", ["a"], [])
+    # And where not all fit, those that say something come first
+    assert [(it.children[0].name, it.nulls, it.left_out) for it in [outline({"a": None, "b": None, "c": 1}, 3)]] == [
+        ("c", ["a"], 1)
+    ]
 
 
 @given(VALUES)
 def test_a_value_that_fits_is_whole(value: Any) -> None:
     top = outline(value)
-    assert len(nodes(top)) == size(value)
+    assert told(top) == size(value)
     assert sum(each.left_out for each in nodes(top)) == 0
 
 
 @given(VALUES, st.integers(1, 20))
 def test_what_does_not_fit_is_counted(value: Any, most: int) -> None:
-    found = nodes(outline(value, most))
-    assert len(found) == min(most, size(value)) or sum(each.left_out for each in found)
-    assert len(found) <= most
+    top = outline(value, most)
+    assert told(top) == min(most, size(value)) or sum(each.left_out for each in nodes(top))
+    assert told(top) <= most
 
 
 def test_depth_is_bounded() -> None:
