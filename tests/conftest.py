@@ -14,10 +14,12 @@ import pytest
 from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import Dialect, Engine
+from starlette import routing
 
 from receiver.api import call_pool
 from receiver.ledger import Ledger
 from receiver.runtime import apart
+from tests.support.paths import memory
 from tests.support.waiting import PATIENCE
 
 # A busy machine is no failure: what a property costs is not what it says. CI draws the same examples each time, as
@@ -43,6 +45,12 @@ pytest_plugins = [
     "tests.servers.console",
     "tests.servers.chromium",
 ]
+
+
+def pytest_configure() -> None:
+    """Have the files of tests in memory: most write to a ledger or an inbox that waits for the disk."""
+    if place := memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(place))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -90,6 +98,14 @@ def _certificates_are_read_once() -> Iterator[None]:
     """Reading this machine's authorities is nearly all that a new HTTP client costs, and waiting makes many of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpcore2, "default_ssl_context", functools.cache(httpcore2.default_ssl_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _paths_of_routes_are_compiled_once() -> Iterator[None]:
+    """An application has over a hundred, which are the same for each of those that tests make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routing, "compile_path", functools.cache(routing.compile_path))
         yield
 
 

@@ -10,6 +10,7 @@ root, so root starts it as `postgres` or `nobody`, in a directory beside pytest'
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import itertools
@@ -28,11 +29,18 @@ import psycopg
 import pytest
 
 from tests.servers.valkey import free_port
+from tests.support.paths import memory
 from tests.support.processes import alive, launch
 from tests.support.waiting import PATIENCE, eventually
 
 # On disk what is confirmed, as in production: with less Runhook doesn't start.
 SMALL = {"shared_buffers": "16MB", "max_connections": "64", "logging_collector": "off", "autovacuum": "off"}
+
+_PREFIX = "runhook-pg-"
+_CUT_OTHERS = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 
 _numbers = itertools.count(1)
 
@@ -70,6 +78,31 @@ def _become(user: pwd.struct_passwd | None) -> None:
         os.setuid(user.pw_uid)
 
 
+def _run_as(user: pwd.struct_passwd | None, command: Sequence[str]) -> None:
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        timeout=PATIENCE,
+        preexec_fn=lambda: _become(user),
+    )
+    assert done.returncode == 0, f"{command[0]} failed:\n{done.stderr[-2000:]}"
+
+
+@cache
+def _new_cluster() -> Path:
+    """What `initdb` makes, for each server to copy: making it takes ten times as long."""
+    directory, user = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=memory())), account()
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    if user is not None:
+        os.chown(directory, user.pw_uid, user.pw_gid)
+    command = [str(binaries() / "initdb"), "-D", str(directory / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+    _run_as(user, [*command, "--no-locale", "--no-sync"])
+    return directory / "data"
+
+
 class PostgresProcess:
     """One PostgreSQL server: its port and directory stay the same over restarts. `settings`: as in postgresql.conf."""
 
@@ -79,6 +112,7 @@ class PostgresProcess:
         self.settings = {**SMALL, **settings}
         self.process: subprocess.Popen[bytes] | None = None
         self.spare: list[str] = []  # databases that a test has done with, empty again
+        self._kept: dict[str, psycopg.Connection] = {}  # to databases that are emptied, by their names
 
     def url(self, database: str = "postgres") -> str:
         """An SQLAlchemy URL."""
@@ -112,7 +146,7 @@ class PostgresProcess:
 
         Returns which tables and indexes there are, as a text to compare. An index that is not whole is none.
         """
-        with contextlib.closing(self._alone_with(name)) as connection:
+        with self._alone_with(name) as connection:
             # One without pages has had no row since it was emptied last; emptying it makes new files all the same.
             found = connection.execute(
                 "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
@@ -127,18 +161,26 @@ class PostgresProcess:
             ).fetchone() or ("",)
             return str(names)
 
-    def _alone_with(self, name: str) -> psycopg.Connection:
-        """A connection, all others to this database being cut."""
-        connection = self.connect(name)
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        return connection
+    @contextlib.contextmanager
+    def _alone_with(self, name: str) -> Iterator[psycopg.Connection]:
+        """A connection, all others to this database being cut. It is kept: a new one costs the server much more."""
+        connection = self._kept.pop(name, None) or self.connect(name)
+        try:
+            try:
+                connection.execute(_CUT_OTHERS)
+            except psycopg.OperationalError:  # a test has cut this one too
+                connection.close()
+                connection = self.connect(name)
+                connection.execute(_CUT_OTHERS)
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        self._kept[name] = connection
 
     def empty_database(self, name: str) -> None:
         """Make it as new, whoever is still connected. A new one costs hundreds of files."""
-        with contextlib.closing(self._alone_with(name)) as connection:
+        with self._alone_with(name) as connection:
             schemas = connection.execute(
                 "SELECT quote_ident(nspname) FROM pg_namespace"
                 " WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
@@ -177,18 +219,7 @@ class PostgresProcess:
         self.directory.mkdir(parents=True, exist_ok=True)
         if user is not None:
             os.chown(self.directory, user.pw_uid, user.pw_gid)
-        command = [str(binaries() / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
-        command += ["--no-locale", "--no-sync"]
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            cwd="/",
-            timeout=PATIENCE,
-            preexec_fn=lambda: _become(user),
-        )
-        assert done.returncode == 0, f"initdb failed:\n{done.stderr[-2000:]}"
+        _run_as(user, ["cp", "-r", str(_new_cluster()), str(data)])
 
     def _answers(self) -> bool:
         try:
@@ -206,6 +237,8 @@ class PostgresProcess:
 
     def kill(self) -> None:
         """kill -9 for the server and its backends, and wait until they are gone."""
+        while self._kept:
+            self._kept.popitem()[1].close()
         if self.process is None or self.process.poll() is not None:
             return
         self.process.send_signal(signal.SIGSTOP)  # so that it starts no more of them
@@ -261,18 +294,9 @@ class PostgresProcess:
             os.kill(pid, signal.SIGCONT)
 
 
-def _memory() -> Path | None:
-    """A file system in memory that has room for a server's files, if there is one."""
-    path = Path("/dev/shm")
-    try:
-        return path if os.access(path, os.W_OK) and shutil.disk_usage(path).free > 2 << 30 else None
-    except OSError:
-        return None
-
-
 def _remove_abandoned(parent: Path) -> None:
     """Remove what test runs that were killed have left in memory: servers that ended an hour ago or more."""
-    for path in parent.glob("runhook-pg-*"):
+    for path in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             running = (path / "data" / "postmaster.pid").exists()
             if not running and time.time() - path.stat().st_mtime > 3600:
@@ -283,7 +307,7 @@ def _remove_abandoned(parent: Path) -> None:
 def _directory(parent: Path | None = None) -> Iterator[Path]:
     if parent is not None:
         _remove_abandoned(parent)
-    path = Path(tempfile.mkdtemp(prefix="runhook-pg-", dir=parent))
+    path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     try:
         yield path
     finally:
@@ -292,7 +316,7 @@ def _directory(parent: Path | None = None) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresProcess]:
-    with _directory(_memory()) as directory:
+    with _directory(memory()) as directory:
         server = PostgresProcess(directory).start()
         yield server
         server.kill()

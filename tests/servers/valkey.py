@@ -61,6 +61,7 @@ class ValkeyProcess:
         self.port = port or free_port()
         self.settings = {**DURABLE, **settings}
         self.process: subprocess.Popen[bytes] | None = None
+        self._client: redis.Redis | None = None
 
     @property
     def url(self) -> str:
@@ -78,6 +79,14 @@ class ValkeyProcess:
 
     def connect(self, db: int = 0) -> redis.Redis:
         return redis.Redis(port=self.port, db=db, socket_timeout=30, socket_connect_timeout=30)
+
+    @contextmanager
+    def selected(self, number: int) -> Iterator[redis.Redis]:
+        """The session server's own connection, in this database: making a client takes longer than what it does."""
+        if self._client is None:
+            self._client = redis.Redis(port=self.port, socket_timeout=30, single_connection_client=True)
+        self._client.execute_command("SELECT", number)
+        yield self._client
 
     def start(self) -> ValkeyProcess:
         """Start, or start again on what is in the directory. Returns when it answers."""
@@ -108,6 +117,9 @@ class ValkeyProcess:
 
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -156,11 +168,11 @@ def module_redis_url(valkey: ValkeyProcess) -> Iterator[str]:
 @contextmanager
 def _database(valkey: ValkeyProcess) -> Iterator[str]:
     number = next(_numbers)
-    client = valkey.connect(number)
-    assert client.dbsize() == 0, f"database {number} is not empty"
+    with valkey.selected(number) as client:
+        assert client.dbsize() == 0, f"database {number} is not empty"
     yield f"redis://127.0.0.1:{valkey.port}/{number}"
-    client.flushdb()
-    client.close()
+    with valkey.selected(number) as client:
+        client.flushdb()
 
 
 @pytest.fixture

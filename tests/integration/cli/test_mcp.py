@@ -1,4 +1,7 @@
-"""`runhook mcp`: a model's client, the official one, over each transport; what it may do, and how much it is told."""
+"""`runhook mcp`: a model's client, the official one, over each transport; what it may do, and how much it is told.
+
+The official SDK is imported where it is used: it takes longer to import than all else that is collected here.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
-from mcp import Client, StdioServerParameters
-from mcp.client.streamable_http import streamable_http_client
 
 from receiver.cli.client import LocalClient
-from receiver.cli.mcp_server import server_of
 from receiver.cli.mcp_tools import ANSWER_BYTES, instructions, tools
 from receiver.config.settings import Settings
 from receiver.domain.delivery import DeliveryMove
@@ -29,6 +29,9 @@ from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support.ledger import NOW, claim, new_event, record, settle, with_tables
 from tests.support.waiting import PATIENCE
+
+if TYPE_CHECKING:
+    from mcp import Client
 
 RUNHOOK = [sys.executable, "-m", "receiver.cli"]
 
@@ -45,6 +48,10 @@ def book(tmp_path: Path) -> Iterator[Ledger]:
 @pytest.fixture
 def local(book: Ledger, tmp_path: Path) -> Iterator[Callable[..., Client]]:
     """A client of the tools on the ledger of this machine, in this process."""
+    from mcp import Client
+
+    from receiver.cli.mcp_server import server_of
+
     environ = {"DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db", "REDIS_URL": "redis://127.0.0.1:1/0"}
     settings = Settings.from_env(environ, data=tmp_path, config=tmp_path / "c.json")
     with ExitStack() as stack:
@@ -183,6 +190,8 @@ async def test_a_wait_ends_in_time_and_goes_on_when_it_is_asked_again(
 async def test_a_run_is_submitted_once_and_waited_for_over_stdio(
     submitting: Callable[..., Submitting], skyvern_simulator: SkyvernSimulator
 ) -> None:
+    from mcp import Client, StdioServerParameters
+
     # Given a deployed service, and a key that may look and submit
     service = submitting(skyvern_simulator.url)
     key = service.key("view", "submit", "read")
@@ -221,6 +230,9 @@ def served(environ: dict[str, str]) -> Iterator[str]:
 
 
 async def test_over_http_a_client_needs_the_token(book: Ledger, served_http: str) -> None:
+    from mcp import Client
+    from mcp.client.streamable_http import streamable_http_client
+
     record(book, new_event("tsk_1", "ops"))
     headers = {"authorization": "Bearer a-token-of-the-tests"}
     for mode in ("legacy", "auto"):  # of the protocol: with a handshake, and without
