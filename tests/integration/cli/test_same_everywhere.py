@@ -202,7 +202,7 @@ def test_old_events_are_rerouted_by_the_rules_of_the_service(service: Submitting
     code, _, error = said("reroute", "--since", "2020-01-01", "--sink", "opps", *remote)
     assert (code, "no sink is called opps" in error) == (2, True)
     code, _, error = said("reroute", "--since", "2020-01-01", "--url", service.url, "--key", service.key("view"))
-    assert (code, "operate" in error) == (1, True), error
+    assert (code, "operate" in error) == (2, True), error
 
 
 def test_the_doctor_of_a_service_is_its_own_process(
