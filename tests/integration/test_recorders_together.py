@@ -43,7 +43,7 @@ def dispatch(url: str, redis_url: str, owner: str, found: Sequence[Event], answe
     with closing(Ledger(url)) as ledger, closing(Handover()) as handover:
         recorder = make_recorder(ledger, redis_url, handover)
         for number in range(1, len(left) + 1):
-            size = chance.choice([1, 1, 2, 4, 6])
+            size = chance.choice([1, 1, 2, 4, 8, 12])
             batch, left = left[:size], left[size:]
             if chance.random() < 0.7:
                 handover.put(Offer(owner, number, 32))
