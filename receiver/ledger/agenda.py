@@ -6,11 +6,9 @@ A look says what is worth a closer one, and reads one row of each index, however
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 
 from receiver.ledger import replays, requests
 from receiver.ledger.deliveries import fair_queue, recovery
@@ -59,18 +57,11 @@ def query(on_postgresql: bool) -> Any:
 _LOOK: Final = BuiltStatement(lambda form: query(bool(form)))
 
 
-@cache
-def _on_sqlite() -> tuple[str, dict[str, Any]]:
-    """Return the look as SQLite's driver takes it, for SQLAlchemy costs more than SQLite does; and its constants."""
-    compiled = _LOOK.on_sqlite.compile(dialect=sqlite.dialect(paramstyle="named"))
-    return compiled.string, compiled.params
-
-
 def look(ledger: Ledger) -> Agenda:
     """Return what there may be to do now, by the database's clock. Raises LedgerUnavailable."""
     now = ledger.now()
     if ledger.dialect == "sqlite":
-        found: Any = ledger.first_of_sqlite(*_on_sqlite())
+        found: Any = ledger.first_of_sqlite(_LOOK.on_sqlite.text, _LOOK.on_sqlite.parameters({}))
     else:
         ((found,),) = ledger.read(lambda connection: requests.run(connection, _LOOK.with_values()), transaction=False)
     due, lapses, queued, operations, newest_run = found

@@ -58,9 +58,9 @@ class Insert:
 
     def _build(self, form: StatementForm, names: Sequence[str]) -> Any:
         statement: Any = (postgresql if form else sqlite).insert(self._table)
-        if form is StatementForm.ONE:
+        if form is not StatementForm.MANY:
             statement = statement.values({name: sa.bindparam(name, type_=self._table.c[name].type) for name in names})
-        elif form is StatementForm.MANY:
+        else:
             source = given_rows(**{name: self._table.c[name] for name in names})
             statement = statement.from_select(list(names), sa.select(*(source.c[name] for name in names)))
         statement = self._conflict(statement)
@@ -85,7 +85,8 @@ def among_given(form: StatementForm, column: sa.ColumnElement[Any], name: str) -
     """Return the condition that `column` is one of the values that are given as parameter `name`: for a statement that
     is built once. Where none is given it is false, or null."""
     if form is StatementForm.SQLITE:
-        return column.in_(sa.bindparam(name, expanding=True))
+        given = sa.func.json_each(sa.bindparam(name, type_=sa.JSON())).table_valued("value")
+        return column.in_(sa.select(given.c.value))
     if form is StatementForm.ONE:
         return column == sa.bindparam(name, type_=column.type)
     return column == sa.any_(sa.bindparam(name, type_=ARRAY(column.type)))

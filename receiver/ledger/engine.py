@@ -130,7 +130,7 @@ class Ledger:
         until = time.monotonic() + _TRY_FOR
         for number in range(1, _TRIES + 1):
             try:
-                with self._exclusive(), self._engine(write=True).begin() as connection:
+                with self._exclusive(), self._begun() as connection:
                     if self._require_durability and (problem := _weakness(connection)):
                         raise LedgerNotDurable(problem)
                     return work(connection)
@@ -141,6 +141,16 @@ class Ledger:
             except (UnicodeEncodeError, struct.error) as error:  # a lone surrogate, a number too large
                 raise LedgerDataError(str(error)) from error
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def _begun(self) -> Iterator[sa.Connection]:
+        """Begin a transaction that writes. For SQLite a connection is kept: SQLAlchemy's pool costs more than BEGIN."""
+        if not self._is_file():
+            with self._engine(write=True).begin() as connection:
+                yield connection
+            return
+        with self._kept.one(self._engine(write=True).connect) as connection, connection.begin():
+            yield connection
 
     def write_at_once(self, ask: Callable[[sa.Connection], Sequence[Asked]]) -> list[Sequence[Any]]:
         """Run the statements of `ask` in one transaction, which knows no more than they say, and return the rows of

@@ -1,11 +1,13 @@
 """Statements that are built once a process, and several of them in one request to the database.
 
-On PostgreSQL they go past SQLAlchemy, which costs four times what the driver does: its text is compiled once, a session
-prepares it once, and values go in binary. SQLite has no requests: there they run one after the other, by SQLAlchemy.
+They go past SQLAlchemy, which costs four times what the drivers do: their text is compiled once. PostgreSQL prepares it
+once a session, and takes values in binary. SQLite has no requests: there they run one after the other.
 """
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
@@ -43,8 +45,7 @@ class StatementForm(IntEnum):
 
 
 class BuiltStatement:
-    """A statement of one shape. `build`: makes it, with a typed bindparam for each value; for PostgreSQL none is
-    expanded."""
+    """A statement of one shape. `build`: makes it, with a typed bindparam for each value, of which none is expanded."""
 
     def __init__(self, build: Callable[[StatementForm], Any]) -> None:
         self._build = build
@@ -60,25 +61,76 @@ class BuiltStatement:
         return [Asked(self, rows)] if rows else []
 
     @cached_property
-    def on_sqlite(self) -> Any:
-        """As SQLAlchemy runs it."""
-        return self._build(StatementForm.SQLITE)
+    def on_sqlite(self) -> _OnSqlite:
+        """As SQLite gets it."""
+        return _OnSqlite(self._build(StatementForm.SQLITE))
 
-    def on_postgresql(self, values: Mapping[str, Any]) -> _Compiled:
+    def on_postgresql(self, values: Mapping[str, Any]) -> _OnPostgresql:
         """As PostgreSQL gets it for these values."""
         few = all(len(value) < 2 for value in values.values() if type(value) is list)
         return self._for_one if few else self._for_many
 
     @cached_property
-    def _for_one(self) -> _Compiled:
-        return _Compiled(self._build(StatementForm.ONE))
+    def _for_one(self) -> _OnPostgresql:
+        return _OnPostgresql(self._build(StatementForm.ONE))
 
     @cached_property
-    def _for_many(self) -> _Compiled:
-        return _Compiled(self._build(StatementForm.MANY))
+    def _for_many(self) -> _OnPostgresql:
+        return _OnPostgresql(self._build(StatementForm.MANY))
 
 
-class _Compiled:
+class _OnSqlite:
+    """A statement in SQLite's own terms."""
+
+    def __init__(self, statement: Any) -> None:
+        from sqlalchemy.dialects.sqlite import pysqlite
+
+        dialect: Any = pysqlite.dialect(paramstyle="named")
+        compiled = statement.compile(dialect=dialect)
+        self.text: str = compiled.string
+        self._constants = {name: of.value for name, of in compiled.binds.items() if not of.required}
+        self._lists = [name for name, of in compiled.binds.items() if isinstance(of.type, sa.JSON)]
+        columns = statement.exported_columns
+        self._row: Any = namedtuple("row", list(columns.keys()))  # type: ignore[misc]  # noqa: PYI024
+        self._booleans = [place for place, of in enumerate(columns) if isinstance(of.type, sa.Boolean)]
+
+    def parameters(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what the driver takes for these values."""
+        if not (self._constants or self._lists):
+            return values
+        given = {**self._constants, **values}
+        for name in self._lists:
+            given[name] = _list(given[name])
+        return given
+
+    def run(self, driver: sqlite3.Connection, values: Any) -> Sequence[Any]:
+        """Run it, for each of many rows if that is what `values` are. Returns its rows.
+
+        Raises sqlite3.Error, and UnicodeEncodeError or OverflowError for a value that SQLite has not.
+        """
+        if isinstance(values, Mapping):
+            return self._read(driver.execute(self.text, self.parameters(values)))
+        if not self._row._fields:
+            driver.executemany(self.text, map(self.parameters, values))
+            return []
+        return [row for each in values for row in self._read(driver.execute(self.text, self.parameters(each)))]
+
+    def _read(self, found: sqlite3.Cursor) -> Sequence[Any]:
+        rows: list[Any] = found.fetchall()
+        for place in self._booleans:
+            rows = [(*row[:place], _boolean(row[place]), *row[place + 1 :]) for row in rows]
+        return [self._row._make(row) for row in rows]
+
+
+# The text for SQLite's json_each. What UTF-8 does not have stays what it is, for the driver to refuse.
+_list: Final = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _boolean(value: int | None) -> bool | None:
+    return None if value is None else bool(value)
+
+
+class _OnPostgresql:
     """A statement in PostgreSQL's own terms."""
 
     def __init__(self, statement: Any) -> None:
@@ -121,11 +173,16 @@ def run(connection: sa.Connection, *asked: Asked | None, commit: bool = False) -
 
 
 def _run(connection: sa.Connection, asked: Sequence[Asked], commit: bool) -> list[Sequence[Any]]:
+    driver: Any = connection.connection.dbapi_connection
     if connection.dialect.name != "postgresql":
-        return [_rows(connection.execute(each.statement.on_sqlite, each.values)) for each in asked]
+        if not connection.in_transaction():
+            connection.begin()
+        try:
+            return [each.statement.on_sqlite.run(driver, each.values) for each in asked]
+        except sqlite3.Error as error:
+            connection._handle_dbapi_exception(error, None, None, None, None)
     import psycopg
 
-    driver: Any = connection.connection.dbapi_connection
     compiled = [each.statement.on_postgresql(each.values) for each in asked]
     executions = [it.execution(each.values) for it, each in zip(compiled, asked, strict=True)]
     try:
@@ -133,10 +190,6 @@ def _run(connection: sa.Connection, asked: Sequence[Asked], commit: bool) -> lis
     except psycopg.Error as error:
         connection._handle_dbapi_exception(error, None, None, None, None)
     return [[it.row(row) for row in rows] for it, rows in zip(compiled, found, strict=True)]
-
-
-def _rows(result: Any) -> Sequence[Any]:
-    return result.all() if result.returns_rows else []
 
 
 # The more special of two types first.

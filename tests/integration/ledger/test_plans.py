@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -112,19 +111,12 @@ def test_the_submission_of_an_event_alone_is_found_by_a_plan_that_is_kept_among_
 def test_submissions_are_found_by_both_indexes_of_sqlite(tmp_path: Path, tokens: tuple[str, str]) -> None:
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
     wanted = [binding.Wanted("skyvern", f"tsk_{number}", token) for number, token in enumerate(tokens)]
-    explained: list[str] = []
-
-    def explain(connection: Any, cursor: Any, statement: str, values: Any, *_: object) -> None:
-        cursor.execute(f"EXPLAIN QUERY PLAN {statement}", values)
-        explained.extend(detail for *_, detail in cursor.fetchall())
-
-    def look(connection: Connection) -> None:
-        sa.event.listen(connection, "before_cursor_execute", explain)
-        requests.run(connection, binding.candidates(wanted))
-
-    ledger.write(look)
+    ((statement, values),) = filter(None, [binding.candidates(wanted)])
+    look, given = statement.on_sqlite.text, statement.on_sqlite.parameters(values)
+    explain = f"EXPLAIN QUERY PLAN {look}"
+    explained = ledger.read(lambda it: [row.detail for row in it.exec_driver_sql(explain, given)])
     ledger.close()
-    assert [line for line in explained if line.startswith("SCAN")] == []
+    assert [line for line in explained if line.startswith("SCAN submissions")] == []
     searched = [line for line in explained if line.startswith("SEARCH submissions")]
     assert [line.partition("USING INDEX ")[2] for line in searched] == [
         "sqlite_autoindex_submissions_1 (id=?)",

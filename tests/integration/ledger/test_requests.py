@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -152,6 +153,50 @@ def test_of_a_request_with_a_bad_value_nothing_is_written(
     assert all_of(server) == [(1, "one")]
     server.write(lambda connection: put(connection, [row(5)]))
     assert len(all_of(server)) == 2, "the connection is as good as new"
+
+
+@pytest.mark.parametrize("bad", [row(1), row(2, "\ud800")])
+def test_of_statements_with_a_bad_value_sqlite_keeps_nothing(tmp_path: Path, bad: dict[str, Any]) -> None:
+    with closing(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")) as store:
+        store.alter(words.create)
+        store.write(lambda connection: put(connection, [row(1)]))
+
+        with pytest.raises(LedgerDataError) as caught:
+            store.write(lambda it: requests.run(it, put.of(it, [row(8)]), put.of(it, [bad]), put.of(it, [row(9)])))
+        assert "words" not in str(caught.value)
+        assert all_of(store) == [(1, "one")]
+        store.write(lambda connection: put(connection, [row(5)]))
+        assert len(all_of(store)) == 2, "the connection is as good as new"
+
+
+def test_a_list_has_the_texts_that_a_column_may_have(store: Ledger) -> None:
+    # Given words with what means something in JSON, and letters that are not ASCII
+    texts = ["", '"', "\\", "\\u0041", "[1, 2]", "a\nb", "é", "\U0001f600"]
+    store.write(lambda it: put(it, [row(number, text) for number, text in enumerate(texts)]))
+    by_word = BuiltStatement(lambda form: sa.select(words.c.word).where(bulk.among_given(form, words.c.word, "w")))
+    # When they are looked for
+    rows = store.read(lambda it: requests.run(it, by_word.with_values(w=texts))[0])
+    # Then each is found; and one that no text can have is refused
+    assert {each.word for each in rows} == set(texts)
+    with pytest.raises(LedgerDataError):
+        store.write(lambda it: requests.run(it, by_word.with_values(w=["\ud800", "a"])))
+
+
+def test_a_condition_is_true_false_or_null_on_both_databases(store: Ledger) -> None:
+    store.write(lambda it: put(it, [row(1), row(2, "two"), row(3, None)]))
+    compared = BuiltStatement(lambda _: sa.select(words.c.id, (words.c.word == "one").label("is_one")))
+    rows = store.read(lambda it: requests.run(it, compared.with_values())[0])
+    by_id = {each.id: each.is_one for each in rows}
+    assert by_id[1] is True
+    assert by_id[2] is False
+    assert by_id[3] is None
+
+
+def test_each_of_many_rows_returns_what_was_written(store: Ledger) -> None:
+    store.write(lambda it: put(it, [row(2)]))
+    added = bulk.Insert(words, lambda it: it.on_conflict_do_nothing(), returning=[words.c.id, words.c.word])
+    rows = store.write(lambda it: added(it, [row(number, f"word {number}") for number in (1, 2, 3)]))
+    assert sorted((each.id, each.word) for each in rows) == [(1, "word 1"), (3, "word 3")]
 
 
 def test_of_a_request_that_fails_at_its_end_nothing_is_written(server: Ledger) -> None:
