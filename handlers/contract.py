@@ -58,8 +58,14 @@ class Receipt:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as JSON-ready values, without empty parts."""
-        parts: dict[str, Any] = {"id": self.id, "keys": list(self.keys), "urls": dict(self.urls), "note": self.note}
-        return {name: value for name, value in parts.items() if value}
+        parts: dict[str, Any] = {"id": self.id} if self.id else {}
+        if self.keys:
+            parts["keys"] = list(self.keys)
+        if self.urls:
+            parts["urls"] = dict(self.urls)
+        if self.note:
+            parts["note"] = self.note
+        return parts
 
 
 @dataclass(frozen=True, slots=True)

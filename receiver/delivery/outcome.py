@@ -21,6 +21,7 @@ from receiver.ledger.deliveries.claimed import Claimed
 
 # Characters of a reason that are kept.
 REASON_CAP = 500
+_AVAILABLE = Observation(True)
 
 
 class BreakerChange(NamedTuple):
@@ -41,7 +42,7 @@ def availability(answer: Receipt | Exception) -> Observation | None:
     """Return what the breaker learns from the answer; None for a bug of ours, which says nothing about the sink."""
     if isinstance(answer, Unavailable) and not answer.dependency:
         return Observation(False, reason(answer), answer.retry_after)
-    return Observation(True) if isinstance(answer, (Receipt, Refused, Unavailable)) else None
+    return _AVAILABLE if isinstance(answer, (Receipt, Refused, Unavailable)) else None
 
 
 def outcome_of(

@@ -53,6 +53,8 @@ class Prefetch:
         """Withdraw what is queued if the deliverer closes, a send has met trouble, takes long, or none is left."""
         if not all(task.accepted for task in ended):
             self._trouble_at = time.monotonic()
+        if not self._senders.queued:
+            return
         if closing or not self._is_calm() or self._senders.stranded or self._senders.longest() > 2 * FAST:
             self.withdrawn += self._senders.withdraw()
 

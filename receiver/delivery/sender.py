@@ -61,6 +61,8 @@ class SenderPool:
         # Ended tasks that were accepted and have no next task, until they are collected: in the order of `_ended`.
         self._freed: deque[SendTask] = deque()
         self._running: dict[int, SendTask] = {}
+        # No send under way started before it: until one may be overdue, none is looked at.
+        self._none_before = time.monotonic()
         # Seconds that a send takes, as seen lately; infinite before the first.
         self.typical_seconds = float("inf")
         self._most_abandoned = 4 * threads
@@ -125,6 +127,8 @@ class SenderPool:
     def start(self, task: SendTask) -> None:
         """Send the task in a free slot."""
         _mark_started(task)
+        if not self._running:
+            self._none_before = task.started
         self._running[id(task)] = task
         self._tell_running(len(self._running))
         self._go(task)
@@ -161,7 +165,7 @@ class SenderPool:
         self._waits, self._waits_for_all = True, for_all  # first: what ends from now on rings
         if (for_all and self._ended) or not all(task.accepted for task in tuple(self._ended)):
             longest = 0.0
-        overdue = self.oldest_start() + self._limit - time.monotonic()
+        overdue = self._none_before + self._limit - time.monotonic()
         ready = readable((self._bell.fileno(), *others), max(0.0, min(longest, overdue)))
         self._waits = False
         if self._bell.fileno() in ready:
@@ -174,8 +178,10 @@ class SenderPool:
         while self._ended:
             self._take(self._ended.popleft(), found)
         now = time.monotonic()
-        overdue = [task for task in self._running.values() if task.started + self._limit < now]
-        found += [task for task in overdue if self._give_up(task, now)]
+        if self._none_before + self._limit < now:
+            overdue = [task for task in self._running.values() if task.started + self._limit < now]
+            found += [task for task in overdue if self._give_up(task, now)]
+            self._none_before = min(self.oldest_start(), now)
         self._tell_running(len(self._running))
         if self._waiter and not self._waiter_hung and self._waiter.hangs_for_sure():
             self._waiter_hung = True

@@ -145,16 +145,21 @@ class Settlement:
     def _touched(self, tasks: Sequence[SendTask]) -> dict[str, list[breaker.Observation]]:
         """Return what was seen of each lane whose breaker may move: one that met trouble, now or lately, or was
         probed."""
-        seen: dict[str, list[breaker.Observation]] = {}
-        touched: set[str] = set()
-        for task in tasks:
-            for each, answer in zip(task.claimed, task.answers, strict=True):
-                found = outcome.availability(answer)
-                if found is not None:
-                    seen.setdefault(each.lane, []).append(found)
-                if each.probe or (found is not None and not found.available) or each.lane in self._watched:
-                    touched.add(each.lane)
-        return {lane: seen.get(lane, []) for lane in touched}
+        answered = [
+            (each, outcome.availability(answer))
+            for task in tasks
+            for each, answer in zip(task.claimed, task.answers, strict=True)
+        ]
+        watched = self._watched
+        touched: dict[str, list[breaker.Observation]] = {
+            each.lane: []
+            for each, found in answered
+            if each.probe or (found is not None and not found.available) or each.lane in watched
+        }
+        for each, found in answered if touched else ():
+            if found is not None and each.lane in touched:
+                touched[each.lane].append(found)
+        return touched
 
 
 def _log_trouble(claimed: Claimed, answer: Receipt | Exception, result: AttemptResult) -> None:

@@ -153,7 +153,8 @@ def parse(body: bytes, *, briefly: bool = False) -> Run:
 
 def may_be_test(body: bytes) -> bool:
     """Whether `parse` may find that a body is a test; False is certain, and costs no parsing."""
-    return b"_sample_" in body or b"\\u00" in body  # its letters may be escaped
+    # Its letters may be escaped. One byte is found in a quarter of the time that four take.
+    return b"_sample_" in body or (b"\\" in body and b"\\u00" in body)
 
 
 def members(body: bytes) -> dict[str, Any]:

@@ -53,13 +53,12 @@ class AttemptCounter(_Hash):
     def __init__(self, client: redis.Redis, sink: str) -> None:
         super().__init__(client, KEY)
         self._sink = sink
+        self._bounds = [f"{sink}|le|{bound}" for bound in (*BOUNDS, "+Inf")]
 
     def add(self, outcome: str, seconds: float) -> None:
         """Count one attempt that took `seconds`."""
-        place = bisect_left(BOUNDS, seconds)
-        bound = str(BOUNDS[place]) if place < len(BOUNDS) else "+Inf"
         self._counts[f"{self._sink}|{outcome}|count"] += 1
-        self._counts[f"{self._sink}|le|{bound}"] += 1
+        self._counts[self._bounds[bisect_left(BOUNDS, seconds)]] += 1
         total = f"{self._sink}|sum"
         self._sums[total] = self._sums.get(total, 0.0) + seconds
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.delivery.deadlines import _SPARE, Deadlines
+from receiver.delivery.deadlines import GRAIN, Deadlines
 
 
 class Item:
@@ -14,7 +14,7 @@ _STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.floats(0, 100)),
         st.tuples(st.just("remove"), st.integers(0, 300)),
-        st.tuples(st.just("over"), st.floats(0, 100)),
+        st.tuples(st.just("pass"), st.floats(0, 10)),
         st.tuples(st.just("again"), st.floats(0, 100)),
     ),
     max_size=300,
@@ -22,10 +22,11 @@ _STEPS = st.lists(
 
 
 @given(_STEPS)
-def test_what_is_over_is_what_is_there_and_late_the_earliest_first(steps: list[tuple[str, float]]) -> None:
+def test_what_is_over_is_found_within_the_grain_the_earliest_first(steps: list[tuple[str, float]]) -> None:
     deadlines: Deadlines[Item] = Deadlines()
     there: dict[Item, float] = {}
     all_items: list[Item] = []
+    now = 0.0
     for step, value in steps:
         if step == "add":
             item = Item()
@@ -38,21 +39,37 @@ def test_what_is_over_is_what_is_there_and_late_the_earliest_first(steps: list[t
         elif step == "remove" and all_items:
             deadlines.remove(item)
             there.pop(item, None)
-        elif step == "over":
-            over = sorted((each for each in there.items() if each[1] <= value), key=lambda each: each[1])
-            found = deadlines.over(value)
-            assert [there.pop(each) for each in found] == [at for _, at in over]
+        elif step == "pass":
+            now += value
+            found = deadlines.over(now)
+            times = [there.pop(each) for each in found]
+            assert times == sorted(times)
+            assert all(at <= now for at in times)
+            assert all(at > now - GRAIN for at in there.values()) or not found
+            assert deadlines.next() <= max(now + GRAIN, min(there.values(), default=float("inf")))
         assert bool(deadlines) == bool(there)
-        assert deadlines.next() == min(there.values(), default=float("inf"))
+        if not there:
+            assert deadlines.next() == float("inf")
+    # When time goes on from one look to the next
+    while there:
+        now = max(now, deadlines.next())
+        late = {item for item, at in there.items() if at <= now - GRAIN}
+        found = deadlines.over(now)
+        assert late <= set(found)
+        for each in found:
+            assert there.pop(each) <= now
+    assert not deadlines
 
 
-def test_what_was_removed_is_not_kept() -> None:
+def test_all_are_looked_at_no_more_often_than_the_grain() -> None:
+    # Given one whose time is over, and others whose time comes soon after
     deadlines: Deadlines[Item] = Deadlines()
-    stays = Item()
-    deadlines.add(stays, 1.0)
-    for _ in range(10_000):
-        item = Item()
-        deadlines.add(item, 30.0)
-        deadlines.remove(item)
-    assert len(deadlines._heap) <= 2 + _SPARE + 1
-    assert deadlines.over(2.0) == [stays]
+    items = [Item() for _ in range(3)]
+    for item, at in zip(items, (1.0, 1.0 + GRAIN / 4, 1.0 + GRAIN / 2), strict=True):
+        deadlines.add(item, at)
+    # When the first one is found
+    assert deadlines.over(1.0) == items[:1]
+    # Then the others wait for each other
+    assert deadlines.next() == 1.0 + GRAIN
+    assert deadlines.over(1.0 + GRAIN / 2) == []
+    assert deadlines.over(1.0 + GRAIN) == items[1:]
