@@ -8,6 +8,7 @@ query, and every other one a request to Redis.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,8 @@ GLANCE_EVERY = 4.0
 # Seconds between two looks for results that no webhook has brought: after a hint, and else.
 HINTED_EVERY = 2.0
 OVERDUE_EVERY = 6.0
+# Seconds between two looks for workers that died on this machine, while none of them can hold anything.
+IDLE_REAP_EVERY = 15.0
 # Seconds between two sweeps of the records of workers that are gone, which keep no work from being done.
 RECORDS_EVERY = 60.0
 # Seconds between two checks of what is rarely out of order, and between two clean-ups of what harms nobody meanwhile.
@@ -174,8 +177,13 @@ class Clock:
         self._bugs = bugs
 
     def reap(self) -> None:
-        """Release what workers held that died on this machine. Not while something is away: each try would log it."""
-        if self._reap_all is not None and not self._trouble:
+        """Release what workers held that died on this machine. Not while something is away: each try would log it.
+
+        A worker holds claims, which the agenda has, and events of the inbox: now and then will do when there are none.
+        """
+        if self._reap_all is None or self._trouble:
+            return
+        if self._events_wait or self._agenda.rest < math.inf or self._every("reap", IDLE_REAP_EVERY):
             self._reap_all()
 
     def look(self) -> None:

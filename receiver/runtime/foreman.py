@@ -21,6 +21,8 @@ from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, r
 # How a program of ours begins a line about its start, above all why it could not.
 ERROR_PREFIX: Final = "runhook: "
 
+# Seconds that it waits at the most: a signal, SIGCHLD among them, and what a program prints end the wait.
+_LONGEST_WAIT: Final = 10.0
 _COLOURS = (36, 33, 32, 35, 34, 31)
 
 
@@ -100,7 +102,7 @@ class Foreman:
                     self._start_due()
                     now = time.monotonic()
                     due = [each.restarts.due - now for each in self._programs if each.process is None]
-                    self._wait(min([0.1 if waiting else 1.0, *due]))
+                    self._wait(min([0.1 if waiting else _LONGEST_WAIT, *due]))
                     self._collect_ended()
                     if waiting and ready():
                         waiting = False

@@ -1,4 +1,5 @@
-"""A process says that it is alive: every few seconds, in threads of its own, to Redis, the ledger and a local file.
+"""A process says that it is alive: every few seconds, in threads of its own, to Redis and a local file, and to the
+ledger, every time while Redis is away and else every other time.
 
 Each of them may be away, or hang for a while, which delays nothing but what is told there. Knows no part's work; what
 only a part can tell, it is given as a function.
@@ -71,6 +72,8 @@ class Heartbeat:
         self._stopping = threading.Event()
         self._redis = connect(settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
         self._ledger = Ledger(settings.database_url)
+        self._in_redis = False  # whether Redis has the newest heartbeat
+        self._ledger_rests = True
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -129,11 +132,20 @@ class Heartbeat:
     def _tell_redis(self, beats: Sequence[PartBeat]) -> None:
         with suppress(OSError):
             board.put_file(self._settings.data, *beats)
-        board.put(self._redis, *beats)
+        try:
+            board.put(self._redis, *beats)
+        except (redis.RedisError, OSError):
+            self._in_redis = False
+            raise
+        self._in_redis = True
         if beats[0].stopped:
             self._redis.close()
 
     def _tell_ledger(self, beats: Sequence[PartBeat]) -> None:
+        # Every other one while Redis has them all: if that is lost, the ledger's is still younger than SILENT_AFTER.
+        self._ledger_rests = self._in_redis and not self._ledger_rests and not beats[0].stopped
+        if self._ledger_rests:
+            return
         self._ledger.write(lambda connection: heartbeats.put(connection, *beats))
         if beats[0].stopped:
             self._ledger.close()

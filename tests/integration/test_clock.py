@@ -93,6 +93,40 @@ def test_a_tick_that_finds_nothing_is_one_look_at_the_ledger_and_one_request_to_
     }
 
 
+def test_dead_workers_are_looked_for_at_each_tick_while_one_of_them_may_hold_something(
+    ledger: Ledger, redis_url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    connection = redis.Redis.from_url(redis_url, socket_timeout=2)
+    clock = Clock(ledger, ["ops"], connection, retain=None, reap=lambda: looks.append(1) or 0)
+    monkeypatch.setattr("receiver.clock.IDLE_REAP_EVERY", 3600.0)
+    monkeypatch.setattr("receiver.clock.GLANCE_EVERY", 0.0)
+
+    def looks_in(ticks: int) -> int:
+        looks.clear()
+        for _ in range(ticks):
+            clock.tick()
+        return len(looks)
+
+    # Given a clock that has looked for those of before, and nothing that one could hold, then it looks no more
+    looks_in(2)
+    assert looks_in(3) == 0
+
+    # When a worker has a claim, then it looks again, at each tick but the one that sees the claim first
+    record(ledger, new_event("tsk_1", "ops"))
+    claimed = claim(ledger, "ops", now=time.time())
+    assert looks_in(3) == 2
+    # And no more when the claim has ended
+    settle(ledger, claimed, DeliveryMove.ACCEPT, now=time.time())
+    clock.tick()
+    assert looks_in(3) == 0
+
+    # When an event is in the inbox, which a worker may have read, then it looks again
+    client.xadd("runhook:inbox", {"event": "x"})
+    assert looks_in(3) == 2
+    clock.close()
+
+
 def test_a_clock_rests_for_longer_only_while_nothing_is_to_be_done_before(clock: Clock, ledger: Ledger) -> None:
     waited: list[float] = []
 

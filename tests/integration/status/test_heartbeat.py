@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from receiver.ledger.schema import heartbeats as table
 from receiver.status import board
 from receiver.status.heartbeat import Heartbeat
 from receiver.status.watch import PartsWatch
-from tests.servers.valkey import ValkeyProcess
+from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.ledger import with_tables
 from tests.support.waiting import eventually
 
@@ -68,6 +72,45 @@ def test_a_heartbeat_reaches_all_three_stores_and_a_stop_is_told(
     it.stop()
     ended = everywhere()
     assert [[each.state for each in seen] for seen in ended] == [["stopped"], ["stopped"], []]
+
+
+def told_to_ledger(ledger: Ledger, settings: Settings) -> Generator[int]:
+    """Which heartbeats for the ledger come there, by their numbers, while a process beats."""
+    numbers = defaultdict(count)
+    details = lambda: {"number": next(numbers[threading.current_thread().name])}  # noqa: E731
+    it = Heartbeat(settings, "clock", "", details=details, every=0.05)
+    it.start()
+    last = -1
+    try:
+        while True:
+            found = [seen.beat.details["number"] for seen in ledger.read(heartbeats.every)]
+            if found and found[0] != last:
+                (last,) = found
+                yield last
+    finally:
+        it.stop()
+
+
+def test_the_ledger_has_every_other_heartbeat_while_redis_has_them_all(
+    settings: Settings, client: redis.Redis, ledger: Ledger
+) -> None:
+    # Given a process whose heartbeats Redis takes
+    numbers = told_to_ledger(ledger, settings)
+    eventually(lambda: next(numbers) >= 0 and board.every(client))
+    # The one under way may have begun before
+    next(numbers), next(numbers)
+
+    # Then one in two comes to the ledger
+    seen = list(islice(numbers, 8))
+    assert {number % 2 for number in seen} == {seen[0] % 2}
+    numbers.close()
+
+
+def test_the_ledger_has_each_heartbeat_while_redis_is_away(settings: Settings, ledger: Ledger) -> None:
+    numbers = told_to_ledger(ledger, replace(settings, redis_url=f"redis://127.0.0.1:{free_port()}"))
+
+    eventually(lambda: next(numbers) + 1 == next(numbers))
+    numbers.close()
 
 
 def test_a_process_of_several_parts_is_each_of_them_everywhere_and_has_one_file(
