@@ -64,6 +64,8 @@ class RowBatch:
     def fresh(self, newest: Mapping[Key, merge.Order]) -> list[bool]:
         """Return for each row whether no event of its run is newer. `newest`: of the rows that were there."""
         known = {**{key: state.newest for key, state in self._folded.items()}, **newest}
+        if not known:  # as most batches are: of new runs, with an event each
+            return [True] * len(self._rows)
         orders = [(_key_of(self._statements, row.cells), merge.order_of(row.cells)) for row in self._rows]
         return [key not in known or order >= known[key] for key, order in orders]
 
