@@ -12,6 +12,7 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 
+from receiver import wakeups
 from receiver.config.destinations import RetryPolicy, RouteConfig
 from receiver.delivery.deliverer import Deliverer
 from receiver.domain.event import Event, event_id
@@ -56,7 +57,15 @@ def waiting(deliverer: Deliverer, handover: Handover | None = None) -> Iterator[
         yield
     finally:
         leaving.set()
+        _nudge(deliverer)  # what it waits for longer than a test takes shall not hold up the next one
         thread.join()
+
+
+def _nudge(deliverer: Deliverer) -> None:
+    where = deliverer._redis.connection_pool.connection_kwargs
+    with redis.Redis(connection_pool=redis.ConnectionPool(**where)) as client:
+        client.lpush(wakeups.nudge_key(deliverer._queue), "")
+        client.connection_pool.disconnect()
 
 
 def offered(handover: Handover, seconds: float = 0) -> bool:
