@@ -61,7 +61,8 @@ def bodies(settings: Settings, config: Config) -> Bodies:
 
     What the bodies are made of is imported here, before the fork, so that the children share it.
     """
-    from handlers.support import template_sandbox  # noqa: F401 - sinks import it when they are built
+    from handlers.mirror import mirror  # noqa: F401 - sinks import it when they first send, the next when they are built
+    from handlers.support import template_sandbox  # noqa: F401
     from receiver import dispatch
     from receiver.delivery import deliverer
 

@@ -152,3 +152,13 @@ def test_the_other_parts_of_a_receiver_need_nothing_of_sinks_and_little_for_peop
 
     assert {"receiver.console.http", "receiver.submit.api"} <= modules
     assert SINKS_AND_PEOPLE.isdisjoint(modules), sorted(modules & SINKS_AND_PEOPLE)
+
+
+def test_a_worker_imports_before_it_forks_what_its_sinks_will_need() -> None:
+    call = "bodies(None, SimpleNamespace(destinations=[]))"
+    program = f"import sys; from types import SimpleNamespace; from receiver.worker import bodies; {call}"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; print(*sys.modules)"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert {"handlers.mirror.mirror", "handlers.support.template_sandbox", "jinja2"} <= set(done.stdout.split())
