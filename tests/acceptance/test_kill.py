@@ -160,7 +160,7 @@ def aftermath(plant: Plant) -> Aftermath:
     # And the kills
     redis, ledger = plant.redis_gate, plant.ledger_gate
     plant.fresh_worker()
-    it.caught["after the sink accepted"] = _catch(plant, ledger, b'{"id": "dlv_', "before")  # the receipt
+    it.caught["after the sink accepted"] = _catch(plant, ledger, b'{"id":"dlv_', "before")  # the receipt
     plant.fresh_worker()
     it.caught["before the ledger's commit"] = _catch(
         plant, ledger, END_OF_REQUEST, "before", after=b"INSERT INTO events"
