@@ -64,13 +64,16 @@ def large_ledger(
 ) -> Iterator[tuple[Ledger, PostgresProcess | None]]:
     """A ledger of `count` runs in a folder, where it is left; filled unless the folder has it. Its server, if any.
 
-    `settings`: of PostgreSQL, which is else as in production. Raises ValueError when another release has filled it.
+    `settings`: of PostgreSQL, which is else as in production. Raises ValueError when another release has filled it, or
+    nobody to its end.
     """
     folder.mkdir(mode=0o755, exist_ok=True, parents=True)
     done = folder / "filled"
     if done.exists() and (found := done.read_text()) != f"{HEAD} {count}":
         raise ValueError(f"{folder} holds revision and rows {found}, not {HEAD} {count}: remove it, or name another")
     if not done.exists():
+        if any(folder.iterdir()):  # somebody fills it now, or was interrupted
+            raise ValueError(f"{folder} holds a ledger that is not filled to its end: wait, or remove it")
         began = time.monotonic()
         with _opened(database, folder, _FILLING) as (ledger, _):
             fill(with_tables(ledger), count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +99,19 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
 def test_the_file_of_a_filled_ledger_is_sound(filled: Ledger) -> None:
     # Then each index has an entry for each row, in its order
     assert filled.read(lambda it: it.exec_driver_sql("PRAGMA integrity_check").scalars().all()) == ["ok"]
+
+
+def test_a_ledger_that_another_process_fills_is_left_alone(tmp_path: Path) -> None:
+    # Given a folder with a ledger that is not filled to its end
+    (tmp_path / "ledger.db").write_bytes(b"what the other has written")
+    # When it is asked for
+    with (
+        pytest.raises(ValueError, match="not filled to its end"),
+        large_ledger.large_ledger("sqlite", tmp_path, COUNT),
+    ):
+        pass
+    # Then nothing was written to it
+    assert (tmp_path / "ledger.db").read_bytes() == b"what the other has written"
 
 
 @pytest.mark.parametrize("index", ["sqlite_autoindex_deliveries_1", "uq_events_id"])
