@@ -74,8 +74,6 @@ def test_a_try_that_certainly_failed_leaves_what_the_next_one_makes(handover: Ha
     ("why", "options"),
     [
         ("its lane is shut", {"shut": [LaneRow("ops")]}),
-        ("its row was there", {"made": set()}),
-        ("one of the rows was there", {"made": ids(ONE)}),
         ("its run was not read", {"run": None}),
         ("nobody knows whether it is committed", {"committed": False}),
     ],
@@ -84,6 +82,23 @@ def test_ids_alone_are_handed_on_when(handover: Handover, why: str, options: dic
     answer = hand_on(handover, [ONE, OTHER], **options)
 
     assert (set(answer.ids), answer.packed) == (ids(ONE, OTHER), b""), why
+
+
+@pytest.mark.parametrize("made", [[ONE], []])
+def test_what_was_there_before_is_not_handed_on(handover: Handover, made: list[NewEvent]) -> None:
+    answer = hand_on(handover, [ONE, OTHER], made=ids(*made))
+
+    assert set(answer.ids) == ids(*made)
+    assert {each.id for each in (unpack(answer.packed) if answer.packed else ())} == ids(*made)
+
+
+@pytest.mark.parametrize("made", [[ONE], []])
+def test_ids_alone_are_handed_on_when_what_was_there_may_be_of_an_earlier_try(
+    handover: Handover, made: list[NewEvent]
+) -> None:
+    answer = hand_on(handover, [ONE, OTHER], [ONE, OTHER], made=ids(*made))
+
+    assert (set(answer.ids), answer.packed) == (ids(ONE, OTHER), b"")
 
 
 def test_ids_alone_are_handed_on_when_an_earlier_try_may_have_made_others(handover: Handover) -> None:
