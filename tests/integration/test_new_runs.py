@@ -17,7 +17,7 @@ from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.inbox import InboxReader
-from receiver.ledger import Ledger, new_runs, run_polls
+from receiver.ledger import Ledger, new_runs, requests, run_polls
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
@@ -57,22 +57,23 @@ def row(ledger: Ledger, run_id: str) -> tuple[Any, ...]:
 
 
 @pytest.fixture
-def statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The text of each statement, whichever way it goes to the database."""
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The text of each statement of a request."""
     noted: list[str] = []
     together = BoundedConnection.together
 
-    def run(self: BoundedConnection, asked: Sequence[Execution], *, commit: bool = False) -> list[Any]:
+    def run(self: BoundedConnection, asked: Sequence[Execution], **more: Any) -> list[Any]:
         noted.extend(each.statement.text.decode() for each in asked)
-        return together(self, asked, commit=commit)
+        return together(self, asked, **more)
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        noted.append(statement)
+    def run_on_sqlite(self: requests._OnSqlite, driver: Any, values: Any) -> Any:
+        noted.append(self.text)
+        return on_sqlite(self, driver, values)
 
+    on_sqlite = requests._OnSqlite.run
     monkeypatch.setattr(BoundedConnection, "together", run)
-    sa.event.listen(sa.Engine, "before_cursor_execute", note)
-    yield noted
-    sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    monkeypatch.setattr(requests._OnSqlite, "run", run_on_sqlite)
+    return noted
 
 
 def test_the_row_of_a_new_run_is_written_once(dispatcher: Dispatcher, ledger: Ledger, statements: list[str]) -> None:
