@@ -19,7 +19,6 @@ from starlette import routing
 from receiver.api import call_pool
 from receiver.ledger import Ledger
 from receiver.runtime import apart
-from tests.support.paths import memory
 from tests.support.waiting import PATIENCE
 
 # A busy machine is no failure: what a property costs is not what it says. CI draws the same examples each time, as
@@ -45,12 +44,6 @@ pytest_plugins = [
     "tests.servers.console",
     "tests.servers.chromium",
 ]
-
-
-def pytest_configure() -> None:
-    """Have the files of tests in memory: most write to a ledger or an inbox that waits for the disk."""
-    if place := memory():
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(place))
 
 
 @pytest.hookimpl(wrapper=True)

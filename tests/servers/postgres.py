@@ -29,7 +29,6 @@ import psycopg
 import pytest
 
 from tests.servers.valkey import free_port
-from tests.support.paths import memory
 from tests.support.processes import alive, launch
 from tests.support.waiting import PATIENCE, eventually
 
@@ -94,7 +93,7 @@ def _run_as(user: pwd.struct_passwd | None, command: Sequence[str]) -> None:
 @cache
 def _new_cluster() -> Path:
     """What `initdb` makes, for each server to copy: making it takes ten times as long."""
-    directory, user = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=memory())), account()
+    directory, user = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_memory())), account()
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     if user is not None:
         os.chown(directory, user.pw_uid, user.pw_gid)
@@ -294,6 +293,15 @@ class PostgresProcess:
             os.kill(pid, signal.SIGCONT)
 
 
+def _memory() -> Path | None:
+    """A file system in memory that has room for a server's files, if there is one."""
+    path = Path("/dev/shm")
+    try:
+        return path if os.access(path, os.W_OK) and shutil.disk_usage(path).free > 2 << 30 else None
+    except OSError:
+        return None
+
+
 def _remove_abandoned(parent: Path) -> None:
     """Remove what test runs that were killed have left in memory: servers that ended an hour ago or more."""
     for path in parent.glob(f"{_PREFIX}*"):
@@ -316,7 +324,7 @@ def _directory(parent: Path | None = None) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresProcess]:
-    with _directory(memory()) as directory:
+    with _directory(_memory()) as directory:
         server = PostgresProcess(directory).start()
         yield server
         server.kill()

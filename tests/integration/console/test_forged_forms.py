@@ -20,7 +20,7 @@ from tests.support.console_pages import Form, crawl, forms_in
 pytestmark = pytest.mark.long
 
 # What only people who may see the source skyvern may see.
-SECRET = re.compile(r"tsk_48217|wr_51200|sub_d000|portal\.example|4711|billing app")
+SECRET = re.compile(r"tsk_48217|wr_51200|sub_d000|portal\.example|\b4711\b|billing app")
 
 
 @pytest.fixture(scope="module")
