@@ -1,4 +1,4 @@
-"""A ledger on each database that it runs on."""
+"""A ledger on each database that it runs on, and a dispatcher that fills it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import psycopg
 import pytest
 
 from handlers.support.postgresql import BoundedConnection
+from receiver.dispatch import Dispatcher
 from receiver.ledger import Ledger, database_clock
 from tests.servers.postgres import PostgresProcess
+from tests.support.labels import make_dispatcher
 from tests.support.ledger import with_tables
 
 
@@ -55,6 +57,14 @@ def postgres_ledger(postgres: PostgresProcess, _spare_ledgers: dict[str, str]) -
     with suppress(psycopg.Error):  # whatever the test did to it: the next one gets another
         if postgres.empty_tables(name, but=("alembic_version",)) == tables:
             _spare_ledgers[name] = tables
+
+
+@pytest.fixture
+def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
+    """A dispatcher whose routes tell of labels."""
+    it = make_dispatcher(ledger, redis_url)
+    yield it
+    it.close()
 
 
 @pytest.fixture

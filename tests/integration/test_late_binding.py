@@ -5,20 +5,16 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import redis
 import sqlalchemy as sa
 
-from receiver.config.destinations import RouteConfig
 from receiver.dispatch import Dispatcher
-from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
-from receiver.inbox import InboxReader
 from receiver.late_binding import LateBinding
 from receiver.ledger import Connection, Ledger, events
 from receiver.ledger.schema import runs
@@ -27,23 +23,12 @@ from receiver.ledger.submissions.lifecycle import NewSubmission, Submission, Sub
 from receiver.routing.router import Router
 from tests.support import queries
 from tests.support.events import body, event
+from tests.support.labels import ROUTES, make_dispatcher
 from tests.support.ledger import new_event, states
 from tests.support.waiting import eventually
 
-ROUTES = [
-    RouteConfig(name="everything", to=["results"]),
-    RouteConfig(name="billing", when={"labels.team": "billing"}, to=["billing"]),
-]
 ALL_TOLD = {"tsk_1:results": "queued", "tsk_1:billing": "queued", "tsk_1:callback": "queued"}
 OUTCOME = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=time.time() + 600)
-
-
-@pytest.fixture
-def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d1"), connection)
-    yield it
-    it.close()
 
 
 @pytest.fixture
@@ -214,11 +199,7 @@ def test_answers_beside_webhooks_of_the_same_runs_make_one_of_each_delivery_and_
             )
 
     def webhooks(name: str) -> None:
-        connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-        it, chance = (
-            Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, name), connection),
-            order(name),
-        )
+        it, chance = make_dispatcher(ledger, redis_url, name), order(name)
         while chance:
             batch, chance = chance[: 1 + chance[0] % 3], chance[1 + chance[0] % 3 :]
             it._runs_are_new = len(chance) % 2 == 0  # so both ways are taken

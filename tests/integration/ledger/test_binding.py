@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis
 
-from receiver.config.destinations import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain.poll_schedule import AFTER_RESTART
-from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove, SubmissionState
-from receiver.inbox import InboxReader
 from receiver.ledger import Ledger, run_polls, runs
 from receiver.ledger.submissions import lifecycle
-from receiver.routing.router import Router
 from tests.support import queries
 from tests.support.button import press
 from tests.support.events import body, event
 
-ROUTES = [
-    RouteConfig(name="everything", to=["results"]),
-    RouteConfig(name="billing", when={"labels.team": "billing"}, to=["billing"]),
-]
 CALLER = "https://app.example/hooks/runs?x=1"
-
-
-@pytest.fixture
-def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d1"), connection)
-    yield it
-    it.close()
 
 
 @pytest.fixture
