@@ -5,22 +5,26 @@ Refused       dead now
 Unavailable   tried again later, until its attempts are spent, or its time is up; while the breaker is not closed it
               spends none, unless a dependency failed: then its neighbours go on, and it must come to an end by itself
 else          a bug of ours: recorded by its type alone, tried again within the same budget
+
+What a sink says is its own: text that no database takes, or a number that is none, must not keep the deliveries from
+being settled that ended with it.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 from handlers import Receipt, Refused, Unavailable
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery import backoff
+from receiver.delivery.backoff import RETRY_AFTER_CAP
 from receiver.domain.breaker import Lane, Observation
 from receiver.domain.delivery import DeliveryMove, gave_up
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
+from receiver.ledger.expressions import storable
 
-# Characters of a reason that are kept.
-REASON_CAP = 500
 _AVAILABLE = Observation(True)
 
 
@@ -34,14 +38,38 @@ class BreakerChange(NamedTuple):
 def reason(answer: Exception) -> str:
     """Return what an operator reads. A sink's own errors hold no secret by contract; of a bug it is the type alone."""
     if isinstance(answer, (Refused, Unavailable)):
-        return str(answer)[:REASON_CAP].replace("\x00", "")
+        return storable(str(answer))
     return f"{type(answer).__name__} in the sink's code"
+
+
+def _wait(answer: Receipt | Exception) -> float | None:
+    """Return the seconds that a sink asks to wait; None where it does not, or gives no number."""
+    asked = answer.retry_after if isinstance(answer, Unavailable) else None
+    if asked is None:
+        return None
+    try:
+        seconds = float(asked)
+    except OverflowError:
+        seconds = math.inf
+    except (TypeError, ValueError):
+        return None
+    if math.isnan(seconds):
+        return None
+    return RETRY_AFTER_CAP if math.isinf(seconds) else seconds
+
+
+def _receipt(answer: Receipt) -> dict[str, Any]:
+    """Return the parts of a receipt. One with wrong types is no reason to send again what was accepted."""
+    try:
+        return answer.to_dict()
+    except (AttributeError, TypeError, ValueError) as error:
+        return {"note": f"{type(error).__name__} in the sink's receipt"}
 
 
 def availability(answer: Receipt | Exception) -> Observation | None:
     """Return what the breaker learns from the answer; None for a bug of ours, which says nothing about the sink."""
     if isinstance(answer, Unavailable) and not answer.dependency:
-        return Observation(False, reason(answer), answer.retry_after)
+        return Observation(False, reason(answer), _wait(answer))
     return _AVAILABLE if isinstance(answer, (Receipt, Refused, Unavailable)) else None
 
 
@@ -69,11 +97,12 @@ def outcome_of(
         started_at=started_at,
         ended_at=now if ended_at is None else ended_at,
         due_at=now,
-        receipt=answer.to_dict() if isinstance(answer, Receipt) else None,
+        receipt=_receipt(answer) if isinstance(answer, Receipt) else None,
         tried_at=claimed.tried_at,
     )
     if isinstance(answer, Receipt):
         return accepted
+    retry_after = _wait(answer)
 
     def result(
         move: DeliveryMove, outcome: str, *, due_at: float = now, spends: bool = True, why: str = ""
@@ -84,7 +113,7 @@ def outcome_of(
             reason=why + reason(answer),
             due_at=due_at,
             spends=spends,
-            retry_after=answer.retry_after if isinstance(answer, Unavailable) else None,
+            retry_after=retry_after,
         )
 
     if isinstance(answer, Refused):
@@ -95,7 +124,6 @@ def outcome_of(
         return result(DeliveryMove.DIE, outcome, why=gave_up(retry.give_up_after))
     if away and change is not None and change.before.breaker != "closed":
         return result(DeliveryMove.DEFER, outcome, due_at=max(change.after.until, now), spends=False)
-    retry_after = answer.retry_after if isinstance(answer, Unavailable) else None
     due = backoff.next_try(retry, claimed.spent + 1, now, chance, retry_after, since=claimed.tried_at)
     if due is None:
         return result(DeliveryMove.DIE, outcome)

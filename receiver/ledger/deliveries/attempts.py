@@ -118,8 +118,12 @@ def _receipt_text(receipt: Mapping[str, Any] | None) -> str | None:
         return None
     try:
         return orjson.dumps(receipt).decode()
-    except TypeError:  # such as half a character in a sink's text
-        return json.dumps(receipt)
+    except TypeError:  # such as half a character in a sink's text, or what is no text
+        pass
+    try:
+        return json.dumps(receipt, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        return json.dumps({"note": f"{type(error).__name__} in the sink's receipt"})
 
 
 _insert: Final = bulk.Insert(attempts, lambda insert: insert.on_conflict_do_nothing())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import redis
 
-from handlers import Receipt, Unavailable
+from handlers import Receipt, Refused, Unavailable
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.send_task import SendTask
 from receiver.delivery.settlement import Settlement
 from receiver.ledger import Ledger, database_clock
 from receiver.ledger.deliveries import claims, lanes
 from receiver.telemetry.workers import AttemptCounter
-from tests.support.ledger import NOW, new_event, record, states
+from tests.support.ledger import NOW, claim, new_event, record, states
+from tests.support.scripted_sink import rows
 
 
 def test_what_was_accepted_is_settled_in_one_request_and_what_was_not_after_a_look_at_its_lane(
@@ -38,3 +41,57 @@ def test_what_was_accepted_is_settled_in_one_request_and_what_was_not_after_a_lo
         took.append(len(sent))
     assert took[0] == 1 < took[1]
     assert sorted(states(postgres_ledger).values()) == ["delivered", "delivered", "waiting"]
+
+
+def keeps_itself() -> dict[str, Any]:
+    it: dict[str, Any] = {}
+    it["itself"] = it
+    return it
+
+
+odd: Any = Receipt  # one that the types do not allow
+# Answers, with the state and the reason of their delivery, and the text that its receipt has.
+ODD_ANSWERS: dict[str, tuple[Any, str, str, str]] = {
+    "half a character": (Refused("it says \ud800\0"), "dead", "it says ?", ""),
+    "half a character, and away": (Unavailable("it says \ud800\0"), "waiting", "it says ?", ""),
+    "half a character in a receipt": (Receipt("\ud800", note="\0"), "delivered", "", "note"),
+    "a wait that no database takes": (Unavailable("later", retry_after=10**30), "waiting", "later", ""),
+    "a wait that no float is": (Unavailable("later", retry_after=10**400), "waiting", "later", ""),
+    "a wait without an end": (Unavailable("later", retry_after=float("inf")), "waiting", "later", ""),
+    "a wait that is no number": (Unavailable("later", retry_after=float("nan")), "waiting", "later", ""),
+    "a wait that is text": (Unavailable("later", retry_after=odd("soon")), "waiting", "later", ""),
+    "a receipt that is bytes": (odd(b"r"), "delivered", "", "r"),
+    "a receipt with parts of another kind": (odd("r", keys=5, urls=["x"]), "delivered", "", "TypeError"),
+    "a receipt with a name that is none": (odd("r", urls={(1, 2): "x"}), "delivered", "", "TypeError"),
+    "a receipt that holds itself": (odd("r", urls=keeps_itself()), "delivered", "", "ValueError"),
+    "no receipt": (None, "waiting", "NoneType in the sink's code", ""),
+}
+
+
+@pytest.mark.parametrize("name", ODD_ANSWERS)
+def test_an_answer_that_no_database_takes_keeps_none_of_its_neighbours_from_being_settled(
+    ledger: Ledger, redis_url: str, name: str
+) -> None:
+    """Else all that ended with it would be sent again, as often as it is."""
+    # Given sends that have ended together, of which one has an odd answer
+    answer, state, reason, receipt = ODD_ANSWERS[name]
+    record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(3)))
+    claimed = claim(ledger, "ops")
+    answers = [answer if each.run_id == "tsk_1" else Receipt(each.run_id) for each in claimed]
+    task = SendTask(1, claimed, {}, answers=answers)
+    connection = redis.Redis.from_url(redis_url)
+    settlement = Settlement("ops", RetryPolicy(), "w", AttemptCounter(connection, "ops"))
+    # When they are settled
+    settlement.settle(ledger, [task], {})
+    # Then each is what its own answer says
+    found = {each["run_id"]: each for each in rows(ledger)}
+    assert {run_id: each["state"] for run_id, each in found.items()} == {
+        "tsk_0": "delivered",
+        "tsk_1": state,
+        "tsk_2": "delivered",
+    }
+    assert found["tsk_1"]["reason"] == reason
+    assert receipt in str(found["tsk_1"]["receipt"] or "")
+    if state == "waiting":
+        assert 0 < found["tsk_1"]["due_at"] - found["tsk_1"]["updated_at"] < 2 * 86_400
+    connection.close()

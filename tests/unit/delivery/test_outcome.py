@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -87,6 +88,8 @@ def test_an_attempt_after_the_time_is_up_was_the_last_also_behind_an_open_breake
         (Refused("no such channel"), "no such channel", None, None),
         (Unavailable("away"), "away", None, None),
         (Unavailable("too many", retry_after=7), "too many", 7, None),
+        (Unavailable("for ever", retry_after=math.inf), "for ever", 86_400, None),
+        (Unavailable("who knows", retry_after=math.nan), "who knows", None, None),
     ],
 )
 def test_an_attempt_keeps_what_the_sink_said(
