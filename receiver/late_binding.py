@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from receiver.domain import attention, callback
 from receiver.domain.run import Run, RunKey, parse
@@ -26,43 +26,51 @@ log = logging.getLogger("runhook.dispatch")
 
 
 class LateBinding:
-    """Tells of runs that are bound late. `router`: for those who call this only. Threads may share it."""
+    """Tells of runs that are bound late. Threads may share it.
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    `make_router`: makes the rules ready, once the first run is told of. Few processes ever meet one.
+    """
+
+    def __init__(self, make_router: Callable[[], Router]) -> None:
+        self._make_router = make_router
+        self._router: Router | None = None
         self._routing = threading.Lock()  # the router is not made for two threads at once
 
-    def tell(self, connection: Connection, run: RunKey, submission: Submission, now: float) -> None:
+    def tell(self, connection: Connection, run: RunKey, submission: Submission, now: float) -> Collection[str]:
         """Make the deliveries that the run lacks as one of `submission`, in the transaction that has bound it, and has
-        locked it. The clock wakes their sinks."""
+        locked it. Returns the sinks that have something due then: whoever commits it wakes them."""
         page = reroutes.of_run(connection, run)
         told = reroutes.sinks_of(connection, page)
         submission = visibility.for_callers(connection, {run: submission})[run]
         try:
             with self._routing:
-                wanted = list(self._lacking(page, told, submission))
+                self._router = self._router or self._make_router()
+                wanted = list(_lacking(self._router, page, told, submission))
         except Exception:  # the run is bound all the same
             log.exception("late.failed source=%s run=%s submission=%s", *run, submission.id)
-            return
-        made = reroutes.add(connection, wanted, now) if wanted else 0
+            return ()
+        made, sinks = reroutes.add(connection, wanted, now)
         log.info("late.told source=%s run=%s submission=%s deliveries=%d", *run, submission.id, made)
+        return sinks
 
-    def _lacking(
-        self, page: Sequence[OldEvent], told: Mapping[ResultKey, set[str]], submission: Submission
-    ) -> Iterable[AddedDelivery]:
-        reached = {key: set(sinks) for key, sinks in told.items()}
-        for event in page:
-            if is_old_news(event):
-                continue
-            view = view_of(event)
-            new = [NewDelivery(it.sink, it.route, after=it.after) for it in self._router.match(view).targets]
-            if webhook := callers_webhook(submission, event.disposition, view.run):
-                new.append(webhook)
-            there = reached.setdefault(event.result, set())
-            for each in new:
-                if each.sink not in there:
-                    there.add(each.sink)
-                    yield AddedDelivery(event.id, event.source, event.run_id, *each)
+
+def _lacking(
+    router: Router, page: Sequence[OldEvent], told: Mapping[ResultKey, set[str]], submission: Submission
+) -> Iterable[AddedDelivery]:
+    """Yield the deliveries that the results of these events lack. `told`: the sinks that have one, by result."""
+    reached = {key: set(sinks) for key, sinks in told.items()}
+    for event in page:
+        if is_old_news(event):
+            continue
+        view = view_of(event)
+        new = [NewDelivery(it.sink, it.route, after=it.after) for it in router.match(view).targets]
+        if webhook := callers_webhook(submission, event.disposition, view.run):
+            new.append(webhook)
+        there = reached.setdefault(event.result, set())
+        for each in new:
+            if each.sink not in there:
+                there.add(each.sink)
+                yield AddedDelivery(event.id, event.source, event.run_id, *each)
 
 
 def callers_webhook(submission: Submission | None, disposition: str, run: Run) -> NewDelivery | None:

@@ -40,10 +40,12 @@ log = logging.getLogger("runhook.dispatch")
 
 
 class Recorded(NamedTuple):
-    """The new events of a batch, and the sinks whose deliverers have heard of them."""
+    """The new events of a batch, and the sinks whose deliverers have heard of them. `late`: the sinks that have
+    something due of events before them, whose run was bound late."""
 
     events: list[NewEvent]
     answered: set[str]
+    late: set[str]
 
 
 class EventRecorder:
@@ -65,7 +67,7 @@ class EventRecorder:
         self._counter = counter
         self._may_ask = may_ask
         self._handovers = handovers
-        self._late = LateBinding(router)
+        self._late = LateBinding(lambda: router)
         # Whether most of the last runs that might be new to the ledger were: then the next ones are expected to be.
         self._runs_are_new = True
         self._bug_lines = TokenBucket(rate=1 / 60, burst=1)
@@ -90,7 +92,7 @@ class EventRecorder:
     def take_in(self, batch: Sequence[ParsedEvent]) -> list[str]:
         """Record events and make their deliveries. Returns as `dispatch`."""
         started = time.monotonic()
-        recorded, answered = self._record(batch)
+        recorded, answered, late = self._record(batch)
         if batch:
             log.info(
                 "dispatch.recorded events=%d new=%d deliveries=%d ms=%.1f",
@@ -103,7 +105,8 @@ class EventRecorder:
             if item.disposition == "test":
                 _log_test(item)
             self._counter.add(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
-        return sorted({new.sink for item in recorded for new in item.deliveries if not new.after} - answered)
+        due = {new.sink for item in recorded for new in item.deliveries if not new.after}
+        return sorted((due - answered) | late)
 
     def parse(self, event: Event, run: Run | None = None, details: Mapping[str, Any] = {}) -> ParsedEvent:
         """Parse, redact and complete an event. Never raises: what can't be read is marked."""
@@ -124,7 +127,7 @@ class EventRecorder:
     def _record(self, batch: Sequence[ParsedEvent]) -> Recorded:
         """Record the batch: in one request, as far as its runs are new, where most of them are expected to be."""
         if not batch:
-            return Recorded([], set())
+            return Recorded([], set(), set())
         likely = self._likely_new(batch)
         if not likely:
             return self._record_any(batch)
@@ -180,7 +183,7 @@ class EventRecorder:
                 hand_on.answer(committed=recorded is not None)
         there = {item.event.id for item in recorded or ()}
         self._spare.update(source for event_id, source in asked.items() if event_id not in there)
-        return Recorded(recorded or [], set(hand_on.sinks))
+        return Recorded(recorded or [], set(hand_on.sinks), set())
 
     def _record_any(
         self, batch: Sequence[ParsedEvent], tried: Mapping[str, NewEvent] = {}, hand_on: HandOn | None = None
@@ -206,16 +209,17 @@ class EventRecorder:
         hand_on = HandOn(self._handovers) if hand_on is None or hand_on.answered else hand_on
         so_far, committed = dict(tried), False
         try:
-            recorded = self._ledger.write(lambda connection: self._decide(connection, batch, hand_on, so_far))
+            recorded, late = self._ledger.write(lambda connection: self._decide(connection, batch, hand_on, so_far))
             committed = True
         finally:
             hand_on.answer(committed=committed)
-        return Recorded(recorded, set(hand_on.sinks))
+        return Recorded(recorded, set(hand_on.sinks), late)
 
     def _decide(
         self, connection: Connection, batch: Sequence[ParsedEvent], hand_on: HandOn, tried: dict[str, NewEvent]
-    ) -> list[NewEvent]:
-        """Classify and route each event by what the ledger knows of its run, and record it. Returns the new ones.
+    ) -> tuple[list[NewEvent], set[str]]:
+        """Classify and route each event by what the ledger knows of its run, and record it. Returns the new ones, and
+        the sinks that have something due of runs that were bound late.
 
         `tried`: by id, what earlier tries of this transaction were to record. What of it turns out to be there was
         committed by one whose reply was lost, and is new as well.
@@ -267,9 +271,8 @@ class EventRecorder:
         for source, run_id in restarted:
             if self._may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
-        for key in sorted(late):
-            self._late.tell(connection, key, bound[key], now)
-        return [*written.events, *there]
+        woken = {sink for key in sorted(late) for sink in self._late.tell(connection, key, bound[key], now)}
+        return [*written.events, *there], woken
 
     def _lacks_request(self, item: NewEvent) -> bool:
         """Whether it is a task's end that does not say what was asked for, and Skyvern may be asked for it."""
@@ -371,9 +374,10 @@ def _most(some: int, of_all: int) -> bool:
 
 def _both(one: Recorded, other: Recorded) -> Recorded:
     """Return what two parts of a batch came to. A sink counts as answered if it was by both that recorded any."""
+    late = one.late | other.late
     if not (one.events and other.events):
-        return one if one.events else other
-    return Recorded(one.events + other.events, one.answered & other.answered)
+        return (one if one.events else other)._replace(late=late)
+    return Recorded(one.events + other.events, one.answered & other.answered, late)
 
 
 def _log_test(test: NewEvent) -> None:

@@ -102,7 +102,7 @@ def apply(ledger: Ledger, page: ReroutePage) -> int:
     made = 0
     for start in range(0, len(page.deliveries), STEP):
         step = page.deliveries[start : start + STEP]
-        made += ledger.write(lambda connection: reroutes.add(connection, step, ledger.now()))  # noqa: B023
+        made += ledger.write(lambda connection: reroutes.add(connection, step, ledger.now())).made  # noqa: B023
     return made
 
 

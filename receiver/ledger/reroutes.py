@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import creation, links, same_result
@@ -158,26 +160,32 @@ def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[Result
     return found
 
 
-def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) -> int:
-    """Make these deliveries, due now or held, but no second one of a result for its sink. Returns how many were."""
+class Added(NamedTuple):
+    """How many deliveries were made, and the sinks that have something due then."""
+
+    made: int
+    sinks: set[str]
+
+
+def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) -> Added:
+    """Make these deliveries, due now or held, but no second one of a result for its sink."""
     there = same_result.lock(connection, {each.event_id for each in wanted})
     wanted = [each for each in _unsent(connection, wanted) if each.event_id in there]
-    made = creation.insert(
-        connection,
-        (
-            creation.delivery_row(
-                *(each.event_id, each.source, each.run_id, each.sink, each.route, now),
-                lane=each.lane,
-                after=each.after,
-            )
-            for each in wanted
-        ),
-    )
+    rows = [
+        creation.delivery_row(
+            *(each.event_id, each.source, each.run_id, each.sink, each.route, now),
+            lane=each.lane,
+            after=each.after,
+        )
+        for each in wanted
+    ]
+    made = set(creation.insert(connection, rows))
+    due = {row["sink"] for row in rows if row["id"] in made and row["state"] == DeliveryState.QUEUED}
     ids = sorted({each.event_id for each in wanted})
     connection.execute(sa.update(events).where(bulk.among(connection, events.c.id, ids)).values(unrouted=False))
     if any(each.after for each in wanted):
-        links.release_held(connection, deliveries.c.event_id.in_(ids), now)
-    return len(made)
+        due.update(links.release_held(connection, deliveries.c.event_id.in_(ids), now))
+    return Added(len(made), due)
 
 
 def _unsent(connection: sa.Connection, wanted: Sequence[AddedDelivery]) -> list[AddedDelivery]:

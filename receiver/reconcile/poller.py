@@ -21,7 +21,7 @@ from http import HTTPStatus
 import redis
 
 from handlers.support.daemon_pool import DaemonPool
-from receiver import dispatch
+from receiver import dispatch, wakeups
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config, ReconcileConfig
 from receiver.config.settings import Settings
@@ -354,7 +354,8 @@ def build(settings: Settings, config: Config) -> Reconciler:
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     dispatcher = dispatch.build(settings, config, "reconcile", connection)
     limits = RateLimits(connection)
-    late = LateBinding(dispatch.make_router(config)).tell
+    late = LateBinding(partial(dispatch.make_router, config)).tell
+    wake = partial(wakeups.try_to_wake_sinks, connection)
     polled = []
     for name, source in config.sources.items():
         if (found := source.api(settings.skyvern_base_url)) is None:
@@ -366,7 +367,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
         except ConfigError as problem:
             raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
         budget = partial(limits.take, f"reconcile/{name}", parse_rate(config.reconcile.budget))
-        resolver = Resolver(name, reader, ledger, late, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
+        resolver = Resolver(name, reader, ledger, late, wake, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
         polled.append(PolledSource(name, reader, budget, resolver, source.watch, hooks_of(settings.public_url, name)))
     reconcile = config.reconcile
     if (kept := config.retention.events) is not None:  # what was removed has been told once

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -61,7 +61,10 @@ def candidates(listed: Sequence[ListedRun], wanted: Sequence[Submission]) -> lis
 
 
 class Resolver:
-    """Finds runs by their tokens, for one source. Threads may share it. `allow`: takes one API call from a budget."""
+    """Finds runs by their tokens, for one source. Threads may share it.
+
+    `wake`: wakes sinks that have something due of a run that was bound late. `allow`: takes one API call from a budget.
+    """
 
     def __init__(
         self,
@@ -69,12 +72,14 @@ class Resolver:
         reader: SkyvernReader,
         ledger: Ledger,
         when_late: WhenLate,
+        wake: Callable[[Collection[str]], object],
         allow: Callable[[], bool] = lambda: True,
     ) -> None:
         self._source = source
         self._reader = reader
         self._ledger = ledger
         self._when_late = when_late
+        self._wake = wake
         self._allow = allow
         self._seen: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
@@ -161,12 +166,10 @@ class Resolver:
         now = self._ledger.now()
         due = due_at(now)
 
-        def work(connection: Connection) -> list[str]:
+        def work(connection: Connection) -> dict[str, Collection[str]]:
             # Sorted by run, as all take their locks.
-            return [
-                submission_id
-                for submission_id, (run_id, fetched) in sorted(found.items(), key=lambda item: item[1][0])
-                if lifecycle.resolve(
+            resolved = {
+                submission_id: lifecycle.resolve(
                     connection,
                     submission_id,
                     SubmissionMove.ACCEPT,
@@ -176,9 +179,13 @@ class Resolver:
                     due_at=due,
                     when_late=self._when_late,
                 )
-            ]
+                for submission_id, (run_id, fetched) in sorted(found.items(), key=lambda item: item[1][0])
+            }
+            return {submission_id: sinks for submission_id, sinks in resolved.items() if sinks is not None}
 
-        return {submission_id: found[submission_id][1] for submission_id in (self._ledger.write(work) if found else [])}
+        bound = self._ledger.write(work) if found else {}
+        self._wake(set().union(*bound.values()))
+        return {submission_id: found[submission_id][1] for submission_id in bound}
 
     def _listed(self, wanted: Sequence[Submission]) -> list[ListedRun]:
         """Return Skyvern's newest runs, back to the oldest of the submissions where that takes no more than PAGES."""

@@ -10,14 +10,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
-import redis
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,18 +24,18 @@ from starlette.routing import Route
 from handlers.support.address_policy import AllowedAddresses
 from receiver import wakeups
 from receiver.config.fields import parse_rate
-from receiver.config.models import Config
+from receiver.dispatch import make_router
 from receiver.domain.agent_url import hooks_of
 from receiver.domain.api_key import ALL_SOURCES
-from receiver.domain.callback import CALLBACK
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey
 from receiver.errors import ConfigError
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable
+from receiver.late_binding import LateBinding
+from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
-from receiver.ledger.submissions.lifecycle import Submission, WhenLate
+from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, search_for_run
 from receiver.runtime.background import awaited
 from receiver.runtime.redis_client import connect, connect_async
@@ -114,22 +113,6 @@ def submit(context: Context) -> WebPart:
     return WebPart(routes, lifespan, api.stop)
 
 
-def _when_late(config: Config) -> WhenLate:
-    """Return what tells of runs that are bound late."""
-
-    @cache
-    def late() -> WhenLate:
-        from receiver.dispatch import make_router  # most receivers never need them
-        from receiver.late_binding import LateBinding
-
-        return LateBinding(make_router(config)).tell
-
-    def tell(connection: Connection, run: RunKey, submission: Submission, now: float) -> None:
-        late()(connection, run, submission, now)
-
-    return tell
-
-
 class _Api:
     def __init__(self, context: Context) -> None:
         settings, config = context.settings, context.config
@@ -150,7 +133,9 @@ class _Api:
         known = [each for source in config.sources.values() for each in source.signing_secrets]
         master = settings.master_secret()
         secrets = SecretScan(each.encode() for each in (*known, master))
-        late = _when_late(config)
+        late = LateBinding(partial(make_router, config)).tell
+        self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
+        wake = partial(wakeups.try_to_wake_sinks, self._redis)
         for name, source in config.sources.items():
             if (found := source.api(settings.skyvern_base_url)) is None:
                 continue
@@ -161,10 +146,9 @@ class _Api:
             callback_base = hooks_of(settings.public_url, name)
             self.sources[name] = Source(name, api, callback_base, secrets, allowed)
             self._readers.append(reader)
-            self._resolvers[name] = Resolver(name, reader, ledger, late)
+            self._resolvers[name] = Resolver(name, reader, ledger, late, wake)
             look_api = SkyvernAPI(*found, patience=LOOK_PATIENCE)
             self._watches[name] = RunWatch(name, look_api, self._claims, self._take_look(name), self._note_end(name))
-        self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
         self._look_limits = RateLimits(self._redis)
         self._look_pool = ThreadPoolExecutor(2, "submit-looks")
         refused = context.metrics.submit_refused
@@ -183,9 +167,11 @@ class _Api:
         self._stopped_at: float | None = None
         self._stopping: asyncio.Future[None] | None = None
         mask = CallbackMask(self._ledger)
-        self._submitter = Submitter(self._ledger, Redactor(config.redact), self._find_run, self._poll_after, late)
+        self._submitter = Submitter(
+            self._ledger, Redactor(config.redact), self._find_run, self._poll_after, late, self._wake
+        )
         grace, kept = config.reconcile.webhook_grace, config.retention.events
-        self._results = Results(self._ledger, self._states, self._places, mask, late, grace, kept)
+        self._results = Results(self._ledger, self._states, self._places, mask, late, self._wake, grace, kept)
         self._streams = EventStreams(self._results, self._states, self._places)
         self._proxy = Proxy(mask)
         self._retrier = WebhookRetrier(
@@ -365,10 +351,9 @@ class _Api:
         path, query = path_of(request), query_of(request)
         return to_response(await self._proxy.forward(*caller, request.method, path, query, request.headers, body))
 
-    async def _wake(self) -> None:
-        """Wake the worker that sends to callers. Without Redis the clock does, as soon as it is back."""
-        with contextlib.suppress(redis.RedisError):
-            await asyncio.to_thread(wakeups.wake_sinks, self._redis, [CALLBACK])
+    async def _wake(self, sinks: Collection[str]) -> None:
+        if sinks:
+            await asyncio.to_thread(wakeups.try_to_wake_sinks, self._redis, sinks)
 
     def _when_stopping(self) -> asyncio.Future[None]:
         """Return what is done once the server stops."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -62,8 +63,10 @@ _SharedKey = tuple[RunKey, str]  # with the id of an API key: what one may see, 
 
 
 class Results:
-    """Results for callers. `states`: of runs that are waited for. `grace`: seconds that a noted end waits for its
-    webhook. `kept`: seconds for which the ledger keeps events; None: for ever."""
+    """Results for callers. `states`: of runs that are waited for. `wake`: wakes sinks; it never raises.
+
+    `grace`: seconds that a noted end waits for its webhook. `kept`: seconds for which events are kept; None: for ever.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Results:
         places: WaiterLimit,
         mask: CallbackMask,
         when_late: WhenLate,
+        wake: Callable[[Collection[str]], Awaitable[None]],
         grace: float,
         kept: float | None = None,
     ) -> None:
@@ -80,6 +84,7 @@ class Results:
         self._places = places
         self._mask = mask
         self._when_late = when_late
+        self._wake = wake
         self._grace = grace
         self._kept = kept
         self._from_ledger_once: SingleFlight[_SharedKey, Reply | None] = SingleFlight()
@@ -311,11 +316,11 @@ class Results:
         token = token_of(run.data)
         grace = 0.0 if at_once else self._grace
 
-        def work(connection: Connection) -> None:
-            now = self._ledger.now()
+        def work(connection: Connection) -> Collection[str]:
+            now, sinks = self._ledger.now(), None
             due_at, noted_at = now + grace, now - self._grace if at_once else None
             if token and not runs.is_ours(connection, source, run.run_id):
-                lifecycle.resolve(
+                sinks = lifecycle.resolve(
                     connection,
                     token,
                     SubmissionMove.ACCEPT,
@@ -326,9 +331,10 @@ class Results:
                     when_late=self._when_late,
                 )
             runs.note_end(connection, source, run.run_id, now, due_at, noted_at=noted_at)
+            return sinks or ()
 
         try:
-            await self._ledger.write(work)
+            await self._wake(await self._ledger.write(work))
         except (LedgerUnavailable, LedgerDataError):
             self._noted.pop(key, None)
         except asyncio.CancelledError:  # the caller has gone, and the note may be rolled back: let the next one make it

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -41,7 +41,7 @@ _ANSWERED = re.compile(r"answered ([1-5][0-9]{2})")
 
 
 class WebhookRetrier:
-    """`wake`: wakes the workers that send to callers; it never raises."""
+    """`wake`: wakes sinks; it never raises."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class WebhookRetrier:
         states: LongPoll[RunKey, WaitedRun],
         deliveries_poll: LongPoll[str, DeliveryStatus],
         mask: CallbackMask,
-        wake: Callable[[], Awaitable[None]],
+        wake: Callable[[Collection[str]], Awaitable[None]],
     ) -> None:
         self._ledger = ledger
         self._results = results
@@ -85,7 +85,7 @@ class WebhookRetrier:
                 connection, result.status, CALLBACK, route, lane, self._ledger.now(), given, signer
             )
         )
-        await self._wake()
+        await self._wake([CALLBACK])
         attempt = await self._wait_for_attempt(delivery, before, deadline)
         problem = _problem_of(attempt)
         # A reason names the host, which not every key may see.

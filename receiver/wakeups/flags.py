@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import redis
@@ -109,6 +110,13 @@ def wake_sinks(client: redis.Redis, sinks: Iterable[str]) -> int:
     for command in wake_sinks_commands(sinks):
         pipeline.execute_command(*command)
     return sum(pipeline.execute())
+
+
+def try_to_wake_sinks(client: redis.Redis, sinks: Collection[str]) -> None:
+    """Wake the queues of `sinks`, if there are any. Without Redis the clock does, as soon as it is back."""
+    if sinks:
+        with suppress(redis.RedisError):
+            wake_sinks(client, sinks)
 
 
 def wake_sinks_commands(sinks: Iterable[str]) -> list[tuple[Any, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ from receiver.late_binding import LateBinding
 from receiver.ledger import Connection, Ledger, events
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, Submission, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import NewSubmission, Recorded, SubmitOutcome
 from receiver.routing.router import Router
 from tests.support import queries
 from tests.support.events import body, event
@@ -28,6 +28,7 @@ from tests.support.ledger import new_event, states
 from tests.support.waiting import eventually
 
 ALL_TOLD = {"tsk_1:results": "queued", "tsk_1:billing": "queued", "tsk_1:callback": "queued"}
+TELL = LateBinding(lambda: Router(ROUTES)).tell
 OUTCOME = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=time.time() + 600)
 
 
@@ -40,9 +41,9 @@ def submitted(ledger: Ledger) -> None:
     ledger.write(lambda connection: lifecycle.begin(connection, new, time.time()))
 
 
-def answer(connection: Connection) -> Submission:
+def answer(connection: Connection) -> Recorded:
     """Record Skyvern's answer, in a transaction."""
-    return lifecycle.record_outcome(connection, "sub_1", OUTCOME, time.time(), LateBinding(Router(ROUTES)).tell)
+    return lifecycle.record_outcome(connection, "sub_1", OUTCOME, time.time(), TELL)
 
 
 def run_of(ledger: Ledger) -> tuple[Any, ...]:
@@ -99,7 +100,7 @@ def test_an_answer_that_comes_while_the_webhook_is_being_recorded_tells_what_tha
     webhook = event(body("tsk_1"))
     with ThreadPoolExecutor(2) as pool:
 
-        def in_its_way(connection: Connection) -> tuple[Future[list[str]], Future[Submission]]:
+        def in_its_way(connection: Connection) -> tuple[Future[list[str]], Future[Recorded]]:
             # Given a recording that has looked for a submission and made the run, and waits for its event's row
             events.record(connection, [new_event("tsk_0")._replace(event=webhook)], time.time())
             recording = pool.submit(dispatcher.dispatch, [webhook])
@@ -123,24 +124,32 @@ class Withdrawn(Exception):
     """A transaction is rolled back."""
 
 
-def accepted(_: Dispatcher, ledger: Ledger) -> None:
-    ledger.write(answer)
+# What makes it known whose run it is; each returns the sinks that are to be woken.
 
 
-def found_by_its_token(_: Dispatcher, ledger: Ledger) -> None:
+def accepted(_: Dispatcher, ledger: Ledger) -> Collection[str] | None:
+    return ledger.write(answer).sinks
+
+
+def found_by_its_token(_: Dispatcher, ledger: Ledger) -> Collection[str] | None:
     ledger.write(lambda it: lifecycle.resolve(it, "sub_1", SubmissionMove.MISS, time.time(), due_at=time.time()))
-    move, tell = SubmissionMove.ACCEPT, LateBinding(Router(ROUTES)).tell
-    ledger.write(lambda it: lifecycle.resolve(it, "sub_1", move, time.time(), run_id="tsk_1", when_late=tell))
+    move = SubmissionMove.ACCEPT
+    return ledger.write(lambda it: lifecycle.resolve(it, "sub_1", move, time.time(), run_id="tsk_1", when_late=TELL))
 
 
-def told_again_with_its_token(dispatcher: Dispatcher, _: Ledger) -> None:
-    dispatcher.dispatch([event(body("tsk_1", step_count=3), submission_id="sub_1")])
+def told_again_with_its_token(dispatcher: Dispatcher, _: Ledger) -> Collection[str] | None:
+    return dispatcher.dispatch([event(body("tsk_1", step_count=3), submission_id="sub_1")])
 
 
-Learn = Callable[[Dispatcher, Ledger], None]
+def sent_again_with_its_token(dispatcher: Dispatcher, _: Ledger) -> Collection[str] | None:
+    return dispatcher.dispatch([event(body("tsk_1"), submission_id="sub_1")])
 
 
-@pytest.mark.parametrize("learn", [accepted, found_by_its_token, told_again_with_its_token])
+Learn = Callable[[Dispatcher, Ledger], Collection[str] | None]
+LEARN = [accepted, found_by_its_token, told_again_with_its_token, sent_again_with_its_token]
+
+
+@pytest.mark.parametrize("learn", LEARN)
 def test_a_run_whose_result_came_before_it_was_known_whose_it_is_is_told_to_those_who_lack_it_and_once(
     dispatcher: Dispatcher, ledger: Ledger, submitted: None, learn: Learn
 ) -> None:
@@ -150,9 +159,11 @@ def test_a_run_whose_result_came_before_it_was_known_whose_it_is_is_told_to_thos
     dispatcher.dispatch([event(body("tsk_1"))])
     assert {key: state for key, state in states(ledger).items() if "results" not in key} == {}
     # When it turns out whose run it is
-    learn(dispatcher, ledger)
-    # Then its caller and its label's sink get the result, and what is old news goes to nobody
+    woken = learn(dispatcher, ledger)
+    # Then its caller and its label's sink get the result and are woken, and what is old news goes to nobody
     assert states(ledger) == ALL_TOLD
+    assert woken is not None
+    assert set(woken) == {"billing", "callback"}
     assert run_of(ledger)[:2] == ("sub_1", '{"team": "billing"}')
     rows = sinks_by_event(ledger)
     assert rows.count((trying.id, "callback")) == 0
@@ -189,12 +200,11 @@ def test_answers_beside_webhooks_of_the_same_runs_make_one_of_each_delivery_and_
         return random.Random(name).sample(numbers, len(numbers))
 
     def answers(name: str) -> None:
-        tell = LateBinding(Router(ROUTES)).tell
         for number in order("answers")[int(name) :: 2]:
             outcome = replace(OUTCOME, run_id=f"tsk_{number}")
             ledger.write(
                 lambda it, number=number, outcome=outcome: lifecycle.record_outcome(  # type: ignore[misc]
-                    it, f"sub_{number}", outcome, time.time(), tell
+                    it, f"sub_{number}", outcome, time.time(), TELL
                 )
             )
 

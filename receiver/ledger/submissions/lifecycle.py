@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -198,14 +198,22 @@ def _serialize(connection: sa.Connection, what: str) -> None:
 
 
 # Called when a run is bound of which events are there: these were routed without its labels, and its caller's webhook
-# was not made.
-WhenLate = Callable[[sa.Connection, RunKey, "Submission", float], object]
+# was not made. Returns the sinks that have something due then.
+WhenLate = Callable[[sa.Connection, RunKey, "Submission", float], Collection[str]]
+
+
+class Recorded(NamedTuple):
+    """A submission after its outcome was recorded. `sinks`: those that have something due because its run was bound
+    late; they are to be woken once that is committed."""
+
+    submission: Submission
+    sinks: Collection[str] = ()
 
 
 def record_outcome(
     connection: sa.Connection, submission_id: str, answer: SubmitOutcome, now: float, when_late: WhenLate | None = None
-) -> Submission:
-    """Record how a submit ended. Returns the submission after that.
+) -> Recorded:
+    """Record how a submit ended.
 
     What the API says outranks the token of a callback URL, which is not signed: a run that the token bound and that
     is not the one in the answer loses the submission and its labels. A submission that its webhook has accepted
@@ -243,8 +251,8 @@ def record_outcome(
     changed = sa.update(submissions).where(submissions.c.id == submission_id).values(**values)
     found = from_row(connection.execute(changed.returning(*submissions.c)).one())
     if when_late and answer.move is SubmissionMove.ACCEPT and known[answer.run_id].late:
-        when_late(connection, (found.source, found.run_id), found, now)
-    return found
+        return Recorded(found, when_late(connection, (found.source, found.run_id), found, now))
+    return Recorded(found)
 
 
 def set_answer(connection: sa.Connection, submission_id: str, status: int, body: bytes | None, now: float) -> None:
@@ -317,18 +325,18 @@ def resolve(
     reason: str = "",
     release: bool = False,
     when_late: WhenLate | None = None,
-) -> bool:
+) -> Collection[str] | None:
     """Move a submission whose answer was lost: ACCEPT with the run that is its own, MISS or GIVE_UP.
 
     `release`: its Idempotency-Key may be used again, for certainly no run came of it.
-    False, and nothing is written, when it has moved on meanwhile. Raises IllegalMove for a REJECT, or an ACCEPT
-    without a run: only an answer can decide that.
+    Returns the sinks that are to be woken once that is committed: see Recorded. None, and nothing is written, when it
+    has moved on meanwhile. Raises IllegalMove for a REJECT, or an ACCEPT without a run: only an answer can decide that.
     """
     if move is SubmissionMove.REJECT or (move is SubmissionMove.ACCEPT) != bool(run_id):
         raise IllegalMove(f"a submission can't be resolved by {move} with run {run_id!r}")
     there = one(connection, submission_id)
     if there is None or there.state not in states_before(move) or there.run_id not in ("", run_id):
-        return False
+        return None
     known = lock_runs(connection, there.source, {run_id} - {""}, now)
     result = connection.execute(
         sa.update(submissions)
@@ -343,11 +351,13 @@ def resolve(
             **({"idempotency_key": None} if release else {}),
         )
     )
-    if result.rowcount and run_id:
+    if not result.rowcount:
+        return None
+    if run_id:
         _bind_run(connection, there.source, run_id, submission_id, json.dumps(dict(there.labels)), now)
         if when_late and known[run_id].late:
-            when_late(connection, (there.source, run_id), there, now)
-    return result.rowcount == 1
+            return when_late(connection, (there.source, run_id), there, now)
+    return ()
 
 
 def one(connection: sa.Connection, submission_id: str) -> Submission | None:

@@ -28,7 +28,7 @@ def move(connection: Connection) -> int:
 def reroute(connection: Connection) -> int:
     """As a plan from before a move would have it: the newest event of the result."""
     added = reroutes.AddedDelivery(UPDATE.event.id, "skyvern", "tsk_1", "new", "today")
-    return reroutes.add(connection, [added], LATER)
+    return reroutes.add(connection, [added], LATER).made
 
 
 def backfill(connection: Connection) -> int:

@@ -45,7 +45,7 @@ def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str
 
 def answered(ledger: Ledger, name: str, move: SubmissionMove, run_id: str = "") -> Submission:
     answer = SubmitOutcome(move, run_id, status=200 if run_id else 502, body=b"{}", due_at=NOW + 600)
-    return ledger.write(lambda connection: lifecycle.record_outcome(connection, f"sub_{name}", answer, NOW + 1))
+    return ledger.write(lambda connection: lifecycle.record_outcome(connection, f"sub_{name}", answer, NOW + 1))[0]
 
 
 def due(ledger: Ledger, now: float) -> list[Submission]:
@@ -156,11 +156,13 @@ def test_a_submission_whose_process_died_is_due_and_can_be_resolved(ledger: Ledg
 
     assert not due(ledger, NOW + lifecycle.PENDING_POLL - 1)
     (a,) = due(ledger, NOW + lifecycle.PENDING_POLL)
-    assert ledger.write(lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.MISS, NOW, due_at=NOW))
-    assert ledger.write(
-        lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.ACCEPT, NOW, run_id="tsk_1")
-    )
-    assert not ledger.write(lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.GIVE_UP, NOW))
+    moves: list[tuple[SubmissionMove, dict[str, Any]]] = [
+        (SubmissionMove.MISS, {"due_at": NOW}),
+        (SubmissionMove.ACCEPT, {"run_id": "tsk_1"}),
+        (SubmissionMove.GIVE_UP, {}),
+    ]
+    moved = [ledger.write(lambda it, m=move, of=of: lifecycle.resolve(it, a.id, m, NOW, **of)) for move, of in moves]  # type: ignore[misc]
+    assert moved == [(), (), None]
     with pytest.raises(IllegalMove):
         ledger.write(lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.ACCEPT, NOW))
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from receiver import wakeups
 from receiver.domain import shape
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
@@ -29,6 +30,7 @@ from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.valkey import free_port
 from tests.support.events import count_parses
+from tests.support.ledger import states
 from tests.support.reconciling import OTHER, TOKEN, Rig
 from tests.support.waiting import eventually
 
@@ -316,6 +318,26 @@ def test_a_lost_answer_is_made_good_by_the_token_in_the_callback(
     it.due_now(OTHER)
     it.reconciler.drain(20)
     assert sum(each.polls for each in sim.world.runs.values()) == polls
+
+
+def test_a_lost_answer_that_is_made_good_after_the_webhook_wakes_the_sinks_that_are_told_late(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], redis_url: str
+) -> None:
+    # Given a submission whose answer was lost, and the webhook of its run, which came without the token
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    run_id = sim.submit("mine", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
+    it.begin(webhook_url="https://app.example/done")
+    it.lost()
+    it.dispatcher.dispatch([it.webhook(run_id, {"status": "completed"})])
+
+    # When the clock finds whose run it is
+    (source,) = it.reconciler.sources
+    assert source.resolver.bind([it.submission()], lambda now: now)
+
+    # Then its caller is told, and the sink that does so is woken
+    assert states(it.ledger)[f"{run_id}:callback"] == "queued"
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.exists(wakeups.flag_key(wakeups.deliver_queue("callback")))
 
 
 def test_a_submission_whose_process_died_is_resolved_and_one_without_a_trace_is_lost_after_a_day(
