@@ -106,8 +106,14 @@ class _OnSqlite:
     def run(self, driver: sqlite3.Connection, values: Any) -> Sequence[Any]:
         """Run it, for each of many rows if that is what `values` are. Returns its rows.
 
-        Raises sqlite3.Error, and UnicodeEncodeError or OverflowError for a value that SQLite has not.
+        Raises sqlite3.Error, and UnicodeEncodeError for a value that SQLite has not.
         """
+        try:
+            return self._run(driver, values)
+        except OverflowError as error:  # as the driver says it; to us it would be an error in arithmetic
+            raise sqlite3.DataError(str(error)) from error
+
+    def _run(self, driver: sqlite3.Connection, values: Any) -> Sequence[Any]:
         if isinstance(values, Mapping):
             return self._read(driver.execute(self.text, self.parameters(values)))
         if not self._row._fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,13 +18,14 @@ from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.inbox import InboxReader
-from receiver.ledger import Ledger, new_runs, requests, run_polls
+from receiver.ledger import Ledger, new_runs, requests, retention, run_polls
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
 from receiver.routing.router import Router, RunView, Verdict
 from tests.support.events import body, event
-from tests.support.ledger import states
+from tests.support.hostile import hostile_bodies
+from tests.support.ledger import states, with_tables
 
 
 class Picky(Router):
@@ -186,6 +188,28 @@ def test_what_is_known_of_a_run_counts_though_the_runs_beside_it_are_new(
     assert states(ledger) == {f"{run_id}:results": "queued" for run_id in ids}
 
 
+@pytest.mark.parametrize("beside", [0, 20])
+def test_a_submitted_run_that_retention_has_removed_is_still_its_submission_s(
+    dispatcher: Dispatcher, ledger: Ledger, beside: int
+) -> None:
+    """Given a run that was submitted, and of which retention has left the submission alone, when its webhook is sent
+    again with those of new runs, then it is that submission's, with its labels."""
+    submitted(ledger, "sub_1", "tsk_1")
+    dispatcher.dispatch([event(body("tsk_1"))])
+    ledger.write(lambda it: it.execute(sa.update(deliveries).values(state="delivered")))
+    later = time.time() + 60
+    assert ledger.write(lambda it: retention.remove(it, later)).events == 1
+    assert ledger.read(lambda it: it.execute(sa.select(runs.c.run_id)).all()) == []
+    dispatcher._runs_are_new = True
+
+    others = [event(body(f"wr_{number}")) for number in range(beside)]
+    assert dispatcher.dispatch([*others, event(body("tsk_1", step_count=2))]) == ["results"]
+
+    query = sa.select(runs.c.submission_id, runs.c.labels, runs.c.events).where(runs.c.run_id == "tsk_1")
+    found = ledger.read(lambda it: it.execute(query).one())
+    assert tuple(found) == ("sub_1", '{"team": "ops"}', 1)
+
+
 def rows_of(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
     """The rows of a table by key, without times of recording and without the order of it."""
     left_out = ["seq", "recorded_at", "first_seen_at", "updated_at"]
@@ -236,6 +260,42 @@ def test_one_by_one_a_few_or_many_at_once_or_with_their_runs_locked_events_are_r
     assert [len(rows) for rows in found[0]] == [24, 24, 22]
     assert found[1] == found[4] == found[24] == found[0]
     it.close()
+
+
+def test_bodies_that_break_something_are_recorded_alike_in_whatever_company(
+    postgres_ledger: Ledger, redis_url: str, router: Picky, tmp_path: Path
+) -> None:
+    # Given bodies that no Skyvern sends, the same run twice, and numbers at the ends of a column's range
+    odd = hostile_bodies("127.0.0.2:1", "http://127.0.0.2:1/r")
+    odd += [body(f"n_{number}", attempt=number) for number in (2**31 - 1, 2**31, 2**63, 10**400, -1)]
+    odd += [body(f"t_{number}", title=text, run_type=text) for number, text in enumerate(("\0", "\ud800", "x" * 5000))]
+    odd += [
+        body("twice\0"),
+        body("twice\ufffd", step_count=1),
+        body("\U0001f600"),
+        body("\ue000"),
+        body("É"),
+        body("Z"),
+    ]
+    made = [event(each) for n, one in enumerate(odd) for each in (one, body(f"wr_{n}"), body(f"tsk_{n}"))]
+    lite = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    found: list[list[Any]] = []
+    # When they come alone, a few or many at a time, and each way that there is
+    for ledger, size, new in ((lite, 256, True), *((postgres_ledger, size, size > 0) for size in (1, 4, 256, 0))):
+        it = Dispatcher(ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
+        for at in range(0, len(made), size or 64):
+            it._runs_are_new = new
+            it.dispatch(made[at : at + (size or 64)])
+        found.append([rows_of(ledger, table) for table in (runs, events, deliveries)])
+        ledger.write(lambda it: [it.execute(sa.delete(each)) for each in (deliveries, events, runs)])
+        it._counter.flush()
+    # Then each of them is there, and the tables say the same
+    assert {each["id"] for each in found[0][1]} == {each.id for each in made}
+    for others in found[1:]:
+        assert others == found[0]
+    lite.close()
+    connection.close()
 
 
 def test_a_run_s_deliveries_wait_for_each_other_as_its_route_says(

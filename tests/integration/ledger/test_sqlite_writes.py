@@ -1,0 +1,169 @@
+"""Writing to a ledger on SQLite, on the connection that is kept: what it costs, and what trouble leaves of it."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event as sa_event
+
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, requests
+from receiver.ledger.schema import events
+from tests.support.ledger import new_event, record, states, with_tables
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with closing(with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))) as it:
+        yield it
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """Return how many functions `work` calls when it is done again, those in C included."""
+    work()
+    calls = 0
+
+    def note(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_a_transaction_costs_less_than_half_of_one_by_sqlalchemy_s_pool_and_begin(ledger: Ledger) -> None:
+    """Counted in calls, which are the same on a busy machine. Either of the two alone saves a quarter or two fifths."""
+    engine = sa.create_engine(ledger.url)
+    sa_event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    sa_event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+
+    def as_usual() -> None:
+        with ledger._exclusive(), engine.begin():
+            pass
+
+    assert calls_of(lambda: ledger.write(lambda _: None)) < calls_of(as_usual) / 2
+    engine.dispose()
+
+
+def count(ledger: Ledger) -> int:
+    query = sa.select(sa.func.count()).select_from(events)
+    return ledger.read(lambda connection: connection.execute(query).scalar_one())
+
+
+def assert_well(ledger: Ledger) -> None:
+    """Assert that the next transaction is none the worse, and that no lock is left behind."""
+    before = count(ledger)
+    record(ledger, new_event("tsk_after", "ops"))
+    assert count(ledger) == before + 1
+    assert states(ledger)["tsk_after:ops"] == "queued"
+    with closing(sqlite3.connect(str(ledger.url.database), timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def impatient(ledger: Ledger) -> None:
+    """Let connections of the ledger wait for no lock of SQLite's own."""
+    sa_event.listen(ledger._engine(write=True), "connect", lambda it, _: it.execute("PRAGMA busy_timeout = 0").close())
+
+
+def test_a_program_that_holds_the_file_and_knows_no_lock_of_ours_is_trouble_that_passes(ledger: Ledger) -> None:
+    # Given an operator's shell that has begun to write, when we have a connection and when we have none
+    impatient(ledger)
+    for number in range(2):
+        with closing(sqlite3.connect(str(ledger.url.database), isolation_level=None)) as shell:
+            shell.execute("BEGIN IMMEDIATE")
+            # When something is to be recorded, then nothing is
+            with pytest.raises(LedgerUnavailable, match="locked"):
+                record(ledger, new_event(f"tsk_{number}"))
+            shell.execute("ROLLBACK")
+        # And the next one is, once the shell has ended
+        record(ledger, new_event(f"tsk_{number}", "ops"))
+    assert_well(ledger)
+
+
+@contextmanager
+def no_room(ledger: Ledger) -> Iterator[None]:
+    """The ledger's files may grow by a few pages only."""
+    sizes = [each.stat().st_size for each in Path(str(ledger.url.database)).parent.iterdir()]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes) + 20_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_full_disk_leaves_nothing_of_a_transaction_and_the_next_one_goes_on(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_0", "ops"))
+    with no_room(ledger):
+        for number in range(3):
+            with pytest.raises(LedgerUnavailable, match=r"disk|full"):
+                record(ledger, new_event(f"tsk_{number}", "ops", large="x" * 2_000_000))
+        assert count(ledger) == 1
+    assert_well(ledger)
+
+
+def test_a_statement_that_is_cancelled_leaves_nothing_of_its_transaction(ledger: Ledger) -> None:
+    # Given a transaction that has written, and whose next statement takes long
+    forever = requests.BuiltStatement(
+        lambda _: sa.text(
+            "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x FROM n) SELECT max(x) AS x FROM n"
+        ).columns(sa.column("x", sa.Integer))
+    )
+
+    def work(connection: Connection) -> None:
+        connection.exec_driver_sql("UPDATE runs SET status = 'gone'")
+        driver: Any = connection.connection.dbapi_connection
+        timer = threading.Timer(0.2, driver.interrupt)
+        timer.start()
+        requests.run(connection, forever.with_values())
+
+    record(ledger, new_event("tsk_0", "ops"))
+    # When that is interrupted
+    with pytest.raises(LedgerUnavailable, match="interrupted"):
+        ledger.write(work)
+    # Then nothing is written
+    query = "SELECT status FROM runs"
+    assert ledger.read(lambda it: it.exec_driver_sql(query).scalars().all()) == ["completed"]
+    assert_well(ledger)
+
+
+class Stopped(BaseException):
+    """As a job's time-out is raised, in the midst of anything."""
+
+
+@pytest.mark.parametrize("error", [Stopped, ZeroDivisionError])
+def test_a_transaction_that_is_left_by_an_error_is_rolled_back(ledger: Ledger, error: type[BaseException]) -> None:
+    def work(connection: Connection) -> None:
+        connection.exec_driver_sql("UPDATE runs SET status = 'gone'")
+        raise error
+
+    record(ledger, new_event("tsk_0", "ops"))
+    with pytest.raises(error):
+        ledger.write(work)
+    assert ledger.read(lambda it: it.exec_driver_sql("SELECT status FROM runs").scalars().all()) == ["completed"]
+    assert_well(ledger)
+
+
+@pytest.mark.parametrize("value", ["\ud800", 2**63])
+def test_a_value_that_sqlite_has_not_is_the_value_s_fault(ledger: Ledger, value: Any) -> None:
+    """As on PostgreSQL: a batch is halved until the one to blame stands alone."""
+    asked = requests.BuiltStatement(lambda _: sa.select(sa.bindparam("value", type_=sa.Text).label("value")))
+    with pytest.raises(LedgerDataError):
+        ledger.write(lambda it: requests.run(it, asked.with_values(value=value)))
+    assert_well(ledger)
