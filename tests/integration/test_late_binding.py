@@ -19,7 +19,7 @@ from receiver.late_binding import LateBinding
 from receiver.ledger import Connection, Ledger, events
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, Recorded, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import NewSubmission, OutcomeRecorded, SubmitOutcome
 from receiver.routing.router import Router
 from tests.support import queries
 from tests.support.events import body, event
@@ -41,7 +41,7 @@ def submitted(ledger: Ledger) -> None:
     ledger.write(lambda connection: lifecycle.begin(connection, new, time.time()))
 
 
-def answer(connection: Connection) -> Recorded:
+def answer(connection: Connection) -> OutcomeRecorded:
     """Record Skyvern's answer, in a transaction."""
     return lifecycle.record_outcome(connection, "sub_1", OUTCOME, time.time(), TELL)
 
@@ -100,7 +100,7 @@ def test_an_answer_that_comes_while_the_webhook_is_being_recorded_tells_what_tha
     webhook = event(body("tsk_1"))
     with ThreadPoolExecutor(2) as pool:
 
-        def in_its_way(connection: Connection) -> tuple[Future[list[str]], Future[Recorded]]:
+        def in_its_way(connection: Connection) -> tuple[Future[list[str]], Future[OutcomeRecorded]]:
             # Given a recording that has looked for a submission and made the run, and waits for its event's row
             events.record(connection, [new_event("tsk_0")._replace(event=webhook)], time.time())
             recording = pool.submit(dispatcher.dispatch, [webhook])

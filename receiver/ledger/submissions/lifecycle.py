@@ -202,7 +202,7 @@ def _serialize(connection: sa.Connection, what: str) -> None:
 WhenLate = Callable[[sa.Connection, RunKey, "Submission", float], Collection[str]]
 
 
-class Recorded(NamedTuple):
+class OutcomeRecorded(NamedTuple):
     """A submission after its outcome was recorded. `sinks`: those that have something due because its run was bound
     late; they are to be woken once that is committed."""
 
@@ -212,7 +212,7 @@ class Recorded(NamedTuple):
 
 def record_outcome(
     connection: sa.Connection, submission_id: str, answer: SubmitOutcome, now: float, when_late: WhenLate | None = None
-) -> Recorded:
+) -> OutcomeRecorded:
     """Record how a submit ended.
 
     What the API says outranks the token of a callback URL, which is not signed: a run that the token bound and that
@@ -251,8 +251,8 @@ def record_outcome(
     changed = sa.update(submissions).where(submissions.c.id == submission_id).values(**values)
     found = from_row(connection.execute(changed.returning(*submissions.c)).one())
     if when_late and answer.move is SubmissionMove.ACCEPT and known[answer.run_id].late:
-        return Recorded(found, when_late(connection, (found.source, found.run_id), found, now))
-    return Recorded(found)
+        return OutcomeRecorded(found, when_late(connection, (found.source, found.run_id), found, now))
+    return OutcomeRecorded(found)
 
 
 def set_answer(connection: sa.Connection, submission_id: str, status: int, body: bytes | None, now: float) -> None:
@@ -329,8 +329,9 @@ def resolve(
     """Move a submission whose answer was lost: ACCEPT with the run that is its own, MISS or GIVE_UP.
 
     `release`: its Idempotency-Key may be used again, for certainly no run came of it.
-    Returns the sinks that are to be woken once that is committed: see Recorded. None, and nothing is written, when it
-    has moved on meanwhile. Raises IllegalMove for a REJECT, or an ACCEPT without a run: only an answer can decide that.
+    Returns the sinks that are to be woken once that is committed, as record_outcome does. None, and nothing is written,
+    when it has moved on meanwhile. Raises IllegalMove for a REJECT, or an ACCEPT without a run: only an answer can
+    decide that.
     """
     if move is SubmissionMove.REJECT or (move is SubmissionMove.ACCEPT) != bool(run_id):
         raise IllegalMove(f"a submission can't be resolved by {move} with run {run_id!r}")
