@@ -7,7 +7,7 @@ starts the part again after `seconds`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -72,6 +72,17 @@ class Plan:
         """The servers to which the network may fail: a network costs a busy machine time, so others have none."""
         faulty = {step.what for step in self.steps if step.action == "network"}
         return frozenset(faulty | ({"redis", "postgres"} if any(s.action == "vanish" for s in self.steps) else set()))
+
+    def windows_as_done(self, delays: Sequence[tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        """Return the windows, in seconds since the load began, as they really were.
+
+        `delays`: in order, when a step was planned, and how much later it and what followed it came.
+        """
+
+        def really(at: float) -> float:
+            return at + max((late for planned, late in delays if planned < at), default=0.0)
+
+        return {name: (really(start), really(end)) for name, (start, end) in self.windows.items()}
 
     @property
     def ahead(self) -> tuple[float, ...]:

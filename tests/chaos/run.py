@@ -103,11 +103,13 @@ class _Conductor:
             self._warm_up(load)
             began = started = time.monotonic()
             wall = time.time()
+            delays: list[tuple[float, float]] = []
             for step in self.plan.steps:
                 self._wait(started + step.at)
                 self._do(step, load)
                 # What took longer than planned moves the rest, so that nothing is crowded.
                 started = max(started, time.monotonic() - step.at)
+                delays.append((step.at, started - began))
             self._wait(started + self.plan.end)
             self._set_rate(load, 0)
             load.tell("stop")
@@ -119,7 +121,8 @@ class _Conductor:
             codes = system.stop()
         finally:
             load.kill()
-        windows = {name: (wall + start, wall + end) for name, (start, end) in self.plan.windows.items()}
+        done = self.plan.windows_as_done(delays)
+        windows = {name: (wall + start, wall + end) for name, (start, end) in done.items()}
         return self._evidence(out, windows, codes)
 
     def _warm_up(self, load: Program) -> None:
