@@ -79,7 +79,12 @@ class _Api:
         self._ledger = AsyncLedger(Ledger(settings.database_url))
         self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
         self._authenticator = Authenticator(
-            self._ledger, self._redis, config.submit.rate, context.background, context.metrics.submit_refused
+            self._ledger,
+            self._redis,
+            config.submit.rate,
+            context.background,
+            context.metrics.submit_refused,
+            no_key_status=NoKey.status,
         )
         self._limits = CallLimits(context.bodies, MAX_BODY)
         self._has_admin_port = context.access.has_admin_port

@@ -96,9 +96,10 @@ def main() -> None:
     except Exception as error:
         if _is_unconfirmed(error):
             _end(["not confirmed, so nothing was changed; --yes asks nothing"], 1)
-        if not hasattr(error, "format_message"):
+        unreadable = _unreadable(arguments) if isinstance(error, UnicodeEncodeError) else []
+        if not unreadable and not hasattr(error, "format_message"):
             raise
-        _end(_wrong_call(error), 2)
+        _end(unreadable or _wrong_call(error), 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -157,6 +158,14 @@ def _is_unconfirmed(error: Exception) -> bool:
     import typer
 
     return isinstance(error, typer.Abort)
+
+
+def _unreadable(arguments: list[str]) -> list[str]:
+    """Return which arguments are no UTF-8: Python has their bytes as surrogates, which no database and no URL takes."""
+    wrong = [
+        number for number, each in enumerate(arguments, 1) if any("\ud800" <= letter <= "\udfff" for letter in each)
+    ]
+    return [f"argument {number} is no UTF-8 text; write it anew" for number in wrong]
 
 
 def _wrong_call(error: Any) -> list[str]:

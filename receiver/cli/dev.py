@@ -22,9 +22,11 @@ from receiver.config.fields import ListenAddress
 from receiver.config.loader import load
 from receiver.config.models import Config
 from receiver.config.settings import Settings, replace_environment
+from receiver.config.yaml_file import read
 from receiver.errors import NotStarted
 from receiver.runtime.data_folder import secure
 from receiver.runtime.process import freeze_imports
+from receiver.telemetry import logs
 from receiver.web.server import display_host, listen
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -47,6 +49,8 @@ def dev(
     from receiver.runtime.foreman import Foreman, Program, program
 
     settings = Settings.from_env(config=config, data=data)
+    read(settings.config, settings.environ)  # where there is no config, nothing is made: it is the wrong folder
+    logs.set_up()
     secure(settings.data)
     settings = settings.with_local_key()
     environ = {

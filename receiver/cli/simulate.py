@@ -16,7 +16,9 @@ FAULTS_HELP = "NAME=RATIO, such as lose=0.2 for a fifth of the runs; may be give
 
 
 def simulate(
-    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = 8090,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8090,
     host: Host = "127.0.0.1",
     api_key: Annotated[
         list[str] | None,

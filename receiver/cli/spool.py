@@ -33,10 +33,10 @@ def send(config: ConfigFile = None, data: DataDirectory = None) -> None:
 
     A receiver that runs sends its own. An event that is sent twice is recognised by its id.
     """
+    directory = Settings.from_env(config=config, data=data).data / "spool"
+    if not directory.is_dir():  # first: a wrong folder may lack what else the config needs
+        raise UsageError(f"there is no spool in {directory.parent}; name the receiver's data directory with --data")
     settings, loaded = load_config(config, data)
-    directory = settings.data / "spool"
-    if not directory.is_dir():
-        raise UsageError(f"there is no spool in {settings.data}; name the receiver's data directory with --data")
     server = loaded.server
     durability.check_at_start(
         settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config), away=_away

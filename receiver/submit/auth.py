@@ -65,7 +65,10 @@ class Authenticator:
         default_rate: str | None,
         background: Background | None = None,
         refused: MutableMapping[str, int] | None = None,
+        no_key_status: int = 403,
     ) -> None:
+        """`no_key_status`: how a caller without a valid key is answered, for the log."""
+        self._no_key_status = no_key_status
         self._background = background or Background()
         self._ledger = ledger
         self._redis = client
@@ -92,9 +95,11 @@ class Authenticator:
         presented = presented_key(headers)
         key = await self._known(presented, address)
         if key is None:
-            self._refusal("bad_key", error(403, INVALID_KEY), address, presented)
+            self._refusal("bad_key", error(self._no_key_status, INVALID_KEY), address, presented)
         elif key.expired:
-            raise ExpiredKey(self._refusal("expired", error(403, EXPIRED_KEY), address, presented).reply)
+            raise ExpiredKey(
+                self._refusal("expired", error(self._no_key_status, EXPIRED_KEY), address, presented).reply
+            )
         elif not await self._take(key):
             words = "Rate limit exceeded. Please try again later."
             raise self._refusal("rate", error(429, words, retry_after="1"), address, presented)

@@ -41,6 +41,14 @@ def test_a_caller_whose_key_is_wrong_is_not_told_to_give_one(api_server: Submitt
     assert "none of this service, or was revoked" in problem(answer)["detail"]
 
 
+def test_the_log_tells_a_refusal_as_it_was_answered(api_server: Submitting, caplog: pytest.LogCaptureFixture) -> None:
+    assert get(api_server, "/runs/tsk_1").status_code == 401
+    assert api_server.client.get("/v1/runs/tsk_1", headers={"x-api-key": "none"}).status_code == 403
+
+    said = [line.split()[2] for line in caplog.messages if line.startswith("submit.refused reason=bad_key")]
+    assert said == ["status=401", "status=403"]
+
+
 def test_a_caller_whose_key_has_expired_is_told_so(api_server: Submitting) -> None:
     whole = api_server.key("view", "read")
     api_server.ledger.write(lambda it: api_keys.replace(it, whole.split("_")[1], "", 1.0))

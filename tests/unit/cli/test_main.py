@@ -91,6 +91,8 @@ def test_runhook_alone_shows_every_command(runhook: Run) -> None:
         (["sink", "pause"], "missing argument 'NAME'; see `runhook sink pause -h`"),
         (["runs", "--colour"], "no such option: --colour"),
         (["dev", "--port", "99999"], "invalid value for '--port': must be less than or equal to 65535;"),
+        (["simulate", "--port", "70000"], "invalid value for '--port': must be less than or equal to 65535;"),
+        (["status", "--data", "\udcff"], "argument 3 is no UTF-8 text; write it anew"),
         (["runs", "-o", "xml"], "invalid value for '--output' / '-o': 'xml' is not one of 'table', 'json'"),
         (["replay"], "say what to replay"),
         (["runs", "--since", "yesterday"], "--since yesterday: must be a time ago such as 15m"),
@@ -262,6 +264,20 @@ def test_an_empty_quarantine_of_the_wrong_folder_is_no_success(runhook: Run, tmp
         assert runhook("quarantine", *command, "--config", "c.yaml") == (3, "", said)
     (tmp_path / "var").mkdir()
     assert runhook("quarantine", "list", "--config", "c.yaml")[1] == "The quarantine is empty (var/quarantine).\n"
+
+
+def test_a_spool_of_the_wrong_folder_is_told_before_what_the_config_lacks(runhook: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("sources: {s: {secrets: ['${NOT_SET}']}}\n")
+
+    said = "runhook: there is no spool in nothing; name the receiver's data directory with --data\n"
+    assert runhook("spool", "send", "--config", "c.yaml", "--data", "nothing") == (2, "", said)
+
+
+def test_a_start_in_a_folder_without_a_config_makes_nothing(runhook: Run, tmp_path: Path) -> None:
+    said = "runhook: config/runhook.yaml: no such file; name one with --config or RUNHOOK_CONFIG\n"
+
+    assert runhook("dev") == (2, "", said)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_list_migrates_no_ledger_and_reads_none_of_another_release(runhook: Run, tmp_path: Path) -> None:
