@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger import bulk, requests
 from receiver.ledger.expressions import unindexed
-from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
+from receiver.ledger.requests import BuiltStatement, StatementForm
 from receiver.ledger.schema import deliveries, events, lanes, runs
 
 # The columns of a delivery that nobody has claimed.
@@ -21,26 +21,32 @@ UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_number": 0, "prefe
 SENDING: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'")
 
 _OF_DELIVERY = (
-    *("id", "event_id", "sink", "lane", "route", "spent", "after", "source", "run_id"),
-    *("prefetched", "tried_at", "due_at", "created_at"),
+    *("id", "event_id", "sink", "lane", "route", "attempts", "spent", "after", "source", "run_id"),
+    *("tried_at", "due_at", "created_at"),
 )
-_OF_EVENT = ("outcome", "via", "problem", "received_at")
-_FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels", "run_events")
+_OF_EVENT = ("seq", "outcome", "via", "problem", "received_at")
 
 
-def _of_run(column: sa.Column[Any]) -> sa.Label[Any]:
+def delivery_columns() -> list[sa.Column[Any]]:
+    """Return the columns of a delivery that `columns` needs."""
+    return [deliveries.c[name] for name in _OF_DELIVERY]
+
+
+def columns(of: Any) -> list[sa.ColumnElement[Any]]:
+    """Return what is read of each delivery, for `to_claimed`, from a join with its event. `of`: the columns of the
+    deliveries, by name."""
+    return [
+        *(of[name] for name in _OF_DELIVERY),
+        *(events.c[name] for name in _OF_EVENT),
+        *(_of_run(runs.c.labels, of), _of_run(runs.c.events, of).label("run_events")),
+    ]
+
+
+def _of_run(column: sa.Column[Any], of: Any) -> sa.Label[Any]:
     """Return a column of a delivery's run, looked up: as long as PostgreSQL has no statistics of a new ledger, it would
     read all runs for a join."""
-    its_run = sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id)
+    its_run = sa.and_(runs.c.source == of.source, runs.c.run_id == of.run_id)
     return sa.select(column).where(its_run).scalar_subquery().label(column.name)
-
-
-_COLUMNS = (
-    *(deliveries.c[name] for name in _OF_DELIVERY),
-    *(events.c[name] for name in _OF_EVENT),
-    *(deliveries.c.attempts, _of_run(runs.c.labels), _of_run(runs.c.events)),
-)
-_WITH_EVENT = deliveries.join(events, events.c.id == deliveries.c.event_id)
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +77,7 @@ class Claimed:
     tried_at: float | None = None  # when its first attempt began, moved by what it waited for us; None if this is it
     due_at: float = 0.0
     created_at: float = 0.0
+    event_seq: int = 0  # by which `load_bodies` finds its body; 0 where it has it
 
 
 def _those(form: StatementForm) -> sa.ColumnElement[bool]:
@@ -78,16 +85,22 @@ def _those(form: StatementForm) -> sa.ColumnElement[bool]:
 
 
 _SHUT: Final = sa.func.coalesce(sa.or_(lanes.c.paused, lanes.c.breaker != "closed"), sa.false())
-_LOAD: Final = BuiltStatement(lambda form: sa.select(*_COLUMNS).select_from(_WITH_EVENT).where(_those(form)))
+# By their numbers, not by their ids, which have an index to be read first.
 _BODIES: Final = BuiltStatement(
-    lambda form: sa.select(events.c.id, events.c.body, events.c.completion).where(
-        bulk.among_given(form, events.c.id, "b_ids")
+    lambda form: sa.select(events.c.seq, events.c.body, events.c.completion).where(
+        bulk.among_given(form, events.c.seq, "b_seqs")
     )
 )
 _HANDED_ON: Final = BuiltStatement(
     lambda form: (
-        sa.select(*_COLUMNS, events.c.body, events.c.completion, _SHUT.label("shut"))
-        .select_from(_WITH_EVENT.outerjoin(lanes, lanes.c.lane == deliveries.c.lane))
+        sa.select(
+            *columns(deliveries.c), deliveries.c.prefetched, events.c.body, events.c.completion, _SHUT.label("shut")
+        )
+        .select_from(
+            deliveries.join(events, events.c.id == deliveries.c.event_id).outerjoin(
+                lanes, lanes.c.lane == deliveries.c.lane
+            )
+        )
         .where(_those(form), unindexed(deliveries.c.state) == DeliveryState.SENDING, of_claim())
     )
 )
@@ -124,29 +137,39 @@ def given_claims(owner: str, claimed: Sequence[tuple[str, int]]) -> dict[str, An
     return {"b_ids": [delivery for delivery, _ in ordered], "b_owner": owner, "b_claims": claims}
 
 
-def loading(ids: Sequence[str]) -> Asked:
-    """Return the query for the deliveries with these ids, which are claimed in the same request; see `loaded`."""
-    return _LOAD.with_values(b_ids=list(ids))
+def to_claimed(row: Any, attempt_number: int, now: float, *, prefetched: bool, probe: float | None = None) -> Claimed:
+    """Return the delivery that a row of `columns` tells of, without its body.
 
-
-def loaded(rows: Sequence[Any], ids: Sequence[str], probes: Mapping[str, float], now: float) -> list[Claimed]:
-    """Return the deliveries of the rows of `loading`, in the order of `ids` and without bodies.
-
-    `probes`: those that find out whether a lane is open again, with since when it counts as shut.
+    `probe`: for one that finds out whether a lane is open again, since when it counts as shut.
     """
-    found = {each.id: each for each in (_claimed(row, probes, now) for row in rows)}
-    return [found[each] for each in ids if each in found]
-
-
-def _claimed(columns: Sequence[Any], probes: Mapping[str, float], now: float) -> Claimed:
-    fields = dict(zip(_FIELDS, columns, strict=True))
-    fields["after"] = tuple(_json(fields["after"], []))
-    fields["labels"] = _json(fields["labels"], {})
-    fields["run_events"] = fields["run_events"] or 1  # a body that tells no run has none
-    if fields["tried_at"] is not None:
+    tried_at = row.tried_at
+    if tried_at is not None:
         # While it was due and no breaker open, it waited for us: the sink was paused, or our workers were stopped.
-        fields["tried_at"] += max(min(probes.get(fields["id"]) or now, now) - fields["due_at"], 0.0)
-    return Claimed(**fields, probe=fields["id"] in probes)
+        tried_at += max(min(probe or now, now) - row.due_at, 0.0)
+    return Claimed(
+        id=row.id,
+        event_id=row.event_id,
+        sink=row.sink,
+        lane=row.lane,
+        route=row.route,
+        attempt_number=attempt_number,
+        spent=row.spent,
+        probe=probe is not None,
+        source=row.source,
+        run_id=row.run_id,
+        outcome=row.outcome,
+        via=row.via,
+        problem=row.problem,
+        received_at=row.received_at,
+        labels=_json(row.labels, {}),
+        after=tuple(_json(row.after, ())),
+        prefetched=prefetched,
+        run_events=row.run_events or 1,  # a body that tells no run has none
+        tried_at=tried_at,
+        due_at=row.due_at,
+        created_at=row.created_at,
+        event_seq=row.seq,
+    )
 
 
 def _json(text: str | None, empty: Any) -> Any:
@@ -156,11 +179,11 @@ def _json(text: str | None, empty: Any) -> Any:
 
 def load_bodies(connection: sa.Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
     """Load the bodies of what was claimed, once that is committed. Leaves out what is not there any more."""
-    wanted = _BODIES.with_values(b_ids=sorted({each.event_id for each in claimed}))
-    bodies = {row.id: row for row in requests.run(connection, wanted)[0]}
-    there = [each for each in claimed if each.event_id in bodies]
+    wanted = _BODIES.with_values(b_seqs=sorted({each.event_seq for each in claimed}))
+    bodies = {row.seq: row for row in requests.run(connection, wanted)[0]}
+    there = [each for each in claimed if each.event_seq in bodies]
     for each in there:
-        event = bodies[each.event_id]
+        event = bodies[each.event_seq]
         each.body, each.completion = event.body, event.completion
     return there
 
@@ -177,8 +200,8 @@ def load_handed_on(
     if any(row.shut for row in rows):
         return None
     found = []
-    for *columns, body, completion, _ in rows:
-        claimed = _claimed(columns, {}, now)
-        claimed.body, claimed.completion = body, completion
-        found.append(claimed)
+    for row in rows:
+        each = to_claimed(row, row.attempts, now, prefetched=row.prefetched)
+        each.body, each.completion = row.body, row.completion
+        found.append(each)
     return found

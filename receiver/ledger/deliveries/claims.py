@@ -50,11 +50,12 @@ from receiver.ledger.deliveries.claimed import (
     SENDING,
     UNCLAIMED,
     Claimed,
+    columns,
+    delivery_columns,
     given_claims,
-    loaded,
-    loading,
     may_move,
     of_claims,
+    to_claimed,
 )
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.requests import Asked, BuiltStatement
@@ -73,19 +74,19 @@ PROBES = 4
 
 
 def _oldest_that(on_postgresql: bool, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Return the query that locks the oldest deliveries that are due and meet `condition`: id, attempts, spent, size.
+    """Return the query that locks the oldest deliveries that are due and meet `condition`: all that their owner is told
+    (`to_claimed`), and the size of each body.
 
     The rows are found and locked before anything is joined to them: no plan reads more of the queue than that.
     """
-    it = deliveries.c
     due = fair_queue.due(sa.bindparam("b_sink", type_=sa.Text()), sa.bindparam("b_now", type_=sa.Double()))
-    found = sa.select(it.id, it.event_id, it.due_at, it.attempts, it.spent).where(due, condition)
-    found = found.order_by(it.due_at).limit(sa.bindparam("b_limit", type_=sa.Integer()))
+    found = sa.select(*delivery_columns()).where(due, condition)
+    found = found.order_by(deliveries.c.due_at).limit(sa.bindparam("b_limit", type_=sa.Integer()))
     locked = found.with_for_update(skip_locked=True).cte("due")
     if on_postgresql:
         locked = locked.prefix_with("MATERIALIZED")
     size = sa.func.length(events.c.body).label("size")
-    query = sa.select(locked.c.id, locked.c.attempts, locked.c.spent, size)
+    query = sa.select(*columns(locked.c), size)
     return query.join(events, events.c.id == locked.c.event_id).order_by(locked.c.due_at)
 
 
@@ -98,7 +99,7 @@ _CLAIM: Final = BuiltStatement(
             state=state_after(DeliveryMove.CLAIM),
             attempts=deliveries.c.attempts + 1,
             updated_at=sa.bindparam("b_now"),
-            prefetched=sa.func.coalesce(bulk.among_given(form, deliveries.c.id, "b_ahead"), sa.false()),
+            prefetched=sa.bindparam("b_prefetched"),
             claim_owner=sa.bindparam("b_owner"),
             claim_number=sa.bindparam("b_number"),
             claim_until=sa.bindparam("b_until"),
@@ -161,7 +162,7 @@ def claim(
         return Claims()
 
     finding = _Finding(connection, sink, now)
-    found = _Found([], [])
+    found = _NOTHING
     probes: dict[str, float] = {}
     if lane_limit is not None and limit > 0:
         found, probes = finding.in_many_lanes(limit, concurrency or limit, lane_limit, rotation or Rotation())
@@ -169,13 +170,22 @@ def claim(
         found = _chosen(oldest, max(limit, 0), prefetch if limit > 0 or has_slots else 0)
     elif own is not None and limit > 0 and own.until <= now:
         found, probes = finding.probe(sink)
-    if not found.ids:
+    if not found.rows:
         return Claims(all_due=found.all_due)
-    claim = _CLAIM.with_values(
-        b_ids=found.ids, b_ahead=found.ahead, b_owner=owner, b_number=claim_number, b_until=now + seconds, b_now=now
+    given = {"b_owner": owner, "b_number": claim_number, "b_until": now + seconds, "b_now": now}
+    taken_now = [
+        _CLAIM.with_values(b_ids=ids, b_prefetched=prefetched, **given)
+        for prefetched in (False, True)
+        if (ids := [row.id for row in found.rows if (row.id in found.ahead) is prefetched])
+    ]
+    requests.run(connection, *taken_now, commit=found.spent < budget)
+    return Claims(
+        (
+            to_claimed(row, row.attempts + 1, now, prefetched=row.id in found.ahead, probe=probes.get(row.id))
+            for row in found.rows
+        ),
+        all_due=found.all_due,
     )
-    _, rows = requests.run(connection, claim, loading(found.ids), commit=found.spent < budget)
-    return Claims(loaded(rows, found.ids, probes, now), all_due=found.all_due)
 
 
 def _look(
@@ -196,31 +206,34 @@ def _look(
 
 
 class _Found(NamedTuple):
-    """Ids of deliveries to be claimed, and those of them without a slot. `spent`: the most that one has. `all_due`:
-    nothing else was due under the same condition."""
+    """The rows of deliveries to be claimed, and the ids of those of them without a slot. `spent`: the most that one
+    has. `all_due`: nothing else was due under the same condition."""
 
-    ids: list[str]
-    ahead: list[str]
+    rows: list[Any]
+    ahead: Collection[str]
     spent: int = 0
     all_due: bool = False
 
 
+_NOTHING: Final = _Found([], ())
+
+
 def _chosen(rows: Sequence[Any], slots: int, prefetch: int = 0) -> _Found:
     """Choose from the oldest that are due: so many for `slots`, and the untried of the next `prefetch`."""
-    ids: list[str] = []
-    ahead: list[str] = []
+    chosen: list[Any] = []
+    ahead: set[str] = set()
     spent = total = 0
     for place, row in enumerate(rows[: slots + prefetch]):
         if place >= slots and row.attempts:
             continue
         total += row.size
-        if ids and total > CLAIM_BYTES:
+        if chosen and total > CLAIM_BYTES:
             break
-        ids.append(row.id)
+        chosen.append(row)
         spent = max(spent, row.spent)
         if place >= slots:
-            ahead.append(row.id)
-    return _Found(ids, ahead, spent, len(ids) == len(rows) < slots + prefetch)
+            ahead.add(row.id)
+    return _Found(chosen, ahead, spent, len(chosen) == len(rows) < slots + prefetch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,28 +263,28 @@ class _Finding:
             claimed=claimed,
             rotation=rotation,
         )
-        found = self._oldest(bulk.among(self.connection, deliveries.c.id, chosen), limit) if chosen else _Found([], [])
-        ids, spent = list(found.ids), found.spent
+        found = self._oldest(bulk.among(self.connection, deliveries.c.id, chosen), limit) if chosen else _NOTHING
+        rows, spent = list(found.rows), found.spent
         probes: dict[str, float] = {}
         # A lane that is shut gets no slot that another could use, and of the others few: what it is sent may hang.
         hanging = lanes.count_probing(self.connection, claimed) if shut else 0
         most = min(max(1, limit // PROBES), max(1, places // PROBES) - hanging)
         for waiting in shut[: max(0, most)]:
-            if len(ids) < limit:
+            if len(rows) < limit:
                 probed, since = self.probe(waiting.lane)
-                ids += probed.ids
+                rows += probed.rows
                 spent = max(spent, probed.spent)
                 probes |= since
-        return _Found(ids, [], spent), probes
+        return _Found(rows, (), spent), probes
 
     def probe(self, lane: str) -> tuple[_Found, dict[str, float]]:
         """Find the one delivery that finds out whether a shut lane is open again. Returns it too by its id, with since
         when the lane counts as shut."""
         before = lanes.begin_probe(self.connection, lane, self.now)
-        found = self._oldest(fair_queue.in_lane(self.sink, lane), 1) if before else _Found([], [])
-        if before and not found.ids:
+        found = self._oldest(fair_queue.in_lane(self.sink, lane), 1) if before else _NOTHING
+        if before and not found.rows:
             lanes.end_probe(self.connection, before, self.now)
-        return found, dict.fromkeys(found.ids, shut_since(before, self.now)) if before else {}
+        return found, {row.id: shut_since(before, self.now) for row in found.rows} if before else {}
 
     def _oldest(self, condition: sa.ColumnElement[bool], limit: int) -> _Found:
         query = _oldest_that(self.connection.dialect.name == "postgresql", condition)

@@ -26,6 +26,6 @@ def test_what_is_packed_comes_out_as_it_was(sink: str, made_at: float, given_cla
     assert own == [each._asdict() for each in given_claims]
     # And the rest is that of a delivery which nobody has tried
     common = {"sink": sink, "due_at": made_at, "created_at": made_at, "attempt_number": 1, "spent": 0, "probe": False}
-    common |= {"after": (), "prefetched": True, "tried_at": None}
+    common |= {"after": (), "prefetched": True, "tried_at": None, "event_seq": 0}
     assert [each.keys() - NewClaim._fields for each in found] == [common.keys()] * len(found)
     assert [{name: each[name] for name in common} for each in found] == [common] * len(found)
