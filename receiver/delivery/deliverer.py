@@ -22,7 +22,7 @@ from receiver.config.settings import Settings
 from receiver.delivery import gathering, prefetch
 from receiver.delivery.callback_sink import CallbackSink
 from receiver.delivery.claimer import CLAIM_AGAIN, ClaimedBatch, Claimer, Due
-from receiver.delivery.gathering import GATHER, MOST_UNSETTLED
+from receiver.delivery.gathering import GATHER, GATHER_AHEAD, MOST_UNSETTLED
 from receiver.delivery.offer import ROOM, Offers
 from receiver.delivery.prefetch import Prefetch
 from receiver.delivery.send_task import SendTask
@@ -100,6 +100,7 @@ class Deliverer(wakeups.JobBody):
         self._offers = Offers(ledger, self._nudges, None if counted else handover, owner, sink.batch_size)
         self._unsettled: list[SendTask] = []
         self._gather = gather if self._offers.possible else 0.0
+        self._gather_ahead = GATHER_AHEAD if self._prefetch and gather else 0.0
         self._renewed = 0.0
         self._pause = Pause(log, "deliver")
         self._claimer = Claimer(
@@ -271,16 +272,19 @@ class Deliverer(wakeups.JobBody):
         longest = CLAIM_AGAIN if self._lane_limit or self._prefetch else RENEW / 2
         if self._claimer.cut_short:
             longest = 0.0  # the next claim takes more
-        longest = min(longest, gathering.settle_at(self._unsettled, self._gather) - now)
+        longest = min(longest, self._settle_at() - now)
         others: list[int] = []
-        for_all = True
+        for_all, low = True, -1
         if self._gather and self._senders.free and not closing:
             others = self._offers.descriptors()
             # Nobody need be woken by an end before the first of them is to be settled.
             first = self._senders.oldest_start() + self._gather
             if self._claimer.due is Due.NOTHING and first > now:
                 for_all, longest = False, min(longest, first - now)
-        self._offers.hear(self._senders.wait(longest, others, for_all=for_all))
+        if self._prefetch and self._gathers_ahead and not closing:
+            first = self._senders.oldest_start() + self._gather_ahead
+            for_all, low, longest = False, self._prefetch.low, min(longest, first - now)
+        self._offers.hear(self._senders.wait(longest, others, for_all=for_all, low=low))
         if self._senders and time.monotonic() - self._renewed > RENEW:
             self._renewed = time.monotonic()
             numbers = self._senders.claim_numbers()
@@ -294,7 +298,7 @@ class Deliverer(wakeups.JobBody):
             self._prefetch.review(self._unsettled, closing=closing)
         if self._withdrawn or self._unknown:  # which are due again, and nudge nobody
             self._claimer.due = Due.MORE
-        elif not closing and gathering.settle_at(self._unsettled, self._gather) > time.monotonic():
+        elif not closing and self._settle_at() > time.monotonic():
             return
 
         started = self._prefetch.started(self._unsettled) if self._prefetch else {}
@@ -308,6 +312,17 @@ class Deliverer(wakeups.JobBody):
         self._withdrawn.clear()
         if ended:
             self._release(ended)
+
+    @property
+    def _gathers_ahead(self) -> bool:
+        """Whether no slot waits for the settlement of what has ended, so that it may wait for the next claim."""
+        return bool(self._gather_ahead) and self._prefetch is not None and self._prefetch.lasts
+
+    def _settle_at(self) -> float:
+        """Return when what has ended is to be settled; see gathering.settle_at."""
+        if self._gathers_ahead:
+            return gathering.settle_at(self._unsettled, self._gather_ahead, most=float("inf"))
+        return gathering.settle_at(self._unsettled, self._gather)
 
     def _take_back(self, connection: Connection, now: float) -> None:
         """Queue what of our claims we don't know, or don't send."""

@@ -46,8 +46,17 @@ class Prefetch:
         """Return how many to claim: none while the sink is slow or in trouble, nor before half of them have started."""
         if not self._is_calm() or self._senders.typical_seconds > FAST:
             return 0
-        missing = self._limit - self._senders.queued
-        return missing if missing >= self._limit // 2 else 0
+        return 0 if self.lasts else self._limit - self._senders.queued
+
+    @property
+    def low(self) -> int:
+        """How many are queued at the most when more are wanted."""
+        return self._limit - self._limit // 2
+
+    @property
+    def lasts(self) -> bool:
+        """Whether so many are queued that no more are wanted yet: then slots wait for nothing from the ledger."""
+        return self._senders.queued > self.low
 
     def review(self, ended: Sequence[SendTask], *, closing: bool) -> None:
         """Withdraw what is queued if the deliverer closes, a send has met trouble, takes long, or none is left."""

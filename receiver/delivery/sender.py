@@ -56,6 +56,7 @@ class SenderPool:
         # Who waits for an end is rung for: for each one, or for trouble only.
         self._bell: Bell | None = None
         self._waits = self._waits_for_all = False
+        self._low = -1  # how many are queued when who waits is rung for too
         self._handover = threading.Lock()  # held while a slot passes from one task to another
         self._queued: deque[SendTask] = deque()
         # Ended tasks that were accepted and have no next task, until they are collected: in the order of `_ended`.
@@ -154,16 +155,22 @@ class SenderPool:
         """Return when the oldest send that was not collected started, by time.monotonic(); infinite when none was."""
         return min((task.started for task in self._running.values()), default=float("inf"))
 
-    def wait(self, longest: float, others: Iterable[int] = (), *, for_all: bool = True) -> set[int]:
+    def wait(self, longest: float, others: Iterable[int] = (), *, for_all: bool = True, low: int = -1) -> set[int]:
         """Wait until a send has ended or is overdue, `longest` seconds at the most, or until one of `others` (file
         descriptors) can be read. Returns those that can.
 
-        `for_all`: False to sleep on when a send was accepted, so that whoever ends it wakes nobody.
+        `for_all`: False to sleep on when a send was accepted, so that whoever ends it wakes nobody, unless no more than
+        `low` tasks are queued.
         """
         if self._bell is None:
             self._bell = Bell()
-        self._waits, self._waits_for_all = True, for_all  # first: what ends from now on rings
-        if (for_all and self._ended) or not all(task.accepted for task in tuple(self._ended)):
+        # First: what ends from now on rings.
+        self._waits, self._waits_for_all, self._low = True, for_all, low
+        if (
+            (for_all and self._ended)
+            or len(self._queued) <= low
+            or not all(task.accepted for task in tuple(self._ended))
+        ):
             longest = 0.0
         overdue = self._none_before + self._limit - time.monotonic()
         ready = readable((self._bell.fileno(), *others), max(0.0, min(longest, overdue)))
@@ -261,7 +268,8 @@ class SenderPool:
                 self._freed.append(task)
             # Before `enqueue` may give it a next task, which another thread sends: that one must end after it.
             self._ended.append(task)
-        if self._waits and (self._waits_for_all or not task.accepted) and self._bell is not None:
+        wanted = self._waits_for_all or not task.accepted or len(self._queued) <= self._low
+        if self._waits and wanted and self._bell is not None:
             self._waits = False
             self._bell.ring()
         return next_task

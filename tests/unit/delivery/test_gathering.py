@@ -50,3 +50,7 @@ def test_what_was_accepted_waits_for_others_from_its_start_and_all_else_for_noth
 def test_nothing_starts_any_more_once_so_many_have_ended_that_the_journal_of_starts_would_forget_some() -> None:
     assert not is_full([ended(count=MOST_UNSETTLED - 1)])
     assert is_full([ended(count=MOST_UNSETTLED - 1), ended()])
+
+
+def test_more_may_wait_where_what_starts_is_bounded_by_what_was_prefetched() -> None:
+    assert settle_at([ended(count=MOST_UNSETTLED), ended()], GATHER, most=inf) == 100.0 + GATHER
