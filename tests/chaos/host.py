@@ -6,8 +6,11 @@ What two hosts share is Valkey and PostgreSQL. A host's clock may be wrong.
 from __future__ import annotations
 
 import json
+import math
+import re
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +30,23 @@ true_time = time.time
 time.time = lambda: true_time() + {seconds}
 runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 """
+
+# A receiver's line about where events go: the time, and what became of it.
+_SPOOL: Final = re.compile(r"^(\S+Z) \w+ \S+ ingest\.(redis_away|spool_drained)\b", re.MULTILINE)
+
+
+def spans_without_redis(log: str) -> Iterator[tuple[float, float]]:
+    """Yield from when until when a receiver kept events in its spool, as its log says (seconds since the epoch)."""
+    since = math.inf
+    for text, what in _SPOOL.findall(log):
+        at = datetime.fromisoformat(text).timestamp()
+        if what == "redis_away":
+            since = min(since, at)
+        elif since < math.inf:
+            yield since, at
+            since = math.inf
+    if since < math.inf:
+        yield since, math.inf
 
 
 def command(seconds: float, module: str) -> list[str]:
@@ -55,6 +75,7 @@ class Host:
         linked: Collection[str] = (),
     ) -> None:
         self.name = name
+        self._ahead = ahead
         self.port, self.admin_port = free_port(), free_port()
         ports = {"redis": valkey.port, "postgres": postgres.port}
         self.links = {server: Link(ports[server]) for server in linked}
@@ -81,6 +102,11 @@ class Host:
         self.programs = {
             part: Program(f"{part}.{name}", folder, [*entry, *options[part]], environment) for part in PARTS
         }
+
+    def without_redis(self) -> list[tuple[float, float]]:
+        """From when until when the receiver kept events in its spool, by the right clock."""
+        log = self.programs["receiver"].log.read_text()
+        return [(since - self._ahead, until - self._ahead) for since, until in spans_without_redis(log)]
 
     def answers(self) -> bool:
         """Whether the receiver says that it could keep an event now."""

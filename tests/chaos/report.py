@@ -10,6 +10,7 @@ from tests.chaos.bodies import HTTP_SINKS, SINKS
 from tests.chaos.verdict import (
     HEALTHY,
     Evidence,
+    disturbed,
     doubles,
     first_progress,
     lapsed,
@@ -68,3 +69,6 @@ def _latencies(found: Evidence) -> Iterable[str]:
             times = latencies(found, sink, window)
             cells.append(f"p50 {1000 * quantile(times, 0.5):.0f}  p99 {1000 * quantile(times, 0.99):.0f}")
         yield f"{sink:<22}" + "".join(f"{cell:>22}" for cell in cells)
+    for window in found.windows:
+        if disturbed(found, window):
+            yield f"{window}: not compared, for Redis gave no answer in time, which nobody had taken away"

@@ -352,6 +352,7 @@ class _Conductor:
             tracebacks=system.tracebacks(),
             exit_codes=codes,
             skipped=self.skipped,
+            redis_away=[span for host in system.hosts.values() for span in host.without_redis()],
             least=self.plan.least,
             skewed=any(self.plan.ahead),
             rate=self.plan.rate,

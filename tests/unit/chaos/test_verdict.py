@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from tests.chaos import bodies, verdict
 from tests.chaos.bodies import HTTP_SINKS, SINKS
 from tests.chaos.consumer import Arrival
+from tests.chaos.host import spans_without_redis
 from tests.chaos.plan import NETWORK, PARTS, make
 from tests.chaos.report import report
 from tests.chaos.sender import Sent, retryable
@@ -206,6 +209,27 @@ def test_each_broken_promise_is_seen(spoil: Callable[[Evidence], None], check: s
 
 def test_every_check_is_shown_to_fail() -> None:
     assert {check for _, check in SPOILED} == {check.__name__ for check in verdict.CHECKS}
+
+
+@pytest.mark.parametrize(
+    ("away", "compared"),
+    [((START + 1.5, START + 3.5), False), ((START + 0.1, START + 0.9), True), ((START + 5, START + 6), True)],
+)
+def test_a_machine_that_holds_redis_up_is_no_sink_s_doing(away: tuple[float, float], compared: bool) -> None:
+    """A window in which events waited in the spool is not compared, and the report says so."""
+    found = good()
+    held_up(found)
+    found.redis_away = [away]
+    assert bool(list(verdict.sinks_apart(found))) is compared
+    assert ("tar hangs: not compared" in report(found)) is not compared
+
+
+def test_a_receiver_s_log_tells_when_redis_was_away() -> None:
+    line = "2026-11-24T10:00:0{}.500Z WARNING runhook.ingest ingest.{}: and more"
+    what = ["redis_away", "redis_back", "redis_away", "spool_drained", "spool_drained", "redis_away"]
+    log = "\n".join(line.format(second, each) for second, each in enumerate(what))
+    began = datetime(2026, 11, 24, 10, tzinfo=UTC).timestamp() + 0.5
+    assert list(spans_without_redis(log)) == [(began, began + 3), (began + 5, math.inf)]
 
 
 def test_each_kill_has_thirty_seconds_of_its_own() -> None:
