@@ -35,6 +35,10 @@ class Unavailable(SinkError):
     artifact). Only this delivery waits and spends its attempts; the sink's breaker does not open.
     """
 
+    # Of a class derived from it that calls no __init__ but its own, too.
+    retry_after: float | None = None
+    dependency: bool = False
+
     def __init__(self, message: str, *, retry_after: float | None = None, dependency: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after

@@ -49,6 +49,16 @@ def keeps_itself() -> dict[str, Any]:
     return it
 
 
+class Silent(Unavailable):
+    """One that calls no __init__ but its own, and whose words can't be read."""
+
+    def __init__(self) -> None:
+        """Say nothing."""
+
+    def __str__(self) -> str:
+        raise KeyError("words")
+
+
 odd: Any = Receipt  # one that the types do not allow
 # Answers, with the state and the reason of their delivery, and the text that its receipt has.
 ODD_ANSWERS: dict[str, tuple[Any, str, str, str]] = {
@@ -64,6 +74,7 @@ ODD_ANSWERS: dict[str, tuple[Any, str, str, str]] = {
     "a receipt with parts of another kind": (odd("r", keys=5, urls=["x"]), "delivered", "", "TypeError"),
     "a receipt with a name that is none": (odd("r", urls={(1, 2): "x"}), "delivered", "", "TypeError"),
     "a receipt that holds itself": (odd("r", urls=keeps_itself()), "delivered", "", "ValueError"),
+    "an error of another make": (Silent(), "waiting", "KeyError in the words of Silent", ""),
     "no receipt": (None, "waiting", "NoneType in the sink's code", ""),
 }
 
