@@ -1,14 +1,15 @@
 """What one batch costs dispatch and delivery in CPU, however busy the machine is: all else is waiting.
 
-    python bench/batch_cost.py [--size 1] [--batches 100] [--rounds 3] [--handed-on 100] [--against TREE]
+    python bench/batch_cost.py [--size 1] [--batches 100] [--rounds 3] [--handed-on 100] [--submitted] [--against TREE]
 
 Dispatcher and deliverer work in this process, on a PostgreSQL with fsync and into a database sink. `--against`: another
 checkout, which takes turns with this one. Of each round the cheapest batch counts, for other processes make none
 cheaper.
 
-By default the deliverer runs after each batch, and claims it. `--handed-on`: it waits in a thread of its own, as in a
-worker, and so many batches a second are handed on to it; of a round the cheapest second counts, and what PostgreSQL's
-sessions used for both is told too.
+By default the deliverer runs after each batch, and claims it; of PostgreSQL's sessions, what dispatch caused is told.
+`--handed-on`: it waits in a thread of its own, as in a worker, and so many batches a second are handed on to it; of a
+round the cheapest second counts, and of PostgreSQL's sessions what they used for both. `--submitted`: the runs were
+submitted through us, and the ledger has their answers.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ sys.path.insert(0, str(Path.cwd() if "--alone" in sys.argv else ROOT))
 import redis  # noqa: E402
 
 from bench.pipeline import body  # noqa: E402
+from bench.submissions import submission_id, submit  # noqa: E402
 from receiver import dispatch, wakeups  # noqa: E402
 from receiver.config.loader import load_file  # noqa: E402
 from receiver.config.settings import Settings  # noqa: E402
@@ -47,8 +49,8 @@ from tests.servers.valkey import ValkeyProcess  # noqa: E402
 WARM_UP = 30
 
 
-def measure(size: int, batches: int, rate: float) -> tuple[float, ...]:
-    """Milliseconds of CPU of the cheapest batch: dispatch, deliver; and PostgreSQL's where they are handed on."""
+def measure(size: int, batches: int, rate: float, *, submitted: bool) -> tuple[float, ...]:
+    """Milliseconds of CPU of the cheapest batch: dispatch, deliver, PostgreSQL."""
     with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -56,11 +58,11 @@ def measure(size: int, batches: int, rate: float) -> tuple[float, ...]:
         postgres = PostgresProcess(folder / "postgres").start()
         try:
             url = postgres.url(postgres.create_database())
-            pipeline = Pipeline(folder, valkey.url, url, url)
+            pipeline = Pipeline(folder, valkey.url, url, url, submitted=submitted)
             if rate:
                 costs = _handed_on(pipeline, size, batches, rate, postgres)
             else:
-                costs = [pipeline.batch(size) for _ in range(WARM_UP + batches)][WARM_UP:]
+                costs = [pipeline.batch(size, postgres.pid) for _ in range(WARM_UP + batches)][WARM_UP:]
             pipeline.close()
             return tuple(min(each) * 1000 for each in zip(*costs, strict=True))
         finally:
@@ -97,13 +99,24 @@ def _cpu_of_children(pid: int) -> float:
     return nanoseconds / 1e9
 
 
+def _cpu_when_idle(pid: int) -> float:
+    """The same once they have gone to sleep again: the kernel counts what a process has used when it stops."""
+    if not pid:
+        return 0.0
+    time.sleep(0.002)
+    return _cpu_of_children(pid)
+
+
 class Pipeline:
     """Dispatcher and deliverer in this process: on the ledger at `url`, and into the database at `results`.
 
-    `first`: the number of the first event, whose number tells it from the others.
+    `first`: the number of the first event, whose number tells it from the others. `submitted`: the runs are submitted
+    before their events come.
     """
 
-    def __init__(self, folder: Path, redis_url: str, url: str, results: str, first: int = 0) -> None:
+    def __init__(
+        self, folder: Path, redis_url: str, url: str, results: str, first: int = 0, *, submitted: bool = False
+    ) -> None:
         path = folder / "runhook.yaml"
         sinks = {"results": {"type": "database", "url": results, "table": "results"}}
         routes = [{"name": "everything", "to": ["results"]}]
@@ -119,15 +132,20 @@ class Pipeline:
         self._dispatcher = dispatch.build(settings, config, "dispatcher", handovers={"results": handover})
         self._delivering = deliverer.build(settings, config, "results", "deliverer", handover)
         self._numbers = itertools.count(first)
+        self._submitting = Ledger(url) if submitted else None
 
-    def batch(self, size: int) -> tuple[float, float]:
-        """Take a batch through. Returns the seconds of CPU of this process: dispatch, deliver."""
+    def batch(self, size: int, postgres: int = 0) -> tuple[float, float, float]:
+        """Take a batch through. Returns the seconds of CPU of this process: dispatch, deliver; and what dispatch has
+        cost the sessions of the server with the process id `postgres`, if there is one."""
         events = self._events(size)
+        before = _cpu_when_idle(postgres)
         began = time.process_time()
         self._dispatcher.dispatch(events)
         dispatched = time.process_time()
+        sessions = _cpu_when_idle(postgres) - before
+        claiming = time.process_time()
         self._delivering._deliver(lambda: False, lambda: False)
-        return dispatched - began, time.process_time() - dispatched
+        return dispatched - began, time.process_time() - claiming, sessions
 
     def dispatch(self, size: int) -> None:
         """Dispatch a batch, and wake the deliverer if it is not handed on."""
@@ -151,14 +169,25 @@ class Pipeline:
         thread.join()
 
     def _events(self, size: int) -> list[Event]:
-        bodies = [body(next(self._numbers)) for _ in range(size)]
-        return [Event(event_id("skyvern", each), "skyvern", each, time.time()) for each in bodies]
+        numbers = list(itertools.islice(self._numbers, size))
+        if self._submitting:
+            submit(self._submitting, numbers)
+        return [
+            Event(
+                *(event_id("skyvern", each), "skyvern", each, time.time()),
+                submission_id=submission_id(number) if self._submitting else "",
+            )
+            for number in numbers
+            for each in [body(number)]
+        ]
 
     def close(self) -> None:
         """Close all connections."""
         self._delivering.close()
         self._dispatcher.close()
         self._redis.close()
+        if self._submitting:
+            self._submitting.close()
 
 
 def main() -> None:
@@ -167,17 +196,18 @@ def main() -> None:
     arguments.add_argument("--batches", type=int, default=100)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--handed-on", type=float, default=0, metavar="RATE", help="batches a second")
+    arguments.add_argument("--submitted", action="store_true", help="runs that were submitted through us")
     arguments.add_argument("--against", type=Path, help="another checkout")
     arguments.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.alone:
-        print(*measure(options.size, options.batches, options.handed_on))
+        print(*measure(options.size, options.batches, options.handed_on, submitted=options.submitted))
         return
     trees = [ROOT, *([options.against.resolve()] if options.against else [])]
     found: dict[Path, list[tuple[float, ...]]] = {tree: [] for tree in trees}
     line = [sys.executable, __file__, "--alone", "--size", str(options.size), "--batches", str(options.batches)]
-    line += ["--handed-on", str(options.handed_on)]
-    names = ("dispatch", "deliver", *(["PostgreSQL"] if options.handed_on else []))
+    line += ["--handed-on", str(options.handed_on), *(["--submitted"] if options.submitted else [])]
+    names = ("dispatch", "deliver", "PostgreSQL")
     for number in range(options.rounds):
         for tree in trees if number % 2 == 0 else trees[::-1]:
             out = subprocess.run(line, cwd=tree, check=True, stdout=subprocess.PIPE, text=True).stdout
