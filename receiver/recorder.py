@@ -10,24 +10,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
+from receiver.ask_again import AskAgain
 from receiver.domain import deduplication, poll_schedule, shape
 from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import RESTARTABLE, Run, storable
-from receiver.domain.shape import WORKFLOW
+from receiver.domain.run import Run, RunKey, storable
 from receiver.hand_on import HandOn, RunNow, runs_now
 from receiver.late_binding import LateBinding, callers_webhook
-from receiver.ledger import Connection, Ledger, LedgerDataError, events, new_runs, requests, run_polls
+from receiver.ledger import Connection, Ledger, LedgerDataError, events, first_events, requests, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
 from receiver.ledger.requests import Asked
-from receiver.ledger.submissions import binding, visibility
+from receiver.ledger.submissions import awaited, binding, visibility
 from receiver.ledger.submissions.lifecycle import Submission
-from receiver.ledger.submissions.polls_after import schedule_polls
+from receiver.ledger.submissions.polls_after import first_ends, schedule_polls
 from receiver.routing.router import Router, RunView
 from receiver.runtime.handover import Handover
 from receiver.runtime.throttle import TokenBucket
@@ -65,14 +65,13 @@ class EventRecorder:
         self._router = router
         self._redactor = redactor
         self._counter = counter
-        self._may_ask = may_ask
+        self._again = AskAgain(may_ask)
         self._handovers = handovers
         self._late = LateBinding(lambda: router)
-        # Whether most of the last runs that might be new to the ledger were: then the next ones are expected to be.
-        self._runs_are_new = True
+        # Whether most of the last events that might be the first of their run were: then the next ones are expected to
+        # be.
+        self._expects_first = True
         self._bug_lines = TokenBucket(rate=1 / 60, burst=1)
-        # By source, how often it may be asked once more though it has been allowed before: that came to nothing.
-        self._spare: Counter[str] = Counter()
 
     def dispatch(
         self,
@@ -125,65 +124,79 @@ class EventRecorder:
         return unreadable(event, self._redactor, problem)
 
     def _record(self, batch: Sequence[ParsedEvent]) -> Recorded:
-        """Record the batch: in one request, as far as its runs are new, where most of them are expected to be."""
+        """Record the batch: what is the first event of its run at once, where most are expected to be that."""
         if not batch:
             return Recorded([], set(), set())
-        likely = self._likely_new(batch)
+        likely = self._likely_first(batch)
         if not likely:
             return self._record_any(batch)
         hand_on, tries = HandOn(self._handovers), list[list[NewEvent]]()
-        recorded = self._record_new_runs(likely, hand_on, tries)
+        recorded = self._record_first(likely, hand_on, tries)
         there = {item.event.id for item in recorded.events}
         if others := [each for each in batch if each.event.id not in there]:
             tried = {item.event.id: item for new in tries[:-1] for item in new}
             recorded = _both(recorded, self._record_any(others, tried, hand_on))
-        self._runs_are_new = _most(len(there), len(likely))
+        self._expects_first = _most(len(there), len(likely))
         return recorded
 
-    def _likely_new(self, batch: Sequence[ParsedEvent]) -> list[ParsedEvent]:
-        """Return the events whose run is likely to be new; none where those are not most of the batch."""
-        if not (self._runs_are_new and self._ledger.has_requests):
+    def _likely_first(self, batch: Sequence[ParsedEvent]) -> list[ParsedEvent]:
+        """Return the events that are likely to be the first of their run; none where those are not most."""
+        if not (self._expects_first and self._ledger.has_requests):
             return []
         counts = Counter(each.key for each in batch)
-        likely = [each for each in batch if each.may_be_new and counts[each.key] == 1]
+        likely = [each for each in batch if each.may_be_first and counts[each.key] == 1]
         return likely if _most(len(likely), len(batch)) else []
 
-    def _record_new_runs(self, batch: Sequence[ParsedEvent], hand_on: HandOn, tries: list[list[NewEvent]]) -> Recorded:
-        """Record the events whose run is new. `hand_on`: answers, unless it is certain that there are none. `tries`:
-        gets, of each try, what it was to record."""
+    def _record_first(self, batch: Sequence[ParsedEvent], hand_on: HandOn, tries: list[list[NewEvent]]) -> Recorded:
+        """Record the events that are the first of their run: one that has come with a token only if the ledger knows
+        that its run is of this submission. `hand_on`: answers, unless it is certain that there are none. `tries`: gets,
+        of each try, what it was to record."""
         ordered = sorted(batch, key=attrgetter("key"))
+        submitted: dict[RunKey, Submission] = {}
         insertions: list[Asked] = []
-        asked: dict[str, str] = {}  # by event id, the source that is to be asked for its run once more
+        again: dict[RunKey, float] = {}  # when Skyvern is asked for a run once more
 
-        def ask(_: Connection) -> list[Asked]:
-            now = self._ledger.now()
-            found = ((each, deduplication.classify(each.facts, ())) for each in ordered if each.facts)
-            new = [self._route(each, classification, NO_RUN, None, ()) for each, classification in found]
+        def ask(connection: Connection) -> list[Asked]:
+            now, earlier = self._ledger.now(), EarlierEvents(connection)
+            new = [
+                self._classify(each, each.facts, [], NO_RUN, submitted.get(each.key), earlier)
+                for each in ordered
+                if each.facts
+            ]
             tries.append(new)
-            self._spare.update(asked.values())  # by a try before this one
-            asked.clear()
-            asked.update((item.event.id, item.event.source) for item in new if self._lacks_request(item))
-            due_at = dict.fromkeys(asked, now + poll_schedule.FOR_MORE)
-            insertions[:] = new_runs.insertions(new, now, hand_on.claims(new, now), due_at)
-            return [*insertions, *hand_on.looks()]
+            self._again.give_back(again)  # of a try before this one
+            again.clear()
+            again.update(self._again.wanted(new, submitted, now))
+            insertions[:] = first_events.insertions(new, now, hand_on.claims(new, now), again, submitted)
+            return [*insertions, *first_ends(new, submitted, now), *hand_on.looks()]
 
         recorded: list[NewEvent] | None = None
         try:
+            submitted |= self._awaited(batch)
+            ordered = [each for each in ordered if not each.event.submission_id or each.key in submitted]
+            if not ordered:
+                recorded = []
+                return Recorded([], set(), set())
             found = self._ledger.write_at_once(ask)
-            written = new_runs.written(tries[-1], insertions, found)
-            hand_on.made(written, lambda _: _NEW_RUN)
+            written = first_events.written(tries[-1], insertions, found)
+            labels = {key: submission.labels for key, submission in submitted.items()}
+            hand_on.made(written, lambda key: RunNow(labels.get(key, {}), 1))
             recorded = written.events
         except LedgerDataError:
             pass  # the other way finds which event is to blame
         except OF_VALUES as error:  # so it does here, but a bug of this way alone shows nowhere else
             if self._bug_lines.take(1, time.monotonic()):
-                log.warning("dispatch.other_way events=%d first=%s", len(batch), ordered[0].event.id, exc_info=error)
+                log.warning("dispatch.other_way events=%d first=%s", len(batch), batch[0].event.id, exc_info=error)
         finally:
             if recorded != []:
                 hand_on.answer(committed=recorded is not None)
-        there = {item.event.id for item in recorded or ()}
-        self._spare.update(source for event_id, source in asked.items() if event_id not in there)
+        self._again.give_back(again.keys() - {item.key for item in recorded or ()})
         return Recorded(recorded or [], set(hand_on.sinks), set())
+
+    def _awaited(self, batch: Sequence[ParsedEvent]) -> dict[RunKey, Submission]:
+        """Return the submissions whose tokens these events have come with, of runs that have no event yet."""
+        tokens = {each.event.submission_id for each in batch} - {""}
+        return awaited.by_run(self._ledger.write_at_once(lambda _: [awaited.reading(tokens)])[0]) if tokens else {}
 
     def _record_any(
         self, batch: Sequence[ParsedEvent], tried: Mapping[str, NewEvent] = {}, hand_on: HandOn | None = None
@@ -235,7 +248,8 @@ class EventRecorder:
             binding.candidates(wanted),
         )
         known = events.known(connection, locked, now, only)
-        bound = visibility.for_callers(connection, binding.bind(connection, wanted, candidates, now))
+        named = {key for key, run in known.items() if run.submission_id}
+        bound = visibility.for_callers(connection, binding.bind(connection, wanted, candidates, now, named))
         histories = {key: list(run.history) for key, run in known.items()}
         earlier = EarlierEvents(connection)
         decided: list[NewEvent] = []
@@ -252,14 +266,11 @@ class EventRecorder:
                     decided.append(self._classify(each, each.facts, histories[each.key], run, submission, earlier))
                 except OF_VALUES as error:  # it keeps none of the others waiting
                     decided.append(_new_event(self._marked(each.event, error), "unreadable"))
-        lacking = {item.key for item in decided if item.key not in bound and self._lacks_request(item)}
-        run_polls.ask_for_more(connection, lacking, now + poll_schedule.FOR_MORE)
-        failed = {item.key for item in decided if item.key in bound and self._may_be_restarted(item)}
-        run_polls.ask_for_more(connection, failed, now + poll_schedule.AFTER_RESTART)
+        run_polls.ask_for_more(connection, self._again.wanted(decided, bound, now))
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         made = {key: each for key, each in only.items() if known[key].made}
-        new = [each.key in made and each.key not in bound for each in batch if each.may_be_new]
-        self._runs_are_new = _most(sum(new), len(new))
+        first = [_was_first(each, known[each.key], bound) for each in batch if each.may_be_first]
+        self._expects_first = _most(sum(first), len(first))
         claims = hand_on.claims(decided, now)
         then = [*schedule_polls(batch, known, histories, bound, now), *hand_on.looks()]
         deciding = {item.event.id for item in decided}
@@ -269,32 +280,10 @@ class EventRecorder:
         written = events.record(connection, decided, now, claims, made, then, commit=not (restarted or late))
         hand_on.made(written, runs_now(decided, known, bound).get)
         for source, run_id in restarted:
-            if self._may_ask(source):  # no submission is polled for that run
+            if self._again.may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
         woken = {sink for key in sorted(late) for sink in self._late.tell(connection, key, bound[key], now)}
         return [*written.events, *there], woken
-
-    def _lacks_request(self, item: NewEvent) -> bool:
-        """Whether it is a task's end that does not say what was asked for, and Skyvern may be asked for it."""
-        return (
-            item.disposition == "new"
-            and item.event.via == "webhook"
-            and item.run.final
-            and item.run.data.get("run_request", "") is None
-            and self._may_be_asked(item.event.source)
-        )
-
-    def _may_be_asked(self, source: str) -> bool:
-        """Whether a source may be asked once more now. It is taken for asked, unless that is given to `_spare`."""
-        if self._spare[source]:
-            self._spare[source] -= 1
-            return True
-        return self._may_ask(source)
-
-    def _may_be_restarted(self, item: NewEvent) -> bool:
-        """Whether Skyvern may start the run again without saying so: the webhook of a run is sent before that."""
-        may = item.disposition == "new" and item.run.run_type == WORKFLOW and item.run.outcome in RESTARTABLE
-        return may and not item.run.retried_by and self._may_ask(item.event.source)
 
     def _classify(
         self,
@@ -363,8 +352,11 @@ class EventRecorder:
         )
 
 
-# What the row of a run says that its first event has made.
-_NEW_RUN: Final = RunNow({}, 1)
+def _was_first(each: ParsedEvent, run: KnownRun, bound: Collection[RunKey]) -> bool:
+    """Whether an event could have been recorded as the first one of its run."""
+    if each.key not in bound:
+        return run.made
+    return not run.recorded and bool(run.submission_id) and run.submission_id == each.event.submission_id
 
 
 def _most(some: int, of_all: int) -> bool:

@@ -33,11 +33,11 @@ class ParsedEvent(NamedTuple):
         return self.event.source, self.run.run_id
 
     @property
-    def may_be_new(self) -> bool:
-        """Whether nothing of the event tells that the ledger has its run, or a submission of it."""
-        run, event = self.run, self.event
-        told = event.submission_id or run.test or run.retried_from or run.retried_by
-        return self.facts is not None and not told and event.via == "webhook"
+    def may_be_first(self) -> bool:
+        """Whether nothing of the event tells that the ledger has others of its run, or of one that it is linked to."""
+        run = self.run
+        told = run.test or run.retried_from or run.retried_by
+        return self.facts is not None and not told and self.event.via == "webhook"
 
 
 def parse_event(

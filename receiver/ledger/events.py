@@ -308,16 +308,13 @@ def _update_run(values: Mapping[str, Any]) -> BuiltStatement:
 _count: Final = _update_run({"events": runs.c.events + sa.bindparam("b_count", type_=sa.Integer)})
 
 
-def _update_status(insert: Any) -> Any:
-    """Add the ON CONFLICT clause that gives a run the status of its newest event."""
-    return insert.on_conflict_do_update(
-        index_elements=[runs.c.source, runs.c.run_id],
-        set_={
-            **{name: insert.excluded[name] for name in (*_REPLACED, "event_id")},
-            **{name: sa.func.coalesce(insert.excluded[name], runs.c[name]) for name in _KEPT},
-            "events": runs.c.events + insert.excluded.events,
-        },
-    )
+def status_update(insert: Any) -> dict[str, Any]:
+    """Return what gives a run that is there already the status of its newest event, and counts those that are given."""
+    return {
+        **{name: insert.excluded[name] for name in (*_REPLACED, "event_id")},
+        **{name: sa.func.coalesce(insert.excluded[name], runs.c[name]) for name in _KEPT},
+        "events": runs.c.events + insert.excluded.events,
+    }
 
 
 # Fields of a run that its newest event replaces.
@@ -327,7 +324,12 @@ _KEPT = (
     *("title", "workflow_id", "created_at", "started_at", "finished_at", "modified_at"),
     *("retried_from", "retried_by"),
 )
-_put_status: Final = bulk.Insert(runs, _update_status)
+_put_status: Final = bulk.Insert(
+    runs,
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=[runs.c.source, runs.c.run_id], set_=status_update(insert)
+    ),
+)
 _OF_RUN = ("run_id", *_REPLACED, *_KEPT)
 _values = attrgetter(*_OF_RUN)
 # The columns that `status` returns.

@@ -87,14 +87,15 @@ def note_end(connection: sa.Connection, source: str, run_id: str, now: float) ->
     return float(connection.execute(noted.returning(runs.c.noted_at)).scalar_one())
 
 
-def ask_for_more(connection: sa.Connection, keys: Collection[RunKey], due_at: float) -> None:
-    """Ask for runs whose end is known, at `due_at`, for what their events lack."""
-    for source, run_ids in bulk.by_source(keys):
-        connection.execute(
-            sa.update(runs)
-            .where(runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.due_at.is_(None))
-            .values(due_at=due_at)
-        )
+def ask_for_more(connection: sa.Connection, wanted: Mapping[RunKey, float]) -> None:
+    """Ask for runs whose end is known, each at its time, for what their events lack or what becomes of them."""
+    for due_at in sorted(set(wanted.values())):
+        for source, run_ids in bulk.by_source(key for key, time in wanted.items() if time == due_at):
+            connection.execute(
+                sa.update(runs)
+                .where(runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.due_at.is_(None))
+                .values(due_at=due_at)
+            )
 
 
 def postpone(connection: sa.Connection, source: str, run_id: str, due_at: float) -> None:

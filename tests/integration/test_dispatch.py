@@ -19,7 +19,7 @@ from receiver.domain.inbox_entry import FORGED, NO_EVENT, UNKNOWN_SOURCE, UNSIGN
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox import ASIDE, GROUP, READ_BYTES, STREAM, UNPROVEN_ASIDE, InboxReader
-from receiver.ledger import Ledger, LedgerDataError, events, new_runs, runs
+from receiver.ledger import Ledger, LedgerDataError, events, first_events, runs
 from receiver.ledger.events import NewEvent
 from receiver.ledger.marks import UNSIGNED_UNTIL, UnsignedEntries
 from receiver.ledger.schema import marks
@@ -292,7 +292,7 @@ def test_a_batch_that_the_database_refuses_is_halved_until_the_one_to_blame_is_m
         return refuse
 
     monkeypatch.setattr(events, "record", picky(events.record))
-    monkeypatch.setattr(new_runs, "insertions", picky(new_runs.insertions))
+    monkeypatch.setattr(first_events, "insertions", picky(first_events.insertions))
     dispatcher.dispatch([event(body(f"tsk_{n}")) for n in range(8)])
 
     assert sorted(deliveries(ledger)) == [f"tsk_{n}" for n in range(8) if n != 5]
@@ -499,7 +499,7 @@ def test_an_event_that_is_too_much_for_memory_is_recorded_unread_and_its_neighbo
             raise MemoryError
         return row(item, now)
 
-    for module in (events, new_runs):
+    for module in (events, first_events):
         monkeypatch.setattr(module, "event_row", full)
     append(redis_url, *map(event, contents))
     dispatcher.run(once())

@@ -24,8 +24,7 @@ from receiver.routing.router import Router
 from tests.support import queries
 from tests.support.events import body, event
 from tests.support.labels import ROUTES, make_dispatcher
-from tests.support.ledger import new_event, states
-from tests.support.waiting import eventually
+from tests.support.ledger import new_event, states, wait_until_blocked
 
 ALL_TOLD = {"tsk_1:results": "queued", "tsk_1:billing": "queued", "tsk_1:callback": "queued"}
 TELL = LateBinding(lambda: Router(ROUTES)).tell
@@ -57,24 +56,11 @@ def due_at(ledger: Ledger) -> float | None:
     return found.due_at
 
 
-def wait_until_blocked(ledger: Ledger, *under_way: Future[Any]) -> None:
-    """Wait until as many transactions wait for another's lock as there are `under_way`, or have ended."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-
-    def blocked() -> bool:
-        if ledger.dialect == "sqlite":  # which has one writer at a time anyway
-            return True
-        waiting = ledger.read(lambda connection: connection.exec_driver_sql(query).scalar_one())
-        return bool(waiting + sum(each.done() for each in under_way) >= len(under_way))
-
-    eventually(blocked)
-
-
 @pytest.mark.parametrize("expected_new", [True, False])
 def test_a_webhook_that_comes_while_the_answer_is_being_recorded_is_routed_as_its_submission_s(
     dispatcher: Dispatcher, ledger: Ledger, submitted: None, expected_new: bool
 ) -> None:
-    dispatcher._runs_are_new = expected_new  # it is recorded in the one way or the other
+    dispatcher._expects_first = expected_new  # it is recorded in the one way or the other
     with ThreadPoolExecutor(1) as pool:
 
         def answered(connection: Connection) -> Future[list[str]]:
@@ -96,7 +82,7 @@ def test_a_webhook_that_comes_while_the_answer_is_being_recorded_is_routed_as_it
 def test_an_answer_that_comes_while_the_webhook_is_being_recorded_tells_what_that_could_not_know(
     dispatcher: Dispatcher, ledger: Ledger, submitted: None, expected_new: bool
 ) -> None:
-    dispatcher._runs_are_new = expected_new
+    dispatcher._expects_first = expected_new
     webhook = event(body("tsk_1"))
     with ThreadPoolExecutor(2) as pool:
 
@@ -212,8 +198,11 @@ def test_answers_beside_webhooks_of_the_same_runs_make_one_of_each_delivery_and_
         it, chance = make_dispatcher(ledger, redis_url, name), order(name)
         while chance:
             batch, chance = chance[: 1 + chance[0] % 3], chance[1 + chance[0] % 3 :]
-            it._runs_are_new = len(chance) % 2 == 0  # so both ways are taken
-            it.dispatch([event(body(f"tsk_{number}")) for number in batch])
+            it._expects_first = len(chance) % 2 == 0  # so both ways are taken
+            tokens = [f"sub_{number}" if number % 3 else "" for number in batch]
+            it.dispatch(
+                [event(body(f"tsk_{each}"), submission_id=token) for each, token in zip(batch, tokens, strict=True)]
+            )
         it._counter.flush()
 
     # When all are at it

@@ -13,27 +13,47 @@ from contextlib import closing
 import sqlalchemy as sa
 
 from receiver.domain.event import Event, event_id
-from receiver.ledger import Ledger
+from receiver.domain.submission import SubmissionMove
+from receiver.ledger import Connection, Ledger
 from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
 from receiver.runtime.handover import HandedOn, Handover, Offer
 from tests.support.handing_on import address, make_recorder
 
 DISPATCHERS = 3
+SUBMITTED = 20
 
 
 def some_events(chance: random.Random) -> list[Event]:
-    """Events of few runs: repeats, changes, links between runs, and bodies that nobody can read."""
+    """Events of few runs: repeats, changes, links between runs, and bodies that nobody can read. The first SUBMITTED
+    runs come with the token of their submission."""
 
     def one(number: int) -> Event:
-        fields = {"run_id": f"tsk_{chance.randrange(30)}", "status": chance.choice(["completed", "failed", "running"])}
+        run = chance.randrange(30)
+        fields = {"run_id": f"tsk_{run}", "status": chance.choice(["completed", "failed", "running"])}
         if number % 10 == 0:
             fields["retried_from_workflow_run_id"] = f"tsk_{chance.randrange(30)}"
         body = json.dumps({**fields, "output": chance.randrange(3), "step_count": number}).encode()
         body = b"no JSON %d" % number if number % 20 == 19 else body
-        return Event(event_id("skyvern", body), "skyvern", body, time.time())
+        token = f"sub_{run}" if run < SUBMITTED else ""
+        return Event(event_id("skyvern", body), "skyvern", body, time.time(), submission_id=token)
 
     return [one(number) for number in range(150)]
+
+
+def submit(ledger: Ledger) -> None:
+    """Record the submissions of the first runs, and the answers that name these."""
+
+    def record(connection: Connection) -> None:
+        for number in range(SUBMITTED):
+            new = NewSubmission(f"sub_{number}", "skyvern", "k1", "tasks", f"hash of {number}", labels={"team": "ops"})
+            accepted = SubmitOutcome(SubmissionMove.ACCEPT, f"tsk_{number}", due_at=time.time() + 600)
+            lifecycle.begin(connection, new, time.time())
+            lifecycle.record_outcome(connection, new.id, accepted, time.time())
+
+    ledger.write(record)
 
 
 def dispatch(url: str, redis_url: str, owner: str, found: Sequence[Event], answers: list[HandedOn]) -> None:
@@ -47,7 +67,7 @@ def dispatch(url: str, redis_url: str, owner: str, found: Sequence[Event], answe
             batch, left = left[:size], left[size:]
             if chance.random() < 0.7:
                 handover.put(Offer(owner, number, 32))
-            recorder._runs_are_new = recorder._runs_are_new or chance.random() < 0.5  # so both ways are taken
+            recorder._expects_first = recorder._expects_first or chance.random() < 0.5  # so both ways are taken
             recorder.dispatch(batch)
             if not handover.withdraw() and (answer := handover.receive()):
                 answers.append(answer)
@@ -58,7 +78,8 @@ def dispatch(url: str, redis_url: str, owner: str, found: Sequence[Event], answe
 def test_the_same_events_at_several_dispatchers_are_recorded_once_and_each_claim_is_handed_on_once(
     postgres_ledger: Ledger, redis_url: str
 ) -> None:
-    # Given dispatchers that each get the same events, in another order
+    # Given runs that were submitted, others, and dispatchers that each get the same events, in another order
+    submit(postgres_ledger)
     found, answers, url = some_events(random.Random(7)), list[HandedOn](), address(postgres_ledger)
     owners = [f"w{number}" for number in range(DISPATCHERS)]
     threads = [threading.Thread(target=dispatch, args=(url, redis_url, each, found, answers)) for each in owners]
@@ -83,6 +104,12 @@ def test_the_same_events_at_several_dispatchers_are_recorded_once_and_each_claim
     assert there == {each.id for each in found}
     recorded, said = postgres_ledger.read(counted)
     assert recorded == said
+    # And each run that was submitted is its submission's
+    named = sa.select(runs.c.run_id, runs.c.submission_id).where(runs.c.events > 0)
+    of_run = {row.run_id: row.submission_id for row in postgres_ledger.read(lambda it: it.execute(named).all())}
+    mine = [f"tsk_{number}" for number in range(SUBMITTED) if f"tsk_{number}" in of_run]
+    assert [of_run[run_id] for run_id in mine] == [run_id.replace("tsk", "sub") for run_id in mine]
+    assert len(mine) > 10
     # And who has a claim was told of it, once, and nobody else that he may send without a look at the ledger
     told = {(key, (answer.owner, answer.claim_number)) for answer in answers for key in answer.ids}
     whole = [(each.id, (it.owner, it.claim_number)) for it in answers if it.packed for each in unpack(it.packed)]

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,16 @@ def beside(
         connection.commit()
         thread.join(30)
     yield done, *found
+
+
+def wait_until_blocked(ledger: Ledger, *under_way: Future[Any]) -> None:
+    """Wait until as many transactions wait for another's lock as there are `under_way`, or have ended."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    def blocked() -> bool:
+        if ledger.dialect == "sqlite":  # which has one writer at a time anyway
+            return True
+        waiting = ledger.read(lambda connection: connection.exec_driver_sql(query).scalar_one())
+        return bool(waiting + sum(each.done() for each in under_way) >= len(under_way))
+
+    eventually(blocked)

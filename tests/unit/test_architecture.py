@@ -19,7 +19,7 @@ LAYERS = (
     {"runtime", "domain", "telemetry", "inbox_scripts"},
     {"ledger", "routing", "wakeups", "skyvern", "inbox_commit"},
     {"inbox"},
-    {"inbox_aside", "inbox_state", "inbox_writer", "hand_on", "late_binding"},
+    {"inbox_aside", "inbox_state", "inbox_writer", "hand_on", "late_binding", "ask_again"},
     {"ingest", "config", "inbox_recovery", "recorder"},
     {"delivery", "dispatch", "reaper", "status"},
     {"reconcile", "reroute", "doctor"},

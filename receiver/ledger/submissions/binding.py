@@ -66,9 +66,14 @@ def candidates(wanted: Collection[Wanted]) -> Asked | None:
 
 
 def bind(
-    connection: sa.Connection, wanted: Iterable[Wanted], rows: Iterable[Any], now: float
+    connection: sa.Connection,
+    wanted: Iterable[Wanted],
+    rows: Iterable[Any],
+    now: float,
+    named: Collection[RunKey] = (),
 ) -> dict[RunKey, Submission]:
-    """Bind runs to submissions, and return the submission of each run that has one. `rows`: of `candidates`.
+    """Bind runs to submissions, and return the submission of each run that has one. `rows`: of `candidates`; `named`:
+    the runs whose row, which is locked, names a submission already.
 
     Call it between events.lock, for these runs and those that they are linked to, and events.record. A submission
     that knows the run's id is its own, with or without a token; a token binds only a submission of the same source that
@@ -99,7 +104,7 @@ def bind(
         _bind_further(connection, further, by_id, bound, now)
     asked_for = [(each.source, each.run_id) for each in asked]
     result = {key: bound[key] for key in asked_for if key in bound}
-    named = [
+    newly_named = [
         {
             "b_source": key[0],
             "b_run_id": key[1],
@@ -108,8 +113,9 @@ def bind(
             "b_now": now,
         }
         for key, each in sorted(result.items(), key=lambda item: item[0])
+        if key not in named
     ]
-    requests.run(connection, *_NAME.for_each(connection, named))
+    requests.run(connection, *_NAME.for_each(connection, newly_named))
     return result
 
 

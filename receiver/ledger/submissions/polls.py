@@ -64,15 +64,19 @@ def due_after_end(keys: Iterable[RunKey], due_at: float | None, now: float) -> l
     ]
 
 
-def _of_final(form: StatementForm) -> sa.Update:
+def _of_final(form: StatementForm, *more: sa.ColumnElement[bool]) -> sa.Update:
     it = submissions.c
     final = sa.exists().where(runs.c.source == it.source, runs.c.run_id == it.run_id, runs.c.final)
     those = bulk.among_given(form, it.run_id, "b_run_ids")
-    changed = sa.update(submissions).where(it.source == sa.bindparam("b_source"), those, final)
+    conditions = [it.source == sa.bindparam("b_source"), those, final, *more]
+    if form is StatementForm.MANY:  # which PostgreSQL would lock in any order
+        locked = sa.select(it.id).where(*conditions).order_by(it.id).with_for_update(of=submissions).cte("locked")
+        conditions = [it.id.in_(sa.select(locked.c.id))]
+    changed = sa.update(submissions).where(*conditions)
     return changed.values(due_at=sa.bindparam("b_due_at"), updated_at=sa.bindparam("b_now"))
 
 
-_ENDED: Final = BuiltStatement(lambda form: _of_final(form).where(submissions.c.due_at.is_not(None)))
+_ENDED: Final = BuiltStatement(lambda form: _of_final(form, submissions.c.due_at.is_not(None)))
 _ONCE_MORE: Final = BuiltStatement(_of_final)
 
 

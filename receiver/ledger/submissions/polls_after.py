@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from receiver.domain import deduplication, poll_schedule
 from receiver.domain.deduplication import Facts
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
-from receiver.ledger.events import KnownRun
+from receiver.ledger.events import NO_RUN, KnownRun, NewEvent
 from receiver.ledger.requests import Asked
 from receiver.ledger.submissions import polls
 from receiver.ledger.submissions.lifecycle import Submission
@@ -38,3 +38,9 @@ def schedule_polls(
             once_more.append(key)
     later = now + poll_schedule.AFTER_CANCEL
     return [*polls.due_after_end(over, None, now), *polls.due_after_end(once_more, later, now)]
+
+
+def first_ends(batch: Iterable[NewEvent], submitted: Mapping[RunKey, Submission], now: float) -> list[Asked]:
+    """Return the same for webhooks that are each the first event of its run. `submitted`: by run."""
+    ends = {item.key: [item.facts] for item in batch if item.facts and item.run.final and item.key in submitted}
+    return schedule_polls((), dict.fromkeys(ends, NO_RUN), ends, {key: submitted[key] for key in ends}, now)

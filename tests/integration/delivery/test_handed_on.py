@@ -20,7 +20,7 @@ from receiver.delivery.sender import SenderPool
 from receiver.domain import breaker
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
-from receiver.ledger import Ledger, LedgerUnavailable, new_runs
+from receiver.ledger import Ledger, LedgerUnavailable, first_events
 from receiver.ledger import events as recording
 from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.deliveries.claimed import load_handed_on
@@ -199,7 +199,7 @@ def test_between_commit_and_send_the_ledger_is_not_asked(
 
 
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize(("way", "name"), [(new_runs, "insertions"), (recording, "record")])
+@pytest.mark.parametrize(("way", "name"), [(first_events, "insertions"), (recording, "record")])
 def test_a_pause_that_is_committed_while_the_dispatch_is_under_way_is_kept(
     postgres_ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch, way: Any, name: str
 ) -> None:
@@ -212,7 +212,7 @@ def test_a_pause_that_is_committed_while_the_dispatch_is_under_way_is_kept(
         return record(*arguments, **named)
 
     monkeypatch.setattr(way, name, pausing)
-    monkeypatch.setattr(EventRecorder, "_likely_new", lambda _, batch: batch if way is new_runs else [])
+    monkeypatch.setattr(EventRecorder, "_likely_first", lambda _, batch: batch if way is first_events else [])
     with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=1), handover):
         make_recorder(ledger, redis_url, handover).dispatch(events())
         # Then nothing is sent

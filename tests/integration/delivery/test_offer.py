@@ -304,7 +304,7 @@ def test_a_dispatcher_that_is_killed_before_it_has_committed_holds_up_nobody(
     sink = BatchSink(accept)
     with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
         with monkeypatch.context() as patch:
-            for place in ("events.record", "new_runs.insertions"):
+            for place in ("events.record", "first_events.insertions"):
                 patch.setattr(f"receiver.ledger.{place}", kill)
             patch.setattr(OfferTaken, "hand_on", lambda *_, **_more: None)
             with pytest.raises(Killed):

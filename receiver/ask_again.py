@@ -1,0 +1,55 @@
+"""Whether Skyvern is asked once more for a run whose end a webhook has brought: for what that lacks, or since Skyvern
+may start the run again without saying so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+
+from receiver.domain import poll_schedule
+from receiver.domain.run import RESTARTABLE, RunKey
+from receiver.domain.shape import WORKFLOW
+from receiver.ledger.events import NewEvent
+
+
+class AskAgain:
+    """`may_ask`: whether a source's API may be asked once more now; it is taken for asked then."""
+
+    def __init__(self, may_ask: Callable[[str], bool]) -> None:
+        self.may_ask = may_ask
+        # By source, how often it may be asked though it has been allowed before: that came to nothing.
+        self._spare: Counter[str] = Counter()
+
+    def wanted(self, events: Iterable[NewEvent], submitted: Collection[RunKey], now: float) -> dict[RunKey, float]:
+        """Return the runs that Skyvern is to be asked for, and when. `submitted`: those that have a submission."""
+        found: dict[RunKey, float] = {}
+        for item in events:
+            if item.key in submitted:
+                wanted, due_at = _may_be_restarted(item), now + poll_schedule.AFTER_RESTART
+            else:
+                wanted, due_at = _lacks_request(item), now + poll_schedule.FOR_MORE
+            if wanted and item.key not in found and self._take(item.event.source):
+                found[item.key] = due_at
+        return found
+
+    def give_back(self, keys: Iterable[RunKey]) -> None:
+        """Take note that these runs, of which `wanted` told, are not asked for."""
+        self._spare.update(source for source, _ in keys)
+
+    def _take(self, source: str) -> bool:
+        if self._spare[source]:
+            self._spare[source] -= 1
+            return True
+        return self.may_ask(source)
+
+
+def _lacks_request(item: NewEvent) -> bool:
+    """Whether it is a task's end that does not say what was asked for."""
+    told = item.run.data.get("run_request", "") is not None
+    return item.disposition == "new" and item.event.via == "webhook" and item.run.final and not told
+
+
+def _may_be_restarted(item: NewEvent) -> bool:
+    """Whether Skyvern may start the run again without saying so: the webhook of a run is sent before that."""
+    may = item.disposition == "new" and item.run.run_type == WORKFLOW and item.run.outcome in RESTARTABLE
+    return may and not item.run.retried_by

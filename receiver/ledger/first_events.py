@@ -1,0 +1,184 @@
+"""Recording events that are the first of their run: in one request.
+
+Most are such. Of a run that nobody has submitted through us, nothing need be known before its first event is decided
+about; of one that was submitted, no more than its submission, which is read without a lock. So they are decided first,
+and the statement that records them says when it may: it writes nothing for a run that is there or has a submission,
+unless it is the one that was given, and no event. What it did not write is recorded as all others are, by events.py:
+the runs locked first.
+
+A few events have a statement each, and more of them one for all, with an array for each column. Locks are taken in an
+order that fits that of events.py: runs, sorted; and under each run, its event and its deliveries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from receiver.domain.run import RunKey
+from receiver.ledger import bulk
+from receiver.ledger.deliveries import creation
+from receiver.ledger.deliveries.creation import ClaimAtOnce
+from receiver.ledger.events import STATUS, NewEvent, Written, delivery_rows, event_row, status, status_update
+from receiver.ledger.requests import Asked, BuiltStatement
+from receiver.ledger.schema import deliveries, events, runs, submissions
+from receiver.ledger.submissions.lifecycle import Submission
+
+# Events that have a statement each. PostgreSQL takes the same time for four of them as for one of all four, and for
+# eight 1.7 times as much.
+_FEW: Final = 4
+
+
+def insertions(
+    batch: Sequence[NewEvent],
+    now: float,
+    claims: Mapping[str, ClaimAtOnce],
+    due_at: Mapping[RunKey, float],
+    submitted: Mapping[RunKey, Submission] = {},
+) -> list[Asked]:
+    """Return what records those of the events whose run is new and has no submission, or is that of `submitted` and has
+    no event.
+
+    `batch` is in the order of `key`; each is the only event of its run, readable, and gives the run its status.
+    `claims`: by sink, those with which deliveries are made that wait for nothing. `due_at`: by run, when Skyvern is
+    asked for it once more. `submitted`: by run; its event has come with its token.
+    """
+    rows = [_row(item, now, due_at.get(item.key), submitted.get(item.key)) for item in batch]
+    if len(batch) > _FEW:
+        made = [creation.with_claim(row) for row in delivery_rows(batch, now, claims)]
+        values = {name: [row[name] for row in rows] for name in {*_of_run(submitted), *_OF_EVENT}}
+        values |= {f"{name}_of_delivery": [row[name] for row in made] for name in ("event_id", *_OWN)}
+        return [_for_all(_of_run(submitted)).with_values(**values, recorded_at=now)]
+    return [
+        _insertion(item, row, now, claims, _of_run(item.key in submitted))
+        for item, row in zip(batch, rows, strict=True)
+    ]
+
+
+def written(batch: Sequence[NewEvent], asked: Sequence[Asked], found: Sequence[Sequence[Any]]) -> Written:
+    """Return what was recorded of `batch`. `asked`: its `insertions`; `found`: the rows of each, and of others."""
+    ids = {row.id for rows in found[: len(asked)] for row in rows}
+    return Written([item for item in batch if item.event.id in ids], ids, found[len(asked) :])
+
+
+def _row(item: NewEvent, now: float, due_at: float | None, submission: Submission | None) -> dict[str, Any]:
+    """Return what of a run and its event is given. Both are of the same submission, for this event has its token."""
+    labels = json.dumps(dict(submission.labels)) if submission else "{}"
+    return {**status(item.event, item.run), **event_row(item, now), "labels": labels, "due_at": due_at}
+
+
+def _insertion(
+    item: NewEvent, row: dict[str, Any], now: float, claims: Mapping[str, ClaimAtOnce], of_run: Sequence[str]
+) -> Asked:
+    for number, made in enumerate(delivery_rows([item], now, claims)):
+        whole = creation.with_claim(made)
+        row |= {f"{name}_{number}": whole[name] for name in _OWN}
+    return _for_one(len(item.deliveries), of_run).with_values(**row)
+
+
+# What of a run and of an event is given, but for the time.
+_OF_NEW_RUN: Final = (*STATUS, "due_at")
+_OF_SUBMITTED: Final = (*_OF_NEW_RUN, "submission_id", "labels")
+_OF_EVENT: Final = tuple(it.name for it in events.c if it.name not in ("seq", "recorded_at"))
+# Columns of a delivery that differ from those of its event.
+_OWN: Final = (
+    *("id", "sink", "lane", "route", "after", "state"),
+    *("attempts", "prefetched", "claim_owner", "claim_number", "claim_until"),
+)
+
+
+def _of_run(submitted: object) -> Sequence[str]:
+    """Return what of a run is given. Of runs that nobody has submitted it is less, and PostgreSQL has less to do."""
+    return _OF_SUBMITTED if submitted else _OF_NEW_RUN
+
+
+@cache
+def _for_one(count: int, of_run: Sequence[str]) -> BuiltStatement:
+    """Return what records an event with `count` deliveries. Its values: the columns of the event, and those of the run
+    that are given; those of _OWN with the number of their delivery. It returns the ids of the event and the deliveries
+    that it made."""
+    run, event = ({name: _value(of, name) for name in names} for of, names in ((runs, of_run), (events, _OF_EVENT)))
+    made = [
+        {"event_id": event["id"], **{name: _value(deliveries, name, f"_{number}") for name in _OWN}}
+        for number in range(count)
+    ]
+    return BuiltStatement(lambda _: _build(run, event, made))
+
+
+@cache
+def _for_all(of_run: Sequence[str]) -> BuiltStatement:
+    """Return the same for events and deliveries of any number, with an array for each column; `_of_delivery` is added
+    to the names of the deliveries'."""
+    run = bulk.given_rows(**{name: runs.c[name] for name in of_run}).c
+    event = bulk.given_rows(**{name: events.c[name] for name in _OF_EVENT}).c
+    of_delivery = {f"{name}_of_delivery": deliveries.c[name] for name in ("event_id", *_OWN)}
+    delivery = dict(zip(("event_id", *_OWN), bulk.given_rows(**of_delivery).c, strict=True))
+    # What finds submissions may turn the order round, which is that of locks: as Python sorts them.
+    order = [sa.collate(run[name], "C") for name in ("source", "run_id")]
+    return BuiltStatement(lambda _: _build(dict(run), dict(event), [delivery], order))
+
+
+def _build(run: _Columns, event: _Columns, made: Sequence[_Columns], order: Sequence[Any] = ()) -> Any:
+    """Return the statement that records what is given by these columns. `made`: of deliveries. `order`: of runs."""
+    now = _value(events, "recorded_at")
+    row = {**run, "events": sa.literal_column("1"), "first_seen_at": now, "updated_at": now}
+    those = sa.select(*row.values()).where(~_has_submission(run)).order_by(*order)
+    first = postgresql.insert(runs).from_select(list(row), those)
+    first = _on_conflict(first, submitted="submission_id" in run).returning(*_RUN_KEY).cte("first_of_runs")
+    row = {**event, "recorded_at": now}
+    of_first = sa.and_(first.c.source == event["source"], first.c.run_id == event["run_id"])
+    recorded = _insert(events, row, sa.select(*row.values()).where(of_first), ("id",), "source", "run_id")
+    if not made:
+        return sa.select(recorded.c.id)
+    of_event = {"source": recorded.c.source, "run_id": recorded.c.run_id}
+    times = dict.fromkeys(("due_at", "created_at", "updated_at"), now)
+    rows = [{**each, **of_event, **times} for each in made]
+    chosen = [sa.select(*each.values()).where(recorded.c.id == each["event_id"]) for each in rows]
+    delivered = _insert(deliveries, rows[0], sa.union_all(*chosen) if len(chosen) > 1 else chosen[0], ("id",))
+    return sa.union_all(sa.select(recorded.c.id), sa.select(delivered.c.id))
+
+
+_Columns = Mapping[str, sa.ColumnElement[Any]]
+_NONE: Final[sa.ColumnElement[str]] = sa.literal_column("''")
+_RUN_KEY: Final = (runs.c.source, runs.c.run_id)
+
+
+def _has_submission(run: _Columns) -> sa.ColumnElement[bool]:
+    """Whether somebody has submitted the run though no submission is given."""
+    found = sa.exists().where(submissions.c.source == run["source"], submissions.c.run_id == run["run_id"])
+    return found.where(run["submission_id"] == _NONE) if "submission_id" in run else found
+
+
+def _on_conflict(insert: Any, *, submitted: bool) -> Any:
+    """Add what becomes of a run that is there: it gets the status only where it is of the submission that is given, and
+    has no event."""
+    if not submitted:
+        return insert.on_conflict_do_nothing(index_elements=_RUN_KEY)
+    given = insert.excluded
+    changed = {"due_at": sa.func.coalesce(runs.c.due_at, given.due_at), "updated_at": given.updated_at}
+    return insert.on_conflict_do_update(
+        index_elements=_RUN_KEY,
+        set_=status_update(insert) | changed,
+        where=sa.and_(
+            *(given.submission_id != _NONE, runs.c.submission_id == given.submission_id),
+            runs.c.events == sa.literal_column("0"),
+        ),
+    )
+
+
+def _insert(table: sa.Table, names: Iterable[str], rows: Any, key: Sequence[str], *more: str) -> Any:
+    """Return the INSERT of rows whose `key` is not there, as part of a statement: it returns their key, and `more`."""
+    insert = postgresql.insert(table).from_select(list(names), rows)
+    insert = insert.on_conflict_do_nothing(index_elements=[table.c[name] for name in key])
+    return insert.returning(*(table.c[name] for name in (*key, *more))).cte(f"new_{table.name}")
+
+
+def _value(table: sa.Table, column: str, number: str = "") -> sa.ColumnElement[Any]:
+    """Return the parameter for a column, with its type: in a SELECT the server would take it for text."""
+    of = table.c[column].type
+    return sa.cast(sa.bindparam(column + number, type_=of), of)

@@ -1,0 +1,348 @@
+"""The first event of a run that was submitted through us: it is recorded in two requests, and as all others are."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from handlers.support.resubmit_chain import CHAIN
+from receiver.config.destinations import RouteConfig
+from receiver.dispatch import Dispatcher
+from receiver.domain.callback import CALLBACK, lane_of
+from receiver.domain.event import Event
+from receiver.domain.poll_schedule import AFTER_CANCEL, AFTER_RESTART
+from receiver.domain.redaction import Redactor
+from receiver.domain.submission import SubmissionMove
+from receiver.inbox import InboxReader
+from receiver.ledger import Connection, Ledger, api_keys
+from receiver.ledger.deliveries.packed_claims import unpack
+from receiver.ledger.schema import deliveries, events, runs, submissions
+from receiver.ledger.submissions import awaited, lifecycle
+from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.routing.router import Router
+from receiver.runtime.handover import Handover, Offer
+from tests.support.events import body, event
+from tests.support.handing_on import make_recorder
+from tests.support.ledger import states, wait_until_blocked
+
+CALLER = "https://app.example/hook"
+ROUTES = [
+    RouteConfig(name="everything", to=["results"]),
+    RouteConfig.model_validate({"name": "billing", "when": {"labels.team": "billing"}, "to": ["billing"]}),
+    RouteConfig.model_validate(
+        {
+            "name": "of a shop",
+            "when": {"run_request.url": "https://shop.example/"},
+            "to": ["shop", {"sink": "ops", "after": ["shop"]}],
+        }
+    ),
+    RouteConfig.model_validate({"name": "under way", "interim": True, "when": {"status": "running"}, "to": ["ops"]}),
+]
+REQUEST = {"prompt": "Log in", "url": "https://shop.example/", "title": "Größe ✓"}
+
+
+def submit(ledger: Ledger, number: int, *, answered: bool = True, run: str = "", **fields: Any) -> None:
+    """Record the submission of `tsk_<number>` or another run, and the answer that names it."""
+    now = time.time()
+    more = {"key_id": "k1", "labels": {"team": "billing"}, "webhook_url": CALLER, "request": REQUEST, **fields}
+    new = NewSubmission(f"sub_{number}", "skyvern", call="tasks", request_hash=f"hash of {number}", **more)
+    accepted = SubmitOutcome(SubmissionMove.ACCEPT, run or f"tsk_{number}", "task_v1", 200, b"{}", due_at=now + 600)
+    ledger.write(lambda it: lifecycle.begin(it, new, now))
+    if answered:
+        ledger.write(lambda it: lifecycle.record_outcome(it, new.id, accepted, now))
+
+
+def result(number: int, status: str = "completed", **fields: Any) -> Event:
+    """The webhook of that run, by its token."""
+    return event(body(f"tsk_{number}", status, **fields), submission_id=f"sub_{number}")
+
+
+@pytest.fixture
+def dispatcher(postgres_ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    reader = InboxReader(connection, "d1")
+    it = Dispatcher(postgres_ledger, Router(ROUTES), Redactor([]), reader, connection, lambda _: True)
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Each way in which events are recorded from now on: at once, or with their runs locked."""
+    taken: list[str] = []
+    for name in ("_record_first", "_record_any"):
+        method = getattr(Dispatcher, name)
+
+        def run(self: Any, *given: Any, name: str = name, method: Any = method) -> Any:
+            taken.append(name)
+            return method(self, *given)
+
+        monkeypatch.setattr(Dispatcher, name, run)
+    return taken
+
+
+def rows_of(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
+    """The rows of a table by key; of times, only about when Skyvern is asked."""
+    left_out = {"seq", "recorded_at", "first_seen_at", "updated_at", "created_at", "answered_at"}
+    query = sa.select(*(each for each in table.c if each.name not in left_out))
+    rows = [dict(row) for row in ledger.read(lambda it: it.execute(query).mappings().all())]
+    for row in rows:
+        if (due_at := row.pop("due_at", None)) and table is not deliveries:
+            row["due_in"] = round((due_at - time.time()) / 100)
+    return sorted(rows, key=str)
+
+
+def test_one_by_one_a_few_or_many_at_once_beside_new_ones_or_with_their_runs_locked_they_are_recorded_alike(
+    dispatcher: Dispatcher, postgres_ledger: Ledger, ways: list[str]
+) -> None:
+    # Given results of submitted runs of each kind, between those of runs that nobody has submitted
+    kinds: list[dict[str, Any]] = [
+        {"output": {"n": 1}},
+        {"status": "failed", "run_type": "workflow_run", "failure_reason": "x"},
+        {"status": "canceled"},
+        {"status": "running"},
+        {"run_request": {"prompt": "told by the webhook", "url": None}},
+    ]
+    asked: list[dict[str, Any]] = [{}, {"labels": {}}, {"webhook_url": ""}, {"request": None}]
+    found: dict[int, list[Any]] = {}
+    made = [result(number, **{"status": "completed", **kinds[number % 5]}) for number in range(20)]
+    made += [event(body(f"wr_{number}", **kinds[number % 5])) for number in range(10)]
+    made.sort(key=lambda each: each.id)
+    tables = (runs, events, deliveries, submissions)
+    # When they come in batches of one, of a few, all at once, and the way of runs that are known
+    for size in (1, 4, 30, 0):
+        for number in range(20):
+            submit(postgres_ledger, number, **asked[number % 4])
+        for at in range(0, len(made), size or 5):
+            dispatcher._expects_first = size > 0
+            ways.clear()
+            dispatcher.dispatch(made[at : at + (size or 5)])
+            assert ways == ["_record_first" if size else "_record_any"]
+            assert dispatcher._expects_first
+        found[size] = [rows_of(postgres_ledger, each) for each in tables]
+        postgres_ledger.write(lambda it: [it.execute(sa.delete(each)) for each in tables])
+    # Then the tables say the same
+    assert [len(rows) for rows in found[0]] == [30, 30, len(found[0][2]), 20]
+    assert found[1] == found[4] == found[30] == found[0]
+    # And that is what becomes of such: labels, what was asked for, the caller's webhook, and the end of the polls
+    of_runs, of_events, made_deliveries, submitted = found[0]
+    assert {row["submission_id"]: row["labels"] for row in of_runs}["sub_0"] == '{"team": "billing"}'
+    assert {row["title"] for row in of_runs} >= {"Größe ✓"}
+    assert {row["sink"] for row in made_deliveries} == {"results", "billing", "shop", "ops", CALLBACK}
+    assert any('"prompt": "Log in"' in row["completion"] for row in of_events)
+    times = {row["run_id"]: row.get("due_in") for row in (*submitted, *of_runs)}
+    assert {row["id"]: row.get("due_in") for row in submitted} == {
+        f"sub_{number}": [None, None, round(AFTER_CANCEL / 100), 6, None][number % 5] for number in range(20)
+    }
+    assert times["tsk_1"] == round(AFTER_RESTART / 100)
+
+
+def test_the_first_event_takes_two_requests_however_many_come_at_once_and_one_more_when_it_is_not_the_first(
+    dispatcher: Dispatcher, postgres_ledger: Ledger, sent: list[None]
+) -> None:
+    for number in range(40):
+        submit(postgres_ledger, number)
+    for expected in (True, False):  # so all is connected
+        dispatcher._expects_first = expected
+        dispatcher.dispatch([result(int(expected))])
+
+    def requests_for(*batch: Event) -> int:
+        sent.clear()
+        dispatcher.dispatch(batch)
+        return len(sent)
+
+    assert requests_for(result(2)) == 2
+    assert requests_for(*map(result, range(3, 5))) == 2
+    assert requests_for(*map(result, range(5, 30)), event(body("wr_1"))) == 2
+    again = [result(1, modified_at=f"2026-11-24T14:06:{number}") for number in (11, 12, 13)]
+    assert [requests_for(each) for each in again] == [4, 3, 3]
+    # Those that follow are expected to be first events again as soon as one is
+    assert [requests_for(result(number)) for number in (30, 31)] == [2, 2]
+
+
+Between = Callable[[Ledger], object]
+
+
+def told_by_another(ledger: Ledger, status: str = "completed") -> None:
+    connection = redis.Redis()  # which it does not use
+    other = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d2"), connection)
+    other._expects_first = False
+    other.dispatch([event(body("tsk_0", status, step_count=7))])
+
+
+def taken_by_another_submission(ledger: Ledger) -> None:
+    submit(ledger, 99, answered=False, labels={"team": "shipping"}, webhook_url="")
+    accepted = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_0", "task_v1", 200, b"{}", due_at=time.time() + 600)
+    ledger.write(lambda it: lifecycle.record_outcome(it, "sub_99", accepted, time.time()))
+
+
+def removed(ledger: Ledger) -> None:
+    ledger.write(lambda it: it.execute(sa.delete(runs)))
+
+
+@pytest.mark.parametrize("beside", [0, 12])
+@pytest.mark.parametrize(
+    ("between", "count", "labels"),
+    [
+        (told_by_another, 2, '{"team": "billing"}'),
+        (taken_by_another_submission, 1, '{"team": "shipping"}'),
+        (removed, 1, '{"team": "billing"}'),
+    ],
+)
+def test_what_becomes_of_a_run_after_its_submission_was_read_is_seen(
+    dispatcher: Dispatcher,
+    postgres_ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    beside: int,
+    between: Between,
+    count: int,
+    labels: str,
+) -> None:
+    # Given a run that gets an event or another submission, or goes, while its own event is being dispatched
+    for number in range(1 + beside):
+        submit(postgres_ledger, number)
+    after_the_read(monkeypatch, lambda: between(postgres_ledger))
+    # When it is recorded, alone or with others
+    dispatcher.dispatch([result(number) for number in range(1 + beside)])
+    # Then it is what it is now, and nobody gets it twice
+    query = sa.select(runs.c.events, runs.c.labels).where(runs.c.run_id == "tsk_0")
+    assert tuple(postgres_ledger.read(lambda it: it.execute(query).one())) == (count, labels)
+    sinks = [key.partition(":")[2] for key in all_of(postgres_ledger, "tsk_0")]
+    of_a_team = ["billing", "callback"] if "billing" in labels else []
+    assert sorted(sinks) == [*of_a_team, "ops", "results", "shop"]
+
+
+def after_the_read(monkeypatch: pytest.MonkeyPatch, between: Callable[[], object]) -> None:
+    """Call `between` once, when submissions have been read by a dispatcher that has not recorded yet."""
+    by_run = awaited.by_run
+
+    def later(rows: Sequence[Any]) -> Any:
+        monkeypatch.undo()
+        between()
+        return by_run(rows)
+
+    monkeypatch.setattr(awaited, "by_run", later)
+
+
+def test_news_of_a_run_that_was_cancelled_meanwhile_leave_its_last_poll(
+    dispatcher: Dispatcher, postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have output, in a webhook that can be lost."""
+    submit(postgres_ledger, 0)
+    after_the_read(monkeypatch, lambda: told_by_another(postgres_ledger, "canceled"))
+
+    dispatcher.dispatch([result(0, "running")])
+
+    (row,) = rows_of(postgres_ledger, submissions)
+    assert row["due_in"] == round(AFTER_CANCEL / 100)
+
+
+def test_a_batch_and_others_that_lock_submissions_do_it_in_one_order(
+    dispatcher: Dispatcher, postgres_ledger: Ledger
+) -> None:
+    # Given submissions whose ids are in another order than those of their runs
+    for number in range(10, 20):
+        submit(postgres_ledger, number, run=f"tsk_{99 - number}")
+    made = [event(body(f"tsk_{99 - number}"), submission_id=f"sub_{number}") for number in range(10, 20)]
+
+    def lock(connection: Connection, submission_id: str) -> None:
+        connection.execute(sa.select(submissions).where(submissions.c.id == submission_id).with_for_update())
+
+    # When somebody locks them one after the other, by id, while their results are dispatched
+    with ThreadPoolExecutor(1) as pool:
+
+        def in_its_way(connection: Connection) -> Future[list[str]]:
+            lock(connection, "sub_10")
+            dispatching = pool.submit(dispatcher.dispatch, made)
+            wait_until_blocked(postgres_ledger, dispatching)
+            lock(connection, "sub_19")
+            return dispatching
+
+        postgres_ledger.write(in_its_way).result()
+    # Then both come through
+    count = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert postgres_ledger.read(lambda it: it.exec_driver_sql(count).scalar_one()) == 0
+    assert {row["due_at"] for row in every(postgres_ledger, submissions)} == {None}
+
+
+def every(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
+    return [dict(row) for row in ledger.read(lambda it: it.execute(sa.select(table)).mappings().all())]
+
+
+def all_of(ledger: Ledger, run_id: str) -> list[str]:
+    query = sa.select(deliveries.c.run_id + ":" + deliveries.c.sink).where(deliveries.c.run_id == run_id)
+    return list(ledger.read(lambda it: it.execute(query).scalars()))
+
+
+def test_the_same_event_again_changes_nothing(dispatcher: Dispatcher, postgres_ledger: Ledger) -> None:
+    """Its dispatcher was killed between commit and acknowledgement."""
+    submit(postgres_ledger, 1)
+    first = result(1)
+    dispatcher.dispatch([first])
+    before = [rows_of(postgres_ledger, each) for each in (runs, events, deliveries, submissions)]
+
+    assert dispatcher.dispatch([first]) == []
+
+    assert [rows_of(postgres_ledger, each) for each in (runs, events, deliveries, submissions)] == before
+
+
+def test_a_result_that_comes_before_the_answer_to_its_submit_is_bound_by_its_token(
+    dispatcher: Dispatcher, postgres_ledger: Ledger, ways: list[str]
+) -> None:
+    submit(postgres_ledger, 1, answered=False)
+
+    dispatcher.dispatch([result(1)])
+
+    assert ways == ["_record_first", "_record_any"]
+    assert set(states(postgres_ledger)) == {
+        f"tsk_1:{sink}" for sink in ("results", "billing", "shop", "ops", "callback")
+    }
+
+
+def test_the_webhook_of_a_run_that_was_submitted_again_is_its_first_caller_s(
+    dispatcher: Dispatcher, postgres_ledger: Ledger
+) -> None:
+    # Given a run that was submitted again, on behalf of the caller of the first one
+    for name, scopes in (("k1", {"submit"}), ("k2", {"submit", "resubmit"})):
+        key = api_keys.Key(name, name, f"hash of {name}", f"rhk_{name}", frozenset(scopes), "skyvern", None, 1.0)
+        postgres_ledger.write(lambda it, key=key: api_keys.create(it, key))  # type: ignore[misc]
+    submit(postgres_ledger, 1)
+    submit(postgres_ledger, 2, labels={CHAIN: "tsk_1"}, key_id="k2")
+    # When its result comes
+    dispatcher.dispatch([result(2)])
+    # Then the webhook waits in the lane of that caller
+    query = sa.select(deliveries.c.lane).where(deliveries.c.sink == CALLBACK)
+    assert postgres_ledger.read(lambda it: it.execute(query).scalar_one()) == lane_of(CALLER, "k1")
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_it_is_handed_on_whole_with_the_labels_and_the_completion_of_its_run(
+    postgres_ledger: Ledger, redis_url: str, count: int
+) -> None:
+    for number in range(count):
+        submit(postgres_ledger, number, webhook_url="")
+    with closing(Handover()) as handover:
+        recorder = make_recorder(postgres_ledger, redis_url, handover)
+        recorder.dispatch([event(body("wr_1"))])  # so the database's time is known
+        handover.put(Offer("w", 1, 32))
+
+        assert recorder.dispatch([result(number) for number in range(count)]) == []
+
+        answer = handover.receive()
+    assert answer is not None
+    whole = unpack(answer.packed)
+    assert sorted(each.run_id for each in whole) == [f"tsk_{number}" for number in range(count)]
+    for each in whole:
+        assert (each.labels, each.run_events) == ({"team": "billing"}, 1)
+        assert json.loads(each.completion)["run_request"]["prompt"] == "Log in"
+    query = sa.select(deliveries.c.claim_owner, deliveries.c.state)
+    claimed = postgres_ledger.read(lambda it: it.execute(query.where(deliveries.c.run_id != "wr_1")).all())
+    assert [tuple(row) for row in claimed] == [("w", "sending")] * count
