@@ -85,6 +85,21 @@ class Client:
         self.poll.register(connection.fileno(), select.EPOLLIN)
         self.idle.append(connection)
 
+    def _take_idle(self) -> socket.socket:
+        """One that is still open: the receiver ends what has been silent for long, with a 408 that answers nothing."""
+        while True:
+            try:
+                self.idle[-1].recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return self.idle.pop()
+            self._replace(self.idle[-1])
+
+    def _replace(self, closed: socket.socket) -> None:
+        self.idle.remove(closed)
+        self.poll.unregister(closed)
+        closed.close()
+        self._connect()
+
     def close(self) -> None:
         for connection in (*self.idle, *self.busy.values()):
             connection.close()
@@ -104,7 +119,7 @@ class Client:
             while sent < count and now >= began + sent / rate and self.idle:
                 run_id, request = requests[sent]
                 self.due[run_id] = began + sent / rate
-                connection = self.idle.pop()
+                connection = self._take_idle()
                 connection.sendall(request)
                 self.busy[connection.fileno()] = connection
                 sent += 1
@@ -129,11 +144,8 @@ class Client:
     def _answer(self, handle: int) -> None:
         connection = self.busy.pop(handle, None)
         if connection is None:  # the receiver has closed one that was idle
-            closed = next(each for each in self.idle if each.fileno() == handle)
-            self.idle.remove(closed)
-            self.poll.unregister(closed)
-            closed.close()
-            self._connect()
+            for closed in [each for each in self.idle if each.fileno() == handle]:
+                self._replace(closed)
             return
         answer = connection.recv(4096)
         while not answer.endswith(b"}"):  # head and body may come apart

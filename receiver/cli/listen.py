@@ -235,7 +235,8 @@ def listen(
                 raise RunhookError(f"{listener.failed} of {len(replay)} were not accepted")
             return
         out().print(f"events of {client.where} go to {url}")
-        run(listener, follow(client, parameters))
+        with named_options(asked):
+            run(listener, follow(client, parameters))
 
 
 def _secret(client: Client) -> str:

@@ -129,12 +129,18 @@ def _check_sink(document: Document, name: str, sink: Mapping[str, Any]) -> None:
     except ValidationError as error:
         for key, text in describe(error, cls.Options, options):
             is_top = len(key) == 1 and text.startswith("unknown key")
-            words = unknown(str(key[0]), [*cls.Options.model_fields, *own]) if is_top else text
+            words = _unknown_option(name, str(key[0]), [*cls.Options.model_fields, *own]) if is_top else text
             if key or not _incomplete(document, here):
                 _complain(document, (*here, *key), words)
     except (ValueError, SinkError) as error:
         if not _incomplete(document, here):
             _complain(document, here, " ".join(str(error).split()))
+
+
+def _unknown_option(sink: str, key: str, known: list[str]) -> str:
+    if key == "after":  # as examples of a sink show it, beside its options
+        return f"unknown key; a route says it: to: [{{sink: {sink}, after: …}}]"
+    return unknown(key, known)
 
 
 class _NoServices:

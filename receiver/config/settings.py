@@ -194,7 +194,7 @@ class Settings:
     def summary(self) -> dict[str, str]:
         """Return each variable with its value in use, passwords as stars."""
         shown = {
-            item.metadata["variable"]: hide_password(str(getattr(self, item.name)))
+            item.metadata["variable"]: hide_password(str(getattr(self, item.name))) or "not set"
             for item in fields(self)
             if "variable" in item.metadata
         }

@@ -38,6 +38,8 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     except OSError as error:
         listener.close()
         reason = "the port is in use" if error.errno == errno.EADDRINUSE else str(error.strerror or error).lower()
+        if option == "--port" and (error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror)):
+            option = "--host"
         raise NotStarted(
             f"can't listen on {display_host(host)}:{port}: {reason}; choose another with {option}"
         ) from None

@@ -273,6 +273,14 @@ def test_a_spool_of_the_wrong_folder_is_told_before_what_the_config_lacks(runhoo
     assert runhook("spool", "send", "--config", "c.yaml", "--data", "nothing") == (2, "", said)
 
 
+def test_an_address_that_is_none_of_this_host_is_not_told_to_take_another_port(runhook: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\n")
+
+    for command in ("dev", "serve"):
+        said = "runhook: can't listen on 192.0.2.1:8000: cannot assign requested address; choose another with --host\n"
+        assert runhook(command, "--config", "c.yaml", "--host", "192.0.2.1") == (3, "", said)
+
+
 def test_a_start_in_a_folder_without_a_config_makes_nothing(runhook: Run, tmp_path: Path) -> None:
     said = "runhook: config/runhook.yaml: no such file; name one with --config or RUNHOOK_CONFIG\n"
 

@@ -286,6 +286,11 @@ def test_a_variable_cannot_change_the_structure(file: Path) -> None:
         ("routes:", "route:", "6: route: unknown key; did you mean routes?"),
         ("to: [results]}", "to: [results], wehn: x}", "7: routes[0].wehn: unknown key; did you mean when?"),
         ("sink: ops", "snk: ops", "8: routes[1].to[0].snk: unknown key; did you mean sink?"),
+        (
+            "table: skyvern_runs",
+            "after: [ops]",
+            "4: sinks.results.after: unknown key; a route says it: to: [{sink: results, ",
+        ),
         ("table: skyvern_runs", "frobnicate: 1", "4: sinks.results.frobnicate: unknown key; the keys here are"),
         ("table: skyvern_runs", "retry: {atempts: 1}", "4: sinks.results.retry.atempts: unknown key; did you mean att"),
         ("table: skyvern_runs", "options: {}", "4: sinks.results.options: unknown key; write the options"),
