@@ -55,3 +55,5 @@ def check_database_url(url: str) -> None:
         raise ConfigError(
             "DATABASE_URL: a ledger in memory would lose everything; give a file: sqlite:///var/ledger.db"
         )
+    if kind == "sqlite" and found["database"].startswith("file:"):  # its lock and its mode would be another file's
+        raise ConfigError("DATABASE_URL: names SQLite's file by a URI; give its path: sqlite:///var/ledger.db")

@@ -172,6 +172,7 @@ def test_a_data_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> 
         ("postgresql+psycopg2://u:sekret@h/db", "the driver psycopg2 is not used here; write postgresql:// instead of"),
         ("sqlite+aiosqlite:///var/ledger.db", "the driver aiosqlite is not used here; write sqlite:// instead of"),
         ("sqlite://", "a ledger in memory would lose everything"),
+        ("sqlite:///file:ledger.db?mode=memory&uri=true", "names SQLite's file by a URI"),
         ("postgresql://u:pw@sekret@h/db", "has several @; in a user or password write @ as %40"),
         ("postgresql://u:pw@sekret/x@h/db?sslmode=require", "has several @; in a user or password write @ as %40"),
         ("sqlite://var/ledger.db", "names a host after two slashes, and SQLite has none: three begin a path from here"),
