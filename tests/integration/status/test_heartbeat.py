@@ -169,7 +169,7 @@ def test_one_store_is_enough_and_the_other_says_why_it_is_not_read(
     tmp_path: Path, redis_url: str, away: str, ledger: Ledger
 ) -> None:
     url = ledger.url.render_as_string(hide_password=False)
-    gone = {"redis": {"REDIS_URL": "redis://127.0.0.1:1/0"}, "ledger": {"DATABASE_URL": "sqlite:////nowhere/l.db"}}
+    gone = {"redis": {"REDIS_URL": "redis://127.0.0.1:1/0"}, "ledger": {"DATABASE_URL": "sqlite:////dev/null/l.db"}}
     given = {"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path), **gone[away]}
     settings = Settings.from_env(given)
     it = Heartbeat(settings, "clock", "", every=0.05)
