@@ -1,0 +1,107 @@
+"""Fixtures around every test: what need not be paid for again each time, and limits that a busy machine outruns."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import httpcore2
+import pytest
+from httpx2._config import DEFAULT_TIMEOUT_CONFIG
+from hypothesis import HealthCheck, settings
+from sqlalchemy.engine import Dialect, Engine
+from starlette import routing
+
+from receiver.api import call_pool
+from receiver.ledger import Ledger
+from receiver.runtime import apart
+from tests.support.paths import ROOT
+from tests.support.waiting import PATIENCE
+
+# A busy machine is no failure: what a property costs is not what it says. CI draws the same examples each time, as
+# Hypothesis's own profile for it does: what it finds is about the change, and a person's runs look further.
+settings.register_profile("runhook", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("runhook"), derandomize=True, database=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "runhook")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_are_read_once() -> Iterator[None]:
+    """Reading this machine's authorities is nearly all that a new HTTP client costs, and waiting makes many of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpcore2, "default_ssl_context", functools.cache(httpcore2.default_ssl_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _paths_of_routes_are_compiled_once() -> Iterator[None]:
+    """An application has over a hundred, which are the same for each of those that tests make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routing, "compile_path", functools.cache(routing.compile_path))
+        yield
+
+
+class _Compiled:
+    """The compiled statements of all engines of one kind, in place of an engine's own cache of them."""
+
+    def __init__(self, dialect: Dialect, shared: dict[Any, Any]) -> None:
+        self._dialect, self._shared = dialect, shared
+
+    def _key(self, key: tuple[Any, ...]) -> tuple[Any, ...]:
+        it = self._dialect
+        return (it.name, it.driver, it.server_version_info, *key[1:])  # not the dialect itself, which is the engine's
+
+    def get(self, key: tuple[Any, ...]) -> Any:
+        return self._shared.get(self._key(key))
+
+    def __setitem__(self, key: tuple[Any, ...], compiled: Any) -> None:
+        self._shared[self._key(key)] = compiled
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _statements_are_compiled_once() -> Iterator[None]:
+    """Compiling them is a sixth of what tests of a ledger cost, each of which has engines of its own."""
+    shared: dict[Any, Any] = {}
+    cache = property(lambda engine: _Compiled(engine.dialect, shared), lambda engine, its_own: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "_compiled_cache", cache, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _ledgers_of_tests() -> Iterator[list[Ledger]]:
+    """Those that tests and their helpers have made, and not what is tested."""
+    made: list[Ledger] = []
+    init, here = Ledger.__init__, str(ROOT / "tests")
+
+    def noting(self: Ledger, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        if sys._getframe(1).f_code.co_filename.startswith(here):
+            made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "__init__", noting)
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _ledgers_of_tests_are_closed(_ledgers_of_tests: list[Ledger]) -> Iterator[None]:
+    """Python warns of a connection to SQLite that nobody has closed from 3.13 on. One that is used again opens anew."""
+    yield
+    while _ledgers_of_tests:
+        _ledgers_of_tests.pop().close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _calls_may_wait_for_a_core() -> Iterator[None]:
+    """Limits by the clock are for people who wait; that of the CPU time of work apart stays. Our own clients, all of
+    which say how long they wait, are not those that wait by default."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "read", "write", "pool"):
+            patch.setattr(DEFAULT_TIMEOUT_CONFIG, name, PATIENCE)
+        patch.setattr(apart, "CLOCK", PATIENCE)
+        patch.setattr(call_pool, "LIMIT", PATIENCE)
+        yield
