@@ -36,9 +36,12 @@ format: install
 	@$(BIN)/ruff check --fix-only -q .
 	@$(BIN)/ruff format -q .
 
-# Most tests wait for servers, so several run at once. pytest comes last: its summary is the last line.
-test: lint types
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(or $(ARGS),-m "not long")
+# Most tests wait for servers, so several run at once. Types, which one process checks, are checked meanwhile, and told
+# of only when they are wrong: else pytest's summary is the last line.
+test: lint
+	@found=$$(mktemp); $(BIN)/mypy >"$$found" 2>&1 & types=$$!; \
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(or $(ARGS),-m "not long"); code=$$?; \
+	wait $$types || { cat "$$found"; code=1; }; rm "$$found"; exit $$code
 
 # The tests that take long: chaos, loop, faults of the network, a long backlog, two hosts, status, the demo, examples with npm, requests of every kind to the API, every road of a run.
 proofs: install

@@ -9,6 +9,8 @@ It checks what Amazon's checks: signatures, SHA-256 and MD5 of bodies, If-None-M
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import itertools
 import json
 import os
@@ -19,13 +21,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 
 from tests.servers.valkey import free_port
 from tests.support.processes import launch
@@ -88,6 +94,22 @@ class S3Server:
             aws_secret_access_key=self.secret_key,
             config=Config(s3={"addressing_style": "path"}, **{**quick, **settings}),
         )
+
+    def read(self, bucket: str, keys: Iterable[str]) -> dict[str, bytes]:
+        """What is in these objects. boto3's client takes three times as long for each, and there are thousands."""
+        signer = S3SigV4Auth(Credentials(self.access_key, self.secret_key), "s3", self.region)
+        found: dict[str, bytes] = {}
+        server = http.client.HTTPConnection("127.0.0.1", self.ports["s3.port"], timeout=30)
+        with contextlib.closing(server):
+            for key in keys:
+                path = quote(f"/{bucket}/{key}", safe="/~")
+                request = AWSRequest("GET", self.endpoint + path)
+                signer.add_auth(request)
+                server.request("GET", path, headers=dict(request.headers))
+                answer = server.getresponse()
+                found[key] = answer.read()
+                assert answer.status == 200, (key, answer.status, found[key])
+        return found
 
     def start(self, wait: float = 60) -> S3Server:
         """Start on free ports. Returns when S3 answers; another process may take a port first, so it tries again."""

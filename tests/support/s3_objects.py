@@ -46,11 +46,8 @@ class Objects:
         return found
 
     def tree(self) -> dict[str, bytes]:
-        client = self.server.client
-        return {
-            key.removeprefix(self.root): client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
-            for key in self.listed()
-        }
+        found = self.server.read(self.bucket, self.listed())
+        return {key.removeprefix(self.root): body for key, body in found.items()}
 
     def uploads(self) -> list[str]:
         found = self.server.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.root).get("Uploads", [])

@@ -99,6 +99,10 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+def _name(node: ast.AST) -> str:
+    return str(getattr(node, "id", getattr(node, "attr", "")))
+
+
 @cache
 def imports(path: Path, *, for_types: bool = True) -> frozenset[str]:
     """The full names of what the file imports: modules, and `module.name` for what is imported from one of ours."""
@@ -106,7 +110,7 @@ def imports(path: Path, *, for_types: bool = True) -> frozenset[str]:
     skipped: set[ast.AST] = set()
     if not for_types:
         for node in ast.walk(tree):
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            if isinstance(node, ast.If) and any("TYPE_CHECKING" in _name(each) for each in ast.walk(node.test)):
                 skipped |= set(ast.walk(node))
     found: set[str] = set()
     for node in ast.walk(tree):

@@ -24,6 +24,8 @@ MAKERS = {"from_url", "Redis", "StrictRedis", "ConnectionPool", "BlockingConnect
 
 def makers(source: str) -> list[str]:
     """The calls in `source` that make a client of Redis, or a pool for one."""
+    if not any(name in source for name in MAKERS):
+        return []  # parsing all of Runhook takes a second
     calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     names = [func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in calls]
     return [name for name in names if name in MAKERS]
