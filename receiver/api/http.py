@@ -111,7 +111,7 @@ class _Api:
             limit_waits()
             try:
                 key = await self._key(request)
-                if shared and VIEW not in key.scopes:
+                if shared and VIEW not in key.scopes and CONTENT_TYPE not in request.headers.get("accept", ""):
                     return pass_on(request)
                 if endpoint is TAIL and self._tail.wanted(request):
                     return await self._tail.open(request, key)

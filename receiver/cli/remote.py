@@ -66,7 +66,8 @@ class RemoteClient:
             base_url=service.url,
             timeout=TIMEOUT,
             follow_redirects=False,  # the key is for this service alone
-            headers={"user-agent": f"runhook/{__version__}", "accept": "application/json"},
+            # Problem details are what Skyvern's clients never ask for: so no call of ours is taken for one of its API.
+            headers={"user-agent": f"runhook/{__version__}", "accept": f"application/json, {CONTENT_TYPE}"},
             auth=_Bearer(service.key),
         )
         if service.url.startswith("http://") and not _is_loopback(self._http.base_url.host):

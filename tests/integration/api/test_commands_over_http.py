@@ -60,6 +60,16 @@ def test_dead_letters_of_a_remote_service_are_counted_replayed_and_cancelled(
     assert done == ["restore", "cancel", "restore", "cancel", "replay"]
 
 
+@pytest.mark.parametrize("command", [["runs"], ["run", "tsk_1"]])
+def test_a_key_that_may_not_view_is_told_so_where_skyvern_has_a_call_of_that_name_too(
+    runhook: Runhook, api_server: Submitting, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("RUNHOOK_KEY", api_server.key("submit", "read", "operate"))
+
+    with pytest.raises(Forbidden, match="this needs the scope view; app has operate, read, submit"):
+        runhook(*command)
+
+
 def test_an_operation_of_a_remote_service_is_watched_and_stopped(runhook: Runhook, api_server: Submitting) -> None:
     named = runhook("replay", "--all", "--rate", "0.001").partition(":")[0]
     assert runhook("cancel", named) == f"{named}: cancelled\n"
