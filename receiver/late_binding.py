@@ -1,8 +1,9 @@
 """What is told of a run once it is known late whose it is. Its events came before that: they were routed without the
-labels of its submission, and its caller's webhook was not made.
+labels of its submission, its caller's webhook was not made, and they lack what was asked for.
 
-Nothing is sent twice: a sink that has a delivery of a result gets none of it here. What is told of a run that has gone
-on since (it was paused, or tried again) would be old news, and is left out.
+They are completed then, and routed as if that had been known when they came. A sink that has a result gets it again
+only where it was told without what the event has now, and is told of more: it completes what it keeps, or its route
+says so. What is told of a run that has gone on since (it was paused, or tried again) would be old news, and left out.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from receiver.domain import attention, callback
-from receiver.domain.run import Run, RunKey, parse
-from receiver.domain.shape import completed
-from receiver.ledger import Connection, reroutes
+from receiver.domain.event import Event
+from receiver.domain.extent import extent_of
+from receiver.domain.parsed_event import ParsedEvent, complete
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import RESTARTABLE, Run, RunKey, parse, storable
+from receiver.domain.shape import WORKFLOW, completed, completion_of
+from receiver.ledger import Connection, late_completion, reroutes, run_polls
 from receiver.ledger.earlier_events import loads
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.events import NewDelivery, completion_text
+from receiver.ledger.late_completion import LateCompletion, MadeDelivery
 from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey
 from receiver.ledger.submissions import visibility
 from receiver.ledger.submissions.lifecycle import Submission
@@ -31,46 +38,137 @@ class LateBinding:
     `make_router`: makes the rules ready, once the first run is told of. Few processes ever meet one.
     """
 
-    def __init__(self, make_router: Callable[[], Router]) -> None:
+    def __init__(self, make_router: Callable[[], Router], redactor: Redactor) -> None:
         self._make_router = make_router
         self._router: Router | None = None
         self._routing = threading.Lock()  # the router is not made for two threads at once
+        self._redactor = redactor
 
-    def tell(self, connection: Connection, run: RunKey, submission: Submission, now: float) -> Collection[str]:
-        """Make the deliveries that the run lacks as one of `submission`, in the transaction that has bound it, and has
-        locked it. Returns the sinks that have something due then: whoever commits it wakes them."""
-        page = reroutes.of_run(connection, run)
-        told = reroutes.sinks_of(connection, page)
+    def tell(
+        self, connection: Connection, run: RunKey, submission: Submission, now: float, in_order: Collection[str] = ()
+    ) -> Collection[str]:
+        """Complete the events of a run, and make the deliveries that it lacks as one of `submission`.
+
+        That is part of the transaction that has bound the run, and has locked it. `in_order`: the events that it has
+        recorded as the submission's. Returns the sinks that have something due then: whoever commits it wakes them.
+        """
+        page = [self._read(old, submission, in_order) for old in reroutes.of_run(connection, run)]
+        _complete(connection, run, page)
+        made = _made(connection, run, page)
+        told = reroutes.sinks_of(connection, [each.old for each in page])
         submission = visibility.for_callers(connection, {run: submission})[run]
         try:
             with self._routing:
-                self._router = self._router or self._make_router()
-                wanted = list(_lacking(self._router, page, told, submission))
+                router = self._router = self._router or self._make_router()
+                wanted = [*_lacking(router, page, told, submission), *_again(router, page, made, submission)]
         except Exception:  # the run is bound all the same
             log.exception("late.failed source=%s run=%s submission=%s", *run, submission.id)
             return ()
-        made, sinks = reroutes.add(connection, wanted, now)
-        log.info("late.told source=%s run=%s submission=%s deliveries=%d", *run, submission.id, made)
+        added, sinks = reroutes.add(connection, wanted, now)
+        log.info("late.told source=%s run=%s submission=%s deliveries=%d", *run, submission.id, added)
         return sinks
+
+    def _read(self, old: OldEvent, submission: Submission, in_order: Collection[str]) -> _LateEvent:
+        """Return a recorded event, completed."""
+        parsed = parsed_again(old)
+        try:
+            whole = with_request(parsed, submission, self._redactor)
+        except Exception:  # it is told as it is
+            log.exception("late.incomplete event=%s submission=%s", old.id, submission.id)
+            whole = parsed
+        more = whole is not parsed or (bool(submission.labels) and old.id not in in_order)
+        return _LateEvent(old, whole, completed=whole is not parsed, more=more)
+
+
+class _LateEvent(NamedTuple):
+    """A recorded event of a run that is bound late; of several, the newest comes first. `parsed`: as it is now.
+
+    `completed`: it lacked members of that. `more`: it may have been told without those, or without labels.
+    """
+
+    old: OldEvent
+    parsed: ParsedEvent
+    completed: bool
+    more: bool
+
+
+def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent]) -> None:
+    """Write down what was completed of these events."""
+    if not any(each.completed for each in page):
+        return
+    late_completion.put(
+        connection,
+        [
+            LateCompletion(each.old.id, completion_text(each.parsed.completion), str(extent_of(each.parsed.run.data)))
+            for each in page
+            if each.completed
+        ],
+    )
+    for each in page:
+        if each.old.newest:
+            late_completion.put_status(connection, run, each.old.id, each.parsed.run)
+            if _is_whole(each.parsed.run):
+                run_polls.stop(connection, *run)
+
+
+def _made(connection: Connection, run: RunKey, page: Sequence[_LateEvent]) -> Mapping[str, Sequence[MadeDelivery]]:
+    """Return the deliveries of these events, by event, where any of them may lack something. They are locked."""
+    if not any(each.more for each in page):
+        return {}
+    return late_completion.lock_deliveries(connection, [(*run, each.old.id) for each in page])
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether Skyvern need not be asked for an ended run once more, as it was to be for what its webhook lacked: it may
+    be asked for other reasons."""
+    return run.final and run.outcome != "canceled" and not (run.run_type == WORKFLOW and run.outcome in RESTARTABLE)
 
 
 def _lacking(
-    router: Router, page: Sequence[OldEvent], told: Mapping[ResultKey, set[str]], submission: Submission
+    router: Router, page: Sequence[_LateEvent], told: Mapping[ResultKey, set[str]], submission: Submission
 ) -> Iterable[AddedDelivery]:
     """Yield the deliveries that the results of these events lack. `told`: the sinks that have one, by result."""
     reached = {key: set(sinks) for key, sinks in told.items()}
-    for event in page:
-        if is_old_news(event):
+    for old, parsed, *_ in page:
+        if is_old_news(old):
             continue
-        view = view_of(event)
-        new = [NewDelivery(it.sink, it.route, after=it.after) for it in router.match(view).targets]
-        if webhook := callers_webhook(submission, event.disposition, view.run):
+        new = [NewDelivery(it.sink, it.route, after=it.after) for it in router.match(_view(old, parsed.run)).targets]
+        if webhook := callers_webhook(submission, old.disposition, parsed.run):
             new.append(webhook)
-        there = reached.setdefault(event.result, set())
+        there = reached.setdefault(old.result, set())
         for each in new:
             if each.sink not in there:
                 there.add(each.sink)
-                yield AddedDelivery(event.id, event.source, event.run_id, *each)
+                yield AddedDelivery(old.id, old.source, old.run_id, *each)
+
+
+def _again(
+    router: Router,
+    page: Sequence[_LateEvent],
+    made: Mapping[str, Sequence[MadeDelivery]],
+    submission: Submission,
+) -> Iterable[AddedDelivery]:
+    """Yield the deliveries to sinks that were told of a result without what its event has now. `made`: by event, those
+    that are there. Of several events that tell a result to a sink the newest counts."""
+    seen: set[tuple[ResultKey, str]] = set()
+    for old, _, _, more in page:
+        for it in made.get(old.id, ()):
+            if (old.result, it.sink) in seen:
+                continue
+            seen.add((old.result, it.sink))
+            if more and it.begun and not is_old_news(old) and router.tells_again(it.sink, it.route):
+                yield AddedDelivery(
+                    *(old.id, old.source, old.run_id, it.sink, it.route, it.lane, it.after), again=submission.id
+                )
+
+
+def with_request(parsed: ParsedEvent, submission: Submission, redactor: Redactor) -> ParsedEvent:
+    """Return an event with the members of its submission's request that it lacks; itself when there are none."""
+    if submission.request is None:
+        return parsed
+    request, older = storable(submission.request), submission.call.startswith("legacy")
+    found = completion_of(parsed.run.data, request=request, older=older)
+    return complete(parsed, redactor, found) if found else parsed
 
 
 def callers_webhook(submission: Submission | None, disposition: str, run: Run) -> NewDelivery | None:
@@ -89,6 +187,17 @@ def is_old_news(event: OldEvent) -> bool:
 
 def view_of(event: OldEvent) -> RunView:
     """Return what rules are asked about."""
-    run = parse(event.body)
-    run = run.with_data(completed(run.data, loads(event.completion)))
-    return RunView(run, event.source, event.via, event.disposition, event.labels, event.received_at, event.id)
+    return _view(event, parsed_again(event).run)
+
+
+def parsed_again(old: OldEvent) -> ParsedEvent:
+    """Parse a recorded event, whose body is redacted, and complete it with what is kept beside that."""
+    run, completion = parse(old.body), loads(old.completion)
+    event = Event(old.id, old.source, old.body, old.received_at, old.via)
+    return ParsedEvent(
+        event, run.with_data(completed(run.data, completion)), old.body, completion=completion, data=run.data
+    )
+
+
+def _view(old: OldEvent, run: Run) -> RunView:
+    return RunView(run, old.source, old.via, old.disposition, old.labels, old.received_at, old.id)

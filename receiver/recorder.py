@@ -13,14 +13,14 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from receiver.ask_again import AskAgain
-from receiver.domain import deduplication, poll_schedule, shape
+from receiver.domain import deduplication, poll_schedule
 from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run, RunKey, storable
+from receiver.domain.run import Run, RunKey
 from receiver.hand_on import HandOn, RunNow, runs_now
-from receiver.late_binding import LateBinding, callers_webhook
+from receiver.late_binding import LateBinding, callers_webhook, with_request
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, first_events, requests, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
@@ -67,7 +67,7 @@ class EventRecorder:
         self._counter = counter
         self._again = AskAgain(may_ask)
         self._handovers = handovers
-        self._late = LateBinding(lambda: router)
+        self._late = LateBinding(lambda: router, redactor)
         # Whether most of the last events that might be the first of their run were: then the next ones are expected to
         # be.
         self._expects_first = True
@@ -282,8 +282,8 @@ class EventRecorder:
         for source, run_id in restarted:
             if self._again.may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
-        woken = {sink for key in sorted(late) for sink in self._late.tell(connection, key, bound[key], now)}
-        return [*written.events, *there], woken
+        told = [self._late.tell(connection, key, bound[key], now, deciding) for key in sorted(late)]
+        return [*written.events, *there], set().union(*told)
 
     def _classify(
         self,
@@ -295,16 +295,15 @@ class EventRecorder:
         earlier: EarlierEvents,
     ) -> NewEvent:
         """Complete, classify and route one event, and add its facts to the `history` of its run."""
-        if submission and submission.request is not None:
-            request, older = storable(submission.request), submission.call.startswith("legacy")
-            parsed = self._complete(parsed, shape.completion_of(parsed.run.data, request=request, older=older))
+        if submission:
+            parsed = with_request(parsed, submission, self._redactor)
         own = parsed.facts or facts
         if history:
             own = own._replace(seq=history[-1].seq + 1)
         found = deduplication.classify(own, history)
         told: Collection[str] = ()
         if history and (completion := earlier.completion(parsed.run.data, own, history)):
-            parsed = self._complete(parsed, completion)
+            parsed = complete(parsed, self._redactor, completion)
             own = own._replace(extent=parsed.facts.extent if parsed.facts else "")
         if found.disposition == "update":
             told = earlier.sinks_told(parsed.key, own, history)
@@ -312,9 +311,6 @@ class EventRecorder:
         event = self._route(parsed, found, run, submission, told)
         earlier.add(parsed.run.data, event)
         return event
-
-    def _complete(self, parsed: ParsedEvent, completion: Mapping[str, Any]) -> ParsedEvent:
-        return complete(parsed, self._redactor, completion) if completion else parsed
 
     def _route(
         self,

@@ -128,16 +128,24 @@ class Statements:
         )
 
     def put(self, rows: Sequence[Cells]) -> Statement:
-        """Return the statement that inserts or overwrites `rows`, each of another key."""
+        """Return the statement that inserts or overwrites `rows`, each of another key.
+
+        What a row has of its run stays where the new one has nothing: one event may be sent with more and with less of
+        that, and what was sent first may come last.
+        """
         names = tuple(self._by_name)
         source, parameters = self._source(names, rows)
-        others = [self._quoted(name) for name in names if name not in self.key]
-        sets = ", ".join(f"{name} = excluded.{name}" for name in others)
+        sets = ", ".join(self._put_one(self._by_name[name]) for name in names if name not in self.key)
         key = self._list(self.key)
         return (
-            f"INSERT INTO {self._name} ({self._list(names)}) {source} ON CONFLICT ({key}) DO UPDATE SET {sets}",
+            f"INSERT INTO {self._name} AS kept ({self._list(names)}) {source} ON CONFLICT ({key}) DO UPDATE SET {sets}",
             parameters,
         )
+
+    def _put_one(self, column: Column) -> str:
+        name = self._quoted(column.name)
+        new = f"excluded.{name}"
+        return f"{name} = {new}" if column.scope == "event" else f"{name} = COALESCE({new}, kept.{name})"
 
     def kept(self, keys: Sequence[Key]) -> Statement:
         """Return the statement that reads, and on PostgreSQL locks, the rows of `keys`. `read_kept` reads its rows."""

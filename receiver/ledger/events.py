@@ -77,8 +77,13 @@ class NewEvent(NamedTuple):
         return self.run.problem or self.note
 
     def completion_text(self) -> str:
-        """Return the completion as a JSON object, or "" for an empty one."""
-        return json.dumps(self.completion, check_circular=False) if self.completion else ""
+        """Return the completion as its column has it."""
+        return completion_text(self.completion)
+
+
+def completion_text(completion: Mapping[str, Any]) -> str:
+    """Return a completion as a JSON object, or "" for an empty one."""
+    return json.dumps(completion, check_circular=False) if completion else ""
 
 
 def only_events(batch: Iterable[ParsedEvent]) -> dict[RunKey, ParsedEvent]:

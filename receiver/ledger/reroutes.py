@@ -14,6 +14,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
+from receiver.domain.event import Via
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import creation, links, same_result
@@ -37,7 +38,7 @@ class OldEvent:
     id: str
     source: str
     run_id: str
-    via: str
+    via: Via
     disposition: str
     outcome: str
     received_at: float
@@ -55,8 +56,11 @@ class OldEvent:
 
 @dataclass(frozen=True, slots=True)
 class AddedDelivery:
-    """A delivery to add to an event: to `sink`, because of `route`, when the receipts of `after` are there. `lane`:
-    what its breaker guards, normally the sink itself."""
+    """A delivery to add to an event: to `sink`, because of `route`, when the receipts of `after` are there.
+
+    `lane`: what its breaker guards, normally the sink itself. `again`: why the sink gets the result although it has it;
+    such a delivery has an id, and so an idempotency key, of its own.
+    """
 
     event_id: str
     source: str
@@ -65,6 +69,7 @@ class AddedDelivery:
     route: str
     lane: str = ""
     after: tuple[str, ...] = ()
+    again: str = ""
 
 
 def read_back(ledger: Ledger, wanted: Filter, before: int | None = None) -> Iterator[list[OldEvent]]:
@@ -168,7 +173,7 @@ class Added(NamedTuple):
 
 
 def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) -> Added:
-    """Make these deliveries, due now or held, but no second one of a result for its sink."""
+    """Make these deliveries, due now or held, but no second one of a result for its sink, unless it gets it again."""
     there = same_result.lock(connection, {each.event_id for each in wanted})
     wanted = [each for each in _unsent(connection, wanted) if each.event_id in there]
     rows = [
@@ -176,6 +181,7 @@ def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) 
             *(each.event_id, each.source, each.run_id, each.sink, each.route, now),
             lane=each.lane,
             after=each.after,
+            again=each.again,
         )
         for each in wanted
     ]
@@ -191,4 +197,4 @@ def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) 
 def _unsent(connection: sa.Connection, wanted: Sequence[AddedDelivery]) -> list[AddedDelivery]:
     told = same_result.told(connection, {each.event_id for each in wanted}, {each.sink for each in wanted})
     there = {(each.asked, each.sink) for each in told}
-    return [each for each in wanted if (each.event_id, each.sink) not in there]
+    return [each for each in wanted if each.again or (each.event_id, each.sink) not in there]

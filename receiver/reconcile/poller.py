@@ -29,6 +29,7 @@ from receiver.dispatch import Dispatcher
 from receiver.domain import poll_schedule
 from receiver.domain.agent_url import hooks_of
 from receiver.domain.event import Via
+from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.errors import ConfigError
@@ -354,7 +355,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     dispatcher = dispatch.build(settings, config, "reconcile", connection)
     limits = RateLimits(connection)
-    late = LateBinding(partial(dispatch.make_router, config)).tell
+    late = LateBinding(partial(dispatch.make_router, config), Redactor(config.redact)).tell
     wake = partial(wakeups.try_to_wake_sinks, connection)
     polled = []
     for name, source in config.sources.items():

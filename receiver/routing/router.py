@@ -128,17 +128,23 @@ class Router:
         if problems:
             raise ConfigError(*problems)
         self._completing = frozenset(completing)
+        self._telling_again = frozenset(each.name for each in routes if each.updates or each.repeats)
         self._routes = [_CompiledRoute(route) for route in routes]
         self._rules = cel.Rules(route.expression for route in self._routes if route.expression)
         self._index = RouteIndex([route.wanted for route in self._routes])
         # By route, how often its expression could not be evaluated since this process began.
         self.failures: Counter[str] = Counter()
 
+    def tells_again(self, sink: str, route: str) -> bool:
+        """Whether `sink`, which has a result because of `route`, is told when there is more of it: it completes what it
+        keeps, or the route says so."""
+        return sink in self._completing or route in self._telling_again
+
     def match(self, view: RunView, *, told: Collection[str] = (), explain: bool = False) -> Verdict:
         """Match an event against the routes, from top to bottom. Never raises.
 
-        `told`: the sinks that got the result before, of which `view` is an update: only those that complete what they
-        keep get it, and those of routes that say `updates: true` or `repeats: true`.
+        `told`: the sinks that got the result before, of which `view` is an update: only those get it that are told
+        again, see `tells_again`.
         `explain`: let the reasons name values of the run, to show to a person. Without it they hold nothing of it.
         """
         subject = _Subject(view, self._rules, explain)
@@ -160,7 +166,7 @@ class Router:
                 self.failures[config.name] += 1
             if verdict.matched:
                 for target in route.targets:
-                    if target.sink not in told or target.sink in self._completing or config.updates or config.repeats:
+                    if target.sink not in told or self.tells_again(target.sink, config.name):
                         targets.setdefault(target.sink, target)
                 if config.stop:
                     stopped = config.name

@@ -133,7 +133,8 @@ class _Api:
         known = [each for source in config.sources.values() for each in source.signing_secrets]
         master = settings.master_secret()
         secrets = SecretScan(each.encode() for each in (*known, master))
-        late = LateBinding(partial(make_router, config)).tell
+        redactor = Redactor(config.redact)
+        late = LateBinding(partial(make_router, config), redactor).tell
         self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
         wake = partial(wakeups.try_to_wake_sinks, self._redis)
         for name, source in config.sources.items():
@@ -167,9 +168,7 @@ class _Api:
         self._stopped_at: float | None = None
         self._stopping: asyncio.Future[None] | None = None
         mask = CallbackMask(self._ledger)
-        self._submitter = Submitter(
-            self._ledger, Redactor(config.redact), self._find_run, self._poll_after, late, self._wake
-        )
+        self._submitter = Submitter(self._ledger, redactor, self._find_run, self._poll_after, late, self._wake)
         grace, kept = config.reconcile.webhook_grace, config.retention.events
         self._results = Results(self._ledger, self._states, self._places, mask, late, self._wake, grace, kept)
         self._streams = EventStreams(self._results, self._states, self._places)

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.dispatch import Dispatcher
+from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.late_binding import LateBinding
 from receiver.ledger import Connection, Ledger, events
@@ -27,7 +28,7 @@ from tests.support.labels import ROUTES, make_dispatcher
 from tests.support.ledger import new_event, states, wait_until_blocked
 
 ALL_TOLD = {"tsk_1:results": "queued", "tsk_1:billing": "queued", "tsk_1:callback": "queued"}
-TELL = LateBinding(lambda: Router(ROUTES)).tell
+TELL = LateBinding(lambda: Router(ROUTES), Redactor([])).tell
 OUTCOME = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=time.time() + 600)
 
 

@@ -36,16 +36,18 @@ def delivery_row(
     after: Sequence[str] = (),
     address: str = "",
     key_id: str = "",
+    again: str = "",
     claim: ClaimAtOnce | None = None,
 ) -> dict[str, Any]:
     """Return the row of a delivery that is due `now`, or held until the sinks `after` have ended.
 
     `lane`: what its breaker guards, normally the sink itself. `address`: of a callback, if not its submission's own,
-    and `key_id`: the key that gave it; such a delivery has an id, and so an idempotency key, of its own. `claim`: by
-    which it is claimed as soon as it is there.
+    and `key_id`: the key that gave it; `again`: why the sink gets the event once more. Such deliveries have an id, and
+    so an idempotency key, of their own. `claim`: by which it is claimed as soon as it is there.
     """
+    more = f"{key_id} {address}" if address else again
     row = {
-        "id": delivery_id(event_id, f"{sink} {key_id} {address}" if address else sink),
+        "id": delivery_id(event_id, f"{sink} {more}" if more else sink),
         "event_id": event_id,
         "sink": sink,
         "lane": lane or sink,
