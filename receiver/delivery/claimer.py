@@ -189,7 +189,8 @@ class Claimer:
             }
             return batch._replace(claimed=load_bodies(connection, batch.claimed), receipts=receipts)
 
-        return self._ledger.read(work, transaction=False) if batch.claimed else batch
+        needed = any(each.event_seq or each.after for each in batch.claimed)
+        return self._ledger.read(work, transaction=False) if needed else batch
 
     def _allowed(self, wanted: int) -> int:
         """Return how many of `wanted` the sink's rate allows now."""

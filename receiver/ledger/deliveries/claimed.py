@@ -38,15 +38,18 @@ def columns(of: Any) -> list[sa.ColumnElement[Any]]:
     return [
         *(of[name] for name in _OF_DELIVERY),
         *(events.c[name] for name in _OF_EVENT),
-        *(_of_run(runs.c.labels, of), _of_run(runs.c.events, of).label("run_events")),
+        _of_run(of),
     ]
 
 
-def _of_run(column: sa.Column[Any], of: Any) -> sa.Label[Any]:
-    """Return a column of a delivery's run, looked up: as long as PostgreSQL has no statistics of a new ledger, it would
-    read all runs for a join."""
+def _of_run(of: Any) -> sa.Label[Any]:
+    """Return how many events a delivery's run has, and its labels, as one text: a subquery has one column.
+
+    Not a join: as long as PostgreSQL has no statistics of a new ledger, it would read all runs for it.
+    """
     its_run = sa.and_(runs.c.source == of.source, runs.c.run_id == of.run_id)
-    return sa.select(column).where(its_run).scalar_subquery().label(column.name)
+    told = sa.cast(runs.c.events, sa.Text) + sa.literal_column("' '", sa.Text) + runs.c.labels
+    return sa.select(told).where(its_run).scalar_subquery().label("run")
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +80,7 @@ class Claimed:
     tried_at: float | None = None  # when its first attempt began, moved by what it waited for us; None if this is it
     due_at: float = 0.0
     created_at: float = 0.0
-    event_seq: int = 0  # by which `load_bodies` finds its body; 0 where it has it
+    event_seq: int = 0  # by which `load_bodies` finds its body; 0 when it is loaded
 
 
 def _those(form: StatementForm) -> sa.ColumnElement[bool]:
@@ -138,7 +141,7 @@ def given_claims(owner: str, claimed: Sequence[tuple[str, int]]) -> dict[str, An
 
 
 def to_claimed(row: Any, attempt_number: int, now: float, *, prefetched: bool, probe: float | None = None) -> Claimed:
-    """Return the delivery that a row of `columns` tells of, without its body.
+    """Return the delivery that a row of `columns` and a body tells of, with that body unless it is null.
 
     `probe`: for one that finds out whether a lane is open again, since when it counts as shut.
     """
@@ -146,6 +149,7 @@ def to_claimed(row: Any, attempt_number: int, now: float, *, prefetched: bool, p
     if tried_at is not None:
         # While it was due and no breaker open, it waited for us: the sink was paused, or our workers were stopped.
         tried_at += max(min(probe or now, now) - row.due_at, 0.0)
+    count, _, labels = (row.run or "1").partition(" ")  # a body that tells no run has none
     return Claimed(
         id=row.id,
         event_id=row.event_id,
@@ -161,14 +165,15 @@ def to_claimed(row: Any, attempt_number: int, now: float, *, prefetched: bool, p
         via=row.via,
         problem=row.problem,
         received_at=row.received_at,
-        labels=_json(row.labels, {}),
+        labels=_json(labels, {}),
         after=tuple(_json(row.after, ())),
         prefetched=prefetched,
-        run_events=row.run_events or 1,  # a body that tells no run has none
+        run_events=int(count),
         tried_at=tried_at,
         due_at=row.due_at,
         created_at=row.created_at,
-        event_seq=row.seq,
+        event_seq=0 if row.body is not None else row.seq,
+        body=row.body or b"",
     )
 
 
@@ -178,13 +183,16 @@ def _json(text: str | None, empty: Any) -> Any:
 
 
 def load_bodies(connection: sa.Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
-    """Load the bodies of what was claimed, once that is committed. Leaves out what is not there any more."""
-    wanted = _BODIES.with_values(b_seqs=sorted({each.event_seq for each in claimed}))
-    bodies = {row.seq: row for row in requests.run(connection, wanted)[0]}
-    there = [each for each in claimed if each.event_seq in bodies]
+    """Load the bodies of what was claimed without, once that is committed. Leaves out what is not there any more."""
+    wanted = sorted({each.event_seq for each in claimed if each.event_seq})
+    if not wanted:
+        return list(claimed)
+    bodies = {row.seq: row for row in requests.run(connection, _BODIES.with_values(b_seqs=wanted))[0]}
+    there = [each for each in claimed if not each.event_seq or each.event_seq in bodies]
     for each in there:
-        event = bodies[each.event_seq]
-        each.body, each.completion = event.body, event.completion
+        if each.event_seq:
+            event = bodies[each.event_seq]
+            each.body, each.completion, each.event_seq = event.body, event.completion, 0
     return there
 
 
@@ -202,6 +210,6 @@ def load_handed_on(
     found = []
     for row in rows:
         each = to_claimed(row, row.attempts, now, prefetched=row.prefetched)
-        each.body, each.completion = row.body, row.completion
+        each.completion = row.completion
         found.append(each)
     return found

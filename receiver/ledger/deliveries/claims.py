@@ -6,7 +6,8 @@ transaction of that process which made it; `claim_until` is when it lapses; `pre
 Making      One transaction claims due deliveries, oldest first, past the lanes that are shut (fair_queue.py). The slots
             of a sink are its `concurrency`, over all workers: a claim takes one unless it is prefetched. That
             transaction holds the sink's lock, so it sends its worker no bodies: while a host that has vanished is sent
-            a large answer its transaction stays open. Another one loads them (claimed.py).
+            a large answer its transaction stays open. Another one loads them (claimed.py). On SQLite nobody is sent
+            anything, and small bodies come with the claim.
 Ownership   What changes a claimed delivery names its owner and number, so a process whose claim has lapsed changes
             nothing. Its attempt is recorded all the same.
 Renewal     Until the sends have ended, their owner moves `claim_until` on, for the numbers that it knows.
@@ -38,6 +39,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -65,6 +67,9 @@ from receiver.ledger.schema import deliveries, events
 CLAIM = 15.0
 # Bytes of bodies that one claim takes at the most (but always one delivery): 256 bodies of 16 MiB fill no memory.
 CLAIM_BYTES = 16 << 20
+# Bytes of a body that SQLite reads with its delivery, so that a claim is all that is asked of it: of all that one claim
+# may look at these are no more than CLAIM_BYTES.
+AT_ONCE = 16 << 10
 # Deliveries that one claim takes at the most: while it does, no other worker claims for its sink, and on SQLite nobody
 # writes.
 CLAIM_MOST = 1024
@@ -74,10 +79,11 @@ PROBES = 4
 
 
 def _oldest_that(on_postgresql: bool, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Return the query that locks the oldest deliveries that are due and meet `condition`: all that their owner is told
-    (`to_claimed`), and the size of each body.
+    """Return the query that locks the oldest deliveries that are due and meet `condition`, in no particular order: all
+    that their owner is told (`to_claimed`), and the size of each body.
 
-    The rows are found and locked before anything is joined to them: no plan reads more of the queue than that.
+    The rows are found and locked before anything is joined to them: no plan reads more of the queue than that. SQLite
+    has a small body at hand when it tells its size.
     """
     due = fair_queue.due(sa.bindparam("b_sink", type_=sa.Text()), sa.bindparam("b_now", type_=sa.Double()))
     found = sa.select(*delivery_columns()).where(due, condition)
@@ -85,9 +91,11 @@ def _oldest_that(on_postgresql: bool, condition: sa.ColumnElement[bool]) -> sa.S
     locked = found.with_for_update(skip_locked=True).cte("due")
     if on_postgresql:
         locked = locked.prefix_with("MATERIALIZED")
-    size = sa.func.length(events.c.body).label("size")
-    query = sa.select(*columns(locked.c), size)
-    return query.join(events, events.c.id == locked.c.event_id).order_by(locked.c.due_at)
+    size: Any = sa.func.length(events.c.body)
+    whole = sa.and_(size <= sa.literal_column(str(AT_ONCE)), events.c.completion == sa.literal_column("''"))
+    body = sa.cast(sa.null(), sa.LargeBinary()) if on_postgresql else sa.case((whole, events.c.body))
+    query = sa.select(*columns(locked.c), size.label("size"), body.label("body"))
+    return query.join(events, events.c.id == locked.c.event_id)
 
 
 _OLDEST: Final = BuiltStatement(lambda form: _oldest_that(bool(form), sa.true()))
@@ -218,8 +226,9 @@ class _Found(NamedTuple):
 _NOTHING: Final = _Found([], ())
 
 
-def _chosen(rows: Sequence[Any], slots: int, prefetch: int = 0) -> _Found:
+def _chosen(found: Iterable[Any], slots: int, prefetch: int = 0) -> _Found:
     """Choose from the oldest that are due: so many for `slots`, and the untried of the next `prefetch`."""
+    rows = sorted(found, key=attrgetter("due_at"))
     chosen: list[Any] = []
     ahead: set[str] = set()
     spent = total = 0
