@@ -64,7 +64,7 @@ def settling(
     return [
         _recorded(connection, attempted),
         *_moves(owner, results, now),
-        *claims.taking_slots(owner, started, now),
+        *claims.taking_slots(owner, started),
         _waited_for.with_values(b_ids=sorted(ended)),
     ]
 

@@ -19,6 +19,7 @@ from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.events import NewDelivery, NewEvent
+from receiver.ledger.schema import deliveries
 from tests.support import queries
 from tests.support.backlog import look_of_the_clock
 from tests.support.ledger import NOW, claim, event_body, lock_runs, new_event, record, settle, states
@@ -252,6 +253,25 @@ def test_what_is_prefetched_takes_no_slot_until_it_has_started_and_no_attempt_be
     }
     # And what was prefetched then is not prefetched again
     assert take("u", prefetch=9, slots=0) == []
+
+
+def test_a_slot_that_is_taken_changes_no_column_that_has_an_index(ledger: Ledger) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(2)))
+    first, ahead = ledger.write(lambda it: claims.claim(it, "ops", 1, "w", 1, NOW, 15, prefetch=1))
+    before = indexed_values(ledger, ahead.id)
+    result = AttemptResult(first.id, first.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW + 1)
+
+    ledger.write(lambda it: attempts.settle(it, "w", {1: [result]}, NOW + 1, started={ahead.id: 1}))
+
+    query = sa.select(deliveries.c.prefetched).where(deliveries.c.id == ahead.id)
+    assert ledger.read(lambda it: it.execute(query).scalar_one()) is False
+    assert indexed_values(ledger, ahead.id) == before
+
+
+def indexed_values(ledger: Ledger, delivery: str) -> dict[str, object]:
+    columns = {column for index in deliveries.indexes for column in index.columns}
+    query = sa.select(deliveries.c.id, *columns).where(deliveries.c.id == delivery)
+    return ledger.read(lambda it: dict(it.execute(query).one()._mapping))
 
 
 def test_an_owner_prefetches_for_the_slots_it_has_though_others_have_the_rest(ledger: Ledger) -> None:
