@@ -248,7 +248,7 @@ class EventRecorder:
             binding.candidates(wanted),
         )
         known = events.known(connection, locked, now, only)
-        named = {key for key, run in known.items() if run.submission_id}
+        named = {key: run.submission_id for key, run in known.items() if run.submission_id}
         bound = visibility.for_callers(connection, binding.bind(connection, wanted, candidates, now, named))
         histories = {key: list(run.history) for key, run in known.items()}
         earlier = EarlierEvents(connection)

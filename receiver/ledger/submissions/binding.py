@@ -70,10 +70,10 @@ def bind(
     wanted: Iterable[Wanted],
     rows: Iterable[Any],
     now: float,
-    named: Collection[RunKey] = (),
+    named: Mapping[RunKey, str] = {},
 ) -> dict[RunKey, Submission]:
     """Bind runs to submissions, and return the submission of each run that has one. `rows`: of `candidates`; `named`:
-    the runs whose row, which is locked, names a submission already.
+    by run, the submission that its row, which is locked, names already.
 
     Call it between events.lock, for these runs and those that they are linked to, and events.record. A submission
     that knows the run's id is its own, with or without a token; a token binds only a submission of the same source that
@@ -103,6 +103,9 @@ def bind(
     if further:
         _bind_further(connection, further, by_id, bound, now)
     asked_for = [(each.source, each.run_id) for each in asked]
+    # A run that was started again is bound by what one of its events says; others may say nothing of it.
+    if lost := {key: named[key] for key in asked_for if key in named and key not in bound}:
+        bound |= _of_names(connection, lost)
     result = {key: bound[key] for key in asked_for if key in bound}
     newly_named = [
         {
@@ -188,6 +191,13 @@ def _bind_further(
                 )
         elif found is None and (submission := _of_linked(connection, each)):
             bound[each.source, each.run_id] = submission
+
+
+def _of_names(connection: sa.Connection, named: Mapping[RunKey, str]) -> dict[RunKey, Submission]:
+    """Return the submissions with these ids, by run."""
+    those = bulk.among(connection, submissions.c.id, sorted(set(named.values())))
+    found = {row.id: from_row(row) for row in connection.execute(sa.select(submissions).where(those))}
+    return {key: found[submission_id] for key, submission_id in named.items() if submission_id in found}
 
 
 def _linked_runs(connection: sa.Connection, source: str, run_id: str) -> set[str]:

@@ -227,6 +227,23 @@ def test_a_run_that_a_person_starts_again_has_the_same_callback_url_and_no_link(
     assert ledger.read(lambda c: runs.last_of_chain(c, "skyvern", "wr_1")) == "wr_1"
 
 
+@pytest.mark.parametrize("token", [TOKEN, ""])
+def test_the_caller_hears_of_each_result_of_a_run_that_was_started_again_whatever_that_says_of_it(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str], token: str
+) -> None:
+    """One that is sent again may have fewer members, and come to another address."""
+    # Given a submission with two runs, the second of which says itself that it has the first one's callback URL
+    submit(TOKEN, "wr_1", labels={"team": "billing"}, webhook_url=CALLER)
+    dispatcher.dispatch([event(workflow("wr_2"), submission_id=TOKEN)])
+    # When another result of that comes, which says nothing of it
+    other = event(body("wr_2", output={"n": 2}), submission_id=token)
+    dispatcher.dispatch([other])
+    # Then it goes where the first one went
+    assert [sink for run_id, sink, _ in sinks(ledger) if run_id == "wr_2"] == [
+        *("billing", "billing", "callback", "callback", "results", "results")
+    ]
+
+
 @pytest.mark.parametrize("linked_to", ["wr_elsewhere", None])
 def test_a_token_in_the_url_alone_adds_no_run_to_a_submission(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str], linked_to: str | None
