@@ -13,21 +13,20 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from receiver.domain import attention, callback
-from receiver.domain.event import Event
 from receiver.domain.extent import extent_of
-from receiver.domain.parsed_event import ParsedEvent, complete
+from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import RESTARTABLE, Run, RunKey, parse, storable
-from receiver.domain.shape import WORKFLOW, completed, completion_of
+from receiver.domain.run import RESTARTABLE, Run, RunKey
+from receiver.domain.shape import WORKFLOW
 from receiver.ledger import Connection, late_completion, reroutes, run_polls
-from receiver.ledger.earlier_events import loads
 from receiver.ledger.events import NewDelivery, completion_text
 from receiver.ledger.late_completion import LateCompletion, MadeDelivery
 from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey
 from receiver.ledger.submissions import visibility
 from receiver.ledger.submissions.lifecycle import Submission
-from receiver.routing.router import Router, RunView
+from receiver.of_submission import callers_webhook, with_request
+from receiver.old_events import is_old_news, parsed_again, view_of
+from receiver.routing.router import Router
 
 log = logging.getLogger("runhook.dispatch")
 
@@ -132,7 +131,7 @@ def _lacking(
     for old, parsed, *_ in page:
         if is_old_news(old):
             continue
-        new = [NewDelivery(it.sink, it.route, after=it.after) for it in router.match(_view(old, parsed.run)).targets]
+        new = [NewDelivery(it.sink, it.route, after=it.after) for it in router.match(view_of(old, parsed.run)).targets]
         if webhook := callers_webhook(submission, old.disposition, parsed.run):
             new.append(webhook)
         there = reached.setdefault(old.result, set())
@@ -160,44 +159,3 @@ def _again(
                 yield AddedDelivery(
                     *(old.id, old.source, old.run_id, it.sink, it.route, it.lane, it.after), again=submission.id
                 )
-
-
-def with_request(parsed: ParsedEvent, submission: Submission, redactor: Redactor) -> ParsedEvent:
-    """Return an event with the members of its submission's request that it lacks; itself when there are none."""
-    if submission.request is None:
-        return parsed
-    request, older = storable(submission.request), submission.call.startswith("legacy")
-    found = completion_of(parsed.run.data, request=request, older=older)
-    return complete(parsed, redactor, found) if found else parsed
-
-
-def callers_webhook(submission: Submission | None, disposition: str, run: Run) -> NewDelivery | None:
-    """Return the delivery to the webhook of a submission's caller, if it is told of this event: as Skyvern would, of
-    each attempt's end too, but not of a run that is paused or waits."""
-    tells_more = disposition in ("new", "interim") and run.status not in attention.ACTIVE
-    if submission is None or not submission.webhook_url or not tells_more:
-        return None
-    return NewDelivery(callback.CALLBACK, callback.ROUTE, callback.lane_of(submission.webhook_url, submission.key_id))
-
-
-def is_old_news(event: OldEvent) -> bool:
-    """Whether its run has gone on since it was told."""
-    return event.disposition == "interim" and not event.newest
-
-
-def view_of(event: OldEvent) -> RunView:
-    """Return what rules are asked about."""
-    return _view(event, parsed_again(event).run)
-
-
-def parsed_again(old: OldEvent) -> ParsedEvent:
-    """Parse a recorded event, whose body is redacted, and complete it with what is kept beside that."""
-    run, completion = parse(old.body), loads(old.completion)
-    event = Event(old.id, old.source, old.body, old.received_at, old.via)
-    return ParsedEvent(
-        event, run.with_data(completed(run.data, completion)), old.body, completion=completion, data=run.data
-    )
-
-
-def _view(old: OldEvent, run: Run) -> RunView:
-    return RunView(run, old.source, old.via, old.disposition, old.labels, old.received_at, old.id)

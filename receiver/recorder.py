@@ -20,7 +20,7 @@ from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unr
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey
 from receiver.hand_on import HandOn, RunNow, runs_now
-from receiver.late_binding import LateBinding, callers_webhook, with_request
+from receiver.late_binding import LateBinding
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, first_events, requests, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
@@ -28,6 +28,7 @@ from receiver.ledger.requests import Asked
 from receiver.ledger.submissions import awaited, binding, visibility
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.ledger.submissions.polls_after import first_ends, schedule_polls
+from receiver.of_submission import callers_webhook, with_request
 from receiver.routing.router import Router, RunView
 from receiver.runtime.handover import Handover
 from receiver.runtime.throttle import TokenBucket

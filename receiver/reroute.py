@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from receiver.config.models import Config
 from receiver.dispatch import make_router
-from receiver.late_binding import is_old_news, view_of
 from receiver.ledger import Ledger, reroutes
 from receiver.ledger.filters import Filter
 from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey
+from receiver.old_events import is_old_news, view_of
 from receiver.routing.router import Router
 
 # Deliveries that one transaction makes at the most.

@@ -18,7 +18,7 @@ LAYERS = (
     {"errors"},
     {"runtime", "domain", "telemetry", "inbox_scripts"},
     {"ledger", "routing", "wakeups", "skyvern", "inbox_commit"},
-    {"inbox"},
+    {"inbox", "of_submission", "old_events"},
     {"inbox_aside", "inbox_state", "inbox_writer", "hand_on", "late_binding", "ask_again"},
     {"ingest", "config", "inbox_recovery", "recorder"},
     {"delivery", "dispatch", "reaper", "status"},
