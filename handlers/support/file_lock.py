@@ -30,6 +30,7 @@ class FileLock:
         self._path = path
         self._threads = threading.Lock()
         self._file: tuple[int, int] | None = None  # (process id, descriptor): a forked child would share the lock
+        self._unwanted = False
 
     @contextmanager
     def held(self, seconds: float) -> Iterator[None]:
@@ -50,14 +51,21 @@ class FileLock:
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)
         finally:
+            if self._unwanted:
+                self._close()
             self._threads.release()
 
     def close(self) -> None:
-        """Close the file. The lock can be used again."""
-        with self._threads:
-            if self._file is not None and self._file[0] == os.getpid():
-                os.close(self._file[1])
-            self._file = None
+        """Close the file; where a thread holds the lock now, as soon as it lets go. The lock can be used again."""
+        self._unwanted = True
+        if self._threads.acquire(blocking=False):
+            self._close()
+            self._threads.release()
+
+    def _close(self) -> None:
+        file, self._file, self._unwanted = self._file, None, False
+        if file is not None and file[0] == os.getpid():
+            os.close(file[1])
 
     def _open(self) -> int:
         if self._file is None or self._file[0] != os.getpid():

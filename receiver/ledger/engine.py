@@ -333,6 +333,8 @@ class Ledger:
         self._kept.close()
         self._kept = KeptConnections[sa.Connection]()
         self._writer = self._reader = None
+        if self._lock is not None:
+            self._lock.close()
 
     def _is_file(self) -> bool:
         return self.dialect == "sqlite"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -73,6 +74,24 @@ def test_a_file_that_can_not_be_made_is_told(tmp_path: Path) -> None:
         FileLock(tmp_path / "taken" / "x.lock").held(1),
     ):
         pass
+
+
+def test_a_lock_that_is_closed_while_it_is_held_closes_its_file_when_it_is_let_go(tmp_path: Path) -> None:
+    lock, other = FileLock(tmp_path / "x.lock"), FileLock(tmp_path / "x.lock")
+    with lock.held(1):
+        file = lock._open()
+        # When it is closed, then whoever holds it still does
+        lock.close()
+        with pytest.raises(NotLocked), other.held(0):
+            pass
+    # And then the file is closed
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
+    # And the lock can be used again, and stays open between two uses
+    with lock.held(1):
+        file = lock._open()
+    assert os.fstat(file)
+    lock.close()
 
 
 _FORK = """
