@@ -342,7 +342,8 @@ def _of(owner: str, numbers: Collection[int]) -> sa.ColumnElement[bool]:
     return sa.and_(deliveries.c.claim_owner == owner, deliveries.c.claim_number.in_(sorted(numbers)))
 
 
-# It moves no delivery in any list, so it changes no column that has an index: PostgreSQL writes the row alone.
+# It moves no delivery in any list, so it changes no column that has an index: SQLite writes the row alone, and so does
+# PostgreSQL where its page has room.
 _TAKE_SLOTS: Final = BuiltStatement(
     lambda form: sa.update(deliveries).where(of_claims(form), deliveries.c.prefetched).values(prefetched=False)
 )
