@@ -283,7 +283,8 @@ class Deliverer(wakeups.JobBody):
                 for_all, longest = False, min(longest, first - now)
         if self._prefetch and self._gathers_ahead and not closing:
             first = self._senders.oldest_start() + self._gather_ahead
-            for_all, low, longest = False, self._prefetch.low, min(longest, first - now)
+            if first > now:  # else its end is settled at once
+                for_all, low, longest = False, self._prefetch.low, min(longest, first - now)
         self._offers.hear(self._senders.wait(longest, others, for_all=for_all, low=low))
         if self._senders and time.monotonic() - self._renewed > RENEW:
             self._renewed = time.monotonic()

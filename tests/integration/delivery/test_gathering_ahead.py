@@ -13,6 +13,7 @@ import redis
 from handlers import Delivery, Receipt, Refused
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.deliverer import Deliverer
+from receiver.delivery.sender import SenderPool
 from receiver.delivery.settlement import Settlement
 from receiver.ledger import Ledger
 from tests.support.handing_on import address
@@ -55,7 +56,7 @@ def delivering(ledger: Ledger, redis_url: str, sink: GatedSink, **options: Any) 
     thread = threading.Thread(target=lambda: deliverer.run(lambda: False))
     thread.start()
     try:
-        eventually(lambda: len(sink.seen) == SLOTS and deliverer._senders._waits)
+        eventually(lambda: len(sink.seen) == SLOTS and deliverer._senders._bell is not None)
         yield deliverer
     finally:
         sink.allowed.release(DELIVERIES)
@@ -107,6 +108,28 @@ def test_what_has_ended_is_settled_when_more_is_to_be_claimed(
         eventually(lambda: delivered(ledger) == NEXT_CLAIM)
         assert settled == [NEXT_CLAIM]
     assert delivered(ledger) == len(sink.seen) == DELIVERIES
+
+
+def test_a_send_that_takes_longer_is_waited_for_asleep(
+    ledger: Ledger,
+    redis_url: str,
+    settled: list[int],
+    patiently: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    wait = SenderPool.wait
+
+    def noting(self: SenderPool, longest: float, *arguments: Any, **named: Any) -> set[int]:
+        waits.append(longest)
+        return wait(self, longest, *arguments, **named)
+
+    monkeypatch.setattr(SenderPool, "wait", noting)
+    patiently(1e-6)
+    with delivering(ledger, redis_url, GatedSink()):
+        # Given sends that have taken longer than a settlement waits for others, while enough is prefetched
+        # Then who waits for them sleeps until the claims are to be renewed
+        eventually(lambda: waits[-1] > 1)
 
 
 @pytest.mark.parametrize(
