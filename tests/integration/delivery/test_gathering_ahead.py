@@ -95,7 +95,8 @@ def test_what_has_ended_is_settled_when_more_is_to_be_claimed(
     patiently(1e6)
     sink = GatedSink()
     with delivering(ledger, redis_url, sink) as deliverer:
-        # Given sends that were accepted, while enough is prefetched
+        # Given sends that were accepted, while enough is prefetched and their deliverer is asleep
+        eventually(lambda: deliverer._senders._waits)
         sink.allowed.release(NEXT_CLAIM - 1)
         eventually(
             lambda: len(sink.seen) == SLOTS + NEXT_CLAIM - 1 and len(deliverer._senders._ended) == NEXT_CLAIM - 1
