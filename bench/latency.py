@@ -1,6 +1,7 @@
 """How long an event takes from the POST to its committed row, and what it costs, at a steady rate.
 
-    python bench/latency.py [--rates 10,100,500] [--seconds 6] [--rounds 3] [--ledger sqlite] [--against TREE]
+    python bench/latency.py [--rates 10,100,500] [--seconds 6] [--rounds 3] [--ledger sqlite] [--submitted]
+                            [--against TREE]
     python bench/latency.py --trace
     python bench/latency.py --limits
 
@@ -12,6 +13,7 @@ commits; the client, one process, waits for answers and notices in one epoll, so
 
 `--against`: another checkout, which takes turns with this one; the ratios are what counts on a busy machine. Where you
 may, `chrt -r 1 python bench/latency.py …` lets the scheduler prefer all of it to other work, which then waits.
+`--submitted`: the runs were submitted through us, and their webhooks come with its token.
 `--trace`: print the time line of lone events through each stage instead, as medians; it stamps functions of the worker.
 `--limits`: print what this machine does at the best: appends of 2 kB to disk, each with an fsync, and checks of HMACs.
 """
@@ -41,7 +43,9 @@ import psycopg  # noqa: E402
 
 from bench.latency_trace import show_time_line  # noqa: E402
 from bench.pipeline import body, child  # noqa: E402
+from bench.submissions import submission_id, submit  # noqa: E402
 from receiver.domain.signature import sign  # noqa: E402
+from receiver.ledger import Ledger  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.servers.valkey import ValkeyProcess, free_port  # noqa: E402
 
@@ -63,12 +67,13 @@ CREATE TRIGGER tell AFTER INSERT ON results FOR EACH ROW EXECUTE FUNCTION tell()
 @dataclass
 class Client:
     """Posts at fixed times and waits for rows. `patience`: seconds in which no row comes, after which the rest is given
-    up. `number`: the newest run's number."""
+    up. `number`: the newest run's number. `submitted`: the runs to come are those of submissions."""
 
     port: int
     database: psycopg.Connection
     patience: float = PATIENCE
     number: int = 0
+    submitted: bool = False
     due: dict[str, float] = field(default_factory=dict)  # run id → when its POST was due, while it has not arrived
 
     def __post_init__(self) -> None:
@@ -135,8 +140,10 @@ class Client:
     def _request(self) -> tuple[str, bytes]:
         self.number += 1
         content = body(self.number)
+        token = f"/{submission_id(self.number)}" if self.submitted else ""
         head = (
-            f"POST /webhooks/skyvern HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Type: application/json\r\n"
+            f"POST /webhooks/skyvern{token} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            "Content-Type: application/json\r\n"
             f"x-skyvern-signature: {sign(content, SECRET)}\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         return f"tsk_{self.number:09d}", head.encode() + content
@@ -231,6 +238,7 @@ class Deployment:
             "clock": child([*line, "clock"], environ, folder / "log", tree),
         }
         self.database = psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
+        self.ledger = Ledger(environ["DATABASE_URL"])  # stays open, for the CPU of a session goes with it
 
     def client(self) -> Client:
         """A client whose first event has arrived, so that the table is there and tells of rows."""
@@ -265,6 +273,8 @@ class Deployment:
 
     def measure(self, client: Client, rate: float, seconds: float) -> Measured:
         count = max(20, int(rate * seconds))
+        if client.submitted:
+            submit(self.ledger, range(client.number + 1, client.number + 1 + count))
         before = self.cpu()
         took, _ = client.run(rate, count)
         used = {name: (each - before[name]) / count * 1e6 for name, each in self.cpu().items()}
@@ -272,6 +282,7 @@ class Deployment:
 
     def end(self) -> None:
         self.database.close()
+        self.ledger.close()
         for part in self.parts.values():
             part.send_signal(signal.SIGTERM)
         for part in self.parts.values():
@@ -316,6 +327,8 @@ def deployments(trees: list[Path], ledger: str, trace: Path | None = None) -> It
 def compare(trees: list[Path], options: argparse.Namespace) -> None:
     """Measure each rate in alternating rounds, and print medians and ratios."""
     with deployments(trees, options.ledger) as made:
+        for _, client in made:
+            client.submitted = options.submitted
         for rate in map(float, options.rates.split(",")):
             found: list[list[Measured]] = [[] for _ in made]
             for number in range(options.rounds):
@@ -384,6 +397,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=6.0, help="of each run")
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--ledger", choices=["postgresql", "sqlite"], default="postgresql")
+    arguments.add_argument("--submitted", action="store_true", help="runs that were submitted through us")
     arguments.add_argument("--against", type=Path, help="another checkout")
     arguments.add_argument("--trace", action="store_true")
     arguments.add_argument("--limits", action="store_true")

@@ -11,6 +11,7 @@ from receiver.ledger import Connection, Ledger
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
 
+AT_ONCE: Final = 200  # of a transaction
 _REQUEST: Final = {
     "prompt": "Log in, open the invoices of this month, and return the number and the total of each.",
     "url": "https://shop.example/account/invoices",
@@ -26,19 +27,21 @@ def submission_id(number: int) -> str:
 
 def submit(ledger: Ledger, numbers: Iterable[int]) -> None:
     """Record the submissions of the runs with these numbers, whose bodies `bench.pipeline.body` makes."""
+    left = list(numbers)
+    while left:
+        some, left = left[:AT_ONCE], left[AT_ONCE:]
+        ledger.write(lambda connection, some=some: _record(connection, some))  # type: ignore[misc]
+
+
+def _record(connection: Connection, numbers: Iterable[int]) -> None:
     now = time.time()
-
-    def record(connection: Connection) -> None:
-        for number in numbers:
-            new = NewSubmission(
-                *(submission_id(number), "skyvern", "bench", "tasks", f"hash of {number}"),
-                labels={"team": "billing"},
-                request=_REQUEST,
-            )
-            lifecycle.begin(connection, new, now)
-            accepted = SubmitOutcome(
-                SubmissionMove.ACCEPT, f"tsk_{number:09d}", "task_v1", 200, b"{}", due_at=now + 600
-            )
-            lifecycle.record_outcome(connection, new.id, accepted, now)
-
-    ledger.write(record)
+    for number in numbers:
+        new = NewSubmission(
+            *(submission_id(number), "skyvern", "bench", "tasks", f"hash of {number}"),
+            labels={"team": "billing"},
+            request=_REQUEST,
+        )
+        lifecycle.begin(connection, new, now)
+        run_id = f"tsk_{number:09d}"
+        accepted = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=now + 600)
+        lifecycle.record_outcome(connection, new.id, accepted, now)
