@@ -22,6 +22,8 @@ _MOST_TIMES: Final = 6
 _MOST_VALUES: Final = 3
 # A highest value below this is nothing.
 _LEAST: Final = 1e-6
+# No value above it is drawn: sums of several must be finite.
+_LARGEST = 1e300
 # Seconds between two labels of the time, and of those that have a date.
 _STEPS: Final = (60, 300, 600, 900, 1800, 3600, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 2_592_000)
 _DAY: Final = 86_400
@@ -223,7 +225,7 @@ def _y(value: float, top: float, height: float) -> float:
 def _known(values: Sequence[float | None], place: int) -> float | None:
     """Return a value; None where there is none, or one that can't be drawn."""
     value = values[place] if place < len(values) else None
-    return value if value is not None and math.isfinite(value) and value >= 0 else None
+    return value if value is not None and 0 <= value <= _LARGEST else None
 
 
 def _sum(series: Values) -> float:

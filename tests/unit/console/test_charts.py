@@ -6,7 +6,7 @@ import math
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.console import charts
@@ -55,6 +55,7 @@ def check_bars(bars: list[charts.Bar], height: int) -> None:
 
 
 @given(some_buckets, some_series)
+@example(Buckets.until(0.0, 1.0, 1), [Values("a", "good", [1e308]), Values("b", "bad", [1e308])])
 def test_all_bars_are_in_the_plot(buckets: Buckets, series: list[Values]) -> None:
     chart = stacked("Runs", buckets, series)
     check_ticks(chart)
