@@ -210,10 +210,12 @@ def _import_all() -> None:
 
 def _main() -> None:
     given = socket.socket(fileno=int(sys.argv[2]))
-    _import_all()
     if sys.argv[1] == "serve":
+        _import_all()
         _serve(given)
         return
+    select.select([given], [], [])  # a run without programs pays for no import
+    _import_all()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     shared = os.getpid()
     while True:
