@@ -75,7 +75,7 @@ class Deliverer(wakeups.JobBody):
         idle_wait: float = IDLE_WAIT,
         lane_limit: int | None = None,
         per_slot: int = prefetch.PER_SLOT,
-        on_start: Callable[[str], None] = lambda _delivery: None,
+        on_start: Callable[[Sequence[str]], None] = lambda _ids: None,
         handover: Handover | None = None,
         gather: float = GATHER,
     ) -> None:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable
 from handlers.support.daemon_pool import DaemonPool
@@ -29,7 +29,7 @@ class SenderPool:
     """The sends of one sink in one process. False when none is under way or queued.
 
     `slots`: how many may be under way. `limit`: seconds after which a send is given up. `on_start`: called, in the
-    sending thread, with the id of each prefetched delivery just before it is sent.
+    sending thread, with the ids of prefetched deliveries just before they are sent.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class SenderPool:
         sink: Sink[SinkOptions],
         slots: int,
         limit: float,
-        on_start: Callable[[str], None] = lambda _delivery: None,
+        on_start: Callable[[Sequence[str]], None] = lambda _ids: None,
         *,
         retry: RetryPolicy | None = None,
     ) -> None:
@@ -249,9 +249,8 @@ class SenderPool:
             task = self._end(task, self._send(task))  # not task.next_task, which `enqueue` may have set since
 
     def _note_start(self, task: SendTask) -> None:
-        for each in task.claimed:
-            if each.prefetched:
-                self._on_start(each.id)
+        if ids := [each.id for each in task.claimed if each.prefetched]:
+            self._on_start(ids)
 
     def _end(self, task: SendTask, answers: list[Receipt | Exception]) -> SendTask | None:
         """End a task. Returns the one that has started in its slot."""

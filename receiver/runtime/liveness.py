@@ -12,11 +12,11 @@ It knows neither the ledger nor Redis.
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -79,7 +79,7 @@ class StartedJournal:
     def __init__(self, directory: Path, name: str, capacity: int) -> None:
         self._path = _folder(directory) / name
         self._capacity = capacity
-        self._numbers = itertools.count()
+        self._lock, self._added = threading.Lock(), 0
         self._handle, self._start = -1, 0
         with suppress(OSError):
             handle = os.open(self._path, os.O_RDWR)
@@ -88,14 +88,21 @@ class StartedJournal:
             self._handle, self._start = handle, os.fstat(handle).st_size  # from now on the journal is believed
             os.write(handle, _entry("") * capacity)
 
-    def add(self, item: str) -> None:
-        """Record that `item`, up to 63 ASCII characters, starts now."""
+    def add(self, items: Sequence[str]) -> None:
+        """Record that `items`, each up to 63 ASCII characters, start now."""
         if self._handle < 0:
             return
+        with self._lock:
+            number, self._added = self._added, self._added + len(items)
         try:
-            os.pwrite(self._handle, _entry(item), self._start + next(self._numbers) % self._capacity * _ENTRY_BYTES)
+            while items:
+                place = number % self._capacity
+                until_end = self._capacity - place
+                entries = b"".join([_entry(each) for each in items[:until_end]])
+                os.pwrite(self._handle, entries, self._start + place * _ENTRY_BYTES)
+                number, items = number + until_end, items[until_end:]
         except OSError:
-            # A journal without this entry must not be believed.
+            # A journal without these entries must not be believed.
             _remove(self._path)
 
 

@@ -176,7 +176,7 @@ def test_each_of_a_batch_that_no_claim_of_this_worker_has_started_is_noted_befor
 
     started: list[str] = []
     sink = Many()
-    senders = SenderPool(sink, 2, 5.0, started.append)
+    senders = SenderPool(sink, 2, 5.0, started.extend)
     one, other = task("a").claimed[0], task("b").claimed[0]
     senders.start(SendTask(1, [one, other, replace(other, id="c", prefetched=False)], {}))
     (ended,) = senders.collect(60)

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from receiver.runtime import liveness
 from receiver.runtime.liveness import LivenessLock, StartedJournal
@@ -152,7 +155,7 @@ def test_what_a_dead_process_had_started_of_what_it_had_claimed_is_known(tmp_pat
         LivenessLock(tmp_path, name, "deliver:ops")._unlock()
     journal = StartedJournal(tmp_path, "ops@a.1", capacity=3)
     for number in range(5):
-        journal.add(f"dlv_{number}")
+        journal.add([f"dlv_{number}"])
     StartedJournal(tmp_path, "ops@a.2", capacity=3)
 
     assert liveness.started_items(tmp_path, "ops@a.1") == {"dlv_2", "dlv_3", "dlv_4"}
@@ -163,6 +166,21 @@ def test_what_a_dead_process_had_started_of_what_it_had_claimed_is_known(tmp_pat
     assert it.released[0] == ("deliver:ops", "ops@a.1")
 
 
+@given(st.lists(st.integers(0, 7), max_size=8))
+def test_the_latest_are_kept_however_many_start_at_once(sizes: list[int]) -> None:
+    # Given a journal, of which none has come round to its beginning yet
+    with tempfile.TemporaryDirectory() as folder:
+        LivenessLock(Path(folder), "ops@a.1", "deliver:ops")._unlock()
+        journal, started = StartedJournal(Path(folder), "ops@a.1", capacity=7), list[str]()
+        # When some start at once, and others after them
+        for size in sizes:
+            items = [f"dlv_{len(started) + number}" for number in range(size)]
+            journal.add(items)
+            started += items
+        # Then the latest of them are known
+        assert liveness.started_items(Path(folder), "ops@a.1") == set(started[-7:])
+
+
 def test_without_a_journal_that_can_be_trusted_nobody_knows_what_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,8 +188,8 @@ def test_without_a_journal_that_can_be_trusted_nobody_knows_what_was_started(
     LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._unlock()
     assert liveness.started_items(tmp_path, "ops@a.1") is None
     assert liveness.started_items(tmp_path, "ops@a.2") is None
-    StartedJournal(tmp_path, "ops@a.2", capacity=3).add("dlv_1")
-    StartedJournal(tmp_path, "ops@a.1", capacity=3).add("dlv_1")
+    StartedJournal(tmp_path, "ops@a.2", capacity=3).add(["dlv_1"])
+    StartedJournal(tmp_path, "ops@a.1", capacity=3).add(["dlv_1"])
     with monkeypatch.context() as later:
         later.setattr(liveness, "boot_id", lambda: "another")
         assert liveness.started_items(tmp_path, "ops@a.1") is None
@@ -184,8 +202,8 @@ def test_without_a_journal_that_can_be_trusted_nobody_knows_what_was_started(
     LivenessLock(tmp_path, "ops@a.3", "deliver:ops")._unlock()
     with monkeypatch.context() as disk:
         disk.setattr(os, "write", full)
-        StartedJournal(tmp_path, "ops@a.3", capacity=3).add("dlv_1")
+        StartedJournal(tmp_path, "ops@a.3", capacity=3).add(["dlv_1"])
     assert liveness.started_items(tmp_path, "ops@a.3") is None
     monkeypatch.setattr(os, "pwrite", full)
-    it.add("dlv_2")
+    it.add(["dlv_2"])
     assert liveness.started_items(tmp_path, "ops@a.1") is None
