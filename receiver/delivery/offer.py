@@ -20,8 +20,8 @@ from receiver.runtime.handover import HandedOn, Handover, Offer
 from receiver.runtime.process import readable
 from receiver.wakeups import NudgeWait
 
-# Deliveries that one offer is good for: what comes alone gains by it, and more than that takes the way of a backlog.
-ROOM = 32
+# Deliveries that one offer is good for: as many as a batch of a dispatcher has events.
+ROOM = 256
 # Seconds that a dispatcher which has taken an offer has to answer; it is dead then, or the ledger is slow.
 _ANSWER_WITHIN = 2.0
 # Seconds for which what was handed on may be sent without asking the ledger: far fewer than a claim lasts, so that none

@@ -3,18 +3,23 @@
 A deliverer with a free slot and nothing due puts an offer out. One dispatcher takes it, has new deliveries recorded as
 that deliverer's claim, and once they are committed hands them on: their ids, and all that is needed to send them where
 that is small. The sockets are made before the worker forks, so only its own processes can write to them, and the kernel
-gives each message to one reader. Decides nothing, and does not know what a delivery is.
+gives each message to one reader. What a message does not hold is in a file in memory, whose descriptor goes with the
+message. Decides nothing, and does not know what a delivery is.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
+# Bytes that are handed on at once: a whole batch of a dispatcher, of the usual bodies.
+LARGEST: Final = 1 << 20
 # Bytes of a message. What Linux gives a socket without being asked holds one, also where others have not been read.
-LARGEST: Final = 1 << 17
+MESSAGE: Final = 1 << 17
 
 
 class Offer(NamedTuple):
@@ -56,12 +61,15 @@ class Handover:
 
     def put(self, offer: Offer) -> None:
         """Put an offer out. Only one may be out at a time."""
-        _send(self._offers[0], offer)
+        _send(self._offers[0], json.dumps(offer).encode())
 
     def take(self) -> Offer | None:
         """Take the offer that is out, if any: nobody else gets it. Its deliverer waits for `hand_on`."""
-        found = _receive(self._offers[1])
-        return None if found is None else Offer(*found[0])
+        try:
+            message = self._offers[1].recv(MESSAGE)
+        except BlockingIOError:
+            return None
+        return Offer(*json.loads(message))
 
     def withdraw(self) -> bool:
         """Take the offer back. False when a dispatcher has taken it."""
@@ -70,17 +78,34 @@ class Handover:
     def hand_on(self, offer: Offer, ids: list[str], since: float = 0.0, packed: bytes = b"") -> None:
         """Answer an offer that was taken, once the claim is committed. `ids`: [] when nothing came of it.
 
-        `since`, `packed`: see HandedOn. What is too large for a message is left to the ledger.
+        `since`, `packed`: see HandedOn. What is too large, or has no place, is left to the ledger.
         """
-        if not _send(self._answers[0], (offer.owner, offer.claim_number, ids, since), packed) and packed:
-            _send(self._answers[0], (offer.owner, offer.claim_number, ids, since))
+        head = json.dumps((offer.owner, offer.claim_number, ids, since)).encode() + b"\n"
+        fits = len(head) + len(packed) <= MESSAGE
+        if not (_send(self._answers[0], head + packed) if fits else self._send_beside(head, packed)):
+            _send(self._answers[0], head)
+
+    def _send_beside(self, head: bytes, packed: bytes) -> bool:
+        """Send what does not fit in the message beside it. False where that can't be."""
+        handle = _file_in_memory(packed) if len(packed) <= LARGEST else None
+        if handle is None:
+            return False
+        try:
+            return _send(self._answers[0], head, [handle])
+        finally:
+            os.close(handle)
 
     def receive(self) -> HandedOn | None:
         """Return the next answer, if there is one."""
-        found = _receive(self._answers[1])
-        if found is None:
+        try:
+            message, handles, _, _ = socket.recv_fds(self._answers[1], MESSAGE, 1)
+        except BlockingIOError:
             return None
-        (owner, claim_number, ids, since), packed = found
+        head, _, packed = message.partition(b"\n")
+        for handle in handles:
+            packed = os.pread(handle, LARGEST, 0)
+            os.close(handle)
+        owner, claim_number, ids, since = json.loads(head)
         return HandedOn(owner, claim_number, tuple(ids), since, packed)
 
     def close(self) -> None:
@@ -89,13 +114,13 @@ class Handover:
             each.close()
 
 
-def _send(end: socket.socket, message: Any, more: bytes = b"") -> bool:
-    """Send a line of JSON, and `more` after it. False where that is too large for a message."""
-    sent = b"\n".join((json.dumps(message).encode(), more))
-    if len(sent) > LARGEST:
-        return False
+def _send(end: socket.socket, message: bytes, handles: Sequence[int] = ()) -> bool:
+    """Send a message, with these descriptors. False where it is too large."""
     try:
-        end.send(sent)
+        if handles:
+            socket.send_fds(end, [message], handles)
+        else:
+            end.send(message)
     except BlockingIOError:
         pass
     except OSError as error:
@@ -106,10 +131,16 @@ def _send(end: socket.socket, message: Any, more: bytes = b"") -> bool:
     return True
 
 
-def _receive(end: socket.socket) -> tuple[Any, bytes] | None:
+def _file_in_memory(content: bytes) -> int | None:
+    """Return the descriptor of a file that holds `content`; None where none can be had, as on macOS."""
     try:
-        message = end.recv(LARGEST)
-    except BlockingIOError:
+        handle = os.memfd_create("handed-on")
+    except (AttributeError, OSError):
         return None
-    end_of_line = message.index(b"\n")
-    return json.loads(message[:end_of_line]), message[end_of_line + 1 :]
+    try:
+        if os.write(handle, content) == len(content):
+            return handle
+    except OSError:  # memory is short
+        pass
+    os.close(handle)
+    return None

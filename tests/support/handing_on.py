@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import redis
 import sqlalchemy as sa
 
@@ -18,6 +19,7 @@ from receiver.delivery.deliverer import Deliverer
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger
+from receiver.ledger.deliveries import claims
 from receiver.ledger.schema import attempts
 from receiver.recorder import EventRecorder
 from receiver.routing.router import Router
@@ -101,6 +103,19 @@ def assert_sent_once_each(ledger: Ledger, sink: ScriptedSink, count: int = 1) ->
     assert [(row["attempts"], row["spent"]) for row in rows(ledger)] == [(1, 0)] * count
     made = ledger.read(lambda connection: connection.execute(sa.select(attempts.c.number, attempts.c.outcome)).all())
     assert [tuple(row) for row in made] == [(1, "accepted")] * count
+
+
+def count_claims(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by one with each claim from now on."""
+    made: list[int] = []
+    claim = claims.claim
+
+    def counting(*arguments: Any, **named: Any) -> claims.Claims:
+        made.append(1)
+        return claim(*arguments, **named)
+
+    monkeypatch.setattr(claims, "claim", counting)
+    return made
 
 
 class Killed(BaseException):

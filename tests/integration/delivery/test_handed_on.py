@@ -38,6 +38,7 @@ from tests.support.handing_on import (
     address,
     all_delivered,
     assert_sent_once_each,
+    count_claims,
     events,
     kill,
     make_deliverer,
@@ -180,20 +181,24 @@ def test_between_commit_and_send_the_ledger_is_not_asked(
     # Given a deliverer that waits
     sink = BatchSink(accept)
     with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=3), handover):
-        # When small events come, one and then several, and at last a large one
+        # When small events come, one, then several, then more than a message holds, and at last a large one
         make_recorder(ledger, redis_url, handover).dispatch(events(1))
         eventually(lambda: all_delivered(ledger) and offered(handover))
         make_recorder(ledger, redis_url, handover).dispatch(events(5))
         eventually(lambda: all_delivered(ledger, 5) and offered(handover))
-        assert asked == []
-        make_recorder(ledger, redis_url, handover).dispatch([large("tsk_9", LARGEST)])
+        claimed = count_claims(monkeypatch)
+        batch = [large(f"tsk_{number}", 4000) for number in range(5, 5 + sink.batch_size)]
+        make_recorder(ledger, redis_url, handover).dispatch(batch)
+        eventually(lambda: all_delivered(ledger, 5 + len(batch)) and offered(handover))
+        assert (asked, claimed) == ([], [])
+        make_recorder(ledger, redis_url, handover).dispatch([large("tsk_last", LARGEST)])
         # Then only this one is asked for
-        eventually(lambda: all_delivered(ledger, 6))
+        eventually(lambda: all_delivered(ledger, 6 + len(batch)))
         assert asked == [1]
-    assert_sent_once_each(ledger, sink, 6)
+    assert_sent_once_each(ledger, sink, 6 + len(batch))
     # And a sink is given each as if it had been claimed
     assert sorted((each.run_id, each.attempt, each.route, each.via) for each in sink.seen) == sorted(
-        (run_id, 1, "everything", "webhook") for run_id in ("tsk_9", *(f"tsk_{n}" for n in range(5)))
+        (run_id, 1, "everything", "webhook") for run_id in ("tsk_last", *(f"tsk_{n}" for n in range(5 + len(batch))))
     )
     assert all(each.run == parse(each.body).data for each in sink.seen)
 

@@ -27,6 +27,7 @@ from tests.support.handing_on import (
     address,
     all_delivered,
     assert_sent_once_each,
+    count_claims,
     events,
     kill,
     make_deliverer,
@@ -37,19 +38,6 @@ from tests.support.handing_on import (
 from tests.support.ledger import with_tables
 from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
 from tests.support.waiting import PATIENCE, eventually
-
-
-def count_claims(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that grows by one with each claim from now on."""
-    made: list[int] = []
-    claim = claims.claim
-
-    def counting(*arguments: Any, **named: Any) -> claims.Claims:
-        made.append(1)
-        return claim(*arguments, **named)
-
-    monkeypatch.setattr(claims, "claim", counting)
-    return made
 
 
 def count_settlements(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
 
-from receiver.runtime.handover import LARGEST, HandedOn, Handover, Offer
+from receiver.runtime.handover import LARGEST, MESSAGE, HandedOn, Handover, Offer
 
 OFFER = Offer("w", 3, 32)
 IDS = [f"dlv_{number:064x}" for number in range(32)]
@@ -38,22 +40,57 @@ def test_what_is_handed_on_arrives_as_it_was(handover: Handover, packed: bytes) 
     assert handover.receive() is None
 
 
-def test_as_much_as_a_message_holds_arrives_and_of_more_the_ids(handover: Handover) -> None:
-    # Given how long a message is with nothing packed
+def descriptors() -> int:
+    """Count those that are open."""
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+@pytest.fixture
+def room(handover: Handover) -> int:
+    """Bytes that a message has for what is packed."""
     handover.hand_on(OFFER, IDS, 12.5)
-    room = LARGEST - len(handover.answers.recv(LARGEST))
-    # When the rest of it is used, then all arrives
-    handover.hand_on(OFFER, IDS, 12.5, b"x" * room)
-    assert handover.receive() == HandedOn("w", 3, tuple(IDS), 12.5, b"x" * room)
-    # And with one byte more only the ids do
-    handover.hand_on(OFFER, IDS, 12.5, b"x" * (room + 1))
+    return MESSAGE - len(handover.answers.recv(MESSAGE))
+
+
+def test_what_a_message_does_not_hold_arrives_beside_it(handover: Handover, room: int) -> None:
+    opened = descriptors()
+    for size in (room, room + 1, LARGEST):
+        handover.hand_on(OFFER, IDS, 12.5, b"x" * size)
+        assert handover.receive() == HandedOn("w", 3, tuple(IDS), 12.5, b"x" * size)
+    # And nothing stays open
+    assert descriptors() == opened
+    # And of one byte more only the ids arrive
+    handover.hand_on(OFFER, IDS, 12.5, b"x" * (LARGEST + 1))
     assert handover.receive() == HandedOn("w", 3, tuple(IDS), 12.5, b"")
+
+
+@pytest.mark.parametrize("trouble", ["no such call", "no descriptor is left", "memory is short", "a part is written"])
+def test_where_nothing_can_go_beside_a_message_the_ids_arrive(
+    handover: Handover, room: int, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOMEM, trouble)
+
+    opened, packed = descriptors(), b"x" * (room + 1)
+    # Given a system that has no files in memory, or no memory for one
+    with monkeypatch.context() as system:
+        if trouble == "no such call":
+            system.delattr(os, "memfd_create")
+        elif trouble == "no descriptor is left":
+            system.setattr(os, "memfd_create", fail)
+        else:
+            system.setattr(os, "write", fail if trouble == "memory is short" else lambda *_: 1)
+        # When more is handed on than a message holds
+        handover.hand_on(OFFER, IDS, 12.5, packed)
+    # Then it is left to the ledger
+    assert handover.receive() == HandedOn("w", 3, tuple(IDS), 12.5, b"")
+    assert descriptors() == opened
 
 
 def test_what_a_socket_has_no_room_for_is_sent_as_ids(handover: Handover) -> None:
     # Given a host on which a socket holds less
     handover._answers[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-    handover.hand_on(OFFER, IDS, 12.5, b"x" * (LARGEST // 2))
+    handover.hand_on(OFFER, IDS, 12.5, b"x" * (MESSAGE // 2))
     assert handover.receive() == HandedOn("w", 3, tuple(IDS), 12.5, b"")
 
 
