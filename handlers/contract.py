@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -132,8 +132,7 @@ class Artifact:
     unchanged_since: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ReadableFile:
+class ReadableFile(NamedTuple):
     """A file that a sink keeps. `size`: bytes. `version`: exactly these bytes. `encoding`: its content coding, such as
     gzip, or "".
 

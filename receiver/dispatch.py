@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 
 import redis
 
@@ -168,7 +167,7 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         try:
             return self.take_in([self.unread(entry.event, problem)])
         except _OF_ENTRY:
-            self._set_aside([replace(entry, event=None, problem=problem)])
+            self._set_aside([entry._replace(event=None, problem=problem)])
             return ()
 
     def _take_again(self, taken: Taken) -> None:

@@ -14,8 +14,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import redis
 
@@ -54,8 +53,7 @@ def spoilt_as(kind: bytes | str) -> str:
     return "" if kind in (b"stream", b"none") else SPOILT
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry as read. `event`: None when its fields are not those of an event of ours, for `problem`."""
 
     entry_id: str

@@ -9,8 +9,7 @@ copies each body twice more, and hashes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import EntryKeys, message
@@ -27,8 +26,7 @@ class NotUnderstood(ValueError):
     """What came is no reply to such a transaction, so it is not known what Redis has done."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommitReply:
+class CommitReply(NamedTuple):
     """`depth`: entries in the stream now. `lapses`: milliseconds that the flag has left, less than 1 where it is none.
 
     `error`: the first error of Redis, or "". With one, the rest is not known, and some of the events are not there.

@@ -11,9 +11,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import redis
 import redis.asyncio
@@ -53,8 +52,7 @@ class InboxUnavailable(RunhookError):
         self.refused = refused
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """`depth`: entries in the inbox now. `woken`: a wake-up of the dispatcher is outstanding; else one is needed.
     `size`: bytes that the bodies take up there."""
 

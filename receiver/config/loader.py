@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -24,13 +23,12 @@ _NEEDED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _OPENS_NOTHING = "https://not-set.invalid"
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A file without problems. `document` has its lines, and its texts before variables were replaced."""
 
     config: Config
     document: Document
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str]
 
 
 def load_file(path: Path, environ: Mapping[str, str]) -> Loaded:

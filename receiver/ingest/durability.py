@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import redis
 import redis.asyncio
@@ -27,8 +26,7 @@ NEEDED: Final = {
 _PROBE = "runhook:probe"
 
 
-@dataclass(frozen=True, slots=True)
-class Durability:
+class Durability(NamedTuple):
     """`problems`: one line each, none when the promise holds. `known`: False when Redis does not show its settings."""
 
     problems: tuple[str, ...] = ()

@@ -15,9 +15,8 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import redis
 
@@ -55,8 +54,7 @@ log = logging.getLogger("runhook.ingest")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """Limits of ingest. `max_events`, `max_bytes`: of the inbox. `max_body`: bytes of the largest event.
 
     `accept_weaker`: use a Redis that does not write to disk before it answers. `shares_disk`: Redis is the embedded

@@ -22,9 +22,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from handlers.support.private_file import make_private_folder
 from receiver.domain.event import Event, event_id
@@ -51,8 +50,7 @@ _RELOAD_EVERY: Final = 10.0  # seconds after which the directory is read again, 
 log = logging.getLogger("runhook.ingest")
 
 
-@dataclass(frozen=True, slots=True)
-class QuarantinedRequest:
+class QuarantinedRequest(NamedTuple):
     """One request in quarantine. `id`: what its event id would be. `size`: bytes of the body. `at`: epoch seconds.
 
     `is_run`: whether its body names a run. `file`: its name in the directory: of body and signature, so that the same
@@ -87,8 +85,7 @@ class QuarantinedRequest:
         return Event(self.id, self.source, body, self.at, "webhook", self.submission_id)
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """What is known of a file: bytes, when it was written (epoch seconds), and whether its body names a run."""
 
     size: int

@@ -19,9 +19,8 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from handlers.support.private_file import make_private_folder
 from receiver.domain.event import Event
@@ -39,8 +38,7 @@ class SpoolFull(RunhookError):
     """The spool takes no more: its size, or the reserve of free disk space, is reached."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """The oldest events of the spool, and what `done` needs to take them out."""
 
     events: tuple[Event, ...]
@@ -299,8 +297,7 @@ class Spool:
             os.close(handle)
 
 
-@dataclass(frozen=True, slots=True)
-class SpoolUsage:
+class SpoolUsage(NamedTuple):
     """What the spool of a machine takes up. `left`: bytes of receivers that are gone, while none is there to take them
     in; a part of them may have been drained. `set_aside`: damaged files that wait for a person."""
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from receiver.domain.event import Event
 from receiver.errors import Busy
@@ -20,8 +19,7 @@ COMMIT_EVENTS: Final = 512
 COMMIT_BYTES: Final = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class CommitBatch:
+class CommitBatch(NamedTuple):
     """Events of one commit, in the order of their coming, and who waits for them. `size`: bytes of their bodies."""
 
     events: list[Event]

@@ -16,10 +16,9 @@ import fnmatch
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 # What rules can ask of an event itself: `event.via`.
 EVENT_FIELDS = ("id", "source", "via", "disposition", "received_at")
@@ -30,8 +29,7 @@ MAX_VALUES = 50_000
 Problem = tuple[tuple[str | int, ...], str]
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """What is wanted at one path. `texts` are the globs; `values` are compared as they are."""
 
     path: str

@@ -10,8 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 # Seconds without a byte, after which what is not whole ends; so long may a new connection be silent, too.
 STALL: Final = 5.0
@@ -39,8 +38,7 @@ _SLOW_HEAD: Final = "the head of the request did not come in time"
 _SLOW_BODY: Final = "the body of the request came too slowly"
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(NamedTuple):
     """How many connections there may be, and how many requests that are not whole: in all, and from one address."""
 
     total: int

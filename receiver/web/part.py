@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,8 +23,7 @@ from receiver.web.access import OperatorAccess
 ABORT: Final = "runhook.abort"
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What the application shares with its parts."""
 
     settings: Settings
@@ -37,8 +35,7 @@ class Context:
     access: OperatorAccess
 
 
-@dataclass(frozen=True, slots=True)
-class WebPart:
+class WebPart(NamedTuple):
     """`routes`, what they need, and how they stop. `lifespan`: entered at start-up, left at shutdown.
 
     `admin`: routes for operators. Where there is an admin port they are there alone.

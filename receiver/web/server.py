@@ -9,10 +9,9 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from receiver.errors import NotStarted
 
@@ -58,8 +57,7 @@ def display_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-@dataclass(frozen=True, slots=True)
-class AdminListener:
+class AdminListener(NamedTuple):
     """A second socket of the same server, whose connections are made by `protocol`, with bounds of their own."""
 
     socket: socket.socket

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,7 +122,7 @@ def test_of_what_no_key_has_signed_the_newest_are_kept_and_of_all_else_each(
     for each in fields:
         client.xadd(STREAM, each)  # type: ignore[arg-type]
     entries = reader.read()
-    assert set_aside(client, [replace(each, problem="it could not be recorded") for each in entries[:1]]) == 1
+    assert set_aside(client, [each._replace(problem="it could not be recorded") for each in entries[:1]]) == 1
     assert set_aside(client, entries[1:]) == 4
     assert why_aside(client) == [(True, "it could not be recorded"), *[(False, NO_EVENT)] * 3]
     kept: Any = client.xrange(UNPROVEN_ASIDE)
