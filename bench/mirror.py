@@ -37,7 +37,7 @@ import httpx2
 from handlers.contract import Delivery
 from handlers.s3 import S3Sink
 from handlers.testing.conformance import NoServices, make_delivery, sample_run
-from receiver.runtime.process import die_with_parent
+from receiver.runtime.parent_death import die_with_parent
 from tests.servers.seaweedfs import S3Server
 
 MB = 1024 * 1024

@@ -32,7 +32,7 @@ import redis  # noqa: E402
 from receiver.domain.event import Event, event_id  # noqa: E402
 from receiver.domain.inbox_entry import EntryKeys  # noqa: E402
 from receiver.inbox_writer import InboxWriter  # noqa: E402
-from receiver.runtime.process import die_with_parent  # noqa: E402
+from receiver.runtime.parent_death import die_with_parent  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.servers.valkey import ValkeyProcess  # noqa: E402
 

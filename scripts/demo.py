@@ -24,7 +24,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from receiver.runtime.process import spawn
+from receiver.runtime.parent_death import spawn
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "var" / "demo"

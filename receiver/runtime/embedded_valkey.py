@@ -18,7 +18,7 @@ from redis.exceptions import BusyLoadingError, RedisError
 
 from handlers.support.private_file import make_private_folder
 from receiver.errors import NotStarted
-from receiver.runtime.process import spawn
+from receiver.runtime.parent_death import spawn
 from receiver.runtime.redis_client import connect
 
 # Seconds in which a server must answer at its start, not counting the time in which it loads its data.

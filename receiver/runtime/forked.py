@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import IO, Final
 
-from receiver.runtime.process import die_with_parent
+from receiver.runtime.parent_death import die_with_parent
 
 _PR_SET_NAME: Final = 15
 _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)

@@ -1,23 +1,20 @@
-"""What processes that start others need: children that end with them, signals, and when to start one again."""
+"""What processes need of the system: memory, open files and signals; and when to start another one again."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import math
 import os
 import resource
 import select
 import signal
-import subprocess
-import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 # Seconds of life after which a process's end is not counted together with those before.
 STABLE_AFTER: Final = 10.0
@@ -25,25 +22,9 @@ STABLE_AFTER: Final = 10.0
 # More open files than this are of no use, and cost the kernel memory.
 MAX_FILES: Final = 65_536
 
-_PR_SET_PDEATHSIG = 1
 _GC_THRESHOLDS = gc.get_threshold()
 _IMPORT_THRESHOLD = 200_000  # new objects between two collections; with the usual 700 a start is a fifth longer
 _MAX_DELAY = 5.0
-
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
-
-
-def die_with_parent(parent: int, sig: signal.Signals = signal.SIGKILL) -> None:
-    """Have the kernel send this process `sig` when its parent ends, even by kill -9. Call it right after the fork.
-
-    `parent`: the process id that the parent read before it forked. If that one has ended since, the child exits here.
-    On systems other than Linux there is no such request to the kernel, and this does nothing but that check.
-    The kernel means the *thread* that forked: start children from a thread that lives as long as they do.
-    """
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def relax_gc_for_imports() -> None:
@@ -191,21 +172,6 @@ class Restarts:
 def exit_text(code: int) -> str:
     """Return how a process ended, given its exit code as subprocess has it: negative for a signal."""
     return f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
-
-
-def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a program that ends with us and is out of reach of the terminal's Ctrl-C. `options`: as for Popen.
-
-    Call it in the main thread, before there are others.
-    """
-    parent = os.getpid()
-    return subprocess.Popen(  # noqa: S603 - the command is our own
-        list(command),
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - no threads, by contract
-        **options,
-    )
 
 
 def error_location(error: BaseException) -> str:

@@ -22,10 +22,10 @@ from typing import Final
 
 from receiver.errors import RunhookError
 from receiver.runtime.child import REPLACE, ChildContext, ChildMain, SharedStatus
+from receiver.runtime.parent_death import die_with_parent
 from receiver.runtime.process import (
     Restarts,
     StopRequests,
-    die_with_parent,
     drain,
     error_location,
     exit_text,

@@ -70,6 +70,7 @@ def test_a_list_imports_no_server_no_sink_and_no_config(data: Path, command: str
 
 # What a receiver needs for its pages, APIs and ledger, and not for a webhook.
 LATE = {
+    "ctypes",
     "handlers.support.address_policy",
     "httpcore2",
     "httpx2",

@@ -19,7 +19,7 @@ from receiver.errors import NotStarted
 from receiver.ingest.durability import assess
 from receiver.runtime import embedded_valkey, redis_client
 from receiver.runtime.embedded_valkey import EmbeddedValkey
-from receiver.runtime.process import spawn
+from receiver.runtime.parent_death import spawn
 from tests.support.paths import ROOT
 from tests.support.waiting import Stopwatch
 

@@ -15,7 +15,7 @@ import pytest
 
 from receiver.errors import NotStarted, UsageError
 from receiver.runtime.foreman import Foreman, Program
-from receiver.runtime.process import spawn
+from receiver.runtime.parent_death import spawn
 from tests.support.waiting import PATIENCE
 
 

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 
 from receiver.domain.signature import HEADER, verify
-from receiver.runtime.process import die_with_parent
+from receiver.runtime.parent_death import die_with_parent
 from receiver.skyvern.simulator import Fault
 from receiver.skyvern.simulator.faults import check, drawn
 from receiver.skyvern.simulator.webhooks import pause

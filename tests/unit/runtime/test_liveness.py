@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from receiver.runtime import liveness
 from receiver.runtime.liveness import LivenessLock, StartedJournal
-from receiver.runtime.process import die_with_parent
+from receiver.runtime.parent_death import die_with_parent
 
 LIVE = """
 import sys
