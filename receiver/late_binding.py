@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from receiver.domain.extent import extent_of
-from receiver.domain.parsed_event import ParsedEvent
+from receiver.domain.parsed_event import ParsedEvent, completion_text
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey
 from receiver.domain.shape import WORKFLOW
 from receiver.ledger import Connection, late_completion, reroutes, run_polls
-from receiver.ledger.events import NewDelivery, completion_text
+from receiver.ledger.events import NewDelivery
 from receiver.ledger.late_completion import LateCompletion, MadeDelivery
 from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey
 from receiver.ledger.submissions import visibility

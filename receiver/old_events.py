@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from receiver.domain.event import Event
-from receiver.domain.parsed_event import ParsedEvent
+from receiver.domain.parsed_event import ParsedEvent, completion_of_text
 from receiver.domain.run import Run, parse
 from receiver.domain.shape import completed
-from receiver.ledger.earlier_events import loads
 from receiver.ledger.reroutes import OldEvent
 from receiver.routing.router import RunView
 
@@ -24,7 +23,7 @@ def view_of(event: OldEvent, run: Run | None = None) -> RunView:
 
 def parsed_again(old: OldEvent) -> ParsedEvent:
     """Parse a recorded event, whose body is redacted, and complete it with what is kept beside that."""
-    run, completion = parse(old.body), loads(old.completion)
+    run, completion = parse(old.body), completion_of_text(old.completion)
     event = Event(old.id, old.source, old.body, old.received_at, old.via)
     return ParsedEvent(
         event, run.with_data(completed(run.data, completion)), old.body, completion=completion, data=run.data

@@ -16,7 +16,7 @@ from receiver.ask_again import AskAgain
 from receiver.domain import deduplication, poll_schedule
 from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
-from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
+from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, to_compare, unreadable
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey
 from receiver.hand_on import HandOn, RunNow, runs_now
@@ -159,11 +159,7 @@ class EventRecorder:
 
         def ask(connection: Connection) -> list[Asked]:
             now, earlier = self._ledger.now(), EarlierEvents(connection)
-            new = [
-                self._classify(each, each.facts, [], NO_RUN, submitted.get(each.key), earlier)
-                for each in ordered
-                if each.facts
-            ]
+            new = [self._classify(each, [], NO_RUN, submitted.get(each.key), earlier) for each in ordered]
             tries.append(new)
             self._again.give_back(again)  # of a try before this one
             again.clear()
@@ -263,8 +259,9 @@ class EventRecorder:
             elif each.run.test:
                 decided.append(self._route(each, deduplication.TEST, NO_RUN, None, ()))
             else:
+                history = histories[each.key]
                 try:
-                    decided.append(self._classify(each, each.facts, histories[each.key], run, submission, earlier))
+                    decided.append(self._classify(each, history, run, submission, earlier, more=each.key not in only))
                 except OF_VALUES as error:  # it keeps none of the others waiting
                     decided.append(_new_event(self._marked(each.event, error), "unreadable"))
         run_polls.ask_for_more(connection, self._again.wanted(decided, bound, now))
@@ -289,16 +286,24 @@ class EventRecorder:
     def _classify(
         self,
         parsed: ParsedEvent,
-        facts: Facts,
         history: list[Facts],
         run: KnownRun,
         submission: Submission | None,
         earlier: EarlierEvents,
+        *,
+        more: bool = False,
     ) -> NewEvent:
-        """Complete, classify and route one event, and add its facts to the `history` of its run."""
+        """Complete, classify and route one readable event, and add its facts to the `history` of its run.
+
+        The first of a run is recorded with facts that are not whole, whatever comes with it. `more`: the batch has
+        another, with which it is compared.
+        """
         if submission:
             parsed = with_request(parsed, submission, self._redactor)
-        own = parsed.facts or facts
+        if history:
+            parsed = to_compare(parsed)
+        own = parsed.facts
+        assert own is not None
         if history:
             own = own._replace(seq=history[-1].seq + 1)
         found = deduplication.classify(own, history)
@@ -308,7 +313,7 @@ class EventRecorder:
             own = own._replace(extent=parsed.facts.extent if parsed.facts else "")
         if found.disposition == "update":
             told = earlier.sinks_told(parsed.key, own, history)
-        history.append(own)
+        history.append((not history and more and to_compare(parsed).facts) or own)
         event = self._route(parsed, found, run, submission, told)
         earlier.add(parsed.run.data, event)
         return event

@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-from receiver.domain.extent import parse_extent
+from receiver.domain.extent import extent_of, parse_extent
 from receiver.domain.run import Run
 
 Disposition = Literal["new", "interim", "update", "repeat", "superseded", "test"]
@@ -45,9 +45,12 @@ class Facts(NamedTuple):
     """The facts of one event that decide whether it is a repeat.
 
     `outcome`: see `domain.run.Run`. `modified_at`: seconds since the epoch, or None when the body had none.
-    `fingerprint`, `statement`: hashes of the facts with and without the files, see `fingerprints`. `extent`: the text
-    of an `extent.Extent`. Events of older ledgers have neither statement nor extent. `output_null`: see `Fingerprints`.
-    `seq`: the order in which events were recorded.
+    `fingerprint`, `statement`: hashes of the facts with and without the files, see `Fingerprints`. `extent`: the text
+    of an `extent.Extent`. Events of older ledgers have neither statement nor extent. `output_null`: see
+    `has_no_output`. `seq`: the order in which events were recorded.
+
+    Those of an event that has been compared with no other are not *whole*: fingerprint, statement and extent, which
+    take longer than all the rest, are "" until `made_whole`.
     """
 
     event_id: str
@@ -61,6 +64,11 @@ class Facts(NamedTuple):
     seq: int
     statement: str = ""
     extent: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether they can be compared with those of another event."""
+        return bool(self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +88,8 @@ TEST = Classification("test")
 _FIRST: Final = {final: Classification("new" if final else "interim") for final in (True, False)}
 
 
-def facts_of(event_id: str, run: Run, seq: int, extent: str = "") -> Facts:
-    """Return the facts of event `event_id` with body `run`, the `seq`th of its run to be recorded.
-
-    `extent`: of the run as it is known from the body and from elsewhere.
-    """
-    prints = fingerprints(run)
+def facts_of(event_id: str, run: Run) -> Facts:
+    """Return the facts of event `event_id` with body `run`, if it is the first of its run: they are not whole."""
     return Facts(
         event_id=event_id,
         attempt=run.attempt,
@@ -93,12 +97,17 @@ def facts_of(event_id: str, run: Run, seq: int, extent: str = "") -> Facts:
         retry_pending=run.retry_pending,
         final=run.final,
         modified_at=run.modified_at,
-        fingerprint=prints.fingerprint,
-        output_null=prints.output_null,
-        seq=seq,
-        statement=prints.statement,
-        extent=extent,
+        fingerprint="",
+        output_null=has_no_output(run.data),
+        seq=1,
     )
+
+
+def made_whole(facts: Facts, run: Run, members: Mapping[str, Any]) -> Facts:
+    """Return facts with all that is compared. `run`: as the body alone tells it; `members`: what is known of it from
+    the body and from elsewhere."""
+    prints = fingerprints(run)
+    return facts._replace(fingerprint=prints.fingerprint, statement=prints.statement, extent=str(extent_of(members)))
 
 
 def classify(new: Facts, history: Sequence[Facts]) -> Classification:
@@ -192,19 +201,18 @@ def _outranks(old: Facts, new: Facts) -> bool:
 
 class Fingerprints(NamedTuple):
     """Two texts of 32 hex digits: one is the same for two bodies with the same facts, the other also when they differ
-    in their downloaded files. `output_null`: there is no output: null, absent, empty, or nothing but fields that are.
+    in their downloaded files.
     """
 
     fingerprint: str
     statement: str
-    output_null: bool
 
 
 def fingerprints(run: Run) -> Fingerprints:
     """Return the fingerprints of a run. A millisecond for an output of 100 kB."""
     data = run.data
     reason = None if run.outcome != run.status else _normal(data.get("failure_reason")) or None
-    output, errors = _output(run), _normal(data.get("errors"))
+    output, errors = _output(data), _normal(data.get("errors"))
     said = b"[%b,%b,%b" % (_dump(output), _dump(reason), _dump(errors))
     hashed = hashlib.sha256(said)
     whole = hashed.copy()
@@ -212,7 +220,7 @@ def fingerprints(run: Run) -> Fingerprints:
     if _FILES_KEY in said:  # of a block, in a workflow's output: saved as late as those of the run
         hashed = hashlib.sha256(b"[%b,%b,%b" % (_dump(_without_files(output)), _dump(reason), _dump(errors)))
     hashed.update(b"]")
-    return Fingerprints(whole.hexdigest()[:32], hashed.hexdigest()[:32], output is None)
+    return Fingerprints(whole.hexdigest()[:32], hashed.hexdigest()[:32])
 
 
 def _without_files(value: Any) -> Any:
@@ -257,13 +265,33 @@ def _dump(value: Any) -> bytes:
     return _ENCODER.encode(value).encode("ascii")
 
 
-def _output(run: Run) -> Any:
-    """Return the output. It has three names: tasks send it as extracted_information too, workflows as outputs."""
-    for name in ("output", "outputs", "extracted_information"):
-        value = _normal(run.data.get(name))
+# The names of output: tasks send it as extracted_information too, workflows as outputs.
+_OUTPUT: Final = ("output", "outputs", "extracted_information")
+
+
+def _output(data: Mapping[str, Any]) -> Any:
+    for name in _OUTPUT:
+        value = _normal(data.get(name))
         if value is not None:
             return value
     return None
+
+
+def has_no_output(data: Mapping[str, Any]) -> bool:
+    """Whether there is no output: null, absent, empty, or nothing but fields that are."""
+    return all(_is_null(data.get(name)) for name in _OUTPUT)
+
+
+def _is_null(value: Any) -> bool:
+    """Whether `_normal` makes None of `value`. It looks no further than to the first leaf that stays."""
+    kind = type(value)
+    if kind is dict:
+        of_file = VOLATILE_IN_FILE if "checksum" in value and "url" in value and "filename" in value else ()
+        for key, item in value.items():  # noqa: SIM110 - `all` is a frame more a level
+            if not (item is None or key in VOLATILE or key in of_file or _is_null(item)):
+                return False
+        return True
+    return not value if kind is list else value is None
 
 
 def _normal(value: Any) -> Any:

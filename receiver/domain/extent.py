@@ -1,8 +1,8 @@
 """How much an event has of its run: which members, how many screenshots and recordings, which files. Pure.
 
 Two events with the same facts may differ in that: Skyvern sets the status of a run before it has saved its files, and a
-poll lacks what the webhook has. The ledger keeps the extent of each event as a short text, so that it can be compared
-without the bodies.
+poll lacks what the webhook has. The ledger keeps the extent of each event that was compared with another as a short
+text, so that the next one can be compared without its body.
 """
 
 from __future__ import annotations

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from receiver.domain import deduplication, shape
+from receiver.domain.bounded_json import too_much
 from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
 from receiver.domain.extent import extent_of
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey, parse
+from receiver.domain.run import members as members_of
 
 
 class ParsedEvent(NamedTuple):
     """`run`: with the completed members; `data`: the members of the body alone. Both, and `body`, are redacted.
 
-    `facts`: those of the first event of its run; None for an unreadable event. `completion`: the members that the body
-    lacks and that do not follow from it.
+    `facts`: those of the first event of its run, whole only if they have to be; None for an unreadable event.
+    `completion`: the members that the body lacks and that do not follow from it.
     """
 
     event: Event
@@ -25,7 +28,7 @@ class ParsedEvent(NamedTuple):
     body: bytes
     facts: Facts | None = None
     completion: Mapping[str, Any] = {}
-    data: Mapping[str, Any] = {}
+    data: dict[str, Any] = {}  # noqa: RUF012 - a field of a tuple, which nobody changes
 
     @property
     def key(self) -> RunKey:
@@ -60,14 +63,32 @@ def parse_event(
         return ParsedEvent(event, run, body, data=data)
     known = shape.of_details(data, redactor.mask(dict(details))) if details else {}
     members, found = _completed(data, data, redactor, known, named=named or bool(known))
-    facts = deduplication.facts_of(event.id, run, 1, str(extent_of(members)))
-    return ParsedEvent(event, run.with_data(members), body, facts, found, data)
+    facts = deduplication.facts_of(event.id, run)
+    parsed = ParsedEvent(event, run.with_data(members), body, facts, found, data)
+    # What is left out, and what would be once it is masked, reads otherwise in the ledger.
+    return to_compare(parsed) if run.left_out or (body is not event.body and too_much(body)) else parsed
+
+
+def to_compare(parsed: ParsedEvent) -> ParsedEvent:
+    """Return a readable event with its facts made whole, as it must be once its run has another event."""
+    if parsed.facts is None or parsed.facts.whole:
+        return parsed
+    run = parsed.run._replace(data=parsed.data)
+    return parsed._replace(facts=deduplication.made_whole(parsed.facts, run, parsed.run.data))
+
+
+def recorded_facts(facts: Facts, status: str, body: bytes, completion: str) -> Facts:
+    """Return the same facts as `to_compare`, of an event that was recorded with this body and completion."""
+    run = Run(status=status, outcome=facts.outcome, data=members_of(body))
+    return deduplication.made_whole(facts, run, shape.completed(run.data, completion_of_text(completion)))
 
 
 def complete(parsed: ParsedEvent, redactor: Redactor, completion: Mapping[str, Any]) -> ParsedEvent:
     """Return the event with the members of `completion`, which it lacked so far, and those that follow from them."""
     members, completion = _completed(parsed.data, parsed.run.data, redactor, {**parsed.completion, **completion})
-    facts = parsed.facts._replace(extent=str(extent_of(members))) if parsed.facts else None
+    facts = parsed.facts
+    if facts and facts.whole:
+        facts = facts._replace(extent=str(extent_of(members)))
     return parsed._replace(run=parsed.run.with_data(members), facts=facts, completion=completion)
 
 
@@ -97,3 +118,14 @@ def _completed(
 def unreadable(event: Event, redactor: Redactor, problem: str) -> ParsedEvent:
     """Return an event whose body can't be read, for `problem`."""
     return ParsedEvent(event, Run(problem=problem), redactor.apply(event.body, {})[0])
+
+
+def completion_text(completion: Mapping[str, Any]) -> str:
+    """Return a completion as the ledger keeps it: as a JSON object, or "" for an empty one."""
+    return json.dumps(completion, check_circular=False) if completion else ""
+
+
+def completion_of_text(text: str) -> dict[str, Any]:
+    """Return the completion that the ledger keeps as `text`."""
+    found: dict[str, Any] = json.loads(text) if text else {}
+    return found

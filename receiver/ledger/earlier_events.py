@@ -5,7 +5,6 @@ They are read only when one has more than the new event, which its extent tells 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import sqlalchemy as sa
 from receiver.domain import shape
 from receiver.domain.deduplication import Facts, says_same
 from receiver.domain.extent import Extent, parse_extent
+from receiver.domain.parsed_event import completion_of_text
 from receiver.domain.run import RunKey, parse
 from receiver.ledger.events import NewEvent
 from receiver.ledger.of_events import of_events
@@ -71,12 +71,6 @@ class EarlierEvents:
         if event_id not in self._runs:
             query = sa.select(events.c.body, events.c.completion).where(events.c.id == event_id)
             row = self._connection.execute(query).first()  # none: retention deleted it a moment ago
-            known = shape.completed(parse(bytes(row.body)).data, loads(row.completion)) if row else {}
+            known = shape.completed(parse(bytes(row.body)).data, completion_of_text(row.completion)) if row else {}
             self._runs[event_id] = known
         return self._runs[event_id]
-
-
-def loads(completion: str) -> dict[str, Any]:
-    """Return the completion of an event from its column."""
-    found: dict[str, Any] = json.loads(completion) if completion else {}
-    return found

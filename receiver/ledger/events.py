@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -16,11 +15,12 @@ import sqlalchemy as sa
 
 from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
-from receiver.domain.parsed_event import ParsedEvent
+from receiver.domain.parsed_event import ParsedEvent, completion_text
 from receiver.domain.run import Run, RunKey
 from receiver.ledger import bulk, requests
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.deliveries.creation import ClaimAtOnce
+from receiver.ledger.history import of_runs
 from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events, runs
 
@@ -81,11 +81,6 @@ class NewEvent(NamedTuple):
         return completion_text(self.completion)
 
 
-def completion_text(completion: Mapping[str, Any]) -> str:
-    """Return a completion as a JSON object, or "" for an empty one."""
-    return json.dumps(completion, check_circular=False) if completion else ""
-
-
 def only_events(batch: Iterable[ParsedEvent]) -> dict[RunKey, ParsedEvent]:
     """Return the readable events that are the only one of their run in `batch`."""
     of_run: dict[RunKey, list[ParsedEvent]] = {}
@@ -121,13 +116,10 @@ def known(
     }
     history: dict[RunKey, list[Facts]] = {key: [] for key in there}
     recorded: dict[RunKey, list[str]] = {key: [] for key in there}
-    earlier = bulk.by_source(key for key, row in there.items() if row.events and key not in made)
-    queries = [_history.with_values(b_source=source, b_run_ids=run_ids) for source, run_ids in earlier]
-    for row in chain.from_iterable(requests.run(connection, *queries)):
-        key, facts = (row.source, row.run_id), Facts(*row[3:])
-        recorded[key].append(facts.event_id)
-        if row.disposition not in ("unreadable", "test"):
-            history[key].append(facts)
+    for past in of_runs(connection, (key for key, row in there.items() if row.events and key not in made)):
+        recorded[past.key].append(past.id)
+        if past.facts is not None:
+            history[past.key].append(past.facts)
     return {
         key: KnownRun(
             *(json.loads(row.labels) if row.labels != "{}" else {}, row.submission_id, history[key], recorded[key]),
@@ -147,22 +139,6 @@ _lock: Final = bulk.Insert(
         *(runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id),
         *(runs.c.event_id, runs.c.events, runs.c.first_seen_at),
     ],
-)
-
-
-# The events of runs of one source, at the end the columns of Facts.
-_history: Final = BuiltStatement(
-    lambda form: (
-        sa.select(
-            *(events.c.source, events.c.run_id, events.c.disposition),
-            *(events.c["id" if name == "event_id" else name] for name in Facts._fields),
-        )
-        .where(
-            events.c.source == sa.bindparam("b_source", type_=sa.Text),
-            bulk.among_given(form, events.c.run_id, "b_run_ids"),
-        )
-        .order_by(events.c.seq)
-    )
 )
 
 

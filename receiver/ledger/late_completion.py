@@ -40,7 +40,9 @@ class MadeDelivery(NamedTuple):
 def put(connection: sa.Connection, completed: Sequence[LateCompletion]) -> None:
     """Complete these events, of runs that are locked."""
     for each in sorted(completed):
-        changed = {"completion": each.completion, "extent": each.extent}
+        # What is computed once it is compared stays empty until then.
+        extent = sa.case((events.c.fingerprint == "", events.c.extent), else_=each.extent)
+        changed = {"completion": each.completion, "extent": extent}
         connection.execute(sa.update(events).where(events.c.id == each.event_id).values(changed))
 
 

@@ -63,7 +63,7 @@ def new_event(
         event,
         run,
         body,
-        deduplication.facts_of(event.id, run, 0),
+        deduplication.facts_of(event.id, run),
         disposition=disposition,
         newest=True,
         deliveries=made,

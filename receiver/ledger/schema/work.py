@@ -64,7 +64,7 @@ events = Table(
     Column("retry_pending", Boolean, nullable=False),
     Column("final", Boolean, nullable=False),
     Column("modified_at", Double),
-    Column("fingerprint", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),  # "": not compared yet, nor have statement and extent been computed
     Column("statement", Text, nullable=False, server_default=""),  # the fingerprint without the files
     Column("extent", Text, nullable=False, server_default=""),  # how much it has: see domain/extent.py
     Column("output_null", Boolean, nullable=False),

@@ -19,9 +19,10 @@ from handlers.database import merge
 from handlers.database.columns import Columns
 from handlers.mirror.manifest import latest_document, replaces_latest
 from handlers.testing.conformance import make_delivery
-from receiver.domain.deduplication import Facts, classify, facts_of
+from receiver.domain.deduplication import Facts, classify
 from receiver.domain.run import parse
 from receiver.skyvern import samples
+from tests.support.facts import facts
 from tests.support.paths import ROOT
 
 CAPTURES = {path.stem: json.loads(path.read_bytes()) for path in (ROOT / "tests/support/data/captures").glob("*.json")}
@@ -103,9 +104,9 @@ def routed(order: list[tuple[int, Body]]) -> tuple[list[Delivery], Body | None]:
     standing = None
     for seq, (number, body) in enumerate(order):
         run = parse(json.dumps(body).encode())
-        facts = facts_of(f"evt_{number}", run, seq)._replace(seq=seq)
-        verdict = classify(facts, history)
-        history.append(facts)
+        told = facts(f"evt_{number}", run, seq)
+        verdict = classify(told, history)
+        history.append(told)
         if verdict.disposition in ("new", "interim") and not verdict.late:
             standing = body
         if verdict.disposition == "new":

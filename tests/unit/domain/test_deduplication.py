@@ -18,6 +18,7 @@ from receiver.domain import deduplication
 from receiver.domain.deduplication import VOLATILE, Classification, Facts, classify
 from receiver.domain.run import parse
 from receiver.skyvern import samples
+from tests.support.facts import facts
 
 NOW = 1_790_000_000.0
 
@@ -142,7 +143,7 @@ def test_other_facts(one: dict[str, Any], other: dict[str, Any]) -> None:
 def test_output_that_says_nothing_is_null(fields: dict[str, Any], null: bool) -> None:
     run = parse(json.dumps({"run_id": "r", "status": "completed", **fields}).encode())
 
-    assert deduplication.fingerprints(run).output_null is null
+    assert deduplication.has_no_output(run.data) is null
 
 
 @pytest.mark.parametrize(
@@ -150,21 +151,19 @@ def test_output_that_says_nothing_is_null(fields: dict[str, Any], null: bool) ->
     [
         (
             b'{"run_id":"r","status":"completed","output":{"total":17.5,"lines":[{"n":1,"name":"Bolt"}]}}',
-            ("4da97686568d4eba9b6f18448324817e", "45645ea31e5b8720936d86c42c759147", False),
+            ("4da97686568d4eba9b6f18448324817e", "45645ea31e5b8720936d86c42c759147"),
         ),
         (
             rb'{"run_id":"r","status":"failed","failure_reason":"sold out","errors":[],"output":{"n":1500.0,"a":null}}',
-            ("5a33c36ccc70754e7fc39cef86e2909e", "b90a5cef2a0a47a093c805c36b84798c", False),
+            ("5a33c36ccc70754e7fc39cef86e2909e", "b90a5cef2a0a47a093c805c36b84798c"),
         ),
         (
             rb'{"run_id":"r","status":"completed","outputs":{"t":"\u00e9","downloaded_files":["https://x/f?sig=1"]}}',
-            ("8ec4abcc3cb0d0d0e4e7042efea55dcf", "18fbe58e65f2becad6be3f92fa8f6692", False),
+            ("8ec4abcc3cb0d0d0e4e7042efea55dcf", "18fbe58e65f2becad6be3f92fa8f6692"),
         ),
     ],
 )
-def test_a_body_has_the_fingerprints_that_earlier_releases_gave_it(
-    body: bytes, expected: tuple[str, str, bool]
-) -> None:
+def test_a_body_has_the_fingerprints_that_earlier_releases_gave_it(body: bytes, expected: tuple[str, str]) -> None:
     assert deduplication.fingerprints(parse(body)) == expected
 
 
@@ -361,7 +360,7 @@ def test_what_an_event_is(events: list[Facts], expected: str) -> None:
 def classify_bodies(*bodies: bytes) -> list[str]:
     return [
         verdict.disposition
-        for verdict in record([deduplication.facts_of("", parse(body), 0) for body in bodies])
+        for verdict in record([facts("", parse(body)) for body in bodies])
     ]  # fmt: skip
 
 
@@ -527,6 +526,33 @@ def test_a_large_output_is_fingerprinted_about_as_quickly_as_it_is_parsed() -> N
 
     assert len(body) > 100_000
     assert best(lambda: deduplication.fingerprints(run)) < 20 * best(lambda: parse(body))
+
+
+# --- Whether there is output
+
+
+SPECIAL = ["a", "url", "filename", "checksum", "modified_at", "downloaded_files", "recording_url", "task_screenshots"]
+# Lists of nothing, objects of nothing, and what Skyvern signs anew.
+nothings = st.recursive(
+    st.none() | st.just([]) | st.sampled_from(["", 0, False, 1.0, "text"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(SPECIAL), inner, max_size=5),
+)
+
+
+@given(nothings | outputs)
+@example({"url": "u", "checksum": None, "filename": None, "modified_at": "m"})
+@example({"url": "u", "checksum": None, "filename": None, "rest": {"url": "u"}})
+@example({"downloaded_files": {"a": None}})
+@example({"downloaded_files": [None]})
+def test_there_is_no_output_where_nothing_of_it_is_hashed(output: Any) -> None:
+    assert deduplication.has_no_output({"output": output}) is (deduplication._normal(output) is None)
+
+
+def test_output_is_looked_for_as_deep_as_a_body_goes() -> None:
+    deep = parse(b'{"run_id":"r","status":"completed","output":' + b'{"a":' * 390 + b"{}" + b"}" * 391)
+    assert deep.data
+
+    assert deduplication.has_no_output(deep.data)
 
 
 # --- The statement: the facts without the files
