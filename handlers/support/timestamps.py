@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Final
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# A time without a zone becomes one of UTC by its distance from this: `replace` takes three times as long.
+_EPOCH_WITHOUT_ZONE: Final = datetime(1970, 1, 1)  # noqa: DTZ001
 
 
 def utc(text: object) -> datetime | None:
     """Parse an ISO 8601 time, which is UTC unless it has an offset. None for what is no such text."""
     moment = _parse(text)
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        return _EPOCH + (moment - _EPOCH_WITHOUT_ZONE)
     try:
-        return None if moment is None else moment.astimezone(UTC)
+        return moment.astimezone(UTC)
     except OverflowError:
         return None
 
@@ -17,7 +26,9 @@ def utc(text: object) -> datetime | None:
 def epoch(text: object) -> float | None:
     """Parse an ISO 8601 time into seconds since the epoch; see `utc`."""
     moment = _parse(text)
-    return None if moment is None else moment.timestamp()
+    if moment is None:
+        return None
+    return (moment - (_EPOCH_WITHOUT_ZONE if moment.tzinfo is None else _EPOCH)).total_seconds()
 
 
 def iso(seconds: float) -> str:
@@ -26,10 +37,10 @@ def iso(seconds: float) -> str:
 
 
 def _parse(text: object) -> datetime | None:
+    """Return a time as it is told, which may be without a zone."""
     if not isinstance(text, str):
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        return datetime.fromisoformat(text)
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
