@@ -6,7 +6,7 @@ than all the rest of a dispatch. SQLite has no arrays, and takes a VALUES list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -71,6 +71,26 @@ def given_rows(**columns: sa.Column[Any]) -> Any:
     """Return the rows that are given to PostgreSQL as an array for each of these names, of that column's type."""
     arrays = [sa.bindparam(name, type_=ARRAY(column.type)) for name, column in columns.items()]
     return sa.func.unnest(*arrays).table_valued(*columns).render_derived()
+
+
+def given_columns(columns: Mapping[str, sa.Column[Any]], alike: Collection[str]) -> dict[str, sa.ColumnElement[Any]]:
+    """Return the columns of rows that are given to PostgreSQL, by the names of their parameters: an array for each of
+    these names, but one value for each that is `alike`, which all the rows have.
+
+    An array costs the server some 0.2 µs a row: each of its values is read, stored and copied.
+    """
+    arrays = given_rows(**{name: column for name, column in columns.items() if name not in alike}).c
+    return {name: given_value(column, name) if name in alike else arrays[name] for name, column in columns.items()}
+
+
+def given_value(column: sa.Column[Any], name: str) -> sa.ColumnElement[Any]:
+    """Return a parameter for a value of `column`, with its type: in a SELECT the server would take it for text."""
+    return sa.cast(sa.bindparam(name, type_=column.type), column.type)
+
+
+def are_alike(values: Sequence[Any]) -> bool:
+    """Whether these are all the same value."""
+    return not values or values.count(values[0]) == len(values)
 
 
 def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:

@@ -6,14 +6,18 @@ and the statement that records them says when it may: it writes nothing for a ru
 unless it is the one that was given, and no event. What it did not write is recorded as all others are, by events.py:
 the runs locked first.
 
-A few events have a statement each, and more of them one for all, with an array for each column. Locks are taken in an
-order that fits that of events.py: runs, sorted; and under each run, its event and its deliveries.
+A few events have a statement each, and more of them one for all, with an array for each column in which they differ.
+Locks are taken in an order that fits that of events.py: runs, sorted; and under each run, its event and its deliveries.
+
+A run that is new has no event yet, and a new event no delivery, so only runs may be there already. What is there
+against that rule is refused by the database, and the whole batch then recorded as all others are: to look for each
+event and delivery first, and to tell other sessions what is about to be inserted, costs more than a tenth of it all.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -52,8 +56,10 @@ def insertions(
     if len(batch) > _FEW:
         made = [creation.with_claim(row) for row in delivery_rows(batch, now, claims)]
         values = {name: [row[name] for row in rows] for name in {*_of_run(submitted), *_OF_EVENT}}
-        values |= {f"{name}_of_delivery": [row[name] for row in made] for name in ("event_id", *_OWN)}
-        return [_for_all(_of_run(submitted)).with_values(**values, recorded_at=now)]
+        values |= {f"{name}{_OF_DELIVERY}": [row[name] for row in made] for name in ("event_id", *_OWN)}
+        of_run, kind = _of_run(submitted), _kind(values)
+        values |= {name: (values[name] or [None])[0] for name in _alike(kind, of_run) & values.keys()}
+        return [_for_all(of_run, kind).with_values(**values, recorded_at=now)]
     return [
         _insertion(item, row, now, claims, _of_run(item.key in submitted))
         for item, row in zip(batch, rows, strict=True)
@@ -62,7 +68,7 @@ def insertions(
 
 def written(batch: Sequence[NewEvent], asked: Sequence[Asked], found: Sequence[Sequence[Any]]) -> Written:
     """Return what was recorded of `batch`. `asked`: its `insertions`; `found`: the rows of each, and of others."""
-    ids = {row.id for rows in found[: len(asked)] for row in rows}
+    ids = {each for rows in found[: len(asked)] for row in rows for each in (row.ids or "").split()}
     return Written([item for item in batch if item.event.id in ids], ids, found[len(asked) :])
 
 
@@ -97,50 +103,87 @@ def _of_run(submitted: object) -> Sequence[str]:
     return _OF_SUBMITTED if submitted else _OF_NEW_RUN
 
 
+_OF_DELIVERY: Final = "_of_delivery"  # added to the names of the deliveries' values
+
+# What is the same for all events of a batch, by the kind of batch: each kind has that of those before it. They are few,
+# for a session keeps a plan for each. 1: webhooks of one source, in the usual way. 2: each for the same sink. 3: which
+# tell the same.
+_MORE_ALIKE: Final[Sequence[Sequence[str]]] = (
+    (),
+    (
+        *("source", "via", "attempt", "retry_pending", "final", "disposition", "repeat_of", "unrouted", "problem"),
+        *("completion", "retried_from", "retried_by", "due_at", "labels"),
+    ),
+    tuple(f"{name}{_OF_DELIVERY}" for name in _OWN if name != "id"),
+    ("run_type", "status", "outcome", "output_null", "failure_reason", "title", "workflow_id"),
+)
+
+
+def _kind(values: Mapping[str, Sequence[Any]]) -> int:
+    """Return the kind of a batch, by its columns: an index of _MORE_ALIKE."""
+    for kind, names in enumerate(_MORE_ALIKE):
+        if not all(bulk.are_alike(values[name]) for name in names if name in values):
+            return kind - 1
+    return len(_MORE_ALIKE) - 1
+
+
+@cache
+def _alike(kind: int, of_run: Sequence[str]) -> frozenset[str]:
+    """Return the columns that are the same for all events of such a batch."""
+    more = frozenset().union(*_MORE_ALIKE[: kind + 1])
+    return more if "submission_id" in of_run else more | {"submission_id"}
+
+
 @cache
 def _for_one(count: int, of_run: Sequence[str]) -> BuiltStatement:
     """Return what records an event with `count` deliveries. Its values: the columns of the event, and those of the run
     that are given; those of _OWN with the number of their delivery. It returns the ids of the event and the deliveries
     that it made."""
-    run, event = ({name: _value(of, name) for name in names} for of, names in ((runs, of_run), (events, _OF_EVENT)))
+    run, event = (
+        {name: bulk.given_value(of.c[name], name) for name in names}
+        for of, names in ((runs, of_run), (events, _OF_EVENT))
+    )
     made = [
-        {"event_id": event["id"], **{name: _value(deliveries, name, f"_{number}") for name in _OWN}}
+        {"event_id": event["id"], **{name: bulk.given_value(deliveries.c[name], f"{name}_{number}") for name in _OWN}}
         for number in range(count)
     ]
     return BuiltStatement(lambda _: _build(run, event, made))
 
 
 @cache
-def _for_all(of_run: Sequence[str]) -> BuiltStatement:
-    """Return the same for events and deliveries of any number, with an array for each column; `_of_delivery` is added
-    to the names of the deliveries'."""
-    run = bulk.given_rows(**{name: runs.c[name] for name in of_run}).c
-    event = bulk.given_rows(**{name: events.c[name] for name in _OF_EVENT}).c
-    of_delivery = {f"{name}_of_delivery": deliveries.c[name] for name in ("event_id", *_OWN)}
-    delivery = dict(zip(("event_id", *_OWN), bulk.given_rows(**of_delivery).c, strict=True))
-    # What finds submissions may turn the order round, which is that of locks: as Python sorts them.
-    order = [sa.collate(run[name], "C") for name in ("source", "run_id")]
-    return BuiltStatement(lambda _: _build(dict(run), dict(event), [delivery], order))
+def _for_all(of_run: Sequence[str], kind: int) -> BuiltStatement:
+    """Return the same for events and deliveries of any number. Its values are lists, but for those that are alike."""
+    alike, own = _alike(kind, of_run), ("event_id", *_OWN)
+    run = bulk.given_columns({name: runs.c[name] for name in of_run}, alike)
+    event = bulk.given_columns({name: events.c[name] for name in _OF_EVENT}, alike)
+    delivery = bulk.given_columns({f"{name}{_OF_DELIVERY}": deliveries.c[name] for name in own}, alike)
+    return BuiltStatement(lambda _: _build(run, event, [dict(zip(own, delivery.values(), strict=True))]))
 
 
-def _build(run: _Columns, event: _Columns, made: Sequence[_Columns], order: Sequence[Any] = ()) -> Any:
-    """Return the statement that records what is given by these columns. `made`: of deliveries. `order`: of runs."""
-    now = _value(events, "recorded_at")
+def _build(run: _Columns, event: _Columns, made: Sequence[_Columns]) -> Any:
+    """Return the statement that records what is given by these columns. `made`: of deliveries."""
+    now = bulk.given_value(events.c.recorded_at, "recorded_at")
     row = {**run, "events": sa.literal_column("1"), "first_seen_at": now, "updated_at": now}
-    those = sa.select(*row.values()).where(~_has_submission(run)).order_by(*order)
-    first = postgresql.insert(runs).from_select(list(row), those)
-    first = _on_conflict(first, submitted="submission_id" in run).returning(*_RUN_KEY).cte("first_of_runs")
+    # Rows that are given stay in their order, which is that of locks: their submissions are looked up one by one.
+    those = sa.select(*row.values()).where(sa.not_(_has_submission(run)))
+    first: Any = postgresql.insert(runs).from_select(list(row), those)
+    first = _on_conflict(first, submitted="submission_id" in run)
+    first_of_runs = first.returning(runs.c.event_id).cte("first_of_runs")
     row = {**event, "recorded_at": now}
-    of_first = sa.and_(first.c.source == event["source"], first.c.run_id == event["run_id"])
-    recorded = _insert(events, row, sa.select(*row.values()).where(of_first), ("id",), "source", "run_id")
-    if not made:
-        return sa.select(recorded.c.id)
-    of_event = {"source": recorded.c.source, "run_id": recorded.c.run_id}
-    times = dict.fromkeys(("due_at", "created_at", "updated_at"), now)
-    rows = [{**each, **of_event, **times} for each in made]
-    chosen = [sa.select(*each.values()).where(recorded.c.id == each["event_id"]) for each in rows]
-    delivered = _insert(deliveries, rows[0], sa.union_all(*chosen) if len(chosen) > 1 else chosen[0], ("id",))
-    return sa.union_all(sa.select(recorded.c.id), sa.select(delivered.c.id))
+    of_first = sa.select(*row.values()).where(first_of_runs.c.event_id == event["id"])
+    new = postgresql.insert(events).from_select(list(row), of_first)
+    recorded = new.returning(events.c.id, events.c.source, events.c.run_id).cte("new_events")
+    ids: Any = sa.select(recorded.c.id)
+    if made:
+        of_event = {"source": recorded.c.source, "run_id": recorded.c.run_id}
+        times = dict.fromkeys(("due_at", "created_at", "updated_at"), now)
+        rows = [{**each, **of_event, **times} for each in made]
+        chosen = [sa.select(*each.values()).where(recorded.c.id == each["event_id"]) for each in rows]
+        of_recorded = sa.union_all(*chosen) if len(chosen) > 1 else chosen[0]
+        delivered = postgresql.insert(deliveries).from_select(list(rows[0]), of_recorded).returning(deliveries.c.id)
+        ids = sa.union_all(ids, sa.select(delivered.cte("new_deliveries").c.id))
+    # As one value: to send a row for each id, and to read it, takes both sides longer.
+    return sa.select(sa.func.string_agg(ids.subquery().c.id, sa.literal_column("' '"), type_=sa.Text()).label("ids"))
 
 
 _Columns = Mapping[str, sa.ColumnElement[Any]]
@@ -150,8 +193,11 @@ _RUN_KEY: Final = (runs.c.source, runs.c.run_id)
 
 def _has_submission(run: _Columns) -> sa.ColumnElement[bool]:
     """Whether somebody has submitted the run though no submission is given."""
-    found = sa.exists().where(submissions.c.source == run["source"], submissions.c.run_id == run["run_id"])
-    return found.where(run["submission_id"] == _NONE) if "submission_id" in run else found
+    of_run = sa.and_(submissions.c.source == run["source"], submissions.c.run_id == run["run_id"])
+    one: sa.ColumnElement[int] = sa.literal_column("1", sa.Integer())
+    # Not EXISTS, of which PostgreSQL makes a join.
+    there = sa.select(one).where(of_run).limit(one).scalar_subquery().is_not(None)
+    return sa.and_(run["submission_id"] == _NONE, there) if "submission_id" in run else there
 
 
 def _on_conflict(insert: Any, *, submitted: bool) -> Any:
@@ -169,16 +215,3 @@ def _on_conflict(insert: Any, *, submitted: bool) -> Any:
             runs.c.events == sa.literal_column("0"),
         ),
     )
-
-
-def _insert(table: sa.Table, names: Iterable[str], rows: Any, key: Sequence[str], *more: str) -> Any:
-    """Return the INSERT of rows whose `key` is not there, as part of a statement: it returns their key, and `more`."""
-    insert = postgresql.insert(table).from_select(list(names), rows)
-    insert = insert.on_conflict_do_nothing(index_elements=[table.c[name] for name in key])
-    return insert.returning(*(table.c[name] for name in (*key, *more))).cte(f"new_{table.name}")
-
-
-def _value(table: sa.Table, column: str, number: str = "") -> sa.ColumnElement[Any]:
-    """Return the parameter for a column, with its type: in a SELECT the server would take it for text."""
-    of = table.c[column].type
-    return sa.cast(sa.bindparam(column + number, type_=of), of)

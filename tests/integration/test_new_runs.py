@@ -262,6 +262,65 @@ def test_one_by_one_a_few_or_many_at_once_or_with_their_runs_locked_events_are_r
     it.close()
 
 
+def test_what_all_events_of_a_batch_have_alike_is_sent_once_and_recorded_of_each(
+    postgres_ledger: Ledger, redis_url: str, statements: list[str]
+) -> None:
+    # Given a batch of events that tell the same, one whose results differ, one of which some go to two sinks, and
+    # one of which some are not the first try
+    to_ops = RouteConfig.model_validate({"name": "failed", "when": {"status": "failed"}, "to": ["ops"]})
+    router = Router([RouteConfig(name="everything", to=["results"]), to_ops])
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
+
+    def batch(name: str, *more: dict[str, Any]) -> list[Event]:
+        return [event(body(f"{name}_{number}", **more[number % len(more)])) for number in range(6)]
+
+    batches = [
+        batch("same", {}),
+        batch("told", {"title": "One", "output": None}, {"status": "canceled"}, {"title": "Two", "output": [1]}),
+        batch("to", {}, {"status": "failed", "failure_reason": "x"}),
+        batch("try", {"attempt": 1}, {"attempt": 2}),
+    ]
+    found: list[list[Any]] = []
+    arrays: list[int] = []
+    # When each comes the way of new runs, and the one of runs that are known
+    for new in (True, False):
+        for each in batches:
+            it._expects_first = new
+            statements.clear()
+            it.dispatch(each)
+            arrays += [one.count("[]") for one in statements if "WITH first_of_runs" in one]
+        found.append([rows_of(postgres_ledger, table) for table in (runs, events, deliveries)])
+        postgres_ledger.write(
+            lambda connection: [connection.execute(sa.delete(each)) for each in (deliveries, events, runs)]
+        )
+    # Then the fewer values go to the server, the more alike they are, and the tables say the same
+    assert len(arrays) == len(batches)
+    assert arrays == sorted(set(arrays))
+    assert [len(rows) for rows in found[0]] == [24, 24, 27]
+    assert found[0] == found[1]
+    it.close()
+
+
+@pytest.mark.parametrize("beside", [0, 20])
+def test_an_event_that_is_there_though_its_run_is_not_is_recorded_once_and_its_neighbours_as_ever(
+    dispatcher: Dispatcher, ledger: Ledger, beside: int
+) -> None:
+    """Given an event whose run is gone, which nothing does, when it comes again with those of new runs, then they are
+    recorded, and it is there once with its delivery."""
+    again = event(body("tsk_1"))
+    dispatcher.dispatch([again])
+    ledger.write(lambda it: it.execute(sa.delete(runs)))
+    others = [event(body(f"wr_{number}")) for number in range(beside)]
+
+    dispatcher.dispatch([*others[:7], again, event(body("tsk_2")), *others[7:]])
+
+    ids = ["tsk_1", "tsk_2", *(f"wr_{number}" for number in range(beside))]
+    assert states(ledger) == {f"{run_id}:results": "queued" for run_id in ids}
+    recorded = ledger.read(lambda it: it.execute(sa.select(events.c.run_id)).scalars().all())
+    assert sorted(recorded) == sorted(ids)
+
+
 def test_bodies_that_break_something_are_recorded_alike_in_whatever_company(
     postgres_ledger: Ledger, redis_url: str, router: Picky, tmp_path: Path
 ) -> None:
