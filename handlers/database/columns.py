@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from handlers.contract import Delivery, Refused
 from handlers.database import values
@@ -27,118 +28,158 @@ _CONVERT: Mapping[Kind, Callable[[Any], Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A delivery's values by column. JSON is bytes, numbers are int or Decimal, times are UTC.
+class Row(NamedTuple):
+    """A delivery's values, in the order of `Columns.names`. JSON is bytes, numbers are int or Decimal, times are UTC.
 
     `size`: about its bytes. `unconverted`: names of mapped columns whose value did not fit and is null.
     """
 
     run_id: str
-    cells: Mapping[str, Any]
+    values: tuple[Any, ...]
     size: int
     unconverted: tuple[str, ...] = ()
 
 
 class Columns:
-    """The standard columns and the operator's own, which win over later standard ones of the same name."""
+    """The standard columns and the operator's own, which win over later standard ones of the same name.
+
+    `names`: of a row's values. Where the operator has a column by the name of a standard one, the last one counts.
+    """
 
     def __init__(self, mapped: Mapping[str, MappedColumn]) -> None:
         taken = {name.lower() for name in mapped}
         self.standard = tuple(column for column in STANDARD if column.name not in taken)
         self.own = tuple(Column(name, each.type, "result") for name, each in mapped.items())
         self.all: tuple[Column, ...] = (*self.standard, *self.own)
-        self._mapped = [(name, each.keys, _CONVERT[each.type]) for name, each in mapped.items()]
+        self.names: tuple[str, ...] = (*_MEMBERS, *_OTHERS, *mapped)
+        self._mapped = [(name, each.keys[0], each.keys[1:], _CONVERT[each.type]) for name, each in mapped.items()]
+        kinds = {column.name: column.kind for column in chain(STANDARD, self.own)}
+        self._sized = itemgetter(*(place for place, name in enumerate(self.names) if kinds[name] in ("text", "json")))
 
     def row(self, delivery: Delivery, now: datetime) -> Row:
         """Return the row of `delivery`. Raises Refused when its body could not be parsed or names no run."""
         if delivery.problem or not delivery.run_id:
             raise Refused(f"no row can be made of the body: {delivery.problem or 'it has no run_id'}")
+        member = delivery.run.get
         try:
-            cells = self._fixed(delivery, now)
-            mapped, unconverted = self._map(delivery)
+            cells: list[Any] = [
+                None if (value := member(name)) is None else read(value) for name, read in _READ_MEMBERS
+            ]
+            cells += _others(delivery, now)
+            unconverted = self._map(delivery, cells) if self._mapped else ()
         except RecursionError:
             raise Refused("no row can be made of the body: it is nested too deeply") from None
-        cells |= mapped
-        size = 64 + sum([len(cell) for cell in cells.values() if type(cell) is str or type(cell) is bytes])
-        return Row(cells["run_id"], cells, size, unconverted)
+        size = 64 + sum(map(len, filter(None, self._sized(cells))))
+        return Row(cells[_RUN_ID], tuple(cells), size, unconverted)
 
-    def _fixed(self, delivery: Delivery, now: datetime) -> dict[str, Any]:
-        run = delivery.run
-        asked = run.get("run_request")
-        request: Mapping[str, Any] = asked if isinstance(asked, Mapping) else {}
-        run_id, run_type = values.storable(delivery.run_id), values.storable(delivery.run_type) or None
-        # A press of Skyvern's Test button can name a run that is there: a test has a row of its own.
-        key = f"test-{run_id}" if delivery.test else run_id
-        return {
-            "run_id": key,
-            "source": values.storable(delivery.source),
-            "run_type": run_type,
-            "status": values.storable(delivery.status),
-            "original_status": _text(run.get("status")),
-            "attempt": _attempt(run.get("attempt")),
-            "retry_pending": run.get("retry_pending") is True,
-            "failure_reason": _text(run.get("failure_reason")),
-            "output": _json(_output(run)),
-            "errors": _json(run.get("errors")),
-            "summary": _text(run.get("summary")),
-            "title": _title(run),
-            "prompt": _first_text(run.get("prompt"), request.get("prompt")),
-            "url": _first_text(run.get("url"), request.get("url")),
-            "parameters": _json(_first(run.get("parameters"), request.get("parameters"))),
-            "workflow_id": _first_text(
-                run.get("workflow_permanent_id"),
-                run.get("workflow_id"),
-                run.get("agent_id"),
-                request.get("workflow_id"),
-                request.get("agent_id"),
-            ),
-            "workflow_title": _text(run.get("workflow_title")),
-            "workflow_run_id": _first_text(run.get("workflow_run_id"), run_id if run_type == "workflow_run" else None),
-            "retried_from": _first_text(run.get("retried_from_workflow_run_id")),
-            "retried_by": _first_text(run.get("retried_by_workflow_run_id")),
-            "step_count": _or_none(values.to_integer, run.get("step_count")),
-            "app_url": _text(run.get("app_url")),
-            "recording_url": _text(run.get("recording_url")),
-            "screenshot_urls": _json(run.get("screenshot_urls")),
-            "downloaded_files": _json(run.get("downloaded_files")),
-            "created_at": _time(run.get("created_at")),
-            "modified_at": _time(run.get("modified_at")),
-            "queued_at": _time(run.get("queued_at")),
-            "started_at": _time(run.get("started_at")),
-            "finished_at": _time(run.get("finished_at")),
-            "labels": _json(dict(delivery.labels) or None),
-            "links": _json(links(delivery) or None),
-            "event_id": values.storable(delivery.event_id),
-            "via": values.storable(delivery.via),
-            "is_test": delivery.test,
-            "received_at": delivery.received_at.astimezone(UTC),
-            "delivered_at": now,
-            "merged_from": None,
-        }
+    def cells(self, row: Row) -> dict[str, Any]:
+        """Return a row's values by column."""
+        return dict(zip(self.names, row.values, strict=True))
 
-    def _map(self, delivery: Delivery) -> tuple[dict[str, Any], tuple[str, ...]]:
-        if not self._mapped:
-            return {}, ()
-        found = {**delivery.run, "outcome": delivery.status, "labels": delivery.labels}
-        cells: dict[str, Any] = {}
+    def _map(self, delivery: Delivery, cells: list[Any]) -> tuple[str, ...]:
+        """Add the values of the operator's columns. Returns the names of those whose value did not fit."""
         unconverted: list[str] = []
-        for name, keys, convert in self._mapped:
-            value = values.value_at(found, keys)
+        for name, first, further, convert in self._mapped:
+            if first == "outcome":
+                value: Any = delivery.status
+            else:
+                value = delivery.labels if first == "labels" else delivery.run.get(first)
+            if further:
+                value = values.value_at(value, further)
             try:
-                cells[name] = None if value is None else convert(value)
+                cells.append(None if value is None else convert(value))
             except ConversionError:
-                cells[name] = None
+                cells.append(None)
                 unconverted.append(name)
-        return cells, tuple(unconverted)
+        return tuple(unconverted)
 
 
-def links(delivery: Delivery) -> dict[str, str]:
+def _text(value: Any) -> str | None:
+    return values.storable(value) if isinstance(value, str) else None
+
+
+def _integer(value: Any) -> int | None:
+    try:
+        return values.to_integer(value)
+    except ConversionError:
+        return None
+
+
+# Standard columns that say what one member of the run says, by that one's name; null where it has another type.
+_MEMBERS: Final[Mapping[str, str]] = {
+    "original_status": "status",
+    **{
+        name: name
+        for name in (
+            *("failure_reason", "errors", "summary", "workflow_title", "step_count", "app_url", "recording_url"),
+            *("screenshot_urls", "downloaded_files"),
+            *("created_at", "modified_at", "queued_at", "started_at", "finished_at"),
+        )
+    },
+}
+_READ: Final[Mapping[Kind, Callable[[Any], Any]]] = {
+    "text": _text,
+    "integer": _integer,
+    "timestamp": values.moment,
+    "json": values.to_json,
+}
+_KINDS: Final = {column.name: column.kind for column in STANDARD}
+_READ_MEMBERS: Final = [(member, _READ[_KINDS[name]]) for name, member in _MEMBERS.items()]
+# The rest of them, in the order of `_others`.
+_OTHERS: Final = (
+    *("run_id", "source", "run_type", "status", "attempt", "retry_pending", "output", "title", "prompt", "url"),
+    *("parameters", "workflow_id", "workflow_run_id", "retried_from", "retried_by", "labels", "links", "event_id"),
+    *("via", "is_test", "received_at", "delivered_at", "merged_from"),
+)
+_RUN_ID: Final = len(_MEMBERS)
+
+
+def _others(delivery: Delivery, now: datetime) -> tuple[Any, ...]:
+    run, storable = delivery.run, values.storable
+    asked = run.get("run_request")
+    request: Mapping[str, Any] = asked if isinstance(asked, dict) else {}
+    run_id, run_type = storable(delivery.run_id), storable(delivery.run_type) or None
+    output, parameters = _output(run), _first(run.get("parameters"), request.get("parameters"))
+    return (
+        # A press of Skyvern's Test button can name a run that is there: a test has a row of its own.
+        f"test-{run_id}" if delivery.test else run_id,
+        storable(delivery.source),
+        run_type,
+        storable(delivery.status),
+        _attempt(run.get("attempt")),
+        run.get("retry_pending") is True,
+        None if output is None else values.to_json(output),
+        next((storable(title) for title in titles(run) if title), None),
+        _first_text(run.get("prompt"), request.get("prompt")),
+        _first_text(run.get("url"), request.get("url")),
+        None if parameters is None else values.to_json(parameters),
+        _first_text(
+            run.get("workflow_permanent_id"),
+            run.get("workflow_id"),
+            run.get("agent_id"),
+            request.get("workflow_id"),
+            request.get("agent_id"),
+        ),
+        _first_text(run.get("workflow_run_id"), run_id if run_type == "workflow_run" else None),
+        _first_text(run.get("retried_from_workflow_run_id")),
+        _first_text(run.get("retried_by_workflow_run_id")),
+        values.to_json(dict(delivery.labels)) if delivery.labels else None,
+        _links(delivery) if delivery.receipts else None,
+        storable(delivery.event_id),
+        storable(delivery.via),
+        delivery.test,
+        delivery.received_at.astimezone(UTC),
+        now,
+        None,
+    )
+
+
+def _links(delivery: Delivery) -> bytes | None:
     """Return the links in the receipts of the sinks waited for, by name; of two with one name, the last."""
     found: dict[str, str] = {}
     for receipt in delivery.receipts.values():
         found.update((receipt or {}).get("urls") or {})
-    return found
+    return values.to_json(found) if found else None
 
 
 def _output(run: Mapping[str, Any]) -> Any:
@@ -152,15 +193,11 @@ def _output(run: Mapping[str, Any]) -> Any:
 
 def _holds_nothing(value: Any) -> bool:
     """Whether it is null, or nothing but null in whatever objects and lists."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list):
         return value is None
     return all(map(_holds_nothing, value))
-
-
-def _text(value: Any) -> str | None:
-    return values.storable(value) if isinstance(value, str) else None
 
 
 def _first(*values_: Any) -> Any:
@@ -170,32 +207,12 @@ def _first(*values_: Any) -> Any:
 def _first_text(*values_: Any) -> str | None:
     """Return the first that is text and not empty."""
     for each in values_:
-        if isinstance(each, str) and each:
+        if each and isinstance(each, str):
             return values.storable(each)
     return None
 
 
-def _json(value: Any) -> bytes | None:
-    return None if value is None else values.to_json(value)
-
-
-def _time(value: Any) -> datetime | None:
-    moment: datetime | None = _or_none(values.to_timestamp, value)
-    return moment
-
-
-def _or_none(convert: Callable[[Any], Any], value: Any) -> Any:
-    try:
-        return None if value is None else convert(value)
-    except ConversionError:
-        return None
-
-
-def _title(run: Mapping[str, Any]) -> str | None:
-    return next((values.storable(title) for title in titles(run) if title), None)
-
-
 def _attempt(value: Any) -> int:
     """Return the attempt's number; 1 for anything that is none."""
-    number = _or_none(values.to_integer, value)
+    number = None if value is None else _integer(value)
     return number if number is not None and 1 <= number < 2**31 else 1

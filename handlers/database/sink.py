@@ -19,7 +19,7 @@ from handlers.database.inspection import Inspected, TableInspection
 from handlers.database.options import DatabaseOptions, parse_url
 from handlers.database.server import Database, RowRejected, TableMismatch
 from handlers.database.statements import Statements
-from handlers.database.writing import OtherSource, RowBatch, RowMissing
+from handlers.database.writing import OtherSource, RowBatch, RowMissing, by_column, keys_of
 from handlers.support.private_file import folder_for
 
 # Bytes of one transaction's rows. A single larger row gets its own.
@@ -171,11 +171,12 @@ class DatabaseSink(Sink[DatabaseOptions]):
         On PostgreSQL these are two transactions, the first of which is one request: most runs are new. A row may be
         written again, so what fails in between does no harm.
         """
-        batch = RowBatch(tables.runs, rows)
-        statements = [tables.runs.insert(batch.cells)]
+        batch = RowBatch(tables.runs, self._columns, rows)
+        statements = [tables.runs.insert(batch.by_column)]
         if tables.events is not None:
-            events = {row.cells["event_id"]: row.cells for row in rows}
-            statements.append(tables.events.put([events[event_id] for event_id in sorted(events)]))
+            events = dict(zip(keys_of(tables.events, self._columns, rows), rows, strict=True))
+            each_once = [events[key].values for key in sorted(events)]
+            statements.append(tables.events.put(by_column(self._columns, each_once)))
         if not self._database.is_sqlite:
             inserted, *_ = self._database.at_once([tables.runs.at_once(each) for each in statements], deadline)
             there = batch.there(inserted)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache, lru_cache
@@ -56,6 +56,8 @@ FEW: Final = 8
 # SQL in the driver's paramstyle, and its parameters.
 Statement = tuple[str, Any]
 Cells = Mapping[str, Any]
+# Rows, as the values of each column.
+ByColumn = Mapping[str, Sequence[Any]]
 # A row's values of the key columns.
 Key = tuple[str, ...]
 
@@ -102,6 +104,9 @@ class Statements:
             sa.PrimaryKeyConstraint(*key),
         )
         self._name = self._dialect.identifier_preparer.format_table(self.table)
+        # Of many columns no row has a value. Statements differ by those that had one until now: each of the others is
+        # an array less for PostgreSQL to make rows of, or a parameter less a row.
+        self._filled: tuple[str, ...] = ()
         # Texts that do not depend on the rows: to make them was a tenth of what a batch of one row cost.
         self._values = lru_cache(maxsize=256)(self._build_values)
         self._list = lru_cache(maxsize=256)(self._build_list)
@@ -117,7 +122,7 @@ class Statements:
 
     # --- Rows
 
-    def insert(self, rows: Sequence[Cells]) -> Statement:
+    def insert(self, rows: ByColumn) -> Statement:
         """Return the statement that inserts those of `rows` that are not there; its result is their keys."""
         names = tuple(self._by_name)
         source, parameters = self._source(names, rows)
@@ -127,7 +132,7 @@ class Statements:
             parameters,
         )
 
-    def put(self, rows: Sequence[Cells]) -> Statement:
+    def put(self, rows: ByColumn) -> Statement:
         """Return the statement that inserts or overwrites `rows`, each of another key.
 
         What a row has of its run stays where the new one has nothing: one event may be sent with more and with less of
@@ -258,43 +263,60 @@ class Statements:
     def _kept(self) -> list[Column]:
         return [column for column in self.columns if column.scope != "event"]
 
-    def _source(self, names: tuple[str, ...], rows: Sequence[Cells]) -> tuple[str, Any]:
-        if self.postgresql and len(rows) <= FEW:
-            sent = [(name, _SENT[self._by_name[name].kind][0].write) for name in names]
-            cells = ((write, row[name]) for row in rows for name, write in sent)
-            return self._typed_values(names, len(rows)), [
+    def _source(self, names: tuple[str, ...], rows: ByColumn) -> tuple[str, Any]:
+        columns = [rows[name] for name in names]
+        count = len(columns[0])
+        if not self.postgresql:
+            return self._values(count), tuple([_for_sqlite(cell) for row in zip(*columns, strict=True) for cell in row])
+        filled = self._with_values(names, columns)
+        sent = [(_SENT[self._by_name[name].kind][0], rows[name]) for name in filled]
+        if count <= FEW:
+            cells = [(kind.write, column[row]) for row in range(count) for kind, column in sent]
+            return self._typed_values(names, filled, count), [
                 None if cell is None else write(cell) for write, cell in cells
             ]
-        if self.postgresql:
-            # An array a column: with a parameter for each of 256 rows × 38 columns, the driver takes longer than the
-            # database needs to write them. Of many columns no row has a value.
-            columns = [(_SENT[self._by_name[name].kind][0], [row[name] for row in rows]) for name in names]
-            given = [
-                None if values.count(None) == len(values) else postgresql_binary.array(sent, values)
-                for sent, values in columns
-            ]
-            return self._unnested(names), given
-        parameters = tuple(_for_sqlite(row[name]) for row in rows for name in names)
-        return self._values(len(rows)), parameters
+        # An array a column: with a parameter for each of 256 rows × 38 columns, the driver takes longer than the
+        # database needs to write them.
+        return self._unnested(names, filled), [postgresql_binary.array(kind, column) for kind, column in sent]
+
+    def _with_values(self, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> tuple[str, ...]:
+        """Return the names of the columns in which a row has a value, or had one in an earlier statement."""
+        filled = self._filled
+        new = {
+            name
+            for name, column in zip(names, columns, strict=True)
+            if name not in filled and column.count(None) < len(column)
+        }
+        if new:
+            filled = self._filled = tuple(name for name in names if name in new or name in filled)
+        return filled
 
     def _build_values(self, count: int) -> str:
         one = f"({', '.join('?' * len(self.columns))})"
         return f"VALUES {', '.join([one] * count)}"
 
-    def _build_typed_values(self, names: tuple[str, ...], count: int) -> str:
-        kinds = [_SENT[self._by_name[name].kind][1:] for name in names]
+    def _build_typed_values(self, names: tuple[str, ...], filled: tuple[str, ...], count: int) -> str:
         places = itertools.count(1)
         rows = (
-            ", ".join(f"CAST(${next(places)}::{kind} AS {made or kind})" for kind, made in kinds) for _ in range(count)
+            ", ".join(self._cast(name, f"${next(places)}" if name in filled else "NULL") for name in names)
+            for _ in range(count)
         )
         return f"VALUES {', '.join(f'({row})' for row in rows)}"
 
-    def _build_unnested(self, names: tuple[str, ...]) -> str:
-        sent = [(self._quoted(name), *_SENT[self._by_name[name].kind][1:]) for name in names]
-        arrays = ", ".join(f"${place}::{kind}[]" for place, (_, kind, _) in enumerate(sent, 1))
-        columns = ", ".join(f"CAST({name} AS {made})" if made else name for name, _, made in sent)
+    def _build_unnested(self, names: tuple[str, ...], filled: tuple[str, ...]) -> str:
+        arrays = ", ".join(f"${place}::{self._sent_as(name)}[]" for place, name in enumerate(filled, 1))
+        columns = ", ".join(self._cast(name, self._quoted(name) if name in filled else "NULL") for name in names)
         # WHERE true, since ON CONFLICT could be read as a join's condition.
-        return f"SELECT {columns} FROM unnest({arrays}) AS new({self._list(names)}) WHERE true"
+        return f"SELECT {columns} FROM unnest({arrays}) AS new({self._list(filled)}) WHERE true"
+
+    def _sent_as(self, name: str) -> str:
+        """Return the type as which PostgreSQL gets a column's values."""
+        return _SENT[self._by_name[name].kind][1]
+
+    def _cast(self, name: str, value: str) -> str:
+        """Return the expression that makes of a sent `value` what the column holds."""
+        _, kind, made = _SENT[self._by_name[name].kind]
+        return f"CAST({value}::{kind} AS {made or kind})"
 
     def _build_recordset(self, names: tuple[str, ...]) -> str:
         columns = ", ".join(
@@ -365,13 +387,20 @@ def _for_json(cell: Any) -> Any:
     return cell  # text, int of 64 bits, bool, datetime
 
 
+def _decimal_for_sqlite(number: Decimal) -> int | float:
+    whole = number == number.to_integral_value()
+    return int(number) if whole and int(number) in INT64 else float(number)
+
+
+# What SQLite has no types for, and how it is written there.
+_WRITTEN: Final[Mapping[type, Callable[[Any], Any]]] = {
+    bytes: bytes.decode,
+    datetime: lambda moment: moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds"),
+    Decimal: _decimal_for_sqlite,
+}
+
+
 def _for_sqlite(cell: Any) -> Any:
-    """Convert decimals, times and JSON, for which SQLite has no types."""
-    if isinstance(cell, bytes):
-        return cell.decode()
-    if isinstance(cell, datetime):
-        return cell.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
-    if isinstance(cell, Decimal):
-        whole = cell == cell.to_integral_value()
-        return int(cell) if whole and int(cell) in INT64 else float(cell)
-    return cell
+    """Convert decimals, times and JSON."""
+    write = _WRITTEN.get(type(cell))
+    return cell if write is None else write(cell)

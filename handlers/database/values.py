@@ -31,6 +31,8 @@ class ConversionError(ValueError):
 
 def storable(value: str) -> str:
     """Return `value` with NUL and lone surrogates, which no database stores, replaced by U+FFFD."""
+    if value.isascii():
+        return value.replace("\0", "\ufffd")
     return value if value.isprintable() else _UNSTORABLE.sub("\ufffd", value)
 
 
@@ -41,7 +43,8 @@ def to_json(value: Any) -> bytes:
     """
     try:
         encoded = orjson.dumps(value)
-        if b"\\u0000" not in encoded:
+        # Most have no backslash at all, and a single byte is found much sooner than six.
+        if b"\\" not in encoded or b"\\u0000" not in encoded:
             return encoded
     except TypeError:  # long integers, lone surrogates, more than 254 levels
         pass
@@ -51,7 +54,7 @@ def to_json(value: Any) -> bytes:
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return storable(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):
         return {storable(str(key)): _clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value]
@@ -103,16 +106,21 @@ def to_boolean(value: Any) -> bool:
 
 def to_timestamp(value: Any) -> datetime:
     """Convert ISO 8601 text; without an offset it is UTC, as in Skyvern. Raises ConversionError."""
-    moment = utc(value.strip()) if isinstance(value, str) else None
-    if moment is None:
+    found = moment(value)
+    if found is None:
         raise ConversionError("no time")
-    return moment
+    return found
+
+
+def moment(value: Any) -> datetime | None:
+    """Return the same, and None for what is no time."""
+    return utc(value.strip()) if isinstance(value, str) else None
 
 
 def value_at(value: Any, keys: Sequence[str]) -> Any:
     """Return what is at the path `keys` in `value`; None when there is nothing. Numbers index lists."""
     for key in keys:
-        if isinstance(value, Mapping):
+        if isinstance(value, (dict, Mapping)):  # the first is told at once
             value = value.get(key)
         elif isinstance(value, (list, tuple)) and key.isdecimal() and len(key) < 8 and int(key) < len(value):
             value = value[int(key)]

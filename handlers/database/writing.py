@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from handlers.contract import Refused, Unavailable
 from handlers.database import merge
-from handlers.database.columns import Row
+from handlers.database.columns import Columns, Row
 from handlers.database.merge import RunState
 from handlers.database.statements import Key, Statements
 from handlers.database.table import SOURCE
@@ -26,26 +26,31 @@ class OtherSource(Refused):
 
 class RowBatch:
     """Rows to be written: what is said of each run is one row, in the order in which they are locked. Raises
-    OtherSource."""
+    OtherSource.
 
-    def __init__(self, statements: Statements, rows: Sequence[Row]) -> None:
+    `by_column`: the values of what is to be written.
+    """
+
+    def __init__(self, statements: Statements, columns: Columns, rows: Sequence[Row]) -> None:
         self._statements = statements
+        self._columns = columns
         self._rows = rows
+        self._keys = keys_of(statements, columns, rows)
         by_run: dict[Key, list[Row]] = {}
-        for row in rows:
-            by_run.setdefault(_key_of(statements, row.cells), []).append(row)
+        for key, row in zip(self._keys, rows, strict=True):
+            by_run.setdefault(key, []).append(row)
         # Sorted, so that concurrent batches lock in the same order and never deadlock.
         self._by_run = dict(sorted(by_run.items()))
         self._folded: dict[Key, RunState] = {}
-        self.cells: list[Mapping[str, Any]] = []
+        written: list[Sequence[Any]] = []
         for key, events in self._by_run.items():
-            for each in events[1:]:
-                _check_source(events[0].cells, each.cells)
             if len(events) == 1:
-                self.cells.append(events[0].cells)
+                written.append(events[0].values)
             else:
-                self._folded[key] = _fold(statements, events)
-                self.cells.append(merge.cells_of(statements.columns, self._folded[key]))
+                self._folded[key] = self._fold(events)
+                cells = merge.cells_of(statements.columns, self._folded[key])
+                written.append([*map(cells.get, columns.names)])
+        self.by_column = by_column(columns, written)
 
     def there(self, inserted: Iterable[Sequence[Any]]) -> list[Key]:
         """Return the keys of the runs that have a row already. `inserted`: the keys of those that had none."""
@@ -57,8 +62,8 @@ class RowBatch:
 
         Raises RowMissing when one is neither inserted nor found, and OtherSource.
         """
-        new = {key: self._folded.get(key) or _fold(self._statements, self._by_run[key]) for key in there}
-        given = {key: self._by_run[key][0].cells for key in there}
+        new = {key: self._folded.get(key) or self._fold(self._by_run[key]) for key in there}
+        given = {key: self._columns.cells(self._by_run[key][0]) for key in there}
         return _merge_into(connection, self._statements, new, given)
 
     def fresh(self, newest: Mapping[Key, merge.Order]) -> list[bool]:
@@ -66,8 +71,27 @@ class RowBatch:
         known = {**{key: state.newest for key, state in self._folded.items()}, **newest}
         if not known:  # as most batches are: of new runs, with an event each
             return [True] * len(self._rows)
-        orders = [(_key_of(self._statements, row.cells), merge.order_of(row.cells)) for row in self._rows]
-        return [key not in known or order >= known[key] for key, order in orders]
+        return [
+            key not in known or merge.order_of(self._columns.cells(row)) >= known[key]
+            for key, row in zip(self._keys, self._rows, strict=True)
+        ]
+
+    def _fold(self, events: Sequence[Row]) -> RunState:
+        said = [*map(self._columns.cells, events)]
+        for each in said[1:]:
+            _check_source(said[0], each)
+        return reduce(merge.join, (merge.of_event(self._statements.columns, each) for each in said))
+
+
+def keys_of(statements: Statements, columns: Columns, rows: Sequence[Row]) -> list[Key]:
+    """Return the key of each row."""
+    places = [columns.names.index(name) for name in statements.key]
+    return [tuple([row.values[place] for place in places]) for row in rows]
+
+
+def by_column(columns: Columns, rows: Sequence[Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """Return the values of rows by column. Of two columns of one name, the last one's."""
+    return dict(zip(columns.names, zip(*rows, strict=True), strict=True))
 
 
 def _key_of(statements: Statements, cells: Mapping[str, Any]) -> Key:
@@ -82,10 +106,6 @@ def _check_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
             "the table's key is run_id alone, and it has this run id of another source; `runhook sink columns` shows "
             "the SQL for a key of both"
         )
-
-
-def _fold(statements: Statements, events: Sequence[Row]) -> RunState:
-    return reduce(merge.join, (merge.of_event(statements.columns, row.cells) for row in events))
 
 
 def _merge_into(

@@ -49,19 +49,24 @@ def array(of: Type, values: Sequence[Any]) -> bytes:
     count = len(values)
     if not count:
         return _EMPTY.pack(0, 0, of.oid)
-    nulls = None in values
+    first = values[0]
+    if type(first) in _WRITTEN_ALIKE and first == values[-1] and values.count(first) == count:
+        written = of.write(first)
+        return _HEAD.pack(1, False, of.oid, count, 1) + (_LENGTH(len(written)) + written) * count
+    nulls = type(None) in set(map(type, values))
     head = _HEAD.pack(1, nulls, of.oid, count, 1)
     if of.code and not nulls:
         words = [struct.calcsize(f"!{of.code}")] * (2 * count)
         words[1::2] = values
         return head + struct.pack("!" + f"i{of.code}" * count, *words)
-    parts = [head]
-    add, write = parts.append, of.write
-    for value in values:
-        if value is None:
-            add(_NULL)
-        else:
-            written = write(value)
-            add(_LENGTH(len(written)))
-            add(written)
+    if nulls:
+        cells = [None if value is None else of.write(value) for value in values]
+        return head + b"".join([_NULL if cell is None else _LENGTH(len(cell)) + cell for cell in cells])
+    parts = [head] * (2 * count + 1)
+    parts[2::2] = map(of.write, values)
+    parts[1::2] = map(_LENGTH, map(len, parts[2::2]))
     return b"".join(parts)
+
+
+# Types whose values are written alike when they are equal. A number may be written with more digits or fewer.
+_WRITTEN_ALIKE: Final = frozenset({str, bytes, datetime})

@@ -120,3 +120,30 @@ def test_a_row_is_the_same_however_many_are_written_with_it(pg: ResultsDb, size:
     for number, row in enumerate(rows):
         assert [row[kind] for kind in kinds] == (expected if number % 2 == 0 else [None] * len(kinds))
     assert len(rows) == size
+
+
+@pytest.mark.parametrize("size", [1, FEW + 1])
+@pytest.mark.parametrize("history", [False, True])
+def test_a_column_that_no_row_had_a_value_for_is_written_once_one_has(pg: ResultsDb, size: int, history: bool) -> None:
+    # Given a sink whose rows had no summary until now
+    sink = pg.sink(history=history)
+    sink.send_many([event(f"tsk_a{number}", 1) for number in range(size)])
+    # When rows have one, and then none again
+    sink.send_many([event(f"tsk_b{number}", 1, summary="done", parameters={"n": number}) for number in range(size)])
+    sink.send_many([event(f"tsk_c{number}", 1) for number in range(size)])
+    # Then each row has what its event says
+    for table in ("skyvern_runs", "skyvern_runs_history")[: 1 + history]:
+        found = {row["run_id"]: (row["summary"], row["parameters"]) for row in pg.rows(table)}
+        assert len(found) == 3 * size
+        for number in range(size):
+            assert found[f"tsk_b{number}"] == ("done", {"n": number})
+            assert found[f"tsk_a{number}"] == found[f"tsk_c{number}"] == (None, None)
+
+
+@pytest.mark.parametrize("size", [1, FEW + 1])
+def test_a_value_that_is_missing_is_null_whatever_a_table_has_for_its_default(pg: ResultsDb, size: int) -> None:
+    pg.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, summary TEXT DEFAULT 'none yet')")
+    sink = pg.sink()
+    sink.add_columns()
+    sink.send_many([event(f"tsk_{number}", 1) for number in range(size)])
+    assert [row["summary"] for row in pg.rows()] == [None] * size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -41,6 +42,19 @@ def test_an_array_is_read_as_it_was_written(of: binary.Type, end: int | None) ->
         assert value is None or read(of.oid, of.write(value)) == value
 
 
+@pytest.mark.parametrize("of", ARRAYS, ids=lambda of: str(of.oid))
+def test_an_array_of_one_value_many_times_is_read_as_it_was_written(of: binary.Type) -> None:
+    for value in VALUES[of]:
+        for values in ([value] * 3, [value, None, value], [value, VALUES[of][0], value]):
+            assert read(ARRAYS[of], binary.array(of, values)) == values
+
+
+def test_numbers_that_are_equal_keep_their_digits() -> None:
+    number = binary.Type(binary.TEXT.oid, lambda number: str(number).encode())
+    prices = [Decimal(1), Decimal("1.00"), Decimal(1)]
+    assert read(ARRAYS[binary.TEXT], binary.array(number, prices)) == ["1", "1.00", "1"]
+
+
 @pytest.mark.parametrize(
     ("of", "value", "error"),
     [
@@ -50,9 +64,9 @@ def test_an_array_is_read_as_it_was_written(of: binary.Type, end: int | None) ->
     ],
     ids=["integer", "text", "number"],
 )
-@pytest.mark.parametrize("more", [[], [None]])
+@pytest.mark.parametrize("more", [[], [None], "the same"])
 def test_what_a_type_can_not_hold_is_refused(
-    of: binary.Type, value: Any, error: type[Exception], more: list[None]
+    of: binary.Type, value: Any, error: type[Exception], more: list[None] | str
 ) -> None:
     with pytest.raises(error):
-        binary.array(of, [value, *more])
+        binary.array(of, [value, *([value] if more == "the same" else more)])
