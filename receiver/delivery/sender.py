@@ -18,7 +18,7 @@ from handlers.support.daemon_pool import DaemonPool
 from handlers.support.request_sink import MOST_THREADS
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.response_waiter import ResponseWaiter, can_wait_together
-from receiver.delivery.send_task import SendTask, to_delivery
+from receiver.delivery.send_task import LazyDeliveries, SendTask, to_delivery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.runtime.process import Bell, readable
 
@@ -275,20 +275,19 @@ class SenderPool:
 
     def _send(self, task: SendTask) -> list[Receipt | Exception]:
         try:
-            deliveries = self._deliveries(task)
             answers: list[Receipt | Exception] = []
             if self._many:
-                answers += self._sink.send_many(deliveries)
+                answers += self._sink.send_many(self._deliveries(task))
             else:
-                answers.append(self._sink.send(deliveries[0]))
+                answers.append(self._sink.send(self._delivery(task.claimed[0], task)))
             if len(answers) != len(task.claimed):
                 raise RuntimeError(f"{len(answers)} answers to {len(task.claimed)} deliveries")
         except Exception as error:  # noqa: BLE001 - the three kinds are told apart when it is settled
             return [error] * len(task.claimed)
         return answers
 
-    def _deliveries(self, task: SendTask) -> list[Delivery]:
-        return [self._delivery(each, task) for each in task.claimed]
+    def _deliveries(self, task: SendTask) -> Sequence[Delivery]:
+        return LazyDeliveries(lambda each: self._delivery(each, task), task.claimed)
 
     def _delivery(self, each: Claimed, task: SendTask) -> Delivery:
         return to_delivery(each, task.receipts.get(each.id, {}), self._retry, at_once=self._waiter is None)

@@ -5,6 +5,7 @@ import json
 import pickle
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -168,6 +169,27 @@ def test_no_sink_sees_our_callback_url_but_the_one_that_puts_the_callers_in_its_
     assert json.loads(seen.body) == seen.run
     assert (seen.run["webhook_callback_url"], seen.run["run_request"]) == (None, {"webhook_url": None})
     assert to_delivery(replace(claimed, sink="callback"), {}).body == claimed.body
+
+
+def test_a_delivery_of_a_batch_is_parsed_when_its_sink_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Many(Counting):
+        batch_size = 8
+
+        def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
+            assert (len(deliveries), len(parsed)) == (3, 0)
+            assert [(each.key, len(parsed)) for each in deliveries] == [("a", 1), ("b", 2), ("c", 3)]
+            assert (deliveries[0].key, deliveries[-1].key) == ("a", "c")
+            assert [each.key for each in deliveries[1:]] == ["b", "c"]
+            with pytest.raises(IndexError):
+                deliveries[3]
+            return super().send_many(deliveries)
+
+    parsed = count_parses(monkeypatch)
+    senders = SenderPool(Many(), 2, 5.0)
+    senders.start(SendTask(1, [task(name).claimed[0] for name in "abc"], {}))
+    (ended,) = senders.collect(60)
+    assert ended.answers == [Receipt("a"), Receipt("b"), Receipt("c")]
+    senders.close()
 
 
 def test_each_of_a_batch_that_no_claim_of_this_worker_has_started_is_noted_before_it_is_sent() -> None:
