@@ -175,7 +175,7 @@ class Claimer:
         )
         poisoned = attempts.poisoned(connection, claimed, self._budget)
         if poisoned:
-            attempts.give_up(connection, self._owner, claim_number, [each.id for each in poisoned], POISONED, now)
+            attempts.give_up(connection, self._owner, claim_number, poisoned, POISONED, now)
             lanes.end_probes(connection, sorted({each.lane for each in poisoned if each.probe}), now)
         sendable = [each for each in claimed if each not in poisoned] if poisoned else claimed
         return ClaimedBatch(claim_number, sendable, {}, poisoned, claimed.all_due)

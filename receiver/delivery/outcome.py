@@ -92,6 +92,7 @@ def outcome_of(
 
     accepted = AttemptResult(  # as most are; the others differ in what follows
         id=claimed.id,
+        event_id=claimed.event_id,
         created_at=claimed.created_at,
         attempt_number=claimed.attempt_number,
         move=DeliveryMove.ACCEPT,

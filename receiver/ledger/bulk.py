@@ -6,9 +6,9 @@ than all the rest of a dispatch. SQLite has no arrays, and takes a VALUES list.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
+from itertools import accumulate, groupby
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,16 +28,23 @@ def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
 class Insert:
     """An INSERT of many rows into `table`. Its statement is built once: that costs more than to run it for one row.
 
-    `conflict`: adds the ON CONFLICT clause to the statement. `returning`: see `__call__`.
+    `conflict`: adds the ON CONFLICT clause to the statement. `returning`: see `__call__`. `more_alike`: columns that
+    are often the same for all rows; see `kind_of`.
     """
 
     def __init__(
-        self, table: sa.Table, conflict: Callable[[Any], Any], returning: Sequence[sa.Column[Any]] = ()
+        self,
+        table: sa.Table,
+        conflict: Callable[[Any], Any],
+        returning: Sequence[sa.Column[Any]] = (),
+        more_alike: Sequence[Collection[str]] = ((),),
     ) -> None:
         self._table = table
         self._conflict = conflict
         self._returning = returning
-        self._built: dict[tuple[str, ...], BuiltStatement] = {}
+        self._more_alike = more_alike
+        self._alike = alike_by_kind(more_alike)
+        self._built: dict[tuple[tuple[str, ...], int], BuiltStatement] = {}
 
     def __call__(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> Sequence[Any]:
         """Insert `rows`, which all have the same keys.
@@ -49,20 +56,26 @@ class Insert:
     def of(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> Asked:
         """Return the INSERT of `rows`, of which there is one at least, to be run with others."""
         names = tuple(rows[0])
-        statement = self._built.get(names)
-        if statement is None:
-            statement = self._built[names] = BuiltStatement(lambda form: self._build(form, names))
-        if connection.dialect.name == "postgresql":
-            return Asked(statement, {name: [row[name] for row in rows] for name in names})
-        return Asked(statement, rows)
+        if connection.dialect.name != "postgresql":
+            return Asked(self._statement(names, 0), rows)
+        values = {name: [row[name] for row in rows] for name in names}
+        kind = kind_of(values, self._more_alike) if len(rows) > 1 else 0
+        return Asked(self._statement(names, kind), with_alike(values, self._alike[kind]))
 
-    def _build(self, form: StatementForm, names: Sequence[str]) -> Any:
+    def _statement(self, names: tuple[str, ...], kind: int) -> BuiltStatement:
+        found = self._built.get((names, kind))
+        if found is None:
+            alike = self._alike[kind]
+            found = self._built[names, kind] = BuiltStatement(lambda form: self._build(form, names, alike))
+        return found
+
+    def _build(self, form: StatementForm, names: Sequence[str], alike: Collection[str]) -> Any:
         statement: Any = (postgresql if form else sqlite).insert(self._table)
         if form is not StatementForm.MANY:
             statement = statement.values({name: sa.bindparam(name, type_=self._table.c[name].type) for name in names})
         else:
-            source = given_rows(**{name: self._table.c[name] for name in names})
-            statement = statement.from_select(list(names), sa.select(*(source.c[name] for name in names)))
+            given = given_columns({name: self._table.c[name] for name in names}, alike)
+            statement = statement.from_select(list(names), sa.select(*given.values()))
         statement = self._conflict(statement)
         return statement.returning(*self._returning) if self._returning else statement
 
@@ -88,9 +101,27 @@ def given_value(column: sa.Column[Any], name: str) -> sa.ColumnElement[Any]:
     return sa.cast(sa.bindparam(name, type_=column.type), column.type)
 
 
-def are_alike(values: Sequence[Any]) -> bool:
-    """Whether these are all the same value."""
+def alike_by_kind(more_alike: Sequence[Collection[str]]) -> list[frozenset[str]]:
+    """Return all columns that are alike in rows of each kind."""
+    return list(accumulate(map(frozenset, more_alike), operator.or_))
+
+
+def kind_of(values: Mapping[str, Sequence[Any]], more_alike: Sequence[Collection[str]]) -> int:
+    """Return the kind of some rows, by their columns: the last of `more_alike` of which all columns that are given have
+    one value, as have those of the kinds before it. The first kind needs none."""
+    for kind, names in enumerate(more_alike):
+        if not all(_are_alike(values[name]) for name in names if name in values):
+            return kind - 1
+    return len(more_alike) - 1
+
+
+def _are_alike(values: Sequence[Any]) -> bool:
     return not values or values.count(values[0]) == len(values)
+
+
+def with_alike(values: Mapping[str, list[Any]], alike: Collection[str]) -> dict[str, Any]:
+    """Return the values of columns for `given_columns`. Null where there are no rows."""
+    return {name: (of or [None])[0] if name in alike else of for name, of in values.items()}
 
 
 def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
@@ -130,4 +161,7 @@ def count_of_each(
 
 def by_source(keys: Iterable[RunKey]) -> list[tuple[str, list[str]]]:
     """Group run ids by source, both sorted and without doubles: the order in which locks are taken."""
-    return [(source, [run_id for _, run_id in group]) for source, group in groupby(sorted(set(keys)), itemgetter(0))]
+    return [
+        (source, [run_id for _, run_id in group])
+        for source, group in groupby(sorted(set(keys)), operator.itemgetter(0))
+    ]

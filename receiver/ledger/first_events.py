@@ -57,9 +57,9 @@ def insertions(
         made = [creation.with_claim(row) for row in delivery_rows(batch, now, claims)]
         values = {name: [row[name] for row in rows] for name in {*_of_run(submitted), *_OF_EVENT}}
         values |= {f"{name}{_OF_DELIVERY}": [row[name] for row in made] for name in ("event_id", *_OWN)}
-        of_run, kind = _of_run(submitted), _kind(values)
-        values |= {name: (values[name] or [None])[0] for name in _alike(kind, of_run) & values.keys()}
-        return [_for_all(of_run, kind).with_values(**values, recorded_at=now)]
+        of_run, kind = _of_run(submitted), bulk.kind_of(values, _MORE_ALIKE)
+        given = bulk.with_alike(values, _alike(kind, of_run))
+        return [_for_all(of_run, kind).with_values(**given, recorded_at=now)]
     return [
         _insertion(item, row, now, claims, _of_run(item.key in submitted))
         for item, row in zip(batch, rows, strict=True)
@@ -119,19 +119,11 @@ _MORE_ALIKE: Final[Sequence[Sequence[str]]] = (
 )
 
 
-def _kind(values: Mapping[str, Sequence[Any]]) -> int:
-    """Return the kind of a batch, by its columns: an index of _MORE_ALIKE."""
-    for kind, names in enumerate(_MORE_ALIKE):
-        if not all(bulk.are_alike(values[name]) for name in names if name in values):
-            return kind - 1
-    return len(_MORE_ALIKE) - 1
-
-
 @cache
 def _alike(kind: int, of_run: Sequence[str]) -> frozenset[str]:
     """Return the columns that are the same for all events of such a batch."""
-    more = frozenset().union(*_MORE_ALIKE[: kind + 1])
-    return more if "submission_id" in of_run else more | {"submission_id"}
+    alike = bulk.alike_by_kind(_MORE_ALIKE)[kind]
+    return alike if "submission_id" in of_run else alike | {"submission_id"}
 
 
 @cache

@@ -221,7 +221,8 @@ def _settled(connection: sa.Connection) -> None:
     claimed = _claim("new", 20)(connection)
     move = DeliveryMove.ACCEPT
     results = [
-        AttemptResult(each.id, each.created_at, each.attempt_number, move, "accepted", "", NOW, NOW) for each in claimed
+        AttemptResult(each.id, each.event_id, each.created_at, each.attempt_number, move, "accepted", "", NOW, NOW)
+        for each in claimed
     ]
     attempts.settle(connection, "w", {1: results}, NOW)
 

@@ -102,7 +102,9 @@ def settle(
     outcome = {DeliveryMove.ACCEPT: "accepted", DeliveryMove.DEFER: "unavailable", DeliveryMove.DIE: "refused"}[move]
     reason = "" if move is DeliveryMove.ACCEPT else "no"
     results = [
-        AttemptResult(each.id, each.created_at, each.attempt_number, move, outcome, reason, now, now, **fields)  # type: ignore[arg-type]
+        AttemptResult(
+            each.id, each.event_id, each.created_at, each.attempt_number, move, outcome, reason, now, now, **fields
+        )  # type: ignore[arg-type]
         for each in claimed
     ]
     return ledger.write(

@@ -15,22 +15,22 @@ from typing import Any, Final, NamedTuple
 import orjson
 import sqlalchemy as sa
 
-from receiver.domain.delivery import ENDED, DeliveryMove, state_after
+from receiver.domain.delivery import DeliveryMove, state_after
 from receiver.ledger import bulk, requests
 from receiver.ledger.deliveries import claims, links
 from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed, given_claims, may_move, of_claim, of_claims
-from receiver.ledger.expressions import unindexed
 from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import attempts, deliveries
 
 
 class AttemptResult(NamedTuple):
-    """The result of one attempt: a tuple, for each delivery makes one. `created_at`: of its delivery. `move`: ACCEPT,
-    DEFER, DIE or LAPSE. `outcome`: the word in the attempts table. Times are seconds since the epoch, `retry_after` is
-    seconds."""
+    """The result of one attempt: a tuple, for each delivery makes one. `event_id`, `created_at`: of its delivery.
+    `move`: ACCEPT, DEFER, DIE or LAPSE. `outcome`: the word in the attempts table. Times are seconds since the epoch,
+    `retry_after` is seconds."""
 
     id: str
+    event_id: str
     created_at: float
     attempt_number: int
     move: DeliveryMove
@@ -60,18 +60,19 @@ def settling(
     attempted = [(owner, each) for each in itertools.chain(*results.values())]
     if not attempted:
         return []
-    ended = [each.id for _, each in attempted if each.move is not DeliveryMove.DEFER]
+    ended = {each.event_id for _, each in attempted if each.move is not DeliveryMove.DEFER}
     return [
         _recorded(connection, attempted),
         *_moves(owner, results, now),
         *claims.taking_slots(owner, started),
-        _waited_for.with_values(b_ids=sorted(ended)),
+        _held_of.with_values(b_event_ids=sorted(ended)),
     ]
 
 
 def to_release(answers: Sequence[Sequence[Any]]) -> list[str]:
-    """Return the events whose held deliveries are to be released, by the rows of each statement of `settling`."""
-    return [row.event_id for row in answers[-1]] if answers else []
+    """Return the events whose held deliveries may wait for nothing any more, by the rows of each statement of
+    `settling`; see `release_held`."""
+    return sorted({row.event_id for row in answers[-1]}) if answers else []
 
 
 def settle(
@@ -126,16 +127,26 @@ def _receipt_text(receipt: Mapping[str, Any] | None) -> str | None:
         return json.dumps({"note": f"{type(error).__name__} in the sink's receipt"})
 
 
-_insert: Final = bulk.Insert(attempts, lambda insert: insert.on_conflict_do_nothing())
+# Most are accepted, and those of a batch are sent at once.
+_insert: Final = bulk.Insert(
+    attempts,
+    lambda insert: insert.on_conflict_do_nothing(),
+    more_alike=(
+        (),
+        ("outcome", "reason", "retry_after", "worker"),
+        ("number", "started_at", "ended_at", "delivery_created_at"),
+    ),
+)
 
 
 def give_up(
-    connection: sa.Connection, owner: str, claim_number: int, ids: Sequence[str], reason: str, now: float
+    connection: sa.Connection, owner: str, claim_number: int, claimed: Sequence[Claimed], reason: str, now: float
 ) -> None:
     """End claimed deliveries as dead, unsent. The claim was no attempt."""
-    given = {"b_ids": sorted(ids), "b_owner": owner, "b_number": claim_number, "b_reason": reason, "b_now": now}
+    ids, event_ids = sorted(each.id for each in claimed), sorted({each.event_id for each in claimed})
+    given = {"b_ids": ids, "b_owner": owner, "b_number": claim_number, "b_reason": reason, "b_now": now}
     died = _moving(DeliveryMove.DIE).with_values(b_due_at=None, b_spends=0, b_attempts=-1, **given)
-    _, rows = requests.run(connection, died, _waited_for.with_values(b_ids=sorted(ids)))
+    _, rows = requests.run(connection, died, _held_of.with_values(b_event_ids=event_ids))
     release_held(connection, [row.event_id for row in rows], now)
 
 
@@ -143,7 +154,11 @@ def _moves(owner: str, results: Mapping[int, Sequence[AttemptResult]], now: floa
     """Yield what moves those of the deliveries that are still of their claim: all that were accepted at once."""
     by_claim = sorted(results.items())
     accepted = [(each.id, number) for number, of in by_claim for each in of if each.move is DeliveryMove.ACCEPT]
-    if accepted:
+    numbers = {number for _, number in accepted}
+    if len(numbers) == 1:
+        ids = sorted(delivery for delivery, _ in accepted)
+        yield _accepting_claim.with_values(b_ids=ids, b_owner=owner, b_number=numbers.pop(), b_reason="", b_now=now)
+    elif accepted:
         yield _accepting.with_values(**given_claims(owner, accepted), b_reason="", b_now=now)
     for number, of in by_claim:
         for each in sorted(of, key=lambda each: each.id):
@@ -163,6 +178,12 @@ def _changing(move: DeliveryMove, condition: sa.ColumnElement[bool], **changes: 
     return sa.update(deliveries).where(condition, may_move(move)).values(state=state_after(move), **changes)
 
 
+def _of_claim(form: StatementForm) -> sa.ColumnElement[bool]:
+    return sa.and_(bulk.among_given(form, deliveries.c.id, "b_ids"), of_claim())
+
+
+# Of one claim, and of any number.
+_accepting_claim: Final = BuiltStatement(lambda form: _changing(DeliveryMove.ACCEPT, _of_claim(form)))
 _accepting: Final = BuiltStatement(lambda form: _changing(DeliveryMove.ACCEPT, of_claims(form)))
 
 
@@ -177,22 +198,15 @@ def _moving(move: DeliveryMove) -> BuiltStatement:
     }
     if move is DeliveryMove.DEFER:
         changes["tried_at"] = sa.bindparam("b_tried_at", type_=it.tried_at.type)
-    return BuiltStatement(
-        lambda form: _changing(move, sa.and_(bulk.among_given(form, it.id, "b_ids"), of_claim()), **changes)
+    return BuiltStatement(lambda form: _changing(move, _of_claim(form), **changes))
+
+
+# Which of these events have held deliveries. Whether what these wait for has ended, `links.release_held` finds out.
+_held_of: Final = BuiltStatement(
+    lambda form: sa.select(deliveries.c.event_id).where(
+        links.HELD, bulk.among_given(form, deliveries.c.event_id, "b_event_ids")
     )
-
-
-def _build_waited_for(form: StatementForm) -> Any:
-    held = deliveries.alias("held")
-    # Not EXISTS: PostgreSQL may make that a join, which reads all that is held.
-    one = sa.select(held.c.id).where(links.held(held), held.c.event_id == deliveries.c.event_id).limit(1)
-    ended = sa.or_(*(unindexed(deliveries.c.state) == state for state in sorted(ENDED)))  # all that ever were
-    those = bulk.among_given(form, deliveries.c.id, "b_ids")
-    return sa.select(deliveries.c.event_id).where(those, ended, one.scalar_subquery().is_not(None))
-
-
-# Of these deliveries, those that have ended and have others that wait for them.
-_waited_for: Final = BuiltStatement(_build_waited_for)
+)
 
 
 def release_held(connection: sa.Connection, event_ids: Sequence[str], now: float) -> list[str]:

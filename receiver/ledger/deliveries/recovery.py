@@ -78,7 +78,7 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
     """
     before = _lapses(connection, held)
     lapsed = partial(AttemptResult, move=DeliveryMove.LAPSE, outcome="lapsed", reason=reason, ended_at=now)
-    results = [lapsed(row.id, row.created_at, row.attempts, started_at=row.updated_at) for row in held]
+    results = [lapsed(row.id, row.event_id, row.created_at, row.attempts, started_at=row.updated_at) for row in held]
     record(connection, [(row.claim_owner, result) for row, result in zip(held, results, strict=True)])
     changes = {"state": state_after(DeliveryMove.LAPSE), "updated_at": now, "reason": reason, **UNCLAIMED}
     changes["spent"] = deliveries.c.spent + spends

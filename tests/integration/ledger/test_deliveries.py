@@ -185,7 +185,10 @@ def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_ke
     assert [(each["number"], each["outcome"]) for each in kept] == [(1, "lapsed"), (2, "accepted")]
 
 
-def test_settled_with_others_a_delivery_that_is_claimed_anew_stays_with_its_new_claim(ledger: Ledger) -> None:
+@pytest.mark.parametrize("claims_at_once", [1, 2])
+def test_settled_with_others_a_delivery_that_is_claimed_anew_stays_with_its_new_claim(
+    ledger: Ledger, claims_at_once: int
+) -> None:
     # Given two deliveries that were claimed together, of which one has lapsed and is claimed again, with a third
     record(ledger, *(new_event(f"tsk_{number}", "ops") for number in (1, 2)))
     first, second = sorted(claim(ledger, "ops"), key=lambda each: each.run_id)
@@ -194,12 +197,17 @@ def test_settled_with_others_a_delivery_that_is_claimed_anew_stays_with_its_new_
     again = ledger.write(lambda it: claims.claim(it, "ops", 8, "w", 2, NOW, 15))
     third = next(each for each in again if each.run_id == "tsk_3")
 
-    # When the answers to the first claim come, and those to the rest of the second, and all are settled together
+    # When the answers to the first claim come, and those to the rest of the second, and are settled, also together
     def accepted(*claimed: Claimed) -> list[AttemptResult]:
-        return [AttemptResult(it.id, NOW, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW) for it in claimed]
+        return [
+            AttemptResult(it.id, it.event_id, NOW, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW) for it in claimed
+        ]
 
-    results = {1: accepted(first, second), 2: accepted(third)}
-    ledger.write(lambda it: attempts.settle(it, "w", results, NOW))
+    results = [{1: accepted(first, second), 2: accepted(third)}]
+    if claims_at_once == 1:
+        results = [{number: of} for number, of in results[0].items()]
+    for each in results:
+        ledger.write(lambda it, each=each: attempts.settle(it, "w", each, NOW))  # type: ignore[misc]
     # Then the one that is under way again is left to that send
     assert states(ledger) == {"tsk_1:ops": "sending", "tsk_2:ops": "delivered", "tsk_3:ops": "delivered"}
 
@@ -235,7 +243,9 @@ def test_what_is_prefetched_takes_no_slot_until_it_has_started_and_no_attempt_be
     first, second, next_task, unstarted, last = claimed
 
     def exchange(connection: sa.Connection) -> None:
-        result = AttemptResult(first.id, first.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW)
+        result = AttemptResult(
+            first.id, first.event_id, first.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW
+        )
         attempts.settle(connection, "w", {1: [result]}, NOW, started={next_task.id: 1})
         claims.hand_back(connection, "w", {unstarted.id: 1}, NOW)
 
@@ -259,7 +269,9 @@ def test_a_slot_that_is_taken_changes_no_column_that_has_an_index(ledger: Ledger
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(2)))
     first, ahead = ledger.write(lambda it: claims.claim(it, "ops", 1, "w", 1, NOW, 15, prefetch=1))
     before = indexed_values(ledger, ahead.id)
-    result = AttemptResult(first.id, first.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW + 1)
+    result = AttemptResult(
+        first.id, first.event_id, first.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW + 1
+    )
 
     ledger.write(lambda it: attempts.settle(it, "w", {1: [result]}, NOW + 1, started={ahead.id: 1}))
 

@@ -65,7 +65,8 @@ def test_of_two_sinks_that_end_at_one_moment_the_second_releases_what_waits_for_
 
     def settle_first(connection: sa.Connection) -> list[str]:
         results = [
-            AttemptResult(each.id, each.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW) for each in first
+            AttemptResult(each.id, each.event_id, each.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW)
+            for each in first
         ]
         released = attempts.release_held(connection, attempts.settle(connection, "w", {1: results}, NOW), NOW)
         settled.set()

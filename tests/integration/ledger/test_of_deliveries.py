@@ -35,7 +35,7 @@ def test_0020_keeps_attempts_and_finds_them_with_later_ones(ledger_url: str) -> 
     made = [statement.format(n=n) for n in (1, 2) for statement in (_DELIVERY, _ATTEMPT)]
     ledger = upgraded(ledger_url, "0019", *made)
     # When one of the deliveries is tried again
-    again = AttemptResult("dlv_1", 17.25, 2, DeliveryMove.ACCEPT, "refused", "no", NOW, NOW)
+    again = AttemptResult("dlv_1", "evt_1", 17.25, 2, DeliveryMove.ACCEPT, "refused", "no", NOW, NOW)
     ledger.write(lambda it: attempts.record(it, [("w", again)]))
     # And once more by whoever did not hear that this was recorded
     ledger.write(lambda it: attempts.record(it, [("w", again)]))

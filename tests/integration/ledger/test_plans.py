@@ -38,7 +38,9 @@ def take_through(ledger: Ledger, number: int) -> None:
     handed_on = ledger.write(lambda it: load_handed_on(it, "w", number, [loaded.id], NOW))
     assert handed_on is not None
     assert [each.id for each in handed_on] == [loaded.id]
-    accepted = AttemptResult(loaded.id, loaded.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW, receipt={})
+    accepted = AttemptResult(
+        loaded.id, loaded.event_id, loaded.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW, receipt={}
+    )
     ledger.write(lambda it: attempts.settle(it, "w", {number: [accepted]}, NOW))
 
 
@@ -79,8 +81,11 @@ def test_what_an_event_alone_needs_is_planned_once_and_never_reads_a_whole_table
     # And those that name rows find them by their key, however many there will be
     assert [plan for _, plan in found.values() if "Seq Scan" in plan] == []
     by_id = [plan for statement, (_, plan) in found.items() if re.search(r"deliveries\.id = \$\d", statement)]
-    assert len(by_id) >= 4
+    assert len(by_id) >= 3
     assert [plan for plan in by_id if "pk_deliveries" not in plan] == []
+    # And what waits for an event is found by the index of all that waits
+    (held,) = [plan for statement, (_, plan) in found.items() if "deliveries.event_id = $" in statement]
+    assert "ix_deliveries_held" in held
 
 
 @pytest.mark.parametrize("token", ["", "sub_1"])

@@ -106,7 +106,9 @@ def test_a_claim_is_two_requests_and_a_settlement_is_one(
         lambda it: claims.claim(it, "ops", 8, "w", 1, NOW, 15, concurrency=8, prefetch=8, budget=5)
     )
     requests_of_claim = len(sent)
-    accepted = AttemptResult(claimed[0].id, NOW, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW, receipt={})
+    accepted = AttemptResult(
+        claimed[0].id, claimed[0].event_id, NOW, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW, receipt={}
+    )
     postgres_ledger.write(lambda it: attempts.settle(it, "w", {1: [accepted]}, NOW, commit=True))
 
     # Then each took as few requests as it can, and is committed
