@@ -40,7 +40,7 @@ def token_of(run: Any) -> str:
 
 def tokens_in(body: bytes) -> list[str]:
     """Return the tokens of ours that the JSON text `body` has, sorted."""
-    if b"sub_" not in body or b"webhooks" not in body:
+    if b"webhooks" not in body or b"sub_" not in body:
         return []
     return sorted({found[2].decode() for found in _IN_BYTES.finditer(body)})
 
@@ -60,7 +60,8 @@ def mask_bytes(body: bytes, shown: Mapping[str, str] | None = None) -> bytes:
 
     `shown`: callers' webhook URLs by token. Where there is none, or "", the member becomes null.
     """
-    if b"sub_" not in body or b"webhooks" not in body or not _IN_BYTES.search(body):
+    # The longer one first: it is found in less time, and is mostly not there.
+    if b"webhooks" not in body or b"sub_" not in body or not _IN_BYTES.search(body):
         return body
 
     def member(found: re.Match[bytes]) -> bytes:

@@ -13,8 +13,8 @@ and what nobody knows is null, so that a rule sees null whichever way the body c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from receiver.domain.requested import run_request
 
@@ -49,6 +49,9 @@ def _same_as(name: str) -> Deriving:
     return lambda data: data.get(name)
 
 
+_ASKED: Final[dict[str, Deriving]] = {}
+
+
 def _asked(name: str) -> Deriving:
     """Return what the run's request says under `name`."""
 
@@ -56,7 +59,7 @@ def _asked(name: str) -> Deriving:
         request = data.get("run_request")
         return request.get(name) if type(request) is dict else None
 
-    return asked
+    return _ASKED.setdefault(name, asked)
 
 
 def _first_screenshot(data: Data) -> Any:
@@ -183,7 +186,25 @@ _FURTHER: Final[dict[str, dict[str, Deriving]]] = {
         "ai_fallback": _asked("ai_fallback"),
     },
 }
-_MEMBERS: Final = {kind: tuple({**sent, **_FURTHER[kind]}.items()) for kind, sent in _WEBHOOK.items()}
+
+
+class _Lacking(NamedTuple):
+    """What becomes of the members that a body may lack: `null` by itself, or what follows from others."""
+
+    null: Mapping[str, None]
+    derived: Sequence[tuple[str, Deriving]]
+
+
+def _lacking(kind: str, *, asked: bool) -> _Lacking:
+    """`asked`: whether the run says what was asked for; else nothing follows from that."""
+    members = {**_WEBHOOK[kind], **_FURTHER[kind]}
+    unknown = {_unknown} if asked else {_unknown, *_ASKED.values()}
+    null = dict.fromkeys([name for name, derive in members.items() if derive in unknown])
+    return _Lacking(null, [(name, derive) for name, derive in members.items() if name not in null])
+
+
+# By run type, where the run says what was asked for, and where it does not.
+_LACKING: Final = {kind: (_lacking(kind, asked=True), _lacking(kind, asked=False)) for kind in _WEBHOOK}
 
 
 def _kind(run: Data) -> str:
@@ -204,10 +225,13 @@ def completed(data: Data, completion: Data | None = None) -> dict[str, Any]:
             run[name] = value
         elif name == "run_request" and isinstance(there, dict) and isinstance(value, dict):
             run[name] = {**there, **{each: value[each] for each in value if is_empty(there.get(each))}}
-    get = run.get
-    for name, derive in _MEMBERS.get(_kind(run), ()):
-        if get(name) is None:
-            run[name] = derive(run)
+    kind = _kind(run)
+    if kind:
+        null, derived = _LACKING[kind][type(run.get("run_request")) is not dict]
+        run = {**run, **null, **run}  # those that it has keep their place and their value
+        for name, derive in derived:
+            if run.get(name) is None:
+                run[name] = derive(run)
     return run
 
 
