@@ -164,7 +164,7 @@ def members(body: bytes) -> dict[str, Any]:
 
 def _is_test(run_id: str, data: dict[str, Any]) -> bool:
     session = data.get("browser_session_id")
-    return _SAMPLE_RUN.fullmatch(run_id) is not None or (
+    return ("_sample_" in run_id and _SAMPLE_RUN.fullmatch(run_id) is not None) or (
         isinstance(session, str) and session.startswith(SAMPLE_SESSION)
     )
 

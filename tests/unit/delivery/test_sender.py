@@ -6,7 +6,8 @@ import pickle
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, fields, replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -119,6 +120,49 @@ def test_a_sink_is_told_whether_the_run_has_other_events(events: int, others: bo
     claimed = replace(task("first").claimed[0], run_events=events)
 
     assert to_delivery(claimed, {}).other_events == others
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_sink_is_given_what_was_claimed(at_once: bool) -> None:
+    body = b'{"run_id": "wr_1", "run_type": "new", "status": "failed"}'
+    claimed = Claimed(
+        *("dlv_1", "evt_1", "counting", "lane", "route", 7, 2, False, "source", "wr_1", "completed", "webhook", "of"),
+        *(1.5, {"team": "a"}, ("archive",)),
+        body=body,
+        completion='{"summary": "s"}',
+        run_events=2,
+    )
+    receipts = {"archive": {"id": "1"}}
+
+    delivery = to_delivery(claimed, receipts, RetryPolicy(attempts=3), at_once=at_once)
+
+    given = {field.name: getattr(delivery, field.name) for field in fields(Delivery)}
+    assert given == {
+        "key": "dlv_1",
+        "event_id": "evt_1",
+        "sink": "counting",
+        "attempt": 7,
+        "source": "source",
+        "run_id": "wr_1",
+        "run_type": "new",
+        "status": "completed",
+        "body": body,
+        "payload": body,
+        "received_at": datetime(1970, 1, 1, 0, 0, 1, 500_000, UTC),
+        "run": given["run"] | {"run_id": "wr_1", "run_type": "new", "status": "failed", "summary": "s"},
+        "via": "webhook",
+        "route": "route",
+        "problem": "",
+        "labels": {"team": "a"},
+        "receipts": receipts,
+        "test": False,
+        "other_events": True,
+        "last_attempt": True,
+    }
+    assert isinstance(delivery, Delivery)
+    with pytest.raises(FrozenInstanceError):
+        delivery.key = "other"  # type: ignore[misc]
+    assert copy.copy(delivery) == replace(delivery) == pickle.loads(pickle.dumps(delivery)) == delivery
 
 
 @pytest.mark.parametrize("kind", ["task", "workflow"])
