@@ -44,8 +44,7 @@ from receiver.runtime.throttle import TokenBucket
 from receiver.submit.auth import Authenticator, ExpiredKey, presented_key
 from receiver.submit.call_limits import CallLimits
 from receiver.submit.replies import Refusal, Reply
-from receiver.web.next_route import pass_on
-from receiver.web.part import Context, WebPart
+from receiver.web.part import Context, WebPart, pass_on
 
 # Bytes of the largest body of a call.
 MAX_BODY: Final = 1 << 20

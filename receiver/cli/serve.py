@@ -47,6 +47,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     from receiver.web import http_protocol
     from receiver.web.app import check_at_start, create_app
     from receiver.web.connections import Connections, bounds_for, split
+    from receiver.web.health import health
 
     check_database_url(settings.database_url)
     people = settings.console_password or settings.console_token or config.console.users or config.console.oidc
@@ -55,7 +56,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     listener = listen(host, port)
     admin_listener = listen(*admin, option="--admin-port or server.admin") if admin else None
     promise = check_at_start(settings, config)
-    app = create_app(settings, config, late=[health_parts, late_parts], has_admin_port=admin is not None)
+    app = create_app(settings, config, [health], late=late_parts, has_admin_port=admin is not None)
     all_bounds = bounds_for(raise_file_limit())
     bounds, admin_bounds = split(all_bounds) if admin else (all_bounds, None)
     connections = Connections(bounds)
@@ -92,15 +93,8 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
         raise NotStarted("the receiver did not start; the line above says why")
 
 
-def health_parts() -> list[Callable[[Context], WebPart]]:
-    """Import and return what says whether this process is well: the first that is built when webhooks are taken."""
-    from receiver.web.health import health
-
-    return [health]
-
-
 def late_parts() -> list[Callable[[Context], WebPart]]:
-    """Import and return all else that is built when webhooks are taken already."""
+    """Import and return what is built when webhooks are taken already."""
     from receiver.api.http import api
     from receiver.console.http import console
     from receiver.submit.api import submit

@@ -6,12 +6,11 @@ Loopback is no proof of anything: behind a proxy on the same host the whole worl
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from starlette.requests import Request
 
 from receiver.errors import NoKey, NotFound
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
 
 # The part of the ASGI scope that says that a request came to the admin port.
 ADMIN: Final = "runhook.admin"

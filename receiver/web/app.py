@@ -6,17 +6,21 @@ list it in receiver.cli.serve.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
 
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.inbox_entry import EntryKeys
-from receiver.errors import Busy
+from receiver.errors import Busy, NotAllowed, NotFound, RequestError
 from receiver.ingest import durability
 from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import GroupCommit, Limits
@@ -25,14 +29,12 @@ from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
 from receiver.reconcile.poll_hints import PollHintWriter
 from receiver.runtime.background import Background
 from receiver.runtime.held_bodies import HeldBodies
+from receiver.runtime.process import error_location
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.access import OperatorAccess, is_admin
+from receiver.web.health import HEALTH, health
 from receiver.web.late_parts import LateParts
-from receiver.web.lifespan import serve_lifespan
-from receiver.web.part import HEALTH, Context, WebPart
-
-if TYPE_CHECKING:
-    from receiver.web.routes import Routes
+from receiver.web.part import Context, WebPart
 
 # Bytes of bodies that may be in memory at once, over all requests, and the part of them that one key may take of what
 # others leave free; and the part that all keys together may take: the rest, a body at least, is for webhooks.
@@ -40,41 +42,39 @@ HELD_BYTES: Final = 256 << 20
 KEY_SHARE: Final = 0.5
 KEYS_PART: Final = 0.75
 
+log = logging.getLogger("runhook.ingest")
 
-class Application:
-    """The ASGI application: webhooks go to `ingest`, past Starlette's routing and middleware, and all else to `routes`.
 
-    `opened`: entered when the server starts, left when it stops. `late`: parts that may still be built.
+class Application(Starlette):
+    """Starlette, except that webhooks bypass its routing and middleware, and that the admin port has routes of its own.
+
+    `admin`: what is served there; None where there is no such port. `late`: parts that may still be built.
     """
 
     ingest: Ingest
     metrics: ReceiverMetrics
     parts: Sequence[WebPart] = ()
+    admin: Starlette | None = None
     late: LateParts | None = None
     stopping = False
 
-    def __init__(
-        self, opened: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext, *, has_admin_port: bool = False
-    ) -> None:
-        self.opened = opened
-        self._has_admin_port = has_admin_port
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
         self._rest: Any = self._serve
-
-    @cached_property
-    def routes(self) -> Routes:
-        """All that is no webhook. Starlette is imported when somebody first asks for it."""
-        from receiver.web.routes import Routes
-
-        return Routes(self._has_admin_port)
 
     def trust_proxies(self, hosts: list[str] | str) -> None:
         """Take scheme and address of a client from the headers of proxies at `hosts`. A webhook needs neither."""
         self._rest = ProxyHeadersMiddleware(self._serve, hosts)
 
     def add(self, parts: Sequence[WebPart]) -> None:
-        """Serve `parts`, after those that are there."""
+        """Serve the routes of `parts`, after those that are there.
+
+        Those for operators come first: /api/v1 is Skyvern's too, and what is no route of ours goes on to it.
+        """
         self.parts = [*self.parts, *parts]
-        self.routes.add(parts)
+        for_operators = self.router if self.admin is None else self.admin.router
+        for_operators.routes += [route for part in parts for route in part.admin]
+        self.router.routes += [route for part in parts for route in part.routes]
         if self.stopping:
             for part in parts:
                 part.stop()
@@ -86,26 +86,23 @@ class Application:
             part.stop()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await serve_lifespan(self.opened, receive, send)
-            return
-        on_admin_port = self._has_admin_port and is_admin(scope)
+        on_admin_port = self.admin is not None and is_admin(scope)
         if not on_admin_port and scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self.ingest(scope, receive, send)
         else:
             await self._rest(scope, receive, send)
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        if self.late is not None and scope["type"] == "http":
-            of_health = scope["path"] in HEALTH and not scope["query_string"]
+        if self.late is not None and scope["type"] == "http" and (scope["path"] not in HEALTH or scope["query_string"]):
             try:
-                await self.late.wait(0 if of_health else -1)
+                await self.late.wait()
             except Busy as error:
-                from receiver.web.routes import refusal
-
-                await refusal(error)(scope, receive, send)
+                await _refusal(error)(scope, receive, send)
                 return
-        await self.routes(scope, receive, send)
+        if self.admin is not None and is_admin(scope):
+            await self.admin(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def check_at_start(settings: Settings, config: Config) -> str:
@@ -139,16 +136,15 @@ def _spool(settings: Settings, config: Config) -> Spool:
 def create_app(
     settings: Settings,
     config: Config,
-    parts: Sequence[Callable[[Context], WebPart]] = (),
+    parts: Sequence[Callable[[Context], WebPart]] = (health,),
     *,
-    late: Sequence[Callable[[], Sequence[Callable[[Context], WebPart]]]] = (),
+    late: Callable[[], Sequence[Callable[[Context], WebPart]]] | None = None,
     has_admin_port: bool = False,
 ) -> Application:
-    """Return the application with `parts`. It opens everything at ASGI start-up, and nothing before.
+    """Return the application with the routes of `parts`. It opens everything at ASGI start-up, and nothing before.
 
-    `late`: import more of them, stage by stage: the first is the health of this process, the last what needs the
-    ledger. They are built, in a thread, when webhooks are taken already. `has_admin_port`: routes for operators are
-    served to requests that came to the admin port, and to no others.
+    `late`: imports more of them; they are built, in a thread, when webhooks are taken already. `has_admin_port`:
+    routes for operators are served to requests that came to the admin port, and to no others.
     """
     metrics = ReceiverMetrics()
     limits = Limits(
@@ -175,7 +171,7 @@ def create_app(
     )
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[None]:
+    async def lifespan(app: Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(background.close)
             await group_commit.start()
@@ -189,17 +185,36 @@ def create_app(
                 await stack.enter_async_context(app.late.lifespan())
             yield
 
-    def build(stage: Callable[[], Sequence[Callable[[Context], WebPart]]]) -> list[WebPart]:
-        _ = app.routes  # imported in this thread, not by the event loop
-        return [part(context) for part in stage()]
-
-    app = Application(opened, has_admin_port=has_admin_port)
-    if built:
-        app.add(built)
-    if late:
-        app.late = LateParts([partial(build, stage) for stage in late], app.add, background)
+    handlers: Any = {HTTPException: _http_error, RequestError: _request_error, Exception: _bug}
+    app = Application(lifespan=lifespan, exception_handlers=handlers)
+    if has_admin_port:
+        health_routes = [route for part in built for route in part.routes if getattr(route, "path", "") in HEALTH]
+        app.admin = Starlette(routes=health_routes, exception_handlers=handlers)
+    app.add(built)
+    if late is not None:
+        app.late = LateParts(lambda: [part(context) for part in late()], app.add, background)
     app.metrics = metrics
     hints = PollHintWriter(settings.redis_url, background)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
     app.ingest = Ingest(secrets, config.server.max_body, group_commit, quarantine, hints, metrics, bodies)
     return app
+
+
+async def _request_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestError)
+    return _refusal(error)
+
+
+def _refusal(error: RequestError) -> JSONResponse:
+    return JSONResponse(error.to_dict(), error.status, error.headers)
+
+
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = {404: NotFound.code, 405: NotAllowed.code}.get(error.status_code, "http_error")
+    return JSONResponse({"error": {"code": code, "message": error.detail}}, error.status_code, error.headers)
+
+
+async def _bug(_: Request, error: Exception) -> JSONResponse:
+    log.error("web.bug error=%r", error_location(error))
+    return JSONResponse({"error": {"code": "internal", "message": "a bug of ours; it is in the log"}}, 500)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Seconds for which an answer of /readyz is reused: each new one costs a real write.
 READY_FOR: Final = 1.0
+# Served on each port.
+HEALTH: Final = ("/healthz", "/readyz")
 
 
 def health(context: Context) -> WebPart:

@@ -24,37 +24,34 @@ log = logging.getLogger("runhook.web")
 
 
 class LateParts:
-    """Builds parts in a thread, stage by stage, and hands them on. `stages`: each imports and builds some of them.
+    """Builds parts in a thread and hands them on. `make`: imports and builds them, before anything is opened.
 
-    `add`: called in the event loop with parts that are open. `after`: seconds, see BUILD_AFTER.
+    `add`: called in the event loop with the parts when they are open. `after`: seconds, see BUILD_AFTER.
     """
 
     def __init__(
         self,
-        stages: Sequence[Callable[[], Sequence[WebPart]]],
+        make: Callable[[], Sequence[WebPart]],
         add: Callable[[Sequence[WebPart]], None],
         background: Background,
         *,
         after: float = BUILD_AFTER,
     ) -> None:
-        self._stages = stages
+        self._make = make
         self._add = add
         self._after = after
         self._background = background
-        self._asked = [asyncio.Event() for _ in stages]
-        self._ended = [asyncio.Event() for _ in stages]
-        self._built = 0
+        self._asked = asyncio.Event()
+        self._ended = asyncio.Event()
         self.failure: Exception | None = None
-        """Why a stage can't be built; none is after that."""
+        """Why they can't be built."""
         self.on_failure: Callable[[], None] = lambda: None
 
-    async def wait(self, stage: int = -1) -> None:
-        """Return when the parts are there, up to those of one stage. Raises Busy when they can't be built."""
-        stage %= len(self._stages)
-        for asked in self._asked[: stage + 1]:
-            asked.set()
-        await self._ended[stage].wait()
-        if self._built <= stage:
+    async def wait(self) -> None:
+        """Return when the parts are there. Raises Busy when they can't be built."""
+        self._asked.set()
+        await self._ended.wait()
+        if self.failure is not None:
             raise Busy("the receiver did not start; its log says why")
 
     @asynccontextmanager
@@ -69,23 +66,17 @@ class LateParts:
                 await asyncio.wait([building])
 
     async def _build(self, stack: AsyncExitStack) -> None:
-        until = asyncio.get_running_loop().time() + self._after
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._asked.wait(), self._after)
         try:
-            for make, asked, ended in zip(self._stages, self._asked, self._ended, strict=True):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(until):
-                        await asked.wait()
-                parts = await asyncio.wrap_future(in_thread("late-parts", make))
-                for part in parts:
-                    if part.lifespan is not None:
-                        await stack.enter_async_context(part.lifespan())
-                self._add(parts)
-                self._built += 1
-                ended.set()
+            parts = await asyncio.wrap_future(in_thread("late-parts", self._make))
+            for part in parts:
+                if part.lifespan is not None:
+                    await stack.enter_async_context(part.lifespan())
+            self._add(parts)
         except Exception as error:  # noqa: BLE001 - raised again by who runs the server
             log.debug("web.not_built error=%s", error_location(error))
             self.failure = error
             self.on_failure()
         finally:
-            for ended in self._ended:
-                ended.set()
+            self._ended.set()

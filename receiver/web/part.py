@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -14,13 +19,8 @@ from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.access import OperatorAccess
 
-if TYPE_CHECKING:
-    from starlette.routing import BaseRoute
-
 # The part of the ASGI scope that aborts the connection, for an answer that must not go on; only our own server has it.
 ABORT: Final = "runhook.abort"
-# Served on each port.
-HEALTH: Final = ("/healthz", "/readyz")
 
 
 class Context(NamedTuple):
@@ -47,3 +47,28 @@ class WebPart(NamedTuple):
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
     stop: Callable[[], None] = lambda: None
     admin: Sequence[BaseRoute] = ()
+
+
+class _NextRoute(Response):
+    """The answer of the next route that matches, after the one which was asked first."""
+
+    def __init__(self, passed_by: BaseRoute) -> None:
+        super().__init__()
+        self._passed_by = passed_by
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        routes = scope["router"].routes
+        for route in routes[routes.index(self._passed_by) + 1 :]:
+            match, child = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(child)
+                await route.handle(scope, receive, send)
+                return
+        await scope["router"].not_found(scope, receive, send)
+
+
+def pass_on(request: Request) -> Response:
+    """Return the answer of the next route that matches. The request's body must not have been read."""
+    routes = request.scope["router"].routes
+    endpoint = request.scope["endpoint"]
+    return _NextRoute(next(each for each in routes if getattr(each, "endpoint", None) is endpoint))

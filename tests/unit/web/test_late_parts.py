@@ -21,7 +21,7 @@ NEVER = 3600.0
 def late_parts(
     make: Callable[[], Sequence[WebPart]], added: list[WebPart], background: Background, after: float = NEVER
 ) -> LateParts:
-    return LateParts([make], added.extend, background, after=after)
+    return LateParts(make, added.extend, background, after=after)
 
 
 async def test_who_asks_for_a_part_that_is_not_built_yet_waits_until_it_is_open() -> None:
@@ -70,42 +70,6 @@ async def test_a_part_that_cannot_be_built_is_told_and_who_waits_is_refused() ->
             await late.wait()
     assert told.is_set()
     assert late.failure is problem
-
-
-async def test_who_asks_for_an_early_stage_waits_for_no_later_one() -> None:
-    may_go_on = threading.Event()
-    early, last = WebPart(), WebPart(stop=lambda: None)
-    added: list[WebPart] = []
-    stages = [lambda: [early], lambda: [last] if may_go_on.wait(30) else []]
-    late = LateParts(stages, added.extend, Background(), after=NEVER)
-    async with late.lifespan():
-        waiting = asyncio.create_task(late.wait())
-        await late.wait(0)
-        assert added == [early]
-        assert not waiting.done()
-        may_go_on.set()
-        await waiting
-        assert added == [early, last]
-
-
-async def test_a_later_stage_is_not_built_because_an_early_one_was_asked_for() -> None:
-    begun: list[int] = []
-    late = LateParts([list, lambda: begun.append(1) or []], [].extend, Background(), after=NEVER)
-    async with late.lifespan():
-        await late.wait(0)
-        await asyncio.sleep(0.01)
-        assert begun == []
-
-
-async def test_an_early_stage_is_served_although_a_later_one_cannot_be_built() -> None:
-    def make() -> Sequence[WebPart]:
-        raise ConfigError("console: wrong")
-
-    late = LateParts([list, make], [].extend, Background(), after=NEVER)
-    async with late.lifespan():
-        with pytest.raises(Busy):
-            await late.wait()
-        await late.wait(0)
 
 
 async def test_a_stop_while_they_are_built_waits_for_no_thread() -> None:

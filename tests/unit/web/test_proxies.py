@@ -9,7 +9,6 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from receiver.web.app import Application
-from receiver.web.part import WebPart
 
 
 async def who(request: Request) -> JSONResponse:
@@ -21,8 +20,7 @@ async def who(request: Request) -> JSONResponse:
     ("proxy", "seen"), [("10.0.0.1", ["203.0.113.9", "https"]), ("10.0.0.2", ["10.0.0.2", "http"])]
 )
 async def test_only_a_trusted_proxy_says_where_a_request_comes_from(proxy: str, seen: list[str]) -> None:
-    app = Application()
-    app.add([WebPart([Route("/who", who)])])
+    app = Application(routes=[Route("/who", who)])
     app.trust_proxies("10.0.0.1")
     transport = httpx2.ASGITransport(app, client=(proxy, 1))
     async with httpx2.AsyncClient(transport=transport, base_url="http://us") as client:
