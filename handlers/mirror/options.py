@@ -1,7 +1,5 @@
 """The options that every mirroring sink has, checked at load. Knows no store."""
 
-from __future__ import annotations
-
 import re
 from typing import Literal
 

@@ -1,4 +1,7 @@
-"""What every model of the config file is made of."""
+"""What every model of the config file is made of.
+
+Modules of models have no `from __future__ import annotations`: pydantic would compile each annotation from its text.
+"""
 
 from __future__ import annotations
 

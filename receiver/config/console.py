@@ -1,18 +1,16 @@
 """Who may sign in to the console."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from receiver.config.base import Model
 from receiver.config.fields import Name, OptionalKey, Seconds
+from receiver.config.section import Section
 
 Scopes = list[Literal["view", "operate", "submit", "read", "resubmit"]]
 
 
-class ConsoleUser(Model):
+class ConsoleUser(Section):
     """A person who may sign in."""
 
     password: SecretStr = Field(
@@ -34,14 +32,14 @@ class ConsoleUser(Model):
         return value
 
 
-class OidcGroup(Model):
+class OidcGroup(Section):
     """What people of one group of the issuer may do."""
 
     scopes: Scopes = Field(["view"], description="As those of a user.")
     source: str = Field("*", description="The only source whose things they see; * for all.")
 
 
-class OidcConfig(Model):
+class OidcConfig(Section):
     """Signing in by an OpenID Connect issuer, such as Keycloak, Entra or Google. Needs `runhook[oidc]`.
 
     Its client must allow the redirect URI https://<the console's address>/console/oidc/callback.
@@ -64,7 +62,7 @@ class OidcConfig(Model):
     )
 
 
-class ConsoleConfig(Model):
+class ConsoleConfig(Section):
     """The console. Without users, `oidc`, and without RUNHOOK_CONSOLE_PASSWORD, it is off."""
 
     oidc: OidcConfig | None = Field(None, description="Signing in by an OpenID Connect issuer.")

@@ -1,13 +1,12 @@
 """Where results go, in the config file: sinks, when they are tried again, routes, and the callers' own webhooks."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from receiver.config.base import Model
 from receiver.config.fields import Number, Rate, Seconds, Whole, parse_rate
+from receiver.config.section import Section, section
 
 
 def _listed(value: object) -> object:
@@ -34,7 +33,7 @@ def _targets(value: object) -> object:
     return value
 
 
-class RetryPolicy(Model):
+class RetryPolicy(Section):
     """When a delivery is tried again: after first, first * factor, first * factor² … seconds, with jitter."""
 
     attempts: Whole = Field(
@@ -63,7 +62,7 @@ class SinkConfig(Model):
         description="What it is: database, files, s3, slack, http, notify, queue, resubmit, or a type that a package"
         " adds."
     )
-    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is tried again.")
+    retry: RetryPolicy = section(RetryPolicy, "When a delivery is tried again.")
     concurrency: Whole = Field(
         8,
         ge=1,
@@ -138,10 +137,10 @@ class RouteConfig(Model):
         return tuple(ToSink(sink=item) if isinstance(item, str) else item for item in self.to)
 
 
-class CallbacksConfig(Model):
+class CallbacksConfig(Section):
     """The callers' own webhooks: what submitters gave as webhook_url, served by us."""
 
-    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is tried again.")
+    retry: RetryPolicy = section(RetryPolicy, "When a delivery is tried again.")
     timeout: Seconds = Field(30.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 30s.")
     concurrency: Whole = Field(32, ge=1, le=256, description="How many sends may run at once, over all workers.")
     per_origin: Whole = Field(

@@ -4,14 +4,13 @@ Every key is declared once, here or in a module that is imported here, with type
 `runhook schema` and docs/configuration.md are made from that. `load` in receiver.config.loader returns a Config.
 """
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from receiver.config.base import Model
 from receiver.config.console import ConsoleConfig
 from receiver.config.destinations import CallbacksConfig, RetryPolicy, RouteConfig, SinkConfig
 from receiver.config.fields import Keys, Listen, Name, Number, OptionalKey, Rate, Seconds, Size, Whole
+from receiver.config.section import Section, section
 from receiver.config.stores import InboxConfig, LedgerConfig, QuarantineConfig, RetentionConfig, SpoolConfig
 from receiver.domain.callback import CALLBACK
 
@@ -60,7 +59,7 @@ class SourceConfig(Model):
         return (base.rstrip("/"), self.api_key.get_secret_value()) if base and self.api_key else None
 
 
-class ServerConfig(Model):
+class ServerConfig(Section):
     """What the receiver accepts, and where."""
 
     admin: Listen | None = Field(
@@ -79,7 +78,7 @@ class ServerConfig(Model):
     )
 
 
-class SubmitConfig(Model):
+class SubmitConfig(Section):
     """The submit API: upstream apps speak Skyvern's own API with us, with keys of ours."""
 
     rate: Rate | None = Field(
@@ -115,7 +114,7 @@ class SubmitConfig(Model):
     )
 
 
-class ReconcileConfig(Model):
+class ReconcileConfig(Section):
     """Polling for results that no webhook has brought."""
 
     enabled: bool = Field(True, description="Whether the clock polls overdue runs.")
@@ -179,22 +178,16 @@ class Config(Model):
         [],
         description="Hosts and CIDR networks that may be fetched from and posted to although they are private.",
     )
-    server: ServerConfig = Field(default_factory=ServerConfig, description="What the receiver accepts.")
-    inbox: InboxConfig = Field(default_factory=InboxConfig, description="How much may wait in Redis.")
-    spool: SpoolConfig = Field(default_factory=SpoolConfig, description="The store for when Redis is away.")
-    quarantine: QuarantineConfig = Field(
-        default_factory=QuarantineConfig, description="The store of requests that failed the signature check."
-    )
-    console: ConsoleConfig = Field(default_factory=ConsoleConfig, description="The console, for people.")
-    submit: SubmitConfig = Field(default_factory=SubmitConfig, description="The submit API.")
-    callbacks: CallbacksConfig = Field(default_factory=CallbacksConfig, description="The callers' own webhooks.")
-    reconcile: ReconcileConfig = Field(
-        default_factory=ReconcileConfig, description="Polling for results that no webhook has brought."
-    )
-    ledger: LedgerConfig = Field(
-        default_factory=LedgerConfig, description="What the database of the ledger must promise."
-    )
-    retention: RetentionConfig = Field(default_factory=RetentionConfig, description="How long ended things are kept.")
+    server: ServerConfig = section(ServerConfig, "What the receiver accepts.")
+    inbox: InboxConfig = section(InboxConfig, "How much may wait in Redis.")
+    spool: SpoolConfig = section(SpoolConfig, "The store for when Redis is away.")
+    quarantine: QuarantineConfig = section(QuarantineConfig, "The store of requests that failed the signature check.")
+    console: ConsoleConfig = section(ConsoleConfig, "The console, for people.")
+    submit: SubmitConfig = section(SubmitConfig, "The submit API.")
+    callbacks: CallbacksConfig = section(CallbacksConfig, "The callers' own webhooks.")
+    reconcile: ReconcileConfig = section(ReconcileConfig, "Polling for results that no webhook has brought.")
+    ledger: LedgerConfig = section(LedgerConfig, "What the database of the ledger must promise.")
+    retention: RetentionConfig = section(RetentionConfig, "How long ended things are kept.")
 
     @property
     def submits(self) -> bool:
