@@ -26,6 +26,7 @@ from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.expressions import storable
 
 _AVAILABLE = Observation(True)
+_ACCEPT = DeliveryMove.ACCEPT
 
 
 class BreakerChange(NamedTuple):
@@ -90,22 +91,37 @@ def outcome_of(
     """Return the result of one attempt. `change`: of the breaker, by the batch that the attempt was settled in, if any.
     `chance` in [0, 1) is the jitter; times are seconds since the epoch. `ended_at`: None means now."""
 
-    accepted = AttemptResult(  # as most are; the others differ in what follows
-        id=claimed.id,
-        event_id=claimed.event_id,
-        created_at=claimed.created_at,
-        attempt_number=claimed.attempt_number,
-        move=DeliveryMove.ACCEPT,
-        outcome="accepted",
-        reason="",
-        started_at=started_at,
-        ended_at=now if ended_at is None else ended_at,
-        due_at=now,
-        receipt=_receipt(answer) if isinstance(answer, Receipt) else None,
-        tried_at=claimed.tried_at,
+    accepted = AttemptResult(  # by place, as for each delivery one is made: by name takes twice as long
+        claimed.id,
+        claimed.event_id,
+        claimed.created_at,
+        claimed.attempt_number,
+        _ACCEPT,
+        "accepted",
+        "",
+        started_at,
+        now if ended_at is None else ended_at,
+        now,
+        True,
+        _receipt(answer) if isinstance(answer, Receipt) else None,
+        None,
+        claimed.tried_at,
     )
     if isinstance(answer, Receipt):
         return accepted
+    return _failed(accepted, claimed, answer, retry, change, now, chance)
+
+
+def _failed(
+    accepted: AttemptResult,
+    claimed: Claimed,
+    answer: Exception,
+    retry: RetryPolicy,
+    change: BreakerChange | None,
+    now: float,
+    chance: float,
+) -> AttemptResult:
+    """Return the result of an attempt that failed. `accepted`: what it would be if it had not."""
     retry_after = _wait(answer)
 
     def result(

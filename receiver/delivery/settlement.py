@@ -115,10 +115,16 @@ class Settlement:
     def _log(self, results: Results) -> None:
         counts: Counter[str] = Counter()
         for task, found in results:
+            accepted = sum([result.outcome == "accepted" for result in found])
+            if accepted:
+                counts["accepted"] += accepted
+                self._counter.add("accepted", task.seconds, accepted)
+            if accepted == len(found):
+                continue
             for each, answer, result in zip(task.claimed, task.answers, found, strict=True):
-                counts[result.outcome] += 1
-                self._counter.add(result.outcome, task.seconds)
                 if result.outcome != "accepted":
+                    counts[result.outcome] += 1
+                    self._counter.add(result.outcome, task.seconds)
                     _log_trouble(each, answer, result)
         log.info("deliver.settled sink=%s %s", self._sink, Fields(counts))
 

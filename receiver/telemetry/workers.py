@@ -55,12 +55,12 @@ class AttemptCounter(_Hash):
         self._sink = sink
         self._bounds = [f"{sink}|le|{bound}" for bound in (*BOUNDS, "+Inf")]
 
-    def add(self, outcome: str, seconds: float) -> None:
-        """Count one attempt that took `seconds`."""
-        self._counts[f"{self._sink}|{outcome}|count"] += 1
-        self._counts[self._bounds[bisect_left(BOUNDS, seconds)]] += 1
+    def add(self, outcome: str, seconds: float, attempts: int = 1) -> None:
+        """Count attempts that took `seconds` each."""
+        self._counts[f"{self._sink}|{outcome}|count"] += attempts
+        self._counts[self._bounds[bisect_left(BOUNDS, seconds)]] += attempts
         total = f"{self._sink}|sum"
-        self._sums[total] = self._sums.get(total, 0.0) + seconds
+        self._sums[total] = self._sums.get(total, 0.0) + seconds * attempts
 
 
 class DispatchCounter(_Hash):

@@ -13,6 +13,7 @@ from receiver.delivery.send_task import SendTask
 from receiver.delivery.settlement import Settlement
 from receiver.ledger import Ledger, database_clock
 from receiver.ledger.deliveries import claims, lanes
+from receiver.telemetry import workers
 from receiver.telemetry.workers import AttemptCounter
 from tests.support.ledger import NOW, claim, new_event, record, states
 from tests.support.scripted_sink import rows
@@ -105,4 +106,27 @@ def test_an_answer_that_no_database_takes_keeps_none_of_its_neighbours_from_bein
     assert receipt in str(found["tsk_1"]["receipt"] or "")
     if state == "waiting":
         assert 0 < found["tsk_1"]["due_at"] - found["tsk_1"]["updated_at"] < 2 * 86_400
+    connection.close()
+
+
+def test_each_attempt_of_a_batch_is_counted_by_its_outcome(
+    ledger: Ledger, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    record(ledger, *(new_event(f"tsk_{number}", "counted") for number in range(4)))
+    claimed = claim(ledger, "counted")
+    refused = Refused("never")
+    answers: list[Receipt | Exception] = [Receipt("1"), refused, Receipt("2"), refused]
+    connection = redis.Redis.from_url(redis_url)
+    counter = AttemptCounter(connection, "counted")
+
+    with caplog.at_level("INFO", "runhook.deliver"):
+        Settlement("counted", RetryPolicy(), "w", counter).settle(
+            ledger, [SendTask(1, claimed, {}, answers=answers, seconds=0.5)], {}
+        )
+
+    counter.flush()
+    found = workers.parse(connection.hgetall(workers.KEY))["counted"]
+    assert (found.outcomes, found.seconds) == ({"accepted": 2, "refused": 2}, 2.0)
+    assert "deliver.settled sink=counted accepted=2 refused=2" in caplog.text
+    assert [claimed[n].id in caplog.text for n in range(4)] == [False, True, False, True]
     connection.close()

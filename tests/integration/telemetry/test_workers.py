@@ -7,9 +7,9 @@ from receiver.telemetry import workers
 
 def test_counts_of_two_workers_add_up(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
-    for outcome, seconds in (("accepted", 0.004), ("accepted", 0.2), ("unavailable", 400.0)):
+    for outcome, seconds, attempts in (("accepted", 0.004, 1), ("accepted", 0.2, 3), ("unavailable", 400.0, 1)):
         worker = workers.AttemptCounter(client, "ops")
-        worker.add(outcome, seconds)
+        worker.add(outcome, seconds, attempts)
         worker.flush()
     client.hset(workers.KEY, "garbage", "x")
     client.hset(workers.KEY, "ops|sum|", "x")
@@ -17,10 +17,10 @@ def test_counts_of_two_workers_add_up(redis_url: str) -> None:
     found = workers.parse(client.hgetall(workers.KEY))
     client.close()
 
-    assert found["ops"].outcomes == {"accepted": 2, "unavailable": 1}
-    assert round(found["ops"].seconds, 3) == 400.204
+    assert found["ops"].outcomes == {"accepted": 4, "unavailable": 1}
+    assert round(found["ops"].seconds, 3) == 400.604
     cumulative = dict(found["ops"].cumulative())
-    assert (cumulative["0.005"], cumulative["0.25"], cumulative["300.0"], cumulative["+Inf"]) == (1, 2, 2, 3)
+    assert (cumulative["0.005"], cumulative["0.25"], cumulative["300.0"], cumulative["+Inf"]) == (1, 4, 4, 5)
 
 
 def test_what_two_dispatchers_recorded_adds_up(redis_url: str) -> None:
