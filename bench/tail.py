@@ -56,7 +56,7 @@ def record(url: str, rate: int) -> None:
             body = b'{"run_id":"tsk_%d_%d","status":"completed","output":{"n":1}}' % (os.getpid(), number)
             run, named = parse(body), event_id("skyvern", body)
             made = Event(named, "skyvern", body, time.time())
-            facts = deduplication.facts_of(named, run)
+            facts = deduplication.facts_of(named, run, run.data)
             batch.append(
                 NewEvent(
                     made,

@@ -88,8 +88,8 @@ TEST = Classification("test")
 _FIRST: Final = {final: Classification("new" if final else "interim") for final in (True, False)}
 
 
-def facts_of(event_id: str, run: Run) -> Facts:
-    """Return the facts of event `event_id` with body `run`, if it is the first of its run: they are not whole."""
+def facts_of(event_id: str, run: Run, data: Mapping[str, Any]) -> Facts:
+    """Return the facts of event `event_id`, if it is the first of its run: they are not whole. `data`: of its body."""
     return Facts(
         event_id=event_id,
         attempt=run.attempt,
@@ -98,7 +98,7 @@ def facts_of(event_id: str, run: Run) -> Facts:
         final=run.final,
         modified_at=run.modified_at,
         fingerprint="",
-        output_null=has_no_output(run.data),
+        output_null=has_no_output(data),
         seq=1,
     )
 
@@ -279,7 +279,10 @@ def _output(data: Mapping[str, Any]) -> Any:
 
 def has_no_output(data: Mapping[str, Any]) -> bool:
     """Whether there is no output: null, absent, empty, or nothing but fields that are."""
-    return all(_is_null(data.get(name)) for name in _OUTPUT)
+    for name in _OUTPUT:  # noqa: SIM110 - `all` takes twice the time for so few
+        if not _is_null(data.get(name)):
+            return False
+    return True
 
 
 def _is_null(value: Any) -> bool:

@@ -29,7 +29,7 @@ class Redactor:
         self._anywhere = frozenset(place[1] for place in places if place[:-1] == ("**",) and place[1] != "*")
         self._places = frozenset(places - {("**", name) for name in self._anywhere})
         names = {place[-1] for place in places}
-        self._quoted = [json.dumps(name, ensure_ascii=False).encode() for name in sorted(names)]
+        self._named = _key_pattern(names)
         self._nameless = any(name == "*" or name.isdigit() for name in names)
         self._in_text = _text_pattern(names - {"*"})
 
@@ -70,14 +70,11 @@ class Redactor:
         # A name can be spelt with escapes, though Skyvern never does. A single byte is found much sooner than two.
         if self._nameless or (b"\\" in body and b"\\u" in body):
             return True
-        for name in self._quoted:
-            found = body.find(name)
-            while found >= 0:
-                after = found + len(name)
-                if body[after : after + 5] != b":null":
-                    return True
-                found = body.find(name, after)
-        return False
+        return self._named is not None and self._named.search(body) is not None
+
+    def may_name(self, data: dict[str, Any]) -> bool:
+        """Whether a path may name one of these members itself, and not what is in them."""
+        return bool(self._places) or any(data.get(name) is not None for name in self._anywhere)
 
     def _walk(self, value: Any, places: frozenset[Place]) -> Any:
         """Return `value` with its fields masked, or itself. One frame a level."""
@@ -169,6 +166,12 @@ def _mask(value: Any) -> Any:
             items.append(_mask(item))  # noqa: PERF401 - a comprehension is a frame more a level
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value if value is None or value in ("", MASK) else MASK
+
+
+def _key_pattern(names: Iterable[str]) -> re.Pattern[bytes] | None:
+    """Return a pattern for a key of `names` that has another value than null, in JSON without spaces."""
+    quoted = [re.escape(json.dumps(name, ensure_ascii=False)[1:-1].encode()) for name in sorted(names)]
+    return re.compile(b'"(?:' + b"|".join(quoted) + b')"(?!:null)') if quoted else None
 
 
 def _text_pattern(names: Iterable[str]) -> re.Pattern[bytes] | None:

@@ -111,9 +111,11 @@ class Run(NamedTuple):
 
     def with_data(self, data: dict[str, Any]) -> Run:
         """Return this run with other `data`, masked or completed, and the texts that come from it. The rest stays."""
-        if data is self.data:
-            return self
-        return self._replace(data=data, **_texts(data))
+        return self if data is self.data else self.told_by(data)
+
+    def told_by(self, data: dict[str, Any]) -> Run:
+        """Do as `with_data`, for a run of `parse_state` too."""
+        return Run._make((*self[:_FIRST_TEXT], *_texts(data), self.test, data, self.problem, self.left_out))
 
 
 def parse(body: bytes, *, briefly: bool = False) -> Run:
@@ -122,6 +124,12 @@ def parse(body: bytes, *, briefly: bool = False) -> Run:
     `briefly`: only what a sink is given, which are the id, type, status, `test`, `data` and what is wrong; all else is
     as if the body did not tell it.
     """
+    run = parse_state(body, briefly=briefly)
+    return run if briefly or not run.data else run.told_by(run.data)
+
+
+def parse_state(body: bytes, *, briefly: bool = False) -> Run:
+    """Do as `parse`, but for the texts: for a caller that has `told_by` add them, from other data."""
     data, problem, left_out = _load(body)
     if problem:
         return Run(problem=problem)
@@ -147,7 +155,6 @@ def parse(body: bytes, *, briefly: bool = False) -> Run:
         data=data,
         problem=problem,
         left_out=left_out,
-        **_texts(data),
     )
 
 
@@ -169,16 +176,20 @@ def _is_test(run_id: str, data: dict[str, Any]) -> bool:
     )
 
 
-def _texts(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that are texts: a run's title, workflow, failure reason, and the runs that it is linked to."""
-    return {
-        "failure_reason": _text(data.get("failure_reason"), MAX_REASON),
-        "title": next((title[:MAX_TITLE] for title in titles(data) if title), None),
-        "workflow_id": _text(data.get("workflow_permanent_id"), MAX_RUN_ID)
-        or _text(data.get("workflow_id"), MAX_RUN_ID),
-        "retried_from": _text(data.get("retried_from_workflow_run_id"), MAX_RUN_ID) or None,
-        "retried_by": _text(data.get("retried_by_workflow_run_id"), MAX_RUN_ID) or None,
-    }
+# The place of the first of the fields that `_texts` returns.
+_FIRST_TEXT: Final = Run._fields.index("failure_reason")
+
+
+def _texts(data: dict[str, Any]) -> tuple[str | None, ...]:
+    """Return the fields that are texts: a run's failure reason, title, workflow, and the runs that it is linked to."""
+    get = data.get
+    return (
+        _text(get("failure_reason"), MAX_REASON),
+        next((title[:MAX_TITLE] for title in titles(data) if title), None),
+        _text(get("workflow_permanent_id"), MAX_RUN_ID) or _text(get("workflow_id"), MAX_RUN_ID),
+        _text(get("retried_from_workflow_run_id"), MAX_RUN_ID) or None,
+        _text(get("retried_by_workflow_run_id"), MAX_RUN_ID) or None,
+    )
 
 
 def storable(members: Mapping[str, Any]) -> dict[str, Any]:

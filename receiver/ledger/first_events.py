@@ -112,7 +112,7 @@ _MORE_ALIKE: Final[Sequence[Sequence[str]]] = (
     (),
     (
         *("source", "via", "attempt", "retry_pending", "final", "disposition", "repeat_of", "unrouted", "problem"),
-        *("completion", "retried_from", "retried_by", "due_at", "labels"),
+        *("completion", "retried_from", "retried_by", "due_at", "labels", "fingerprint", "statement", "extent"),
     ),
     tuple(f"{name}{_OF_DELIVERY}" for name in _OWN if name != "id"),
     ("run_type", "status", "outcome", "output_null", "failure_reason", "title", "workflow_id"),

@@ -63,7 +63,7 @@ def new_event(
         event,
         run,
         body,
-        deduplication.facts_of(event.id, run),
+        deduplication.facts_of(event.id, run, run.data),
         disposition=disposition,
         newest=True,
         deliveries=made,

@@ -47,3 +47,13 @@ def test_what_a_further_call_tells_is_masked_though_the_body_has_no_such_name() 
 
     assert parsed.completion["failure_category"] == [{"token": MASK}]
     assert parsed.run.data["failure_category"] == [{"token": MASK}]
+
+
+@pytest.mark.parametrize("status", [{"status": "failed"}, {}], ids=["understood", "without a status"])
+def test_the_texts_of_a_run_are_those_of_its_masked_body(status: dict[str, str]) -> None:
+    told = {"run_id": "wr_1", "workflow_title": "Prices", "failure_reason": "s3cret", "workflow_id": "w_1"}
+    body = json.dumps({**told, **status, "retried_by_workflow_run_id": "wr_2"}, separators=(",", ":")).encode()
+
+    run = parse_event(Event("evt_1", "skyvern", body, 0.0), Redactor(["failure_reason"])).run
+
+    assert (run.title, run.failure_reason, run.workflow_id, run.retried_by) == ("Prices", MASK, "w_1", "wr_2")

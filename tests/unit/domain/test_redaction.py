@@ -248,3 +248,19 @@ def test_half_a_character_beside_what_is_masked_stays_as_it_was_spelt() -> None:
     assert masked["text"] == "\ud800"
     assert masked["word"] == "\xfc"
     assert b'"b"' not in masked_body
+
+
+@pytest.mark.parametrize(
+    ("body", "may"),
+    [
+        (b'{"a+b":1}', True),
+        (b'{"a+b":null}', False),
+        (b'{"a+b":null,"c":{"a+b":1}}', True),
+        (b'{"aab":1}', False),
+        (b'{"a+b ":1}', False),
+        (rb'{"a\u002bb":null}', True),
+        (b'{"other":"a+b"}', True),
+    ],
+)
+def test_what_need_not_be_walked_is_told_by_the_bytes(body: bytes, may: bool) -> None:
+    assert Redactor(["a+b", "x"]).may_match(body) is may
