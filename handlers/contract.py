@@ -176,7 +176,8 @@ class Services(Protocol):
 class SinkOptions(BaseModel):
     """Base of every sink's options. Unknown keys are an error, so that a typo is found at load."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    # Those of a type are built when there is a sink of it, and what they derive from never is.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
     timeout: float = Field(30.0, gt=0, le=3600, description="Seconds that one send may take at the most.")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +57,20 @@ for _name, _pattern, _first in _IMPLICIT:
     )
 
 
-@dataclass(slots=True)
 class Document:
     """A parsed file. `value`: plain dicts, lists and scalars. `problems`: what was wrong, as (line, key, text)."""
 
-    path: Path
-    value: Any = None
-    lines: dict[Key, int] = field(default_factory=dict)
-    # Text of each scalar before variables were replaced.
-    raw: dict[Key, str] = field(default_factory=dict)
-    problems: list[tuple[int, Key, str]] = field(default_factory=list)
-    # What variables gave to each scalar, by the variable's name: it may be secret, wherever it was put by mistake.
-    substituted: dict[Key, dict[str, str]] = field(default_factory=dict)
-    # Keys whose value could not be read, so that nothing more can be checked there.
-    lost: set[Key] = field(default_factory=set)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.value: Any = None
+        self.lines: dict[Key, int] = {}
+        # Text of each scalar before variables were replaced.
+        self.raw: dict[Key, str] = {}
+        self.problems: list[tuple[int, Key, str]] = []
+        # What variables gave to each scalar, by the variable's name: it may be secret, wherever it was put by mistake.
+        self.substituted: dict[Key, dict[str, str]] = {}
+        # Keys whose value could not be read, so that nothing more can be checked there.
+        self.lost: set[Key] = set()
 
     def line(self, key: Key) -> int:
         """Return the line, from 1, of `key`, or of the nearest value around it."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Final
 
 # Most bytes that the values of one body may take.
@@ -30,21 +31,25 @@ _WINDOW: Final = 256 << 10
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 
 
-def _balanced(levels: int) -> bytes:
-    """Return a pattern of any values, commas and colons in which brackets are nested up to so many levels."""
-    if not levels:
-        return rb'(?:[^\[\]{}"]++|' + _STRING + rb")*+"
-    return rb'(?:[^\[\]{}"]++|' + _STRING + rb"|[\[{]" + _balanced(levels - 1) + rb"[\]}])*+"
-
-
 # Each quantifier is possessive, so nothing is tried twice, and nothing is kept to go back to.
-_BALANCED = re.compile(_balanced(8), re.DOTALL)
 _TOKENS = re.compile(rb'(?:[^"]++|' + _STRING + rb")*+", re.DOTALL)
 _ONE_STRING = re.compile(_STRING, re.DOTALL)
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _SHARED = re.compile(rb"(?<![\w.])(?:null|true|false|[0-9]{1,2})(?![\w.])")
 _MARKS: Final = (b"[", b"[]", b"{", b"{}", b",", b":", b'"')
 _SCALAR = re.compile(rb'[^\s\[\]{}",:]++')
+
+
+@cache
+def _balanced() -> re.Pattern[bytes]:
+    """Return a pattern of any values, commas and colons in which brackets are nested up to eight levels. It takes long
+    to be compiled, and small bodies need none."""
+
+    def nested(levels: int) -> bytes:
+        within = rb"|[\[{]" + nested(levels - 1) + rb"[\]}]" if levels else b""
+        return rb'(?:[^\[\]{}"]++|' + _STRING + within + rb")*+"
+
+    return re.compile(nested(8), re.DOTALL)
 
 
 class NoMembers(ValueError):
@@ -185,11 +190,11 @@ def _end_of_value(body: bytes, start: int) -> int:
         if found is None:
             raise NoMembers("it is no JSON")
         return found.end()
-    levels, position = 1, start + 1
+    balanced, levels, position = _balanced(), 1, start + 1
     while levels:
         # A window at a time: while a pattern is matched no other thread runs, and one of them serves requests.
         window = min(position + _WINDOW, len(body))
-        found = _BALANCED.match(body, position, window)
+        found = balanced.match(body, position, window)
         position = found.end() if found else position
         mark = body[position : position + 1]
         if mark in (b"[", b"{"):

@@ -16,7 +16,6 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from receiver.runtime.process import STABLE_AFTER, error_location, respawn_delay
@@ -29,18 +28,18 @@ log = logging.getLogger("runhook.background")
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
 class TaskState:
     """What is known of the task of one name. `restarts`: how often it was begun again; `failures`: errors of tasks that
     are not begun again. `last_error`: type and place, never a text that may hold a payload."""
 
-    name: str
-    alive: bool = False
-    restarts: int = 0
-    failures: int = 0
-    last_error: str = ""
-    in_a_row: int = 0
-    began_at: float = 0.0
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.alive = False
+        self.restarts = 0
+        self.failures = 0
+        self.last_error = ""
+        self.in_a_row = 0
+        self.began_at = 0.0
 
     def failed(self, error: BaseException, now: float) -> float:
         """Count the end of a task that is begun again. Return the pause before that, in seconds, which grows."""
