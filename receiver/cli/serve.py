@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, Port, load_config, parse_admin_port
@@ -48,6 +49,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     from receiver.web.app import check_at_start, create_app
     from receiver.web.connections import Connections, bounds_for, split
     from receiver.web.health import health
+    from receiver.web.webhook_protocol import WebhookProtocol
 
     check_database_url(settings.database_url)
     people = settings.console_password or settings.console_token or config.console.users or config.console.oidc
@@ -61,7 +63,8 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     bounds, admin_bounds = split(all_bounds) if admin else (all_bounds, None)
     connections = Connections(bounds)
     app.metrics.connections, app.metrics.connections_ended = connections.gauges, lambda: connections.ended
-    options = http_protocol.options(connections, timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG)
+    protocol = partial(WebhookProtocol, webhooks=app.ingest)
+    options = http_protocol.options(connections, protocol, timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG)
     second = None
     if admin_listener and admin_bounds:
         second = AdminListener(admin_listener, http_protocol.admin_protocols(Connections(admin_bounds)))

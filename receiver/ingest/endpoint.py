@@ -14,7 +14,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -25,6 +25,7 @@ from receiver.domain.run import parse, scan_run_id
 from receiver.domain.signature import HEADER
 from receiver.errors import BadRequest, Busy, NotAllowed, NotFound, RequestError, TimedOut, TooLarge, Unauthorized
 from receiver.ingest.large_bodies import LargeBodies, authentic
+from receiver.ingest.waiting_events import Told
 from receiver.runtime.held_bodies import HeldBodies, HeldBody, NoRoom
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
@@ -52,7 +53,7 @@ _ACCEPTED: Final[dict[str, Any]] = {
     "status": 202,
     "headers": [_JSON, (b"content-length", b"51")],  # {"event_id":"evt_<32 hex digits>"}
 }
-_ACCEPTED_LINES = b"HTTP/1.1 202 Accepted\r\n" + b"".join(b"%b: %b\r\n" % each for each in _ACCEPTED["headers"])
+ACCEPTED_LINES: Final = b"HTTP/1.1 202 Accepted\r\n" + b"".join(b"%b: %b\r\n" % each for each in _ACCEPTED["headers"])
 # The part of the scope that writes a whole answer in one go: (head, without its end; body) → whether it did. Only our
 # own server has it, and there it is a fifth of what a webhook costs; else, and where it did not, `send` is for it.
 ANSWER: Final = "runhook.answer"
@@ -83,6 +84,9 @@ class Commits(Protocol):
 
     def commit(self, event: Event) -> Awaitable[None]:
         """Commit an event."""
+
+    def commit_and_tell(self, event: Event, told: Told) -> None:
+        """Commit an event, and call `told` with None, or with why it could not be kept."""
 
 
 class QuarantineSink(Protocol):
@@ -159,16 +163,15 @@ class Ingest:
         else:
             self._metrics.requests["accepted"] += 1
             self._metrics.request_seconds.observe(time.perf_counter() - started)
-            body = b'{"event_id":"%b"}' % event.encode()
+            body = accepted(event)
             answer = scope.get("extensions", {}).get(ANSWER)
-            if answer is None or not answer(_ACCEPTED_LINES, body):
-                await send(_ACCEPTED)
-                await send({"type": "http.response.body", "body": body})
+            if answer is None or not answer(ACCEPTED_LINES, body):
+                await send_accepted(send, body)
 
     async def _ingest(self, scope: Message, receive: Receive) -> str:
         """Commit the request's event, and return its id. Raises RequestError or _Disconnected."""
-        source, secrets, submission_id = self._address(scope)
-        length, signature = _headers(scope)
+        source, secrets, submission_id = self._address(scope["path"], scope["method"])
+        length, signature = read_headers(scope["headers"])
         message: Message = {}
         try:
             if length > self._max_body:
@@ -231,15 +234,15 @@ class Ingest:
             if self._lines.take(1, time.monotonic()):
                 log.warning("ingest.unreadable event=%s problem=%s: kept, and marked by the dispatcher", name, problem)
 
-    def _address(self, scope: Message) -> tuple[str, Sequence[str], str]:
+    def _address(self, path: str, method: str) -> tuple[str, Sequence[str], str]:
         """Return (source, its secrets, submission id or "") from the path. Raises NotFound, NotAllowed."""
-        source, _, submission_id = scope["path"][len(PREFIX) :].partition("/")
+        source, _, submission_id = path[len(PREFIX) :].partition("/")
         secrets = self._sources.get(source)
         if submission_id:
             submission_id = submission_id.rstrip("/")
         if secrets is None or "/" in submission_id:
             raise NotFound("no such source")
-        if scope["method"] != "POST":
+        if method != "POST":
             raise NotAllowed("a webhook is a POST", headers={"Allow": "POST"})
         # A token that is none of ours binds nothing, and is no reason to refuse an authentic body.
         return source, secrets, submission_id if _TOKEN.fullmatch(submission_id) else ""
@@ -286,7 +289,12 @@ class Ingest:
 
 
 def _is_run(body: bytes) -> bool:
-    """Whether `body` is most likely a run: an object with an id. False means that it must be parsed to know."""
+    """Whether `body` is most likely a run: an object with an id. False means that it must be parsed to know.
+
+    What Skyvern sends is told by how it looks. To read all of it takes as long as to authenticate it.
+    """
+    if body[:1] == b"{" and body[-1:] == b"}" and (b'"run_id":"' in body or b'"task_id":"' in body):
+        return True
     try:
         run = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -294,10 +302,13 @@ def _is_run(body: bytes) -> bool:
     return isinstance(run, dict) and isinstance(run.get("run_id") or run.get("task_id"), str)
 
 
-def _headers(scope: Message) -> tuple[int, str]:
-    """Return (announced length or 0, signature or "") of a request. Two signatures that differ are none."""
+def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, str]:
+    """Return (announced length or 0, signature or "") of a request. Two signatures that differ are none.
+
+    Raises BadRequest.
+    """
     length, signature = 0, ""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == _SIGNATURE:
             given = value.decode("latin-1")
             signature = given if signature in ("", given) else "several"
@@ -306,6 +317,17 @@ def _headers(scope: Message) -> tuple[int, str]:
                 raise BadRequest("bad Content-Length")
             length = int(value[:20])
     return length, signature
+
+
+def accepted(event: str) -> bytes:
+    """Return the body of a 202."""
+    return b'{"event_id":"%b"}' % event.encode()
+
+
+async def send_accepted(send: Send, body: bytes) -> None:
+    """Answer 202."""
+    await send(_ACCEPTED)
+    await send({"type": "http.response.body", "body": body})
 
 
 async def send_error(send: Send, error: RequestError) -> None:

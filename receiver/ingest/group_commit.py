@@ -29,7 +29,7 @@ from receiver.inbox_writer import Appended, InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.durability import Durability
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
-from receiver.ingest.waiting_events import CommitBatch, WaitingEvents
+from receiver.ingest.waiting_events import CommitBatch, Told, WaitingEvents
 from receiver.runtime.background import Background
 from receiver.runtime.process import error_location
 from receiver.runtime.throttle import TokenBucket
@@ -125,6 +125,10 @@ class GroupCommit:
     def commit(self, event: Event) -> asyncio.Future[None]:
         """Commit `event`. The future is done when it is on disk, and raises Busy when it could not be kept."""
         return self._waiting.add(event)
+
+    def commit_and_tell(self, event: Event, told: Told) -> None:
+        """Commit `event`, and call `told` with None when it is on disk, or with why it could not be kept."""
+        self._waiting.put(event, told)
 
     @property
     def store(self) -> str:

@@ -8,7 +8,10 @@ under way, so both are about as large as one would be.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from receiver.domain.event import Event
@@ -18,30 +21,42 @@ from receiver.errors import Busy
 COMMIT_EVENTS: Final = 512
 COMMIT_BYTES: Final = 4 << 20
 
+log = logging.getLogger("runhook.ingest")
+
+# Told that an event is on disk, by None, or why it is not.
+Told = Callable[[Busy | None], None]
+
 
 class CommitBatch(NamedTuple):
-    """Events of one commit, in the order of their coming, and who waits for them. `size`: bytes of their bodies."""
+    """Events of one commit, in the order of their coming, and who is told of them. `size`: bytes of their bodies."""
 
     events: list[Event]
     size: int
-    waiting: list[asyncio.Future[None]]
+    told: list[Told]
 
     def complete(self, busy: Busy | None) -> None:
-        """Tell those who wait: that all is on disk, or why it is not."""
-        for future in self.waiting:
-            if future.done():  # its request was cancelled
-                continue
-            if busy is None:
-                future.set_result(None)
-            else:
-                future.set_exception(busy)
+        """Tell all of them: that all is on disk, or why it is not."""
+        for tell in self.told:
+            try:
+                tell(busy)
+            except Exception:  # the others must be told
+                log.exception("ingest.bug")
+
+
+def _tell_future(future: asyncio.Future[None], busy: Busy | None) -> None:
+    if future.done():  # its request was cancelled
+        return
+    if busy is None:
+        future.set_result(None)
+    else:
+        future.set_exception(busy)
 
 
 class WaitingEvents:
     """The queue of one event loop."""
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[Event, asyncio.Future[None]]] = deque()
+        self._queue: deque[tuple[Event, Told]] = deque()
         self._arrived = asyncio.Event()
         self._takers: deque[asyncio.Future[None]] = deque()
         self._woken = False  # a taker is on its way
@@ -50,11 +65,16 @@ class WaitingEvents:
 
     def add(self, event: Event) -> asyncio.Future[None]:
         """Add an event. The future is completed with its batch."""
-        future = asyncio.get_running_loop().create_future()
-        self._queue.append((event, future))
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.put(event, partial(_tell_future, future))
+        return future
+
+    def put(self, event: Event, told: Told) -> None:
+        """Add an event. `told` is called when its batch is done: a future would have the event loop do that later, one
+        by one."""
+        self._queue.append((event, told))
         self._arrived.set()
         self._wake_one()
-        return future
 
     async def arrival(self) -> None:
         """Wait until an event comes, unless one waits."""
@@ -78,18 +98,18 @@ class WaitingEvents:
                 raise
             self._woken = False
         events: list[Event] = []
-        futures, size = [], 0
+        told, size = [], 0
         while self._queue and len(events) < COMMIT_EVENTS:
-            event, future = self._queue[0]
+            event, tell = self._queue[0]
             if events and size + len(event.body) > COMMIT_BYTES:
                 break
             self._queue.popleft()
             events.append(event)
-            futures.append(future)
+            told.append(tell)
             size += len(event.body)
         self._under_way += len(events)
         self._wake_one()  # for those that there was no room for
-        return CommitBatch(events, size, futures)
+        return CommitBatch(events, size, told)
 
     def _is_due(self) -> bool:
         return len(self._queue) >= max(1, self._under_way)

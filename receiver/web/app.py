@@ -22,10 +22,11 @@ from receiver.config.settings import Settings
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import Busy, NotAllowed, NotFound, RequestError
 from receiver.ingest import durability
-from receiver.ingest.endpoint import PREFIX, Ingest
+from receiver.ingest.endpoint import PREFIX
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
+from receiver.ingest.whole_webhooks import WholeWebhooks
 from receiver.reconcile.poll_hints import PollHintWriter
 from receiver.runtime.background import Background
 from receiver.runtime.held_bodies import HeldBodies
@@ -51,7 +52,7 @@ class Application(Starlette):
     `admin`: what is served there; None where there is no such port. `late`: parts that may still be built.
     """
 
-    ingest: Ingest
+    ingest: WholeWebhooks
     metrics: ReceiverMetrics
     parts: Sequence[WebPart] = ()
     admin: Starlette | None = None
@@ -196,7 +197,7 @@ def create_app(
     app.metrics = metrics
     hints = PollHintWriter(settings.redis_url, background)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
-    app.ingest = Ingest(secrets, config.server.max_body, group_commit, quarantine, hints, metrics, bodies)
+    app.ingest = WholeWebhooks(secrets, config.server.max_body, group_commit, quarantine, hints, metrics, bodies)
     return app
 
 

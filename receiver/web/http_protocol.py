@@ -7,7 +7,7 @@ import fcntl
 import struct
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, Final
@@ -87,6 +87,8 @@ class HTTPProtocol(HttpToolsProtocol):
     # Whether the last answer was given, and what still comes is only read.
     lingers = False
     _is_http = True  # what then comes
+    _default_headers: object = None
+    _default_lines = b""
 
     def __init__(
         self,
@@ -244,7 +246,7 @@ class HTTPProtocol(HttpToolsProtocol):
             head = f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n"
             head += _RETRY_AFTER if status.startswith("503") else ""
             head += f"content-length: {len(body)}\r\n"
-            self.transport.write(b"%b%b\r\n%b" % (head.encode(), self._default_lines(), body))
+            self.transport.write(b"%b%b\r\n%b" % (head.encode(), self.default_lines(), body))
         if lingers and not self.transport.is_closing():
             self._is_http = False
             self._disconnect()
@@ -252,9 +254,13 @@ class HTTPProtocol(HttpToolsProtocol):
         else:
             self.close()
 
-    def _default_lines(self) -> bytes:
+    def default_lines(self) -> bytes:
         """Return the header lines of each answer: its date."""
-        return b"".join([b"%b: %b\r\n" % each for each in self.server_state.default_headers])
+        headers = self.server_state.default_headers
+        if headers is not self._default_headers:
+            self._default_headers = headers
+            self._default_lines = b"".join([b"%b: %b\r\n" % each for each in headers])
+        return self._default_lines
 
     def answer(self, lines: bytes, body: bytes) -> bool:
         """Write a whole answer to the request whose application runs. False, and nothing is written, where there is
@@ -263,7 +269,7 @@ class HTTPProtocol(HttpToolsProtocol):
         if cycle.response_started or cycle.disconnected or not cycle.keep_alive or self.flow.write_paused:
             return False
         cycle.response_started = cycle.response_complete = True
-        self.transport.write(b"%b%b\r\n%b" % (lines, self._default_lines(), body))
+        self.transport.write(b"%b%b\r\n%b" % (lines, self.default_lines(), body))
         cycle.on_response()
         return True
 
@@ -338,10 +344,16 @@ class DatedState(ServerState):
 class Protocols:
     """Makes the connections of one listener, and ends what makes no progress while there are any.
 
-    `extensions`: what each request's scope says of the listener.
+    `extensions`: what each request's scope says of the listener. `protocol`: makes one connection.
     """
 
-    def __init__(self, connections: Connections, extensions: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        extensions: Mapping[str, Any] | None = None,
+        protocol: Callable[..., HTTPProtocol] = HTTPProtocol,
+    ) -> None:
+        self._protocol = protocol
         self._connections = connections
         self._extensions = extensions or {}
         self._timer: asyncio.TimerHandle | None = None
@@ -350,7 +362,9 @@ class Protocols:
 
     def __call__(self, **named: Any) -> HTTPProtocol:
         """Return the protocol of a new connection."""
-        protocol = HTTPProtocol(connections=self._connections, peers=self._peers, extensions=self._extensions, **named)
+        protocol = self._protocol(
+            connections=self._connections, peers=self._peers, extensions=self._extensions, **named
+        )
         if self._timer is None:
             self._sweep_later(protocol.loop)
         return protocol
@@ -370,13 +384,15 @@ def admin_protocols(connections: Connections) -> Protocols:
     return Protocols(connections, {ADMIN: True})
 
 
-def options(connections: Connections | None = None, **others: Any) -> dict[str, Any]:
+def options(
+    connections: Connections | None = None, protocol: Callable[..., HTTPProtocol] = HTTPProtocol, **others: Any
+) -> dict[str, Any]:
     """Return the options of uvicorn.Config: this protocol and uvloop, `others` beside or over them.
 
     `connections`: the limits, and what is counted. Each answer has its date. No headers say which server this is, and
     no log lines that a stranger can make at will (one a request) are written.
     """
-    protocols = Protocols(Connections(bounds_for(1024)) if connections is None else connections)
+    protocols = Protocols(Connections(bounds_for(1024)) if connections is None else connections, None, protocol)
     fixed: dict[str, Any] = {"log_level": "error"}
     fixed |= {
         "http": protocols,

@@ -14,6 +14,7 @@ from receiver.domain.packed_body import unpack
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import Busy
 from receiver.ingest import endpoint
+from receiver.ingest.waiting_events import Told
 from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
 
@@ -33,6 +34,9 @@ class FakeGroupCommit:
         if self.error:
             raise self.error
         self.events.append(event)
+
+    def commit_and_tell(self, event: Event, told: Told) -> None:
+        raise AssertionError("what comes by ASGI is waited for")
 
 
 class RefusedRequests:

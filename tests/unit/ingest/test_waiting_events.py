@@ -77,6 +77,24 @@ async def test_who_waits_hears_how_it_ended_unless_he_is_gone() -> None:
         await refused
 
 
+async def test_one_who_fails_when_told_keeps_no_other_from_being_told(caplog: pytest.LogCaptureFixture) -> None:
+    # Given three events of a batch, and one who fails when told
+    queue = WaitingEvents()
+    heard: list[object] = []
+
+    def fail(busy: Busy | None) -> None:
+        raise RuntimeError("a bug")
+
+    for told in (heard.append, fail, heard.append):
+        queue.put(event(b"a"), told)
+    batch = await taken(queue)
+    assert batch
+    # When the batch is done, then the others hear of it, and the log of the bug
+    queue.done(batch)
+    assert heard == [None, None]
+    assert "a bug" in caplog.text
+
+
 async def test_a_closed_queue_ends_all_who_take_once_it_is_empty() -> None:
     queue = WaitingEvents()
     for body in (b"a", b"b"):

@@ -1,0 +1,152 @@
+"""Webhooks that our own server has whole at once: authenticated, committed and answered without ASGI.
+
+What ASGI takes for a request (a scope, a task, messages, an event) and what waits for its commit (a future, a turn of
+the event loop) cost as much as all that is done with a small webhook. So its server asks here first. What is not plain
+is left to `Ingest`, which is asked for it by ASGI as if nothing had been: no such source, a body that is too large,
+that comes in pieces or is one of many large ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from receiver.domain.event import Event
+from receiver.errors import Busy, RequestError, Unauthorized
+from receiver.ingest.endpoint import (
+    ACCEPTED_LINES,
+    CHECKED,
+    LARGE,
+    MANY,
+    OFF_LOOP,
+    Ingest,
+    Receive,
+    Send,
+    accepted,
+    read_headers,
+    send_accepted,
+)
+from receiver.ingest.large_bodies import authentic
+
+# What is plain: a path that is written as it is meant, and no query.
+_TARGET: Final = re.compile(rb"/webhooks/([\w.-]+)(?:/([A-Za-z0-9_-]{1,128}))?", re.ASCII)
+
+log = logging.getLogger("runhook.ingest")
+
+App = Callable[[Any, Receive, Send], Awaitable[None]]
+
+
+class WebhookReply(Protocol):
+    """How a request is answered."""
+
+    def at_once(self, lines: bytes, body: bytes) -> bool:
+        """Write a whole answer: the lines of its head, without its end, and its body. False, and nothing is written,
+        where there is more to it."""
+
+    def later(self, app: App) -> None:
+        """Have an ASGI application answer."""
+
+
+class Announced(NamedTuple):
+    """What the head of a webhook says. `length`: bytes of its body."""
+
+    source: str
+    secrets: Sequence[str]
+    submission_id: str
+    signature: str
+    length: int
+
+
+class WholeWebhooks(Ingest):
+    """Ingest, by either way."""
+
+    def announced(self, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Announced | None:
+        """Return what the head of a POST says; None where its request is to go by ASGI."""
+        plain = _TARGET.fullmatch(target)
+        if plain is None:
+            return None
+        source, submission_id = plain[1].decode(), (plain[2] or b"").decode()
+        secrets = self._sources.get(source)
+        if secrets is None:
+            return None
+        try:
+            length, signature = read_headers(headers)
+        except RequestError:
+            return None
+        if length > min(self._max_body, OFF_LOOP):
+            return None
+        return Announced(source, secrets, submission_id, signature, length)
+
+    def take(
+        self, webhook: Announced, body: bytes, reply: WebhookReply
+    ) -> Callable[[RequestError | None], None] | None:
+        """Take a webhook whose body is whole. None, and nothing was done, where it is to go by ASGI; else what ends it
+        early, with an error, if it is called before it is answered."""
+        size = len(body)
+        if size > LARGE and self._bodies.bytes >= MANY:
+            return None
+        answering = _Answering(self, size, reply)
+        self._bodies.take(size)
+        try:
+            self._begin(webhook, body, answering)
+        except RequestError as error:
+            answering(error)
+        except Exception:
+            log.exception("ingest.bug")
+            answering(Busy("the event could not be kept"))
+        return answering
+
+    def _begin(self, webhook: Announced, body: bytes, answering: _Answering) -> None:
+        source, secrets, submission_id, signature, _ = webhook
+        at = time.time()
+        name = authentic(source, secrets, signature, body)
+        if not name:
+            self._quarantine.offer(source, signature, body, submission_id, at)
+            raise Unauthorized("the signature fits none of the source's secrets")
+        answering.name = name
+        self._group_commit.commit_and_tell(Event(name, source, body, at, "webhook", submission_id), answering)
+        if len(body) <= CHECKED:
+            self._check_shape(name, body)  # while the commit is under way
+
+    def end(self, size: int, error: RequestError | None, name: str, started: float, reply: WebhookReply) -> None:
+        """Answer."""
+        self._bodies.give(size)
+        if error is not None:
+            refusal = error
+
+            async def refuse(scope: Any, _: Receive, send: Send) -> None:
+                await self._refuse(send, refusal, scope["path"])
+
+            reply.later(refuse)
+            return
+        self._metrics.requests["accepted"] += 1
+        self._metrics.request_seconds.observe(time.perf_counter() - started)
+        body = accepted(name)
+        if not reply.at_once(ACCEPTED_LINES, body):
+
+            async def accept(_: Any, __: Receive, send: Send) -> None:
+                await send_accepted(send, body)
+
+            reply.later(accept)
+
+
+class _Answering:
+    """Answers a webhook, once, when it is told how its commit ended."""
+
+    __slots__ = ("_ingest", "_reply", "_size", "_started", "name")
+
+    def __init__(self, ingest: WholeWebhooks, size: int, reply: WebhookReply) -> None:
+        self._ingest: WholeWebhooks | None = ingest
+        self._size = size
+        self._reply = reply
+        self._started = time.perf_counter()
+        self.name = ""
+
+    def __call__(self, error: RequestError | None) -> None:
+        """Answer 202, or `error`, unless it was answered."""
+        ingest, self._ingest = self._ingest, None
+        if ingest is not None:
+            ingest.end(self._size, error, self.name, self._started, self._reply)

@@ -1,0 +1,197 @@
+"""The HTTP protocol of a listener that takes webhooks: one that is whole at once goes past ASGI.
+
+What a connection does with it is what it does with others: one request at a time, limits, an orderly stop. A request
+that is not plain begins as others do, however much of it is here by then. receiver/ingest/whole_webhooks.py says what
+is plain, and what it costs else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Final, Protocol
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from receiver.errors import Busy, RequestError
+from receiver.ingest.whole_webhooks import Announced, WebhookReply
+from receiver.web.http_protocol import HTTPProtocol
+
+_PREFIX: Final = b"/webhooks/"
+
+End = Callable[[RequestError | None], None]
+
+
+class Webhooks(Protocol):
+    """What takes webhooks: receiver.ingest.whole_webhooks.WholeWebhooks."""
+
+    def announced(self, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Announced | None:
+        """Return what the head of a POST says; None where its request is to go by ASGI."""
+
+    def take(self, webhook: Announced, body: bytes, reply: WebhookReply) -> End | None:
+        """Take a webhook that is whole. None: it is to go by ASGI. Else returns what ends it early."""
+
+
+class WebhookRequest:
+    """A webhook whose head is here. To uvicorn it looks like a request under way, and like the task of one."""
+
+    __slots__ = (
+        "_end",
+        "_protocol",
+        "_target",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+        "response_started",
+        "webhook",
+    )
+
+    scope: ClassVar[Mapping[str, str]] = {"method": "POST"}
+    message_event: ClassVar[asyncio.Event] = asyncio.Event()  # nobody waits for it
+
+    def __init__(self, protocol: WebhookProtocol, webhook: Announced) -> None:
+        self._protocol = protocol
+        self._target = protocol.url
+        self._end: End | None = None
+        self.webhook = webhook
+        self.body = b""
+        self.keep_alive = True
+        self.disconnected = self.response_started = self.response_complete = False
+
+    def take(self, webhooks: Webhooks) -> bool:
+        """Have it taken, now that it is whole. False: it is to go by ASGI."""
+        tasks: set[Any] = self._protocol.tasks
+        tasks.add(self)
+        self._end = webhooks.take(self.webhook, self.body, self)
+        if self._end is None:
+            tasks.discard(self)
+        return self._end is not None
+
+    def cancel(self, msg: object = None) -> None:  # noqa: ARG002 - as a task's
+        """End it, since the server stops and it has had its time. Its event may be committed all the same."""
+        if self._end is not None:
+            self._protocol.loop.call_soon(self._end, Busy("the receiver stops"))
+
+    def at_once(self, lines: bytes, body: bytes) -> bool:
+        """Write a whole answer. False, and nothing is written, where there is more to it."""
+        protocol = self._protocol
+        if self.disconnected or not self.keep_alive or protocol.flow.write_paused:
+            return False
+        self.response_started = self.response_complete = True
+        protocol.tasks.discard(self)
+        protocol.transport.write(b"%b%b\r\n%b" % (lines, protocol.default_lines(), body))
+        protocol.on_response_complete()
+        return True
+
+    def later(self, app: Any) -> None:
+        """Have an ASGI application answer."""
+        self._protocol.tasks.discard(self)
+        self._protocol.answer_by(self, self._target.decode(), app)
+
+
+class WebhookProtocol(HTTPProtocol):
+    """One connection. `webhooks`: what takes them."""
+
+    _coming: WebhookRequest | None = None  # its head is here, its body is not
+    _is_asgi = True  # whether the request that comes in has its scope
+
+    def __init__(self, *arguments: Any, webhooks: Webhooks, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._webhooks = webhooks
+
+    def on_message_begin(self) -> None:
+        """Begin a head. What ASGI wants of it waits until it is known to be wanted."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._is_asgi = True
+            super().on_message_begin()
+            return
+        self._is_asgi, self._in_head = False, True
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+
+    def on_headers_complete(self) -> None:
+        """End the head, and begin the request unless it may be taken once it is whole."""
+        if not self._is_asgi and self.url.startswith(_PREFIX) and not self.expect_100_continue:
+            parser = self.parser
+            if (
+                parser.get_method() == b"POST"
+                and parser.get_http_version() == "1.1"
+                and parser.should_keep_alive()
+                and not parser.should_upgrade()
+            ):
+                webhook = self._webhooks.announced(self.url, self.headers)
+                if webhook is not None:
+                    self._head_bytes = 0
+                    self._in_head, self._in_body = False, True
+                    self.cycle = self._running = self._coming = WebhookRequest(self, webhook)  # type: ignore[assignment]
+                    return
+        self._begin_asgi()
+
+    def _begin_asgi(self) -> None:
+        if not self._is_asgi:
+            self._is_asgi = True
+            url, headers, expects = self.url, self.headers, self.expect_100_continue
+            super().on_message_begin()
+            self.url, self.headers, self.expect_100_continue = url, headers, expects
+            self.scope["headers"] = headers
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass on a piece of the body."""
+        coming = self._coming
+        if coming is not None:
+            if len(body) == coming.webhook.length:
+                self._head_bytes = 0
+                coming.body = body
+                return
+            self._give_up()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the body."""
+        coming = self._coming
+        if coming is not None:
+            self._coming = None
+            if coming.take(self._webhooks):
+                self._in_body = False
+                return
+            self._coming = coming
+            self._give_up()
+            super().on_body(coming.body)
+        super().on_message_complete()
+
+    def _give_up(self) -> None:
+        """Let the request whose head is here go by ASGI."""
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            in_head, in_body = self._in_head, self._in_body
+            self.cycle = None  # type: ignore[assignment]
+            self._begin_asgi()
+            self._in_head, self._in_body = in_head, in_body
+            self.cycle.keep_alive &= coming.keep_alive
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._give_up()
+        super().connection_lost(exc)
+
+    def answer_by(self, request: WebhookRequest, path: str, app: Any) -> None:
+        """Have an ASGI application answer what was taken."""
+        cycle = RequestResponseCycle(
+            scope={"type": "http", "method": "POST", "path": path},  # type: ignore[typeddict-item]
+            transport=self._answer_transport,  # type: ignore[arg-type]
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=request.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.disconnected, cycle.more_body = request.disconnected, False
+        newest: Any = self.cycle
+        if newest is request:
+            self.cycle = cycle
+        self._start_asgi_task(cycle, app)

@@ -1,0 +1,340 @@
+"""Which webhooks go past ASGI, and what a connection does with them, on a real uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
+from typing import Any
+
+import pytest
+import uvicorn
+import uvloop
+
+from receiver.errors import Busy, RequestError
+from receiver.ingest.endpoint import send_error
+from receiver.ingest.whole_webhooks import Announced
+from receiver.web import connections, http_protocol
+from receiver.web.connections import Bounds, Connections
+from receiver.web.webhook_protocol import WebhookProtocol
+from tests.support.waiting import PATIENCE, eventually
+
+HEAD = b"POST /webhooks/it HTTP/1.1\r\nHost: x\r\ncontent-length: %d\r\n%b\r\n"
+# Seconds that a server which stops waits for what is under way.
+STOP = 1
+
+
+class Webhooks:
+    """Takes webhooks, and answers with their bodies when it is told to."""
+
+    def __init__(self) -> None:
+        self.took: list[bytes] = []  # and not by ASGI
+        self.answers_at_once = True
+        self.takes = True
+        self.waiting: list[Callable[[], None]] = []
+        self.loop: Any = None
+
+    def announced(self, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Announced | None:
+        length = int(dict(headers).get(b"content-length", b"0"))
+        return Announced("it", (), "", "", length) if target == b"/webhooks/it" else None
+
+    def take(self, webhook: Announced, body: bytes, reply: Any) -> Callable[[RequestError | None], None] | None:
+        if not self.takes:
+            return None
+        self.took.append(body)
+        lines = b"HTTP/1.1 202 Accepted\r\ncontent-length: %d\r\n" % len(body)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 202, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+        def answer() -> None:
+            if not reply.at_once(lines, body):
+                reply.later(app)
+
+        def end(error: RequestError | None) -> None:
+            async def refuse(scope: Any, receive: Any, send: Any) -> None:
+                await send_error(send, error or Busy("?"))
+
+            reply.later(refuse)
+
+        self.loop = asyncio.get_running_loop()
+        if self.answers_at_once:
+            self.loop.call_soon(answer)
+        else:
+            self.waiting.append(answer)
+        return end
+
+    def answer_all(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for answer in waiting:
+            self.loop.call_soon_threadsafe(answer)
+
+
+@pytest.fixture
+def webhooks() -> Webhooks:
+    return Webhooks()
+
+
+# What came by ASGI: the body, or how it ended.
+BY_ASGI: list[bytes] = []
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            BY_ASGI.append(b"gone")
+            return
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    BY_ASGI.append(body)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class Served:
+    def __init__(self, server: uvicorn.Server, port: int, serving: asyncio.Task[None]) -> None:
+        self.server, self.port, self.serving = server, port, serving
+
+
+@pytest.fixture
+async def served(webhooks: Webhooks) -> AsyncIterator[Served]:
+    BY_ASGI.clear()
+    made = partial(WebhookProtocol, webhooks=webhooks)
+    options = http_protocol.options(
+        Connections(Bounds(100, 50, 20)), made, lifespan="off", timeout_graceful_shutdown=STOP
+    )
+    server = uvicorn.Server(uvicorn.Config(app, **options))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        # A loop of its own, for uvloop's transports differ from asyncio's.
+        serving = asyncio.create_task(asyncio.to_thread(uvloop.run, server.serve([listener])))
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        yield Served(server, listener.getsockname()[1], serving)
+        server.should_exit = True
+        await serving
+
+
+def post(body: bytes, more: bytes = b"") -> bytes:
+    return HEAD % (len(body), more) + body
+
+
+async def talk(served: Served, *pieces: bytes, until: int) -> bytes:
+    """Send pieces, each once the one before has been read, and return what comes until so many answers have."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    try:
+        for number, piece in enumerate(pieces):
+            writer.write(piece)
+            if number + 1 < len(pieces):
+                await asyncio.sleep(0.05)
+        got = b""
+        async with asyncio.timeout(PATIENCE):
+            while got.count(b"HTTP/1.1 ") < until and (some := await reader.read(65536)):
+                got += some
+        return got
+    finally:
+        writer.close()
+
+
+def statuses(got: bytes) -> list[bytes]:
+    return [line.split()[1] for line in got.split(b"\r\n") if b"HTTP/1.1 " in line]
+
+
+@pytest.mark.parametrize(
+    "pieces", [(post(b"abc"),), (post(b""),), (HEAD % (3, b""), b"abc"), (post(b"")[:9], post(b"")[9:])]
+)
+async def test_a_webhook_whose_body_comes_in_one_piece_goes_past_asgi(
+    served: Served, webhooks: Webhooks, pieces: tuple[bytes, ...]
+) -> None:
+    got = await talk(served, *pieces, until=1)
+    assert statuses(got) == [b"202"]
+    assert got.count(b"date: ") == 1
+    assert webhooks.took == [b"".join(pieces).partition(b"\r\n\r\n")[2]]
+    assert BY_ASGI == []
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (HEAD % (3, b""), b"a", b"bc"),
+        (post(b"abc").replace(b"/it", b"/other"),),
+        (post(b"abc").replace(b"HTTP/1.1", b"HTTP/1.0"),),
+        (post(b"abc", b"Connection: close\r\n"),),
+        (post(b"abc").replace(b"POST", b"PUT"),),
+        (
+            post(b"", b"Transfer-Encoding: chunked\r\n").replace(b"content-length: 0\r\n", b"")
+            + b"3\r\nabc\r\n0\r\n\r\n",
+        ),
+    ],
+    ids=["pieces", "elsewhere", "1.0", "close", "PUT", "chunked"],
+)
+async def test_what_is_not_plain_goes_by_asgi_as_if_nothing_had_been(
+    served: Served, webhooks: Webhooks, pieces: tuple[bytes, ...]
+) -> None:
+    assert statuses(await talk(served, *pieces, until=1)) == [b"200"]
+    assert (BY_ASGI, webhooks.took) == ([b"abc"], [])
+
+
+async def test_who_wants_another_protocol_is_answered_in_this_one(served: Served, webhooks: Webhooks) -> None:
+    upgrade = post(b"", b"Connection: upgrade\r\nUpgrade: h2c\r\n")
+    assert statuses(await talk(served, upgrade, until=1)) == [b"200"]
+    assert (BY_ASGI, webhooks.took) == ([b""], [])
+
+
+async def test_one_that_is_not_taken_goes_by_asgi(served: Served, webhooks: Webhooks) -> None:
+    webhooks.takes = False
+    assert statuses(await talk(served, post(b"abc") + post(b""), until=2)) == [b"200", b"200"]
+    assert BY_ASGI == [b"abc", b""]
+
+
+async def test_who_asks_whether_to_go_on_is_told_to(served: Served, webhooks: Webhooks) -> None:
+    got = await talk(served, HEAD % (3, b"Expect: 100-continue\r\n"), b"abc", until=2)
+    assert statuses(got) == [b"100", b"200"]
+    assert webhooks.took == []
+
+
+async def test_requests_of_one_connection_are_answered_in_their_order(served: Served, webhooks: Webhooks) -> None:
+    # Given a webhook that is under way, and more behind it
+    webhooks.answers_at_once = False
+    other = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    talking = asyncio.create_task(talk(served, post(b"1") + other + post(b"2"), post(b"3"), until=4))
+    await asyncio.to_thread(eventually, lambda: webhooks.took == [b"1"])
+    await asyncio.sleep(0.1)
+    assert not talking.done()
+    # When it is answered, then the others are, each once
+    webhooks.answer_all()
+    assert statuses(await talking) == [b"202", b"200", b"200", b"200"]
+    # And the next one that comes alone goes past ASGI again
+    webhooks.answers_at_once = True
+    assert statuses(await talk(served, post(b"4"), until=1)) == [b"202"]
+    assert (webhooks.took, BY_ASGI) == ([b"1", b"4"], [b"", b"2", b"3"])
+
+
+async def test_many_on_one_connection_one_after_the_other(served: Served, webhooks: Webhooks) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    for number in range(20):
+        writer.write(post(b"%02d" % number))
+        async with asyncio.timeout(PATIENCE):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 202")
+            assert await reader.readexactly(2) == b"%02d" % number
+    writer.close()
+    assert len(webhooks.took) == 20
+
+
+async def test_a_body_counts_for_no_head(served: Served, webhooks: Webhooks) -> None:
+    large = b"x" * (http_protocol.MAX_HEAD + 5000)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    for _ in range(3):
+        for piece in (HEAD % (len(large), b""), large):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(PATIENCE):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith((b"HTTP/1.1 202", b"HTTP/1.1 200"))
+            if webhooks.took:
+                await reader.readexactly(len(webhooks.took.pop()))
+    writer.close()
+
+
+async def test_what_was_refused_is_not_taken_when_its_body_comes(served: Served, webhooks: Webhooks) -> None:
+    many = HEAD % (3, b"X: y\r\n" * (http_protocol.MAX_HEADERS + 1))
+    assert statuses(await talk(served, many, b"abc", until=1)) == [b"431"]
+    await asyncio.to_thread(eventually, lambda: BY_ASGI == [b"gone"])
+    assert webhooks.took == []
+
+
+async def test_who_ends_its_side_still_gets_the_answer_which_says_that_it_is_the_last(
+    served: Served, webhooks: Webhooks
+) -> None:
+    webhooks.answers_at_once = False
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(post(b"abc"))
+    writer.write_eof()
+    await asyncio.to_thread(eventually, lambda: webhooks.took == [b"abc"])
+    await asyncio.sleep(0.05)
+    webhooks.answer_all()
+    async with asyncio.timeout(PATIENCE):
+        got = await reader.read()
+    assert statuses(got) == [b"202"]
+    assert b"connection: close\r\n" in got
+    writer.close()
+
+
+async def test_one_who_hangs_up_is_no_trouble(
+    served: Served, webhooks: Webhooks, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "HALF_CLOSED", 0.1)
+    webhooks.answers_at_once = False
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(post(b"abc"))
+    await asyncio.to_thread(eventually, lambda: webhooks.took == [b"abc"])
+    writer.transport.abort()
+    await asyncio.to_thread(eventually, lambda: not served.server.server_state.connections)
+    webhooks.answer_all()
+    await asyncio.to_thread(eventually, lambda: not served.server.server_state.tasks)
+    webhooks.answers_at_once = True
+    assert statuses(await talk(served, post(b"d"), until=1)) == [b"202"]
+    assert caplog.records == []
+
+
+async def test_a_body_that_does_not_come_is_408_and_the_application_hears_of_it(
+    served: Served, webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "STALL", 0.1)
+    assert statuses(await talk(served, HEAD % (3, b""), until=1)) == [b"408"]
+    await asyncio.to_thread(eventually, lambda: BY_ASGI == [b"gone"])
+    # And one whose client is gone before the body
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(HEAD % (3, b""))
+    await asyncio.sleep(0.05)
+    writer.transport.abort()
+    await asyncio.to_thread(eventually, lambda: BY_ASGI == [b"gone", b"gone"])
+    assert webhooks.took == []
+
+
+async def test_a_server_that_stops_lets_the_answer_out_and_says_that_it_is_the_last(
+    served: Served, webhooks: Webhooks
+) -> None:
+    webhooks.answers_at_once = False
+    talking = asyncio.create_task(talk(served, post(b"abc"), until=1))
+    await asyncio.to_thread(eventually, lambda: webhooks.took == [b"abc"])
+    served.server.should_exit = True
+    await asyncio.to_thread(eventually, lambda: not served.server.servers or not served.server.servers[0].is_serving())
+    await asyncio.sleep(0.2)
+    assert not served.serving.done()
+    webhooks.answer_all()
+    got = await talking
+    assert statuses(got) == [b"202"]
+    assert b"connection: close\r\n" in got
+    await served.serving
+
+
+async def test_what_is_not_whole_when_the_server_stops_is_the_last_of_its_connection(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(HEAD % (3, b""))
+    await asyncio.to_thread(eventually, lambda: any(each.cycle for each in served.server.server_state.connections))
+    served.server.should_exit = True
+    await asyncio.to_thread(
+        eventually, lambda: all(not each.cycle.keep_alive for each in served.server.server_state.connections)
+    )
+    for piece in (b"a", b"bc"):
+        writer.write(piece)
+        await asyncio.sleep(0.05)
+    async with asyncio.timeout(PATIENCE):
+        got = await reader.read()
+    assert statuses(got) == [b"200"]
+    assert b"connection: close\r\n" in got
+    writer.close()
+
+
+async def test_a_server_that_has_waited_long_enough_ends_what_is_under_way(served: Served, webhooks: Webhooks) -> None:
+    webhooks.answers_at_once = False
+    talking = asyncio.create_task(talk(served, post(b"abc"), until=1))
+    await asyncio.to_thread(eventually, lambda: webhooks.took == [b"abc"])
+    served.server.should_exit = True
+    assert statuses(await talking) == [b"503"]
