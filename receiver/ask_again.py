@@ -37,7 +37,7 @@ class AskAgain:
         self._spare.update(source for source, _ in keys)
 
     def _take(self, source: str) -> bool:
-        if self._spare[source]:
+        if self._spare.get(source):
             self._spare[source] -= 1
             return True
         return self.may_ask(source)
@@ -45,8 +45,8 @@ class AskAgain:
 
 def _lacks_request(item: NewEvent) -> bool:
     """Whether it is a task's end that does not say what was asked for."""
-    told = item.run.data.get("run_request", "") is not None
-    return item.disposition == "new" and item.event.via == "webhook" and item.run.final and not told
+    not_told = item.run.data.get("run_request", "") is None
+    return not_told and item.disposition == "new" and item.event.via == "webhook" and item.run.final
 
 
 def _may_be_restarted(item: NewEvent) -> bool:

@@ -23,7 +23,8 @@ def with_request(parsed: ParsedEvent, submission: Submission, redactor: Redactor
 def callers_webhook(submission: Submission | None, disposition: str, run: Run) -> NewDelivery | None:
     """Return the delivery to the webhook of a submission's caller, if it is told of this event: as Skyvern would, of
     each attempt's end too, but not of a run that is paused or waits."""
-    tells_more = disposition in ("new", "interim") and run.status not in attention.ACTIVE
-    if submission is None or not submission.webhook_url or not tells_more:
+    if submission is None or not submission.webhook_url:
+        return None
+    if disposition not in ("new", "interim") or run.status in attention.ACTIVE:
         return None
     return NewDelivery(callback.CALLBACK, callback.ROUTE, callback.lane_of(submission.webhook_url, submission.key_id))

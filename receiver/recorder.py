@@ -144,8 +144,9 @@ class EventRecorder:
         """Return the events that are likely to be the first of their run; none where those are not most."""
         if not (self._expects_first and self._ledger.has_requests):
             return []
-        counts = Counter(each.key for each in batch)
-        likely = [each for each in batch if each.may_be_first and counts[each.key] == 1]
+        keys = [each.key for each in batch]
+        counts = Counter(keys)
+        likely = [each for each, key in zip(batch, keys, strict=True) if counts[key] == 1 and each.may_be_first]
         return likely if _most(len(likely), len(batch)) else []
 
     def _record_first(self, batch: Sequence[ParsedEvent], hand_on: HandOn, tries: list[list[NewEvent]]) -> Recorded:
@@ -315,7 +316,8 @@ class EventRecorder:
             told = earlier.sinks_told(parsed.key, own, history)
         history.append((not history and more and to_compare(parsed).facts) or own)
         event = self._route(parsed, found, run, submission, told)
-        earlier.add(parsed.run.data, event)
+        if more:
+            earlier.add(parsed.run.data, event)
         return event
 
     def _route(
@@ -328,19 +330,14 @@ class EventRecorder:
     ) -> NewEvent:
         """Return the event with its deliveries. `told`: the sinks that an update of a result does not tell again."""
         event = parsed.event
-        view = RunView(
-            run=parsed.run,
-            source=event.source,
-            via=event.via,
-            disposition=found.disposition,
-            labels=submission.labels if submission else run.labels,
-            received_at=event.received_at,
-            event_id=event.id,
-        )
+        labels = submission.labels if submission else run.labels
+        view = RunView(parsed.run, event.source, event.via, found.disposition, labels, event.received_at, event.id)
         verdict = self._router.match(view, told=told)
         failed = [each for each in verdict.explanations if each.error]
+        notes = [parsed.run.note] if parsed.run.left_out else []
+        notes += [f"route {each.route} {each.why}" for each in failed]
         tells_more = found.disposition in ("new", "interim")
-        deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
+        deliveries = [NewDelivery(each.sink, each.route, "", each.after) for each in verdict.targets]
         if webhook := callers_webhook(submission, found.disposition, parsed.run):
             deliveries.append(webhook)
         return _new_event(
@@ -348,7 +345,7 @@ class EventRecorder:
             found.disposition,
             repeat_of=found.repeat_of,
             newest=(tells_more and not found.late) or found.disposition == "update",
-            note="; ".join(filter(None, [parsed.run.note, *(f"route {each.route} {each.why}" for each in failed)])),
+            note="; ".join(notes),
             failed_rules=tuple(each.route for each in failed),
             deliveries=tuple(deliveries),
         )

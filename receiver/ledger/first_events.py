@@ -17,8 +17,9 @@ event and delivery first, and to tell other sessions what is about to be inserte
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -52,18 +53,14 @@ def insertions(
     `claims`: by sink, those with which deliveries are made that wait for nothing. `due_at`: by run, when Skyvern is
     asked for it once more. `submitted`: by run; its event has come with its token.
     """
-    rows = [_row(item, now, due_at.get(item.key), submitted.get(item.key)) for item in batch]
     if len(batch) > _FEW:
+        of_run, values = _of_run(submitted), _columns(batch, now, due_at, submitted)
         made = [creation.with_claim(row) for row in delivery_rows(batch, now, claims)]
-        values = {name: [row[name] for row in rows] for name in {*_of_run(submitted), *_OF_EVENT}}
-        values |= {f"{name}{_OF_DELIVERY}": [row[name] for row in made] for name in ("event_id", *_OWN)}
-        of_run, kind = _of_run(submitted), bulk.kind_of(values, _MORE_ALIKE)
+        values |= _transposed(_OF_DELIVERIES, map(_of_delivery, made))
+        kind = bulk.kind_of(values, _MORE_ALIKE)
         given = bulk.with_alike(values, _alike(kind, of_run))
         return [_for_all(of_run, kind).with_values(**given, recorded_at=now)]
-    return [
-        _insertion(item, row, now, claims, _of_run(item.key in submitted))
-        for item, row in zip(batch, rows, strict=True)
-    ]
+    return [_insertion(item, now, claims, due_at.get(item.key), submitted.get(item.key)) for item in batch]
 
 
 def written(batch: Sequence[NewEvent], asked: Sequence[Asked], found: Sequence[Sequence[Any]]) -> Written:
@@ -72,19 +69,42 @@ def written(batch: Sequence[NewEvent], asked: Sequence[Asked], found: Sequence[S
     return Written([item for item in batch if item.event.id in ids], ids, found[len(asked) :])
 
 
-def _row(item: NewEvent, now: float, due_at: float | None, submission: Submission | None) -> dict[str, Any]:
-    """Return what of a run and its event is given. Both are of the same submission, for this event has its token."""
-    labels = json.dumps(dict(submission.labels)) if submission else "{}"
-    return {**status(item.event, item.run), **event_row(item, now), "labels": labels, "due_at": due_at}
-
-
 def _insertion(
-    item: NewEvent, row: dict[str, Any], now: float, claims: Mapping[str, ClaimAtOnce], of_run: Sequence[str]
+    item: NewEvent,
+    now: float,
+    claims: Mapping[str, ClaimAtOnce],
+    due_at: float | None,
+    submission: Submission | None,
 ) -> Asked:
+    """Return what records one event. Its run is of the same submission, for it has come with its token."""
+    row = status(item.event, item.run) | event_row(item, now) | {"labels": _labels(submission), "due_at": due_at}
     for number, made in enumerate(delivery_rows([item], now, claims)):
         whole = creation.with_claim(made)
         row |= {f"{name}_{number}": whole[name] for name in _OWN}
-    return _for_one(len(item.deliveries), of_run).with_values(**row)
+    return _for_one(len(item.deliveries), _of_run(submission)).with_values(**row)
+
+
+def _columns(
+    batch: Sequence[NewEvent], now: float, due_at: Mapping[RunKey, float], submitted: Mapping[RunKey, Submission]
+) -> dict[str, list[Any]]:
+    """Return the columns of the events and their runs."""
+    keys = [item.key for item in batch]
+    found = _transposed(_OF_EVENT, [_of_event(event_row(item, now)) for item in batch])
+    found |= _transposed(_OF_RUN_ALONE, [_of_run_alone(item.run) for item in batch])
+    found |= {"event_id": found["id"], "due_at": [due_at.get(key) for key in keys]}
+    if submitted:
+        found["labels"] = [_labels(submitted.get(key)) for key in keys]
+    return found
+
+
+def _transposed(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Return the columns of these rows, each of which has the values of `names`."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return dict(zip(names, columns or ([] for _ in names), strict=True))
+
+
+def _labels(submission: Submission | None) -> str:
+    return json.dumps(dict(submission.labels)) if submission else "{}"
 
 
 # What of a run and of an event is given, but for the time.
@@ -96,6 +116,11 @@ _OWN: Final = (
     *("id", "sink", "lane", "route", "after", "state"),
     *("attempts", "prefetched", "claim_owner", "claim_number", "claim_until"),
 )
+# What of a run's status its event has no column for, and under this name.
+_OF_RUN_ALONE: Final = tuple(name for name in STATUS if name not in (*_OF_EVENT, "event_id"))
+_of_run_alone: Final = attrgetter(*_OF_RUN_ALONE)
+_of_event: Final = itemgetter(*_OF_EVENT)
+_of_delivery: Final = itemgetter("event_id", *_OWN)
 
 
 def _of_run(submitted: object) -> Sequence[str]:
@@ -104,6 +129,7 @@ def _of_run(submitted: object) -> Sequence[str]:
 
 
 _OF_DELIVERY: Final = "_of_delivery"  # added to the names of the deliveries' values
+_OF_DELIVERIES: Final = tuple(f"{name}{_OF_DELIVERY}" for name in ("event_id", *_OWN))
 
 # What is the same for all events of a batch, by the kind of batch: each kind has that of those before it. They are few,
 # for a session keeps a plan for each. 1: webhooks of one source, in the usual way. 2: each for the same sink. 3: which

@@ -152,8 +152,8 @@ class Router:
         explanations: list[RouteVerdict] = []
         stopped = ""
         every = explain or len(self._routes) <= FEW
-        numbers = range(len(self._routes)) if every else self._index.candidates(subject.root)
-        for route in (self._routes[number] for number in numbers):
+        candidates = () if every else self._index.candidates(subject.root)
+        for route in self._routes if every else map(self._routes.__getitem__, candidates):
             config = route.config
             if stopped and not every:
                 break
@@ -170,8 +170,10 @@ class Router:
                         targets.setdefault(target.sink, target)
                 if config.stop:
                     stopped = config.name
-        reached = {*targets, *told}
-        return Verdict([_linked(target, reached) for target in targets.values()], explanations)
+        return Verdict(
+            [_linked(target, {*targets, *told}) if target.after else target for target in targets.values()],
+            explanations,
+        )
 
 
 def _linked(target: Target, reached: Collection[str]) -> Target:

@@ -371,6 +371,22 @@ def test_a_run_s_deliveries_wait_for_each_other_as_its_route_says(
     it.close()
 
 
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_events_that_go_nowhere_take_one_request_as_well(
+    postgres_ledger: Ledger, redis_url: str, sent: list[None], size: int
+) -> None:
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    it = Dispatcher(postgres_ledger, Router([]), Redactor([]), InboxReader(connection, "d1"), connection)
+    it.dispatch([event(body("tsk_0"))])  # so all is connected
+    sent.clear()
+
+    it.dispatch([event(body(f"tsk_{number}")) for number in range(1, size + 1)])
+
+    assert len(sent) == 1
+    assert all(row(postgres_ledger, f"tsk_{number}")[1] == 1 for number in range(size + 1))
+    it.close()
+
+
 def test_a_lone_event_takes_one_request_and_more_when_its_run_is_known(
     postgres_ledger: Ledger, redis_url: str, router: Picky, sent: list[None]
 ) -> None:

@@ -54,7 +54,7 @@ def delivery_row(
         "route": route,
         "source": source,
         "run_id": run_id,
-        "after": json.dumps(after),
+        "after": json.dumps(after) if after else "[]",
         "state": DeliveryState.HELD if after else DeliveryState.QUEUED,
         "due_at": now,
         "created_at": now,
@@ -65,7 +65,7 @@ def delivery_row(
     if claim is None:
         return row
     return row | {
-        "state": state_after(DeliveryMove.CLAIM),
+        "state": _CLAIMED,
         "attempts": 1,
         "prefetched": True,
         "claim_owner": claim.owner,
@@ -74,12 +74,13 @@ def delivery_row(
     }
 
 
+_CLAIMED: Final = state_after(DeliveryMove.CLAIM)
 _NOT_CLAIMED: Final = {"attempts": 0, **UNCLAIMED}
 
 
 def with_claim(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row of a delivery with the columns of a claim, those of one that nobody has made included."""
-    return _NOT_CLAIMED | row
+    return row if "claim_owner" in row else _NOT_CLAIMED | row
 
 
 def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
