@@ -144,14 +144,8 @@ def test_work_goes_on(old: Ledger) -> None:
     settle(old, more, DeliveryMove.ACCEPT, receipt={"id": "r"})
     # When one of them ends what it had, then what waited for that is released
     (sent,) = (row for row in old.read(content)["deliveries"] if row["claim_owner"] == SLOW)
-    waiting_for = [
-        Claimed(
-            **(
-                dict.fromkeys(Claimed.__slots__, "")
-                | {"id": sent["id"], "created_at": sent["created_at"], "attempt_number": 1}
-            )
-        )
-    ]  # type: ignore[arg-type]
+    told = {name: sent[name] for name in ("id", "event_id", "created_at")} | {"attempt_number": 1}
+    waiting_for = [Claimed(**(dict.fromkeys(Claimed.__slots__, "") | told))]  # type: ignore[arg-type]
     assert settle(old, waiting_for, DeliveryMove.ACCEPT, SLOW, claim_number=7, receipt={"id": "r"}) == ["after"]
     # And when the other is found dead, what it had prefetched and never started is as it was
     assert old.write(lambda it: recovery.release_claims(it, FAST, NOW + 42, frozenset())) == 4
