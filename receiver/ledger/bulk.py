@@ -55,12 +55,18 @@ class Insert:
 
     def of(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> Asked:
         """Return the INSERT of `rows`, of which there is one at least, to be run with others."""
-        names = tuple(rows[0])
         if connection.dialect.name != "postgresql":
+            return Asked(self._statement(tuple(rows[0]), 0), rows)
+        return self.of_columns(connection, {name: [row[name] for row in rows] for name in rows[0]})
+
+    def of_columns(self, connection: sa.Connection, columns: Mapping[str, list[Any]]) -> Asked:
+        """Return the same for rows that are given as the values of each column."""
+        names = tuple(columns)
+        if connection.dialect.name != "postgresql":
+            rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
             return Asked(self._statement(names, 0), rows)
-        values = {name: [row[name] for row in rows] for name in names}
-        kind = kind_of(values, self._more_alike) if len(rows) > 1 else 0
-        return Asked(self._statement(names, kind), with_alike(values, self._alike[kind]))
+        kind = kind_of(columns, self._more_alike) if len(columns[names[0]]) > 1 else 0
+        return Asked(self._statement(names, kind), with_alike(columns, self._alike[kind]))
 
     def _statement(self, names: tuple[str, ...], kind: int) -> BuiltStatement:
         found = self._built.get((names, kind))

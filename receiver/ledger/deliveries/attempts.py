@@ -96,22 +96,23 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
 
 
 def _recorded(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> Asked:
-    rows = [
+    ordered = sorted(results, key=lambda each: each[1].id)
+    found = dict(zip(AttemptResult._fields, zip(*[each for _, each in ordered], strict=True), strict=True))
+    return _insert.of_columns(
+        connection,
         {
-            "delivery_id": each.id,
-            "number": each.attempt_number,
-            "outcome": each.outcome,
-            "reason": each.reason,
-            "receipt": _receipt_text(each.receipt),
-            "retry_after": each.retry_after,
-            "started_at": each.started_at,
-            "ended_at": each.ended_at,
-            "worker": worker,
-            "delivery_created_at": each.created_at,
-        }
-        for worker, each in sorted(results, key=lambda each: each[1].id)
-    ]
-    return _insert.of(connection, rows)
+            "delivery_id": list(found["id"]),
+            "number": list(found["attempt_number"]),
+            "outcome": list(found["outcome"]),
+            "reason": list(found["reason"]),
+            "receipt": [*map(_receipt_text, found["receipt"])],
+            "retry_after": list(found["retry_after"]),
+            "started_at": list(found["started_at"]),
+            "ended_at": list(found["ended_at"]),
+            "worker": [worker for worker, _ in ordered],
+            "delivery_created_at": list(found["created_at"]),
+        },
+    )
 
 
 def _receipt_text(receipt: Mapping[str, Any] | None) -> str | None:

@@ -7,7 +7,7 @@ It is stored nowhere and has no version: who packs and who unpacks are forks of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -45,34 +45,38 @@ def unpack(packed: bytes) -> list[Claimed]:
     sink, made_at, rows = orjson.loads(packed[:at])
     at += 1
     claimed = []
-    for *own, size in rows:
-        claimed.append(_claimed(sink, made_at, NewClaim._make([*own, packed[at : at + size]])))
+    for row in rows:
+        size = row[-1]
+        claimed.append(_claimed(sink, made_at, row, packed[at : at + size]))
         at += size
     return claimed
 
 
-def _claimed(sink: str, made_at: float, it: NewClaim) -> Claimed:
+def _claimed(sink: str, made_at: float, row: Sequence[Any], body: bytes) -> Claimed:
+    """Return a delivery. `row`: a NewClaim, with the size of its body. By place: by name takes three times as long."""
+    it, event, lane, route, source, run_id, outcome, via, problem, received_at, labels, run_events, completion, _ = row
     return Claimed(
-        id=it.id,
-        event_id=it.event_id,
-        sink=sink,
-        lane=it.lane,
-        route=it.route,
-        attempt_number=1,
-        spent=0,
-        probe=False,
-        source=it.source,
-        run_id=it.run_id,
-        outcome=it.outcome,
-        via=it.via,
-        problem=it.problem,
-        received_at=it.received_at,
-        labels=it.labels,
-        after=(),
-        body=it.body,
-        completion=it.completion,
-        prefetched=True,
-        run_events=it.run_events,
-        due_at=made_at,
-        created_at=made_at,
+        it,
+        event,
+        sink,
+        lane,
+        route,
+        1,  # its attempt's number
+        0,  # attempts spent
+        False,  # it is no probe
+        source,
+        run_id,
+        outcome,
+        via,
+        problem,
+        received_at,
+        labels,
+        (),  # it waited for none
+        body,
+        completion,
+        True,  # prefetched
+        run_events,
+        None,  # nobody has tried it
+        made_at,
+        made_at,
     )
