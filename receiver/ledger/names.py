@@ -81,9 +81,7 @@ def statuses(connection: sa.Connection) -> list[str]:
 
 
 def run_beginning(connection: sa.Connection, beginning: str) -> str:
-    """Return the id of a run that begins so, or "": also where the database does not sort ids by bytes."""
-    if not narrowing.sorts_bytewise(connection):
-        return ""
+    """Return the id of a run that begins so, or ""."""
     of_source = runs.c.source.in_(narrowing.sources(connection, runs))
     alike = sa.select(runs.c.run_id).where(of_source, *narrowing.begins_with(runs, beginning)).limit(1)
     return str(connection.execute(alike).scalar() or "")

@@ -133,11 +133,11 @@ class PostgresProcess:
             host="127.0.0.1", port=self.port, user="postgres", dbname=database, autocommit=True, connect_timeout=30
         )
 
-    def create_database(self) -> str:
-        """The name of a new, empty database."""
+    def create_database(self, locale: str = "C") -> str:
+        """The name of a new, empty database. `locale`: by whose rules it compares texts."""
         name = f"test_{os.getpid()}_{next(_numbers)}"
         with contextlib.closing(self.connect()) as connection:
-            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0'.encode())
+            connection.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 LOCALE '{locale}'".encode())
         return name
 
     def empty_tables(self, name: str, but: Sequence[str] = ()) -> str:

@@ -5,8 +5,9 @@ What revision 0004 does to a ledger with rows of every kind is in test_old_ledge
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from alembic.script import ScriptDirectory
 
 from receiver.ledger import Ledger, marks, migrate
 from receiver.ledger.schema import metadata
+from tests.servers.postgres import PostgresProcess
 from tests.support.old_ledger import upgraded
 
 
@@ -98,4 +100,45 @@ def test_0011_lets_in_what_waits_for_an_older_version_that_has_recorded_nothing_
     ledger = upgraded(f"sqlite:///{tmp_path / 'ledger.db'}", "0010", statement)
 
     assert ledger.read(lambda connection: marks.read(connection, marks.UNSIGNED_UNTIL)) is not None
+    ledger.close()
+
+
+_OF_NO_BYTES = """\
+SELECT collcollate FROM pg_collation WHERE collprovider = 'c' AND collencoding IN (-1, pg_char_to_encoding('UTF8'))
+ AND collcollate NOT IN ('C', 'POSIX', '') ORDER BY collcollate = 'C.utf8', collcollate LIMIT 1"""
+# Columns of the ledger that the database compares by its own rules.
+_BY_ITS_RULES = """\
+SELECT string_agg(relname || '.' || attname, ' ') FROM pg_attribute JOIN pg_class it ON it.oid = attrelid
+ JOIN pg_collation c ON c.oid = attcollation WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+ AND relname <> 'alembic_version' AND collname = 'default' AND attnum > 0 AND NOT attisdropped"""
+
+
+@pytest.fixture
+def database_of_a_language(postgres: PostgresProcess) -> Iterator[str]:
+    """A database that compares texts by the rules of some language, not by their bytes."""
+    with contextlib.closing(postgres.connect()) as connection:
+        (locale,) = connection.execute(_OF_NO_BYTES).fetchone() or ("",)
+        name = postgres.create_database(locale)
+        yield postgres.url(name)
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
+def test_0021_lets_postgresql_compare_texts_by_bytes(database_of_a_language: str) -> None:
+    # Given a ledger of before, in a database that compares texts by the rules of a language
+    before = "INSERT INTO runs (source, run_id, first_seen_at, updated_at) VALUES ('s', '{}', 1, 1)"
+    ledger = upgraded(database_of_a_language, "0020", *(before.format(run_id) for run_id in ("tsk_b", "tsk_B", "É")))
+    # When it is upgraded, then all its texts are compared by bytes, be there an index of them or not
+    assert rows(ledger, _BY_ITS_RULES) == [(None,)]
+    assert rows(ledger, "SELECT run_id FROM runs ORDER BY run_id") == [("tsk_B",), ("tsk_b",), ("É",)]
+    # And its indexes find them
+    plan = rows(ledger, "EXPLAIN SELECT event_id FROM deliveries WHERE id = 'dlv_1'")
+    assert "pk_deliveries" in plan[0][0]
+    assert rows(ledger, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
+    ledger.close()
+
+
+def test_0021_changes_nothing_where_texts_are_compared_by_bytes(postgres_url: str) -> None:
+    ledger = upgraded(postgres_url, "0020")
+    ((names,),) = rows(ledger, _BY_ITS_RULES)
+    assert "runs.run_id" in names.split()
     ledger.close()
