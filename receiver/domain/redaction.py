@@ -58,6 +58,8 @@ class Redactor:
 
     def mask_top(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return `data` with those members masked that a path names themselves, or itself. What is in them is left."""
+        if not (self._anywhere or self._places):
+            return data
         names = [name for name in data if name in self._anywhere or (self._places and _step(self._places, name)[1])]
         if not names:
             return data

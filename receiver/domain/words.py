@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import chain
+from typing import Any, Final, NamedTuple
 from unicodedata import category, normalize
 
 from receiver.domain.deduplication import FILES, VOLATILE, VOLATILE_IN_FILE
@@ -27,6 +29,9 @@ MAX_TERMS: Final = 16
 _ASCII_WORD: Final = re.compile(r"[a-z0-9]+")
 # Stands between values until their words are found.
 _END: Final = "\0"
+_BETWEEN: Final = f" {_END} "
+# Values of a run that are read without a look at how long they are; more are read one by one.
+_FEW: Final = 4096
 # UTF-8 of values whose words have spaces between them or are ASCII, to lines of words.
 _PLAIN: Final = bytes(
     byte
@@ -39,6 +44,7 @@ _PLAIN: Final = bytes(
     for byte in range(256)
 )
 _TOO_LONG: Final = re.compile(rf"([^ \n]{{{MAX_WORD}}})[^ \n]+")
+_OBJECTS: Final = {dict}
 # Whether all members of an object count: none has such a name.
 _PLAIN_NAMES: Final = frozenset({FILES, *VOLATILE}).isdisjoint
 _PIECE: Final = re.compile(r'"(?P<quoted>[^"]*)(?P<closed>"?)(?P<star>\*?)|(?P<bare>[^\s"]+)')
@@ -119,27 +125,50 @@ def words_of(text: str) -> list[str]:
     return [word[:MAX_WORD] for word in words]
 
 
-def document(title: str | None, failure_reason: str | None, output: Any) -> str:
-    """Return the words of a run as one line a value, or "" when it has none: its title, why it failed, its output.
+class Said(NamedTuple):
+    """What a run says: its words as one line a value, "" when it has none; and each word once."""
+
+    document: str
+    words: AbstractSet[str]
+
+
+def said(title: str | None, failure_reason: str | None, output: Any) -> Said:
+    """Return the words of a run: of its title, why it failed, and its output.
 
     Of the output, which was redacted, the texts and numbers count, and not the names; nor what Skyvern writes anew at
     every answer, such as signed URLs. Only the first MAX_TEXT characters are looked at.
     """
-    values = _values((title or "", failure_reason or "", output))
-    joined = _END.join(values)
-    if joined.count(_END) != len(values) - 1:
-        values = [value.replace(_END, " ") for value in values]
-    if not joined.isascii():
-        values = [value if value.isascii() else _spaced(value) for value in values]
+    values = (title or "", failure_reason or "", output)
+    found: dict[str, None] = {}  # as a set in the order in which they were added
+    try:
+        _collect(values, found)
+        text = _BETWEEN.join(found)
+    except (_Many, RecursionError, ValueError):
+        text = ""
+    if not text or len(text) > MAX_TEXT:
+        found = _values(values)
+        text = _BETWEEN.join(found)
+    if not text.isascii() or text.count(_END) != len(found) - 1:
+        plain = (value.replace(_END, " ") for value in found)
+        text = _BETWEEN.join(value if value.isascii() else _spaced(value) for value in plain)
     # All values in one pass, by calls that are loops in C: one by one they took three times as long.
-    lines = f" {f' {_END} '.join(values)} ".encode().translate(_PLAIN).decode()
+    lines = f" {text} ".encode().translate(_PLAIN).decode()
     for many, one in (("  ", " "), ("\n \n", "\n")):
         while many in lines:
             lines = lines.replace(many, one)
     lines = lines.removeprefix(" \n").removesuffix("\n ")
-    if max(map(len, lines.split()), default=0) > MAX_WORD:
+    words = words_in(lines)
+    if not words:
+        return Said("", words)
+    if max(map(len, words)) > MAX_WORD:
         lines = _TOO_LONG.sub(r"\1", lines)
-    return "" if lines == " " else lines
+        words = words_in(lines)
+    return Said(lines, words)
+
+
+def document(title: str | None, failure_reason: str | None, output: Any) -> str:
+    """Return the words of a run as one line a value; see `said`."""
+    return said(title, failure_reason, output).document
 
 
 def words_in(document: str) -> set[str]:
@@ -147,10 +176,33 @@ def words_in(document: str) -> set[str]:
     return set(document.split())
 
 
-def _values(value: Any) -> list[str]:
-    """Return the texts and numbers in `value`, in its order, up to MAX_TEXT; without recursion, for it may be nested
-    deeply."""
-    found: list[str] = []
+class _Many(Exception):
+    """There are more values than `_collect` reads."""
+
+
+def _collect(members: Iterable[Any], found: dict[str, None]) -> None:
+    """Add the texts and numbers in `members` to `found`, in their order: `_values` of what most runs say, for half the
+    time. Raises _Many, RecursionError, and ValueError for an integer of more digits than Python writes."""
+    for member in members:
+        kind = type(member)
+        if kind is str:
+            if member != MASK:
+                found[member] = None
+        elif kind is int or kind is float:
+            found[str(member)] = None
+        elif kind is dict:
+            _collect(member.values() if _PLAIN_NAMES(member) else _members(member), found)
+        elif kind is list:
+            if len(member) > _FEW or len(found) > _FEW:
+                raise _Many
+            alike = set(map(type, member)) == _OBJECTS and all(map(_PLAIN_NAMES, member))  # as in most lists
+            _collect(chain.from_iterable(map(dict.values, member)) if alike else member, found)
+
+
+def _values(value: Any) -> dict[str, None]:
+    """Return the texts and numbers in `value`, each once, in its order, up to MAX_TEXT; without recursion, for it may
+    be nested deeply."""
+    found: dict[str, None] = {}
     left = MAX_TEXT
     rest: list[Iterator[Any]] = [iter(value)]
     while rest:
@@ -170,7 +222,9 @@ def _values(value: Any) -> list[str]:
                 break
             else:
                 continue
-            found.append(text[:left])
+            if text in found:
+                continue
+            found[text[:left]] = None
             left -= len(text) + 1
             if left <= 0:
                 return found

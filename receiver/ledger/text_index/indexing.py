@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey
+from receiver.domain.words import words_in
 from receiver.ledger import bulk, requests
 from receiver.ledger.engine import Ledger
-from receiver.ledger.requests import BuiltStatement, StatementForm
+from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import run_texts, runs
 from receiver.ledger.text_index import reading, state
 from receiver.ledger.text_index.postings import WordChanges
-from receiver.ledger.text_index.reading import ChangedRun
+from receiver.ledger.text_index.reading import Text
 from receiver.ledger.text_index.state import IndexState, Place
 
 # Seconds for which nobody else indexes after a batch.
@@ -33,6 +34,7 @@ CHECK_EVERY: Final = 10.0
 # Seconds that what changed has waited when there is no time to rest.
 BEHIND: Final = 2.0
 
+_insert: Final = bulk.Insert(run_texts, lambda insert: insert)
 _put: Final = bulk.Insert(
     run_texts,
     lambda insert: insert.on_conflict_do_update(
@@ -44,18 +46,15 @@ _put: Final = bulk.Insert(
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Runs with their documents, the state they were read in, and the one when they are written."""
+    """What runs say, the state it was read in, and the one when it is written. `changed_at`: of the last of those that
+    changed, None when they are old. `full`: whether there may be more of its kind."""
 
-    rows: Sequence[ChangedRun]
-    documents: Mapping[RunKey, str]
+    texts: Sequence[Text]
     read_in: IndexState
     then: IndexState
+    full: bool
+    changed_at: float | None = None
     backwards: bool = False
-
-    @property
-    def full(self) -> bool:
-        """Whether there may be more of its kind."""
-        return self.backwards or len(self.rows) >= reading.BATCH or self.then.seen == self.read_in.seen
 
 
 class TextIndexer:
@@ -79,15 +78,16 @@ class TextIndexer:
         until, count, caught_up = began + within, 0, False
         self.at_rest = False
         while (batch := self._next(caught_up)) is not None:
-            if not self._ledger.write(partial(self._write, batch=batch)):
+            numbered = _numbered(batch)
+            if not self._ledger.write(partial(self._write, batch=batch, numbered=numbered)):
                 self._known = None
                 break  # another clock is at it
-            count += len(batch.documents)
+            count += len(batch.texts)
             caught_up = caught_up or not batch.full
             took, left = time.monotonic() - began, until - time.monotonic()
             if left <= 0:
                 break
-            if caught_up or not batch.rows or self._ledger.now() - batch.rows[-1].updated_at < BEHIND:
+            if caught_up or batch.changed_at is None or self._ledger.now() - batch.changed_at < BEHIND:
                 rest(min(took, left))
             began = time.monotonic()
         return count
@@ -114,33 +114,27 @@ class TextIndexer:
         return found.owner == self._owner or found.leased_until <= now or found.leased_until > now + 2 * LEASE
 
     def _read(self, connection: sa.Connection, found: IndexState, now: float, caught_up: bool) -> _Batch | None:
-        if not caught_up and (rows := reading.changed_since(connection, found.seen)):
-            rows, documents = reading.documents(connection, rows, self._redactor)
-            return _Batch(rows, documents, found, replace(found, seen=rows[-1].place))
+        if not caught_up:
+            read = reading.changed_since(connection, found.seen, self._redactor)
+            if read.last is not None:
+                return _Batch(read.texts, found, replace(found, seen=read.last), read.more, read.last.at)
         settled = Place(min(now - state.SETTLED, found.seen.at))
         # Once nothing more comes, to the very end.
         least = CHECK_EVERY if settled.at < found.seen.at else 0.0
         if settled.at - found.checked.at > least:
-            rows = reading.changed_between(connection, found.checked, settled)
-            rows, documents = reading.documents(connection, rows, self._redactor)
-            return _Batch(rows, documents, found, replace(found, checked=rows[-1].place if rows else settled))
+            read = reading.missed_between(connection, found.checked, settled, self._redactor)
+            return _Batch(read.texts, found, replace(found, checked=read.last or settled), full=True)
         if found.backfilled is not None:
-            rows = reading.changed_before(connection, found.backfilled)
-            rows, documents = reading.documents(connection, rows, self._redactor)
-            down_to = rows[-1].place if rows else None
-            return _Batch(rows, documents, found, replace(found, backfilled=down_to), backwards=True)
+            read = reading.changed_before(connection, found.backfilled, self._redactor)
+            return _Batch(read.texts, found, replace(found, backfilled=read.last), full=True, backwards=True)
         self.at_rest = not caught_up and found.checked.at >= found.seen.at
         return None
 
-    def _write(self, connection: sa.Connection, batch: _Batch) -> bool:
+    def _write(self, connection: sa.Connection, batch: _Batch, numbered: _Numbered) -> bool:
         """Write the batch. False when another clock has come on since it was read."""
-        keys = list(batch.documents)
-        changes, new = _numbered(batch, keys)  # as if all were there still, and new to the index: so it is nearly ever
-        words = changes.reading()
-        look_up = _LOOK_UP.with_values(sources=[key[0] for key in keys], run_ids=[key[1] for key in keys])
-        locked, rows, *sets = requests.run(
-            connection, state.LOCK.with_values(), look_up if keys else None, *words.asked
-        )
+        words = numbered.changes.reading()
+        asked = [text.key for text in batch.texts if not text.new]
+        locked, rows, *sets = requests.run(connection, state.LOCK.with_values(), _looking_up(asked), *words.asked)
         found, now = state.of_rows(locked), self._ledger.now()
         if (
             found is None
@@ -148,47 +142,57 @@ class TextIndexer:
             or replace(found, owner="", leased_until=0.0) != replace(batch.read_in, owner="", leased_until=0.0)
         ):
             return False
-        numbers = {
-            (row.source, row.run_id): row.number
-            for row in rows
-            if row.there and (row.source, row.run_id) in batch.documents
-        }
-        if len(numbers) < len(keys):  # retention may have removed some, and never will again
-            changes, new = _numbered(batch, numbers)
-        for old in _known(connection, [number for number in numbers.values() if number is not None]):
-            changes.remove(old.number, old.document)
-        then = replace(batch.then, owner=self._owner, leased_until=now + LEASE)
-        if new:
-            last = new[-1]["number"]
-            then = replace(then, oldest=last) if batch.backwards else replace(then, newest=last)
-        changes.write(
-            connection, words.of_rows(sets), *([_put.of(connection, new)] if new else []), state.writing(then)
-        )
+        # Nobody has changed the index: what was new to it still is, and is there. Else retention may have removed some
+        # runs, and never will again.
+        untouched = found == batch.read_in
+        if not untouched and batch.texts:
+            asked = [text.key for text in batch.texts]
+            (rows,) = requests.run(connection, _looking_up(asked))
+        wanted = {*asked}
+        there = {key: row.number for row in rows if row.there and (key := (row.source, row.run_id)) in wanted}
+        if gone := wanted.difference(there):
+            numbered = _numbered(replace(batch, texts=[text for text in batch.texts if text.key not in gone]))
+        changes = numbered.changes
+        if old := [number for number in there.values() if number is not None]:
+            changes = changes.without((row.number, words_in(row.document)) for row in _known(connection, old))
+        then = replace(numbered.then, owner=self._owner, leased_until=now + LEASE)
+        changes.write(connection, words.of_rows(sets), *numbered.puts(connection, untouched), state.writing(then))
         self._known = then
         return True
 
 
-def _numbered(batch: _Batch, there: Collection[RunKey]) -> tuple[WordChanges, list[dict[str, Any]]]:
-    """Number those runs of the batch that are `there`. Returns the words that they get, and the rows of their
-    documents."""
+class _Numbered(NamedTuple):
+    """Runs with their numbers: the words that these get, the rows of their documents, and the state when they are
+    written. `new`: of runs that the index had nothing of when they were read."""
+
+    changes: WordChanges
+    new: Mapping[str, list[Any]]
+    others: Mapping[str, list[Any]]
+    then: IndexState
+
+    def puts(self, connection: sa.Connection, untouched: bool) -> list[Asked]:
+        """Return what writes the documents. `untouched`: nobody has changed the index since they were read."""
+        puts = (_insert if untouched else _put, self.new), (_put, self.others)
+        return [into.of_columns(connection, rows) for into, rows in puts if rows["number"]]
+
+
+def _numbered(batch: _Batch) -> _Numbered:
     number, step = (batch.read_in.oldest, -1) if batch.backwards else (batch.read_in.newest, 1)
-    changes, new = WordChanges(), list[dict[str, Any]]()
-    for row in batch.rows:
-        if row.key not in batch.documents or row.key not in there:
-            continue
+    changes = WordChanges()
+    of_new, of_others = ([list[Any]() for _ in _COLUMNS] for _ in range(2))
+    for text in batch.texts:
         number += step
-        text = batch.documents[row.key]
-        changes.add(number, text)
-        new.append(
-            {
-                "number": number,
-                "source": row.source,
-                "run_id": row.run_id,
-                "changed_at": row.updated_at,
-                "document": text,
-            }
-        )
-    return changes, new
+        changes.add(number, text.said.words)
+        values = number, *text.key, text.changed_at, text.said.document
+        for column, value in zip(of_new if text.new else of_others, values, strict=True):
+            column.append(value)
+    then = replace(batch.then, oldest=number) if batch.backwards else replace(batch.then, newest=number)
+    return _Numbered(
+        changes, dict(zip(_COLUMNS, of_new, strict=True)), dict(zip(_COLUMNS, of_others, strict=True)), then
+    )
+
+
+_COLUMNS: Final = ("number", "source", "run_id", "changed_at", "document")
 
 
 def remove(connection: sa.Connection, keys: Iterable[RunKey]) -> None:
@@ -196,16 +200,16 @@ def remove(connection: sa.Connection, keys: Iterable[RunKey]) -> None:
     wanted = set(keys)
     if not wanted or state.lock(connection) is None:
         return
-    changes, gone = WordChanges(), list[int]()
+    gone = list[int]()
     for source, run_ids in bulk.by_source(wanted):
         of_source = run_texts.c.source == source
         query = sa.select(run_texts.c.number).where(of_source, bulk.among(connection, run_texts.c.run_id, run_ids))
         gone += connection.execute(query).scalars()
-    for old in _known(connection, gone):
-        changes.remove(old.number, old.document)
-    changes.write(connection)
+    said = [(row.number, words_in(row.document)) for row in _known(connection, gone)]
+    WordChanges().without(said).write(connection)
     if gone:
         connection.execute(sa.delete(run_texts).where(bulk.among(connection, run_texts.c.number, gone)))
+    state.mark_changed(connection)
 
 
 def _known(connection: sa.Connection, numbers: Sequence[int]) -> Sequence[Any]:
@@ -244,3 +248,8 @@ def _look_up(form: StatementForm) -> Any:
 
 
 _LOOK_UP: Final = BuiltStatement(_look_up)
+
+
+def _looking_up(keys: Sequence[RunKey]) -> Asked | None:
+    """Return what looks up these runs, to be run with others."""
+    return _LOOK_UP.with_values(sources=[key[0] for key in keys], run_ids=[key[1] for key in keys]) if keys else None

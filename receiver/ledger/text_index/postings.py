@@ -9,13 +9,11 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.words import words_in
 from receiver.ledger import bulk, requests
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import run_words
@@ -52,14 +50,22 @@ def encode(runs: int) -> bytes:
     """Return a set as it is written."""
     if 2 * runs.bit_count() >= _BYTES:
         return runs.to_bytes(_BYTES, "little")
-    return _pack(_few(runs) if runs.bit_count() < _FEW else _many(runs))
+    return packed(_few(runs) if runs.bit_count() < _FEW else _many(runs))
 
 
-def _pack(places: Iterable[int]) -> bytes:
+def packed(places: Iterable[int]) -> bytes:
+    """Return places as a set of few is written."""
     written = array("H", places)
     if sys.byteorder == "big":
         written.byteswap()
     return written.tobytes()
+
+
+def _unpack(written: bytes) -> array[int]:
+    places = array("H", written)
+    if sys.byteorder == "big":
+        places.byteswap()
+    return places
 
 
 def _few(runs: int) -> Iterator[int]:
@@ -87,19 +93,17 @@ def union(many: Iterable[bytes]) -> int:
         if len(written) == _BYTES:
             runs |= int.from_bytes(written, "little")
             continue
-        places = array("H", written)
-        if sys.byteorder == "big":
-            places.byteswap()
-        for place in places:
+        for place in _unpack(written):
             eights[place >> 3] |= 1 << (place & 7)
     return runs | int.from_bytes(eights, "little")
 
 
-def change(written: bytes, added: Sequence[int], removed: Sequence[int]) -> bytes:
-    """Return the set that was `written` with these places added, which it does not have, and those removed."""
-    if not removed and len(written) + 2 * len(added) < _BYTES:
-        return written + _pack(added)
-    return encode(decode(written) & ~_bits(removed) | _bits(added))
+def change(written: bytes, added: bytes, removed: Sequence[int] = ()) -> bytes:
+    """Return the set that was `written` with those places added that `packed` has made, none of which it has, and
+    those removed."""
+    if not removed and len(written) + len(added) < _BYTES:
+        return written + added
+    return encode(decode(written) & ~_bits(removed) | _bits(_unpack(added)))
 
 
 def _bits(places: Iterable[int]) -> int:
@@ -109,68 +113,107 @@ def _bits(places: Iterable[int]) -> int:
     return int.from_bytes(eights, "little")
 
 
-# Chunk and word.
-Key = tuple[int, str]
+# By chunk and word.
+_Sets = Mapping[int, Mapping[str, bytes]]
 
 
 class WordChanges:
     """Words that runs got and lost, to be written together."""
 
     def __init__(self) -> None:
-        self._added: dict[Key, list[int]] = {}
-        self._removed: dict[Key, list[int]] = {}
+        self._added: dict[int, dict[str, bytes]] = {}
+        self._removed: dict[int, dict[str, list[int]]] = {}
 
-    def add(self, number: int, document: str) -> None:
-        """Note that the run with this number has the words of `document`."""
-        self._note(self._added, number, document)
+    def add(self, number: int, words: Iterable[str]) -> None:
+        """Note that the run with this number has these words."""
+        place = packed((number & (CHUNK - 1),))
+        of_chunk = self._added.setdefault(chunk_of(number), {})
+        before = of_chunk.get
+        for word in words:
+            of_chunk[word] = before(word, b"") + place
 
-    def remove(self, number: int, document: str) -> None:
-        """Note that nothing has this number any more, which had the words of `document`."""
-        self._note(self._removed, number, document)
+    def without(self, said: Iterable[tuple[int, AbstractSet[str]]]) -> WordChanges:
+        """Return these changes, and that nothing has those numbers any more, which had those words."""
+        changes = WordChanges()
+        changes._added = self._added
+        for number, words in said:
+            of_chunk = changes._removed.setdefault(chunk_of(number), {})
+            for word in words:
+                of_chunk.setdefault(word, []).append(number & (CHUNK - 1))
+        return changes
 
-    @staticmethod
-    def _note(noted: dict[Key, list[int]], number: int, document: str) -> None:
-        chunk, place = chunk_of(number), number & (CHUNK - 1)
-        for word in words_in(document):
-            noted.setdefault((chunk, word), []).append(place)
-
-    def reading(self, known: Collection[Key] = ()) -> Reading:
+    def reading(self, known: _Sets | None = None) -> Reading:
         """Return what reads the sets that are to be changed, but for those that are `known`."""
-        return Reading(sorted(key for key in {*self._added, *self._removed} if key not in known))
+        known = known or {}
+        return Reading([(chunk, self._words(chunk, known.get(chunk, {}))) for chunk in self._chunks()])
 
-    def write(self, connection: sa.Connection, found: Mapping[Key, bytes] = {}, *behind: Asked) -> None:
-        """Write them, and then run `behind`, which ends the transaction. `found`: sets that were read already."""
-        reading = self.reading(found)
-        found = {**found, **reading.of_rows(requests.run(connection, *reading.asked))}
-        changed: list[dict[str, Any]] = []
-        emptied: list[Key] = []
-        for key in sorted({*self._added, *self._removed}):
-            before = found[key]
-            runs = change(before, self._added.get(key, ()), self._removed.get(key, ()))
-            if runs and runs != before:
-                changed.append({"chunk": key[0], "word": key[1], "runs": runs})
-            elif before and not runs:
-                emptied.append(key)
+    def write(self, connection: sa.Connection, known: _Sets | None = None, *behind: Asked) -> None:
+        """Write them, and then run `behind`, which ends the transaction. `known`: sets that were read already."""
+        known = known or {}
+        reading = self.reading(known)
+        read = reading.of_rows(requests.run(connection, *reading.asked))
+        new, changed, emptied = _Columns(), _Columns(), list[tuple[int, list[str]]]()
+        for chunk in self._chunks():
+            sets = {**known.get(chunk, {}), **read.get(chunk, {})}
+            added, removed = self._added.get(chunk, {}), self._removed.get(chunk, {})
+            gone = list[str]()
+            for word in self._words(chunk):
+                before = sets[word]
+                after = change(before, added.get(word, b""), removed.get(word, ()))
+                if not before:
+                    if after:
+                        new.add(chunk, word, after)
+                elif not after:
+                    gone.append(word)
+                elif after != before:
+                    changed.add(chunk, word, after)
+            emptied.append((chunk, gone))
         _delete(connection, emptied)
-        requests.run(connection, *([_put.of(connection, changed)] if changed else []), *behind, commit=bool(behind))
+        asked = [
+            into.of_columns(connection, rows)
+            for into, rows in ((_insert, new.named), (_put, changed.named))
+            if rows["word"]
+        ]
+        requests.run(connection, *asked, *behind, commit=bool(behind))
+
+    def _chunks(self) -> list[int]:
+        return sorted({*self._added, *self._removed})
+
+    def _words(self, chunk: int, but: Collection[str] = ()) -> list[str]:
+        words = {*self._added.get(chunk, ()), *self._removed.get(chunk, ())}
+        return sorted(words.difference(but) if but else words)
+
+
+class _Columns:
+    """Rows of words, by column."""
+
+    def __init__(self) -> None:
+        self.named: dict[str, list[Any]] = {"chunk": [], "word": [], "runs": []}
+        self._all = tuple(self.named.values())
+
+    def add(self, *values: Any) -> None:
+        for column, value in zip(self._all, values, strict=True):
+            column.append(value)
 
 
 class Reading:
-    """Reads the sets of `keys`, which are sorted: by `asked`, statements that may be run with others."""
+    """Reads the sets of the words of each chunk: by `asked`, statements that may be run with others."""
 
-    def __init__(self, keys: Sequence[Key]) -> None:
-        self._keys = keys
-        self.asked = [_FIND.with_values(chunk=chunk, words=words) for chunk, words in _by_chunk(keys)]
+    def __init__(self, words: Iterable[tuple[int, Sequence[str]]]) -> None:
+        self.asked = [
+            _FIND.with_values(chunk=chunk, words=list(of_chunk[begin : begin + _AT_ONCE]))
+            for chunk, of_chunk in words
+            for begin in range(0, len(of_chunk), _AT_ONCE)
+        ]
 
-    def of_rows(self, rows: Iterable[Sequence[Any]]) -> dict[Key, bytes]:
-        """Return the set of each key, given the rows of each of `asked`; an empty one for what is not there."""
-        found = {
-            (asked.values["chunk"], word): bytes(runs)
-            for asked, of_one in zip(self.asked, rows, strict=True)
-            for word, runs in of_one
-            if runs is not None
-        }
-        return {key: found.get(key, b"") for key in self._keys}
+    def of_rows(self, rows: Iterable[Sequence[Any]]) -> _Sets:
+        """Return the set of each word, given the rows of each of `asked`; an empty one for what is not there."""
+        found: dict[int, dict[str, bytes]] = {}
+        for asked, of_one in zip(self.asked, rows, strict=True):
+            of_chunk = found.setdefault(asked.values["chunk"], {})
+            of_chunk.update(dict.fromkeys(asked.values["words"], b""))
+            of_chunk.update((word, bytes(runs)) for word, runs in of_one)
+        return found
 
 
 def _find(form: StatementForm) -> Any:
@@ -181,13 +224,16 @@ def _find(form: StatementForm) -> Any:
         )
     # Looked up one by one: what has no statistics yet, as a new chunk, PostgreSQL would read whole.
     given = bulk.given_rows(words=run_words.c.word)
-    runs = sa.select(run_words.c.runs).where(chunk, run_words.c.word == given.c.words)
-    return sa.select(given.c.words, runs.scalar_subquery().label("runs"))
+    found = sa.select(run_words.c.runs).where(chunk, run_words.c.word == given.c.words).limit(sa.literal_column("1"))
+    runs = found.lateral("found")
+    return sa.select(given.c.words, runs.c.runs).select_from(given.join(runs, sa.true()))
 
 
 _FIND: Final = BuiltStatement(_find)
 
 
+# What is not there is written without a look whether it is: that takes PostgreSQL two thirds of the time.
+_insert: Final = bulk.Insert(run_words, lambda insert: insert)
 _put: Final = bulk.Insert(
     run_words,
     lambda insert: insert.on_conflict_do_update(
@@ -196,15 +242,8 @@ _put: Final = bulk.Insert(
 )
 
 
-def _delete(connection: sa.Connection, keys: Iterable[Key]) -> None:
-    for chunk, words in _by_chunk(keys):
-        of_chunk = run_words.c.chunk == chunk
-        connection.execute(sa.delete(run_words).where(of_chunk, bulk.among(connection, run_words.c.word, words)))
-
-
-def _by_chunk(keys: Iterable[Key]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the words of each chunk, as many as one statement takes at a time. `keys` are sorted."""
-    for chunk, of_chunk in groupby(keys, itemgetter(0)):
-        words = [word for _, word in of_chunk]
-        for begin in range(0, len(words), _AT_ONCE):
-            yield chunk, words[begin : begin + _AT_ONCE]
+def _delete(connection: sa.Connection, words: Iterable[tuple[int, Sequence[str]]]) -> None:
+    for chunk, of_chunk in words:
+        for begin in range(0, len(of_chunk), _AT_ONCE):
+            some = bulk.among(connection, run_words.c.word, of_chunk[begin : begin + _AT_ONCE])
+            connection.execute(sa.delete(run_words).where(run_words.c.chunk == chunk, some))

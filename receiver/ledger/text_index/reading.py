@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -12,15 +13,17 @@ from pydantic_core import from_json
 
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey, members
-from receiver.domain.words import document
+from receiver.domain.words import Said, said
 from receiver.ledger import bulk, requests
 from receiver.ledger.requests import BuiltStatement
 from receiver.ledger.schema import events, run_texts, runs
 from receiver.ledger.text_index import state
 from receiver.ledger.text_index.state import Place
 
-# Runs of one batch.
-BATCH: Final = 64
+# Runs of one batch: each batch writes the rows of common words anew.
+BATCH: Final = 256
+# Runs that are looked at again together.
+AGAIN: Final = 1024
 # Bytes of a body that are read, and of all bodies of a batch.
 BODY: Final = 1 << 20
 BODIES: Final = 16 << 20
@@ -29,7 +32,8 @@ log = logging.getLogger("runhook.clock")
 
 
 class ChangedRun(NamedTuple):
-    """A run that is to be looked at. `indexed_at`: its `updated_at` when it was indexed last, or None."""
+    """A run that is to be looked at. `indexed_at`: its `updated_at` when it was indexed last, or None. `body`: of its
+    newest event, unless that is large."""
 
     source: str
     run_id: str
@@ -38,62 +42,61 @@ class ChangedRun(NamedTuple):
     failure_reason: str | None
     event_id: str
     indexed_at: float | None
-
-    @property
-    def key(self) -> RunKey:
-        """The run."""
-        return self.source, self.run_id
+    body: bytes | None
 
     @property
     def place(self) -> Place:
         """Where it is in the order in which runs changed."""
         return Place(self.updated_at, self.source, self.run_id)
 
-    @property
-    def stale(self) -> bool:
-        """Whether the index has not what it says."""
-        return bool(self.event_id) and self.indexed_at != self.updated_at
+
+class Text(NamedTuple):
+    """What a run says. `new`: the index had nothing of it."""
+
+    key: RunKey
+    changed_at: float
+    said: Said
+    new: bool
 
 
-def changed_since(connection: sa.Connection, place: Place) -> Sequence[ChangedRun]:
-    """Return the first runs that changed after the one at `place`."""
-    return _changed(connection, after=place)
+class Texts(NamedTuple):
+    """What the index lacks of some runs in a row. `last`: the place of the last one; None when there are none. `more`:
+    whether others may follow."""
+
+    last: Place | None
+    more: bool
+    texts: Sequence[Text]
 
 
-def changed_between(connection: sa.Connection, after: Place, before: Place) -> Sequence[ChangedRun]:
-    """Return the first runs that changed after the one at `after` and before the one at `before`."""
-    return _changed(connection, after=after, before=before)
+def changed_since(connection: sa.Connection, place: Place, redactor: Redactor) -> Texts:
+    """Read the first runs that changed after the one at `place`."""
+    return _texts(connection, _run(connection, _first(BATCH), after=place), redactor)
 
 
-def changed_before(connection: sa.Connection, place: Place) -> Sequence[ChangedRun]:
-    """Return the last runs that changed before the one at `place`, the newest first."""
-    return _changed(connection, before=place)
+def changed_before(connection: sa.Connection, place: Place, redactor: Redactor) -> Texts:
+    """Read the last runs that changed before the one at `place`, the newest first."""
+    return _texts(connection, _run(connection, _last(BATCH), before=place), redactor)
 
 
-def _changed(connection: sa.Connection, **places: Place) -> Sequence[ChangedRun]:
-    asked = _finding(tuple(places), BATCH)
-    values = {f"{name}_{part}": value for name, place in places.items() for part, value in place._asdict().items()}
-    (rows,) = requests.run(connection, asked.with_values(**values))
-    return [ChangedRun(*row) for row in rows]
+def missed_between(connection: sa.Connection, after: Place, before: Place, redactor: Redactor) -> Texts:
+    """Look again at the first runs that changed after the one at `after` and before the one at `before`.
+
+    Nearly all were read when they changed, so the database tells only of the others.
+    """
+    (found,) = requests.run(connection, _end(AGAIN).with_values(after_at=after.at))
+    end = min(before, Place(found[0].updated_at)) if found else before
+    read = _texts(connection, _run(connection, _missed(BATCH), after=after, before=end), redactor)
+    return read if read.more else Texts(end, end < before, read.texts)
 
 
-@cache
-def _finding(bounds: tuple[str, ...], limit: int) -> BuiltStatement:
-    """Return the statement for runs within these bounds. `limit` is no parameter: a plan for any would be another."""
-    where = [{"after": state.after, "before": state.before}[name](_given(name)) for name in bounds]
-    # Looked up, not joined: of a new ledger PostgreSQL might read all documents.
-    indexed_at = sa.select(run_texts.c.changed_at).where(
-        run_texts.c.source == runs.c.source, run_texts.c.run_id == runs.c.run_id
-    )
-    query = sa.select(
-        *(runs.c.source, runs.c.run_id, runs.c.updated_at, runs.c.title, runs.c.failure_reason, runs.c.event_id),
-        indexed_at.scalar_subquery().label("indexed_at"),
-    ).where(*where)
-    order = state.ORDER if "after" in bounds else [column.desc() for column in state.ORDER]
-    return BuiltStatement(lambda _: query.order_by(*order).limit(limit))
+def _run(connection: sa.Connection, statement: BuiltStatement, **places: Place) -> Sequence[ChangedRun]:
+    given = {f"{name}_{part}": value for name, place in places.items() for part, value in place._asdict().items()}
+    # The bodies of a batch that come with their runs are BODIES at the most.
+    (rows,) = requests.run(connection, statement.with_values(small=min(BODY, BODIES // BATCH), **given))
+    return [ChangedRun._make(row) for row in rows]
 
 
-def _given(name: str) -> Any:
+def _place(name: str) -> Place:
     """Return a place of which each part is a parameter."""
     return Place(
         sa.bindparam(f"{name}_at", type_=sa.Double()),  # type: ignore[arg-type]
@@ -102,41 +105,97 @@ def _given(name: str) -> Any:
     )
 
 
-def documents(
-    connection: sa.Connection, rows: Sequence[ChangedRun], redactor: Redactor
-) -> tuple[Sequence[ChangedRun], Mapping[RunKey, str]]:
-    """Return as many of `rows` as BODIES allows, the first in any case, and the documents of those that are stale."""
-    small = min(BODY, BODIES // BATCH)
-    ids = [row.event_id for row in rows if row.stale]
-    (found,) = requests.run(connection, _BODIES.with_values(ids=ids, small=small)) if ids else ([],)
-    sizes = {event_id: size for event_id, size, _ in found}
-    left, taken = BODIES, 0
-    for row in rows:
-        left -= min(BODY, sizes.get(row.event_id, 0)) if row.stale else 0
-        if left < 0 and taken:
-            break
-        taken += 1
-    rows = rows[:taken]
-    wanted = [row for row in rows if row.stale]
-    bodies = {event_id: body for event_id, size, body in found if size <= small}
-    if large := [row.event_id for row in wanted if sizes.get(row.event_id, 0) > small]:
-        (beginnings,) = requests.run(connection, _BEGINNINGS.with_values(ids=large, size=BODY))
-        bodies |= dict(beginnings)
-    return rows, {
-        row.key: _document(row, bytes(bodies.get(row.event_id, b"")), sizes.get(row.event_id, 0), redactor)
-        for row in wanted
-    }
+# Looked up, not joined: of a new ledger PostgreSQL might read all documents, and all bodies.
+_INDEXED_AT: Final = (
+    sa.select(run_texts.c.changed_at)
+    .where(run_texts.c.source == runs.c.source, run_texts.c.run_id == runs.c.run_id)
+    .scalar_subquery()
+)
+_BODY: Final = (
+    sa.select(events.c.body)
+    .where(events.c.id == runs.c.event_id, sa.func.length(events.c.body) <= sa.bindparam("small", type_=sa.Integer()))
+    .scalar_subquery()
+)
+_RUNS: Final = sa.select(
+    *(runs.c.source, runs.c.run_id, runs.c.updated_at, runs.c.title, runs.c.failure_reason, runs.c.event_id),
+    _INDEXED_AT.label("indexed_at"),
+    _BODY.label("body"),
+)
+_AFTER: Final[Any] = sa.bindparam("after_at", type_=sa.Double())
+_BEFORE: Final[Any] = sa.bindparam("before_at", type_=sa.Double())
 
 
-# Most bodies are small, and come with their sizes.
-_BODIES: Final = BuiltStatement(
-    lambda form: sa.select(
-        events.c.id,
-        sa.func.length(events.c.body).label("size"),
-        sa.case((sa.func.length(events.c.body) <= sa.bindparam("small", type_=sa.Integer()), events.c.body)).label(
-            "body"
-        ),
-    ).where(bulk.among_given(form, events.c.id, "ids"))
+# Each limit has a statement of its own: a plan for any would be another. A bound on both sides keeps PostgreSQL from
+# reading all runs of a ledger whose statistics it has not yet; of one bound it believes that a third lies beyond.
+@cache
+def _first(limit: int) -> BuiltStatement:
+    end = sa.func.coalesce(_nth_after(limit).scalar_subquery(), math.inf)
+    query = _RUNS.where(state.after(_place("after")), runs.c.updated_at <= end)
+    return BuiltStatement(lambda _: query.order_by(*state.ORDER).limit(limit))
+
+
+@cache
+def _last(limit: int) -> BuiltStatement:
+    earlier = runs.alias().c.updated_at
+    nth = sa.select(earlier).where(earlier < _BEFORE).order_by(earlier.desc()).limit(1).offset(limit - 1)
+    end = sa.func.coalesce(nth.scalar_subquery(), -math.inf)
+    query = _RUNS.where(state.before(_place("before")), runs.c.updated_at >= end)
+    return BuiltStatement(lambda _: query.order_by(*(column.desc() for column in state.ORDER)).limit(limit))
+
+
+@cache
+def _missed(limit: int) -> BuiltStatement:
+    stale = runs.c.event_id != "", _INDEXED_AT.is_distinct_from(runs.c.updated_at)
+    query = _RUNS.where(state.after(_place("after")), state.before(_place("before")), *stale)
+    return BuiltStatement(lambda _: query.order_by(*state.ORDER).limit(limit))
+
+
+def _nth_after(count: int) -> sa.Select[Any]:
+    """Return the query for when the run changed that comes so many places after a time."""
+    later = runs.alias().c.updated_at
+    return sa.select(later).where(later > _AFTER).order_by(later).limit(1).offset(count - 1)
+
+
+@cache
+def _end(count: int) -> BuiltStatement:
+    return BuiltStatement(lambda _: _nth_after(count))
+
+
+def _texts(connection: sa.Connection, rows: Sequence[ChangedRun], redactor: Redactor) -> Texts:
+    """Return what those of `rows` say that are stale: of as many as BODIES allows, of the first in any case."""
+    stale = [row for row in rows if row.event_id and row.indexed_at != row.updated_at]
+    more, beginnings, sizes = len(rows) >= BATCH, dict[str, bytes](), dict[str, int]()
+    if large := [row.event_id for row in stale if row.body is None]:
+        sizes = dict(requests.run(connection, _SIZES.with_values(ids=large))[0])
+        if (taken := _taken(stale, sizes)) < len(stale):
+            rows = rows[: rows.index(stale[taken])]
+            stale, more = stale[:taken], True
+        large = [row.event_id for row in stale if row.event_id in sizes]
+        beginnings = dict(requests.run(connection, _BEGINNINGS.with_values(ids=large, size=BODY))[0]) if large else {}
+    texts = []
+    for row in stale:
+        body, whole = row.body, True
+        if body is None:
+            body, whole = beginnings.get(row.event_id, b""), sizes.get(row.event_id, 0) <= BODY
+        words = _said(row, bytes(body), redactor, whole=whole)
+        texts.append(Text((row.source, row.run_id), row.updated_at, words, new=row.indexed_at is None))
+    return Texts(rows[-1].place if rows else None, more, texts)
+
+
+def _taken(rows: Sequence[ChangedRun], sizes: Mapping[str, int]) -> int:
+    """Return how many of `rows` BODIES allows, of whose large bodies these are the sizes: the first in any case."""
+    left = BODIES
+    for place, row in enumerate(rows):
+        left -= len(row.body) if row.body is not None else min(BODY, sizes.get(row.event_id, 0))
+        if left < 0 and place:
+            return place
+    return len(rows)
+
+
+_SIZES: Final = BuiltStatement(
+    lambda form: sa.select(events.c.id, sa.func.length(events.c.body).label("size")).where(
+        bulk.among_given(form, events.c.id, "ids")
+    )
 )
 _BEGINNINGS: Final = BuiltStatement(
     lambda form: sa.select(
@@ -145,14 +204,16 @@ _BEGINNINGS: Final = BuiltStatement(
 )
 
 
-def _document(row: ChangedRun, body: bytes, size: int, redactor: Redactor) -> str:
-    said: dict[str, Any] = {"title": row.title, "failure_reason": row.failure_reason}
+def _said(row: ChangedRun, body: bytes, redactor: Redactor, *, whole: bool) -> Said:
+    data: dict[str, Any] = {"title": row.title, "failure_reason": row.failure_reason}
     try:
-        said = redactor.mask({**said, "output": _output(body, whole=len(body) == size)})
+        data["output"] = _output(body, whole=whole)
+        data = redactor.mask(data) if redactor.may_match(body) else redactor.mask_top(data)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         # It keeps none of the others waiting.
         log.exception("clock.not_indexed source=%s run=%s: only its title and reason are", row.source, row.run_id)
-    return document(said["title"], said["failure_reason"], said.get("output"))
+        data = redactor.mask_top({"title": row.title, "failure_reason": row.failure_reason})
+    return said(data["title"], data["failure_reason"], data.get("output"))
 
 
 def _output(body: bytes, *, whole: bool) -> Any:

@@ -8,6 +8,7 @@ seconds behind and finds those whose transaction took so long that `seen` had pa
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -74,6 +75,11 @@ def read(connection: sa.Connection) -> IndexState | None:
 def lock(connection: sa.Connection) -> IndexState | None:
     """Return the state, and keep all others from changing the index until the transaction ends."""
     return of_rows(requests.run(connection, LOCK.with_values())[0])
+
+
+def mark_changed(connection: sa.Connection) -> None:
+    """Let whoever has read a batch see that the index was changed since. Whoever calls it holds the lock."""
+    connection.execute(sa.update(text_index).values(owner=secrets.token_hex(8), leased_until=0.0))
 
 
 def begin(connection: sa.Connection) -> None:

@@ -23,7 +23,8 @@ from receiver.ledger.schema import run_texts, run_words, runs
 from receiver.ledger.text_index import indexing, postings, reading, search, state
 from receiver.ledger.text_index.coverage import Coverage, coverage
 from receiver.ledger.text_index.indexing import TextIndexer
-from receiver.ledger.text_index.postings import CHUNK, change, chunk_of, decode, encode, numbers
+from receiver.ledger.text_index.postings import CHUNK, change, chunk_of, decode, encode, numbers, packed
+from receiver.ledger.text_index.state import Place
 from tests.support.ledger import NOW, new_event, record
 
 WORDS = [
@@ -212,6 +213,51 @@ def test_runs_that_were_indexed_late_hide_none_that_changed_after_them(
     assert ([row["run_id"] for row in rows], rest) == (["quick"], None)
 
 
+def test_runs_that_changed_at_the_same_moment_are_all_indexed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given more runs of one moment than a batch takes: of before the index, of now, and of a slow transaction
+    monkeypatch.setattr(reading, "BATCH", 10)
+    monkeypatch.setattr(reading, "AGAIN", 10)
+    ledger_time(ledger, NOW + 202)
+    record(ledger, *(new_event(f"old{n:02}", title="same") for n in range(35)), now=NOW)
+    record(ledger, new_event("newest_of_old", title="same"), now=NOW + 1)
+    index(ledger)
+    record(ledger, *(new_event(f"new{n:02}", title="same") for n in range(35)), now=NOW + 200)
+    record(ledger, *(new_event(f"next{n:02}", title="same") for n in range(5)), now=NOW + 201)
+    index(ledger)
+    record(ledger, *(new_event(f"slow{n:02}", title="same") for n in range(35)), now=NOW + 199)
+    # When they are indexed
+    ledger_time(ledger, NOW + 202 + state.SETTLED)
+    index(ledger)
+    # Then each is found
+    kinds = ("old", 35), ("new", 35), ("next", 5), ("slow", 35)
+    all_of_them = {"newest_of_old", *(f"{name}{n:02}" for name, count in kinds for n in range(count))}
+    assert sorted(found(ledger, "same")) == sorted(all_of_them)
+    assert ledger.read(coverage) == Coverage()
+
+
+def test_a_second_look_finds_more_than_a_batch(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given more late runs, among others, than a batch takes, and than are looked at together
+    monkeypatch.setattr(reading, "BATCH", 4)
+    monkeypatch.setattr(reading, "AGAIN", 6)
+    ledger_time(ledger, NOW + 20)
+    index(ledger)
+    for n in range(20):
+        record(ledger, new_event(f"quick{n:02}", title="same"), now=NOW + n)
+    index(ledger)
+    for n in range(20):
+        record(ledger, new_event(f"slow{n:02}", title="same"), now=NOW + n - 0.5)
+    # When it looks again, at a few at a time
+    read = ledger.read(lambda it: reading.missed_between(it, Place(NOW - 1), Place(NOW + 20), Redactor([])))
+    assert (read.last, read.more, len(read.texts)) == (Place(NOW + 2), True, 3)
+    ledger_time(ledger, NOW + 20 + state.SETTLED)
+    assert index(ledger) == 20
+    # Then all are found, and nothing is left to be looked at
+    assert len(found(ledger, "same", 100)) == 40
+    assert holds_what_the_documents_say(ledger)
+    assert index(ledger) == 0
+    assert indexer_of(ledger).at_rest
+
+
 def test_two_clocks_index_each_run_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given two clocks, each of which takes over as soon as it can
     monkeypatch.setattr(reading, "BATCH", 8)
@@ -256,7 +302,7 @@ def test_a_clock_that_was_overtaken_writes_nothing(ledger: Ledger, monkeypatch: 
     assert quick.run(0) == 1
     before = ledger.read(state.read)
     # When the first writes
-    assert not ledger.write(lambda connection: slow._write(connection, batch))
+    assert not ledger.write(lambda connection: slow._write(connection, batch, indexing._numbered(batch)))
     # Then nothing is different
     assert ledger.read(state.read) == before
     assert found(ledger, "same") == ["r1"]
@@ -285,24 +331,32 @@ def test_a_batch_reads_no_more_of_a_new_ledger_than_its_own_runs_and_words(ledge
     # When a batch of others is written
     record(ledger, *(new_event(f"new{m}", title=f"same t0x{m} t{m}") for m in range(40)), now=NOW + 100)
     it = indexer_of(ledger)
-    batch = it._next()
-    assert batch is not None
     read = sa.text("SELECT relname, seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables")
     rows: list[dict[str, int]] = []
 
-    def write(connection: sa.Connection) -> bool:
+    def count(connection: sa.Connection) -> None:
         rows.append({name: count for name, count in connection.execute(read)})  # noqa: C416
+
+    def write(connection: sa.Connection) -> bool:
+        count(connection)
+        seen = state.read(connection)
+        assert seen is not None
+        batch = it._read(connection, seen, NOW + 100, caught_up=False)
+        assert batch is not None
+        count(connection)
         with pytest.MonkeyPatch.context() as patch:
             run = requests.run
             patch.setattr(requests, "run", lambda *given, commit=False: run(*given))  # or its numbers would be gone
-            done = it._write(connection, batch)
-        rows.append({name: count for name, count in connection.execute(read)})  # noqa: C416
+            done = it._write(connection, batch, indexing._numbered(batch))
+        count(connection)
         return done
 
     assert ledger.write(write)
-    before, after = rows
+    before, between, after = rows
     # Then it has read these, and not all that are there
-    assert after["runs"] - before["runs"] <= 80
+    assert between["runs"] - before["runs"] <= 300  # of one moment: those of the batch before, twice
+    assert between["events"] - before["events"] <= 40
+    assert after["runs"] == between["runs"]
     assert after["run_words"] - before["run_words"] <= 300
     assert holds_what_the_documents_say(ledger)
 
@@ -347,7 +401,7 @@ def test_a_run_that_was_removed_while_it_was_read_is_not_indexed(ledger: Ledger)
     batch = it._next()
     assert batch is not None
     ledger.write(lambda connection: retention.remove(connection, NOW + 50))
-    ledger.write(lambda connection: it._write(connection, batch))
+    ledger.write(lambda connection: it._write(connection, batch, indexing._numbered(batch)))
     rows = sa.select(sa.func.count()).select_from(run_texts)
     assert ledger.read(lambda connection: connection.execute(rows).scalar_one()) == 0
 
@@ -391,7 +445,7 @@ def many_chunks(ledger: Ledger) -> Ledger:
         for n in range(300):
             number = n * CHUNK + 5
             text = " common rare " if n == 0 else " common "
-            changes.add(number, text)
+            changes.add(number, words_in(text))
             rows.append({"number": number, "source": "s", "run_id": f"r{n}", "changed_at": NOW + n, "document": text})
         changes.write(connection)
         connection.execute(sa.insert(run_texts), rows)
@@ -433,7 +487,7 @@ def test_chunks_are_looked_at_together_while_few_rows_are_read(
     def add(connection: sa.Connection) -> None:
         changes = postings.WordChanges()
         for n in range(300):
-            changes.add(n * CHUNK + 6, " captcha ")
+            changes.add(n * CHUNK + 6, ["captcha"])
         changes.write(connection)
 
     many_chunks.write(add)
@@ -459,7 +513,7 @@ def test_no_more_chunks_are_looked_at_than_have_enough(many_chunks: Ledger, monk
     def add(connection: sa.Connection) -> None:
         changes = postings.WordChanges()
         for n in range(300 * 30):
-            changes.add(n // 30 * CHUNK + n % 30, " paid ")
+            changes.add(n // 30 * CHUNK + n % 30, ["paid"])
         changes.write(connection)
 
     many_chunks.write(add)
@@ -518,6 +572,6 @@ def test_a_set_comes_back_as_it_was_written(count: int) -> None:
 def test_a_set_is_changed_as_it_is_written(count: int, new: int, gone: int) -> None:
     places = random.Random(count).sample(range(CHUNK), count + new)
     some, added, removed = places[:count], places[count:], places[: min(gone, count)]
-    after = change(encode(sum(1 << place for place in some)), added, removed)
+    after = change(encode(sum(1 << place for place in some)), packed(added), removed)
     assert decode(after) == sum(1 << place for place in {*places} - {*removed})
     assert len(after) == len(encode(decode(after)))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from receiver.domain import words
 from receiver.domain.redaction import MASK
 from receiver.domain.words import (
     MAX_TERMS,
@@ -104,6 +105,8 @@ def test_a_search_for_too_much_says_what_is_the_most() -> None:
         (None, ""),
         ("done", "done"),
         (["a", {"name": "b"}, [["c"]]], "a b c"),
+        ([{"name": "a", "n": 1}, {"name": "b", "n": 1}, {"name": "a", "n": 1.0}], "a 1 b 1 0"),
+        ([{"name": "a"}, {"url": "b"}, {"recording_url": "c"}], "a b"),
         ({"total": 1500.5, "count": 3, "paid": True, "none": None}, "1500 5 3"),
         ({"secret": MASK, "list": [MASK]}, ""),
         ({"recording_url": "https://x/r", "screenshot_urls": ["https://x/s"], "url": "https://kept"}, "https kept"),
@@ -123,16 +126,51 @@ def test_a_deep_output_is_read_to_the_bottom() -> None:
     assert document(None, None, output) == " bottom "
 
 
+def test_a_text_among_many_that_say_nothing_is_found() -> None:
+    assert document(None, None, [*[None] * 10_000, "text"]) == " text "
+    assert document(None, None, {"members": [*[{"n": None}] * 10_000, {"n": "text"}]}) == " text "
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT | st.just(MASK) | st.just("a\0b"),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(st.sampled_from(["a", "recording_url", "downloaded_files", "url"]), inner, max_size=4)
+        ),
+        max_leaves=30,
+    )
+)
+def test_what_is_read_at_once_is_what_is_read_one_by_one(output: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "_FEW", -1)
+        one_by_one = document("title", None, output)
+    assert document("title", None, output) == one_by_one
+
+
 def test_only_so_much_of_a_run_is_looked_at() -> None:
-    found = document("title", None, ["x" * 10 for _ in range(MAX_TEXT)] + ["end"])
+    found = document("title", None, [f"{n:010}" for n in range(MAX_TEXT)] + ["end"])
     assert len(found) < 2 * MAX_TEXT
     assert "title" in found
     assert "end" not in found
 
 
+@pytest.mark.parametrize("output", [[None] * 5000, [["text", "text"]] * 5000, [{"n": n} for n in range(5000)]])
+def test_a_long_list_is_not_read_at_once(output: Any) -> None:
+    with pytest.raises(words._Many):
+        words._collect([output], {})
+
+
+def test_of_a_few_long_texts_only_so_much_is_looked_at() -> None:
+    found = document("title", None, ["x " * MAX_TEXT, "end"])
+    assert MAX_TEXT - 100 < len(found) < MAX_TEXT + 100
+    assert "end" not in found
+
+
 @given(st.none() | TEXT, st.lists(TEXT | st.text("aB") | st.just("xX" * MAX_WORD + " y\0z"), max_size=5))
 def test_each_value_with_words_is_a_line_of_them(title: str | None, output: list[str]) -> None:
-    lines = [f" {' '.join(words)} " for value in (title or "", *output) if (words := words_of(value))]
+    values = dict.fromkeys((title or "", *output))
+    lines = [f" {' '.join(words)} " for value in values if (words := words_of(value))]
     assert document(title, None, output) == "\n".join(lines)
 
 
