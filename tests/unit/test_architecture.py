@@ -62,6 +62,7 @@ PURE |= {
     "backports",
     "compression",
     "hmac",
+    "itertools",
     "json",
     "math",
     "operator",
