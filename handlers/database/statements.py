@@ -11,7 +11,6 @@ put     inserts a row or overwrites all of it, for the table of all events
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,9 +22,9 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from handlers.database.sent_rows import ByColumn, SentRows
 from handlers.database.table import MERGED_FROM, REQUIRED, SOURCE, Column
 from handlers.database.values import INT64
-from handlers.support import postgresql_binary
 from handlers.support.postgresql import Execution
 from handlers.support.postgresql import Statement as DriverStatement
 from handlers.support.timestamps import utc
@@ -35,29 +34,9 @@ _RUN_KEY_ALONE = re.compile(r'PRIMARY KEY \("?run_id"?\)')
 # What finds a value that is neither null nor an object or a list.
 _SOME_VALUE: Final = 'strict $.** ? (@.type() == "string" || @.type() == "number" || @.type() == "boolean")'
 
-# How a column's values go to PostgreSQL, and what it makes of them: a name of its own, or "" if they are that already.
-_SENT: Final[Mapping[str, tuple[postgresql_binary.Type, str, str]]] = {
-    "text": (postgresql_binary.TEXT, "text", ""),
-    "integer": (postgresql_binary.INT8, "bigint", ""),
-    "number": (
-        postgresql_binary.Type(postgresql_binary.TEXT.oid, lambda number: str(number).encode()),
-        "text",
-        "numeric",
-    ),
-    "boolean": (postgresql_binary.BOOL, "boolean", ""),
-    "timestamp": (postgresql_binary.TIMESTAMPTZ, "timestamptz", ""),
-    "json": (postgresql_binary.ENCODED, "text", "jsonb"),
-}
-
-# Rows of one statement of PostgreSQL that go as parameters, not as an array a column: an array costs both sides more
-# than a few values, and a set of rows is made of them first.
-FEW: Final = 8
-
 # SQL in the driver's paramstyle, and its parameters.
 Statement = tuple[str, Any]
 Cells = Mapping[str, Any]
-# Rows, as the values of each column.
-ByColumn = Mapping[str, Sequence[Any]]
 # A row's values of the key columns.
 Key = tuple[str, ...]
 
@@ -104,15 +83,11 @@ class Statements:
             sa.PrimaryKeyConstraint(*key),
         )
         self._name = self._dialect.identifier_preparer.format_table(self.table)
-        # Of many columns no row has a value. Statements differ by those that had one until now: each of the others is
-        # an array less for PostgreSQL to make rows of, or a parameter less a row.
-        self._filled: tuple[str, ...] = ()
+        self._sent = SentRows(self.columns, self._quoted)
         # Texts that do not depend on the rows: to make them was a tenth of what a batch of one row cost.
         self._values = lru_cache(maxsize=256)(self._build_values)
         self._list = lru_cache(maxsize=256)(self._build_list)
         self._recordset = lru_cache(maxsize=256)(self._build_recordset)
-        self._typed_values = lru_cache(maxsize=256)(self._build_typed_values)
-        self._unnested = lru_cache(maxsize=256)(self._build_unnested)
         self._driver_statement = cache(DriverStatement)
 
     @property
@@ -264,59 +239,15 @@ class Statements:
         return [column for column in self.columns if column.scope != "event"]
 
     def _source(self, names: tuple[str, ...], rows: ByColumn) -> tuple[str, Any]:
+        if self.postgresql:
+            return self._sent.source(rows)
         columns = [rows[name] for name in names]
-        count = len(columns[0])
-        if not self.postgresql:
-            return self._values(count), tuple([_for_sqlite(cell) for row in zip(*columns, strict=True) for cell in row])
-        filled = self._with_values(names, columns)
-        sent = [(_SENT[self._by_name[name].kind][0], rows[name]) for name in filled]
-        if count <= FEW:
-            cells = [(kind.write, column[row]) for row in range(count) for kind, column in sent]
-            return self._typed_values(names, filled, count), [
-                None if cell is None else write(cell) for write, cell in cells
-            ]
-        # An array a column: with a parameter for each of 256 rows × 38 columns, the driver takes longer than the
-        # database needs to write them.
-        return self._unnested(names, filled), [postgresql_binary.array(kind, column) for kind, column in sent]
-
-    def _with_values(self, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> tuple[str, ...]:
-        """Return the names of the columns in which a row has a value, or had one in an earlier statement."""
-        filled = self._filled
-        new = {
-            name
-            for name, column in zip(names, columns, strict=True)
-            if name not in filled and column.count(None) < len(column)
-        }
-        if new:
-            filled = self._filled = tuple(name for name in names if name in new or name in filled)
-        return filled
+        parameters = tuple([_for_sqlite(cell) for row in zip(*columns, strict=True) for cell in row])
+        return self._values(len(columns[0])), parameters
 
     def _build_values(self, count: int) -> str:
         one = f"({', '.join('?' * len(self.columns))})"
         return f"VALUES {', '.join([one] * count)}"
-
-    def _build_typed_values(self, names: tuple[str, ...], filled: tuple[str, ...], count: int) -> str:
-        places = itertools.count(1)
-        rows = (
-            ", ".join(self._cast(name, f"${next(places)}" if name in filled else "NULL") for name in names)
-            for _ in range(count)
-        )
-        return f"VALUES {', '.join(f'({row})' for row in rows)}"
-
-    def _build_unnested(self, names: tuple[str, ...], filled: tuple[str, ...]) -> str:
-        arrays = ", ".join(f"${place}::{self._sent_as(name)}[]" for place, name in enumerate(filled, 1))
-        columns = ", ".join(self._cast(name, self._quoted(name) if name in filled else "NULL") for name in names)
-        # WHERE true, since ON CONFLICT could be read as a join's condition.
-        return f"SELECT {columns} FROM unnest({arrays}) AS new({self._list(filled)}) WHERE true"
-
-    def _sent_as(self, name: str) -> str:
-        """Return the type as which PostgreSQL gets a column's values."""
-        return _SENT[self._by_name[name].kind][1]
-
-    def _cast(self, name: str, value: str) -> str:
-        """Return the expression that makes of a sent `value` what the column holds."""
-        _, kind, made = _SENT[self._by_name[name].kind]
-        return f"CAST({value}::{kind} AS {made or kind})"
 
     def _build_recordset(self, names: tuple[str, ...]) -> str:
         columns = ", ".join(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 
 from handlers.contract import Receipt, Refused, Unavailable
-from handlers.database.statements import FEW
+from handlers.database.sent_rows import FEW
+from handlers.database.server import Database
 from handlers.testing.conformance import (
     make_delivery,
     sample_run,
@@ -147,3 +149,34 @@ def test_a_value_that_is_missing_is_null_whatever_a_table_has_for_its_default(pg
     sink.add_columns()
     sink.send_many([event(f"tsk_{number}", 1) for number in range(size)])
     assert [row["summary"] for row in pg.rows()] == [None] * size
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_rows_that_are_alike_or_not_have_the_values_of_their_events(
+    pg: ResultsDb, history: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given batches whose rows have one status and source; two statuses; two of each, and no type; two attempts
+    size = FEW + 2
+    batches = {
+        "a": [event(f"a{number}", 1) for number in range(size)],
+        "b": [replace(event(f"b{number}", 1), status=("failed", "completed")[number % 2]) for number in range(size)],
+        "c": [replace(event(f"c{number}", 1), run_type="", source=str(number % 2)) for number in range(size)],
+        "d": [event(f"d{number}", 1, attempt=1 + number % 2, status="canceled") for number in range(size)],
+    }
+    sink = pg.sink(history=history)
+    asked: list[None] = []
+    at_once = Database.at_once
+    monkeypatch.setattr(Database, "at_once", lambda *given: (asked.append(None), at_once(*given))[1])
+    # When they are written, in whatever order, each by one request: none is refused, and tried again by halves
+    for name in ("a", "b", "c", "d", "c", "a"):
+        assert all(isinstance(answer, Receipt) for answer in sink.send_many(batches[name]))
+    assert len(asked) == 6
+    # Then each row has what its own event says
+    told = {
+        each.run_id: (each.status, each.source, each.run_type or None, each.run["status"], each.run.get("attempt", 1))
+        for batch in batches.values()
+        for each in batch
+    }
+    columns = ("status", "source", "run_type", "original_status", "attempt")
+    for table in ("skyvern_runs", "skyvern_runs_history")[: 1 + history]:
+        assert {row["run_id"]: tuple(row[name] for name in columns) for row in pg.rows(table)} == told
