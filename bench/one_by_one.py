@@ -41,7 +41,7 @@ from receiver.delivery.deliverer import Deliverer  # noqa: E402
 from receiver.delivery.prefetch import PER_SLOT  # noqa: E402
 from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
-from receiver.runtime.process import freeze_imports  # noqa: E402
+from receiver.runtime.garbage import freeze_imports  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.servers.valkey import ValkeyProcess  # noqa: E402
 from tests.support import queries  # noqa: E402

@@ -16,7 +16,7 @@ from receiver import __version__
 from receiver.cli.commands import COMMANDS
 from receiver.cli.overview import VERSION_HELP, overview
 from receiver.errors import ConfigError, NotStarted, RunhookError
-from receiver.runtime.process import relax_gc_for_imports
+from receiver.runtime.garbage import relax_gc_for_imports
 
 if TYPE_CHECKING:
     import typer

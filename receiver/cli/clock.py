@@ -7,7 +7,7 @@ import threading
 
 from receiver.cli.options import ConfigFile, DataDirectory, load_config
 from receiver.runtime.data_folder import secure
-from receiver.runtime.process import freeze_imports
+from receiver.runtime.garbage import freeze_imports
 from receiver.telemetry import logs
 
 

@@ -25,7 +25,7 @@ from receiver.config.settings import Settings, replace_environment
 from receiver.config.yaml_file import read
 from receiver.errors import NotStarted
 from receiver.runtime.data_folder import secure
-from receiver.runtime.process import freeze_imports
+from receiver.runtime.garbage import freeze_imports
 from receiver.telemetry import logs
 from receiver.web.server import display_host, listen
 

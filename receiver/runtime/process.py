@@ -1,9 +1,8 @@
-"""What processes need of the system: memory, open files and signals; and when to start another one again."""
+"""What processes need of the system, such as open files and signals; and when to start another one again."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import os
 import resource
@@ -22,20 +21,7 @@ STABLE_AFTER: Final = 10.0
 # More open files than this are of no use, and cost the kernel memory.
 MAX_FILES: Final = 65_536
 
-_GC_THRESHOLDS = gc.get_threshold()
-_IMPORT_THRESHOLD = 200_000  # new objects between two collections; with the usual 700 a start is a fifth longer
 _MAX_DELAY = 5.0
-
-
-def relax_gc_for_imports() -> None:
-    """Collect garbage seldom: imports make hundreds of thousands of objects, and all of them stay."""
-    gc.set_threshold(_IMPORT_THRESHOLD)
-
-
-def freeze_imports() -> None:
-    """Collect garbage as usual again, but never among the objects that exist now. For a process that runs for long."""
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 def raise_file_limit() -> int:

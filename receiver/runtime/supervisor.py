@@ -22,6 +22,7 @@ from typing import Final
 
 from receiver.errors import RunhookError
 from receiver.runtime.child import REPLACE, ChildContext, ChildMain, SharedStatus
+from receiver.runtime.garbage import freeze_imports
 from receiver.runtime.parent_death import die_with_parent
 from receiver.runtime.process import (
     Restarts,
@@ -29,7 +30,6 @@ from receiver.runtime.process import (
     drain,
     error_location,
     exit_text,
-    freeze_imports,
     memory_of,
     readable,
     stop_signals,
