@@ -92,6 +92,10 @@ class Handover:
             return False
         try:
             return _send(self._answers[0], head, [handle])
+        except (
+            OSError
+        ):  # too many descriptors of this user are on their way, or a rule of the system forbids to pass any
+            return False
         finally:
             os.close(handle)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -64,7 +66,10 @@ def test_what_a_message_does_not_hold_arrives_beside_it(handover: Handover, room
     assert handover.receive() == HandedOn("w", 3, tuple(IDS), 12.5, b"")
 
 
-@pytest.mark.parametrize("trouble", ["no such call", "no descriptor is left", "memory is short", "a part is written"])
+@pytest.mark.parametrize(
+    "trouble",
+    ["no such call", "no descriptor is left", "memory is short", "a part is written", "too many are on their way"],
+)
 def test_where_nothing_can_go_beside_a_message_the_ids_arrive(
     handover: Handover, room: int, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
@@ -78,12 +83,39 @@ def test_where_nothing_can_go_beside_a_message_the_ids_arrive(
             system.delattr(os, "memfd_create")
         elif trouble == "no descriptor is left":
             system.setattr(os, "memfd_create", fail)
+        elif trouble == "too many are on their way":  # of all processes of the user, which root never hears
+            system.setattr(socket, "send_fds", fail)
         else:
             system.setattr(os, "write", fail if trouble == "memory is short" else lambda *_: 1)
         # When more is handed on than a message holds
         handover.hand_on(OFFER, IDS, 12.5, packed)
     # Then it is left to the ledger
     assert handover.receive() == HandedOn("w", 3, tuple(IDS), 12.5, b"")
+    assert descriptors() == opened
+
+
+@pytest.mark.parametrize("full", ["sender", "receiver"])
+def test_where_a_process_may_open_no_more_files_the_ids_arrive(handover: Handover, room: int, full: str) -> None:
+    # Given an end that may open no file
+    limits, packed = resource.getrlimit(resource.RLIMIT_NOFILE), b"x" * (room + 1)
+    os.close(lowest := os.open(os.devnull, os.O_RDONLY))
+    opened = descriptors()
+
+    @contextmanager
+    def no_more(end: str) -> Iterator[None]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest if end == full else limits[0], limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    # When more is handed on than a message holds
+    with no_more("sender"):
+        handover.hand_on(OFFER, IDS, 12.5, packed)
+    with no_more("receiver"):
+        answer = handover.receive()
+    # Then it is left to the ledger, and nothing stays open
+    assert answer == HandedOn("w", 3, tuple(IDS), 12.5, b"")
     assert descriptors() == opened
 
 
