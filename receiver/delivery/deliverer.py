@@ -58,8 +58,9 @@ class Deliverer(wakeups.JobBody):
     """The body of the deliver jobs of one process, for one sink.
 
     `owner`: names the process in its claims. `lane_limit`: how many of one lane may be claimed at once, for a sink that
-    has many. `per_slot`: how many deliveries are prefetched for each slot. `on_start`: see SenderPool. `handover`: from
-    the dispatchers of this worker, for a sink that takes many at once.
+    has many. `per_slot`: how many deliveries are prefetched for each slot. `on_start`: see SenderPool. `on_settled`:
+    called with the same ids once the ledger knows how their sends have ended. `handover`: from the dispatchers of
+    this worker, for a sink that takes many at once.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Deliverer(wakeups.JobBody):
         lane_limit: int | None = None,
         per_slot: int = prefetch.PER_SLOT,
         on_start: Callable[[Sequence[str]], None] = lambda _ids: None,
+        on_settled: Callable[[Sequence[str]], None] = lambda _ids: None,
         handover: Handover | None = None,
         gather: float = GATHER,
     ) -> None:
@@ -99,6 +101,7 @@ class Deliverer(wakeups.JobBody):
         self._nudges = wakeups.NudgeWait(connection, self._queue)
         self._offers = Offers(ledger, self._nudges, None if counted else handover, owner, sink.batch_size)
         self._unsettled: list[SendTask] = []
+        self._on_settled = on_settled
         self._gather = gather if self._offers.possible else 0.0
         self._gather_ahead = GATHER_AHEAD if self._prefetch and gather else 0.0
         self._renewed = 0.0
@@ -309,6 +312,7 @@ class Deliverer(wakeups.JobBody):
         if disturbed:
             self._offers.disturbed()
         self._claimer.commit_lost = self._offers.unknown = False
+        self._on_settled([each.id for task in self._unsettled for each in task.claimed if each.prefetched])
         self._unsettled.clear()
         self._withdrawn.clear()
         if ended:
@@ -362,13 +366,14 @@ def build(settings: Settings, config: Config, name: str, owner: str, handover: H
     sink = registry.build(name, chosen.type, chosen.options, services)
     rate = SharedRate(connection, name, chosen.rate_limit) if chosen.rate_limit else None
     unrecorded = max(prefetch.unrecorded_starts(chosen.concurrency), MOST_UNSETTLED + (BATCHES + HANDED_ON) * ROOM)
-    add = liveness.StartedJournal(settings.data, owner, unrecorded).add
+    journal = liveness.StartedJournal(settings.data, owner, unrecorded)
     # What waits for a sink's receipt waits for its settlement.
     followed = any(name in target.after for route in config.routes for target in route.targets)
     return Deliverer(
         *(ledger, sink, chosen.retry, chosen.concurrency, connection, owner),
         rate=rate,
-        on_start=add,
+        on_start=journal.add,
+        on_settled=journal.settled,
         handover=handover,
         gather=0.0 if followed else GATHER,
     )

@@ -11,12 +11,14 @@ It knows neither the ledger nor Redis.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -69,41 +71,68 @@ class LivenessLock:
 
 
 class StartedJournal:
-    """Which of its claimed items a process has started, written to its lock file for those who find it dead.
+    """Which of its claimed items a process has started and not settled, written to its lock file for those who find it
+    dead.
 
     Nothing waits for a disk: what is written survives a kill, and after a crash of the machine it is not believed. Any
-    thread may add, until the process ends. `capacity`: how many of the latest are kept. Where there is no lock file,
+    thread may call it, until the process ends. An item keeps its place until it is settled, however many start since.
+    `places`: how many there are from the beginning; where more are needed the file grows. Where there is no lock file,
     nothing is written, nor known.
     """
 
-    def __init__(self, directory: Path, name: str, capacity: int) -> None:
+    def __init__(self, directory: Path, name: str, places: int) -> None:
         self._path = _folder(directory) / name
-        self._capacity = capacity
-        self._lock, self._added = threading.Lock(), 0
+        self._lock = threading.Lock()
+        self._free, self._places = deque(range(places)), dict[str, int]()
         self._handle, self._start = -1, 0
         with suppress(OSError):
             handle = os.open(self._path, os.O_RDWR)
             os.lseek(handle, 0, os.SEEK_END)
             os.write(handle, f"{_JOURNAL_MARK}\n".encode())
             self._handle, self._start = handle, os.fstat(handle).st_size  # from now on the journal is believed
-            os.write(handle, _entry("") * capacity)
+            os.write(handle, _entry("") * places)
 
     def add(self, items: Sequence[str]) -> None:
         """Record that `items`, each up to 63 ASCII characters, start now."""
         if self._handle < 0:
             return
         with self._lock:
-            number, self._added = self._added, self._added + len(items)
+            given = [(self._place_of(each), _entry(each)) for each in items]
         try:
-            while items:
-                place = number % self._capacity
-                until_end = self._capacity - place
-                entries = b"".join([_entry(each) for each in items[:until_end]])
-                os.pwrite(self._handle, entries, self._start + place * _ENTRY_BYTES)
-                number, items = number + until_end, items[until_end:]
+            for first, entries in _joined(given):
+                if os.pwrite(self._handle, entries, self._start + first * _ENTRY_BYTES) < len(entries):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             # A journal without these entries must not be believed.
             _remove(self._path)
+
+    def settled(self, items: Iterable[str]) -> None:
+        """Take note that nobody will ask for these any more: others get their places, some day."""
+        with self._lock:
+            for each in items:
+                if (place := self._places.pop(each, None)) is not None:
+                    self._free.append(place)
+
+    def _place_of(self, item: str) -> int:
+        place = self._places.get(item)
+        if place is None:
+            place = self._free.popleft() if self._free else len(self._places)
+            self._places[item] = place
+        return place
+
+
+def _joined(given: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Join the entries of places that follow one another, as most do: each is written by a call of the kernel."""
+    first, entries = 0, list[bytes]()
+    for place, entry in given:
+        if entries and place != first + len(entries):
+            yield first, b"".join(entries)
+            entries = []
+        if not entries:
+            first = place
+        entries.append(entry)
+    if entries:
+        yield first, b"".join(entries)
 
 
 def started_items(directory: Path, name: str) -> frozenset[str] | None:

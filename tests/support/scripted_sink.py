@@ -32,8 +32,8 @@ class ScriptedSink(Sink[SinkOptions]):
 class BatchSink(ScriptedSink):
     batch_size: ClassVar[int] = 50
 
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer)
+    def __init__(self, answer: Answer, timeout: float = 5) -> None:
+        super().__init__(answer, timeout)
         self.sizes: list[int] = []
 
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:

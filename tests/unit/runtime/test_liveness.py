@@ -153,12 +153,12 @@ def test_an_end_in_order_leaves_nothing(tmp_path: Path) -> None:
 def test_what_a_dead_process_had_started_of_what_it_had_claimed_is_known(tmp_path: Path) -> None:
     for name in ("ops@a.1", "ops@a.2", "ops@a.3"):
         LivenessLock(tmp_path, name, "deliver:ops")._unlock()
-    journal = StartedJournal(tmp_path, "ops@a.1", capacity=3)
+    journal = StartedJournal(tmp_path, "ops@a.1", places=3)
     for number in range(5):
         journal.add([f"dlv_{number}"])
-    StartedJournal(tmp_path, "ops@a.2", capacity=3)
+    StartedJournal(tmp_path, "ops@a.2", places=3)
 
-    assert liveness.started_items(tmp_path, "ops@a.1") == {"dlv_2", "dlv_3", "dlv_4"}
+    assert liveness.started_items(tmp_path, "ops@a.1") == {f"dlv_{number}" for number in range(5)}
     assert liveness.started_items(tmp_path, "ops@a.2") == frozenset()
     # And it says nothing of who is dead
     it = Releaser()
@@ -166,19 +166,37 @@ def test_what_a_dead_process_had_started_of_what_it_had_claimed_is_known(tmp_pat
     assert it.released[0] == ("deliver:ops", "ops@a.1")
 
 
-@given(st.lists(st.integers(0, 7), max_size=8))
-def test_the_latest_are_kept_however_many_start_at_once(sizes: list[int]) -> None:
-    # Given a journal, of which none has come round to its beginning yet
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=8))
+def test_what_is_not_settled_is_kept_however_many_start_and_places_are_used_again(steps: list[tuple[int, int]]) -> None:
+    # Given a journal with few places
     with tempfile.TemporaryDirectory() as folder:
         LivenessLock(Path(folder), "ops@a.1", "deliver:ops")._unlock()
-        journal, started = StartedJournal(Path(folder), "ops@a.1", capacity=7), list[str]()
-        # When some start at once, and others after them
-        for size in sizes:
-            items = [f"dlv_{len(started) + number}" for number in range(size)]
-            journal.add(items)
-            started += items
-        # Then the latest of them are known
-        assert liveness.started_items(Path(folder), "ops@a.1") == set(started[-7:])
+        path = Path(folder) / "workers" / "ops@a.1"
+        journal, count, under_way, most = StartedJournal(Path(folder), "ops@a.1", places=3), 0, list[str](), 3
+        empty = path.stat().st_size
+        # When some start at once, and some of those that are under way, here and there, are settled
+        for starts, ends in steps:
+            journal.add(items := [f"dlv_{count + number}" for number in range(starts)])
+            count, under_way = count + starts, under_way + items
+            most = max(most, len(under_way))
+            journal.settled(under_way[::2][:ends])
+            under_way = [each for each in under_way if each not in under_way[::2][:ends]]
+            # Then all that is under way is known
+            assert set(under_way) <= (liveness.started_items(Path(folder), "ops@a.1") or set())
+        # And the file has grown no further than that takes
+        assert path.stat().st_size == empty + 64 * (most - 3)
+
+
+@pytest.mark.parametrize("part", [0, 40])
+def test_a_journal_of_which_a_part_is_written_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._unlock()
+    journal, write = StartedJournal(tmp_path, "ops@a.1", places=0), os.pwrite
+    # When a disk has room for the one and for no more than a part of the other
+    monkeypatch.setattr(os, "pwrite", lambda handle, entries, at: write(handle, entries[: 64 + part], at))
+    journal.add(["dlv_1", "dlv_2"])
+    assert liveness.started_items(tmp_path, "ops@a.1") is None
 
 
 def test_without_a_journal_that_can_be_trusted_nobody_knows_what_was_started(
@@ -188,13 +206,13 @@ def test_without_a_journal_that_can_be_trusted_nobody_knows_what_was_started(
     LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._unlock()
     assert liveness.started_items(tmp_path, "ops@a.1") is None
     assert liveness.started_items(tmp_path, "ops@a.2") is None
-    StartedJournal(tmp_path, "ops@a.2", capacity=3).add(["dlv_1"])
-    StartedJournal(tmp_path, "ops@a.1", capacity=3).add(["dlv_1"])
+    StartedJournal(tmp_path, "ops@a.2", places=3).add(["dlv_1"])
+    StartedJournal(tmp_path, "ops@a.1", places=3).add(["dlv_1"])
     with monkeypatch.context() as later:
         later.setattr(liveness, "boot_id", lambda: "another")
         assert liveness.started_items(tmp_path, "ops@a.1") is None
     # And one that could not be written to any more is not believed
-    it = StartedJournal(tmp_path, "ops@a.1", capacity=3)
+    it = StartedJournal(tmp_path, "ops@a.1", places=3)
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
@@ -202,7 +220,7 @@ def test_without_a_journal_that_can_be_trusted_nobody_knows_what_was_started(
     LivenessLock(tmp_path, "ops@a.3", "deliver:ops")._unlock()
     with monkeypatch.context() as disk:
         disk.setattr(os, "write", full)
-        StartedJournal(tmp_path, "ops@a.3", capacity=3).add(["dlv_1"])
+        StartedJournal(tmp_path, "ops@a.3", places=3).add(["dlv_1"])
     assert liveness.started_items(tmp_path, "ops@a.3") is None
     monkeypatch.setattr(os, "pwrite", full)
     it.add(["dlv_2"])
