@@ -36,7 +36,9 @@ from receiver.ledger import (
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.migrate import await_schema
+from receiver.ledger.text_index import reading
 from receiver.ledger.text_index.indexing import TextIndexer
+from receiver.ledger.text_index.pacing import Pace
 from receiver.reconcile import poll_hints, poller
 from receiver.reconcile.poller import Reconciler
 from receiver.runtime.process import error_location
@@ -103,6 +105,7 @@ class Clock:
         self._text_indexer = text_indexer
         self._indexing = text_indexer is not None
         self._indexed_for = 0.0  # seconds of the last tick
+        self._pace = Pace(reading.BATCH)
         self._inbox = InboxReader(connection, "clock")
         self._queues = [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in sinks)]
         # What was seen when it was looked last.
@@ -331,16 +334,21 @@ class Clock:
             self._hints = False
 
     def words(self) -> None:
-        """Index the words of runs that changed, and of old ones: a bounded number at each tick that has some."""
+        """Index the words of runs that changed, and of old ones: a bounded number at each tick that has some, but for
+        those in which a larger batch is waited for."""
         self._indexed_for = 0.0
-        if self._text_indexer is None or not (self._indexing or self._every("words", WORDS_EVERY)):
+        if self._text_indexer is None or self._pace.waits(time.monotonic()):
+            return
+        if not (self._indexing or self._every("words", WORDS_EVERY)):
             return
         newest = self._agenda.newest_run
         if newest is not None and newest == self._indexed_until:
             return
         began = time.monotonic()
         count = self._text_indexer.run(INDEX_FOR)
-        self._indexed_for = time.monotonic() - began
+        ended = time.monotonic()
+        self._indexed_for = ended - began
+        self._pace.note(ended, self._text_indexer.changed)
         self._indexing = count > 0
         self._indexed_until = newest if self._text_indexer.at_rest else None
         if count:

@@ -5,6 +5,6 @@ each chunk and word there is one row with the runs that have the word. A search 
 back until it has found enough; a word that hardly any run has costs one look a chunk. Why: see
 docs/decisions/0011-free-text.md.
 
-`postings` the rows · `indexing` what the clock does · `reading` which runs, and what they say ·
+`postings` the rows · `indexing` what the clock does · `pacing` when · `reading` which runs, and what they say ·
 `search` what people ask · `coverage` how far it has come.
 """

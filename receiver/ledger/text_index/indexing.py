@@ -67,6 +67,8 @@ class TextIndexer:
         self._known: IndexState | None = None  # what was written last
         # Whether the last look found no run to index, nor will another one find any before a run changes.
         self.at_rest = False
+        # Runs that the last look found to have changed; None when it has left something to be done at once.
+        self.changed: int | None = None
 
     def run(self, within: float, rest: Callable[[float], None] = time.sleep) -> int:
         """Index what changed, then what is old, for at most `within` seconds and a batch. Returns how many runs.
@@ -75,21 +77,23 @@ class TextIndexer:
         processors, and the database's session has the priority of all others. Raises LedgerUnavailable.
         """
         began = time.monotonic()
-        until, count, caught_up = began + within, 0, False
-        self.at_rest = False
+        until, count, changed, caught_up = began + within, 0, 0, False
+        self.at_rest, self.changed = False, None
         while (batch := self._next(caught_up)) is not None:
             numbered = _numbered(batch)
             if not self._ledger.write(partial(self._write, batch=batch, numbered=numbered)):
                 self._known = None
-                break  # another clock is at it
+                return count  # another clock is at it
             count += len(batch.texts)
+            changed += len(batch.texts) if batch.changed_at is not None else 0
             caught_up = caught_up or not batch.full
             took, left = time.monotonic() - began, until - time.monotonic()
             if left <= 0:
-                break
+                return count
             if caught_up or batch.changed_at is None or self._ledger.now() - batch.changed_at < BEHIND:
                 rest(min(took, left))
             began = time.monotonic()
+        self.changed = changed
         return count
 
     def _next(self, caught_up: bool = False) -> _Batch | None:
