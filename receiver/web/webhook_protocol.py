@@ -66,7 +66,9 @@ class WebhookRequest:
         self._end = webhooks.take(self.webhook, self.body, self)
         if self._end is None:
             tasks.discard(self)
-        return self._end is not None
+            return False
+        self.body = b""  # a connection keeps its newest request until the next one comes, which may be long
+        return True
 
     def cancel(self, msg: object = None) -> None:  # noqa: ARG002 - as a task's
         """End it, since the server stops and it has had its time. Its event may be committed all the same."""
@@ -79,15 +81,20 @@ class WebhookRequest:
         if self.disconnected or not self.keep_alive or protocol.flow.write_paused:
             return False
         self.response_started = self.response_complete = True
-        protocol.tasks.discard(self)
+        self._leave()
         protocol.transport.write(b"%b%b\r\n%b" % (lines, protocol.default_lines(), body))
         protocol.on_response_complete()
         return True
 
     def later(self, app: Any) -> None:
         """Have an ASGI application answer."""
-        self._protocol.tasks.discard(self)
+        self._leave()
         self._protocol.answer_by(self, self._target.decode(), app)
+
+    def _leave(self) -> None:
+        """Be a task no more. `_end` knows the request in turn: only the garbage collector would free the two."""
+        self._protocol.tasks.discard(self)
+        self._end = None
 
 
 class WebhookProtocol(HTTPProtocol):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -224,6 +226,22 @@ async def test_many_on_one_connection_one_after_the_other(served: Served, webhoo
             assert await reader.readexactly(2) == b"%02d" % number
     writer.close()
     assert len(webhooks.took) == 20
+
+
+async def test_a_connection_that_waits_for_its_next_request_keeps_nothing_of_the_last(
+    served: Served, webhooks: Webhooks
+) -> None:
+    # Given a connection that stays open after its webhook was answered
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(post(b"x" * 5000))
+    async with asyncio.timeout(PATIENCE):
+        await reader.readuntil(b"\r\n\r\n")
+    # Then nobody but the test has its body, nor the request what would have ended it
+    await asyncio.to_thread(eventually, lambda: gc.get_referrers(webhooks.took[0]) == [webhooks.took])
+    name = "Webhooks.take.<locals>.end"
+    functions = [each for each in gc.get_objects() if isinstance(each, FunctionType)]
+    assert [each for each in functions if each.__qualname__ == name] == []
+    writer.close()
 
 
 async def test_a_body_counts_for_no_head(served: Served, webhooks: Webhooks) -> None:
