@@ -84,7 +84,11 @@ def recorded_facts(facts: Facts, status: str, body: bytes, completion: str) -> F
 
 def complete(parsed: ParsedEvent, redactor: Redactor, completion: Mapping[str, Any]) -> ParsedEvent:
     """Return the event with the members of `completion`, which it lacked so far, and those that follow from them."""
-    members, completion = _completed(parsed.data, parsed.run.data, redactor, {**parsed.completion, **completion})
+    before = parsed.completion
+    whole = {**before, **completion}
+    if "run_request" in before and "run_request" in completion:  # the one has what the other lacks
+        whole["run_request"] = {**before["run_request"], **completion["run_request"]}
+    members, completion = _completed(parsed.data, parsed.run.data, redactor, whole)
     facts = parsed.facts
     if facts and facts.whole:
         facts = facts._replace(extent=str(extent_of(members)))

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from receiver.domain.event import Event
-from receiver.domain.parsed_event import parse_event
+from receiver.domain.parsed_event import complete, completion_of_text, completion_text, parse_event
 from receiver.domain.redaction import MASK, Redactor
+from receiver.domain.shape import completed, completion_of
 
 TASK = {"run_id": "tsk_1", "run_type": "task_v1", "status": "completed", "output": {"pin": "s3cret", "n": 1}}
 
@@ -57,3 +58,17 @@ def test_the_texts_of_a_run_are_those_of_its_masked_body(status: dict[str, str])
     run = parse_event(Event("evt_1", "skyvern", body, 0.0), Redactor(["failure_reason"])).run
 
     assert (run.title, run.failure_reason, run.workflow_id, run.retried_by) == ("Prices", MASK, "w_1", "wr_2")
+
+
+def test_what_is_kept_of_a_request_is_all_that_was_told_of_it() -> None:
+    # Given a task whose prompt an earlier event told, and whose submission is known later
+    redactor = Redactor([])
+    parsed = parse_event(Event("evt_1", "skyvern", json.dumps(TASK).encode(), 0.0), redactor)
+    parsed = complete(parsed, redactor, {"run_request": {"prompt": "Get the price", "url": "https://example.com"}})
+
+    parsed = complete(parsed, redactor, completion_of(parsed.run.data, request={"prompt": "other", "title": "Prices"}))
+
+    # Then what is read again of what is kept is what is known now
+    kept = completed(parsed.data, completion_of_text(completion_text(parsed.completion)))
+    assert kept == parsed.run.data
+    assert (kept["prompt"], kept["run_request"]["title"]) == ("Get the price", "Prices")
