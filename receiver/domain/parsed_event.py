@@ -84,10 +84,10 @@ def recorded_facts(facts: Facts, status: str, body: bytes, completion: str) -> F
 
 def complete(parsed: ParsedEvent, redactor: Redactor, completion: Mapping[str, Any]) -> ParsedEvent:
     """Return the event with the members of `completion`, which it lacked so far, and those that follow from them."""
-    before = parsed.completion
-    whole = {**before, **completion}
-    if "run_request" in before and "run_request" in completion:  # the one has what the other lacks
-        whole["run_request"] = {**before["run_request"], **completion["run_request"]}
+    whole = {**parsed.completion, **completion}
+    before, more = parsed.completion.get("run_request"), completion.get("run_request")
+    if isinstance(before, dict) and isinstance(more, dict):  # the one has what the other lacks
+        whole["run_request"] = {**before, **more}
     members, completion = _completed(parsed.data, parsed.run.data, redactor, whole)
     facts = parsed.facts
     if facts and facts.whole:

@@ -72,3 +72,13 @@ def test_what_is_kept_of_a_request_is_all_that_was_told_of_it() -> None:
     kept = completed(parsed.data, completion_of_text(completion_text(parsed.completion)))
     assert kept == parsed.run.data
     assert (kept["prompt"], kept["run_request"]["title"]) == ("Get the price", "Prices")
+
+
+def test_a_request_that_is_no_object_is_no_trouble() -> None:
+    redactor = Redactor([])
+    parsed = parse_event(Event("evt_1", "skyvern", json.dumps(TASK).encode(), 0.0), redactor)
+    parsed = complete(parsed, redactor, {"run_request": "odd"})
+
+    parsed = complete(parsed, redactor, completion_of(parsed.run.data, request={"prompt": "Get the price"}))
+
+    assert parsed.run.data["run_request"] == "odd"
