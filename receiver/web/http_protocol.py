@@ -193,6 +193,7 @@ class HTTPProtocol(HttpToolsProtocol):
         """End the head: its limits, too."""
         self._head_bytes = 0
         self._in_head, self._in_body = False, True
+        self.scope["headers"] = self.headers.copy()  # the parser gives fields behind a chunked body as headers, too
         super().on_headers_complete()
         self.cycle.transport = self._answer_transport  # type: ignore[assignment]
         self.cycle.body = b""  # type: ignore[assignment]  # a body that comes in one piece is not copied
@@ -263,14 +264,17 @@ class HTTPProtocol(HttpToolsProtocol):
         return self._default_lines
 
     def answer(self, lines: bytes, body: bytes) -> bool:
-        """Write a whole answer to the request whose application runs. False, and nothing is written, where there is
-        more to it: the client takes nothing now, or is gone, or the connection must be closed afterwards."""
-        cycle = self._running
+        """Write a whole answer to the request whose application runs, if `answer_whole` can."""
+        return self.answer_whole(self._running, lines, body)
+
+    def answer_whole(self, cycle: Any, lines: bytes, body: bytes) -> bool:
+        """Write a whole answer to the request `cycle`. False, and nothing is written, where there is more to it: the
+        client takes nothing now, or is gone, or the connection must be closed afterwards."""
         if cycle.response_started or cycle.disconnected or not cycle.keep_alive or self.flow.write_paused:
             return False
         cycle.response_started = cycle.response_complete = True
         self.transport.write(b"%b%b\r\n%b" % (lines, self.default_lines(), body))
-        cycle.on_response()
+        self.on_response_complete()
         return True
 
     def close_after_answer(self) -> None:

@@ -76,15 +76,9 @@ class WebhookRequest:
             self._protocol.loop.call_soon(self._end, Busy("the receiver stops"))
 
     def at_once(self, lines: bytes, body: bytes) -> bool:
-        """Write a whole answer. False, and nothing is written, where there is more to it."""
-        protocol = self._protocol
-        if self.disconnected or not self.keep_alive or protocol.flow.write_paused:
-            return False
-        self.response_started = self.response_complete = True
+        """Write a whole answer. False, and nothing is written, where there is more to it: then call `later`."""
         self._leave()
-        protocol.transport.write(b"%b%b\r\n%b" % (lines, protocol.default_lines(), body))
-        protocol.on_response_complete()
-        return True
+        return self._protocol.answer_whole(self, lines, body)
 
     def later(self, app: Any) -> None:
         """Have an ASGI application answer."""
@@ -140,7 +134,6 @@ class WebhookProtocol(HTTPProtocol):
             url, headers, expects = self.url, self.headers, self.expect_100_continue
             super().on_message_begin()
             self.url, self.headers, self.expect_100_continue = url, headers, expects
-            self.scope["headers"] = headers
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -158,11 +151,9 @@ class WebhookProtocol(HTTPProtocol):
         """End the body."""
         coming = self._coming
         if coming is not None:
-            self._coming = None
             if coming.take(self._webhooks):
-                self._in_body = False
+                self._coming, self._in_body = None, False
                 return
-            self._coming = coming
             self._give_up()
             super().on_body(coming.body)
         super().on_message_complete()
@@ -171,10 +162,8 @@ class WebhookProtocol(HTTPProtocol):
         """Let the request whose head is here go by ASGI."""
         coming, self._coming = self._coming, None
         if coming is not None:
-            in_head, in_body = self._in_head, self._in_body
             self.cycle = None  # type: ignore[assignment]
             self._begin_asgi()
-            self._in_head, self._in_body = in_head, in_body
             self.cycle.keep_alive &= coming.keep_alive
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -81,9 +81,12 @@ def webhooks() -> Webhooks:
 
 # What came by ASGI: the body, or how it ended.
 BY_ASGI: list[bytes] = []
+# The names of the headers of the last one.
+HEADERS: list[bytes] = []
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
+    HEADERS[:] = [name for name, _ in scope["headers"]]
     body = b""
     while True:
         message = await receive()
@@ -215,6 +218,36 @@ async def test_requests_of_one_connection_are_answered_in_their_order(served: Se
     webhooks.answers_at_once = True
     assert statuses(await talk(served, post(b"4"), until=1)) == [b"202"]
     assert (webhooks.took, BY_ASGI) == ([b"1", b"4"], [b"", b"2", b"3"])
+
+
+async def test_wherever_requests_are_cut_they_are_answered_alike(served: Served, webhooks: Webhooks) -> None:
+    # Given a webhook, what goes by ASGI, and another webhook: in two pieces, cut at each byte in turn
+    sent = post(b"abc") + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + post(b"")
+    wanted = (b"abc", b"", b"")
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    for cut in range(1, len(sent)):
+        writer.write(sent[:cut])
+        await asyncio.sleep(0.002)
+        writer.write(sent[cut:])
+        # Then there is one answer to each, in their order, and each was taken once, by one way or the other
+        async with asyncio.timeout(PATIENCE):
+            heads = [await reader.readuntil(b"\r\n\r\n")]
+            if heads[0].startswith(b"HTTP/1.1 202"):
+                assert await reader.readexactly(3) == b"abc"
+            heads += [await reader.readuntil(b"\r\n\r\n") for _ in range(2)]
+        assert heads[1].startswith(b"HTTP/1.1 200"), cut
+        assert sorted([*webhooks.took, *BY_ASGI]) == sorted(wanted), cut
+        webhooks.took.clear()
+        BY_ASGI.clear()
+    writer.close()
+
+
+async def test_fields_behind_a_chunked_body_are_no_headers(served: Served, webhooks: Webhooks) -> None:
+    trailed = post(b"", b"Transfer-Encoding: chunked\r\n").replace(b"content-length: 0\r\n", b"")
+    trailed += b"3\r\nabc\r\n0\r\nx-behind: it\r\n\r\n"
+    assert statuses(await talk(served, trailed, until=1)) == [b"200"]
+    assert BY_ASGI == [b"abc"]
+    assert HEADERS == [b"host", b"transfer-encoding"]
 
 
 async def test_many_on_one_connection_one_after_the_other(served: Served, webhooks: Webhooks) -> None:
