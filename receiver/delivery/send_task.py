@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, overload
+from typing import Any, overload
 
 from handlers import Delivery, Receipt
 from receiver.config.destinations import RetryPolicy
@@ -125,38 +125,28 @@ def to_delivery(
         body, completion = mask_bytes(body), completion and mask_bytes(completion)
     unread = not at_once and each.via == "webhook" and not may_be_test(body)
     run, data = (_UNREAD, {}) if unread else _read(body, completion)
-    values = (  # in the order of Delivery's fields
-        each.id,
-        each.event_id,
-        each.sink,
-        each.attempt_number,
-        each.source,
-        each.run_id,
-        run.run_type,
-        each.outcome,
-        datetime.fromtimestamp(each.received_at, UTC),
-        body,
-        data,
-        each.via,
-        each.route,
-        run.problem,  # of the body; the event's own may be that a route could not be evaluated
-        each.labels,
-        receipts,
-        run.test,
-        body if run.problem or run.left_out or each.via == "webhook" else webhook_body(body, run.data, data),
-        each.run_events > 1,
-        retry is not None and backoff.is_last(retry, each.spent, each.tried_at, time.time()),
+    delivery = (UnreadDelivery if unread else Delivery)(
+        key=each.id,
+        event_id=each.event_id,
+        sink=each.sink,
+        attempt=each.attempt_number,
+        source=each.source,
+        run_id=each.run_id,
+        run_type=run.run_type,
+        status=each.outcome,
+        received_at=datetime.fromtimestamp(each.received_at, UTC),
+        body=body,
+        run=data,
+        via=each.via,
+        route=each.route,
+        problem=run.problem,  # of the body; the event's own may be that a route could not be evaluated
+        labels=each.labels,
+        receipts=receipts,
+        test=run.test,
+        other_events=each.run_events > 1,
+        last_attempt=retry is not None and backoff.is_last(retry, each.spent, each.tried_at, time.time()),
+        payload=body if run.problem or run.left_out or each.via == "webhook" else webhook_body(body, run.data, data),
     )
-    if unread:
-        delivery = UnreadDelivery(*values)
+    if isinstance(delivery, UnreadDelivery):
         delivery.leave_unread(completion)
-        return delivery
-    draft = _Draft(*values)
-    draft.__class__ = Delivery
-    made: Delivery = draft
-    return made
-
-
-# A delivery while it is made. It becomes one by its class: a frozen dataclass sets each field by a call of its own,
-# which takes ten times as long.
-_Draft: Final[Any] = make_dataclass("_Draft", [field.name for field in fields(Delivery)], slots=True)
+    return delivery
