@@ -48,9 +48,12 @@ class LateParts:
         self.on_failure: Callable[[], None] = lambda: None
 
     async def wait(self) -> None:
-        """Return when the parts are there. Raises Busy when they can't be built."""
+        """Return when the parts are there. Raises Busy when they can't be built, or the server stops before."""
         self._asked.set()
-        await self._ended.wait()
+        try:
+            await self._ended.wait()
+        except asyncio.CancelledError:  # the server stops, and this request has had its time
+            raise Busy("the receiver stops") from None
         if self.failure is not None:
             raise Busy("the receiver did not start; its log says why")
 

@@ -82,6 +82,17 @@ async def test_a_stop_while_they_are_built_waits_for_no_thread() -> None:
     assert added == []
 
 
+async def test_who_still_waits_when_the_server_has_waited_long_enough_is_refused() -> None:
+    # Given a request that waits for a part, and a server that cancels what is under way
+    late = late_parts(list, [], Background())
+    asked = asyncio.create_task(late.wait())
+    await asyncio.sleep(0)
+    asked.cancel()
+    # Then it is answered: a cancelled application would leave a traceback in the log
+    with pytest.raises(Busy, match="stops"):
+        await asked
+
+
 def test_parts_that_are_built_when_the_server_is_stopping_hold_nobody() -> None:
     stopped: list[str] = []
     app = Application()
