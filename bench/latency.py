@@ -8,8 +8,9 @@
 `serve`, `worker` and `clock` run as in production: Valkey with appendfsync always, PostgreSQL with fsync, and one
 database sink.
 Signed results of about 2 kB are posted at fixed times, whether or not earlier ones have arrived (open loop), and each
-time counts from when its POST was due. The consumer's table tells of each row by NOTIFY, which the server sends as it
-commits; the client, one process, waits for answers and notices in one epoll, so it adds no poll of its own.
+time counts from when its POST was due. At the rate inf 8,000 are posted as fast as they are acked: CPU is what counts.
+The consumer's table tells of each row by NOTIFY, which the server sends as it commits; the client, one process, waits
+for answers and notices in one epoll, so it adds no poll of its own.
 
 `--against`: another checkout, which takes turns with this one; the ratios are what counts on a busy machine. Where you
 may, `chrt -r 1 python bench/latency.py …` lets the scheduler prefer all of it to other work, which then waits.
@@ -56,6 +57,7 @@ PATIENCE = 300.0
 CONNECTIONS = 64
 WARM_UP = 200
 LONE_EVENTS = 30
+FLAT_OUT_EVENTS = 8000
 
 TRIGGER = """
 CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -173,8 +175,9 @@ class Client:
 
 @dataclass
 class Measured:
-    """Of one run: milliseconds, and microseconds of CPU an event by process."""
+    """Of one run: events a second, milliseconds, and microseconds of CPU an event by process."""
 
+    rate: float
     p50: float
     p99: float
     cpu: dict[str, float]
@@ -272,13 +275,14 @@ class Deployment:
         return {name: sum(map(cpu, each)) for name, each in pids.items()}
 
     def measure(self, client: Client, rate: float, seconds: float) -> Measured:
-        count = max(20, int(rate * seconds))
+        count = FLAT_OUT_EVENTS if rate == float("inf") else max(20, int(rate * seconds))
         if client.submitted:
             submit(self.ledger, range(client.number + 1, client.number + 1 + count))
         before = self.cpu()
-        took, _ = client.run(rate, count)
+        took, spans = client.run(rate, count)
         used = {name: (each - before[name]) / count * 1e6 for name, each in self.cpu().items()}
-        return Measured(percentile(took, 50), percentile(took, 99), used)
+        lasted = max(arrived for _, arrived in spans) - min(due for due, _ in spans)
+        return Measured(count / lasted, percentile(took, 50), percentile(took, 99), used)
 
     def end(self) -> None:
         self.database.close()
@@ -337,8 +341,10 @@ def compare(trees: list[Path], options: argparse.Namespace) -> None:
                     found[place].append(deployment.measure(client, rate, options.seconds))
             for tree, each in zip(trees, found, strict=True):
                 shares = {name: statistics.median(one.cpu[name] for one in each) for name in each[0].cpu}
+                reached = statistics.median(one.rate for one in each)
                 print(
-                    f"{rate:4.0f}/s {tree.name:12} p50 {statistics.median(one.p50 for one in each):6.2f} ms   "
+                    f"{rate:4.0f}/s {tree.name:12} {reached:6,.0f}/s   "
+                    f"p50 {statistics.median(one.p50 for one in each):6.2f} ms   "
                     f"p99 {statistics.median(one.p99 for one in each):6.2f} ms   "
                     f"CPU {statistics.median(one.total for one in each):5.0f} µs an event: "
                     + ", ".join(f"{name} {share:.0f}" for name, share in shares.items()),
@@ -393,7 +399,7 @@ def limits() -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rates", default="10,100,500", help="events a second, with commas")
+    arguments.add_argument("--rates", default="10,100,500", help="events a second, with commas; inf: flat out")
     arguments.add_argument("--seconds", type=float, default=6.0, help="of each run")
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--ledger", choices=["postgresql", "sqlite"], default="postgresql")
