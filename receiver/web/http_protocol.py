@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from receiver.errors import BadRequest, TooLarge
 from receiver.ingest.endpoint import ANSWER
 from receiver.web.access import ADMIN
+from receiver.web.answer_transport import AnswerTransport
 from receiver.web.connections import Connections, Unfinished, bounds_for, network_of
 from receiver.web.part import ABORT
 
@@ -36,44 +37,6 @@ MAX_PIPELINED: Final = 32
 HALF_CLOSED: Final = 10.0
 HALF_CLOSED_GET: Final = 1.0
 _RETRY_AFTER: Final = "retry-after: 2\r\n"
-
-
-class AnswerTransport:
-    """The transport as an answer sees it: a head goes out with what follows at once, and the last answer closes it.
-
-    Two writes would cost two calls of the system for each answer. What the client still sends is read before the end.
-    """
-
-    __slots__ = ("_held", "_protocol")
-
-    def __init__(self, protocol: HTTPProtocol) -> None:
-        self._protocol = protocol
-        self._held = b""
-
-    def write(self, data: bytes) -> None:
-        """Write `data`. What begins like a head may wait until the event loop's next round."""
-        if self._held:
-            data, self._held = self._held + data, b""
-        elif type(data) is bytes and data.startswith(b"HTTP/1.1 "):
-            self._held = data
-            self._protocol.loop.call_soon(self.flush)
-            return
-        self._protocol.transport.write(data)
-
-    def flush(self) -> None:
-        """Write what waits, if anything does and the connection is still there."""
-        data, self._held = self._held, b""
-        if data and not self._protocol.transport.is_closing():  # uvloop raises where it is gone
-            self._protocol.transport.write(data)
-
-    def is_closing(self) -> bool:
-        """Return whether nothing more can be written."""
-        return self._protocol.lingers or self._protocol.transport.is_closing()
-
-    def close(self) -> None:
-        """Close the connection, once what was written is sent and what is on its way has come."""
-        self.flush()
-        self._protocol.close_after_answer()
 
 
 class HTTPProtocol(HttpToolsProtocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from receiver.web.http_protocol import AnswerTransport
+from receiver.web.answer_transport import AnswerTransport
 
 HEAD = b"HTTP/1.1 202 Accepted\r\n\r\n"
 
