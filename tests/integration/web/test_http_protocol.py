@@ -12,14 +12,13 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
-import uvicorn
-import uvloop
 
 from receiver.ingest.endpoint import ANSWER
 from receiver.web import connections, http_protocol
 from receiver.web.connections import Bounds, Connections
 from receiver.web.part import ABORT
 from tests.support.waiting import PATIENCE, eventually
+from tests.support.web_server import serve
 
 BOUND = 0.4
 # Bytes of an answer in one piece, more than all buffers take.
@@ -84,16 +83,8 @@ async def port(monkeypatch: pytest.MonkeyPatch, limits: Connections) -> AsyncIte
         monkeypatch.setattr(connections, name, BOUND)
     monkeypatch.setattr(http_protocol, "SWEEP_EVERY", 0.02)
     options = http_protocol.options(limits, lifespan="off")
-    server = uvicorn.Server(uvicorn.Config(app, **options))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        # A loop of its own, for uvloop's transports differ from asyncio's.
-        serving = asyncio.create_task(asyncio.to_thread(uvloop.run, server.serve([listener])))
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        await serving
+    async with serve(app, options) as served:
+        yield served.port
 
 
 async def answer_of_one_who_sends_all_first(port: int, sent: bytes) -> bytes:

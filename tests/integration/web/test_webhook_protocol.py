@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from types import FunctionType
 from typing import Any
 
 import pytest
-import uvicorn
-import uvloop
 
 from receiver.errors import Busy, RequestError
 from receiver.ingest.endpoint import send_error
@@ -21,6 +18,7 @@ from receiver.web import connections, http_protocol
 from receiver.web.connections import Bounds, Connections
 from receiver.web.webhook_protocol import WebhookProtocol
 from tests.support.waiting import PATIENCE, eventually
+from tests.support.web_server import Served, serve
 
 HEAD = b"POST /webhooks/it HTTP/1.1\r\nHost: x\r\ncontent-length: %d\r\n%b\r\n"
 # Seconds that a server which stops waits for what is under way.
@@ -101,11 +99,6 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-class Served:
-    def __init__(self, server: uvicorn.Server, port: int, serving: asyncio.Task[None]) -> None:
-        self.server, self.port, self.serving = server, port, serving
-
-
 @pytest.fixture
 async def served(webhooks: Webhooks) -> AsyncIterator[Served]:
     BY_ASGI.clear()
@@ -113,16 +106,8 @@ async def served(webhooks: Webhooks) -> AsyncIterator[Served]:
     options = http_protocol.options(
         Connections(Bounds(100, 50, 20)), made, lifespan="off", timeout_graceful_shutdown=STOP
     )
-    server = uvicorn.Server(uvicorn.Config(app, **options))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        # A loop of its own, for uvloop's transports differ from asyncio's.
-        serving = asyncio.create_task(asyncio.to_thread(uvloop.run, server.serve([listener])))
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        yield Served(server, listener.getsockname()[1], serving)
-        server.should_exit = True
-        await serving
+    async with serve(app, options) as served:
+        yield served
 
 
 def post(body: bytes, more: bytes = b"") -> bytes:
