@@ -12,7 +12,6 @@ from receiver.console import live
 from tests.servers.console import ConsoleDeployment
 from tests.support.browser_pages import Visitor, visitor
 from tests.support.ledger import new_event, record
-from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.long
 
@@ -27,7 +26,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def person(chromium: Browser, deployment: ConsoleDeployment) -> Iterator[Visitor]:
     with visitor(chromium, deployment.url) as it:
-        it.page.set_default_timeout(PATIENCE * 1000)
         it.sign_in()
         yield it
 
@@ -41,7 +39,7 @@ def test_a_new_row_comes_and_the_reader_stays_where_they_are(person: Visitor, de
     # When a run comes
     record(deployment.ledger, new_event("tsk_arrived", title="Arrived <i>now</i>"), now=deployment.ledger.now())
     # Then it is the first row, as text, and the marked one is still marked, and in focus
-    expect(person.page.locator("tbody tr").first).to_contain_text("tsk_arrived", timeout=PATIENCE * 1000)
+    expect(person.page.locator("tbody tr").first).to_contain_text("tsk_arrived")
     assert "<i>" in person.page.locator("tbody tr").first.inner_text()
     assert person.page.locator("tr.here td a").first.inner_text() == marked
     assert person.page.evaluate("document.activeElement.textContent") == marked
@@ -55,13 +53,13 @@ def test_what_is_open_stays_open_and_forms_have_the_token_of_their_reader(
     person.open("/console/")
     person.page.locator("#charts summary").first.click()
     record(deployment.ledger, new_event("tsk_later"), now=deployment.ledger.now())
-    expect(person.page.locator("#newest")).to_contain_text("tsk_later", timeout=PATIENCE * 1000)
+    expect(person.page.locator("#newest")).to_contain_text("tsk_later")
     assert person.page.locator("#charts details").first.get_attribute("open") is not None
     # And incidents, whose buttons came with the page or with the stream
     person.open("/console/incidents")
     failed = new_event("tsk_failed", status="failed", failure_reason="An entirely new trouble")
     record(deployment.ledger, failed, now=deployment.ledger.now())
-    expect(person.page.locator("#live")).to_contain_text("An entirely new trouble", timeout=PATIENCE * 1000)
+    expect(person.page.locator("#live")).to_contain_text("An entirely new trouble")
     token = person.page.locator("#pages [name=form_token]").first.input_value()
     tokens = {each.input_value() for each in person.page.locator("#live [name=form_token]").all()}
     assert tokens == {token}
@@ -72,7 +70,7 @@ def test_a_page_says_that_it_is_not_live(person: Visitor) -> None:
     # Given a page whose stream the server refuses
     person.page.route("**/console/live?*", lambda route: route.fulfill(status=503))
     person.open("/console/runs")
-    expect(person.page.locator("#not-live")).to_be_visible(timeout=PATIENCE * 1000)
+    expect(person.page.locator("#not-live")).to_be_visible()
 
 
 def test_a_run_follows_what_happens_and_what_plays_stays(person: Visitor, deployment: ConsoleDeployment) -> None:
@@ -87,14 +85,14 @@ def test_a_run_follows_what_happens_and_what_plays_stays(person: Visitor, deploy
     later = new_event("wr_512004417", status="failed", screenshot_urls=["https://files.example/last.png"], **told)
     record(deployment.ledger, later, now=deployment.ledger.now())
     # Then the page tells of it, and all else is as its reader had it
-    expect(page.locator("#live .sub")).to_contain_text("It was told otherwise", timeout=PATIENCE * 1000)
+    expect(page.locator("#live .sub")).to_contain_text("It was told otherwise")
     assert "webhook: failed" in page.locator(".timeline").inner_text()
     assert folded.get_attribute("open") is None
     assert page.evaluate("window.video === document.querySelector('video') && window.video.isConnected")
     assert page.get_by_role("button", name="Copy id").is_visible()
     # And files that came since are a click away
     page.get_by_role("link", name="Show them").click()
-    expect(page.locator("[id^=files-] table")).to_be_visible(timeout=PATIENCE * 1000)
+    expect(page.locator("[id^=files-] table")).to_be_visible()
     assert person.complaints == []
 
 

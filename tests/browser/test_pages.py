@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from receiver.console.catalogue import PAGES
 from tests.servers.console import ConsoleDeployment
@@ -115,9 +115,9 @@ def test_the_keyboard(chromium: Browser, deployment: ConsoleDeployment) -> None:
         keyboard.press("Escape")
         # ? shows the keys, and hides them
         keyboard.press("?")
-        assert it.page.locator("dialog#keys").is_visible()
+        expect(it.page.locator("dialog#keys")).to_be_visible()
         keyboard.press("Escape")
-        assert not it.page.locator("dialog#keys").is_visible()
+        expect(it.page.locator("dialog#keys")).not_to_be_visible()
         assert it.complaints == []
 
 
@@ -154,14 +154,14 @@ def test_a_recording_plays_and_a_picture_opens(chromium: Browser, deployment: Co
         assert it.page.evaluate("[video = document.querySelector('video'), video.videoWidth][1]") == 640
         # A picture fills the window, and the keys go on and close it: its link is a plain one, without a script
         it.page.click(".pictures li:nth-child(2) a")
-        assert it.page.locator("#picture-2").is_visible()
+        expect(it.page.locator("#picture-2")).to_be_visible()
         it.page.wait_for_function("document.querySelector('#picture-2 img').naturalWidth === 640")
         it.page.keyboard.press("ArrowRight")
-        assert it.page.locator("#picture-3").is_visible()
+        expect(it.page.locator("#picture-3")).to_be_visible()
         found = Axe().run(it.page)
         assert found.violations_count == 0, found.generate_report()
         it.page.keyboard.press("Escape")
-        assert not it.page.locator("#picture-3").is_visible()
+        expect(it.page.locator("#picture-3")).not_to_be_visible()
         assert it.complaints == []
 
 
@@ -171,9 +171,9 @@ def test_without_scripts_the_console_is_of_use(chromium: Browser, deployment: Co
         it.page.click("#pages a:text-is('Runs')")
         it.page.fill("[data-search]", "invoices")
         it.page.click("form.filters button.main")
-        assert "text=invoices" in it.page.url
+        it.page.wait_for_url("**text=invoices**")
         it.page.click("#pages a:text-is('Runs')")
         it.page.click("a:text-is('wr_512004417')")
         it.page.click("text=Send again")
         it.page.click(".confirm button.main")
-        assert it.page.locator(".notice.good").is_visible()
+        expect(it.page.locator(".notice.good")).to_be_visible()

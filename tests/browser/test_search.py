@@ -11,7 +11,6 @@ from receiver.ledger.lists import paging
 from tests.servers.console import ConsoleDeployment
 from tests.support.browser_pages import Visitor, visitor
 from tests.support.ledger import new_event, record
-from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.long
 
@@ -25,7 +24,6 @@ def person(chromium: Browser, deployment: ConsoleDeployment, monkeypatch: pytest
         title = "Wanted" if number in (0, 3) else "Other"
         record(deployment.ledger, new_event(f"tsk_{number}", title=title), now=deployment.ledger.now())
     with visitor(chromium, deployment.url) as it:
-        it.page.set_default_timeout(PATIENCE * 1000)
         it.sign_in()
         yield it
 
@@ -36,7 +34,7 @@ def test_a_short_list_goes_on_to_its_end(person: Visitor) -> None:
     # Then what is wanted comes, and all of it can be selected
     expect(person.page.locator("tbody tr")).to_have_count(2)
     assert person.page.locator("tbody tr a").all_inner_texts() == ["tsk_3", "tsk_0"]
-    expect(person.page.locator(".more")).to_have_count(0, timeout=PATIENCE * 1000)
+    expect(person.page.locator(".more")).to_have_count(0)
     person.page.locator("#every").check()
     assert person.page.locator("tbody input:checked").count() == 2
     assert person.complaints == []

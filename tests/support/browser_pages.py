@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from tests.support.console import PASSWORD
+from tests.support.waiting import PATIENCE
+
+expect.set_options(timeout=PATIENCE * 1000)  # milliseconds; of its own it would wait for 5 s
 
 
 @dataclass
@@ -31,7 +34,8 @@ class Visitor:
         self.open("/console/login")
         self.page.fill("[name=name]", name)
         self.page.fill("[name=password]", PASSWORD)
-        self.page.click("button.main")
+        with self.page.expect_navigation():  # a click does not wait for the page that it leads to
+            self.page.click("button.main")
 
 
 @contextmanager
@@ -40,6 +44,7 @@ def visitor(
 ) -> Iterator[Visitor]:
     """Somebody at a browser of their own, not signed in yet."""
     context = chromium.new_context(color_scheme=scheme, viewport={"width": 1440, "height": 900}, **options)
+    context.set_default_timeout(PATIENCE * 1000)
     it = Visitor(context.new_page(), url)
     home = urlsplit(url).netloc
 
