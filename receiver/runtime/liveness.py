@@ -83,7 +83,7 @@ class StartedJournal:
     def __init__(self, directory: Path, name: str, places: int) -> None:
         self._path = _folder(directory) / name
         self._lock = threading.Lock()
-        self._free, self._places = deque(range(places)), dict[str, int]()
+        self._free, self._places, self._made = deque(range(places)), dict[str, int](), places
         self._handle, self._start = -1, 0
         with suppress(OSError):
             handle = os.open(self._path, os.O_RDWR)
@@ -97,9 +97,12 @@ class StartedJournal:
         if self._handle < 0:
             return
         with self._lock:
+            if not self._places.keys().isdisjoint(items):  # they start again, and are known to have started
+                items = [each for each in items if each not in self._places]
             places = [self._free.popleft() for _ in items[: len(self._free)]]
-            made = len(self._places) + len(places)  # where no more are free: all that there are
-            places += range(made, made + len(items) - len(places))
+            if more := len(items) - len(places):
+                places += range(self._made, self._made + more)
+                self._made += more
             self._places.update(zip(items, places, strict=True))
         try:
             for first, part in _joined(places, items):

@@ -187,6 +187,29 @@ def test_what_is_not_settled_is_kept_however_many_start_and_places_are_used_agai
         assert path.stat().st_size == empty + 64 * (most - 3)
 
 
+def test_an_item_that_starts_again_before_it_is_settled_leaves_the_others_their_places(tmp_path: Path) -> None:
+    # Given three items that are under way, two of which have started a second time
+    LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._unlock()
+    journal = StartedJournal(tmp_path, "ops@a.1", places=0)
+    journal.add(["dlv_1", "dlv_2", "dlv_3"])
+    journal.add(["dlv_1", "dlv_2"])
+    size = (tmp_path / "workers" / "ops@a.1").stat().st_size
+    # When the two are settled, and others start
+    journal.settled(["dlv_1", "dlv_2"])
+    journal.add(["dlv_4", "dlv_5", "dlv_6"])
+    # Then what is under way is known, in one place each
+    assert liveness.started_items(tmp_path, "ops@a.1") == {f"dlv_{number}" for number in (3, 4, 5, 6)}
+    assert (tmp_path / "workers" / "ops@a.1").stat().st_size == size + 64
+
+
+def test_an_item_that_is_named_twice_at_once_leaves_the_others_their_places(tmp_path: Path) -> None:
+    LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._unlock()
+    journal = StartedJournal(tmp_path, "ops@a.1", places=0)
+    journal.add(["dlv_1", "dlv_1", "dlv_2"])
+    journal.add(["dlv_3"])
+    assert liveness.started_items(tmp_path, "ops@a.1") == {"dlv_1", "dlv_2", "dlv_3"}
+
+
 @pytest.mark.parametrize("part", [0, 40])
 def test_a_journal_of_which_a_part_is_written_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
