@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,10 +21,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench.servers import new_folder, new_postgres  # noqa: E402
 from receiver.ledger import Connection, Ledger  # noqa: E402
 from receiver.ledger.deliveries import claims  # noqa: E402
 from receiver.ledger.deliveries.fair_queue import Rotation  # noqa: E402
-from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.support import backlog  # noqa: E402
 from tests.support.backlog import CALLBACK, NOW, OPERATIONS, effort, fill, seconds, shut_lanes  # noqa: E402
 from tests.support.ledger import with_tables  # noqa: E402
@@ -41,13 +40,10 @@ def ledger(database: str, folder: Path) -> Iterator[Ledger]:
         yield it
         it.close()
         return
-    server = PostgresProcess(folder / "postgres", shared_buffers="256MB").start()
-    try:
+    with new_postgres(folder, shared_buffers="256MB") as server:
         it = with_tables(Ledger(server.url(server.create_database())))
         yield it
         it.close()
-    finally:
-        server.kill()
 
 
 def claim(connection: Connection) -> object:
@@ -75,9 +71,7 @@ def main() -> None:
     shut = {"claim of many lanes, all shut": claim, "is something due in many lanes, all shut": has_due}
     for database in options.database or ("sqlite", "postgresql"):
         rows: dict[str, list[tuple[float, int]]] = {}
-        with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
-            folder = Path(name)
-            folder.chmod(0o755)
+        with new_folder() as folder:
             with ledger(database, folder) as it:
                 for count in (FEW, options.count):
                     began = time.monotonic()

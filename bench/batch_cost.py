@@ -22,18 +22,20 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(Path.cwd() if "--alone" in sys.argv else ROOT))
+sys.path.insert(0, str(ROOT))
+if "--alone" in sys.argv:  # in another checkout, which goes first with what it has
+    sys.path.insert(0, str(Path.cwd()))
 
 import redis  # noqa: E402
 
 from bench.pipeline import body  # noqa: E402
+from bench.servers import new_folder, new_postgres, new_valkey  # noqa: E402
 from bench.submissions import submission_id, submit  # noqa: E402
 from receiver import dispatch, wakeups  # noqa: E402
 from receiver.config.loader import load_file  # noqa: E402
@@ -44,30 +46,21 @@ from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
 from receiver.runtime.handover import Handover  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
-from tests.servers.valkey import ValkeyProcess  # noqa: E402
 
 WARM_UP = 30
 
 
 def measure(size: int, batches: int, rate: float, *, submitted: bool) -> tuple[float, ...]:
     """Milliseconds of CPU of the cheapest batch: dispatch, deliver, PostgreSQL."""
-    with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        valkey = ValkeyProcess(folder / "valkey").start()
-        postgres = PostgresProcess(folder / "postgres").start()
-        try:
-            url = postgres.url(postgres.create_database())
-            pipeline = Pipeline(folder, valkey.url, url, url, submitted=submitted)
-            if rate:
-                costs = _handed_on(pipeline, size, batches, rate, postgres)
-            else:
-                costs = [pipeline.batch(size, postgres.pid) for _ in range(WARM_UP + batches)][WARM_UP:]
-            pipeline.close()
-            return tuple(min(each) * 1000 for each in zip(*costs, strict=True))
-        finally:
-            postgres.kill()
-            valkey.kill()
+    with new_folder() as folder, new_valkey(folder) as valkey, new_postgres(folder) as postgres:
+        url = postgres.url(postgres.create_database())
+        pipeline = Pipeline(folder, valkey.url, url, url, submitted=submitted)
+        if rate:
+            costs = _handed_on(pipeline, size, batches, rate, postgres)
+        else:
+            costs = [pipeline.batch(size, postgres.pid) for _ in range(WARM_UP + batches)][WARM_UP:]
+        pipeline.close()
+        return tuple(min(each) * 1000 for each in zip(*costs, strict=True))
 
 
 def _handed_on(

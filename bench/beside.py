@@ -17,7 +17,6 @@ import argparse
 import asyncio
 import statistics
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,8 +25,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.latency import Client, Deployment, Measured, eventually  # noqa: E402
+from bench.deployment import Deployment, Measured, eventually  # noqa: E402
+from bench.open_loop import Client  # noqa: E402
 from bench.pipeline import child  # noqa: E402
+from bench.servers import new_folder  # noqa: E402
 from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.deliveries import lanes  # noqa: E402
 from tests.servers.valkey import free_port  # noqa: E402
@@ -79,8 +80,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[bool, list[Measured]]
     names = [f"hang{number}" for number in range(options.sinks)]
     found: dict[str, dict[bool, list[Measured]]] = {"shared": {False: [], True: []}, "own": {False: [], True: []}}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runhook-bench-")))
-        folder.chmod(0o755)
+        folder = stack.enter_context(new_folder())
         port = free_port()
         consumer = child(
             [

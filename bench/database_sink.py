@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench.servers import new_folder, new_postgres  # noqa: E402
 from handlers import Delivery, Receipt  # noqa: E402
 from handlers.database import DatabaseOptions, DatabaseSink  # noqa: E402
 from handlers.testing.conformance import NoServices, make_delivery, sample_run  # noqa: E402
-from tests.servers.postgres import PostgresProcess  # noqa: E402
 
 
 def deliveries(rows: int, modified_at: str) -> list[Delivery]:
@@ -54,15 +53,10 @@ def main() -> None:
         ("newer events", deliveries(rows, "2026-03-01T10:01:00")),
     ]
     print(f"{rows:,} bodies of {len(parts[0][1][0].body):,} bytes")
-    with tempfile.TemporaryDirectory() as folder:
+    with new_folder() as folder:
         measure("SQLite", f"sqlite:///{folder}/results.db", parts)
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # PostgreSQL may run as another user
-        server = PostgresProcess(Path(folder) / "pg", autovacuum="on").start()
-        try:
+        with new_postgres(folder, autovacuum="on") as server:
             measure("PostgreSQL", server.url(), parts)
-        finally:
-            server.kill()
 
 
 if __name__ == "__main__":

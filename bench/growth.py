@@ -18,7 +18,6 @@ import os
 import re
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -30,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench.batch_cost import Pipeline  # noqa: E402
 from bench.large_ledger import large_ledger  # noqa: E402
-from tests.servers.valkey import ValkeyProcess  # noqa: E402
+from bench.servers import new_folder, new_valkey  # noqa: E402
 from tests.support.processes import descendants  # noqa: E402
 
 WARM_UP = 10
@@ -105,11 +104,7 @@ def main() -> None:
     options = arguments.parse_args()
     settings = dict(each.split("=", 1) for each in options.set)
     for database in options.database or ("sqlite", "postgresql"):
-        with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name, ExitStack() as stack:
-            folder = Path(name)
-            folder.chmod(0o755)
-            valkey = ValkeyProcess(folder / "valkey").start()
-            stack.callback(valkey.kill)
+        with new_folder() as folder, new_valkey(folder) as valkey, ExitStack() as stack:
             grown = []
             for count in (options.few, options.many):
                 (folder / str(count)).mkdir()

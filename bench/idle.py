@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import redis  # noqa: E402
 
-from bench.latency import cpu  # noqa: E402
+from bench.deployment import cpu  # noqa: E402
 from tests.servers.dev import Dev  # noqa: E402
 from tests.support.processes import command_of, descendants, name_of  # noqa: E402
 

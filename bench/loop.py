@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from bench.loop_callers import MANNERS, Callers, press_test_button, start_outsid
 from bench.loop_checks import Check  # noqa: E402
 from bench.loop_faults import FAULTS, OF_READS  # noqa: E402
 from bench.loop_truth import MAPPED, TITLES, Expected, expect, routes  # noqa: E402
+from bench.servers import new_folder, new_postgres, new_valkey  # noqa: E402
 from receiver.domain.submission import OPEN  # noqa: E402
 from receiver.ledger import Connection  # noqa: E402
 from receiver.ledger.schema import runs, submissions  # noqa: E402
@@ -45,9 +46,7 @@ from receiver.skyvern.simulator.server import Serving  # noqa: E402
 from receiver.skyvern.simulator.world import World  # noqa: E402
 from tests.servers.deployment import Deployment  # noqa: E402
 from tests.servers.http import ScriptedServer  # noqa: E402
-from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.servers.slack import FakeSlack  # noqa: E402
-from tests.servers.valkey import ValkeyProcess  # noqa: E402
 
 KEY = "the-key-of-the-loop"
 SECRET = "the-master-secret-of-the-loop"
@@ -365,21 +364,15 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="Show every violation.")
     parser.add_argument("--verbose", action="store_true", help="Tell what still moves.")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        here = Path(folder)
-        here.chmod(0o755)
-        valkey = ValkeyProcess(here / "valkey").start()
-        postgres = PostgresProcess(here / "pg").start() if options.postgres else None
-        try:
-            url = postgres.url(postgres.create_database()) if postgres else ""
-            redis_url = f"redis://127.0.0.1:{valkey.port}/0"
-            loop = Loop(options.runs, options.seed, here / "loop", redis_url, url)
-            loop.verbose = options.verbose
-            found = loop.run(900)
-        finally:
-            valkey.kill()
-            if postgres:
-                postgres.kill()
+    with ExitStack() as stack:
+        folder = stack.enter_context(new_folder())
+        valkey, url = stack.enter_context(new_valkey(folder)), ""
+        if options.postgres:
+            postgres = stack.enter_context(new_postgres(folder))
+            url = postgres.url(postgres.create_database())
+        loop = Loop(options.runs, options.seed, folder / "loop", valkey.url, url)
+        loop.verbose = options.verbose
+        found = loop.run(900)
     print(found.text(10**9 if options.all else 5))
     return 1 if found.errors else 0
 

@@ -22,18 +22,21 @@ import selectors
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(Path.cwd() if "--alone" in sys.argv else ROOT))
+sys.path.insert(0, str(ROOT))
+if "--alone" in sys.argv:  # in another checkout, which goes first with what it has
+    sys.path.insert(0, str(Path.cwd()))
 
 import redis  # noqa: E402
 
+from bench.servers import new_folder, new_postgres, new_valkey  # noqa: E402
 from handlers import registry  # noqa: E402
 from handlers.testing.conformance import NoServices  # noqa: E402
 from receiver.config.destinations import RetryPolicy  # noqa: E402
@@ -42,8 +45,6 @@ from receiver.delivery.prefetch import PER_SLOT  # noqa: E402
 from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
 from receiver.runtime.garbage import freeze_imports  # noqa: E402
-from tests.servers.postgres import PostgresProcess  # noqa: E402
-from tests.servers.valkey import ValkeyProcess  # noqa: E402
 from tests.support import queries  # noqa: E402
 from tests.support.ledger import new_event, record  # noqa: E402
 
@@ -140,20 +141,16 @@ def measure(options: argparse.Namespace) -> Measured:
     consumer = multiprocessing.Process(target=_consume, args=(tell, options.answer_after / 1000, counts), daemon=True)
     consumer.start()
     port = told.recv()
-    with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may run as another user
-        valkey = ValkeyProcess(folder / "valkey").start()
-        postgres = PostgresProcess(folder / "postgres").start() if "postgresql" in options.ledgers else None
-        try:
-            url = postgres.url(postgres.create_database()) if postgres else f"sqlite:///{folder}/ledger.db"
-            found = _measure(url, valkey.url, f"http://127.0.0.1:{port}", options)
-            return found._replace(most=counts[0], mean=counts[1])
-        finally:
-            if postgres:
-                postgres.kill()
-            valkey.kill()
-            consumer.kill()
+    with ExitStack() as stack:
+        stack.callback(consumer.kill)
+        folder = stack.enter_context(new_folder())
+        valkey = stack.enter_context(new_valkey(folder))
+        url = f"sqlite:///{folder}/ledger.db"
+        if "postgresql" in options.ledgers:
+            postgres = stack.enter_context(new_postgres(folder))
+            url = postgres.url(postgres.create_database())
+        found = _measure(url, valkey.url, f"http://127.0.0.1:{port}", options)
+        return found._replace(most=counts[0], mean=counts[1])
 
 
 def _measure(database_url: str, redis_url: str, url: str, options: argparse.Namespace) -> Measured:

@@ -18,7 +18,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 import psycopg  # noqa: E402
 import redis  # noqa: E402
 
+from bench.servers import new_folder, new_postgres, new_valkey  # noqa: E402
 from receiver.domain.event import Event, event_id  # noqa: E402
 from receiver.domain.inbox_entry import EntryKeys  # noqa: E402
 from receiver.inbox_writer import InboxWriter  # noqa: E402
@@ -194,23 +194,15 @@ def main() -> None:
     arguments.add_argument("--jobs", type=int, default=1_500)
     arguments.add_argument("--rounds", type=int, default=2)
     options = arguments.parse_args()
-    with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        valkey = ValkeyProcess(folder / "valkey").start()
-        postgres = PostgresProcess(folder / "postgres").start()
-        try:
-            ratios = []
-            for number in range(1, options.rounds + 1):
-                theirs = rival(folder, valkey, postgres, options.jobs)
-                mine = ours(folder, valkey, postgres, options.events)
-                ratios.append(mine / theirs)
-                ratio = f"ratio {mine / theirs:.1f}"
-                print(f"round {number}: runhook {mine:,.0f}/s  one job an event {theirs:,.0f}/s  {ratio}")
-            print(f"median ratio {statistics.median(ratios):.1f}")
-        finally:
-            postgres.kill()
-            valkey.kill()
+    with new_folder() as folder, new_valkey(folder) as valkey, new_postgres(folder) as postgres:
+        ratios = []
+        for number in range(1, options.rounds + 1):
+            theirs = rival(folder, valkey, postgres, options.jobs)
+            mine = ours(folder, valkey, postgres, options.events)
+            ratios.append(mine / theirs)
+            ratio = f"ratio {mine / theirs:.1f}"
+            print(f"round {number}: runhook {mine:,.0f}/s  one job an event {theirs:,.0f}/s  {ratio}")
+        print(f"median ratio {statistics.median(ratios):.1f}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,8 +25,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench.servers import new_folder, new_valkey  # noqa: E402
 from receiver.domain.signature import HEADER, sign  # noqa: E402
-from tests.servers.valkey import ValkeyProcess, free_port  # noqa: E402
+from tests.servers.valkey import free_port  # noqa: E402
 
 UNIT = "import sqlalchemy"
 SECRET = "a-signing-secret"
@@ -99,14 +99,8 @@ def cost_until_202(command: Callable[[int], list[str]], environ: Mapping[str, st
 
 def measured(trees: Mapping[str, Path], rounds: int) -> dict[str, Cost]:
     """Return what each command costs at the least: CPU in units of importing SQLAlchemy, and seconds by the clock."""
-    with tempfile.TemporaryDirectory(prefix="runhook-start-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        valkey = ValkeyProcess(folder / "valkey").start()
-        try:
-            return _measured(folder, valkey.url, trees, rounds)
-        finally:
-            valkey.kill()
+    with new_folder() as folder, new_valkey(folder) as valkey:
+        return _measured(folder, valkey.url, trees, rounds)
 
 
 def _measured(folder: Path, redis_url: str, trees: Mapping[str, Path], rounds: int) -> dict[str, Cost]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,9 +20,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(Path.cwd() if "--alone" in sys.argv else ROOT))
+sys.path.insert(0, str(ROOT))
+if "--alone" in sys.argv:  # in another checkout, which goes first with what it has
+    sys.path.insert(0, str(Path.cwd()))
 
 from bench.batch_cost import Pipeline  # noqa: E402
+from bench.servers import new_folder, new_postgres, new_valkey  # noqa: E402
 from handlers.support.postgresql import BoundedConnection, Execution  # noqa: E402
 from receiver.delivery.send_task import to_delivery  # noqa: E402
 from receiver.domain.delivery import DeliveryMove  # noqa: E402
@@ -32,8 +34,6 @@ from receiver.ledger.deliveries import attempts  # noqa: E402
 from receiver.ledger.deliveries.attempts import AttemptResult  # noqa: E402
 from receiver.ledger.deliveries.packed_claims import unpack  # noqa: E402
 from receiver.runtime.handover import Offer  # noqa: E402
-from tests.servers.postgres import PostgresProcess  # noqa: E402
-from tests.servers.valkey import ValkeyProcess  # noqa: E402
 
 OWNER = "bench"
 # Of a request, by what is in its first statement.
@@ -69,29 +69,21 @@ def _used(pid: int) -> float:
 
 def measure(size: int, batches: int, locale: str) -> list[float]:
     """µs an event of each of REQUESTS."""
-    with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        valkey = ValkeyProcess(folder / "valkey").start()
-        postgres = PostgresProcess(folder / "postgres").start()
-        try:
-            database = postgres.create_database(locale)
-            url = postgres.url(database)
-            pipeline, ledger = Pipeline(folder, valkey.url, url, url), Ledger(url)
-            meter = Meter()
-            warm_up = max(20, WARM_UP // size)
-            for number in range(warm_up + batches):
-                if number == warm_up:
-                    meter.costs.clear()
-                _take_through(pipeline, ledger, size, number)
-            pipeline.close()
-            ledger.close()
-            found = {name: sorted(meter.costs[name]) for name in REQUESTS}
-            assert all(len(costs) == batches for costs in found.values()), found
-            return [costs[len(costs) // 20] / size for costs in found.values()]
-        finally:
-            postgres.kill()
-            valkey.kill()
+    with new_folder() as folder, new_valkey(folder) as valkey, new_postgres(folder) as postgres:
+        database = postgres.create_database(locale)
+        url = postgres.url(database)
+        pipeline, ledger = Pipeline(folder, valkey.url, url, url), Ledger(url)
+        meter = Meter()
+        warm_up = max(20, WARM_UP // size)
+        for number in range(warm_up + batches):
+            if number == warm_up:
+                meter.costs.clear()
+            _take_through(pipeline, ledger, size, number)
+        pipeline.close()
+        ledger.close()
+        found = {name: sorted(meter.costs[name]) for name in REQUESTS}
+        assert all(len(costs) == batches for costs in found.values()), found
+        return [costs[len(costs) // 20] / size for costs in found.values()]
 
 
 def _take_through(pipeline: Pipeline, ledger: Ledger, size: int, number: int) -> None:

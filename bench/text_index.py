@@ -13,20 +13,20 @@ import argparse
 import contextlib
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(Path.cwd() if "--alone" in sys.argv else ROOT))
+sys.path.insert(0, str(ROOT))
+if "--alone" in sys.argv:  # in another checkout, which goes first with what it has
+    sys.path.insert(0, str(Path.cwd()))
 
 from bench.batch_cost import Pipeline  # noqa: E402
+from bench.servers import new_folder, new_postgres, new_valkey  # noqa: E402
 from receiver.domain.redaction import Redactor  # noqa: E402
 from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.text_index import reading  # noqa: E402
 from receiver.ledger.text_index.indexing import TextIndexer  # noqa: E402
-from tests.servers.postgres import PostgresProcess  # noqa: E402
-from tests.servers.valkey import ValkeyProcess  # noqa: E402
 
 # Events of a dispatched batch.
 DISPATCHED = 256
@@ -35,33 +35,25 @@ NAMES = ("clock", "its session", "PostgreSQL's other processes")
 
 def measure(runs: int, batch: int, ledger_kind: str) -> tuple[float, ...]:
     """Seconds of CPU a run: of this process, of the busiest session, and of the other processes of PostgreSQL."""
-    with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        valkey = ValkeyProcess(folder / "valkey").start()
-        postgres = PostgresProcess(folder / "postgres").start()
-        try:
-            results = postgres.url(postgres.create_database())
-            url = results if ledger_kind == "postgresql" else f"sqlite:///{folder / 'ledger.db'}"
-            pipeline, ledger = Pipeline(folder, valkey.url, url, results), Ledger(url)
-            if batch:
-                reading.BATCH = batch  # type: ignore[misc]
-            indexer = TextIndexer(ledger, Redactor([]))
+    with new_folder() as folder, new_valkey(folder) as valkey, new_postgres(folder) as postgres:
+        results = postgres.url(postgres.create_database())
+        url = results if ledger_kind == "postgresql" else f"sqlite:///{folder / 'ledger.db'}"
+        pipeline, ledger = Pipeline(folder, valkey.url, url, results), Ledger(url)
+        if batch:
+            reading.BATCH = batch  # type: ignore[misc]
+        indexer = TextIndexer(ledger, Redactor([]))
+        pipeline.dispatch(DISPATCHED)
+        _index(indexer)
+        for _ in range(runs // DISPATCHED):
             pipeline.dispatch(DISPATCHED)
-            _index(indexer)
-            for _ in range(runs // DISPATCHED):
-                pipeline.dispatch(DISPATCHED)
-            before, began = _sessions(postgres.pid), time.process_time()
-            count, ended = _index(indexer), time.process_time()
-            after = _sessions(postgres.pid)
-            pipeline.close()
-            ledger.close()
-            of_sessions = [seconds - before.get(pid, 0.0) for pid, seconds in after.items()]
-            busiest = max(of_sessions)
-            return tuple(each / count for each in (ended - began, busiest, sum(of_sessions) - busiest))
-        finally:
-            postgres.kill()
-            valkey.kill()
+        before, began = _sessions(postgres.pid), time.process_time()
+        count, ended = _index(indexer), time.process_time()
+        after = _sessions(postgres.pid)
+        pipeline.close()
+        ledger.close()
+        of_sessions = [seconds - before.get(pid, 0.0) for pid, seconds in after.items()]
+        busiest = max(of_sessions)
+        return tuple(each / count for each in (ended - began, busiest, sum(of_sessions) - busiest))
 
 
 def _index(indexer: TextIndexer) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -25,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 from alembic import command  # noqa: E402
 from alembic.config import Config  # noqa: E402
 
+from bench.servers import new_folder, new_postgres  # noqa: E402
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, migrate  # noqa: E402
-from tests.servers.postgres import PostgresProcess  # noqa: E402
 
 # Of revision 0003: its indexes are made by today's program, but for this one.
 _INDEX = "CREATE INDEX ix_deliveries_queued_lane ON deliveries (sink, lane, due_at) WHERE state = 'queued'"
@@ -53,14 +52,10 @@ def new_ledger(database: str, folder: Path) -> Iterator[Ledger]:
         yield it
         it.close()
         return
-    folder.chmod(0o755)  # PostgreSQL may run as somebody else
-    server = PostgresProcess(folder / "postgres", max_wal_size="4GB").start()
-    try:
+    with new_postgres(folder, max_wal_size="4GB") as server:
         it = Ledger(server.url(server.create_database()))
         yield it
         it.close()
-    finally:
-        server.kill()
 
 
 def fill(connection: Connection, count: int) -> None:
@@ -118,8 +113,8 @@ def main() -> None:
     arguments.add_argument("--database", choices=["sqlite", "postgresql"])
     options = arguments.parse_args()
     for database in [options.database] if options.database else ["postgresql", "sqlite"]:
-        with tempfile.TemporaryDirectory(prefix="runhook-upgrade-") as name:
-            measure(database, options.count, Path(name))
+        with new_folder() as folder:
+            measure(database, options.count, folder)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import os
 import signal
 import statistics
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -29,9 +28,11 @@ from typing import Final, Protocol
 
 import psycopg
 
-from bench.latency import TRIGGER, WARM_UP, Client, Deployment, cpu, eventually, percentile
+from bench.deployment import WARM_UP, Deployment, cpu, eventually
+from bench.open_loop import TRIGGER, Client, percentile
 from bench.peers.environment import VENV, environment, install, program
 from bench.pipeline import child
+from bench.servers import new_folder
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess, free_port
 
@@ -249,10 +250,9 @@ def rounds(names: list[str], options: argparse.Namespace, failures: list[str]) -
     took: dict[str, float] = {}
     turns = [(number, name) for number in range(1, options.rounds + 1) for name in names[:: 1 if number % 2 else -1]]
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="runhook-bench-") as temporary:
-        Path(temporary).chmod(0o755)
+    with new_folder() as here:
         for number, name in turns:
-            folder, began, mine = Path(temporary) / f"{name}-{number}", time.monotonic(), list[Figures]()
+            folder, began, mine = here / f"{name}-{number}", time.monotonic(), list[Figures]()
             if began + took.get(name, 0.0) > start + options.limit:
                 failures.append(f"{name} was left out of round {number}, for there was no time left")
                 continue
