@@ -121,11 +121,10 @@ class Deliverer(wakeups.JobBody):
         try:
             self._deliver(stop, self._wait)
             self._counter.flush()
-            wakeups.finish(self._redis, self._queue, self._claimer.more_due)
+            wakeups.finish(self._redis, self._queue, lambda: self._owes or self._claimer.more_due())
         except LedgerUnavailable as error:
             self._take_pause(error, stop)
-            if self._unsettled or self._withdrawn or self._senders:
-                # The clock wakes the queue for what is due. Of these only we know, and they would be sent twice.
+            if self._owes or self._senders:
                 wakeups.wake(self._redis, self._queue, force=True)
             else:
                 wakeups.lower_flag(self._redis, self._queue)
@@ -223,6 +222,12 @@ class Deliverer(wakeups.JobBody):
     def _unknown(self) -> bool:
         """Whether the ledger may hold claims of ours that we don't know, or don't send."""
         return self._claimer.commit_lost or self._offers.unknown
+
+    @property
+    def _owes(self) -> bool:
+        """Whether the ledger has claims that only the next job of this process puts right: the clock wakes the queue
+        for what is due. Without it they are sent twice, or when they have lapsed."""
+        return bool(self._unsettled or self._withdrawn or self._offers.taken or self._offers.unknown)
 
     def share(self, sends: Callable[[int], None]) -> None:
         """See JobBody. The first send that hangs is one too many."""

@@ -19,6 +19,7 @@ from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.recorder import EventRecorder
 from receiver.runtime.handover import Handover, Offer
+from receiver.wakeups.record import queue_key
 from tests.servers.gate import END_OF_REQUEST, Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.handing_on import (
@@ -233,6 +234,27 @@ def test_no_offer_is_left_behind_by_a_job_that_ends(ledger: Ledger, redis_url: s
     # Then no dispatcher finds an offer, and what was under way is settled
     assert not offered(handover)
     assert all_delivered(ledger)
+    deliverer.close()
+
+
+def test_what_is_handed_on_after_the_job_has_ended_that_offered_is_sent_by_the_next_one_at_once(
+    ledger: Ledger, redis_url: str, handover: Handover
+) -> None:
+    # Given a deliverer whose offer a dispatcher has taken, and whose job must end before that answers
+    sink, leaving = BatchSink(accept), threading.Event()
+    deliverer = make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)
+    job = threading.Thread(target=lambda: deliverer.run(leaving.is_set))
+    job.start()
+    recorder = make_recorder(ledger, redis_url, OfferTaken(handover))
+    leaving.set()
+    job.join()
+    # When it answers, and so wakes nobody
+    assert recorder.dispatch(events()) == []
+    # Then the job that has ended has seen to it that there is a next one, and it sends what was handed on
+    assert redis.Redis.from_url(redis_url).llen(queue_key(wakeups.deliver_queue("ops"))) == 1
+    deliverer.run(lambda: False)
+    assert all_delivered(ledger)
+    assert_sent_once_each(ledger, sink)
     deliverer.close()
 
 
