@@ -1,4 +1,4 @@
-"""Which deliveries are of an event: they are found by its run, and then by its id.
+"""Which deliveries are of an event, and which event a delivery has: they are found by the run, and then by the id.
 
 No index of theirs begins with the event. Its id is a hash, so that each entry of such an index is on a page of its own,
 which is read and written for it: that made every event dearer the more there were.
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from receiver.ledger import bulk
 from receiver.ledger.expressions import unindexed
-from receiver.ledger.schema import deliveries
+from receiver.ledger.schema import deliveries, events
 
 # Source, run id, and the event's own id.
 EventKey = tuple[str, str, str]
@@ -22,6 +22,20 @@ def of_event(event: sa.FromClause, delivery: sa.FromClause = deliveries) -> sa.C
     """Return the condition that a delivery is of `event`: the table of events, or what has its columns."""
     it = delivery.c
     return sa.and_(it.source == event.c.source, it.run_id == event.c.run_id, it.event_id == event.c.id)
+
+
+def event_of(delivery: sa.FromClause, *, on_postgresql: bool) -> sa.ColumnElement[bool]:
+    """Return the condition that an event is that of `delivery`, which has the columns of one: for a join of few rows.
+
+    SQLite finds it by its run, near those that were recorded with it: by its id, a hash, one more page would be read
+    from the file for each. PostgreSQL has that page in memory still, for the event's INSERT has written it.
+    """
+    it, of = events.c, delivery.c
+    if on_postgresql:
+        return it.id == of.event_id
+    of_run = sa.and_(it.source == of.source, it.run_id == of.run_id, unindexed(it.id) == of.event_id)
+    # Of no run there may be very many.
+    return sa.or_(sa.and_(of.run_id != "", of_run), sa.and_(of.run_id == "", it.id == of.event_id))
 
 
 def of_events(connection: sa.Connection, keys: Collection[EventKey]) -> sa.ColumnElement[bool]:

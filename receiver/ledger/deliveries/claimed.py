@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger import bulk, requests
 from receiver.ledger.expressions import unindexed
+from receiver.ledger.of_events import event_of
 from receiver.ledger.requests import BuiltStatement, StatementForm
 from receiver.ledger.schema import deliveries, events, lanes, runs
 
@@ -100,7 +101,7 @@ _HANDED_ON: Final = BuiltStatement(
             *columns(deliveries.c), deliveries.c.prefetched, events.c.body, events.c.completion, _SHUT.label("shut")
         )
         .select_from(
-            deliveries.join(events, events.c.id == deliveries.c.event_id).outerjoin(
+            deliveries.join(events, event_of(deliveries, on_postgresql=bool(form))).outerjoin(
                 lanes, lanes.c.lane == deliveries.c.lane
             )
         )

@@ -60,6 +60,7 @@ from receiver.ledger.deliveries.claimed import (
     to_claimed,
 )
 from receiver.ledger.deliveries.fair_queue import Rotation
+from receiver.ledger.of_events import event_of
 from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events
 
@@ -95,7 +96,7 @@ def _oldest_that(on_postgresql: bool, condition: sa.ColumnElement[bool]) -> sa.S
     whole = sa.and_(size <= sa.literal_column(str(AT_ONCE)), events.c.completion == sa.literal_column("''"))
     body = sa.cast(sa.null(), sa.LargeBinary()) if on_postgresql else sa.case((whole, events.c.body))
     query = sa.select(*columns(locked.c), size.label("size"), body.label("body"))
-    return query.join(events, events.c.id == locked.c.event_id)
+    return query.join(events, event_of(locked, on_postgresql=on_postgresql))
 
 
 _OLDEST: Final = BuiltStatement(lambda form: _oldest_that(bool(form), sa.true()))

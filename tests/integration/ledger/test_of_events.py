@@ -1,4 +1,4 @@
-"""Which deliveries are of an event, for which there is no index that begins with the event."""
+"""Which deliveries are of an event, for which no index begins with the event, and which event is theirs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import sqlalchemy as sa
 
 from receiver.ledger import Connection, Ledger
-from receiver.ledger.of_events import of_event, of_events
+from receiver.ledger.of_events import event_of, of_event, of_events
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.selection import REPLAY, Selection, count
 from tests.support.backlog import analyze, effort
@@ -61,6 +61,21 @@ def test_deliveries_of_events_are_found_without_those_of_others_whether_or_not_t
     assert effort(ledger, found) < 150
     # And of no events, none is
     assert ledger.read(lambda it: it.execute(sa.select(deliveries.c.id).where(of_events(it, []))).all()) == []
+
+
+def test_the_event_of_a_delivery_is_found_without_others_whether_or_not_it_has_a_run(ledger: Ledger) -> None:
+    # Given many events of no run, and many of runs
+    fill(ledger)
+    condition = event_of(deliveries, on_postgresql=ledger.dialect == "postgresql")
+    joined = sa.select(events.c.id).select_from(deliveries.join(events, condition))
+    query = joined.where(deliveries.c.id.in_([f"dlv_{event_id(7)}", f"dlv_{event_id(MANY + 7)}"]))
+
+    def found(connection: Connection) -> set[str]:
+        return set(connection.execute(query).scalars())
+
+    # When those of deliveries of both are looked for, then they are found, and hardly more is read than they are
+    assert ledger.read(found) == {event_id(7), event_id(MANY + 7)}
+    assert effort(ledger, found) < 50
 
 
 def test_an_operation_on_what_is_named_reads_hardly_more(ledger: Ledger) -> None:

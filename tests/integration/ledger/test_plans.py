@@ -12,11 +12,12 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger, requests
-from receiver.ledger.deliveries import attempts, claims, lanes
+from receiver.ledger.deliveries import attempts, claimed, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import load_bodies, load_handed_on
 from receiver.ledger.schema import submissions
 from receiver.ledger.submissions import binding
+from tests.support.backlog import analyze
 from tests.support.ledger import NOW, new_event, record, with_tables
 
 # PostgreSQL compares plans for given values with one for any after so many executions.
@@ -33,8 +34,8 @@ def take_through(ledger: Ledger, number: int) -> None:
     record(ledger, new_event(run_id, "ops"))
     wanted = [binding.Wanted("skyvern", run_id)]
     ledger.write(lambda it: requests.run(it, binding.candidates(wanted), lanes.SHUT.with_values(b_lanes=["ops"])))
-    claimed = ledger.write(lambda it: claims.claim(it, "ops", 8, "w", number, NOW, 15))
-    (loaded,) = ledger.write(lambda it: load_bodies(it, claimed))
+    taken = ledger.write(lambda it: claims.claim(it, "ops", 8, "w", number, NOW, 15))
+    (loaded,) = ledger.write(lambda it: load_bodies(it, taken))
     handed_on = ledger.write(lambda it: load_handed_on(it, "w", number, [loaded.id], NOW))
     assert handed_on is not None
     assert [each.id for each in handed_on] == [loaded.id]
@@ -127,3 +128,27 @@ def test_submissions_are_found_by_both_indexes_of_sqlite(tmp_path: Path, tokens:
         "sqlite_autoindex_submissions_1 (id=?)",
         "ix_submissions_source_run_id (source=? AND run_id=?)",
     ]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_claim_finds_on_sqlite_the_event_of_a_delivery_by_its_run(tmp_path: Path, known: bool) -> None:
+    # Given a ledger that SQLite has looked at, or one that it hasn't
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    for number in range(50):
+        record(ledger, new_event(f"tsk_{number}", "ops"))
+    if known:
+        analyze(ledger)
+    # When it plans what finds the oldest that are due, with their events, or what was handed on
+    looks = (
+        (claims._OLDEST, {"b_sink": "ops", "b_now": NOW, "b_limit": 8}),
+        (claimed._HANDED_ON, {"b_ids": ["dlv_1", "dlv_2"], "b_owner": "w", "b_number": 1}),
+    )
+    for statement, values in looks:
+        look, given = f"EXPLAIN QUERY PLAN {statement.on_sqlite.text}", statement.on_sqlite.parameters(values)
+        explained = ledger.read(lambda it, look=look, given=given: [  # type: ignore[misc]
+            row.detail for row in it.exec_driver_sql(look, given)
+        ])  # fmt: skip
+        # Then an event is found by its run, and by its id only where it has none
+        searched = [line.partition("USING INDEX ")[2] for line in explained if line.startswith("SEARCH events")]
+        assert searched == ["ix_events_source_run_id (source=? AND run_id=?)", "uq_events_id (id=?)"]
+    ledger.close()
