@@ -9,8 +9,8 @@ from alembic.config import Config
 from receiver.ledger import Ledger, migrate
 
 
-def upgraded(ledger_url: str, revision: str, *statements: str) -> Ledger:
-    """A ledger that was made at `revision`, given `statements`, and then brought up to date."""
+def made_at(ledger_url: str, revision: str, *statements: str) -> Ledger:
+    """A ledger that was made at `revision`, and given `statements`."""
     ledger = Ledger(ledger_url)
 
     def old(connection: sa.Connection) -> None:
@@ -22,5 +22,11 @@ def upgraded(ledger_url: str, revision: str, *statements: str) -> Ledger:
             connection.exec_driver_sql(statement)
 
     ledger.write(old)
+    return ledger
+
+
+def upgraded(ledger_url: str, revision: str, *statements: str) -> Ledger:
+    """The same, brought up to date."""
+    ledger = made_at(ledger_url, revision, *statements)
     migrate.ensure_schema(ledger)
     return ledger

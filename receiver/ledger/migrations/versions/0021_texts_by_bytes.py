@@ -5,7 +5,12 @@ is done in a database whose own texts are compared by bytes. Elsewhere the index
 and nobody else reads or writes the tables meanwhile.
 """
 
+import random
+import time
+
+import sqlalchemy as sa
 from alembic import op
+from sqlalchemy import exc as sa_exc
 
 revision = "0021"
 down_revision = "0020"
@@ -26,15 +31,38 @@ _TEXTS = """\
 SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = to_regclass('{}') AND attnum > 0 AND NOT attisdropped
  AND atttypid = 'text'::regtype AND attcollation = (SELECT oid FROM pg_collation WHERE collname = 'default')
  ORDER BY attnum"""
+# Milliseconds that one try waits for a table. Who began before may want one that this try has locked: it goes on when
+# the try ends. It is far less than `deadlock_timeout`, after which the server would end either of the two.
+_WAIT = 150
+# Seconds of tries. Nobody's transaction takes as long: see TimeLimits of handlers/support/postgresql.py.
+_TRY_FOR = 60.0
+# What the server says where others hold a lock: lock_not_available, deadlock_detected.
+_HELD = ("55P03", "40P01")
 
 
 def upgrade() -> None:
     connection = op.get_bind()
     if connection.dialect.name != "postgresql" or connection.exec_driver_sql(_BY_BYTES).scalar_one():
         return
-    # All of them at first: to wait for one while another is held would keep others waiting who wait for nothing long.
-    connection.exec_driver_sql(f"LOCK TABLE {', '.join(_TABLES)} IN ACCESS EXCLUSIVE MODE")
+    _lock_all(connection)
     for table in _TABLES:
         names = connection.exec_driver_sql(_TEXTS.format(table)).scalars()
         if changes := ", ".join(f'ALTER COLUMN {name} TYPE text COLLATE "C"' for name in names):
             connection.exec_driver_sql(f"ALTER TABLE {table} {changes}")
+
+
+def _lock_all(connection: sa.Connection) -> None:
+    """Lock all tables at first, with none of them held while one is waited for long: others hold some and want more."""
+    until = time.monotonic() + _TRY_FOR
+    (before,) = connection.exec_driver_sql("SHOW lock_timeout").one()
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_WAIT}")
+    while True:
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql(f"LOCK TABLE {', '.join(_TABLES)} IN ACCESS EXCLUSIVE MODE")
+            break
+        except sa_exc.OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) not in _HELD or time.monotonic() > until:
+                raise
+        time.sleep(random.uniform(0.05, 0.2))  # for those who have waited for this try
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{before}'")
