@@ -8,11 +8,13 @@ from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import MAX_VALUES, Filtered, Moment, Result
+from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
 from receiver.api.totals import bucketed_span, percentile
 from receiver.config.fields import Seconds
 from receiver.domain.api_key import VIEW
-from receiver.ledger import totals
+from receiver.domain.delivery import DeliveryState
+from receiver.ledger import Connection, totals
 
 
 class AgesParameters(Filtered):
@@ -24,7 +26,7 @@ class AgesParameters(Filtered):
     route: str = Field("", max_length=200, description="Only by this route.")
     sink: str = Field("", max_length=200, description="Only to this sink.")
     event_id: str = Field("", max_length=50, description="Only of this event; its beginning will do.")
-    state: tuple[str, ...] = Field((), max_length=MAX_VALUES, description="Only in this state now.")
+    state: tuple[DeliveryState, ...] = Field((), max_length=MAX_VALUES, description="Only in this state now.")
 
 
 class AgeRow(Result):
@@ -44,10 +46,17 @@ class Ages(Result):
     items: list[AgeRow]
 
 
-def get_ages(service: Service, _actor: Actor, wanted: AgesParameters) -> Ages:
+def get_ages(service: Service, actor: Actor, wanted: AgesParameters) -> Ages:
     """Tell how long after the end of their runs results were delivered, in each stretch of a time."""
     span = bucketed_span(service, wanted, wanted.bucket)
-    found = service.ledger.read(lambda it: totals.ages_over_time(it, wanted.filter(), span, wanted.bucket))
+
+    def read(connection: Connection) -> dict[int, list[float]]:
+        ages = totals.ages_over_time(connection, wanted.filter(), span, wanted.bucket)
+        if not actor.source:
+            check_names(lambda: service.config, connection, wanted.filter(), empty=not ages)
+        return ages
+
+    found = service.ledger.read(read)
     items = [
         AgeRow(
             at=number * wanted.bucket,

@@ -5,7 +5,7 @@ because all is well.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
@@ -30,11 +30,27 @@ _WHY: Final = {
 }
 
 
+class _Kind(NamedTuple):
+    """Names of a kind that config and ledger have. `name`: of the member of the filter; `ours`: those of the config;
+    `has`: whether the ledger has one, of one source or of all; `every`: all that it has."""
+
+    name: str
+    ours: Callable[[Config], list[str]]
+    has: Callable[[Connection, str, str], bool]
+    every: Callable[[Connection], list[str]]
+
+
+_NAMED: Final = (
+    _Kind("source", lambda config: list(config.sources), names.has_source, names.sources),
+    _Kind("sink", lambda config: list(config.destinations), names.has_sink, names.sinks),
+    _Kind("route", lambda config: [each.name for each in config.routes], names.has_route, names.routes),
+)
+
+
 def none_such(kind: str, identifier: str) -> NotFound:
     """Return the error for a thing that there is not, with where to look. `kind`: what it would be, such as "run"."""
     other = next((each for prefix, each in _KINDS.items() if identifier.startswith(prefix)), kind)
-    article = "an" if other[0] in "aeiou" else "a"
-    why = _WHY.get(kind, "") if other == kind else f"it is the id of {article} {other}"
+    why = _WHY.get(kind, "") if other == kind else f"it is the id of {_a(other)}"
     return NotFound(f"{kind} {identifier}: there is none" + (f"; {why}" if why else ""))
 
 
@@ -50,18 +66,36 @@ def check_names(config: Callable[[], Config], connection: Connection, wanted: Fi
             raise unknown("status", status, "no run ended so", known)
     if not empty:
         return
-    if wanted.source:
-        ours = _configured(config, "sources")
-        if wanted.source not in ours and not names.has_source(connection, wanted.source):
-            raise unknown("source", wanted.source, "there is no such source", [*ours, *names.sources(connection)])
-    if wanted.sink:
-        ours = _configured(config, "destinations")
-        if wanted.sink not in ours and not names.has_sink(connection, wanted.sink):
-            raise unknown("sink", wanted.sink, "there is no such sink", [*ours, *names.sinks(connection)])
+    for kind in _NAMED:
+        ours = _configured(config, kind) or []
+        if _is_unknown(kind, ours, connection, wanted, ""):
+            raise _no_such_name(kind, wanted, [*ours, *kind.every(connection)])
     if wanted.run_id and not names.has_run(connection, wanted.run_id):
         raise no_run(connection, wanted.run_id)
     if wanted.event_id and not names.has_event(connection, wanted.event_id):
         raise no_such("event_id", wanted.event_id, "event")
+
+
+def check_may_come(config: Callable[[], Config], connection: Connection, wanted: Filter, source: str) -> None:
+    """Raise Invalid for a source, sink or route of which no event can come, for neither the config nor the ledger knows
+    it: who follows events would wait for ever. A run, a workflow or a label may come any time.
+
+    `config`: as of `check_names`; where it can't be read, nobody knows what may come. `source`: the only one that the
+    caller may see, who is told names of the config alone; "" for all.
+    """
+    for kind in _NAMED:
+        ours = _configured(config, kind)
+        if ours is not None and _is_unknown(kind, ours, connection, wanted, source):
+            raise _no_such_name(kind, wanted, ours if source else [*ours, *kind.every(connection)])
+
+
+def _is_unknown(kind: _Kind, ours: Sequence[str], connection: Connection, wanted: Filter, source: str) -> bool:
+    value = getattr(wanted, kind.name)
+    return bool(value) and value not in ours and not kind.has(connection, value, source)
+
+
+def _no_such_name(kind: _Kind, wanted: Filter, known: Sequence[str]) -> Invalid:
+    return unknown(kind.name, getattr(wanted, kind.name), f"there is no such {kind.name}", known)
 
 
 def no_such(name: str, value: str, what: str = "") -> Invalid:
@@ -69,30 +103,39 @@ def no_such(name: str, value: str, what: str = "") -> Invalid:
     return _wrong(name, value, f"there is no such {what or name}")
 
 
-def no_run(connection: Connection, run_id: str, name: str = "run") -> Invalid:
-    """Return the error for a run that there is not, with one that may be meant. `name`: of the parameter."""
-    guess = names.run_beginning(connection, run_id) or suggest(run_id, names.recent_runs(connection), cutoff=0.8)
+def no_run(connection: Connection, run_id: str, name: str = "run", source: str = "") -> Invalid:
+    """Return the error for a run that there is not, with one that may be meant. `name`: of the parameter; `source`: the
+    only one whose runs are told."""
+    if other := next((kind for prefix, kind in _KINDS.items() if run_id.startswith(prefix)), ""):
+        return _wrong(name, run_id, f"there is no such run; it is the id of {_a(other)}")
+    guess = names.run_beginning(connection, run_id, source)
+    guess = guess or suggest(run_id, names.recent_runs(connection, source), cutoff=0.8)
     return _wrong(name, run_id, "there is no such run" + (f"; did you mean {guess}?" if guess else ""))
 
 
-def check_id(connection: Connection, name: str, identifier: str) -> None:
-    """Raise Invalid when the ledger has no delivery, event or run of this id. `name`: of the parameter."""
+def check_id(connection: Connection, name: str, identifier: str, source: str = "") -> None:
+    """Raise Invalid when the ledger has no delivery, event or run of this id. `name`: of the parameter; `source`: the
+    only one that the caller may see; one of another source is as none."""
     if identifier.startswith("dlv_"):
-        if not names.has_delivery(connection, identifier):
+        if not names.has_delivery(connection, identifier, source):
             raise no_such(name, identifier, "delivery")
     elif identifier.startswith("evt_"):
-        if not names.has_event(connection, identifier):
+        if not names.has_event(connection, identifier, source):
             raise no_such(name, identifier, "event")
-    elif not names.has_run(connection, identifier):
-        raise no_run(connection, identifier, name)
+    elif not names.has_run(connection, identifier, source):
+        raise no_run(connection, identifier, name, source)
 
 
-def _configured(config: Callable[[], Config], members: str) -> list[str]:
-    """Return the names that the config has. One that can't be read has none."""
+def _configured(config: Callable[[], Config], kind: _Kind) -> list[str] | None:
+    """Return the names that the config has; None when it can't be read."""
     try:
-        return list(getattr(config(), members))
+        return kind.ours(config())
     except (RunhookError, OSError):
-        return []
+        return None
+
+
+def _a(thing: str) -> str:
+    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
 
 
 def unknown(name: str, value: str, problem: str, known: Sequence[str]) -> Invalid:

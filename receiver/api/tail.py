@@ -17,10 +17,11 @@ from pydantic import Field
 from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import MAX_VALUES, FilterParameters, Moment, Result
-from receiver.api.names import check_names
+from receiver.api.names import check_may_come, check_names
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
+from receiver.domain.delivery import DeliveryState
 from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError
 from receiver.ledger import Connection, Ledger, tail
@@ -48,7 +49,9 @@ class TailParameters(FilterParameters):
     event_id: str = Field("", max_length=50, description="Only this event; its beginning will do.")
     route: str = Field("", max_length=200, description="Only events that this route has sent on.")
     sink: str = Field("", max_length=200, description="Only events with a delivery to this sink.")
-    state: tuple[str, ...] = Field((), max_length=MAX_VALUES, description="Only events with a delivery in this state.")
+    state: tuple[DeliveryState, ...] = Field(
+        (), max_length=MAX_VALUES, description="Only events with a delivery in this state."
+    )
 
     def from_anywhere(self) -> TailParameters:
         """Return the same without a place to begin: all who ask for the same events share that."""
@@ -115,9 +118,13 @@ def gap_before(position: Position, kept: float | None, now: float) -> TailGap | 
 
 
 def check(service: Service, actor: Actor, connection: Connection, wanted: TailParameters) -> None:
-    """Raise Invalid for a status that no run has. A run or sink that is not there yet may come."""
-    if not wanted.after and not actor.source:
-        check_names(lambda: service.config, connection, wanted.filter(), empty=False)
+    """Raise Invalid for a status that no run has, and for a source, sink or route that can't come. A run may."""
+    if wanted.after:
+        return
+    asked = wanted.filter()
+    if not actor.source:
+        check_names(lambda: service.config, connection, asked, empty=False)
+    check_may_come(lambda: service.config, connection, asked, actor.source)
 
 
 def searched(service: Service, wanted: Filter) -> Redactor | None:

@@ -11,9 +11,11 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from handlers.support.wording import without_particulars
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import MAX_VALUES, Filtered, Moment, Result
+from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
 from receiver.config.fields import Seconds
 from receiver.domain.api_key import VIEW
+from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid, suggest
 from receiver.ledger import Connection, totals
 from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Counted, Group, Span
@@ -62,7 +64,9 @@ class TotalsParameters(Filtered):
     event_id: str = Field("", max_length=50, description="Only of this event; its beginning will do.")
     route: str = Field("", max_length=200, description="Only with a delivery that this route made.")
     sink: str = Field("", max_length=200, description="Only with a delivery to this sink.")
-    state: tuple[str, ...] = Field((), max_length=MAX_VALUES, description="Only with a delivery in this state.")
+    state: tuple[DeliveryState, ...] = Field(
+        (), max_length=MAX_VALUES, description="Only with a delivery in this state."
+    )
 
 
 class TotalRow(Result):
@@ -96,7 +100,7 @@ class Totals(Result):
     others: int = Field(description="How many are in groups that are not shown.")
 
 
-def get_totals(service: Service, _actor: Actor, wanted: TotalsParameters) -> Totals:
+def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Totals:
     """Count runs, or deliveries, over a time: how many, how they ended, by what they have in common."""
     span = bucketed_span(service, wanted, wanted.bucket)
     of_deliveries = bool(_OF_DELIVERIES & set(wanted.by))
@@ -104,6 +108,8 @@ def get_totals(service: Service, _actor: Actor, wanted: TotalsParameters) -> Tot
 
     def read(connection: Connection) -> tuple[Counted, dict[str, list[float]]]:
         counted = count(connection, wanted.filter(), span, wanted.by, wanted.bucket)
+        if not actor.source:
+            check_names(lambda: service.config, connection, wanted.filter(), empty=not counted.all.count)
         return counted, totals.ages(connection, wanted.filter(), span)
 
     counted, ages = service.ledger.read(read)

@@ -23,7 +23,7 @@ from receiver.cli.output import clean, out
 from receiver.cli.progress import ProgressLine
 from receiver.domain.counting import counted as in_words
 from receiver.domain.delivery import DeliveryState
-from receiver.errors import RunhookError, UsageError
+from receiver.errors import NotFound, RunhookError, UsageError
 
 # Seconds between two looks at an operation.
 _LOOK: Final = 0.5
@@ -145,7 +145,10 @@ def act(
         question = f"{verb.capitalize()} {_deliveries(counted.count)}?"
         confirm(counted.count, question, yes=how.yes or how.expect is not None, for_good=for_good)
         guard = {"expect": how.expect} if ids else {"expect": counted.count, "until": counted.until}
-        operation = client.call(endpoint, parameters.model_copy(update=guard)).operation
+        try:
+            operation = client.call(endpoint, parameters.model_copy(update=guard)).operation
+        except NotFound as none:  # of one of several ids, which is no other case than of the only one
+            raise RunhookError(none.message) from None
     assert operation is not None
     out().print(f"{operation.id}: {_deliveries(operation.total)} to {verb}")
     if how.wait:

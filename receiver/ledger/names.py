@@ -1,7 +1,7 @@
 """Whether the ledger knows a name that a person typed, and which ones it knows. For the case that nothing was found.
 
-Each is found by an index, but for a sink: of deliveries no index begins with it, so that one which is unknown, and not
-in the config, costs a scan.
+Each is found by an index, but for a sink and a route: of deliveries no index begins with them, so that one which is
+unknown, and not in the config, costs a scan. `source`: the only one that who asks may see; "" for all.
 """
 
 from __future__ import annotations
@@ -24,35 +24,52 @@ def _any(connection: sa.Connection, query: sa.Select[Any]) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
-def has_delivery(connection: sa.Connection, beginning: str) -> bool:
+def _of(table: sa.Table, source: str) -> sa.ColumnElement[bool]:
+    return table.c.source == source if source else sa.true()
+
+
+def _of_one_of(connection: sa.Connection, table: sa.Table, source: str) -> sa.ColumnElement[bool]:
+    """Return the condition on the source with which an index of the table begins."""
+    return table.c.source.in_([source] if source else narrowing.sources(connection, table))
+
+
+def has_delivery(connection: sa.Connection, beginning: str, source: str = "") -> bool:
     """Whether a delivery has this id, or one that begins so."""
-    return _any(connection, sa.select(sa.literal(1)).where(begins(deliveries.c.id, beginning)))
+    query = sa.select(sa.literal(1)).where(begins(deliveries.c.id, beginning), _of(deliveries, source))
+    return _any(connection, query)
 
 
-def has_event(connection: sa.Connection, beginning: str) -> bool:
+def has_event(connection: sa.Connection, beginning: str, source: str = "") -> bool:
     """Whether an event has this id, or one that begins so."""
-    return _any(connection, sa.select(sa.literal(1)).where(begins(events.c.id, beginning)))
+    return _any(connection, sa.select(sa.literal(1)).where(begins(events.c.id, beginning), _of(events, source)))
 
 
-def has_run(connection: sa.Connection, run_id: str) -> bool:
+def has_run(connection: sa.Connection, run_id: str, source: str = "") -> bool:
     """Whether an event or a submission has this run."""
 
     def has(table: sa.Table) -> bool:
-        of_source = table.c.source.in_(narrowing.sources(connection, table))  # with which its index begins
+        of_source = _of_one_of(connection, table, source)
         return _any(connection, sa.select(sa.literal(1)).where(of_source, table.c.run_id == run_id))
 
     return any(has(table) for table in (runs, submissions, events))
 
 
-def has_sink(connection: sa.Connection, name: str) -> bool:
+def has_sink(connection: sa.Connection, name: str, source: str = "") -> bool:
     """Whether a delivery has this sink."""
-    return _any(connection, sa.select(sa.literal(1)).where(deliveries.c.sink == name))
+    return _any(connection, sa.select(sa.literal(1)).where(deliveries.c.sink == name, _of(deliveries, source)))
 
 
-def has_source(connection: sa.Connection, name: str) -> bool:
+def has_route(connection: sa.Connection, name: str, source: str = "") -> bool:
+    """Whether a route of this name has made a delivery."""
+    return _any(connection, sa.select(sa.literal(1)).where(deliveries.c.route == name, _of(deliveries, source)))
+
+
+def has_source(connection: sa.Connection, name: str, source: str = "") -> bool:
     """Whether a run or a submission has this source."""
     tables = (runs, submissions)
-    return any(_any(connection, sa.select(sa.literal(1)).where(table.c.source == name)) for table in tables)
+    return source in ("", name) and any(
+        _any(connection, sa.select(sa.literal(1)).where(table.c.source == name)) for table in tables
+    )
 
 
 def has_status(connection: sa.Connection, status: str) -> bool:
@@ -70,6 +87,11 @@ def sinks(connection: sa.Connection) -> list[str]:
     return sorted(connection.execute(sa.select(deliveries.c.sink).distinct()).scalars())
 
 
+def routes(connection: sa.Connection) -> list[str]:
+    """Return the routes that have made deliveries."""
+    return sorted(filter(None, connection.execute(sa.select(deliveries.c.route).distinct()).scalars()))
+
+
 def sources(connection: sa.Connection) -> list[str]:
     """Return the sources that runs and submissions have."""
     return sorted({source for table in (runs, submissions) for source in narrowing.sources(connection, table)})
@@ -80,17 +102,15 @@ def statuses(connection: sa.Connection) -> list[str]:
     return sorted(connection.execute(each_value(runs.c.outcome, *unsuccessful(runs))).scalars())
 
 
-def run_beginning(connection: sa.Connection, beginning: str) -> str:
+def run_beginning(connection: sa.Connection, beginning: str, source: str = "") -> str:
     """Return the id of a run that begins so, or ""."""
-    of_source = runs.c.source.in_(narrowing.sources(connection, runs))
+    of_source = _of_one_of(connection, runs, source)
     alike = sa.select(runs.c.run_id).where(of_source, *narrowing.begins_with(runs, beginning)).limit(1)
     return str(connection.execute(alike).scalar() or "")
 
 
-def recent_runs(connection: sa.Connection) -> list[str]:
-    """Return ids of the runs that changed last."""
-    return list(
-        connection.execute(
-            sa.select(runs.c.run_id).where(runs.c.events > 0).order_by(runs.c.updated_at.desc()).limit(_RECENT)
-        ).scalars()
-    )
+def recent_runs(connection: sa.Connection, source: str = "") -> list[str]:
+    """Return ids of the runs that changed last: of one source, those of it among the last of all."""
+    recent = sa.select(runs.c.run_id, runs.c.source).where(runs.c.events > 0).order_by(runs.c.updated_at.desc())
+    rows = connection.execute(recent.limit(_RECENT)).all()
+    return [row.run_id for row in rows if source in ("", row.source)]

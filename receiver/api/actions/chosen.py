@@ -113,9 +113,9 @@ def take(
 ) -> TakenResult:
     """Preview or begin an operation on what is chosen. `action`: what the audit calls it, by default as its kind.
 
-    Raises Invalid for a filter without `expect`, NotAsExpected, and NotFound, with `hint`, for an id of which there is
-    nothing to take; an id of another source is no other case. Of one who may see all sources, names that are not there
-    are Invalid.
+    Raises Invalid for a filter without `expect`, for an id that nothing of the actor's source has, and of one who may
+    see all sources for names that are not there; NotAsExpected; and NotFound, with `hint`, for an id of which there is
+    nothing to take.
     """
 
     def preview(connection: Connection) -> TakenResult:
@@ -157,10 +157,9 @@ def take(
 
 
 def _require_known(connection: Connection, actor: Actor, ids: Sequence[str]) -> None:
-    """Raise Invalid for an id that nothing has. One who may see one source only is not told."""
-    if not actor.source:
-        for identifier in ids:
-            check_id(connection, "ids", identifier)
+    """Raise Invalid for an id that nothing has which the actor may see."""
+    for identifier in ids:
+        check_id(connection, "ids", identifier, actor.source)
 
 
 def _preview(connection: Connection, kind: str, wanted: Selection, sink: str, *, force: bool) -> TakenResult:

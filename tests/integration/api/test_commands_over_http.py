@@ -82,6 +82,31 @@ def test_an_operation_of_a_remote_service_is_watched_and_stopped(runhook: Runhoo
     assert set(states(api_server.ledger).values()) == {"queued"}
 
 
+@pytest.mark.parametrize("source", ["*", "skyvern"])
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        # What is not known is a wrong call, alone or beside others
+        (["tsk_404"], 2, "tsk_404: there is no such run"),
+        (["tsk_1", "tsk_404"], 2, "tsk_404: there is no such run"),
+        (["evt_0123456789ab"], 2, "evt_0123456789ab: there is no such event"),
+        (["dlv_0123456789ab"], 2, "dlv_0123456789ab: there is no such delivery"),
+        # What is known, and has nothing to be replayed, is none
+        (["tsk_3"], 1, "nothing to replay of tsk_3: no delivery matches"),
+        (["tsk_1", "tsk_3"], 1, "tsk_3: there is nothing to replay of it"),
+    ],
+)
+def test_an_unknown_id_and_nothing_to_do_end_differently(
+    runhook: Runhook, api_server: Submitting, source: str, arguments: list[str], code: int, told: str
+) -> None:
+    record(api_server.ledger, new_event("tsk_3"))
+    before = states(api_server.ledger)
+    with pytest.raises(RunhookError, match=told) as ended:
+        runhook("replay", *arguments, "--key", api_server.key("view", "operate", source=source))
+    assert ended.value.exit_code == code
+    assert states(api_server.ledger) == before
+
+
 def test_a_sink_of_a_remote_service_is_paused_and_goes_on(
     runhook: Runhook, monkeypatch: pytest.MonkeyPatch, api_server: Submitting
 ) -> None:

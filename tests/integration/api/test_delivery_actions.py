@@ -184,8 +184,9 @@ def test_an_operation_that_runs_is_stopped(service: Service) -> None:
 def test_a_key_of_one_source_acts_on_its_own(service: Service) -> None:
     mine, theirs = actor("skyvern"), actor("other")
     # What is another's is as if it were not there, and all that match are one's own
-    with pytest.raises(NotFound, match="tsk_9: there is nothing to replay of it"):
-        call(service, "replay", mine, ids=["tsk_9"])
+    for ids in (["tsk_9"], ["tsk_9", "tsk_1"]):
+        with pytest.raises(Invalid, match="tsk_9: there is no such run"):
+            call(service, "replay", mine, ids=ids)
     assert call(service, "replay", mine, dry_run=True)["count"] == 2
     begun = call(service, "replay", theirs, expect=1)["operation"]
     assert begun["source"] == "other"

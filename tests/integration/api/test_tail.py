@@ -90,7 +90,7 @@ def stream(server: Submitting, key: str, query: str = "", last: str = "") -> Ite
 
 
 def test_events_come_as_they_are_recorded_each_to_those_who_want_it(api_server: Submitting) -> None:
-    record(api_server.ledger, new_event("tsk_0"))
+    record(api_server.ledger, new_event("tsk_0", "alerts"))
     other = new_event("tsk_other")
     object.__setattr__(other.event, "source", "other")
     every, own = api_server.key("view", source="*"), api_server.key("view")

@@ -83,6 +83,8 @@ def test_what_was_not_accepted_is_no_success(service: Submitting, mine: Scripted
         run_command("listen", port_of(mine), "--replay", "tsk_1")
     with pytest.raises(RunhookError, match="--replay tsk_nobody: it has brought no result"):
         run_command("listen", port_of(mine), "--replay", "tsk_nobody")
+    with pytest.raises(UsageError, match="--sink opps: there is no such sink"):
+        run_command("listen", port_of(mine), "--sink", "opps")
     with pytest.raises(UsageError, match="takes no filter but --source"):
         run_command("listen", port_of(mine), "--replay", "tsk_1", "--status", "failed")
     assert len(mine.calls) == 1

@@ -49,7 +49,16 @@ FURTHER = [
     (["runs", "--since", "1h", "--until", "2h"], 2),
     (["deliveries", "--sink", "opps"], 2),
     (["deliveries", "--state", "deed"], 2),
+    (["deliveries", "--route", "everthing"], 2),
+    (["stats", "--sink", "opps"], 2),
+    (["stats", "--by", "sink", "--route", "everthing"], 2),
+    (["stats", "--state", "deed"], 2),
+    (["tail", "--source", "skyven"], 2),
+    (["tail", "--sink", "opps"], 2),
+    (["tail", "--route", "everthing"], 2),
+    (["tail", "--state", "deed"], 2),
     (["events", "--run", "tsk_404"], 2),
+    (["events", "--run", "dlv_0123456789ab"], 2),
     (["events", "--event", "evt_0123456789ab"], 2),
     (["attempts", "tsk_404"], 2),
     (["attempts", "dlv_0123456789ab"], 2),
@@ -110,6 +119,8 @@ def test_a_service_is_listed_as_this_machines_ledger_is(
         empty = code != 0 or arguments == ["submissions", "-o", "jsonl"]
         assert (here[1] == "") == empty, (arguments, here)
     assert "there is no such action; did you mean cancel?" in said("audit", "--action", "cancell")[2]
+    assert "--sink opps: there is no such sink; did you mean ops?" in said("tail", "--sink", "opps")[2]
+    assert "no such run; it is the id of a delivery" in said("events", "--run", "dlv_0123456789ab")[2]
 
     # and by variables in place of options
     monkeypatch.setenv("RUNHOOK_URL", service.url)

@@ -24,6 +24,7 @@ from receiver.cli.remote import RemoteClient
 from receiver.cli.tail import follow, messages
 from receiver.errors import NoKey, NotStarted, RunhookError
 from receiver.ledger import Ledger
+from receiver.ledger.events import NewDelivery
 from receiver.web import sse
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
@@ -31,6 +32,11 @@ from tests.support.ledger import new_event, record, with_tables
 
 KEY = "rhk_0123456789ab_secret"
 WANTED = TAIL.validated({"limit": MAX_LIMIT})
+CONFIG = """
+sources: {skyvern: {secrets: [s]}}
+sinks: {results: {type: files, path: results}}
+routes: [{name: everything, to: [results]}]
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -184,8 +190,42 @@ def test_the_command_prints_a_line_for_each_event_until_it_has_enough(local: Led
         (["-o", "json"], "there is no end to print it at; take jsonl"),
         (["--status", "faild"], "did you mean failed?"),
         (["--since", "soon"], "--since soon: must be a time ago"),
+        (["--source", "skyven"], "--source skyven: there is no such source; did you mean skyvern?"),
+        (["--sink", "resuts"], "--sink resuts: there is no such sink; did you mean results?"),
+        (["--sink", "x"], "--sink x: there is no such sink; there are results, archive"),
+        (["--route", "evrything"], "--route evrything: there is no such route; did you mean everything?"),
+        (["--state", "deed"], "--state deed: "),
     ],
 )
 def test_what_is_wrong_is_said(local: Ledger, tmp_path: Path, given: list[str], says: str) -> None:
-    shown = CliRunner().invoke(build_app("tail"), ["tail", "--data", str(tmp_path), *given])
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    where = ["--data", str(tmp_path), "--config", str(tmp_path / "c.yaml")]
+    # Given a route and a sink that the config has lost
+    record(local, new_event("tsk_1", NewDelivery("archive", "nightly")))
+    shown = CliRunner().invoke(build_app("tail"), ["tail", *where, *given])
     assert says in str(shown.exception)
+
+
+@pytest.mark.parametrize(
+    ("config", "asked"),
+    [
+        (CONFIG, {"sink": "results"}),
+        (CONFIG, {"sink": "archive"}),
+        (CONFIG, {"route": "nightly"}),
+        (CONFIG, {"route": "everything"}),
+        (CONFIG, {"run": "tsk_9"}),
+        (CONFIG, {"workflow": "wpid_9"}),
+        ("no config", {"sink": "results"}),
+    ],
+)
+def test_what_may_come_is_waited_for(local: Ledger, tmp_path: Path, config: str, asked: dict[str, str]) -> None:
+    # Given a route and a sink that the config has lost, and none that has made anything yet
+    (tmp_path / "c.yaml").write_text(config)
+    record(local, new_event("tsk_1", NewDelivery("archive", "nightly")))
+    later = [NewDelivery("results", "everything"), NewDelivery("archive", "nightly")]
+
+    def meanwhile(_seconds: float) -> None:
+        record(local, new_event("tsk_9", *later, workflow_id="wpid_9"))
+
+    with open_client(data=tmp_path, config=tmp_path / "c.yaml") as client:
+        assert runs(follow(client, TAIL.validated({"limit": MAX_LIMIT, **asked}), meanwhile), 1) == ["tsk_9"]
