@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -135,12 +135,14 @@ def ask(
     """Ask for runs whose end no event has brought, each at its time, or when it is asked for if that is about as soon.
 
     `wanted`: by run id. `grace`: seconds; given when their ends have been seen, which were so long before those times.
-    A submission whose run is among them is polled then. Returns how many of the runs are asked for.
+    A submission whose run is among them is polled then. Returns how many of the runs are asked for. Its locks are taken
+    as those of a recording are: runs first, sorted; then submissions, sorted.
     """
     if not wanted:
         return 0
     ids = sorted(wanted)
-    owned = _hasten_submissions(connection, source, wanted, now)
+    polled = _polled_submissions(connection, source, ids)
+    owned = {row.run_id for row in polled}
     rows = [
         {
             "source": source,
@@ -155,6 +157,8 @@ def ask(
         if run_id not in owned
     ]
     made = _put(connection, rows)
+    for row in polled:
+        _hasten_submission(connection, row, wanted[row.run_id], now)
     return len(made) + len(owned)
 
 
@@ -178,28 +182,28 @@ _put: Final = bulk.Insert(
 )
 
 
-def _hasten_submissions(
-    connection: sa.Connection, source: str, wanted: Mapping[str, float], now: float
-) -> Collection[str]:
-    """Poll the submissions of these runs about when it is wanted. Returns the runs that a submission is polled for."""
-    there = connection.execute(
+def _polled_submissions(connection: sa.Connection, source: str, run_ids: Sequence[str]) -> Sequence[Any]:
+    """Return the submissions that are polled for these runs, sorted. They are not locked: one whose polling ends in
+    this moment was asked for just before."""
+    return connection.execute(
         sa.select(submissions.c.id, submissions.c.run_id, submissions.c.due_at)
         .where(
             submissions.c.source == source,
-            bulk.among(connection, submissions.c.run_id, sorted(wanted)),
+            bulk.among(connection, submissions.c.run_id, run_ids),
             submissions.c.due_at.is_not(None),
         )
         .order_by(submissions.c.id)
-        .with_for_update()
     ).all()
-    for row in there:
-        if row.due_at > wanted[row.run_id] + SOON:  # else it is soon, or a poll is under way
-            connection.execute(
-                sa.update(submissions)
-                .where(submissions.c.id == row.id)
-                .values(due_at=wanted[row.run_id], updated_at=now)
-            )
-    return {row.run_id for row in there}
+
+
+def _hasten_submission(connection: sa.Connection, polled: Any, due_at: float, now: float) -> None:
+    """Poll a submission at `due_at`, unless that is soon, or a poll is under way: also one that has begun meanwhile."""
+    if polled.due_at > due_at + SOON:
+        connection.execute(
+            sa.update(submissions)
+            .where(submissions.c.id == polled.id, submissions.c.due_at > due_at + SOON)
+            .values(due_at=due_at, updated_at=now)
+        )
 
 
 def statuses(connection: sa.Connection, keys: Sequence[RunKey]) -> dict[RunKey, str]:

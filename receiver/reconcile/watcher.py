@@ -193,11 +193,11 @@ class _Walk:
             )
             watches.forget(connection, source, list(ended))
             wanted = {each.run_id: self._due_at(each, now) for each in missing}
-            asked = run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT, grace=grace)
-            return asked + self._ask_for_attention(connection, active, now)
+            return run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT, grace=grace)
 
         self._seen += len(rows)
         self._asked += self._ledger.write(work)
+        self._asked += self._ask_for_attention(active, now)
 
     def _due_at(self, run: ListedRun, now: float) -> float:
         """Return when to ask for an end: at once when a run that was created long after it is in the same list."""
@@ -206,8 +206,20 @@ class _Walk:
             ended_for = max(0.0, self._newest - run.finished_at)
         return now + self._settings.webhook_grace - ended_for
 
-    def _ask_for_attention(self, connection: Connection, active: Sequence[ListedRun], now: float) -> int:
-        """Ask for runs whose state needs a person and is not told yet. Returns how many there are."""
+    def _ask_for_attention(self, active: Sequence[ListedRun], now: float) -> int:
+        """Ask for runs whose state needs a person and is not told yet. Returns how many there are.
+
+        In a transaction of its own: the one before has locked submissions, and runs are locked before these.
+        """
+        source = self._source.name
+        if not active or not (wanted := self._ledger.read(lambda it: self._needing_attention(it, active, now))):
+            return 0
+        return self._ledger.write(
+            lambda connection: run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT)
+        )
+
+    def _needing_attention(self, connection: Connection, active: Sequence[ListedRun], now: float) -> dict[str, float]:
+        """Return when to ask for runs whose state needs a person and is not told yet."""
         source = self._source.name
         there = watches.active(connection, source, [each.run_id for each in active])
         first_seen = {each.run_id: each.first_seen_at for each in there}
@@ -217,8 +229,7 @@ class _Walk:
             if each.status == PAUSED or now - first_seen.get(each.run_id, now) > self._settings.stuck_after
         ]
         known = run_polls.statuses(connection, [(source, each.run_id) for each in needy])
-        wanted = {each.run_id: now for each in needy if known.get((source, each.run_id)) != each.status}
-        return run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT)
+        return {each.run_id: now for each in needy if known.get((source, each.run_id)) != each.status}
 
     def _others_active(self) -> bool:
         """Whether runs are under way that this walk has not seen; at the first walk nobody knows."""

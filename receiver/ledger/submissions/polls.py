@@ -84,16 +84,17 @@ def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
     """Make these due now, if they are polled at all. Returns how many that are."""
     if not ids:
         return 0
-    result = connection.execute(
-        sa.update(submissions)
-        .where(
-            bulk.among(connection, submissions.c.id, ids),
-            submissions.c.due_at > now,
-            submissions.c.state.in_([SubmissionState.ACCEPTED, SubmissionState.UNKNOWN]),
-        )
-        .values(due_at=now)
-    )
-    return result.rowcount
+    later = [
+        bulk.among(connection, submissions.c.id, ids),
+        submissions.c.due_at > now,
+        submissions.c.state.in_([SubmissionState.ACCEPTED, SubmissionState.UNKNOWN]),
+    ]
+    # An UPDATE of many would lock them in any order, and others lock them by id.
+    locked = sa.select(submissions.c.id).where(*later).order_by(submissions.c.id).with_for_update()
+    if taken := connection.execute(locked).scalars().all():
+        those = bulk.among(connection, submissions.c.id, taken)
+        connection.execute(sa.update(submissions).where(those).values(due_at=now))
+    return len(taken)
 
 
 def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submission]:

@@ -1,0 +1,118 @@
+"""Who asks for polls locks what others lock in their order: runs, then submissions, both sorted. PostgreSQL only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from receiver.domain.submission import SubmissionMove
+from receiver.ledger import Ledger, run_polls
+from receiver.ledger.schema import submissions
+from receiver.ledger.submissions import lifecycle, polls
+from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from tests.support.ledger import NOW, lock_runs, wait_until_blocked
+
+LATER = NOW + 86_400
+
+
+def submit(ledger: Ledger, *names: str) -> None:
+    """Record submissions that are polled much later: of `a` the id is sub_a, and the run tsk_a."""
+    for name in names:
+        new = NewSubmission(f"sub_{name}", "skyvern", "k1", "tasks", name)
+        accepted = SubmitOutcome(SubmissionMove.ACCEPT, f"tsk_{name}", "task_v1", 200, b"{}", due_at=LATER)
+        ledger.write(lambda it, new=new: lifecycle.begin(it, new, NOW))  # type: ignore[misc]
+        ledger.write(lambda it, new=new, done=accepted: lifecycle.record_outcome(it, new.id, done, NOW))  # type: ignore[misc]
+
+
+def lock_submission(connection: sa.Connection, name: str) -> None:
+    connection.execute(sa.select(submissions).where(submissions.c.id == f"sub_{name}").with_for_update())
+
+
+def due_times(ledger: Ledger) -> dict[str, float]:
+    query = sa.select(submissions.c.id, submissions.c.due_at)
+    return {row.id: row.due_at for row in ledger.read(lambda it: it.execute(query).all())}
+
+
+@pytest.fixture
+def in_between(postgres_ledger: Ledger) -> Callable[..., Any]:
+    """A transaction that takes a first lock, waits until `work` waits for it, and takes a second one. Returns what
+    `work` does. One of two that wait for each other would be made again: then it fails."""
+
+    def run(first: Callable[..., Any], work: Callable[..., Any], second: Callable[..., Any]) -> Any:
+        tries = []
+        with ThreadPoolExecutor(1) as pool:
+
+            def worked(connection: sa.Connection) -> Any:
+                tries.append("work")
+                return work(connection)
+
+            def both(connection: sa.Connection) -> Future[Any]:
+                tries.append("both")
+                first(connection)
+                working = pool.submit(postgres_ledger.write, worked)
+                wait_until_blocked(postgres_ledger, working)
+                second(connection)
+                return working
+
+            made = postgres_ledger.write(both).result()
+        assert tries == ["both", "work"], "a deadlock"
+        return made
+
+    return run
+
+
+def test_a_walk_asks_for_runs_in_the_order_in_which_a_recording_locks(
+    postgres_ledger: Ledger, in_between: Callable[..., Any]
+) -> None:
+    # Given a run that was submitted, and one that was not
+    submit(postgres_ledger, "a")
+    # When a walk asks for both while a recording of both has locked the runs, and locks the submission then
+    asked = in_between(
+        lambda it: lock_runs(it, [("skyvern", "tsk_a"), ("skyvern", "tsk_b")], NOW),
+        lambda it: run_polls.ask(it, "skyvern", {"tsk_a": NOW, "tsk_b": NOW}, NOW),
+        lambda it: lock_submission(it, "a"),
+    )
+    # Then both come through, and both runs are asked for
+    assert asked == 2
+    assert due_times(postgres_ledger) == {"sub_a": NOW}
+    due = postgres_ledger.read(lambda it: run_polls.count_due(it, NOW, ["skyvern"], 9))
+    assert due == {"skyvern": 1}
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda it: polls.make_due(it, ["sub_b", "sub_a", "sub_c"], NOW),
+        lambda it: run_polls.ask(it, "skyvern", dict.fromkeys(["tsk_c", "tsk_b", "tsk_a"], NOW), NOW),
+    ],
+    ids=["hints", "a walk"],
+)
+def test_submissions_are_made_due_in_the_order_of_their_ids(
+    postgres_ledger: Ledger, in_between: Callable[..., Any], work: Callable[..., Any]
+) -> None:
+    # Given submissions that stand in the table in another order
+    submit(postgres_ledger, "c", "b", "a")
+    # When they are made due while somebody locks them one after the other, by id
+    made = in_between(lambda it: lock_submission(it, "a"), work, lambda it: lock_submission(it, "c"))
+    # Then both come through
+    assert made == 3
+    assert due_times(postgres_ledger) == dict.fromkeys(("sub_a", "sub_b", "sub_c"), NOW)
+
+
+def test_a_poll_that_was_put_off_meanwhile_is_not_made_due_by_what_was_read_before(
+    postgres_ledger: Ledger, in_between: Callable[..., Any]
+) -> None:
+    # Given a walk that waits for a submission which a poll has leased in between
+    submit(postgres_ledger, "a")
+    asked = in_between(
+        lambda it: it.execute(sa.update(submissions).values(due_at=NOW + polls.LEASE)),
+        lambda it: run_polls.ask(it, "skyvern", {"tsk_a": NOW}, NOW),
+        lambda it: None,
+    )
+    # Then the lease stays as it is
+    assert asked == 1
+    assert due_times(postgres_ledger) == {"sub_a": NOW + polls.LEASE}
