@@ -1,19 +1,26 @@
 """What a batch costs in a ledger that holds many events, beside one that holds few: dispatch and delivery.
 
     python bench/growth.py [--few 10000] [--many 1000000] [--size 128] [--batches 60] [--database sqlite|postgresql]
-                            [--keep DIR] [--set NAME=VALUE]
+                            [--warm-up 10] [--keep DIR] [--set NAME=VALUE] [--in-memory] [--local-ids]
 
 Two ledgers are filled in SQL, with ids that are spread as real ones are, and small bodies (`bench/large_ledger.py`).
 Then batches go through dispatch and into a database sink in turns: one into the small ledger, one into the large one.
-Shown is what an event takes: time, CPU and bytes written, of this process and of PostgreSQL. The ratio is few to many:
-1 is a ledger that does not get slower. CPU and bytes do not depend on how busy the machine is. `--keep`: the ledgers
-stay in this folder, with what was added, and are used again from there; `bench/lists.py` wants them without. `--set`: a
-setting of PostgreSQL while it is measured.
+Shown is what an event takes, of this process and of PostgreSQL: time, CPU, bytes written and system calls that read,
+and the images of whole pages in PostgreSQL's log. The ratio is few to many: 1 is a ledger that does not get slower. CPU
+and counts do not depend on how busy the machine is. It begins behind a checkpoint, so each page that is changed writes
+its image: the dearest moment of a large ledger. With many batches of `--warm-up` it is over, where `--set` makes
+checkpoints rare.
+
+`--keep`: the ledgers stay in this folder, with what was added, and are used again from there; `bench/lists.py` wants
+them without. `--set`: a setting of PostgreSQL while it is measured. `--in-memory`: read the two indexes of hashes into
+its buffers first, which have to be large enough. `--local-ids`: the new events and deliveries have ids that begin with
+a number, so that their entries in these indexes stand side by side: what is had then is all that the hashes cost.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import statistics
@@ -23,27 +30,33 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench import batch_cost  # noqa: E402
 from bench.batch_cost import Pipeline  # noqa: E402
 from bench.large_ledger import large_ledger  # noqa: E402
 from bench.servers import new_folder, new_valkey  # noqa: E402
+from receiver.ledger.deliveries import creation  # noqa: E402
 from tests.support.processes import descendants  # noqa: E402
 
-WARM_UP = 10
+IMAGES: Final = "SELECT wal_fpi FROM pg_stat_wal"
+INTO_MEMORY: Final = """\
+CREATE EXTENSION IF NOT EXISTS pg_prewarm; SELECT pg_prewarm('uq_events_id'), pg_prewarm('pk_deliveries')"""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a batch took: seconds of time and of CPU, MB written, to the log that makes them safe too, and seconds of
-    CPU of the server alone."""
+    """What a batch took: seconds of time and of CPU, MB written, to the log that makes them safe too, seconds of CPU of
+    the server alone, and millions of system calls that read from files."""
 
     seconds: float
     cpu: float
     written: float
     of_server: float
+    reads: float
 
 
 class Grown:
@@ -65,6 +78,7 @@ class Grown:
         results = url if self._server else f"sqlite:///{folder / 'results.db'}"
         ours = "SELECT count(*) FROM events WHERE source = 'skyvern'"
         before = ledger.read(lambda connection: connection.exec_driver_sql(ours).scalar_one())
+        self._ledger = ledger
         self._pipeline = Pipeline(folder, redis_url, url, results, first=before)
         stack.callback(self._pipeline.close)
 
@@ -76,19 +90,45 @@ class Grown:
         # A session or a worker of autovacuum that has ended meanwhile says nothing; one that has begun, all it used.
         used = {}
         for pid, each in now.items():
-            then = before.get(pid, (0.0, 0.0))
-            used[pid] = each[0] - then[0], each[1] - then[1]
-        cpu, written = (sum(each[place] for each in used.values()) for place in (0, 1))
-        return Cost(seconds, cpu, written, cpu - used[os.getpid()][0])
+            then = before.get(pid, (0.0, 0.0, 0.0))
+            used[pid] = each[0] - then[0], each[1] - then[1], each[2] - then[2]
+        cpu, written, reads = (sum(each[place] for each in used.values()) for place in range(3))
+        return Cost(seconds, cpu, written, cpu - used[os.getpid()][0], reads)
 
-    def _used(self) -> dict[int, tuple[float, float]]:
-        """Return the seconds of CPU and the MB written so far, by process: this one and the server's."""
+    def into_memory(self) -> None:
+        """Have PostgreSQL read the indexes of hashes."""
+        self._ledger.write(lambda connection: connection.exec_driver_sql(INTO_MEMORY))
+
+    def images(self) -> int:
+        """Return how many images of pages PostgreSQL's log has got. A session tells of its own a second later."""
+        if not self._server:
+            return 0
+        time.sleep(1.5)
+        return self._ledger.read(lambda connection: int(connection.exec_driver_sql(IMAGES).scalar_one()))
+
+    def _used(self) -> dict[int, tuple[float, float, float]]:
+        """Return the seconds of CPU, the MB written and the millions of reads so far, by process: this one and the
+        server's."""
         used = {}
         for pid in [os.getpid(), *(descendants(self._server.pid) if self._server else ())]:
             with suppress(OSError):  # a worker of autovacuum has ended
                 cpu = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-                used[pid] = cpu, int(re.findall(r"wchar: (\d+)", Path(f"/proc/{pid}/io").read_text())[0]) / 1e6
+                counts = dict(re.findall(r"(\w+): (\d+)", Path(f"/proc/{pid}/io").read_text()))
+                used[pid] = cpu, int(counts["wchar"]) / 1e6, int(counts["syscr"]) / 1e6
         return used
+
+
+def make_ids_local() -> None:
+    """Give new events and deliveries ids that begin with a number which only grows."""
+    numbers, event_id, delivery_id = itertools.count(time.time_ns()), batch_cost.event_id, creation.delivery_id
+
+    def local_event_id(source: str, body: bytes) -> str:
+        return f"evt_8{next(numbers):016x}{event_id(source, body)[21:]}"
+
+    def local_delivery_id(event: str, sink: str) -> str:
+        return f"dlv_{event[4:21]}{delivery_id(event, sink)[21:]}"
+
+    batch_cost.event_id, creation.delivery_id = local_event_id, local_delivery_id
 
 
 def main() -> None:
@@ -98,10 +138,15 @@ def main() -> None:
     arguments.add_argument("--many", type=int, default=1_000_000)
     arguments.add_argument("--size", type=int, default=128, help="events of a batch")
     arguments.add_argument("--batches", type=int, default=60)
+    arguments.add_argument("--warm-up", type=int, default=10, help="batches before these")
     arguments.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
     arguments.add_argument("--keep", type=Path, metavar="DIR")
     arguments.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    arguments.add_argument("--in-memory", action="store_true")
+    arguments.add_argument("--local-ids", action="store_true")
     options = arguments.parse_args()
+    if options.local_ids:
+        make_ids_local()
     settings = dict(each.split("=", 1) for each in options.set)
     for database in options.database or ("sqlite", "postgresql"):
         with new_folder() as folder, new_valkey(folder) as valkey, ExitStack() as stack:
@@ -110,21 +155,36 @@ def main() -> None:
                 (folder / str(count)).mkdir()
                 kept = options.keep or folder
                 grown.append(Grown(stack, kept, folder / str(count), database, valkey.url, count, settings))
+            if options.in_memory and database == "postgresql":
+                for each in grown:
+                    each.into_memory()
             costs: list[list[Cost]] = [[], []]
-            for number in range(WARM_UP + options.batches):
+            images = [0, 0]
+            for number in range(options.warm_up + options.batches):
+                if number == options.warm_up:
+                    images = [each.images() for each in grown]
                 for place in (0, 1) if number % 2 else (1, 0):
                     costs[place].append(grown[place].batch(options.size))
-            show(database, options.size, [each[WARM_UP:] for each in costs])
+            show(database, options.size, [of[options.warm_up :] for of in costs])
+            made = [each.images() - before for each, before in zip(grown, images, strict=True)]
+            few, many = (count / options.size / options.batches for count in made)
+            if many:
+                print(f"{database:12}{'mean':9}{few:>9.2f}{many:>9.2f} images of pages")
 
 
 def show(database: str, size: int, costs: Sequence[Sequence[Cost]]) -> None:
     """Print what an event costs, the cheapest batch, the middle one and the mean, few beside many, and the ratio."""
     units = {"seconds": "µs", "cpu": "µs of CPU", "of_server": "µs of CPU of PostgreSQL", "written": "bytes written"}
+    units["reads"] = "reads of files"
     for what, unit in units.items():
         for kind, of in (("cheapest", min), ("median", statistics.median), ("mean", statistics.mean)):
             few, many = (of(getattr(each, what) for each in half) / size * 1e6 for half in costs)
             if few:
-                print(f"{database:12}{kind:9}{few:>9,.0f}{many:>9,.0f} {unit:24} {few / many:.2f}", flush=True)
+                digits = 2 if what == "reads" else 0
+                print(
+                    f"{database:12}{kind:9}{few:>9,.{digits}f}{many:>9,.{digits}f} {unit:24} {few / many:.2f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
