@@ -2,6 +2,7 @@
 
     python bench/growth.py [--few 10000] [--many 1000000] [--size 128] [--batches 60] [--database sqlite|postgresql]
                             [--warm-up 10] [--keep DIR] [--set NAME=VALUE] [--in-memory] [--local-ids]
+                            [--handed-on]
 
 Two ledgers are filled in SQL, with ids that are spread as real ones are, and small bodies (`bench/large_ledger.py`).
 Then batches go through dispatch and into a database sink in turns: one into the small ledger, one into the large one.
@@ -15,6 +16,7 @@ checkpoints rare.
 them without. `--set`: a setting of PostgreSQL while it is measured. `--in-memory`: read the two indexes of hashes into
 its buffers first, which have to be large enough. `--local-ids`: the new events and deliveries have ids that begin with
 a number, so that their entries in these indexes stand side by side: what is had then is all that the hashes cost.
+`--handed-on`: a deliverer waits for each batch, which is handed on to it; without, it claims it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,12 +41,16 @@ from bench import batch_cost  # noqa: E402
 from bench.batch_cost import Pipeline  # noqa: E402
 from bench.large_ledger import large_ledger  # noqa: E402
 from bench.servers import new_folder, new_valkey  # noqa: E402
+from bench.statement_cost import take_through  # noqa: E402
+from receiver import hand_on  # noqa: E402
 from receiver.ledger.deliveries import creation  # noqa: E402
 from tests.support.processes import descendants  # noqa: E402
 
 IMAGES: Final = "SELECT wal_fpi FROM pg_stat_wal"
-INTO_MEMORY: Final = """\
-CREATE EXTENSION IF NOT EXISTS pg_prewarm; SELECT pg_prewarm('uq_events_id'), pg_prewarm('pk_deliveries')"""
+INTO_MEMORY: Final = (
+    "CREATE EXTENSION IF NOT EXISTS pg_prewarm",
+    "SELECT pg_prewarm('uq_events_id'), pg_prewarm('pk_deliveries')",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ class Cost:
 
 
 class Grown:
-    """A ledger with so many events, and the pipeline on it. It is closed with `stack`."""
+    """A ledger with so many events, and the pipeline on it. It is closed with `stack`. `handed_on`: see the options."""
 
     def __init__(
         self,
@@ -71,6 +77,8 @@ class Grown:
         redis_url: str,
         count: int,
         settings: dict[str, str],
+        *,
+        handed_on: bool = False,
     ) -> None:
         path = kept / f"{database}-{count}"
         ledger, self._server = stack.enter_context(large_ledger(database, path, count, settings))
@@ -78,14 +86,17 @@ class Grown:
         results = url if self._server else f"sqlite:///{folder / 'results.db'}"
         ours = "SELECT count(*) FROM events WHERE source = 'skyvern'"
         before = ledger.read(lambda connection: connection.exec_driver_sql(ours).scalar_one())
-        self._ledger = ledger
+        self._ledger, self._batches = ledger, itertools.count(1) if handed_on else None
         self._pipeline = Pipeline(folder, redis_url, url, results, first=before)
         stack.callback(self._pipeline.close)
 
     def batch(self, size: int) -> Cost:
         """Take a batch through."""
         began, before = time.perf_counter(), self._used()
-        self._pipeline.batch(size)
+        if self._batches:
+            take_through(self._pipeline, self._ledger, size, next(self._batches))
+        else:
+            self._pipeline.batch(size)
         seconds, now = time.perf_counter() - began, self._used()
         # A session or a worker of autovacuum that has ended meanwhile says nothing; one that has begun, all it used.
         used = {}
@@ -97,7 +108,10 @@ class Grown:
 
     def into_memory(self) -> None:
         """Have PostgreSQL read the indexes of hashes."""
-        self._ledger.write(lambda connection: connection.exec_driver_sql(INTO_MEMORY))
+        if self._server:
+            with closing(self._server.connect()) as connection:  # one that waits for as long as it takes
+                for statement in INTO_MEMORY:
+                    connection.execute(statement)
 
     def images(self) -> int:
         """Return how many images of pages PostgreSQL's log has got. A session tells of its own a second later."""
@@ -128,7 +142,8 @@ def make_ids_local() -> None:
     def local_delivery_id(event: str, sink: str) -> str:
         return f"dlv_{event[4:21]}{delivery_id(event, sink)[21:]}"
 
-    batch_cost.event_id, creation.delivery_id = local_event_id, local_delivery_id
+    batch_cost.event_id = local_event_id
+    creation.delivery_id = hand_on.delivery_id = local_delivery_id
 
 
 def main() -> None:
@@ -144,6 +159,7 @@ def main() -> None:
     arguments.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     arguments.add_argument("--in-memory", action="store_true")
     arguments.add_argument("--local-ids", action="store_true")
+    arguments.add_argument("--handed-on", action="store_true")
     options = arguments.parse_args()
     if options.local_ids:
         make_ids_local()
@@ -154,8 +170,11 @@ def main() -> None:
             for count in (options.few, options.many):
                 (folder / str(count)).mkdir()
                 kept = options.keep or folder
-                grown.append(Grown(stack, kept, folder / str(count), database, valkey.url, count, settings))
-            if options.in_memory and database == "postgresql":
+                here = folder / str(count)
+                grown.append(
+                    Grown(stack, kept, here, database, valkey.url, count, settings, handed_on=options.handed_on)
+                )
+            if options.in_memory:
                 for each in grown:
                     each.into_memory()
             costs: list[list[Cost]] = [[], []]

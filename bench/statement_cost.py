@@ -78,7 +78,7 @@ def measure(size: int, batches: int, locale: str) -> list[float]:
         for number in range(warm_up + batches):
             if number == warm_up:
                 meter.costs.clear()
-            _take_through(pipeline, ledger, size, number)
+            take_through(pipeline, ledger, size, number)
         pipeline.close()
         ledger.close()
         found = {name: sorted(meter.costs[name]) for name in REQUESTS}
@@ -86,7 +86,8 @@ def measure(size: int, batches: int, locale: str) -> list[float]:
         return [costs[len(costs) // 20] / size for costs in found.values()]
 
 
-def _take_through(pipeline: Pipeline, ledger: Ledger, size: int, number: int) -> None:
+def take_through(pipeline: Pipeline, ledger: Ledger, size: int, number: int) -> None:
+    """Take a batch through that a deliverer waits for: it is handed on, sent and settled."""
     handover, sink = pipeline._dispatcher._handovers["results"], pipeline._delivering._sink
     handover.put(Offer(OWNER, number, size))
     pipeline.dispatch(size)
