@@ -26,6 +26,7 @@ from receiver.ledger.schema import attempts, deliveries, events, run_texts, run_
 from receiver.ledger.text_index import state
 from receiver.ledger.text_index.postings import CHUNK, chunk_of, encode
 from receiver.ledger.text_index.state import Place
+from receiver.ledger.text_index.summaries import Summarizer
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import with_tables
 from tests.support.listed import fill_within
@@ -81,6 +82,7 @@ def large_ledger(
         print(f"{database}: filled with {count:,} in {time.monotonic() - began:.0f} s", flush=True)
     with _opened(database, folder, {**SETTINGS, **settings}) as (ledger, server):
         ensure_schema(ledger)
+        _summarize(ledger)
         yield ledger, server
 
 
@@ -201,6 +203,14 @@ def _words(count: int) -> Iterator[tuple[int, str, bytes]]:
         rows["invoice"] = encode(sum(1 << n % CHUNK for n in range(first, last + 1)))
         for word in sorted(rows):
             yield chunk, word, rows[word]
+
+
+def _summarize(ledger: Ledger) -> None:
+    """Make the summaries that the clock makes of full chunks."""
+    summarizer, known = Summarizer(ledger), ledger.read(state.read)
+    assert known is not None
+    while summarizer.step(known):
+        pass
 
 
 def _mark_indexed(connection: sa.Connection, count: int) -> None:

@@ -124,9 +124,9 @@ def contains(column: sa.ColumnElement[Any], part: str) -> sa.ColumnElement[bool]
     return contains_exactly(sa.func.lower(bytewise(column)), part.translate(_LOWER))
 
 
-def contains_exactly(column: sa.ColumnElement[Any], part: str) -> sa.ColumnElement[bool]:
+def contains_exactly(column: sa.ColumnElement[Any], part: str | sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     """Return the condition that `part` is somewhere in the column."""
-    return _Position(column, sa.literal(part, sa.Text())) > 0
+    return _Position(column, sa.literal(part, sa.Text()) if isinstance(part, str) else part) > 0
 
 
 def starts_with(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bool]:

@@ -20,7 +20,8 @@ run_texts = Table(
     Index("uq_run_texts_source_run_id", "source", "run_id", unique=True),
 )
 
-# In which runs each word is: of each 16,384 numbers, a row a word. Words are compared as bytes.
+# In which runs each word is: of each 16,384 numbers, a row a word. Words are compared as bytes. Under chunks below all
+# others, which full chunks may have a word: see text_index/summaries.py.
 run_words = Table(
     "run_words",
     metadata,

@@ -22,7 +22,7 @@ from receiver.ledger import bulk, requests
 from receiver.ledger.engine import Ledger
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import run_texts, runs
-from receiver.ledger.text_index import reading, state
+from receiver.ledger.text_index import reading, state, summaries
 from receiver.ledger.text_index.postings import WordChanges
 from receiver.ledger.text_index.reading import Text
 from receiver.ledger.text_index.state import IndexState, Place
@@ -65,13 +65,16 @@ class TextIndexer:
         self._redactor = redactor
         self._owner = secrets.token_hex(8)
         self._known: IndexState | None = None  # what was written last
+        self._mine: IndexState | None = None  # what was read last, unless another clock indexes
+        self._summarizer = summaries.Summarizer(ledger)
         # Whether the last look found no run to index, nor will another one find any before a run changes.
         self.at_rest = False
         # Runs that the last look found to have changed; None when it has left something to be done at once.
         self.changed: int | None = None
 
     def run(self, within: float, rest: Callable[[float], None] = time.sleep) -> int:
-        """Index what changed, then what is old, for at most `within` seconds and a batch. Returns how many runs.
+        """Index what changed, then what is old, for at most `within` seconds and a batch; when nothing is left of that,
+        make summaries of what is full. Returns how many runs.
 
         After each batch it rests as long as that took, by `rest(seconds)`, unless it is behind: others want the
         processors, and the database's session has the priority of all others. Raises LedgerUnavailable.
@@ -94,7 +97,20 @@ class TextIndexer:
                 rest(min(took, left))
             began = time.monotonic()
         self.changed = changed
+        self._summarize(until, rest)
         return count
+
+    def _summarize(self, until: float, rest: Callable[[float], None]) -> None:
+        """Make summaries of full chunks until that time, unless another clock is at it."""
+        while self._mine is not None:
+            began = time.monotonic()
+            if not self._summarizer.step(self._mine):
+                return
+            self.at_rest = False
+            took, left = time.monotonic() - began, until - time.monotonic()
+            if left <= 0:
+                return
+            rest(min(took, left))
 
     def _next(self, caught_up: bool = False) -> _Batch | None:
         """Read the next batch. None when there is nothing to do, or another clock does it.
@@ -106,6 +122,7 @@ class TextIndexer:
             # What this clock has written last, unless another one has come on: then this batch will not be written.
             found, now = self._known or state.read(connection), self._ledger.now()
             may = found is not None and self._may(found, now)
+            self._mine = found if may else None
             return found is not None, self._read(connection, found, now, caught_up) if found and may else None
 
         begun, batch = self._ledger.read(read, transaction=False)
@@ -213,6 +230,7 @@ def remove(connection: sa.Connection, keys: Iterable[RunKey]) -> None:
     WordChanges().without(said).write(connection)
     if gone:
         connection.execute(sa.delete(run_texts).where(bulk.among(connection, run_texts.c.number, gone)))
+        summaries.remove_of_none(connection)
     state.mark_changed(connection)
 
 

@@ -61,7 +61,8 @@ def packed(places: Iterable[int]) -> bytes:
     return written.tobytes()
 
 
-def _unpack(written: bytes) -> array[int]:
+def unpacked(written: bytes) -> array[int]:
+    """Return the places that `packed` has written, as they stand there."""
     places = array("H", written)
     if sys.byteorder == "big":
         places.byteswap()
@@ -93,7 +94,7 @@ def union(many: Iterable[bytes]) -> int:
         if len(written) == _BYTES:
             runs |= int.from_bytes(written, "little")
             continue
-        for place in _unpack(written):
+        for place in unpacked(written):
             eights[place >> 3] |= 1 << (place & 7)
     return runs | int.from_bytes(eights, "little")
 
@@ -103,7 +104,7 @@ def change(written: bytes, added: bytes, removed: Sequence[int] = ()) -> bytes:
     those removed."""
     if not removed and len(written) + len(added) < _BYTES:
         return written + added
-    return encode(decode(written) & ~_bits(removed) | _bits(_unpack(added)))
+    return encode(decode(written) & ~_bits(removed) | _bits(unpacked(added)))
 
 
 def _bits(places: Iterable[int]) -> int:
@@ -171,7 +172,7 @@ class WordChanges:
         _delete(connection, emptied)
         asked = [
             into.of_columns(connection, rows)
-            for into, rows in ((_insert, new.named), (_put, changed.named))
+            for into, rows in ((_insert, new.named), (put, changed.named))
             if rows["word"]
         ]
         requests.run(connection, *asked, *behind, commit=bool(behind))
@@ -234,7 +235,7 @@ _FIND: Final = BuiltStatement(_find)
 
 # What is not there is written without a look whether it is: that takes PostgreSQL two thirds of the time.
 _insert: Final = bulk.Insert(run_words, lambda insert: insert)
-_put: Final = bulk.Insert(
+put: Final = bulk.Insert(
     run_words,
     lambda insert: insert.on_conflict_do_update(
         index_elements=[run_words.c.chunk, run_words.c.word], set_={"runs": insert.excluded.runs}

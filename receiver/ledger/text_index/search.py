@@ -2,28 +2,37 @@
 
 Chunks are looked at in groups: the first alone, then as many at once as are wanted by what it had, or promise few rows.
 Whole words come before beginnings of words, which many words may have, and rare words before common ones, as the chunks
-before have shown: the others are looked up only in the chunks that are left.
+before have shown: the others are looked up only in the chunks that are left. Once a word turns out to be rare,
+summaries tell in which chunks it may be (`summaries.py`), and no other one is looked at.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.domain.words import Term, TextQuery
-from receiver.ledger import bulk
-from receiver.ledger.filters import has_words
+from receiver.ledger import bulk, requests
+from receiver.ledger.expressions import contains_exactly
+from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import run_texts, run_words
+from receiver.ledger.text_index import summaries
 from receiver.ledger.text_index.postings import CHUNK, chunk_of, numbers, union, up_to
 
 # Chunks that are looked at together at the most, and for one search.
 _GROUP: Final = 64
 CHUNKS: Final = 512
+# Runs of a chunk below which a word is rare; how many such words are looked up in summaries, and of how many chunks:
+# 512 rows of a kB a word.
+_SELDOM: Final = 4
+_RAREST: Final = 3
+_SUMMARIZED: Final = 8192
 # Rows of words, and documents, after which a search ends for now.
 WORDS: Final = 50_000
 DOCUMENTS: Final = 2000
@@ -63,15 +72,10 @@ class Found(NamedTuple):
 
 def find(connection: sa.Connection, query: TextQuery, limit: int, before: int | None = None) -> Found:
     """Find up to `limit` runs, behind the number `before` when that is given."""
-    bounds = connection.execute(
-        sa.select(
-            sa.select(sa.func.min(run_texts.c.number)).scalar_subquery(),
-            sa.select(sa.func.max(run_texts.c.number)).scalar_subquery(),
-        )
-    ).one()
-    if bounds[0] is None:
+    ((lowest, highest),) = requests.run(connection, _BOUNDS.with_values())[0]
+    if lowest is None:
         return Found([], None)
-    lowest, top = bounds[0], bounds[1] if before is None else min(bounds[1], before - 1)
+    top = highest if before is None else min(highest, before - 1)
     found, seen = list[Match](), 0
     walk = _Walk(connection, query, lowest, top)
     candidates = iter(walk)
@@ -96,11 +100,46 @@ def find_all(connection: sa.Connection, query: TextQuery, limit: int) -> list[Ru
 
 def _documents(connection: sa.Connection, query: TextQuery, some: list[int]) -> dict[int, Match]:
     """Return those of these runs that are there, and that have all phrases."""
-    rows = sa.select(run_texts.c.number, run_texts.c.source, run_texts.c.run_id, run_texts.c.changed_at)
-    rows = rows.where(bulk.among(connection, run_texts.c.number, some))
-    if query.needs_document:
-        rows = rows.where(*has_words(query))
-    return {row.number: Match(*row) for row in connection.execute(rows)}
+    patterns = query.patterns if query.needs_document else ()
+    given = {_pattern(place): pattern for place, pattern in enumerate(patterns)}
+    (rows,) = requests.run(connection, _documents_with(len(given)).with_values(numbers=some, **given))
+    return {row[0]: Match(*row) for row in rows}
+
+
+def _pattern(place: int) -> str:
+    return f"pattern_{place}"
+
+
+@cache
+def _documents_with(patterns: int) -> BuiltStatement:
+    it = run_texts.c
+    contained = [
+        contains_exactly(it.document, sa.bindparam(_pattern(place), type_=sa.Text())) for place in range(patterns)
+    ]
+    rows = sa.select(it.number, it.source, it.run_id, it.changed_at).where(*contained)
+    return BuiltStatement(lambda form: rows.where(bulk.among_given(form, it.number, "numbers")))
+
+
+_BOUNDS: Final = BuiltStatement(
+    lambda _: sa.select(
+        *(
+            sa.select(of_all(run_texts.c.number)).scalar_subquery().label(name)
+            for name, of_all in (("lowest", sa.func.min), ("highest", sa.func.max))
+        )
+    )
+)
+_OF_WORD: Final = BuiltStatement(
+    lambda form: sa.select(run_words.c.chunk, run_words.c.runs).where(
+        bulk.among_given(form, run_words.c.chunk, "chunks"), run_words.c.word == sa.bindparam("word", type_=sa.Text())
+    )
+)
+_OF_BEGINNING: Final = BuiltStatement(
+    lambda form: sa.select(run_words.c.chunk, run_words.c.runs).where(
+        bulk.among_given(form, run_words.c.chunk, "chunks"),
+        run_words.c.word >= sa.bindparam("word", type_=sa.Text()),
+        run_words.c.word < sa.bindparam("end", type_=sa.Text()),
+    )
+)
 
 
 class _Walk:
@@ -112,7 +151,8 @@ class _Walk:
         self._terms = sorted(query.terms, key=lambda term: (term.prefix, -len(term.word)))
         self._density: dict[Term, float] = {}  # the runs of a chunk that have it, where it was looked up last
         self._top = top
-        self._chunks = range(chunk_of(top), chunk_of(lowest) - 1, -1) if top >= lowest else range(0)
+        self._chunks: Sequence[int] = range(chunk_of(top), chunk_of(lowest) - 1, -1) if top >= lowest else range(0)
+        self._narrowed = False
         self._rows = 0
         self.next: int | None = None
 
@@ -131,6 +171,8 @@ class _Walk:
             if place < len(self._chunks) and (place >= CHUNKS or self._rows >= WORDS):
                 self.next = (self._chunks[place] + 1) * CHUNK
                 return
+            if found * CHUNK < _SELDOM * places:
+                self._narrow(place)
             by_rows = _MANY * len(group) // max(self._rows - rows, 1)
             enough = math.ceil(_ENOUGH * places / CHUNK / found) if found else _GROUP
             size = max(1, min(by_rows, enough, _GROUP))
@@ -141,7 +183,7 @@ class _Walk:
         for term in self._terms:
             asked = chunks if found is None else list(found)
             written: dict[int, list[bytes]] = {}
-            for chunk, runs in self._connection.execute(self._query(term, asked)):
+            for chunk, runs in requests.run(self._connection, self._query(term, asked))[0]:
                 self._rows += 1
                 written.setdefault(chunk, []).append(runs)
             of_term = {chunk: union(many) for chunk, many in written.items()}
@@ -159,9 +201,18 @@ class _Walk:
         density = self._density.get(term, math.inf)
         return term.prefix and density >= 1, density
 
-    def _query(self, term: Term, chunks: list[int]) -> sa.Select[Any]:
-        query = sa.select(run_words.c.chunk, run_words.c.runs)
-        query = query.where(bulk.among(self._connection, run_words.c.chunk, chunks))
+    def _query(self, term: Term, chunks: list[int]) -> Asked:
         if term.prefix:
-            return query.where(run_words.c.word >= term.word, run_words.c.word < term.word + _LAST)
-        return query.where(run_words.c.word == term.word)
+            return _OF_BEGINNING.with_values(chunks=chunks, word=term.word, end=term.word + _LAST)
+        return _OF_WORD.with_values(chunks=chunks, word=term.word)
+
+    def _narrow(self, place: int) -> None:
+        """Leave out those of the chunks from `place` on in which a rare word can't be."""
+        rest = self._chunks[place : place + _SUMMARIZED]
+        if self._narrowed or len(rest) < summaries.GROUP or not isinstance(rest, range):
+            return
+        self._narrowed = True
+        rare = [term for term in self._terms if self._density.get(term, _SELDOM) < _SELDOM and summaries.helps(term)]
+        if rare:
+            wanted = summaries.with_all(self._connection, rest, rare[:_RAREST])
+            self._chunks = [*self._chunks[:place], *wanted, *self._chunks[place + _SUMMARIZED :]]
