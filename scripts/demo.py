@@ -132,8 +132,10 @@ def submit_all(url: str, environ: dict[str, str]) -> list[str]:
         print(f"POST {path:<15} {body.get('prompt') or body['agent_id']:<24} → {answer.get('run_id') or answer}")
     for run_id in filter(None, runs):
         answer, source = call(f"{url}/v1/runs/{run_id}?wait=50", headers)
-        via = ", ".join(each["via"] for each in query(environ, "events", "--run", run_id)) or "nothing yet"
-        print(f"GET  /v1/runs/{run_id} → {answer.get('status')}, from the {source}, known by {via}")
+        via = ", ".join(each["via"] for each in query(environ, "events", "--run", run_id))
+        known = f"by {via}" if via else "no webhook yet: it is polled in a few seconds"
+        answered = "from Skyvern" if source == "skyvern" else f"from the {source}"
+        print(f"GET  /v1/runs/{run_id} → {answer.get('status')}, {answered}, {known}")
         if answer.get("status") != "completed":
             wrong.append(f"run {run_id} is {answer.get('status') or answer}")
     return wrong + ["a submit was refused"] * runs.count(None)

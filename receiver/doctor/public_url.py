@@ -44,7 +44,8 @@ class _Answer:
 def examine(public_url: str, sources: Sequence[str], missing: str) -> Iterator[Finding]:
     """Yield what is found of `public_url`. `missing`: what does not work without one, in words; "" when all does."""
     if not public_url:
-        yield Finding("public_url", "PUBLIC_URL is not set", missing, note=True)
+        what, _, todo = missing.partition(": ")
+        yield Finding("public_url", what or "PUBLIC_URL is not set", todo, note=True)
         return
     parts = urlsplit(public_url)
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]

@@ -140,10 +140,10 @@ def _upgrade(connection: sa.Connection) -> None:
     config.attributes["connection"] = connection
     try:
         command.upgrade(config, "head")
-    except CommandError as error:
+    except CommandError:
         raise NotStarted(
-            f"the ledger was made by another version of Runhook ({error}); upgrade this installation, or give it a"
-            " ledger of its own"
+            f"the ledger is of another release ({_revision(connection)}, not {HEAD}): install that one here, or give"
+            " this one a ledger of its own"
         ) from None
     except sa_exc.ProgrammingError as error:
         reason = with_remedy(str(error.orig).strip().splitlines()[0])

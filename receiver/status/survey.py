@@ -123,7 +123,8 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
 
     try:
         if trouble := schema_trouble(ledger):
-            return LedgerReport(url, trouble), []
+            # What to do about it is told with the problem.
+            return LedgerReport(url, trouble.partition(": ")[0]), []
         weak = ledger.weakness()
         report, seen = ledger.read(read)
         return replace(report, weak=weak), seen

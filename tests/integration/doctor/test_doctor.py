@@ -331,6 +331,7 @@ def test_the_command_ends_with_1_for_a_fault_and_prints_json(
     assert "ok    redis.durability" in shown
     assert "WRONG parts: not running" in shown
     assert "note  public_url: PUBLIC_URL is not set" in shown
+    assert shown.count("PUBLIC_URL is not set") == 1
 
 
 def test_sinks_that_hang_share_the_time_that_there_is(

@@ -13,7 +13,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import ConfigError, NotStarted
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.migrate import HEAD, ensure_schema
 from receiver.worker import check
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import free_port
@@ -65,6 +65,14 @@ def test_an_sqlite_file_that_is_not_right_is_told_with_what_would_be(tmp_path: P
     other.close()
     others, waits = line_of(f"sqlite:///{tmp_path}/other.db")
     assert "table runs already exists; that is another program's" in others
+    assert not waits
+
+    newer = Ledger(f"sqlite:///{tmp_path}/newer.db")
+    ensure_schema(newer)
+    newer.write(lambda it: it.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
+    newer.close()
+    line, waits = line_of(f"sqlite:///{tmp_path}/newer.db")
+    assert line.startswith(f"the ledger is of another release (9999, not {HEAD}): install that one here")
     assert not waits
 
     (tmp_path / "folder").mkdir()
