@@ -45,7 +45,7 @@ RELEASE: Final = 0.9  # part of its limits at which an inbox that was over them 
 FULL_RETRY_AFTER: Final = 30
 LONGEST_DISTRUST: Final = 30.0  # seconds until a Redis that refuses commits, and nothing else, is tried again
 DRAIN_TIMEOUT: Final = 5.0
-CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is in flight; no commit takes longer
+CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is in flight, and then for the spool; both take less
 _COMMITS: Final = ("commit", "commit_ahead")
 _FINISH: Final = (*_COMMITS, "wake", "drain")
 
@@ -165,8 +165,7 @@ class GroupCommit:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         left, size = self._spool.events, self._spool.bytes
-        await self._on_disk(self._spool.close)
-        self._disk.shutdown()
+        await self._close_spool()
         if left:
             log.warning(
                 "ingest.stopped_with_spool events=%d bytes=%d directory=%s: acked, and on this disk alone; a receiver "
@@ -174,6 +173,19 @@ class GroupCommit:
                 *(left, size, self._spool.directory),
             )
         await asyncio.gather(*(writer.close() for writer in (*self._writers, self._drainer)))
+
+    async def _close_spool(self) -> None:
+        """Close the spool, unless its disk hangs: then it is open until the process ends."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._on_disk(self._spool.close)
+        except TimeoutError:
+            log.error(
+                "ingest.disk_hangs directory=%s: the receiver stops without closing its spool; the next one on this "
+                "data directory takes in what is there",
+                self._spool.directory,
+            )
+        self._disk.shutdown(wait=False)
 
     # --- commits ---------------------------------------------------------------------------------------------------
 

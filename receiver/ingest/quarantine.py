@@ -46,6 +46,7 @@ _BEGINNING: Final = 4096  # bytes in which a run's id is looked for
 _SIGNATURE: Final = re.compile(r"[0-9a-fA-F]{64}")
 _OTHER: Final = ".other.req"
 _RELOAD_EVERY: Final = 10.0  # seconds after which the directory is read again, for other processes' files
+CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is to be written
 
 log = logging.getLogger("runhook.ingest")
 
@@ -216,11 +217,13 @@ class QuarantineWriter:
         self._metrics.quarantine_count, self._metrics.quarantine_bytes = self._store.usage()
 
     async def close(self) -> None:
-        """Write what was offered, and close."""
+        """Write what was offered, unless the disk hangs, and close."""
         waiting = [task for allowance in self._allowances.values() for task in allowance.waiting]
         if waiting:
-            await asyncio.wait(waiting)
-        self._disk.shutdown()
+            _, left = await asyncio.wait(waiting, timeout=CLOSE_TIMEOUT)
+            if left:
+                log.error("quarantine.disk_hangs requests=%d: the receiver stops without them", len(left))
+        self._disk.shutdown(wait=False, cancel_futures=True)
 
 
 class _Allowance:

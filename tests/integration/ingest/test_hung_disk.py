@@ -1,0 +1,66 @@
+"""A receiver whose disk hangs ends all the same when it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.servers.receiver import ReceiverProcess
+from tests.support.events import body
+from tests.support.waiting import eventually
+
+AWAY = "redis://127.0.0.1:1/0"
+# From when the first file is there, what is to be on disk never is. The second one says that something waits for it.
+HANGS = """
+import os, threading
+from pathlib import Path
+
+def hanging(real):
+    def sync(handle):
+        if Path({mark!r}).exists():
+            Path({waits!r}).touch()
+            threading.Event().wait()
+        return real(handle)
+    return sync
+
+os.fsync, os.fdatasync = hanging(os.fsync), hanging(os.fdatasync)
+"""
+
+
+def with_hung_disk(receiver: ReceiverProcess, folder: Path) -> Callable[[], None]:
+    """Start the receiver, and let its disk hang. Returns what waits until something waits for the disk."""
+    mark, waits = folder / "hangs", folder / "waits"
+    receiver.first = HANGS.format(mark=str(mark), waits=str(waits))
+    receiver.start()
+    mark.touch()
+    return lambda: eventually(waits.exists, what=lambda: receiver.log[-3000:])
+
+
+def test_who_waits_for_the_spool_gets_503_and_the_receiver_ends(
+    receiver_factory: Callable[..., ReceiverProcess], tmp_path: Path
+) -> None:
+    # Given a webhook that goes to the spool, and waits for the disk
+    receiver = receiver_factory(AWAY, start=False)
+    wait = with_hung_disk(receiver, tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        posting = pool.submit(receiver.post, body("tsk_1"))
+        wait()
+        # When the receiver is stopped, then it ends, and the webhook is to come again
+        assert receiver.stop() == 0
+        answer = posting.result()
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+    assert "ingest.disk_hangs" in receiver.log
+
+
+def test_what_was_to_be_quarantined_is_given_up_and_the_receiver_ends(
+    receiver_factory: Callable[..., ReceiverProcess], tmp_path: Path
+) -> None:
+    # Given a webhook with a wrong signature, whose file waits for the disk
+    receiver = receiver_factory(AWAY, start=False)
+    wait = with_hung_disk(receiver, tmp_path)
+    assert receiver.post(body("tsk_1"), "wrong").status_code == 401
+    wait()
+    # When the receiver is stopped, then it ends
+    assert receiver.stop() == 0
+    assert "quarantine.disk_hangs requests=1" in receiver.log
