@@ -47,6 +47,8 @@ class HTTPProtocol(HttpToolsProtocol):
     _in_body = False
     _running: Any = None
     _half_closed: asyncio.TimerHandle | None = None
+    # The refusal of what came behind requests that are whole: it is told after their answers.
+    _refusal: tuple[str, str, str] | None = None
     # Whether the last answer was given, and what still comes is only read.
     lingers = False
     _is_http = True  # what then comes
@@ -88,7 +90,8 @@ class HTTPProtocol(HttpToolsProtocol):
         """Keep our side open while an answer is due for all that came; else close the connection."""
         if self.lingers or not self.answering() or self._in_head or self._in_body:
             return False
-        self.cycle.keep_alive = False
+        if self._refusal is None:
+            self.cycle.keep_alive = False
         seconds = HALF_CLOSED_GET if self.cycle.scope["method"] in ("GET", "HEAD") else HALF_CLOSED
         self._half_closed = self.loop.call_later(seconds, self.close)
         return True
@@ -115,6 +118,8 @@ class HTTPProtocol(HttpToolsProtocol):
             self._watch_closing()
         elif self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal is not None:
+            self.refuse(*self._refusal, lingers=self._half_closed is None)
         elif not self._in_head:
             self._all.idle(self, time.monotonic())
 
@@ -134,6 +139,9 @@ class HTTPProtocol(HttpToolsProtocol):
         """Parse `data`, or answer 431 when the head is over MAX_HEAD or MAX_HEADERS."""
         if self.lingers:
             self._linger(data)
+            return
+        if self._refusal is not None:  # nobody knows where the next request would begin
+            self.flow.pause_reading()
             return
         self._all.busy(self)
         self._head_bytes += len(data)
@@ -155,9 +163,9 @@ class HTTPProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End the head: its limits, too."""
         self._head_bytes = 0
-        self._in_head, self._in_body = False, True
         self.scope["headers"] = self.headers.copy()  # the parser gives fields behind a chunked body as headers, too
-        super().on_headers_complete()
+        super().on_headers_complete()  # or raise, for a target that is none: then it is the head that is broken
+        self._in_head, self._in_body = False, True
         self.cycle.transport = self._answer_transport  # type: ignore[assignment]
         self.cycle.body = b""  # type: ignore[assignment]  # a body that comes in one piece is not copied
 
@@ -173,10 +181,27 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer 400 in our JSON shape: what came is no HTTP."""
-        self.refuse("400 Bad Request", BadRequest.code, msg, lingers=True)
+        self._refuse_in_turn("400 Bad Request", BadRequest.code, msg)
 
     def _refuse_head(self, message: str) -> None:
-        self.refuse("431 Request Header Fields Too Large", TooLarge.code, message, lingers=True)
+        self._refuse_in_turn("431 Request Header Fields Too Large", TooLarge.code, message)
+
+    def _refuse_in_turn(self, status: str, code: str, message: str) -> None:
+        """Refuse what comes in now, once the requests before it that are whole are answered."""
+        if not self._waits_for_others():
+            self.refuse(status, code, message, lingers=True)
+            return
+        if self._in_body:  # of the newest, which waits for its turn
+            self.pipeline.popleft()
+        self._refusal, self._in_head, self._in_body = (status, code, message), False, False
+        self._all.finished(self._request)
+
+    def _waits_for_others(self) -> bool:
+        """Whether what comes in now is behind a request that is being answered, but not behind too many."""
+        before = self._running
+        if before is None or before.response_complete or len(self.pipeline) >= MAX_PIPELINED:
+            return False
+        return not self._in_body or before is not self.cycle
 
     # What the limits need to know of a connection.
 

@@ -187,6 +187,36 @@ async def test_an_answer_that_takes_long_comes_before_the_refusal_of_the_next_he
     assert statuses(got) == [b"204", b"408"]
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["", "and its side ended"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"no HTTP\r\n\r\n",
+        REQUEST[:-2] + b"a:b\r\n" * 300,
+        REQUEST.replace(b"/ ", b"/\xff ", 1),
+        b"POST / HTTP/1.1\r\nHost: x\r\ntransfer-encoding: chunked\r\n\r\nno length\r\n",
+    ],
+    ids=["line", "headers", "target", "body"],
+)
+async def test_what_is_no_http_is_refused_after_the_answers_to_all_before_it(
+    port: int, monkeypatch: pytest.MonkeyPatch, broken: bytes, ends: bool
+) -> None:
+    monkeypatch.setattr(http_protocol, "HALF_CLOSED", 300.0)
+    # Given two requests that are whole, and at once with them what is none
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    whole = POST % 0
+    writer.write(whole.replace(b"/ ", b"/slow ") + whole + broken)
+    if ends:
+        writer.write_eof()
+    else:  # and what still comes is part of nothing
+        await asyncio.sleep(0.05)
+        writer.write(REQUEST)
+    # Then each is answered in its turn
+    async with asyncio.timeout(PATIENCE):
+        assert statuses(await reader.read()) == [b"204", b"204", b"431" if b"a:b" in broken else b"400"]
+    writer.close()
+
+
 @pytest.mark.parametrize(
     ("pieces", "bound"), [([], "STALL"), ([b"x"] * 20, "BODY_SECONDS")], ids=["silent", "trickling"]
 )

@@ -227,6 +227,16 @@ async def test_wherever_requests_are_cut_they_are_answered_alike(served: Served,
     writer.close()
 
 
+async def test_a_webhook_with_what_is_no_http_behind_it_is_answered_first(served: Served, webhooks: Webhooks) -> None:
+    # Given a webhook whose commit is under way, and in the same piece what is no request
+    webhooks.answers_at_once = False
+    talking = asyncio.create_task(talk(served, post(b"1") + b"no HTTP\r\n\r\n", until=2))
+    await asyncio.to_thread(eventually, lambda: webhooks.took == [b"1"])
+    # When it is committed, then it is answered, and after it the other is refused
+    webhooks.answer_all()
+    assert statuses(await talking) == [b"202", b"400"]
+
+
 async def test_fields_behind_a_chunked_body_are_no_headers(served: Served, webhooks: Webhooks) -> None:
     trailed = post(b"", b"Transfer-Encoding: chunked\r\n").replace(b"content-length: 0\r\n", b"")
     trailed += b"3\r\nabc\r\n0\r\nx-behind: it\r\n\r\n"
