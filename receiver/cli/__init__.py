@@ -99,7 +99,7 @@ def main() -> None:
         unreadable = _unreadable(arguments) if isinstance(error, UnicodeEncodeError) else []
         if not unreadable and not hasattr(error, "format_message"):
             raise
-        _end(unreadable or _wrong_call(error), 2)
+        _end(unreadable or _wrong_call(error, next(iter(arguments), "")), 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -168,8 +168,9 @@ def _unreadable(arguments: list[str]) -> list[str]:
     return [f"argument {number} is no UTF-8 text; write it anew" for number in wrong]
 
 
-def _wrong_call(error: Any) -> list[str]:
-    """Return in one line what typer found wrong with the call; nothing when it has shown the help instead."""
+def _wrong_call(error: Any, command: str) -> list[str]:
+    """Return in one line what typer found wrong with the call; nothing when it has shown the help instead. `command`:
+    what was called, for what the parser itself finds wrong does not say of which command it is."""
     text = " ".join(error.format_message().split()).rstrip(".")
     if not text:
         return []
@@ -178,9 +179,9 @@ def _wrong_call(error: Any) -> list[str]:
     text = text.replace("must be a valid integer, unable to parse string as an integer", "must be a whole number")
     context = error.ctx
     if context and (option := getattr(error, "option_name", "")) in ("--url", "--key", "--profile"):
-        command = context.command_path.partition(" ")[2]
-        return [f"{command} works on this machine only, and takes no {option}; see `{context.command_path} -h`"]
-    help_command = f"{context.command_path} -h" if context else "runhook -h"
+        called = context.command_path.partition(" ")[2]
+        return [f"{called} works on this machine only, and takes no {option}; see `{context.command_path} -h`"]
+    help_command = f"{context.command_path} -h" if context else f"runhook {command} -h"
     return [f"{text[:1].lower()}{text[1:]}; see `{help_command}`"]
 
 

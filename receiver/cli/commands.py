@@ -62,7 +62,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "submit": Command(
         ACT, "receiver.cli.submit", "submit", "Start a task or an agent through a service, and wait for its result."
     ),
-    "open": Command(LOOK, "receiver.cli.submit", "open_", "Open a run, or the first page, in the console."),
+    "open": Command(
+        LOOK, "receiver.cli.submit", "open_", "Open a run, an event or a delivery, or the first page, in the console."
+    ),
     "run": Command(
         LOOK,
         "receiver.cli.run",

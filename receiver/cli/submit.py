@@ -15,6 +15,7 @@ import typer
 
 from receiver.cli.client import Client, with_client
 from receiver.cli.commands import COMMANDS
+from receiver.cli.filters import check_form
 from receiver.cli.options import Json, parse_labels
 from receiver.cli.output import clean, coloured, out, print_json
 from receiver.cli.remote import RemoteClient
@@ -26,6 +27,8 @@ from receiver.errors import RunhookError, UsageError
 HELD: Final = 45.0
 # Where a service of this machine listens unless it is told otherwise.
 LOCAL: Final = "http://127.0.0.1:8000"
+# By the beginning of an id: where the console has the page of what it is the id of. All others are ids of runs.
+_PAGES: Final = {"evt_": "events", "dlv_": "deliveries", "op_": "", "sub_": "", "": "runs"}
 
 
 def _service(client: Client, command: str) -> RemoteClient:
@@ -115,18 +118,26 @@ def _print(made: Mapping[str, Any], run_id: str, *, as_json: bool) -> None:
 
 def _open(
     client: Client,
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id; the first page without one.")] = "",
+    identifier: Annotated[
+        str, typer.Argument(metavar="RUN|EVENT|DELIVERY", help="Its id; the first page without one.")
+    ] = "",
 ) -> None:
-    address = console_address(client, run_id)
+    if identifier:
+        check_form(identifier)
+    address = console_address(client, identifier)
     out().print(address, soft_wrap=True)
     if sys.stdout.isatty():
         webbrowser.open(address)
 
 
-def console_address(client: Client, run_id: str = "", source: str = "") -> str:
-    """Return the address of a run in the console, or of its first page; on this machine where `runhook dev` has it."""
+def console_address(client: Client, identifier: str = "", source: str = "") -> str:
+    """Return the address of a run, an event or a delivery in the console, or of its first page; on this machine where
+    `runhook dev` has it. Raises UsageError for the id of something that has no page."""
     base = client.service.url if isinstance(client, RemoteClient) else LOCAL
-    path = f"runs/{quote(run_id, safe='')}" if run_id else ""
+    kind = next((each for each in _PAGES if identifier.startswith(each)), "")
+    if identifier and not _PAGES[kind]:
+        raise UsageError(f"{identifier}: has no page; a run, an event or a delivery has one")
+    path = f"{_PAGES[kind]}/{quote(identifier, safe='')}" if identifier else ""
     return f"{base}/console/{path}" + (f"?{urlencode({'source': source})}" if source else "")
 
 

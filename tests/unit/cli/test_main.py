@@ -90,6 +90,7 @@ def test_runhook_alone_shows_every_command(runhook: Run) -> None:
         (["deliverys"], "no such command 'deliverys'. Did you mean 'deliveries'?; see `runhook -h`"),
         (["sink", "pause"], "missing argument 'NAME'; see `runhook sink pause -h`"),
         (["runs", "--colour"], "no such option: --colour"),
+        (["artifacts", "tsk_1", "--download"], "option '--download' requires an argument; see `runhook artifacts -h`"),
         (["dev", "--port", "99999"], "invalid value for '--port': must be less than or equal to 65535;"),
         (["simulate", "--port", "70000"], "invalid value for '--port': must be less than or equal to 65535;"),
         (["status", "--data", "\udcff"], "argument 3 is no UTF-8 text; write it anew"),
@@ -103,6 +104,8 @@ def test_runhook_alone_shows_every_command(runhook: Run) -> None:
         (["replay", "evt_12"], "evt_12: an id has"),
         (["cancel", "dlv_1"], "dlv_1: an id has"),
         (["attempts", "evt_"], "evt_: an id has"),
+        (["open", "dlv_1"], "dlv_1: an id has"),
+        (["open", "op_1"], "op_1: has no page; a run, an event or a delivery has one"),
     ],
 )
 def test_a_wrong_call_is_one_line(runhook: Run, arguments: list[str], said: str) -> None:
