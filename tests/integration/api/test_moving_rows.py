@@ -1,0 +1,42 @@
+"""What becomes of a row that changes while somebody reads a list page by page: docs/api.md, Pages."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from receiver.api.service import Service
+from receiver.ledger import Ledger
+from tests.support import api
+from tests.support.api import call
+from tests.support.ledger import new_event, record
+
+
+def runs_of(pages: list[dict[str, Any]]) -> list[str]:
+    return [row["run_id"] for page in pages for row in page["items"]]
+
+
+def pages_behind(service: Service, page: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while page["next"]:
+        page = call(service, "list_deliveries", limit=1, after=page["next"])
+        found.append(page)
+    return found
+
+
+def test_a_delivery_that_changes_is_told_at_the_front_and_no_more_behind(ledger: Ledger, tmp_path: Path) -> None:
+    # Given deliveries, the first page of which has been read
+    service, began = api.service(ledger, tmp_path), time.time()
+    for number in (1, 2, 3):
+        record(ledger, new_event(f"tsk_{number}", "ops"), now=began - 600 + number)
+    first = call(service, "list_deliveries", limit=1)
+    assert runs_of([first, *pages_behind(service, first)]) == ["tsk_3", "tsk_2", "tsk_1"]
+    # When the one that is last changes
+    call(service, "cancel", ids=["tsk_1"])
+    # Then the pages behind lack it, and whoever looks at the front again finds it, as the only one since then
+    assert runs_of(pages_behind(service, first)) == ["tsk_2"]
+    again = call(service, "list_deliveries", limit=500)["items"]
+    changed_at = {row["run_id"]: row["updated_at"] for row in again}
+    assert list(changed_at) == ["tsk_1", "tsk_3", "tsk_2"]
+    assert [run for run, at in changed_at.items() if at > changed_at["tsk_3"]] == ["tsk_1"]
