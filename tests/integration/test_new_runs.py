@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import redis
 import sqlalchemy as sa
+from sqlalchemy import exc as sa_exc
 
 from handlers.support.postgresql import BoundedConnection, Execution
 from receiver.config.destinations import RouteConfig
@@ -19,6 +21,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.inbox import InboxReader
 from receiver.ledger import Ledger, first_events, requests, retention, run_polls
+from receiver.ledger.requests import Asked
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
@@ -56,6 +59,12 @@ def row(ledger: Ledger, run_id: str) -> tuple[Any, ...]:
     it = runs.c
     query = sa.select(it.event_id, it.events, it.status, it.final, it.title).where(it.run_id == run_id)
     return tuple(ledger.read(lambda connection: connection.execute(query).one()))
+
+
+def unreadable(ledger: Ledger) -> list[tuple[Any, ...]]:
+    it = events.c
+    query = sa.select(it.id, it.body, it.problem).where(it.disposition == "unreadable").order_by(it.seq)
+    return [tuple(each) for each in ledger.read(lambda connection: connection.execute(query).all())]
 
 
 @pytest.fixture
@@ -113,7 +122,9 @@ def test_a_run_whose_only_event_could_not_be_handled_has_not_ended(
 ) -> None:
     """Else nobody would ask Skyvern for it, and its result would go nowhere."""
     router.bad = "tsk_1"
-    dispatcher.dispatch([event(body("tsk_1", title="One")), event(body("tsk_2"))])
+    bad = event(body("tsk_1", title="One"))
+    dispatcher.dispatch([bad, event(body("tsk_2"))])
+    assert unreadable(ledger) == [(bad.id, bad.body, "could not be read: ZeroDivisionError")]
     assert row(ledger, "tsk_1") == ("", 0, "", False, None)
     assert row(ledger, "tsk_2")[1:4] == (1, "completed", True)
 
@@ -146,6 +157,38 @@ def test_a_bug_of_the_short_way_is_told_and_costs_no_event(
     assert [each.message for each in told] == [f"dispatch.other_way events=1 first={first.id}"]  # not for each event
     assert told[0].exc_info is not None
     assert told[0].exc_info[0] is ZeroDivisionError
+    it.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(ZeroDivisionError(), id="a bug, after which they are recorded the other way"),
+        pytest.param(sa_exc.OperationalError("", {}, psycopg.errors.SerializationFailure()), id="a second try"),
+    ],
+)
+def test_skyvern_is_asked_for_a_run_though_it_is_recorded_at_the_second_try_only(
+    postgres_ledger: Ledger, redis_url: str, router: Picky, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    # Given a source that may be asked once, and a try that fails when that is decided
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
+    allowed, errors, insertions = iter([True]), [error], first_events.insertions
+    monkeypatch.setattr(it._again, "may_ask", lambda _: next(allowed, False))
+
+    def failing_once(*given: Any) -> list[Asked]:
+        if errors:
+            raise errors.pop()
+        return insertions(*given)
+
+    monkeypatch.setattr(first_events, "insertions", failing_once)
+    # When a task's end comes that does not say what was asked for
+    assert it.dispatch([event(body("tsk_1", run_request=None), via="webhook")]) == ["results"]
+    # Then Skyvern is asked for it, and for no other
+    assert errors == []
+    it.dispatch([event(body("tsk_2", run_request=None), via="webhook")])
+    due = postgres_ledger.write(lambda each: run_polls.lease_due(each, "skyvern", time.time() + 3600, 10))
+    assert [each.run_id for each in due] == ["tsk_1"]
     it.close()
 
 
