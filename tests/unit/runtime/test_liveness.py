@@ -89,6 +89,22 @@ def test_a_process_that_stands_still_is_not_dead(tmp_path: Path, live: Live) -> 
     stopped.send_signal(signal.SIGCONT)
 
 
+def test_a_look_leaves_no_file_open_whoever_is_alive(tmp_path: Path, live: Live) -> None:
+    """The clock looks every few seconds, for as long as it runs."""
+    # Given a process that lives, one that can't be released, and one of another machine
+    it = Releaser()
+    it.failing = {"ops@a.2"}
+    live("ops@a.1")
+    LivenessLock(tmp_path, "ops@a.2", "deliver:ops")._unlock()
+    (tmp_path / "workers" / "ops@a.0").write_text("deliver:ops\nanother machine\n")
+    # When it is looked for the dead among them, then the next one that is opened has the same number
+    with (tmp_path / "file").open("w") as file:
+        before = file.fileno()
+    assert liveness.reap(tmp_path, it) == 0
+    with (tmp_path / "file").open("w") as file:
+        assert file.fileno() == before
+
+
 def test_a_process_that_could_not_be_released_is_found_again(tmp_path: Path) -> None:
     it = Releaser()
     it.failing = {"ops@a.1"}
@@ -208,6 +224,15 @@ def test_an_item_that_is_named_twice_at_once_leaves_the_others_their_places(tmp_
     journal.add(["dlv_1", "dlv_1", "dlv_2"])
     journal.add(["dlv_3"])
     assert liveness.started_items(tmp_path, "ops@a.1") == {"dlv_1", "dlv_2", "dlv_3"}
+
+
+def test_what_is_settled_without_having_started_takes_no_place(tmp_path: Path) -> None:
+    LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._unlock()
+    journal = StartedJournal(tmp_path, "ops@a.1", places=0)
+    journal.add(["dlv_1"])
+    journal.settled(["dlv_2", "dlv_1"])
+    journal.add(["dlv_3", "dlv_4"])
+    assert liveness.started_items(tmp_path, "ops@a.1") == {"dlv_3", "dlv_4"}
 
 
 @pytest.mark.parametrize("part", [0, 40])
