@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain import callback_url
-from receiver.domain.callback_url import STARS, mask_bytes
+from receiver.domain.callback_url import STARS, mask_bytes, tokens_in
 
 TOKEN = "sub_0123456789abcdef0123456789abcdef"
 OTHER = "sub_ffffffffffffffffffffffffffffffff"
@@ -71,6 +71,13 @@ def test_a_url_of_ours_becomes_the_callers_or_null_and_a_token_in_text_stars(
 def test_a_body_without_a_token_is_the_same_object() -> None:
     body = b'{"webhook_callback_url": "https://app.example/webhooks/sub_1",  "output": 1.0}'
     assert mask_bytes(body) is body
+
+
+@pytest.mark.parametrize("slash", ["/", "\\/", "\\u002f", "\\u002F", "%2F", "%2f"])
+def test_a_token_is_found_however_its_slashes_are_written(slash: str) -> None:
+    body = json.dumps({"a": PREFIXED, "b": TEXT, "c": THEIRS}).replace("/", slash).encode()
+    assert tokens_in(body) == [TOKEN, OTHER]
+    assert tokens_in(body.replace(b"webhooks", b"hooks")) == []
 
 
 def test_escaped_slashes_hide_no_token() -> None:

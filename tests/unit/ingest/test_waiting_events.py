@@ -162,3 +162,25 @@ async def test_an_arrival_is_one_that_comes_or_waits() -> None:
         await waiting
         await queue.arrival()
         assert await taken(queue)
+
+
+async def test_what_waits_behind_a_batch_when_the_queue_is_closed_is_taken_before_the_end() -> None:
+    # Given an event that waits, since more are under way
+    queue = WaitingEvents()
+    for body in (b"a", b"b"):
+        queue.add(event(body))
+    first = await taken(queue)
+    assert first
+    queue.add(event(b"c"))
+    # When the queue is closed, and somebody takes
+    queue.close()
+    taking = asyncio.create_task(queue.take())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    queue.done(first)
+    # Then that event comes, and the end after it
+    second = await taking
+    assert bodies(second) == [b"c"]
+    assert second
+    queue.done(second)
+    assert await queue.take() is None
