@@ -159,6 +159,15 @@ def test_a_run_whose_result_came_before_it_was_known_whose_it_is_is_told_to_thos
     assert sinks_by_event(ledger) == rows
 
 
+def test_those_who_lack_a_result_are_woken_though_the_batch_that_tells_whose_it_is_has_new_runs_as_well(
+    dispatcher: Dispatcher, submitted: None
+) -> None:
+    dispatcher.dispatch([event(body("tsk_1"))])
+    news = event(body("tsk_1", step_count=3), submission_id="sub_1")  # which says the same, and goes nowhere itself
+    woken = dispatcher.dispatch([*(event(body(f"tsk_{number}")) for number in (2, 3, 4)), news])
+    assert woken == ["billing", "callback", "results"]
+
+
 def sinks_by_event(ledger: Ledger) -> list[tuple[str, str]]:
     query = sa.text("SELECT event_id, sink FROM deliveries ORDER BY event_id, sink")
     return [tuple(row) for row in ledger.read(lambda connection: connection.execute(query).all())]

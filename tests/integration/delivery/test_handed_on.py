@@ -109,6 +109,29 @@ BATCHES: dict[str, list[Event]] = {
 }
 
 
+FAILED = RouteConfig(name="failed", when={"status": "failed"}, to=["failures"])
+COMPLETED = RouteConfig(name="completed", when={"status": "completed"}, to=["ops"])
+
+
+@pytest.mark.parametrize("known_one", ["completed", "failed"])
+def test_of_new_runs_and_others_each_sink_is_woken_that_has_something_that_was_not_handed_on(
+    postgres_ledger: Ledger, redis_url: str, handover: Handover, known_one: str
+) -> None:
+    """The first events of runs and all others are recorded by a transaction each, and the offer is good for one."""
+    # Given a run that is known, and an offer
+    recorder = make_recorder(postgres_ledger, redis_url, handover, FAILED, COMPLETED)
+    recorder.dispatch([event({"run_id": "tsk_0"})])
+    handover.put(Offer("w", 7, ROOM))
+    # When there is news of that run beside new ones
+    new = [event({"run_id": f"tsk_{number}"}) for number in (1, 2, 3)]
+    woken = recorder.dispatch([*new, event({"run_id": "tsk_0", "status": known_one, "output": 2})])
+    # Then the new ones are handed on, and the sink of the other one is woken
+    answer = handover.receive()
+    assert answer is not None
+    assert len(answer.ids) == 3
+    assert ("ops" if known_one == "completed" else "failures") in woken
+
+
 @pytest.mark.parametrize("name", BATCHES)
 def test_what_is_handed_on_whole_is_what_the_ledger_has(
     ledger: Ledger, redis_url: str, handover: Handover, name: str
