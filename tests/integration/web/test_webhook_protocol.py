@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from receiver.errors import Busy, RequestError
+from receiver.errors import Busy, RequestError, Unauthorized
 from receiver.ingest.endpoint import send_error
 from receiver.ingest.whole_webhooks import Announced
 from receiver.web import connections, http_protocol
@@ -32,6 +32,7 @@ class Webhooks:
         self.took: list[bytes] = []  # and not by ASGI
         self.answers_at_once = True
         self.takes = True
+        self.refusal: RequestError | None = None
         self.waiting: list[Callable[[], None]] = []
         self.loop: Any = None
 
@@ -60,7 +61,9 @@ class Webhooks:
             reply.later(refuse)
 
         self.loop = asyncio.get_running_loop()
-        if self.answers_at_once:
+        if self.refusal:
+            self.loop.call_soon(end, self.refusal)
+        elif self.answers_at_once:
             self.loop.call_soon(answer)
         else:
             self.waiting.append(answer)
@@ -203,6 +206,30 @@ async def test_requests_of_one_connection_are_answered_in_their_order(served: Se
     webhooks.answers_at_once = True
     assert statuses(await talk(served, post(b"4"), until=1)) == [b"202"]
     assert (webhooks.took, BY_ASGI) == ([b"1", b"4"], [b"", b"2", b"3"])
+
+
+async def test_a_connection_goes_on_after_a_webhook_was_refused(served: Served, webhooks: Webhooks) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+
+    async def answer() -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+        return head.split()[1]
+
+    # Given a webhook that is refused, and another that comes with it, or once the answer is there
+    for _ in range(2):
+        webhooks.refusal = Unauthorized("the signature fits none of the source's secrets")
+        writer.write(post(b"1") + post(b"2"))
+        assert [await answer(), await answer()] == [b"401", b"200"]
+        writer.write(post(b"3"))
+        assert await answer() == b"401"
+        # When the next one is taken, then it is answered
+        webhooks.refusal = None
+        writer.write(post(b"4"))
+        assert await answer() == b"202"
+    writer.close()
+    assert webhooks.took == [b"1", b"3", b"4"] * 2
 
 
 async def test_wherever_requests_are_cut_they_are_answered_alike(served: Served, webhooks: Webhooks) -> None:
