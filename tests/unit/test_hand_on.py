@@ -9,6 +9,8 @@ import pytest
 
 from receiver.domain.event import delivery_id
 from receiver.hand_on import HandOn, RunNow
+from receiver.ledger.deliveries.claims import CLAIM
+from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.events import NewDelivery, NewEvent, Written
 from receiver.runtime.handover import HandedOn, Handover, Offer
@@ -62,6 +64,19 @@ def test_what_is_new_committed_and_may_be_sent_is_handed_on_whole(handover: Hand
 
     assert set(answer.ids) == ids(ONE, OTHER)
     assert {each.id for each in unpack(answer.packed)} == ids(ONE, OTHER)
+
+
+def test_what_is_handed_on_is_claimed_for_as_long_as_what_a_deliverer_claims_itself(handover: Handover) -> None:
+    claims = HandOn({"ops": handover}).claims([ONE, HELD], 100.0)
+
+    assert claims == {"ops": ClaimAtOnce("w", 3, 100.0 + CLAIM)}
+
+
+def test_the_ledger_is_asked_of_each_lane_that_something_is_handed_on_for(handover: Handover) -> None:
+    it = HandOn({"ops": handover})
+    it.claims([ONE, new_event("tsk_2", NewDelivery("ops", "r", "https://app.example"), "results")], 100.0)
+
+    assert [each.values for each in it.looks()] == [{"b_lanes": ["https://app.example", "ops"]}]
 
 
 def test_a_try_that_certainly_failed_leaves_what_the_next_one_makes(handover: Handover) -> None:
