@@ -1,14 +1,13 @@
 """How tests are collected and shared over processes, and which modules have their fixtures."""
 
 import gc
-import os
 from collections.abc import Generator
-from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from tests.servers import warm_python
+from tests.support import forked_workers
 
 # Collecting makes millions of objects and no garbage: looking for it takes two fifths of the time.
 gc.disable()
@@ -32,18 +31,14 @@ FIXTURES = [
 pytest.register_assert_rewrite(*FIXTURES)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--workers", type=int, default=0, metavar="N", help="run the tests by N processes")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Import the fixtures, but not in a process that has xdist's workers run all tests: these begin only then."""
-    shares_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
-    if config.option.collectonly or not shares_out:
-        for name in FIXTURES:
-            config.pluginmanager.import_plugin(name)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes() -> None:
-    """Start one Python for the programs that all workers start."""
-    warm_python.share()
+    """Import the fixtures."""
+    for name in FIXTURES:
+        config.pluginmanager.import_plugin(name)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,25 +65,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     }.get(config.option.markexpr) or None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share the tests that take long over the workers of xdist, and have these begin with them.
-
-    Each worker is given a run of the list, and one that is done takes from the end of another's: so what is left for
-    the end is short, and none waits for the last one. What takes long waits most of the time: where it is little beside
-    the rest, half of the workers begin with that, and use the cores meanwhile. Tests of one module stay together, for
-    its fixtures.
-    """
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    modules = [list(tests) for _, tests in groupby(items, lambda item: item.path)]
-    long = [tests for tests in modules if tests[0].path.parent.name == "acceptance"]
-    short = [item for tests in modules if tests not in long for item in tests]
-    ordered: list[pytest.Item] = []
-    little = 10 * sum(map(len, long)) < len(items)
-    sharing = (workers + 1) // 2 if little else workers
-    for number in range(workers):
-        mine = [item for tests in long[number::sharing] for item in tests] if number < sharing else []
-        until = len(items) * (number + 1) // workers
-        room = max(0, until - len(ordered) - len(mine))
-        ordered += [*mine, *short[:room]]
-        del short[:room]
-    items[:] = [*ordered, *short]
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Have the tests run by several processes, if that is wanted, with one Python for the programs that they start."""
+    option = session.config.option
+    workers = min(option.workers, len(session.items))
+    if not workers or option.collectonly or (session.testsfailed and not option.continue_on_collection_errors):
+        return None
+    warm_python.share()
+    forked_workers.run(session, workers, slow="acceptance")
+    return True
