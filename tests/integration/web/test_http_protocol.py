@@ -297,10 +297,10 @@ async def test_who_ends_its_side_is_taken_for_gone_after_a_while(
     writer.close()
 
 
-async def test_an_answer_that_nobody_reads_is_broken_off(port: int) -> None:
+async def test_an_answer_that_nobody_reads_is_broken_off(port: int, limits: Connections) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
     writer.write(REQUEST.replace(b"/ ", b"/large "))
-    await asyncio.sleep(BOUND * 3)  # in which it takes what fits into buffers
+    await asyncio.to_thread(eventually, lambda: limits.ended["slow"])  # it has taken what fits into buffers
     received, end = 0, b""
     async with asyncio.timeout(60):
         while piece := await reader.read(1 << 20):
@@ -353,11 +353,11 @@ async def test_of_thousands_of_requests_at_once_few_are_taken(port: int) -> None
 
 
 async def test_an_answer_that_is_broken_off_with_a_request_behind_it_leaves_no_line_in_the_log(
-    port: int, caplog: pytest.LogCaptureFixture
+    port: int, limits: Connections, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
     writer.write(REQUEST.replace(b"/ ", b"/large ") + REQUEST)
-    await asyncio.sleep(BOUND * 3)
+    await asyncio.to_thread(eventually, lambda: limits.ended["slow"])
     writer.close()
     await answers(port, REQUEST.replace(b"Host: x", b"Host: x\r\nconnection: close"))
     assert caplog.text == ""

@@ -329,7 +329,9 @@ async def test_who_ends_its_side_still_gets_the_answer_which_says_that_it_is_the
     writer.write(post(b"abc"))
     writer.write_eof()
     await asyncio.to_thread(eventually, lambda: webhooks.took == [b"abc"])
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(
+        eventually, lambda: all(each._half_closed for each in served.server.server_state.connections)
+    )
     webhooks.answer_all()
     async with asyncio.timeout(PATIENCE):
         got = await reader.read()
@@ -364,7 +366,7 @@ async def test_a_body_that_does_not_come_is_408_and_the_application_hears_of_it(
     # And one whose client is gone before the body
     _, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(HEAD % (3, b""))
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(eventually, lambda: any(each.cycle for each in served.server.server_state.connections))
     writer.transport.abort()
     await asyncio.to_thread(eventually, lambda: BY_ASGI == [b"gone", b"gone"])
     assert webhooks.took == []

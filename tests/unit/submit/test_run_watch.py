@@ -14,6 +14,7 @@ from receiver.domain.run import Run
 from receiver.skyvern import Answer, Answered, Unreachable
 from receiver.submit import run_watch
 from receiver.submit.run_watch import RunWatch
+from tests.support.waiting import PATIENCE
 
 
 class FakeApi:
@@ -277,7 +278,7 @@ async def test_a_budget_without_a_call_left_holds_up_no_look_for_ever(
     rig.api.runs = dict.fromkeys("abcdefgh", "running")
     rig.budget = 0
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert await rig.round(*"abcdefgh") == []
 
 
