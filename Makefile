@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Enough workers to use the time in which tests wait. Each costs five seconds of a core before its first test.
+# Enough workers to use the time in which tests wait.
 JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 2)))
 
 # Where the environment forbids it, each of many processes would compile all that it imports anew.
