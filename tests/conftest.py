@@ -1,6 +1,7 @@
 """How tests are collected and shared over processes, and which modules have their fixtures."""
 
 import gc
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -73,5 +74,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if not workers or option.collectonly or (session.testsfailed and not option.continue_on_collection_errors):
         return None
     warm_python.share()
+    if "tests.support.ledger" in sys.modules:  # made once, not by each worker
+        sys.modules["tests.support.ledger"].tables_of_sqlite()
+    if any("postgres" in item.fixturenames for item in session.items if isinstance(item, pytest.Function)):
+        sys.modules["tests.servers.postgres"].new_cluster()
     forked_workers.run(session, workers, slow="acceptance")
     return True

@@ -11,6 +11,7 @@ import atexit
 import os
 import random
 import sys
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -81,6 +82,7 @@ def run(session: pytest.Session, workers: int, slow: str) -> None:
     reporter = session.config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None:
         reporter.showfspath = False  # tests of several modules come by turns
+    assert threading.active_count() == 1, f"no fork has these threads: {threading.enumerate()}"
     session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # each worker has a folder in it
     _Foreman(session, Shares(kinds[False], kinds[True], workers), workers).run()
 
