@@ -11,6 +11,7 @@ It knows no address policy: guarded_client.py makes exchanges, and says how a co
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -201,10 +202,17 @@ def _translated(host: str, error: BaseException) -> Refused | Unavailable | None
     if isinstance(error, httpcore2.TimeoutException):
         return Unavailable(f"{host} did not answer in time")
     if isinstance(error, httpcore2.ConnectError):
-        kind = "its certificate does not hold" if "CERTIFICATE" in str(error).upper() else "it can't be reached"
-        return Unavailable(f"{host}: {kind}")
+        return Unavailable(f"{host}: {_why_not_reached(error)}")
     if isinstance(error, httpcore2.LocalProtocolError):
         return Refused(f"{host}: a header or address that HTTP does not allow")
     if isinstance(error, (httpcore2.NetworkError, httpcore2.ProtocolError, OSError)):
         return Unavailable(f"{host}: the connection broke")
     return None
+
+
+def _why_not_reached(error: BaseException) -> str:
+    if "CERTIFICATE" in str(error).upper():
+        return "its certificate does not hold"
+    if getattr(error.__cause__, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        return "no more files may be open here: allow more (ulimit -n, or LimitNOFILE of systemd), or lower concurrency"
+    return "it can't be reached"

@@ -56,14 +56,16 @@ def readable(descriptors: Iterable[int], seconds: float) -> set[int]:
 class Bell:
     """What ends a wait in `readable`, from another thread or a signal handler. It rings until `clear`."""
 
+    _ends: tuple[int, ...] = ()  # what one that could not be made has to close
+
     def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
+        self._ends = self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
 
     def __del__(self) -> None:
-        os.close(self._reader)
-        os.close(self._writer)
+        for end in self._ends:
+            os.close(end)
 
     def fileno(self) -> int:
         """Return what can be read once it rings."""
@@ -161,7 +163,10 @@ def exit_text(code: int) -> str:
 
 
 def error_location(error: BaseException) -> str:
-    """Return the error's type, file and line. Not its text, which may hold a payload or a secret."""
+    """Return the error's type, file and line, and what the system said. Not its text, which may hold a payload or a
+    secret."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}"
+    number = error.errno if isinstance(error, OSError) else None
+    said = f" ({os.strerror(number)})" if number else ""
+    return f"{type(error).__name__}{said}{place}"

@@ -73,7 +73,9 @@ class SharedWait:
         Redis is asked on between two calls, until there was a job: call it again, or `leave`. Raises redis.RedisError.
         """
         with self._changed:
-            place = self._places.setdefault(queue, _Place())
+            if queue not in self._places:
+                self._places[queue] = _Place()
+            place = self._places[queue]
             if place.answer is None:
                 self._waiting.add(queue)
             if self._thread is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
+import resource
 import socket
 import ssl
 import subprocess
@@ -354,6 +356,19 @@ def test_a_closed_port_is_unavailable() -> None:
         port = taken.getsockname()[1]
     with pytest.raises(Unavailable, match="can't be reached"):
         fetch(GuardedClient(["127.0.0.1"]), f"http://127.0.0.1:{port}/")
+
+
+def test_a_process_that_may_open_no_more_files_says_that_and_blames_no_server(server: ArtifactServer) -> None:
+    client = GuardedClient(["127.0.0.1"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(Unavailable, match="no more files may be open here: allow more"):
+            fetch(client, server.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_is_not_http_is_unavailable() -> None:
