@@ -24,7 +24,7 @@ from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import run_texts, runs
 from receiver.ledger.text_index import reading, state, summaries
 from receiver.ledger.text_index.postings import WordChanges
-from receiver.ledger.text_index.reading import Text
+from receiver.ledger.text_index.reading import Text, Texts
 from receiver.ledger.text_index.state import IndexState, Place
 
 # Seconds for which nobody else indexes after a batch.
@@ -33,6 +33,10 @@ LEASE: Final = 10.0
 CHECK_EVERY: Final = 10.0
 # Seconds that what changed has waited when there is no time to rest.
 BEHIND: Final = 2.0
+# Runs that changed, and characters of their documents, up to which batches are written together: the rows of common
+# words are then written once for all of them. The words of so many characters take some 20 MB.
+TOGETHER: Final = 1024
+TOGETHER_CHARACTERS: Final = 1 << 20
 
 _insert: Final = bulk.Insert(run_texts, lambda insert: insert)
 _put: Final = bulk.Insert(
@@ -56,6 +60,45 @@ class _Batch:
     changed_at: float | None = None
     backwards: bool = False
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether more runs that changed are to be written with it."""
+        return (
+            self.full
+            and self.changed_at is not None
+            and len(self.texts) < TOGETHER
+            and sum(len(text.said.document) for text in self.texts) < TOGETHER_CHARACTERS
+        )
+
+    def joined(self, read: Texts) -> _Batch:
+        """Return the batch with runs that changed since. Of one that has changed again, the last text counts."""
+        if read.last is None:
+            return replace(self, full=False)
+        again = {text.key for text in read.texts}
+        texts = [*(text for text in self.texts if text.key not in again), *read.texts]
+        return _Batch(texts, self.read_in, replace(self.then, seen=read.last), read.more, read.last.at)
+
+
+class _Breath:
+    """The time that one call may take, and its rests."""
+
+    def __init__(self, ledger: Ledger, within: float, rest: Callable[[float], None]) -> None:
+        self._ledger = ledger
+        self._rest = rest
+        self._began = time.monotonic()
+        self._until = self._began + within
+
+    def take(self, changed_at: float | None = None) -> bool:
+        """Rest as long as the work since the last rest took. False when the time is over. `changed_at`: when what waits
+        changed; there is no rest if that was long ago."""
+        took, left = time.monotonic() - self._began, self._until - time.monotonic()
+        if left <= 0:
+            return False
+        if changed_at is None or self._ledger.now() - changed_at < BEHIND:
+            self._rest(min(took, left))
+        self._began = time.monotonic()
+        return True
+
 
 class TextIndexer:
     """Indexes the runs of one ledger, for one process. What `redactor` masks is never indexed."""
@@ -76,13 +119,15 @@ class TextIndexer:
         """Index what changed, then what is old, for at most `within` seconds and a batch; when nothing is left of that,
         make summaries of what is full. Returns how many runs.
 
-        After each batch it rests as long as that took, by `rest(seconds)`, unless it is behind: others want the
-        processors, and the database's session has the priority of all others. Raises LedgerUnavailable.
+        After each batch that it has read, and what it has written, it rests as long as that took, by `rest(seconds)`,
+        unless it is behind: others want the processors, and the database's session has the priority of all others.
+        Raises LedgerUnavailable.
         """
-        began = time.monotonic()
-        until, count, changed, caught_up = began + within, 0, 0, False
+        breath = _Breath(self._ledger, within, rest)
+        count, changed, caught_up = 0, 0, False
         self.at_rest, self.changed = False, None
         while (batch := self._next(caught_up)) is not None:
+            batch = self._joined(batch, breath)
             numbered = _numbered(batch)
             if not self._ledger.write(partial(self._write, batch=batch, numbered=numbered)):
                 self._known = None
@@ -90,27 +135,25 @@ class TextIndexer:
             count += len(batch.texts)
             changed += len(batch.texts) if batch.changed_at is not None else 0
             caught_up = caught_up or not batch.full
-            took, left = time.monotonic() - began, until - time.monotonic()
-            if left <= 0:
+            if not breath.take(None if caught_up else batch.changed_at):
                 return count
-            if caught_up or batch.changed_at is None or self._ledger.now() - batch.changed_at < BEHIND:
-                rest(min(took, left))
-            began = time.monotonic()
         self.changed = changed
-        self._summarize(until, rest)
+        self._summarize(breath)
         return count
 
-    def _summarize(self, until: float, rest: Callable[[float], None]) -> None:
-        """Make summaries of full chunks until that time, unless another clock is at it."""
-        while self._mine is not None:
-            began = time.monotonic()
-            if not self._summarizer.step(self._mine):
-                return
+    def _summarize(self, breath: _Breath) -> None:
+        """Make summaries of full chunks while there is time, unless another clock is at it."""
+        while self._mine is not None and self._summarizer.step(self._mine):
             self.at_rest = False
-            took, left = time.monotonic() - began, until - time.monotonic()
-            if left <= 0:
+            if not breath.take():
                 return
-            rest(min(took, left))
+
+    def _joined(self, batch: _Batch, breath: _Breath) -> _Batch:
+        """Return a batch with those that follow it, which are read in the state that it leaves."""
+        while batch.goes_on and breath.take(batch.changed_at):
+            more = partial(reading.changed_since, place=batch.then.seen, redactor=self._redactor)
+            batch = batch.joined(self._ledger.read(more, transaction=False))
+        return batch
 
     def _next(self, caught_up: bool = False) -> _Batch | None:
         """Read the next batch. None when there is nothing to do, or another clock does it.

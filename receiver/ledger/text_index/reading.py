@@ -153,7 +153,8 @@ def _missed(limit: int) -> BuiltStatement:
 def _nth_after(count: int) -> sa.Select[Any]:
     """Return the query for when the run changed that comes so many places after a time."""
     later = runs.alias().c.updated_at
-    return sa.select(later).where(later > _AFTER).order_by(later).limit(1).offset(count - 1)
+    # The second bound is one for PostgreSQL's estimate alone.
+    return sa.select(later).where(later > _AFTER, later <= math.inf).order_by(later).limit(1).offset(count - 1)
 
 
 @cache

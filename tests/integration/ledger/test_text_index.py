@@ -322,13 +322,16 @@ def test_while_one_clock_indexes_another_does_not(ledger: Ledger) -> None:
 
 
 def test_a_batch_reads_no_more_of_a_new_ledger_than_its_own_runs_and_words(ledger: Ledger) -> None:
-    # Given runs and words of which PostgreSQL has no statistics yet
+    # Given runs and words of which PostgreSQL has no statistics yet, and many more of them than a batch has
     if ledger.dialect == "sqlite":
         return  # whose plans do not depend on them
     index(ledger)
     for n in range(10):
         record(ledger, *(new_event(f"r{n}_{m}", title=f"same t{n}x{m}") for m in range(200)), now=NOW + n)
     index(ledger)
+    old = "SELECT 'skyvern', 'old' || n, 0, 0 FROM generate_series(1, 6000) AS n"
+    fill = sa.text(f"INSERT INTO runs (source, run_id, first_seen_at, updated_at) {old}")
+    ledger.write(lambda connection: connection.execute(fill))
     # When a batch of others is written
     record(ledger, *(new_event(f"new{m}", title=f"same t0x{m} t{m}") for m in range(40)), now=NOW + 100)
     it = indexer_of(ledger)
@@ -377,6 +380,62 @@ def test_it_rests_between_batches_unless_it_is_behind(
     # Then it rests after each, and after the second look at them; when it is behind, only once it has caught up
     assert len(rested) == rests
     assert all(seconds > 0 for seconds in rested)
+
+
+def test_what_fills_batches_is_written_together(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given runs that changed, of five batches; of which one writes what three have at the most
+    monkeypatch.setattr(reading, "BATCH", 10)
+    monkeypatch.setattr(indexing, "TOGETHER", 30)
+    index(ledger)
+    record(ledger, *(new_event(f"r{n:02}", title="same") for n in range(45)), now=NOW)
+    written: list[int] = []
+    write = indexing.TextIndexer._write
+
+    def noting(it: indexing.TextIndexer, *given: Any, batch: Any, **more: Any) -> bool:
+        written.append(len(batch.texts))
+        return write(it, *given, batch=batch, **more)
+
+    monkeypatch.setattr(indexing.TextIndexer, "_write", noting)
+    # When they are indexed
+    assert indexer_of(ledger).run(60, lambda _: None) == 45
+    # Then two transactions have written them, and one notes how far they were looked at again
+    assert written == [30, 15, 0]
+    assert len(found(ledger, "same")) == 45
+    assert holds_what_the_documents_say(ledger)
+
+
+def test_what_is_long_is_not_written_together(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BATCH", 10)
+    monkeypatch.setattr(indexing, "TOGETHER_CHARACTERS", 10 * len(" same "))
+    index(ledger)
+    record(ledger, *(new_event(f"r{n:02}", title="same") for n in range(25)), now=NOW)
+    it = indexer_of(ledger)
+    batch = it._next()
+    assert batch is not None
+    assert not batch.goes_on
+    assert it.run(60, lambda _: None) == 25
+
+
+def test_a_run_that_changes_while_batches_are_read_has_its_last_words(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given batches that are written together, of which the first has a run that changes before the next is read
+    monkeypatch.setattr(reading, "BATCH", 2)
+    index(ledger)
+    record(ledger, *(new_event(f"r{n}", title="early") for n in range(3)), now=NOW)
+    again = [new_event("r0", title="late", number=2)]
+
+    def rest(_: float) -> None:
+        if again:
+            record(ledger, again.pop(), now=NOW + 1)
+
+    # When they are indexed
+    ledger_time(ledger, NOW + 1)
+    assert indexer_of(ledger).run(60, rest) == 3
+    # Then it is there once, as it is now
+    assert found(ledger, "early") == ["r2", "r1"]
+    assert found(ledger, "late") == ["r0"]
+    assert holds_what_the_documents_say(ledger)
 
 
 def test_what_is_removed_leaves_no_word(ledger: Ledger) -> None:
