@@ -219,7 +219,9 @@ class Database:
         def _connect(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> BoundedConnection:
             if time.monotonic() > postgresql.deadline.get():  # the pool also connects to replace a dead connection
                 raise psycopg.OperationalError(LATE)
-            return BoundedConnection.connect(*arguments, **{**defaults, **options})
+            connection = BoundedConnection.connect(*arguments, **{**defaults, **options})
+            postgresql.require_encoding(connection)
+            return connection
 
         @event.listens_for(engine, "connect")
         def _on_connect(connection: Any, record: Any) -> None:

@@ -297,6 +297,18 @@ def client_options(limits: TimeLimits) -> dict[str, str]:
     }
 
 
+def require_encoding(connection: psycopg.Connection[Any]) -> None:
+    """Close a connection to a database whose texts have no encoding, and raise psycopg.OperationalError.
+
+    That is SQL_ASCII, which `initdb` takes from a system without a locale: texts come as bytes, and characters are cut.
+    What a server or a pooler does not say is taken for right.
+    """
+    if connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
+        name = connection.info.dbname
+        connection.close()
+        raise psycopg.OperationalError(f'database "{name}" has the encoding SQL_ASCII and not UTF8')
+
+
 def open_session(connection: psycopg.Connection[Any], limits: TimeLimits) -> Session:
     """Make the server give up a client that has vanished, and ask it what it promises. Leaves autocommit on.
 

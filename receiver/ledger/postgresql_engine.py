@@ -26,6 +26,7 @@ def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClo
     @sa_event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> Any:
         connection = driver.BoundedConnection.connect(*arguments, **{**defaults, **options})
+        driver.require_encoding(connection)
         connection.longest_wait = limits.statement + limits.margin
         return connection
 

@@ -18,6 +18,11 @@ _REMEDIES: Final = tuple(
     for pattern, words, waiting_helps in (
         (r'database ".*" does not exist', "create it, or name the right one at the end of DATABASE_URL", False),
         (
+            r"has the encoding SQL_ASCII",
+            "make another with CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0, and name it in DATABASE_URL",
+            False,
+        ),
+        (
             r'authentication failed|role ".*" (?:does not exist|is not permitted)|no password supplied|no pg_hba\.conf',
             "write the right user and password into DATABASE_URL: postgresql://user:password@host/name",
             False,

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from handlers.contract import Unavailable
+from handlers.database.options import parse_url
+from handlers.database.server import Database
 from receiver.cli.ledger_access import warning_at_start
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -17,7 +20,7 @@ from receiver.ledger.migrate import HEAD, ensure_schema
 from receiver.worker import check
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import free_port
-from tests.support.waiting import Stopwatch
+from tests.support.waiting import PATIENCE, Stopwatch
 
 CONFIG = Config.model_validate({"sources": {"skyvern": {"secrets": ["a-secret"]}}})
 FOREIGN = "CREATE TABLE runs (title text)"
@@ -46,6 +49,23 @@ def test_a_postgresql_that_is_not_right_is_told_with_what_would_be(
     nowhere, waits = line_of(postgres.url("nowhere"))
     assert 'database "nowhere" does not exist; create it, or name the right one' in nowhere
     assert not waits
+
+    with contextlib.closing(postgres.connect("postgres")) as connection:
+        connection.execute("CREATE DATABASE without_encoding ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    try:
+        bytes_only, waits = line_of(postgres.url("without_encoding"))
+        assert 'database "without_encoding" has the encoding SQL_ASCII and not UTF8; make another' in bytes_only
+        assert not waits
+        sink = Database(parse_url(postgres.url("without_encoding")), PATIENCE)
+        with (
+            pytest.raises(Unavailable, match="has the encoding SQL_ASCII and not UTF8"),
+            sink.transaction(time.monotonic() + PATIENCE),
+        ):
+            pass
+        sink.close()
+    finally:
+        with contextlib.closing(postgres.connect("postgres")) as connection:
+            connection.execute("DROP DATABASE without_encoding")
 
     with contextlib.closing(postgres.connect(postgres_url.rpartition("/")[2])) as connection:
         connection.execute(FOREIGN)
