@@ -357,6 +357,15 @@ async def test_one_who_hangs_up_is_no_trouble(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("before", [b"", post(b"abc")], ids=["at once", "after a webhook"])
+async def test_a_head_that_does_not_come_to_its_end_is_408(
+    served: Served, before: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "STALL", 0.1)
+    pieces = [each for each in (before, post(b"abc")[:30]) if each]
+    assert statuses(await talk(served, *pieces, until=len(pieces)))[-1:] == [b"408"]
+
+
 async def test_a_body_that_does_not_come_is_408_and_the_application_hears_of_it(
     served: Served, webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
