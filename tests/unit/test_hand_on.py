@@ -19,6 +19,7 @@ from tests.support.ledger import new_event
 ONE, OTHER = new_event("tsk_1", "ops"), new_event("tsk_2", "ops")
 KNOWN = RunNow({}, 1)
 HELD = new_event("tsk_3", NewDelivery("ops", "r", after=("mirror",)))
+OF_A_LANE = new_event("tsk_5", NewDelivery("ops", "r", "https://app.example"))
 
 
 class LaneRow(NamedTuple):
@@ -74,7 +75,7 @@ def test_what_is_handed_on_is_claimed_for_as_long_as_what_a_deliverer_claims_its
 
 def test_the_ledger_is_asked_of_each_lane_that_something_is_handed_on_for(handover: Handover) -> None:
     it = HandOn({"ops": handover})
-    it.claims([ONE, new_event("tsk_2", NewDelivery("ops", "r", "https://app.example"), "results")], 100.0)
+    it.claims([ONE, OF_A_LANE], 100.0)
 
     assert [each.values for each in it.looks()] == [{"b_lanes": ["https://app.example", "ops"]}]
 
@@ -97,6 +98,20 @@ def test_ids_alone_are_handed_on_when(handover: Handover, why: str, options: dic
     answer = hand_on(handover, [ONE, OTHER], **options)
 
     assert (set(answer.ids), answer.packed) == (ids(ONE, OTHER), b""), why
+
+
+@pytest.mark.parametrize("shut", ["ops", "https://app.example"])
+def test_ids_alone_are_handed_on_when_one_of_their_lanes_is_shut(handover: Handover, shut: str) -> None:
+    answer = hand_on(handover, [ONE, OF_A_LANE], shut=[LaneRow(shut)])
+
+    assert (set(answer.ids), answer.packed) == (ids(ONE, OF_A_LANE), b"")
+
+
+def test_each_delivery_is_handed_on_with_its_lane(handover: Handover) -> None:
+    answer = hand_on(handover, [ONE, OF_A_LANE])
+
+    lanes = {each.run_id: each.lane for each in unpack(answer.packed)}
+    assert lanes == {"tsk_1": "ops", "tsk_5": "https://app.example"}
 
 
 @pytest.mark.parametrize("made", [[ONE], []])
