@@ -284,6 +284,20 @@ def test_the_clock_makes_them_once_nothing_is_left_to_index(full: Ledger) -> Non
         assert not rested
 
 
+def test_a_ledger_that_has_all_is_not_asked_again_before_more_is_full(
+    full: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it, now = Summarizer(full), index_state(full)
+    while it.step(now):
+        pass
+    asked: list[range] = []
+    monkeypatch.setattr(summaries, "_lacking", lambda _, groups: asked.append(groups))
+    assert not it.step(now)
+    assert asked == []
+    assert not it.step(replace(now, newest=48 * CHUNK))
+    assert asked == [range(-1, 3)]
+
+
 def test_while_one_clock_indexes_another_makes_no_summaries(full: Ledger) -> None:
     held = replace(index_state(full), owner="another", leased_until=full.now() + indexing.LEASE)
     full.write(lambda connection: requests.run(connection, state.writing(held)))
