@@ -286,7 +286,7 @@ class TestS3Mirror(MirrorSuite):
         gate = threading.Event()
         body = b"v" * (40 << 20)
         run = sample_run(recording_url=server.add("/r", body, gate=gate))
-        options = options_for(own, own.new_bucket(), timeout=6)
+        options = options_for(own, own.new_bucket(), timeout=15)
         sink = S3Sink("mirror", S3Sink.Options.model_validate(options), Loopback())
         sink.send(make_delivery())  # so that nothing which only the first one costs is left
         with ThreadPoolExecutor(1) as pool:
@@ -297,7 +297,7 @@ class TestS3Mirror(MirrorSuite):
             gate.set()
             with pytest.raises(Unavailable):
                 answer.result(timeout=PATIENCE)
-            watch.at_most(12)
+            watch.at_most(40)
         own.resume()
         sink.close()
 

@@ -64,13 +64,13 @@ def test_a_table_whose_key_is_altered_costs_no_send(pg: ResultsDb) -> None:
 def test_a_server_that_hangs_in_the_middle_is_left_in_time(postgres_factory: Callable[..., PostgresProcess]) -> None:
     server = postgres_factory()
     database = ResultsDb(server.url())
-    sink = database.sink(timeout=2)
+    sink = database.sink(timeout=5)
     sink.send(event("tsk_1", 1))
     server.hang()
     watch = Stopwatch()
     with pytest.raises(Unavailable, match="in time"):
         sink.send(event("tsk_2", 1))
-    watch.at_most(10)
+    watch.at_most(20)
     server.resume()
     sink.send(event("tsk_3", 1))
     assert {"tsk_1", "tsk_3"} <= {row["run_id"] for row in database.rows()}
@@ -78,19 +78,19 @@ def test_a_server_that_hangs_in_the_middle_is_left_in_time(postgres_factory: Cal
 
 
 def test_a_locked_table_is_unavailable_in_time(pg: ResultsDb) -> None:
-    sink = pg.sink(timeout=2)
+    sink = pg.sink(timeout=5)
     sink.send(event("tsk_1", 1))
     with pg.engine.begin() as connection:
         connection.execute(sa.text("LOCK TABLE skyvern_runs IN ACCESS EXCLUSIVE MODE"))
         watch = Stopwatch()
         with pytest.raises(Unavailable, match="lock timeout"):
             sink.send(event("tsk_1", 2))
-        watch.at_most(10)
+        watch.at_most(20)
     assert isinstance(sink.send(event("tsk_1", 2)), Receipt)
 
 
 def test_a_sqlite_file_that_another_process_holds_is_unavailable_in_time(sqlite: ResultsDb, tmp_path: Path) -> None:
-    sink = sqlite.sink(timeout=1)
+    sink = sqlite.sink(timeout=4)
     sink.send(event("tsk_1", 1))
     with (tmp_path / "results.db.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

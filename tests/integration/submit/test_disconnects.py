@@ -78,7 +78,7 @@ def upstream() -> Iterator[Callable[[int, int], Upstream]]:
 def hold(rig: Submitting, path: str, read: int = 1) -> socket.socket:
     """A connection on which `path` is asked for, and of whose answer `read` bytes have come."""
     host, port = rig.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection = socket.create_connection((host, int(port)), timeout=PATIENCE)
     connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {rig.whole_key}\r\n\r\n".encode())
     while read > 0:
         piece = connection.recv(65536)

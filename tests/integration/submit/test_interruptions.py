@@ -57,7 +57,7 @@ PROMPT = b'{"prompt": "p"}'
 def submit_and_hang_up(rig: Submitting, condition: Callable[[], Any], headers: str = "") -> None:
     """Submit a task, and close the connection without waiting for more than `condition`."""
     head = f"POST /v1/run/tasks HTTP/1.1\r\nhost: x\r\nx-api-key: {rig.whole_key}\r\ncontent-length: {len(PROMPT)}\r\n"
-    with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=PATIENCE) as connection:
         connection.sendall(f"{head}{headers}\r\n".encode() + PROMPT)
         eventually(condition)
 
@@ -173,7 +173,7 @@ def test_a_body_that_trickles_is_not_waited_for(
     rig = submitting(skyvern_simulator.url, dispatching=False)
     head = f"POST /v1/run/tasks HTTP/1.1\r\nhost: x\r\nx-api-key: {rig.whole_key}\r\ncontent-length: 100\r\n\r\n"
 
-    with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=PATIENCE) as connection:
         connection.sendall(head.encode() + b'{"prompt": ')
         said = b"".join(iter(lambda: connection.recv(4096), b""))
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
+from tests.support.waiting import PATIENCE
 
 Make = Callable[..., Submitting]
 
@@ -62,7 +63,7 @@ def ask(rig: Submitting, method: str, path: str, key: str, body: bytes = b"", he
     """The status and body of the answer to a request with these very bytes. `headers`: more lines."""
     head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\nconnection: close\r\n{headers}"
     head += f"content-length: {len(body)}\r\n\r\n" if body or method == "POST" else "\r\n"
-    with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=PATIENCE) as connection:
         connection.sendall(head.encode("latin-1") + body)
         said = b"".join(iter(lambda: connection.recv(65536), b""))
     found = re.match(rb"HTTP/1\.1 (\d{3}) ", said)
