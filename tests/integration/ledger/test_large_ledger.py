@@ -46,7 +46,7 @@ def contents(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
 def values(connection: Connection, table: sa.Table) -> Iterator[tuple[Any, ...]]:
     """The rows of a table: times to 10 µs, sets as what is in them, and nothing of who indexed it, and until when."""
     columns = sorted((each for each in table.c if each.name not in _OF_CLOCK), key=lambda each: each.name)
-    for row in connection.execute(sa.select(*columns)).mappings():
+    for row in connection.execute(sa.select(*columns)).mappings().all():  # a transaction may not be idle for long
         yield tuple(
             round(value, 5)
             if isinstance(value, float)
