@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Enough workers to use the time in which tests wait.
+# Enough workers to use the time in which tests wait. Each costs five seconds of a core before its first test.
 JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 2)))
 
 # Where the environment forbids it, each of many processes would compile all that it imports anew.
@@ -40,12 +40,12 @@ format: install
 # of only when they are wrong: else pytest's summary is the last line.
 test: lint
 	@found=$$(mktemp); $(BIN)/mypy >"$$found" 2>&1 & types=$$!; \
-	$(BIN)/python -m pytest --workers $(JOBS) $(or $(ARGS),-m "not long"); code=$$?; \
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(or $(ARGS),-m "not long"); code=$$?; \
 	wait $$types || { cat "$$found"; code=1; }; rm "$$found"; exit $$code
 
 # The tests that take long: chaos, loop, faults of the network, a long backlog, two hosts, status, the demo, examples with npm, requests of every kind to the API, every road of a run.
 proofs: install
-	@$(BIN)/python -m pytest --workers $(JOBS) -m long $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long $(ARGS)
 
 # Kill anything, break any connection, any time: about eight minutes. ARGS="--short", "--seed 7", "--without claim-sweep" (which must fail).
 chaos: install

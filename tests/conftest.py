@@ -1,14 +1,14 @@
 """How tests are collected and shared over processes, and which modules have their fixtures."""
 
 import gc
-import sys
+import os
 from collections.abc import Generator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from tests.servers import warm_python
-from tests.support import forked_workers
 
 # Collecting makes millions of objects and no garbage: looking for it takes two fifths of the time.
 gc.disable()
@@ -32,14 +32,18 @@ FIXTURES = [
 pytest.register_assert_rewrite(*FIXTURES)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--workers", type=int, default=0, metavar="N", help="run the tests by N processes")
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    """Import the fixtures."""
-    for name in FIXTURES:
-        config.pluginmanager.import_plugin(name)
+    """Import the fixtures, but not in a process that has xdist's workers run all tests: these begin only then."""
+    shares_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    if config.option.collectonly or not shares_out:
+        for name in FIXTURES:
+            config.pluginmanager.import_plugin(name)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Start one Python for the programs that all workers start."""
+    warm_python.share()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -66,17 +70,25 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     }.get(config.option.markexpr) or None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Have the tests run by several processes, if that is wanted, with one Python for the programs that they start."""
-    option = session.config.option
-    workers = min(option.workers, len(session.items))
-    if not workers or option.collectonly or (session.testsfailed and not option.continue_on_collection_errors):
-        return None
-    warm_python.share()
-    if "tests.support.ledger" in sys.modules:  # made once, not by each worker
-        sys.modules["tests.support.ledger"].tables_of_sqlite()
-    if any("postgres" in item.fixturenames for item in session.items if isinstance(item, pytest.Function)):
-        sys.modules["tests.servers.postgres"].new_cluster()
-    forked_workers.run(session, workers, slow="acceptance")
-    return True
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Share the tests that take long over the workers of xdist, and have these begin with them.
+
+    Each worker is given a run of the list, and one that is done takes from the end of another's: so what is left for
+    the end is short, and none waits for the last one. What takes long waits most of the time: where it is little beside
+    the rest, half of the workers begin with that, and use the cores meanwhile. Tests of one module stay together, for
+    its fixtures.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    modules = [list(tests) for _, tests in groupby(items, lambda item: item.path)]
+    long = [tests for tests in modules if tests[0].path.parent.name == "acceptance"]
+    short = [item for tests in modules if tests not in long for item in tests]
+    ordered: list[pytest.Item] = []
+    little = 10 * sum(map(len, long)) < len(items)
+    sharing = (workers + 1) // 2 if little else workers
+    for number in range(workers):
+        mine = [item for tests in long[number::sharing] for item in tests] if number < sharing else []
+        until = len(items) * (number + 1) // workers
+        room = max(0, until - len(ordered) - len(mine))
+        ordered += [*mine, *short[:room]]
+        del short[:room]
+    items[:] = [*ordered, *short]

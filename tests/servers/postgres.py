@@ -91,7 +91,7 @@ def _run_as(user: pwd.struct_passwd | None, command: Sequence[str]) -> None:
 
 
 @cache
-def new_cluster() -> Path:
+def _new_cluster() -> Path:
     """What `initdb` makes, for each server to copy: making it takes ten times as long."""
     directory, user = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_memory())), account()
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
@@ -218,7 +218,7 @@ class PostgresProcess:
         self.directory.mkdir(parents=True, exist_ok=True)
         if user is not None:
             os.chown(self.directory, user.pw_uid, user.pw_gid)
-        _run_as(user, ["cp", "-r", str(new_cluster()), str(data)])
+        _run_as(user, ["cp", "-r", str(_new_cluster()), str(data)])
 
     def _answers(self) -> bool:
         try:

