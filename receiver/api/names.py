@@ -66,7 +66,7 @@ def check_names(config: Callable[[], Config], connection: Connection, wanted: Fi
             raise unknown("status", status, "no run ended so", known)
     if not empty:
         return
-    for kind in _NAMED:
+    for kind in _asked(wanted):
         ours = _configured(config, kind) or []
         if _is_unknown(kind, ours, connection, wanted, ""):
             raise _no_such_name(kind, wanted, [*ours, *kind.every(connection)])
@@ -83,15 +83,20 @@ def check_may_come(config: Callable[[], Config], connection: Connection, wanted:
     `config`: as of `check_names`; where it can't be read, nobody knows what may come. `source`: the only one that the
     caller may see, who is told names of the config alone; "" for all.
     """
-    for kind in _NAMED:
+    for kind in _asked(wanted):
         ours = _configured(config, kind)
         if ours is not None and _is_unknown(kind, ours, connection, wanted, source):
             raise _no_such_name(kind, wanted, ours if source else [*ours, *kind.every(connection)])
 
 
+def _asked(wanted: Filter) -> list[_Kind]:
+    """Return the kinds of which the filter has a name. Of no others is the config read."""
+    return [kind for kind in _NAMED if getattr(wanted, kind.name)]
+
+
 def _is_unknown(kind: _Kind, ours: Sequence[str], connection: Connection, wanted: Filter, source: str) -> bool:
     value = getattr(wanted, kind.name)
-    return bool(value) and value not in ours and not kind.has(connection, value, source)
+    return value not in ours and not kind.has(connection, value, source)
 
 
 def _no_such_name(kind: _Kind, wanted: Filter, known: Sequence[str]) -> Invalid:

@@ -42,7 +42,8 @@ class _Answer:
 
 
 def examine(public_url: str, sources: Sequence[str], missing: str) -> Iterator[Finding]:
-    """Yield what is found of `public_url`. `missing`: what does not work without one, in words; "" when all does."""
+    """Yield what is found of `public_url`. `missing`: that there is none, with what does not work then and what to do
+    behind a colon; "" when all works without."""
     if not public_url:
         what, _, todo = missing.partition(": ")
         yield Finding("public_url", what or "PUBLIC_URL is not set", todo, note=True)

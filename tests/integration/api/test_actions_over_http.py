@@ -68,7 +68,7 @@ def test_a_key_without_the_scope_or_of_another_source_does_nothing(dead: Submitt
     for key, status in (
         (dead.key("view"), 403),
         (dead.key("operate"), 403),
-        (dead.key(*OPERATOR, source="other"), 404),
+        (dead.key(*OPERATOR, source="other"), 422),  # to it there is no such run
     ):
         assert post(dead, "/deliveries/replay", key, ids=["tsk_1"]).status_code == status
         assert post(dead, "/sinks/callback/pause", key).status_code == 403

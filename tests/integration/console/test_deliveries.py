@@ -203,7 +203,7 @@ def test_who_has_one_source_sees_and_takes_nothing_of_another(operated: Submitti
     # And of what is selected, whoever made it up, only the own is taken
     asked = bo.click(bo.get("/dead"), "Replay selected", ids=[own, theirs])
     assert "1 replayed." in bo.click(asked, "Replay 1").text
-    assert bo.post("/do/replay", form_token=bo.form_token, ids=theirs, sure="yes").status_code == 404
+    assert bo.post("/do/replay", form_token=bo.form_token, ids=theirs, sure="yes").status_code == 422
     assert states(operated.ledger, state=("dead",)) == {"tsk_1:results": "dead"}
 
 

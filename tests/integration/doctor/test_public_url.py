@@ -95,8 +95,8 @@ def test_a_name_with_a_private_address_is_told(
 
 
 def test_no_url_and_no_such_name_are_told() -> None:
-    (unset,) = public_url.examine("", ["skyvern"], "results come late")
-    assert unset.todo == "results come late"
+    (unset,) = public_url.examine("", ["skyvern"], "PUBLIC_URL is not set, so much is late: set it")
+    assert (unset.what, unset.todo) == ("PUBLIC_URL is not set, so much is late", "set it")
     (unset,) = public_url.examine("", ["skyvern"], "")
     assert unset.ok
     (unknown,) = public_url.examine("https://no-such-name.invalid", ["skyvern"], "")
