@@ -223,7 +223,7 @@ def record_outcome(
     if before is None:
         raise KeyError(submission_id)
     known = lock_runs(connection, before.source, {answer.run_id, before.run_id} - {""}, now)
-    there = connection.execute(sa.select(submissions).where(submissions.c.id == submission_id).with_for_update()).one()
+    there, others = _lock(connection, before.source, submission_id, answer)
     state = SubmissionState(there.state)
     values: dict[str, object] = {"updated_at": now, "answered_at": now}
     if answer.status is not None:
@@ -231,7 +231,8 @@ def record_outcome(
     if answer.move is SubmissionMove.ACCEPT:
         if there.run_id not in ("", answer.run_id) and not _is_started_again(connection, before.source, there.run_id):
             _unbind_run(connection, before.source, there.run_id, submission_id, now)
-        _unbind_others(connection, before.source, answer.run_id, submission_id, now)
+        if others:
+            _unbind(connection, before.source, answer.run_id, others, now)
         _bind_run(connection, before.source, answer.run_id, submission_id, there.labels, now)
         values |= {
             "state": SubmissionState.ACCEPTED,
@@ -264,6 +265,25 @@ def set_answer(connection: sa.Connection, submission_id: str, status: int, body:
     )
 
 
+def _lock(
+    connection: sa.Connection, source: str, submission_id: str, answer: SubmitOutcome
+) -> tuple[sa.Row[Any], list[str]]:
+    """Lock a submission, and those others that have the run of its answer: all at once, by id, as others lock them.
+
+    Returns its row, and the ids of the others. Which these are stays so: the run is locked.
+    """
+    wanted = submissions.c.id == submission_id
+    if answer.move is SubmissionMove.ACCEPT:
+        wanted |= sa.and_(
+            submissions.c.source == source,
+            submissions.c.run_id == answer.run_id,
+            submissions.c.state.in_(states_before(SubmissionMove.UNBIND)),
+        )
+    query = sa.select(submissions).where(wanted).order_by(submissions.c.id).with_for_update()
+    rows = {row.id: row for row in connection.execute(query)}
+    return rows.pop(submission_id), list(rows)
+
+
 def _is_started_again(connection: sa.Connection, source: str, run_id: str) -> bool:
     """Whether the run is one that Skyvern started for an earlier one: then it stays with the submission of that."""
     query = sa.select(runs.c.retried_from).where(runs.c.source == source, runs.c.run_id == run_id)
@@ -278,20 +298,14 @@ def _unbind_run(connection: sa.Connection, source: str, run_id: str, submission_
     )
 
 
-def _unbind_others(connection: sa.Connection, source: str, run_id: str, submission_id: str, now: float) -> None:
-    """Unbind the run from another submission, whose token its webhook came with."""
-    others = connection.execute(
+def _unbind(connection: sa.Connection, source: str, run_id: str, others: Collection[str], now: float) -> None:
+    """Unbind the run from other submissions, whose tokens its webhooks came with. They are locked."""
+    connection.execute(
         sa.update(submissions)
-        .where(
-            submissions.c.source == source,
-            submissions.c.run_id == run_id,
-            submissions.c.id != submission_id,
-            submissions.c.state.in_(states_before(SubmissionMove.UNBIND)),
-        )
+        .where(bulk.among(connection, submissions.c.id, others))
         .values(state=SubmissionState.UNKNOWN, run_id="", due_at=now, reason="its run was another's", updated_at=now)
-        .returning(submissions.c.id)
-    ).all()
-    for (other,) in others:
+    )
+    for other in others:
         _unbind_run(connection, source, run_id, other, now)
 
 

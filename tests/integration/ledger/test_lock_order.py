@@ -1,4 +1,4 @@
-"""Who asks for polls locks what others lock in their order: runs, then submissions, both sorted. PostgreSQL only."""
+"""Who locks runs and submissions does it in one order: runs, then submissions, both sorted. PostgreSQL only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.ledger import Ledger, run_polls
 from receiver.ledger.schema import submissions
 from receiver.ledger.submissions import lifecycle, polls
@@ -116,3 +116,37 @@ def test_a_poll_that_was_put_off_meanwhile_is_not_made_due_by_what_was_read_befo
     # Then the lease stays as it is
     assert asked == 1
     assert due_times(postgres_ledger) == {"sub_a": NOW + polls.LEASE}
+
+
+@pytest.mark.parametrize(
+    ("answered", "others", "locked"),
+    [("b", ("c", "a"), ("a", "b", "c")), ("a", ("c", "b"), ("b", "c"))],
+    ids=["another, then the answered one", "one of the others, then the other"],
+)
+def test_a_run_is_taken_from_other_submissions_in_the_order_of_their_ids(
+    postgres_ledger: Ledger,
+    in_between: Callable[..., Any],
+    answered: str,
+    others: tuple[str, str],
+    locked: tuple[str, ...],
+) -> None:
+    # Given two submissions that stand in the table in another order, and have the run of a third one
+    submit(postgres_ledger, *others)
+    postgres_ledger.write(lambda it: it.execute(sa.update(submissions).values(run_id="tsk_run")))
+    new = NewSubmission(f"sub_{answered}", "skyvern", "k1", "tasks", answered)
+    postgres_ledger.write(lambda it: lifecycle.begin(it, new, NOW))
+    # When the answer says whose it is, while somebody locks submissions one after the other, by id
+    accepted = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_run", "task_v1", 200, b"{}", due_at=LATER)
+    first, *then = locked
+    in_between(
+        lambda it: lock_submission(it, first),
+        lambda it: lifecycle.record_outcome(it, new.id, accepted, NOW),
+        lambda it: [lock_submission(it, name) for name in then],
+    )
+    # Then both come through, and the run is the third one's alone
+    query = sa.select(submissions.c.id, submissions.c.state, submissions.c.run_id)
+    there = {row.id: (row.state, row.run_id) for row in postgres_ledger.read(lambda it: it.execute(query).all())}
+    assert there == {
+        new.id: (SubmissionState.ACCEPTED, "tsk_run"),
+        **{f"sub_{name}": (SubmissionState.UNKNOWN, "") for name in others},
+    }
