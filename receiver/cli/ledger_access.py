@@ -40,7 +40,7 @@ def open_ledger(settings: Settings, *, tell: bool = False, make: bool = False) -
             ensure_schema(ledger)
             sys.stderr.write(f"runhook: there was no ledger: a new one is made: {where(settings)}\n")
         elif trouble:
-            raise NotStarted(f"{trouble} ({where(settings)})")
+            raise NotStarted(f"{trouble.what}: {trouble.todo} ({where(settings)})")
         elif tell:
             sys.stderr.write(f"runhook: ledger: {where(settings)}\n")
         yield ledger

@@ -1,4 +1,4 @@
-"""What is allowed in settings and config, and yet will not work: warnings in words, each with what to do. Pure."""
+"""What is allowed in settings and config, and yet will not work: each with what to do. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from receiver.config.models import Config
 from receiver.config.settings import LOCAL_KEY_FILE, Settings
+from receiver.domain.trouble import Trouble
 
 # Hosts that Skyvern calls no webhook of, whatever they resolve to (1.0.56, utils/url_validators.py).
 _REFUSED_HOSTS: Final = ("localhost", "metadata.google.internal", "kubernetes.default.svc")
@@ -16,11 +17,16 @@ _REFUSED_SUFFIXES: Final = (".local", ".localhost", ".internal", ".cluster.local
 
 def warnings(settings: Settings, config: Config) -> list[str]:
     """Return what will probably not work as the operator expects, for start-up and `runhook check`."""
-    found = [
-        config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url),
-        refused_url(settings.public_url),
-    ]
-    return [text for text in found if text]
+    found = []
+    if missing := config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
+        found.append(_sentences(missing))
+    if refused := refused_url(settings.public_url):
+        found.append(f"PUBLIC_URL: {_sentences(refused)}")
+    return found
+
+
+def _sentences(trouble: Trouble) -> str:
+    return f"{trouble.what}. {trouble.todo[:1].upper()}{trouble.todo[1:]}"
 
 
 def local_key(settings: Settings) -> str:
@@ -34,18 +40,18 @@ def local_key(settings: Settings) -> str:
     )
 
 
-def refused_url(public_url: str) -> str:
-    """Return why Skyvern refuses webhook URLs that begin with `public_url`; "" when it does not, or there is none."""
+def refused_url(public_url: str) -> Trouble | None:
+    """Return why Skyvern refuses webhook URLs that begin with `public_url`; None when it does not, or there is none."""
     try:
         host = (urlsplit(public_url).hostname or "").rstrip(".").lower()
     except ValueError:
-        return ""
+        return None
     if not host or not (host in _REFUSED_HOSTS or host.endswith(_REFUSED_SUFFIXES) or _is_private(host)):
-        return ""
-    return (
-        f"PUBLIC_URL: Skyvern refuses a webhook_url on {host}, which is no public host, and so every submit with 400. "
-        "Set it to where Skyvern reaches this receiver, such as https://hooks.example.com; a Skyvern of your own takes "
-        f"it with {host} in its ALLOWED_HOSTS"
+        return None
+    return Trouble(
+        f"Skyvern refuses a webhook_url on {host}, which is no public host, and so every submit with 400",
+        "set PUBLIC_URL to where Skyvern reaches this receiver, such as https://hooks.example.com; a Skyvern of your "
+        f"own takes it with {host} in its ALLOWED_HOSTS",
     )
 
 

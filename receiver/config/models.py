@@ -13,6 +13,7 @@ from receiver.config.fields import Keys, Listen, Name, Number, OptionalKey, Rate
 from receiver.config.section import Section, section
 from receiver.config.stores import InboxConfig, LedgerConfig, QuarantineConfig, RetentionConfig, SpoolConfig
 from receiver.domain.callback import CALLBACK
+from receiver.domain.trouble import Trouble
 
 DEFAULT_REDACT = (
     "**.extra_http_headers",
@@ -199,15 +200,15 @@ class Config(Model):
         """Whether the ledger must not lose what it has confirmed."""
         return not self.ledger.accept_weaker_durability
 
-    def no_webhooks_warning(self, default_base: str, public_url: str) -> str:
-        """Return a warning when runs can be submitted but Skyvern gets no URL for their webhooks; else ""."""
+    def no_webhooks_warning(self, default_base: str, public_url: str) -> Trouble | None:
+        """Return what does not work because Skyvern gets no URL for the webhooks of runs that can be submitted."""
         names = [name for name, source in self.sources.items() if source.api(default_base) is not None]
         if public_url or not names:
-            return ""
-        return (
+            return None
+        return Trouble(
             f"PUBLIC_URL is not set, though runs can be submitted to {', '.join(names)}: results come by polling "
-            "alone, and late; and when Skyvern's answer to a submit is lost, nothing can prove whether there is a run. "
-            "Set it to where Skyvern reaches this receiver, such as https://hooks.example.com"
+            "alone, and late; and when Skyvern's answer to a submit is lost, nothing can prove whether there is a run",
+            "set it to where Skyvern reaches this receiver, such as https://hooks.example.com",
         )
 
     @property

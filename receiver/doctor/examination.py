@@ -40,9 +40,7 @@ def _config(settings: Settings) -> Config | None:
 def _of_config(report: StatusReport) -> Iterator[Finding]:
     for line in report.config_problems:
         yield Finding("config", line, "mend it; `runhook check` shows all of it. What depends on it was not checked")
-    # What is said of PUBLIC_URL is found out below.
-    doubtful = [line for line in report.warnings if not line.startswith("PUBLIC_URL")]
-    for line in doubtful:
+    for line in report.warnings:  # not report.advice: that is of PUBLIC_URL, which is examined
         yield Finding("config", line, "`runhook check` shows where", note=True)
-    if not report.config_problems and not doubtful:
+    if not report.config_problems and not report.warnings:
         yield Finding("config", f"{report.config_file} is right")

@@ -21,6 +21,7 @@ from handlers.support.address_policy import resolve, why_forbidden
 from handlers.support.url import PORTS
 from receiver.config.advice import refused_url
 from receiver.doctor.finding import Finding
+from receiver.domain.trouble import Trouble
 from receiver.errors import NotFound, Unauthorized
 from receiver.status.problem import ago
 
@@ -41,12 +42,11 @@ class _Answer:
     valid_until: float | None
 
 
-def examine(public_url: str, sources: Sequence[str], missing: str) -> Iterator[Finding]:
-    """Yield what is found of `public_url`. `missing`: that there is none, with what does not work then and what to do
-    behind a colon; "" when all works without."""
+def examine(public_url: str, sources: Sequence[str], missing: Trouble | None) -> Iterator[Finding]:
+    """Yield what is found of `public_url`. `missing`: what does not work when there is none; None when all does."""
     if not public_url:
-        what, _, todo = missing.partition(": ")
-        yield Finding("public_url", what or "PUBLIC_URL is not set", todo, note=True)
+        what, todo = missing or ("PUBLIC_URL is not set", "")
+        yield Finding("public_url", what, todo, note=True)
         return
     parts = urlsplit(public_url)
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
@@ -87,7 +87,7 @@ def _host(public_url: str, host: str, addresses: Sequence[str]) -> Finding:
     """Say whether Skyvern would call this host, which has these addresses."""
     shown = f"{host} is {', '.join(addresses)}" if [host] != list(addresses) else host
     if refused := refused_url(public_url):
-        return Finding("public_url.host", shown, refused.removeprefix("PUBLIC_URL: "))
+        return Finding("public_url.host", f"{shown}: {refused.what}", refused.todo)
     for each in addresses:
         if why := why_forbidden(ipaddress.ip_address(each.partition("%")[0])):
             return Finding(

@@ -75,8 +75,7 @@ def of_ledger(settings: Settings, report: LedgerReport) -> Iterator[Finding]:
     ledger = Ledger(settings.database_url)
     try:
         if trouble := schema_trouble(ledger):
-            what, _, todo = trouble.partition(": ")
-            yield Finding("ledger.tables", f"{what} ({report.url})", todo)
+            yield Finding("ledger.tables", f"{trouble.what} ({report.url})", trouble.todo)
         else:
             yield from _of_database(ledger, report)
     except LedgerUnavailable as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
+from receiver.domain.trouble import Trouble
 from receiver.errors import NotStarted
 from receiver.ledger.engine import Ledger, LedgerUnavailable
 from receiver.ledger.indexes import ensure_indexes
@@ -87,21 +88,33 @@ def unusable(ledger: Ledger, error: LedgerUnavailable) -> str:
     return f"the ledger can't be used ({ledger.where}): {reason}"
 
 
-def schema_trouble(ledger: Ledger) -> str:
-    """Return why the ledger can't be read by this program as it is, or "". Makes and changes nothing.
+def schema_trouble(ledger: Ledger) -> Trouble | None:
+    """Return why the ledger can't be read by this program as it is; None when it can. Makes and changes nothing.
 
     Raises LedgerUnavailable.
     """
     if ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists():
-        return "there is no ledger yet: name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook"
+        return Trouble(
+            "there is no ledger yet",
+            "name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook, whose worker makes one",
+        )
     found = ledger.read(_revision)
     if found is None:
-        return "this database holds no ledger yet: set DATABASE_URL to the right one, or start Runhook"
+        return Trouble(
+            "this database holds no ledger yet",
+            "set DATABASE_URL to the right one, or start Runhook, whose worker makes one",
+        )
     if found == HEAD:
-        return ""
+        return None
     if found.isdecimal() and found < HEAD:
-        return f"the ledger is of an earlier release ({found}, not {HEAD}): start this one's worker, which upgrades it"
-    return f"the ledger is of another release ({found}, not {HEAD}): use the `runhook` of that one"
+        return Trouble(
+            f"the ledger is of an earlier release ({found}, not {HEAD})",
+            "start this release's worker, which upgrades the ledger",
+        )
+    return Trouble(
+        f"the ledger is of another release ({found}, not {HEAD})",
+        "use the `runhook` of that release, or install it here",
+    )
 
 
 def is_missing(ledger: Ledger) -> bool:

@@ -48,13 +48,6 @@ _REMEDIES: Final = tuple(
             "DATABASE_URL must name a file that this user can write, in a folder where it can make files",
             True,
         ),
-        (r"ledger is of an earlier release", "start this release's worker, which upgrades the ledger", False),
-        (r"ledger is of another release", "use the `runhook` of that release, or install it here", False),
-        (
-            r"there is no ledger yet|holds no ledger yet",
-            "name the right one with RUNHOOK_DATA or DATABASE_URL, or start a worker, which makes one",
-            False,
-        ),
         (r"failed to resolve host", "is that the name of its host? it is in DATABASE_URL", True),
         (r"Connection refused", "no PostgreSQL listens there: start it, or correct DATABASE_URL", True),
     )

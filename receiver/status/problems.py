@@ -13,7 +13,6 @@ from receiver.domain import parts
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger.remedies import remedy_for
 from receiver.status import part_problems
 from receiver.status.problem import Problem, ago, amount, probe_time, size
 from receiver.status.report import StatusReport
@@ -57,7 +56,7 @@ def _rank(code: str) -> int:
 def _config(report: StatusReport) -> Iterator[Problem]:
     for line in report.config_problems:
         yield Problem("config_wrong", line, "mend it; `runhook check` shows all of it. No part starts with it")
-    for line in report.warnings:
+    for line in [*report.warnings, *report.advice]:
         yield Problem("config_doubtful", line, "`runhook check` shows where", note=True)
 
 
@@ -87,7 +86,7 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
         yield Problem(
             "ledger_away",
             f"the ledger can't be used ({ledger.url}): {ledger.trouble}",
-            f"{remedy_for(ledger.trouble).words or 'start its database, or mend DATABASE_URL'}. Until then webhooks "
+            f"{ledger.todo or 'start its database, or mend DATABASE_URL'}. Until then webhooks "
             "are kept, and nothing is delivered",
         )
     elif ledger.weak:

@@ -26,14 +26,16 @@ class RedisReport:
 
 @dataclass(frozen=True, slots=True)
 class LedgerReport:
-    """`trouble`: why the ledger can't be read now, or "". `weak`: why it may lose what it has confirmed, where the
-    config does not accept that, or "". `counts`: deliveries by (sink, state), of those that have not ended, and dead
-    ones. `oldest_due`: by sink, since when the oldest waits beyond its time. `orphans`: by sink that is not in the
-    config, how many deliveries have which state. `operations`: replays and backfills that are running.
-    `cancelled`: operations of ours that the database cancels for time. `search`: which runs it finds."""
+    """`trouble`: why the ledger can't be read now, or ""; `todo`: what helps, "" where that is not known. `weak`: why
+    it may lose what it has confirmed, where the config does not accept that, or "". `counts`: deliveries by (sink,
+    state), of those that have not ended, and dead ones. `oldest_due`: by sink, since when the oldest waits beyond its
+    time. `orphans`: by sink that is not in the config, how many deliveries have which state. `operations`: replays and
+    backfills that are running. `cancelled`: operations of ours that the database cancels for time. `search`: which runs
+    it finds."""
 
     url: str
     trouble: str = ""
+    todo: str = ""
     weak: str = ""
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     oldest_due: dict[str, float] = field(default_factory=dict)
@@ -68,7 +70,8 @@ class DiskReport:
 @dataclass(frozen=True, slots=True)
 class StatusReport:
     """All of it. `expected`: the parts of which one at least must be alive. `config_problems`: why the config can't be
-    used, and `warnings` what is probably a mistake in it."""
+    used, and `warnings` what is probably a mistake in it. `advice`: what of settings and config will not work together,
+    each with what to do."""
 
     now: float
     version: str
@@ -76,6 +79,7 @@ class StatusReport:
     config_hash: str
     config_problems: list[str]
     warnings: list[str]
+    advice: list[str]
     expected: list[str]
     sinks: list[str]
     redis: RedisReport

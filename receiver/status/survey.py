@@ -33,6 +33,7 @@ from receiver.ingest.spool import free_bytes, usage
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, heartbeats, replays, stats
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.migrate import schema_trouble
+from receiver.ledger.remedies import remedy_for
 from receiver.runtime.redis_client import connect, connect_async, no_entry
 from receiver.status import board
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
@@ -43,7 +44,7 @@ _TIMEOUT: Final = 2.0
 
 def survey(settings: Settings) -> StatusReport:
     """Return the state of everything that these settings name. Raises ConfigError for a wrong DATABASE_URL."""
-    config, problems, warnings = _config(settings)
+    config, problems, doubtful = _config(settings)
     redis_report, redis_parts = _redis(settings, config)
     ledger_report, ledger_parts = _ledger(settings, config)
     sinks = config.destinations if config is not None else []
@@ -53,7 +54,8 @@ def survey(settings: Settings) -> StatusReport:
         config_file=str(settings.config),
         config_hash=file_hash(settings.config),
         config_problems=problems,
-        warnings=warnings,
+        warnings=doubtful,
+        advice=warnings(settings, config) if config is not None else [],
         expected=parts.expected(sinks),
         sinks=sinks,
         redis=redis_report,
@@ -70,7 +72,7 @@ def _config(settings: Settings) -> tuple[Config | None, list[str], list[str]]:
         return None, list(error.problems), []
     except OSError as error:
         return None, [f"{settings.config}: {(error.strerror or str(error)).lower()}"], []
-    return loaded.config, [], [*loaded.warnings, *warnings(settings, loaded.config)]
+    return loaded.config, [], loaded.warnings
 
 
 def _redis(settings: Settings, config: Config | None) -> tuple[RedisReport, list[PartSeen]]:
@@ -123,13 +125,12 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
 
     try:
         if trouble := schema_trouble(ledger):
-            # What to do about it is told with the problem.
-            return LedgerReport(url, trouble.partition(": ")[0]), []
+            return LedgerReport(url, trouble.what, trouble.todo), []
         weak = ledger.weakness()
         report, seen = ledger.read(read)
         return replace(report, weak=weak), seen
     except LedgerUnavailable as error:
-        return LedgerReport(url, str(error)), []
+        return LedgerReport(url, str(error), remedy_for(str(error)).words), []
     finally:
         ledger.close()
 

@@ -94,7 +94,7 @@ def test_faults_of_the_ledger_are_told_with_what_mends_them(settings: Settings, 
     (old,) = servers.of_ledger(settings, LedgerReport(""))
     assert old.check == "ledger.tables"
     assert "0007" in old.what
-    assert old.todo == "start this one's worker, which upgrades it"
+    assert old.todo == "start this release's worker, which upgrades the ledger"
     ledger.write(lambda it: it.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{HEAD}'"))
 
 
@@ -185,6 +185,7 @@ def test_hosts_that_differ_are_told() -> None:
         __version__,
         "f",
         "c",
+        [],
         [],
         [],
         ["receiver", "clock"],

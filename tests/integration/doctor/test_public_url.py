@@ -11,6 +11,7 @@ import pytest
 
 from receiver.doctor import public_url
 from receiver.doctor.finding import Finding
+from receiver.domain.trouble import Trouble
 from tests.servers.http import Authority, Reply, ScriptedServer
 
 OURS = json.dumps({"error": {"code": "bad_signature", "message": "no"}}).encode()
@@ -23,7 +24,7 @@ def server() -> Iterator[ScriptedServer]:
 
 
 def examined(url: str) -> dict[str, Finding]:
-    return {each.check: each for each in public_url.examine(url, ["skyvern"], "")}
+    return {each.check: each for each in public_url.examine(url, ["skyvern"], None)}
 
 
 @pytest.mark.parametrize(
@@ -94,10 +95,18 @@ def test_a_name_with_a_private_address_is_told(
     assert found["public_url.answer"].ok
 
 
+def test_a_host_that_skyvern_refuses_is_told_with_what_to_do(server: ScriptedServer) -> None:
+    server.script.append(Reply(401, body=OURS))
+    found = examined(f"http://localhost:{server.port}")["public_url.host"]
+    assert "every submit with 400" in found.what
+    assert found.todo.startswith("set PUBLIC_URL to where Skyvern reaches this receiver")
+
+
 def test_no_url_and_no_such_name_are_told() -> None:
-    (unset,) = public_url.examine("", ["skyvern"], "PUBLIC_URL is not set, so much is late: set it")
-    assert (unset.what, unset.todo) == ("PUBLIC_URL is not set, so much is late", "set it")
-    (unset,) = public_url.examine("", ["skyvern"], "")
+    missing = Trouble("PUBLIC_URL is not set: much is late", "set it")
+    (unset,) = public_url.examine("", ["skyvern"], missing)
+    assert (unset.what, unset.todo) == missing
+    (unset,) = public_url.examine("", ["skyvern"], None)
     assert unset.ok
     (unknown,) = public_url.examine("https://no-such-name.invalid", ["skyvern"], "")
     assert "can't be resolved" in unknown.what

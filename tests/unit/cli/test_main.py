@@ -137,7 +137,10 @@ def make_ledger(data: Path) -> None:
     with_tables(Ledger(Settings.from_env(data=data).database_url)).close()
 
 
-_NO_LEDGER = "there is no ledger yet: name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook"
+_NO_LEDGER = (
+    "there is no ledger yet: name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook, "
+    "whose worker makes one"
+)
 
 
 def test_a_list_makes_no_ledger_and_says_which_one_is_missing(runhook: Run, tmp_path: Path) -> None:

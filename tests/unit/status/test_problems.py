@@ -33,6 +33,7 @@ WELL = StatusReport(
     config_hash="abc",
     config_problems=[],
     warnings=[],
+    advice=[],
     expected=expected(["ops"]),
     sinks=["ops"],
     redis=RedisReport("redis://h/0", durability="on disk before 202: yes"),
@@ -71,6 +72,7 @@ def receiver(age: float = 1.0, **details: Any) -> PartSeen:
 CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("config_wrong", but(config_problems=["c.yaml:3: sinks.ops: unknown key"]), "c.yaml:3", False),
     ("config_doubtful", but(warnings=["c.yaml:3: no route names the sink ops"]), "no route names", True),
+    ("config_doubtful", but(advice=["PUBLIC_URL is not set. Set it"]), "PUBLIC_URL is not set. Set it", True),
     ("redis_away", redis(trouble="Connection refused"), "Connection refused", False),
     ("redis_full", redis(trouble="command not allowed when used memory > 'maxmemory'"), "no memory left", False),
     ("redis_weak", redis(weak="appendfsync is everysec"), "appendfsync", False),
@@ -253,9 +255,10 @@ def test_the_breaker_of_a_sink_that_is_gone_and_has_nothing_left_is_nothing_wron
 
 
 def test_with_both_servers_away_it_is_not_known_who_is_alive_but_here() -> None:
-    report = but(redis=RedisReport("r", "refused"), ledger=LedgerReport("l", "refused"), parts=[])
+    report = but(redis=RedisReport("r", "refused"), ledger=LedgerReport("l", "refused", "call its owner"), parts=[])
 
     assert [problem.code for problem in find(report)] == ["redis_away", "ledger_away", "part_unknown"]
+    assert find(report)[1].todo.startswith("call its owner. Until then webhooks")
     # And a host that has only a worker does not miss what others have
     silent = seen("clock", age=99.0)
     report = replace(report, parts=[seen("dispatch"), seen("deliver:ops"), silent])
