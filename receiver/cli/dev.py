@@ -8,7 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from importlib import import_module
 from typing import Annotated, Final, NamedTuple, NoReturn
@@ -32,6 +32,8 @@ from receiver.web.server import display_host, listen
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 # Seconds after which it is printed why no event can be kept yet.
 UNREADY_FOR = 4.0
+# Seconds that a ledger which is away is waited for.
+PATIENCE: Final = 3.0
 # Seconds that each program has to end after Ctrl-C; the worker's own children a little less.
 STOP_TIMEOUT = 8.0
 
@@ -63,8 +65,9 @@ def dev(
     # Before anything is started.
     with listen(host, port), listen(*admin, option="--admin-port or server.admin") if admin else nullcontext():
         pass
+    _check_ledger(settings, loaded)
     serve = ["serve", "--host", host, "--port", str(port), *(["--admin-port", admin_port] if admin_port else ())]
-    worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", "3"]
+    worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", f"{PATIENCE:g}"]
     console = _console(host, port, admin, settings.console_token or secrets.token_urlsafe(24))
     programs = [
         program("serve", partial(_runhook, serve, {**environ, **console.environ}), STOP_TIMEOUT),
@@ -98,6 +101,19 @@ def dev(
     finally:
         if valkey is not None:
             valkey.stop()
+
+
+def _check_ledger(settings: Settings, config: Config) -> None:
+    """Raise NotStarted for a ledger that worker and clock would end for, after the receiver is ready."""
+    from receiver.ledger import Ledger
+    from receiver.ledger.migrate import await_schema, check_schema
+
+    def wait(seconds: float) -> bool:
+        time.sleep(seconds)
+        return False
+
+    with closing(Ledger(settings.database_url, require_durability=config.durable_ledger)) as ledger:
+        await_schema(ledger, PATIENCE, wait, check_schema)
 
 
 def _import_all(config: Config) -> None:

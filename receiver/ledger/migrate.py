@@ -35,12 +35,21 @@ def ensure_schema(ledger: Ledger) -> None:
 
     Its context is a LedgerUnavailable when waiting may help.
     """
+    _run(_make, ledger)
+
+
+def check_schema(ledger: Ledger) -> None:
+    """Raise what `ensure_schema` would, and make and change nothing: for whoever starts processes that call that.
+
+    Tables that are to be made or upgraded are well.
+    """
+    _run(_refuse, ledger)
+
+
+def _run(work: Callable[[Ledger], None], ledger: Ledger) -> None:
     lasting = ""
     try:
-        require_durability(ledger)
-        if ledger.read(_revision) != HEAD:
-            ledger.alter(_upgrade)
-        ensure_indexes(ledger)
+        work(ledger)
     except LedgerUnavailable as error:
         line = unusable(ledger, error)
         if remedy_for(str(error)).waiting_helps:
@@ -50,8 +59,29 @@ def ensure_schema(ledger: Ledger) -> None:
         raise NotStarted(lasting)
 
 
-def await_schema(ledger: Ledger, patience: float, stop: Callable[[float], bool]) -> None:
-    """Do as `ensure_schema`, but wait for a ledger that is away, `patience` seconds at the most; one line says so.
+def _make(ledger: Ledger) -> None:
+    require_durability(ledger)
+    if ledger.read(_revision) != HEAD:
+        ledger.alter(_upgrade)
+    ensure_indexes(ledger)
+
+
+def _refuse(ledger: Ledger) -> None:
+    if _has_no_file(ledger):
+        return
+    require_durability(ledger)
+    found = ledger.read(_revision)
+    if found is not None and _is_of_another_release(found):
+        raise _of_another_release(found)
+
+
+def await_schema(
+    ledger: Ledger,
+    patience: float,
+    stop: Callable[[float], bool],
+    use: Callable[[Ledger], None] = ensure_schema,
+) -> None:
+    """Do as `use`, but wait for a ledger that is away, `patience` seconds at the most; one line says so.
 
     `stop(seconds)`: waits that long at the most, and is true when nothing is to be waited for any more. Raises
     NotStarted.
@@ -60,7 +90,7 @@ def await_schema(ledger: Ledger, patience: float, stop: Callable[[float], bool])
     said = False
     while True:
         try:
-            return ensure_schema(ledger)
+            return use(ledger)
         except NotStarted as error:
             left = until - time.monotonic()
             if left <= 0 or not isinstance(error.__context__, LedgerUnavailable):
@@ -93,7 +123,7 @@ def schema_trouble(ledger: Ledger) -> Trouble | None:
 
     Raises LedgerUnavailable.
     """
-    if ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists():
+    if _has_no_file(ledger):
         return Trouble(
             "there is no ledger yet",
             "name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook, whose worker makes one",
@@ -106,21 +136,37 @@ def schema_trouble(ledger: Ledger) -> Trouble | None:
         )
     if found == HEAD:
         return None
-    if found.isdecimal() and found < HEAD:
+    if _is_of_another_release(found):
         return Trouble(
-            f"the ledger is of an earlier release ({found}, not {HEAD})",
-            "start this release's worker, which upgrades the ledger",
+            f"the ledger is of another release ({found}, not {HEAD})",
+            "use the `runhook` of that release, or install it here",
         )
     return Trouble(
-        f"the ledger is of another release ({found}, not {HEAD})",
-        "use the `runhook` of that release, or install it here",
+        f"the ledger is of an earlier release ({found}, not {HEAD})",
+        "start this release's worker, which upgrades the ledger",
     )
 
 
 def is_missing(ledger: Ledger) -> bool:
     """Whether there are no tables of a ledger, of whatever release, where it should be. Raises LedgerUnavailable."""
-    absent = ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists()
-    return absent or ledger.read(_revision) is None
+    return _has_no_file(ledger) or ledger.read(_revision) is None
+
+
+def _has_no_file(ledger: Ledger) -> bool:
+    """Whether it is SQLite's, and to ask it would make the file."""
+    return ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists()
+
+
+def _is_of_another_release(revision: str) -> bool:
+    """Whether this program can neither use nor upgrade tables of this revision."""
+    return not revision.isdecimal() or revision > HEAD
+
+
+def _of_another_release(revision: str | None) -> NotStarted:
+    return NotStarted(
+        f"the ledger is of another release ({revision}, not {HEAD}): install that one here, or give this one a ledger"
+        " of its own"
+    )
 
 
 def _disk_is_full(ledger: Ledger) -> bool:
@@ -154,10 +200,7 @@ def _upgrade(connection: sa.Connection) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError:
-        raise NotStarted(
-            f"the ledger is of another release ({_revision(connection)}, not {HEAD}): install that one here, or give"
-            " this one a ledger of its own"
-        ) from None
+        raise _of_another_release(_revision(connection)) from None
     except sa_exc.ProgrammingError as error:
         reason = with_remedy(str(error.orig).strip().splitlines()[0])
         raise NotStarted(f"the ledger's tables can't be made: {reason}") from None

@@ -18,9 +18,13 @@ from typing import Any
 
 import pytest
 
+from receiver.ledger import Ledger
+from receiver.ledger.migrate import HEAD, schema_trouble
 from tests.servers.dev import CONFIG, Dev, a_run
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.button import press
+from tests.support.ledger import with_tables
+from tests.support.old_ledger import made_at
 from tests.support.paths import ROOT
 from tests.support.processes import alive, descendants
 from tests.support.waiting import Stopwatch, eventually, seconds_until
@@ -174,6 +178,39 @@ def test_a_redis_that_is_away_is_one_line(start: Callable[..., Dev]) -> None:
     line = refused(start(REDIS_URL="redis://:secret@127.0.0.1:1/0"), 3)
     assert "Redis can't be used (redis://:********@127.0.0.1:1/0): " in line
     assert "; start it, or unset REDIS_URL for the embedded Valkey" in line
+
+
+def test_a_ledger_of_a_newer_release_is_one_line_and_nothing_was_started(
+    start: Callable[..., Dev], tmp_path: Path
+) -> None:
+    # Given a ledger that a newer release has migrated
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    ledger = with_tables(Ledger(url))
+    ledger.write(lambda it: it.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
+    ledger.close()
+    # When dev is called, it ends with what is wrong, and has never said that it is ready
+    dev = start(DATABASE_URL=url)
+    line = refused(dev, 3)
+    assert line.startswith(f"runhook: the ledger is of another release (9999, not {HEAD}): install that one here")
+    assert not (dev.data / "redis").exists()
+
+
+def test_a_ledger_that_stays_away_is_told_before_anything_is_ready(start: Callable[..., Dev]) -> None:
+    dev = start(DATABASE_URL=f"postgresql://u:sekret@127.0.0.1:{free_port()}/db")
+    assert dev.process.wait(60) == 3, dev.log
+    waiting, line = dev.log.splitlines()
+    assert "waiting for it, at most 3 s" in waiting
+    assert line.startswith("runhook: the ledger can't be used (postgresql+psycopg://u:********@127.0.0.1:")
+    assert "sekret" not in dev.log
+
+
+def test_a_ledger_of_an_older_release_is_upgraded(start: Callable[..., Dev], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    made_at(url, "0019").close()
+    start(DATABASE_URL=url).ready()
+    ledger = Ledger(url)
+    eventually(lambda: schema_trouble(ledger) is None)
+    ledger.close()
 
 
 # --- With a Redis of its own, and on a terminal
