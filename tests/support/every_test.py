@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -93,6 +94,17 @@ def _ledgers_of_tests_are_closed(_ledgers_of_tests: list[Ledger]) -> Iterator[No
     yield
     while _ledgers_of_tests:
         _ledgers_of_tests.pop().close()
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_as_it_was() -> Iterator[None]:
+    """A command in the process of a test sets logging up for the whole process, to what is standard error meanwhile:
+    that is closed when it ends, and later the threads of other tests log."""
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.telemetry.logs import Fields, Formatter, quoted
+from receiver.telemetry.logs import Fields, Formatter, quoted, set_up
 from tests.support.logfmt import parsed
 
 
@@ -83,3 +83,13 @@ def test_whatever_a_value_holds_stays_in_its_field(text: str) -> None:
 def test_a_value_can_be_had_back(text: str) -> None:
     shown = quoted(text)
     assert (shown[1:-1].replace(r"\"", '"').replace("\\\\", "\\") if shown[:1] == '"' else shown) == text
+
+
+@pytest.mark.parametrize("test", ["one", "the next"])
+def test_a_set_up_logs_to_standard_error_and_ends_with_its_test(test: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert logging.getLogger().level == logging.WARNING  # as it is for each test
+
+    set_up()
+    logging.getLogger("runhook.ingest").info("ingest.began test=%s", test)
+
+    assert parsed(capsys.readouterr().err)[1]["test"] == test
