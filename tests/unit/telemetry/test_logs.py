@@ -92,4 +92,4 @@ def test_a_set_up_logs_to_standard_error_and_ends_with_its_test(test: str, capsy
     set_up()
     logging.getLogger("runhook.ingest").info("ingest.began test=%s", test)
 
-    assert parsed(capsys.readouterr().err)[1]["test"] == test
+    assert parsed(capsys.readouterr().err.rstrip("\n"))[1]["test"] == test
