@@ -12,6 +12,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from tests.support.run_ids import run_id
+
 CAPTURE = Path(__file__).resolve().parent.parent / "tests/support/data/captures/task_v1_completed.json"
 _SYLLABLES = ["ba", "con", "de", "in", "lan", "mi", "number", "or", "port", "pro", "re", "ser", "sup", "to", "tract"]
 _WORDS = 4000
@@ -40,7 +42,7 @@ def bodies(size: int, count: int) -> list[bytes]:
 
     made = []
     for index in range(count):
-        name = f"tsk_{index:019d}"
+        name = run_id(index)
         body = run | {"run_id": name, "task_id": name}
         room = size - len(_dumps(body))
         items: list[dict[str, Any]] = []

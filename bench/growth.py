@@ -1,8 +1,7 @@
 """What a batch costs in a ledger that holds many events, beside one that holds few: dispatch and delivery.
 
     python bench/growth.py [--few 10000] [--many 1000000] [--size 128] [--batches 60] [--database sqlite|postgresql]
-                            [--warm-up 10] [--keep DIR] [--set NAME=VALUE] [--in-memory] [--local-ids]
-                            [--handed-on]
+                            [--warm-up 10] [--keep DIR] [--set NAME=VALUE] [--handed-on]
 
 Two ledgers are filled in SQL, with ids that are spread as real ones are, and small bodies (`bench/large_ledger.py`).
 Then batches go through dispatch and into a database sink in turns: one into the small ledger, one into the large one.
@@ -13,10 +12,8 @@ its image: the dearest moment of a large ledger. With many batches of `--warm-up
 checkpoints rare.
 
 `--keep`: the ledgers stay in this folder, with what was added, and are used again from there; `bench/lists.py` wants
-them without. `--set`: a setting of PostgreSQL while it is measured. `--in-memory`: read the two indexes of hashes into
-its buffers first, which have to be large enough. `--local-ids`: the new events and deliveries have ids that begin with
-a number, so that their entries in these indexes stand side by side: what is had then is all that the hashes cost.
-`--handed-on`: a deliverer waits for each batch, which is handed on to it; without, it claims it.
+them without. `--set`: a setting of PostgreSQL while it is measured. `--handed-on`: a deliverer waits for each batch,
+which is handed on to it; without, it claims it.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,20 +34,13 @@ from typing import Final
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import batch_cost  # noqa: E402
 from bench.batch_cost import Pipeline  # noqa: E402
 from bench.large_ledger import large_ledger  # noqa: E402
 from bench.servers import new_folder, new_valkey  # noqa: E402
 from bench.statement_cost import take_through  # noqa: E402
-from receiver import hand_on  # noqa: E402
-from receiver.ledger.deliveries import creation  # noqa: E402
 from tests.support.processes import descendants  # noqa: E402
 
 IMAGES: Final = "SELECT wal_fpi FROM pg_stat_wal"
-INTO_MEMORY: Final = (
-    "CREATE EXTENSION IF NOT EXISTS pg_prewarm",
-    "SELECT pg_prewarm('uq_events_id'), pg_prewarm('pk_deliveries')",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +96,6 @@ class Grown:
         cpu, written, reads = (sum(each[place] for each in used.values()) for place in range(3))
         return Cost(seconds, cpu, written, cpu - used[os.getpid()][0], reads)
 
-    def into_memory(self) -> None:
-        """Have PostgreSQL read the indexes of hashes."""
-        if self._server:
-            with closing(self._server.connect()) as connection:  # one that waits for as long as it takes
-                for statement in INTO_MEMORY:
-                    connection.execute(statement)
-
     def images(self) -> int:
         """Return how many images of pages PostgreSQL's log has got. A session tells of its own a second later."""
         if not self._server:
@@ -132,20 +115,6 @@ class Grown:
         return used
 
 
-def make_ids_local() -> None:
-    """Give new events and deliveries ids that begin with a number which only grows."""
-    numbers, event_id, delivery_id = itertools.count(time.time_ns()), batch_cost.event_id, creation.delivery_id
-
-    def local_event_id(source: str, body: bytes) -> str:
-        return f"evt_8{next(numbers):016x}{event_id(source, body)[21:]}"
-
-    def local_delivery_id(event: str, sink: str) -> str:
-        return f"dlv_{event[4:21]}{delivery_id(event, sink)[21:]}"
-
-    batch_cost.event_id = local_event_id
-    creation.delivery_id = hand_on.delivery_id = local_delivery_id
-
-
 def main() -> None:
     """Measure."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,12 +126,8 @@ def main() -> None:
     arguments.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
     arguments.add_argument("--keep", type=Path, metavar="DIR")
     arguments.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    arguments.add_argument("--in-memory", action="store_true")
-    arguments.add_argument("--local-ids", action="store_true")
     arguments.add_argument("--handed-on", action="store_true")
     options = arguments.parse_args()
-    if options.local_ids:
-        make_ids_local()
     settings = dict(each.split("=", 1) for each in options.set)
     for database in options.database or ("sqlite", "postgresql"):
         with new_folder() as folder, new_valkey(folder) as valkey, ExitStack() as stack:
@@ -174,9 +139,6 @@ def main() -> None:
                 grown.append(
                     Grown(stack, kept, here, database, valkey.url, count, settings, handed_on=options.handed_on)
                 )
-            if options.in_memory:
-                for each in grown:
-                    each.into_memory()
             costs: list[list[Cost]] = [[], []]
             images = [0, 0]
             for number in range(options.warm_up + options.batches):

@@ -1,17 +1,15 @@
 """Ledgers of many runs for the benchmarks, filled fast, and kept where they are wanted again.
 
 The rows are those of `tests/support/listed.py`, and the words of all runs as the clock indexes them. They are written
-in one transaction that nothing has to survive, before the indexes are made. An index of ids, which are hashes, is then
-as full as one that has grown by and by. A body has some 30 bytes; what a body takes is read and written once whatever
-the size of the ledger.
+in one transaction that nothing has to survive, before the indexes are made. A body has some 30 bytes; what a body takes
+is read and written once whatever the size of the ledger.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -41,14 +39,9 @@ _FILLING: Final = {
     "wal_level": "minimal",  # what is written to a table that was emptied in the same transaction is then not logged
     "max_wal_senders": "0",
 }
-# MB that SQLite keeps in memory while it fills: the two indexes that are written all over should fit.
-_CACHE: Final = 3000
+# MB that SQLite keeps in memory while it fills.
+_CACHE: Final = 1000
 _TABLES: Final = (runs, events, deliveries, attempts, submissions, run_texts, run_words)
-# Where entries come all over, beside the key of deliveries. Pages that have grown by and by are 70 % full of them on
-# PostgreSQL, and 89 % on SQLite, which makes an index of full ones: it is made of most rows, and the others grow it.
-_HASHED: Final = {"uq_events_id"}
-_FULL: Final = 70  # percent
-_FIRST: Final = 90  # percent of the rows
 
 _TEXTS: Final = """
 INSERT INTO run_texts (number, source, run_id, changed_at, document)
@@ -131,54 +124,14 @@ def _fill(connection: sa.Connection, count: int) -> None:
         connection.exec_driver_sql("ALTER TABLE deliveries DROP CONSTRAINT pk_deliveries")
         connection.exec_driver_sql(f"TRUNCATE {', '.join(table.name for table in _TABLES)}")
         fill_within(connection, count, hashed=True)
-        connection.exec_driver_sql(
-            f"ALTER TABLE deliveries ADD CONSTRAINT pk_deliveries PRIMARY KEY (id) WITH (fillfactor = {_FULL})"
-        )
-        _make(connection, _of_hashes(indexes), f" WITH (fillfactor = {_FULL})")
-        for name in ("pk_deliveries", *(index.name for index in _of_hashes(indexes))):
-            connection.exec_driver_sql(f"ALTER INDEX {name} RESET (fillfactor)")
+        connection.exec_driver_sql("ALTER TABLE deliveries ADD CONSTRAINT pk_deliveries PRIMARY KEY (id)")
     else:
-        made_by = _take_key(connection)
-        fill_within(connection, count, hashed=True, until=count * _FIRST // 100)
-        connection.exec_driver_sql("CREATE UNIQUE INDEX pk_deliveries ON deliveries (id)")
-        _make(connection, _of_hashes(indexes))
         fill_within(connection, count, hashed=True)
-        _give_key(connection, made_by)
     connection.exec_driver_sql(_TEXTS)
     _write_words(connection, count)
     _mark_indexed(connection, count)
-    _make(connection, [index for index in indexes if index not in _of_hashes(indexes)])
-
-
-def _of_hashes(indexes: Sequence[sa.Index]) -> list[sa.Index]:
-    return [index for index in indexes if index.name in _HASHED]
-
-
-def _make(connection: sa.Connection, indexes: Sequence[sa.Index], options: str = "") -> None:
     for index in indexes:
-        connection.exec_driver_sql(str(CreateIndex(index).compile(connection)) + options)
-
-
-def _take_key(connection: sa.Connection) -> str:
-    """Make SQLite's empty table of deliveries anew, without the key that it can't be given later. Returns what it was
-    made by."""
-    found = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'deliveries'").scalar_one()
-    without, times = re.subn(r",\s*CONSTRAINT pk_deliveries PRIMARY KEY \(id\)", "", found)
-    assert times == 1, found
-    connection.exec_driver_sql("DROP TABLE deliveries")
-    connection.exec_driver_sql(without)
-    return str(found)
-
-
-def _give_key(connection: sa.Connection, made_by: str) -> None:
-    """Make the index `pk_deliveries` the primary key's: in SQLite's file that is a matter of its name. The connection
-    does not know of it: close it."""
-    connection.exec_driver_sql("PRAGMA writable_schema = ON")
-    written = "UPDATE sqlite_master SET sql = ? WHERE type = 'table' AND name = 'deliveries'"
-    connection.exec_driver_sql(written, (made_by,))
-    named = "UPDATE sqlite_master SET name = 'sqlite_autoindex_deliveries_1', sql = NULL WHERE name = 'pk_deliveries'"
-    connection.exec_driver_sql(named)
-    connection.exec_driver_sql("PRAGMA writable_schema = OFF")
+        connection.execute(CreateIndex(index))
 
 
 def _write_words(connection: sa.Connection, count: int) -> None:

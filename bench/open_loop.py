@@ -15,6 +15,7 @@ import psycopg
 from bench.pipeline import body
 from bench.submissions import submission_id
 from receiver.domain.signature import sign
+from tests.support.run_ids import run_id
 
 SECRET = "bench-secret"
 PATIENCE = 300.0
@@ -110,7 +111,7 @@ class Client:
             "Content-Type: application/json\r\n"
             f"x-skyvern-signature: {sign(content, SECRET)}\r\nContent-Length: {len(content)}\r\n\r\n"
         )
-        return f"tsk_{self.number:09d}", head.encode() + content
+        return run_id(self.number), head.encode() + content
 
     def _answer(self, handle: int) -> None:
         connection = self.busy.pop(handle, None)

@@ -35,6 +35,7 @@ from receiver.inbox_writer import InboxWriter  # noqa: E402
 from receiver.runtime.parent_death import die_with_parent  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.servers.valkey import ValkeyProcess  # noqa: E402
+from tests.support.run_ids import run_id  # noqa: E402
 
 PATIENCE = 300.0
 
@@ -82,7 +83,7 @@ CREATE TABLE results (run_id text PRIMARY KEY, status text, output jsonb);
 def body(number: int) -> bytes:
     """A run's result of about 2 kB."""
     run = {
-        "run_id": f"tsk_{number:09d}",
+        "run_id": run_id(number),
         "run_type": "task_v1",
         "status": "completed",
         "created_at": "2026-11-24T14:05:09.165039",

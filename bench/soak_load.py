@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Final
 
 from receiver.domain.signature import HEADER, sign
+from tests.support.run_ids import run_id
 
 SECRET: Final = "bench-secret"
 THREADS: Final = 16
@@ -19,7 +20,7 @@ def body(number: int, version: int = 1) -> bytes:
     """A run's result of about 2 kB; a part of the runs has a second version."""
     failed = status(number) == "failed"
     run = {
-        "run_id": f"tsk_{number:09d}",
+        "run_id": run_id(number),
         "run_type": "task_v1",
         "status": status(number),
         "created_at": "2026-11-24T14:05:09.165039",

@@ -10,6 +10,7 @@ from receiver.domain.submission import SubmissionMove
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from tests.support.run_ids import run_id
 
 AT_ONCE: Final = 200  # of a transaction
 _REQUEST: Final = {
@@ -42,6 +43,6 @@ def _record(connection: Connection, numbers: Iterable[int]) -> None:
             request=_REQUEST,
         )
         lifecycle.begin(connection, new, now)
-        run_id = f"tsk_{number:09d}"
-        accepted = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=now + 600)
+        run = run_id(number)
+        accepted = SubmitOutcome(SubmissionMove.ACCEPT, run, "task_v1", 200, b"{}", due_at=now + 600)
         lifecycle.record_outcome(connection, new.id, accepted, now)

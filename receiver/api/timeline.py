@@ -10,6 +10,7 @@ from pydantic import Field
 from receiver.api.models import Moment, Result
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
 from receiver.domain.delivery import DeliveryState
+from receiver.domain.event import short_id
 
 Tone = Literal["good", "bad", "wait", "info"]
 
@@ -84,7 +85,7 @@ def _at_skyvern(run: RunRow) -> Iterator[TimelineEntry]:
 def _events(events: Iterable[EventRow]) -> Iterator[TimelineEntry]:
     for each in events:
         text = f"{each.via}: {each.outcome or 'unreadable'}, {each.disposition}"
-        text += f" of {each.repeat_of[:12]}" if each.repeat_of else ""
+        text += f" of {short_id(each.repeat_of)}" if each.repeat_of else ""
         text += ", to be tried again by Skyvern" if each.retry_pending else ""
         text += ", no route matches" if each.unrouted else ""
         late = each.recorded_at - each.received_at

@@ -14,8 +14,9 @@ from receiver.cli.client import endpoint_called
 from receiver.cli.commands import COMMANDS
 from receiver.cli.filters import check_form
 from receiver.cli.listing import list_command
-from receiver.cli.output import clean, relative_path, short_id, show_counts, show_when
+from receiver.cli.output import clean, relative_path, show_counts, show_when
 from receiver.domain.delivery import DeliveryState
+from receiver.domain.event import short_id
 
 runs = list_command(
     endpoint_called("list_runs", api_runs.ENDPOINTS),

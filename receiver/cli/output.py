@@ -76,11 +76,6 @@ def clean(value: Any, limit: int = 0) -> str:
     return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
 
 
-def short_id(identifier: str) -> str:
-    """Return the beginning of an event's or delivery's id, as tables show it and commands take it."""
-    return identifier[:12]
-
-
 def relative_path(path: str) -> str:
     """Return `path` relative to the working directory, or as it is when it is not below that."""
     return path.removeprefix(str(Path.cwd()) + "/")

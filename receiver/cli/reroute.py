@@ -27,9 +27,10 @@ from receiver.cli.options import (
     may_ask,
     parse_time_range,
 )
-from receiver.cli.output import clean, print_rows, short_id
+from receiver.cli.output import clean, print_rows
 from receiver.cli.progress import ProgressLine
 from receiver.domain.counting import counted
+from receiver.domain.event import short_id
 from receiver.errors import Invalid, UsageError
 from receiver.ledger.filters import LIMIT
 

@@ -20,6 +20,7 @@ from receiver.console.forms import Notice
 from receiver.console.page import PATH, ConsolePage, PageLink, event_path, run_path
 from receiver.console.sign_in import SignedIn
 from receiver.domain.api_key import OPERATE
+from receiver.domain.event import short_id
 from receiver.status.problem import after, ago, size
 
 FOLDER: Final = Path(__file__).parent
@@ -76,6 +77,7 @@ def _environment() -> jinja2.Environment:
         "tone": lambda word: _TONE_OF.get(word, ""),
         "run_path": lambda row: run_path(row.source, row.run_id),
         "event_path": event_path,
+        "short_id": short_id,
     }
     nobody: Mapping[str, Any] = {"person": "", "form_token": "", "may_operate": False, "all_sources": False}
     it.globals |= {

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast, get_args
 
-from receiver.domain.event import Event, Via, event_id
+from receiver.domain.event import Event, Via, is_id_of
 from receiver.domain.packed_body import unpack
 
 MAC_BYTES: Final = 16
@@ -36,7 +36,7 @@ UNKNOWN_SOURCE: Final = "its source is not in the config"
 
 _PURPOSE: Final = b"runhook inbox entry"
 _SEAL: Final = b"runhook inbox seal"
-_ID = re.compile(r"evt_[0-9a-f]{32}")
+_ID = re.compile(r"evt_[0-9a-v][0-9a-f]{31}")
 _SOURCE = re.compile(r"[\w.-]{1,200}", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{0,128}")
 _SIZE = re.compile(rb"[1-9][0-9]{0,9}")
@@ -120,7 +120,7 @@ def read_entry(fields: Mapping[bytes, Any], keys: EntryKeys | None, *, unsigned:
             event = replace(event, body=unpack(body, int(size)))
         except ValueError:
             return FORGED
-    return event if event_id(event.source, event.body) == event.id else FORGED
+    return event if is_id_of(event.id, event.source, event.body) else FORGED
 
 
 def is_sound(event: Event) -> bool:

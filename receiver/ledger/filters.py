@@ -22,7 +22,7 @@ from receiver.ledger.schema import deliveries, events, run_texts, runs, submissi
 FULL_ID = len("evt_") + 32
 # What an id has at least one of.
 VISIBLE: Final = re.compile("[!-~]")
-_SHORTENED: Final = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
+_SHORTENED: Final = re.compile(r"(dlv|evt)_[0-9a-v][0-9a-f]{11,31}")
 # Rows of a list by default.
 LIMIT = 50
 
@@ -86,7 +86,7 @@ def begins(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bo
     """Return the condition that an id is or begins with `beginning`: people copy ids from tables that cut them."""
     if len(beginning) >= FULL_ID:
         return column == beginning
-    # What follows is hex digits, which sort before "g" in every collation.
+    # What follows the first characters is hex digits, which sort before "g" in every collation.
     return sa.and_(column >= beginning, column < beginning + "g")
 
 
@@ -95,7 +95,7 @@ def id_trouble(identifier: str) -> str:
     if not VISIBLE.search(identifier):
         return "an id is empty"
     if identifier.startswith(("dlv_", "evt_")) and not _SHORTENED.fullmatch(identifier):
-        return f"an id has 8 to 32 hex digits after {identifier[:4]}"
+        return f"an id has 12 to 32 digits and letters after {identifier[:4]}, as lists show it"
     return ""
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from receiver.delivery.prefetch import unrecorded_starts
 from receiver.domain.event import delivery_id, event_id
+from tests.support import run_ids
 
 SOURCE: Final = "skyvern"
 SHARES: Final[dict[str, tuple[int, ...]]] = {
@@ -41,12 +42,12 @@ _TEXTS = ("</script>", "\u2028", "žluťoučký kůň", "🦊" * 3, "{{ 7 * 7 }}
 
 def run_id(number: int) -> str:
     """The id of run `number`."""
-    return f"tsk_chaos_{number:07d}"
+    return run_ids.run_id(number)
 
 
 def number_of(run: str) -> int:
     """The number of a run id made here. Raises ValueError."""
-    return int(run.removeprefix("tsk_chaos_"))
+    return run_ids.number_of(run)
 
 
 def output(number: int) -> dict[str, Any]:

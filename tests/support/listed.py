@@ -8,10 +8,12 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from receiver.domain.event import event_id
 from receiver.ledger import Ledger
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries, events, runs, submissions
 from receiver.ledger.lists.paging import Key, Order, Page
+from tests.support import run_ids
 from tests.support.ledger import NOW
 
 # A source, status, workflow, label and sink that ten runs have, however many there are.
@@ -69,6 +71,7 @@ _TYPE = "CASE WHEN n % 3 = 0 THEN 'task_v1' ELSE 'workflow_run' END"
 _STEP = 20_000
 # Each is a millisecond after the one before.
 _AT = "{now} + n * 0.001"
+_SECOND = f"{run_ids.FIRST} + n / {run_ids.A_SECOND}"
 
 _RUNS = f"""
 INSERT INTO runs (source, run_id, run_type, status, outcome, final, title, workflow_id, failure_reason, event_id,
@@ -118,7 +121,7 @@ def filters_among(count: int, *, hashed: bool = False) -> dict[str, Filter]:
     placed = {
         "run": {"run_id": f"tsk_{middle}"},
         "run prefix, rare": {"run_prefix": f"tsk_{middle[:-1]}"},  # eleven runs
-        "event": {"event_id": f"evt_{_md5(middle) if hashed else middle}"},
+        "event": {"event_id": f"evt_{_second(count // 2)}{_md5(middle)[:24]}" if hashed else f"evt_{middle}"},
         "since": {"since": end - 60},
         "until": {"until": end - 5},
         "since and until": {"since": end - 6, "until": end - 5},
@@ -140,46 +143,47 @@ def texts_among(count: int) -> dict[str, Filter]:
 def fill(ledger: Ledger, count: int, *, hashed: bool = False) -> None:
     """Fill the ledger up to `count` runs, each with an event of two deliveries, one attempt each.
 
-    `hashed`: ids are spread as real ones are, and not in the order of recording.
+    `hashed`: ids are as real ones, which begin with the second of the run, in which they are spread.
     """
     ledger.alter(lambda connection: fill_within(connection, count, hashed=hashed))
 
 
-def fill_within(connection: sa.Connection, count: int, *, hashed: bool = False, until: int | None = None) -> None:
-    """Do as `fill`, in a transaction of the caller's.
-
-    `until`: stop at this run for now, of those that there will be.
-    """
+def fill_within(connection: sa.Connection, count: int, *, hashed: bool = False) -> None:
+    """Do as `fill`, in a transaction of the caller's."""
     known = connection.exec_driver_sql("SELECT count(*) FROM runs").scalar_one()
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "postgresql":
-        series = "generate_series({first}, {last}) AS s(n)"
+        series, second = "generate_series({first}, {last}) AS s(n)", f"lpad(to_hex({_SECOND}), 7, '0')"
         body = "convert_to('{\"run_id\": \"tsk_' || n || '\"}', 'UTF8')"
     else:
         series = (
             "(WITH RECURSIVE c(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM c WHERE n < {last}) SELECT n FROM c)"
         )
+        second = f"printf('%07x', {_SECOND})"
         body = "CAST('{\"run_id\": \"tsk_' || n || '\"}' AS BLOB)"
         driver.create_function("md5", 1, _md5, deterministic=True)  # which PostgreSQL has
     values = {"now": NOW, "count": count, "body": body, "labels": _LABELS, "receipt": '\'{"id": "x"}\''}
-    values["event"] = "'evt_' || hash" if hashed else "'evt_' || n"
+    values["event"] = "'evt_' || second || substr(hash, 1, 24)" if hashed else "'evt_' || n"
     cursor = driver.cursor()  # the driver's own, to which a % is nothing but that
-    cursor.execute("CREATE TEMPORARY TABLE filled (n BIGINT, hash TEXT)")
-    made = "md5('' || n)" if hashed else "''"
-    stop = count if until is None else until
-    for first in range(known + 1, stop + 1, _STEP):
-        numbers = series.format(first=first, last=min(first + _STEP - 1, stop))
+    cursor.execute("CREATE TEMPORARY TABLE filled (n BIGINT, second TEXT, hash TEXT)")
+    made = f"'g' || {second}, md5('' || n)" if hashed else "'', ''"
+    for first in range(known + 1, count + 1, _STEP):
+        numbers = series.format(first=first, last=min(first + _STEP - 1, count))
         cursor.execute("DELETE FROM filled")
         cursor.execute(f"INSERT INTO filled SELECT n, {made} FROM {numbers}")
         for statement in (_RUNS, _EVENTS, _SUBMISSIONS):
             cursor.execute(statement.format(**values))
-        for sink, name, at in (("db", "'db'", 8), ("ops", f"CASE WHEN n <= 10 THEN '{RARE}' ELSE 'ops' END", 16)):
-            turned = f"substr(hash, {at + 1}) || substr(hash, 1, {at})"  # a hash as well, and quickly made
-            delivery = f"'dlv_' || {turned}" if hashed else f"'dlv_{sink}_' || n"
+        for sink, name, at in (("db", "'db'", 5), ("ops", f"CASE WHEN n <= 10 THEN '{RARE}' ELSE 'ops' END", 9)):
+            other = f"substr(hash, {at}, 24)"  # a hash as well, and quickly made
+            delivery = f"'dlv_' || second || {other}" if hashed else f"'dlv_{sink}_' || n"
             cursor.execute(_DELIVERIES.format(delivery=delivery, name=name, **values))
             cursor.execute(_ATTEMPTS.format(delivery=delivery, **values))
     cursor.execute("DROP TABLE filled")
     cursor.close()
+
+
+def _second(number: int) -> str:
+    return event_id("", b'"%b"' % run_ids.run_id(number).encode())[4:12]
 
 
 def _md5(text: str) -> str:

@@ -29,6 +29,8 @@ from receiver.skyvern.simulator.webhooks import Sender
 
 # Seconds between two looks at the schedules.
 _TICK = 0.1
+# Seconds since 1970 from which on ids count (skyvern/forge/sdk/db/id.py).
+_EPOCH = 1655683200
 
 log = logging.getLogger("runhook.simulate")
 
@@ -45,6 +47,7 @@ class World:
         # The run that an uploaded file is attached to, by file id; "" when it is free.
         self.files: dict[str, str] = {}
         self._first = time.time_ns() // 1000  # ids of a later simulation never meet those of an earlier one
+        self._maker = time.time_ns() // 1000 % 1_000_000 << 12  # in the ids of runs
         self._sender = Sender(options, self.stats)
         self.storage = Storage(options, self._first)
         self._lifecycle = Lifecycle(
@@ -79,9 +82,10 @@ class World:
         moment = now()
         agent = self.agent(workflow_id) if workflow_id else None
         faults = drawn(self.options.ratios, self.options.seed, number, marked(request)) - OF_CALLS
+        made = self._run_number(number)
         run = SimRun(
             number=number,
-            id=f"{prefix}_{self._first + number}",
+            id=f"{prefix}_{made}",
             type=run_type,
             request=request,
             key=self._signing_key(run_type, key),
@@ -93,7 +97,7 @@ class World:
             title=agent.title if agent else request.get("title"),
             workflow_id=workflow_id,
             version_id=agent.version_id if agent else None,
-            workflow_run_id=f"wr_{self._first + number}" if run_type == TASK_V2 else None,
+            workflow_run_id=f"wr_{made}" if run_type == TASK_V2 else None,
             max_steps=max_steps,
             trigger=trigger,
             retried_from=again.id if again else None,
@@ -274,6 +278,10 @@ class World:
     def _signing_key(self, run_type: str, key: str | None) -> str | None:
         newest = self.options.api_keys[-1]
         return newest if run_type == TASK_V2 or (run_type == WORKFLOW and key is None) else key
+
+    def _run_number(self, number: int) -> int:
+        """Return what is in a run's id: the second in which it is made, above 32 bits of who makes it."""
+        return (int(time.time()) - _EPOCH << 32) + self._maker + (number << 1)
 
     def _number(self) -> int:
         self._numbers += 1

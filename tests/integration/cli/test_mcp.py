@@ -84,7 +84,7 @@ async def test_tools_only_look_unless_more_is_allowed(local: Callable[..., Clien
         assert {"title", "status", "since", "after", "at"} <= runs.input_schema["properties"].keys()
         assert all(tool.annotations and tool.annotations.read_only_hint for tool in looking)
         assert {"list_runs", "get_run", "get_status", "explain", "wait_for_run", "tail"} <= {t.name for t in looking}
-        assert "there is no tool replay" in await refusal(client, "replay", {"ids": ["dlv_00000000"]})
+        assert "there is no tool replay" in await refusal(client, "replay", {"ids": ["dlv_000000000000"]})
     async with local("operate") as client:
         acting = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert set(acting) > {tool.name for tool in looking} | {"replay", "cancel", "pause_sink"}

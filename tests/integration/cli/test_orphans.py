@@ -13,6 +13,7 @@ import pytest
 
 from receiver.cli import on_many
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.event import short_id
 from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, audit, replays
@@ -124,7 +125,7 @@ def test_an_action_on_many_is_counted_and_made_only_on_as_many_as_expected(runho
 
 def test_one_delivery_is_cancelled_and_brought_back(runhook: Runhook, book: Ledger) -> None:
     (delivery,) = book.read(lambda it: queries.list_deliveries(it, queries.Filter(run_id="tsk_3")))
-    identifier = delivery["id"][:12]
+    identifier = short_id(delivery["id"])
 
     assert ": 1 delivery to cancel\n" in runhook("cancel", identifier)
     assert states(book)["tsk_3:new"] == "cancelled"

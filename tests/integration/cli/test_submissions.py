@@ -69,9 +69,9 @@ def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(
     rows = runhook("submissions").splitlines()
 
     assert [row.split()[:2] for row in rows[1:]] == [
-        ["sub_cccccccc", "rejected"],
-        ["sub_bbbbbbbb", "unknown"],
-        ["sub_aaaaaaaa", "accepted"],
+        ["sub_cccccccccccc", "rejected"],
+        ["sub_bbbbbbbbbbbb", "unknown"],
+        ["sub_aaaaaaaaaaaa", "accepted"],
     ]
     assert "tsk_a" in rows[3]
     assert all(each in rows[3] for each in ("tasks", "order=42 team=billing"))

@@ -73,6 +73,6 @@ def test_what_is_wrong_is_said(said: Callable[..., Said], remote: list[str]) -> 
 
 def test_the_console_is_named(said: Callable[..., Said]) -> None:
     assert said("open", "a/b")[1] == "http://127.0.0.1:8000/console/runs/a%2Fb\n"
-    assert said("open", "evt_12345678")[1] == "http://127.0.0.1:8000/console/events/evt_12345678\n"
-    assert said("open", "dlv_12345678")[1] == "http://127.0.0.1:8000/console/deliveries/dlv_12345678\n"
+    assert said("open", "evt_123456789012")[1] == "http://127.0.0.1:8000/console/events/evt_123456789012\n"
+    assert said("open", "dlv_123456789012")[1] == "http://127.0.0.1:8000/console/deliveries/dlv_123456789012\n"
     assert said("open", "--url", "https://hooks.example", "--key", "rhk_1_2")[1] == "https://hooks.example/console/\n"

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from bench import large_ledger
 from receiver.domain.redaction import Redactor
-from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger import Connection, Ledger
 from receiver.ledger.indexes import lacking
 from receiver.ledger.schema import metadata, run_words
 from receiver.ledger.text_index import coverage, state
@@ -87,20 +87,6 @@ def test_a_filled_ledger_is_as_one_that_has_grown(ledger: Ledger, grown: Ledger)
     assert ledger.read(coverage.coverage) == coverage.Coverage()
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    """A ledger on SQLite that was filled, with the key of deliveries made after most of its rows."""
-    it = with_tables(Ledger(f"sqlite:///{tmp_path_factory.mktemp('filled') / 'ledger.db'}"))
-    large_ledger.fill(it, COUNT)
-    yield it
-    it.close()
-
-
-def test_the_file_of_a_filled_ledger_is_sound(filled: Ledger) -> None:
-    # Then each index has an entry for each row, in its order
-    assert filled.read(lambda it: it.exec_driver_sql("PRAGMA integrity_check").scalars().all()) == ["ok"]
-
-
 def test_a_ledger_that_another_process_fills_is_left_alone(tmp_path: Path) -> None:
     # Given a folder with a ledger that is not filled to its end
     (tmp_path / "ledger.db").write_bytes(b"what the other has written")
@@ -112,18 +98,3 @@ def test_a_ledger_that_another_process_fills_is_left_alone(tmp_path: Path) -> No
         pass
     # Then nothing was written to it
     assert (tmp_path / "ledger.db").read_bytes() == b"what the other has written"
-
-
-@pytest.mark.parametrize("index", ["sqlite_autoindex_deliveries_1", "uq_events_id"])
-def test_indexes_of_hashes_are_as_full_as_those_that_have_grown(filled: Ledger, grown: Ledger, index: str) -> None:
-    query = sa.text("SELECT avg(1.0 - unused / 4096.0) FROM dbstat WHERE name = :name AND pagetype = 'leaf'")
-
-    def full(it: sa.Connection) -> float:
-        return float(it.execute(query, {"name": index}).scalar_one())
-
-    try:
-        wanted = grown.read(full)
-    except LedgerUnavailable:
-        pytest.skip("this SQLite does not tell how full a page is (SQLITE_ENABLE_DBSTAT_VTAB)")
-    # Then as much of a page is in use, some 89 %, where an index that is made of all rows fills it
-    assert abs(filled.read(full) - wanted) < 0.03

@@ -179,7 +179,7 @@ def test_what_is_odd_about_an_event_is_said() -> None:
     )
     told = timeline_of(run(), [odd, broken], [], [], [])
     assert [each.text for each in told] == [
-        "webhook: completed, repeat of evt_01234567, no route matches, recorded 60 s later",
+        "webhook: completed, repeat of evt_0123456789ab, no route matches, recorded 60 s later",
         "webhook: unreadable, unreadable: no JSON",
     ]
     assert told[1].tone == "bad"

@@ -14,7 +14,7 @@ from receiver.cli.on_many import How, act
 from receiver.errors import RunhookError
 
 NOW = 1_795_529_602.0
-DELIVERY = "dlv_00000001"
+DELIVERY = "dlv_000000000001"
 
 
 class Service:

@@ -99,16 +99,16 @@ def test_a_count_that_nobody_was_shown_takes_nothing(form: list[tuple[str, str]]
 
 def test_one_id_is_asked_about_and_then_taken() -> None:
     many = Many(1)
-    form = [("ids", "dlv_00000001")]
+    form = [("ids", "dlv_000000000001")]
     assert ask(many, form) == Question("Take these?", form)
     assert isinstance(ask(many, form, sure=True), Done)
-    assert many.taken[0].ids == ("dlv_00000001",)
+    assert many.taken[0].ids == ("dlv_000000000001",)
 
 
 def test_several_ids_are_counted_and_what_is_left_is_said() -> None:
     # Given three that are selected, of which two can be taken
     many = Many(2)
-    question = ask(many, [("ids", f"dlv_0000000{number}") for number in range(3)])
+    question = ask(many, [("ids", f"dlv_00000000000{number}") for number in range(3)])
     assert isinstance(question, Question)
     assert question.text == "Take these? 1 of those selected is left as is."
     assert isinstance(ask(many, list(question.fields), sure=True), Done)
@@ -116,7 +116,7 @@ def test_several_ids_are_counted_and_what_is_left_is_said() -> None:
 
 
 def test_where_none_can_be_taken_none_is_said_to_be_left() -> None:
-    question = ask(Many(0), [("ids", "dlv_00000000"), ("ids", "dlv_00000001")])
+    question = ask(Many(0), [("ids", "dlv_000000000000"), ("ids", "dlv_000000000001")])
     assert isinstance(question, Question)
     assert question.text == "Take these?"
 
@@ -124,7 +124,7 @@ def test_where_none_can_be_taken_none_is_said_to_be_left() -> None:
 def test_who_may_not_is_not_asked() -> None:
     many = Many(1)
     for sure in (False, True):
-        for form in ([("ids", "dlv_00000001")], []):
+        for form in ([("ids", "dlv_000000000001")], []):
             with pytest.raises(Forbidden):
                 perform(SERVICE, VIEWER, many.action, form, sure=sure)
     with pytest.raises(Invalid, match="did you mean source"):

@@ -1,0 +1,114 @@
+"""Ids of events and deliveries: the same for the same body, and in the order in which runs were made."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.domain.event import delivery_id, event_id, is_id_of, short_id
+from receiver.domain.inbox_entry import _ID
+from receiver.ledger.filters import id_trouble
+from tests.support.run_ids import number_of, run_id
+
+# Those that a real server made: the ids of the simulation that made the others held no second.
+CAPTURES = [
+    path for path in sorted(Path("tests/support/data/captures").glob("*.json")) if b"_60063" in path.read_bytes()
+]
+# From which on the seconds in Skyvern's ids count.
+EPOCH = datetime(2022, 6, 20, tzinfo=UTC).timestamp()
+
+BODY = b'{"run_id":"tsk_600635710436290806","status":"completed"}'
+PLAIN = b'{"run_id":"tsk_1","status":"completed"}'
+
+run_ids = st.integers(10**15, 2**64 - 1)
+
+
+def of_run(name: str) -> bytes:
+    return json.dumps({"run_id": name}).encode()
+
+
+def test_ids_are_a_second_and_a_hash() -> None:
+    # Then they are what `printf 'skyvern\0%s' BODY | sha256sum` and the id of the run say: 600635710436290806 >> 32
+    # is 0x0855e2ff
+    assert event_id("skyvern", BODY) == "evt_g855e2ffb3d6009c9db787146dc806c4"
+    # And of a body without such an id, the hash alone
+    assert event_id("skyvern", PLAIN) == "evt_063f0e9eec5efffb9cea3ca3ca78c84a"
+    # And a delivery has the second of its event
+    assert delivery_id(event_id("skyvern", BODY), "ops")[:12] == "dlv_g855e2ff"
+    assert delivery_id("evt_063f0e9eec5efffb9cea3ca3ca78c84a", "ops") == "dlv_3930c88dbbb4015aa367a871fb637d24"
+
+
+@pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.stem)
+def test_the_second_is_that_in_which_skyvern_made_the_run(path: Path) -> None:
+    # Given a body that Skyvern has sent
+    body = path.read_bytes()
+    # When it becomes an event
+    second = event_id("skyvern", body)[4:12]
+    # Then its id says when the run was made
+    made = EPOCH + int("0" + second[1:], 16)
+    assert (second[0], abs(made - datetime.fromisoformat(json.loads(body)["created_at"] + "Z").timestamp()) <= 1) == (
+        "g",
+        True,
+    )
+
+
+@given(run_ids, run_ids)
+def test_ids_are_in_the_order_of_the_seconds_of_runs(one: int, other: int) -> None:
+    seconds, events = zip(
+        *sorted((each >> 32, event_id("s", of_run(f"wr_{each}"))) for each in (one, other)), strict=True
+    )
+    assert seconds[0] == seconds[1] or events[0] < events[1]
+    deliveries = [delivery_id(each, "ops") for each in events]
+    assert seconds[0] == seconds[1] or deliveries[0] < deliveries[1]
+
+
+@given(st.one_of(st.binary(max_size=60), run_ids.map(lambda number: of_run(f"tsk_v2_{number}"))))
+def test_an_id_is_one_for_all_who_read_it(body: bytes) -> None:
+    # Given an event of any body, and a delivery of it
+    event = event_id("skyvern", body)
+    delivery = delivery_id(event, "ops")
+    # Then their ids are of one length, entries of the inbox may have them, and commands take them whole and cut
+    assert (len(event), len(delivery)) == (36, 36)
+    assert _ID.fullmatch(event)
+    assert [id_trouble(each) for name in (event, delivery) for each in (name, short_id(name))] == [""] * 4
+    # And they are of that body and source, and of that sink alone
+    assert is_id_of(event, "skyvern", body)
+    assert not is_id_of(event, "other", body)
+    assert not is_id_of(event, "skyvern", body + b" ")
+    assert delivery_id(event, "other") != delivery
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"tsk_600635710436290806",  # no text of JSON
+        of_run("tsk_60063571043629"),  # too short to hold a second
+        of_run("tsk_" + "9" * 21),
+        of_run("tsk_v3_600635710436290806"),
+        of_run("wpid_600635710436290806"),  # of an agent, not of a run
+        b'{"x":"' + b"x" * 5000 + b'","run_id":"tsk_600635710436290806"}',
+    ],
+)
+def test_a_body_without_the_id_of_a_run_where_it_is_looked_for_has_a_hash_alone(body: bytes) -> None:
+    assert event_id("skyvern", body)[4] in "0123456789abcdef"
+
+
+def test_an_event_that_was_acked_before_ids_began_with_a_second_keeps_its_id() -> None:
+    # Given the id that an older release has given an event, the hash alone
+    old = "evt_b3d6009c9db787146dc806c4a2eb6e84"
+    # Then it is that event's, and no other's
+    assert is_id_of(old, "skyvern", BODY)
+    assert not is_id_of(old, "skyvern", BODY + b" ")
+    # And its deliveries are what they were
+    assert delivery_id(old, "ops") == "dlv_c39310de65b96e4e3523971ef44c1f2f"
+
+
+@given(st.integers(0, 10**9))
+def test_run_ids_for_tests_say_their_number(number: int) -> None:
+    assert number_of(run_id(number)) == number
