@@ -2,7 +2,11 @@
 
 A settlement costs a transaction however many it settles, and once a sink has accepted nobody waits for it but who looks
 at the delivery. Until then the ledger holds for under way what has ended: a worker that is killed makes it be sent
-again, as what was under way then.
+again, as what was under way then. That is bounded by MOST_UNSETTLED, beside the sends that are under way, and the
+journal of starts has a place for as many, and keeps each until it is settled.
+
+Meanwhile the thread that sends wakes nobody. All is settled at once when one was not accepted or was a probe, at a
+stop, and for a sink whose receipts others wait for (`after`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from typing import Final, NamedTuple
 
 # Bytes that are handed on at once: a whole batch of a dispatcher, of the usual bodies.
 LARGEST: Final = 1 << 20
-# Bytes of a message. What Linux gives a socket without being asked holds one, also where others have not been read.
+# Bytes of a message. What Linux gives a socket without being asked holds one, also where others have not been read. So
+# nothing waits for a reader.
 MESSAGE: Final = 1 << 17
 
 

@@ -44,7 +44,8 @@ OVERSTAY: Final = 1.0
 # Seconds between two checks of the children's status: while something is sent, or one is to end, and else.
 _TICK = 0.25
 _IDLE_TICK = 2.0
-_FROZEN = 1.0  # seconds for which a sign of life must be overdue
+# Seconds of its own time for which a sign of life must be overdue: it may be the whole machine that stood still.
+_FROZEN = 1.0
 _MEMORY = 512 << 20  # bytes that a process may have before those who send are set apart
 _UNEXPLAINED = 2  # ends in a row of a shared process with nothing under way that are not held against anybody
 

@@ -1,8 +1,9 @@
 """One wait at Redis for the jobs of all idle queues of a process, in place of one for each.
 
 A queue is waited for here while its worker has nothing to do, and by nobody else of the process; whoever gets a job
-takes its queue out, so that what comes while it is busy is left to other processes. A job is popped here, not moved
-into RQ's intermediate queue: one that is lost with this process in that moment is woken again when its flag lapses.
+takes its queue out, and waits alone until it has waited in vain: so what comes while it is busy is left to other
+processes, and no wait begins anew for each job. A job is popped here, not moved into RQ's intermediate queue: one that
+is lost with this process in that moment is woken again when its flag lapses.
 
     runhook:wait:<name>     list: what is pushed there ends the wait, which then begins anew with other queues
 """

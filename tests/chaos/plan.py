@@ -2,6 +2,12 @@
 
 A step's `at` is in seconds since the load began. Kills are kill -9 at chosen moments; whoever plays the process manager
 starts the part again after `seconds`.
+
+In the long form each part is killed three times, and all at once; Redis hangs for 60 s and then is away for 60 s, with
+the worker and then the receiver killed meanwhile; PostgreSQL hangs; Redis is flushed while the inbox is empty; one
+consumer refuses connections and another hangs. Of two hosts one has a clock that is ahead, their networks fail in every
+way, and one vanishes in the middle of a claim, so that PostgreSQL goes on waiting for it. The short form has one host
+and a part of that.
 """
 
 from __future__ import annotations
