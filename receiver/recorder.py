@@ -142,7 +142,7 @@ class EventRecorder:
 
     def _likely_first(self, batch: Sequence[ParsedEvent]) -> list[ParsedEvent]:
         """Return the events that are likely to be the first of their run; none where those are not most."""
-        if not (self._expects_first and self._ledger.has_requests):
+        if not self._expects_first:
             return []
         keys = [each.key for each in batch]
         counts = Counter(keys)
@@ -155,18 +155,21 @@ class EventRecorder:
         of each try, what it was to record."""
         ordered = sorted(batch, key=attrgetter("key"))
         submitted: dict[RunKey, Submission] = {}
-        insertions: list[Asked] = []
+        insertions = first_events.Insertions(())
         again: dict[RunKey, float] = {}  # when Skyvern is asked for a run once more
 
         def ask(connection: Connection) -> list[Asked]:
+            nonlocal insertions
             now, earlier = self._ledger.now(), EarlierEvents(connection)
-            new = [self._classify(each, [], NO_RUN, submitted.get(each.key), earlier) for each in ordered]
+            those = first_events.candidates(connection, ordered, submitted)
+            new = [self._classify(each, [], NO_RUN, submitted.get(each.key), earlier) for each in those]
             tries.append(new)
             self._again.give_back(again)  # of a try before this one
             again.clear()
             again.update(self._again.wanted(new, submitted, now))
-            insertions[:] = first_events.insertions(new, now, hand_on.claims(new, now), again, submitted)
-            return [*insertions, *first_ends(new, submitted, now), *hand_on.looks()]
+            claims = hand_on.claims(new, now)
+            insertions = first_events.insertions(connection, new, now, claims, again, submitted)
+            return [*insertions.asked, *first_ends(new, submitted, now), *hand_on.looks()]
 
         recorded: list[NewEvent] | None = None
         try:
@@ -194,7 +197,7 @@ class EventRecorder:
     def _awaited(self, batch: Sequence[ParsedEvent]) -> dict[RunKey, Submission]:
         """Return the submissions whose tokens these events have come with, of runs that have no event yet."""
         tokens = {each.event.submission_id for each in batch} - {""}
-        return awaited.by_run(self._ledger.write_at_once(lambda _: [awaited.reading(tokens)])[0]) if tokens else {}
+        return awaited.by_run(self._ledger.read_at_once(awaited.reading(tokens))[0]) if tokens else {}
 
     def _record_any(
         self, batch: Sequence[ParsedEvent], tried: Mapping[str, NewEvent] = {}, hand_on: HandOn | None = None

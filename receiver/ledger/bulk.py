@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from receiver.domain.run import RunKey
 from receiver.ledger import requests
-from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
+from receiver.ledger.requests import Asked, BuiltStatement, RowsByColumn, StatementForm
 
 
 def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
@@ -55,16 +55,13 @@ class Insert:
 
     def of(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> Asked:
         """Return the INSERT of `rows`, of which there is one at least, to be run with others."""
-        if connection.dialect.name != "postgresql":
-            return Asked(self._statement(tuple(rows[0]), 0), rows)
         return self.of_columns(connection, {name: [row[name] for row in rows] for name in rows[0]})
 
-    def of_columns(self, connection: sa.Connection, columns: Mapping[str, list[Any]]) -> Asked:
+    def of_columns(self, connection: sa.Connection, columns: Mapping[str, Sequence[Any]]) -> Asked:
         """Return the same for rows that are given as the values of each column."""
         names = tuple(columns)
         if connection.dialect.name != "postgresql":
-            rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-            return Asked(self._statement(names, 0), rows)
+            return Asked(self._statement(names, 0), RowsByColumn(columns))
         kind = kind_of(columns, self._more_alike) if len(columns[names[0]]) > 1 else 0
         return Asked(self._statement(names, kind), with_alike(columns, self._alike[kind]))
 
@@ -125,7 +122,7 @@ def _are_alike(values: Sequence[Any]) -> bool:
     return not values or values.count(values[0]) == len(values)
 
 
-def with_alike(values: Mapping[str, list[Any]], alike: Collection[str]) -> dict[str, Any]:
+def with_alike(values: Mapping[str, Sequence[Any]], alike: Collection[str]) -> dict[str, Any]:
     """Return the values of columns for `given_columns`. Null where there are no rows."""
     return {name: (of or [None])[0] if name in alike else of for name, of in values.items()}
 

@@ -167,6 +167,12 @@ class Ledger:
                 raise LedgerDataError(str(error)) from error
         return self.write(lambda connection: requests.run(connection, *ask(connection), commit=True))
 
+    def read_at_once(self, *asked: Asked) -> list[Sequence[Any]]:
+        """Run statements that only read, in one transaction, and return the rows of each. Raises as `write_at_once`."""
+        if self.has_requests:
+            return self.write_at_once(lambda _: asked)
+        return self.read(lambda connection: requests.run(connection, *asked))
+
     def read(self, work: Callable[[sa.Connection], T], within: float | None = None, *, transaction: bool = True) -> T:
         """Run `work` in one read-only transaction. Raises LedgerUnavailable.
 
@@ -189,7 +195,7 @@ class Ledger:
                     raise self._failed(error) from error
         raise AssertionError("unreachable")
 
-    def first_of_sqlite(self, text: str, values: Mapping[str, Any]) -> Any:
+    def first_of_sqlite(self, text: str, values: Sequence[Any] | Mapping[str, Any]) -> Any:
         """Return the first row of a query of SQLite, past SQLAlchemy, which costs more. Raises LedgerUnavailable."""
         try:
             self._prepare()

@@ -17,16 +17,17 @@ event and delivery first, and to tell other sessions what is about to be inserte
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from operator import attrgetter, itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk
+from receiver.ledger import bulk, first_on_sqlite
 from receiver.ledger.deliveries import creation
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.events import STATUS, NewEvent, Written, delivery_rows, event_row, status, status_update
@@ -39,34 +40,64 @@ from receiver.ledger.submissions.lifecycle import Submission
 _FEW: Final = 4
 
 
+class Insertions(NamedTuple):
+    """What records events. `ids`: of the events and deliveries that it makes; None where its rows tell which these
+    are."""
+
+    asked: Sequence[Asked]
+    ids: Collection[str] | None = None
+
+
+def candidates(
+    connection: sa.Connection, batch: Sequence[ParsedEvent], submitted: Mapping[RunKey, Submission]
+) -> Sequence[ParsedEvent]:
+    """Return those of the events that may be the first of their run, where that is known before they are recorded."""
+    if connection.dialect.name == "postgresql":
+        return batch
+    of_submissions = {key: each.id for key, each in submitted.items()}
+    found = first_on_sqlite.new_runs(connection, [each.key for each in batch], of_submissions)
+    return [each for each in batch if each.key in found]
+
+
 def insertions(
+    connection: sa.Connection,
     batch: Sequence[NewEvent],
     now: float,
     claims: Mapping[str, ClaimAtOnce],
     due_at: Mapping[RunKey, float],
     submitted: Mapping[RunKey, Submission] = {},
-) -> list[Asked]:
+) -> Insertions:
     """Return what records those of the events whose run is new and has no submission, or is that of `submitted` and has
     no event.
 
-    `batch` is in the order of `key`; each is the only event of its run, readable, and gives the run its status.
-    `claims`: by sink, those with which deliveries are made that wait for nothing. `due_at`: by run, when Skyvern is
-    asked for it once more. `submitted`: by run; its event has come with its token.
+    `batch` is in the order of `key`, and of `candidates`; each is the only event of its run, readable, and gives the
+    run its status. `claims`: by sink, those with which deliveries are made that wait for nothing. `due_at`: by run,
+    when Skyvern is asked for it once more. `submitted`: by run; its event has come with its token.
     """
-    if len(batch) > _FEW:
-        of_run, values = _of_run(submitted), _columns(batch, now, due_at, submitted)
-        made = [creation.with_claim(row) for row in delivery_rows(batch, now, claims)]
-        values |= _transposed(_OF_DELIVERIES, map(_of_delivery, made))
-        kind = bulk.kind_of(values, _MORE_ALIKE)
-        given = bulk.with_alike(values, _alike(kind, of_run))
-        return [_for_all(of_run, kind).with_values(**given, recorded_at=now)]
-    return [_insertion(item, now, claims, due_at.get(item.key), submitted.get(item.key)) for item in batch]
+    if not batch:
+        return Insertions(())
+    on_sqlite = connection.dialect.name != "postgresql"
+    if len(batch) <= _FEW and not on_sqlite:
+        few = [_insertion(item, now, claims, due_at.get(item.key), submitted.get(item.key)) for item in batch]
+        return Insertions(few)
+    of_run, values = _of_run(submitted), _columns(batch, now, due_at, submitted)
+    made = [creation.with_claim(row) for row in delivery_rows(batch, now, claims)]
+    if on_sqlite:
+        run, event = ({name: values[name] for name in names} for names in (of_run, _OF_EVENT))
+        asked = first_on_sqlite.insertions(connection, run, event, made, now)
+        return Insertions(asked, {*values["id"], *(row["id"] for row in made)})
+    values |= _transposed(_OF_DELIVERIES, map(_of_delivery, made))
+    kind = bulk.kind_of(values, _MORE_ALIKE)
+    given = bulk.with_alike(values, _alike(kind, of_run))
+    return Insertions([_for_all(of_run, kind).with_values(**given, recorded_at=now)])
 
 
-def written(batch: Sequence[NewEvent], asked: Sequence[Asked], found: Sequence[Sequence[Any]]) -> Written:
-    """Return what was recorded of `batch`. `asked`: its `insertions`; `found`: the rows of each, and of others."""
-    ids = {each for rows in found[: len(asked)] for row in rows for each in (row.ids or "").split()}
-    return Written([item for item in batch if item.event.id in ids], ids, found[len(asked) :])
+def written(batch: Sequence[NewEvent], made: Insertions, found: Sequence[Sequence[Any]]) -> Written:
+    """Return what was recorded of `batch`. `made`: its `insertions`; `found`: the rows of each, and of others."""
+    asked, ids = made
+    if ids is None:
+        ids = {each for rows in found[: len(asked)] for row in rows for each in (row.ids or "").split()}
+    return Written([item for item in batch if item.event.id in ids], set(ids), found[len(asked) :])
 
 
 def _insertion(

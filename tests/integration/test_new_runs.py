@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_a_run_whose_only_event_could_not_be_handled_has_not_ended(
 
 
 def test_a_bug_of_the_short_way_is_told_and_costs_no_event(
-    postgres_ledger: Ledger,
+    ledger: Ledger,
     redis_url: str,
     router: Picky,
     monkeypatch: pytest.MonkeyPatch,
@@ -146,7 +147,7 @@ def test_a_bug_of_the_short_way_is_told_and_costs_no_event(
         raise ZeroDivisionError
 
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
+    it = Dispatcher(ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
     monkeypatch.setattr(first_events, "insertions", broken)
     first, second = event(body("tsk_1")), event(body("tsk_2"))
 
@@ -263,7 +264,7 @@ def rows_of(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
 
 
 def test_one_by_one_a_few_or_many_at_once_or_with_their_runs_locked_events_are_recorded_alike(
-    postgres_ledger: Ledger, redis_url: str, router: Picky
+    ledger: Ledger, redis_url: str, router: Picky
 ) -> None:
     # Given events of many kinds, and routes that give some of them no delivery, one, or three that wait
     to = ["files", {"sink": "ops", "after": ["files"]}, {"sink": "results", "after": ["ops", "files"]}]
@@ -274,7 +275,7 @@ def test_one_by_one_a_few_or_many_at_once_or_with_their_runs_locked_events_are_r
         ]
     )
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
+    it = Dispatcher(ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
     made = [
         event(
             body(
@@ -295,10 +296,8 @@ def test_one_by_one_a_few_or_many_at_once_or_with_their_runs_locked_events_are_r
             it._expects_first = size > 0
             it.dispatch(made[at : at + (size or 5)])
             assert it._expects_first
-        found[size] = [rows_of(postgres_ledger, table) for table in (runs, events, deliveries)]
-        postgres_ledger.write(
-            lambda connection: [connection.execute(sa.delete(each)) for each in (deliveries, events, runs)]
-        )
+        found[size] = [rows_of(ledger, table) for table in (runs, events, deliveries)]
+        ledger.write(lambda connection: [connection.execute(sa.delete(each)) for each in (deliveries, events, runs)])
     # Then the tables say the same
     assert [len(rows) for rows in found[0]] == [24, 24, 22]
     assert found[1] == found[4] == found[24] == found[0]
@@ -384,10 +383,10 @@ def test_bodies_that_break_something_are_recorded_alike_in_whatever_company(
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
     found: list[list[Any]] = []
     # When they come alone, a few or many at a time, and each way that there is
-    for ledger, size, new in ((lite, 256, True), *((postgres_ledger, size, size > 0) for size in (1, 4, 256, 0))):
+    for ledger, size in itertools.product((lite, postgres_ledger), (256, 1, 4, 0)):
         it = Dispatcher(ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
         for at in range(0, len(made), size or 64):
-            it._expects_first = new
+            it._expects_first = size > 0
             it.dispatch(made[at : at + (size or 64)])
         found.append([rows_of(ledger, table) for table in (runs, events, deliveries)])
         ledger.write(lambda it: [it.execute(sa.delete(each)) for each in (deliveries, events, runs)])

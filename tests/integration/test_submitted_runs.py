@@ -65,13 +65,16 @@ def result(number: int, status: str = "completed", **fields: Any) -> Event:
     return event(body(f"tsk_{number}", status, **fields), submission_id=f"sub_{number}")
 
 
-@pytest.fixture
-def dispatcher(postgres_ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
+def dispatching(ledger: Ledger, redis_url: str) -> Dispatcher:
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
     reader = InboxReader(connection, "d1")
-    it = Dispatcher(postgres_ledger, Router(ROUTES), Redactor([]), reader, connection, lambda _: True)
-    yield it
-    it.close()
+    return Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection, lambda _: True)
+
+
+@pytest.fixture
+def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
+    with closing(dispatching(ledger, redis_url)) as it:
+        yield it
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def rows_of(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
 
 
 def test_one_by_one_a_few_or_many_at_once_beside_new_ones_or_with_their_runs_locked_they_are_recorded_alike(
-    dispatcher: Dispatcher, postgres_ledger: Ledger, ways: list[str]
+    dispatcher: Dispatcher, ledger: Ledger, ways: list[str]
 ) -> None:
     # Given results of submitted runs of each kind, between those of runs that nobody has submitted
     kinds: list[dict[str, Any]] = [
@@ -120,15 +123,15 @@ def test_one_by_one_a_few_or_many_at_once_beside_new_ones_or_with_their_runs_loc
     # When they come in batches of one, of a few, all at once, and the way of runs that are known
     for size in (1, 4, 30, 0):
         for number in range(20):
-            submit(postgres_ledger, number, **asked[number % 4])
+            submit(ledger, number, **asked[number % 4])
         for at in range(0, len(made), size or 5):
             dispatcher._expects_first = size > 0
             ways.clear()
             dispatcher.dispatch(made[at : at + (size or 5)])
             assert ways == ["_record_first" if size else "_record_any"]
             assert dispatcher._expects_first
-        found[size] = [rows_of(postgres_ledger, each) for each in tables]
-        postgres_ledger.write(lambda it: [it.execute(sa.delete(each)) for each in tables])
+        found[size] = [rows_of(ledger, each) for each in tables]
+        ledger.write(lambda it: [it.execute(sa.delete(each)) for each in tables])
     # Then the tables say the same
     assert [len(rows) for rows in found[0]] == [30, 30, len(found[0][2]), 20]
     assert found[1] == found[4] == found[30] == found[0]
@@ -146,8 +149,9 @@ def test_one_by_one_a_few_or_many_at_once_beside_new_ones_or_with_their_runs_loc
 
 
 def test_the_first_event_takes_two_requests_however_many_come_at_once_and_one_more_when_it_is_not_the_first(
-    dispatcher: Dispatcher, postgres_ledger: Ledger, sent: list[None]
+    postgres_ledger: Ledger, redis_url: str, sent: list[None]
 ) -> None:
+    dispatcher = dispatching(postgres_ledger, redis_url)
     for number in range(40):
         submit(postgres_ledger, number)
     for expected in (True, False):  # so all is connected
@@ -166,6 +170,7 @@ def test_the_first_event_takes_two_requests_however_many_come_at_once_and_one_mo
     assert [requests_for(each) for each in again] == [4, 3, 3]
     # Those that follow are expected to be first events again as soon as one is
     assert [requests_for(result(number)) for number in (30, 31)] == [2, 2]
+    dispatcher.close()
 
 
 Between = Callable[[Ledger], object]
@@ -199,7 +204,7 @@ def removed(ledger: Ledger) -> None:
 )
 def test_what_becomes_of_a_run_after_its_submission_was_read_is_seen(
     dispatcher: Dispatcher,
-    postgres_ledger: Ledger,
+    ledger: Ledger,
     monkeypatch: pytest.MonkeyPatch,
     beside: int,
     between: Between,
@@ -208,14 +213,14 @@ def test_what_becomes_of_a_run_after_its_submission_was_read_is_seen(
 ) -> None:
     # Given a run that gets an event or another submission, or goes, while its own event is being dispatched
     for number in range(1 + beside):
-        submit(postgres_ledger, number)
-    after_the_read(monkeypatch, lambda: between(postgres_ledger))
+        submit(ledger, number)
+    after_the_read(monkeypatch, lambda: between(ledger))
     # When it is recorded, alone or with others
     dispatcher.dispatch([result(number) for number in range(1 + beside)])
     # Then it is what it is now, and nobody gets it twice
     query = sa.select(runs.c.events, runs.c.labels).where(runs.c.run_id == "tsk_0")
-    assert tuple(postgres_ledger.read(lambda it: it.execute(query).one())) == (count, labels)
-    sinks = [key.partition(":")[2] for key in all_of(postgres_ledger, "tsk_0")]
+    assert tuple(ledger.read(lambda it: it.execute(query).one())) == (count, labels)
+    sinks = [key.partition(":")[2] for key in all_of(ledger, "tsk_0")]
     of_a_team = ["billing", "callback"] if "billing" in labels else []
     assert sorted(sinks) == [*of_a_team, "ops", "results", "shop"]
 
@@ -233,21 +238,20 @@ def after_the_read(monkeypatch: pytest.MonkeyPatch, between: Callable[[], object
 
 
 def test_news_of_a_run_that_was_cancelled_meanwhile_leave_its_last_poll(
-    dispatcher: Dispatcher, postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    dispatcher: Dispatcher, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have output, in a webhook that can be lost."""
-    submit(postgres_ledger, 0)
-    after_the_read(monkeypatch, lambda: told_by_another(postgres_ledger, "canceled"))
+    submit(ledger, 0)
+    after_the_read(monkeypatch, lambda: told_by_another(ledger, "canceled"))
 
     dispatcher.dispatch([result(0, "running")])
 
-    (row,) = rows_of(postgres_ledger, submissions)
+    (row,) = rows_of(ledger, submissions)
     assert row["due_in"] == round(AFTER_CANCEL / 100)
 
 
-def test_a_batch_and_others_that_lock_submissions_do_it_in_one_order(
-    dispatcher: Dispatcher, postgres_ledger: Ledger
-) -> None:
+def test_a_batch_and_others_that_lock_submissions_do_it_in_one_order(postgres_ledger: Ledger, redis_url: str) -> None:
+    dispatcher = dispatching(postgres_ledger, redis_url)
     # Given submissions whose ids are in another order than those of their runs
     for number in range(10, 20):
         submit(postgres_ledger, number, run=f"tsk_{99 - number}")
@@ -271,6 +275,7 @@ def test_a_batch_and_others_that_lock_submissions_do_it_in_one_order(
     count = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     assert postgres_ledger.read(lambda it: it.exec_driver_sql(count).scalar_one()) == 0
     assert {row["due_at"] for row in every(postgres_ledger, submissions)} == {None}
+    dispatcher.close()
 
 
 def every(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
@@ -282,55 +287,53 @@ def all_of(ledger: Ledger, run_id: str) -> list[str]:
     return list(ledger.read(lambda it: it.execute(query).scalars()))
 
 
-def test_the_same_event_again_changes_nothing(dispatcher: Dispatcher, postgres_ledger: Ledger) -> None:
+def test_the_same_event_again_changes_nothing(dispatcher: Dispatcher, ledger: Ledger) -> None:
     """Its dispatcher was killed between commit and acknowledgement."""
-    submit(postgres_ledger, 1)
+    submit(ledger, 1)
     first = result(1)
     dispatcher.dispatch([first])
-    before = [rows_of(postgres_ledger, each) for each in (runs, events, deliveries, submissions)]
+    before = [rows_of(ledger, each) for each in (runs, events, deliveries, submissions)]
 
     assert dispatcher.dispatch([first]) == []
 
-    assert [rows_of(postgres_ledger, each) for each in (runs, events, deliveries, submissions)] == before
+    assert [rows_of(ledger, each) for each in (runs, events, deliveries, submissions)] == before
 
 
 def test_a_result_that_comes_before_the_answer_to_its_submit_is_bound_by_its_token(
-    dispatcher: Dispatcher, postgres_ledger: Ledger, ways: list[str]
+    dispatcher: Dispatcher, ledger: Ledger, ways: list[str]
 ) -> None:
-    submit(postgres_ledger, 1, answered=False)
+    submit(ledger, 1, answered=False)
 
     dispatcher.dispatch([result(1)])
 
     assert ways == ["_record_first", "_record_any"]
-    assert set(states(postgres_ledger)) == {
-        f"tsk_1:{sink}" for sink in ("results", "billing", "shop", "ops", "callback")
-    }
+    assert set(states(ledger)) == {f"tsk_1:{sink}" for sink in ("results", "billing", "shop", "ops", "callback")}
 
 
 def test_the_webhook_of_a_run_that_was_submitted_again_is_its_first_caller_s(
-    dispatcher: Dispatcher, postgres_ledger: Ledger
+    dispatcher: Dispatcher, ledger: Ledger
 ) -> None:
     # Given a run that was submitted again, on behalf of the caller of the first one
     for name, scopes in (("k1", {"submit"}), ("k2", {"submit", "resubmit"})):
         key = api_keys.Key(name, name, f"hash of {name}", f"rhk_{name}", frozenset(scopes), "skyvern", None, 1.0)
-        postgres_ledger.write(lambda it, key=key: api_keys.create(it, key))  # type: ignore[misc]
-    submit(postgres_ledger, 1)
-    submit(postgres_ledger, 2, labels={CHAIN: "tsk_1"}, key_id="k2")
+        ledger.write(lambda it, key=key: api_keys.create(it, key))  # type: ignore[misc]
+    submit(ledger, 1)
+    submit(ledger, 2, labels={CHAIN: "tsk_1"}, key_id="k2")
     # When its result comes
     dispatcher.dispatch([result(2)])
     # Then the webhook waits in the lane of that caller
     query = sa.select(deliveries.c.lane).where(deliveries.c.sink == CALLBACK)
-    assert postgres_ledger.read(lambda it: it.execute(query).scalar_one()) == lane_of(CALLER, "k1")
+    assert ledger.read(lambda it: it.execute(query).scalar_one()) == lane_of(CALLER, "k1")
 
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_it_is_handed_on_whole_with_the_labels_and_the_completion_of_its_run(
-    postgres_ledger: Ledger, redis_url: str, count: int
+    ledger: Ledger, redis_url: str, count: int
 ) -> None:
     for number in range(count):
-        submit(postgres_ledger, number, webhook_url="")
+        submit(ledger, number, webhook_url="")
     with closing(Handover()) as handover:
-        recorder = make_recorder(postgres_ledger, redis_url, handover)
+        recorder = make_recorder(ledger, redis_url, handover)
         recorder.dispatch([event(body("wr_1"))])  # so the database's time is known
         handover.put(Offer("w", 1, 32))
 
@@ -344,5 +347,5 @@ def test_it_is_handed_on_whole_with_the_labels_and_the_completion_of_its_run(
         assert (each.labels, each.run_events) == ({"team": "billing"}, 1)
         assert json.loads(each.completion)["run_request"]["prompt"] == "Log in"
     query = sa.select(deliveries.c.claim_owner, deliveries.c.state)
-    claimed = postgres_ledger.read(lambda it: it.execute(query.where(deliveries.c.run_id != "wr_1")).all())
+    claimed = ledger.read(lambda it: it.execute(query.where(deliveries.c.run_id != "wr_1")).all())
     assert [tuple(row) for row in claimed] == [("w", "sending")] * count

@@ -316,9 +316,9 @@ def test_no_more_than_a_row_a_group_and_word_is_read(full: Ledger) -> None:
 
     with full._engine(write=False).connect() as connection:
         if full.dialect == "sqlite":
-            asked = summaries._READ.on_sqlite.text
-            values = {"rows": "[1, 2]", "first": "a", "last": "b"}
-            plan = str(connection.exec_driver_sql("EXPLAIN QUERY PLAN " + asked, values).all())
+            asked = summaries._READ.on_sqlite
+            values = asked.parameters({"rows": [1, 2], "first": "a", "last": "b"})
+            plan = str(connection.exec_driver_sql("EXPLAIN QUERY PLAN " + asked.text, values).all())
             assert "SEARCH run_words USING PRIMARY KEY (chunk=? AND word>? AND word<?)" in plan
             return
         read.append(rows(connection))

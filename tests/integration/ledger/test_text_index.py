@@ -616,7 +616,7 @@ def _plan(connection: sa.Connection, asked: Asked) -> str:
     """How the database runs what is asked."""
     if connection.dialect.name == "sqlite":
         found = asked.statement.on_sqlite
-        rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {found.text}", dict(found.parameters(asked.values)))
+        rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {found.text}", found.parameters(asked.values))
         return "\n".join(map(str, rows))
     text = str(asked.statement._build(StatementForm.MANY).compile(connection))
     return "\n".join(map(str, connection.exec_driver_sql(f"EXPLAIN {text}", asked.values)))
