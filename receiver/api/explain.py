@@ -105,4 +105,5 @@ def explain(config: Config, source: str, body: bytes, labels: Mapping[str, str],
     )
 
 
-ENDPOINTS = (Endpoint("explain", "POST", "/explain", VIEW, ExplainParameters, Explanation, explain_body),)
+EXPLAIN = Endpoint("explain", "POST", "/explain", VIEW, ExplainParameters, Explanation, explain_body)
+ENDPOINTS = (EXPLAIN,)

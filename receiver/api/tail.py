@@ -184,5 +184,5 @@ def settled(ledger: Ledger) -> Position:
     return state.position
 
 
-ENDPOINTS = (Endpoint("tail", "GET", "/tail", VIEW, TailParameters, TailPage, read_tail),)
-TAIL: Final = ENDPOINTS[0]
+TAIL: Final = Endpoint("tail", "GET", "/tail", VIEW, TailParameters, TailPage, read_tail)
+ENDPOINTS = (TAIL,)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 
-from receiver.api import audit as api_audit
-from receiver.cli.client import endpoint_called
+from receiver.api.audit import LIST_AUDIT
 from receiver.cli.commands import COMMANDS
 from receiver.cli.listing import list_command
 from receiver.cli.output import show_when
 
 audit = list_command(
-    endpoint_called("list_audit", api_audit.ENDPOINTS),
+    LIST_AUDIT,
     {
         "when": lambda row: show_when(row["at"]),
         "who": "actor",

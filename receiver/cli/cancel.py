@@ -7,18 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.api.actions.deliveries import ENDPOINTS as ACTIONS
-from receiver.api.actions.deliveries import DeliverySelection
-from receiver.api.actions.operations import ENDPOINTS as OPERATION_ACTIONS
-from receiver.cli.client import Client, endpoint_called, with_client
+from receiver.api.actions.deliveries import CANCEL_DELIVERIES, RESTORE_DELIVERIES, DeliverySelection
+from receiver.api.actions.operations import CANCEL_OPERATION
+from receiver.cli.client import Client, with_client
 from receiver.cli.commands import COMMANDS
 from receiver.cli.on_many import How, act, on_many, require_choice
 from receiver.cli.output import clean, out
 from receiver.errors import UsageError
 from receiver.ledger.deliveries.cancellation import TOGETHER
-
-_CANCEL, _RESTORE = (endpoint_called(name, ACTIONS) for name in ("cancel", "restore"))
-_STOP = endpoint_called("cancel_operation", OPERATION_ACTIONS)
 
 
 def _cancel(
@@ -43,14 +39,14 @@ def _cancel(
         return
     if undo and not ids and "reason" not in asked:
         asked["reason"] = TOGETHER
-    if act(client, _RESTORE if undo else _CANCEL, ids, asked, how) and not undo:
+    if act(client, RESTORE_DELIVERIES if undo else CANCEL_DELIVERIES, ids, asked, how) and not undo:
         out().print("the same command with --undo brings them back")
 
 
 def _stop(client: Client, operations: Sequence[str]) -> None:
     client.tell = True
     for each in operations:
-        client.call(_STOP, _STOP.validated({"id": each}))
+        client.call(CANCEL_OPERATION, CANCEL_OPERATION.validated({"id": each}))
         out().print(f"{each}: cancelled")
 
 

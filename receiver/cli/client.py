@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import cached_property
 from itertools import islice
@@ -140,11 +140,6 @@ def open_client(
         yield client
     finally:
         client.close()
-
-
-def endpoint_called(name: str, endpoints: Iterable[Endpoint[Any, Any]]) -> Endpoint[Any, Any]:
-    """Return the endpoint with this name. A command imports those of one module, for all of them take long."""
-    return next(each for each in endpoints if each.name == name)
 
 
 def rows_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit: int) -> Iterator[T]:

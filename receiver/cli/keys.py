@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from handlers.support import timestamps
-from receiver.api import keys as api_keys
 from receiver.api.actions import keys as actions
-from receiver.api.keys import KeyRow
+from receiver.api.actions.keys import CREATE_KEY, REVOKE_KEYS, ROTATE_KEY
+from receiver.api.keys import LIST_KEYS, KeyRow
 from receiver.api.service import Actor
-from receiver.cli.client import Client, LocalClient, endpoint_called, with_client
+from receiver.cli.client import Client, LocalClient, with_client
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.listing import list_command, named_options
 from receiver.cli.options import Json, load_config
@@ -22,8 +22,6 @@ from receiver.config.fields import parse_duration
 from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
 from receiver.errors import Conflict, Invalid, NotFound, UsageError
-
-_CREATE, _ROTATE, _REVOKE = actions.ENDPOINTS
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -79,8 +77,8 @@ def create(
     scopes = [part.strip() for each in scope or api_key.SCOPES for part in each.split(",") if part.strip()]
     asked = {"name": name, "scopes": scopes, "source": source, "rate": rate, "expires_in": expires}
     with named_options({"expires_in": expires}):
-        wanted = _CREATE.validated(asked)
-    made = _create_here(client, wanted) if isinstance(client, LocalClient) else client.call(_CREATE, wanted)
+        wanted = CREATE_KEY.validated(asked)
+    made = _create_here(client, wanted) if isinstance(client, LocalClient) else client.call(CREATE_KEY, wanted)
     _print_new(made, as_json=as_json)
 
 
@@ -120,7 +118,7 @@ def _master(settings: Settings) -> str:
 
 
 list_keys = list_command(
-    endpoint_called("list_keys", api_keys.ENDPOINTS),
+    LIST_KEYS,
     {
         "id": "id",
         "name": "name",
@@ -158,9 +156,9 @@ def rotate(
     client.tell = True
     asked = {"key": name, "expires_in": expires, **({} if grace is None else {"grace": grace})}
     with named_options(asked, {"key": name}):
-        wanted = _ROTATE.validated(asked)
+        wanted = ROTATE_KEY.validated(asked)
     try:
-        made = client.call(_ROTATE, wanted)
+        made = client.call(ROTATE_KEY, wanted)
     except (NotFound, Invalid, Conflict) as problem:
         raise UsageError(clean(problem.message)) from None
     ends = "" if made.old.expires_at is None else timestamps.iso(made.old.expires_at)
@@ -173,7 +171,7 @@ def revoke(client: Client, ids: Annotated[list[str], typer.Argument(help="Ids as
     """Revoke keys. They are refused within 5 seconds."""
     client.tell = True
     try:
-        count = client.call(_REVOKE, _REVOKE.validated({"ids": ids})).count
+        count = client.call(REVOKE_KEYS, REVOKE_KEYS.validated({"ids": ids})).count
     except NotFound as problem:
         raise UsageError(clean(problem.message)) from None
     out().print(f"{count} revoked.")

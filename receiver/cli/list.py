@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
-from receiver.api import lists
-from receiver.api import runs as api_runs
-from receiver.cli.client import endpoint_called
+from receiver.api.lists import LIST_ATTEMPTS, LIST_DELIVERIES, LIST_EVENTS, LIST_SUBMISSIONS
+from receiver.api.runs import LIST_RUNS
 from receiver.cli.commands import COMMANDS
 from receiver.cli.filters import check_form
 from receiver.cli.listing import list_command
@@ -19,7 +18,7 @@ from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import short_id
 
 runs = list_command(
-    endpoint_called("list_runs", api_runs.ENDPOINTS),
+    LIST_RUNS,
     {
         "run": "run_id",
         "type": "run_type",
@@ -48,7 +47,7 @@ def _disposition(event: Mapping[str, Any]) -> str:
 
 
 events = list_command(
-    endpoint_called("list_events", lists.ENDPOINTS),
+    LIST_EVENTS,
     {
         "event": lambda row: short_id(row["id"]),
         "run": "run_id",
@@ -72,10 +71,8 @@ def _receipt_or_reason(row: Mapping[str, Any]) -> str:
     return clean(row["reason"], 100) + due
 
 
-_DELIVERIES: Final = endpoint_called("list_deliveries", lists.ENDPOINTS)
-
 deliveries = list_command(
-    _DELIVERIES,
+    LIST_DELIVERIES,
     {
         "event": lambda row: short_id(row["event_id"]),
         "run": "run_id",
@@ -90,7 +87,7 @@ deliveries = list_command(
 )
 
 dead = list_command(
-    _DELIVERIES,
+    LIST_DELIVERIES,
     {
         "delivery": lambda row: short_id(row["id"]),
         "run": "run_id",
@@ -114,7 +111,7 @@ def _of_thing(identifier: str) -> dict[str, Any]:
 
 
 attempts = list_command(
-    endpoint_called("list_attempts", lists.ENDPOINTS),
+    LIST_ATTEMPTS,
     {
         "delivery": lambda row: short_id(row["delivery_id"]),
         "sink": "sink",
@@ -146,7 +143,7 @@ def _next_poll(row: Mapping[str, Any]) -> str:
 
 
 submissions = list_command(
-    endpoint_called("list_submissions", lists.ENDPOINTS),
+    LIST_SUBMISSIONS,
     {
         "submission": lambda row: short_id(row["id"]),
         "state": "state",

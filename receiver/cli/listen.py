@@ -20,8 +20,8 @@ import typer
 from rich.text import Text
 
 from handlers.support.daemon_pool import in_thread
-from receiver.api.catalogue import ENDPOINTS
-from receiver.api.endpoint import Endpoint
+from receiver.api.events import GET_EVENT_BODY
+from receiver.api.lists import LIST_EVENTS
 from receiver.api.models import MAX_LIMIT
 from receiver.api.rows import EventRow
 from receiver.api.tail import TAIL, TailGap, TailParameters
@@ -37,10 +37,6 @@ from receiver.cli.tail import follow, tell_gap
 from receiver.config.loader import load
 from receiver.config.settings import listen_secret
 from receiver.errors import Busy, NotStarted, RequestError, RunhookError, UsageError
-
-_BY_NAME: Final[dict[str, Endpoint[Any, Any]]] = {each.name: each for each in ENDPOINTS}
-LIST_EVENTS: Final = _BY_NAME["list_events"]
-GET_EVENT_BODY: Final = _BY_NAME["get_event_body"]
 
 # What a route sees unless it asks for more, and so what a caller's webhook brings.
 POSTED: Final = frozenset({"new"})

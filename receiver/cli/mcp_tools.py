@@ -14,7 +14,7 @@ from pydantic import Field
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Page, PageParameters, Parameters, Scoped
-from receiver.api.runs import RunDetails
+from receiver.api.runs import GET_RUN
 from receiver.cli.client import Client, pages_of
 from receiver.cli.mcp_answer import bounded, part_of
 from receiver.domain.api_key import VIEW
@@ -211,15 +211,13 @@ def _page(client: Client, endpoint: Endpoint[Any, Any], parameters: PageParamete
 
 
 def _waiting(client: Client) -> ModelTool:
-    endpoint: Endpoint[Any, RunDetails] = next(each for each in ENDPOINTS if each.name == "get_run")
-
     async def run(given: Mapping[str, Any]) -> dict[str, Any]:
         wanted = _validated(WaitParameters, given)
-        parameters = endpoint.validated({"run_id": wanted.run_id, "source": wanted.source})
+        parameters = GET_RUN.validated({"run_id": wanted.run_id, "source": wanted.source})
         until = time.monotonic() + wanted.seconds
         while True:
             try:
-                details = await asyncio.to_thread(client.call, endpoint, parameters)
+                details = await asyncio.to_thread(client.call, GET_RUN, parameters)
             except NotFound:
                 details = None
             left = until - time.monotonic()

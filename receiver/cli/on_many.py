@@ -13,9 +13,8 @@ import typer
 
 from receiver.api.actions.chosen import Chosen, TakenResult
 from receiver.api.endpoint import Endpoint
-from receiver.api.operations import ENDPOINTS as OPERATIONS
-from receiver.api.operations import OperationRow
-from receiver.cli.client import Client, endpoint_called
+from receiver.api.operations import GET_OPERATION, OperationRow
+from receiver.cli.client import Client
 from receiver.cli.filters import check_form
 from receiver.cli.listing import check_times, given_options, named_options, option_parameters
 from receiver.cli.options import Yes, confirm
@@ -29,7 +28,6 @@ from receiver.errors import NotFound, RunhookError, UsageError
 _LOOK: Final = 0.5
 # Seconds without a step after which it is told once who makes them.
 _PATIENCE: Final = 10.0
-_GET = endpoint_called("get_operation", OPERATIONS)
 # What `Chosen` has beside the filter: an argument, and what `How` is made of.
 _NO_OPTIONS: Final = frozenset({"ids", "dry_run", "expect"})
 # Ids that a message names.
@@ -190,7 +188,7 @@ def _watch(client: Client, operation: OperationRow) -> None:
             if operation.state != "running":
                 return
             time.sleep(_LOOK)
-            done, operation = operation.done, client.call(_GET, _GET.validated({"id": operation.id}))
+            done, operation = operation.done, client.call(GET_OPERATION, GET_OPERATION.validated({"id": operation.id}))
             if operation.done != done:
                 came_on = time.monotonic()
             elif not told and time.monotonic() - came_on > _PATIENCE:

@@ -11,9 +11,11 @@ import typer
 
 from receiver.api import quarantine as api_quarantine
 from receiver.api.actions import quarantine as actions
+from receiver.api.actions.quarantine import DROP_QUARANTINE, VERIFY_QUARANTINE
 from receiver.api.endpoint import Endpoint
+from receiver.api.quarantine import LIST_QUARANTINE
 from receiver.cli.acting import audited_here
-from receiver.cli.client import Client, LocalClient, endpoint_called, rows_of, with_client
+from receiver.cli.client import Client, LocalClient, rows_of, with_client
 from receiver.cli.options import Form, ListJson, Output, chosen_form, load_config
 from receiver.cli.output import clean, out, print_rows, relative_path, show_when
 from receiver.config.loader import load_without_secrets
@@ -22,9 +24,6 @@ from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox_writer import InboxUnavailable
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-
-_LIST = endpoint_called("list_quarantine", api_quarantine.ENDPOINTS)
-_VERIFY, _DROP = (endpoint_called(f"{verb}_quarantine", actions.ENDPOINTS) for verb in ("verify", "drop"))
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -47,7 +46,7 @@ def list_(client: Client, output: Output = None, as_json: ListJson = False) -> N
         loaded = load_without_secrets(settings.config, settings.environ)
         rows, where = [_row(each) for each in _store(settings, loaded).list()], _where(settings)
     else:
-        found = rows_of(client, _LIST, _LIST.validated({}), sys.maxsize)
+        found = rows_of(client, LIST_QUARANTINE, LIST_QUARANTINE.validated({}), sys.maxsize)
         rows, where = [each.model_dump() for each in found], client.where
     print_rows(
         rows,
@@ -82,7 +81,7 @@ def verify(client: Client, ids: Ids = None, output: Output = None, as_json: List
         rows = [{**_row(refused), "verdict": verdict} for refused, verdict in verdicts]
         count, authentic = len(verdicts), len(actions.authentic_of(verdicts))
     else:
-        told = client.call(_VERIFY, _guarded(client, _VERIFY, ids))
+        told = client.call(VERIFY_QUARANTINE, _guarded(client, VERIFY_QUARANTINE, ids))
         rows = [{**each.request.model_dump(), "verdict": each.verdict} for each in told.items]
         count, authentic, where = told.count, told.authentic, client.where
     print_rows(
@@ -126,7 +125,7 @@ def drop(
     if bool(ids) == every:
         raise UsageError("name the ids to drop, or --all")
     if not isinstance(client, LocalClient):
-        out().print(f"{client.call(_DROP, _guarded(client, _DROP, ids)).count} dropped.")
+        out().print(f"{client.call(DROP_QUARANTINE, _guarded(client, DROP_QUARANTINE, ids)).count} dropped.")
         return
     settings, loaded = load_config(client.config, client.data)
     store = _store(settings, loaded)

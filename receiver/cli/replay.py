@@ -7,18 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.api import operations as api_operations
-from receiver.api.actions.deliveries import ENDPOINTS as ACTIONS
-from receiver.api.actions.deliveries import BackfillParameters, ReplayParameters, ResubmitParameters
-from receiver.cli.client import Client, endpoint_called, with_client
+from receiver.api.actions.deliveries import (
+    BACKFILL_SINK,
+    REPLAY_DELIVERIES,
+    RESUBMIT_RUNS,
+    BackfillParameters,
+    ReplayParameters,
+    ResubmitParameters,
+)
+from receiver.api.operations import LIST_OPERATIONS
+from receiver.cli.client import Client, with_client
 from receiver.cli.commands import COMMANDS
 from receiver.cli.listing import list_command, option_of
 from receiver.cli.on_many import How, act, on_many, require_choice
 from receiver.cli.output import show_time, show_when
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import UsageError
-
-_REPLAY, _BACKFILL, _RESUBMIT = (endpoint_called(name, ACTIONS) for name in ("replay", "backfill", "resubmit"))
 
 
 def _replay(
@@ -39,17 +43,17 @@ def _replay(
     if backfill is None:
         require_choice(ids, asked, "replay", everything=everything)
         again = bool(asked.get("force")) or DeliveryState.DELIVERED in asked.get("state", ())
-        act(client, _REPLAY, ids, asked, how, for_good=again)
+        act(client, REPLAY_DELIVERIES, ids, asked, how, for_good=again)
         return
     if others := asked.keys() - BackfillParameters.model_fields.keys():
         raise UsageError(f"--backfill makes new deliveries, and {option_of(min(others))} chooses among those there are")
     note = f"{backfill} gets every result of the selection: a backfill knows no rules; `runhook reroute` does"
-    act(client, _BACKFILL, ids, {**asked, "into": backfill}, how, for_good=False, note=note)
+    act(client, BACKFILL_SINK, ids, {**asked, "into": backfill}, how, for_good=False, note=note)
 
 
 def _resubmit(client: Client, ids: Sequence[str], asked: dict[str, Any], how: How) -> None:
     require_choice(ids, {name: value for name, value in asked.items() if name != "into"}, "resubmit")
-    act(client, _RESUBMIT, ids, asked, how)
+    act(client, RESUBMIT_RUNS, ids, asked, how)
 
 
 _replay.__doc__ = f"""{COMMANDS["replay"].help}
@@ -71,7 +75,7 @@ def _selection_text(found: Mapping[str, Any]) -> str:
 
 
 operations = list_command(
-    endpoint_called("list_operations", api_operations.ENDPOINTS),
+    LIST_OPERATIONS,
     {
         "operation": "id",
         "kind": "kind",

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Final
 import typer
 
 from handlers import Refused, SinkError, Unavailable
-from receiver.api import sinks as api_sinks
 from receiver.api.actions import sinks as actions
 from receiver.api.actions.moves import MOVE_SINK
+from receiver.api.actions.sinks import PAUSE_SINK, RESUME_SINK, TEST_SINK
+from receiver.api.sinks import LIST_SINKS
 from receiver.cli import output
 from receiver.cli.acting import audited_here
-from receiver.cli.client import Client, LocalClient, endpoint_called, with_client
+from receiver.cli.client import Client, LocalClient, with_client
 from receiver.cli.filters import require_live_sink, require_sink
 from receiver.cli.listing import list_command
 from receiver.cli.options import (
@@ -40,8 +41,6 @@ SHOWN: Final = 3
 _ANSWERS: Final = ((Refused, "refused"), (Unavailable, "not available now"))
 
 app = typer.Typer(no_args_is_help=True)
-
-_PAUSE, _RESUME, _TEST = (endpoint_called(f"{verb}_sink", actions.ENDPOINTS) for verb in ("pause", "resume", "test"))
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
 
@@ -69,7 +68,7 @@ def _state(row: Mapping[str, Any], now: float) -> str:
 
 
 list_sinks = list_command(
-    endpoint_called("list_sinks", api_sinks.ENDPOINTS),
+    LIST_SINKS,
     {
         "sink": "name",
         "type": "type",
@@ -92,7 +91,7 @@ app.command("list")(list_sinks)
 def pause(client: Client, name: Name) -> None:
     """Send nothing more to a sink; its deliveries wait."""
     client.tell = True
-    client.call(_PAUSE, _PAUSE.validated({"sink": name}))
+    client.call(PAUSE_SINK, PAUSE_SINK.validated({"sink": name}))
     output.out().print(f"{name} is paused; runhook sink resume {name} lets its deliveries go on")
 
 
@@ -101,7 +100,7 @@ def pause(client: Client, name: Name) -> None:
 def resume(client: Client, name: Name) -> None:
     """Let a paused sink go on. If its breaker is open, it is probed at once. The clock wakes it within a second."""
     client.tell = True
-    told = client.call(_RESUME, _RESUME.validated({"sink": name}))
+    told = client.call(RESUME_SINK, RESUME_SINK.validated({"sink": name}))
     output.out().print(f"{name} goes on" if told.was_paused else f"{name} was not paused")
     if told.probed:
         own = told.sink.breaker != "closed"
@@ -163,7 +162,7 @@ def move(
 def send_sample(client: Client, name: Name) -> None:
     """Send one marked sample to a sink, now and from here, or from the remote service, and show its receipt."""
     if not isinstance(client, LocalClient):
-        told = client.call(_TEST, _TEST.validated({"sink": name}))
+        told = client.call(TEST_SINK, TEST_SINK.validated({"sink": name}))
         if told.outcome != "accepted":
             raise RunhookError(f"{name}: {told.outcome}: {output.clean(told.reason)}")
         _print_receipt(name, told.id, told.keys, told.note)
@@ -176,13 +175,13 @@ def send_sample(client: Client, name: Name) -> None:
         actions.require_testable(loaded, name)
     except Invalid as problem:
         raise UsageError(problem.message) from None
-    with audited_here(settings, actions.TEST, {"sink": name}, required=False) as told:
+    with audited_here(settings, actions.TEST, {"sink": name}, required=False) as done:
         try:
             receipt = actions.send_sample(loaded, settings.skyvern_base_url, name)
         except SinkError as error:
             answer = next((text for kind, text in _ANSWERS if isinstance(error, kind)), "not taken")
             raise RunhookError(f"{name}: {answer}: {error}") from None
-        told.count = 1
+        done.count = 1
     _print_receipt(name, receipt.id, receipt.keys, receipt.note)
 
 

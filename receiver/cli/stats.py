@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from receiver.api import totals as api_totals
-from receiver.api.totals import Totals
-from receiver.cli.client import endpoint_called
+from receiver.api.totals import GET_TOTALS, Totals
 from receiver.cli.commands import COMMANDS
 from receiver.cli.listing import list_command
 from receiver.cli.output import clean, iso, show_duration, show_when
@@ -35,7 +33,7 @@ def _note(found: Totals) -> str:
 
 
 stats = list_command(
-    endpoint_called("get_totals", api_totals.ENDPOINTS),
+    GET_TOTALS,
     {
         "what": _name,
         "from": lambda row: "" if row["at"] is None else show_when(row["at"]),

@@ -16,8 +16,7 @@ import pytest
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Page, PageParameters, Result
 from receiver.api.names import none_such
-from receiver.api.runs import ENDPOINTS as RUNS
-from receiver.api.runs import RunParameters
+from receiver.api.runs import GET_RUN, RunParameters
 from receiver.api.service import Actor, Service
 from receiver.cli.client import open_client, rows_of
 from receiver.cli.profiles import RemoteService
@@ -29,7 +28,6 @@ from tests.servers.submitting import Submitting
 from tests.support.ledger import new_event, record
 
 KEY = "rhk_0123456789ab_secret"
-(GET_RUN,) = (each for each in RUNS if each.name == "get_run")
 
 
 class Number(Result):
