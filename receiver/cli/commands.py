@@ -86,7 +86,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "tail": Command(
         LOOK,
         "receiver.cli.tail",
-        "tail_command",
+        "tail",
         "Print events as they are recorded; with `--since` those since then first. Ctrl-C ends it.",
     ),
     "deliveries": Command(
@@ -211,7 +211,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "listen": Command(
         RUN,
         "receiver.cli.listen",
-        "listen_command",
+        "listen",
         "Post the events of a deployed Runhook to a server on this machine, signed as in production.",
     ),
     "mcp": Command(

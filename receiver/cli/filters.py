@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from receiver.api.names import unknown
+from receiver.cli.api_options import named_options
 from receiver.cli.ledger_access import read_ledger
-from receiver.cli.listing import named_options
 from receiver.cli.output import clean
 from receiver.domain.callback import CALLBACK
 from receiver.errors import ConfigError, Invalid, RunhookError, UsageError

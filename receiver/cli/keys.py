@@ -13,9 +13,10 @@ from receiver.api.actions import keys as actions
 from receiver.api.actions.keys import CREATE_KEY, REVOKE_KEYS, ROTATE_KEY
 from receiver.api.keys import LIST_KEYS, KeyRow
 from receiver.api.service import Actor
+from receiver.cli.api_options import named_options
 from receiver.cli.client import Client, LocalClient, with_client
 from receiver.cli.ledger_access import open_ledger
-from receiver.cli.listing import list_command, named_options
+from receiver.cli.listing import list_command
 from receiver.cli.options import Json, load_config
 from receiver.cli.output import clean, out, print_json, show_time, show_when
 from receiver.config.fields import parse_duration

@@ -5,7 +5,6 @@ One thread follows the service, one reads keys, and the one that posts takes wha
 
 from __future__ import annotations
 
-import inspect
 import queue
 import sys
 import threading
@@ -25,15 +24,14 @@ from receiver.api.lists import LIST_EVENTS
 from receiver.api.models import MAX_LIMIT
 from receiver.api.rows import EventRow
 from receiver.api.tail import TAIL, TailGap, TailParameters
+from receiver.cli.api_options import api_options, named_options
 from receiver.cli.client import Client, LocalClient, with_client
-from receiver.cli.commands import COMMANDS
 from receiver.cli.keyboard import keys
 from receiver.cli.listen_post import LocalPost, LocalPoster, target_url
-from receiver.cli.listing import named_options, option_parameters
 from receiver.cli.output import clean, out, show_time
 from receiver.cli.remote import RemoteClient
 from receiver.cli.submit import console_address
-from receiver.cli.tail import follow, tell_gap
+from receiver.cli.tail import UNTAKEN, follow, tell_gap
 from receiver.config.loader import load
 from receiver.config.settings import listen_secret
 from receiver.errors import Busy, NotStarted, RequestError, RunhookError, UsageError
@@ -206,17 +204,25 @@ def _act(listener: Listener, key: str) -> None:
         act()
 
 
+@with_client
+@api_options(TailParameters, without=UNTAKEN)
 def listen(
     client: Client,
-    target: str,
-    replay: list[str] | None,
-    every: bool,
-    anywhere: bool,
-    **given: Any,
+    target: Annotated[
+        str, typer.Argument(metavar="PORT|URL", help="Where to post: 3000, 3000/hook, or a URL of this machine.")
+    ],
+    replay: Annotated[
+        list[str] | None, typer.Option("--replay", metavar="RUN", help="Post this past run, and end; may be repeated.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--every", help="Also what is no new result: interim events, updates, repeats, tests.")
+    ] = False,
+    anywhere: Annotated[bool, typer.Option("--anywhere", help="Also to a URL that is not this machine's.")] = False,
+    *,
+    asked: dict[str, Any],
 ) -> None:
-    """Post events as they are recorded; with --replay those of past runs, and end."""
+    """Post the events of a deployed Runhook to a server on this machine, signed as in production."""
     url = target_url(target, anywhere=anywhere)
-    asked = {name: value for name, value in given.items() if value not in (None, "", [])}
     if replay and set(asked) - {"source"}:
         raise UsageError("--replay: posts the runs that it names, and takes no filter but --source")
     with named_options(asked):
@@ -245,38 +251,3 @@ def _secret(client: Client) -> str:
         return next(iter(config.sources.values())).signing_secrets[0]
     assert isinstance(client, RemoteClient)
     return client.service.key
-
-
-_TARGET: Final = Annotated[
-    str, typer.Argument(metavar="PORT|URL", help="Where to post: 3000, 3000/hook, or a URL of this machine.")
-]
-_REPLAY: Final = Annotated[
-    list[str] | None, typer.Option("--replay", metavar="RUN", help="Post this past run, and end; may be repeated.")
-]
-_EVERY: Final = Annotated[
-    bool, typer.Option("--every", help="Also what is no new result: interim events, updates, repeats, tests.")
-]
-_ANYWHERE: Final = Annotated[bool, typer.Option("--anywhere", help="Also to a URL that is not this machine's.")]
-_UNTAKEN: Final[Sequence[str]] = ("limit", "after", "until")
-
-
-def _as_command() -> Callable[..., None]:
-    positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    signature = [
-        inspect.Parameter("client", positional, annotation=Client),
-        inspect.Parameter("target", positional, annotation=_TARGET),
-        inspect.Parameter("replay", keyword, default=None, annotation=_REPLAY),
-        inspect.Parameter("every", keyword, default=False, annotation=_EVERY),
-        inspect.Parameter("anywhere", keyword, default=False, annotation=_ANYWHERE),
-        *option_parameters(TailParameters, [name for name in TailParameters.model_fields if name not in _UNTAKEN]),
-    ]
-
-    def command(client: Client, **named: Any) -> None:
-        listen(client, **named)
-
-    command.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
-    command.__doc__ = COMMANDS["listen"].help
-    return with_client(command)
-
-
-listen_command: Final = _as_command()

@@ -14,9 +14,9 @@ import typer
 from receiver.api.actions.chosen import Chosen, TakenResult
 from receiver.api.endpoint import Endpoint
 from receiver.api.operations import GET_OPERATION, OperationRow
+from receiver.cli.api_options import api_options, check_times, named_options
 from receiver.cli.client import Client
 from receiver.cli.filters import check_form
-from receiver.cli.listing import check_times, given_options, named_options, option_parameters
 from receiver.cli.options import Yes, confirm
 from receiver.cli.output import clean, out
 from receiver.cli.progress import ProgressLine
@@ -77,29 +77,27 @@ def on_many(model: type[Chosen], argument: str, what: str) -> Callable[[Callable
         _client, _ids, _asked, _how, *own = inspect.signature(command, eval_str=True).parameters.values()
 
         @functools.wraps(command)
-        def call(client: Client, **given: Any) -> None:
-            ids: list[str] = given.pop("ids") or []
-            for each in ids:
+        def call(client: Client, ids: list[str] | None, asked: dict[str, Any], **given: Any) -> None:
+            for each in ids or ():
                 check_form(each)
             how = How(**{name: given.pop(name) for name in _HOW})
-            theirs = {each.name: given.pop(each.name) for each in own}
-            command(client, ids, given_options(given), how, **theirs)
+            command(client, ids or [], asked, how, **given)
 
-        ids = Annotated[list[str] | None, typer.Argument(metavar=argument, help=what)]
         keyword = inspect.Parameter.KEYWORD_ONLY
+        ids = Annotated[list[str] | None, typer.Argument(metavar=argument, help=what)]
         call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 inspect.Parameter("client", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Client),
                 inspect.Parameter("ids", keyword, default=None, annotation=ids),
                 *(each.replace(kind=keyword) for each in own),
-                *option_parameters(model, [name for name in model.model_fields if name not in _NO_OPTIONS]),
+                inspect.Parameter("asked", keyword),
                 *(
                     inspect.Parameter(name, keyword, default=None if name == "expect" else False, annotation=option)
                     for name, option in _HOW.items()
                 ),
             ]
         )
-        return call
+        return api_options(model, without=_NO_OPTIONS)(call)
 
     return decorate
 

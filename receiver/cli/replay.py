@@ -16,9 +16,10 @@ from receiver.api.actions.deliveries import (
     ResubmitParameters,
 )
 from receiver.api.operations import LIST_OPERATIONS
+from receiver.cli.api_options import option_of
 from receiver.cli.client import Client, with_client
 from receiver.cli.commands import COMMANDS
-from receiver.cli.listing import list_command, option_of
+from receiver.cli.listing import list_command
 from receiver.cli.on_many import How, act, on_many, require_choice
 from receiver.cli.output import show_time, show_when
 from receiver.domain.delivery import DeliveryState

@@ -5,11 +5,10 @@ What is missed while the service is away comes once it is back, in order: each e
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
@@ -21,9 +20,8 @@ from rich.text import Text
 from receiver import __version__
 from receiver.api.models import MAX_LIMIT
 from receiver.api.tail import TAIL, TailEvent, TailGap, TailParameters
+from receiver.cli.api_options import api_options, named_options
 from receiver.cli.client import Client, with_client
-from receiver.cli.commands import COMMANDS
-from receiver.cli.listing import named_options, option_parameters
 from receiver.cli.options import Form, ListJson, Output, chosen_form
 from receiver.cli.output import clean, coloured, out, print_rows, show_time
 from receiver.cli.remote import RemoteClient
@@ -41,6 +39,8 @@ PAUSE: Final = 2.0
 LONGEST_PAUSE: Final = 30.0
 # Bytes of the longest message: an event has no body, but all labels and reasons of its run.
 LONGEST: Final = 32 << 20
+# Parameters of the API that are no options: they are filled in, or would end what has no end.
+UNTAKEN: Final = ("limit", "after", "until")
 
 # Where to go on, as a header can say it.
 _AN_ID: Final = re.compile(rb"[!-~]{1,1000}")
@@ -197,18 +197,21 @@ def _printed(found: Iterator[TailEvent | TailGap], limit: int | None) -> Iterato
             return
 
 
+@with_client
+@api_options(TailParameters, without=UNTAKEN)
 def tail(
     client: Client,
-    number: int | None,
-    output: Form | None,
-    as_json: bool,
-    **given: Any,
+    asked: dict[str, Any],
+    number: Annotated[
+        int | None, typer.Option("-n", "--limit", min=1, metavar="N", help="End after so many events.")
+    ] = None,
+    output: Output = None,
+    as_json: ListJson = False,
 ) -> None:
-    """Print events as they are recorded; those since a time first with --since. Ctrl-C ends it."""
+    """Print events as they are recorded; with `--since` those since then first. Ctrl-C ends it."""
     form = chosen_form(output, as_json)
     if form is Form.JSON and number is None:
         raise UsageError("--output json: there is no end to print it at; take jsonl, or say how many with -n")
-    asked = {name: value for name, value in given.items() if value not in (None, "", [])}
     client.tell = form is Form.TABLE
     with named_options(asked):
         found = _printed(follow(client, TAIL.validated({**asked, "limit": MAX_LIMIT})), number)
@@ -219,29 +222,3 @@ def tail(
         console = out()
         for each in found:
             console.print(_line(each), soft_wrap=True)
-
-
-_NUMBER: Final = Annotated[
-    int | None, typer.Option("-n", "--limit", min=1, metavar="N", help="End after so many events.")
-]
-_UNTAKEN: Final[Sequence[str]] = ("limit", "after", "until")
-
-
-def _as_command() -> Callable[..., None]:
-    signature = [
-        inspect.Parameter("client", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Client),
-        *option_parameters(TailParameters, [name for name in TailParameters.model_fields if name not in _UNTAKEN]),
-        inspect.Parameter("number", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_NUMBER),
-        inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Output),
-        inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=ListJson),
-    ]
-
-    def command(client: Client, **named: Any) -> None:
-        tail(client, **named)
-
-    command.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
-    command.__doc__ = COMMANDS["tail"].help
-    return with_client(command)
-
-
-tail_command: Final = _as_command()

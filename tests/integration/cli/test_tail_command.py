@@ -28,6 +28,7 @@ from receiver.ledger.events import NewDelivery
 from receiver.web import sse
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
+from tests.support.command import Said
 from tests.support.ledger import new_event, record, with_tables
 
 KEY = "rhk_0123456789ab_secret"
@@ -229,3 +230,10 @@ def test_what_may_come_is_waited_for(local: Ledger, tmp_path: Path, config: str,
 
     with open_client(data=tmp_path, config=tmp_path / "c.yaml") as client:
         assert runs(follow(client, TAIL.validated({"limit": MAX_LIMIT, **asked}), meanwhile), 1) == ["tsk_9"]
+
+
+@pytest.mark.parametrize("arguments", [["tail"], ["listen", "3000"]], ids=["tail", "listen"])
+def test_an_empty_filter_is_refused_and_does_not_mean_all(said: Callable[..., Said], arguments: list[str]) -> None:
+    told = said(*arguments, "--workflow", "")
+
+    assert told == (2, "", "runhook: --workflow: is empty; give it a value, or leave it out\n")
