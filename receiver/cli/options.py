@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -54,15 +54,7 @@ AdminPort = Annotated[
     ),
 ]
 Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="At most so many rows.")]
-RunId = Annotated[str, typer.Option("--run", help="Only this run.")]
 SourceName = Annotated[str, typer.Option("--source", help="Only this source.")]
-Statuses = Annotated[list[str] | None, typer.Option("--status", help="Only runs that ended so; may be repeated.")]
-Since = Annotated[
-    str,
-    typer.Option("--since", help="Only what happened since then: 15m, 2h or 7d ago, or a time (2026-11-24T09:30Z)."),
-]
-Until = Annotated[str, typer.Option("--until", help="Only what happened before then; as --since.")]
-
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
 # From how many on a person is asked first, on a terminal: where the change can be taken back, or only sends what is due
 # anyhow; and where it can't, for a sink may then act twice, or what was kept is gone.
@@ -124,21 +116,6 @@ def parse_time(text: str, option: str = "--since") -> float | None:
         return parse_moment(text)
     except ValueError as problem:
         raise UsageError(f"{option} {text}: {problem}") from None
-
-
-class TimeRange(TypedDict):
-    """A time range as Filter and Selection take it: seconds since the epoch, the first included, the last not."""
-
-    since: float | None
-    until: float | None
-
-
-def parse_time_range(since: str, until: str) -> TimeRange:
-    """Return the time range of --since and --until. Raises UsageError."""
-    first, last = parse_time(since), parse_time(until, "--until")
-    if first is not None and last is not None and last <= first:
-        raise UsageError(f"--until {until}: must be later than --since {since}")
-    return TimeRange(since=first, until=last)
 
 
 def parse_labels(pairs: Sequence[str] | None) -> dict[str, str]:

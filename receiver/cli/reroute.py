@@ -10,40 +10,23 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 
 from receiver.api.actions.reroutes import REROUTE, ReroutedRow, RerouteParameters, RerouteResult
+from receiver.cli.api_options import api_options, check_times, given_options, named_options
 from receiver.cli.client import Client, with_client
-from receiver.cli.options import (
-    Form,
-    Limit,
-    ListJson,
-    Output,
-    RunId,
-    Since,
-    SourceName,
-    Statuses,
-    Until,
-    Yes,
-    chosen_form,
-    confirm,
-    may_ask,
-    parse_time_range,
-)
+from receiver.cli.options import Form, Limit, ListJson, Output, Yes, chosen_form, confirm, may_ask
 from receiver.cli.output import clean, print_rows
 from receiver.cli.progress import ProgressLine
 from receiver.domain.counting import counted
 from receiver.domain.event import short_id
-from receiver.errors import Invalid, UsageError
+from receiver.errors import UsageError
 from receiver.ledger.filters import LIMIT
 
 
 @with_client
+@api_options(RerouteParameters, without=("into", "dry_run", "after"))
 def reroute(
     client: Client,
-    since: Since = "",
-    until: Until = "",
-    run: RunId = "",
-    source: SourceName = "",
-    status: Statuses = None,
-    sink: Annotated[str, typer.Option("--sink", help="Only what this sink would get.")] = "",
+    asked: dict[str, Any],
+    sink: Annotated[str | None, typer.Option("--sink", help="Only what this sink would get.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
     limit: Limit = LIMIT,
     output: Output = None,
@@ -57,11 +40,17 @@ def reroute(
     With --url the rules are those of the service.
     """
     form = chosen_form(output, as_json)
-    if not (since or until or run):
+    into = given_options({"sink": sink}).get("sink", "")
+    if not asked.keys() & {"since", "until", "run"}:
         raise UsageError("say which events: --since 7d, --until TIME or --run ID")
-    asked = {"run": run, "source": source, "status": status or (), "into": sink, **parse_time_range(since, until)}
-    wanted = REROUTE.validated({name: value for name, value in asked.items() if value})
     client.tell = True
+    with named_options(asked):
+        wanted = REROUTE.validated({**asked, "into": into})
+        check_times(wanted, asked)
+        _reroute(client, wanted, form, limit, dry_run=dry_run, yes=yes)
+
+
+def _reroute(client: Client, wanted: RerouteParameters, form: Form, limit: int, *, dry_run: bool, yes: bool) -> None:
     # Whoever is asked sees the plan first. What is made then is decided anew, since the ledger goes on meanwhile: the
     # rules are asked a second time, about the stretches of events that lack something and no others.
     found, made, asks = _Plan(), 0, may_ask(yes=yes)
@@ -144,10 +133,7 @@ def _calls(
     while after is not None and (stretch.end is None or not after or int(after) > int(stretch.end)):
         begun = after
         update: dict[str, Any] = {"after": after}
-        try:
-            told = client.call(REROUTE, wanted.model_copy(update=update))
-        except Invalid as problem:
-            raise UsageError(clean(problem.message)) from None
+        told = client.call(REROUTE, wanted.model_copy(update=update))
         wanted, after = wanted.model_copy(update={"until": told.until}), told.next
         yield _Stretch(begun, after), told
 

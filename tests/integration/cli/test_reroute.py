@@ -14,7 +14,7 @@ from receiver.config.destinations import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.redaction import Redactor
-from receiver.errors import RunhookError, UsageError
+from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ledger import Ledger, reroutes
 from receiver.ledger.deliveries import links
 from receiver.routing.router import Router, RunView
@@ -208,11 +208,25 @@ def test_a_rule_that_fails_is_told_and_one_sink_can_be_chosen(
     assert states(book).keys() == {"tsk_1:chat", "tsk_1:mail"}
 
 
+def test_events_are_chosen_by_the_filters_of_the_lists(
+    book: Ledger, take: Take, rules: WithRules, runhook: Runhook
+) -> None:
+    take(body("tsk_1", title="invoices of May"), body("tsk_2", title="orders"))
+    rules({"name": "everything", "to": ["chat", "mail"]})
+
+    runhook("reroute", "--since", "1h", "--title", "invoices")
+
+    assert states(book).keys() == {"tsk_1:chat", "tsk_2:chat", "tsk_1:mail"}
+    for empty in ("--title", "--sink"):
+        with pytest.raises(UsageError, match=f"^{empty}: is empty"):
+            runhook("reroute", "--since", "1h", empty, "")
+
+
 def test_a_call_that_says_too_little_or_names_nothing_is_refused(rules: WithRules, runhook: Runhook) -> None:
     rules({"name": "everything", "to": ["chat"]})
     with pytest.raises(UsageError, match="say which events"):
         runhook("reroute")
-    with pytest.raises(UsageError, match="no sink is called nowhere"):
+    with pytest.raises(Invalid, match="no sink is called nowhere"):
         runhook("reroute", "--since", "1h", "--sink", "nowhere")
     with pytest.raises(RunhookError, match="there is no such run"):
         runhook("reroute", "--run", "tsk_404")
