@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.cli.filters import chosen_sources
 from receiver.cli.ledger_access import open_ledger
+from receiver.cli.names import chosen_sources
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.cli.output import clean, iso, out, print_json, print_table, show_time
 from receiver.cli.profiles import here_only

@@ -11,8 +11,8 @@ import typer
 from receiver.api.lists import LIST_ATTEMPTS, LIST_DELIVERIES, LIST_EVENTS, LIST_SUBMISSIONS
 from receiver.api.runs import LIST_RUNS
 from receiver.cli.commands import COMMANDS
-from receiver.cli.filters import check_form
 from receiver.cli.listing import list_command
+from receiver.cli.names import check_form
 from receiver.cli.output import clean, relative_path, show_counts, show_when
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import short_id

@@ -16,7 +16,7 @@ from receiver.api.endpoint import Endpoint
 from receiver.api.operations import GET_OPERATION, OperationRow
 from receiver.cli.api_options import api_options, check_times, named_options
 from receiver.cli.client import Client
-from receiver.cli.filters import check_form
+from receiver.cli.names import check_form
 from receiver.cli.options import Yes, confirm
 from receiver.cli.output import clean, out
 from receiver.cli.progress import ProgressLine

@@ -17,8 +17,8 @@ from receiver.api.sinks import LIST_SINKS
 from receiver.cli import output
 from receiver.cli.acting import audited_here
 from receiver.cli.client import Client, LocalClient, with_client
-from receiver.cli.filters import require_live_sink, require_sink
 from receiver.cli.listing import list_command
+from receiver.cli.names import require_live_sink, require_sink
 from receiver.cli.options import (
     ConfigFile,
     DataDirectory,

@@ -15,7 +15,7 @@ import typer
 
 from receiver.cli.client import Client, with_client
 from receiver.cli.commands import COMMANDS
-from receiver.cli.filters import check_form
+from receiver.cli.names import check_form
 from receiver.cli.options import Json, parse_labels
 from receiver.cli.output import clean, coloured, out, print_json
 from receiver.cli.remote import RemoteClient

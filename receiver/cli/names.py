@@ -1,5 +1,7 @@
-"""What the filters of lists name must exist: a list that is empty because of a typing mistake must not look like one
-that is empty because all is well."""
+"""What commands name must exist: ids have their form, sinks and sources are in the config.
+
+What the filter of a call names is checked by the call: see receiver/api/names.py.
+"""
 
 from __future__ import annotations
 
