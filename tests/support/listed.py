@@ -154,12 +154,13 @@ def fill_within(connection: sa.Connection, count: int, *, hashed: bool = False) 
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "postgresql":
         series, second = "generate_series({first}, {last}) AS s(n)", f"lpad(to_hex({_SECOND}), 7, '0')"
+        empty = "TRUNCATE filled"  # rows that are only deleted are walked past at each step
         body = "convert_to('{\"run_id\": \"tsk_' || n || '\"}', 'UTF8')"
     else:
         series = (
             "(WITH RECURSIVE c(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM c WHERE n < {last}) SELECT n FROM c)"
         )
-        second = f"printf('%07x', {_SECOND})"
+        second, empty = f"printf('%07x', {_SECOND})", "DELETE FROM filled"
         body = "CAST('{\"run_id\": \"tsk_' || n || '\"}' AS BLOB)"
         driver.create_function("md5", 1, _md5, deterministic=True)  # which PostgreSQL has
     values = {"now": NOW, "count": count, "body": body, "labels": _LABELS, "receipt": '\'{"id": "x"}\''}
@@ -169,7 +170,7 @@ def fill_within(connection: sa.Connection, count: int, *, hashed: bool = False) 
     made = f"'g' || {second}, md5('' || n)" if hashed else "'', ''"
     for first in range(known + 1, count + 1, _STEP):
         numbers = series.format(first=first, last=min(first + _STEP - 1, count))
-        cursor.execute("DELETE FROM filled")
+        cursor.execute(empty)
         cursor.execute(f"INSERT INTO filled SELECT n, {made} FROM {numbers}")
         for statement in (_RUNS, _EVENTS, _SUBMISSIONS):
             cursor.execute(statement.format(**values))
