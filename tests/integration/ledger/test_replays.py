@@ -280,6 +280,22 @@ def test_a_restore_takes_none_that_was_cancelled_after_it_was_begun(ledger: Ledg
     assert states(ledger) == {"tsk_1:ops": "queued", "tsk_2:ops": "cancelled"}
 
 
+def test_a_cancel_takes_none_that_was_made_after_it_was_begun(ledger: Ledger) -> None:
+    # Given a cancel of what waits for a sink, and more that comes before the clock comes to it
+    record(ledger, new_event("tsk_1", "ops"), new_event("tsk_2", "ops"))
+    create(ledger, Selection(sink="ops"), "cancel", expect=2)
+    record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(3, 9)), now=NOW + 20)
+
+    # When it is worked off
+    finish(ledger, NOW + 30)
+
+    # Then only those are cancelled that were counted
+    assert {name for name, state in states(ledger).items() if state == "cancelled"} == TWO
+    done = ledger.read(lambda connection: replays.get(connection, "op_1"))
+    assert done is not None
+    assert (done.state, done.done, done.total) == ("done", 2, 2)
+
+
 def test_all_that_match_are_cancelled_and_brought_back_step_by_step(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
