@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import sqlalchemy as sa
@@ -33,6 +33,9 @@ from handlers.support.kept_connections import KeptConnections
 from handlers.support.postgresql import LATE, BoundedConnection, Execution, Session, Statement, TimeLimits
 from handlers.support.private_file import make_private_file
 from handlers.support.url import hide_secrets
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 # Longest time for connecting, in seconds, even if a send may take longer.
 MAX_CONNECT = 10.0
@@ -88,6 +91,7 @@ class Database:
         self._limits = TimeLimits(connect=min(timeout / 2, MAX_CONNECT), peer=max(1.0, min(timeout, 10.0)))
         self._engine: sa.Engine | None = None
         self._opening = threading.Lock()
+        self._closed = False
         self._kept = KeptConnections[sa.Connection]()
         self._lock = FileLock(Path(f"{url.database}.lock")) if self.is_sqlite else None
 
@@ -149,7 +153,8 @@ class Database:
 
     def _forget_connections(self) -> None:
         self._kept.close()
-        self._kept = KeptConnections[sa.Connection]()
+        if not self._closed:
+            self._kept = KeptConnections[sa.Connection]()
 
     @contextmanager
     def _begun(self) -> Iterator[sa.Connection]:
@@ -187,12 +192,14 @@ class Database:
             postgresql.deadline.reset(token)
 
     def close(self) -> None:
-        """Close all connections."""
-        self._forget_connections()
+        """Close all connections; one that is in use, or opened by a send that is not over, with its transaction."""
         with self._opening:
-            if self._engine is not None:
-                self._engine.dispose()
-            self._engine = None
+            self._closed = True
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            event.listen(engine, "checkin", _close_returned)
+            engine.dispose()
+        self._kept.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -200,6 +207,8 @@ class Database:
         with self._opening:
             if self._engine is None:
                 self._engine = self._open_sqlite() if self.is_sqlite else self._open_postgresql()
+                if self._closed:
+                    event.listen(self._engine, "checkin", _close_returned)
             return self._engine
 
     def _open_postgresql(self) -> sa.Engine:
@@ -334,6 +343,11 @@ class Database:
 
     def _hidden(self, message: str) -> str:
         return hide_secrets(message, self._url.render_as_string(hide_password=False))
+
+
+def _close_returned(_connection: Any, record: ConnectionPoolEntry) -> None:
+    """Close a connection that comes back to a pool of which nobody takes any more."""
+    record.invalidate()
 
 
 def _one_line(message: str) -> str:

@@ -51,21 +51,18 @@ class FileLock:
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)
         finally:
-            if self._unwanted:
-                self._close()
             self._threads.release()
+            if self._unwanted:
+                self.close()
 
     def close(self) -> None:
-        """Close the file; where a thread holds the lock now, as soon as it lets go. The lock can be used again."""
+        """Close the file; where a thread holds the lock now, or acquires it later, as soon as it lets go."""
         self._unwanted = True
         if self._threads.acquire(blocking=False):
-            self._close()
+            file, self._file = self._file, None
+            if file is not None and file[0] == os.getpid():
+                os.close(file[1])
             self._threads.release()
-
-    def _close(self) -> None:
-        file, self._file, self._unwanted = self._file, None, False
-        if file is not None and file[0] == os.getpid():
-            os.close(file[1])
 
     def _open(self) -> int:
         if self._file is None or self._file[0] != os.getpid():

@@ -7,7 +7,7 @@ request itself (`BoundedConnection.together`). One that is a transaction of its 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Generic, Protocol, TypeVar
 
 
@@ -40,13 +40,13 @@ class KeptConnections(Generic[T]):
         except BaseException:
             connection.close()
             raise
+        self._idle.append(connection)
         if self._closed:
-            connection.close()
-        else:
-            self._idle.append(connection)
+            self.close()
 
     def close(self) -> None:
-        """Close all of them, those in use as soon as their transaction ends."""
+        """Close all of them; those in use, or lent later, as soon as their transaction ends."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        with suppress(IndexError):  # another thread may take the last one
+            while True:
+                self._idle.pop().close()

@@ -87,6 +87,7 @@ class Ledger:
         self._writer: sa.Engine | None = None
         self._reader: sa.Engine | None = None
         self._opening = threading.Lock()
+        self._closed = False
         self._clock = DatabaseClock()
         self._kept = KeptConnections[sa.Connection]()
         self._prepared = False
@@ -332,13 +333,18 @@ class Ledger:
             raise LedgerUnavailable(f"the ledger {error}") from None
 
     def close(self) -> None:
-        """Close all connections; one that is in use as soon as its transaction ends."""
-        for engine in filter(None, (self._writer, self._reader)):
+        """Close all connections; one that is in use as soon as its transaction ends.
+
+        Work that is not over yet, such as a poll that waits for its answer, may go on: each of its transactions then
+        has a connection that is closed with it.
+        """
+        with self._opening:
+            self._closed = True
+            engines, self._writer, self._reader = {self._writer, self._reader}, None, None
+        for engine in filter(None, engines):
             sa_event.listen(engine, "checkin", _close_returned)
             engine.dispose()
         self._kept.close()
-        self._kept = KeptConnections[sa.Connection]()
-        self._writer = self._reader = None
         if self._lock is not None:
             self._lock.close()
 
@@ -363,6 +369,8 @@ class Ledger:
             self._writer = engine = sqlite_engine.make(self.url, LOCK_WAIT, "BEGIN IMMEDIATE")
         else:
             self._reader = engine = sqlite_engine.make(self.url, LOCK_WAIT, "BEGIN")
+        if self._closed:
+            sa_event.listen(engine, "checkin", _close_returned)
         return engine
 
 

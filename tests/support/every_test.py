@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from starlette import routing
 from receiver.api import call_pool
 from receiver.ledger import Ledger
 from receiver.runtime import apart
+from tests.support import sqlite_connections
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE
 
@@ -72,6 +74,14 @@ def _statements_are_compiled_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _connections_to_sqlite_are_closed() -> Iterator[None]:
+    """Else it is told whose they are, by the test in which they are found, or at the end."""
+    with sqlite_connections.tracked():
+        yield
+        gc.collect()
+
+
 @pytest.fixture(scope="session")
 def _ledgers_of_tests() -> Iterator[list[Ledger]]:
     """Those that tests and their helpers have made, and not what is tested."""
@@ -90,7 +100,8 @@ def _ledgers_of_tests() -> Iterator[list[Ledger]]:
 
 @pytest.fixture(autouse=True)
 def _ledgers_of_tests_are_closed(_ledgers_of_tests: list[Ledger]) -> Iterator[None]:
-    """Python warns of a connection to SQLite that nobody has closed from 3.13 on. One that is used again opens anew."""
+    """Those of a module's fixtures are closed by these: one that is closed opens a connection for each transaction."""
+    _ledgers_of_tests.clear()
     yield
     while _ledgers_of_tests:
         _ledgers_of_tests.pop().close()

@@ -27,5 +27,4 @@ def rig(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Rig]]:
             source.budget = lambda wanted: wanted  # a poll may wait 20 s for a call in it
         each.reconciler.close()
         eventually(lambda each=each: not each.reconciler._running.total())  # type: ignore[misc]
-        each.reconciler._ledger.close()  # a poll that was under way has opened it again
         each.ledger.close()
