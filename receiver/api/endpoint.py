@@ -77,9 +77,7 @@ class Endpoint(Generic[P, R]):
         for name, value in query:
             given.setdefault(name, []).append(value)
         _check_size(given)
-        problems = [
-            f"{name}: given twice" for name, values in given.items() if len(values) > 1 and not self._many(name)
-        ]
+        wrong = [(name, "given twice") for name, values in given.items() if len(values) > 1 and not self._many(name)]
         given = {name: values if self._many(name) else values[0] for name, values in given.items()}
         if body.strip():
             try:
@@ -89,12 +87,13 @@ class Endpoint(Generic[P, R]):
             if not isinstance(read, dict):
                 raise Invalid("the body must be a JSON object")
             _check_size(read)
-            problems += [f"{name[:LONGEST_NAME]}: given twice" for name in _members_given_twice(body)]
-            problems += [f"{name}: is in the query; what a call with a body takes is in the body" for name in given]
+            wrong += [(name, "given twice") for name in _members_given_twice(body)]
+            wrong += [(name, "is in the query; what a call with a body takes is in the body") for name in given]
             given = read
-        problems += [f"{name}: is in the path already" for name in path if name in given]
-        if problems:
-            raise Invalid("; ".join(problems), [{"name": each.split(":")[0], "message": each} for each in problems])
+        wrong += [(name, "is in the path already") for name in path if name in given]
+        if wrong:
+            problems = [_problem(name[:LONGEST_NAME], text) for name, text in wrong]
+            raise Invalid("; ".join(each["message"] for each in problems), problems)
         return self.validated({**given, **path}, as_json=bool(body.strip()))
 
     def _many(self, name: str) -> bool:
@@ -111,21 +110,21 @@ class Endpoint(Generic[P, R]):
             return self.parameters.model_validate(given)
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
-        problems = [self._problem(each) for each in found[:MOST_PROBLEMS]]
+        problems = [self._problem_of(each) for each in found[:MOST_PROBLEMS]]
         more = f"; and {len(found) - MOST_PROBLEMS} more" if len(found) > MOST_PROBLEMS else ""
         raise Invalid("; ".join(each["message"] for each in problems) + more, problems)
 
-    def _problem(self, error: Any) -> dict[str, str]:
+    def _problem_of(self, error: Any) -> dict[str, str]:
         name = ".".join(str(each)[:LONGEST_NAME] for each in error["loc"]) or "parameters"
         if error["type"] == "extra_forbidden":
             meant = suggest(name, self.parameters.model_fields)
             hint = f"did you mean {meant}?" if meant else f"there are {', '.join(sorted(self.parameters.model_fields))}"
-            return {"name": name, "message": f"{name}: there is no such parameter; {hint}"}
+            return _problem(name, f"there is no such parameter; {hint}")
         if error["type"] == "enum":
-            return {"name": name, "message": f"{name}: must be {error['ctx']['expected'].replace(chr(39), '')}"}
+            return _problem(name, f"must be {error['ctx']['expected'].replace(chr(39), '')}")
         text = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
         text = text.partition(", unable to parse")[0]
-        return {"name": name, "message": f"{name}: {text[:1].lower()}{text[1:]}"}
+        return _problem(name, f"{text[:1].lower()}{text[1:]}")
 
     def path_and_rest(self, parameters: P) -> tuple[str, dict[str, Any]]:
         """Return the path of a request with these parameters, and the others that are not at their defaults."""
@@ -136,6 +135,11 @@ class Endpoint(Generic[P, R]):
         for name in self.path_names:
             path = re.sub(rf"{{{name}(:path)?}}", quote(str(dumped.pop(name, "")), safe=""), path)
         return ROOT + path, dumped
+
+
+def _problem(name: str, text: str) -> dict[str, str]:
+    """Return a problem of a parameter, as Invalid has it."""
+    return {"name": name, "message": f"{name}: {text}"}
 
 
 def _members_given_twice(body: bytes) -> list[str]:

@@ -75,6 +75,22 @@ def test_what_is_wrong_is_named(query: list[tuple[str, str]], body: bytes, words
 
 
 @pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        ([("a:b", "1"), ("a:b", "2")], b""),
+        ([("a:b", "1")], b'{"source": "s"}'),
+        ([], b'{"a:b": 1, "a:b": 2}'),
+    ],
+)
+def test_a_name_with_a_colon_is_told_whole(query: list[tuple[str, str]], body: bytes) -> None:
+    with pytest.raises(Invalid) as refused:
+        ACT.parse({"name": "n"}, query, body)
+    (problem,) = refused.value.problems
+    assert problem["name"] == "a:b"
+    assert problem["message"] == str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("query", "body", "words"),
     [
         ([(f"statu{number}", "") for number in range(5000)], b"", "5000 parameters are given, and no call has more"),
