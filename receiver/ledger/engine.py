@@ -150,7 +150,7 @@ class Ledger:
             with self._engine(write=True).begin() as connection:
                 yield connection
             return
-        with self._kept.one(self._engine(write=True).connect) as connection, connection.begin():
+        with self._kept.one(self._engine(write=True).connect) as connection, sqlite_engine.writing(connection):
             yield connection
 
     def write_at_once(self, ask: Callable[[sa.Connection], Sequence[Asked]]) -> list[Sequence[Any]]:
@@ -213,6 +213,7 @@ class Ledger:
 
         def without_limit(connection: sa.Connection) -> T:
             if connection.dialect.name != "postgresql":
+                connection.begin()  # what makes tables asks whether SQLAlchemy has
                 return work(connection)
             driver: Any = connection.connection.dbapi_connection
             limit, driver.longest_wait = driver.longest_wait, float("inf")

@@ -202,7 +202,7 @@ def run(connection: sa.Connection, *asked: Asked | None, commit: bool = False) -
 def _run(connection: sa.Connection, asked: Sequence[Asked], commit: bool) -> list[Sequence[Any]]:
     driver: Any = connection.connection.dbapi_connection
     if connection.dialect.name != "postgresql":
-        if not connection.in_transaction():
+        if not driver.in_transaction:
             connection.begin()
         try:
             return [each.statement.on_sqlite.run(driver, each.values) for each in asked]

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 
 from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, requests
-from receiver.ledger.schema import events
+from receiver.ledger.schema import events, runs
 from tests.support.ledger import new_event, record, states, with_tables
 
 
@@ -143,14 +143,50 @@ def test_a_statement_that_is_cancelled_leaves_nothing_of_its_transaction(ledger:
     assert_well(ledger)
 
 
+def by_sqlalchemy(connection: Connection) -> None:
+    connection.exec_driver_sql("UPDATE runs SET status = 'gone'")
+
+
+def past_it(connection: Connection) -> None:
+    gone = requests.BuiltStatement(lambda _: sa.update(runs).values(status=sa.literal_column("'gone'")))
+    requests.run(connection, gone.with_values())
+
+
+Changes = Sequence[Callable[[Connection], None]]
+CHANGES: list[Changes] = [[by_sqlalchemy], [past_it], [past_it, by_sqlalchemy]]
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_a_transaction_is_one_whoever_of_both_writes(ledger: Ledger, changes: Changes) -> None:
+    """Given what was recorded, when it is changed past SQLAlchemy, by it, or both ways, then it is committed at the
+    end, and nobody sees a part of it."""
+    record(ledger, new_event("tsk_0", "ops"))
+    query, seen = "SELECT status FROM runs", list[str]()
+    with closing(sqlite3.connect(str(ledger.url.database))) as other:
+
+        def work(connection: Connection) -> None:
+            for change in changes:
+                change(connection)
+                seen.extend(row[0] for row in other.execute(query).fetchall())
+
+        ledger.write(work)
+        assert set(seen) == {"completed"}
+        assert other.execute(query).fetchall() == [("gone",)]
+    assert_well(ledger)
+
+
 class Stopped(BaseException):
     """As a job's time-out is raised, in the midst of anything."""
 
 
 @pytest.mark.parametrize("error", [Stopped, ZeroDivisionError])
-def test_a_transaction_that_is_left_by_an_error_is_rolled_back(ledger: Ledger, error: type[BaseException]) -> None:
+@pytest.mark.parametrize("changes", CHANGES)
+def test_a_transaction_that_is_left_by_an_error_is_rolled_back(
+    ledger: Ledger, error: type[BaseException], changes: Changes
+) -> None:
     def work(connection: Connection) -> None:
-        connection.exec_driver_sql("UPDATE runs SET status = 'gone'")
+        for change in changes:
+            change(connection)
         raise error
 
     record(ledger, new_event("tsk_0", "ops"))
