@@ -48,11 +48,13 @@ def examine(client: redis.Redis) -> InboxState:
         pipeline.memory_usage(STREAM)
         pipeline.xpending(STREAM, GROUP)
         pipeline.xlen(ASIDE)
-        (seconds, micros), *depth, pending, aside = pipeline.execute(raise_on_error=False)
+        pipeline.xlen(UNPROVEN_ASIDE)
+        (seconds, micros), *depth, pending, aside, unproven = pipeline.execute(raise_on_error=False)
     entries, size = _depth(depth)
     oldest = seconds + micros / 1e6 - int(first[0][0].split(b"-")[0]) / 1000 if first else None
     held = 0 if isinstance(pending, Exception) else int(pending["pending"])  # no group yet: nothing was read
-    return InboxState(entries, held, oldest, size, set_aside=aside if isinstance(aside, int) else 0)
+    counts = [each for each in (aside, unproven) if isinstance(each, int)]  # else somebody else wrote that key
+    return InboxState(entries, held, oldest, size, set_aside=sum(counts))
 
 
 def _depth(replies: Sequence[Any]) -> tuple[int, int]:

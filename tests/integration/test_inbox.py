@@ -13,7 +13,7 @@ import redis
 from receiver import inbox, wakeups
 from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import NO_EVENT
-from receiver.inbox import ASIDE, GROUP, STREAM, UNPACKS, InboxReader
+from receiver.inbox import ASIDE, GROUP, STREAM, UNPACKS, UNPROVEN_ASIDE, InboxReader
 from receiver.inbox_state import InboxState, examine
 from receiver.inbox_writer import InboxUnavailable, InboxWriter
 from tests.servers.valkey import ValkeyProcess, free_port
@@ -361,14 +361,17 @@ async def test_its_state_says_how_many_wait_for_how_long_and_who_has_them(
     reader.ensure()
     reader.read(2)
     client.xadd(ASIDE, {"why": "x"})
+    client.xadd(UNPROVEN_ASIDE, {"why": "y"})
     later = examine(client)
 
     assert (fresh.entries, fresh.pending, fresh.set_aside, fresh.trouble) == (3, 0, 0, "")
     assert 0 <= (fresh.oldest or 0.0) < 600
     assert fresh.size > 0
-    assert (later.entries, later.pending, later.set_aside) == (3, 2, 1)
+    assert (later.entries, later.pending, later.set_aside) == (3, 2, 2)
     # And keys that somebody else has written are told, or count as nothing
     client.set(ASIDE, "x")
+    assert examine(client).set_aside == 1
+    client.set(UNPROVEN_ASIDE, "x")
     assert examine(client).set_aside == 0
     client.set(STREAM, "x")
     assert examine(client).trouble
