@@ -189,14 +189,14 @@ def set_aside(client: redis.Redis, entries: Sequence[Entry]) -> int:
 
 
 def put_back(client: redis.Redis, reader: InboxReader) -> int:
-    """Put back what was set aside for its signature or source, and is right by the config of this process.
+    """Put back what was set aside for its signature, source or form, and is right by the config of this process.
 
-    A receiver that learns of a secret or source before the dispatcher does writes such entries. Returns how many there
-    were. Raises redis.RedisError.
+    A receiver that learns of a secret or source before the dispatcher does writes such entries; so does one of a newer
+    release than the dispatcher's. Returns how many there were. Raises redis.RedisError.
     """
     count = sum(_put_back(client, reader, place) for place in (ASIDE, UNPROVEN_ASIDE))
     if count:
-        log.warning("inbox.put_back entries=%d: their secrets or sources are in the config now", count)
+        log.warning("inbox.put_back entries=%d: signed by a key and of a source that are in the config now", count)
     return count
 
 
@@ -211,7 +211,7 @@ def _put_back(client: redis.Redis, reader: InboxReader, place: str) -> int:
             looked, begin = looked + len(found), "(" + found[-1][0].decode()
             for aside_id, values in found:
                 fields: dict[bytes, bytes] = dict(zip(it := iter(values), it, strict=False))
-                if fields.get(b"why", b"").decode(errors="replace") not in (FORGED, UNKNOWN_SOURCE):
+                if not _may_be_right_now(fields):
                     continue
                 (entry,) = reader.entries([(aside_id, fields)])
                 if entry.event is not None:
@@ -219,6 +219,12 @@ def _put_back(client: redis.Redis, reader: InboxReader, place: str) -> int:
                     put: Any = client.eval(_PUT_BACK, 2, STREAM, place, aside_id, *parts)
                     count += int(put)
     return count
+
+
+def _may_be_right_now(fields: Mapping[bytes, bytes]) -> bool:
+    why = fields.get(b"why", b"").decode(errors="replace")
+    # What an older release takes for no event may be one of a newer receiver; that is known by its signature alone.
+    return why in (FORGED, UNKNOWN_SOURCE) or (why == NO_EVENT and b"mac" in fields)
 
 
 def gather(client: redis.Redis) -> int:

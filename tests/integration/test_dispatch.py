@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from receiver.config.destinations import RouteConfig
 from receiver.dispatch import Dispatcher
-from receiver.domain import bounded_json
+from receiver.domain import bounded_json, inbox_entry
 from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import FORGED, NO_EVENT, UNKNOWN_SOURCE, UNSIGNED, EntryKeys
 from receiver.domain.redaction import Redactor
@@ -468,6 +469,33 @@ def test_a_dispatcher_that_knows_of_a_new_secret_or_source_puts_back_what_one_th
     ((_, left),) = cast("Any", connection.xrange(ASIDE))
     assert left[b"id"].decode() == event(body("tsk_forged")).id
     assert connection.xlen(STREAM) == 0
+    it.close()
+
+
+def test_a_dispatcher_puts_back_what_one_of_an_older_release_took_for_no_event(
+    guarded: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a receiver whose ids have a form that its dispatcher does not know, and strangers
+    newer = body("tsk_600635710436290806")
+    append(redis_url, event(newer), keys=KEYS)
+    with redis.Redis.from_url(redis_url) as client, monkeypatch.context() as older:
+        ((_, fields),) = cast("Any", client.xrange(STREAM))
+        client.xadd(STREAM, {name: value for name, value in fields.items() if name != b"mac"})
+        client.xadd(STREAM, fields | {b"mac": b"guessed".ljust(16)})
+        older.setattr(inbox_entry, "_ID", re.compile("evt_[0-9a-f]{32}"))
+        guarded.run(once())
+        assert client.xlen(UNPROVEN_ASIDE) == 3
+    assert deliveries(ledger) == {}
+    # When one of the receiver's release begins, though a ledger of before signatures lets in what is not signed
+    until = time.time() + 86_400
+    ledger.write(lambda connection: connection.execute(sa.insert(marks).values(name=UNSIGNED_UNTIL, at=until)))
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    reader = InboxReader(connection, "d2", KEYS, UnsignedEntries(ledger))
+    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection)
+    it.run(once())
+    # Then it takes in what the receiver has signed, and nothing else
+    assert deliveries(ledger).keys() == {"tsk_600635710436290806"}
+    assert connection.xlen(UNPROVEN_ASIDE) == 2
     it.close()
 
 
