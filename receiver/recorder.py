@@ -155,14 +155,14 @@ class EventRecorder:
         of each try, what it was to record."""
         ordered = sorted(batch, key=attrgetter("key"))
         submitted: dict[RunKey, Submission] = {}
+        decided: list[NewEvent] = []
         insertions = first_events.Insertions(())
         again: dict[RunKey, float] = {}  # when Skyvern is asked for a run once more
 
         def ask(connection: Connection) -> list[Asked]:
             nonlocal insertions
-            now, earlier = self._ledger.now(), EarlierEvents(connection)
-            those = first_events.candidates(connection, ordered, submitted)
-            new = [self._classify(each, [], NO_RUN, submitted.get(each.key), earlier) for each in those]
+            now = self._ledger.now()
+            new = first_events.candidates(connection, decided, submitted)
             tries.append(new)
             self._again.give_back(again)  # of a try before this one
             again.clear()
@@ -178,6 +178,8 @@ class EventRecorder:
             if not ordered:
                 recorded = []
                 return Recorded([], set(), set())
+            # Before the transaction: on SQLite nobody else writes meanwhile.
+            decided += [self._classify(each, [], NO_RUN, submitted.get(each.key)) for each in ordered]
             found = self._ledger.write_at_once(ask)
             written = first_events.written(tries[-1], insertions, found)
             labels = {key: submission.labels for key, submission in submitted.items()}
@@ -293,14 +295,14 @@ class EventRecorder:
         history: list[Facts],
         run: KnownRun,
         submission: Submission | None,
-        earlier: EarlierEvents,
+        earlier: EarlierEvents | None = None,
         *,
         more: bool = False,
     ) -> NewEvent:
         """Complete, classify and route one readable event, and add its facts to the `history` of its run.
 
-        The first of a run is recorded with facts that are not whole, whatever comes with it. `more`: the batch has
-        another, with which it is compared.
+        The first of a run is recorded with facts that are not whole, whatever comes with it. `earlier`: not needed
+        without a history. `more`: the batch has another, with which it is compared.
         """
         if submission:
             parsed = with_request(parsed, submission, self._redactor)
@@ -312,14 +314,14 @@ class EventRecorder:
             own = own._replace(seq=history[-1].seq + 1)
         found = deduplication.classify(own, history)
         told: Collection[str] = ()
-        if history and (completion := earlier.completion(parsed.run.data, own, history)):
+        if history and earlier and (completion := earlier.completion(parsed.run.data, own, history)):
             parsed = complete(parsed, self._redactor, completion)
             own = own._replace(extent=parsed.facts.extent if parsed.facts else "")
-        if found.disposition == "update":
+        if found.disposition == "update" and earlier:
             told = earlier.sinks_told(parsed.key, own, history)
         history.append((not history and more and to_compare(parsed).facts) or own)
         event = self._route(parsed, found, run, submission, told)
-        if more:
+        if more and earlier:
             earlier.add(parsed.run.data, event)
         return event
 

@@ -25,7 +25,6 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk, first_on_sqlite
 from receiver.ledger.deliveries import creation
@@ -49,8 +48,8 @@ class Insertions(NamedTuple):
 
 
 def candidates(
-    connection: sa.Connection, batch: Sequence[ParsedEvent], submitted: Mapping[RunKey, Submission]
-) -> Sequence[ParsedEvent]:
+    connection: sa.Connection, batch: list[NewEvent], submitted: Mapping[RunKey, Submission]
+) -> list[NewEvent]:
     """Return those of the events that may be the first of their run, where that is known before they are recorded."""
     if connection.dialect.name == "postgresql":
         return batch
