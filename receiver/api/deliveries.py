@@ -8,7 +8,7 @@ from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Result, Scoped
-from receiver.api.names import none_such
+from receiver.api.names import none_such, several_begin_so
 from receiver.api.rows import AttemptRow, DeliveryRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
@@ -42,7 +42,7 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
         if not found:
             raise none_such("delivery", wanted.delivery)
         if len(found) > 1:
-            raise Invalid(f"delivery {wanted.delivery}: several begin so, such as {found[0]['id']}")
+            raise Invalid(f"delivery {wanted.delivery}: {several_begin_so([each['id'] for each in found])}")
         row = DeliveryRow.model_validate(found[0])
         before = (row.sink, row.id, row.attempts - MOST)  # attempts are numbered from 1
         tried, _ = lists.attempts_of(connection, row.id, Filter(source=row.source), before, MOST)

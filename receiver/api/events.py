@@ -10,7 +10,7 @@ from pydantic import Field
 from receiver.api.endpoint import Endpoint
 from receiver.api.json_values import json_safe
 from receiver.api.models import Result, Scoped
-from receiver.api.names import none_such
+from receiver.api.names import none_such, several_begin_so
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
@@ -83,7 +83,7 @@ def _one(service: Service, wanted: EventParameters) -> dict[str, Any]:
     if not rows:
         raise none_such("event", wanted.event_id)
     if len(rows) > 1:
-        raise Invalid(f"event {wanted.event_id}: several begin so, such as {rows[0]['id']} and {rows[1]['id']}")
+        raise Invalid(f"event {wanted.event_id}: {several_begin_so([each['id'] for each in rows])}")
     return rows[0]
 
 

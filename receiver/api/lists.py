@@ -70,7 +70,7 @@ def list_attempts(service: Service, actor: Actor, wanted: AttemptsParameters) ->
     def read(connection: Connection) -> Page[AttemptRow]:
         rows, rest = deliveries.attempts_of(connection, wanted.delivery, wanted.filter(), after, wanted.limit)
         if not actor.source and after is None:
-            if not rows and not names.has_delivery(connection, wanted.delivery):
+            if not rows and not names.deliveries_beginning(connection, wanted.delivery):
                 raise no_such("delivery", wanted.delivery)
             check_names(lambda: service.config, connection, wanted.filter(), empty=not rows)
         return Page(items=[AttemptRow.model_validate(each) for each in rows], next=cursor.encode("attempts_of", rest))

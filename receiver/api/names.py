@@ -11,7 +11,7 @@ from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
 from receiver.errors import Invalid, NotFound, RunhookError, suggest
 from receiver.ledger import Connection, names
-from receiver.ledger.filters import Filter
+from receiver.ledger.filters import FULL_ID, Filter
 
 if TYPE_CHECKING:
     from receiver.config.models import Config
@@ -72,7 +72,7 @@ def check_names(config: Callable[[], Config], connection: Connection, wanted: Fi
             raise _no_such_name(kind, wanted, [*ours, *kind.every(connection)])
     if wanted.run_id and not names.has_run(connection, wanted.run_id):
         raise no_run(connection, wanted.run_id)
-    if wanted.event_id and not names.has_event(connection, wanted.event_id):
+    if wanted.event_id and not names.events_beginning(connection, wanted.event_id):
         raise no_such("event_id", wanted.event_id, "event")
 
 
@@ -122,13 +122,30 @@ def check_id(connection: Connection, name: str, identifier: str, source: str = "
     """Raise Invalid when the ledger has no delivery, event or run of this id. `name`: of the parameter; `source`: the
     only one that the caller may see; one of another source is as none."""
     if identifier.startswith("dlv_"):
-        if not names.has_delivery(connection, identifier, source):
+        if not names.deliveries_beginning(connection, identifier, source):
             raise no_such(name, identifier, "delivery")
     elif identifier.startswith("evt_"):
-        if not names.has_event(connection, identifier, source):
+        if not names.events_beginning(connection, identifier, source):
             raise no_such(name, identifier, "event")
     elif not names.has_run(connection, identifier, source):
         raise no_run(connection, identifier, name, source)
+
+
+def whole_id(connection: Connection, name: str, identifier: str, source: str = "") -> str:
+    """Return the id of the delivery or event that begins so; `identifier` where there is none. Raises Invalid when
+    several begin so. `name`: of the parameter; `source`: the only one that is meant; "" for all."""
+    if len(identifier) >= FULL_ID:
+        return identifier
+    find = names.deliveries_beginning if identifier.startswith("dlv_") else names.events_beginning
+    found = find(connection, identifier, source)
+    if len(found) > 1:
+        raise _wrong(name, identifier, several_begin_so(found))
+    return found[0] if found else identifier
+
+
+def several_begin_so(found: Sequence[str]) -> str:
+    """Return what is wrong with an id that is cut so short that these, and maybe more, begin so."""
+    return f"several begin so, such as {' and '.join(found[:2])}"
 
 
 def _configured(config: Callable[[], Config], kind: _Kind) -> list[str] | None:

@@ -86,8 +86,8 @@ def begins(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bo
     """Return the condition that an id is or begins with `beginning`: people copy ids from tables that cut them."""
     if len(beginning) >= FULL_ID:
         return column == beginning
-    # What follows the first characters is hex digits, which sort before "g" in every collation.
-    return sa.and_(column >= beginning, column < beginning + "g")
+    # Ids have digits and the letters up to "v", which sort before "w" in every collation.
+    return sa.and_(column >= beginning, column < beginning + "w")
 
 
 def id_trouble(identifier: str) -> str:

@@ -33,15 +33,19 @@ def _of_one_of(connection: sa.Connection, table: sa.Table, source: str) -> sa.Co
     return table.c.source.in_([source] if source else narrowing.sources(connection, table))
 
 
-def has_delivery(connection: sa.Connection, beginning: str, source: str = "") -> bool:
-    """Whether a delivery has this id, or one that begins so."""
-    query = sa.select(sa.literal(1)).where(begins(deliveries.c.id, beginning), _of(deliveries, source))
-    return _any(connection, query)
+def deliveries_beginning(connection: sa.Connection, beginning: str, source: str = "") -> list[str]:
+    """Return the ids of up to two deliveries whose id is or begins so."""
+    return _beginning(connection, deliveries, beginning, source)
 
 
-def has_event(connection: sa.Connection, beginning: str, source: str = "") -> bool:
-    """Whether an event has this id, or one that begins so."""
-    return _any(connection, sa.select(sa.literal(1)).where(begins(events.c.id, beginning), _of(events, source)))
+def events_beginning(connection: sa.Connection, beginning: str, source: str = "") -> list[str]:
+    """Return the ids of up to two events whose id is or begins so."""
+    return _beginning(connection, events, beginning, source)
+
+
+def _beginning(connection: sa.Connection, table: sa.Table, beginning: str, source: str) -> list[str]:
+    query = sa.select(table.c.id).where(begins(table.c.id, beginning), _of(table, source))
+    return list(connection.execute(query.order_by(table.c.id).limit(2)).scalars())
 
 
 def has_run(connection: sa.Connection, run_id: str, source: str = "") -> bool:

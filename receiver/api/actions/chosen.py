@@ -16,13 +16,13 @@ from pydantic import AfterValidator, Field
 
 from receiver.api.actions import audited
 from receiver.api.models import Filtered, Moment, Result
-from receiver.api.names import check_id, check_names
+from receiver.api.names import check_id, check_names, whole_id
 from receiver.api.operations import OperationRow
 from receiver.api.service import Actor, Service
 from receiver.errors import Invalid, NotAsExpected, NotFound
 from receiver.ledger import Connection, replays, selection
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.filters import VISIBLE, Filter, id_trouble
+from receiver.ledger.filters import FULL_ID, VISIBLE, Filter, id_trouble
 from receiver.ledger.replays import CountChanged, Operation
 from receiver.ledger.selection import BACKFILL, Selection
 
@@ -113,10 +113,11 @@ def take(
 ) -> TakenResult:
     """Preview or begin an operation on what is chosen. `action`: what the audit calls it, by default as its kind.
 
-    Raises Invalid for a filter without `expect`, for an id that nothing of the actor's source has, and of one who may
-    see all sources for names that are not there; NotAsExpected; and NotFound, with `hint`, for an id of which there is
-    nothing to take.
+    Raises Invalid for a filter without `expect`, for an id that nothing of the actor's source has or that several begin
+    with, and of one who may see all sources for names that are not there; NotAsExpected; and NotFound, with `hint`, for
+    an id of which there is nothing to take.
     """
+    wanted = _with_whole_ids(service, wanted)
 
     def preview(connection: Connection) -> TakenResult:
         found = _preview(connection, kind, wanted, sink, force=force)
@@ -153,6 +154,26 @@ def take(
         examples=[],
         until=operation.selection.until,
         operation=OperationRow.of(operation),
+    )
+
+
+def _with_whole_ids(service: Service, wanted: Selection) -> Selection:
+    """Return the selection with whole ids in place of cut ones, so that it takes no other that begins so and comes when
+    it is being worked off. Raises Invalid when several begin so."""
+    named = {"ids": (*wanted.delivery_ids, *wanted.event_ids), "event_id": tuple(filter(None, [wanted.event_id]))}
+    cut = {name: [each for each in ids if len(each) < FULL_ID] for name, ids in named.items()}
+    if not any(cut.values()):
+        return wanted
+
+    def find(connection: Connection) -> dict[str, str]:
+        return {each: whole_id(connection, name, each, wanted.source) for name, ids in cut.items() for each in ids}
+
+    whole = service.ledger.read(find)
+    return replace(
+        wanted,
+        delivery_ids=tuple(whole.get(each, each) for each in wanted.delivery_ids),
+        event_ids=tuple(whole.get(each, each) for each in wanted.event_ids),
+        event_id=whole.get(wanted.event_id, wanted.event_id),
     )
 
 

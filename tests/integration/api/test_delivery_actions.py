@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from receiver.api.service import Service
 from receiver.domain.api_key import VIEW
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.event import short_id
 from receiver.errors import Conflict, Forbidden, Invalid, NotAsExpected, NotFound, RequestError
 from receiver.ledger import Ledger, replays
+from receiver.ledger.events import NewEvent
 from tests.support import api
 from tests.support.api import actor, call, done
 from tests.support.ledger import claim, new_event, record, settle, states
@@ -132,6 +135,56 @@ def test_what_is_named_is_done_at_once(service: Service) -> None:
     # And what was delivered only by force
     assert call(service, "replay", ids=["tsk_2"], sink="chat", force=True)["count"] == 1
     assert "tsk_2:chat" in in_state(service, "queued")
+
+
+def begin_alike() -> tuple[NewEvent, NewEvent]:
+    """Two events of one run, for ops and chat, whose ids begin alike as far as tables show them."""
+    by_beginning: dict[str, NewEvent] = {}
+    for number in itertools.count():
+        event = new_event("tsk_600635710436290806", "ops", "chat", number=number)
+        other = by_beginning.setdefault(short_id(event.event.id), event)
+        if other is not event:
+            return other, event
+    raise AssertionError
+
+
+def test_a_cut_id_that_two_begin_with_is_taken_for_neither(service: Service) -> None:
+    # Given two events whose ids begin alike
+    one, other = begin_alike()
+    record(service.ledger, one, other)
+    cut = short_id(one.event.id)
+    before = states(service.ledger)
+    # When what is done is to be of the one that begins so
+    for name, parameters in (
+        ("cancel", {"ids": [cut]}),
+        ("cancel", {"ids": ["tsk_1", cut], "dry_run": True}),
+        ("cancel", {"event_id": cut, "dry_run": True}),
+        ("cancel", {"event_id": cut, "expect": 4}),
+        ("cancel", {"event_id": "e", "expect": 4}),
+        ("replay", {"ids": [cut], "expect": 4}),
+        ("backfill", {"ids": [cut], "into": "results"}),
+    ):
+        with pytest.raises(Invalid) as refused:
+            call(service, name, **parameters)
+        # Then it is refused with both, and nothing is done
+        where = f"event_id: {parameters['event_id']}" if "event_id" in parameters else f"ids: {cut}"
+        assert str(refused.value).startswith(f"{where}: several begin so, such as evt_")
+        assert where.endswith("e") or {one.event.id, other.event.id} <= set(str(refused.value).split())
+    assert states(service.ledger) == before
+    assert done(service) == []
+    # And the whole id is that event alone
+    assert call(service, "cancel", ids=[one.event.id])["count"] == 2
+
+
+def test_a_cut_id_takes_what_began_so_when_it_was_given(service: Service) -> None:
+    # Given an event, and one to come whose id begins alike
+    one, other = begin_alike()
+    record(service.ledger, one)
+    # When a sink is given it, by its cut id, in an operation that is worked off later
+    begun = call(service, "backfill", ids=[short_id(one.event.id)], into="results", rate=0.001)["operation"]
+    record(service.ledger, other)
+    # Then the operation is of that event alone
+    assert call(service, "get_operation", id=begun["id"])["selection"] == {"event_ids": [one.event.id]}
 
 
 def test_what_waits_is_cancelled_and_brought_back(service: Service) -> None:
