@@ -1,10 +1,11 @@
 """What one batch costs dispatch and delivery in CPU, however busy the machine is: all else is waiting.
 
-    python bench/batch_cost.py [--size 1] [--batches 100] [--rounds 3] [--handed-on 100] [--submitted] [--against TREE]
+    python bench/batch_cost.py [--size 1] [--batches 100] [--rounds 3] [--handed-on 100] [--submitted]
+                               [--ledger sqlite] [--against TREE]
 
 Dispatcher and deliverer work in this process, on a PostgreSQL with fsync and into a database sink. `--against`: another
 checkout, which takes turns with this one. Of each round the cheapest batch counts, for other processes make none
-cheaper.
+cheaper. `--ledger`: on SQLite, the database's work is in that of dispatch and deliver, and PostgreSQL has the sink's.
 
 By default the deliverer runs after each batch, and claims it; of PostgreSQL's sessions, what dispatch caused is told.
 `--handed-on`: it waits in a thread of its own, as in a worker, and so many batches a second are handed on to it; of a
@@ -50,11 +51,12 @@ from tests.servers.postgres import PostgresProcess  # noqa: E402
 WARM_UP = 30
 
 
-def measure(size: int, batches: int, rate: float, *, submitted: bool) -> tuple[float, ...]:
+def measure(size: int, batches: int, rate: float, *, submitted: bool, kind: str = "postgresql") -> tuple[float, ...]:
     """Milliseconds of CPU of the cheapest batch: dispatch, deliver, PostgreSQL."""
     with new_folder() as folder, new_valkey(folder) as valkey, new_postgres(folder) as postgres:
-        url = postgres.url(postgres.create_database())
-        pipeline = Pipeline(folder, valkey.url, url, url, submitted=submitted)
+        results = postgres.url(postgres.create_database())
+        url = results if kind == "postgresql" else f"sqlite:///{folder / 'ledger.db'}"
+        pipeline = Pipeline(folder, valkey.url, url, results, submitted=submitted)
         if rate:
             costs = _handed_on(pipeline, size, batches, rate, postgres)
         else:
@@ -190,16 +192,24 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--handed-on", type=float, default=0, metavar="RATE", help="batches a second")
     arguments.add_argument("--submitted", action="store_true", help="runs that were submitted through us")
+    arguments.add_argument("--ledger", choices=["postgresql", "sqlite"], default="postgresql")
     arguments.add_argument("--against", type=Path, help="another checkout")
     arguments.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.alone:
-        print(*measure(options.size, options.batches, options.handed_on, submitted=options.submitted))
+        submitted, kind = options.submitted, options.ledger
+        print(*measure(options.size, options.batches, options.handed_on, submitted=submitted, kind=kind))
         return
     trees = [ROOT, *([options.against.resolve()] if options.against else [])]
     found: dict[Path, list[tuple[float, ...]]] = {tree: [] for tree in trees}
     line = [sys.executable, __file__, "--alone", "--size", str(options.size), "--batches", str(options.batches)]
-    line += ["--handed-on", str(options.handed_on), *(["--submitted"] if options.submitted else [])]
+    line += [
+        "--ledger",
+        options.ledger,
+        "--handed-on",
+        str(options.handed_on),
+        *(["--submitted"] if options.submitted else []),
+    ]
     names = ("dispatch", "deliver", "PostgreSQL")
     for number in range(options.rounds):
         for tree in trees if number % 2 == 0 else trees[::-1]:
