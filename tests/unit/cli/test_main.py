@@ -591,6 +591,27 @@ def test_the_last_column_folds_on_a_wide_terminal(monkeypatch: pytest.MonkeyPatc
     assert "".join(line[25:].strip() for line in lines[1:3]) == ROWS[0][-1]
 
 
+def test_an_event_of_skyverns_is_one_line_of_80_columns(
+    runhook: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an event whose ids are as long as real ones, and a terminal
+    ledger = with_tables(Ledger(Settings.from_env(data=tmp_path / "d").database_url))
+    item = new_event("tsk_600635710436290806", "ops")
+    record(ledger, item)
+    ledger.close()
+    stream = io.StringIO()
+    terminal = Console(file=stream, width=80, force_terminal=True, color_system=None, highlight=False)
+    monkeypatch.setattr(output, "out", lambda: terminal)
+    monkeypatch.setattr("receiver.cli.list.show_when", lambda _: "59m ago")
+    # When it is listed
+    runhook("events", "--data", "d")
+    # Then it is one line
+    _, line = stream.getvalue().splitlines()
+    assert line.split() == [
+        *(item.event.id[:16], "tsk_600635710436290806", "completed", "webhook", "59m", "ago", "new"),
+    ]
+
+
 def test_what_a_payload_brings_can_not_forge_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "ROWS", [["evt_1", "tsk_1", "dead", "\nevt_2  tsk_2  delivered\x1b[2J"]])
 
