@@ -5,7 +5,7 @@ that Redis does not have. The key is derived from the secrets that the entry's s
 receiver and each worker has them, and who knows one could send the event by HTTP as well. While a secret is rotated an
 entry carries a MAC of each; one that fits is enough, so hosts may learn of the new secret one after the other.
 
-The MAC is of the fields without the body; the event id among them is a hash of the body, which is compared too.
+The MAC is of the fields without the body; the event id among them is made of source and body, which is compared too.
 An entry with the field `size` holds a packed body (packed_body.py) of so many bytes. That is signed too, so nobody
 who can't sign has us unpack more than a receiver has packed.
 """

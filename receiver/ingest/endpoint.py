@@ -51,7 +51,7 @@ _JSON = (b"content-type", b"application/json")
 _ACCEPTED: Final[dict[str, Any]] = {
     "type": "http.response.start",
     "status": 202,
-    "headers": [_JSON, (b"content-length", b"51")],  # {"event_id":"evt_<32 hex digits>"}
+    "headers": [_JSON, (b"content-length", b"51")],  # {"event_id":"evt_…"}, an id of 36
 }
 ACCEPTED_LINES: Final = b"HTTP/1.1 202 Accepted\r\n" + b"".join(b"%b: %b\r\n" % each for each in _ACCEPTED["headers"])
 # The part of the scope that writes a whole answer in one go: (head, without its end; body) → whether it did. Only our

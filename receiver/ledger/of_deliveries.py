@@ -1,7 +1,7 @@
 """Which attempts are of a delivery: their index begins with when the delivery was made, and then has its id.
 
-An id is a hash: an index that begins with it has a page of its own for each entry, which is read and written for it.
-One that begins with a time grows at its end. An attempt from before revision 0020 says 0 for that time.
+An id may be a hash: an index that begins with it has a page of its own for each such entry, which is read and written
+for it. One that begins with a time grows at its end. An attempt from before revision 0020 says 0 for that time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which deliveries are of an event, and which event a delivery has: they are found by the run, and then by the id.
 
-No index of theirs begins with the event. Its id is a hash, so that each entry of such an index is on a page of its own,
-which is read and written for it: that made every event dearer the more there were.
+No index of theirs begins with the event. Where its id is a hash alone, each entry of such an index is on a page of its
+own, which is read and written for it: that made every event dearer the more there were.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def of_event(event: sa.FromClause, delivery: sa.FromClause = deliveries) -> sa.C
 def event_of(delivery: sa.FromClause, *, on_postgresql: bool) -> sa.ColumnElement[bool]:
     """Return the condition that an event is that of `delivery`, which has the columns of one: for a join of few rows.
 
-    SQLite finds it by its run, near those that were recorded with it: by its id, a hash, one more page would be read
-    from the file for each. PostgreSQL has that page in memory still, for the event's INSERT has written it.
+    SQLite finds it by its run, near those that were recorded with it: by its id, for some runs a hash, one more page
+    would be read from the file for each. PostgreSQL has that page in memory still: the event's INSERT has written it.
     """
     it, of = events.c, delivery.c
     if on_postgresql:

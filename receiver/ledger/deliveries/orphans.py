@@ -1,7 +1,7 @@
 """Orphaned deliveries: of a sink that is not in the config any more, so that no worker sends them.
 
 They wait until an operator gives them to another sink, which keeps their ids and so their idempotency keys, or cancels
-them. A delivery's id is a hash of its event and the sink that it was made for: so one that was moved is known, and can
+them. A delivery's id is made of its event and the sink that it was made for: so one that was moved is known, and can
 be moved back.
 """
 
