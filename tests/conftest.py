@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import warm_python
+from tests.support import bytecode
 
 # Collecting makes millions of objects and no garbage: looking for it takes two fifths of the time.
 gc.disable()
@@ -41,9 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes() -> None:
-    """Start one Python for the programs that all workers start."""
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Make what all workers would make at once: bytecode, and the Python of which their programs are forks."""
     warm_python.share()
+    bytecode.make(config)
 
 
 @pytest.hookimpl(wrapper=True)
