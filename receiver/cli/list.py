@@ -13,7 +13,7 @@ from receiver.api.runs import LIST_RUNS
 from receiver.cli.commands import COMMANDS
 from receiver.cli.listing import list_command
 from receiver.cli.names import check_form
-from receiver.cli.output import clean, relative_path, show_counts, show_when
+from receiver.cli.output import Ids, clean, relative_path, show_counts, show_when
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import short_id
 
@@ -49,7 +49,7 @@ def _disposition(event: Mapping[str, Any]) -> str:
 events = list_command(
     LIST_EVENTS,
     {
-        "event": lambda row: short_id(row["id"]),
+        "event": Ids("id"),
         "run": "run_id",
         "status": "outcome",
         "via": "via",
@@ -74,7 +74,7 @@ def _receipt_or_reason(row: Mapping[str, Any]) -> str:
 deliveries = list_command(
     LIST_DELIVERIES,
     {
-        "event": lambda row: short_id(row["event_id"]),
+        "event": Ids("event_id"),
         "run": "run_id",
         "status": "status",
         "sink": "sink",
@@ -89,7 +89,7 @@ deliveries = list_command(
 dead = list_command(
     LIST_DELIVERIES,
     {
-        "delivery": lambda row: short_id(row["id"]),
+        "delivery": Ids("id"),
         "run": "run_id",
         "status": "status",
         "sink": "sink",
@@ -113,7 +113,7 @@ def _of_thing(identifier: str) -> dict[str, Any]:
 attempts = list_command(
     LIST_ATTEMPTS,
     {
-        "delivery": lambda row: short_id(row["delivery_id"]),
+        "delivery": Ids("delivery_id"),
         "sink": "sink",
         "attempt": "number",
         "outcome": "outcome",
@@ -145,7 +145,7 @@ def _next_poll(row: Mapping[str, Any]) -> str:
 submissions = list_command(
     LIST_SUBMISSIONS,
     {
-        "submission": lambda row: short_id(row["id"]),
+        "submission": Ids("id"),
         "state": "state",
         "run": "run_id",
         "status": "status",

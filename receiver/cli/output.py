@@ -14,13 +14,15 @@ import json
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handlers.support import timestamps
 from receiver.cli.options import Form
+from receiver.domain.event import short_id
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,8 +31,22 @@ if TYPE_CHECKING:
 # Control characters would let a payload move the cursor or forge lines in a terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-# What a table shows: by heading, the row's key or a function of the row.
-Columns = Mapping[str, str | Callable[[Mapping[str, Any]], Any]]
+
+class Ids(NamedTuple):
+    """A column of ids, which are the member `name` of each row: cut to what commands take, and whole where two that the
+    table has would look alike."""
+
+    name: str
+
+    def cells(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the cells of these rows."""
+        ids = [row[self.name] for row in rows]
+        alike = Counter(map(short_id, set(ids)))
+        return [each if alike[short_id(each)] > 1 else short_id(each) for each in ids]
+
+
+# What a table shows: by heading, the row's key, a function of the row, or ids.
+Columns = Mapping[str, str | Callable[[Mapping[str, Any]], Any] | Ids]
 
 _GAP = 2  # columns between two cells
 _MIN_LAST = 24  # columns that the last cell needs to stand beside its row
@@ -146,8 +162,15 @@ def print_rows(
     if form is Form.CSV:
         _print_csv(map(with_iso_times, rows), names)
         return
-    cells = [[row[cell] if isinstance(cell, str) else cell(row) for cell in columns.values()] for row in rows]
-    print_table(list(columns), cells, empty)
+    found = list(rows)
+    cells = [_cells(column, found) for column in columns.values()]
+    print_table(list(columns), list(zip(*cells, strict=True)), empty)
+
+
+def _cells(column: str | Callable[[Mapping[str, Any]], Any] | Ids, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    if isinstance(column, Ids):
+        return column.cells(rows)
+    return [row[column] if isinstance(column, str) else column(row) for row in rows]
 
 
 def _print_csv(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:

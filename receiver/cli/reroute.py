@@ -13,10 +13,9 @@ from receiver.api.actions.reroutes import REROUTE, ReroutedRow, RerouteParameter
 from receiver.cli.api_options import api_options, check_times, given_options, named_options
 from receiver.cli.client import Client, with_client
 from receiver.cli.options import Form, Limit, ListJson, Output, Yes, chosen_form, confirm, may_ask
-from receiver.cli.output import clean, print_rows
+from receiver.cli.output import Ids, clean, print_rows
 from receiver.cli.progress import ProgressLine
 from receiver.domain.counting import counted
-from receiver.domain.event import short_id
 from receiver.errors import UsageError
 from receiver.ledger.filters import LIMIT
 
@@ -63,7 +62,7 @@ def _reroute(client: Client, wanted: RerouteParameters, form: Form, limit: int, 
     print_rows(
         (each.model_dump(mode="json") for each in (found.events[:limit] if form is Form.TABLE else found.events)),
         {
-            "event": lambda row: short_id(row["id"]),
+            "event": Ids("id"),
             "run": "run_id",
             "status": "status",
             "what it is": "disposition",

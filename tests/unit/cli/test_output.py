@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.cli.options import Form, chosen_form
-from receiver.cli.output import print_rows, show_when
+from receiver.cli.output import Ids, print_rows, show_when
 from receiver.errors import UsageError
 
 ROW = {
@@ -33,6 +33,15 @@ COLUMNS = {"event": "id", "labels": lambda row: " ".join(row["labels"])}
 def printed(capsys: pytest.CaptureFixture[str], form: Form, *rows: Mapping[str, Any]) -> str:
     print_rows(iter(rows), COLUMNS, "no such rows", form)
     return capsys.readouterr().out
+
+
+def test_ids_are_cut_as_far_as_they_stay_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    # Given ids of one second, of which two begin alike as far as they are shown
+    ids = ["evt_g855e2ffbc12" + "0" * 20, "evt_g855e2ffbc12" + "1" * 20, "evt_g855e2ffaaaa" + "0" * 20]
+    # When they are listed, one of them twice
+    print_rows([{"id": each} for each in (*ids, ids[2])], {"event": Ids("id")}, "none", Form.TABLE)
+    # Then these two are whole, and the rest is cut
+    assert capsys.readouterr().out.split() == ["event", ids[0], ids[1], "evt_g855e2ffaaaa", "evt_g855e2ffaaaa"]
 
 
 def test_json_is_one_array(capsys: pytest.CaptureFixture[str]) -> None:
