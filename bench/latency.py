@@ -1,6 +1,6 @@
 """How long an event takes from the POST to its committed row, and what it costs, at a steady rate.
 
-    python bench/latency.py [--rates 10,100,500] [--seconds 6] [--rounds 3] [--ledger sqlite] [--submitted]
+    python bench/latency.py [--rates 10,100,500] [--seconds 6] [--rounds 3] [--ledger sqlite|both] [--submitted]
                             [--against TREE]
     python bench/latency.py --trace
     python bench/latency.py --limits
@@ -12,8 +12,9 @@ time counts from when its POST was due. At the rate inf 8,000 are posted as fast
 The consumer's table tells of each row by NOTIFY, which the server sends as it commits; the client, one process, waits
 for answers and notices in one epoll, so it adds no poll of its own.
 
-`--against`: another checkout, which takes turns with this one; the ratios are what counts on a busy machine. Where you
-may, `chrt -r 1 python bench/latency.py …` lets the scheduler prefer all of it to other work, which then waits.
+`--against`: another checkout, which takes turns with this one; the ratios are what counts on a busy machine. `--ledger
+both`: SQLite takes turns with PostgreSQL. Where you may, `chrt -r 1 python bench/latency.py …` lets the scheduler
+prefer all of it to other work, which then waits.
 `--submitted`: the runs were submitted through us, and their webhooks come with its token.
 `--trace`: print the time line of lone events through each stage instead, as medians; it stamps functions of the worker.
 `--limits`: print what this machine does at the best: appends of 2 kB to disk, each with an fsync, and checks of HMACs.
@@ -22,6 +23,7 @@ may, `chrt -r 1 python bench/latency.py …` lets the scheduler prefer all of it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import sys
@@ -43,7 +45,10 @@ LONE_EVENTS = 30
 
 def compare(trees: list[Path], options: argparse.Namespace) -> None:
     """Measure each rate in alternating rounds, and print medians and ratios."""
-    with deployments(trees, options.ledger) as made:
+    kinds = ["sqlite", "postgresql"] if options.ledger == "both" else [options.ledger]
+    names = [tree.name if len(kinds) == 1 else f"{tree.name} {kind}" for tree in trees for kind in kinds]
+    with contextlib.ExitStack() as stack:
+        made = [each for tree in trees for kind in kinds for each in stack.enter_context(deployments([tree], kind))]
         for _, client in made:
             client.submitted = options.submitted
         for rate in map(float, options.rates.split(",")):
@@ -52,28 +57,28 @@ def compare(trees: list[Path], options: argparse.Namespace) -> None:
                 for place in range(len(made)) if number % 2 == 0 else reversed(range(len(made))):
                     deployment, client = made[place]
                     found[place].append(deployment.measure(client, rate, options.seconds))
-            for tree, each in zip(trees, found, strict=True):
-                shares = {name: statistics.median(one.cpu[name] for one in each) for name in each[0].cpu}
+            for name, each in zip(names, found, strict=True):
+                shares = {part: statistics.median(one.cpu[part] for one in each) for part in each[0].cpu}
                 reached = statistics.median(one.rate for one in each)
                 print(
-                    f"{rate:4.0f}/s {tree.name:12} {reached:6,.0f}/s   "
+                    f"{rate:4.0f}/s {name:12} {reached:6,.0f}/s   "
                     f"p50 {statistics.median(one.p50 for one in each):6.2f} ms   "
                     f"p99 {statistics.median(one.p99 for one in each):6.2f} ms   "
                     f"CPU {statistics.median(one.total for one in each):5.0f} µs an event: "
-                    + ", ".join(f"{name} {share:.0f}" for name, share in shares.items()),
+                    + ", ".join(f"{part} {share:.0f}" for part, share in shares.items()),
                     flush=True,
                 )
             if len(found) == 2:
                 ratios = {
-                    name: [getattr(one, name) / getattr(other, name) for one, other in zip(*found, strict=True)]
-                    for name in ("p50", "p99", "total")
+                    what: [getattr(one, what) / getattr(other, what) for one, other in zip(*found, strict=True)]
+                    for what in ("rate", "p50", "p99", "total")
                 }
-                words = {"p50": "p50", "p99": "p99", "total": "CPU"}
+                words = {"rate": "events/s", "p50": "p50", "p99": "p99", "total": "CPU"}
                 print(
                     f"{rate:4.0f}/s ratios       "
                     + "   ".join(
-                        f"{words[name]} {statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
-                        for name, each in ratios.items()
+                        f"{words[what]} {statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
+                        for what, each in ratios.items()
                     ),
                     flush=True,
                 )
@@ -83,7 +88,9 @@ def trace(options: argparse.Namespace) -> None:
     """Print the time line of lone events."""
     with tempfile.TemporaryDirectory() as name:
         stamps = Path(name) / "stamps"
-        with deployments([ROOT], options.ledger, stamps) as ((deployment, client),):
+        with deployments([ROOT], "sqlite" if options.ledger == "sqlite" else "postgresql", stamps) as (
+            (deployment, client),
+        ):
             spans = []
             while len(spans) < LONE_EVENTS:
                 spans += client.run(1, 1)[1]
@@ -115,7 +122,7 @@ def main() -> None:
     arguments.add_argument("--rates", default="10,100,500", help="events a second, with commas; inf: flat out")
     arguments.add_argument("--seconds", type=float, default=6.0, help="of each run")
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--ledger", choices=["postgresql", "sqlite"], default="postgresql")
+    arguments.add_argument("--ledger", choices=["postgresql", "sqlite", "both"], default="postgresql")
     arguments.add_argument("--submitted", action="store_true", help="runs that were submitted through us")
     arguments.add_argument("--against", type=Path, help="another checkout")
     arguments.add_argument("--trace", action="store_true")
