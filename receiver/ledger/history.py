@@ -75,10 +75,7 @@ _of_runs: Final = BuiltStatement(
             sa.case((_MUST_BE_READ, events.c.body)).label("body"),
             *(events.c["id" if name == "event_id" else name] for name in Facts._fields),
         )
-        .where(
-            events.c.source == sa.bindparam("b_source", type_=sa.Text),
-            bulk.among_given(form, events.c.run_id, "b_run_ids"),
-        )
+        .where(bulk.of_given_runs(form, events))
         .order_by(events.c.seq)
     )
 )

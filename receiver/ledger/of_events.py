@@ -44,8 +44,7 @@ def of_events(connection: sa.Connection, keys: Collection[EventKey]) -> sa.Colum
     # Of runs by the run alone, which has few events: databases would look for each event in each run.
     found = [
         sa.and_(
-            it.source == source,
-            bulk.among(connection, it.run_id, run_ids),
+            bulk.of_runs(connection, deliveries, source, run_ids),
             bulk.among(
                 connection, unindexed(it.event_id), sorted({event_id for _, run_id, event_id in keys if run_id})
             ),

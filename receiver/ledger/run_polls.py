@@ -93,7 +93,7 @@ def ask_for_more(connection: sa.Connection, wanted: Mapping[RunKey, float]) -> N
         for source, run_ids in bulk.by_source(key for key, time in wanted.items() if time == due_at):
             connection.execute(
                 sa.update(runs)
-                .where(runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.due_at.is_(None))
+                .where(bulk.of_runs(connection, runs, source, run_ids), runs.c.due_at.is_(None))
                 .values(due_at=due_at)
             )
 

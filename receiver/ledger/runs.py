@@ -75,8 +75,7 @@ def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[Ru
     found: dict[RunKey, RunStatus] = {}
     for source, run_ids in bulk.by_source(keys):
         query = sa.select(*_STATUS).where(
-            runs.c.source == source,
-            bulk.among(connection, runs.c.run_id, run_ids),
+            bulk.of_runs(connection, runs, source, run_ids),
             sa.or_(runs.c.event_id != "", runs.c.noted_at.is_not(None)),
         )
         for row in connection.execute(query):
@@ -131,7 +130,7 @@ def final_runs(connection: sa.Connection, keys: Iterable[RunKey]) -> set[RunKey]
     found: set[RunKey] = set()
     for source, run_ids in bulk.by_source(keys):
         query = sa.select(runs.c.source, runs.c.run_id).where(
-            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.final
+            bulk.of_runs(connection, runs, source, run_ids), runs.c.final
         )
         found |= {(row[0], row[1]) for row in connection.execute(query)}
     return found

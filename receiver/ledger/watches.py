@@ -112,11 +112,7 @@ _put: Final = bulk.Insert(
 def forget(connection: sa.Connection, source: str, run_ids: Collection[str]) -> None:
     """Forget runs that have ended."""
     if run_ids:
-        connection.execute(
-            sa.delete(active_runs).where(
-                active_runs.c.source == source, bulk.among(connection, active_runs.c.run_id, sorted(run_ids))
-            )
-        )
+        connection.execute(sa.delete(active_runs).where(bulk.of_runs(connection, active_runs, source, sorted(run_ids))))
 
 
 def not_seen_since(connection: sa.Connection, source: str, moment: float) -> list[ActiveRun]:

@@ -34,7 +34,7 @@ def lock(connection: sa.Connection, event_ids: Collection[str]) -> set[str]:
     ids = bulk.among(connection, events.c.id, sorted(set(event_ids)))
     keys = connection.execute(sa.select(events.c.source, events.c.run_id).where(ids, events.c.run_id != "")).all()
     for source, run_ids in bulk.by_source((row.source, row.run_id) for row in keys):
-        mine = sa.select(runs.c.run_id).where(runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids))
+        mine = sa.select(runs.c.run_id).where(bulk.of_runs(connection, runs, source, run_ids))
         connection.execute(mine.order_by(runs.c.run_id).with_for_update())
     kept = sa.select(events.c.id).where(ids).order_by(events.c.id).with_for_update(key_share=True)
     return set(connection.execute(kept).scalars())

@@ -104,10 +104,7 @@ def by_delivery(wanted: Filter, table: sa.Table) -> list[SmallSet]:
 
 def _of_runs(connection: sa.Connection, table: sa.Table, keys: Iterable[RunKey]) -> list[Condition]:
     """Return the conditions, of which each row of these runs meets one."""
-    return [
-        sa.and_(table.c.source == source, bulk.among(connection, table.c.run_id, run_ids))
-        for source, run_ids in bulk.by_source(keys)
-    ]
+    return [bulk.of_runs(connection, table, source, run_ids) for source, run_ids in bulk.by_source(keys)]
 
 
 def sources(connection: sa.Connection, table: sa.Table) -> list[str]:

@@ -79,9 +79,7 @@ def _all_before(since: float | None, matches: Sequence[Match]) -> bool:
 def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequence[Condition]) -> dict[RunKey, Row]:
     found: dict[RunKey, Row] = {}
     for source, run_ids in bulk.by_source(keys):
-        query = sa.select(*runs.c).where(
-            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), *conditions
-        )
+        query = sa.select(*runs.c).where(bulk.of_runs(connection, runs, source, run_ids), *conditions)
         found |= {(source, row.run_id): dict(row._mapping) for row in connection.execute(query)}
     return found
 
@@ -127,7 +125,7 @@ def _add_deliveries(connection: sa.Connection, found: Sequence[Row]) -> None:
     counts: dict[tuple[str, str], dict[str, int]] = {}
     it = deliveries.c
     for source, run_ids in bulk.by_source((run["source"], run["run_id"]) for run in found):
-        of_these = sa.and_(it.source == source, bulk.among(connection, it.run_id, run_ids))
+        of_these = bulk.of_runs(connection, deliveries, source, run_ids)
         query = sa.select(it.run_id, it.state, sa.func.count()).where(of_these).group_by(it.run_id, it.state)
         for run_id, state, count in connection.execute(query):
             counts.setdefault((source, run_id), {})[state] = count

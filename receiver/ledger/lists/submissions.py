@@ -50,7 +50,7 @@ def _dressed(connection: sa.Connection, found: list[dict[str, Any]]) -> list[dic
     """Return the rows with their labels and requests as values, and their runs' outcomes."""
     outcomes: dict[tuple[str, str], str] = {}
     for source, run_ids in bulk.by_source((each["source"], each["run_id"]) for each in found):
-        its = sa.and_(runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids))
+        its = bulk.of_runs(connection, runs, source, run_ids)
         for row in connection.execute(sa.select(runs.c.run_id, runs.c.outcome).where(its)):
             outcomes[source, row.run_id] = row.outcome
     for each in found:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionState
 from receiver.ledger import bulk
+from receiver.ledger.expressions import unindexed
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.lifecycle import Submission, from_row
@@ -67,8 +68,7 @@ def due_after_end(keys: Iterable[RunKey], due_at: float | None, now: float) -> l
 def _of_final(form: StatementForm, *more: sa.ColumnElement[bool]) -> sa.Update:
     it = submissions.c
     final = sa.exists().where(runs.c.source == it.source, runs.c.run_id == it.run_id, runs.c.final)
-    those = bulk.among_given(form, it.run_id, "b_run_ids")
-    conditions = [it.source == sa.bindparam("b_source"), those, final, *more]
+    conditions = [bulk.of_given_runs(form, submissions), final, *more]
     if form is StatementForm.MANY:  # which PostgreSQL would lock in any order
         locked = sa.select(it.id).where(*conditions).order_by(it.id).with_for_update(of=submissions).cte("locked")
         conditions = [it.id.in_(sa.select(locked.c.id))]
@@ -76,7 +76,8 @@ def _of_final(form: StatementForm, *more: sa.ColumnElement[bool]) -> sa.Update:
     return changed.values(due_at=sa.bindparam("b_due_at"), updated_at=sa.bindparam("b_now"))
 
 
-_ENDED: Final = BuiltStatement(lambda form: _of_final(form, submissions.c.due_at.is_not(None)))
+# The runs are looked up, not all submissions that are polled.
+_ENDED: Final = BuiltStatement(lambda form: _of_final(form, unindexed(submissions.c.due_at).is_not(None)))
 _ONCE_MORE: Final = BuiltStatement(_of_final)
 
 
@@ -123,6 +124,6 @@ class Owner(NamedTuple):
 def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> dict[str, Owner]:
     """Return the submissions of those runs that have one, by run id."""
     query = sa.select(submissions.c.run_id, submissions.c.id, submissions.c.call, submissions.c.created_at).where(
-        submissions.c.source == source, bulk.among(connection, submissions.c.run_id, sorted(run_ids))
+        bulk.of_runs(connection, submissions, source, sorted(run_ids))
     )
     return {row.run_id: Owner(row.id, row.call, row.created_at) for row in connection.execute(query)}

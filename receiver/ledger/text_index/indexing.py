@@ -266,8 +266,7 @@ def remove(connection: sa.Connection, keys: Iterable[RunKey]) -> None:
         return
     gone = list[int]()
     for source, run_ids in bulk.by_source(wanted):
-        of_source = run_texts.c.source == source
-        query = sa.select(run_texts.c.number).where(of_source, bulk.among(connection, run_texts.c.run_id, run_ids))
+        query = sa.select(run_texts.c.number).where(bulk.of_runs(connection, run_texts, source, run_ids))
         gone += connection.execute(query).scalars()
     said = [(row.number, words_in(row.document)) for row in _known(connection, gone)]
     WordChanges().without(said).write(connection)
