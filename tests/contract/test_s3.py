@@ -136,7 +136,7 @@ class TestS3Mirror(MirrorSuite):
     def test_a_failed_upload_leaves_no_object_and_no_parts(
         self, place: Place, objects: Objects, server: ArtifactServer
     ) -> None:
-        body = b"x" * (30 << 20)
+        body = b"x" * (20 << 20)
         run = sample_run(downloaded_files=[entry(server.add("/a", body, short=1000), body, "a.bin")])
         with pytest.raises(Unavailable, match="the connection broke"):
             place.sink().send(make_delivery(run))
@@ -147,7 +147,7 @@ class TestS3Mirror(MirrorSuite):
         self, place: Place, objects: Objects, server: ArtifactServer, tmp_path: Path
     ) -> None:
         gate = threading.Event()
-        body = b"v" * (40 << 20)
+        body = b"v" * (20 << 20)
         run = full_run(server, recording_url=server.add("/recording.webm", body, gate=gate))
         delivery = make_delivery(run)
         options = options_for(
@@ -170,7 +170,7 @@ class TestS3Mirror(MirrorSuite):
         self, place: Place, objects: Objects, server: ArtifactServer, tmp_path: Path
     ) -> None:
         gate = threading.Event()
-        body = b"v" * (40 << 20)
+        body = b"v" * (20 << 20)
         run = full_run(server, recording_url=server.add("/recording.webm", body, gate=gate))
         delivery = make_delivery(run)
         options = options_for(
@@ -284,7 +284,7 @@ class TestS3Mirror(MirrorSuite):
     ) -> None:
         own = s3_factory()
         gate = threading.Event()
-        body = b"v" * (40 << 20)
+        body = b"v" * (20 << 20)
         run = sample_run(recording_url=server.add("/r", body, gate=gate))
         options = options_for(own, own.new_bucket(), timeout=15)
         sink = S3Sink("mirror", S3Sink.Options.model_validate(options), Loopback())
