@@ -53,7 +53,6 @@ _FILTERS: Final[dict[str, dict[str, Any]]] = {
     "state and sink": {"state": ("dead",), "sink": "ops"},
     "reason": {"reason": "timeout"},
     "reason, none": {"reason": "no such reason"},
-    "event, cut short": {"event_id": "evt_1"},
 }
 # What says nothing of a submission.
 NOT_OF_SUBMISSIONS: Final = {"route", "sink", "sink, rare", "state and sink", "event", "event, cut short"}
@@ -122,6 +121,7 @@ def filters_among(count: int, *, hashed: bool = False) -> dict[str, Filter]:
         "run": {"run_id": f"tsk_{middle}"},
         "run prefix, rare": {"run_prefix": f"tsk_{middle[:-1]}"},  # eleven runs
         "event": {"event_id": f"evt_{_second(count // 2)}{_md5(middle)[:24]}" if hashed else f"evt_{middle}"},
+        "event, cut short": {"event_id": f"evt_{_second(count // 2)}" if hashed else "evt_1"},
         "since": {"since": end - 60},
         "until": {"until": end - 5},
         "since and until": {"since": end - 6, "until": end - 5},
