@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from receiver.domain.run import RunKey
 from receiver.ledger import requests
+from receiver.ledger.expressions import unseen
 from receiver.ledger.requests import Asked, BuiltStatement, RowsByColumn, StatementForm
 
 
@@ -150,26 +151,21 @@ def of_runs(
     connection: sa.Connection, table: sa.Table, source: str, run_ids: Collection[str]
 ) -> sa.ColumnElement[bool]:
     """Return the condition that a row of `table` is of one of these runs, found by an index that begins with both."""
-    given = sa.literal(source, sa.Text)
-    of_source = _unseen(given) if connection.dialect.name == "postgresql" else given
-    return sa.and_(table.c.source == of_source, among(connection, table.c.run_id, run_ids))
+    return sa.and_(of_source(table, source), among(connection, table.c.run_id, run_ids))
+
+
+def of_source(table: sa.Table, source: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a row of `table` is of `source`, beside others that an index serves which begins with
+    the source."""
+    return table.c.source == unseen(sa.literal(source, sa.Text))
 
 
 def of_given_runs(form: StatementForm, table: sa.Table) -> sa.ColumnElement[bool]:
     """Return the condition that a row of `table` is of one of the runs that are given as the parameters `b_source` and
     `b_run_ids`: for a statement that is built once."""
     given = sa.bindparam("b_source", type_=sa.Text)
-    of_source = _unseen(given) if form is StatementForm.MANY else given
-    return sa.and_(table.c.source == of_source, among_given(form, table.c.run_id, "b_run_ids"))
-
-
-def _unseen(value: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
-    """Return a value that PostgreSQL does not know when it plans.
-
-    Of a source that its statistics have not met it expects hardly a row: then it reads all rows that there are of the
-    source, rather than to look for each run. In a large ledger statistics are made anew after millions of rows.
-    """
-    return sa.select(value).scalar_subquery()
+    its = table.c.source == (unseen(given) if form is StatementForm.MANY else given)
+    return sa.and_(its, among_given(form, table.c.run_id, "b_run_ids"))
 
 
 def count_of_each(

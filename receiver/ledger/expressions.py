@@ -40,6 +40,31 @@ def _unindexed_postgresql(element: unindexed, compiler: Any, **options: Any) -> 
     return f"({compiler.process(element.clauses, **options)} {operator} {nothing})"
 
 
+class unseen(FunctionElement[Any]):  # noqa: N801
+    """A value that PostgreSQL does not know when it plans.
+
+    Of a source, or a time, that its statistics have not met it expects hardly a row: then it takes any index that
+    begins with it, and reads all that has come since. In a large ledger they are made anew after a million rows.
+    """
+
+    inherit_cache = True
+    name = "unseen"
+
+    def __init__(self, value: sa.ColumnElement[Any]) -> None:
+        super().__init__(value)
+        self.type = value.type
+
+
+@compiles(unseen, "sqlite")
+def _unseen_sqlite(element: unseen, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(unseen, "postgresql")
+def _unseen_postgresql(element: unseen, compiler: Any, **options: Any) -> str:
+    return f"(SELECT {compiler.process(element.clauses, **options)})"
+
+
 class seldom(FunctionElement[bool]):  # noqa: N801
     """The condition, which few rows meet: SQLite, which may know of a table only how small it once was, is not to read
     all of it rather than look these up."""

@@ -21,7 +21,7 @@ def made_at(ledger_url: str, revision: str, *statements: str) -> Ledger:
         for statement in statements:
             connection.exec_driver_sql(statement)
 
-    ledger.write(old)
+    ledger.alter(old)
     return ledger
 
 

@@ -115,7 +115,8 @@ def _walks(connection: sa.Connection, wanted: Filter) -> list[list[Condition]]:
     """Return the walks by the index that serves most of the filter."""
     if wanted.workflow:
         its = [wanted.source] if wanted.source else narrowing.sources(connection, runs)
-        return [[runs.c.source == each, runs.c.workflow_id == wanted.workflow, part] for each in its for part in _PARTS]
+        of_sources = [bulk.of_source(runs, each) for each in its]
+        return [[each, runs.c.workflow_id == wanted.workflow, part] for each in of_sources for part in _PARTS]
     if wanted.status and not {"completed", ""} & set(wanted.status):
         return [[runs.c.outcome == each, *unsuccessful(runs)] for each in sorted(set(wanted.status))]
     return [[]]
