@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Enough workers to use the time in which tests wait, which is more than half of it: two cores idled for a fifth of the
-# time with four. Each costs five seconds of a core before its first test.
+# Enough workers to use the time in which tests wait, which is more than half of it. Each costs five seconds of a core
+# before its first test.
 JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 3)))
 
 # Where the environment forbids it, each of many processes would compile all that it imports anew.
