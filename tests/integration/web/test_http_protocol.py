@@ -202,6 +202,8 @@ async def test_what_is_no_http_is_refused_after_the_answers_to_all_before_it(
     port: int, monkeypatch: pytest.MonkeyPatch, broken: bytes, ends: bool
 ) -> None:
     monkeypatch.setattr(http_protocol, "HALF_CLOSED", 300.0)
+    for name in ("STALL", "HEAD_SECONDS", "LINGER"):  # or a busy machine is told that it is slow
+        monkeypatch.setattr(connections, name, 60.0)
     # Given two requests that are whole, and at once with them what is none
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     whole = POST % 0
@@ -250,7 +252,7 @@ async def test_the_rest_of_a_refused_body_is_not_read_for_ever(port: int) -> Non
 async def test_who_is_refused_while_it_sends_gets_the_answer_and_no_reset(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("STALL", "LINGER"):
+    for name in ("STALL", "HEAD_SECONDS", "BODY_SECONDS", "LINGER"):
         monkeypatch.setattr(connections, name, 60.0)
     body = bytes(24 << 20)
     head = (POST % len(body)).replace(b"/ ", b"/refused ")
