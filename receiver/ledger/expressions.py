@@ -17,15 +17,21 @@ def storable(text: str) -> str:
     return text.replace("\0", "").encode(errors="replace").decode()[:500]
 
 
-class unindexed(FunctionElement[Any]):  # noqa: N801 - reads like the SQL that it becomes
+class _OfItsType(FunctionElement[Any]):
+    """A column or value, written in another way."""
+
+    inherit_cache = True
+
+    def __init__(self, written: sa.ColumnElement[Any]) -> None:
+        super().__init__(written)
+        self.type = written.type
+
+
+class unindexed(_OfItsType):  # noqa: N801 - reads like the SQL that it becomes
     """The column, of a kind that no index is chosen for: the statement reads its rows in an order of its own."""
 
     inherit_cache = True
     name = "unindexed"
-
-    def __init__(self, column: sa.ColumnElement[Any]) -> None:
-        super().__init__(column)
-        self.type = column.type
 
 
 @compiles(unindexed, "sqlite")
@@ -40,19 +46,15 @@ def _unindexed_postgresql(element: unindexed, compiler: Any, **options: Any) -> 
     return f"({compiler.process(element.clauses, **options)} {operator} {nothing})"
 
 
-class unseen(FunctionElement[Any]):  # noqa: N801
+class unseen(_OfItsType):  # noqa: N801
     """A value that PostgreSQL does not know when it plans.
 
-    Of a source, or a time, that its statistics have not met it expects hardly a row: then it takes any index that
-    begins with it, and reads all that has come since. In a large ledger they are made anew after a million rows.
+    Of a source that its statistics have not met it expects hardly a row: then it takes any index that begins with the
+    source, and reads all of it. In a large ledger they are made anew after a million rows.
     """
 
     inherit_cache = True
     name = "unseen"
-
-    def __init__(self, value: sa.ColumnElement[Any]) -> None:
-        super().__init__(value)
-        self.type = value.type
 
 
 @compiles(unseen, "sqlite")
@@ -105,15 +107,11 @@ def _either_postgresql(element: either, compiler: Any, **options: Any) -> str:
     return f"{first} = ANY (ARRAY[{', '.join(others)}])"
 
 
-class bytewise(FunctionElement[Any]):  # noqa: N801
+class bytewise(_OfItsType):  # noqa: N801
     """The text, compared and sorted by its bytes, as Python compares and sorts texts."""
 
     inherit_cache = True
     name = "bytewise"
-
-    def __init__(self, column: sa.ColumnElement[Any]) -> None:
-        super().__init__(column)
-        self.type = column.type
 
 
 @compiles(bytewise, "sqlite")

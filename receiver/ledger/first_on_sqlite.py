@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk, requests
 from receiver.ledger.events import status_update
-from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
+from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events, runs, submissions
 
 
@@ -58,16 +58,13 @@ def insertions(
     return [*asked, _deliveries.of(connection, made)] if made else asked
 
 
-def _among(form: StatementForm, table: sa.Table) -> sa.ColumnElement[bool]:
-    source = table.c.source == sa.bindparam("b_source", type_=sa.Text)
-    return sa.and_(source, bulk.among_given(form, table.c.run_id, "b_run_ids"))
-
-
 _THERE: Final = BuiltStatement(
-    lambda form: sa.select(runs.c.source, runs.c.run_id, runs.c.submission_id, runs.c.events).where(_among(form, runs))
+    lambda form: sa.select(runs.c.source, runs.c.run_id, runs.c.submission_id, runs.c.events).where(
+        bulk.of_given_runs(form, runs)
+    )
 )
 _SUBMITTED: Final = BuiltStatement(
-    lambda form: sa.select(submissions.c.source, submissions.c.run_id).where(_among(form, submissions))
+    lambda form: sa.select(submissions.c.source, submissions.c.run_id).where(bulk.of_given_runs(form, submissions))
 )
 
 
