@@ -70,26 +70,28 @@ def read_ledger(data: Path | None, query: Callable[[Connection], T], *, tell: bo
 def warning_at_start(settings: Settings, config: Config) -> str:
     """Return in one line what a receiver can't do for now, for want of the ledger; "" when it can do everything.
 
-    Webhooks are kept without it. Raises NotStarted when it may lose what it has confirmed and nobody accepts that, and
-    ConfigError for a wrong DATABASE_URL.
+    Webhooks are kept without it. That it has no tables yet is no news: the worker makes them. Raises NotStarted when
+    it may lose what it has confirmed and nobody accepts that, and ConfigError for a wrong DATABASE_URL.
     """
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     if ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists():
         return ""  # worker or clock make it
 
-    def ask() -> None:
+    def ask() -> str:
         try:
             require_durability(ledger)
-            schema_trouble(ledger)
+            trouble = schema_trouble(ledger)
+            if trouble is None or is_missing(ledger):
+                return ""
+            return f"{trouble.what} ({ledger.where}): {trouble.todo}. Webhooks are kept meanwhile; all else may fail"
         finally:
             ledger.close()
 
     try:
-        in_thread("ledger-at-start", ask).result(PATIENCE)  # looking up a name may take longer than any limit
+        # Looking up a name may take longer than any limit.
+        return in_thread("ledger-at-start", ask).result(PATIENCE)
     except LedgerUnavailable as error:
         away = error
     except TimeoutError:
         away = LedgerUnavailable(f"no answer within {PATIENCE:g} s")
-    else:
-        return ""
     return f"{unusable(ledger, away)}. Webhooks are kept meanwhile; the submit API answers 503"

@@ -118,17 +118,17 @@ def unusable(ledger: Ledger, error: LedgerUnavailable) -> str:
     return f"the ledger can't be used ({ledger.where}): {reason}"
 
 
-def schema_trouble(ledger: Ledger) -> Trouble | None:
+def schema_trouble(ledger: Ledger, within: float | None = None) -> Trouble | None:
     """Return why the ledger can't be read by this program as it is; None when it can. Makes and changes nothing.
 
-    Raises LedgerUnavailable.
+    `within`: as for `Ledger.read`. Raises LedgerUnavailable.
     """
     if _has_no_file(ledger):
         return Trouble(
             "there is no ledger yet",
             "name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook, whose worker makes one",
         )
-    found = ledger.read(_revision)
+    found = ledger.read(_revision, within)
     if found is None:
         return Trouble(
             "this database holds no ledger yet",

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.responses import JSONResponse
@@ -17,7 +18,8 @@ from receiver.config.loader import file_hash
 from receiver.domain import parts
 from receiver.domain.parts import RECEIVER
 from receiver.ingest.spool import free_bytes
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.migrate import schema_trouble
 from receiver.status.board import directory_id
 from receiver.status.heartbeat import Heartbeat
 from receiver.status.watch import PartsReport, PartsWatch
@@ -94,7 +96,7 @@ class AllParts:
         """Return 200, or 503 with the names of what is missing. `unready`: why no event can be kept now, or ""."""
         async with self._lock:
             if time.monotonic() - self._read_at > FRESH_FOR:
-                self._report = await asyncio.to_thread(self._watch.read)
+                self._report = await asyncio.to_thread(self._read)
                 self._read_at = time.monotonic()
         found = self._report
         wrong = {"receiver": unready, "redis": found.redis, "ledger": found.ledger}
@@ -107,6 +109,13 @@ class AllParts:
         return JSONResponse(
             {"error": {"code": "unavailable", "message": message}, "wrong": wrong}, 503, {"Retry-After": "10"}
         )
+
+    def _read(self) -> PartsReport:
+        found = self._watch.read()
+        with suppress(LedgerUnavailable):
+            if not found.ledger and (trouble := schema_trouble(self._ledger, LEDGER_WITHIN)):
+                return replace(found, ledger=trouble.what)
+        return found
 
     def close(self) -> None:
         """Close the connections."""

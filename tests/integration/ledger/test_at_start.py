@@ -138,6 +138,25 @@ def test_the_receiver_tells_at_its_start_what_it_lacks(
         told(postgres_url)
 
 
+@pytest.mark.parametrize(
+    ("revision", "told"),
+    [
+        ("9999", f"the ledger is of another release (9999, not {HEAD}) ("),
+        ("0001", f"the ledger is of an earlier release (0001, not {HEAD}) ("),
+    ],
+)
+def test_the_receiver_tells_at_its_start_that_its_ledger_is_of_another_release(
+    ledger: Ledger, tmp_path: Path, revision: str, told: str
+) -> None:
+    ledger.write(lambda it: it.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'"))
+    url = ledger.url.render_as_string(hide_password=False)
+
+    line = warning_at_start(Settings.from_env({"DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path)}), CONFIG)
+
+    assert line.startswith(told + ledger.where)
+    assert line.endswith("Webhooks are kept meanwhile; all else may fail")
+
+
 def test_a_ledger_that_answers_nothing_holds_up_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.cli.ledger_access.PATIENCE", 0.2)
     monkeypatch.setattr(Ledger, "weakness", lambda _: time.sleep(30))  # as a resolver of names may do

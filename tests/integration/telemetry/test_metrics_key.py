@@ -17,6 +17,7 @@ from receiver.config.settings import Settings
 from receiver.domain import api_key
 from receiver.ledger import Ledger, api_keys
 from receiver.ledger.api_keys import Key
+from receiver.ledger.migrate import HEAD
 from receiver.submit import auth
 from receiver.web.app import create_app
 from receiver.web.health import health
@@ -102,6 +103,20 @@ def test_a_stranger_is_asked_for_a_key_and_told_nothing(client: TestClient, path
 
 def test_health_and_readiness_need_no_key(client: TestClient) -> None:
     assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+
+
+def test_a_ledger_of_another_release_is_told_with_what_is_missing(tmp_path: Path) -> None:
+    its = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    key = bearer(new_key(its, "view"))
+    its.write(lambda connection: connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
+
+    with client_of(tmp_path) as client:
+        answer = client.get("/readyz?all", headers=key)
+        assert client.get("/readyz").status_code == 200  # webhooks are taken
+    its.close()
+
+    assert answer.status_code == 503
+    assert answer.json()["wrong"]["ledger"] == f"the ledger is of another release (9999, not {HEAD})"
 
 
 def test_a_ledger_that_hangs_does_not_hide_the_metrics_from_who_could_read_them_before(
