@@ -32,6 +32,7 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.reaper import reap, reap_all, release
 from receiver.runtime import liveness
 from receiver.runtime.child import REPLACE, ChildContext, ChildMain
+from receiver.runtime.forked import say_working
 from receiver.runtime.handover import Handover
 from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.process import raise_file_limit
@@ -309,6 +310,7 @@ def run(
         sharing=[label for label, queue in queues.items() if queue in sharing(config)],
         together=partial(serve_together, queues, built, settings),
         set_apart=SetApart(settings.data / "workers" / ".apart.json"),
+        on_working=say_working,
     )
     code = supervisor.run()
     log.info("worker.stopped code=%d", code)

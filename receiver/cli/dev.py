@@ -97,7 +97,7 @@ def dev(
             for line in [*summary(settings, loaded, host, port, str(found), admin), *console.lines]:
                 foreman.say(line)
 
-        foreman.run(Readiness(host, port, foreman.say), on_ready)
+        foreman.run(Readiness(host, port, foreman.starting, foreman.say), on_ready)
     finally:
         if valkey is not None:
             valkey.stop()
@@ -144,10 +144,12 @@ def _no_redis(settings: Settings, reason: str) -> NoReturn:
 
 
 class Readiness:
-    """Polls whether the receiver can keep events now. After UNREADY_FOR without, `say` gets each new reason once."""
+    """Polls whether the receiver can keep events now, and all programs work. After UNREADY_FOR without, `say` gets each
+    new reason once. `starting`: returns those that have not begun yet."""
 
-    def __init__(self, host: str, port: int, say: Callable[[str], None]) -> None:
+    def __init__(self, host: str, port: int, starting: Callable[[], list[str]], say: Callable[[str], None]) -> None:
         self._address = (host if host not in {"0.0.0.0", "::"} else "localhost", port)  # noqa: S104
+        self._starting = starting
         self._say = say
         self._since = time.monotonic()
         self._said = ""
@@ -166,7 +168,8 @@ class Readiness:
             connection.request("GET", "/readyz")
             answer = connection.getresponse()
             if answer.status == 200:
-                return ""
+                names = self._starting()
+                return f"waiting for {' and '.join(names)}" if names else ""
             return str(json.loads(answer.read())["error"]["message"])
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
             return "the receiver does not answer"

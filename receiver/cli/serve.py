@@ -15,6 +15,7 @@ from receiver.config.settings import Settings
 from receiver.domain.database_url import check_database_url
 from receiver.errors import NotStarted
 from receiver.runtime.data_folder import secure
+from receiver.runtime.forked import say_working
 from receiver.runtime.garbage import freeze_imports
 from receiver.runtime.process import raise_file_limit
 from receiver.telemetry import logs
@@ -73,7 +74,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     app.trust_proxies(server_config.forwarded_allow_ips)
     server = make_server(app, server_config, second)
     assert app.late is not None
-    app.late.on_failure = server.end
+    app.late.on_failure, app.late.on_built = server.end, say_working
     lines = [
         f"listening on {url_of(listener)}",
         *(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import IO, Final, Protocol, TextIO
 
 from receiver.errors import NotStarted, RunhookError, UsageError
-from receiver.runtime.forked import ForkedProcess
+from receiver.runtime.forked import ForkedProcess, WorkingFlag
 from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, respawn_delay, stop_signals
 
 # How a program of ours begins a line about its start, above all why it could not.
@@ -52,13 +52,14 @@ class Process(Protocol):
 class Program:
     """A program and its present process. `launch`: starts it anew, its output in a pipe or nowhere.
 
-    `why`: why it ended, given its exit code. `grace`: seconds that it has to end after SIGTERM. `last`: it is stopped
-    after all the others have ended.
+    `why`: why it ended, given its exit code. `works`: whether it has said that it does its work. `grace`: seconds that
+    it has to end after SIGTERM. `last`: it is stopped after all the others have ended.
     """
 
     name: str
     launch: Callable[[], Process]
     why: Callable[[int], str] = exit_text
+    works: Callable[[], bool] = lambda: True
     grace: float = 10.0
     last: bool = False
     process: Process | None = None
@@ -69,8 +70,9 @@ class Program:
 
 
 def program(name: str, main: Callable[[], None], grace: float = 10.0) -> Program:
-    """Return the program that runs `main`, as a fork of this process."""
-    return Program(name, lambda: ForkedProcess(f"runhook {name}", main), grace=grace)
+    """Return the program that runs `main`, as a fork of this process, and calls `say_working` there."""
+    flag = WorkingFlag()
+    return Program(name, lambda: ForkedProcess(f"runhook {name}", main, flag), works=flag.__bool__, grace=grace)
 
 
 class Foreman:
@@ -109,6 +111,10 @@ class Foreman:
                         on_ready()
             finally:
                 self._stop()
+
+    def starting(self) -> list[str]:
+        """Return the names of the programs that have not said yet that they work."""
+        return [each.name for each in self._programs if each.process is None or not each.works()]
 
     def say(self, text: str, name: str = "runhook") -> None:
         """Print one line under `name`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import mmap
 import os
 import signal
 import sys
@@ -22,14 +23,40 @@ _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _FAILED: Final = 1
 
 
+class WorkingFlag:
+    """What a forked program raises when it works, in memory that it shares with who has forked it."""
+
+    def __init__(self) -> None:
+        self._page = mmap.mmap(-1, 1)
+
+    def __bool__(self) -> bool:
+        return bool(self._page[0])
+
+    def set(self, up: bool) -> None:
+        """Raise it, or take it down."""
+        self._page[0] = up
+
+
+# Of this process, if it was forked by one that wants to know.
+_flag: WorkingFlag | None = None
+
+
+def say_working() -> None:
+    """Say that this program does its work, to the process that has forked it; without one, to nobody."""
+    if _flag is not None:
+        _flag.set(True)
+
+
 class ForkedProcess:
     """The process that runs `main`, and ends when that returns or raises.
 
-    `name`: shown by `ps -o comm`. Its output, both kinds, is read from `stdout`. Make it in the main thread, while
-    there are no others.
+    `name`: shown by `ps -o comm`. Its output, both kinds, is read from `stdout`. `flag`: is down until `main` has
+    called `say_working`. Make it in the main thread, while there are no others.
     """
 
-    def __init__(self, name: str, main: Callable[[], None]) -> None:
+    def __init__(self, name: str, main: Callable[[], None], flag: WorkingFlag | None = None) -> None:
+        if flag is not None:
+            flag.set(False)
         reader, writer = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -39,7 +66,7 @@ class ForkedProcess:
         )  # what comes now must not end up in our handlers there
         self.pid = os.fork()
         if not self.pid:
-            _be(name, main, parent, writer, mask)
+            _be(name, main, flag, parent, writer, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(writer)
         self.stdout: IO[bytes] | None = os.fdopen(reader, "rb", buffering=0)
@@ -75,10 +102,11 @@ class ForkedProcess:
 
 
 def _be(
-    name: str, main: Callable[[], None], parent: int, output: int, mask: Iterable[int]
+    name: str, main: Callable[[], None], flag: WorkingFlag | None, parent: int, output: int, mask: Iterable[int]
 ) -> None:  # pragma: no cover - a process of its own
     """Be the forked process. Never returns: nothing of the caller's stack may run twice."""
-    code = _FAILED
+    global _flag
+    _flag, code = flag, _FAILED
     try:
         signal.set_wakeup_fd(-1)
         for number in _HANDLED:

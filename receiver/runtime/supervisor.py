@@ -81,6 +81,11 @@ class _Child:
     def statuses(self) -> list[SharedStatus]:
         return [context.status for context in self.contexts.values()]
 
+    @property
+    def works(self) -> bool:
+        """Whether all its labels are served."""
+        return bool(self.pid) and all(status.ready for status in self.statuses)
+
 
 def groups(labels: Iterable[str], sharing: Collection[str], apart: Callable[[str], bool]) -> set[tuple[str, ...]]:
     """Return which labels have a process together: those of `sharing` that are not `apart`, and each other alone."""
@@ -95,7 +100,8 @@ class Supervisor:
     later, kills them at once. `reap(label, name)`: called, after the last fork, for each child that had to be killed
     in the end. `sharing`: labels that share a process, in which `together` runs their functions, but for those that
     are `set_apart`. Whoever does harm there is, and has a process of its own for a time: another one then takes the
-    place of the shared one, which ends in order, as at a stop, where it can.
+    place of the shared one, which ends in order, as at a stop, where it can. `on_working`: called once, when each child
+    has begun to serve.
     """
 
     def __init__(
@@ -107,6 +113,7 @@ class Supervisor:
         sharing: Collection[str] = (),
         together: Callable[[Mapping[str, ChildContext]], int] = lambda _contexts: 0,
         set_apart: SetApart | None = None,
+        on_working: Callable[[], None] = lambda: None,
     ) -> None:
         self._units = {label: _Unit(main) for label, main in children.items()}
         self._sharing = frozenset(sharing)
@@ -118,6 +125,7 @@ class Supervisor:
         self._reap = reap
         self._stops = StopRequests()
         self._host = socket.gethostname()
+        self._on_working: Callable[[], None] | None = on_working
 
     def run(self) -> int:
         """Return the exit code: 0 when every child ended by itself in time, else 1."""
@@ -173,6 +181,9 @@ class Supervisor:
             self._find_hogs(child)
         self._kill_stragglers()
         self._collect_ended()
+        if self._on_working and all(child.works for child in self._children):
+            self._on_working()
+            self._on_working = None
 
     def _until_next_check(self) -> float:
         """Return the seconds after which something may be to be done that no signal tells of."""
@@ -180,7 +191,7 @@ class Supervisor:
         running = [child for child in self._running() if not child.killed]
         statuses = [status for child in running for status in child.statuses]
         doubtful = self._leaving or any(child.frozen_since for child in running)
-        closely = self._stops or doubtful or any(status.sends for status in statuses)
+        closely = self._stops or self._on_working or doubtful or any(status.sends for status in statuses)
         starts = [child.restarts.due for child in self._children if not child.pid and not self._stops]
         ends = [status.deadline + OVERSTAY for status in statuses if status.deadline]
         due = min([now + (_TICK if closely else _IDLE_TICK), *starts, *ends])

@@ -46,6 +46,7 @@ class LateParts:
         self.failure: Exception | None = None
         """Why they can't be built."""
         self.on_failure: Callable[[], None] = lambda: None
+        self.on_built: Callable[[], None] = lambda: None
 
     async def wait(self) -> None:
         """Return when the parts are there. Raises Busy when they can't be built, or the server stops before."""
@@ -77,6 +78,7 @@ class LateParts:
                 if part.lifespan is not None:
                     await stack.enter_async_context(part.lifespan())
             self._add(parts)
+            self.on_built()
         except Exception as error:  # noqa: BLE001 - raised again by who runs the server
             log.debug("web.not_built error=%s", error_location(error))
             self.failure = error

@@ -213,6 +213,47 @@ def test_a_ledger_of_an_older_release_is_upgraded(start: Callable[..., Dev], tmp
     ledger.close()
 
 
+# --- When it is ready
+
+SLOW_SINK = """
+import os, signal, time
+from handlers import Receipt, Sink, SinkOptions
+
+class SlowSink(Sink[SinkOptions]):
+    Options = SinkOptions
+
+    def __init__(self, name, options, services):
+        super().__init__(name, options, services)
+        # It is built to check the config, too; only the process that sends ignores Ctrl-C.
+        while signal.getsignal(signal.SIGINT) is signal.SIG_IGN and not os.path.exists(os.environ["GO"]):
+            time.sleep(0.05)
+
+    def send(self, delivery):
+        return Receipt(id=delivery.key)
+"""
+
+
+def test_it_is_ready_when_the_last_sink_can_be_sent_to(start: Callable[..., Dev], tmp_path: Path) -> None:
+    # Given a sink that takes its time until it can take deliveries
+    go, site = tmp_path / "go", tmp_path / "site"
+    about = site / "slow_sink-1.dist-info"
+    about.mkdir(parents=True)
+    (site / "slow_sink.py").write_text(SLOW_SINK)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-sink\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[runhook.sinks]\nslow = slow_sink:SlowSink\n")
+    config = CONFIG.replace("routes:", "  slow: {type: slow}\nroutes:")
+    # When everything else is up
+    dev = start(config=config, python=sys.executable, GO=str(go), PYTHONPATH=f"{site}{os.pathsep}{ROOT}")
+    # Then that is said, and nothing is ready
+    waits = "not ready: waiting for worker"
+    eventually(lambda: waits in dev.log or "ready: http" in dev.log, what=lambda: dev.log)
+    assert waits in dev.log
+    assert "ready: http" not in dev.log
+    # Until that sink is there
+    go.touch()
+    dev.ready()
+
+
 # --- With a Redis of its own, and on a terminal
 
 

@@ -110,3 +110,24 @@ def test_a_program_that_was_up_and_can_not_be_started_again_is_tried_again(tmp_p
     text = run([script("web", code)], lambda text: "try 2" in text)
     assert "killed by signal 9; starts again" in text
     assert "not yet; starts again" in text
+
+
+def test_a_program_is_starting_until_it_says_that_it_works() -> None:
+    programs = [script("web", f"print('up'); {SLEEP}"), script("worker", f"print('up'); {SLEEP}")]
+    programs[1].works = lambda: bool(said)
+    said: list[str] = []
+    foreman = Foreman(programs, io.StringIO())
+    assert foreman.starting() == ["web", "worker"]
+
+    seen = []
+
+    def ready() -> bool:
+        seen.append(foreman.starting())
+        if said:
+            os.kill(os.getpid(), signal.SIGTERM)
+        said.append("it works")
+        return False
+
+    foreman.run(ready)
+
+    assert seen[:2] == [["worker"], []]

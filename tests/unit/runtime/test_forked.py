@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
-from receiver.runtime.forked import ForkedProcess
+from receiver.runtime.forked import ForkedProcess, WorkingFlag, say_working
 
 def ends(code):
     print("to stdout", flush=True)
@@ -27,6 +27,10 @@ def stays():
     print("up", flush=True)
     time.sleep(600)
 
+def works():
+    say_working()
+    stays()
+
 done = {}
 for name, main in (("zero", lambda: print("half", end="")), ("three", lambda: ends(3)), ("raises", fails)):
     process = ForkedProcess(f"runhook {name}", main)
@@ -39,6 +43,15 @@ for name, end in (("term", ForkedProcess.terminate), ("kill", ForkedProcess.kill
     end(process)
     done[name] = [process.wait(), called]
     end(process)  # it has ended: that is no error
+flag, seen = WorkingFlag(), []
+for main in (works, stays):
+    process = ForkedProcess("runhook flag", main, flag)
+    assert process.stdout.read(3) == b"up\\n"
+    seen.append(bool(flag))
+    process.kill()
+    process.wait()
+say_working()  # to nobody
+done["flag"] = [*seen, bool(flag)]
 print(json.dumps(done))
 """
 
@@ -59,3 +72,5 @@ def test_it_has_its_own_output_and_name_and_ends_as_a_program_does() -> None:
     assert "ValueError: why" in done["raises"][1]
     assert done["term"] == [-15, "runhook term"]
     assert done["kill"] == [-9, "runhook kill"]
+    # What one has said, the next one in its place has not
+    assert done["flag"] == [True, False, False]
