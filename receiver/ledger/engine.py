@@ -67,6 +67,10 @@ class LedgerNotDurable(LedgerUnavailable):
     """The database may lose what it has confirmed. Nothing was written."""
 
 
+class Outdated(Exception):
+    """What a transaction has read changed before it had its locks: `Ledger.write` rolls it back and runs it again."""
+
+
 class LedgerDataError(Exception):
     """The database refused a value. Nothing was written; a batch is split to find the one that is to blame."""
 
@@ -123,7 +127,8 @@ class Ledger:
         return self._clock.now()
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run `work` in one transaction and commit it; may run it again after a deadlock or a lost connection.
+        """Run `work` in one transaction and commit it; may run it again after a deadlock or a lost connection, and does
+        when it raises Outdated.
 
         Raises LedgerUnavailable or LedgerDataError; any other exception of `work` rolls back and passes through.
         """
@@ -139,6 +144,9 @@ class Ledger:
                 if number == _TRIES or time.monotonic() > until or not _worth_a_retry(error):
                     raise self._failed(error) from error
                 time.sleep(random.uniform(0.002, 0.02) * number)
+            except Outdated as changed:
+                if number == _TRIES:
+                    raise LedgerUnavailable(f"{changed} while it was read, {_TRIES} times") from None
             except (UnicodeEncodeError, struct.error) as error:  # a lone surrogate, a number too large
                 raise LedgerDataError(str(error)) from error
         raise AssertionError("unreachable")

@@ -17,7 +17,7 @@ from receiver.domain.delivery import IllegalMove
 from receiver.domain.run import RunKey
 from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_before
 from receiver.ledger import api_keys, bulk
-from receiver.ledger.engine import LedgerUnavailable
+from receiver.ledger.engine import LedgerUnavailable, Outdated
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.locked_runs import lock_runs
 
@@ -217,13 +217,15 @@ def record_outcome(
 
     What the API says outranks the token of a callback URL, which is not signed: a run that the token bound and that
     is not the one in the answer loses the submission and its labels. A submission that its webhook has accepted
-    before stays accepted, whatever became of the answer.
+    before stays accepted, whatever became of the answer. Raises Outdated.
     """
     before = one(connection, submission_id)
     if before is None:
         raise KeyError(submission_id)
     known = lock_runs(connection, before.source, {answer.run_id, before.run_id} - {""}, now)
     there, others = _lock(connection, before.source, submission_id, answer)
+    if answer.move is SubmissionMove.ACCEPT and there.run_id not in {"", *known}:
+        raise Outdated("a submission got a run")  # which is to be locked before it
     state = SubmissionState(there.state)
     values: dict[str, object] = {"updated_at": now, "answered_at": now}
     if answer.status is not None:

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.ledger import Ledger, run_polls
-from receiver.ledger.schema import submissions
+from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions import lifecycle, polls
-from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import NewSubmission, Submission, SubmitOutcome
 from tests.support.ledger import NOW, lock_runs, wait_until_blocked
 
 LATER = NOW + 86_400
@@ -150,3 +150,45 @@ def test_a_run_is_taken_from_other_submissions_in_the_order_of_their_ids(
         new.id: (SubmissionState.ACCEPTED, "tsk_run"),
         **{f"sub_{name}": (SubmissionState.UNKNOWN, "") for name in others},
     }
+
+
+def test_an_answer_takes_a_run_back_that_a_token_has_bound_meanwhile_in_the_order_in_which_a_recording_locks(
+    postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = postgres_ledger
+    # Given a submission without a run, and a run that a webhook with its token has told of
+    new = NewSubmission("sub_a", "skyvern", "k1", "tasks", "a")
+    ledger.write(lambda it: lifecycle.begin(it, new, NOW))
+    ledger.write(lambda it: lock_runs(it, [("skyvern", "tsk_other")], NOW))
+    bound = {"run_id": "tsk_other", "state": SubmissionState.ACCEPTED}
+    of_token = sa.update(runs).where(runs.c.run_id == "tsk_other").values(submission_id="sub_a")
+    read, reads = lifecycle.one, []
+
+    def bound_after_the_first_read(connection: sa.Connection, submission_id: str) -> Submission | None:
+        found = read(connection, submission_id)
+        if not reads:
+            ledger.write(lambda it: it.execute(sa.update(submissions).values(bound)))
+        reads.append(found and found.run_id)
+        return found
+
+    ledger.write(lambda it: it.execute(of_token))
+    monkeypatch.setattr(lifecycle, "one", bound_after_the_first_read)
+    # When the answer names another run, while a further event of that one is recorded: run, then submission
+    accepted = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_a", "task_v1", 200, b"{}", due_at=LATER)
+    with ThreadPoolExecutor(1) as pool:
+
+        def recording(connection: sa.Connection) -> Future[Any]:
+            lock_runs(connection, [("skyvern", "tsk_other")], NOW)
+            answering = pool.submit(ledger.write, lambda it: lifecycle.record_outcome(it, "sub_a", accepted, NOW))
+            wait_until_blocked(ledger, answering)
+            lock_submission(connection, "a")
+            return answering
+
+        ledger.write(recording).result()
+    # Then both come through, and the submission has the run of its answer only
+    count = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert ledger.read(lambda it: it.exec_driver_sql(count).scalar_one()) == 0
+    owners = sa.select(runs.c.run_id, runs.c.submission_id)
+    assert dict(ledger.read(lambda it: it.execute(owners).all())) == {"tsk_a": "sub_a", "tsk_other": ""}
+    # For it has read once more whose run it had become
+    assert reads == ["", "tsk_other"]
