@@ -38,10 +38,11 @@ import redis  # noqa: E402
 from bench.pipeline import body  # noqa: E402
 from bench.servers import new_folder, new_postgres, new_valkey  # noqa: E402
 from bench.submissions import submission_id, submit  # noqa: E402
-from receiver import dispatch, wakeups  # noqa: E402
+from receiver import wakeups  # noqa: E402
 from receiver.config.loader import load_file  # noqa: E402
 from receiver.config.settings import Settings  # noqa: E402
 from receiver.delivery import deliverer  # noqa: E402
+from receiver.dispatch import dispatcher  # noqa: E402
 from receiver.domain.event import Event, event_id  # noqa: E402
 from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
@@ -124,7 +125,7 @@ class Pipeline:
         ledger.close()
         self._redis = redis.Redis.from_url(redis_url)
         handover = Handover()
-        self._dispatcher = dispatch.build(settings, config, "dispatcher", handovers={"results": handover})
+        self._dispatcher = dispatcher.build(settings, config, "dispatcher", handovers={"results": handover})
         self._delivering = deliverer.build(settings, config, "results", "deliverer", handover)
         self._numbers = itertools.count(first)
         self._submitting = Ledger(url) if submitted else None

@@ -59,9 +59,9 @@ def dispatch(event: Event, folder: str) -> float:
 
     from receiver.config.destinations import RouteConfig
     from receiver.config.models import DEFAULT_REDACT
-    from receiver.dispatch import Dispatcher
+    from receiver.dispatch.dispatcher import Dispatcher
     from receiver.domain.redaction import Redactor
-    from receiver.inbox import InboxReader
+    from receiver.inbox.reader import InboxReader
     from receiver.ledger import Ledger
     from receiver.ledger.migrate import ensure_schema
     from receiver.routing.router import Router

@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT))
 from bench.bodies import bodies  # noqa: E402
 from bench.peers import environment as peer_env  # noqa: E402
 from receiver.domain.signature import sign  # noqa: E402
-from receiver.inbox import UNPACKS  # noqa: E402
+from receiver.inbox.reader import UNPACKS  # noqa: E402
 
 SECRET = "bench-secret"
 # Bytes of all different bodies that a client sends in turn.

@@ -17,13 +17,13 @@ from typing import Any
 
 # What is stamped at its end, and with "(" before its name at its beginning. In words for the time line.
 STAGES = {
-    "receiver.inbox:InboxReader.read": "dispatch has read it",
-    "receiver.recorder:EventRecorder.parse": "parsed",
+    "receiver.inbox.reader:InboxReader.read": "dispatch has read it",
+    "receiver.dispatch.recorder:EventRecorder.parse": "parsed",
     "receiver.ledger.events:known": "runs and submissions locked, history read",
     "receiver.ledger.events:record": "events and deliveries recorded",
     "receiver.ledger.engine:Ledger.write": "committed",
     "receiver.ledger.engine:Ledger.write_at_once": "committed, in one request",
-    "receiver.inbox:InboxReader.done": "entry acked and deleted",
+    "receiver.inbox.reader:InboxReader.done": "entry acked and deleted",
     "receiver.wakeups.flags:wake_sinks": "sink woken",
     "receiver.wakeups.nudges:NudgeWait.wait": "deliverer has heard",
     "receiver.ledger.deliveries.claims:claim": "claim's statements done",
@@ -98,7 +98,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path.cwd())
     import receiver.cli
     import receiver.delivery.deliverer
-    import receiver.dispatch
+    import receiver.dispatch.dispatcher
 
     _install(sys.argv[1])
     sys.argv[1:] = sys.argv[2:]

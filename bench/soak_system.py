@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from bench.pipeline import ROOT, child
 from bench.soak_load import SECRET
-from receiver.inbox import STREAM
+from receiver.inbox.stream import STREAM
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.schema import attempts, deliveries, events
 from tests.servers.postgres import PostgresProcess

@@ -21,7 +21,8 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.domain.redaction import Redactor
-from receiver.inbox import InboxReader, spoilt
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.stream import spoilt
 from receiver.ledger import (
     Connection,
     Ledger,

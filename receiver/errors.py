@@ -4,7 +4,7 @@
     ├── ConfigError            exit 2                      a file or a variable that a person wrote is wrong
     ├── UsageError             exit 2                      a command was called wrongly
     ├── NotStarted             exit 3                      what is needed can't be reached or used (port, Redis, ledger)
-    ├── InboxUnavailable       exit 1                      receiver.inbox: Redis did not confirm a commit
+    ├── InboxUnavailable       exit 1                      receiver.inbox.writer: Redis did not confirm a commit
     ├── NotChanged             exit 1                      receiver.reconcile.connect: an agent is not as it should be
     ├── SpoolFull              exit 1                      receiver.ingest.spool: the local disk store takes no more
     └── RequestError                                       a request that is answered with an error

@@ -11,7 +11,7 @@ import logging
 from redis.exceptions import RedisError
 
 from receiver.config.settings import Settings
-from receiver.inbox_recovery import hand_back
+from receiver.inbox.recovery import hand_back
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime import liveness

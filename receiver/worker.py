@@ -64,11 +64,11 @@ def bodies(settings: Settings, config: Config) -> Bodies:
     """
     from handlers.mirror import mirror  # noqa: F401 - sinks import it when they first send, the next when they are built
     from handlers.support import template_sandbox  # noqa: F401
-    from receiver import dispatch
     from receiver.delivery import deliverer
+    from receiver.dispatch import dispatcher
 
     handovers = {sink: Handover() for sink in config.destinations}
-    built: Bodies = {DISPATCH: partial(dispatch.build, settings, config, handovers=handovers)}
+    built: Bodies = {DISPATCH: partial(dispatcher.build, settings, config, handovers=handovers)}
     for sink, handover in handovers.items():
         built[deliver_queue(sink)] = partial(deliverer.build, settings, config, sink, handover=handover)
     return built

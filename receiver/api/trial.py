@@ -16,11 +16,11 @@ from receiver.api.service import Actor, Service
 from receiver.config.loader import routes_text, with_routes
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.dispatch.reroute import compare
 from receiver.domain.api_key import VIEW
 from receiver.errors import Busy, ConfigError, Invalid
 from receiver.ledger import Ledger
 from receiver.ledger.filters import Filter
-from receiver.reroute import compare
 from receiver.routing.router import Router
 from receiver.runtime.apart import CLOCK, MEMORY, PROCESSOR, TookTooMuch, apart
 

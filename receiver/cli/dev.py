@@ -119,10 +119,11 @@ def _check_ledger(settings: Settings, config: Config) -> None:
 def _import_all(config: Config) -> None:
     """Import what the programs need, so that they share it."""
     from handlers import registry
-    from receiver import clock, dispatch, worker  # noqa: F401
+    from receiver import clock, worker  # noqa: F401
     from receiver.cli import clock as clock_command  # noqa: F401
     from receiver.cli import serve
     from receiver.delivery import deliverer  # noqa: F401
+    from receiver.dispatch import dispatcher  # noqa: F401
 
     serve.late_parts()
     for sink in config.sinks.values():

@@ -19,8 +19,8 @@ from receiver.config.settings import Settings
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import read_entry
 from receiver.errors import NotStarted, UsageError
-from receiver.inbox_aside import AsideEntry, drop_all, drop_aside, fields_of, gather, list_aside
-from receiver.inbox_writer import InboxUnavailable, append_each
+from receiver.inbox.aside import AsideEntry, drop_all, drop_aside, fields_of, gather, list_aside
+from receiver.inbox.writer import InboxUnavailable, append_each
 from receiver.ledger.filters import LIMIT
 from receiver.runtime.redis_client import connect, no_entry
 

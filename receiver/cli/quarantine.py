@@ -22,7 +22,7 @@ from receiver.config.loader import load_without_secrets
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
-from receiver.inbox_writer import InboxUnavailable
+from receiver.inbox.writer import InboxUnavailable
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
 app = typer.Typer(no_args_is_help=True)

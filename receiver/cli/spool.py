@@ -14,7 +14,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import NotStarted, UsageError
-from receiver.inbox_writer import InboxUnavailable, InboxWriter
+from receiver.inbox.writer import InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.spool import Spool
 

@@ -24,8 +24,8 @@ from receiver import wakeups
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import Busy
-from receiver.inbox import SPOILT
-from receiver.inbox_writer import Appended, InboxUnavailable, InboxWriter
+from receiver.inbox.stream import SPOILT
+from receiver.inbox.writer import Appended, InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.durability import Durability
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble

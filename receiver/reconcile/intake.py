@@ -16,7 +16,7 @@ import redis
 
 from receiver import wakeups
 from receiver.config.models import ReconcileConfig
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.attention import needs_telling
 from receiver.domain.event import Event, Via, event_id
 from receiver.domain.run import Run

@@ -21,11 +21,13 @@ from http import HTTPStatus
 import redis
 
 from handlers.support.daemon_pool import DaemonPool
-from receiver import dispatch, wakeups
+from receiver import wakeups
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config, ReconcileConfig
 from receiver.config.settings import Settings
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher, make_router
+from receiver.dispatch.dispatcher import build as build_dispatcher
+from receiver.dispatch.late_binding import LateBinding
 from receiver.domain import poll_schedule
 from receiver.domain.agent_url import hooks_of
 from receiver.domain.event import Via
@@ -33,7 +35,6 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.errors import ConfigError
-from receiver.late_binding import LateBinding
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, run_polls, runs
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
@@ -353,9 +354,9 @@ def build(settings: Settings, config: Config) -> Reconciler:
     """Build the reconciler for these settings. It opens its connections on first use. Raises ConfigError."""
     connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
-    dispatcher = dispatch.build(settings, config, "reconcile", connection)
+    dispatcher = build_dispatcher(settings, config, "reconcile", connection)
     limits = RateLimits(connection)
-    late = LateBinding(partial(dispatch.make_router, config), Redactor(config.redact)).tell
+    late = LateBinding(partial(make_router, config), Redactor(config.redact)).tell
     wake = partial(wakeups.try_to_wake_sinks, connection)
     polled = []
     for name, source in config.sources.items():

@@ -26,7 +26,7 @@ from receiver.config.settings import Settings
 from receiver.domain import parts
 from receiver.domain.parts import PartSeen
 from receiver.errors import ConfigError
-from receiver.inbox_state import InboxState, examine
+from receiver.inbox.state import InboxState, examine
 from receiver.ingest import durability
 from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import free_bytes, usage

@@ -24,13 +24,13 @@ from starlette.routing import Route
 from handlers.support.address_policy import AllowedAddresses
 from receiver import wakeups
 from receiver.config.fields import parse_rate
-from receiver.dispatch import make_router
+from receiver.dispatch.dispatcher import make_router
+from receiver.dispatch.late_binding import LateBinding
 from receiver.domain.agent_url import hooks_of
 from receiver.domain.api_key import ALL_SOURCES
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey
 from receiver.errors import ConfigError
-from receiver.late_binding import LateBinding
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits

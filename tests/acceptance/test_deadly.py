@@ -10,7 +10,7 @@ import redis
 
 from receiver import wakeups
 from receiver.domain.inbox_entry import EntryKeys
-from receiver.inbox_recovery import KILLS
+from receiver.inbox.recovery import KILLS
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import CONFIG
@@ -56,7 +56,7 @@ def test_what_is_under_way_beside_a_deadly_delivery_arrives_and_stays_delivered(
 KEYS = EntryKeys({name: source["secrets"] for name, source in CONFIG["sources"].items()})
 DEADLY_TO_READ = """
 import os, signal
-from receiver import recorder
+from receiver.dispatch import recorder
 
 def parse_event(event, *rest, parse=recorder.parse_event):
     if b"tsk_deadly" in event.body:

@@ -51,7 +51,7 @@ SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     # Nobody takes back what a worker held that was killed whole: neither at once nor when its claims have run out.
     "claim-sweep": {"receiver.ledger.deliveries.recovery:lapse_claims": 0, "receiver.runtime.liveness:reap": 0},
     # No dispatcher takes over what a killed one had read.
-    "reclaim": {"receiver.inbox_recovery:InboxRecovery.take": None},
+    "reclaim": {"receiver.inbox.recovery:InboxRecovery.take": None},
     # No receiver takes over what a killed one had spooled.
     "spool-adoption": {"receiver.ingest.spool:Spool._adopt": 0},
     # PostgreSQL waits without end for a host that has vanished in the middle of a transaction.
@@ -65,7 +65,7 @@ SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     "reset-recovery": {
         "receiver.runtime.redis_client:_seeing_resets": _as_it_is,
         "receiver.runtime.background:Background.keep": _run_once,
-        "receiver.inbox_writer:InboxWriter.connect": _connect_commits_only,
+        "receiver.inbox.writer:InboxWriter.connect": _connect_commits_only,
     },
 }
 """For each safeguard the functions that make it, and what one that does nothing returns; or what takes its place."""

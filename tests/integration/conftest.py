@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from handlers.support.postgresql import BoundedConnection
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.ledger import Ledger, database_clock
 from tests.servers.postgres import PostgresProcess
 from tests.support.labels import make_dispatcher

@@ -19,7 +19,7 @@ from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.redaction import Redactor
-from receiver.inbox import STREAM
+from receiver.inbox.stream import STREAM
 from receiver.ledger import Ledger, audit, replays, retention
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import lanes, links, recovery

@@ -11,9 +11,9 @@ import redis
 
 from receiver.config.settings import Settings
 from receiver.domain.event import Event, event_id
-from receiver.inbox import InboxReader
-from receiver.inbox_recovery import IDLE, hand_back
-from receiver.inbox_writer import InboxWriter
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.recovery import IDLE, hand_back
+from receiver.inbox.writer import InboxWriter
 from receiver.ledger import Ledger
 from receiver.reaper import release
 from receiver.runtime import redis_client

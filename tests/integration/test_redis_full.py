@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.domain.redaction import Redactor
-from receiver.inbox import STREAM, UNPROVEN_ASIDE, InboxReader
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.stream import STREAM, UNPROVEN_ASIDE
 from receiver.ledger import Connection, Ledger
 from receiver.routing.router import Router
 from receiver.wakeups import DISPATCH

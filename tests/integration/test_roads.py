@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def account(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Account:
-    monkeypatch.setattr("receiver.dispatch.DispatchCounter", lambda _: _Uncounted())
+    monkeypatch.setattr("receiver.dispatch.dispatcher.DispatchCounter", lambda _: _Uncounted())
     return Account(ledger)
 
 

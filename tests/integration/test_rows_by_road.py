@@ -37,7 +37,7 @@ def results(tmp_path: Path) -> Iterator[ResultsDb]:
 
 @pytest.fixture
 def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
-    monkeypatch.setattr("receiver.dispatch.DispatchCounter", lambda _: _Uncounted())
+    monkeypatch.setattr("receiver.dispatch.dispatcher.DispatchCounter", lambda _: _Uncounted())
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
     yield Account(ledger)
     ledger.close()

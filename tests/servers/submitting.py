@@ -18,14 +18,14 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from receiver import dispatch
 from receiver.api.http import api
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.console.http import console
 from receiver.delivery import deliverer
 from receiver.delivery.deliverer import Deliverer
-from receiver.dispatch import Dispatcher
+from receiver.dispatch import dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain import api_key
 from receiver.domain.callback import CALLBACK
 from receiver.ledger import Ledger, api_keys, async_ledger
@@ -83,7 +83,7 @@ def submitting(
     redis_url: str, tmp_path: Path, stopping_simulators: list[Serving], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Submitting]]:
     monkeypatch.setattr(async_ledger, "WAIT", PATIENCE / 4)  # a busy machine is no ledger that hangs
-    monkeypatch.setattr(dispatch, "IDLE_WAIT", 0.1)
+    monkeypatch.setattr(dispatcher, "IDLE_WAIT", 0.1)
     monkeypatch.setitem(Deliverer.__init__.__kwdefaults__, "idle_wait", 0.1)  # type: ignore[arg-type]
     with ExitStack() as stack:
 
@@ -113,7 +113,7 @@ def submitting(
             stopping_simulators.append(serving)
             stack.callback(serving.stop)
             if dispatching:
-                stack.callback(_working(dispatch.build(settings, loaded, "test")))
+                stack.callback(_working(dispatcher.build(settings, loaded, "test")))
             if delivering:
                 stack.callback(_working(deliverer.build(settings, loaded, CALLBACK, "test")))
             if polling:

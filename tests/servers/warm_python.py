@@ -200,7 +200,7 @@ def _import_all() -> None:
 
     for listed in COMMANDS.values():
         import_module(listed.module)
-    for module in ("receiver.clock", "receiver.dispatch", "receiver.worker", "receiver.delivery.deliverer"):
+    for module in ("receiver.clock", "receiver.dispatch.dispatcher", "receiver.worker", "receiver.delivery.deliverer"):
         import_module(module)
     serve.late_parts()
     registry.sink_types()

@@ -10,7 +10,7 @@ from typing import Any
 
 from receiver.config.destinations import RouteConfig
 from receiver.delivery.send_task import to_delivery
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey

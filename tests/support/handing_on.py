@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from receiver import wakeups
 from receiver.config.destinations import RetryPolicy, RouteConfig
 from receiver.delivery.deliverer import Deliverer
+from receiver.dispatch.recorder import EventRecorder
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims
 from receiver.ledger.schema import attempts
-from receiver.recorder import EventRecorder
 from receiver.routing.router import Router
 from receiver.runtime.handover import Handover, Offer
 from receiver.runtime.process import readable

@@ -9,9 +9,10 @@ import redis
 
 from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import EntryKeys
-from receiver.inbox import STREAM, Entry, InboxReader
-from receiver.inbox_recovery import InboxRecovery
-from receiver.inbox_writer import InboxWriter
+from receiver.inbox.reader import Entry, InboxReader
+from receiver.inbox.recovery import InboxRecovery
+from receiver.inbox.stream import STREAM
+from receiver.inbox.writer import InboxWriter
 from receiver.ingest.spool import Spool
 from tests.servers.receiver import ReceiverProcess
 from tests.servers.valkey import ValkeyProcess

@@ -5,9 +5,9 @@ from __future__ import annotations
 import redis
 
 from receiver.config.destinations import RouteConfig
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.redaction import Redactor
-from receiver.inbox import InboxReader
+from receiver.inbox.reader import InboxReader
 from receiver.ledger import Ledger
 from receiver.routing.router import Router
 

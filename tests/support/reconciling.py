@@ -8,7 +8,7 @@ from typing import Any
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionMove

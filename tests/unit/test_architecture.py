@@ -16,13 +16,11 @@ from tests.support.paths import ROOT
 # From the bottom up. A package imports from the layers below its own, and nothing of its own layer.
 LAYERS = (
     {"errors"},
-    {"runtime", "domain", "telemetry", "inbox_scripts"},
-    {"ledger", "routing", "wakeups", "skyvern", "inbox_commit"},
-    {"inbox", "of_submission", "old_events"},
-    {"inbox_aside", "inbox_state", "inbox_writer", "hand_on", "late_binding", "ask_again"},
-    {"ingest", "config", "inbox_recovery", "recorder"},
+    {"runtime", "domain", "telemetry"},
+    {"ledger", "routing", "wakeups", "skyvern", "inbox"},
+    {"ingest", "config"},
     {"delivery", "dispatch", "reaper", "status"},
-    {"reconcile", "reroute", "doctor"},
+    {"reconcile", "doctor"},
     {"clock", "worker"},
     {"web"},
     {"submit"},

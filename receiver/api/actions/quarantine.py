@@ -19,7 +19,7 @@ from receiver.config.settings import Settings
 from receiver.domain.api_key import OPERATE
 from receiver.domain.event import Event
 from receiver.errors import Busy, Invalid, NotAsExpected, NotFound
-from receiver.inbox_writer import InboxUnavailable, append_each
+from receiver.inbox.writer import InboxUnavailable, append_each
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
 # Rows that an answer has of what was taken.

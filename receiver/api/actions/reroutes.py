@@ -15,9 +15,9 @@ from receiver.api.models import Filtered, Moment, Result
 from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
 from receiver.api.sinks import require_live_sink
+from receiver.dispatch.reroute import ReroutePage, Rerouter, apply
 from receiver.domain.api_key import OPERATE
 from receiver.errors import Invalid
-from receiver.reroute import ReroutePage, Rerouter, apply
 
 # Seconds after which a call says where the next one goes on, and events that one call tells of at the most.
 TIME: Final = 5.0

@@ -12,8 +12,9 @@ from typer.testing import CliRunner, Result
 from receiver.cli.inbox import app
 from receiver.domain.inbox_entry import UNSIGNED, EntryKeys
 from receiver.errors import UsageError
-from receiver.inbox import ASIDE, STREAM, InboxReader
-from receiver.inbox_aside import list_aside, set_aside
+from receiver.inbox.aside import list_aside, set_aside
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.stream import ASIDE, STREAM
 from tests.support.events import body, event
 from tests.support.inbox import append
 

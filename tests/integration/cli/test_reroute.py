@@ -11,7 +11,7 @@ import pytest
 
 from receiver.api.actions import reroutes as reroutes_api
 from receiver.config.destinations import RouteConfig
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.redaction import Redactor
 from receiver.errors import Invalid, RunhookError, UsageError

@@ -19,7 +19,7 @@ from handlers import SinkOptions
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.callback_sink import CallbackSink
 from receiver.delivery.deliverer import Deliverer
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.api_key import derive, digest
 from receiver.domain.callback import key_in
 from receiver.domain.redaction import Redactor

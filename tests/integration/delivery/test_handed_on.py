@@ -17,6 +17,7 @@ from receiver.config.destinations import RouteConfig
 from receiver.delivery import offer
 from receiver.delivery.offer import FRESH, ROOM
 from receiver.delivery.sender import SenderPool
+from receiver.dispatch.recorder import EventRecorder
 from receiver.domain import breaker
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
@@ -26,7 +27,6 @@ from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.deliveries.claimed import load_handed_on
 from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.submissions import lifecycle
-from receiver.recorder import EventRecorder
 from receiver.runtime.handover import LARGEST, HandedOn, Handover, Offer
 from tests.servers.gate import END_OF_REQUEST, Gate, Mode
 from tests.servers.postgres import PostgresProcess

@@ -13,11 +13,11 @@ from receiver import wakeups
 from receiver.delivery import gathering
 from receiver.delivery.offer import ROOM
 from receiver.delivery.settlement import Settlement
+from receiver.dispatch.recorder import EventRecorder
 from receiver.domain import breaker
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.recovery import release_claims
-from receiver.recorder import EventRecorder
 from receiver.runtime.handover import Handover, Offer
 from receiver.wakeups.record import queue_key
 from tests.servers.gate import END_OF_REQUEST, Gate

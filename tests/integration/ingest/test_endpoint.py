@@ -16,7 +16,8 @@ import redis
 
 from receiver.domain.event import event_id
 from receiver.domain.signature import HEADER, sign
-from receiver.inbox import STREAM, InboxReader
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.stream import STREAM
 from receiver.reconcile.poll_hints import pop_poll_hints, pop_run_hints
 from tests.servers.receiver import OLD_SECRET, SECRET, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess

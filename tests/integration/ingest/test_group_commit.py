@@ -12,8 +12,9 @@ import pytest
 
 from receiver.domain.event import Event
 from receiver.errors import Busy
-from receiver.inbox import STREAM, InboxReader
-from receiver.inbox_writer import Appended, InboxWriter
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.stream import STREAM
+from receiver.inbox.writer import Appended, InboxWriter
 from receiver.ingest import group_commit as module
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.spool import Spool

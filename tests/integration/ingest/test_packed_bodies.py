@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from receiver.domain.inbox_entry import EntryKeys
-from receiver.inbox import STREAM, InboxReader
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.stream import STREAM
 from tests.servers.receiver import SECRET, Load, ReceiverProcess
 from tests.servers.valkey import ValkeyProcess
 from tests.support.inbox import all_arrive

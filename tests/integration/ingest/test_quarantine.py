@@ -12,7 +12,7 @@ import redis
 
 from receiver.domain.event import event_id
 from receiver.domain.signature import HEADER, sign
-from receiver.inbox import InboxReader
+from receiver.inbox.reader import InboxReader
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from tests.servers.receiver import SECRET, ReceiverProcess, body
 from tests.servers.valkey import free_port

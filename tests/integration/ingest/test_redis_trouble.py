@@ -11,7 +11,8 @@ import httpx2
 import pytest
 import redis
 
-from receiver.inbox import STREAM, InboxReader
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.stream import STREAM
 from tests.servers.receiver import Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import all_arrive, ids_in_inbox, ids_in_spool

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.poll_schedule import AFTER_RESTART
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.ledger import Ledger, run_polls, runs

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from receiver.inbox import STREAM
+from receiver.inbox.stream import STREAM
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
 from tests.support import queries

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from receiver import wakeups
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.callback import CALLBACK
 from receiver.ledger import Ledger
 from receiver.reconcile import resolver

@@ -22,7 +22,7 @@ from receiver import __version__
 from receiver.cli import COMMANDS, main, output
 from receiver.cli.options import parse_time
 from receiver.config.settings import Settings
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor

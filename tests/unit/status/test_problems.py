@@ -10,7 +10,7 @@ import pytest
 
 from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartBeat, PartSeen, expected
-from receiver.inbox_state import InboxState
+from receiver.inbox.state import InboxState
 from receiver.ledger.text_index.coverage import Coverage
 from receiver.ledger.timeouts import Cancelled
 from receiver.status.problems import find

@@ -15,13 +15,13 @@ import sqlalchemy as sa
 
 from handlers.support.resubmit_chain import CHAIN
 from receiver.config.destinations import RouteConfig
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.callback import CALLBACK, lane_of
 from receiver.domain.event import Event
 from receiver.domain.poll_schedule import AFTER_CANCEL, AFTER_RESTART
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
-from receiver.inbox import InboxReader
+from receiver.inbox.reader import InboxReader
 from receiver.ledger import Connection, Ledger, api_keys
 from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.schema import deliveries, events, runs, submissions

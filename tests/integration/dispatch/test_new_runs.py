@@ -16,11 +16,11 @@ from sqlalchemy import exc as sa_exc
 
 from handlers.support.postgresql import BoundedConnection, Execution
 from receiver.config.destinations import RouteConfig
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
-from receiver.inbox import InboxReader
+from receiver.inbox.reader import InboxReader
 from receiver.ledger import Ledger, first_events, requests, retention, run_polls
 from receiver.ledger.requests import Asked
 from receiver.ledger.schema import deliveries, events, runs

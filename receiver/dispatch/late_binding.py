@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from receiver.dispatch.from_submission import callers_webhook, with_request
+from receiver.dispatch.recorded_events import is_old_news, parsed_again, view_of
 from receiver.domain.extent import extent_of
 from receiver.domain.parsed_event import ParsedEvent, completion_text
 from receiver.domain.redaction import Redactor
@@ -24,8 +26,6 @@ from receiver.ledger.late_completion import LateCompletion, MadeDelivery
 from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey
 from receiver.ledger.submissions import visibility
 from receiver.ledger.submissions.lifecycle import Submission
-from receiver.of_submission import callers_webhook, with_request
-from receiver.old_events import is_old_news, parsed_again, view_of
 from receiver.routing.router import Router
 
 log = logging.getLogger("runhook.dispatch")

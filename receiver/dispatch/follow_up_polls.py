@@ -12,7 +12,7 @@ from receiver.domain.shape import WORKFLOW
 from receiver.ledger.events import NewEvent
 
 
-class AskAgain:
+class FollowUpPolls:
     """`may_ask`: whether a source's API may be asked once more now; it is taken for asked then."""
 
     def __init__(self, may_ask: Callable[[str], bool]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from receiver.config.destinations import RouteConfig
 from receiver.delivery.send_task import to_delivery
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger

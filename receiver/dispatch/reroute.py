@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from receiver.config.models import Config
-from receiver.dispatch import make_router
+from receiver.dispatch.dispatcher import make_router
+from receiver.dispatch.recorded_events import is_old_news, view_of
 from receiver.ledger import Ledger, reroutes
 from receiver.ledger.filters import Filter
 from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey
-from receiver.old_events import is_old_news, view_of
 from receiver.routing.router import Router
 
 # Deliveries that one transaction makes at the most.

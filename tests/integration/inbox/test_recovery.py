@@ -9,9 +9,10 @@ import pytest
 import redis
 
 from receiver.domain.inbox_entry import NO_EVENT
-from receiver.inbox import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE, Entry, InboxReader
-from receiver.inbox_aside import set_aside
-from receiver.inbox_recovery import DEATH, KILLS, LAST, RAW, InboxRecovery, Taken, hand_back
+from receiver.inbox.aside import set_aside
+from receiver.inbox.reader import Entry, InboxReader
+from receiver.inbox.recovery import DEATH, KILLS, LAST, RAW, InboxRecovery, Taken, hand_back
+from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE
 from tests.support.inbox import KEYS, fill
 
 
@@ -100,7 +101,7 @@ def test_what_waits_long_alone_holds_up_no_other(redis_url: str, client: redis.R
 def test_what_is_taken_again_fits_in_memory(
     redis_url: str, client: redis.Redis, reader: InboxReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.inbox_recovery.READ_BYTES", 100_000)
+    monkeypatch.setattr("receiver.inbox.recovery.READ_BYTES", 100_000)
     fill(redis_url, *(b"%d" % n * 40_000 for n in range(8)))
     reader.read()
     assert [len(body) for body in events_of(InboxRecovery(client, reader).take(0, 0))] == [40_000] * 3

@@ -1,4 +1,4 @@
-"""What the inbox asks Redis to do in one step: the scripts of inbox.py and inbox_writer.py."""
+"""What the inbox asks Redis to do in one step: the scripts of its reader and writer."""
 
 from __future__ import annotations
 

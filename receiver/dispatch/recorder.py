@@ -12,15 +12,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from receiver.ask_again import AskAgain
+from receiver.dispatch.follow_up_polls import FollowUpPolls
+from receiver.dispatch.from_submission import callers_webhook, with_request
+from receiver.dispatch.hand_on import HandOn, RunNow, runs_now
+from receiver.dispatch.late_binding import LateBinding
 from receiver.domain import deduplication, poll_schedule
 from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, to_compare, unreadable
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey
-from receiver.hand_on import HandOn, RunNow, runs_now
-from receiver.late_binding import LateBinding
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, first_events, requests, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
@@ -28,7 +29,6 @@ from receiver.ledger.requests import Asked
 from receiver.ledger.submissions import awaited, binding, visibility
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.ledger.submissions.polls_after import first_ends, schedule_polls
-from receiver.of_submission import callers_webhook, with_request
 from receiver.routing.router import Router, RunView
 from receiver.runtime.handover import Handover
 from receiver.runtime.throttle import TokenBucket
@@ -66,7 +66,7 @@ class EventRecorder:
         self._router = router
         self._redactor = redactor
         self._counter = counter
-        self._again = AskAgain(may_ask)
+        self._again = FollowUpPolls(may_ask)
         self._handovers = handovers
         self._late = LateBinding(lambda: router, redactor)
         # Whether most of the last events that might be the first of their run were: then the next ones are expected to

@@ -18,14 +18,15 @@ from receiver import wakeups
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.dispatch.recorder import OF_VALUES, EventRecorder
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.domain.redaction import Redactor
-from receiver.inbox import Entry, InboxReader, spoilt
-from receiver.inbox_aside import put_back, set_aside
-from receiver.inbox_recovery import KILLS, InboxRecovery, Taken
+from receiver.inbox.aside import put_back, set_aside
+from receiver.inbox.reader import Entry, InboxReader
+from receiver.inbox.recovery import KILLS, InboxRecovery, Taken
+from receiver.inbox.stream import spoilt
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.marks import UnsignedEntries
-from receiver.recorder import OF_VALUES, EventRecorder
 from receiver.routing.router import Router
 from receiver.runtime.handover import Handover
 from receiver.runtime.outage import Pause

@@ -9,7 +9,7 @@ import pytest
 from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import EntryKeys, read_entry
 from receiver.domain.packed_body import BodyPacker
-from receiver.inbox_commit import APART, CommitReply, NotUnderstood, Transaction, read_reply
+from receiver.inbox.transaction import APART, CommitReply, NotUnderstood, Transaction, read_reply
 
 QUEUED = b"+OK\r\n" + b"+QUEUED\r\n" * 4
 WHOLE = QUEUED + b"*4\r\n$3\r\n1-0\r\n$3\r\n1-1\r\n:7\r\n:59000\r\n"

@@ -1,13 +1,4 @@
-"""The inbox: acked events that are not yet in the ledger, in a Redis stream; and its reader.
-
-    runhook:inbox           the stream: fields id, source, body, at (seconds since the epoch, as text), via, sub, mac;
-                            where there is a size, the body is packed, and this its bytes unpacked
-    group "dispatch"        its readers; an entry is acknowledged and deleted once the ledger has it
-    runhook:inbox:unpacks   exists once a reader was there that reads packed bodies: no receiver writes them before
-
-inbox_writer.py adds to it. What is taken and not finished, because its dispatcher died, is inbox_recovery.py's; what is
-set aside inbox_aside.py's.
-"""
+"""The reader of the inbox, for one dispatcher process. stream.py says what it reads."""
 
 from __future__ import annotations
 
@@ -21,36 +12,14 @@ import redis
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import UNSIGNED, EntryKeys, read_entry
 from receiver.domain.packed_body import LARGEST
-from receiver.inbox_scripts import DONE, READ, TIDY
-
-STREAM: Final = "runhook:inbox"
-GROUP: Final = "dispatch"
-# What was set aside: see inbox_aside.py.
-ASIDE: Final = "runhook:inbox:aside"
-UNPROVEN_ASIDE: Final = f"{ASIDE}:unproven"
-UNPACKS: Final = "runhook:inbox:unpacks"
-
-# What is said when something else has written the inbox's key, and what mends it.
-SPOILT: Final = (
-    f"the key {STREAM} in Redis is no stream, so something else has written it: move it away "
-    f"(RENAME {STREAM} {STREAM}.wrong), and events go on by themselves"
-)
+from receiver.inbox.scripts import DONE, READ, TIDY
+from receiver.inbox.stream import GROUP, STREAM, UNPACKS
 
 # Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine.
 READ_BYTES: Final = 16 << 20
 _STEP: Final = READ_BYTES // LARGEST  # so many packed bodies at a time, of which it is not known how large they are
 # Milliseconds that acknowledgements wait for the next entry, so that they are on disk with it: a sync less an event.
 _ACK_WAIT: Final = 50
-
-
-def spoilt(error: BaseException | str) -> str:
-    """Return SPOILT when `error` is Redis's answer that the inbox's key is no stream; "" for all other errors."""
-    return SPOILT if isinstance(error, redis.ResponseError | str) and str(error).startswith("WRONGTYPE") else ""
-
-
-def spoilt_as(kind: bytes | str) -> str:
-    """Return SPOILT when the inbox's key is neither a stream nor free, by its TYPE; else ""."""
-    return "" if kind in (b"stream", b"none") else SPOILT
 
 
 class Entry(NamedTuple):

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
+from receiver.dispatch.late_binding import LateBinding
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
-from receiver.late_binding import LateBinding
 from receiver.ledger import Connection, Ledger, events
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import lifecycle

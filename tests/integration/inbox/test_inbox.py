@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import redis
 
-from receiver import inbox, wakeups
+from receiver import wakeups
 from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import NO_EVENT
-from receiver.inbox import ASIDE, GROUP, STREAM, UNPACKS, UNPROVEN_ASIDE, InboxReader
-from receiver.inbox_state import InboxState, examine
-from receiver.inbox_writer import InboxUnavailable, InboxWriter
+from receiver.inbox import reader as reader_module
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.state import InboxState, examine
+from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPACKS, UNPROVEN_ASIDE
+from receiver.inbox.writer import InboxUnavailable, InboxWriter
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import taken_again
 from tests.support.waiting import Stopwatch, eventually
@@ -136,7 +138,7 @@ async def test_what_is_done_is_acknowledged_with_the_next_entry(
     writer: InboxWriter, patient: InboxReader, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a reader that has finished one entry, waits for the next, and would acknowledge it alone only much later
-    monkeypatch.setattr(inbox, "_ACK_WAIT", 60_000)
+    monkeypatch.setattr(reader_module, "_ACK_WAIT", 60_000)
     await writer.append([event(0)])
     patient.done([each.entry_id for each in patient.read()])
     waiting = asyncio.create_task(asyncio.to_thread(patient.read, block_ms=60_000))
@@ -170,7 +172,7 @@ async def test_an_acknowledgement_that_failed_is_made_with_the_next_read(
     await writer.append([event(0)])
     reader.done([each.entry_id for each in reader.read()])
     with monkeypatch.context() as patch:
-        patch.setattr(inbox, "DONE", "return redis.error_reply('ERR no')")
+        patch.setattr(reader_module, "DONE", "return redis.error_reply('ERR no')")
         with pytest.raises(redis.ResponseError, match="no"):
             reader.flush()
         with pytest.raises(redis.ResponseError, match="no"):

@@ -21,7 +21,8 @@ from typing import Any, Final
 import redis
 
 from receiver.domain.inbox_entry import EARLIEST, FORGED, LATEST, NO_EVENT, UNKNOWN_SOURCE
-from receiver.inbox import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE, Entry, InboxReader
+from receiver.inbox.reader import Entry, InboxReader
+from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE
 
 UNPROVEN: Final = 10_000
 UNPROVEN_BYTES: Final = 64 << 20

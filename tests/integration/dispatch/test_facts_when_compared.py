@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.config.destinations import RouteConfig
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain import parsed_event
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import parse_event, to_compare
@@ -30,7 +30,7 @@ class Uncounted:
 
 @pytest.fixture
 def dispatcher(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Dispatcher:
-    monkeypatch.setattr("receiver.dispatch.DispatchCounter", lambda _: Uncounted())
+    monkeypatch.setattr("receiver.dispatch.dispatcher.DispatchCounter", lambda _: Uncounted())
     return Dispatcher(ledger, Router([RouteConfig(name="all", to=["rows"])]), REDACTOR, NO_REDIS, NO_REDIS)
 
 

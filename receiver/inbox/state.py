@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from receiver.inbox import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE, spoilt_as
+from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE, spoilt_as
 
 
 @dataclass(frozen=True, slots=True)

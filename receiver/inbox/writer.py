@@ -1,4 +1,4 @@
-"""The writer of the inbox: what a receiver has acked is added to the stream. inbox.py has the stream and its reader.
+"""The writer of the inbox: what a receiver has acked is added to the stream. stream.py says what that is.
 
 A commit is one transaction, so it is one fsync however many events it holds (without it, what reaches the server in
 several reads costs an fsync for each), and all of it is there or none.
@@ -20,9 +20,9 @@ import redis.asyncio
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import RunhookError
-from receiver.inbox import STREAM, UNPACKS, spoilt, spoilt_as
-from receiver.inbox_commit import CommitReply, NotUnderstood, Transaction, read_reply
-from receiver.inbox_scripts import RENEW
+from receiver.inbox.scripts import RENEW
+from receiver.inbox.stream import STREAM, UNPACKS, spoilt, spoilt_as
+from receiver.inbox.transaction import CommitReply, NotUnderstood, Transaction, read_reply
 from receiver.runtime.lazy_timeout import LazyTimeout
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect_async

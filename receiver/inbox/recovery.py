@@ -9,7 +9,7 @@ dispatcher would come back for ever, and its neighbours with it. Therefore, by t
     from RAW    two deaths of those who read it: it is recorded as it is, unread
     from LAST   and that failed as often: it is set aside where it is, in Redis, without being looked at
 
-What is no event of ours (see domain/inbox_entry.py) is set aside at once: see inbox_aside.py. Redis's count is what
+What is no event of ours (see domain/inbox_entry.py) is set aside at once: see aside.py. Redis's count is what
 anybody says who can write there, so deaths are also noted with a MAC, and only those that were count.
 """
 
@@ -22,9 +22,10 @@ from typing import Any, Final
 
 import redis
 
-from receiver.inbox import GROUP, READ_BYTES, STREAM, Entry, InboxReader, spoilt
-from receiver.inbox_aside import set_aside
-from receiver.inbox_scripts import WEIGH
+from receiver.inbox.aside import set_aside
+from receiver.inbox.reader import READ_BYTES, Entry, InboxReader
+from receiver.inbox.scripts import WEIGH
+from receiver.inbox.stream import GROUP, STREAM, spoilt
 
 # Times that an entry was taken: see above.
 ALONE: Final = 2

@@ -13,13 +13,14 @@ import redis
 import sqlalchemy as sa
 
 from receiver.config.destinations import RouteConfig
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain import bounded_json, inbox_entry
 from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import FORGED, NO_EVENT, UNKNOWN_SOURCE, UNSIGNED, EntryKeys
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
-from receiver.inbox import ASIDE, GROUP, READ_BYTES, STREAM, UNPROVEN_ASIDE, InboxReader
+from receiver.inbox.reader import READ_BYTES, InboxReader
+from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE
 from receiver.ledger import Ledger, LedgerDataError, events, first_events, runs
 from receiver.ledger.events import NewEvent
 from receiver.ledger.marks import UNSIGNED_UNTIL, UnsignedEntries
@@ -364,7 +365,7 @@ def test_large_bodies_are_taken_in_parts_and_only_what_is_not_recorded_yet_is_ta
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a batch of which no more than two fit into a part, and a process that is cut off in the third part
-    monkeypatch.setattr("receiver.dispatch.PART_BYTES", 50_000)
+    monkeypatch.setattr("receiver.dispatch.dispatcher.PART_BYTES", 50_000)
     append(redis_url, *(event(body(f"tsk_{n}", output="x" * 20_000)) for n in range(6)), event(body("tsk_6")))
     parts: list[list[str]] = []
     dispatch = dispatcher.dispatch
@@ -592,7 +593,7 @@ def test_an_event_appended_while_a_job_ends_is_not_forgotten(
 
 
 def test_a_read_takes_no_more_bytes_than_memory_has_room_for(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.inbox.READ_BYTES", 100_000)
+    monkeypatch.setattr("receiver.inbox.reader.READ_BYTES", 100_000)
     append(redis_url, *(event(body(f"tsk_{n}", output="x" * 20_000)) for n in range(40)))
     connection = redis.Redis.from_url(redis_url)
     reader = InboxReader(connection, "d1")

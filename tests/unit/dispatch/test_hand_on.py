@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from receiver.dispatch.hand_on import HandOn, RunNow
 from receiver.domain.event import delivery_id
-from receiver.hand_on import HandOn, RunNow
 from receiver.ledger.deliveries.claims import CLAIM
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.deliveries.packed_claims import unpack

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import redis
 
-from receiver import inbox_aside
 from receiver.domain.inbox_entry import NO_EVENT
-from receiver.inbox import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE, InboxReader
-from receiver.inbox_aside import gather, list_aside, set_aside
-from receiver.inbox_recovery import DEATHS, LAST, InboxRecovery
-from receiver.inbox_writer import InboxUnavailable
+from receiver.inbox import aside
+from receiver.inbox.aside import gather, list_aside, set_aside
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.recovery import DEATHS, LAST, InboxRecovery
+from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE
+from receiver.inbox.writer import InboxUnavailable
 from tests.support.inbox import KEYS, fill
 
 LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
@@ -117,7 +118,7 @@ def test_what_an_earlier_version_had_moved_elsewhere_is_taken_in(client: redis.R
 def test_of_what_no_key_has_signed_the_newest_are_kept_and_of_all_else_each(
     client: redis.Redis, reader: InboxReader, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(inbox_aside, "UNPROVEN", 3)
+    monkeypatch.setattr(aside, "UNPROVEN", 3)
     fields = [{"n": f"{number}", "body": "x"} for number in range(5)]
     for each in fields:
         client.xadd(STREAM, each)  # type: ignore[arg-type]
@@ -129,7 +130,7 @@ def test_of_what_no_key_has_signed_the_newest_are_kept_and_of_all_else_each(
     assert [found[b"n"] for _, found in kept] == [b"2", b"3", b"4"]
     assert "inbox.dropped entries=1" in caplog.text
     # And so with their bytes
-    monkeypatch.setattr(inbox_aside, "UNPROVEN_BYTES", 300_000)
+    monkeypatch.setattr(aside, "UNPROVEN_BYTES", 300_000)
     for number in range(6):
         client.xadd(STREAM, {"n": f"{number}", "body": "x" * 100_000})
         set_aside(client, reader.read())

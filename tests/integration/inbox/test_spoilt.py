@@ -11,11 +11,12 @@ import pytest
 import redis
 
 from receiver.clock import Clock
-from receiver.dispatch import QUEUE, Dispatcher
+from receiver.dispatch.dispatcher import QUEUE, Dispatcher
 from receiver.domain.redaction import Redactor
-from receiver.inbox import SPOILT, STREAM, InboxReader
-from receiver.inbox_recovery import hand_back
-from receiver.inbox_state import examine
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.recovery import hand_back
+from receiver.inbox.state import examine
+from receiver.inbox.stream import SPOILT, STREAM
 from receiver.ledger import Ledger
 from receiver.routing.router import Router
 from receiver.runtime import outage

@@ -14,13 +14,13 @@ import sqlalchemy as sa
 from handlers.contract import Delivery
 from receiver.config.destinations import RouteConfig
 from receiver.delivery.send_task import to_delivery
-from receiver.dispatch import Dispatcher
+from receiver.dispatch.dispatcher import Dispatcher
+from receiver.dispatch.late_binding import LateBinding
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, Via, event_id
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
-from receiver.late_binding import LateBinding
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
@@ -147,7 +147,7 @@ def of_any(value: Any, number: str) -> Any:
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ResultsDb]:
-    monkeypatch.setattr("receiver.dispatch.DispatchCounter", lambda _: _Uncounted())
+    monkeypatch.setattr("receiver.dispatch.dispatcher.DispatchCounter", lambda _: _Uncounted())
     it = ResultsDb(f"sqlite:///{tmp_path}/results.db")
     yield it
     it.close()
