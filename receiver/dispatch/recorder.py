@@ -134,6 +134,8 @@ class EventRecorder:
         hand_on, tries = HandOn(self._handovers), list[list[NewEvent]]()
         recorded = self._record_first(likely, hand_on, tries)
         there = {item.event.id for item in recorded.events}
+        # In a transaction of its own, also on SQLite, where one of both would save 0.2 ms of CPU and a sync. But each
+        # way has its own claims for what it hands on, and its own way out when a value is refused.
         if others := [each for each in batch if each.event.id not in there]:
             tried = {item.event.id: item for new in tries[:-1] for item in new}
             recorded = _both(recorded, self._record_any(others, tried, hand_on))
