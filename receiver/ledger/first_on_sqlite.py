@@ -34,7 +34,7 @@ def new_runs(connection: sa.Connection, keys: Collection[RunKey], submitted: Map
         key
         for rows in there
         for row in rows
-        if row.submission_id and row.events == 0 and submitted.get(key := (row.source, row.run_id)) == row.submission_id
+        if row.events == 0 and submitted.get(key := (row.source, row.run_id)) == row.submission_id
     }
     return {key for key in keys if key not in known or key in awaited}
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,9 +16,11 @@ from receiver.ledger import Connection, Ledger, requests
 from receiver.ledger.deliveries import attempts, claimed, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import load_bodies, load_handed_on
-from receiver.ledger.schema import submissions
+from receiver.ledger.schema import metadata, submissions
 from receiver.ledger.submissions import binding
 from tests.support.backlog import analyze
+from tests.support.events import body, event
+from tests.support.handing_on import make_recorder
 from tests.support.ledger import NOW, new_event, record, with_tables
 
 # PostgreSQL compares plans for given values with one for any after so many executions.
@@ -87,6 +90,34 @@ def test_what_an_event_alone_needs_is_planned_once_and_never_reads_a_whole_table
     # And what waits for an event is found by the index of all that waits
     (held,) = [plan for statement, (_, plan) in found.items() if "deliveries.event_id = $" in statement]
     assert "ix_deliveries_held" in held
+
+
+def test_what_an_event_alone_needs_reads_no_whole_table_of_sqlite(tmp_path: Path, redis_url: str) -> None:
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    asked: set[str] = set()
+
+    def listen(connection: Connection) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        driver.set_trace_callback(asked.add)
+
+    for use in ledger.write, ledger.read:  # each has a connection that stays
+        use(listen)
+    # When events come through it one by one: the first of their runs, one with a token, one more of a run, and a repeat
+    recorder = make_recorder(ledger, redis_url, None)
+    first = event(body("tsk_a"))
+    for number, each in enumerate([first, event(body("tsk_b"), submission_id="s"), event(body("tsk_a", n=2)), first]):
+        recorder.dispatch([each])
+        take_through(ledger, number)
+    # Then each statement finds its rows by an index, however many there will be
+    plans = {
+        statement: ledger.read(lambda it, of=statement: it.exec_driver_sql(f"EXPLAIN QUERY PLAN {of}").all())  # type: ignore[misc]
+        for statement in asked
+        if statement.startswith(("SELECT", "WITH", "INSERT", "UPDATE"))
+    }
+    ledger.close()
+    assert len(plans) >= 25
+    whole = re.compile(rf"SCAN ({'|'.join(metadata.tables)})\b")
+    assert [statement for statement, plan in plans.items() if any(whole.match(row.detail) for row in plan)] == []
 
 
 @pytest.mark.parametrize("token", ["", "sub_1"])

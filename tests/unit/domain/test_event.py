@@ -99,6 +99,15 @@ def test_a_body_without_the_id_of_a_run_where_it_is_looked_for_has_a_hash_alone(
     assert event_id("skyvern", body)[4] in "0123456789abcdef"
 
 
+def test_the_id_of_a_run_is_looked_for_in_the_first_4096_bytes_by_each_release() -> None:
+    # Given two bodies, in which the id of the run ends with the last byte that is looked at, and one byte after it
+    name = b'"tsk_600635710436290806"'
+    within, beyond = (b"x" * (size - len(name)) + name for size in (4096, 4097))
+    # Then their ids are what releases before this one gave them: else a body that comes again is another event
+    assert event_id("skyvern", within) == "evt_g855e2ff897fbb5d96c5323637cc08bc"
+    assert event_id("skyvern", beyond) == "evt_63b9a305b05971fd0a53d26184856c3d"
+
+
 def test_an_event_that_was_acked_before_ids_began_with_a_second_keeps_its_id() -> None:
     # Given the id that an older release has given an event, the hash alone
     old = "evt_b3d6009c9db787146dc806c4a2eb6e84"
