@@ -6,6 +6,7 @@ sends nothing. Times are seconds since the epoch, everywhere.
 
 from sqlalchemy import Connection
 
-from receiver.ledger.engine import Ledger, LedgerDataError, LedgerNotDurable, LedgerUnavailable
+from receiver.ledger.engine import Ledger
+from receiver.ledger.errors import LedgerDataError, LedgerNotDurable, LedgerUnavailable
 
 __all__ = ["Connection", "Ledger", "LedgerDataError", "LedgerNotDurable", "LedgerUnavailable"]

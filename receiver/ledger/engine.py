@@ -12,13 +12,14 @@ What was measured and is held here (see docs/decisions/0002-the-ledger.md):
 from __future__ import annotations
 
 import logging
+import math
 import random
 import sqlite3
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -27,13 +28,12 @@ import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 from sqlalchemy import exc as sa_exc
 
-from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.kept_connections import KeptConnections
-from handlers.support.private_file import make_private_file
-from handlers.support.url import hide_password, hide_secrets
-from receiver.ledger import postgresql_engine, requests, sqlite_engine
+from handlers.support.url import hide_password
+from receiver.ledger import errors, postgresql_engine, requests, sqlite_engine
 from receiver.ledger.database_clock import DatabaseClock
 from receiver.ledger.database_url import checked_url
+from receiver.ledger.errors import LedgerDataError, LedgerNotDurable, LedgerUnavailable, Outdated
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -46,33 +46,9 @@ log = logging.getLogger("runhook.ledger")
 
 # Seconds that a writer waits for the ledger's lock.
 LOCK_WAIT = 8.0
-# The last two: the session has forgotten what it had prepared, or prepared it for a table that was altered since.
-_RETRYABLE = {"40P01", "40001", "26000", "0A000"}
-# What is wrong with the database, the session or the program, whatever the values are.
-_OF_NO_VALUE: Final = (
-    *(sa_exc.OperationalError, sa_exc.InterfaceError, sa_exc.InternalError, sa_exc.ProgrammingError),
-    sa_exc.NotSupportedError,
-)
-_CANCELLED = "57014"  # a statement that took too long
 _TRIES = 5
 # Seconds after which a transaction is not tried again: a connection that is held takes them all.
 _TRY_FOR: Final = 10.0
-
-
-class LedgerUnavailable(Exception):
-    """The ledger can't be used now (gone, locked, full). Nothing was written. Work pauses and is tried again."""
-
-
-class LedgerNotDurable(LedgerUnavailable):
-    """The database may lose what it has confirmed. Nothing was written."""
-
-
-class Outdated(Exception):
-    """What a transaction has read changed before it had its locks: `Ledger.write` rolls it back and runs it again."""
-
-
-class LedgerDataError(Exception):
-    """The database refused a value. Nothing was written; a batch is split to find the one that is to blame."""
 
 
 class Ledger:
@@ -87,14 +63,15 @@ class Ledger:
         self._require_durability = require_durability
         self._limits = limits
         self.dialect = self.url.get_backend_name()
-        self._lock = FileLock(Path(self.url.database + ".lock")) if self._is_file() and self.url.database else None
+        self._on_sqlite = self.dialect == "sqlite"
+        path = self.url.database if self._on_sqlite else None
+        self._file = sqlite_engine.LedgerFile(Path(path), LOCK_WAIT) if path else None
         self._writer: sa.Engine | None = None
         self._reader: sa.Engine | None = None
         self._opening = threading.Lock()
         self._closed = False
         self._clock = DatabaseClock()
         self._kept = KeptConnections[sa.Connection]()
-        self._prepared = False
 
     def __repr__(self) -> str:
         return f"Ledger({self.where})"
@@ -104,20 +81,15 @@ class Ledger:
         """The URL with its secrets as stars."""
         return hide_password(self.url.render_as_string(hide_password=False))
 
-    @property
-    def has_requests(self) -> bool:
-        """Whether statements go to a server, so that several in one request cost less; see requests.py."""
-        return not self._is_file()
-
     def _translated(self, error: Exception) -> Exception:
-        return _translated(error, self.url.render_as_string(hide_password=False))
+        return errors.translated(error, self.url.render_as_string(hide_password=False))
 
     def now(self) -> float:
-        """Return the time by which is compared what is due, in seconds since the epoch: the database's.
+        """Return the time by the database's clock, which decides what is due, in seconds since the epoch.
 
-        It is asked for with the first transaction, or now if there was none; while it can't be, this is the host's.
+        It is read with the first transaction, or now if there was none; while it can't be read, this is the host's.
         """
-        if not self._clock.known and not self._is_file():
+        if not self._clock.known and not self._on_sqlite:
             with suppress(LedgerUnavailable):
                 self.read(lambda connection: connection.in_transaction() or connection.begin())
         return self._clock.now()
@@ -141,7 +113,7 @@ class Ledger:
                         raise LedgerNotDurable(problem)
                     return work(connection)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
-                if number == _TRIES or time.monotonic() > until or not _worth_a_retry(error):
+                if number == _TRIES or time.monotonic() > until or not errors.is_worth_a_retry(error):
                     raise self._failed(error) from error
                 time.sleep(random.uniform(0.002, 0.02) * number)
             except Outdated as changed:
@@ -153,8 +125,8 @@ class Ledger:
 
     @contextmanager
     def _begun(self) -> Iterator[sa.Connection]:
-        """Begin a transaction that writes. For SQLite a connection is kept: SQLAlchemy's pool costs more than BEGIN."""
-        if not self._is_file():
+        """Run the block in a transaction that writes. SQLite's connection is kept: the pool costs more than BEGIN."""
+        if not self._on_sqlite:
             with self._engine(write=True).begin() as connection:
                 yield connection
             return
@@ -162,25 +134,27 @@ class Ledger:
             yield connection
 
     def write_at_once(self, ask: Callable[[sa.Connection], Sequence[Asked]]) -> list[Sequence[Any]]:
-        """Run the statements of `ask` in one transaction, which knows no more than they say, and return the rows of
-        each. Asks, tries again and raises as `write` does, for less where that is one request."""
-        if self.has_requests and not self._clock.stale:
+        """Run the statements that `ask` returns in one transaction, and return the rows of each.
+
+        On PostgreSQL this is one request, and costs less than `write`. Calls `ask` again, and raises, as `write` does.
+        """
+        if not (self._on_sqlite or self._clock.stale):
             try:
                 with self._kept.one(self._engine(write=True).connect) as connection:
                     if not (connection.info["begin"] or (self._require_durability and _weakness(connection))):
                         return requests.run(connection, *ask(connection), commit=True)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
-                if not _worth_a_retry(error):
+                if not errors.is_worth_a_retry(error):
                     raise self._failed(error) from error
             except (UnicodeEncodeError, struct.error) as error:
                 raise LedgerDataError(str(error)) from error
         return self.write(lambda connection: requests.run(connection, *ask(connection), commit=True))
 
     def read_at_once(self, *asked: Asked) -> list[Sequence[Any]]:
-        """Run statements that only read, in one transaction, and return the rows of each. Raises as `write_at_once`."""
-        if self.has_requests:
-            return self.write_at_once(lambda _: asked)
-        return self.read(lambda connection: requests.run(connection, *asked))
+        """Run statements that only read, in one transaction, and return the rows of each. Raises as `write` does."""
+        if self._on_sqlite:
+            return self.read(lambda connection: requests.run(connection, *asked))
+        return self.write_at_once(lambda _: asked)
 
     def read(self, work: Callable[[sa.Connection], T], within: float | None = None, *, transaction: bool = True) -> T:
         """Run `work` in one read-only transaction. Raises LedgerUnavailable.
@@ -189,18 +163,18 @@ class Ledger:
         `transaction`: False for a query that stands for itself; PostgreSQL is then asked once and not three times.
         """
         self._prepare()
-        until = float("inf") if within is None else time.monotonic() + within
+        until = math.inf if within is None else time.monotonic() + within
         for number in (1, 2):
             try:
                 with self._deadline(until), self._engine(write=False).connect() as connection:
-                    if not self._is_file():
+                    if not self._on_sqlite:
                         if connection.info["begin"]:  # behind a pooler the limits are set with the transaction
                             connection.begin()
                         elif not transaction:
                             connection.execution_options(isolation_level="AUTOCOMMIT")
                     return work(connection)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
-                if number == 2 or time.monotonic() > until or not _worth_a_retry(error):
+                if number == 2 or time.monotonic() > until or not errors.is_worth_a_retry(error):
                     raise self._failed(error) from error
         raise AssertionError("unreachable")
 
@@ -220,16 +194,11 @@ class Ledger:
         """
 
         def without_limit(connection: sa.Connection) -> T:
-            if connection.dialect.name != "postgresql":
+            if self._on_sqlite:
                 connection.begin()  # what makes tables asks whether SQLAlchemy has
                 return work(connection)
-            driver: Any = connection.connection.dbapi_connection
-            limit, driver.longest_wait = driver.longest_wait, float("inf")
-            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-            try:
+            with postgresql_engine.without_limit(connection):
                 return work(connection)
-            finally:
-                driver.longest_wait = limit
 
         return self.write(without_limit)
 
@@ -239,9 +208,10 @@ class Ledger:
 
         What it holds is free again within TimeLimits.peer when this host vanishes. Raises LedgerUnavailable.
         """
+        self._prepare()
         try:
             with self._engine(write=True).connect() as connection:
-                if connection.dialect.name == "postgresql":
+                if not self._on_sqlite:
                     connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
                 yield connection
         except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
@@ -252,23 +222,11 @@ class Ledger:
 
         It waits for locks as long: nobody waits for such statements. Raises LedgerUnavailable.
         """
-        import psycopg  # not needed with SQLite
-
         try:
             connection = self._engine(write=True).raw_connection()
         except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
             raise self._translated(error) from error
-        driver: Any = connection.dbapi_connection
-        driver.longest_wait = float("inf")
-        try:
-            driver.autocommit = True
-            if not connection.info["begin"]:  # else the session is a pooler's, and has no limits but in transactions
-                driver.execute("SET statement_timeout = 0; SET lock_timeout = 0", prepare=False)
-            driver.execute(statement, prepare=False)
-        except psycopg.Error as error:
-            raise LedgerUnavailable(_first_line(error)) from error
-        finally:
-            connection.invalidate()  # its settings are not those of the others
+        postgresql_engine.run_alone(connection, statement)
 
     def weakness(self) -> str:
         """Return why the database may lose what it has confirmed, where that is not accepted; else "".
@@ -279,12 +237,12 @@ class Ledger:
 
     def _failed(self, error: Exception) -> Exception:
         """Return the ledger's own error for a transaction that failed. One that took too long is noted."""
-        if isinstance(error, sa_exc.DBAPIError) and getattr(error.orig, "sqlstate", None) == _CANCELLED:
+        if errors.was_cancelled(error):
             with suppress(sa_exc.SQLAlchemyError):
                 self._note_cancelled(error)
         return self._translated(error)
 
-    def _note_cancelled(self, error: sa_exc.DBAPIError) -> None:
+    def _note_cancelled(self, error: Exception) -> None:
         from receiver.ledger import timeouts  # which knows the tables
 
         operation = timeouts.operation_of(frame for frame, _ in walk_tb(error.__traceback__))
@@ -298,48 +256,15 @@ class Ledger:
             self._translated(error),
         )
 
-    @contextmanager
-    def _deadline(self, until: float) -> Iterator[None]:
-        if until == float("inf") or self.dialect != "postgresql":
-            yield
-            return
-        from handlers.support import postgresql  # not needed with SQLite
-
-        token = postgresql.deadline.set(min(until, postgresql.deadline.get()))
-        try:
-            yield
-        finally:
-            postgresql.deadline.reset(token)
+    def _deadline(self, until: float) -> AbstractContextManager[None]:
+        return nullcontext() if self._on_sqlite or until == math.inf else postgresql_engine.deadline(until)
 
     def _prepare(self) -> None:
-        """Put a new SQLite file into WAL mode, which it then stays in, under the lock that writers take.
+        if self._file:
+            self._file.prepare()
 
-        The first switch answers "database is locked" at once, whatever busy_timeout says, while another process opens
-        the file: of six processes that began together on a new ledger, one failed in every twentieth round.
-        """
-        if self._prepared or self._lock is None:
-            return
-        path = Path(str(self.url.database))
-        with self._exclusive():  # which makes the folder
-            with suppress(OSError):  # SQLite says what is wrong with the path
-                make_private_file(path)
-            try:
-                with closing(sqlite3.connect(path, timeout=5.0)) as connection:
-                    connection.execute("PRAGMA journal_mode=WAL")
-            except sqlite3.Error as error:
-                raise LedgerUnavailable(str(error)) from error
-        self._prepared = True
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        if self._lock is None:
-            yield
-            return
-        try:
-            with self._lock.held(LOCK_WAIT):
-                yield
-        except NotLocked as error:
-            raise LedgerUnavailable(f"the ledger {error}") from None
+    def _exclusive(self) -> AbstractContextManager[None]:
+        return self._file.exclusive() if self._file else nullcontext()
 
     def close(self) -> None:
         """Close all connections; one that is in use as soon as its transaction ends.
@@ -354,11 +279,8 @@ class Ledger:
             sa_event.listen(engine, "checkin", _close_returned)
             engine.dispose()
         self._kept.close()
-        if self._lock is not None:
-            self._lock.close()
-
-    def _is_file(self) -> bool:
-        return self.dialect == "sqlite"
+        if self._file:
+            self._file.close()
 
     def _engine(self, *, write: bool) -> sa.Engine:
         engine = self._writer if write else self._reader
@@ -368,13 +290,11 @@ class Ledger:
         return engine
 
     def _open(self, *, write: bool) -> sa.Engine:
-        if not self._is_file():
+        if not self._on_sqlite:
             self._writer = self._reader = engine = postgresql_engine.make(
                 self.url, LOCK_WAIT, self._limits, self._clock
             )
         elif write:
-            with suppress(OSError):  # SQLite says what is wrong with the path
-                make_private_file(Path(str(self.url.database)))
             self._writer = engine = sqlite_engine.make(self.url, LOCK_WAIT, "BEGIN IMMEDIATE")
         else:
             self._reader = engine = sqlite_engine.make(self.url, LOCK_WAIT, "BEGIN")
@@ -384,28 +304,10 @@ class Ledger:
 
 
 def _close_returned(_connection: Any, record: ConnectionPoolEntry) -> None:
-    """Close a connection that comes back to a pool of which nobody takes any more."""
+    """Close a connection that comes back to a pool that nobody uses any more."""
     record.invalidate()
 
 
 def _weakness(connection: sa.Connection) -> str:
     """Return why the database may lose what it has confirmed, or "". SQLite's connections have been made safe."""
     return str(connection.info.get("weakness", ""))
-
-
-def _worth_a_retry(error: Exception) -> bool:
-    if isinstance(error, sa_exc.DBAPIError):
-        return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _RETRYABLE
-    return False
-
-
-def _translated(error: Exception, url: str) -> Exception:
-    """Return the ledger's own error for a driver's: without the statement or its values, which hold payloads."""
-    if isinstance(error, (sa_exc.DataError, sa_exc.StatementError)) and not isinstance(error, _OF_NO_VALUE):
-        return LedgerDataError(type(error).__name__)
-    original = getattr(error, "orig", None) or error
-    return LedgerUnavailable(hide_secrets(_first_line(original), url))
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

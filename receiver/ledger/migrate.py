@@ -16,7 +16,8 @@ from sqlalchemy import exc as sa_exc
 
 from receiver.domain.trouble import Trouble
 from receiver.errors import NotStarted
-from receiver.ledger.engine import Ledger, LedgerUnavailable
+from receiver.ledger.engine import Ledger
+from receiver.ledger.errors import LedgerUnavailable
 from receiver.ledger.indexes import ensure_indexes
 from receiver.ledger.remedies import remedy_for, with_remedy
 

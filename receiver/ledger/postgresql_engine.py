@@ -1,8 +1,11 @@
-"""Connections to a ledger on PostgreSQL: how each is opened and its transactions begin, and when its time is asked."""
+"""Connections to a ledger on PostgreSQL: how each is opened and its transactions begin, when its time is asked, and
+what lifts or tightens their limits."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -10,8 +13,11 @@ from sqlalchemy import event as sa_event
 
 from receiver.ledger import requests
 from receiver.ledger.database_clock import ASK, ASKING, DatabaseClock
+from receiver.ledger.errors import LedgerUnavailable, first_line
 
 if TYPE_CHECKING:
+    from sqlalchemy import PoolProxiedConnection
+
     from handlers.support.postgresql import TimeLimits
 
 
@@ -51,3 +57,47 @@ def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClo
             connection.exec_driver_sql(begin)
 
     return engine
+
+
+@contextmanager
+def deadline(until: float) -> Iterator[None]:
+    """Give up a server in the block that has not answered by then, by time.monotonic(), sooner than its limits say."""
+    from handlers.support import postgresql as driver
+
+    token = driver.deadline.set(min(until, driver.deadline.get()))
+    try:
+        yield
+    finally:
+        driver.deadline.reset(token)
+
+
+@contextmanager
+def without_limit(connection: sa.Connection) -> Iterator[None]:
+    """Let the statements of the block take the time that they need, in a transaction. They wait no longer for locks."""
+    driver: Any = connection.connection.dbapi_connection
+    limit, driver.longest_wait = driver.longest_wait, float("inf")
+    try:
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        yield
+    finally:
+        driver.longest_wait = limit
+
+
+def run_alone(connection: PoolProxiedConnection, statement: str) -> None:
+    """Run a statement that can be in no transaction, without a limit, and close the connection.
+
+    Raises LedgerUnavailable.
+    """
+    import psycopg
+
+    driver: Any = connection.dbapi_connection
+    driver.longest_wait = float("inf")
+    try:
+        driver.autocommit = True
+        if not connection.info["begin"]:  # else the session is a pooler's, and has no limits but in transactions
+            driver.execute("SET statement_timeout = 0; SET lock_timeout = 0", prepare=False)
+        driver.execute(statement, prepare=False)
+    except psycopg.Error as error:
+        raise LedgerUnavailable(first_line(error)) from error
+    finally:
+        connection.invalidate()  # its settings are not those of the others

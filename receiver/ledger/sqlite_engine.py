@@ -1,17 +1,64 @@
-"""Connections to a ledger on SQLite: what is committed is on disk, and no transaction begins by itself."""
+"""The file of a ledger on SQLite, and connections to it: what is committed is on disk, and no transaction begins by
+itself."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 
+from handlers.support.file_lock import FileLock, NotLocked
+from handlers.support.private_file import make_private_file
+from receiver.ledger.errors import LedgerUnavailable
+
 # SQLite's least value of `synchronous` at which what is committed is on disk.
 _FULL: Final = 2
+
+
+class LedgerFile:
+    """The file, and the lock that writers take before their transaction. `wait`: seconds that they wait for it."""
+
+    def __init__(self, path: Path, wait: float) -> None:
+        self._path = path
+        self._wait = wait
+        self._lock = FileLock(Path(f"{path}.lock"))
+        self._prepared = False
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock for the block. Raises LedgerUnavailable."""
+        try:
+            with self._lock.held(self._wait):
+                yield
+        except NotLocked as error:
+            raise LedgerUnavailable(f"the ledger {error}") from None
+
+    def prepare(self) -> None:
+        """Make the file, which only its owner may read, in WAL mode, which it then stays in. Raises LedgerUnavailable.
+
+        That is done under the lock: the first switch answers "database is locked" at once, whatever busy_timeout says,
+        while another process opens the file.
+        """
+        if self._prepared:
+            return
+        with self.exclusive():  # which makes the folder
+            with suppress(OSError):  # SQLite says what is wrong with the path
+                make_private_file(self._path)
+            try:
+                with closing(sqlite3.connect(self._path, timeout=5.0)) as connection:
+                    connection.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.Error as error:
+                raise LedgerUnavailable(str(error)) from error
+        self._prepared = True
+
+    def close(self) -> None:
+        """Close the lock."""
+        self._lock.close()
 
 
 def make(url: sa.URL, wait: float, begin: str) -> sa.Engine:

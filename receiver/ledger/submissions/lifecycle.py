@@ -17,7 +17,7 @@ from receiver.domain.delivery import IllegalMove
 from receiver.domain.run import RunKey
 from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_before
 from receiver.ledger import api_keys, bulk
-from receiver.ledger.engine import LedgerUnavailable, Outdated
+from receiver.ledger.errors import LedgerUnavailable, Outdated
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.locked_runs import lock_runs
 

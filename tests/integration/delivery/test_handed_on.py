@@ -282,7 +282,7 @@ def test_a_commit_that_fails_hands_on_ids_alone(
     ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a transaction that ends in trouble once all of it is done, as when the reply to its COMMIT is not to be had
-    way = "write_at_once" if ledger.has_requests else "write"
+    way = "write_at_once" if ledger.dialect == "postgresql" else "write"
     write = getattr(Ledger, way)
 
     def written(self: Ledger, work: Callable[..., Any]) -> Any:
