@@ -17,6 +17,16 @@ def storable(text: str) -> str:
     return text.replace("\0", "").encode(errors="replace").decode()[:500]
 
 
+def _spell(construct: type[FunctionElement[Any]], *, sqlite: str, postgresql: str) -> None:
+    """Give a construct its SQL on each database, in which `{}` stands for what it holds."""
+    for dialect, form in (("sqlite", sqlite), ("postgresql", postgresql)):
+
+        def written(element: Any, compiler: Any, form: str = form, **options: Any) -> str:
+            return form.format(compiler.process(element.clauses, **options))
+
+        compiles(construct, dialect)(written)
+
+
 class _OfItsType(FunctionElement[Any]):
     """A column or value, written in another way."""
 
@@ -28,7 +38,7 @@ class _OfItsType(FunctionElement[Any]):
 
 
 class unindexed(_OfItsType):  # noqa: N801 - reads like the SQL that it becomes
-    """The column, of a kind that no index is chosen for: the statement reads its rows in an order of its own."""
+    """The column, for which no index is chosen: the statement reads its rows in an order of its own."""
 
     inherit_cache = True
     name = "unindexed"
@@ -41,9 +51,8 @@ def _unindexed_sqlite(element: unindexed, compiler: Any, **options: Any) -> str:
 
 @compiles(unindexed, "postgresql")
 def _unindexed_postgresql(element: unindexed, compiler: Any, **options: Any) -> str:
-    nothing = "''" if isinstance(element.type, sa.Text) else "0"
-    operator = "||" if isinstance(element.type, sa.Text) else "+"
-    return f"({compiler.process(element.clauses, **options)} {operator} {nothing})"
+    nothing = "|| ''" if isinstance(element.type, sa.Text) else "+ 0"
+    return f"({compiler.process(element.clauses, **options)} {nothing})"
 
 
 class unseen(_OfItsType):  # noqa: N801
@@ -57,52 +66,38 @@ class unseen(_OfItsType):  # noqa: N801
     name = "unseen"
 
 
-@compiles(unseen, "sqlite")
-def _unseen_sqlite(element: unseen, compiler: Any, **options: Any) -> str:
-    return str(compiler.process(element.clauses, **options))
-
-
-@compiles(unseen, "postgresql")
-def _unseen_postgresql(element: unseen, compiler: Any, **options: Any) -> str:
-    return f"(SELECT {compiler.process(element.clauses, **options)})"
+_spell(unseen, sqlite="{}", postgresql="(SELECT {})")
 
 
 class seldom(FunctionElement[bool]):  # noqa: N801
-    """The condition, which few rows meet: SQLite, which may know of a table only how small it once was, is not to read
-    all of it rather than look these up."""
+    """The condition, which few rows meet. SQLite, which may know of a table only how small it once was, would rather
+    read all of it than look these up."""
 
     # Of no type: one that is a boolean is written with " = 1" behind it, which hides it from SQLite's planner.
     inherit_cache = True
     name = "seldom"
 
 
-@compiles(seldom, "sqlite")
-def _seldom_sqlite(element: seldom, compiler: Any, **options: Any) -> str:
-    return f"unlikely({compiler.process(element.clauses, **options)})"
+_spell(seldom, sqlite="unlikely({})", postgresql="({})")
 
 
-@compiles(seldom, "postgresql")
-def _seldom_postgresql(element: seldom, compiler: Any, **options: Any) -> str:
-    return f"({compiler.process(element.clauses, **options)})"
-
-
-class either(FunctionElement[bool]):  # noqa: N801
+class is_one_of(FunctionElement[bool]):  # noqa: N801
     """The condition that the first is one of the others, which may be columns: an index serves it all the same. Of IN
     with a column, PostgreSQL makes an OR, for which it may read all of the table."""
 
     # Of no type, as `seldom`.
     inherit_cache = True
-    name = "either"
+    name = "is_one_of"
 
 
-@compiles(either, "sqlite")
-def _either_sqlite(element: either, compiler: Any, **options: Any) -> str:
+@compiles(is_one_of, "sqlite")
+def _is_one_of_sqlite(element: is_one_of, compiler: Any, **options: Any) -> str:
     first, *others = (compiler.process(each, **options) for each in element.clauses)
     return f"{first} IN ({', '.join(others)})"
 
 
-@compiles(either, "postgresql")
-def _either_postgresql(element: either, compiler: Any, **options: Any) -> str:
+@compiles(is_one_of, "postgresql")
+def _is_one_of_postgresql(element: is_one_of, compiler: Any, **options: Any) -> str:
     first, *others = (compiler.process(each, **options) for each in element.clauses)
     return f"{first} = ANY (ARRAY[{', '.join(others)}])"
 
@@ -114,14 +109,7 @@ class bytewise(_OfItsType):  # noqa: N801
     name = "bytewise"
 
 
-@compiles(bytewise, "sqlite")
-def _bytewise_sqlite(element: bytewise, compiler: Any, **options: Any) -> str:
-    return str(compiler.process(element.clauses, **options))
-
-
-@compiles(bytewise, "postgresql")
-def _bytewise_postgresql(element: bytewise, compiler: Any, **options: Any) -> str:
-    return f'({compiler.process(element.clauses, **options)} COLLATE "C")'
+_spell(bytewise, sqlite="{}", postgresql='({} COLLATE "C")')
 
 
 class _Position(FunctionElement[int]):
@@ -132,14 +120,7 @@ class _Position(FunctionElement[int]):
     type = sa.Integer()
 
 
-@compiles(_Position, "sqlite")
-def _position_sqlite(element: _Position, compiler: Any, **options: Any) -> str:
-    return f"instr({compiler.process(element.clauses, **options)})"
-
-
-@compiles(_Position, "postgresql")
-def _position_postgresql(element: _Position, compiler: Any, **options: Any) -> str:
-    return f"strpos({compiler.process(element.clauses, **options)})"
+_spell(_Position, sqlite="instr({})", postgresql="strpos({})")
 
 
 def contains(column: sa.ColumnElement[Any], part: str) -> sa.ColumnElement[bool]:
@@ -178,14 +159,7 @@ class _Whole(FunctionElement[int]):
     type = sa.BigInteger()
 
 
-@compiles(_Whole, "sqlite")
-def _whole_sqlite(element: _Whole, compiler: Any, **options: Any) -> str:
-    return f"CAST({compiler.process(element.clauses, **options)} AS INTEGER)"
-
-
-@compiles(_Whole, "postgresql")
-def _whole_postgresql(element: _Whole, compiler: Any, **options: Any) -> str:
-    return f"CAST(floor({compiler.process(element.clauses, **options)}) AS BIGINT)"
+_spell(_Whole, sqlite="CAST({} AS INTEGER)", postgresql="CAST(floor({}) AS BIGINT)")
 
 
 def bucket_of(moment: sa.ColumnElement[Any], seconds: float) -> sa.ColumnElement[int]:

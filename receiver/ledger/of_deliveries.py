@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger.expressions import either
+from receiver.ledger.expressions import is_one_of
 from receiver.ledger.schema import attempts, deliveries
 
 # The time of a delivery that an attempt from before revision 0020 names.
@@ -19,7 +19,7 @@ UNKNOWN: Final = 0.0
 
 def of_delivery(delivery: sa.FromClause = deliveries) -> sa.ColumnElement[bool]:
     """Return the condition that an attempt is of `delivery`: the table of deliveries, or what has its columns."""
-    made_at = either(attempts.c.delivery_created_at, sa.literal(UNKNOWN, sa.Double()), delivery.c.created_at)
+    made_at = is_one_of(attempts.c.delivery_created_at, sa.literal(UNKNOWN, sa.Double()), delivery.c.created_at)
     return sa.and_(made_at, attempts.c.delivery_id == delivery.c.id)
 
 
