@@ -29,10 +29,10 @@ _ABORT_WAIT = 5.0
 
 
 class BufferPool:
-    """A pool of reusable buffers of PART bytes, made when first needed."""
+    """A pool of BUFFERS reusable buffers of PART bytes, each made when first needed."""
 
-    def __init__(self, count: int = BUFFERS) -> None:
-        self._slots = threading.BoundedSemaphore(count)
+    def __init__(self) -> None:
+        self._slots = threading.BoundedSemaphore(BUFFERS)
         self._free: list[bytearray] = []
 
     def acquire(self, deadline: Deadline) -> bytearray:

@@ -92,7 +92,7 @@ def run_line(delivery: Delivery) -> str:
     return " · ".join(parts) or code(delivery.event_id)
 
 
-def fallback_text(delivery: Delivery, title: str = "") -> str:
+def fallback_text(delivery: Delivery, title: str) -> str:
     """Return the message in one line of mrkdwn, for notifications."""
     line = title or wording.headline(delivery)
     why = " ".join(wording.failure_reason(delivery).split())

@@ -130,7 +130,7 @@ def literal_addresses(host: str) -> list[IPAddress]:
 class AllowedAddresses:
     """The hosts, addresses and networks that the operator allows although they are private."""
 
-    def __init__(self, entries: Sequence[str] = ()) -> None:
+    def __init__(self, entries: Sequence[str]) -> None:
         """`entries`: host names ("minio.internal"), addresses, or CIDR networks ("10.1.0.0/16"); a name or address may
         have a port ("skyvern:8000", "[fd00::1]:8000"), and then only that port is meant.
 

@@ -32,7 +32,7 @@ class RequestHead:
     Raises Refused for what HTTP does not allow.
     """
 
-    def __init__(self, method: str, url: httpx2.URL, headers: Mapping[str, str] = {}) -> None:
+    def __init__(self, method: str, url: httpx2.URL, headers: Mapping[str, str]) -> None:
         self.method = method
         self.url = url
         self.host = url.host

@@ -26,7 +26,7 @@ def try_number(labels: Mapping[str, str]) -> int:
     return int(text)
 
 
-def next_labels(delivery: Delivery, first: str = "") -> dict[str, str]:
+def next_labels(delivery: Delivery, first: str) -> dict[str, str]:
     """Return the labels of the next try. Raises Refused. `first`: the run that was submitted, if it is another: the
     delivery's run is one that Skyvern itself started again for it, and both together are one try."""
     chain = {CHAIN: delivery.labels.get(CHAIN) or first or delivery.run_id, TRY: str(try_number(delivery.labels) + 1)}

@@ -84,7 +84,7 @@ _DATE_PARTS = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H"}
 class Template:
     """A compiled template. Safe to use from many threads."""
 
-    def __init__(self, template: jinja2.Template, name: str, max_length: int, used: Collection[str] = ()) -> None:
+    def __init__(self, template: jinja2.Template, name: str, max_length: int, used: Collection[str]) -> None:
         self._template = template
         self.name = name
         self.max_length = max_length

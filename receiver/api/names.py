@@ -118,7 +118,7 @@ def no_run(connection: Connection, run_id: str, name: str = "run", source: str =
     return _wrong(name, run_id, "there is no such run" + (f"; did you mean {guess}?" if guess else ""))
 
 
-def check_id(connection: Connection, name: str, identifier: str, source: str = "") -> None:
+def check_id(connection: Connection, name: str, identifier: str, source: str) -> None:
     """Raise Invalid when the ledger has no delivery, event or run of this id. `name`: of the parameter; `source`: the
     only one that the caller may see; one of another source is as none."""
     if identifier.startswith("dlv_"):
@@ -131,7 +131,7 @@ def check_id(connection: Connection, name: str, identifier: str, source: str = "
         raise no_run(connection, identifier, name, source)
 
 
-def whole_id(connection: Connection, name: str, identifier: str, source: str = "") -> str:
+def whole_id(connection: Connection, name: str, identifier: str, source: str) -> str:
     """Return the id of the delivery or event that begins so; `identifier` where there is none. Raises Invalid when
     several begin so. `name`: of the parameter; `source`: the only one that is meant; "" for all."""
     if len(identifier) >= FULL_ID:

@@ -14,19 +14,18 @@ from receiver.errors import NotStarted
 
 
 @contextmanager
-def audited_here(
-    settings: Settings, action: str, selection: Mapping[str, Any], *, source: str = "", required: bool = True
-) -> Iterator[ActionOutcome]:
+def audited_here(settings: Settings, action: str, selection: Mapping[str, Any]) -> Iterator[ActionOutcome]:
     """Write what the block does into the audit of the ledger, before and after it, as done by this machine's user.
 
-    Raises NotStarted when the ledger can't be used. `required`: without it, the block runs all the same, unaudited.
+    When the ledger can't be used at the start, the block runs all the same, unaudited. Raises NotStarted when it can't
+    be used after that.
     """
     entered = False
     try:
-        with open_ledger(settings) as ledger, audited(ledger, Actor.local(), action, selection, source=source) as told:
+        with open_ledger(settings) as ledger, audited(ledger, Actor.local(), action, selection) as told:
             entered = True
             yield told
     except NotStarted:
-        if required or entered:
+        if entered:
             raise
         yield ActionOutcome()

@@ -29,7 +29,7 @@ _LONGEST: Final = 60  # characters of a value that a message repeats
 Command = Callable[..., None]
 
 
-def api_options(model: type[Parameters], *, without: Collection[str] = ()) -> Callable[[Command], Command]:
+def api_options(model: type[Parameters], *, without: Collection[str]) -> Callable[[Command], Command]:
     """Return the decorator of a command that has an option for each member of `model` but `without`.
 
     They stand where the command has its parameter `asked`, which gets those that were given a value, by name.

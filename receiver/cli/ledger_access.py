@@ -58,7 +58,7 @@ def where(settings: Settings) -> str:
     return hide_password(settings.database_url)
 
 
-def read_ledger(data: Path | None, query: Callable[[Connection], T], *, tell: bool | None = None) -> T:
+def read_ledger(data: Path | None, query: Callable[[Connection], T], *, tell: bool | None) -> T:
     """Return what `query` finds. `data`: the data directory, if one was named. Raises NotStarted.
 
     `tell`: write to standard error which ledger is read; None: if that is a terminal. Once a command is enough.

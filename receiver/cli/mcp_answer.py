@@ -39,7 +39,7 @@ class _Cutter:
     levels: int
     cuts: list[dict[str, Any]] = field(default_factory=list)
 
-    def cut(self, value: Any, at: str = "", offset: int = 0, level: int = 0) -> Any:
+    def cut(self, value: Any, at: str, offset: int = 0, level: int = 0) -> Any:
         if isinstance(value, str) and len(value) > self.texts:
             return self._noted(value[: self.texts] + "…", at, offset, self.texts, len(value))
         if not isinstance(value, (list, dict)):

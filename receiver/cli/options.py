@@ -106,8 +106,11 @@ def parse_admin_port(text: str) -> ListenAddress | None:
     return found
 
 
-def parse_time(text: str, option: str = "--since") -> float | None:
-    """Return `text` in seconds since the epoch, as the API understands times; None for "". Raises UsageError."""
+def parse_time(text: str) -> float | None:
+    """Return what --since says in seconds since the epoch, as the API understands times; None for "".
+
+    Raises UsageError.
+    """
     from receiver.api.models import parse_moment
 
     if not text:
@@ -115,7 +118,7 @@ def parse_time(text: str, option: str = "--since") -> float | None:
     try:
         return parse_moment(text)
     except ValueError as problem:
-        raise UsageError(f"{option} {text}: {problem}") from None
+        raise UsageError(f"--since {text}: {problem}") from None
 
 
 def parse_labels(pairs: Sequence[str] | None) -> dict[str, str]:

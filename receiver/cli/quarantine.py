@@ -105,7 +105,7 @@ def _verify_here(settings: Settings, config: Config, ids: Sequence[str] | None) 
     store = _store(settings, config)
     verdicts = actions.check(config, store, _chosen(store.list(), ids))
     if verdicts:
-        with audited_here(settings, actions.VERIFY, {"ids": ids} if ids else {}, required=False) as told:
+        with audited_here(settings, actions.VERIFY, {"ids": ids} if ids else {}) as told:
             try:
                 actions.let_in(settings, config, store, actions.authentic_of(verdicts), told)
             except InboxUnavailable as error:
@@ -130,7 +130,7 @@ def drop(
     settings, loaded = load_config(client.config, client.data)
     store = _store(settings, loaded)
     chosen = _chosen(store.list(), ids)
-    with audited_here(settings, actions.DROP, {"ids": ids} if ids else {}, required=False) as told:
+    with audited_here(settings, actions.DROP, {"ids": ids} if ids else {}) as told:
         store.remove(chosen)
         told.count = len(chosen)
     out().print(f"{len(chosen)} dropped.")

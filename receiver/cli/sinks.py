@@ -175,7 +175,7 @@ def send_sample(client: Client, name: Name) -> None:
         actions.require_testable(loaded, name)
     except Invalid as problem:
         raise UsageError(problem.message) from None
-    with audited_here(settings, actions.TEST, {"sink": name}, required=False) as done:
+    with audited_here(settings, actions.TEST, {"sink": name}) as done:
         try:
             receipt = actions.send_sample(loaded, settings.skyvern_base_url, name)
         except SinkError as error:

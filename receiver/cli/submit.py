@@ -130,7 +130,7 @@ def _open(
         webbrowser.open(address)
 
 
-def console_address(client: Client, identifier: str = "", source: str = "") -> str:
+def console_address(client: Client, identifier: str, source: str = "") -> str:
     """Return the address of a run, an event or a delivery in the console, or of its first page; on this machine where
     `runhook dev` has it. Raises UsageError for the id of something that has no page."""
     base = client.service.url if isinstance(client, RemoteClient) else LOCAL

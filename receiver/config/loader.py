@@ -57,12 +57,12 @@ def load_file(path: Path, environ: Mapping[str, str]) -> Loaded:
     return Loaded(config, document, _warnings(config, document))
 
 
-def with_routes(config: Config, text: str, name: str = "rules") -> Loaded:
+def with_routes(config: Config, text: str) -> Loaded:
     """Return `config` with the routes of a YAML text, which has `routes:` as the file has it, and no variables.
 
-    `name`: what messages call the text. Raises ConfigError with all its problems.
+    Raises ConfigError with all its problems, in which the text is called "rules".
     """
-    document = parse(text, Path(name), {})
+    document = parse(text, Path("rules"), {})
     raw = document.value if isinstance(document.value, dict) else {}
     if not isinstance(raw.get("routes"), list):
         document.complain(("routes",), "must be a list of rules, below `routes:`")

@@ -213,20 +213,19 @@ def replace_environment(environ: Mapping[str, str]) -> None:
     os.environ.update(environ)
 
 
-def remote_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+def remote_variables() -> dict[str, str]:
     """Return the `url` and `key` of the service that commands work on: RUNHOOK_URL and RUNHOOK_KEY; "" when unset."""
-    variables = os.environ if environ is None else environ
-    return {name: variables.get(f"RUNHOOK_{name.upper()}", "").strip() for name in ("url", "key")}
+    return {name: os.environ.get(f"RUNHOOK_{name.upper()}", "").strip() for name in ("url", "key")}
 
 
-def mcp_token(environ: Mapping[str, str] | None = None) -> str:
+def mcp_token() -> str:
     """Return what clients of `runhook mcp --http` must know: RUNHOOK_MCP_TOKEN; "" when it is unset."""
-    return (os.environ if environ is None else environ).get("RUNHOOK_MCP_TOKEN", "").strip()
+    return os.environ.get("RUNHOOK_MCP_TOKEN", "").strip()
 
 
-def listen_secret(environ: Mapping[str, str] | None = None) -> str:
+def listen_secret() -> str:
     """Return what `runhook listen` signs with: RUNHOOK_LISTEN_SECRET; "" when it is unset."""
-    return (os.environ if environ is None else environ).get("RUNHOOK_LISTEN_SECRET", "").strip()
+    return os.environ.get("RUNHOOK_LISTEN_SECRET", "").strip()
 
 
 def _read_key(path: Path) -> str:

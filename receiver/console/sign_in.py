@@ -58,7 +58,7 @@ class SignIn:
     `once`: a token that signs its first bearer in as the admin; "" for none.
     """
 
-    def __init__(self, ledger: AsyncLedger, people: Mapping[str, Person], lasts: float, once: str = "") -> None:
+    def __init__(self, ledger: AsyncLedger, people: Mapping[str, Person], lasts: float, once: str) -> None:
         self._ledger = ledger
         self._people = people
         self._lasts = lasts

@@ -49,7 +49,7 @@ class CallbackSink(RequestSink[SinkOptions]):
         services: Services,
         ledger: Ledger,
         master: Callable[[], str],
-        allowed: Sequence[str] = (),
+        allowed: Sequence[str],
     ) -> None:
         super().__init__(callback.CALLBACK, options, services)
         self._allowed = allowed

@@ -20,7 +20,7 @@ KINDS = {"recording": "recording", "screenshot_final": "screenshot", "download":
 class SourceServices:
     """The services of one worker process. Opens connections on first use; threads may share it."""
 
-    def __init__(self, config: Config, default_base: str = "https://api.skyvern.com") -> None:
+    def __init__(self, config: Config, default_base: str) -> None:
         found = {name: source.api(default_base) for name, source in config.sources.items()}
         self._apis = {name: api for name, api in found.items() if api is not None}
         # Where an operator says Skyvern is, artifacts may come from, also on a private network.

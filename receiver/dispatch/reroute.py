@@ -51,7 +51,7 @@ class ReroutePage:
 class Rerouter:
     """Asks today's rules about old events. `sink`: only what it would get."""
 
-    def __init__(self, ledger: Ledger, config: Config, sink: str = "") -> None:
+    def __init__(self, ledger: Ledger, config: Config, sink: str) -> None:
         self._ledger = ledger
         self._router = make_router(config)
         self._sink = sink

@@ -76,19 +76,12 @@ def next_poll(polls: int, now: float, chance: float, longest: float, *, retry_af
     return now + wait
 
 
-def next_resolve(
-    submission_age: float,
-    polls: int,
-    now: float,
-    chance: float,
-    ages: Sequence[float],
-    longest: float = UNKNOWN_LONGEST,
-) -> float:
+def next_resolve(submission_age: float, polls: int, now: float, chance: float, ages: Sequence[float]) -> float:
     """Return when to search again for the run of a lost answer: as `next_poll`, or sooner: at the next of `ages`.
 
     `submission_age`, `ages`: seconds since the submission; at each of those ages more can be decided than before.
     """
-    again = next_poll(polls, now, chance, longest)
+    again = next_poll(polls, now, chance, UNKNOWN_LONGEST)
     return min([again, *(now + age - submission_age for age in ages if age > submission_age)])
 
 

@@ -75,14 +75,14 @@ def forget_change(connection: sa.Connection, source: str, agent_id: str) -> None
 
 
 def page_of_changes(
-    connection: sa.Connection, limit: int, *, source: str = "", after: tuple[str, str] | None = None
+    connection: sa.Connection, limit: int, *, source: str, after: tuple[str, str] | None
 ) -> list[AgentChange]:
     """Return changes that are not undone, by source and agent. `after`: only those behind this source and agent."""
     return [AgentChange(*row) for row in _page(connection, agent_changes, "agent_id", limit, source, after)]
 
 
 def page_of_schedules(
-    connection: sa.Connection, limit: int, *, source: str = "", after: tuple[str, str] | None = None
+    connection: sa.Connection, limit: int, *, source: str, after: tuple[str, str] | None
 ) -> list[ScheduleSeen]:
     """Return schedules, by source and id. `after`: only those behind this source and id."""
     return [ScheduleSeen(*row) for row in _page(connection, schedules, "schedule_id", limit, source, after)]

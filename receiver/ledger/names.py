@@ -113,7 +113,7 @@ def run_beginning(connection: sa.Connection, beginning: str, source: str = "") -
     return str(connection.execute(alike).scalar() or "")
 
 
-def recent_runs(connection: sa.Connection, source: str = "") -> list[str]:
+def recent_runs(connection: sa.Connection, source: str) -> list[str]:
     """Return ids of the runs that changed last: of one source, those of it among the last of all."""
     recent = sa.select(runs.c.run_id, runs.c.source).where(runs.c.events > 0).order_by(runs.c.updated_at.desc())
     rows = connection.execute(recent.limit(_RECENT)).all()

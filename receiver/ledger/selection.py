@@ -54,7 +54,7 @@ class Selection(Filter):
         return bool(self.delivery_ids or self.event_ids or self.run_ids)
 
 
-def takes(kind: str, selection: Selection, *, force: bool = False) -> list[DeliveryState]:
+def takes(kind: str, selection: Selection, *, force: bool) -> list[DeliveryState]:
     """Return the states of the deliveries that an operation takes. A replay: never one that is queued or under way, one
     that succeeded only by force, and one that waits for its next attempt only when that state was asked for."""
     if kind != REPLAY:

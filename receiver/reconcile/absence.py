@@ -30,7 +30,7 @@ def without_a_run(
     ledger: Ledger,
     wanted: Sequence[Submission],
     within: float,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], bool],
 ) -> set[str]:
     """Return the ids of the submissions that certainly have no run. Raises LedgerUnavailable.
 

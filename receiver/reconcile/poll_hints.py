@@ -46,8 +46,8 @@ _RETRY_EVERY: Final = 2.0
 class PollHintWriter:
     """Writes poll hints, from one event loop."""
 
-    def __init__(self, redis_url: str, background: Background | None = None) -> None:
-        self._background = background or Background()
+    def __init__(self, redis_url: str, background: Background) -> None:
+        self._background = background
         self._client = connect_async(redis_url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
         self._bucket = TokenBucket(rate=20, burst=100)
         self._run_bucket = TokenBucket(rate=0.5, burst=20)
@@ -117,7 +117,7 @@ def pop_poll_hints(client: redis.Redis, count: int = 100) -> list[str]:
     return [member for member in _pop(client, KEY, count) if _SUBMISSION.fullmatch(member)]
 
 
-def pop_run_hints(client: redis.Redis, count: int = 10) -> list[RunKey]:
+def pop_run_hints(client: redis.Redis, count: int) -> list[RunKey]:
     """Remove and return up to `count` runs to poll, (source, run id) each, but those that Skyvern did not know. Raises
     redis.RedisError."""
     found = []

@@ -208,7 +208,7 @@ class Resolver:
 
 
 async def search_for_run(
-    resolver: Resolver, submission: Submission, due_at: Callable[[float], float], pool: Executor | None = None
+    resolver: Resolver, submission: Submission, due_at: Callable[[float], float], pool: Executor | None
 ) -> Answered | None:
     """Search for the run of a lost answer a few times, while the caller of the submit waits. None if that is in vain.
 

@@ -108,17 +108,17 @@ class Supervisor:
         self,
         children: Mapping[str, ChildMain],
         *,
-        stop_timeout: float = 20.0,
-        reap: Callable[[str, str], None] = lambda _label, _name: None,
-        sharing: Collection[str] = (),
-        together: Callable[[Mapping[str, ChildContext]], int] = lambda _contexts: 0,
-        set_apart: SetApart | None = None,
+        stop_timeout: float,
+        reap: Callable[[str, str], None],
+        sharing: Collection[str],
+        together: Callable[[Mapping[str, ChildContext]], int],
+        set_apart: SetApart,
         on_working: Callable[[], None] = lambda: None,
     ) -> None:
         self._units = {label: _Unit(main) for label, main in children.items()}
         self._sharing = frozenset(sharing)
         self._together = together
-        self._set_apart = set_apart or SetApart()
+        self._set_apart = set_apart
         self._children: list[_Child] = []
         self._leaving: list[_Child] = []
         self._stop_timeout = stop_timeout

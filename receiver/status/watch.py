@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import redis
 
@@ -27,22 +26,12 @@ class PartsReport:
 class PartsWatch:
     """Reads heartbeats. Any thread may call it; one reads at a time.
 
-    `ledger`: stays its owner's. `directory`: the data directory, whose files are read as well; None leaves them out.
-    `timeout`, `within`: seconds that Redis and the ledger may take; None: the ledger's own limits.
+    `ledger`: stays its owner's. `within`: seconds that the ledger may take; None: its own limits.
     """
 
-    def __init__(
-        self,
-        redis_url: str,
-        ledger: Ledger,
-        directory: Path | None = None,
-        *,
-        timeout: float = 1.0,
-        within: float | None = None,
-    ) -> None:
-        self._redis = connect(redis_url, timeout=timeout, connect_timeout=timeout, retries=1)
+    def __init__(self, redis_url: str, ledger: Ledger, *, within: float | None = None) -> None:
+        self._redis = connect(redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
         self._ledger = ledger
-        self._directory = directory
         self._within = within
         self._lock = threading.Lock()
 
@@ -59,8 +48,6 @@ class PartsWatch:
                 stores.append(self._ledger.read(heartbeats.every, self._within))
             except LedgerUnavailable as error:
                 trouble["ledger"] = str(error)
-        if self._directory is not None:
-            stores.append(board.every_file(self._directory))
         return PartsReport(parts.merge(*stores), **trouble)
 
     def close(self) -> None:

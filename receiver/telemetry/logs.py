@@ -119,13 +119,13 @@ def _pieces(template: str, arguments: tuple[Any, ...]) -> list[tuple[str, Any]]:
     return [*found, (template[at:], None)]
 
 
-def set_up(level: str = "INFO") -> None:
-    """Log to standard error from now on. `level`: DEBUG, INFO, WARNING or ERROR."""
+def set_up() -> None:
+    """Log to standard error from now on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
     # What these say below a warning is of no use to an operator, and some of it holds URLs with secrets.
     for name in ("httpx2", "httpcore2", "httpx", "botocore", "boto3", "s3transfer", "urllib3", "alembic", "rq.worker"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -23,7 +23,7 @@ async def _no_keys(_: Request) -> None:
 class OperatorAccess:
     """Decides who is an operator. `check_key`: set by who knows keys; raises RequestError for what is no operator's."""
 
-    def __init__(self, has_admin_port: bool = False) -> None:
+    def __init__(self, has_admin_port: bool) -> None:
         self.has_admin_port = has_admin_port
         self.check_key: Callable[[Request], Awaitable[None]] = _no_keys
 

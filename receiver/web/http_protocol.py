@@ -20,7 +20,7 @@ from receiver.errors import BadRequest, TooLarge
 from receiver.ingest.endpoint import ANSWER
 from receiver.web.access import ADMIN
 from receiver.web.answer_transport import AnswerTransport
-from receiver.web.connections import Connections, Unfinished, bounds_for, network_of
+from receiver.web.connections import Connections, Unfinished, network_of
 from receiver.web.part import ABORT
 
 # Bytes of a request line and headers; llhttp itself has no limit.
@@ -342,12 +342,12 @@ class Protocols:
     def __init__(
         self,
         connections: Connections,
-        extensions: Mapping[str, Any] | None = None,
+        extensions: Mapping[str, Any],
         protocol: Callable[..., HTTPProtocol] = HTTPProtocol,
     ) -> None:
         self._protocol = protocol
         self._connections = connections
-        self._extensions = extensions or {}
+        self._extensions = extensions
         self._timer: asyncio.TimerHandle | None = None
         self._peers: set[HTTPProtocol] = set()
         connections.count = lambda: len(self._peers)
@@ -377,14 +377,14 @@ def admin_protocols(connections: Connections) -> Protocols:
 
 
 def options(
-    connections: Connections | None = None, protocol: Callable[..., HTTPProtocol] = HTTPProtocol, **others: Any
+    connections: Connections, protocol: Callable[..., HTTPProtocol] = HTTPProtocol, **others: Any
 ) -> dict[str, Any]:
     """Return the options of uvicorn.Config: this protocol and uvloop, `others` beside or over them.
 
     `connections`: the limits, and what is counted. Each answer has its date. No headers say which server this is, and
     no log lines that a stranger can make at will (one a request) are written.
     """
-    protocols = Protocols(Connections(bounds_for(1024)) if connections is None else connections, None, protocol)
+    protocols = Protocols(connections, {}, protocol)
     fixed: dict[str, Any] = {"log_level": "error"}
     fixed |= {
         "http": protocols,

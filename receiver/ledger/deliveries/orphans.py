@@ -113,7 +113,7 @@ def move(
     return Moved(moved, len(wanted) - len(ids), page[-1].id if len(page) == PAGE else "")
 
 
-def rename_links(connection: sa.Connection, old: str, new: str, cursor: str = "") -> str:
+def rename_links(connection: sa.Connection, old: str, new: str, cursor: str) -> str:
     """Let a page of the deliveries that wait for `old`, or would get its receipt, name `new` instead.
 
     Returns where the next page goes on, or "".

@@ -40,8 +40,8 @@ def resend(
     route: str,
     lane: str,
     now: float,
-    address: str = "",
-    key_id: str = "",
+    address: str,
+    key_id: str,
 ) -> tuple[str, DeliveryStatus]:
     """Queue the newest event of the run for `sink` now. Returns the delivery's id, and its status before.
 

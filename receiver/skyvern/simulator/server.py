@@ -61,12 +61,12 @@ def serve(app: Starlette, sock: socket.socket) -> None:
 class Serving:
     """A simulation served by a thread of this process. `url`: where. Use as a context manager."""
 
-    def __init__(self, app: Starlette, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._sock = listen(host, port)
+    def __init__(self, app: Starlette, port: int = 0) -> None:
+        self._sock = listen("127.0.0.1", port)
         self._server = _server(app)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self.url = f"http://{host}:{self._sock.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{self._sock.getsockname()[1]}"
 
     def __enter__(self) -> Self:
         thread = self._thread = start_thread("simulate", self._run)

@@ -121,7 +121,7 @@ class World:
         run = self.runs.get(run_id)
         return self._workflow_runs.get(run_id) if run is None else None if run.type == TASK_V2 else run
 
-    def call_faults(self, text: str = "") -> frozenset[Fault]:
+    def call_faults(self, text: str) -> frozenset[Fault]:
         """Draw the faults of one call of the API. A marker in `text` (of a submit) counts once."""
         self._calls += 1
         found = drawn(self.options.ratios, self.options.seed, -self._calls) & OF_CALLS
@@ -215,7 +215,7 @@ class World:
         self.schedules[schedule.id] = schedule
         return schedule
 
-    def fire(self, schedule: SimSchedule, base: str = "") -> SimRun:
+    def fire(self, schedule: SimSchedule, base: str) -> SimRun:
         """Start the run of a schedule, which names no webhook: its agent's callback URL counts, if it has one."""
         schedule.fired = datetime.now(UTC)
         request = {"workflow_id": schedule.workflow_id, "parameters": dict(schedule.parameters)}

@@ -22,7 +22,7 @@ class Source:
     api: SkyvernAPI
     callback_base: str = ""
     secrets: SecretScan = NO_SECRETS
-    allowed: AllowedAddresses = field(default_factory=AllowedAddresses)
+    allowed: AllowedAddresses = field(default_factory=lambda: AllowedAddresses(()))
 
     def callback_url(self, submission_id: str) -> str:
         """Return our own URL, which Skyvern calls for a submission; "" without a public URL."""
