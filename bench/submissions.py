@@ -9,7 +9,8 @@ from typing import Final
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from tests.support.run_ids import run_id
 
 AT_ONCE: Final = 200  # of a transaction

@@ -25,8 +25,8 @@ from receiver.domain.callback_url import mask_bytes
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.deliveries import resend
-from receiver.ledger.submissions import lifecycle, visibility
-from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions import records, visibility
+from receiver.ledger.submissions.records import Submission
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
 # The 4xx that Skyvern retries; a caller's server may count on that.
@@ -111,7 +111,7 @@ def _destination(connection: Connection, delivery: Delivery) -> tuple[Submission
 
     Who gave a URL gets what its own key has signed: the caller's key would vouch for bodies to somebody else.
     """
-    submission = lifecycle.of_run(connection, delivery.source, delivery.run_id)
+    submission = records.of_run(connection, delivery.source, delivery.run_id)
     target, target_key = resend.target_of(connection, delivery.key)
     if target_key:
         return submission, api_keys.one(connection, target_key), target

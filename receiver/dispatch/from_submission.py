@@ -8,7 +8,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, storable
 from receiver.domain.shape import completion_of
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions.records import Submission
 
 
 def with_request(parsed: ParsedEvent, submission: Submission, redactor: Redactor) -> ParsedEvent:

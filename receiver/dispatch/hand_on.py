@@ -16,7 +16,7 @@ from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.deliveries.packed_claims import NewClaim, pack
 from receiver.ledger.events import KnownRun, NewDelivery, NewEvent, Written
 from receiver.ledger.requests import Asked
-from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions.records import Submission
 from receiver.runtime.handover import LARGEST, Handover, Offer
 
 

@@ -25,7 +25,7 @@ from receiver.ledger.events import NewDelivery
 from receiver.ledger.late_completion import LateCompletion, MadeDelivery
 from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey
 from receiver.ledger.submissions import visibility
-from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions.records import Submission
 from receiver.routing.router import Router
 
 log = logging.getLogger("runhook.dispatch")

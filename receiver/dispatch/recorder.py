@@ -27,8 +27,8 @@ from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
 from receiver.ledger.requests import Asked
 from receiver.ledger.submissions import awaited, binding, visibility
-from receiver.ledger.submissions.lifecycle import Submission
 from receiver.ledger.submissions.polls_after import first_ends, schedule_polls
+from receiver.ledger.submissions.records import Submission
 from receiver.routing.router import Router, RunView
 from receiver.runtime.handover import Handover
 from receiver.runtime.throttle import TokenBucket

@@ -32,7 +32,7 @@ from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.events import STATUS, NewEvent, Written, delivery_rows, event_row, status, status_update
 from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events, runs, submissions
-from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions.records import Submission
 
 # Events that have a statement each. PostgreSQL takes the same time for four of them as for one of all four, and for
 # eight 1.7 times as much.

@@ -13,7 +13,7 @@ from typing import Final
 
 from receiver.ledger import Ledger
 from receiver.ledger.submissions import polls
-from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions.records import Submission
 from receiver.reconcile.listing import read_back
 from receiver.reconcile.resolver import SKEW
 from receiver.reconcile.source import PolledSource

@@ -36,8 +36,8 @@ from receiver.domain.run import Run, parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.errors import ConfigError
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, run_polls, runs
-from receiver.ledger.submissions import lifecycle, polls
-from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions import lifecycle, polls, records
+from receiver.ledger.submissions.records import Submission
 from receiver.reconcile import poll_hints
 from receiver.reconcile.absence import without_a_run
 from receiver.reconcile.intake import Intake, ResultIntake, RunAge
@@ -208,7 +208,7 @@ class Reconciler:
             found = self._intake.take(source, answer.body, run, "poll", age, submission.id)
         if found.taken:
             log.info("reconcile.found source=%s run=%s submission=%s", source.name, submission.run_id, submission.id)
-            still = self._ledger.read(lambda connection: lifecycle.one(connection, submission.id))
+            still = self._ledger.read(lambda connection: records.one(connection, submission.id))
             if still is None or still.due_at is None:
                 return
         elif (again_at := found.again_at) is not None:
@@ -257,7 +257,7 @@ class Reconciler:
         resolved = source.resolver.bind(list(wanted.values()), lambda moment: moment + polls.LEASE)
         for submission_id, fetched in resolved.items():
             log.info("reconcile.resolved source=%s submission=%s", source.name, submission_id)
-            found = self._ledger.read(lambda connection, key=submission_id: lifecycle.one(connection, key))  # type: ignore[misc]
+            found = self._ledger.read(lambda connection, key=submission_id: records.one(connection, key))  # type: ignore[misc]
             if found is not None:
                 self._handle(source, found, *fetched)
         absent = self._absent(source, [each for each in wanted.values() if each.id not in resolved], now)

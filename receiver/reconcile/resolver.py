@@ -22,8 +22,9 @@ from receiver.domain.callback_url import token_of
 from receiver.domain.run import Run, parse
 from receiver.domain.submission import OPEN, SubmissionMove
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
-from receiver.ledger.submissions import lifecycle, polls
-from receiver.ledger.submissions.lifecycle import Submission, WhenLate
+from receiver.ledger.submissions import lifecycle, polls, records
+from receiver.ledger.submissions.lifecycle import WhenLate
+from receiver.ledger.submissions.records import Submission
 from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, listed_runs
 
 # Seconds by which Skyvern's clock may differ from ours.
@@ -203,7 +204,7 @@ class Resolver:
 
     def still_open(self, submission_id: str) -> bool:
         """Whether it is not known yet if the submission has a run. Raises LedgerUnavailable."""
-        found = self._ledger.read(lambda connection: lifecycle.one(connection, submission_id))
+        found = self._ledger.read(lambda connection: records.one(connection, submission_id))
         return found is not None and found.state in OPEN
 
 

@@ -35,7 +35,7 @@ from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
-from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions.records import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, search_for_run
 from receiver.runtime.background import awaited
 from receiver.runtime.redis_client import connect, connect_async

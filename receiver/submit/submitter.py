@@ -22,8 +22,9 @@ from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
-from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import Submission, SubmitOutcome, WhenLate
+from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions.lifecycle import SubmitOutcome, WhenLate
+from receiver.ledger.submissions.records import Submission
 from receiver.runtime.background import awaited
 from receiver.skyvern import Answer, Answered, Created, Lost, Unreachable, submitted
 from receiver.submit.durations import RunDurations
@@ -263,7 +264,7 @@ class Submitter:
         return submission
 
     async def _reload(self, submission: Submission) -> Submission | None:
-        return await self._ledger.read(lambda connection: lifecycle.one(connection, submission.id))
+        return await self._ledger.read(lambda connection: records.one(connection, submission.id))
 
     async def _earlier_reply(self, source: Source, submission: Submission, is_disconnected: IsDisconnected) -> Reply:
         """Return the reply that was recorded for the submission, or one that can be given now that more is known."""

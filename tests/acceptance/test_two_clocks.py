@@ -20,6 +20,7 @@ from receiver.ledger.events import record as record_events
 from receiver.ledger.schema import attempts
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from tests.servers.deployment import Deployment
 from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
@@ -49,7 +50,7 @@ class Work(Deployment):
         self.skyvern.wait_final(*runs)
         for run_id in runs:
             token = f"sub_{next(self.tokens):032x}"
-            new = lifecycle.NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}")
+            new = NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}")
             self.ledger.write(lambda it, new=new: lifecycle.begin(it, new, now))  # type: ignore[misc]
             answer = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=now + 0.5)
             self.ledger.write(

@@ -17,7 +17,8 @@ from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger import Ledger
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
 from tests.support import roads
 from tests.support.ledger import claim

@@ -31,7 +31,8 @@ from receiver.ledger.saved_views import SavedView
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.selection import BACKFILL, REPLAY, Selection
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from receiver.ledger.text_index.indexing import TextIndexer
 from tests.support.ledger import claim, new_event, record
 from tests.support.paths import ROOT

@@ -13,8 +13,9 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger import Ledger
-from receiver.ledger.submissions import lifecycle, polls
+from receiver.ledger.submissions import lifecycle, polls, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from receiver.skyvern.samples import dumps
@@ -44,7 +45,7 @@ class Rig:
         self.reconciler: Reconciler = poller.build(self.settings, self.config)
 
     def begin(self, token: str = TOKEN, call: str = "tasks", **fields: Any) -> None:
-        new = lifecycle.NewSubmission(token, "skyvern", "k", call, f"hash of {token}", **fields)
+        new = NewSubmission(token, "skyvern", "k", call, f"hash of {token}", **fields)
         self.ledger.write(lambda c: lifecycle.begin(c, new, time.time()))
 
     def answered(self, run_id: str, token: str = TOKEN, due_at: float = 1.0) -> None:
@@ -58,8 +59,8 @@ class Rig:
             )
         )
 
-    def submission(self, token: str = TOKEN) -> lifecycle.Submission:
-        found = self.ledger.read(lambda c: lifecycle.one(c, token))
+    def submission(self, token: str = TOKEN) -> Submission:
+        found = self.ledger.read(lambda c: records.one(c, token))
         assert found is not None
         return found
 

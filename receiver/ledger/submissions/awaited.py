@@ -15,7 +15,7 @@ from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.lifecycle import Submission, from_row
+from receiver.ledger.submissions.records import Submission, from_row
 
 
 def reading(tokens: Collection[str]) -> Asked:

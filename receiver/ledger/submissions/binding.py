@@ -23,7 +23,7 @@ from receiver.domain.submission import SubmissionMove, SubmissionState, states_b
 from receiver.ledger import bulk, requests
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.lifecycle import Submission, from_row
+from receiver.ledger.submissions.records import Submission, from_row
 
 
 class Wanted(NamedTuple):

@@ -17,7 +17,7 @@ from receiver.ledger import bulk
 from receiver.ledger.expressions import unindexed
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.lifecycle import Submission, from_row
+from receiver.ledger.submissions.records import Submission, from_row
 
 # Seconds that one poll may take.
 LEASE = 90.0

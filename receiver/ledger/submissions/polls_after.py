@@ -11,7 +11,7 @@ from receiver.domain.run import RunKey
 from receiver.ledger.events import NO_RUN, KnownRun, NewEvent
 from receiver.ledger.requests import Asked
 from receiver.ledger.submissions import polls
-from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions.records import Submission
 
 
 def schedule_polls(

@@ -16,8 +16,8 @@ from receiver.domain.run import RunKey
 from receiver.ledger import api_keys, bulk
 from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import submissions
-from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions import records
+from receiver.ledger.submissions.records import Submission
 
 
 def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
@@ -28,7 +28,7 @@ def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
     """
     key = api_keys.one(connection, submission.key_id)
     if key and RESUBMIT in key.scopes and (first := submission.labels.get(CHAIN)):
-        origin = lifecycle.of_run(connection, submission.source, first)
+        origin = records.of_run(connection, submission.source, first)
         if origin and origin.webhook_url == submission.webhook_url:
             return api_keys.one(connection, origin.key_id)
     return key
@@ -53,7 +53,7 @@ def may_see(connection: sa.Connection, submission: Submission, key: Key) -> bool
 
 def webhook_of(connection: sa.Connection, run: RunKey, key: Key) -> tuple[Submission | None, bool]:
     """Return the submission that the run came of, and whether `key` may see its webhook."""
-    submission = lifecycle.of_run(connection, *run)
+    submission = records.of_run(connection, *run)
     return submission, submission is not None and may_see(connection, submission, key)
 
 
@@ -67,7 +67,7 @@ def addresses(connection: sa.Connection, source: str, submission_ids: Sequence[s
     found = {}
     for row in connection.execute(query).all():
         if row.key_id != key.id:
-            submission = lifecycle.one(connection, row.id)
+            submission = records.one(connection, row.id)
             if submission is None or not may_see(connection, submission, key):
                 continue
         found[row.id] = row.callback_url

@@ -13,7 +13,7 @@ from handlers.support.resubmit_chain import CHAIN, TRY
 from receiver.domain.api_key import RESUBMIT
 from receiver.domain.run import MAX_TITLE, parse
 from receiver.ledger.api_keys import Key
-from receiver.ledger.submissions.lifecycle import NewSubmission
+from receiver.ledger.submissions.records import NewSubmission
 from receiver.submit.json_edit import MAX_VALUES, NotAnObject, edit_members, has_too_many_values, parse_object
 from receiver.submit.replies import Refusal, error, invalid, malformed
 from receiver.submit.request import labels

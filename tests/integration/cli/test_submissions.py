@@ -19,7 +19,8 @@ from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import submissions
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from tests.support.command import Runhook, run_command
 from tests.support.ledger import new_event, record, with_tables
 

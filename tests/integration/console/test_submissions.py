@@ -10,7 +10,8 @@ import pytest
 
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from tests.servers.submitting import Submitting
 from tests.support.console import HOSTILE, Browser, tags
 from tests.support.ledger import new_event, record

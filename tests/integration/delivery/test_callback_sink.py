@@ -26,6 +26,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.signature import verify
 from receiver.ledger import Connection, Ledger, api_keys
 from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
 from tests.servers.http import Reply, ScriptedServer
 from tests.support import queries
@@ -79,7 +80,7 @@ def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
         **fields: Any,
     ) -> bytes:
         token = token or f"sub_{run_id}"
-        submission = lifecycle.NewSubmission(token, "skyvern", key_id, "tasks", run_id, None, labels or {}, webhook_url)
+        submission = NewSubmission(token, "skyvern", key_id, "tasks", run_id, None, labels or {}, webhook_url)
         ledger.write(lambda c: lifecycle.begin(c, submission, time.time()))
         content = body(run_id, **fields)
         dispatcher.dispatch([event(content, submission_id=token)])

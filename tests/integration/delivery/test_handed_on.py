@@ -27,6 +27,7 @@ from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.deliveries.claimed import load_handed_on
 from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.records import NewSubmission
 from receiver.runtime.handover import LARGEST, HandedOn, Handover, Offer
 from tests.servers.gate import END_OF_REQUEST, Gate, Mode
 from tests.servers.postgres import PostgresProcess
@@ -93,7 +94,7 @@ def assert_whole(ledger: Ledger, answer: HandedOn, count: int) -> list[dict[str,
 
 
 def submit(ledger: Ledger, **fields: Any) -> None:
-    new = lifecycle.NewSubmission(SUBMITTED, "skyvern", "k1", "tasks", "its hash", **fields)
+    new = NewSubmission(SUBMITTED, "skyvern", "k1", "tasks", "its hash", **fields)
     ledger.write(lambda connection: lifecycle.begin(connection, new, 1.0))
 
 

@@ -19,8 +19,9 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger import Connection, Ledger, events
 from receiver.ledger.schema import runs
-from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, OutcomeRecorded, SubmitOutcome
+from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions.lifecycle import OutcomeRecorded, SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
 from tests.support import queries
 from tests.support.events import body, event
@@ -52,7 +53,7 @@ def run_of(ledger: Ledger) -> tuple[Any, ...]:
 
 
 def due_at(ledger: Ledger) -> float | None:
-    found = ledger.read(lambda connection: lifecycle.one(connection, "sub_1"))
+    found = ledger.read(lambda connection: records.one(connection, "sub_1"))
     assert found is not None
     return found.due_at
 

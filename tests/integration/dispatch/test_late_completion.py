@@ -26,7 +26,8 @@ from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
 from receiver.runtime.handover import Offer
 from tests.support import roads

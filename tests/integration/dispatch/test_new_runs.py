@@ -24,8 +24,9 @@ from receiver.inbox.reader import InboxReader
 from receiver.ledger import Ledger, first_events, requests, retention, run_polls
 from receiver.ledger.requests import Asked
 from receiver.ledger.schema import deliveries, events, runs
-from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router, RunView, Verdict
 from tests.support.events import body, event
 from tests.support.hostile import hostile_bodies
@@ -449,7 +450,7 @@ def test_a_lone_event_takes_one_request_and_more_when_its_run_is_known(
     assert requests_for(event(body("tsk_2"))) == 1
     assert requests_for(event(body("tsk_3"), submission_id="sub_1")) == 2
     assert row(postgres_ledger, "tsk_3")[1:4] == (1, "completed", True)
-    submission = postgres_ledger.read(lambda connection: lifecycle.one(connection, "sub_1"))
+    submission = postgres_ledger.read(lambda connection: records.one(connection, "sub_1"))
     assert submission is not None
     assert (submission.run_id, submission.due_at) == ("tsk_3", None)
     # One that was not expected to be known is asked about once more; then those that follow are expected to be.

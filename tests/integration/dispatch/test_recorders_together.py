@@ -18,7 +18,8 @@ from receiver.ledger import Connection, Ledger
 from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from receiver.runtime.handover import HandedOn, Handover, Offer
 from tests.support.handing_on import address, make_recorder
 

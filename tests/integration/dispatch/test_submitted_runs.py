@@ -26,7 +26,8 @@ from receiver.ledger import Connection, Ledger, api_keys
 from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.schema import deliveries, events, runs, submissions
 from receiver.ledger.submissions import awaited, lifecycle
-from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
 from receiver.runtime.handover import Handover, Offer
 from tests.support.events import body, event

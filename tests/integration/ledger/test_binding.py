@@ -13,7 +13,8 @@ from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.poll_schedule import AFTER_RESTART
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.ledger import Ledger, run_polls, runs
-from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions.records import NewSubmission
 from tests.support import queries
 from tests.support.button import press
 from tests.support.events import body, event
@@ -26,7 +27,7 @@ def submit(ledger: Ledger) -> Callable[..., str]:
     """Writes a submission down; with `run_id`, Skyvern has answered it."""
 
     def make(name: str, run_id: str = "", source: str = "skyvern", **fields: Any) -> str:
-        new = lifecycle.NewSubmission(name, source, "k1", "tasks", f"hash of {name}", **fields)
+        new = NewSubmission(name, source, "k1", "tasks", f"hash of {name}", **fields)
         ledger.write(lambda connection: lifecycle.begin(connection, new, 1.0))
         if run_id:
             answer = lifecycle.SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=5.0)
@@ -42,7 +43,7 @@ def sinks(ledger: Ledger) -> list[tuple[str, str, str]]:
 
 
 def stands(ledger: Ledger, name: str) -> tuple[SubmissionState, str, float | None]:
-    found = ledger.read(lambda connection: lifecycle.one(connection, name))
+    found = ledger.read(lambda connection: records.one(connection, name))
     assert found is not None
     return found.state, found.run_id, found.due_at
 
@@ -150,7 +151,7 @@ def workflow(run_id: str, status: str = "failed", token: str = TOKEN, **fields: 
 
 
 def owners(ledger: Ledger, *run_ids: str) -> list[str | None]:
-    found = [ledger.read(lambda c, run_id=run_id: lifecycle.of_run(c, "skyvern", run_id)) for run_id in run_ids]  # type: ignore[misc]
+    found = [ledger.read(lambda c, run_id=run_id: records.of_run(c, "skyvern", run_id)) for run_id in run_ids]  # type: ignore[misc]
     return [each.id if each else None for each in found]
 
 

@@ -20,8 +20,9 @@ from receiver.ledger import Ledger, api_keys, requests
 from receiver.ledger.api_keys import Key, by_hash
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
-from receiver.ledger.submissions import binding, lifecycle, polls
-from receiver.ledger.submissions.lifecycle import NewSubmission, Submission, SubmitOutcome
+from receiver.ledger.submissions import binding, lifecycle, polls, records
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission, Submission
 from tests.support.ledger import lock_runs, with_tables
 
 NOW = 1_700_000_000.0
@@ -95,7 +96,7 @@ def test_a_run_that_a_wrong_token_took_is_given_back_and_the_other_is_searched_f
 
     answered(ledger, "b", SubmissionMove.ACCEPT, "tsk_b")
 
-    a = ledger.read(lambda connection: lifecycle.one(connection, "sub_a"))
+    a = ledger.read(lambda connection: records.one(connection, "sub_a"))
     assert a is not None
     assert (a.state, a.run_id) == ("unknown", "")
     assert owner(ledger, "tsk_b")[0] == "sub_b"

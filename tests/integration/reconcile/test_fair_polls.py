@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from receiver.ledger import Connection, run_polls
 from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.records import NewSubmission
 from tests.servers.skyvern import SkyvernSimulator
 from tests.support.reconciling import Rig
 
@@ -18,7 +19,7 @@ def test_what_waits_for_one_source_hides_nothing_of_another(
 
     def strand(connection: Connection) -> None:
         for number in range(300):
-            new = lifecycle.NewSubmission(f"sub_{number:032x}", "gone", "k", "tasks", f"hash {number}")
+            new = NewSubmission(f"sub_{number:032x}", "gone", "k", "tasks", f"hash {number}")
             lifecycle.begin(connection, new, 1.0)
             run_polls.ask(connection, "gone", {f"tsk_{number}": 1.0}, 1.0)
 

@@ -16,8 +16,9 @@ from receiver.domain.poll_schedule import LOST_AFTER
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger import Ledger
 from receiver.ledger.schema import runs
-from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import Submission, SubmitOutcome
+from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from tests.servers.scripted import Reply, ScriptedServer
@@ -49,7 +50,7 @@ def poll(tmp_path: Path, reconciler: Reconciler) -> Iterator[Poll]:
 
     def once(age: float, ended: float | None = None, before: str = "") -> Submission:
         began = time.time() - age
-        new = lifecycle.NewSubmission(TOKEN, "skyvern", "k", "tasks", "hash")
+        new = NewSubmission(TOKEN, "skyvern", "k", "tasks", "hash")
         answer = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=1.0)
         ledger.write(lambda connection: lifecycle.begin(connection, new, began))
         ledger.write(lambda connection: lifecycle.record_outcome(connection, TOKEN, answer, began))
@@ -58,7 +59,7 @@ def poll(tmp_path: Path, reconciler: Reconciler) -> Iterator[Poll]:
             end = sa.update(runs).values(final=True, updated_at=time.time() - ended)
             ledger.write(lambda connection: connection.execute(end).rowcount)
         assert reconciler.drain(20) == 1
-        found = ledger.read(lambda connection: lifecycle.one(connection, TOKEN))
+        found = ledger.read(lambda connection: records.one(connection, TOKEN))
         assert found is not None
         return found
 

@@ -19,6 +19,7 @@ from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionState
 from receiver.ledger.schema import events
 from receiver.ledger.submissions import lifecycle, polls
+from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import absence, poller, resolver
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import KEY as HINTS
@@ -344,7 +345,7 @@ def test_a_submission_whose_process_died_is_resolved_and_one_without_a_trace_is_
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
     it = rig(skyvern_simulator)
-    new = lifecycle.NewSubmission(TOKEN, "skyvern", "k", "tasks", "h")
+    new = NewSubmission(TOKEN, "skyvern", "k", "tasks", "h")
     it.ledger.write(lambda c: lifecycle.begin(c, new, time.time() - 200))
     it.reconciler.drain(20)
     assert it.submission().state is SubmissionState.UNKNOWN
@@ -367,7 +368,7 @@ class Unsent:
         it.sim.wait_final(run_id)
         it.reconciler.drain(20)
 
-    def search(self, age: float) -> lifecycle.Submission:
+    def search(self, age: float) -> Submission:
         """What the submission is after a search at this age, in seconds."""
         change = f"UPDATE submissions SET due_at = 1, created_at = {time.time() - age} WHERE id = '{TOKEN}'"
         self.it.ledger.write(lambda c: c.exec_driver_sql(change))

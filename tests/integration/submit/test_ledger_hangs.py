@@ -16,7 +16,8 @@ import pytest
 from handlers.support.file_lock import FileLock
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, async_ledger
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
-from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions.records import NewSubmission
 from receiver.submit import submitter
 from tests.servers.postgres import PostgresProcess
 from tests.servers.skyvern import SkyvernSimulator
@@ -142,7 +143,7 @@ async def test_a_submission_that_was_committed_after_its_caller_was_refused_is_t
     monkeypatch.setattr(async_ledger, "WAIT", 0.3)
     slow = _LateCommit(ledger.url.render_as_string(hide_password=False))
     one = AsyncLedger(slow)
-    new = lifecycle.NewSubmission("sub_1", "skyvern", "k1", "tasks", "hash", idempotency_key="once")
+    new = NewSubmission("sub_1", "skyvern", "k1", "tasks", "hash", idempotency_key="once")
 
     refused = asyncio.create_task(
         one.write(
@@ -157,7 +158,7 @@ async def test_a_submission_that_was_committed_after_its_caller_was_refused_is_t
     slow.let_go.set()
 
     def state() -> tuple[str, str | None, float | None]:
-        found = ledger.read(lambda connection: lifecycle.one(connection, "sub_1"))
+        found = ledger.read(lambda connection: records.one(connection, "sub_1"))
         assert found is not None
         return found.state, found.idempotency_key, found.due_at
 
@@ -171,7 +172,7 @@ async def test_what_is_given_up_before_its_commit_is_rolled_back(
     monkeypatch.setattr(async_ledger, "WAIT", 0.3)
     one = AsyncLedger(ledger)
     go_on = threading.Event()
-    new = lifecycle.NewSubmission("sub_1", "skyvern", "k1", "tasks", "hash")
+    new = NewSubmission("sub_1", "skyvern", "k1", "tasks", "hash")
 
     def begin_slowly(connection: Connection) -> None:
         lifecycle.begin(connection, new, 1.0)
@@ -181,9 +182,9 @@ async def test_what_is_given_up_before_its_commit_is_rolled_back(
         await one.write(begin_slowly)
     monkeypatch.setattr(async_ledger, "WAIT", PATIENCE)
     go_on.set()
-    await one.write(lambda connection: lifecycle.one(connection, "none"))  # it has the lock: the first one has ended
+    await one.write(lambda connection: records.one(connection, "none"))  # it has the lock: the first one has ended
 
-    assert ledger.read(lambda connection: lifecycle.one(connection, "sub_1")) is None
+    assert ledger.read(lambda connection: records.one(connection, "sub_1")) is None
     await one.close()
 
 
