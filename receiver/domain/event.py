@@ -23,7 +23,7 @@ Via = Literal["webhook", "poll", "import"]
 _RUN_ID: Final = re.compile(rb'"(?:tsk|wr)_(?:v2_)?([0-9]{15,20})"')
 _BEGINNING: Final = 4096  # bytes of a body in which it is looked for
 _LETTERS: Final = "ghijklmnopqrstuv"
-# Characters of an id that tables show and commands take: evt_, the second, and 4 hex digits.
+# Characters of an id that tables show: evt_, the second, and 4 hex digits.
 SHORT_ID: Final = 16
 
 
@@ -48,7 +48,10 @@ def is_id_of(identifier: str, source: str, body: bytes) -> bool:
 
 
 def short_id(identifier: str) -> str:
-    """Return the beginning of an event's or delivery's id, as tables show it and commands take it."""
+    """Return the beginning of an event's, delivery's or submission's id, as all tables show it.
+
+    Commands take one of an event or delivery that is cut so. Ids of operations are shorter, and shown whole.
+    """
     return identifier[:SHORT_ID]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from receiver.domain.event import short_id
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
@@ -46,6 +47,14 @@ def test_submissions_are_listed_and_found(browser: Browser, console_server: Subm
         assert "Fetch invoices" in found
         assert "Renew the domain" not in found
     assert "No submission matches" in browser.get("/submissions?state=lost").text
+
+
+def test_one_without_a_title_is_named_as_the_command_line_names_it(
+    browser: Browser, console_server: Submitting
+) -> None:
+    found = submitted(console_server, "0123456789abcdef0123456789abcdef")
+    browser.sign_in()
+    assert f">tasks {short_id(found)}</a>" in browser.get("/submissions").text
 
 
 def test_one_tells_what_it_asked_for_and_waits_for(browser: Browser, console_server: Submitting) -> None:
