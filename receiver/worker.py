@@ -38,8 +38,8 @@ from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.process import raise_file_limit
 from receiver.runtime.redis_client import check_url, connect, no_entry
 from receiver.runtime.set_apart import SetApart
+from receiver.runtime.shared_process import run_shared_process
 from receiver.runtime.supervisor import Supervisor, in_child
-from receiver.runtime.together import run_together
 from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import DISPATCH, TIME_SLICE, JobBody, deliver_queue
 from receiver.wakeups.rq_worker import Stop, run_worker
@@ -134,7 +134,7 @@ def serve_together(
     heartbeat.start()
     shared = SharedWait(settings.redis_url, first)
     mains = {label: partial(_serve, queues[label], built[queues[label]], settings, shared=shared) for label in contexts}
-    code = run_together(mains, contexts)
+    code = run_shared_process(mains, contexts)
     heartbeat.stop()
     return code
 

@@ -22,7 +22,7 @@ from receiver.errors import Busy, ConfigError, Invalid
 from receiver.ledger import Ledger
 from receiver.ledger.filters import Filter
 from receiver.routing.router import Router
-from receiver.runtime.apart import CLOCK, MEMORY, PROCESSOR, TookTooMuch, apart
+from receiver.runtime.bounded_process import CLOCK, MEMORY, PROCESSOR, TookTooMuch, run_bounded
 
 # Characters of rules that are tried, and of a body.
 LONGEST_RULES: Final = 64 << 10
@@ -104,7 +104,7 @@ def try_rules(service: Service, _actor: Actor, wanted: TrialParameters) -> Trial
         if wanted.rules.strip() in ("", routes_text(config).strip()):
             return _tried(*given)
         # A few characters of a rule can take hours, and all memory: not of the process that answers webhooks.
-        return apart(_tried, *given)
+        return run_bounded(_tried, *given)
     except TookTooMuch:
         most = f"{PROCESSOR} s of a processor, {CLOCK:g} s by the clock or {MEMORY >> 20} MiB"
         return Trial(problems=[f"to try these rules took over {most}"], warnings=[], body=None, comparison=None)

@@ -22,7 +22,7 @@ from receiver.api.service import Actor
 from receiver.console.page import ConsolePage, Query
 from receiver.console.sign_in import SignedIn
 from receiver.errors import Busy, RequestError
-from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, console_sessions, news
+from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, change_mark, console_sessions
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.background import Background
 from receiver.submit.connection import StreamedResponse
@@ -113,7 +113,7 @@ class LiveParts:
         self._views: dict[Shown, _View] = {}
         self._places = WaiterLimit(MAX_STREAMS, SHARE)
         self._happened = _NEVER
-        self._mark: news.Mark | None = None
+        self._mark: change_mark.Mark | None = None
         self._due = asyncio.Event()
         self._stopped = False
 
@@ -219,6 +219,6 @@ class LiveParts:
             view.tell()
 
 
-def _looking(sessions: AbstractSet[str], now: float) -> Callable[[Connection], tuple[news.Mark, frozenset[str]]]:
+def _looking(sessions: AbstractSet[str], now: float) -> Callable[[Connection], tuple[change_mark.Mark, frozenset[str]]]:
     """Return the work of one look: what is new, and which of the sessions go on."""
-    return lambda connection: (news.mark(connection), console_sessions.alive(connection, sessions, now))
+    return lambda connection: (change_mark.mark(connection), console_sessions.alive(connection, sessions, now))

@@ -15,8 +15,8 @@ from receiver.domain.deduplication import Facts, says_same
 from receiver.domain.extent import Extent, parse_extent
 from receiver.domain.parsed_event import completion_of_text
 from receiver.domain.run import RunKey, parse
+from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.events import NewEvent
-from receiver.ledger.of_events import of_events
 from receiver.ledger.schema import deliveries, events
 
 

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from receiver.domain.words import BadSearch, TextQuery, parse_query
 from receiver.errors import Invalid
+from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.expressions import contains, contains_exactly, starts_with, unindexed
-from receiver.ledger.of_events import of_event
 from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
 
 FULL_ID = len("evt_") + 32

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import Run, RunKey
-from receiver.ledger.of_events import EventKey, of_events
+from receiver.ledger.deliveries_by_event import EventKey, of_events
 from receiver.ledger.schema import deliveries, events, runs
 
 

@@ -18,9 +18,9 @@ from receiver.domain.event import Via
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import creation, links, same_result
+from receiver.ledger.deliveries_by_event import of_event, of_events
 from receiver.ledger.engine import Ledger
 from receiver.ledger.filters import Filter, matching_events
-from receiver.ledger.of_events import of_event, of_events
 from receiver.ledger.schema import deliveries, events, runs
 
 # Events that one query reads at the most, and bytes of their bodies, but always one event.

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
+from receiver.ledger.attempts_by_delivery import of_deliveries
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
-from receiver.ledger.of_deliveries import of_deliveries
-from receiver.ledger.of_events import EventKey, of_events
+from receiver.ledger.deliveries_by_event import EventKey, of_events
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
 from receiver.ledger.text_index import indexing
 

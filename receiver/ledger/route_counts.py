@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger.of_events import of_event
+from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.schema import deliveries, events
 
 # Events of which the deliveries are counted: the newest. So a count costs the same however large the ledger is.

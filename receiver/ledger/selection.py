@@ -10,9 +10,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
+from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.expressions import each_value
 from receiver.ledger.filters import Filter, begins, matching_deliveries, matching_events
-from receiver.ledger.of_events import of_event
 from receiver.ledger.schema import deliveries, events
 
 # The kinds of operations. A backfill gives a sink old events; the others move deliveries that there are.

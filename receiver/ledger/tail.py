@@ -20,8 +20,8 @@ from receiver.domain.commit_order import CommitOrder
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.ledger import bulk
+from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.filters import FULL_ID, Filter
-from receiver.ledger.of_events import of_events
 from receiver.ledger.schema import deliveries, events, runs
 
 # Bytes of a body in which a text is looked for.

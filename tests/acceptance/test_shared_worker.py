@@ -22,9 +22,9 @@ AT_ONCE = 4
 BAD = """
 import ctypes, os, time
 from handlers.http import HttpSink
-from receiver.runtime import set_apart, supervisor, together
+from receiver.runtime import set_apart, shared_process, supervisor
 
-together._WINDOW, supervisor._MEMORY = 1.0, 300 << 20
+shared_process._WINDOW, supervisor._MEMORY = 1.0, 300 << 20
 set_apart.SUSPECTED, set_apart.PROVEN = 4.0, 600.0
 
 def send(self, delivery, send=HttpSink.send):

@@ -19,7 +19,7 @@ from starlette import routing
 
 from receiver.api import call_pool
 from receiver.ledger import Ledger
-from receiver.runtime import apart
+from receiver.runtime import bounded_process
 from tests.support import sqlite_connections
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE
@@ -125,6 +125,6 @@ def _calls_may_wait_for_a_core() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("connect", "read", "write", "pool"):
             patch.setattr(DEFAULT_TIMEOUT_CONFIG, name, PATIENCE)
-        patch.setattr(apart, "CLOCK", PATIENCE)
+        patch.setattr(bounded_process, "CLOCK", PATIENCE)
         patch.setattr(call_pool, "LIMIT", PATIENCE)
         yield

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, state_after
 from receiver.ledger import bulk, requests
+from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.deliveries import claims, links
 from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed, given_claims, may_move, of_claim, of_claims
-from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import attempts, deliveries
 

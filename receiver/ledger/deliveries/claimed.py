@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger import bulk, requests
+from receiver.ledger.deliveries_by_event import event_of
 from receiver.ledger.expressions import unindexed
-from receiver.ledger.of_events import event_of
 from receiver.ledger.requests import BuiltStatement, StatementForm
 from receiver.ledger.schema import deliveries, events, lanes, runs
 

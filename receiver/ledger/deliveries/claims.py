@@ -60,7 +60,7 @@ from receiver.ledger.deliveries.claimed import (
     to_claimed,
 )
 from receiver.ledger.deliveries.fair_queue import Rotation
-from receiver.ledger.of_events import event_of
+from receiver.ledger.deliveries_by_event import event_of
 from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events
 

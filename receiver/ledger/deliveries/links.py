@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after
 from receiver.ledger import bulk
-from receiver.ledger.of_deliveries import of_delivery
-from receiver.ledger.of_events import of_event, of_events
+from receiver.ledger.attempts_by_delivery import of_delivery
+from receiver.ledger.deliveries_by_event import of_event, of_events
 from receiver.ledger.schema import attempts, deliveries, events
 
 # Held deliveries that one statement looks at.

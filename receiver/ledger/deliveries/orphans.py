@@ -18,7 +18,7 @@ from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.event import delivery_id
 from receiver.ledger import stats
 from receiver.ledger.deliveries import same_result
-from receiver.ledger.of_events import of_events
+from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.schema import deliveries
 
 # Deliveries that one transaction changes at the most, so that nobody waits long for the ledger.

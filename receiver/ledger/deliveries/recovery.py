@@ -14,11 +14,11 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, gave_up, state_after
 from receiver.ledger import bulk
+from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.deliveries import fair_queue, lanes, links
 from receiver.ledger.deliveries.attempts import AttemptResult, record
 from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED
 from receiver.ledger.deliveries.claims import handed_back
-from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.schema import attempts, deliveries
 from receiver.ledger.schema import lanes as lane_rows
 

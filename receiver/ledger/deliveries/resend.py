@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import bulk
+from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.deliveries import creation
-from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.runs import RunStatus
 from receiver.ledger.schema import attempts, deliveries
 

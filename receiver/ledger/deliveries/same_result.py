@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from receiver.ledger import bulk
-from receiver.ledger.of_events import of_event
+from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.schema import deliveries, events, runs
 
 

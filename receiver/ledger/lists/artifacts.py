@@ -16,11 +16,11 @@ from handlers.contract import Artifact
 from handlers.mirror.artifacts import artifacts_of
 from handlers.support.url import without_query
 from receiver.domain.redaction import Redactor
+from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists.bodies import read_body
 from receiver.ledger.lists.paging import Key, Page, Row
 from receiver.ledger.lists.runs import search
-from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.schema import attempts, deliveries, runs
 
 # Bytes of bodies after which a page ends.

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import bulk
+from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.filters import Condition, Filter, begins, of_deliveries
 from receiver.ledger.lists import narrowing
 from receiver.ledger.lists.paging import Key, Order, Page, Row, Search
-from receiver.ledger.of_deliveries import of_delivery
 from receiver.ledger.schema import attempts, deliveries, events
 
 ORDER: Final = Order((deliveries.c.updated_at, deliveries.c.id))

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
+from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.expressions import each_value
 from receiver.ledger.filters import Condition, Filter, begins, text_query
 from receiver.ledger.lists.paging import SmallSet, count_up_to, small_set
-from receiver.ledger.of_events import of_events
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.text_index.search import find_all
 

@@ -110,7 +110,7 @@ deliveries = Table(
     Column("updated_at", Double, nullable=False),
     Column("target", Text, nullable=False, server_default=""),  # a callback's address, if not its submission's
     Column("target_key", Text, nullable=False, server_default=""),  # the id of the API key that gave it, and signs
-    Index(None, "source", "run_id", "event_id"),  # none begins with the event: see of_events.py
+    Index(None, "source", "run_id", "event_id"),  # none begins with the event: see deliveries_by_event.py
     partial_index("ix_deliveries_queued", "state = 'queued'", "sink", "due_at"),
     partial_index("ix_deliveries_queued_lane", "state = 'queued' AND lane <> sink", "sink", "lane", "due_at"),
     partial_index("ix_deliveries_waiting", "state = 'waiting'", "due_at"),
@@ -136,7 +136,7 @@ attempts = Table(
     Column("ended_at", Double, nullable=False),
     Column("worker", Text, nullable=False),
     Column("delivery_created_at", Double, nullable=False, server_default="0"),  # 0: from before revision 0020
-    # By when its delivery was made, or each entry would be on a page of its own: see of_deliveries.py.
+    # By when its delivery was made, or each entry would be on a page of its own: see attempts_by_delivery.py.
     Index("uq_attempts_delivery", "delivery_created_at", "delivery_id", "number", unique=True),
 )
 

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from receiver.ledger import Connection, Ledger, bulk
 from receiver.ledger.deliveries import same_result
+from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import runs as run_lists
-from receiver.ledger.of_events import of_events
 from receiver.ledger.requests import StatementForm
 from receiver.ledger.runs import final_runs, run_statuses
 from receiver.ledger.schema import deliveries, events

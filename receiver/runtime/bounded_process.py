@@ -30,7 +30,7 @@ class TookTooMuch(Exception):
     """The work took more time or memory than it may."""
 
 
-def apart(work: Callable[..., T], *args: Any) -> T:
+def run_bounded(work: Callable[..., T], *args: Any) -> T:
     """Return what `work`, a function of a module, returns for `args`; all of them can be pickled. Raises what it
     raises, and TookTooMuch."""
     command = [sys.executable, "-m", __name__]

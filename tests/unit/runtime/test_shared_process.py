@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from receiver.runtime import together
+from receiver.runtime import shared_process
 from receiver.runtime.child import ChildContext, SharedStatus
 
 
@@ -35,7 +35,7 @@ def test_the_process_ends_with_its_last_unit_though_a_thread_takes_longer(monkey
         thread.start()
         return thread
 
-    monkeypatch.setattr(together, "start_thread", start)
+    monkeypatch.setattr(shared_process, "start_thread", start)
     started = threading.Barrier(3)
 
     def main(context: ChildContext) -> int:
@@ -52,7 +52,7 @@ def test_the_process_ends_with_its_last_unit_though_a_thread_takes_longer(monkey
     # When the process is asked to stop
     threading.Thread(target=stop, daemon=True).start()
     contexts = {label: ChildContext(label, SharedStatus(), ()) for label in ("one", "other")}
-    code = together.run_together(dict.fromkeys(contexts, main), contexts)
+    code = shared_process.run_shared_process(dict.fromkeys(contexts, main), contexts)
 
     # Then it ends before the threads do, with nobody to blame
     waited = let_go.is_set()

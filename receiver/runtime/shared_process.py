@@ -57,7 +57,7 @@ class _Stopping:
         self._bell.ring()
 
 
-def run_together(mains: Mapping[str, ChildMain], contexts: Mapping[str, ChildContext]) -> int:
+def run_shared_process(mains: Mapping[str, ChildMain], contexts: Mapping[str, ChildContext]) -> int:
     """Run the units of `contexts`, functions by label, until SIGTERM and until each has ended. Returns the exit code.
 
     Call it in the main thread, right after the fork.

@@ -9,30 +9,30 @@ import time
 import pytest
 
 from receiver.errors import Busy
-from receiver.runtime import apart as module
-from receiver.runtime.apart import TookTooMuch, apart
+from receiver.runtime import bounded_process as module
+from receiver.runtime.bounded_process import TookTooMuch, run_bounded
 
 pytestmark = pytest.mark.long
 
 
 def test_a_result_and_an_error_come_back() -> None:
-    assert apart(math.hypot, 3, 4) == 5
-    assert apart(os.getpid) != os.getpid()
+    assert run_bounded(math.hypot, 3, 4) == 5
+    assert run_bounded(os.getpid) != os.getpid()
     with pytest.raises(ZeroDivisionError):
-        apart(divmod, 1, 0)
+        run_bounded(divmod, 1, 0)
     with pytest.raises(Busy, match="later"):
-        apart(_raise, "later")
+        run_bounded(_raise, "later")
 
 
 def test_too_much_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TookTooMuch):
-        apart(bytes, 2 << 30)
+        run_bounded(bytes, 2 << 30)
     with pytest.raises(TookTooMuch):
-        apart(os._exit, 3)
+        run_bounded(os._exit, 3)
     monkeypatch.setattr(module, "CLOCK", 0.5)
     began = time.monotonic()
     with pytest.raises(TookTooMuch):
-        apart(time.sleep, 60)
+        run_bounded(time.sleep, 60)
     assert time.monotonic() - began < 30
 
 

@@ -6,11 +6,11 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger, indexes, retention
+from receiver.ledger.attempts_by_delivery import UNKNOWN
 from receiver.ledger.deliveries import attempts, resend
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists.deliveries import list_attempts, list_deliveries
-from receiver.ledger.of_deliveries import UNKNOWN
 from receiver.ledger.schema import attempts as rows
 from receiver.ledger.schema import deliveries, events
 from tests.support import queries

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from receiver.domain.event import short_id
 from receiver.ledger import Connection, Ledger
-from receiver.ledger.of_events import event_of, of_event, of_events
+from receiver.ledger.deliveries_by_event import event_of, of_event, of_events
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.selection import REPLAY, Selection, count
 from tests.support.backlog import analyze, effort
