@@ -8,11 +8,25 @@ from pathlib import Path
 
 
 def make_private_folder(path: Path) -> None:
-    """Make the folder `path`, and those around it, for their owner only; one that exists is left. Raises OSError."""
+    """Make the folder `path`, and those around it, for their owner only; one that exists is left. Raises OSError.
+
+    The names of those that it makes are on disk then: what is synced in a folder is lost with its name.
+    """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
+        with suppress(PermissionError):  # who may only write in it can't sync it
+            sync_folder(folder.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in the folder `path` on disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def folder_for(path: Path) -> Path:

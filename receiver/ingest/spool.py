@@ -22,10 +22,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from handlers.support.private_file import make_private_folder
+from handlers.support.private_file import make_private_folder, sync_folder
 from receiver.domain.event import Event
 from receiver.errors import NotStarted, RunhookError
-from receiver.ingest.spool_segment import Segment, frame, sync_directory
+from receiver.ingest.spool_segment import Segment, frame
 
 # Size at which the next segment is begun.
 SEGMENT_BYTES: Final = 8 << 20
@@ -57,6 +57,7 @@ class _Partition:
         # Whether it holds a file that could not be opened.
         self.unreadable = False
         self._lock = lock
+        self._begun = 0
 
     @property
     def whole(self) -> bool:
@@ -87,11 +88,10 @@ class _Partition:
                 return found
             self.open_next()
 
-    def begin_segment(self) -> Segment:
-        last = int(self.segments[-1].path.stem) if self.segments else 0
-        segment = Segment.create(self.path / f"{last + 1:08d}.seg")
-        self.segments.append(segment)
-        return segment
+    def begin_segment(self) -> None:
+        """Begin the next file. Raises OSError; the one after it has another name then."""
+        self._begun += 1
+        self.segments.append(Segment.create(self.path / f"{self._begun:08d}.seg"))
 
     def close(self) -> None:
         for segment in self.segments:
@@ -137,7 +137,7 @@ class Spool:
                 lock = _lock(path / "lock")
                 assert lock is not None, "a partition that was made just now is locked"
                 self._own = _Partition(path, lock)
-            sync_directory(self.directory)
+            sync_folder(self.directory)
         except OSError as error:
             raise NotStarted(f"can't use the spool {self.directory}: {error.strerror}; set RUNHOOK_DATA") from None
         self.adopt()

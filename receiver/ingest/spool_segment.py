@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
+from handlers.support.private_file import sync_folder
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import is_sound
 
@@ -67,11 +68,17 @@ class Segment:
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Create a file, its name on disk as well. Raises OSError."""
+        """Create a file, its name on disk as well. Raises OSError; it is gone then, if the disk lets it go."""
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        os.pwrite(handle, MAGIC + _OFFSET.pack(HEADER), 0)
-        os.fsync(handle)
-        sync_directory(path.parent)
+        try:
+            os.pwrite(handle, MAGIC + _OFFSET.pack(HEADER), 0)
+            os.fsync(handle)
+            sync_folder(path.parent)
+        except OSError:
+            os.close(handle)
+            with suppress(OSError):
+                path.unlink()
+            raise
         return cls(path, handle, HEADER, HEADER, 0)
 
     @classmethod
@@ -225,12 +232,3 @@ def _next_frame(rest: bytes) -> int:
         if 0 < length <= len(rest) - begin and zlib.crc32(rest[begin : begin + length]) == checksum:
             return start
     return len(rest)
-
-
-def sync_directory(path: Path) -> None:
-    """Have the names in `path` on disk. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,11 +22,13 @@ from tests.support.spool import event, events, open_spool
 
 
 def drained(spool: Spool, count: int = 10) -> list[Event]:
-    """Everything in the spool, taken out in batches."""
+    """Everything in the spool, taken out in batches, while it says that there is any: so the receiver does it."""
     found: list[Event] = []
-    while (batch := spool.peek(count)).events:
+    while spool.events:
+        batch = spool.peek(count)
         found += batch.events
         spool.done(batch)
+    assert spool.peek().events == ()
     return found
 
 
@@ -33,6 +37,11 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     spool = open_spool(tmp_path)
     yield spool
     spool.close()
+
+
+def descriptors() -> int:
+    """How many files this process has open."""
+    return len(list(Path("/dev/fd").iterdir()))
 
 
 def files(path: Path) -> list[str]:
@@ -53,6 +62,29 @@ def test_an_empty_spool_has_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     assert spool.peek().events == ()
     spool.close()
     assert [path.name for path in (tmp_path / "spool").iterdir()] == ["lock"]
+
+
+def test_what_was_appended_is_on_disk_with_the_names_that_lead_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a disk that tells what is synced: kill -9 can't, since the page cache survives that
+    synced: list[int] = []
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda handle: synced.append(os.fstat(handle).st_ino))
+    spool = open_spool(tmp_path / "var")
+    # When events are appended to a spool that is new
+    spool.append(events(0, 2))
+    # Then these are synced: each folder that has a new one, the file, the partition that has it, and the events
+    (path,) = tmp_path.rglob("*.seg")
+    partition, folder, data = path.parents[:3]
+    assert synced == [each.stat().st_ino for each in (data.parent, data, folder, path, partition, path)]
+    # And further ones need no name
+    spool.append(events(2, 3))
+    assert synced[6:] == [path.stat().st_ino]
+    # And a proof that the disk takes events is synced as well
+    spool.check()
+    assert synced[7:] == [(partition / "lock").stat().st_ino]
+    spool.close()
 
 
 def test_peeking_takes_nothing_out(spool: Spool) -> None:
@@ -85,6 +117,7 @@ def test_it_goes_on_in_a_new_file_when_one_is_large_and_deletes_the_drained_one(
 
 
 def test_what_a_stopped_process_left_is_found_by_the_next(tmp_path: Path) -> None:
+    opened = descriptors()
     first = open_spool(tmp_path)
     first.append(events(0, 10))
     first.close()
@@ -93,13 +126,15 @@ def test_what_a_stopped_process_left_is_found_by_the_next(tmp_path: Path) -> Non
     assert second.events == 12
     assert drained(second, 3) == events(0, 12)
     second.close()
-    assert files(tmp_path) == []
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["lock"]
+    assert descriptors() == opened
 
 
 def test_what_was_drained_before_a_stop_is_not_drained_again(tmp_path: Path) -> None:
     first = open_spool(tmp_path)
     first.append(events(0, 10))
     first.done(first.peek(4))
+    assert first.events == 6
     first.close()
     second = open_spool(tmp_path)
     assert drained(second) == events(4, 10)
@@ -190,7 +225,7 @@ def test_nothing_that_was_appended_is_lost_by_kill_9(tmp_path: Path) -> None:
     assert len(found) - acked <= 5
 
 
-@pytest.mark.parametrize("cut", [1, 5, 8, 9, 30])
+@pytest.mark.parametrize("cut", [1, 5, 8, 9, 30, -16, -1])
 def test_a_torn_end_is_passed_over(tmp_path: Path, cut: int) -> None:
     spool = open_spool(tmp_path)
     spool.append(events(0, 3))
@@ -215,6 +250,35 @@ def test_zeros_that_a_power_cut_left_at_the_end_are_no_events(tmp_path: Path) ->
     spool.close()
 
 
+def test_a_damaged_frame_that_is_larger_than_a_batch_costs_no_other(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.append([event(0, 5000), *events(1, 4)])
+    spool.close()
+    (path,) = (tmp_path / "spool").rglob("*.seg")
+    content = bytearray(path.read_bytes())
+    content[HEADER + 4000] ^= 1
+    path.write_bytes(content)
+    spool = open_spool(tmp_path)
+    assert spool.peek(10, 1000).events == (event(1),)
+    assert drained(spool) == events(1, 4)
+    spool.close()
+
+
+def test_a_frame_that_holds_no_event_is_kept_for_a_person_and_costs_no_other(tmp_path: Path) -> None:
+    # Given three frames whose checksums are right, and one of them is none of ours
+    stranger = Event("evt_1", "skyvern", b"whose id this is not", 1.7e9)
+    spool = open_spool(tmp_path)
+    spool.append([event(0), stranger, event(2)])
+    spool.close()
+    # When the next process drains them
+    spool = open_spool(tmp_path)
+    assert drained(spool) == [event(0), event(2)]
+    spool.close()
+    # Then the third one is on disk still
+    (left,) = (tmp_path / "spool").rglob("*.damaged")
+    assert stranger.body in left.read_bytes()
+
+
 def test_a_damaged_frame_is_passed_over_and_its_file_set_aside(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     spool.append(events(0, 5))
@@ -229,7 +293,8 @@ def test_a_damaged_frame_is_passed_over_and_its_file_set_aside(tmp_path: Path) -
     assert [name.rpartition(".")[2] for name in files(tmp_path)] == ["damaged"]
 
 
-@pytest.mark.parametrize("length", [0, 3, 1 << 20, 0xFFFFFFFF])
+# The last one leads to the end of the next frame.
+@pytest.mark.parametrize("length", [0, 3, 1 << 20, 0xFFFFFFFF, 2 * len(frame(event(0))) - 8])
 @pytest.mark.parametrize("hurt", [0, 2, 4])
 def test_a_damaged_length_loses_nothing_that_can_still_be_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, length: int, hurt: int
@@ -266,17 +331,19 @@ def test_a_damaged_header_loses_nothing(tmp_path: Path, header: bytes) -> None:
     assert [name.rpartition(".")[2] for name in files(tmp_path)] == ["damaged"]
 
 
-def test_a_hole_in_the_middle_costs_only_what_was_in_it(tmp_path: Path) -> None:
+# Bytes that are left of the event before: with 0 the hole begins with the length of a frame.
+@pytest.mark.parametrize("before", [20, 0])
+def test_a_hole_in_the_middle_costs_only_what_was_in_it(tmp_path: Path, before: int) -> None:
     spool = open_spool(tmp_path)
     spool.append([*events(0, 3), event(3, 3000), *events(4, 9)])
     spool.close()
     (path,) = (tmp_path / "spool").rglob("*.seg")
     content = bytearray(path.read_bytes())
     place = HEADER + sum(len(frame(event(number))) for number in range(3))
-    content[place - 20 : place + 1000] = bytes(1020)  # the end of one event, and the header and start of the next
+    content[place - before : place + 1000] = bytes(before + 1000)
     path.write_bytes(content)
     spool = open_spool(tmp_path)
-    assert drained(spool, 3) == [*events(0, 2), *events(4, 9)]
+    assert drained(spool, 3) == [*events(0, 2 if before else 3), *events(4, 9)]
     spool.close()
 
 
@@ -323,23 +390,50 @@ def test_it_leaves_the_reserve_of_free_disk_alone(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_write_that_fails_keeps_none_of_its_events_and_the_next_goes_on(tmp_path: Path) -> None:
-    spool = open_spool(tmp_path)
-    spool.append(events(0, 2))
-    import resource
-
+@contextmanager
+def small_files(most: int) -> Iterator[None]:
+    """A disk on which no file gets larger than `most` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:
-        with pytest.raises(OSError, match="File too large"):
-            spool.append([event(2, 15_000), event(3, 15_000)])
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_write_that_fails_keeps_none_of_its_events_and_the_next_goes_on(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.append(events(0, 2))
+    with small_files(20_000), pytest.raises(OSError, match="File too large"):
+        spool.append([event(2, 15_000), event(3, 15_000)])
+    # Then the next go to a file of their own: what the disk has of the first one past its good events is not known
     spool.append(events(4, 6))
+    assert files(tmp_path) == ["00000001.seg", "00000002.seg"]
     assert drained(spool) == [*events(0, 2), *events(4, 6)]
     spool.close()
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_file_that_could_not_be_begun_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    # Given a disk that takes a name and no byte of its file, and perhaps does not let it go either
+    opened = descriptors()
+    spool = open_spool(tmp_path)
+    with monkeypatch.context() as disk, small_files(0):
+        if stays:
+            disk.setattr(Path, "unlink", lambda _: tmp_path.rmdir())
+        with pytest.raises(OSError, match="File too large"):
+            spool.append(events(0, 1))
+    # When it is well again
+    spool.append(events(1, 2))
+    # Then the spool is as well, and neither files nor descriptors are left
+    assert drained(spool) == events(1, 2)
+    spool.close()
+    assert files(tmp_path) == (["00000001.seg"] if stays else [])
+    assert descriptors() == opened
 
 
 def test_a_directory_that_cannot_be_used_is_reported_in_one_line(tmp_path: Path) -> None:
