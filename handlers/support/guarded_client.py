@@ -171,7 +171,7 @@ class GuardedClient:
 
     @contextmanager
     def get_stream(
-        self, url: str, *, headers: Mapping[str, str] | None, deadline: Deadline | float
+        self, url: str, *, headers: Mapping[str, str] | None = None, deadline: Deadline | float
     ) -> Iterator[Download]:
         """GET `url`, following redirects; read the body inside the `with`, in the thread that opened it.
 
