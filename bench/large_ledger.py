@@ -18,7 +18,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, DropIndex
 
-from receiver.ledger import Ledger, planner, requests
+from receiver.ledger import Ledger, planner, statements
 from receiver.ledger.migrate import HEAD, ensure_schema
 from receiver.ledger.schema import attempts, deliveries, events, run_texts, run_words, runs, submissions
 from receiver.ledger.text_index import state
@@ -174,4 +174,4 @@ def _mark_indexed(connection: sa.Connection, count: int) -> None:
         *connection.execute(sa.select(*state.ORDER).order_by(*(each.desc() for each in state.ORDER)).limit(1)).one()
     )
     indexed = replace(known, newest=count, seen=last, checked=last, backfilled=None)
-    requests.run(connection, state.writing(indexed))
+    statements.run(connection, state.writing(indexed))

@@ -14,11 +14,11 @@ from receiver.delivery import outcome
 from receiver.delivery.send_task import SendTask
 from receiver.domain import breaker
 from receiver.domain.delivery import state_after
-from receiver.ledger import Connection, Ledger, requests
+from receiver.ledger import Connection, Ledger, statements
 from receiver.ledger.deliveries import attempts, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.requests import Asked
+from receiver.ledger.statements import BoundStatement
 from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import AttemptCounter
 
@@ -59,7 +59,7 @@ class Settlement:
             ended, results[:] = self.record(connection, tasks, now, started)
             return ended
 
-        def ask(connection: Connection) -> list[Asked]:
+        def ask(connection: Connection) -> list[BoundStatement]:
             asked, results[:] = self._asked(connection, tasks, ledger.now(), started)
             return asked
 
@@ -80,7 +80,7 @@ class Settlement:
         """
         changes = self._breaker_changes(connection, tasks, now)
         asked, results = self._asked(connection, tasks, now, started, changes)
-        return attempts.to_release(requests.run(connection, *asked, commit=True)), results
+        return attempts.to_release(statements.run(connection, *asked, commit=True)), results
 
     def _asked(
         self,
@@ -89,7 +89,7 @@ class Settlement:
         now: float,
         started: Mapping[str, int],
         changes: Mapping[str, outcome.BreakerChange] = {},
-    ) -> tuple[list[Asked], Results]:
+    ) -> tuple[list[BoundStatement], Results]:
         """Return what settles the tasks, and the results. `changes`: of breakers, by lane."""
         results: Results = []
         by_claim: dict[int, list[AttemptResult]] = {}

@@ -15,7 +15,7 @@ from receiver.ledger.deliveries.claims import CLAIM
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.deliveries.packed_claims import NewClaim, pack
 from receiver.ledger.events import KnownRun, NewDelivery, NewEvent, Written
-from receiver.ledger.requests import Asked
+from receiver.ledger.statements import BoundStatement
 from receiver.ledger.submissions.records import Submission
 from receiver.runtime.handover import LARGEST, Handover, Offer
 
@@ -75,7 +75,7 @@ class HandOn:
                     claims[sink] = ClaimAtOnce(offer.owner, offer.claim_number, now + CLAIM)
         return claims
 
-    def looks(self) -> list[Asked]:
+    def looks(self) -> list[BoundStatement]:
         """Return what asks which of their lanes are shut, for the request that makes what `claims` was asked for."""
         names = {new.lane or sink for sink, made in self._claimed.items() for _, new in made.values()}
         return [lanes.SHUT.with_values(b_lanes=sorted(names))] if names else []

@@ -22,10 +22,10 @@ from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, to_compare, unreadable
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import Connection, Ledger, LedgerDataError, events, first_events, requests, run_polls
+from receiver.ledger import Connection, Ledger, LedgerDataError, events, first_events, run_polls, statements
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
-from receiver.ledger.requests import Asked
+from receiver.ledger.statements import BoundStatement
 from receiver.ledger.submissions import awaited, binding, visibility
 from receiver.ledger.submissions.polls_after import first_ends, schedule_polls
 from receiver.ledger.submissions.records import Submission
@@ -161,7 +161,7 @@ class EventRecorder:
         insertions = first_events.Insertions(())
         again: dict[RunKey, float] = {}  # when Skyvern is asked for a run once more
 
-        def ask(connection: Connection) -> list[Asked]:
+        def ask(connection: Connection) -> list[BoundStatement]:
             nonlocal insertions
             now = self._ledger.now()
             new = first_events.candidates(connection, decided, submitted)
@@ -247,7 +247,7 @@ class EventRecorder:
         wanted = [binding.Wanted.of(each) for each in of_runs]
         linked = [key for each in wanted for key in each.linked]
         only = events.only_events(of_runs)
-        locked, candidates = requests.run(
+        locked, candidates = statements.run(
             connection,
             events.lock(connection, [*(each.key for each in of_runs), *linked], now, only),
             binding.candidates(wanted),

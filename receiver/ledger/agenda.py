@@ -10,11 +10,11 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import replays, requests
+from receiver.ledger import replays, statements
 from receiver.ledger.deliveries import fair_queue, recovery
 from receiver.ledger.engine import Ledger
-from receiver.ledger.requests import BuiltStatement
 from receiver.ledger.schema import runs
+from receiver.ledger.statements import BuiltStatement
 
 
 class Agenda(NamedTuple):
@@ -63,7 +63,7 @@ def look(ledger: Ledger) -> Agenda:
     if ledger.dialect == "sqlite":
         found: Any = ledger.first_of_sqlite(_LOOK.on_sqlite.text, _LOOK.on_sqlite.parameters({}))
     else:
-        ((found,),) = ledger.read(lambda connection: requests.run(connection, _LOOK.with_values()), transaction=False)
+        ((found,),) = ledger.read(lambda connection: statements.run(connection, _LOOK.with_values()), transaction=False)
     due, lapses, queued, operations, newest_run = found
     next_change = min((at - now for at in (due, lapses) if at is not None), default=math.inf)
     return Agenda(next_change, bool(queued), bool(operations), newest_run)

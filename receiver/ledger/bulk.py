@@ -16,9 +16,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from receiver.domain.run import RunKey
-from receiver.ledger import requests
+from receiver.ledger import statements
 from receiver.ledger.expressions import unseen
-from receiver.ledger.requests import Asked, BuiltStatement, RowsByColumn, StatementForm
+from receiver.ledger.statements import BoundStatement, BuiltStatement, RowsByColumn, StatementForm
 
 
 def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
@@ -52,19 +52,19 @@ class Insert:
 
         Returns what `returning` names of each row that was written, in no particular order; without names, nothing.
         """
-        return requests.run(connection, self.of(connection, rows))[0] if rows else []
+        return statements.run(connection, self.of(connection, rows))[0] if rows else []
 
-    def of(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> Asked:
+    def of(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> BoundStatement:
         """Return the INSERT of `rows`, of which there is one at least, to be run with others."""
         return self.of_columns(connection, {name: [row[name] for row in rows] for name in rows[0]})
 
-    def of_columns(self, connection: sa.Connection, columns: Mapping[str, Sequence[Any]]) -> Asked:
+    def of_columns(self, connection: sa.Connection, columns: Mapping[str, Sequence[Any]]) -> BoundStatement:
         """Return the same for rows that are given as the values of each column."""
         names = tuple(columns)
         if connection.dialect.name != "postgresql":
-            return Asked(self._statement(names, 0), RowsByColumn(columns))
+            return BoundStatement(self._statement(names, 0), RowsByColumn(columns))
         kind = kind_of(columns, self._more_alike) if len(columns[names[0]]) > 1 else 0
-        return Asked(self._statement(names, kind), with_alike(columns, self._alike[kind]))
+        return BoundStatement(self._statement(names, kind), with_alike(columns, self._alike[kind]))
 
     def _statement(self, names: tuple[str, ...], kind: int) -> BuiltStatement:
         found = self._built.get((names, kind))

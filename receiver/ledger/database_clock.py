@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger.requests import BuiltStatement
+from receiver.ledger.statements import BuiltStatement
 
 _TIME: Final = "extract(epoch FROM clock_timestamp())::float8"
 # Asks PostgreSQL for its time, in seconds since the epoch; to be sent before a BEGIN, in the same request.

@@ -30,7 +30,7 @@ from sqlalchemy import exc as sa_exc
 
 from handlers.support.kept_connections import KeptConnections
 from handlers.support.url import hide_password
-from receiver.ledger import errors, postgresql_engine, requests, sqlite_engine
+from receiver.ledger import errors, postgresql_engine, sqlite_engine, statements
 from receiver.ledger.database_clock import DatabaseClock
 from receiver.ledger.database_url import checked_url
 from receiver.ledger.errors import LedgerDataError, LedgerNotDurable, LedgerUnavailable, Outdated
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from handlers.support.postgresql import TimeLimits
-    from receiver.ledger.requests import Asked
+    from receiver.ledger.statements import BoundStatement
 
 T = TypeVar("T")
 log = logging.getLogger("runhook.ledger")
@@ -133,7 +133,7 @@ class Ledger:
         with self._kept.one(self._engine(write=True).connect) as connection, sqlite_engine.writing(connection):
             yield connection
 
-    def write_at_once(self, ask: Callable[[sa.Connection], Sequence[Asked]]) -> list[Sequence[Any]]:
+    def write_at_once(self, ask: Callable[[sa.Connection], Sequence[BoundStatement]]) -> list[Sequence[Any]]:
         """Run the statements that `ask` returns in one transaction, and return the rows of each.
 
         On PostgreSQL this is one request, and costs less than `write`. Calls `ask` again, and raises, as `write` does.
@@ -142,18 +142,18 @@ class Ledger:
             try:
                 with self._kept.one(self._engine(write=True).connect) as connection:
                     if not (connection.info["begin"] or (self._require_durability and _weakness(connection))):
-                        return requests.run(connection, *ask(connection), commit=True)
+                        return statements.run(connection, *ask(connection), commit=True)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
                 if not errors.is_worth_a_retry(error):
                     raise self._failed(error) from error
             except (UnicodeEncodeError, struct.error) as error:
                 raise LedgerDataError(str(error)) from error
-        return self.write(lambda connection: requests.run(connection, *ask(connection), commit=True))
+        return self.write(lambda connection: statements.run(connection, *ask(connection), commit=True))
 
-    def read_at_once(self, *asked: Asked) -> list[Sequence[Any]]:
+    def read_at_once(self, *asked: BoundStatement) -> list[Sequence[Any]]:
         """Run statements that only read, in one transaction, and return the rows of each. Raises as `write` does."""
         if self._on_sqlite:
-            return self.read(lambda connection: requests.run(connection, *asked))
+            return self.read(lambda connection: statements.run(connection, *asked))
         return self.write_at_once(lambda _: asked)
 
     def read(self, work: Callable[[sa.Connection], T], within: float | None = None, *, transaction: bool = True) -> T:

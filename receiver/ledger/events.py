@@ -17,12 +17,12 @@ from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, completion_text
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import bulk, requests
+from receiver.ledger import bulk, statements
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.history import of_runs
-from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.statements import BoundStatement, BuiltStatement
 
 
 class KnownRun(NamedTuple):
@@ -91,7 +91,7 @@ def only_events(batch: Iterable[ParsedEvent]) -> dict[RunKey, ParsedEvent]:
 
 def lock(
     connection: sa.Connection, keys: Iterable[RunKey], now: float, only: Mapping[RunKey, ParsedEvent] = {}
-) -> Asked | None:
+) -> BoundStatement | None:
     """Return what inserts the runs that are not there yet, and locks them all until the transaction ends. See `known`.
 
     `only`: by run, the one event that is about to be recorded. Most runs are new, and have no other: their row is made
@@ -160,18 +160,18 @@ def record(
     now: float,
     claims: Mapping[str, ClaimAtOnce] = {},
     made: Mapping[RunKey, ParsedEvent] = {},
-    then: Sequence[Asked] = (),
+    then: Sequence[BoundStatement] = (),
     *,
     commit: bool = False,
 ) -> Written:
     """Write the events, their deliveries and the runs' new status.
 
     `claims`: by sink, those with which deliveries are made that wait for nothing. `made`: the runs whose row was made
-    with the status of their only event; see `lock`. `then`: what is to follow. `commit`: see requests.run.
+    with the status of their only event; see `lock`. `then`: what is to follow. `commit`: see statements.run.
     """
     # Those that wait for a sink which an earlier event of the result has told: its end will release nothing of this.
     linked = [item.event.id for item in batch if any(set(new.after) - _sinks(item) for new in item.deliveries)]
-    inserted, made_deliveries, *answers = requests.run(
+    inserted, made_deliveries, *answers = statements.run(
         connection,
         _insert.of(connection, [event_row(item, now) for item in batch]) if batch else None,
         creation.insertion(connection, delivery_rows(batch, now, claims)),
@@ -252,7 +252,7 @@ def _sinks(item: NewEvent) -> set[str]:
 
 def _run_updates(
     connection: sa.Connection, batch: Sequence[NewEvent], now: float, made: Mapping[RunKey, ParsedEvent]
-) -> list[Asked]:
+) -> list[BoundStatement]:
     """Fold to one row a run: its newest event gives the run its status, and each event counts.
 
     `made`: as in `record`; of these rows, one event is counted.

@@ -30,8 +30,8 @@ from receiver.ledger import bulk, first_on_sqlite
 from receiver.ledger.deliveries import creation
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.events import STATUS, NewEvent, Written, delivery_rows, event_row, status, status_update
-from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events, runs, submissions
+from receiver.ledger.statements import BoundStatement, BuiltStatement
 from receiver.ledger.submissions.records import Submission
 
 # Events that have a statement each. PostgreSQL takes the same time for four of them as for one of all four, and for
@@ -43,7 +43,7 @@ class Insertions(NamedTuple):
     """What records events. `ids`: of the events and deliveries that it makes; None where its rows tell which these
     are."""
 
-    asked: Sequence[Asked]
+    asked: Sequence[BoundStatement]
     ids: Collection[str] | None = None
 
 
@@ -105,7 +105,7 @@ def _insertion(
     claims: Mapping[str, ClaimAtOnce],
     due_at: float | None,
     submission: Submission | None,
-) -> Asked:
+) -> BoundStatement:
     """Return what records one event. Its run is of the same submission, for it has come with its token."""
     row = status(item.event, item.run) | event_row(item, now) | {"labels": _labels(submission), "due_at": due_at}
     for number, made in enumerate(delivery_rows([item], now, claims)):

@@ -13,10 +13,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk, requests
+from receiver.ledger import bulk, statements
 from receiver.ledger.events import status_update
-from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events, runs, submissions
+from receiver.ledger.statements import BoundStatement, BuiltStatement
 
 
 def new_runs(connection: sa.Connection, keys: Collection[RunKey], submitted: Mapping[RunKey, str]) -> set[RunKey]:
@@ -27,7 +27,7 @@ def new_runs(connection: sa.Connection, keys: Collection[RunKey], submitted: Map
         *(_THERE.with_values(b_source=source, b_run_ids=ids) for source, ids in by_source),
         *(_SUBMITTED.with_values(b_source=source, b_run_ids=ids) for source, ids in by_source),
     ]
-    found = requests.run(connection, *asked)
+    found = statements.run(connection, *asked)
     there, of_submissions = found[: len(by_source)], found[len(by_source) :]
     known = {(row.source, row.run_id) for rows in (*there, *of_submissions) for row in rows}
     awaited = {
@@ -45,7 +45,7 @@ def insertions(
     event: Mapping[str, Sequence[Any]],
     made: Sequence[dict[str, Any]],
     now: float,
-) -> list[Asked]:
+) -> list[BoundStatement]:
     """Return what records events whose run is one of `new_runs`, by the columns of runs and events, and the rows of
     their deliveries."""
     count = len(event["id"])

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from receiver.domain.deduplication import Facts
 from receiver.domain.parsed_event import recorded_facts
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk, requests
-from receiver.ledger.requests import BuiltStatement
+from receiver.ledger import bulk, statements
 from receiver.ledger.schema import events
+from receiver.ledger.statements import BuiltStatement
 
 # Bytes of the largest body that is read along with the rest. A larger one is read by itself, so that those of a whole
 # batch's runs are never in memory together.
@@ -38,7 +38,7 @@ class PastEvent(NamedTuple):
 def of_runs(connection: sa.Connection, keys: Iterable[RunKey]) -> Iterator[PastEvent]:
     """Yield the events of runs that are locked, each run's in the order of recording."""
     queries = [_of_runs.with_values(b_source=source, b_run_ids=ids) for source, ids in bulk.by_source(keys)]
-    for row in chain.from_iterable(requests.run(connection, *queries)):
+    for row in chain.from_iterable(statements.run(connection, *queries)):
         facts: Facts | None = None
         if row.disposition not in _NOT_COMPARED:
             facts = Facts(*row[-len(Facts._fields) :])

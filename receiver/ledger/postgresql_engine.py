@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 
-from receiver.ledger import requests
+from receiver.ledger import statements
 from receiver.ledger.database_clock import ASK, ASKING, DatabaseClock
 from receiver.ledger.errors import LedgerUnavailable, first_line
 
@@ -51,7 +51,7 @@ def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClo
             if begin:
                 answer = connection.exec_driver_sql(f"{ASK}; {begin}").scalar_one()
             else:
-                answer = requests.run(connection, ASKING.with_values())[0][0].now
+                answer = statements.run(connection, ASKING.with_values())[0][0].now
             clock.note(asked_at, time.monotonic(), answer)
         elif begin:
             connection.exec_driver_sql(begin)

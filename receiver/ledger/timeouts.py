@@ -22,7 +22,7 @@ SERIES: Final = 900.0
 REPEATED: Final = 2
 _HERE: Final = "receiver.ledger."
 # Modules that only run what others give them.
-_CARRIERS: Final = tuple(f"receiver.ledger.{name}" for name in ("engine", "async_ledger", "bulk", "requests"))
+_CARRIERS: Final = tuple(f"receiver.ledger.{name}" for name in ("engine", "async_ledger", "bulk", "statements"))
 
 
 @dataclass(frozen=True, slots=True)

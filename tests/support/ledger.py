@@ -19,7 +19,7 @@ from receiver.domain import deduplication
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import RunKey, parse
-from receiver.ledger import Connection, Ledger, events, replays, requests
+from receiver.ledger import Connection, Ledger, events, replays, statements
 from receiver.ledger.deliveries import attempts, claims
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
@@ -73,7 +73,7 @@ def new_event(
 
 def lock_runs(connection: sa.Connection, keys: Sequence[RunKey], now: float) -> dict[RunKey, KnownRun]:
     """Lock runs, and return what is known of them."""
-    return events.known(connection, requests.run(connection, events.lock(connection, keys, now))[0], now)
+    return events.known(connection, statements.run(connection, events.lock(connection, keys, now))[0], now)
 
 
 def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:

@@ -16,12 +16,12 @@ import orjson
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, state_after
-from receiver.ledger import bulk, requests
+from receiver.ledger import bulk, statements
 from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.deliveries import claims, links
 from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed, given_claims, may_move, of_claim, of_claims
-from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import attempts, deliveries
+from receiver.ledger.statements import BoundStatement, BuiltStatement, StatementForm
 
 
 class AttemptResult(NamedTuple):
@@ -51,7 +51,7 @@ def settling(
     results: Mapping[int, Sequence[AttemptResult]],
     now: float,
     started: Mapping[str, int] = {},
-) -> list[Asked]:
+) -> list[BoundStatement]:
     """Return what settles deliveries that `owner` claimed, by claim number, and gives those that have `started` (id →
     claim number) the slots that this frees. See `to_release` for the rows.
 
@@ -85,17 +85,17 @@ def settle(
     commit: bool = False,
 ) -> list[str]:
     """Run `settling`, in one request. Returns the events whose held deliveries are to be released. `commit`: see
-    requests.run."""
-    return to_release(requests.run(connection, *settling(connection, owner, results, now, started), commit=commit))
+    statements.run."""
+    return to_release(statements.run(connection, *settling(connection, owner, results, now, started), commit=commit))
 
 
 def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
     """Record attempts, each with the worker that made it. One that is there already stays."""
     if results:
-        requests.run(connection, _recorded(connection, results))
+        statements.run(connection, _recorded(connection, results))
 
 
-def _recorded(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> Asked:
+def _recorded(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> BoundStatement:
     ordered = sorted(results, key=lambda each: each[1].id)
     found = dict(zip(AttemptResult._fields, zip(*[each for _, each in ordered], strict=True), strict=True))
     return _insert.of_columns(
@@ -147,11 +147,11 @@ def give_up(
     ids, event_ids = sorted(each.id for each in claimed), sorted({each.event_id for each in claimed})
     given = {"b_ids": ids, "b_owner": owner, "b_number": claim_number, "b_reason": reason, "b_now": now}
     died = _moving(DeliveryMove.DIE).with_values(b_due_at=None, b_spends=0, b_attempts=-1, **given)
-    _, rows = requests.run(connection, died, _held_of.with_values(b_event_ids=event_ids))
+    _, rows = statements.run(connection, died, _held_of.with_values(b_event_ids=event_ids))
     release_held(connection, [row.event_id for row in rows], now)
 
 
-def _moves(owner: str, results: Mapping[int, Sequence[AttemptResult]], now: float) -> Iterator[Asked]:
+def _moves(owner: str, results: Mapping[int, Sequence[AttemptResult]], now: float) -> Iterator[BoundStatement]:
     """Yield what moves those of the deliveries that are still of their claim: all that were accepted at once."""
     by_claim = sorted(results.items())
     accepted = [(each.id, number) for number, of in by_claim for each in of if each.move is DeliveryMove.ACCEPT]

@@ -10,11 +10,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
-from receiver.ledger import bulk, requests
+from receiver.ledger import bulk, statements
 from receiver.ledger.deliveries_by_event import event_of
 from receiver.ledger.expressions import unindexed
-from receiver.ledger.requests import BuiltStatement, StatementForm
 from receiver.ledger.schema import deliveries, events, lanes, runs
+from receiver.ledger.statements import BuiltStatement, StatementForm
 
 # The columns of a delivery that nobody has claimed.
 UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_number": 0, "prefetched": False, "claim_until": None}
@@ -189,7 +189,7 @@ def load_bodies(connection: sa.Connection, claimed: Sequence[Claimed]) -> list[C
     wanted = sorted({each.event_seq for each in claimed if each.event_seq})
     if not wanted:
         return list(claimed)
-    bodies = {row.seq: row for row in requests.run(connection, _BODIES.with_values(b_seqs=wanted))[0]}
+    bodies = {row.seq: row for row in statements.run(connection, _BODIES.with_values(b_seqs=wanted))[0]}
     there = [each for each in claimed if not each.event_seq or each.event_seq in bodies]
     for each in there:
         if each.event_seq:
@@ -206,7 +206,7 @@ def load_handed_on(
     None when the lane of one is paused or shut: then none of them may be sent.
     """
     wanted = _HANDED_ON.with_values(b_ids=list(ids), b_owner=owner, b_number=claim_number)
-    (rows,) = requests.run(connection, wanted)
+    (rows,) = statements.run(connection, wanted)
     if any(row.shut for row in rows):
         return None
     found = []

@@ -46,7 +46,7 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane, shut_since
 from receiver.domain.delivery import DeliveryMove, state_after
-from receiver.ledger import bulk, requests
+from receiver.ledger import bulk, statements
 from receiver.ledger.deliveries import fair_queue, lanes
 from receiver.ledger.deliveries.claimed import (
     SENDING,
@@ -61,8 +61,8 @@ from receiver.ledger.deliveries.claimed import (
 )
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.deliveries_by_event import event_of
-from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import deliveries, events
+from receiver.ledger.statements import BoundStatement, BuiltStatement
 
 # Seconds after which a claim that nobody renews lapses: how long a killed worker's deliveries wait at the most.
 CLAIM = 15.0
@@ -160,7 +160,7 @@ def claim(
     `lane_limit`: how many of one lane, for a sink that has many, which takes them by their `rotation`. Prefetches only
     what stands next in the queue and was never tried, and nothing at all for an owner that gets no slot and has none
     (`has_slots`), or when a breaker is not closed. What it costs does not depend on how much is queued. `budget`:
-    commits in the request that claims, where that is had (requests.run), if each has spent fewer attempts.
+    commits in the request that claims, where that is had (statements.run), if each has spent fewer attempts.
     """
     own, taken, oldest = _look(connection, sink, now, concurrency, 0 if lane_limit else limit + prefetch)
     if concurrency is not None:
@@ -187,7 +187,7 @@ def claim(
         for prefetched in (False, True)
         if (ids := [row.id for row in found.rows if (row.id in found.ahead) is prefetched])
     ]
-    requests.run(connection, *taken_now, commit=found.spent < budget)
+    statements.run(connection, *taken_now, commit=found.spent < budget)
     return Claims(
         (
             to_claimed(row, row.attempts + 1, now, prefetched=row.id in found.ahead, probe=probes.get(row.id))
@@ -208,7 +208,7 @@ def _look(
         asked = [*locked, _SLOTS_TAKEN.with_values(b_sink=sink), *asked]
     if oldest:
         asked.append(_OLDEST.with_values(b_sink=sink, b_now=now, b_limit=oldest))
-    answers = requests.run(connection, *asked)
+    answers = statements.run(connection, *asked)
     rows = answers.pop() if oldest else []
     own = lanes.one_of(answers.pop())
     return own, answers.pop()[0].slots if concurrency is not None else 0, rows
@@ -308,7 +308,7 @@ def renew(connection: sa.Connection, owner: str, numbers: Collection[int], until
     return connection.execute(changed).rowcount
 
 
-def taking_slots(owner: str, started: Mapping[str, int]) -> list[Asked]:
+def taking_slots(owner: str, started: Mapping[str, int]) -> list[BoundStatement]:
     """Return what gives prefetched deliveries that have started, id → claim number, the slots that the same transaction
     frees. What is not the owner's any more is left."""
     return [_TAKE_SLOTS.with_values(**given_claims(owner, [*started.items()]))] if started else []
@@ -317,7 +317,7 @@ def taking_slots(owner: str, started: Mapping[str, int]) -> list[Asked]:
 def hand_back(connection: sa.Connection, owner: str, unstarted: Mapping[str, int], now: float) -> None:
     """Queue prefetched deliveries that never started, id → claim number. What is not the owner's any more is left."""
     if unstarted:
-        requests.run(connection, _HAND_BACK.with_values(**given_claims(owner, [*unstarted.items()]), b_now=now))
+        statements.run(connection, _HAND_BACK.with_values(**given_claims(owner, [*unstarted.items()]), b_now=now))
 
 
 def release_unknown(connection: sa.Connection, owner: str, known: Collection[int], now: float) -> int:

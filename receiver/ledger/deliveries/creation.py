@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after
 from receiver.domain.event import delivery_id
-from receiver.ledger import bulk, requests
+from receiver.ledger import bulk, statements
 from receiver.ledger.deliveries.claimed import UNCLAIMED
-from receiver.ledger.requests import Asked
 from receiver.ledger.schema import deliveries, events
+from receiver.ledger.statements import BoundStatement
 
 
 class ClaimAtOnce(NamedTuple):
@@ -97,10 +97,10 @@ def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
 
 def insert(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
     """Insert deliveries that are not there yet, sorted by id. Returns the ids of the new ones."""
-    return [row.id for row in requests.run(connection, insertion(connection, rows))[0]]
+    return [row.id for row in statements.run(connection, insertion(connection, rows))[0]]
 
 
-def insertion(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> Asked | None:
+def insertion(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> BoundStatement | None:
     """Return what inserts deliveries, as `insert` does. None without any."""
     ordered = sorted(rows, key=lambda row: str(row["id"]))
     if any("claim_owner" in row for row in ordered):

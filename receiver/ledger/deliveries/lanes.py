@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane, shut_since
-from receiver.ledger import bulk, requests
-from receiver.ledger.requests import BuiltStatement
+from receiver.ledger import bulk, statements
 from receiver.ledger.schema import lanes
+from receiver.ledger.statements import BuiltStatement
 
 # Seconds after which a probe whose worker vanished may be made by another.
 PROBE_LEASE = 15.0
@@ -54,7 +54,7 @@ def any_shut(connection: sa.Connection) -> bool:
 
 def find(connection: sa.Connection, name: str) -> Lane | None:
     """Return the lane of this name, or None when it has no row. A sink's own lane bears the sink's name."""
-    return one_of(*requests.run(connection, NAMED.with_values(b_lane=name)))
+    return one_of(*statements.run(connection, NAMED.with_values(b_lane=name)))
 
 
 def one_of(rows: Sequence[Any]) -> Lane | None:

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from handlers.support.resubmit_chain import CHAIN
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
-from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import runs, submissions
+from receiver.ledger.statements import BoundStatement, BuiltStatement, StatementForm
 from receiver.ledger.submissions.records import Submission, from_row
 
 
-def reading(tokens: Collection[str]) -> Asked:
+def reading(tokens: Collection[str]) -> BoundStatement:
     """Return what reads those of the submissions with these ids whose run has no event yet. See `by_run`."""
     return _reading.with_values(b_ids=sorted(tokens))
 

@@ -20,9 +20,9 @@ from receiver.domain import callback_url
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove, SubmissionState, states_before
-from receiver.ledger import bulk, requests
-from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
+from receiver.ledger import bulk, statements
 from receiver.ledger.schema import runs, submissions
+from receiver.ledger.statements import BoundStatement, BuiltStatement, StatementForm
 from receiver.ledger.submissions.records import Submission, from_row
 
 
@@ -52,7 +52,7 @@ class Wanted(NamedTuple):
         return [(self.source, each) for each in (self.retried_from, self.retried_by) if each]
 
 
-def candidates(wanted: Collection[Wanted]) -> Asked | None:
+def candidates(wanted: Collection[Wanted]) -> BoundStatement | None:
     """Return what locks and reads the submissions that may be those of runs. See `bind`."""
     if not wanted:
         return None
@@ -98,7 +98,7 @@ def bind(
             found, state=SubmissionState.ACCEPTED, run_id=run_id, reason="", updated_at=now
         )
         newly.append({"b_id": token, "b_run_id": run_id, "b_now": now})
-    requests.run(connection, *_ACCEPT.for_each(connection, newly))
+    statements.run(connection, *_ACCEPT.for_each(connection, newly))
     further = [each for each in asked if each[:2] not in bound and (each.token or each.linked)]
     if further:
         _bind_further(connection, further, by_id, bound, now)
@@ -118,7 +118,7 @@ def bind(
         for key, each in sorted(result.items(), key=lambda item: item[0])
         if key not in named
     ]
-    requests.run(connection, *_NAME.for_each(connection, newly_named))
+    statements.run(connection, *_NAME.for_each(connection, newly_named))
     return result
 
 

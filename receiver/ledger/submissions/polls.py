@@ -15,8 +15,8 @@ from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionState
 from receiver.ledger import bulk
 from receiver.ledger.expressions import unindexed
-from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import runs, submissions
+from receiver.ledger.statements import BoundStatement, BuiltStatement, StatementForm
 from receiver.ledger.submissions.records import Submission, from_row
 
 # Seconds that one poll may take.
@@ -56,7 +56,7 @@ def stop_polling(connection: sa.Connection, submission_id: str, reason: str, now
     )
 
 
-def due_after_end(keys: Iterable[RunKey], due_at: float | None, now: float) -> list[Asked]:
+def due_after_end(keys: Iterable[RunKey], due_at: float | None, now: float) -> list[BoundStatement]:
     """Return what sets when the submissions of these runs are polled next, if they are final; None: not any more."""
     statement = _ENDED if due_at is None else _ONCE_MORE
     return [

@@ -9,7 +9,7 @@ from receiver.domain.deduplication import Facts
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.ledger.events import NO_RUN, KnownRun, NewEvent
-from receiver.ledger.requests import Asked
+from receiver.ledger.statements import BoundStatement
 from receiver.ledger.submissions import polls
 from receiver.ledger.submissions.records import Submission
 
@@ -20,7 +20,7 @@ def schedule_polls(
     histories: Mapping[RunKey, Sequence[Facts]],
     bound: Mapping[RunKey, Submission],
     now: float,
-) -> list[Asked]:
+) -> list[BoundStatement]:
     """Return what ends the polling of runs that are final by then. One whose first final event is a cancel without
     output is polled once more, some time later: its output may come in a second webhook, which can be lost. An event
     that a poll brought is the result of that poll."""
@@ -40,7 +40,7 @@ def schedule_polls(
     return [*polls.due_after_end(over, None, now), *polls.due_after_end(once_more, later, now)]
 
 
-def first_ends(batch: Iterable[NewEvent], submitted: Mapping[RunKey, Submission], now: float) -> list[Asked]:
+def first_ends(batch: Iterable[NewEvent], submitted: Mapping[RunKey, Submission], now: float) -> list[BoundStatement]:
     """Return the same for webhooks that are each the first event of its run. `submitted`: by run."""
     ends = {item.key: [item.facts] for item in batch if item.facts and item.run.final and item.key in submitted}
     return schedule_polls((), dict.fromkeys(ends, NO_RUN), ends, {key: submitted[key] for key in ends}, now)

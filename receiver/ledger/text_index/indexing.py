@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey
 from receiver.domain.words import words_in
-from receiver.ledger import bulk, requests
+from receiver.ledger import bulk, statements
 from receiver.ledger.engine import Ledger
-from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
 from receiver.ledger.schema import run_texts, runs
+from receiver.ledger.statements import BoundStatement, BuiltStatement, StatementForm
 from receiver.ledger.text_index import reading, state, summaries
 from receiver.ledger.text_index.postings import WordChanges
 from receiver.ledger.text_index.reading import Text, Texts
@@ -198,7 +198,7 @@ class TextIndexer:
         """Write the batch. False when another clock has come on since it was read."""
         words = numbered.changes.reading()
         asked = [text.key for text in batch.texts if not text.new]
-        locked, rows, *sets = requests.run(connection, state.LOCK.with_values(), _looking_up(asked), *words.asked)
+        locked, rows, *sets = statements.run(connection, state.LOCK.with_values(), _looking_up(asked), *words.asked)
         found, now = state.of_rows(locked), self._ledger.now()
         if (
             found is None
@@ -211,7 +211,7 @@ class TextIndexer:
         untouched = found == batch.read_in
         if not untouched and batch.texts:
             asked = [text.key for text in batch.texts]
-            (rows,) = requests.run(connection, _looking_up(asked))
+            (rows,) = statements.run(connection, _looking_up(asked))
         wanted = {*asked}
         there = {key: row.number for row in rows if row.there and (key := (row.source, row.run_id)) in wanted}
         if gone := wanted.difference(there):
@@ -234,7 +234,7 @@ class _Numbered(NamedTuple):
     others: Mapping[str, list[Any]]
     then: IndexState
 
-    def puts(self, connection: sa.Connection, untouched: bool) -> list[Asked]:
+    def puts(self, connection: sa.Connection, untouched: bool) -> list[BoundStatement]:
         """Return what writes the documents. `untouched`: nobody has changed the index since they were read."""
         puts = (_insert if untouched else _put, self.new), (_put, self.others)
         return [into.of_columns(connection, rows) for into, rows in puts if rows["number"]]
@@ -278,7 +278,7 @@ def remove(connection: sa.Connection, keys: Iterable[RunKey]) -> None:
 
 def _known(connection: sa.Connection, numbers: Sequence[int]) -> Sequence[Any]:
     """Return the documents that have these numbers."""
-    return requests.run(connection, _OF_NUMBERS.with_values(numbers=numbers))[0] if numbers else ()
+    return statements.run(connection, _OF_NUMBERS.with_values(numbers=numbers))[0] if numbers else ()
 
 
 _OF_NUMBERS: Final = BuiltStatement(
@@ -314,6 +314,6 @@ def _look_up(form: StatementForm) -> Any:
 _LOOK_UP: Final = BuiltStatement(_look_up)
 
 
-def _looking_up(keys: Sequence[RunKey]) -> Asked | None:
+def _looking_up(keys: Sequence[RunKey]) -> BoundStatement | None:
     """Return what looks up these runs, to be run with others."""
     return _LOOK_UP.with_values(sources=[key[0] for key in keys], run_ids=[key[1] for key in keys]) if keys else None

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk, requests
-from receiver.ledger.requests import Asked, BuiltStatement, StatementForm
+from receiver.ledger import bulk, statements
 from receiver.ledger.schema import run_words
+from receiver.ledger.statements import BoundStatement, BuiltStatement, StatementForm
 
 # Numbers of a chunk. With 4,096, words that few runs share cost a search twice as much.
 CHUNK: Final = 16_384
@@ -148,11 +148,11 @@ class WordChanges:
         known = known or {}
         return Reading([(chunk, self._words(chunk, known.get(chunk, {}))) for chunk in self._chunks()])
 
-    def write(self, connection: sa.Connection, known: _Sets | None = None, *behind: Asked) -> None:
+    def write(self, connection: sa.Connection, known: _Sets | None = None, *behind: BoundStatement) -> None:
         """Write them, and then run `behind`, which ends the transaction. `known`: sets that were read already."""
         known = known or {}
         reading = self.reading(known)
-        read = reading.of_rows(requests.run(connection, *reading.asked))
+        read = reading.of_rows(statements.run(connection, *reading.asked))
         new, changed, emptied = _Columns(), _Columns(), list[tuple[int, list[str]]]()
         for chunk in self._chunks():
             sets = {**known.get(chunk, {}), **read.get(chunk, {})}
@@ -175,7 +175,7 @@ class WordChanges:
             for into, rows in ((_insert, new.named), (put, changed.named))
             if rows["word"]
         ]
-        requests.run(connection, *asked, *behind, commit=bool(behind))
+        statements.run(connection, *asked, *behind, commit=bool(behind))
 
     def _chunks(self) -> list[int]:
         return sorted({*self._added, *self._removed})

@@ -14,9 +14,9 @@ from pydantic_core import from_json
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey, members
 from receiver.domain.words import Said, said
-from receiver.ledger import bulk, requests
-from receiver.ledger.requests import BuiltStatement
+from receiver.ledger import bulk, statements
 from receiver.ledger.schema import events, run_texts, runs
+from receiver.ledger.statements import BuiltStatement
 from receiver.ledger.text_index import state
 from receiver.ledger.text_index.state import Place
 
@@ -83,7 +83,7 @@ def missed_between(connection: sa.Connection, after: Place, before: Place, redac
 
     Nearly all were read when they changed, so the database tells only of the others.
     """
-    (found,) = requests.run(connection, _end(AGAIN).with_values(after_at=after.at))
+    (found,) = statements.run(connection, _end(AGAIN).with_values(after_at=after.at))
     end = min(before, Place(found[0].updated_at)) if found else before
     read = _texts(connection, _run(connection, _missed(BATCH), after=after, before=end), redactor)
     return read if read.more else Texts(end, end < before, read.texts)
@@ -92,7 +92,7 @@ def missed_between(connection: sa.Connection, after: Place, before: Place, redac
 def _run(connection: sa.Connection, statement: BuiltStatement, **places: Place) -> Sequence[ChangedRun]:
     given = {f"{name}_{part}": value for name, place in places.items() for part, value in place._asdict().items()}
     # The bodies of a batch that come with their runs are BODIES at the most.
-    (rows,) = requests.run(connection, statement.with_values(small=min(BODY, BODIES // BATCH), **given))
+    (rows,) = statements.run(connection, statement.with_values(small=min(BODY, BODIES // BATCH), **given))
     return [ChangedRun._make(row) for row in rows]
 
 
@@ -167,12 +167,12 @@ def _texts(connection: sa.Connection, rows: Sequence[ChangedRun], redactor: Reda
     stale = [row for row in rows if row.event_id and row.indexed_at != row.updated_at]
     more, beginnings, sizes = len(rows) >= BATCH, dict[str, bytes](), dict[str, int]()
     if large := [row.event_id for row in stale if row.body is None]:
-        sizes = dict(requests.run(connection, _SIZES.with_values(ids=large))[0])
+        sizes = dict(statements.run(connection, _SIZES.with_values(ids=large))[0])
         if (taken := _taken(stale, sizes)) < len(stale):
             rows = rows[: rows.index(stale[taken])]
             stale, more = stale[:taken], True
         large = [row.event_id for row in stale if row.event_id in sizes]
-        beginnings = dict(requests.run(connection, _BEGINNINGS.with_values(ids=large, size=BODY))[0]) if large else {}
+        beginnings = dict(statements.run(connection, _BEGINNINGS.with_values(ids=large, size=BODY))[0]) if large else {}
     texts = []
     for row in stale:
         body, whole = row.body, True

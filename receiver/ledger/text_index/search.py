@@ -18,10 +18,10 @@ import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.domain.words import Term, TextQuery
-from receiver.ledger import bulk, requests
+from receiver.ledger import bulk, statements
 from receiver.ledger.expressions import contains_exactly
-from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import run_texts, run_words
+from receiver.ledger.statements import BoundStatement, BuiltStatement
 from receiver.ledger.text_index import summaries
 from receiver.ledger.text_index.postings import CHUNK, chunk_of, numbers, union, up_to
 
@@ -72,7 +72,7 @@ class Found(NamedTuple):
 
 def find(connection: sa.Connection, query: TextQuery, limit: int, before: int | None = None) -> Found:
     """Find up to `limit` runs, behind the number `before` when that is given."""
-    ((lowest, highest),) = requests.run(connection, _BOUNDS.with_values())[0]
+    ((lowest, highest),) = statements.run(connection, _BOUNDS.with_values())[0]
     if lowest is None:
         return Found([], None)
     top = highest if before is None else min(highest, before - 1)
@@ -102,7 +102,7 @@ def _documents(connection: sa.Connection, query: TextQuery, some: list[int]) -> 
     """Return those of these runs that are there, and that have all phrases."""
     patterns = query.patterns if query.needs_document else ()
     given = {_pattern(place): pattern for place, pattern in enumerate(patterns)}
-    (rows,) = requests.run(connection, _documents_with(len(given)).with_values(numbers=some, **given))
+    (rows,) = statements.run(connection, _documents_with(len(given)).with_values(numbers=some, **given))
     return {row[0]: Match(*row) for row in rows}
 
 
@@ -183,7 +183,7 @@ class _Walk:
         for term in self._terms:
             asked = chunks if found is None else list(found)
             written: dict[int, list[bytes]] = {}
-            for chunk, runs in requests.run(self._connection, self._query(term, asked))[0]:
+            for chunk, runs in statements.run(self._connection, self._query(term, asked))[0]:
                 self._rows += 1
                 written.setdefault(chunk, []).append(runs)
             of_term = {chunk: union(many) for chunk, many in written.items()}
@@ -201,7 +201,7 @@ class _Walk:
         density = self._density.get(term, math.inf)
         return term.prefix and density >= 1, density
 
-    def _query(self, term: Term, chunks: list[int]) -> Asked:
+    def _query(self, term: Term, chunks: list[int]) -> BoundStatement:
         if term.prefix:
             return _OF_BEGINNING.with_values(chunks=chunks, word=term.word, end=term.word + _LAST)
         return _OF_WORD.with_values(chunks=chunks, word=term.word)

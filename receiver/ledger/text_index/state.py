@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk, requests
+from receiver.ledger import bulk, statements
 from receiver.ledger.expressions import bytewise
-from receiver.ledger.requests import Asked, BuiltStatement
 from receiver.ledger.schema import runs, text_index
+from receiver.ledger.statements import BoundStatement, BuiltStatement
 
 # Seconds after which no transaction is under way any more that began with a time of before: its statements, waits for
 # locks and pauses all have limits, see handlers/support/postgresql.py.
@@ -69,12 +69,12 @@ _WRITE: Final = BuiltStatement(
 
 def read(connection: sa.Connection) -> IndexState | None:
     """Return the state; None when nothing was ever indexed."""
-    return of_rows(requests.run(connection, READ.with_values())[0])
+    return of_rows(statements.run(connection, READ.with_values())[0])
 
 
 def lock(connection: sa.Connection) -> IndexState | None:
     """Return the state, and keep all others from changing the index until the transaction ends."""
-    return of_rows(requests.run(connection, LOCK.with_values())[0])
+    return of_rows(statements.run(connection, LOCK.with_values())[0])
 
 
 def mark_changed(connection: sa.Connection) -> None:
@@ -93,7 +93,7 @@ def begin(connection: sa.Connection) -> None:
     connection.execute(insert.on_conflict_do_nothing(index_elements=[text_index.c.id]))
 
 
-def writing(state: IndexState) -> Asked:
+def writing(state: IndexState) -> BoundStatement:
     """Return what writes the state, to be run with others."""
     return _WRITE.with_values(
         new_newest=state.newest,

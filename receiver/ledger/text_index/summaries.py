@@ -24,10 +24,10 @@ from zlib import crc32
 import sqlalchemy as sa
 
 from receiver.domain.words import Term
-from receiver.ledger import bulk, requests
+from receiver.ledger import bulk, statements
 from receiver.ledger.engine import Ledger
-from receiver.ledger.requests import BuiltStatement
 from receiver.ledger.schema import run_texts, run_words
+from receiver.ledger.statements import BuiltStatement
 from receiver.ledger.text_index.postings import chunk_of, packed, put, unpacked
 from receiver.ledger.text_index.state import IndexState
 
@@ -104,7 +104,7 @@ def with_all(connection: sa.Connection, chunks: range, terms: Iterable[Term]) ->
         last=_name(_group_of(chunks[0])),
     )
     written: dict[int, list[tuple[int, array[int]]]] = {}
-    for row, name, numbers in requests.run(connection, asked)[0]:
+    for row, name, numbers in statements.run(connection, asked)[0]:
         written.setdefault(row, []).append((_group(name), unpacked(numbers)))
     for each in hashes:
         for group, numbers in written.get(_FIRST + _row(each), ()):
@@ -223,7 +223,7 @@ class _Summary:
         """Read some words more."""
         chunk = self._group << _GROUP_BITS | self._place
         asked = _some_words(_WORDS).with_values(chunk=chunk, after=self._after)
-        ((some, last),) = requests.run(connection, asked)[0]
+        ((some, last),) = statements.run(connection, asked)[0]
         words = some.encode().split() if some else []
         if len(words) < _WORDS:
             self._place, self._after = self._place + 1, ""
@@ -250,7 +250,7 @@ class _Summary:
 
     def _put(self, connection: sa.Connection, rows: list[int], sets: list[bytes]) -> None:
         columns: dict[str, list[Any]] = {"chunk": rows, "word": [_name(self._group)] * len(rows), "runs": sets}
-        requests.run(connection, put.of_columns(connection, columns))
+        statements.run(connection, put.of_columns(connection, columns))
 
 
 @cache

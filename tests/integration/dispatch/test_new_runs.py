@@ -21,9 +21,9 @@ from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.inbox.reader import InboxReader
-from receiver.ledger import Ledger, first_events, requests, retention, run_polls
-from receiver.ledger.requests import Asked
+from receiver.ledger import Ledger, first_events, retention, run_polls, statements
 from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.statements import BoundStatement
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
@@ -70,7 +70,7 @@ def unreadable(ledger: Ledger) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The text of each statement of a request."""
     noted: list[str] = []
     together = BoundedConnection.together
@@ -79,23 +79,23 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         noted.extend(each.statement.text.decode() for each in asked)
         return together(self, asked, **more)
 
-    def run_on_sqlite(self: requests._OnSqlite, driver: Any, values: Any) -> Any:
+    def run_on_sqlite(self: statements._OnSqlite, driver: Any, values: Any) -> Any:
         noted.append(self.text)
         return on_sqlite(self, driver, values)
 
-    on_sqlite = requests._OnSqlite.run
+    on_sqlite = statements._OnSqlite.run
     monkeypatch.setattr(BoundedConnection, "together", run)
-    monkeypatch.setattr(requests._OnSqlite, "run", run_on_sqlite)
+    monkeypatch.setattr(statements._OnSqlite, "run", run_on_sqlite)
     return noted
 
 
-def test_the_row_of_a_new_run_is_written_once(dispatcher: Dispatcher, ledger: Ledger, statements: list[str]) -> None:
+def test_the_row_of_a_new_run_is_written_once(dispatcher: Dispatcher, ledger: Ledger, texts: list[str]) -> None:
     first, second = event(body("tsk_1", title="One")), event(body("tsk_2", "failed", failure_reason="x"))
 
     dispatcher.dispatch([first, second])
 
     postgresql = ledger.dialect == "postgresql"
-    of_runs = [each for each in statements if "INSERT INTO runs" in each or "UPDATE runs" in each]
+    of_runs = [each for each in texts if "INSERT INTO runs" in each or "UPDATE runs" in each]
     assert len(of_runs) == (2 if postgresql else 1)  # PostgreSQL gets one for each event
     assert row(ledger, "tsk_1") == (first.id, 1, "completed", True, "One")
     assert row(ledger, "tsk_2") == (second.id, 1, "failed", True, None)
@@ -178,7 +178,7 @@ def test_skyvern_is_asked_for_a_run_though_it_is_recorded_at_the_second_try_only
     allowed, errors, insertions = iter([True]), [error], first_events.insertions
     monkeypatch.setattr(it._again, "may_ask", lambda _: next(allowed, False))
 
-    def failing_once(*given: Any) -> list[Asked]:
+    def failing_once(*given: Any) -> list[BoundStatement]:
         if errors:
             raise errors.pop()
         return insertions(*given)
@@ -306,7 +306,7 @@ def test_one_by_one_a_few_or_many_at_once_or_with_their_runs_locked_events_are_r
 
 
 def test_what_all_events_of_a_batch_have_alike_is_sent_once_and_recorded_of_each(
-    postgres_ledger: Ledger, redis_url: str, statements: list[str]
+    postgres_ledger: Ledger, redis_url: str, texts: list[str]
 ) -> None:
     # Given a batch of events that tell the same, one whose results differ, one of which some go to two sinks, and
     # one of which some are not the first try
@@ -330,9 +330,9 @@ def test_what_all_events_of_a_batch_have_alike_is_sent_once_and_recorded_of_each
     for new in (True, False):
         for each in batches:
             it._expects_first = new
-            statements.clear()
+            texts.clear()
             it.dispatch(each)
-            arrays += [one.count("[]") for one in statements if "WITH first_of_runs" in one]
+            arrays += [one.count("[]") for one in texts if "WITH first_of_runs" in one]
         found.append([rows_of(postgres_ledger, table) for table in (runs, events, deliveries)])
         postgres_ledger.write(
             lambda connection: [connection.execute(sa.delete(each)) for each in (deliveries, events, runs)]

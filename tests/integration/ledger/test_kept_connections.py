@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from handlers.support import postgresql
 from handlers.support.postgresql import BoundedConnection
 from receiver.ledger import Ledger, LedgerDataError
-from receiver.ledger.requests import Asked, BuiltStatement
+from receiver.ledger.statements import BoundStatement, BuiltStatement
 from tests.servers.gate import END_OF_REQUEST, Gate
 from tests.servers.postgres import PostgresProcess
 
@@ -40,7 +40,7 @@ def server(postgres_url: str) -> Iterator[Ledger]:
         yield it
 
 
-def add(number: int, word: str = "one") -> Asked:
+def add(number: int, word: str = "one") -> BoundStatement:
     return added.with_values(id=number, word=word)
 
 
@@ -64,7 +64,7 @@ def test_it_takes_one_request_and_nothing_before_or_after_it(server: Ledger, sen
 
 @pytest.mark.parametrize("bad", [add(1), add(2, "\ud800"), add(1 << 40), add(3, "a\0b")])
 def test_of_one_with_a_bad_value_nothing_is_written_and_the_next_one_is_none_the_worse(
-    server: Ledger, bad: Asked
+    server: Ledger, bad: BoundStatement
 ) -> None:
     server.write_at_once(lambda _: [add(1)])
     with pytest.raises(LedgerDataError):

@@ -13,9 +13,9 @@ from receiver.ledger.deliveries import same_result
 from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import runs as run_lists
-from receiver.ledger.requests import StatementForm
 from receiver.ledger.runs import final_runs, run_statuses
 from receiver.ledger.schema import deliveries, events
+from receiver.ledger.statements import StatementForm
 from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW, new_event, record
 

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Connection, Ledger, requests
+from receiver.ledger import Connection, Ledger, statements
 from receiver.ledger.deliveries import attempts, claimed, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import load_bodies, load_handed_on
@@ -36,7 +36,7 @@ def take_through(ledger: Ledger, number: int) -> None:
     run_id = f"tsk_{number}"
     record(ledger, new_event(run_id, "ops"))
     wanted = [binding.Wanted("skyvern", run_id)]
-    ledger.write(lambda it: requests.run(it, binding.candidates(wanted), lanes.SHUT.with_values(b_lanes=["ops"])))
+    ledger.write(lambda it: statements.run(it, binding.candidates(wanted), lanes.SHUT.with_values(b_lanes=["ops"])))
     taken = ledger.write(lambda it: claims.claim(it, "ops", 8, "w", number, NOW, 15))
     (loaded,) = ledger.write(lambda it: load_bodies(it, taken))
     handed_on = ledger.write(lambda it: load_handed_on(it, "w", number, [loaded.id], NOW))
@@ -135,7 +135,7 @@ def test_the_submission_of_an_event_alone_is_found_by_a_plan_that_is_kept_among_
     # When the submission of one run after the other is looked for, by its callback URL or by its own id
     for number in range(4 * CUSTOM_PLANS):
         wanted = [binding.Wanted("skyvern", f"tsk_{number}", token)]
-        ledger.write(lambda it, wanted=wanted: requests.run(it, binding.candidates(wanted)))  # type: ignore[misc]
+        ledger.write(lambda it, wanted=wanted: statements.run(it, binding.candidates(wanted)))  # type: ignore[misc]
     # Then PostgreSQL has one plan for them all, of both indexes
     ((custom, plan),) = [look for statement, look in plans(ledger).items() if "FROM submissions" in statement]
     assert custom <= CUSTOM_PLANS

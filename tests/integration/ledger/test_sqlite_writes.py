@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, requests
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, statements
 from receiver.ledger.schema import events, runs
 from tests.support.ledger import new_event, record, states, with_tables
 
@@ -120,7 +120,7 @@ def test_a_full_disk_leaves_nothing_of_a_transaction_and_the_next_one_goes_on(le
 
 def test_a_statement_that_is_cancelled_leaves_nothing_of_its_transaction(ledger: Ledger) -> None:
     # Given a transaction that has written, and whose next statement takes long
-    forever = requests.BuiltStatement(
+    forever = statements.BuiltStatement(
         lambda _: sa.text(
             "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x FROM n) SELECT max(x) AS x FROM n"
         ).columns(sa.column("x", sa.Integer))
@@ -131,7 +131,7 @@ def test_a_statement_that_is_cancelled_leaves_nothing_of_its_transaction(ledger:
         driver: Any = connection.connection.dbapi_connection
         timer = threading.Timer(0.2, driver.interrupt)
         timer.start()
-        requests.run(connection, forever.with_values())
+        statements.run(connection, forever.with_values())
 
     record(ledger, new_event("tsk_0", "ops"))
     # When that is interrupted
@@ -148,8 +148,8 @@ def by_sqlalchemy(connection: Connection) -> None:
 
 
 def past_it(connection: Connection) -> None:
-    gone = requests.BuiltStatement(lambda _: sa.update(runs).values(status=sa.literal_column("'gone'")))
-    requests.run(connection, gone.with_values())
+    gone = statements.BuiltStatement(lambda _: sa.update(runs).values(status=sa.literal_column("'gone'")))
+    statements.run(connection, gone.with_values())
 
 
 Changes = Sequence[Callable[[Connection], None]]
@@ -199,7 +199,7 @@ def test_a_transaction_that_is_left_by_an_error_is_rolled_back(
 @pytest.mark.parametrize("value", ["\ud800", 2**63])
 def test_a_value_that_sqlite_has_not_is_the_value_s_fault(ledger: Ledger, value: Any) -> None:
     """As on PostgreSQL: a batch is halved until the one to blame stands alone."""
-    asked = requests.BuiltStatement(lambda _: sa.select(sa.bindparam("value", type_=sa.Text).label("value")))
+    asked = statements.BuiltStatement(lambda _: sa.select(sa.bindparam("value", type_=sa.Text).label("value")))
     with pytest.raises(LedgerDataError):
-        ledger.write(lambda it: requests.run(it, asked.with_values(value=value)))
+        ledger.write(lambda it: statements.run(it, asked.with_values(value=value)))
     assert_well(ledger)

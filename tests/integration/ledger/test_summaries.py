@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from receiver.domain.redaction import Redactor
 from receiver.domain.words import Term, parse_query, words_in
-from receiver.ledger import Ledger, requests
+from receiver.ledger import Ledger, statements
 from receiver.ledger.schema import run_texts, run_words
 from receiver.ledger.text_index import indexing, search, state, summaries
 from receiver.ledger.text_index.indexing import TextIndexer
@@ -55,7 +55,7 @@ def full(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Ledger:
             rows.append({**row, "document": said(chunk)})
         changes.write(connection)
         connection.execute(sa.insert(run_texts), rows)
-        requests.run(connection, state.writing(numbered))
+        statements.run(connection, state.writing(numbered))
 
     ledger.write(fill)
     return ledger
@@ -172,7 +172,7 @@ def test_a_group_has_no_summary_before_its_last_chunk_is_full(full: Ledger) -> N
     # Given a ledger whose numbers have come to the last chunk of a group
     def come_to(number: int) -> None:
         now = replace(index_state(full), newest=number)
-        full.write(lambda connection: requests.run(connection, state.writing(now)))
+        full.write(lambda connection: statements.run(connection, state.writing(now)))
 
     it = Summarizer(full)
     come_to(48 * CHUNK - 1)
@@ -300,7 +300,7 @@ def test_a_ledger_that_has_all_is_not_asked_again_before_more_is_full(
 
 def test_while_one_clock_indexes_another_makes_no_summaries(full: Ledger) -> None:
     held = replace(index_state(full), owner="another", leased_until=full.now() + indexing.LEASE)
-    full.write(lambda connection: requests.run(connection, state.writing(held)))
+    full.write(lambda connection: statements.run(connection, state.writing(held)))
     TextIndexer(full, Redactor([])).run(60)
     assert rows_of_summaries(full) == 0
 

@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from receiver.domain.redaction import MASK, Redactor
 from receiver.domain.run import RunKey
 from receiver.domain.words import document, parse_query, words_in
-from receiver.ledger import Ledger, requests, retention
+from receiver.ledger import Ledger, retention, statements
 from receiver.ledger.filters import Filter, of_runs
 from receiver.ledger.lists import runs as lists
-from receiver.ledger.requests import Asked, StatementForm
 from receiver.ledger.schema import run_texts, run_words, runs
+from receiver.ledger.statements import BoundStatement, StatementForm
 from receiver.ledger.text_index import indexing, postings, reading, search, state
 from receiver.ledger.text_index.coverage import Coverage, coverage
 from receiver.ledger.text_index.indexing import TextIndexer
@@ -349,8 +349,8 @@ def test_a_batch_reads_no_more_of_a_new_ledger_than_its_own_runs_and_words(ledge
         assert batch is not None
         count(connection)
         with pytest.MonkeyPatch.context() as patch:
-            run = requests.run
-            patch.setattr(requests, "run", lambda *given, commit=False: run(*given))  # or its numbers would be gone
+            run = statements.run
+            patch.setattr(statements, "run", lambda *given, commit=False: run(*given))  # or its numbers would be gone
             done = it._write(connection, batch, indexing._numbered(batch))
         count(connection)
         return done
@@ -516,14 +516,12 @@ def many_chunks(ledger: Ledger) -> Ledger:
 
 def test_a_rare_word_costs_few_statements_and_rows(many_chunks: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     # When a word is searched that only the oldest of 4,900,000 numbers has
-    statements: list[Asked | None] = []
-    run = requests.run
-    monkeypatch.setattr(
-        requests, "run", lambda connection, *asked: (statements.extend(asked), run(connection, *asked))[1]
-    )
+    asked: list[BoundStatement | None] = []
+    run = statements.run
+    monkeypatch.setattr(statements, "run", lambda connection, *given: (asked.extend(given), run(connection, *given))[1])
     assert found(many_chunks, "rare") == ["r0"]
     # Then few statements found it, and no more rows than there are hits
-    assert 3 <= len(statements) <= 9
+    assert 3 <= len(asked) <= 9
     with many_chunks._engine(write=False).connect() as connection:
         walk = search._Walk(connection, parse_query("rar"), 5, 299 * CHUNK + 5)
         assert list(walk) == [5]
@@ -612,7 +610,7 @@ def test_the_index_of_words_is_read_and_never_the_whole_table(many_chunks: Ledge
             assert "word" in plan, plan
 
 
-def _plan(connection: sa.Connection, asked: Asked) -> str:
+def _plan(connection: sa.Connection, asked: BoundStatement) -> str:
     """How the database runs what is asked."""
     if connection.dialect.name == "sqlite":
         found = asked.statement.on_sqlite

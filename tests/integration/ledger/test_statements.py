@@ -24,11 +24,11 @@ from receiver.ledger import (
     bulk,
     database_clock,
     engine,
-    requests,
+    statements,
 )
 from receiver.ledger.deliveries import attempts, claims
 from receiver.ledger.deliveries.attempts import AttemptResult
-from receiver.ledger.requests import Asked, BuiltStatement
+from receiver.ledger.statements import BoundStatement, BuiltStatement
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import NOW, new_event, record, states
 
@@ -75,7 +75,7 @@ def all_of(ledger: Ledger) -> list[tuple[Any, ...]]:
 def test_each_statement_sees_what_those_before_it_did(store: Ledger) -> None:
     def work(connection: Connection) -> list[Any]:
         made = put.of(connection, [row(1), row(2, None)])
-        return requests.run(
+        return statements.run(
             *(connection, made, changed.with_values(its_id=1, new="two"), found.with_values(ids=[1, 2, 3]))
         )
 
@@ -87,9 +87,9 @@ def test_each_statement_sees_what_those_before_it_did(store: Ledger) -> None:
 
 @pytest.mark.parametrize("ids", [[], [1], [1, 3]])
 def test_a_statement_finds_the_same_however_many_values_it_is_given(store: Ledger, ids: list[int]) -> None:
-    store.write(lambda it: requests.run(it, put.of(it, [row(1, None)]), put.of(it, [row(2), row(3)])))
+    store.write(lambda it: statements.run(it, put.of(it, [row(1, None)]), put.of(it, [row(2), row(3)])))
 
-    found_now = store.write(lambda it: requests.run(it, found.with_values(ids=ids))[0])
+    found_now = store.write(lambda it: statements.run(it, found.with_values(ids=ids))[0])
     assert [each.id for each in found_now] == ids
 
 
@@ -118,14 +118,14 @@ def test_a_claim_is_two_requests_and_a_settlement_is_one(
 
 def test_statements_and_their_commit_are_one_request(server: Ledger, sent: list[None]) -> None:
     def work(connection: Connection) -> int:
-        requests.run(connection, put.of(connection, [row(1)]), found.with_values(ids=[1]), commit=True)
+        statements.run(connection, put.of(connection, [row(1)]), found.with_values(ids=[1]), commit=True)
         return len(sent)
 
     server.read(lambda _: None)  # connected, and asked for its time
     sent.clear()
     # When they are prepared, and when they are run again
     assert server.write(work) == 1
-    assert server.write(lambda it: requests.run(it, found.with_values(ids=[1]), commit=True)) == [[(1, "one")]]
+    assert server.write(lambda it: statements.run(it, found.with_values(ids=[1]), commit=True)) == [[(1, "one")]]
     # Then no COMMIT follows
     assert len(sent) == 2
     assert all_of(server) == [(1, "one")]
@@ -147,7 +147,7 @@ def test_of_a_request_with_a_bad_value_nothing_is_written(
 
     def work(connection: Connection) -> None:
         before, after = put.of(connection, [row(8)]), put.of(connection, [row(9)])
-        requests.run(connection, before, put.of(connection, [bad]), after, commit=True)
+        statements.run(connection, before, put.of(connection, [bad]), after, commit=True)
 
     with pytest.raises(error) as caught:
         server.write(work)
@@ -164,7 +164,7 @@ def test_of_statements_with_a_bad_value_sqlite_keeps_nothing(tmp_path: Path, bad
         store.write(lambda connection: put(connection, [row(1)]))
 
         with pytest.raises(LedgerDataError) as caught:
-            store.write(lambda it: requests.run(it, put.of(it, [row(8)]), put.of(it, [bad]), put.of(it, [row(9)])))
+            store.write(lambda it: statements.run(it, put.of(it, [row(8)]), put.of(it, [bad]), put.of(it, [row(9)])))
         assert "words" not in str(caught.value)
         assert all_of(store) == [(1, "one")]
         store.write(lambda connection: put(connection, [row(5)]))
@@ -177,17 +177,17 @@ def test_a_list_has_the_texts_that_a_column_may_have(store: Ledger) -> None:
     store.write(lambda it: put(it, [row(number, text) for number, text in enumerate(texts)]))
     by_word = BuiltStatement(lambda form: sa.select(words.c.word).where(bulk.among_given(form, words.c.word, "w")))
     # When they are looked for
-    rows = store.read(lambda it: requests.run(it, by_word.with_values(w=texts))[0])
+    rows = store.read(lambda it: statements.run(it, by_word.with_values(w=texts))[0])
     # Then each is found; and one that no text can have is refused
     assert {each.word for each in rows} == set(texts)
     with pytest.raises(LedgerDataError):
-        store.write(lambda it: requests.run(it, by_word.with_values(w=["\ud800", "a"])))
+        store.write(lambda it: statements.run(it, by_word.with_values(w=["\ud800", "a"])))
 
 
 def test_a_condition_is_true_false_or_null_on_both_databases(store: Ledger) -> None:
     store.write(lambda it: put(it, [row(1), row(2, "two"), row(3, None)]))
     compared = BuiltStatement(lambda _: sa.select(words.c.id, (words.c.word == "one").label("is_one")))
-    rows = store.read(lambda it: requests.run(it, compared.with_values())[0])
+    rows = store.read(lambda it: statements.run(it, compared.with_values())[0])
     by_id = {each.id: each.is_one for each in rows}
     assert by_id[1] is True
     assert by_id[2] is False
@@ -213,7 +213,7 @@ def test_of_a_request_that_fails_at_its_end_nothing_is_written(server: Ledger) -
         server.write_at_once(lambda it: [put.of(it, [row(1), row(2)])])
     # Then it is not taken for committed, and the connection is as good as new
     assert all_of(server) == []
-    server.write(lambda it: requests.run(it, put.of(it, [row(5)]), commit=True))
+    server.write(lambda it: statements.run(it, put.of(it, [row(5)]), commit=True))
     assert all_of(server) == [(5, "one")]
 
 
@@ -263,14 +263,14 @@ def ends_unheard(target: int) -> Iterator[tuple[int, threading.Event]]:
 def test_a_statement_that_the_server_does_not_know_is_trouble_with_the_ledger(server: Ledger) -> None:
     missing = BuiltStatement(lambda _: sa.select(sa.column("id", sa.Integer)).select_from(sa.table("no_such_table")))
     with pytest.raises(LedgerUnavailable, match="no_such_table"):
-        server.write(lambda connection: requests.run(connection, missing.with_values()))
+        server.write(lambda connection: statements.run(connection, missing.with_values()))
 
 
 @pytest.mark.parametrize("ended", ["DEALLOCATE ALL", "SELECT pg_terminate_backend(pg_backend_pid())"])
 def test_what_a_session_forgets_and_a_session_that_ends_are_overcome(server: Ledger, ended: str) -> None:
     # Given a session that has prepared a statement
     asked = found.with_values(ids=[1])
-    server.write(lambda connection: requests.run(connection, asked))
+    server.write(lambda connection: statements.run(connection, asked))
     # When it has forgotten that, or is gone, before the next transaction
     connection = server._engine(write=True).raw_connection()
     driver: Any = connection.dbapi_connection
@@ -279,7 +279,7 @@ def test_what_a_session_forgets_and_a_session_that_ends_are_overcome(server: Led
     finally:
         connection.close()
     # Then that is done all the same
-    server.write(lambda connection: requests.run(connection, put.of(connection, [row(1)]), asked, commit=True))
+    server.write(lambda connection: statements.run(connection, put.of(connection, [row(1)]), asked, commit=True))
     assert all_of(server) == [(1, "one")]
 
 
@@ -299,9 +299,9 @@ def test_what_was_prepared_for_a_table_that_is_altered_since_is_prepared_again(s
     def ask() -> list[Any]:
         if kept:
             return server.write_at_once(lambda _: [asked, counting])
-        return server.write(lambda it: requests.run(it, asked, counting, commit=True))
+        return server.write(lambda it: statements.run(it, asked, counting, commit=True))
 
-    server.write(lambda it: requests.run(it, put.of(it, [row(1)])))
+    server.write(lambda it: statements.run(it, put.of(it, [row(1)])))
     ask()
     for length in (9, 10, 11):
         # When its table is altered
@@ -316,17 +316,17 @@ def test_a_table_that_is_altered_again_and_again_is_never_a_values_fault(
 ) -> None:
     """Else the events of a batch would be marked as unreadable."""
     asked = found.with_values(ids=[1])
-    server.write(lambda it: requests.run(it, put.of(it, [row(1)]), asked, commit=True))
+    server.write(lambda it: statements.run(it, put.of(it, [row(1)]), asked, commit=True))
     alter_as_an_operator(server)
     monkeypatch.setattr(engine, "_TRIES", 1)
     with pytest.raises(LedgerUnavailable, match="cached plan"):
-        server.write(lambda it: requests.run(it, asked, commit=True))
+        server.write(lambda it: statements.run(it, asked, commit=True))
 
 
 def test_what_is_rolled_back_is_prepared_again(server: Ledger) -> None:
     asked = found.with_values(ids=[1])
     for _ in range(2):
-        server.write(lambda connection: requests.run(connection, asked))
+        server.write(lambda connection: statements.run(connection, asked))
         server.read(lambda connection: connection.exec_driver_sql("SELECT 1").all())  # which ends with a ROLLBACK
 
     def prepared(connection: Connection) -> int:
@@ -343,8 +343,8 @@ def test_behind_a_pooler_nothing_is_prepared(postgres_url: str, monkeypatch: pyt
     count = "SELECT count(*) FROM pg_prepared_statements"
 
     def work(connection: Connection) -> list[Any]:
-        requests.run(connection, put.of(connection, [row(1)]), found.with_values(ids=[1]))
-        return [connection.exec_driver_sql(count).scalar(), *requests.run(connection, changed_of(1), commit=True)]
+        statements.run(connection, put.of(connection, [row(1)]), found.with_values(ids=[1]))
+        return [connection.exec_driver_sql(count).scalar(), *statements.run(connection, changed_of(1), commit=True)]
 
     assert ledger.write(work) == [0, []]
     assert all_of(ledger) == [(1, "two")]
@@ -363,10 +363,10 @@ def test_behind_a_pooler_a_read_has_its_limits(
     )
     asked = limit.with_values()
     with closing(Ledger(postgres_url)) as ledger:
-        assert ledger.read(lambda it: requests.run(it, asked), transaction=transaction) == [[("10s",)]]
+        assert ledger.read(lambda it: statements.run(it, asked), transaction=transaction) == [[("10s",)]]
 
 
-def changed_of(number: int) -> Asked:
+def changed_of(number: int) -> BoundStatement:
     return changed.with_values(its_id=number, new="two")
 
 
@@ -377,10 +377,10 @@ def test_of_two_that_deadlock_one_is_tried_again(server: Ledger) -> None:
 
     def work(connection: Connection, first: int, second: int) -> None:
         tries.append(first)
-        requests.run(connection, changed_of(first))
+        statements.run(connection, changed_of(first))
         if len(tries) <= 2:
             both.wait(30)
-        requests.run(connection, changed_of(second), commit=True)
+        statements.run(connection, changed_of(second), commit=True)
 
     threads = [
         threading.Thread(target=server.write, args=(lambda it, a=a, b=b: work(it, a, b),)) for a, b in ((1, 2), (2, 1))
@@ -410,8 +410,8 @@ def test_a_connection_that_is_interrupted_in_a_request_is_used_no_more(
 
     monkeypatch.setattr(BoundedConnection, "wait", stop)
     with pytest.raises(Stopped):
-        server.write(lambda connection: requests.run(connection, changed_of(1), asked))
-    assert server.write(lambda connection: requests.run(connection, asked)) == [[(1, "one")]]
+        server.write(lambda connection: statements.run(connection, changed_of(1), asked))
+    assert server.write(lambda connection: statements.run(connection, asked)) == [[(1, "one")]]
 
 
 def test_a_driver_alone_begins_a_transaction_and_reads_any_type(postgres_url: str) -> None:

@@ -1,7 +1,7 @@
-"""Statements that are built once a process, and several of them in one request to the database.
+"""Statements that are built once a process, and several of them run in one request to the database.
 
-They go past SQLAlchemy, which costs four times what the drivers do: their text is compiled once. PostgreSQL prepares it
-once a session, and takes values in binary. SQLite has no requests: there they run one after the other.
+SQLAlchemy compiles the text of each once, and is left out when it runs, which then costs a quarter. PostgreSQL prepares
+it once a session, and takes values in binary. SQLite has no requests: there they run one after the other.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class RowsByColumn(NamedTuple):
     columns: Mapping[str, Sequence[Any]]
 
 
-class Asked(NamedTuple):
-    """A statement with its values, by name. On SQLite these may be many rows, by column too: it is run for each one."""
+class BoundStatement(NamedTuple):
+    """A statement with its values, by name. On SQLite they may be those of many rows, for each of which it is run: a
+    sequence, or RowsByColumn."""
 
     statement: BuiltStatement
     values: Any
@@ -52,20 +53,20 @@ class StatementForm(IntEnum):
 
 
 class BuiltStatement:
-    """A statement of one shape. `build`: makes it, with a typed bindparam for each value, of which none is expanded."""
+    """A statement. `build`: makes it for a form, with a typed bindparam for each value, none of them expanding."""
 
     def __init__(self, build: Callable[[StatementForm], Any]) -> None:
         self._build = build
 
-    def with_values(self, **values: Any) -> Asked:
-        """Return it with the values of its bindparams, to be run."""
-        return Asked(self, values)
+    def with_values(self, **values: Any) -> BoundStatement:
+        """Bind the values of its bindparams."""
+        return BoundStatement(self, values)
 
-    def for_each(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> list[Asked]:
-        """Return what runs it for each of `rows`, which are values by name."""
+    def for_each(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> list[BoundStatement]:
+        """Bind the values of each of `rows`, by name."""
         if connection.dialect.name == "postgresql":
-            return [Asked(self, row) for row in rows]
-        return [Asked(self, rows)] if rows else []
+            return [BoundStatement(self, row) for row in rows]
+        return [BoundStatement(self, rows)] if rows else []
 
     @cached_property
     def on_sqlite(self) -> _OnSqlite:
@@ -104,18 +105,18 @@ class _OnSqlite:
         self._booleans = [place for place, of in enumerate(columns) if isinstance(of.type, sa.Boolean)]
 
     def parameters(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return what the driver takes for these values: by place, for by name it takes three times as long."""
+        """Return these values as the driver takes them: by place, since by name it takes three times as long."""
         given = {**self._constants, **values}
         for name in self._lists:
-            given[name] = _list(given[name])
+            given[name] = _to_json(given[name])
         return tuple([given[name] for name in self._names])
 
     def rows(self, columns: Mapping[str, Sequence[Any]]) -> Iterable[Sequence[Any]]:
-        """Return the same for many rows, which are given as the values of each column."""
+        """Return the parameters of many rows, which are given as the values of each column."""
         count = len(next(iter(columns.values())))
         given: dict[str, Iterable[Any]] = {name: repeat(value, count) for name, value in self._constants.items()}
         given |= columns
-        # The driver has a short way for numbers, and looks for an adapter for each boolean.
+        # As numbers: the driver looks for an adapter for each boolean.
         return zip(*[map(_flag, given[it]) if it in self._flags else given[it] for it in self._names], strict=True)
 
     def run(self, driver: sqlite3.Connection, values: Any) -> Sequence[Any]:
@@ -145,8 +146,8 @@ class _OnSqlite:
         return [self._row._make(row) for row in rows]
 
 
-# The text for SQLite's json_each. What UTF-8 does not have stays what it is, for the driver to refuse.
-_list: Final = json.JSONEncoder(ensure_ascii=False).encode
+# For SQLite's json_each. A lone surrogate stays as it is, for the driver to refuse.
+_to_json: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _flag(value: bool | None) -> int | None:
@@ -188,30 +189,30 @@ class _OnPostgresql:
         return Execution(self._statement, written)
 
 
-def run(connection: sa.Connection, *asked: Asked | None, commit: bool = False) -> list[Sequence[Any]]:
-    """Run statements in their order, in one request where the database has such. Returns the rows of each.
+def run(connection: sa.Connection, *bound: BoundStatement | None, commit: bool = False) -> list[Sequence[Any]]:
+    """Run statements in order, on PostgreSQL in one request. Returns the rows of each; none for None.
 
     `commit`: commit the transaction with the last one, where that saves a request; run nothing after it then. Raises as
     connection.execute.
     """
-    wanted = [each for each in asked if each is not None]
+    wanted = [each for each in bound if each is not None]
     rows = iter(_run(connection, wanted, commit) if wanted else ())
-    return [[] if each is None else next(rows) for each in asked]
+    return [[] if each is None else next(rows) for each in bound]
 
 
-def _run(connection: sa.Connection, asked: Sequence[Asked], commit: bool) -> list[Sequence[Any]]:
+def _run(connection: sa.Connection, bound: Sequence[BoundStatement], commit: bool) -> list[Sequence[Any]]:
     driver: Any = connection.connection.dbapi_connection
     if connection.dialect.name != "postgresql":
         if not driver.in_transaction:
             connection.begin()
         try:
-            return [each.statement.on_sqlite.run(driver, each.values) for each in asked]
+            return [each.statement.on_sqlite.run(driver, each.values) for each in bound]
         except sqlite3.Error as error:
             connection._handle_dbapi_exception(error, None, None, None, None)
     import psycopg
 
-    compiled = [each.statement.on_postgresql(each.values) for each in asked]
-    executions = [it.execution(each.values) for it, each in zip(compiled, asked, strict=True)]
+    compiled = [each.statement.on_postgresql(each.values) for each in bound]
+    executions = [it.execution(each.values) for it, each in zip(compiled, bound, strict=True)]
     try:
         found = driver.together(executions, commit=commit)
     except psycopg.Error as error:
@@ -219,7 +220,7 @@ def _run(connection: sa.Connection, asked: Sequence[Asked], commit: bool) -> lis
     return [[it.row(row) for row in rows] for it, rows in zip(compiled, found, strict=True)]
 
 
-# The more special of two types first.
+# A type stands before the type that it derives from.
 _TYPES: Final = (
     (sa.Text, postgresql_binary.TEXT),
     (sa.LargeBinary, postgresql_binary.BYTEA),
@@ -231,7 +232,7 @@ _TYPES: Final = (
 
 
 def _writer(of: Any) -> Callable[[Any], bytes]:
-    """Return what writes values of a type of SQLAlchemy in PostgreSQL's binary format."""
+    """Return the function that writes values of one of SQLAlchemy's types in PostgreSQL's binary format."""
     if isinstance(of, ARRAY):
         return partial(postgresql_binary.array, _type(of.item_type))
     return _type(of).write
