@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from receiver.skyvern.samples import artifacts, keys
+from receiver.skyvern.samples.run_ids import run_number
 
 TASK_TYPES = ("task_v1", "task_v3", "openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars")
 
@@ -40,10 +41,10 @@ class Moment:
     artifacts: str
 
     def number(self, run_id: str | None) -> str:
-        """Return what the ids have in common: the end of `run_id`, else digits made of the moment and `seq`."""
+        """Return what the ids have in common: the end of `run_id`, else a number made of the moment and `seq`."""
         if run_id:
             return "".join(filter(str.isalnum, run_id.rpartition("_")[2])) or "0"
-        return f"{int(self.now * 1e6)}{self.seq:03d}"
+        return str(run_number(self.now, (int(self.now % 1 * 1e6) << 11) + self.seq))
 
     def ago(self, seconds: float) -> str:
         """Return a time as Skyvern writes it: naive UTC, with microseconds."""

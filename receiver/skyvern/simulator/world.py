@@ -17,6 +17,7 @@ from typing import Any
 from receiver.runtime.background import awaited
 from receiver.skyvern.samples import bodies as samples
 from receiver.skyvern.samples import test_button
+from receiver.skyvern.samples.run_ids import run_number
 from receiver.skyvern.simulator import bodies
 from receiver.skyvern.simulator.agents import SimAgent
 from receiver.skyvern.simulator.faults import OF_CALLS, Fault, drawn
@@ -29,8 +30,6 @@ from receiver.skyvern.simulator.webhooks import Sender
 
 # Seconds between two looks at the schedules.
 _TICK = 0.1
-# Seconds since 1970 from which on ids count (skyvern/forge/sdk/db/id.py).
-_EPOCH = 1655683200
 
 log = logging.getLogger("runhook.simulate")
 
@@ -47,7 +46,7 @@ class World:
         # The run that an uploaded file is attached to, by file id; "" when it is free.
         self.files: dict[str, str] = {}
         self._first = time.time_ns() // 1000  # ids of a later simulation never meet those of an earlier one
-        self._maker = time.time_ns() // 1000 % 1_000_000 << 12  # in the ids of runs
+        self._maker = time.time_ns() // 1000 % 1_000_000 << 11  # in the ids of runs
         self._sender = Sender(options, self.stats)
         self.storage = Storage(options, self._first)
         self._lifecycle = Lifecycle(
@@ -82,7 +81,7 @@ class World:
         moment = now()
         agent = self.agent(workflow_id) if workflow_id else None
         faults = drawn(self.options.ratios, self.options.seed, number, marked(request)) - OF_CALLS
-        made = self._run_number(number)
+        made = run_number(time.time(), self._maker + number)
         run = SimRun(
             number=number,
             id=f"{prefix}_{made}",
@@ -278,10 +277,6 @@ class World:
     def _signing_key(self, run_type: str, key: str | None) -> str | None:
         newest = self.options.api_keys[-1]
         return newest if run_type == TASK_V2 or (run_type == WORKFLOW and key is None) else key
-
-    def _run_number(self, number: int) -> int:
-        """Return what is in a run's id: the second in which it is made, above 32 bits of who makes it."""
-        return (int(time.time()) - _EPOCH << 32) + self._maker + (number << 1)
 
     def _number(self) -> int:
         self._numbers += 1

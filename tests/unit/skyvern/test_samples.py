@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from receiver.domain.event import event_id
 from receiver.domain.run import parse
 from receiver.skyvern import samples
 from receiver.skyvern.samples import dumps, test_button
 from tests.support.button import press
+from tests.support.paths import ROOT
 
 NOW = 1_790_000_000.25
 KEYS = {"task_v2": 44, "workflow_run": 58}  # every other run type: 31
@@ -27,6 +29,11 @@ STATUSES = {"completed", "failed", "terminated", "timed_out", "canceled"}
 def load(name: str, **options: Any) -> dict[str, Any]:
     body: dict[str, Any] = json.loads(samples.build(name, now=NOW, **options))
     return body
+
+
+def made_at(body: bytes) -> int:
+    """The second since 1970 in which the run was made, as its id says: since 2022-06-20, above 32 bits of its maker."""
+    return (int(parse(body).run_id.rpartition("_")[2]) >> 32) + 1655683200
 
 
 def test_there_is_a_sample_for_each_run_type_and_ending() -> None:
@@ -64,6 +71,24 @@ def test_a_thousand_samples_are_a_thousand_runs() -> None:
     ids = {load("task_v1.completed", seq=n)["run_id"] for n in range(1000)}
 
     assert len(ids) == 1000
+
+
+@pytest.mark.parametrize("name", samples.names())
+def test_its_run_was_made_when_it_is_sent_so_that_its_event_sorts_by_that_second(name: str) -> None:
+    later = NOW + 100
+    first, second = (samples.build(name, now=moment, seq=9) for moment in (NOW, later))
+
+    assert [made_at(each) for each in (first, second)] == [int(NOW), int(later)]
+    assert event_id("skyvern", first) < event_id("skyvern", second)
+    assert re.fullmatch(r"(tsk|tsk_v2|wr)_\d{18}", parse(first).run_id)
+
+
+def test_a_run_that_skyvern_made_has_such_an_id() -> None:
+    found = [path.read_bytes() for path in (ROOT / "tests/support/data/captures").glob("*.json")]
+    sent = [body for body in found if b"_60063" in body]
+
+    assert len(sent) == 4
+    assert [made_at(body) for body in sent] == [int(parse(body).created_at or 0) for body in sent]
 
 
 @pytest.mark.parametrize("name", samples.names())
