@@ -18,7 +18,7 @@ from typing import Any
 # What is stamped at its end, and with "(" before its name at its beginning. In words for the time line.
 STAGES = {
     "receiver.inbox.reader:InboxReader.read": "dispatch has read it",
-    "receiver.dispatch.recorder:EventRecorder.parse": "parsed",
+    "receiver.dispatch.decider:EventDecider.parse": "parsed",
     "receiver.ledger.events:known": "runs and submissions locked, history read",
     "receiver.ledger.events:record": "events and deliveries recorded",
     "receiver.ledger.engine:Ledger.write": "committed",

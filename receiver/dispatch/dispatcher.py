@@ -18,7 +18,8 @@ from receiver import wakeups
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.dispatch.recorder import OF_VALUES, EventRecorder
+from receiver.dispatch.decider import OF_VALUES
+from receiver.dispatch.recorder import EventRecorder
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.domain.redaction import Redactor
 from receiver.inbox.aside import put_back, set_aside
@@ -166,7 +167,7 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         log.error("dispatch.failed event=%s", entry.event.id, exc_info=error)
         problem = f"it could not be recorded: {type(error).__name__}"
         try:
-            return self.take_in([self.unread(entry.event, problem)])
+            return self.record([self._decider.unread(entry.event, problem)])
         except _OF_ENTRY:
             self._set_aside([entry._replace(event=None, problem=problem)])
             return ()
@@ -179,10 +180,11 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         (entry,) = taken.entries
         assert entry.event is not None
         self._unfinished = [entry]
-        parsed = self.unread(entry.event, KILLS) if taken.raw else self.parse(entry.event)
+        decider = self._decider
+        parsed = decider.unread(entry.event, KILLS) if taken.raw else decider.parse(entry.event)
         self._recovery.survived(taken)
         try:
-            sinks: Collection[str] = self.take_in([parsed])
+            sinks: Collection[str] = self.record([parsed])
         except LedgerUnavailable:
             self._recovery.excuse(taken)
             raise

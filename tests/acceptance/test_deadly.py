@@ -56,14 +56,14 @@ def test_what_is_under_way_beside_a_deadly_delivery_arrives_and_stays_delivered(
 KEYS = EntryKeys({name: source["secrets"] for name, source in CONFIG["sources"].items()})
 DEADLY_TO_READ = """
 import os, signal
-from receiver.dispatch import recorder
+from receiver.dispatch import decider
 
-def parse_event(event, *rest, parse=recorder.parse_event):
+def parse_event(event, *rest, parse=decider.parse_event):
     if b"tsk_deadly" in event.body:
         os.kill(os.getpid(), signal.SIGKILL)
     return parse(event, *rest)
 
-recorder.parse_event = parse_event
+decider.parse_event = parse_event
 """
 
 

@@ -102,7 +102,7 @@ def test_a_body_by_poll_is_passed_on_as_a_webhook_has_it_and_a_webhook_as_it_cam
 
 
 def test_what_a_path_masks_is_masked_by_every_road(ledger: Ledger, account: Account) -> None:
-    account.dispatcher._redactor = Redactor(["parameters.token"])
+    account.dispatcher._decider._redactor = Redactor(["parameters.token"])
     webhook = roads.webhook("workflow_run.completed", NOW, "wr_1")
     webhook["parameters"] = webhook["run_request"]["parameters"] = {"token": "t0p"}
 
@@ -167,7 +167,7 @@ def test_an_update_goes_to_the_sinks_that_were_not_told_yet(account: Account) ->
 def test_skyvern_is_asked_for_what_the_webhook_of_somebody_elses_task_lacks(ledger: Ledger, account: Account) -> None:
     # Given a source that may be asked once
     allowed = iter([True])
-    account.dispatcher._again.may_ask = lambda _: next(allowed, False)
+    account.dispatcher._follow_ups.may_ask = lambda _: next(allowed, False)
     account.submitted({"tsk_1": {"prompt": roads.PROMPT}}, {})
 
     # When webhooks of tasks and workflows come, some of them submitted here

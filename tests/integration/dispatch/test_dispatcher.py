@@ -545,7 +545,7 @@ def test_a_failure_that_no_event_is_to_blame_for_moves_nothing_out_of_the_inbox(
 
     append(redis_url, event(body("tsk_1")), event(body("tsk_2")))
     with monkeypatch.context() as patch:
-        patch.setattr(dispatcher, "take_in", broken)
+        patch.setattr(dispatcher, "record", broken)
         with pytest.raises(sa.exc.ProgrammingError):
             dispatcher.run(once())
     dispatcher.run(once())

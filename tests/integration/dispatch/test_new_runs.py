@@ -176,7 +176,7 @@ def test_skyvern_is_asked_for_a_run_though_it_is_recorded_at_the_second_try_only
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
     it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
     allowed, errors, insertions = iter([True]), [error], first_events.insertions
-    monkeypatch.setattr(it._again, "may_ask", lambda _: next(allowed, False))
+    monkeypatch.setattr(it._follow_ups, "may_ask", lambda _: next(allowed, False))
 
     def failing_once(*given: Any) -> list[BoundStatement]:
         if errors:

@@ -82,7 +82,7 @@ def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
 def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Each way in which events are recorded from now on: at once, or with their runs locked."""
     taken: list[str] = []
-    for name in ("_record_first", "_record_any"):
+    for name in ("_record_first", "_record_locked"):
         method = getattr(Dispatcher, name)
 
         def run(self: Any, *given: Any, name: str = name, method: Any = method) -> Any:
@@ -129,7 +129,7 @@ def test_one_by_one_a_few_or_many_at_once_beside_new_ones_or_with_their_runs_loc
             dispatcher._expects_first = size > 0
             ways.clear()
             dispatcher.dispatch(made[at : at + (size or 5)])
-            assert ways == ["_record_first" if size else "_record_any"]
+            assert ways == ["_record_first" if size else "_record_locked"]
             assert dispatcher._expects_first
         found[size] = [rows_of(ledger, each) for each in tables]
         ledger.write(lambda it: [it.execute(sa.delete(each)) for each in tables])
@@ -307,7 +307,7 @@ def test_a_result_that_comes_before_the_answer_to_its_submit_is_bound_by_its_tok
 
     dispatcher.dispatch([result(1)])
 
-    assert ways == ["_record_first", "_record_any"]
+    assert ways == ["_record_first", "_record_locked"]
     assert set(states(ledger)) == {f"tsk_1:{sink}" for sink in ("results", "billing", "shop", "ops", "callback")}
 
 

@@ -1,0 +1,140 @@
+"""What one event says, whether it is new, and where it goes. Writes nothing: recorder.py does, a batch at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from receiver.dispatch.from_submission import callers_webhook, with_request
+from receiver.domain import deduplication
+from receiver.domain.deduplication import Classification, Facts
+from receiver.domain.event import Event
+from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, to_compare, unreadable
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import Run
+from receiver.ledger.earlier_events import EarlierEvents
+from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
+from receiver.ledger.submissions.records import Submission
+from receiver.routing.router import Router, RunView
+
+# What code raises for values that it is not made for. Trouble with the ledger is none of these.
+OF_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+log = logging.getLogger("runhook.dispatch")
+
+
+class EventDecider:
+    """Parses, classifies and routes events one by one."""
+
+    def __init__(self, router: Router, redactor: Redactor) -> None:
+        self._router = router
+        self._redactor = redactor
+
+    def parse(self, event: Event, run: Run | None = None, details: Mapping[str, Any] = {}) -> ParsedEvent:
+        """Parse, redact and complete an event; see `parse_event`. Never raises: what can't be read is marked."""
+        try:
+            return parse_event(event, self._redactor, run, details)
+        except Exception as error:  # noqa: BLE001 - it is logged with its traceback
+            return self._marked(event, error)
+
+    def _marked(self, event: Event, error: Exception) -> ParsedEvent:
+        """Return an event that our own code could not handle."""
+        log.error("dispatch.unreadable event=%s", event.id, exc_info=error)
+        return self.unread(event, f"could not be read: {type(error).__name__}")
+
+    def unread(self, event: Event, problem: str) -> ParsedEvent:
+        """Return an event whose body is kept but not read, for `problem`."""
+        return unreadable(event, self._redactor, problem)
+
+    def decide(
+        self,
+        parsed: ParsedEvent,
+        history: list[Facts],
+        run: KnownRun,
+        submission: Submission | None,
+        earlier: EarlierEvents,
+        *,
+        more: bool,
+    ) -> NewEvent:
+        """Return what is to be recorded of any event; as `classify`, but what fails for its values is marked."""
+        if parsed.facts is None:
+            return _new_event(parsed, "unreadable")
+        if parsed.run.test:
+            return self._route(parsed, deduplication.TEST, NO_RUN, None, ())
+        try:
+            return self.classify(parsed, history, run, submission, earlier, more=more)
+        except OF_VALUES as error:  # it keeps none of the others waiting
+            return _new_event(self._marked(parsed.event, error), "unreadable")
+
+    def classify(
+        self,
+        parsed: ParsedEvent,
+        history: list[Facts],
+        run: KnownRun,
+        submission: Submission | None,
+        earlier: EarlierEvents | None = None,
+        *,
+        more: bool = False,
+    ) -> NewEvent:
+        """Complete, classify and route one readable event, and add its facts to the `history` of its run.
+
+        The first event of a run is recorded with facts that are not whole, whatever comes with it. `earlier`: not
+        needed without a history. `more`: the batch has another event of the run, which is compared with this one.
+        """
+        if submission:
+            parsed = with_request(parsed, submission, self._redactor)
+        if history:
+            parsed = to_compare(parsed)
+        own = parsed.facts
+        assert own is not None
+        if history:
+            own = own._replace(seq=history[-1].seq + 1)
+        found = deduplication.classify(own, history)
+        told: Collection[str] = ()
+        if history and earlier and (completion := earlier.completion(parsed.run.data, own, history)):
+            parsed = complete(parsed, self._redactor, completion)
+            own = own._replace(extent=parsed.facts.extent if parsed.facts else "")
+        if found.disposition == "update" and earlier:
+            told = earlier.sinks_told(parsed.key, own, history)
+        history.append((not history and more and to_compare(parsed).facts) or own)
+        event = self._route(parsed, found, run, submission, told)
+        if more and earlier:
+            earlier.add(parsed.run.data, event)
+        return event
+
+    def _route(
+        self,
+        parsed: ParsedEvent,
+        found: Classification,
+        run: KnownRun,
+        submission: Submission | None,
+        told: Collection[str],
+    ) -> NewEvent:
+        """Return the event with its deliveries. `told`: the sinks that an update of a result does not tell again."""
+        event = parsed.event
+        labels = submission.labels if submission else run.labels
+        view = RunView(parsed.run, event.source, event.via, found.disposition, labels, event.received_at, event.id)
+        verdict = self._router.match(view, told=told)
+        failed = [each for each in verdict.explanations if each.error]
+        notes = [parsed.run.note] if parsed.run.left_out else []
+        notes += [f"route {each.route} {each.why}" for each in failed]
+        tells_more = found.disposition in ("new", "interim")
+        deliveries = [NewDelivery(each.sink, each.route, "", each.after) for each in verdict.targets]
+        if webhook := callers_webhook(submission, found.disposition, parsed.run):
+            deliveries.append(webhook)
+        return _new_event(
+            parsed,
+            found.disposition,
+            repeat_of=found.repeat_of,
+            newest=(tells_more and not found.late) or found.disposition == "update",
+            note="; ".join(notes),
+            failed_rules=tuple(each.route for each in failed),
+            deliveries=tuple(deliveries),
+        )
+
+
+def _new_event(parsed: ParsedEvent, disposition: str, **more: Any) -> NewEvent:
+    return NewEvent(
+        parsed.event, parsed.run, parsed.body, parsed.facts, disposition, completion=parsed.completion, **more
+    )
