@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from typing import NamedTuple
-from urllib.parse import unquote, unquote_plus, urlsplit
+from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 
 # Characters of the longest address that anything is fetched from, or posted to.
 MAX_URL = 8192
@@ -84,6 +84,15 @@ class Origin(NamedTuple):
     def bracketed(self) -> str:
         """The host as written in a URL: an IPv6 address in brackets."""
         return f"[{self.host}]" if ":" in self.host else self.host
+
+
+def http_parts(url: str) -> SplitResult | None:
+    """Return the parts of an absolute http or https URL; None for anything else."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
 
 
 def origin(url: str) -> Origin | None:

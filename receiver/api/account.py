@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Final, TypeVar
+
 from pydantic import Field
 
 from handlers.support.url import without_query
@@ -12,6 +16,8 @@ from receiver.api.service import Actor, Service
 from receiver.domain.agent_url import Where, hooks_of, where
 from receiver.domain.api_key import VIEW
 from receiver.ledger import account, watches
+
+T = TypeVar("T")
 
 
 class WatchRow(Result):
@@ -90,24 +96,13 @@ def list_watches(service: Service, _actor: Actor, wanted: Scoped) -> WatchesResu
 
 def list_schedules(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ScheduleRow]:
     """List the schedules of watched sources, with those that did not start their last run."""
-    after = cursor.decode("schedules", wanted.after, (str, str))
-    position = (after[0], after[1]) if after else None
-    found = service.ledger.read(
-        lambda it: account.page_of_schedules(it, wanted.limit, source=wanted.source, after=position)
-    )
-    last = (found[-1].source, found[-1].schedule_id) if len(found) == wanted.limit else None
-    rows = [ScheduleRow.model_validate(each, from_attributes=True) for each in found]
-    return Page(items=rows, next=cursor.encode("schedules", last))
+    found, rest = _page(service, "schedules", wanted, account.page_of_schedules, attrgetter("source", "schedule_id"))
+    return Page(items=[ScheduleRow.model_validate(each, from_attributes=True) for each in found], next=rest)
 
 
 def list_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[AgentRow]:
     """List the agents of watched sources, with where the results of their runs go."""
-    after = cursor.decode("agents", wanted.after, (str, str))
-    position = (after[0], after[1]) if after else None
-    found = service.ledger.read(
-        lambda it: account.page_of_agents(it, wanted.limit, source=wanted.source, after=position)
-    )
-    last = (found[-1].source, found[-1].agent_id) if len(found) == wanted.limit else None
+    found, rest = _page(service, "agents", wanted, account.page_of_agents, _BY_AGENT)
     rows = [
         AgentRow(
             source=each.source,
@@ -119,17 +114,12 @@ def list_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page
         )
         for each in found
     ]
-    return Page(items=rows, next=cursor.encode("agents", last))
+    return Page(items=rows, next=rest)
 
 
 def list_connected_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ConnectedAgentRow]:
     """List the agents whose results `runhook connect` sends here, and where they went before."""
-    after = cursor.decode("connected", wanted.after, (str, str))
-    position = (after[0], after[1]) if after else None
-    found = service.ledger.read(
-        lambda it: account.page_of_changes(it, wanted.limit, source=wanted.source, after=position)
-    )
-    last = (found[-1].source, found[-1].agent_id) if len(found) == wanted.limit else None
+    found, rest = _page(service, "connected", wanted, account.page_of_changes, _BY_AGENT)
     rows = [
         ConnectedAgentRow(
             source=each.source,
@@ -140,7 +130,23 @@ def list_connected_agents(service: Service, _actor: Actor, wanted: PageParameter
         )
         for each in found
     ]
-    return Page(items=rows, next=cursor.encode("connected", last))
+    return Page(items=rows, next=rest)
+
+
+_BY_AGENT: Final = attrgetter("source", "agent_id")
+
+
+def _page(
+    service: Service,
+    name: str,
+    wanted: PageParameters,
+    read: Callable[..., list[T]],
+    position: Callable[[T], tuple[str, str]],
+) -> tuple[list[T], str | None]:
+    """Return the page of `read` that is wanted, and its `next`. `name`: of the list, in cursors."""
+    after = cursor.decode(name, wanted.after, (str, str))
+    found = service.ledger.read(lambda it: read(it, wanted.limit, source=wanted.source, after=after))
+    return found, cursor.encode(name, position(found[-1]) if len(found) == wanted.limit else None)
 
 
 LIST_WATCHES = Endpoint("list_watches", "GET", "/watches", VIEW, Scoped, WatchesResult, list_watches)

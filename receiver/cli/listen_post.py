@@ -6,10 +6,10 @@ import ipaddress
 import time
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 import httpx2
 
+from handlers.support.url import http_parts
 from receiver.delivery.callback_sink import signed_headers
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import delivery_id
@@ -47,12 +47,8 @@ def target_url(target: str, *, anywhere: bool = False) -> str:
     """
     port, slash, path = target.partition("/")
     url = f"http://127.0.0.1:{port}{slash}{path}" if port.isdecimal() else target
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
+    parts = http_parts(url)
+    if parts is None:
         raise UsageError(f"{target}: must be a port (3000), with a path (3000/hook), or a URL")
     if not anywhere and not _is_here(parts.hostname or ""):
         raise UsageError(f"{target}: is not this machine; --anywhere posts results there all the same")

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, ParamSpec
-from urllib.parse import urlsplit
 
+from handlers.support.url import http_parts
 from receiver.config.settings import remote_variables
 from receiver.errors import ConfigError, UsageError, suggest
 
@@ -80,13 +80,8 @@ def profile_names() -> list[str]:
 
 def checked_url(where: str, url: str) -> str:
     """Return `url` in one form. Raises UsageError for what is no address of a service."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-        parts = urlsplit("")
-    if not usable or parts.query or parts.fragment:
+    parts = http_parts(url)
+    if parts is None or parts.query or parts.fragment:
         raise UsageError(f"{where}: must be a URL such as https://runhook.example.com")
     if parts.username is not None or parts.password is not None:
         raise UsageError(f"{where}: must hold no user and no password; the key is what opens the service")

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import httpx2
 import typer
 
+from handlers.support.url import http_parts
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.cli.output import clean, print_json
 from receiver.domain.signature import HEADER, sign
@@ -230,12 +230,8 @@ def _unknown(name: str) -> str:
 
 def _target(url: str, source: str) -> str:
     """The URL to post to. Raises UsageError when `url` is none."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
+    parts = http_parts(url)
+    if parts is None:
         raise UsageError(f"--url {url}: must be a URL such as http://127.0.0.1:8000/webhooks/skyvern")
     return url if parts.path not in ("", "/") else f"{url.rstrip('/')}/webhooks/{source}"
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
+from typing import TypeVar
 
 import redis
 
@@ -57,6 +58,10 @@ RUN_HINTS_PER_SECOND = 0.1
 RUN_HINTS_AT_ONCE = 10.0
 
 log = logging.getLogger("runhook.reconcile")
+
+
+T = TypeVar("T")
+LeaseDue = Callable[[Connection, str, float, int], Sequence[T]]  # (connection, source, now, limit)
 
 
 class Reconciler:
@@ -114,12 +119,7 @@ class Reconciler:
         started = 0
         for name, count in sorted(waiting.items()):
             source = self._sources[name]
-            granted = self._grant(source, count)
-            if granted <= 0:
-                continue
-            leased = self._ledger.write(
-                lambda connection, name=name, granted=granted: polls.lease_due(connection, name, now, granted)  # type: ignore[misc]
-            )
+            leased = self._lease(source, count, polls.lease_due, now)
             started += len(leased)
             unresolved = [each for each in leased if each.state is not SubmissionState.ACCEPTED]
             for each in leased:
@@ -133,21 +133,17 @@ class Reconciler:
         started = 0
         for name, count in sorted(waiting.items()):
             source = self._sources[name]
-            granted = self._grant(source, count)
-            if granted <= 0:
-                continue
-            leased = self._ledger.write(
-                lambda connection, name=name, granted=granted: run_polls.lease_due(connection, name, now, granted)  # type: ignore[misc]
-            )
+            leased = self._lease(source, count, run_polls.lease_due, now)
             started += len(leased)
             for each in leased:
                 self._start(source, partial(self._run_polls.poll, source, each))
         return started
 
-    def _grant(self, source: PolledSource, wanted: int) -> int:
-        """Take up to `wanted` calls from the source's budget, as many as may run at once."""
+    def _lease(self, source: PolledSource, wanted: int, lease_due: LeaseDue[T], now: float) -> Sequence[T]:
+        """Lease up to `wanted` of what is due, as many as the source's budget allows and as may run at once."""
         free = self._settings.concurrency - self._running[source.name]
-        return source.budget(min(free, wanted)) if free > 0 else 0
+        granted = source.budget(min(free, wanted)) if free > 0 else 0
+        return self._ledger.write(lambda it: lease_due(it, source.name, now, granted)) if granted > 0 else ()
 
     def _start(self, source: PolledSource, work: Callable[[], None]) -> None:
         def guarded() -> None:
