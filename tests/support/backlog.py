@@ -13,13 +13,13 @@ import sqlalchemy as sa
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, agenda, replays, retention, stats
-from receiver.ledger.deliveries import attempts, claims, lanes, orphans, recovery
+from receiver.ledger.deliveries import claims, lanes, orphans, recovery
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.schema import operations
 from receiver.ledger.selection import Selection
-from tests.support.ledger import NOW
+from tests.support.ledger import NOW, every_lane, settle_in
 
 OPS, CALLBACK = "ops", "callback"
 
@@ -203,7 +203,7 @@ def make(ledger: Ledger, count: int) -> None:
     fill(ledger, count, "later", "waiting", late=9000, events=count)
     fill(ledger, count, "held", "held", after='["ops"]', events=count)
     fill(ledger, count, "dead", "dead", events=count)
-    if not ledger.read(lanes.every):
+    if not ledger.read(every_lane):
         shut_lanes(ledger, 100, until=NOW + 1000, but=50)
         for name, until in (("away", NOW), ("shut", NOW + 1000), (f"{CALLBACK} https://h000060", NOW)):
             lane = Lane(name, name.split()[0], breaker="open", failures=5, until=until, opened_at=1)
@@ -224,7 +224,7 @@ def _settled(connection: sa.Connection) -> None:
         AttemptResult(each.id, each.event_id, each.created_at, each.attempt_number, move, "accepted", "", NOW, NOW)
         for each in claimed
     ]
-    attempts.settle(connection, "w", {1: results}, NOW)
+    settle_in(connection, "w", {1: results}, NOW)
 
 
 def _reaped(connection: sa.Connection) -> None:

@@ -7,7 +7,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +16,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.domain import deduplication
+from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import RunKey, parse
 from receiver.ledger import Connection, Ledger, events, replays, statements
-from receiver.ledger.deliveries import attempts, claims
+from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
 from receiver.ledger.events import KnownRun, NewDelivery, NewEvent
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import events as tables
+from receiver.ledger.schema import lanes as lane_rows
 from tests.support import queries
 from tests.support.waiting import eventually
 
@@ -91,6 +93,20 @@ def claim(ledger: Ledger, sink: str, owner: str = "w", limit: int = 10, now: flo
     return ledger.read(lambda connection: load_bodies(connection, claimed))
 
 
+def settle_in(
+    connection: sa.Connection,
+    owner: str,
+    results: Mapping[int, Sequence[AttemptResult]],
+    now: float,
+    *,
+    started: Mapping[str, int] = {},
+    commit: bool = False,
+) -> list[str]:
+    """Settle deliveries in a transaction. Returns the events whose held deliveries are to be released."""
+    settling = attempts.settling(connection, owner, results, now, started)
+    return attempts.to_release(statements.run(connection, *settling, commit=commit))
+
+
 def settle(
     ledger: Ledger,
     claimed: Sequence[Claimed],
@@ -110,7 +126,7 @@ def settle(
     ]
     return ledger.write(
         lambda connection: attempts.release_held(
-            connection, attempts.settle(connection, owner, {claim_number: results}, now), now
+            connection, settle_in(connection, owner, {claim_number: results}, now), now
         )
     )
 
@@ -119,6 +135,12 @@ def work_off(ledger: Ledger) -> None:
     """Make the steps of all operations that the clock would make."""
     while ledger.write(lambda it: replays.step(it, time.time())).more:
         pass
+
+
+def every_lane(connection: sa.Connection) -> list[Lane]:
+    """All lanes that have a row, by name."""
+    names = connection.execute(sa.select(lane_rows.c.lane).order_by(lane_rows.c.lane)).scalars().all()
+    return [found for name in names if (found := lanes.find(connection, name))]
 
 
 def states(ledger: Ledger, **wanted: object) -> dict[str, str]:

@@ -75,20 +75,6 @@ def to_release(answers: Sequence[Sequence[Any]]) -> list[str]:
     return sorted({row.event_id for row in answers[-1]}) if answers else []
 
 
-def settle(
-    connection: sa.Connection,
-    owner: str,
-    results: Mapping[int, Sequence[AttemptResult]],
-    now: float,
-    *,
-    started: Mapping[str, int] = {},
-    commit: bool = False,
-) -> list[str]:
-    """Run `settling`, in one request. Returns the events whose held deliveries are to be released. `commit`: see
-    statements.run."""
-    return to_release(statements.run(connection, *settling(connection, owner, results, now, started), commit=commit))
-
-
 def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
     """Record attempts, each with the worker that made it. One that is there already stays."""
     if results:

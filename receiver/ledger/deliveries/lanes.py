@@ -42,11 +42,6 @@ def _from(row: Any) -> Lane:
     return Lane(row.lane, row.sink, row.paused, *shut, paused_at=row.paused_at, opened_at=row.opened_at)
 
 
-def every(connection: sa.Connection) -> list[Lane]:
-    """Return all lanes that have a row, by name."""
-    return [_from(row) for row in connection.execute(sa.select(lanes).order_by(lanes.c.lane))]
-
-
 def any_shut(connection: sa.Connection) -> bool:
     """Whether a lane is paused or has a breaker that is not closed."""
     return connection.execute(sa.select(sa.literal_column("1")).where(_NOT_CLOSED).limit(1)).first() is not None

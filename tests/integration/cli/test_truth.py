@@ -18,7 +18,7 @@ from receiver.domain.breaker import Lane
 from receiver.errors import RunhookError
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import lanes
-from tests.support.ledger import new_event, record, with_tables
+from tests.support.ledger import every_lane, new_event, record, with_tables
 
 Runhook = Callable[..., Result]
 
@@ -99,7 +99,7 @@ def test_resume_says_that_the_breaker_is_open_and_has_it_probed(book: Ledger, ru
     assert said.startswith(
         "ops goes on\nits breaker is still open (the server answered 503): one delivery is tried now"
     )
-    (lane,) = book.read(lanes.every)
+    (lane,) = book.read(every_lane)
     assert not lane.paused
     assert lane.until <= time.time()
     # And the next one says that there was nothing to resume
@@ -114,7 +114,7 @@ def test_resume_of_callers_webhooks_probes_each_origin_that_is_shut(book: Ledger
     said = runhook("sink", "resume", "callback").stdout
 
     assert "the breakers of 3 origins are still open" in said
-    assert [lane.until <= time.time() for lane in book.read(lanes.every)] == [True] * 3
+    assert [lane.until <= time.time() for lane in book.read(every_lane)] == [True] * 3
 
 
 def test_a_skyvern_that_cannot_be_asked_is_no_proof_that_nothing_is_missing(runhook: Runhook) -> None:

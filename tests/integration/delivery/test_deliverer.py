@@ -17,14 +17,14 @@ from receiver.delivery.claimer import POISONED
 from receiver.delivery.deliverer import Deliverer
 from receiver.domain import breaker
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.deliveries import claims, lanes, recovery
+from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.runtime.throttle import SharedRate
 from receiver.wakeups import deliver_queue, flag_key, wake
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries
-from tests.support.ledger import new_event, record, with_tables
+from tests.support.ledger import every_lane, new_event, record, with_tables
 from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
@@ -284,7 +284,7 @@ def test_an_open_breaker_parks_deliveries_without_spending_their_attempts(
     deliverer.run(lambda: False)
     tried = len(sink.seen)
     assert tried <= breaker.THRESHOLD + 2
-    (lane,) = ledger.read(lanes.every)
+    (lane,) = ledger.read(every_lane)
     assert lane.breaker == "open"
 
     # and a probe that fails spends nothing

@@ -7,6 +7,7 @@ import pytest
 from receiver.ledger import Connection, Ledger, audit
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import lanes
+from tests.support.ledger import every_lane
 
 ME = AuditActor("cli", "ada")
 KEY = AuditActor("key", "shop\0\ud800", "k1")
@@ -65,7 +66,7 @@ def test_an_action_that_is_rolled_back_is_not_in_the_audit(ledger: Ledger) -> No
     with pytest.raises(ZeroDivisionError):
         ledger.write(pause_and_fail)
     assert ledger.read(audit.list_actions) == []
-    assert ledger.read(lanes.every) == []
+    assert ledger.read(every_lane) == []
 
 
 def test_the_oldest_are_removed_a_bounded_number_at_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, delivery_id, event_id
 from receiver.domain.run import parse
 from receiver.ledger import Ledger, LedgerDataError, agenda, retention
-from receiver.ledger.deliveries import attempts, claims, lanes, recovery
+from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import Rotation
@@ -22,7 +22,7 @@ from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.schema import deliveries
 from tests.support import queries
 from tests.support.backlog import look_of_the_clock
-from tests.support.ledger import NOW, claim, event_body, lock_runs, new_event, record, settle, states
+from tests.support.ledger import NOW, claim, event_body, lock_runs, new_event, record, settle, settle_in, states
 
 # --- Connections
 
@@ -207,7 +207,7 @@ def test_settled_with_others_a_delivery_that_is_claimed_anew_stays_with_its_new_
     if claims_at_once == 1:
         results = [{number: of} for number, of in results[0].items()]
     for each in results:
-        ledger.write(lambda it, each=each: attempts.settle(it, "w", each, NOW))  # type: ignore[misc]
+        ledger.write(lambda it, each=each: settle_in(it, "w", each, NOW))  # type: ignore[misc]
     # Then the one that is under way again is left to that send
     assert states(ledger) == {"tsk_1:ops": "sending", "tsk_2:ops": "delivered", "tsk_3:ops": "delivered"}
 
@@ -246,7 +246,7 @@ def test_what_is_prefetched_takes_no_slot_until_it_has_started_and_no_attempt_be
         result = AttemptResult(
             first.id, first.event_id, first.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW
         )
-        attempts.settle(connection, "w", {1: [result]}, NOW, started={next_task.id: 1})
+        settle_in(connection, "w", {1: [result]}, NOW, started={next_task.id: 1})
         claims.hand_back(connection, "w", {unstarted.id: 1}, NOW)
 
     ledger.write(exchange)
@@ -273,7 +273,7 @@ def test_a_slot_that_is_taken_changes_no_column_that_has_an_index(ledger: Ledger
         first.id, first.event_id, first.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW + 1
     )
 
-    ledger.write(lambda it: attempts.settle(it, "w", {1: [result]}, NOW + 1, started={ahead.id: 1}))
+    ledger.write(lambda it: settle_in(it, "w", {1: [result]}, NOW + 1, started={ahead.id: 1}))
 
     query = sa.select(deliveries.c.prefetched).where(deliveries.c.id == ahead.id)
     assert ledger.read(lambda it: it.execute(query).scalar_one()) is False

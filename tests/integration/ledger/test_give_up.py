@@ -20,7 +20,7 @@ from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import attempts
 from receiver.ledger.selection import Selection
 from tests.support import queries
-from tests.support.ledger import NOW, new_event, record, states
+from tests.support.ledger import NOW, every_lane, new_event, record, states
 
 pytestmark = pytest.mark.long
 
@@ -67,7 +67,7 @@ class World:
     def _due(self) -> list[float]:
         """When something that has not ended is due, or its lane may be probed."""
         rows = [row for row in self.rows() if DeliveryState(row["state"]) not in ENDED]
-        until = [lane.until for lane in self.ledger.read(lanes.every)]
+        until = [lane.until for lane in self.ledger.read(every_lane)]
         return [row["due_at"] for row in rows] + (until if rows else [])
 
     def rows(self) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from receiver.ledger import Ledger, retention
 from receiver.ledger.deliveries import claims, fair_queue, lanes
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.events import NewDelivery
-from tests.support.ledger import NOW, new_event, record
+from tests.support.ledger import NOW, every_lane, new_event, record
 
 
 def to(lane: str, run_id: str) -> object:
@@ -218,5 +218,5 @@ def test_old_gates_of_lanes_in_which_nothing_is_queued_are_removed(ledger: Ledge
     assert ledger.write(lambda connection: retention.remove_lanes(connection, NOW)) == 0
     assert ledger.write(lambda connection: retention.remove_lanes(connection, NOW + 1)) == 2
 
-    left = ledger.read(lanes.every)
+    left = ledger.read(every_lane)
     assert [each.lane for each in left] == ["callback", "callback busy"]

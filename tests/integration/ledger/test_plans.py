@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger, statements
-from receiver.ledger.deliveries import attempts, claimed, claims, lanes
+from receiver.ledger.deliveries import claimed, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import load_bodies, load_handed_on
 from receiver.ledger.schema import metadata, submissions
@@ -21,7 +21,7 @@ from receiver.ledger.submissions import binding
 from tests.support.backlog import analyze
 from tests.support.events import body, event
 from tests.support.handing_on import make_recorder
-from tests.support.ledger import NOW, new_event, record, with_tables
+from tests.support.ledger import NOW, new_event, record, settle_in, with_tables
 
 # PostgreSQL compares plans for given values with one for any after so many executions.
 CUSTOM_PLANS = 5
@@ -45,7 +45,7 @@ def take_through(ledger: Ledger, number: int) -> None:
     accepted = AttemptResult(
         loaded.id, loaded.event_id, loaded.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW, receipt={}
     )
-    ledger.write(lambda it: attempts.settle(it, "w", {number: [accepted]}, NOW))
+    ledger.write(lambda it: settle_in(it, "w", {number: [accepted]}, NOW))
 
 
 @pytest.fixture

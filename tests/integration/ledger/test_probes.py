@@ -5,7 +5,7 @@ from __future__ import annotations
 from receiver.domain.breaker import Lane
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import lanes
-from tests.support.ledger import NOW, claim, new_event, record
+from tests.support.ledger import NOW, claim, every_lane, new_event, record
 
 
 def shut(ledger: Ledger, until: float) -> None:
@@ -22,7 +22,7 @@ def test_a_look_that_finds_nothing_to_probe_with_holds_up_no_later_probe(ledger:
     # Then it is the probe, at once
     (probe,) = claim(ledger, "ops", "w", now=NOW + 0.1)
     assert probe.probe
-    assert [lane.breaker for lane in ledger.read(lanes.every)] == ["probing"]
+    assert [lane.breaker for lane in ledger.read(every_lane)] == ["probing"]
 
 
 def test_there_is_one_probe_at_a_time(ledger: Ledger) -> None:

@@ -26,11 +26,11 @@ from receiver.ledger import (
     engine,
     statements,
 )
-from receiver.ledger.deliveries import attempts, claims
+from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.statements import BoundStatement, BuiltStatement
 from tests.servers.postgres import PostgresProcess
-from tests.support.ledger import NOW, new_event, record, states
+from tests.support.ledger import NOW, new_event, record, settle_in, states
 
 words = sa.Table(
     "words_of_a_test", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("word", sa.Text)
@@ -109,7 +109,7 @@ def test_a_claim_is_two_requests_and_a_settlement_is_one(
     accepted = AttemptResult(
         claimed[0].id, claimed[0].event_id, NOW, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW, receipt={}
     )
-    postgres_ledger.write(lambda it: attempts.settle(it, "w", {1: [accepted]}, NOW, commit=True))
+    postgres_ledger.write(lambda it: settle_in(it, "w", {1: [accepted]}, NOW, commit=True))
 
     # Then each took as few requests as it can, and is committed
     assert (requests_of_claim, len(sent) - requests_of_claim) == (2, 1)
