@@ -49,7 +49,7 @@ from receiver.submit.event_stream import EventStreams
 from receiver.submit.long_poll import LongPoll, TooManyWaiters, WaiterLimit
 from receiver.submit.proxy import Proxy
 from receiver.submit.replies import Refusal, Reply, error
-from receiver.submit.request.endpoints import ENDPOINTS, SubmitEndpoint
+from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall, SubmitEndpoint
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import WebhookRetrier
@@ -259,9 +259,8 @@ class _Api:
                 return getattr(request.state, "abandoned", False) or await request.is_disconnected()
 
             async with self._limits.body(request, caller.key.id) as body:
-                reply = await self._submitter.submit(
-                    *caller, endpoint, path, query, body, request.headers, is_disconnected
-                )
+                call = SubmitCall(endpoint, path, query, body, request.headers)
+                reply = await self._submitter.submit(*caller, call, is_disconnected)
             return to_response(reply)
 
         return handle

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -39,8 +39,7 @@ from receiver.submit.replies import (
     relay,
     submit_reply,
 )
-from receiver.submit.request.endpoints import SubmitEndpoint, short_answer
-from receiver.submit.request.kept import kept_request
+from receiver.submit.request.endpoints import SubmitCall, short_answer
 from receiver.submit.request.prepare import Prepared, prepare
 from receiver.submit.request.source import Source
 
@@ -108,22 +107,12 @@ class Submitter:
         self._tasks: dict[str, asyncio.Future[Reply]] = {}
         self._recordings: set[asyncio.Future[Submission | None]] = set()
 
-    async def submit(
-        self,
-        source: Source,
-        key: Key,
-        endpoint: SubmitEndpoint,
-        path: str,
-        query: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        is_disconnected: IsDisconnected,
-    ) -> Reply:
+    async def submit(self, source: Source, key: Key, call: SubmitCall, is_disconnected: IsDisconnected) -> Reply:
         """Return the reply to a submit. Raises Refusal, and LedgerUnavailable when nothing was sent.
 
         Where the caller has disconnected, so that it does not know of the run, the reply is kept for the same request.
         """
-        prepared = await off_loop(len(body), self._prepare, source, key, endpoint, path, query, body, headers)
+        prepared = await off_loop(len(call.body), prepare, source, key, call, self._redactor)
         new = prepared.new
         if new.idempotency_key is not None:
             is_disconnected = _never  # by its key it finds the answer anyway
@@ -142,20 +131,6 @@ class Submitter:
         self._tasks[submission.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(submission.id, None))
         return await asyncio.shield(task)
-
-    def _prepare(
-        self,
-        source: Source,
-        key: Key,
-        endpoint: SubmitEndpoint,
-        path: str,
-        query: str,
-        body: bytes,
-        headers: Mapping[str, str],
-    ) -> Prepared:
-        prepared = prepare(source, key, endpoint, path, query, body, headers)
-        kept = kept_request(endpoint, path, query, body, prepared.fields, headers, self._redactor)
-        return replace(prepared, new=replace(prepared.new, request=kept))
 
     async def _send(self, source: Source, prepared: Prepared, is_disconnected: IsDisconnected) -> Reply:
         new = prepared.new

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,16 @@ class SubmitEndpoint:
     path: str
     url_field: str = "webhook_url"
     answer: Literal["run", "task", "workflow run"] = "run"
+
+
+class SubmitCall(NamedTuple):
+    """A call of such an endpoint. `path`, `query`: as they were on the wire. `headers`: by lower-case name."""
+
+    endpoint: SubmitEndpoint
+    path: str
+    query: str
+    body: bytes
+    headers: Mapping[str, str]
 
 
 ENDPOINTS: Final = (

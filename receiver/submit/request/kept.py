@@ -12,7 +12,7 @@ from typing import Any, Final
 from receiver.domain.redaction import MASK, Redactor
 from receiver.domain.run import storable
 from receiver.submit.request import labels
-from receiver.submit.request.endpoints import SubmitEndpoint
+from receiver.submit.request.endpoints import SubmitCall
 
 # Characters of JSON over which a request is not kept.
 LIMIT: Final = 256 << 10
@@ -24,31 +24,24 @@ CALL: Final = "x-runhook-call"
 _HEADERS: Final = ("x-max-steps-override",)
 
 
-def kept_request(
-    endpoint: SubmitEndpoint,
-    path: str,
-    query: str,
-    body: bytes,
-    fields: Mapping[str, Any],
-    headers: Mapping[str, str],
-    redactor: Redactor,
-) -> dict[str, Any] | None:
+def kept_request(call: SubmitCall, fields: Mapping[str, Any], redactor: Redactor) -> dict[str, Any] | None:
     """Return what is kept of a request: its members without labels and webhook, which are kept by themselves, and
     where it went. None for one that is too large, or nested deeper than a run's body may be.
 
-    `fields`: parsed from `body`. What `redactor` masks in a run's body, or in the `run_request` of one, is masked.
+    `fields`: parsed from its body. What `redactor` masks in a run's body, or in the `run_request` of one, is masked.
     """
+    body = call.body
     if len(body) > LARGEST:
         return None
-    own = {name: value for name, value in fields.items() if name not in (labels.MEMBER, endpoint.url_field)}
+    own = {name: value for name, value in fields.items() if name not in (labels.MEMBER, call.endpoint.url_field)}
     if len(storable(own)) < len(own):
         return None
     # The names that `redact` has may be those of the request beside the run's other members, or inside of them.
     own = redactor.apply(body, own)[1] if own else own
     own = redactor.apply(b'{"run_request":' + body + b"}", {"run_request": own})[1]["run_request"]
-    sent = {name: headers[name] for name in _HEADERS if name in headers}
-    call = {"path": path.rstrip("/"), "query": query, "headers": sent}
-    kept = {**own, CALL: {name: value for name, value in call.items() if value}}
+    sent = {name: call.headers[name] for name in _HEADERS if name in call.headers}
+    to = {"path": call.path.rstrip("/"), "query": call.query, "headers": sent}
+    kept = {**own, CALL: {name: value for name, value in to.items() if value}}
     return kept if len(json.dumps(kept)) <= LIMIT else None
 
 

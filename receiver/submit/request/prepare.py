@@ -11,13 +11,15 @@ from typing import Any
 
 from handlers.support.resubmit_chain import CHAIN, TRY
 from receiver.domain.api_key import RESUBMIT
+from receiver.domain.redaction import Redactor
 from receiver.domain.run import MAX_TITLE, parse
 from receiver.ledger.api_keys import Key
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.submit.json_edit import MAX_VALUES, NotAnObject, edit_members, has_too_many_values, parse_object
 from receiver.submit.replies import Refusal, error, invalid, malformed
 from receiver.submit.request import labels
-from receiver.submit.request.endpoints import SubmitEndpoint
+from receiver.submit.request.endpoints import SubmitCall
+from receiver.submit.request.kept import kept_request
 from receiver.submit.request.source import Source
 
 _MAX_IDEMPOTENCY_KEY = 255
@@ -39,14 +41,13 @@ class Prepared:
     fields: Mapping[str, Any] = field(repr=False)
 
 
-def prepare(
-    source: Source, key: Key, endpoint: SubmitEndpoint, path: str, query: str, body: bytes, headers: Mapping[str, str]
-) -> Prepared:
+def prepare(source: Source, key: Key, call: SubmitCall, redactor: Redactor) -> Prepared:
     """Check a request. Raises Refusal for one that is no JSON object or has too many values, whose labels or
     Idempotency-Key can't be recorded, or whose webhook can never be called.
 
-    `path`, `query`: as they were on the wire. `headers`: by lower-case name.
+    `redactor`: masks what is kept of the request.
     """
+    endpoint, path, query, body, headers = call
     fields = parse_request(body)
     label_header = headers.get(labels.HEADER, "")
     try:
@@ -86,6 +87,7 @@ def prepare(
         labels=found,
         webhook_url=wanted,
         idempotency_key=idempotency_key,
+        request=kept_request(call, fields, redactor),
     )
     return Prepared(new, path, query, edit_members(body, changes), headers, replacing, fields)
 

@@ -17,6 +17,7 @@ from receiver.domain import run
 from receiver.skyvern import responses
 from receiver.submit import submitter
 from receiver.submit.json_edit import MAX_VALUES, has_too_many_values, parse_object
+from receiver.submit.request import prepare
 from receiver.web import app
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
@@ -90,8 +91,8 @@ def test_large_bodies_are_read_by_a_thread(
     scripted_server.default = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"})
     on_loop: list[bool] = []
 
-    def noted(name: str) -> None:
-        real = getattr(submitter, name)
+    def noted(module: ModuleType, name: str) -> None:
+        real = getattr(module, name)
 
         def work(*args: object, **kwargs: object) -> object:
             try:
@@ -101,10 +102,10 @@ def test_large_bodies_are_read_by_a_thread(
                 on_loop.append(False)
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(submitter, name, work)
+        monkeypatch.setattr(module, name, work)
 
-    noted("prepare")
-    noted("kept_request")
+    noted(submitter, "prepare")
+    noted(prepare, "kept_request")
     rig = submitting(scripted_server.url, dispatching=False)
 
     assert rig.client.post("/v1/run/tasks", json={"prompt": "x" * 50_000}).status_code == 200

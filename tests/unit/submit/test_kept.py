@@ -9,7 +9,7 @@ import pytest
 
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import MAX_DEPTH
-from receiver.submit.request.endpoints import ENDPOINTS
+from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall
 from receiver.submit.request.kept import kept_request
 
 
@@ -18,7 +18,8 @@ def kept(levels: int) -> dict[str, Any] | None:
     schema = json.loads('{"a":' * levels + "1" + "}" * levels)
     fields = {"prompt": "p", "data_extraction_schema": schema}
     body = json.dumps(fields).encode()
-    return kept_request(ENDPOINTS[0], "/v1/run/tasks", "", body, fields, {}, Redactor(["**.password", "*.a.*.z"]))
+    call = SubmitCall(ENDPOINTS[0], "/v1/run/tasks", "", body, {})
+    return kept_request(call, fields, Redactor(["**.password", "*.a.*.z"]))
 
 
 @pytest.mark.parametrize("levels", [1, MAX_DEPTH - 2])

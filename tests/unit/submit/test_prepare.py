@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from receiver.domain.redaction import Redactor
 from receiver.ledger.api_keys import Key
-from receiver.submit.request.endpoints import ENDPOINTS
+from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall
 from receiver.submit.request.prepare import prepare
 from receiver.submit.request.source import Source
 
@@ -18,7 +19,8 @@ KEY = Key("k1", "app", "", "", frozenset({"submit"}), "skyvern", None, 1.0)
 def request_hash(**headers: str) -> str:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     source = Source("skyvern", NO_API, "https://us.example/webhooks/skyvern")
-    return prepare(source, KEY, ENDPOINTS[0], ENDPOINTS[0].path, "", b'{"prompt":"p"}', named).new.request_hash
+    call = SubmitCall(ENDPOINTS[0], ENDPOINTS[0].path, "", b'{"prompt":"p"}', named)
+    return prepare(source, KEY, call, Redactor([])).new.request_hash
 
 
 @pytest.mark.parametrize(
