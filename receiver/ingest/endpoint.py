@@ -25,23 +25,23 @@ from receiver.domain.run import parse, scan_run_id
 from receiver.domain.signature import HEADER
 from receiver.errors import BadRequest, Busy, NotAllowed, NotFound, RequestError, TimedOut, TooLarge, Unauthorized
 from receiver.ingest.large_bodies import LargeBodies, authentic
-from receiver.ingest.waiting_events import Told
+from receiver.ingest.waiting_events import OnCommit
 from receiver.runtime.held_bodies import HeldBodies, HeldBody, NoRoom
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
 PREFIX: Final = "/webhooks/"
-# Bytes from which hashing a body would hold up all other requests: a thread does it.
+# Bytes of a body above which a thread hashes it, since all other requests would wait meanwhile.
 OFF_LOOP: Final = 256 << 10
-# Bytes from which a thread does it, and packs the body too, where so many bytes of bodies are here at once: there is
-# work for several cores then.
+# Bytes of a body above which a thread hashes and packs it while MANY bytes of bodies are held: several cores share the
+# work then.
 LARGE: Final = 48 << 10
 MANY: Final = 512 << 10
-# Bytes up to which a body's shape is checked here: the worst of them takes some milliseconds.
+# Bytes of a body up to which its shape is checked here: the worst takes some milliseconds.
 CHECKED: Final = 32 << 10
-# Seconds that a body may take to come in, as many as Skyvern gives a whole delivery.
+# Seconds in which a body must come in, as many as Skyvern gives a whole delivery.
 BODY_TIMEOUT: Final = 30.0
-# Bytes of a body that is too large in which its run's id is looked for, and seconds that they may take to come in.
+# Bytes at the beginning of a body that is too large in which its run's id is sought, and seconds to wait for them.
 BEGINNING: Final = 4096
 BEGINNING_TIMEOUT: Final = 2.0
 
@@ -54,8 +54,8 @@ _ACCEPTED: Final[dict[str, Any]] = {
     "headers": [_JSON, (b"content-length", b"51")],  # {"event_id":"evt_…"}, an id of 36
 }
 ACCEPTED_LINES: Final = b"HTTP/1.1 202 Accepted\r\n" + b"".join(b"%b: %b\r\n" % each for each in _ACCEPTED["headers"])
-# The part of the scope that writes a whole answer in one go: (head, without its end; body) → whether it did. Only our
-# own server has it, and there it is a fifth of what a webhook costs; else, and where it did not, `send` is for it.
+# The ASGI extension that writes a whole answer at once: (head without its end, body) → whether it did. Only our own
+# server has it, where it saves a fifth of what a webhook costs. Without it, or if it did not, use `send`.
 ANSWER: Final = "runhook.answer"
 
 log = logging.getLogger("runhook.ingest")
@@ -85,8 +85,8 @@ class Commits(Protocol):
     def commit(self, event: Event) -> Awaitable[None]:
         """Commit an event."""
 
-    def commit_and_tell(self, event: Event, told: Told) -> None:
-        """Commit an event, and call `told` with None, or with why it could not be kept."""
+    def commit_then(self, event: Event, on_commit: OnCommit) -> None:
+        """Commit an event, then call `on_commit` with None, or with why it could not be kept."""
 
 
 class QuarantineSink(Protocol):
@@ -143,7 +143,7 @@ class Ingest:
         self._metrics = metrics
         self._bodies = bodies
         self._large = LargeBodies()
-        self._lines = TokenBucket(rate=1, burst=20)
+        self._log_lines = TokenBucket(rate=1, burst=20)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -163,7 +163,7 @@ class Ingest:
         else:
             self._metrics.requests["accepted"] += 1
             self._metrics.request_seconds.observe(time.perf_counter() - started)
-            body = accepted(event)
+            body = accepted_body(event)
             answer = scope.get("extensions", {}).get(ANSWER)
             if answer is None or not answer(ACCEPTED_LINES, body):
                 await send_accepted(send, body)
@@ -231,7 +231,7 @@ class Ingest:
         problem = parse(body).problem
         if problem:
             self._metrics.unreadable += 1
-            if self._lines.take(1, time.monotonic()):
+            if self._log_lines.take(1, time.monotonic()):
                 log.warning("ingest.unreadable event=%s problem=%s: kept, and marked by the dispatcher", name, problem)
 
     def _address(self, path: str, method: str) -> tuple[str, Sequence[str], str]:
@@ -279,7 +279,7 @@ class Ingest:
 
     async def _refuse(self, send: Send, error: RequestError, path: str) -> None:
         self._metrics.requests[_OUTCOMES.get(type(error), "malformed")] += 1
-        if self._lines.take(1, time.monotonic()):
+        if self._log_lines.take(1, time.monotonic()):
             log.warning("ingest.refused status=%d code=%s path=%.80r", error.status, error.code, path)
         await send_error(send, error)
 
@@ -319,7 +319,7 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, str]:
     return length, signature
 
 
-def accepted(event: str) -> bytes:
+def accepted_body(event: str) -> bytes:
     """Return the body of a 202."""
     return b'{"event_id":"%b"}' % event.encode()
 

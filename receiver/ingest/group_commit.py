@@ -29,7 +29,7 @@ from receiver.inbox.writer import Appended, InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.durability import Durability
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
-from receiver.ingest.waiting_events import CommitBatch, Told, WaitingEvents
+from receiver.ingest.waiting_events import CommitBatch, OnCommit, WaitingEvents
 from receiver.runtime.background import Background
 from receiver.runtime.process import error_location
 from receiver.runtime.throttle import TokenBucket
@@ -104,7 +104,7 @@ class GroupCommit:
         self._over = False
         self._disk_low = False
         self._depth = (0, 0)
-        self._lines = TokenBucket(rate=0.2, burst=5)
+        self._log_lines = TokenBucket(rate=0.2, burst=5)
         # Of the Redis in use; None before one was reached.
         self.durability: Durability | None = None
         # Why Redis is not used now, or "".
@@ -126,9 +126,9 @@ class GroupCommit:
         """Commit `event`. The future is done when it is on disk, and raises Busy when it could not be kept."""
         return self._waiting.add(event)
 
-    def commit_and_tell(self, event: Event, told: Told) -> None:
-        """Commit `event`, and call `told` with None when it is on disk, or with why it could not be kept."""
-        self._waiting.put(event, told)
+    def commit_then(self, event: Event, on_commit: OnCommit) -> None:
+        """Commit `event`, then call `on_commit`."""
+        self._waiting.put(event, on_commit)
 
     @property
     def store(self) -> str:
@@ -218,22 +218,22 @@ class GroupCommit:
             else:
                 self._refusals = 0
                 self._metrics.commit("redis", len(events), time.perf_counter() - started)
-                self._grew(appended)
+                self._note_appended(appended)
                 if not appended.woken:
                     self._begin("wake", self._wake_up)
                 return
         try:
             await self._on_disk(self._spool.append, events)
         except (SpoolFull, OSError) as error:
-            if self._lines.take(1, time.monotonic()):
+            if self._log_lines.take(1, time.monotonic()):
                 log.error("ingest.not_kept events=%d reason=%s", len(events), spool_trouble(error))
             raise Busy(spool_trouble(error), retry_after=FULL_RETRY_AFTER) from None
         self._metrics.commit("spool", len(events), time.perf_counter() - started)
 
-    def _grew(self, appended: Appended) -> None:
-        self._measured(appended.depth, self._depth[1] + appended.size)
+    def _note_appended(self, appended: Appended) -> None:
+        self._note_depth(appended.depth, self._depth[1] + appended.size)
 
-    def _measured(self, events: int, size: int) -> None:
+    def _note_depth(self, events: int, size: int) -> None:
         """Record the inbox's depth. Over its limits, events go to the spool until it is well below them."""
         self._depth = (events, size)
         self._metrics.inbox_events, self._metrics.inbox_bytes = events, size
@@ -334,7 +334,7 @@ class GroupCommit:
             try:
                 await self._drain_some()
             except InboxUnavailable as error:
-                if self._lines.take(1, time.monotonic()):
+                if self._log_lines.take(1, time.monotonic()):
                     log.warning("ingest.drain_paused reason=%s", error)
                 if not error.refused:
                     self._trip(str(error))
@@ -358,7 +358,7 @@ class GroupCommit:
         appended = await self._drainer.append(batch.events)
         await self._on_disk(self._spool.done, batch)
         self._metrics.drained += len(batch.events)
-        self._grew(appended)
+        self._note_appended(appended)
         if not appended.woken:
             self._begin("wake", self._wake_up)
         if not self._spool.events:
@@ -374,7 +374,7 @@ class GroupCommit:
                     adopted = now
                     await self._on_disk(self._spool.adopt, ADOPT_FILES)
                 if self._redis_up:
-                    self._measured(*await self._writer.depth())
+                    self._note_depth(*await self._writer.depth())
                     if now - examined >= EXAMINE_EVERY:
                         examined = now
                         await self._examine()

@@ -23,27 +23,27 @@ COMMIT_BYTES: Final = 4 << 20
 
 log = logging.getLogger("runhook.ingest")
 
-# Told that an event is on disk, by None, or why it is not.
-Told = Callable[[Busy | None], None]
+# Called with None once an event is on disk, or with why it could not be kept.
+OnCommit = Callable[[Busy | None], None]
 
 
 class CommitBatch(NamedTuple):
-    """Events of one commit, in the order of their coming, and who is told of them. `size`: bytes of their bodies."""
+    """Events of one commit, in the order of their coming. `size`: bytes of their bodies."""
 
     events: list[Event]
     size: int
-    told: list[Told]
+    on_commit: list[OnCommit]
 
     def complete(self, busy: Busy | None) -> None:
-        """Tell all of them: that all is on disk, or why it is not."""
-        for tell in self.told:
+        """Call all of `on_commit`: all is on disk, or nothing is, for `busy`."""
+        for call in self.on_commit:
             try:
-                tell(busy)
-            except Exception:  # the others must be told
+                call(busy)
+            except Exception:  # the others must be called
                 log.exception("ingest.bug")
 
 
-def _tell_future(future: asyncio.Future[None], busy: Busy | None) -> None:
+def _complete_future(future: asyncio.Future[None], busy: Busy | None) -> None:
     if future.done():  # its request was cancelled
         return
     if busy is None:
@@ -56,7 +56,7 @@ class WaitingEvents:
     """The queue of one event loop."""
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[Event, Told]] = deque()
+        self._queue: deque[tuple[Event, OnCommit]] = deque()
         self._arrived = asyncio.Event()
         self._takers: deque[asyncio.Future[None]] = deque()
         self._woken = False  # a taker is on its way
@@ -66,13 +66,13 @@ class WaitingEvents:
     def add(self, event: Event) -> asyncio.Future[None]:
         """Add an event. The future is completed with its batch."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.put(event, partial(_tell_future, future))
+        self.put(event, partial(_complete_future, future))
         return future
 
-    def put(self, event: Event, told: Told) -> None:
-        """Add an event. `told` is called when its batch is done: a future would have the event loop do that later, one
-        by one."""
-        self._queue.append((event, told))
+    def put(self, event: Event, on_commit: OnCommit) -> None:
+        """Add an event. `on_commit` is called when its batch is done: a future would have the event loop do that later,
+        one by one."""
+        self._queue.append((event, on_commit))
         self._arrived.set()
         self._wake_one()
 
@@ -98,18 +98,18 @@ class WaitingEvents:
                 raise
             self._woken = False
         events: list[Event] = []
-        told, size = [], 0
+        on_commit, size = [], 0
         while self._queue and len(events) < COMMIT_EVENTS:
-            event, tell = self._queue[0]
+            event, call = self._queue[0]
             if events and size + len(event.body) > COMMIT_BYTES:
                 break
             self._queue.popleft()
             events.append(event)
-            told.append(tell)
+            on_commit.append(call)
             size += len(event.body)
         self._under_way += len(events)
         self._wake_one()  # for those that there was no room for
-        return CommitBatch(events, size, told)
+        return CommitBatch(events, size, on_commit)
 
     def _is_due(self) -> bool:
         return len(self._queue) >= max(1, self._under_way)
@@ -132,7 +132,7 @@ class WaitingEvents:
             pass
 
     def done(self, batch: CommitBatch, busy: Busy | None = None) -> None:
-        """Note that a batch is under way no more, and tell those who wait for its events."""
+        """End a batch that was under way, and tell those who wait for its events."""
         self._under_way -= len(batch.events)
         if self._closed:
             self._wake_all()

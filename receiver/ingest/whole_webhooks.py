@@ -1,9 +1,8 @@
-"""Webhooks that our own server has whole at once: authenticated, committed and answered without ASGI.
+"""Webhooks whose body comes in one piece: authenticated, committed and answered without ASGI.
 
-What ASGI takes for a request (a scope, a task, messages, an event) and what waits for its commit (a future, a turn of
-the event loop) cost as much as all that is done with a small webhook. So its server asks here first. What is not plain
-is left to `Ingest`, which is asked for it by ASGI as if nothing had been: no such source, a body that is too large,
-that comes in pieces or is one of many large ones.
+What ASGI needs for a request (a scope, a task, messages, an event) and what waits for a commit (a future, a turn of the
+event loop) cost as much as all that is done with a small webhook. So our own server asks here first. All others (of an
+unknown source, too large, in pieces, one of many large ones) go to `Ingest` by ASGI as if nothing had been.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from receiver.ingest.endpoint import (
     Ingest,
     Receive,
     Send,
-    accepted,
+    accepted_body,
     read_headers,
     send_accepted,
 )
 from receiver.ingest.large_bodies import authentic
 
-# What is plain: a path that is written as it is meant, and no query.
+# A path without escapes, and no query.
 _TARGET: Final = re.compile(rb"/webhooks/([\w.-]+)(?:/([A-Za-z0-9_-]{1,128}))?", re.ASCII)
 
 log = logging.getLogger("runhook.ingest")
@@ -42,16 +41,16 @@ App = Callable[[Any, Receive, Send], Awaitable[None]]
 class WebhookReply(Protocol):
     """How a request is answered."""
 
-    def at_once(self, lines: bytes, body: bytes) -> bool:
-        """Write a whole answer: the lines of its head, without its end, and its body. False, and nothing is written,
-        where there is more to it."""
+    def write_whole(self, lines: bytes, body: bytes) -> bool:
+        """Write a whole answer: the lines of its head, without the empty one, and its body. False when it can't be
+        written now: nothing is written then."""
 
-    def later(self, app: App) -> None:
+    def answer_by_asgi(self, app: App) -> None:
         """Have an ASGI application answer."""
 
 
-class Announced(NamedTuple):
-    """What the head of a webhook says. `length`: bytes of its body."""
+class WebhookHead(NamedTuple):
+    """The head of a webhook. `length`: bytes of its body."""
 
     source: str
     secrets: Sequence[str]
@@ -63,8 +62,8 @@ class Announced(NamedTuple):
 class WholeWebhooks(Ingest):
     """Ingest, by either way."""
 
-    def announced(self, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Announced | None:
-        """Return what the head of a POST says; None where its request is to go by ASGI."""
+    def read_head(self, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> WebhookHead | None:
+        """Return the head of a POST; None where the request is to go by ASGI."""
         plain = _TARGET.fullmatch(target)
         if plain is None:
             return None
@@ -78,20 +77,18 @@ class WholeWebhooks(Ingest):
             return None
         if length > min(self._max_body, OFF_LOOP):
             return None
-        return Announced(source, secrets, submission_id, signature, length)
+        return WebhookHead(source, secrets, submission_id, signature, length)
 
-    def take(
-        self, webhook: Announced, body: bytes, reply: WebhookReply
-    ) -> Callable[[RequestError | None], None] | None:
-        """Take a webhook whose body is whole. None, and nothing was done, where it is to go by ASGI; else what ends it
-        early, with an error, if it is called before it is answered."""
+    def take(self, head: WebhookHead, body: bytes, reply: WebhookReply) -> Callable[[RequestError | None], None] | None:
+        """Take a webhook. None, and nothing is done, where it is to go by ASGI; else a function that ends it with an
+        error, unless it was answered before."""
         size = len(body)
         if size > LARGE and self._bodies.bytes >= MANY:
             return None
         answering = _Answering(self, size, reply)
         self._bodies.take(size)
         try:
-            self._begin(webhook, body, answering)
+            self._begin(head, body, answering)
         except RequestError as error:
             answering(error)
         except Exception:
@@ -99,15 +96,15 @@ class WholeWebhooks(Ingest):
             answering(Busy("the event could not be kept"))
         return answering
 
-    def _begin(self, webhook: Announced, body: bytes, answering: _Answering) -> None:
-        source, secrets, submission_id, signature, _ = webhook
+    def _begin(self, head: WebhookHead, body: bytes, answering: _Answering) -> None:
+        source, secrets, submission_id, signature, _ = head
         at = time.time()
         name = authentic(source, secrets, signature, body)
         if not name:
             self._quarantine.offer(source, signature, body, submission_id, at)
             raise Unauthorized("the signature fits none of the source's secrets")
         answering.name = name
-        self._group_commit.commit_and_tell(Event(name, source, body, at, "webhook", submission_id), answering)
+        self._group_commit.commit_then(Event(name, source, body, at, "webhook", submission_id), answering)
         if len(body) <= CHECKED:
             self._check_shape(name, body)  # while the commit is under way
 
@@ -120,17 +117,17 @@ class WholeWebhooks(Ingest):
             async def refuse(scope: Any, _: Receive, send: Send) -> None:
                 await self._refuse(send, refusal, scope["path"])
 
-            reply.later(refuse)
+            reply.answer_by_asgi(refuse)
             return
         self._metrics.requests["accepted"] += 1
         self._metrics.request_seconds.observe(time.perf_counter() - started)
-        body = accepted(name)
-        if not reply.at_once(ACCEPTED_LINES, body):
+        body = accepted_body(name)
+        if not reply.write_whole(ACCEPTED_LINES, body):
 
             async def accept(_: Any, __: Receive, send: Send) -> None:
                 await send_accepted(send, body)
 
-            reply.later(accept)
+            reply.answer_by_asgi(accept)
 
 
 class _Answering:

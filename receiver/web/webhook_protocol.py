@@ -14,47 +14,47 @@ from typing import Any, ClassVar, Final, Protocol
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from receiver.errors import Busy, RequestError
-from receiver.ingest.whole_webhooks import Announced, WebhookReply
+from receiver.ingest.whole_webhooks import WebhookHead, WebhookReply
 from receiver.web.http_protocol import HTTPProtocol
 
 _PREFIX: Final = b"/webhooks/"
 
-End = Callable[[RequestError | None], None]
+Abort = Callable[[RequestError | None], None]
 
 
 class Webhooks(Protocol):
     """What takes webhooks: receiver.ingest.whole_webhooks.WholeWebhooks."""
 
-    def announced(self, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Announced | None:
+    def read_head(self, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> WebhookHead | None:
         """Return what the head of a POST says; None where its request is to go by ASGI."""
 
-    def take(self, webhook: Announced, body: bytes, reply: WebhookReply) -> End | None:
+    def take(self, head: WebhookHead, body: bytes, reply: WebhookReply) -> Abort | None:
         """Take a webhook that is whole. None: it is to go by ASGI. Else returns what ends it early."""
 
 
 class WebhookRequest:
-    """A webhook whose head is here. To uvicorn it looks like a request under way, and like the task of one."""
+    """A webhook whose head is here. To uvicorn it is both a request under way and the task of one."""
 
     __slots__ = (
-        "_end",
+        "_abort",
         "_protocol",
         "_target",
         "body",
         "disconnected",
+        "head",
         "keep_alive",
         "response_complete",
         "response_started",
-        "webhook",
     )
 
     scope: ClassVar[Mapping[str, str]] = {"method": "POST"}
     message_event: ClassVar[asyncio.Event] = asyncio.Event()  # nobody waits for it
 
-    def __init__(self, protocol: WebhookProtocol, webhook: Announced) -> None:
+    def __init__(self, protocol: WebhookProtocol, head: WebhookHead) -> None:
         self._protocol = protocol
         self._target = protocol.url
-        self._end: End | None = None
-        self.webhook = webhook
+        self._abort: Abort | None = None
+        self.head = head
         self.body = b""
         self.keep_alive = True
         self.disconnected = self.response_started = self.response_complete = False
@@ -63,8 +63,8 @@ class WebhookRequest:
         """Have it taken, now that it is whole. False: it is to go by ASGI."""
         tasks: set[Any] = self._protocol.tasks
         tasks.add(self)
-        self._end = webhooks.take(self.webhook, self.body, self)
-        if self._end is None:
+        self._abort = webhooks.take(self.head, self.body, self)
+        if self._abort is None:
             tasks.discard(self)
             return False
         self.body = b""  # a connection keeps its newest request until the next one comes, which may be long
@@ -72,29 +72,29 @@ class WebhookRequest:
 
     def cancel(self, msg: object = None) -> None:  # noqa: ARG002 - as a task's
         """End it, since the server stops and it has had its time. Its event may be committed all the same."""
-        if self._end is not None:
-            self._protocol.loop.call_soon(self._end, Busy("the receiver stops"))
+        if self._abort is not None:
+            self._protocol.loop.call_soon(self._abort, Busy("the receiver stops"))
 
-    def at_once(self, lines: bytes, body: bytes) -> bool:
-        """Write a whole answer. False, and nothing is written, where there is more to it: then call `later`."""
+    def write_whole(self, lines: bytes, body: bytes) -> bool:
+        """Write a whole answer. False when it can't be written now: call `answer_by_asgi` then."""
         self._leave()
         return self._protocol.answer_whole(self, lines, body)
 
-    def later(self, app: Any) -> None:
+    def answer_by_asgi(self, app: Any) -> None:
         """Have an ASGI application answer."""
         self._leave()
         self._protocol.answer_by(self, self._target.decode(), app)
 
     def _leave(self) -> None:
-        """Be a task no more. `_end` knows the request in turn: only the garbage collector would free the two."""
+        """End as a task. `_abort` refers to the request in turn: only the garbage collector would free the two."""
         self._protocol.tasks.discard(self)
-        self._end = None
+        self._abort = None
 
 
 class WebhookProtocol(HTTPProtocol):
     """One connection. `webhooks`: what takes them."""
 
-    _coming: WebhookRequest | None = None  # its head is here, its body is not
+    _incoming: WebhookRequest | None = None  # its head is here, its body is not
     _is_asgi = True  # whether the request that comes in has its scope
 
     def __init__(self, *arguments: Any, webhooks: Webhooks, **named: Any) -> None:
@@ -120,11 +120,11 @@ class WebhookProtocol(HTTPProtocol):
                 and parser.should_keep_alive()
                 and not parser.should_upgrade()
             ):
-                webhook = self._webhooks.announced(self.url, self.headers)
-                if webhook is not None:
+                head = self._webhooks.read_head(self.url, self.headers)
+                if head is not None:
                     self._head_bytes = 0
                     self._in_head, self._in_body = False, True
-                    self.cycle = self._running = self._coming = WebhookRequest(self, webhook)  # type: ignore[assignment]
+                    self.cycle = self._running = self._incoming = WebhookRequest(self, head)  # type: ignore[assignment]
                     return
         self._begin_asgi()
 
@@ -138,37 +138,37 @@ class WebhookProtocol(HTTPProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body."""
-        coming = self._coming
-        if coming is not None:
-            if len(body) == coming.webhook.length:
+        incoming = self._incoming
+        if incoming is not None:
+            if len(body) == incoming.head.length:
                 self._head_bytes = 0
-                coming.body = body
+                incoming.body = body
                 return
-            self._give_up()
+            self._pass_to_asgi()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the body."""
-        coming = self._coming
-        if coming is not None:
-            if coming.take(self._webhooks):
-                self._coming, self._in_body = None, False
+        incoming = self._incoming
+        if incoming is not None:
+            if incoming.take(self._webhooks):
+                self._incoming, self._in_body = None, False
                 return
-            self._give_up()
-            super().on_body(coming.body)
+            self._pass_to_asgi()
+            super().on_body(incoming.body)
         super().on_message_complete()
 
-    def _give_up(self) -> None:
-        """Let the request whose head is here go by ASGI."""
-        coming, self._coming = self._coming, None
-        if coming is not None:
+    def _pass_to_asgi(self) -> None:
+        """Let the request whose head is here, if there is one, go by ASGI."""
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
             self.cycle = None  # type: ignore[assignment]
             self._begin_asgi()
-            self.cycle.keep_alive &= coming.keep_alive
+            self.cycle.keep_alive &= incoming.keep_alive
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self._give_up()
+        self._pass_to_asgi()
         super().connection_lost(exc)
 
     def answer_by(self, request: WebhookRequest, path: str, app: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from receiver.errors import Busy, RequestError, Unauthorized
 from receiver.ingest.endpoint import send_error
-from receiver.ingest.whole_webhooks import Announced
+from receiver.ingest.whole_webhooks import WebhookHead
 from receiver.web import connections, http_protocol
 from receiver.web.connections import Bounds, Connections
 from receiver.web.webhook_protocol import WebhookProtocol
@@ -36,11 +36,11 @@ class Webhooks:
         self.waiting: list[Callable[[], None]] = []
         self.loop: Any = None
 
-    def announced(self, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Announced | None:
+    def read_head(self, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> WebhookHead | None:
         length = int(dict(headers).get(b"content-length", b"0"))
-        return Announced("it", (), "", "", length) if target == b"/webhooks/it" else None
+        return WebhookHead("it", (), "", "", length) if target == b"/webhooks/it" else None
 
-    def take(self, webhook: Announced, body: bytes, reply: Any) -> Callable[[RequestError | None], None] | None:
+    def take(self, webhook: WebhookHead, body: bytes, reply: Any) -> Callable[[RequestError | None], None] | None:
         if not self.takes:
             return None
         self.took.append(body)
@@ -51,14 +51,14 @@ class Webhooks:
             await send({"type": "http.response.body", "body": b""})
 
         def answer() -> None:
-            if not reply.at_once(lines, body):
-                reply.later(app)
+            if not reply.write_whole(lines, body):
+                reply.answer_by_asgi(app)
 
         def end(error: RequestError | None) -> None:
             async def refuse(scope: Any, receive: Any, send: Any) -> None:
                 await send_error(send, error or Busy("?"))
 
-            reply.later(refuse)
+            reply.answer_by_asgi(refuse)
 
         self.loop = asyncio.get_running_loop()
         if self.refusal:

@@ -14,7 +14,7 @@ from receiver.domain.packed_body import unpack
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import Busy
 from receiver.ingest import endpoint
-from receiver.ingest.waiting_events import Told
+from receiver.ingest.waiting_events import OnCommit
 from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
 from tests.support.waiting import eventually
@@ -36,7 +36,7 @@ class FakeGroupCommit:
             raise self.error
         self.events.append(event)
 
-    def commit_and_tell(self, event: Event, told: Told) -> None:
+    def commit_then(self, event: Event, on_commit: OnCommit) -> None:
         raise AssertionError("what comes by ASGI is waited for")
 
 

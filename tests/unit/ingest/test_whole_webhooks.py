@@ -12,8 +12,8 @@ from receiver.domain.event import Event
 from receiver.domain.signature import sign
 from receiver.errors import Busy, RequestError
 from receiver.ingest import endpoint
-from receiver.ingest.waiting_events import Told
-from receiver.ingest.whole_webhooks import Announced, App, WholeWebhooks
+from receiver.ingest.waiting_events import OnCommit
+from receiver.ingest.whole_webhooks import App, WebhookHead, WholeWebhooks
 from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
 
@@ -27,14 +27,14 @@ class Commits:
     """Keeps events until they are told of."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[Event, Told]] = []
+        self.waiting: list[tuple[Event, OnCommit]] = []
         self.error: Exception | None = None
         self.packs = False
 
-    def commit_and_tell(self, event: Event, told: Told) -> None:
+    def commit_then(self, event: Event, on_commit: OnCommit) -> None:
         if self.error:
             raise self.error
-        self.waiting.append((event, told))
+        self.waiting.append((event, on_commit))
 
     def tell_all(self, busy: Busy | None = None) -> list[Event]:
         told, self.waiting = self.waiting, []
@@ -71,12 +71,12 @@ class FakeReply:
         self.written: list[bytes] = []
         self.apps: list[App] = []
 
-    def at_once(self, lines: bytes, body: bytes) -> bool:
+    def write_whole(self, lines: bytes, body: bytes) -> bool:
         if self.ready:
             self.written.append(lines + b"\r\n" + body)
         return self.ready
 
-    def later(self, app: App) -> None:
+    def answer_by_asgi(self, app: App) -> None:
         self.apps.append(app)
 
     async def sent(self) -> tuple[int, dict[str, Any]]:
@@ -108,7 +108,7 @@ class Bench:
         self, body: bytes = BODY, reply: FakeReply | None = None, path: bytes = PATH, secret: str = SECRET
     ) -> Callable[[RequestError | None], None]:
         """Return what ends the request early."""
-        announced = self.webhooks.announced(path, head(body, secret))
+        announced = self.webhooks.read_head(path, head(body, secret))
         assert announced is not None
         end = self.webhooks.take(announced, body, reply or FakeReply())
         assert end is not None
@@ -157,7 +157,7 @@ def test_a_webhook_is_answered_when_its_event_is_on_disk_and_not_before(
     ],
 )
 def test_what_is_not_plain_goes_by_asgi(bench: Bench, path: bytes, more: list[tuple[bytes, bytes]]) -> None:
-    assert bench.webhooks.announced(path, [*head(BODY), *more]) is None
+    assert bench.webhooks.read_head(path, [*head(BODY), *more]) is None
 
 
 def test_a_body_that_a_thread_is_to_hash_goes_by_asgi() -> None:
@@ -166,11 +166,11 @@ def test_a_body_that_a_thread_is_to_hash_goes_by_asgi() -> None:
         {"skyvern": (SECRET,)}, 1 << 30, bench.commits, bench.refused, NoHints(), bench.metrics, bench.bodies
     )
     for size, goes_by_asgi in ((endpoint.OFF_LOOP, False), (endpoint.OFF_LOOP + 1, True)):
-        assert (bench.webhooks.announced(PATH, [(b"content-length", b"%d" % size)]) is None) is goes_by_asgi
+        assert (bench.webhooks.read_head(PATH, [(b"content-length", b"%d" % size)]) is None) is goes_by_asgi
 
 
 def test_one_of_many_large_ones_goes_by_asgi_and_is_not_counted(bench: Bench) -> None:
-    webhook = Announced("skyvern", (SECRET,), "", sign(b"x" * 50_000, SECRET), 50_000)
+    webhook = WebhookHead("skyvern", (SECRET,), "", sign(b"x" * 50_000, SECRET), 50_000)
     bench.bodies.take(endpoint.MANY)
     assert bench.webhooks.take(webhook, b"x" * 50_000, FakeReply()) is None
     bench.bodies.give(1)
