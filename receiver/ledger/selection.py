@@ -107,7 +107,8 @@ def _selected_ids(selection: Selection) -> sa.Select[Any]:
 
 
 def missing_events(selection: Selection, sink: str, begun: float | None = None) -> sa.Select[Any]:
-    """The events that a backfill takes: of each new result that `sink` has no delivery of, the last that adds to it.
+    """The events that a backfill takes: of each new result that `sink` has no delivery of, the last that adds to it,
+    whichever of its events is named.
 
     `begun`: when it was begun. What has been added since takes no result out of it.
     """
@@ -134,9 +135,18 @@ def missing_events(selection: Selection, sink: str, begun: float | None = None) 
         events.c.disposition.in_(("new", "update")), ~has_one, ~has_later
     )
     if selection.named:
-        named = [begins(events.c.id, each) for each in selection.event_ids]
+        named = [events.c.id.in_(_ids_of_results(selection.event_ids))] if selection.event_ids else []
         found = found.where(sa.or_(sa.false(), *named, events.c.run_id.in_(selection.run_ids)))
     return matching_events(found, selection)
+
+
+def _ids_of_results(beginnings: Iterable[str]) -> sa.Select[Any]:
+    """Select the ids of all events that tell a result of which an event's id begins so."""
+    named, it = events.alias("named_event"), events.alias("of_its_result")
+    of_run = sa.and_(it.c.source == named.c.source, it.c.run_id == named.c.run_id)
+    alike = sa.func.coalesce(it.c.repeat_of, it.c.id) == sa.func.coalesce(named.c.repeat_of, named.c.id)
+    chosen = sa.or_(*(begins(named.c.id, each) for each in beginnings))
+    return sa.select(it.c.id).select_from(named.join(it, sa.and_(of_run, alike))).where(chosen)
 
 
 def _taken(kind: str, selection: Selection, sink: str, *, force: bool) -> sa.Select[Any]:

@@ -174,6 +174,26 @@ def test_a_new_sink_is_filled_with_the_fullest_event_of_a_result_and_not_if_it_h
     }
 
 
+@pytest.mark.parametrize("named", [0, 1, 2], ids=["the first", "its update", "a repeat"])
+def test_a_result_is_given_to_a_sink_whichever_of_its_events_is_named(ledger: Ledger, named: int) -> None:
+    # Given a result that was completed and told again, and one of another run
+    first = new_event("tsk_1", status="failed")
+    more = new_event("tsk_1", disposition="update", status="failed", recording_url="r")
+    again = new_event("tsk_1", disposition="repeat", status="failed", step_count=7)
+    told = [first, *(each._replace(repeat_of=first.event.id) for each in (more, again))]
+    for event in (*told, new_event("tsk_2", status="failed")):
+        record(ledger, event)
+
+    # When the sink is to get an event of it
+    chosen = Selection(event_ids=(told[named].event.id[:16],))
+    operation = create(ledger, chosen, "backfill", sink="chat")
+    finish(ledger)
+
+    # Then it gets the result once, with all that is known
+    assert operation.total == 1
+    assert [each.event_id for each in claim(ledger, "chat", now=NOW + 20)] == [more.event.id]
+
+
 def test_a_result_that_grows_after_a_backfill_was_begun_is_not_left_out(ledger: Ledger) -> None:
     # Given a backfill that has counted a result, which is completed before the clock comes to it
     first = new_event("tsk_1")
