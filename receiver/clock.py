@@ -1,8 +1,7 @@
-"""Do what comes due: retries, lapsed claims, lost wake-ups, overdue results, retention; index what runs say. Wakes
-queues and repairs.
+"""Do what comes due: retries, lapsed claims, lost wake-ups, overdue results, retention; index what runs say.
 
-Several clocks may run. Whatever Redis has forgotten, the ledger still knows, and a tick that finds nothing costs one
-query, and every other one a request to Redis.
+Several clocks may run. Whatever Redis has forgotten, the ledger still knows. A tick that finds nothing costs one query,
+and every other one a request to Redis as well.
 """
 
 from __future__ import annotations
@@ -51,29 +50,28 @@ from receiver.wakeups import cleanup
 # Seconds between two checks of what is due, and the most while nothing is, nor will be before the next one.
 TICK = 1.0
 QUIET_TICK = 2.0
-# Seconds between two looks at what Redis has: an inbox that was empty, for whoever adds to it wakes the dispatcher
-# himself, what dead workers left in RQ's lists, and hints.
-GLANCE_EVERY = 4.0
-# Seconds between two looks for results that no webhook has brought: after a hint, and else.
+# Seconds between two checks of Redis, while the inbox is empty (whoever adds to it wakes the dispatcher): the inbox,
+# what dead workers left in RQ's lists, and poll hints.
+REDIS_EVERY = 4.0
+# Seconds between two checks for results that no webhook has brought: after a hint, and otherwise.
 HINTED_EVERY = 2.0
 OVERDUE_EVERY = 6.0
-# Seconds between two looks for workers that died on this machine, while none of them can hold anything.
+# Seconds between two checks for workers that died on this machine, while none of them can hold anything.
 IDLE_REAP_EVERY = 15.0
-# Seconds between two sweeps of the records of workers that are gone, which keep no work from being done.
+# Seconds between two sweeps of the records of dead workers, which hold up no work.
 RECORDS_EVERY = 60.0
-# Seconds between two checks of what is rarely out of order, and between two clean-ups of what harms nobody meanwhile.
+# Seconds between two checks of what rarely goes wrong, and between two clean-ups of what does no harm meanwhile.
 SLOW_EVERY = 15.0
 TIDY_EVERY = 60.0
-# Seconds after which a sweep of much leaves the rest for the next time. Each of its steps is short.
+# Seconds after which a long sweep, made in short steps, leaves the rest for the next time.
 STEPS = 0.5
-# Seconds between two looks for words to index, after one that found none.
+# Seconds between two checks for words to index, after one that found none.
 WORDS_EVERY = 2.0
-# Seconds of a tick in which words are indexed, with rests, and then one batch at the most. The wait for the next tick
-# is as much shorter.
+# Seconds of a tick in which words are indexed. The wait for the next tick is as much shorter.
 INDEX_FOR = 0.5
 # Seconds that workers have, once the ledger is back, to renew their claims or record what has ended meanwhile.
 PATIENCE = 6.0
-# Seconds of one check of the ledger from which on it counts as having been away.
+# Seconds from which a check of the ledger means that it was away.
 AWAY = 3.0
 # Seconds that the ledger has to answer at the start, as for a worker.
 START_WITHIN = 120.0
@@ -109,22 +107,22 @@ class Clock:
         self._pace = Pace(reading.BATCH)
         self._inbox = InboxReader(connection, "clock")
         self._queues = [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in sinks)]
-        # What was seen when it was looked last.
+        # What the last checks found.
         self._agenda = agenda.UNKNOWN
         self._events_wait = False
         self._rarities = False  # in Redis
         self._hints = True
-        # When a run had changed last, when there were no more words to index.
+        # When a run had last changed, once there were no more words to index.
         self._indexed_until: float | None = None
         self._rotations = {CALLBACK: Rotation()}  # of the one sink that has many lanes
-        # Where the sweeps of what is rarely out of order go on.
+        # Where the sweeps go on.
         self._swept_held = ""
         self._kept_after = retention.BEGINNING
         self._learnt = 0  # the number of the newest event, when SQLite's planner last learnt
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
         self._bugs: dict[str, str] = {}  # by check: errors that are nobody's but ours, of the last tick
-        self._ledger_away = float("-inf")  # monotonic: when it was so last
+        self._ledger_away = float("-inf")  # when it last was, by time.monotonic()
 
     def run(self, stop: Callable[[float], bool]) -> None:
         """Tick until `stop(seconds)`, which waits that long at the most, is true."""
@@ -143,18 +141,18 @@ class Clock:
         bugs: dict[str, str] = {}
         for check in (
             self.reap,
-            self.look,
+            self.read_agenda,
             self.due,
             self.operations,
             self.slow,
             self.tidy,
-            self.glance,
+            self.check_redis,
             self.overdue,
             self.inbox,
             self.repair,
             self.words,
         ):
-            if "redis" in trouble and check in (self.glance, self.inbox, self.repair):
+            if "redis" in trouble and check in (self.check_redis, self.inbox, self.repair):
                 continue  # each would wait for a Redis that hangs, and what is due in the ledger would wait for them
             try:
                 check()
@@ -181,19 +179,19 @@ class Clock:
         self._bugs = bugs
 
     def reap(self) -> None:
-        """Release what workers held that died on this machine. Not while something is away: each try would log it.
+        """Release what workers that died on this machine held. Not while something is away: each try would log it.
 
-        A worker holds claims, which the agenda has, and events of the inbox: now and then will do when there are none.
+        A worker holds claims, which the agenda shows, or events of the inbox: seldom, where there are neither.
         """
         if self._reap_all is None or self._trouble:
             return
         if self._events_wait or self._agenda.rest < math.inf or self._every("reap", IDLE_REAP_EVERY):
             self._reap_all()
 
-    def look(self) -> None:
-        """See what there may be to do in the ledger."""
+    def read_agenda(self) -> None:
+        """See what there may be to do in the ledger: each of the next checks needs that."""
         started, self._agenda = time.monotonic(), agenda.UNKNOWN
-        self._agenda = agenda.look(self._ledger)
+        self._agenda = agenda.read(self._ledger)
         self._note_hang(started)
 
     def _note_hang(self, started: float) -> None:
@@ -203,8 +201,8 @@ class Clock:
     def due(self) -> None:
         """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send.
 
-        Claims that ran out while the ledger was away are those of workers that could not renew them: they get PATIENCE,
-        or what they are sending, and have sent, would be sent twice.
+        Workers could not renew their claims while the ledger was away: they get PATIENCE, or what they have sent would
+        be sent twice.
         """
         more = self._agenda.changes
         if not (more or self._agenda.queued):
@@ -229,20 +227,20 @@ class Clock:
         wakeups.wake_sinks(self._redis, ready)
 
     def operations(self) -> None:
-        """Make steps of the operations that are running; of a large one some each tick, each in a short transaction."""
+        """Make steps of the operations that are running, each in a short transaction."""
         began, more = time.monotonic(), self._agenda.operations
         while more:
             made = self._ledger.write(lambda connection: replays.step(connection, self._ledger.now()))
             wakeups.wake_sinks(self._redis, made.sinks)
             more = made.more and time.monotonic() - began < STEPS
 
-    def glance(self) -> None:
+    def check_redis(self) -> None:
         """See in one request whether events wait, and whether Redis has something that is rarely there.
 
-        As long as there is trouble, in every tick: else it would seem to be over in those that do not look.
+        While there is trouble, in every tick: it would seem to be over in a tick without this check.
         """
         self._rarities = False
-        if not (self._events_wait or self._trouble or self._every("glance", GLANCE_EVERY)):
+        if not (self._events_wait or self._trouble or self._every("redis", REDIS_EVERY)):
             return
         self._events_wait, self._rarities = False, True
         with self._redis.pipeline(transaction=False) as pipeline:
@@ -269,7 +267,7 @@ class Clock:
 
     def slow(self) -> None:
         """Queue held deliveries that were left behind; end what has waited too long behind an open breaker; remove what
-        is past its retention. Let SQLite's planner learn how much there is."""
+        is past its retention; update the statistics of SQLite's planner."""
         if not self._every("slow", SLOW_EVERY):
             return
         if self._ledger.read(lanes.any_shut):
@@ -282,7 +280,7 @@ class Clock:
         self._learnt = planner.learn(self._ledger, self._learnt)
 
     def tidy(self) -> None:
-        """Remove what tells of old actions, of processes that are gone, and dead readers of the inbox."""
+        """Remove old lines of the audit, old operations, and the heartbeats and inbox readers of dead processes."""
         if not self._every("tidy", TIDY_EVERY):
             return
         self._remove_told(self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR))
@@ -300,7 +298,7 @@ class Clock:
                 return
 
     def _remove_told(self, before: float) -> None:
-        """Remove what tells of actions that ended before then: the audit, and operations."""
+        """Remove lines of the audit, and operations, that ended before then."""
         self._ledger.write(lambda connection: audit.remove(connection, before))
         self._ledger.write(lambda connection: replays.remove(connection, before))
 
@@ -335,8 +333,7 @@ class Clock:
             self._hints = False
 
     def words(self) -> None:
-        """Index the words of runs that changed, and of old ones: a bounded number at each tick that has some, but for
-        those in which a larger batch is waited for."""
+        """Index the words of runs that changed, and of old ones, for INDEX_FOR at most; or wait for a larger batch."""
         self._indexed_for = 0.0
         if self._text_indexer is None or self._pace.waits(time.monotonic()):
             return

@@ -1,6 +1,6 @@
-"""What the clock may have to do, by one look: a tick at which nothing comes due costs one small query.
+"""What the clock may have to do, by one small query: a tick at which nothing comes due costs no more.
 
-A look says what is worth a closer one, and reads one row of each index, however much waits.
+It reads one row of each index, however much waits, and says which checks are worth making.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from receiver.ledger.statements import BuiltStatement
 
 
 class Agenda(NamedTuple):
-    """`next_change`: seconds until a waiting delivery is due or a claim lapses, not over 0 when one is or has, infinite
-    when there is none. `queued`: there is a delivery that no worker has. `operations`: one is running. `newest_run`:
-    when a run has changed last, in seconds since the epoch; 0.0 when there is none, and None when nobody knows."""
+    """`next_change`: seconds until a waiting delivery is due or a claim lapses; 0 or less when one is or has, infinite
+    when there is none. `queued`: whether a delivery is queued. `operations`: whether one is running. `newest_run`: when
+    a run last changed, in seconds since the epoch; 0.0 when there is none, None when that is not known."""
 
     next_change: float
     queued: bool
@@ -43,7 +43,7 @@ UNKNOWN: Final = Agenda(next_change=0.0, queued=True, operations=True, newest_ru
 
 
 def query(on_postgresql: bool) -> Any:
-    """Return the look as a statement."""
+    """Return the query of the agenda."""
     due, lapses = (each.scalar_subquery() for each in recovery.next_changes(on_postgresql))
     return sa.select(
         due.label("due"),
@@ -54,16 +54,18 @@ def query(on_postgresql: bool) -> Any:
     )
 
 
-_LOOK: Final = BuiltStatement(lambda form: query(bool(form)))
+_AGENDA: Final = BuiltStatement(lambda form: query(bool(form)))
 
 
-def look(ledger: Ledger) -> Agenda:
+def read(ledger: Ledger) -> Agenda:
     """Return what there may be to do now, by the database's clock. Raises LedgerUnavailable."""
     now = ledger.now()
     if ledger.dialect == "sqlite":
-        found: Any = ledger.first_of_sqlite(_LOOK.on_sqlite.text, _LOOK.on_sqlite.parameters({}))
+        found: Any = ledger.first_of_sqlite(_AGENDA.on_sqlite.text, _AGENDA.on_sqlite.parameters({}))
     else:
-        ((found,),) = ledger.read(lambda connection: statements.run(connection, _LOOK.with_values()), transaction=False)
+        ((found,),) = ledger.read(
+            lambda connection: statements.run(connection, _AGENDA.with_values()), transaction=False
+        )
     due, lapses, queued, operations, newest_run = found
     next_change = min((at - now for at in (due, lapses) if at is not None), default=math.inf)
     return Agenda(next_change, bool(queued), bool(operations), newest_run)

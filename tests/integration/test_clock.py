@@ -71,7 +71,7 @@ def test_a_tick_that_finds_nothing_is_one_look_at_the_ledger_and_one_request_to_
 ) -> None:
     # Given a clock that has seen to all that is rarely to be done
     clock.tick()
-    monkeypatch.setattr("receiver.clock.GLANCE_EVERY", 0.0)
+    monkeypatch.setattr("receiver.clock.REDIS_EVERY", 0.0)
     client.config_resetstat()
     asked: list[str] = []
     for name in ("read", "first_of_sqlite", "write"):
@@ -102,7 +102,7 @@ def test_dead_workers_are_looked_for_at_each_tick_while_one_of_them_may_hold_som
     connection = redis.Redis.from_url(redis_url, socket_timeout=2)
     clock = Clock(ledger, ["ops"], connection, retain=None, reap=lambda: looks.append(1) or 0)
     monkeypatch.setattr("receiver.clock.IDLE_REAP_EVERY", 3600.0)
-    monkeypatch.setattr("receiver.clock.GLANCE_EVERY", 0.0)
+    monkeypatch.setattr("receiver.clock.REDIS_EVERY", 0.0)
 
     def looks_in(ticks: int) -> int:
         looks.clear()
@@ -359,7 +359,7 @@ def test_trouble_that_lasts_is_told_once_though_not_every_tick_would_find_it(
 ) -> None:
     # Given an inbox that something else has written, and a clock that has looked at Redis for the last time for long
     caplog.set_level(logging.WARNING, "runhook")
-    monkeypatch.setattr("receiver.clock.GLANCE_EVERY", float("inf"))
+    monkeypatch.setattr("receiver.clock.REDIS_EVERY", float("inf"))
     client.set(STREAM, "of somebody else")
     clock.tick()
     # When that goes on for many ticks
@@ -440,7 +440,7 @@ def test_while_many_runs_change_the_clock_waits_until_a_batch_of_them_is_there(
         record(ledger, *(new_event(f"{changed}{n}", output="said") for n in range(count)), now=time.time())
         now[0] += after
         indexed.append(0)
-        it.look()
+        it.read_agenda()
         it.words()
         return indexed[-1]
 

@@ -130,12 +130,12 @@ def make_due(connection: sa.Connection, now: float, limit: int = DUE_AT_ONCE) ->
 
 
 def next_changes(on_postgresql: bool) -> list[sa.Select[Any]]:
-    """Return the looks for when the clock has to write next, in seconds since the epoch: the first waiting delivery is
-    due, the first claim lapses."""
+    """Return the queries for when the clock has to write next, in seconds since the epoch: when the first waiting
+    delivery is due, and when the first claim lapses."""
     due: sa.ColumnClause[float] = sa.column("due_at", sa.Double())
     lapses: sa.ColumnClause[float] = sa.column("claim_until", sa.Double())
-    looks = ((DeliveryState.WAITING, due), (DeliveryState.SENDING, lapses))
-    return [_by_time(on_postgresql, at, state, at.is_not(None)).order_by(at).limit(1) for state, at in looks]
+    changes = ((DeliveryState.WAITING, due), (DeliveryState.SENDING, lapses))
+    return [_by_time(on_postgresql, at, state, at.is_not(None)).order_by(at).limit(1) for state, at in changes]
 
 
 def _by_time(
