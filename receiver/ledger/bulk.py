@@ -1,7 +1,9 @@
 """Many rows in one statement whose text does not grow with them.
 
-On PostgreSQL the rows go as one array a column (`unnest`): taking a VALUES list of 256 rows apart cost the driver more
-than all the rest of a dispatch. SQLite has no arrays, and takes a VALUES list.
+On PostgreSQL each column of the rows is an array (`unnest`), since a VALUES list of 256 rows costs the driver more to
+take apart than all the rest of a dispatch. An array costs the server some 0.2 µs a row, so a column that is *uniform*,
+which has the same value in all rows, is given as one value. A statement for each set of uniform columns would be a plan
+for each: there are a few levels, each with the columns of those before it. On SQLite a statement is run for each row.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
 class Insert:
     """An INSERT of many rows into `table`. Its statement is built once: that costs more than to run it for one row.
 
-    `conflict`: adds the ON CONFLICT clause to the statement. `returning`: see `__call__`. `more_alike`: columns that
-    are often the same for all rows; see `kind_of`.
+    `conflict`: adds the ON CONFLICT clause to the statement. `returning`: see `__call__`. `uniform_levels`: by level,
+    the columns that are often uniform.
     """
 
     def __init__(
@@ -38,13 +40,13 @@ class Insert:
         table: sa.Table,
         conflict: Callable[[Any], Any],
         returning: Sequence[sa.Column[Any]] = (),
-        more_alike: Sequence[Collection[str]] = ((),),
+        uniform_levels: Sequence[Collection[str]] = ((),),
     ) -> None:
         self._table = table
         self._conflict = conflict
         self._returning = returning
-        self._more_alike = more_alike
-        self._alike = alike_by_kind(more_alike)
+        self._levels = uniform_levels
+        self._uniform = uniform_by_level(uniform_levels)
         self._built: dict[tuple[tuple[str, ...], int], BuiltStatement] = {}
 
     def __call__(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> Sequence[Any]:
@@ -63,22 +65,22 @@ class Insert:
         names = tuple(columns)
         if connection.dialect.name != "postgresql":
             return BoundStatement(self._statement(names, 0), RowsByColumn(columns))
-        kind = kind_of(columns, self._more_alike) if len(columns[names[0]]) > 1 else 0
-        return BoundStatement(self._statement(names, kind), with_alike(columns, self._alike[kind]))
+        level = level_of(columns, self._levels) if len(columns[names[0]]) > 1 else 0
+        return BoundStatement(self._statement(names, level), with_uniform(columns, self._uniform[level]))
 
-    def _statement(self, names: tuple[str, ...], kind: int) -> BuiltStatement:
-        found = self._built.get((names, kind))
+    def _statement(self, names: tuple[str, ...], level: int) -> BuiltStatement:
+        found = self._built.get((names, level))
         if found is None:
-            alike = self._alike[kind]
-            found = self._built[names, kind] = BuiltStatement(lambda form: self._build(form, names, alike))
+            uniform = self._uniform[level]
+            found = self._built[names, level] = BuiltStatement(lambda form: self._build(form, names, uniform))
         return found
 
-    def _build(self, form: StatementForm, names: Sequence[str], alike: Collection[str]) -> Any:
+    def _build(self, form: StatementForm, names: Sequence[str], uniform: Collection[str]) -> Any:
         statement: Any = (postgresql if form else sqlite).insert(self._table)
         if form is not StatementForm.MANY:
             statement = statement.values({name: sa.bindparam(name, type_=self._table.c[name].type) for name in names})
         else:
-            given = given_columns({name: self._table.c[name] for name in names}, alike)
+            given = given_columns({name: self._table.c[name] for name in names}, uniform)
             statement = statement.from_select(list(names), sa.select(*given.values()))
         statement = self._conflict(statement)
         return statement.returning(*self._returning) if self._returning else statement
@@ -90,14 +92,12 @@ def given_rows(**columns: sa.Column[Any]) -> Any:
     return sa.func.unnest(*arrays).table_valued(*columns).render_derived()
 
 
-def given_columns(columns: Mapping[str, sa.Column[Any]], alike: Collection[str]) -> dict[str, sa.ColumnElement[Any]]:
+def given_columns(columns: Mapping[str, sa.Column[Any]], uniform: Collection[str]) -> dict[str, sa.ColumnElement[Any]]:
     """Return the columns of rows that are given to PostgreSQL, by the names of their parameters: an array for each of
-    these names, but one value for each that is `alike`, which all the rows have.
-
-    An array costs the server some 0.2 µs a row: each of its values is read, stored and copied.
+    these names, but one value for each that is `uniform`.
     """
-    arrays = given_rows(**{name: column for name, column in columns.items() if name not in alike}).c
-    return {name: given_value(column, name) if name in alike else arrays[name] for name, column in columns.items()}
+    arrays = given_rows(**{name: column for name, column in columns.items() if name not in uniform}).c
+    return {name: given_value(column, name) if name in uniform else arrays[name] for name, column in columns.items()}
 
 
 def given_value(column: sa.Column[Any], name: str) -> sa.ColumnElement[Any]:
@@ -105,27 +105,27 @@ def given_value(column: sa.Column[Any], name: str) -> sa.ColumnElement[Any]:
     return sa.cast(sa.bindparam(name, type_=column.type), column.type)
 
 
-def alike_by_kind(more_alike: Sequence[Collection[str]]) -> list[frozenset[str]]:
-    """Return all columns that are alike in rows of each kind."""
-    return list(accumulate(map(frozenset, more_alike), operator.or_))
+def uniform_by_level(uniform_levels: Sequence[Collection[str]]) -> list[frozenset[str]]:
+    """Return, by level, all columns that are uniform then."""
+    return list(accumulate(map(frozenset, uniform_levels), operator.or_))
 
 
-def kind_of(values: Mapping[str, Sequence[Any]], more_alike: Sequence[Collection[str]]) -> int:
-    """Return the kind of some rows, by their columns: the last of `more_alike` of which all columns that are given have
-    one value, as have those of the kinds before it. The first kind needs none."""
-    for kind, names in enumerate(more_alike):
-        if not all(_are_alike(values[name]) for name in names if name in values):
-            return kind - 1
-    return len(more_alike) - 1
+def level_of(values: Mapping[str, Sequence[Any]], uniform_levels: Sequence[Collection[str]]) -> int:
+    """Return the last level whose columns are all uniform in these rows, as are those of the levels before it. Level 0
+    has none. `values`: by column."""
+    for level, names in enumerate(uniform_levels):
+        if not all(_are_equal(values[name]) for name in names if name in values):
+            return level - 1
+    return len(uniform_levels) - 1
 
 
-def _are_alike(values: Sequence[Any]) -> bool:
+def _are_equal(values: Sequence[Any]) -> bool:
     return not values or values.count(values[0]) == len(values)
 
 
-def with_alike(values: Mapping[str, Sequence[Any]], alike: Collection[str]) -> dict[str, Any]:
-    """Return the values of columns for `given_columns`. Null where there are no rows."""
-    return {name: (of or [None])[0] if name in alike else of for name, of in values.items()}
+def with_uniform(values: Mapping[str, Sequence[Any]], uniform: Collection[str]) -> dict[str, Any]:
+    """Return the values of the parameters that `given_columns` makes. Null where there are no rows."""
+    return {name: (of or [None])[0] if name in uniform else of for name, of in values.items()}
 
 
 def among(connection: sa.Connection, column: sa.ColumnElement[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:

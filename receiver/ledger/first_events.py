@@ -1,17 +1,16 @@
-"""Recording events that are the first of their run: in one request.
+"""Recording events that are the first of their run, as most are: in one request.
 
-Most are such. Of a run that nobody has submitted through us, nothing need be known before its first event is decided
-about; of one that was submitted, no more than its submission, which is read without a lock. So they are decided first,
-and the statement that records them says when it may: it writes nothing for a run that is there or has a submission,
-unless it is the one that was given, and no event. What it did not write is recorded as all others are, by events.py:
-the runs locked first.
+To decide about such an event nothing need be known of its run, or only the submission that the run came of, which is
+read without a lock. So the events are decided about first, and the statement that records them has conditions: it
+writes nothing for a run that is there already or has a submission, unless it is the given submission and the run has no
+event. What it did not write is recorded as all other events are, with the runs locked first (events.py).
 
-A few events have a statement each, and more of them one for all, with an array for each column in which they differ.
-Locks are taken in an order that fits that of events.py: runs, sorted; and under each run, its event and its deliveries.
+A few events have a statement each; of more, one statement records all. Locks are taken in an order that fits that of
+events.py: runs, sorted; and under each run, its event and its deliveries.
 
-A run that is new has no event yet, and a new event no delivery, so only runs may be there already. What is there
-against that rule is refused by the database, and the whole batch then recorded as all others are: to look for each
-event and delivery first, and to tell other sessions what is about to be inserted, costs more than a tenth of it all.
+A new run has no event, and a new event no delivery, so only runs may be there already. The database refuses what breaks
+that rule, and the whole batch is then recorded as all others are: to look for each event and delivery first, and to
+tell other sessions what is about to be inserted (ON CONFLICT), costs more than a tenth of it all.
 """
 
 from __future__ import annotations
@@ -34,14 +33,13 @@ from receiver.ledger.schema import deliveries, events, runs, submissions
 from receiver.ledger.statements import BoundStatement, BuiltStatement
 from receiver.ledger.submissions.records import Submission
 
-# Events that have a statement each. PostgreSQL takes the same time for four of them as for one of all four, and for
-# eight 1.7 times as much.
+# Up to so many events have a statement each. PostgreSQL takes as long for four statements as for one of all four, and
+# 1.7 times as long for eight.
 _FEW: Final = 4
 
 
 class Insertions(NamedTuple):
-    """What records events. `ids`: of the events and deliveries that it makes; None where its rows tell which these
-    are."""
+    """What records events. `ids`: of the events and deliveries that it makes; None where its rows say so."""
 
     asked: Sequence[BoundStatement]
     ids: Collection[str] | None = None
@@ -50,7 +48,7 @@ class Insertions(NamedTuple):
 def candidates(
     connection: sa.Connection, batch: list[NewEvent], submitted: Mapping[RunKey, Submission]
 ) -> list[NewEvent]:
-    """Return those of the events that may be the first of their run, where that is known before they are recorded."""
+    """Return the events that may be the first of their run: on SQLite, those that are; else all."""
     if connection.dialect.name == "postgresql":
         return batch
     of_submissions = {key: each.id for key, each in submitted.items()}
@@ -66,12 +64,12 @@ def insertions(
     due_at: Mapping[RunKey, float],
     submitted: Mapping[RunKey, Submission] = {},
 ) -> Insertions:
-    """Return what records those of the events whose run is new and has no submission, or is that of `submitted` and has
-    no event.
+    """Return what records those of the events whose run is new and has no submission, or has the one that `submitted`
+    names and no event.
 
-    `batch` is in the order of `key`, and of `candidates`; each is the only event of its run, readable, and gives the
-    run its status. `claims`: by sink, those with which deliveries are made that wait for nothing. `due_at`: by run,
-    when Skyvern is asked for it once more. `submitted`: by run; its event has come with its token.
+    `batch`: `candidates`, in the order of their runs; each is readable, the only event of its run in the batch, and
+    gives the run its status. `claims`: by sink, with which deliveries are made that wait for nothing. `due_at`: by run,
+    when Skyvern is asked for it once more. `submitted`: by run, the submission whose token its event has come with.
     """
     if not batch:
         return Insertions(())
@@ -86,13 +84,13 @@ def insertions(
         asked = first_on_sqlite.insertions(connection, run, event, made, now)
         return Insertions(asked, {*values["id"], *(row["id"] for row in made)})
     values |= _transposed(_OF_DELIVERIES, map(_of_delivery, made))
-    kind = bulk.kind_of(values, _MORE_ALIKE)
-    given = bulk.with_alike(values, _alike(kind, of_run))
-    return Insertions([_for_all(of_run, kind).with_values(**given, recorded_at=now)])
+    level = bulk.level_of(values, _UNIFORM_LEVELS)
+    given = bulk.with_uniform(values, _uniform(level, of_run))
+    return Insertions([_for_all(of_run, level).with_values(**given, recorded_at=now)])
 
 
 def written(batch: Sequence[NewEvent], made: Insertions, found: Sequence[Sequence[Any]]) -> Written:
-    """Return what was recorded of `batch`. `made`: its `insertions`; `found`: the rows of each, and of others."""
+    """Return what was recorded of `batch`. `made`: its `insertions`; `found`: their rows, and those of what follows."""
     asked, ids = made
     if ids is None:
         ids = {each for rows in found[: len(asked)] for row in rows for each in (row.ids or "").split()}
@@ -106,7 +104,7 @@ def _insertion(
     due_at: float | None,
     submission: Submission | None,
 ) -> BoundStatement:
-    """Return what records one event. Its run is of the same submission, for it has come with its token."""
+    """Return what records one event. `submission`: whose token it has come with."""
     row = status(item.event, item.run) | event_row(item, now) | {"labels": _labels(submission), "due_at": due_at}
     for number, made in enumerate(delivery_rows([item], now, claims)):
         whole = creation.with_claim(made)
@@ -137,7 +135,7 @@ def _labels(submission: Submission | None) -> str:
     return json.dumps(dict(submission.labels)) if submission else "{}"
 
 
-# What of a run and of an event is given, but for the time.
+# The columns of a run and of an event that are given. Times are given once for all.
 _OF_NEW_RUN: Final = (*STATUS, "due_at")
 _OF_SUBMITTED: Final = (*_OF_NEW_RUN, "submission_id", "labels")
 _OF_EVENT: Final = tuple(it.name for it in events.c if it.name not in ("seq", "recorded_at"))
@@ -146,7 +144,7 @@ _OWN: Final = (
     *("id", "sink", "lane", "route", "after", "state"),
     *("attempts", "prefetched", "claim_owner", "claim_number", "claim_until"),
 )
-# What of a run's status its event has no column for, and under this name.
+# The columns of a run's status that are not columns of its event under the same name.
 _OF_RUN_ALONE: Final = tuple(name for name in STATUS if name not in (*_OF_EVENT, "event_id"))
 _of_run_alone: Final = attrgetter(*_OF_RUN_ALONE)
 _of_event: Final = itemgetter(*_OF_EVENT)
@@ -154,17 +152,15 @@ _of_delivery: Final = itemgetter("event_id", *_OWN)
 
 
 def _of_run(submitted: object) -> Sequence[str]:
-    """Return what of a run is given. Of runs that nobody has submitted it is less, and PostgreSQL has less to do."""
+    """Return the columns of a run that are given: fewer where none was submitted, so that PostgreSQL has less to do."""
     return _OF_SUBMITTED if submitted else _OF_NEW_RUN
 
 
 _OF_DELIVERY: Final = "_of_delivery"  # added to the names of the deliveries' values
 _OF_DELIVERIES: Final = tuple(f"{name}{_OF_DELIVERY}" for name in ("event_id", *_OWN))
 
-# What is the same for all events of a batch, by the kind of batch: each kind has that of those before it. They are few,
-# for a session keeps a plan for each. 1: webhooks of one source, in the usual way. 2: each for the same sink. 3: which
-# tell the same.
-_MORE_ALIKE: Final[Sequence[Sequence[str]]] = (
+# See bulk.py. Level 1: ordinary webhooks of one source. 2: each of them for the same sink. 3: with the same status.
+_UNIFORM_LEVELS: Final[Sequence[Sequence[str]]] = (
     (),
     (
         *("source", "via", "attempt", "retry_pending", "final", "disposition", "repeat_of", "unrouted", "problem"),
@@ -176,17 +172,18 @@ _MORE_ALIKE: Final[Sequence[Sequence[str]]] = (
 
 
 @cache
-def _alike(kind: int, of_run: Sequence[str]) -> frozenset[str]:
-    """Return the columns that are the same for all events of such a batch."""
-    alike = bulk.alike_by_kind(_MORE_ALIKE)[kind]
-    return alike if "submission_id" in of_run else alike | {"submission_id"}
+def _uniform(level: int, of_run: Sequence[str]) -> frozenset[str]:
+    """Return the columns that are uniform in a batch of this level."""
+    uniform = bulk.uniform_by_level(_UNIFORM_LEVELS)[level]
+    return uniform if "submission_id" in of_run else uniform | {"submission_id"}
 
 
 @cache
 def _for_one(count: int, of_run: Sequence[str]) -> BuiltStatement:
-    """Return what records an event with `count` deliveries. Its values: the columns of the event, and those of the run
-    that are given; those of _OWN with the number of their delivery. It returns the ids of the event and the deliveries
-    that it made."""
+    """Return the statement that records one event with `count` deliveries, and returns the ids of what it made.
+
+    Its values: the columns of the event and the run that are given; those of _OWN, with the number of their delivery.
+    """
     run, event = (
         {name: bulk.given_value(of.c[name], name) for name in names}
         for of, names in ((runs, of_run), (events, _OF_EVENT))
@@ -199,12 +196,12 @@ def _for_one(count: int, of_run: Sequence[str]) -> BuiltStatement:
 
 
 @cache
-def _for_all(of_run: Sequence[str], kind: int) -> BuiltStatement:
-    """Return the same for events and deliveries of any number. Its values are lists, but for those that are alike."""
-    alike, own = _alike(kind, of_run), ("event_id", *_OWN)
-    run = bulk.given_columns({name: runs.c[name] for name in of_run}, alike)
-    event = bulk.given_columns({name: events.c[name] for name in _OF_EVENT}, alike)
-    delivery = bulk.given_columns({f"{name}{_OF_DELIVERY}": deliveries.c[name] for name in own}, alike)
+def _for_all(of_run: Sequence[str], level: int) -> BuiltStatement:
+    """Return the same for any number of events and deliveries. Its values are lists, but for uniform columns."""
+    uniform, own = _uniform(level, of_run), ("event_id", *_OWN)
+    run = bulk.given_columns({name: runs.c[name] for name in of_run}, uniform)
+    event = bulk.given_columns({name: events.c[name] for name in _OF_EVENT}, uniform)
+    delivery = bulk.given_columns({f"{name}{_OF_DELIVERY}": deliveries.c[name] for name in own}, uniform)
     return BuiltStatement(lambda _: _build(run, event, [dict(zip(own, delivery.values(), strict=True))]))
 
 
@@ -212,7 +209,7 @@ def _build(run: _Columns, event: _Columns, made: Sequence[_Columns]) -> Any:
     """Return the statement that records what is given by these columns. `made`: of deliveries."""
     now = bulk.given_value(events.c.recorded_at, "recorded_at")
     row = {**run, "events": sa.literal_column("1"), "first_seen_at": now, "updated_at": now}
-    # Rows that are given stay in their order, which is that of locks: their submissions are looked up one by one.
+    # Submissions are looked up one by one, so the rows stay in their order, which is that of locks.
     those = sa.select(*row.values()).where(sa.not_(_has_submission(run)))
     first: Any = postgresql.insert(runs).from_select(list(row), those)
     first = _on_conflict(first, submitted="submission_id" in run)
@@ -230,7 +227,7 @@ def _build(run: _Columns, event: _Columns, made: Sequence[_Columns]) -> Any:
         of_recorded = sa.union_all(*chosen) if len(chosen) > 1 else chosen[0]
         delivered = postgresql.insert(deliveries).from_select(list(rows[0]), of_recorded).returning(deliveries.c.id)
         ids = sa.union_all(ids, sa.select(delivered.cte("new_deliveries").c.id))
-    # As one value: to send a row for each id, and to read it, takes both sides longer.
+    # As one value: a row for each id takes both sides longer.
     return sa.select(sa.func.string_agg(ids.subquery().c.id, sa.literal_column("' '"), type_=sa.Text()).label("ids"))
 
 
@@ -240,7 +237,7 @@ _RUN_KEY: Final = (runs.c.source, runs.c.run_id)
 
 
 def _has_submission(run: _Columns) -> sa.ColumnElement[bool]:
-    """Whether somebody has submitted the run though no submission is given."""
+    """Return the condition that the run has a submission though none is given."""
     of_run = sa.and_(submissions.c.source == run["source"], submissions.c.run_id == run["run_id"])
     one: sa.ColumnElement[int] = sa.literal_column("1", sa.Integer())
     # Not EXISTS, of which PostgreSQL makes a join.
@@ -249,8 +246,7 @@ def _has_submission(run: _Columns) -> sa.ColumnElement[bool]:
 
 
 def _on_conflict(insert: Any, *, submitted: bool) -> Any:
-    """Add what becomes of a run that is there: it gets the status only where it is of the submission that is given, and
-    has no event."""
+    """Add what is done with a run that is there: it gets the status if it has no event, and the given submission."""
     if not submitted:
         return insert.on_conflict_do_nothing(index_elements=_RUN_KEY)
     given = insert.excluded

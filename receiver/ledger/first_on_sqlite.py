@@ -1,8 +1,7 @@
 """Recording events that are the first of their run, on SQLite: what first_events.py does in one statement.
 
-Nobody else writes while a transaction does. So it first asks which runs are new, and then inserts rows without asking
-what is there. They go to each statement by place, and none is returned: by name, and returned, a row costs twice the
-CPU.
+Nobody else writes during a transaction. So it first asks which runs are new, and then inserts rows without conditions.
+Their values are given by place, and no ids are returned: by name, and with ids returned, a row costs twice the CPU.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from receiver.ledger.statements import BoundStatement, BuiltStatement
 
 
 def new_runs(connection: sa.Connection, keys: Collection[RunKey], submitted: Mapping[RunKey, str]) -> set[RunKey]:
-    """Return those of the runs that nothing is known of, and those that are of the submission that `submitted` gives
-    and have no event."""
+    """Return the runs of which nothing is known, and those that have no event, and the submission of `submitted`."""
     by_source = bulk.by_source(keys)
     asked = [
         *(_THERE.with_values(b_source=source, b_run_ids=ids) for source, ids in by_source),
@@ -46,8 +44,8 @@ def insertions(
     made: Sequence[dict[str, Any]],
     now: float,
 ) -> list[BoundStatement]:
-    """Return what records events whose run is one of `new_runs`, by the columns of runs and events, and the rows of
-    their deliveries."""
+    """Return what records events whose runs are `new_runs`. `run`, `event`: the values of each column. `made`: the rows
+    of their deliveries."""
     count = len(event["id"])
     times: Sequence[Any] = [now] * count
     of_run = {**run, "events": [1] * count, "first_seen_at": times, "updated_at": times}
@@ -69,7 +67,7 @@ _SUBMITTED: Final = BuiltStatement(
 
 
 def _give_status(insert: Any) -> Any:
-    """Give a run that is there, since it was submitted, the status of its first event."""
+    """Give a run that is there because it was submitted the status of its first event."""
     given = insert.excluded
     changed = {"due_at": sa.func.coalesce(runs.c.due_at, given.due_at), "updated_at": given.updated_at}
     return insert.on_conflict_do_update(
@@ -77,7 +75,7 @@ def _give_status(insert: Any) -> Any:
     )
 
 
-# What is there against the rule that a new run has no event is refused, and all is then recorded the other way.
+# An event that is there though its run is new is refused, and all is then recorded with the runs locked.
 _runs: Final = bulk.Insert(runs, lambda insert: insert)
 _of_submissions: Final = bulk.Insert(runs, _give_status)
 _events: Final = bulk.Insert(events, lambda insert: insert)

@@ -118,7 +118,7 @@ def _receipt_text(receipt: Mapping[str, Any] | None) -> str | None:
 _insert: Final = bulk.Insert(
     attempts,
     lambda insert: insert.on_conflict_do_nothing(),
-    more_alike=(
+    uniform_levels=(
         (),
         ("outcome", "reason", "retry_after", "worker"),
         ("number", "started_at", "ended_at", "delivery_created_at"),
