@@ -15,7 +15,7 @@ from receiver.domain.delivery import DeliveryState
 from receiver.ledger import account, timeouts, watches
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
-from receiver.ledger.deliveries.lanes import Gate
+from receiver.ledger.deliveries.lanes import WorstLane
 from receiver.ledger.expressions import each_value
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.text_index.coverage import Coverage, coverage
@@ -38,7 +38,7 @@ class Gauges:
 
     counts: dict[tuple[str, str], int]
     oldest_due: dict[str, float]
-    lanes: dict[str, Gate]
+    lanes: dict[str, WorstLane]
     newest_event: float | None
     watches: list[Watch] = field(default_factory=list)
     missed: dict[str, int] = field(default_factory=dict)
@@ -99,7 +99,7 @@ def read(connection: sa.Connection) -> Gauges:
     return Gauges(
         counts(connection),
         oldest_due(connection, now),
-        lanes.gates(connection),
+        lanes.worst_lanes(connection),
         connection.execute(sa.select(sa.func.max(events.c.recorded_at))).scalar(),
         watches.every(connection),
         account.count_missed(connection),

@@ -22,8 +22,8 @@ PROBE_LEASE = 15.0
 _NOT_CLOSED: Final = sa.or_(lanes.c.paused, lanes.c.breaker != sa.literal_column("'closed'"))
 
 
-class Gate(NamedTuple):
-    """The worst of a sink's lanes: is one paused, and how is its breaker?"""
+class WorstLane(NamedTuple):
+    """The worst state of a sink's lanes: of their breakers, and whether one is paused."""
 
     breaker: str
     paused: bool
@@ -71,12 +71,12 @@ def not_closed(connection: sa.Connection, limit: int = 1000, sink: str = "") -> 
     return [_from(row) for row in connection.execute(found)]
 
 
-def gates(connection: sa.Connection) -> dict[str, Gate]:
-    """Return, by sink, the worst of its lanes, if any is paused or shut."""
+def worst_lanes(connection: sa.Connection) -> dict[str, WorstLane]:
+    """Return, by sink, the worst state of its lanes, if any is paused or shut."""
     worst = sa.func.max(sa.case((lanes.c.breaker == "open", 2), (lanes.c.breaker == "probing", 1), else_=0))
     paused = sa.func.max(sa.case((lanes.c.paused, 1), else_=0))
     rows = connection.execute(sa.select(lanes.c.sink, worst, paused).where(_NOT_CLOSED).group_by(lanes.c.sink))
-    return {row[0]: Gate(("closed", "probing", "open")[row[1]], bool(row[2])) for row in rows}
+    return {row[0]: WorstLane(("closed", "probing", "open")[row[1]], bool(row[2])) for row in rows}
 
 
 def begin_probe(connection: sa.Connection, lane: str, now: float) -> Lane | None:

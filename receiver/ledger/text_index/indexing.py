@@ -29,9 +29,9 @@ from receiver.ledger.text_index.state import IndexState, Place
 
 # Seconds for which nobody else indexes after a batch.
 LEASE: Final = 10.0
-# Seconds of runs that are read again at once: more often would write the state for nothing.
+# Seconds of changes that are checked again together: more often would write the state for nothing.
 CHECK_EVERY: Final = 10.0
-# Seconds that what changed has waited when there is no time to rest.
+# Seconds after which a change has waited too long for any rest.
 BEHIND: Final = 2.0
 # Runs that changed, and characters of their documents, up to which batches are written together: the rows of common
 # words are then written once for all of them. The words of so many characters take some 20 MB.
@@ -79,23 +79,25 @@ class _Batch:
         return _Batch(texts, self.read_in, replace(self.then, seen=read.last), read.more, read.last.at)
 
 
-class _Breath:
-    """The time that one call may take, and its rests."""
+class _TimeBudget:
+    """The time that one call may take, its rests included."""
 
     def __init__(self, ledger: Ledger, within: float, rest: Callable[[float], None]) -> None:
         self._ledger = ledger
-        self._rest = rest
+        self._sleep = rest
         self._began = time.monotonic()
         self._until = self._began + within
 
-    def take(self, changed_at: float | None = None) -> bool:
-        """Rest as long as the work since the last rest took. False when the time is over. `changed_at`: when what waits
-        changed; there is no rest if that was long ago."""
+    def rest(self, changed_at: float | None = None) -> bool:
+        """Rest as long as the work since the last rest took; not if what waits changed, at `changed_at`, long ago.
+
+        False when the time is over.
+        """
         took, left = time.monotonic() - self._began, self._until - time.monotonic()
         if left <= 0:
             return False
         if changed_at is None or self._ledger.now() - changed_at < BEHIND:
-            self._rest(min(took, left))
+            self._sleep(min(took, left))
         self._began = time.monotonic()
         return True
 
@@ -110,24 +112,24 @@ class TextIndexer:
         self._known: IndexState | None = None  # what was written last
         self._mine: IndexState | None = None  # what was read last, unless another clock indexes
         self._summarizer = summaries.Summarizer(ledger)
-        # Whether the last look found no run to index, nor will another one find any before a run changes.
+        # Whether there is nothing to index before a run changes.
         self.at_rest = False
-        # Runs that the last look found to have changed; None when it has left something to be done at once.
+        # How many runs the last call found to have changed; None when it left something to be done at once.
         self.changed: int | None = None
 
     def run(self, within: float, rest: Callable[[float], None] = time.sleep) -> int:
         """Index what changed, then what is old, for at most `within` seconds and a batch; when nothing is left of that,
-        make summaries of what is full. Returns how many runs.
+        make summaries of full chunks. Returns how many runs it indexed.
 
-        After each batch that it has read, and what it has written, it rests as long as that took, by `rest(seconds)`,
-        unless it is behind: others want the processors, and the database's session has the priority of all others.
+        After each batch that it reads or writes it rests as long as that took, by `rest(seconds)`, unless it is behind:
+        others want the processors, and its session of the database has the same priority as all others.
         Raises LedgerUnavailable.
         """
-        breath = _Breath(self._ledger, within, rest)
+        budget = _TimeBudget(self._ledger, within, rest)
         count, changed, caught_up = 0, 0, False
         self.at_rest, self.changed = False, None
         while (batch := self._next(caught_up)) is not None:
-            batch = self._joined(batch, breath)
+            batch = self._joined(batch, budget)
             numbered = _numbered(batch)
             if not self._ledger.write(partial(self._write, batch=batch, numbered=numbered)):
                 self._known = None
@@ -135,22 +137,22 @@ class TextIndexer:
             count += len(batch.texts)
             changed += len(batch.texts) if batch.changed_at is not None else 0
             caught_up = caught_up or not batch.full
-            if not breath.take(None if caught_up else batch.changed_at):
+            if not budget.rest(None if caught_up else batch.changed_at):
                 return count
         self.changed = changed
-        self._summarize(breath)
+        self._summarize(budget)
         return count
 
-    def _summarize(self, breath: _Breath) -> None:
+    def _summarize(self, budget: _TimeBudget) -> None:
         """Make summaries of full chunks while there is time, unless another clock is at it."""
         while self._mine is not None and self._summarizer.step(self._mine):
             self.at_rest = False
-            if not breath.take():
+            if not budget.rest():
                 return
 
-    def _joined(self, batch: _Batch, breath: _Breath) -> _Batch:
+    def _joined(self, batch: _Batch, budget: _TimeBudget) -> _Batch:
         """Return a batch with those that follow it, which are read in the state that it leaves."""
-        while batch.goes_on and breath.take(batch.changed_at):
+        while batch.goes_on and budget.rest(batch.changed_at):
             more = partial(reading.changed_since, place=batch.then.seen, redactor=self._redactor)
             batch = batch.joined(self._ledger.read(more, transaction=False))
         return batch

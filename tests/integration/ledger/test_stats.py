@@ -27,7 +27,7 @@ def test_gauges_count_what_is_on_its_way_by_sink_and_state(ledger: Ledger) -> No
     found = ledger.read(stats.read)
     assert found.counts == {("ops", "queued"): 1, ("ops", "sending"): 1, ("archive", "queued"): 1}
     assert found.oldest_due == {"ops": NOW, "archive": NOW}
-    assert found.lanes == {"ops": lanes.Gate("open", paused=False)}
+    assert found.lanes == {"ops": lanes.WorstLane("open", paused=False)}
     assert found.newest_event == NOW
 
 
@@ -50,9 +50,9 @@ def test_of_many_lanes_the_worst_is_shown(ledger: Ledger) -> None:
     for lane, breaker in (("a", "open"), ("b", "probing"), ("c", "closed")):
         ledger.write(lambda it, lane=lane, state=breaker: lanes.put(it, Lane(lane, "callback", breaker=state), NOW))  # type: ignore[misc]
     ledger.write(lambda it: lanes.set_paused(it, "ops", True, NOW))
-    assert ledger.read(lanes.gates) == {
-        "callback": lanes.Gate("open", paused=False),
-        "ops": lanes.Gate("closed", paused=True),
+    assert ledger.read(lanes.worst_lanes) == {
+        "callback": lanes.WorstLane("open", paused=False),
+        "ops": lanes.WorstLane("closed", paused=True),
     }
 
 
