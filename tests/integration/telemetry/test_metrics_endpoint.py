@@ -44,7 +44,9 @@ def test_a_ledger_that_hangs_is_told_in_time_with_all_that_others_know(
         url = postgres_ledger.url.set(port=gate.port).render_as_string(hide_password=False)
         settings = Settings.from_env({"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path)})
         nothing = cast(Any, None)
-        context = Context(settings, load(config, {}), nothing, ReceiverMetrics(), nothing, nothing, Everybody())
+        context = Context(
+            settings, load(config, {}), nothing, ReceiverMetrics(), nothing, nothing, Everybody(has_admin_port=True)
+        )
         part = endpoint.metrics(context)
         gate.catch(b"heartbeats", "after")
         # When it is asked
