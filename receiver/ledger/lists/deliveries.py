@@ -20,7 +20,12 @@ from receiver.ledger.schema import attempts, deliveries, events
 ORDER: Final = Order((deliveries.c.updated_at, deliveries.c.id))
 # Who sends it, and a caller's address with what signs for it, are nobody else's business.
 _UNSHOWN: Final = frozenset({"claim_owner", "claim_number", "prefetched", "target", "target_key"})
-_SHOWN: Final = [column for column in deliveries.c if column.name not in _UNSHOWN]
+_SHOWN: Final = tuple(column for column in deliveries.c if column.name not in _UNSHOWN)
+
+# What is needed of the delivery of an attempt.
+_TRIED: Final = tuple(
+    deliveries.c[name] for name in ("id", "event_id", "source", "run_id", "sink", "state", "attempts", "updated_at")
+)
 
 
 def list_deliveries(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
@@ -30,7 +35,7 @@ def list_deliveries(connection: sa.Connection, wanted: Filter, after: Key | None
     """
     if wanted.impossible:
         return [], None
-    found, rest = _search(connection, wanted, _SHOWN).page(connection, after, limit)
+    found, rest = _search(wanted, _SHOWN).page(connection, after, limit)
     return _completed(connection, found), rest
 
 
@@ -40,14 +45,13 @@ def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, 
     if wanted.impossible:
         return [], None
     it = deliveries.c
-    columns = [it.id, it.event_id, it.source, it.run_id, it.sink, it.state, it.attempts, it.updated_at]
-    search = _search(connection, wanted, columns, it.attempts > 0)
+    search = _search(wanted, _TRIED, it.attempts > 0)
     rows: list[Row] = []
     if after is not None:
         *place, below = after
         after = tuple(place)
         if below > 1:
-            query = sa.select(*columns).where(it.id == place[-1])
+            query = sa.select(*_TRIED).where(it.id == place[-1])
             if wanted.source:  # whoever makes a place up sees nothing of another one by it
                 query = query.where(it.source == wanted.source)
             begun = [dict(row._mapping) for row in connection.execute(query)]
@@ -101,17 +105,17 @@ _IN_USE: Final = sa.union_all(
 )
 
 
-def _search(
-    connection: sa.Connection, wanted: Filter, columns: Sequence[sa.Column[Any]], *further: Condition
-) -> Search:
-    it = deliveries.c
-    states: Sequence[str] = sorted(set(wanted.state)) or connection.execute(_IN_USE).scalars().all()
+def _search(wanted: Filter, columns: tuple[sa.Column[Any], ...], *further: Condition) -> Search:
+    def walks(connection: sa.Connection) -> list[list[Condition]]:
+        states: Sequence[str] = sorted(set(wanted.state)) or connection.execute(_IN_USE).scalars().all()
+        return [[deliveries.c.state == each] for each in states]
+
     return Search(
         ORDER,
         columns,
         # The state is that of the walk, and of a set that is read as a whole it is still to be checked.
         conditions=[*of_deliveries(replace(wanted, state=()), bounded=True), *further],
-        walks=[[it.state == each] for each in states],
+        walks=walks,
         since=wanted.since,  # what was created since then has changed since then
         floor=0.0,  # a bound, by which SQLite's planner sees that the index on state and time fits best
         sets=[

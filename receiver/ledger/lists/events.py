@@ -13,7 +13,10 @@ from receiver.ledger.schema import events
 
 # Of equal times by the order of recording.
 ORDER: Final = Order((events.c.recorded_at, events.c.seq))
-_SHOWN: Final = [column for column in events.c if column.name not in ("body", "fingerprint")]
+_SHOWN: Final = (
+    *(column for column in events.c if column.name not in ("body", "fingerprint")),
+    sa.func.length(events.c.body).label("size"),
+)
 
 
 def list_events(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
@@ -30,13 +33,15 @@ def list_events(connection: sa.Connection, wanted: Filter, after: Key | None, li
         conditions = []  # the walk alone has all of it
     search = Search(
         ORDER,
-        columns=[*_SHOWN, sa.func.length(it.body).label("size")],
+        columns=_SHOWN,
         conditions=conditions,
         walks=_walks(wanted),
         since=wanted.since,
         until=wanted.until,
+        floor=0.0,  # a bound, by which SQLite's planner sees that the index on time fits best
         sets=[*named, *narrowing.by_run(wanted, events), *narrowing.by_text(wanted, events)],
         wide=[*narrowing.by_delivery(wanted, events), *narrowing.by_source(wanted, events)],
+        dear=bool(wanted.state),  # it is that of another table
     )
     return search.page(connection, after, limit)
 
@@ -51,7 +56,7 @@ def _walks(wanted: Filter) -> list[list[Condition]]:
 def named(connection: sa.Connection, beginning: str, source: str = "") -> list[Row]:
     """Return up to two events whose id is or begins so, without their bodies. `source`: its events only; "": of all."""
     it = events.c
-    query = sa.select(*_SHOWN, sa.func.length(it.body).label("size")).where(begins(it.id, beginning))
+    query = sa.select(*_SHOWN).where(begins(it.id, beginning))
     if source:
         query = query.where(it.source == source)
     return [dict(row._mapping) for row in connection.execute(query.order_by(it.id).limit(2))]

@@ -18,6 +18,9 @@ from receiver.ledger.schema import runs, submissions
 
 _SUBMISSIONS: Final = Order((submissions.c.due_at, submissions.c.source, submissions.c.id), ascending=True)
 _RUNS: Final = Order((runs.c.due_at, runs.c.source, runs.c.run_id), ascending=True)
+_BOTH: Final = ("source", "run_id", "run_type", "title", "labels", "due_at", "polls")
+_OF_SUBMISSION: Final = tuple(submissions.c[name] for name in (*_BOTH, "id", "call", "state", "created_at", "reason"))
+_OF_RUN: Final = tuple(runs.c[name] for name in (*_BOTH, "submission_id", "first_seen_at", "noted_at"))
 
 
 def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
@@ -47,10 +50,9 @@ def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, l
 def _submissions(connection: sa.Connection, wanted: Filter, now: float) -> Search:
     it = submissions.c
     sources = [wanted.source] if wanted.source else narrowing.sources(connection, submissions)
-    columns = [it.source, it.run_id, it.id, it.call, it.state, it.run_type, it.title, it.labels, it.created_at]
     return Search(
         _SUBMISSIONS,
-        columns=[*columns, it.due_at, it.polls, it.reason],
+        columns=_OF_SUBMISSION,
         conditions=[sa.or_(it.polls > 0, it.due_at <= now), *of_submissions(wanted, bounded=True)],
         walks=[[it.source == each, it.due_at.is_not(None)] for each in sources],
         sets=narrowing.by_run(wanted, submissions),
@@ -61,10 +63,9 @@ def _submissions(connection: sa.Connection, wanted: Filter, now: float) -> Searc
 def _runs(connection: sa.Connection, wanted: Filter, now: float) -> Search:
     it = runs.c
     sources = [wanted.source] if wanted.source else narrowing.sources(connection, runs)
-    columns = [it.source, it.run_id, it.submission_id, it.run_type, it.title, it.labels, it.first_seen_at]
     return Search(
         _RUNS,
-        columns=[*columns, it.due_at, it.polls, it.noted_at],
+        columns=_OF_RUN,
         conditions=[
             it.final.is_(False),
             sa.or_(it.polls > 0, it.due_at <= now),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from operator import itemgetter
 from typing import Any, Final
 
@@ -18,19 +19,24 @@ import sqlalchemy as sa
 
 from receiver.ledger.expressions import bytewise, seldom, unindexed
 from receiver.ledger.filters import Condition, is_storable
+from receiver.ledger.lists.pieces import TOLD, Piece, looked_through, together
 
 # A place in a list: the values of its key. They sort as the list does, backwards.
 Key = tuple[Any, ...]
 Row = dict[str, Any]
 Page = tuple[list[Row], Key | None]
+# The conditions of each walk along an index.
+Walks = Sequence[Sequence[Condition]]
 # Returns a condition that at most SMALL rows meet, by an index; None when there are more.
 SmallSet = Callable[[sa.Connection], Condition | None]
 
-# Rows that one page looks at along its order, at the most; and in the first stretch of these.
+# Rows that one page looks at along its order, at the most; and at first, of several walks or where each row is dear.
 SCAN: Final = 600
 _FIRST: Final = 250
 # Rows of a set that is read whole, which costs less than to look at as many.
 SMALL: Final = 1000
+# Walks that one statement looks along: a source has two, and there may be many.
+_TOGETHER: Final = 8
 
 
 def small_set(table: sa.Table, condition: Condition) -> SmallSet:
@@ -53,6 +59,11 @@ def unsuccessful(table: sa.Table) -> list[Condition]:
     return [table.c.outcome != sa.literal_column(value) for value in ("'completed'", "''")]
 
 
+def _by_bytes(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return the column as both databases sort it, and Python merges it."""
+    return bytewise(column) if isinstance(column.type, sa.Text) else column
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """The order of a list: by these columns, each descending, or all `ascending`; the first has an index, and the
@@ -63,13 +74,18 @@ class Order:
 
     def _named(self, *, by_index: bool) -> list[sa.ColumnElement[Any]]:
         first, *rest = self.columns
-        named: list[sa.ColumnElement[Any]] = [first if by_index else unindexed(first)]
-        # By bytes on both databases, as Python merges them.
-        return named + [bytewise(each) if isinstance(each.type, sa.Text) else each for each in rest]
+        return [first if by_index else unindexed(first), *map(_by_bytes, rest)]
 
     def terms(self, *, by_index: bool = True) -> list[sa.ColumnElement[Any]]:
         """Return the terms of ORDER BY."""
-        return [each.asc() if self.ascending else each.desc() for each in self._named(by_index=by_index)]
+        return self._directed(self._named(by_index=by_index))
+
+    def terms_of(self, columns: Sequence[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
+        """Return the same by these columns, which have the key."""
+        return self._directed([_by_bytes(each) for each in columns])
+
+    def _directed(self, named: Sequence[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
+        return [each.asc() if self.ascending else each.desc() for each in named]
 
     def after(self, key: Key, *, by_index: bool = True) -> list[Condition]:
         """Return the conditions that a row comes after `key`."""
@@ -87,12 +103,12 @@ class Order:
             return [named[0] <= first, sa.tuple_(*named) <= all_of_it]
         return [named[0] >= first, sa.tuple_(*named) >= all_of_it]
 
+    def comes_after(self, one: Key, other: Key) -> bool:
+        """Whether the first place comes after the other one."""
+        return one > other if self.ascending else one < other
+
     def _tuple(self, key: Key) -> Any:
         return sa.tuple_(*(sa.literal(value, each.type) for each, value in zip(self.columns, key, strict=True)))
-
-    def key_of(self, row: sa.Row[Any]) -> Key:
-        """Return the place of a row, whose last columns are those of the key."""
-        return tuple(row[-len(self.columns) :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +116,22 @@ class Search:
     """What a page is looked for with.
 
     `conditions`: all that a row must meet, without an index. `walks`: conditions, each with an index that yields the
-    list's order; a wanted row is in exactly one of them. `since`, `until`: where along the order it can be, by the
-    first column, of which `floor` is below all values. `sets`: of conditions that an index serves in another order.
-    `wide`: likewise, that are looked for only when the walks find too little at first. `of_sets`: what the rows of a
-    set must meet besides, as those of the walks do by themselves.
+    list's order, or what finds them; a wanted row is in exactly one of them. `since`, `until`: where along the order it
+    can be, by the first column, of which `floor` is below all values. `sets`: of conditions that an index serves in
+    another order. `wide`: likewise, that are looked for only when the walks find too little, or soon where each row is
+    `dear` to look at. `of_sets`: what the rows of a set must meet besides, as those of the walks do by themselves.
     """
 
     order: Order
-    columns: Sequence[sa.ColumnElement[Any]]
+    columns: tuple[sa.ColumnElement[Any], ...]
     conditions: Sequence[Condition] = ()
-    walks: Sequence[Sequence[Condition]] = ((),)
+    walks: Walks | Callable[[sa.Connection], Walks] = ((),)
     since: float | None = None
     until: float | None = None
     floor: float | None = None
     sets: Sequence[SmallSet] = ()
     wide: Sequence[SmallSet] = ()
+    dear: bool = False
     of_sets: Sequence[Condition] = ()
 
     def page(self, connection: sa.Connection, after: Key | None, limit: int) -> Page:
@@ -124,39 +141,39 @@ class Search:
         for each in self.sets:
             if (condition := each(connection)) is not None:
                 return self._whole(connection, condition, after, limit)
-        if not (self.wide and self.conditions):
-            return self._walk(connection, after, limit, SCAN)
-        rows, rest = self._walk(connection, after, limit, _FIRST)
-        if rest is None or len(rows) >= limit:
+        # Rows that are looked at before wide sets are looked for.
+        begin = _FIRST if self.dear else SCAN
+        rows, rest = self._walk(connection, after, limit, begin)
+        if rest is None or len(rows) >= limit or not self.conditions:
             return rows, rest
         for each in self.wide:
             if (condition := each(connection)) is not None:
                 more, rest = self._whole(connection, condition, rest, limit - len(rows))
                 return rows + more, rest
-        more, rest = self._walk(connection, rest, limit - len(rows), SCAN - _FIRST)
+        if begin == SCAN:
+            return rows, rest
+        more, rest = self._walk(connection, rest, limit - len(rows), SCAN - begin)
         return rows + more, rest
-
-    def _query(self, *conditions: Condition) -> sa.Select[Any]:
-        keys = [each.label(f"key_{number}") for number, each in enumerate(self.order.columns)]
-        return sa.select(*self.columns, *keys).where(*conditions)
-
-    def _row(self, row: sa.Row[Any]) -> Row:
-        return {name: row._mapping[name] for name in list(row._mapping.keys())[: -len(self.order.columns)]}
 
     def _whole(self, connection: sa.Connection, condition: Condition, after: Key | None, limit: int) -> Page:
         """Return a page of the rows that meet `condition`, which are few, by reading them all."""
-        query = self._query(seldom(condition), *self.conditions, *self.of_sets)
+        shape = self._shape
+        query = sa.select(*shape.columns).where(seldom(condition), *self.conditions, *self.of_sets)
         if after is not None:
             query = query.where(*self.order.after(after, by_index=False))
         query = query.order_by(*self.order.terms(by_index=False)).limit(limit + 1)
         found = connection.execute(query).all()
-        rest = self.order.key_of(found[limit - 1]) if len(found) > limit else None
-        return [self._row(each) for each in found[:limit]], rest
+        rest = shape.key_of(found[limit - 1]) if len(found) > limit else None
+        return [shape.row_of(each) for each in found[:limit]], rest
 
     def _walk(self, connection: sa.Connection, after: Key | None, limit: int, scan: int) -> Page:
         """Return a page found along the order, by looking at about `scan` rows at the most."""
         budget = _Budget(scan)
-        steps = [self._steps(connection, walk, after, limit, budget) for walk in self.walks]
+        walks: Walks = self.walks(connection) if callable(self.walks) else self.walks
+        size = scan if len(walks) == 1 else max(1, min(_FIRST, scan) // max(1, len(walks)))
+        stretches = [_Stretch(each, after, size) for each in walks]
+        self._look(connection, stretches, limit)
+        steps = [self._steps(connection, each, limit, budget) for each in stretches]
         rows: list[Row] = []
         shown: set[Key] = set()
         last: Key | None = None
@@ -175,59 +192,159 @@ class Search:
         return rows, None
 
     def _steps(
-        self, connection: sa.Connection, walk: Sequence[Condition], after: Key | None, limit: int, budget: _Budget
+        self, connection: sa.Connection, looked_at: _Stretch, limit: int, budget: _Budget
     ) -> Iterator[tuple[Key, Row | None, bool]]:
         """Yield the wanted rows of one walk with their places, and between them the places up to which it has looked.
 
-        The last item says whether the walk ended there for its budget, and not at its end.
+        The last item says whether the walk ended there for its budget, and not at its end. `looked_at`: its first
+        stretch.
         """
-        size = max(1, min(_FIRST, budget.left) // len(self.walks))
         while True:
-            end = self._end(connection, walk, after, size) if self.conditions else None
-            if end is not None and self.since is not None and end[0] < self.since:
-                end = None  # the last stretch
-            lower = self.floor if self.since is None else self.since
-            query = self._query(*walk, *self._between(after, end or lower), *self.conditions)
-            found = connection.execute(query.order_by(*self.order.terms()).limit(limit + 1)).all()
-            for row in found:
-                yield self.order.key_of(row), self._row(row), False
-            if len(found) > limit:
-                after = self.order.key_of(found[-1])
-            elif end is None:
+            for key, row in looked_at.rows:
+                yield key, row, False
+            if looked_at.rest is None:
                 return
+            budget.spend(looked_at.spent)
+            is_over = budget.is_spent  # by the time it goes on, another walk may have spent the rest
+            yield looked_at.rest, None, is_over
+            if is_over:
+                return
+            looked_at = _Stretch(looked_at.walk, looked_at.rest, max(1, budget.left))
+            self._look(connection, [looked_at], limit)
+
+    def _look(self, connection: sa.Connection, stretches: Sequence[_Stretch], limit: int) -> None:
+        """Find what each of these stretches has, of different walks."""
+        for first in range(0, len(stretches), _TOGETHER):
+            some = stretches[first : first + _TOGETHER]
+            if self.conditions and connection.dialect.name == "postgresql":
+                query = self._filtered_outside(some, limit)
             else:
-                after = end
-                budget.spend(size)
-                is_over = budget.is_spent  # by the time it goes on, another walk may have spent the rest
-                yield after, None, is_over
-                if is_over:
-                    return
-                size = max(1, budget.left)
+                if self.conditions:
+                    self._find_ends(connection, some)
+                query = self._filtered_inside(some, limit)
+            # So many are shown, and each stretch has an end, but for one row more.
+            query = query.order_by(*self._shape.terms).limit(most := limit + 1 + len(some))
+            rows = connection.execute(query).all()
+            self._take(rows, some, limit, is_cut=len(rows) == most)
 
-    def _end(self, connection: sa.Connection, walk: Sequence[Condition], after: Key | None, size: int) -> Key | None:
-        """Return the place of the row number `size` of a walk; None when there are fewer."""
-        query = sa.select(*self.order.columns).where(*walk, *self._between(after, self.floor))
-        found = connection.execute(query.order_by(*self.order.terms()).limit(1).offset(size - 1)).first()
-        return None if found is None else tuple(found)
+    def _filtered_outside(self, stretches: Sequence[_Stretch], limit: int) -> sa.Select[Any]:
+        """Return a query for what they have, of which no plan reads more. For PostgreSQL."""
+        shape, begins = self._shape, self._begins(stretches)
+        rows = shape.rows.add_columns(sa.and_(*self.conditions).label("wanted")).where(*self._down_to(self.floor))
+        pieces = [Piece(rows.where(*each.walk, *begins[each.after]), each.size) for each in stretches]
+        return looked_through(shape.named, pieces, limit + 1)
 
-    def _between(self, after: Key | None, end: Key | float | None) -> list[Condition]:
-        """Return the conditions of a piece of the order, down to a place or to a value of the first column.
+    def _find_ends(self, connection: sa.Connection, stretches: Sequence[_Stretch]) -> None:
+        """Find where they end: SQLite counts rows along the index, and need then sort only those that are wanted."""
+        shape, begins = self._shape, self._begins(stretches)
+        places = shape.places.where(*self._down_to(self.floor)).limit(1)
+        ends = [places.where(*each.walk, *begins[each.after]).offset(each.size - 1) for each in stretches]
+        for number, _, _, *key in connection.execute(together(shape.key, ends)):
+            if not self._is_before(tuple(key)):
+                stretches[number].end_at(tuple(key))
 
-        Each end has one bound, the nearest: of two, SQLite may take the other one for its index, and read what is
-        between them. PostgreSQL does not know how many rows came since it last looked: so a piece ends where so many
-        have been counted, before it ends by time.
-        """
-        first = self.order.columns[0]
-        found: list[Condition] = []
+    def _filtered_inside(self, stretches: Sequence[_Stretch], limit: int) -> sa.Select[Any]:
+        """Return a query for what they have, down to their ends."""
+        shape, begins = self._shape, self._begins(stretches)
+        rows = shape.rows.where(*self.conditions).limit(limit + 1)
+        lowest = self.floor if self.since is None else self.since
+        walks = [rows.where(*each.walk, *begins[each.after], *self._down_to(each.rest or lowest)) for each in stretches]
+        return together(shape.named, walks)
+
+    def _take(self, rows: Sequence[sa.Row[Any]], stretches: Sequence[_Stretch], limit: int, *, is_cut: bool) -> None:
+        """Give each stretch its rows. `is_cut`: nothing is known of what comes after the last of them."""
+        shape = self._shape
+        for row in rows:
+            (number, is_wanted, is_end), key = row[: len(TOLD)], shape.key_of(row)
+            it = stretches[number]
+            if self._is_before(key):
+                continue
+            if is_wanted:
+                it.rows.append((key, shape.row_of(row)))
+            if is_end:
+                it.end_at(key)
+            elif len(it.rows) > limit:
+                it.stop_at(key)
+        if is_cut and not self._is_before(last := shape.key_of(rows[-1])):
+            for it in stretches:
+                if it.rest is None or self.order.comes_after(it.rest, last):
+                    it.stop_at(last)
+
+    @property
+    def _shape(self) -> _Shape:
+        return _shape_of(self.columns, self.order)
+
+    def _is_before(self, key: Key) -> bool:
+        """Whether all rows from this place on are older than those that are wanted."""
+        return self.since is not None and key[0] < self.since
+
+    # Each end of a stretch has one bound, the nearest: of two, SQLite may take the other one for its index, and read
+    # what is between them.
+
+    def _begins(self, stretches: Sequence[_Stretch]) -> dict[Key | None, list[Condition]]:
+        """Return the conditions of where they begin. What is the same for all is made once: SQLAlchemy takes longer
+        for conditions than a database for rows."""
+        return {after: self._down_from(after) for after in {each.after for each in stretches}}
+
+    def _down_from(self, after: Key | None) -> list[Condition]:
         if after is not None:
-            found += self.order.after(after)
-        elif self.until is not None:
-            found.append(first < self.until)
+            return self.order.after(after)
+        return [] if self.until is None else [self.order.columns[0] < self.until]
+
+    def _down_to(self, end: Key | float | None) -> list[Condition]:
         if isinstance(end, tuple):
-            found += self.order.up_to(end)
-        elif end is not None:
-            found.append(first >= end)
-        return found
+            return self.order.up_to(end)
+        return [] if end is None else [self.order.columns[0] >= end]
+
+
+class _Stretch:
+    """A part of a walk behind a place, of up to `size` rows, and what it has: `rows` that are wanted, and `rest`, the
+    place to go on from; None at the end of the walk. `spent`: rows that have been looked at up to there."""
+
+    def __init__(self, walk: Sequence[Condition], after: Key | None, size: int) -> None:
+        self.walk, self.after, self.size = walk, after, size
+        self.rows: list[tuple[Key, Row]] = []
+        self.rest: Key | None = None
+        self.spent = 0
+
+    def end_at(self, place: Key) -> None:
+        """All of it has been looked at; it ends here."""
+        self.rest, self.spent = place, self.size
+
+    def stop_at(self, place: Key) -> None:
+        """It has enough up to here, and may have more."""
+        self.rest, self.spent = place, 0
+
+
+class _Shape:
+    """The columns of a search. `columns`: with those of the key. `rows`, `places`: queries for them and for the key, in
+    order. `named`, `key`, `terms`: both, and the terms of ORDER BY, by name, for a query of what has them already."""
+
+    def __init__(self, columns: Sequence[sa.ColumnElement[Any]], order: Order) -> None:
+        self._names = [str(each.key) for each in columns]
+        hidden = [each for each in order.columns if each.key not in self._names]
+        self.columns = [*columns, *hidden]
+        self.rows = sa.select(*self.columns).order_by(*order.terms())
+        self.places = sa.select(*order.columns).order_by(*order.terms())
+        by_name = {str(each.key): sa.column(str(each.key), each.type) for each in self.columns}
+        self.named = list(by_name.values())
+        self.key = [by_name[each.key] for each in order.columns]
+        self.terms = order.terms_of(self.key)
+        self._key = [list(by_name).index(str(each.key)) - len(by_name) for each in order.columns]
+
+    def key_of(self, row: sa.Row[Any]) -> Key:
+        """Return the place of a row, whose last columns are these."""
+        return tuple([row[place] for place in self._key])
+
+    def row_of(self, row: sa.Row[Any]) -> Row:
+        """Return what is shown of it."""
+        return dict(zip(self._names, row[-len(self.columns) :], strict=False))
+
+
+@cache
+def _shape_of(columns: tuple[sa.ColumnElement[Any], ...], order: Order) -> _Shape:
+    """Return the shape of a search. It is kept: the columns are the same for each page of a list."""
+    return _Shape(columns, order)
 
 
 class _Budget:

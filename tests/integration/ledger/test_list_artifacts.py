@@ -123,7 +123,7 @@ def test_a_place_that_is_made_up_shows_nothing_of_another_source(mirrored: Ledge
 def test_what_changes_between_the_statements_of_a_page_is_shown_once_or_left_out(mirrored: Ledger) -> None:
     # A delivery that goes from state to state is met in both of their walks.
     it = deliveries.c
-    search = Search(Order((it.updated_at, it.id)), [it.sink], walks=[[it.state == "delivered"]] * 2)
+    search = Search(Order((it.updated_at, it.id)), (it.sink,), walks=[[it.state == "delivered"]] * 2)
     rows, rest = mirrored.read(lambda connection: search.page(connection, None, 50))
     assert ([row["sink"] for row in rows], rest) == (["local", "s3"], None)
     # Retention removes a delivery and its event after the delivery was read, and before the event is.

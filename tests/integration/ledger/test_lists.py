@@ -26,7 +26,7 @@ from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.schema import attempts, deliveries, events, runs, submissions
 from receiver.ledger.text_index.indexing import TextIndexer
 from tests.servers.postgres import PostgresProcess
-from tests.support.ledger import with_tables
+from tests.support.ledger import new_event, record, with_tables
 
 SOURCES = ["a", "b", "a.b"]
 RUN_IDS = ["tsk_1", "tsk_10", "tsk_11", "TSK_1", "wr_2", "wr_%", "wr__3", "tsk_é"]
@@ -436,3 +436,18 @@ def test_submissions(world: World, wanted: Filter, limit: int) -> None:
     expected.sort(key=lambda each: (each["created_at"], each["id"]), reverse=True)
     found = pages(world, list_submissions, wanted, limit)
     assert [row["id"] for row in found] == [each["id"] for each in expected]
+
+
+def test_rows_that_several_walks_have_are_shown_once_on_one_of_the_pages(ledger: Ledger) -> None:
+    # Given a list with more rows than a page, each of which is met in three walks
+    record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(5)))
+    it = deliveries.c
+    search = paging.Search(paging.Order((it.updated_at, it.id)), (it.run_id,), walks=[[it.state == "queued"]] * 3)
+    # When it is read page by page, and what one statement returns are all the same two rows
+    rows, rest = ledger.read(lambda connection: search.page(connection, None, 2))
+    found = [row["run_id"] for row in rows]
+    while rest is not None:
+        rows, rest = ledger.read(lambda connection: search.page(connection, rest, 2))  # noqa: B023
+        found += [row["run_id"] for row in rows]
+    # Then there is each row once
+    assert sorted(found) == [f"tsk_{number}" for number in range(5)]

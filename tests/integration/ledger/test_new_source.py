@@ -12,6 +12,7 @@ from receiver.ledger import Connection, Ledger, bulk
 from receiver.ledger.deliveries import same_result
 from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.filters import Filter
+from receiver.ledger.lists import events as event_lists
 from receiver.ledger.lists import runs as run_lists
 from receiver.ledger.runs import final_runs, run_statuses
 from receiver.ledger.schema import deliveries, events
@@ -22,19 +23,23 @@ from tests.support.ledger import NOW, new_event, record
 MANY = 3_000  # runs of the new source
 ASKED = [new_event(f"tsk_{number}", "ops", source="new") for number in range(0, MANY, MANY // 20)]
 KEYS = [each.key for each in ASKED]
+FAILED = Filter(status=("failed", "timed_out"))
 IDS = [each.event.id for each in ASKED]
 
 
-def fill(ledger: Ledger, source: str, begun: float) -> None:
-    """Record many runs, at times of their own, which lists go by."""
+def fill(ledger: Ledger, source: str, begun: float, failed: int = 0) -> None:
+    """Record many runs, at times of their own, which lists go by. `failed`: of each hundred."""
     for first in range(0, MANY, 100):
-        some = (new_event(f"tsk_{number}", "ops", source=source) for number in range(first, first + 100))
+        some = (
+            new_event(f"tsk_{first + n}", "ops", source=source, status="failed" if n < failed else "completed")
+            for n in range(100)
+        )
         record(ledger, *some, now=begun + first)
 
 
 @pytest.fixture
 def grown(ledger: Ledger) -> Ledger:
-    fill(ledger, "old", NOW)
+    fill(ledger, "old", NOW, failed=10)
     analyze(ledger)
     fill(ledger, "new", NOW + MANY)
     return ledger
@@ -60,6 +65,9 @@ LOOKS: dict[str, tuple[Callable[[Connection], Any], Any]] = {
     "runs that ended": (lambda it: final_runs(it, KEYS), set(KEYS)),
     "statuses": (lambda it: set(run_statuses(it, KEYS)), set(KEYS)),
     "a page of runs": (lambda it: len(run_lists.list_runs(it, Filter(), None, 20)[0]), 20),
+    # None of the new ones has: they are not to be read along time, though hardly one is expected there.
+    "a page of runs that failed": (lambda it: len(run_lists.list_runs(it, FAILED, None, 20)[0]), 20),
+    "a page of events that failed": (lambda it: len(event_lists.list_events(it, FAILED, None, 20)[0]), 20),
 }
 
 
