@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -153,6 +153,7 @@ class _Walk:
         self._top = top
         self._chunks: Sequence[int] = range(chunk_of(top), chunk_of(lowest) - 1, -1) if top >= lowest else range(0)
         self._narrowed = False
+        self._ahead: tuple[Term, dict[int, list[bytes]]] | None = None  # what a term has in chunks that come next
         self._rows = 0
         self.next: int | None = None
 
@@ -182,11 +183,7 @@ class _Walk:
         found: dict[int, int] | None = None
         for term in self._terms:
             asked = chunks if found is None else list(found)
-            written: dict[int, list[bytes]] = {}
-            for chunk, runs in statements.run(self._connection, self._query(term, asked))[0]:
-                self._rows += 1
-                written.setdefault(chunk, []).append(runs)
-            of_term = {chunk: union(many) for chunk, many in written.items()}
+            of_term = {chunk: union(many) for chunk, many in self._written(term, asked).items()}
             self._density[term] = sum(runs.bit_count() for runs in of_term.values()) / len(asked)
             if found is not None:
                 of_term = {chunk: both for chunk, runs in of_term.items() if (both := runs & found[chunk])}
@@ -195,6 +192,22 @@ class _Walk:
                 break
         self._terms.sort(key=self._place)
         return found or {}
+
+    def _written(self, term: Term, chunks: list[int]) -> dict[int, list[bytes]]:
+        """Return what the term has in those of these chunks in which it is."""
+        written: dict[int, list[bytes]] = {}
+        if self._ahead is not None and self._ahead[0] == term:
+            known, self._ahead = self._ahead[1], None
+            written = {chunk: known[chunk] for chunk in chunks if known.get(chunk)}
+            chunks = [chunk for chunk in chunks if chunk not in known]
+        if chunks:
+            self._add(written, statements.run(self._connection, self._query(term, chunks))[0])
+        return written
+
+    def _add(self, written: dict[int, list[bytes]], rows: Sequence[Any]) -> None:
+        self._rows += len(rows)
+        for chunk, runs in rows:
+            written.setdefault(chunk, []).append(runs)
 
     def _place(self, term: Term) -> tuple[bool, float]:
         """Return where a term stands: the beginning of words that fewer than one run has reads hardly a row."""
@@ -214,5 +227,9 @@ class _Walk:
         self._narrowed = True
         rare = [term for term in self._terms if self._density.get(term, _SELDOM) < _SELDOM and summaries.helps(term)]
         if rare:
-            wanted = summaries.with_all(self._connection, rest, rare[:_RAREST])
+            # The rarest is looked for in what has no summary by the same request.
+            term, new = self._terms[0], list(summaries.without(rest))
+            wanted, (rows,) = summaries.with_all(self._connection, rest, rare[:_RAREST], self._query(term, new))
+            self._ahead = term, {chunk: [] for chunk in new}
+            self._add(self._ahead[1], rows)
             self._chunks = [*self._chunks[:place], *wanted, *self._chunks[place + _SUMMARIZED :]]

@@ -27,7 +27,7 @@ from receiver.domain.words import Term
 from receiver.ledger import bulk, statements
 from receiver.ledger.engine import Ledger
 from receiver.ledger.schema import run_texts, run_words
-from receiver.ledger.statements import BuiltStatement
+from receiver.ledger.statements import BoundStatement, BuiltStatement
 from receiver.ledger.text_index.postings import chunk_of, packed, put, unpacked
 from receiver.ledger.text_index.state import IndexState
 
@@ -94,8 +94,17 @@ def helps(term: Term) -> bool:
     return _hash_of(term) is not None
 
 
-def with_all(connection: sa.Connection, chunks: range, terms: Iterable[Term]) -> list[int]:
-    """Return those of `chunks`, which go down, that may have all terms."""
+def without(chunks: range) -> range:
+    """Return those of `chunks`, which go down and begin with those that get runs now, of which there is no summary yet:
+    they are of a group that is not full, or may have been until now."""
+    return chunks[: (chunks[0] & GROUP - 1) + 1]
+
+
+def with_all(
+    connection: sa.Connection, chunks: range, terms: Iterable[Term], *also: BoundStatement
+) -> tuple[list[int], list[Sequence[Any]]]:
+    """Return those of `chunks`, which go down, that may have all terms; and the rows of what is `also` asked, in the
+    same request."""
     hashes = [found for term in terms if (found := _hash_of(term)) is not None]
     places = dict.fromkeys(range(_group_of(chunks[0]), _group_of(chunks[-1]) - 1, -1), _ALL)
     asked = _READ.with_values(
@@ -104,7 +113,8 @@ def with_all(connection: sa.Connection, chunks: range, terms: Iterable[Term]) ->
         last=_name(_group_of(chunks[0])),
     )
     written: dict[int, list[tuple[int, array[int]]]] = {}
-    for row, name, numbers in statements.run(connection, asked)[0]:
+    rows, *others = statements.run(connection, asked, *also)
+    for row, name, numbers in rows:
         written.setdefault(row, []).append((_group(name), unpacked(numbers)))
     for each in hashes:
         for group, numbers in written.get(_FIRST + _row(each), ()):
@@ -116,7 +126,7 @@ def with_all(connection: sa.Connection, chunks: range, terms: Iterable[Term]) ->
         for place in range(GROUP - 1, -1, -1)
         if found >> place & 1
     ]
-    return [chunk for chunk in wanted if chunks[-1] <= chunk <= chunks[0]]
+    return [chunk for chunk in wanted if chunks[-1] <= chunk <= chunks[0]], others
 
 
 def _places(numbers: array[int], its_hash: int) -> int:

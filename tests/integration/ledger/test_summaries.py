@@ -158,10 +158,23 @@ def test_a_search_reads_summaries_of_so_many_chunks_at_the_most(full: Ledger, mo
     assert set(looked_at) == {*range(32, 40), *range(7), *range(-16, 0)}
 
 
+def test_a_word_that_none_has_is_looked_up_in_three_requests(full: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a ledger of many chunks, of which the newest have no summary
+    summarize(full)
+    # When a word is searched that is nowhere
+    asked: list[Any] = []
+    run = statements.run
+    monkeypatch.setattr(statements, "run", lambda connection, *some: (asked.append(some), run(connection, *some))[1])
+    found = full.read(lambda connection: search.find(connection, parse_query("nowhere"), 50))
+    # Then that is known by the bounds, by the newest chunk, and by the summaries beside the chunks that have none
+    assert found == ([], None)
+    assert [len(each) for each in asked] == [1, 1, 2]
+
+
 def test_a_word_that_many_have_reads_no_summary(full: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     summarize(full)
     asked: list[Any] = []
-    monkeypatch.setattr(summaries, "with_all", lambda *given: asked.append(given) or [])
+    monkeypatch.setattr(summaries, "with_all", lambda *given: asked.append(given) or ([], [[]]))
     monkeypatch.setattr(search, "_SELDOM", 1)
     with full._engine(write=False).connect() as connection:
         assert next(iter(search._Walk(connection, parse_query("common"), 0, 39 * CHUNK + 5))) == 39 * CHUNK + 5
@@ -187,7 +200,7 @@ def test_a_group_has_no_summary_before_its_last_chunk_is_full(full: Ledger) -> N
     # Then the group has one, which has the word of that run
     assert summarized(full) == [2, *GROUPS]
     with full._engine(write=False).connect() as connection:
-        assert summaries.with_all(connection, range(48, -17, -1), [Term("rarest")]) == [48, 47]
+        assert summaries.with_all(connection, range(48, -17, -1), [Term("rarest")])[0] == [48, 47]
 
 
 def words_of(number: int, *words: str) -> WordChanges:
@@ -246,7 +259,7 @@ def test_a_chunk_with_more_words_than_are_read_at_once_is_whole_in_its_summary(
     summarize(full)
     with full._engine(write=False).connect() as connection:
         for word in words:
-            assert summaries.with_all(connection, range(31, -17, -1), [Term(word)]) == [20], word
+            assert summaries.with_all(connection, range(31, -17, -1), [Term(word)])[0] == [20], word
 
 
 def test_what_is_removed_leaves_no_summary(full: Ledger) -> None:

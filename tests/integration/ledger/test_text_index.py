@@ -514,13 +514,13 @@ def many_chunks(ledger: Ledger) -> Ledger:
     return ledger
 
 
-def test_a_rare_word_costs_few_statements_and_rows(many_chunks: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rare_word_costs_few_requests_and_rows(many_chunks: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     # When a word is searched that only the oldest of 4,900,000 numbers has
-    asked: list[BoundStatement | None] = []
+    asked: list[tuple[BoundStatement | None, ...]] = []
     run = statements.run
-    monkeypatch.setattr(statements, "run", lambda connection, *given: (asked.extend(given), run(connection, *given))[1])
+    monkeypatch.setattr(statements, "run", lambda connection, *some: (asked.append(some), run(connection, *some))[1])
     assert found(many_chunks, "rare") == ["r0"]
-    # Then few statements found it, and no more rows than there are hits
+    # Then few requests found it, and no more rows than there are hits
     assert 3 <= len(asked) <= 9
     with many_chunks._engine(write=False).connect() as connection:
         walk = search._Walk(connection, parse_query("rar"), 5, 299 * CHUNK + 5)
