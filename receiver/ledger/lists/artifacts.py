@@ -54,7 +54,7 @@ def list_artifacts(
             rows += _files(connection, dict(begun._mapping), redactor)[0][after[-1] :][: limit + 1]
         if len(rows) > limit:
             return rows[:limit], (*after[:-1], after[-1] + limit)
-    found, rest = search(connection, wanted).page(connection, place, limit)
+    found, rest = search(wanted).page(connection, place, limit)
     read = 0
     for number, run in enumerate(found, 1):
         place = (run["updated_at"], run["source"], run["run_id"])

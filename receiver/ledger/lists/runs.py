@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
+from receiver.ledger.expressions import each_value
 from receiver.ledger.filters import Condition, Filter, of_runs, text_query
 from receiver.ledger.lists import narrowing
 from receiver.ledger.lists.paging import Key, Order, Page, Row, Search, unsuccessful
@@ -85,16 +86,16 @@ def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequenc
 
 
 def _along_time(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
-    return search(connection, wanted).page(connection, after, limit)
+    return search(wanted).page(connection, after, limit)
 
 
-def search(connection: sa.Connection, wanted: Filter) -> Search:
+def search(wanted: Filter) -> Search:
     """Return the search for the runs that are wanted, the one that changed last first, also by words."""
     return Search(
         ORDER,
         columns=tuple(runs.c),
         conditions=[_REPORTED, *of_runs(wanted, bounded=True)],
-        walks=_walks(connection, wanted),
+        walks=lambda it: _walks(it, wanted),
         since=wanted.since,
         until=wanted.until,
         floor=0.0,  # a bound, by which SQLite's planner sees that the index on time fits best
@@ -115,12 +116,27 @@ _PARTS: Final[tuple[Any, ...]] = tuple(sa.literal_column(each, sa.Integer) for e
 def _walks(connection: sa.Connection, wanted: Filter) -> list[list[Condition]]:
     """Return the walks by the index that serves most of the filter."""
     if wanted.workflow:
-        its = [wanted.source] if wanted.source else narrowing.sources(connection, runs)
-        of_sources = [bulk.of_source(runs, each) for each in its]
-        return [[each, runs.c.workflow_id == wanted.workflow, part] for each in of_sources for part in _PARTS]
+        its = runs.c.workflow_id == wanted.workflow
+        return [[bulk.of_source(runs, source), its, part] for source, part in _parts(connection, wanted)]
     if wanted.status and not {"completed", ""} & set(wanted.status):
         return [[runs.c.outcome == each, *unsuccessful(runs)] for each in sorted(set(wanted.status))]
     return [[]]
+
+
+def _parts(connection: sa.Connection, wanted: Filter) -> Iterator[tuple[str, Condition]]:
+    """Yield the sources that have runs of the workflow, with each part that has some: to look for that costs less than
+    to plan a walk."""
+    given = sa.select(sa.literal(wanted.source, sa.Text).label("value"))
+    source = (given if wanted.source else each_value(runs.c.source)).subquery("sources").c.value
+    of_workflow = sa.select(sa.literal_column("1", sa.Integer)).where(
+        runs.c.source == source, runs.c.workflow_id == wanted.workflow
+    )
+    # No planner turns a scalar subquery into a join.
+    query = sa.select(source, *(of_workflow.where(part).limit(1).scalar_subquery() for part in _PARTS))
+    for name, *there in connection.execute(query):
+        for part, found in zip(_PARTS, there, strict=True):
+            if found:
+                yield name, part
 
 
 def _add_deliveries(connection: sa.Connection, found: Sequence[Row]) -> None:
