@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from receiver.ledger.expressions import bytewise, seldom, unindexed
 from receiver.ledger.filters import Condition, is_storable
-from receiver.ledger.lists.pieces import TOLD, Piece, looked_through, together
+from receiver.ledger.lists.pieces import TOLD, Piece, looked_through, together, told
 
 # A place in a list: the values of its key. They sort as the list does, backwards.
 Key = tuple[Any, ...]
@@ -76,16 +76,17 @@ class Order:
         first, *rest = self.columns
         return [first if by_index else unindexed(first), *map(_by_bytes, rest)]
 
-    def terms(self, *, by_index: bool = True) -> list[sa.ColumnElement[Any]]:
+    def terms(self, *, by_index: bool = True, backwards: bool = False) -> list[sa.ColumnElement[Any]]:
         """Return the terms of ORDER BY."""
-        return self._directed(self._named(by_index=by_index))
+        return self._directed(self._named(by_index=by_index), self.ascending != backwards)
 
     def terms_of(self, columns: Sequence[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
         """Return the same by these columns, which have the key."""
-        return self._directed([_by_bytes(each) for each in columns])
+        return self._directed([_by_bytes(each) for each in columns], self.ascending)
 
-    def _directed(self, named: Sequence[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
-        return [each.asc() if self.ascending else each.desc() for each in named]
+    @staticmethod
+    def _directed(named: Sequence[sa.ColumnElement[Any]], ascending: bool) -> list[sa.ColumnElement[Any]]:
+        return [each.asc() if ascending else each.desc() for each in named]
 
     def after(self, key: Key, *, by_index: bool = True) -> list[Condition]:
         """Return the conditions that a row comes after `key`."""
@@ -95,20 +96,15 @@ class Order:
             return [named[0] >= first, sa.tuple_(*named) > all_of_it]
         return [named[0] <= first, sa.tuple_(*named) < all_of_it]
 
-    def up_to(self, key: Key) -> list[Condition]:
-        """Return the conditions that a row comes before `key`, or is there."""
-        named = self._named(by_index=True)
-        first, all_of_it = sa.literal(key[0], self.columns[0].type), self._tuple(key)
-        if self.ascending:
-            return [named[0] <= first, sa.tuple_(*named) <= all_of_it]
-        return [named[0] >= first, sa.tuple_(*named) >= all_of_it]
-
     def comes_after(self, one: Key, other: Key) -> bool:
         """Whether the first place comes after the other one."""
         return one > other if self.ascending else one < other
 
     def _tuple(self, key: Key) -> Any:
         return sa.tuple_(*(sa.literal(value, each.type) for each, value in zip(self.columns, key, strict=True)))
+
+
+_ENDS: Final[sa.ColumnElement[Any]] = sa.column(TOLD[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,38 +213,56 @@ class Search:
         for first in range(0, len(stretches), _TOGETHER):
             some = stretches[first : first + _TOGETHER]
             if self.conditions and connection.dialect.name == "postgresql":
-                query = self._filtered_outside(some, limit)
-            else:
-                if self.conditions:
-                    self._find_ends(connection, some)
-                query = self._filtered_inside(some, limit)
-            # So many are shown, and each stretch has an end, but for one row more.
-            query = query.order_by(*self._shape.terms).limit(most := limit + 1 + len(some))
-            rows = connection.execute(query).all()
-            self._take(rows, some, limit, is_cut=len(rows) == most)
+                self._read(connection, self._filtered_outside(some, limit), some, limit)
+                continue
+            if self.conditions:
+                self._count(connection, some)
+            self._read(connection, self._filtered_inside(some, limit), some, limit)
+            if alike := [each for each in some if each.lowest is not None and not each.rows and each.rest is None]:
+                self._read(connection, self._filtered_outside(alike, limit), alike, limit)
+
+    def _read(
+        self, connection: sa.Connection, query: sa.Select[Any], stretches: Sequence[_Stretch], limit: int
+    ) -> None:
+        # So many are shown, and each stretch has an end, but for one row more.
+        most = limit + 1 + len(stretches)
+        # Of the last row of a stretch it is told twice that it is wanted, and the end.
+        rows = connection.execute(query.order_by(*self._shape.terms, _ENDS).limit(most)).all()
+        self._take(rows, stretches, limit, is_cut=len(rows) == most)
 
     def _filtered_outside(self, stretches: Sequence[_Stretch], limit: int) -> sa.Select[Any]:
-        """Return a query for what they have, of which no plan reads more. For PostgreSQL."""
+        """Return a query for what they have, of which no plan reads more."""
         shape, begins = self._shape, self._begins(stretches)
         rows = shape.rows.add_columns(sa.and_(*self.conditions).label("wanted")).where(*self._down_to(self.floor))
         pieces = [Piece(rows.where(*each.walk, *begins[each.after]), each.size) for each in stretches]
         return looked_through(shape.named, pieces, limit + 1)
 
-    def _find_ends(self, connection: sa.Connection, stretches: Sequence[_Stretch]) -> None:
-        """Find where they end: SQLite counts rows along the index, and need then sort only those that are wanted."""
-        shape, begins = self._shape, self._begins(stretches)
-        places = shape.places.where(*self._down_to(self.floor)).limit(1)
-        ends = [places.where(*each.walk, *begins[each.after]).offset(each.size - 1) for each in stretches]
-        for number, _, _, *key in connection.execute(together(shape.key, ends)):
-            if not self._is_before(tuple(key)):
-                stretches[number].end_at(tuple(key))
+    def _count(self, connection: sa.Connection, stretches: Sequence[_Stretch]) -> None:
+        """Find above which value of the first column they are: SQLite counts so many rows in the index alone. None are
+        above it where all of them have that value."""
+        first = self.order.columns[0]
+        moments = sa.select(first).where(*self._down_to(self.floor)).order_by(self.order.terms()[0]).limit(1)
+        query = sa.select(
+            *(
+                moments.where(*each.walk, *self._down_from_moment(each.after)).offset(each.counted).scalar_subquery()
+                for each in stretches
+            )
+        )
+        for each, lowest in zip(stretches, connection.execute(query).one(), strict=True):
+            if lowest is not None and not self._is_before((lowest,)):
+                each.lowest = lowest
 
     def _filtered_inside(self, stretches: Sequence[_Stretch], limit: int) -> sa.Select[Any]:
-        """Return a query for what they have, down to their ends."""
+        """Return a query for what they have, and for the last row of each of which the lowest value is known."""
         shape, begins = self._shape, self._begins(stretches)
         rows = shape.rows.where(*self.conditions).limit(limit + 1)
-        lowest = self.floor if self.since is None else self.since
-        walks = [rows.where(*each.walk, *begins[each.after], *self._down_to(each.rest or lowest)) for each in stretches]
+        bottom = self._down_to(self.floor if self.since is None else self.since)
+        walks = []
+        for number, each in enumerate(stretches):
+            its = [*each.walk, *begins[each.after], *(bottom if each.lowest is None else self._above(each.lowest))]
+            walks.append(rows.add_columns(*told(number)).where(*its))
+            if each.lowest is not None:
+                walks.append(shape.backwards.add_columns(*told(number, ends=True)).where(*its))
         return together(shape.named, walks)
 
     def _take(self, rows: Sequence[sa.Row[Any]], stretches: Sequence[_Stretch], limit: int, *, is_cut: bool) -> None:
@@ -261,14 +275,21 @@ class Search:
                 continue
             if is_wanted:
                 it.rows.append((key, shape.row_of(row)))
-            if is_end:
-                it.end_at(key)
-            elif len(it.rows) > limit:
+            if len(it.rows) > limit:
                 it.stop_at(key)
+            elif is_end:
+                it.end_at(key)
         if is_cut and not self._is_before(last := shape.key_of(rows[-1])):
             for it in stretches:
-                if it.rest is None or self.order.comes_after(it.rest, last):
+                if self._is_looked_through(it, last):
                     it.stop_at(last)
+
+    def _is_looked_through(self, stretch: _Stretch, place: Key) -> bool:
+        """Whether it goes further than to this place, up to which all that was asked for has been found."""
+        if stretch.rest is not None:
+            return self.order.comes_after(stretch.rest, place)
+        # Above its lowest value there may be nothing, which says nothing of what has that value.
+        return stretch.lowest is None or self.order.comes_after((stretch.lowest,), place[:1])
 
     @property
     def _shape(self) -> _Shape:
@@ -291,21 +312,33 @@ class Search:
             return self.order.after(after)
         return [] if self.until is None else [self.order.columns[0] < self.until]
 
-    def _down_to(self, end: Key | float | None) -> list[Condition]:
-        if isinstance(end, tuple):
-            return self.order.up_to(end)
+    def _down_from_moment(self, after: Key | None) -> list[Condition]:
+        return self._down_from(None) if after is None else self.order.after(after)[:1]
+
+    def _down_to(self, end: float | None) -> list[Condition]:
         return [] if end is None else [self.order.columns[0] >= end]
+
+    def _above(self, lowest: float) -> list[Condition]:
+        first = self.order.columns[0]
+        return [first < lowest if self.order.ascending else first > lowest]
 
 
 class _Stretch:
     """A part of a walk behind a place, of up to `size` rows, and what it has: `rows` that are wanted, and `rest`, the
-    place to go on from; None at the end of the walk. `spent`: rows that have been looked at up to there."""
+    place to go on from; None at the end of the walk. `spent`: rows that have been looked at up to there. `lowest`: the
+    value of the first column above which all of it is, if it is known to be full."""
 
     def __init__(self, walk: Sequence[Condition], after: Key | None, size: int) -> None:
         self.walk, self.after, self.size = walk, after, size
         self.rows: list[tuple[Key, Row]] = []
         self.rest: Key | None = None
         self.spent = 0
+        self.lowest: float | None = None
+
+    @property
+    def counted(self) -> int:
+        """Rows from its first moment on, with the one behind which it begins, before the first that is not its own."""
+        return self.size + (self.after is not None)
 
     def end_at(self, place: Key) -> None:
         """All of it has been looked at; it ends here."""
@@ -317,19 +350,18 @@ class _Stretch:
 
 
 class _Shape:
-    """The columns of a search. `columns`: with those of the key. `rows`, `places`: queries for them and for the key, in
-    order. `named`, `key`, `terms`: both, and the terms of ORDER BY, by name, for a query of what has them already."""
+    """The columns of a search. `columns`: with those of the key. `rows`, `backwards`: queries for them in order, and
+    for the last one. `named`, `terms`: the columns and the terms of ORDER BY by name, for a query of what has them."""
 
     def __init__(self, columns: Sequence[sa.ColumnElement[Any]], order: Order) -> None:
         self._names = [str(each.key) for each in columns]
         hidden = [each for each in order.columns if each.key not in self._names]
         self.columns = [*columns, *hidden]
         self.rows = sa.select(*self.columns).order_by(*order.terms())
-        self.places = sa.select(*order.columns).order_by(*order.terms())
+        self.backwards = sa.select(*self.columns).order_by(*order.terms(backwards=True)).limit(1)
         by_name = {str(each.key): sa.column(str(each.key), each.type) for each in self.columns}
         self.named = list(by_name.values())
-        self.key = [by_name[each.key] for each in order.columns]
-        self.terms = order.terms_of(self.key)
+        self.terms = order.terms_of([by_name[each.key] for each in order.columns])
         self._key = [list(by_name).index(str(each.key)) - len(by_name) for each in order.columns]
 
     def key_of(self, row: sa.Row[Any]) -> Key:

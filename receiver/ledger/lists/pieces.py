@@ -17,12 +17,12 @@ from sqlalchemy.sql.expression import FunctionElement
 # What each row begins with: the number of its walk, whether it is wanted, and whether it is the last of a full piece.
 TOLD: Final = ("walk", "wanted", "ends")
 
-# SQLite takes what has a LIMIT only as a subquery for one of several.
-_WALK: Final = "SELECT * FROM (SELECT {number} AS walk, 1 AS wanted, 0 AS ends, walked.* FROM {walk} AS walked) AS one"
+# In a subquery, as SQLite wants it of what has a LIMIT and is one of several.
+_WALK: Final = "SELECT * FROM {walk} AS one"
 _PIECE: Final = (
-    "(SELECT {number} AS walk, place = {size} AS ends, numbered.*"
+    "SELECT * FROM (SELECT {number} AS walk, place = {size} AS ends, numbered.*"
     " FROM (SELECT row_number() OVER () AS place, looked_at.* FROM {walk} AS looked_at) AS numbered"
-    " WHERE wanted OR place = {size} LIMIT {limit})"
+    " WHERE wanted OR place = {size} LIMIT {limit}) AS one"
 )
 
 
@@ -41,13 +41,12 @@ class _Walks(FunctionElement[Any]):
     name = "walks"
 
     def __init__(self, walks: Sequence[sa.Select[Any]]) -> None:
-        super().__init__(*(part for n, each in enumerate(walks) for part in (_number(n), each.scalar_subquery())))
+        super().__init__(*(each.scalar_subquery() for each in walks))
 
 
 @compiles(_Walks)
 def _walks(element: _Walks, compiler: Any, **_: Any) -> str:
-    parts = [compiler.process(each) for each in element.clauses]
-    return _all_of(_WALK.format(number=number, walk=walk) for number, walk in zip(parts[::2], parts[1::2], strict=True))
+    return _all_of(_WALK.format(walk=compiler.process(each)) for each in element.clauses)
 
 
 class _Pieces(FunctionElement[Any]):
@@ -58,9 +57,7 @@ class _Pieces(FunctionElement[Any]):
 
     def __init__(self, pieces: Sequence[Piece], limit: int) -> None:
         parts = [
-            part
-            for number, each in enumerate(pieces)
-            for part in (_number(number), each.walk.limit(each.size).scalar_subquery(), sa.literal(each.size))
+            part for each in pieces for part in (each.walk.limit(each.size).scalar_subquery(), sa.literal(each.size))
         ]
         super().__init__(sa.literal(limit), *parts)
 
@@ -70,36 +67,38 @@ def _pieces(element: _Pieces, compiler: Any, **_: Any) -> str:
     limit, *parts = [compiler.process(each) for each in element.clauses]
     return _all_of(
         _PIECE.format(number=number, walk=walk, size=size, limit=limit)
-        for number, walk, size in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+        for number, (walk, size) in enumerate(zip(parts[::2], parts[1::2], strict=True))
     )
-
-
-@cache
-def _number(number: int) -> sa.ColumnElement[int]:
-    return sa.literal_column(str(number), sa.Integer)
 
 
 def _all_of(queries: Iterable[str]) -> str:
     return f"({' UNION ALL '.join(queries)})"
 
 
+@cache
+def told(number: int, *, ends: bool = False) -> tuple[sa.ColumnElement[Any], ...]:
+    """Return what the rows of a walk begin with that are all wanted, or are all its end."""
+    values = (number, int(not ends), int(ends))
+    return tuple(sa.literal_column(str(each)).label(name) for name, each in zip(TOLD, values, strict=True))
+
+
 def together(columns: Sequence[sa.ColumnElement[Any]], walks: Sequence[sa.Select[Any]]) -> sa.Select[Any]:
-    """Return a query for the rows of all walks, each of which has a LIMIT: `TOLD`, then `columns`, which are those of
-    the walks by their names. It has no order."""
+    """Return a query for the rows of all walks, each of which has a LIMIT: `TOLD`, then `columns`, which the walks have
+    by their names. It has no order."""
     return _from(_Walks(walks), columns)
 
 
 def looked_through(columns: Sequence[sa.ColumnElement[Any]], pieces: Sequence[Piece], limit: int) -> sa.Select[Any]:
     """Return the same for the rows of pieces that are wanted, and the last one of each that is full. Up to `limit` rows
-    are of one piece. For PostgreSQL.
+    are of one piece.
 
-    The filter is outside of the LIMIT. With both together, or with the place of the last row instead of a LIMIT, a
-    planner takes another index where it expects hardly a row, as of those that are newer than its statistics, and reads
-    all of that. SQLite sorts a piece that it has not filtered, and numbers it, for four times as much.
+    The filter is outside of the LIMIT. With both together, or with the place of the last row instead of a LIMIT,
+    PostgreSQL takes another index where it expects hardly a row, as of those that are newer than its statistics, and
+    reads all of that. SQLite sorts a piece that it has not filtered, and numbers it, for four times as much.
     """
     return _from(_Pieces(pieces, limit), columns)
 
 
 def _from(found: FunctionElement[Any], columns: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
-    told: list[sa.ColumnElement[Any]] = [sa.column(name) for name in TOLD]
-    return sa.select(*told, *columns).select_from(found.alias("found"))
+    names: list[sa.ColumnElement[Any]] = [sa.column(name) for name in TOLD]
+    return sa.select(*names, *columns).select_from(found.alias("found"))

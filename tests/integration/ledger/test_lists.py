@@ -26,7 +26,7 @@ from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.schema import attempts, deliveries, events, runs, submissions
 from receiver.ledger.text_index.indexing import TextIndexer
 from tests.servers.postgres import PostgresProcess
-from tests.support.ledger import new_event, record, with_tables
+from tests.support.ledger import NOW, new_event, record, with_tables
 
 SOURCES = ["a", "b", "a.b"]
 RUN_IDS = ["tsk_1", "tsk_10", "tsk_11", "TSK_1", "wr_2", "wr_%", "wr__3", "tsk_é"]
@@ -451,3 +451,23 @@ def test_rows_that_several_walks_have_are_shown_once_on_one_of_the_pages(ledger:
         found += [row["run_id"] for row in rows]
     # Then there is each row once
     assert sorted(found) == [f"tsk_{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize("list_of", [list_runs, list_events, list_deliveries])
+def test_rows_of_one_moment_are_looked_through_in_stretches_too(ledger: Ledger, list_of: List) -> None:
+    # Given more rows of one moment than a page may look at, with some before and after them
+    moments = [NOW] * 2 + [NOW + 1] * 100 + [NOW + 2] * 2
+    for moment in sorted(set(moments)):
+        numbers = [number for number, each in enumerate(moments) if each == moment]
+        record(
+            ledger, *(new_event(f"tsk_{n}", "ops", title="odd" if n % 51 == 1 else "even") for n in numbers), now=moment
+        )
+    # When those of a title are listed, which few have
+    found, after, pages = list[str](), None, 0
+    while pages == 0 or after is not None:
+        rows, after = ledger.read(lambda connection: list_of(connection, Filter(title="odd"), after, 10))  # noqa: B023
+        found += [row["run_id"] for row in rows]
+        pages += 1
+    # Then each is found once, over pages that are bounded
+    assert sorted(found) == ["tsk_1", "tsk_103", "tsk_52"]
+    assert pages >= 3
