@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from receiver.ledger.expressions import bytewise, seldom, unindexed
 from receiver.ledger.filters import Condition, is_storable
-from receiver.ledger.lists.pieces import TOLD, Piece, looked_through, together, told
+from receiver.ledger.lists.pieces import TOLD, WalkPiece, looked_through, together, told
 
 # A place in a list: the values of its key. They sort as the list does, backwards.
 Key = tuple[Any, ...]
@@ -234,7 +234,7 @@ class Search:
         """Return a query for what they have, of which no plan reads more."""
         shape, begins = self._shape, self._begins(stretches)
         rows = shape.rows.add_columns(sa.and_(*self.conditions).label("wanted")).where(*self._down_to(self.floor))
-        pieces = [Piece(rows.where(*each.walk, *begins[each.after]), each.size) for each in stretches]
+        pieces = [WalkPiece(rows.where(*each.walk, *begins[each.after]), each.size) for each in stretches]
         return looked_through(shape.named, pieces, limit + 1)
 
     def _count(self, connection: sa.Connection, stretches: Sequence[_Stretch]) -> None:

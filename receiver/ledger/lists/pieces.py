@@ -26,7 +26,7 @@ _PIECE: Final = (
 )
 
 
-class Piece(NamedTuple):
+class WalkPiece(NamedTuple):
     """`walk`: a query of rows in their order, of which a column `wanted` tells whether the filter takes them. `size`:
     how many of them are looked at."""
 
@@ -55,7 +55,7 @@ class _Pieces(FunctionElement[Any]):
     inherit_cache = True
     name = "pieces"
 
-    def __init__(self, pieces: Sequence[Piece], limit: int) -> None:
+    def __init__(self, pieces: Sequence[WalkPiece], limit: int) -> None:
         parts = [
             part for each in pieces for part in (each.walk.limit(each.size).scalar_subquery(), sa.literal(each.size))
         ]
@@ -88,7 +88,7 @@ def together(columns: Sequence[sa.ColumnElement[Any]], walks: Sequence[sa.Select
     return _from(_Walks(walks), columns)
 
 
-def looked_through(columns: Sequence[sa.ColumnElement[Any]], pieces: Sequence[Piece], limit: int) -> sa.Select[Any]:
+def looked_through(columns: Sequence[sa.ColumnElement[Any]], pieces: Sequence[WalkPiece], limit: int) -> sa.Select[Any]:
     """Return the same for the rows of pieces that are wanted, and the last one of each that is full. Up to `limit` rows
     are of one piece.
 
