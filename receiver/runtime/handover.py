@@ -93,9 +93,7 @@ class Handover:
             return False
         try:
             return _send(self._answers[0], head, [handle])
-        except (
-            OSError
-        ):  # too many descriptors of this user are on their way, or a rule of the system forbids to pass any
+        except OSError:  # this user has too many descriptors on their way, or the system forbids to pass any
             return False
         finally:
             os.close(handle)

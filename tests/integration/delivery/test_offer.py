@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from receiver.delivery.offer import ROOM
 from receiver.delivery.settlement import Settlement
 from receiver.dispatch.recorder import EventRecorder
 from receiver.domain import breaker
+from receiver.domain.event import Event
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.recovery import release_claims
@@ -52,6 +54,13 @@ def count_settlements(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Settlement, "settle", counting)
     return made
+
+
+def make_due_elsewhere(ledger: Ledger, redis_url: str, batch: Sequence[Event]) -> None:
+    """Record events as a dispatcher of another worker does, and nudge."""
+    woken = make_recorder(ledger, redis_url, None).dispatch(batch)
+    for _ in range(2):  # the first one only raises the flag, for there is no job here that had it raised
+        wakeups.wake_sinks(redis.Redis.from_url(redis_url), woken)
 
 
 def test_what_comes_alone_is_sent_without_being_claimed_or_woken_for(
@@ -166,9 +175,7 @@ def test_what_is_due_is_claimed_although_what_is_new_is_handed_on(
         make_recorder(ledger, redis_url, handover).dispatch([first])
         eventually(lambda: sink.seen and offered(handover))
         # When a dispatcher of another worker makes something due, and nudges
-        woken = make_recorder(ledger, redis_url, None).dispatch([second])
-        for _ in range(2):  # the first one only raises the flag, for there is no job here that had it raised
-            wakeups.wake_sinks(redis.Redis.from_url(redis_url), woken)
+        make_due_elsewhere(ledger, redis_url, [second])
         # Then it is sent beside the first, which does not end
         eventually(lambda: len(sink.seen) == 2)
         sink.go_on.set()
@@ -190,9 +197,7 @@ def test_an_offer_is_out_while_what_has_just_come_is_claimed(
     with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=3), handover):
         monkeypatch.setattr(claims, "claim", looking)
         # When a dispatcher of another worker makes something due, and nudges
-        woken = make_recorder(ledger, redis_url, None).dispatch(events())
-        for _ in range(2):  # the first one only raises the flag
-            wakeups.wake_sinks(redis.Redis.from_url(redis_url), woken)
+        make_due_elsewhere(ledger, redis_url, events())
         eventually(lambda: all_delivered(ledger))
         # Then what comes while that is claimed could have been handed on
         assert any(offers)
@@ -209,9 +214,7 @@ def test_an_offer_that_is_taken_by_who_dies_is_replaced_while_the_deliverer_alwa
         eventually(lambda: sink.seen and offered(handover))
         assert handover.take()
         # When another one makes something due, and nudges
-        woken = make_recorder(ledger, redis_url, None).dispatch([second])
-        for _ in range(2):
-            wakeups.wake_sinks(redis.Redis.from_url(redis_url), woken)
+        make_due_elsewhere(ledger, redis_url, [second])
         # Then that is sent, and there is an offer again while the first send is still under way
         eventually(lambda: len(sink.seen) == 2)
         eventually(lambda: offered(handover))

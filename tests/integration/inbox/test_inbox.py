@@ -24,13 +24,6 @@ from tests.support.waiting import Stopwatch, eventually
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    client = redis.Redis.from_url(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def reader(client: redis.Redis) -> InboxReader:
     reader = InboxReader(client, "first")
     reader.ensure()

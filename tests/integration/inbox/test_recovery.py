@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,19 +13,6 @@ from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import DEATH, KILLS, LAST, RAW, InboxRecovery, Taken, hand_back
 from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE
 from tests.support.inbox import KEYS, fill
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as it:
-        yield it
-
-
-@pytest.fixture
-def reader(client: redis.Redis) -> InboxReader:
-    reader = InboxReader(client, "first", KEYS)
-    reader.ensure()
-    return reader
 
 
 def events_of(taken: Taken | None) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,19 +18,6 @@ from receiver.inbox.writer import InboxUnavailable
 from tests.support.inbox import KEYS, fill
 
 LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as it:
-        yield it
-
-
-@pytest.fixture
-def reader(client: redis.Redis) -> InboxReader:
-    reader = InboxReader(client, "first", KEYS)
-    reader.ensure()
-    return reader
 
 
 def bodies_read(reader: InboxReader) -> list[bytes]:
