@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ from psycopg.pq import TransactionStatus
 
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.database_clock import DatabaseClock, database_now
-from tests.support.ledger import new_event, record
+from tests.support.ledger import new_event, record, with_tables
 from tests.support.scripted_sink import rows
 
 
@@ -39,6 +40,37 @@ def test_a_query_for_itself_begins_no_transaction_and_the_next_one_that_needs_it
     # Then nothing of it is there
     assert len(rows(postgres_ledger)) == 1
     assert postgres_ledger.read(status, transaction=False) is TransactionStatus.IDLE
+
+
+def test_a_transaction_that_reads_sees_one_state_of_sqlite_whoever_writes_meanwhile(tmp_path: Path) -> None:
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+
+    def count(connection: Connection) -> int:
+        return connection.execute(sa.text("SELECT count(*) FROM events")).scalar_one()
+
+    def before_and_after(connection: Connection) -> tuple[int, int]:
+        before = count(connection)
+        record(ledger, new_event("tsk_1", "ops"))
+        return before, count(connection)
+
+    assert ledger.read(before_and_after) == (0, 0)
+    assert ledger.read(count) == 1
+    ledger.close()
+
+
+def test_what_is_committed_is_on_disk_also_where_sqlite_is_built_to_trust_the_cache(tmp_path: Path) -> None:
+    def build_of_another_maker(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF").close()
+
+    def level(connection: Connection) -> int:
+        return connection.execute(sa.text("PRAGMA synchronous")).scalar_one()
+
+    sa.event.listen(sa.Pool, "connect", build_of_another_maker)
+    try:
+        with closing(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")) as ledger:
+            assert ledger.write(level) == ledger.read(level) == 2
+    finally:
+        sa.event.remove(sa.Pool, "connect", build_of_another_maker)
 
 
 def test_a_query_past_sqlalchemy_fails_as_any_other(tmp_path: Path) -> None:
