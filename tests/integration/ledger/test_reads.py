@@ -11,8 +11,10 @@ import pytest
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 
-from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from handlers.support import postgresql
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, database_clock
 from receiver.ledger.database_clock import DatabaseClock, database_now
+from tests.servers.valkey import free_port
 from tests.support.ledger import new_event, record, with_tables
 from tests.support.scripted_sink import rows
 
@@ -92,3 +94,27 @@ def test_the_time_is_the_databases_before_anything_else_was_asked_of_it(postgres
         ledger._clock = DatabaseClock(host=lambda: time.time() - 86_400)
         # Then what is due is compared with the database's time from the start
         assert abs(ledger.now() - ledger.read(database_now)) < 3600
+
+
+def test_the_time_is_the_databases_behind_a_pooler_too(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql, "backend_pid", lambda _: 1)
+    with closing(Ledger(postgres_url)) as ledger:
+        ledger._clock = DatabaseClock(host=lambda: time.time() - 86_400)
+        assert abs(ledger.now() - ledger.read(database_now)) < 3600
+
+
+def test_while_the_database_can_not_be_asked_the_time_is_the_hosts() -> None:
+    with closing(Ledger(f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing")) as ledger:
+        assert abs(ledger.now() - time.time()) < 60
+
+
+def test_the_time_is_asked_for_again_by_one_who_only_writes_at_once(
+    postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a clock that is set, or another server in its place, would never be heard of."""
+    monkeypatch.setattr(database_clock, "FRESH_FOR", float("-inf"))
+    heard: list[float] = []
+    monkeypatch.setattr(postgres_ledger._clock, "note", lambda *_: heard.append(1.0))
+    for _ in range(3):
+        postgres_ledger.write_at_once(lambda _: [])
+    assert len(heard) == 3
