@@ -16,7 +16,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, statements
+from handlers.support.file_lock import FileLock
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, engine, statements
 from receiver.ledger.schema import events, runs
 from tests.support.ledger import new_event, record, states, with_tables
 
@@ -92,6 +93,28 @@ def test_a_program_that_holds_the_file_and_knows_no_lock_of_ours_is_trouble_that
         # And the next one is, once the shell has ended
         record(ledger, new_event(f"tsk_{number}", "ops"))
     assert_well(ledger)
+
+
+def test_who_writes_waits_for_the_lock_of_another_process_and_then_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "LOCK_WAIT", 0.05)
+    # Given a ledger that is new, and another process that writes in it: SQLite's own lock would let a fifth fail
+    path = tmp_path / "ledger.db"
+    other = FileLock(Path(f"{path}.lock"))
+    with closing(Ledger(f"sqlite:///{path}")) as it:
+        # When this one is to be made or written, then nothing is, and who held it is said
+        for use in (it.read, it.write):
+            with other.held(1), pytest.raises(LedgerUnavailable, match="the ledger was locked by another process"):
+                use(lambda _: None)
+        record(with_tables(it), new_event("tsk_0"))
+        with other.held(1), pytest.raises(LedgerUnavailable, match="the ledger was locked by another process"):
+            record(it, new_event("tsk_1"))
+        # And who reads waits for nobody
+        with other.held(1):
+            assert count(it) == 1
+        assert_well(it)
+    other.close()
 
 
 @contextmanager
