@@ -25,6 +25,7 @@ from receiver.domain.callback import key_in
 from receiver.domain.redaction import Redactor
 from receiver.domain.signature import verify
 from receiver.ledger import Connection, Ledger, api_keys
+from receiver.ledger.deliveries import lanes
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
@@ -159,8 +160,10 @@ def test_what_is_submitted_again_for_a_caller_is_signed_with_its_key_and_with_no
     deliver("127.0.0.1")
 
     # It is the caller's, signed with its key and in its share of the places
-    lanes = {row["run_id"]: row["lane"] for row in ledger.read(lambda c: queries.list_deliveries(c, queries.Filter()))}
-    assert key_in(lanes["tsk_2"]) == ("a1" if signer == KEY else "b2")
+    lane_of = {
+        row["run_id"]: row["lane"] for row in ledger.read(lambda c: queries.list_deliveries(c, queries.Filter()))
+    }
+    assert key_in(lane_of["tsk_2"]) == ("a1" if signer == KEY else "b2")
     (first,) = [each for each in caller.requests if each.headers["x-runhook-submission-id"] == "sub_tsk_1"]
     (again,) = [each for each in caller.requests if each.headers["x-runhook-submission-id"] == "sub_tsk_2"]
     assert verify(first.body, first.headers["x-skyvern-signature"], [KEY])
@@ -326,4 +329,7 @@ def test_the_lane_of_a_dead_caller_is_probed_while_others_have_traffic(
         deliver("127.0.0.1", stop=lambda: bool(dead.requests))
 
         assert len(dead.requests) == 1
+    # Then it got one webhook, and its answer has opened the lane for the next ones
     assert states(ledger)["tsk_dead"][0] == "delivered"
+    lane = ledger.read(lambda connection: lanes.find(connection, f"callback a1 {dead.url}"))
+    assert (lane.breaker, lane.failures) == ("closed", 0) if lane else False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -221,6 +222,18 @@ def test_a_renewed_claim_does_not_lapse(ledger: Ledger) -> None:
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 30)) == 0
 
 
+def test_a_claim_is_renewed_by_its_owner_alone_and_only_one_that_it_knows(ledger: Ledger) -> None:
+    # Given claims of two owners with the same number, and one whose owner never heard of it
+    record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(3)))
+    for owner, number in (("w", 1), ("dead", 1), ("w", 2)):
+        ledger.write(lambda it, owner=owner, number=number: claims.claim(it, "ops", 1, owner, number, NOW, 15))  # type: ignore[misc]
+    # When an owner renews what it knows
+    assert ledger.write(lambda connection: claims.renew(connection, "w", {1}, NOW + 60)) == 1
+    # Then the others lapse
+    assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 30)) == 2
+    assert Counter(states(ledger).values()) == {"sending": 1, "queued": 2}
+
+
 # --- Prefetched claims
 
 
@@ -263,6 +276,20 @@ def test_what_is_prefetched_takes_no_slot_until_it_has_started_and_no_attempt_be
     }
     # And what was prefetched then is not prefetched again
     assert take("u", prefetch=9, slots=0) == []
+
+
+def test_a_slot_is_free_for_others_though_its_sink_has_prefetched_deliveries(ledger: Ledger) -> None:
+    # Given a sink with two slots, and an owner that has one of them, and two deliveries without a slot
+    record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(5)))
+
+    def take(owner: str, slots: int, prefetch: int) -> list[bool]:
+        work = lambda it: claims.claim(it, "ops", slots, owner, 1, NOW, 15, concurrency=2, prefetch=prefetch)  # noqa: E731
+        return [each.prefetched for each in ledger.write(work)]
+
+    assert take("w", 1, 2) == [False, True, True]
+    # Then another one gets the other slot, and no third one gets any
+    assert take("v", 2, 0) == [False]
+    assert take("u", 2, 0) == []
 
 
 def test_a_slot_that_is_taken_changes_no_column_that_has_an_index(ledger: Ledger) -> None:
