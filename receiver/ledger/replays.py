@@ -14,8 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, state_after, states_before
-from receiver.ledger.deliveries import cancellation, creation, lanes, same_result
+from receiver.ledger.deliveries import cancellation, creation, lanes, resend, same_result
 from receiver.ledger.schema import deliveries, events, operations
 from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE, Selection, count, missing_events, taken_ids
 
@@ -236,8 +235,9 @@ def _move(connection: sa.Connection, operation: Operation, limit: int, now: floa
         return len(cancellation.cancel(connection, ids, _cancelled_by(operation), now)), cursor, set()
     if kind == RESTORE:
         return len(cancellation.restore(connection, ids, now)), cursor, set()
-    moved, sinks = _replay(connection, ids, now)
-    return moved, cursor, sinks
+    moved = resend.queue_again(connection, deliveries.c.id.in_(ids), now)
+    lanes.probe_at_once(connection, {row.lane for row in moved}, now)
+    return len(moved), cursor, {row.sink for row in moved}
 
 
 def _cancelled_by(operation: Operation) -> str:
@@ -245,23 +245,6 @@ def _cancelled_by(operation: Operation) -> str:
     if operation.selection.named:
         return f"{cancellation.ALONE} ({operation.id})"
     return f"{cancellation.TOGETHER} {operation.id}"
-
-
-def _replay(connection: sa.Connection, ids: Sequence[str], now: float) -> tuple[int, set[str]]:
-    """Replay deliveries. Returns how many, and their sinks.
-
-    What waits for its next attempt has it now, and keeps what it has spent. An open breaker is probed at once.
-    """
-    moved: list[Any] = []
-    for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "tried_at": None, "reason": ""}), (DeliveryMove.DUE, {})):
-        moved += connection.execute(
-            sa.update(deliveries)
-            .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(move)))
-            .values(state=state_after(move), due_at=now, updated_at=now, **fresh)
-            .returning(deliveries.c.sink, deliveries.c.lane)
-        )
-    lanes.probe_at_once(connection, {row.lane for row in moved}, now)
-    return len(moved), {row.sink for row in moved}
 
 
 def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:

@@ -1,13 +1,14 @@
-"""Resending a run's newest event to its caller: on the same delivery, so under the same idempotency key.
+"""Sending again: deliveries are queued anew, under the same idempotency key; and a run's newest event to its caller.
 
-That is one transaction, and no operation that the clock works off step by step.
+The latter is one transaction, and no operation that the clock works off step by step.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -33,6 +34,20 @@ class DeliveryStatus:
     ended_at: float = 0.0
 
 
+def queue_again(connection: sa.Connection, condition: sa.ColumnElement[bool], now: float) -> Sequence[Any]:
+    """Queue the deliveries that meet the condition and have ended, with all attempts left, or wait for their next
+    attempt, which keep what they have spent. Returns the sink and lane of each."""
+    moved: list[Any] = []
+    for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "tried_at": None, "reason": ""}), (DeliveryMove.DUE, {})):
+        moved += connection.execute(
+            sa.update(deliveries)
+            .where(condition, deliveries.c.state.in_(states_before(move)))
+            .values(state=state_after(move), due_at=now, updated_at=now, **fresh)
+            .returning(deliveries.c.sink, deliveries.c.lane)
+        )
+    return moved
+
+
 def resend(
     connection: sa.Connection,
     run: RunStatus,
@@ -46,8 +61,7 @@ def resend(
     """Queue the newest event of the run for `sink` now. Returns the delivery's id, and its status before.
 
     `address`: one that is not the submission's own, given with the key `key_id`, which signs for it; each such pair has
-    a delivery of its own. What is queued or being sent already
-    is left alone, and so is what an operator cancelled.
+    a delivery of its own. What is queued or being sent already is left alone, and so is what an operator cancelled.
     """
     row = creation.delivery_row(
         run.event_id, run.source, run.run_id, sink, route, now, lane=lane, address=address, key_id=key_id
@@ -55,12 +69,7 @@ def resend(
     wanted = row["id"]
     if creation.add(connection, [row]):
         return wanted, DeliveryStatus(DeliveryState.QUEUED)
-    for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "tried_at": None, "reason": ""}), (DeliveryMove.DUE, {})):
-        connection.execute(
-            sa.update(deliveries)
-            .where(deliveries.c.id == wanted, deliveries.c.state.in_(states_before(move)))
-            .values(state=state_after(move), due_at=now, updated_at=now, **fresh)
-        )
+    queue_again(connection, deliveries.c.id == wanted, now)
     return wanted, statuses(connection, [wanted])[wanted]
 
 
