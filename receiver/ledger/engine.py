@@ -1,6 +1,6 @@
 """Connections to the ledger: SQLite by default, PostgreSQL in production. Knows no table.
 
-What was measured and is held here (see docs/decisions/0002-the-ledger.md):
+What each rule here was measured for is in docs/decisions/0002-the-ledger.md:
 - SQLite with several writing processes: a file lock taken before BEGIN IMMEDIATE; busy_timeout alone gave lock
   errors. Reads go through a second engine with a plain BEGIN, so that they never queue behind a writer.
 - PostgreSQL: 40P01 (deadlock) and 40001 (serialization) are retried; every wait has a limit that is shorter than
