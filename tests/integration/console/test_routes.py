@@ -52,7 +52,7 @@ def people(server: Submitting) -> Iterator[Browser]:
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """For rules that are known to be harmless: a process for each takes a second of a core."""
-    monkeypatch.setattr(trial, "apart", lambda work, *arguments: work(*arguments))
+    monkeypatch.setattr(trial, "run_bounded", lambda work, *arguments: work(*arguments))
 
 
 def test_the_rules_in_their_order_with_what_they_did(people: Browser, server: Submitting) -> None:
