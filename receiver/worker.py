@@ -20,11 +20,11 @@ from redis.exceptions import RedisError
 
 from handlers import registry
 from handlers.support.request_sink import MOST_THREADS
-from handlers.support.url import hide_password
 from receiver.config.loader import file_hash
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
+from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import orphans
@@ -36,7 +36,7 @@ from receiver.runtime.forked import say_working
 from receiver.runtime.handover import Handover
 from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.process import raise_file_limit
-from receiver.runtime.redis_client import check_url, connect, no_entry
+from receiver.runtime.redis_client import check_url, connect, no_entry, unusable
 from receiver.runtime.set_apart import SetApart
 from receiver.runtime.shared_process import run_shared_process
 from receiver.runtime.supervisor import Supervisor, in_child
@@ -251,7 +251,6 @@ def check(settings: Settings, config: Config, patience: float) -> None:
 
 def _trouble(settings: Settings, config: Config) -> str:
     """Return why Redis or the ledger can't be used now, or "". Raises NotStarted for what waiting does not mend."""
-    where = hide_password(settings.redis_url)
     client = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     try:
@@ -260,8 +259,7 @@ def _trouble(settings: Settings, config: Config) -> str:
     except RedisError as error:
         if barred := no_entry(settings.redis_url, error):
             raise NotStarted(barred) from None
-        hint = "; `runhook dev` starts it, or set REDIS_URL" if settings.embedded_redis else ""
-        return f"Redis can't be used ({where}): {str(error).rstrip('.') or type(error).__name__}{hint}"
+        return unusable(settings.redis_url, error, redis_todo(embedded=settings.embedded_redis))
     except NotStarted as error:
         if not isinstance(error.__context__, LedgerUnavailable):
             raise

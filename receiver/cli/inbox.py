@@ -11,18 +11,18 @@ from typing import Annotated, Any
 import redis
 import typer
 
-from handlers.support.url import hide_password
 from receiver.cli.options import ConfigFile, DataDirectory, Limit, ListJson, Output, chosen_form, load_config
 from receiver.cli.output import clean, out, print_rows, show_when
 from receiver.cli.profiles import here_only
 from receiver.config.settings import Settings
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import read_entry
+from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox.aside import AsideEntry, drop_all, drop_aside, fields_of, gather, list_aside
 from receiver.inbox.writer import InboxUnavailable, append_each
 from receiver.ledger.filters import LIMIT
-from receiver.runtime.redis_client import connect, no_entry
+from receiver.runtime.redis_client import connect, unusable
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -123,7 +123,8 @@ def drop(
 
 
 def _not_there(ids: Sequence[str]) -> UsageError:
-    return UsageError(f"not set aside: {', '.join(clean(each, 60) for each in ids)}")
+    named = ", ".join(clean(each, 60) for each in ids)
+    return UsageError(f"not set aside: {named}; `runhook inbox list` shows what is")
 
 
 @contextmanager
@@ -133,8 +134,6 @@ def _redis(settings: Settings) -> Iterator[redis.Redis]:
         try:
             yield client
         except redis.RedisError as error:
-            reason = str(error).rstrip(".") or type(error).__name__
-            where = hide_password(settings.redis_url)
             raise NotStarted(
-                no_entry(settings.redis_url, error) or f"Redis can't be used ({where}): {reason}"
+                unusable(settings.redis_url, error, redis_todo(embedded=settings.embedded_redis))
             ) from None

@@ -152,5 +152,6 @@ def _chosen(kept: Sequence[QuarantinedRequest], ids: Sequence[str] | None) -> li
         return list(kept)
     unknown = sorted(set(ids) - {each.id for each in kept})
     if unknown:
-        raise UsageError(f"not in quarantine: {', '.join(clean(each, 60) for each in unknown)}")
+        named = ", ".join(clean(each, 60) for each in unknown)
+        raise UsageError(f"not in quarantine: {named}; `runhook quarantine list` shows what is")
     return [each for each in kept if each.id in set(ids)]

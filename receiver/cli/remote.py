@@ -156,8 +156,8 @@ def reaching(where: str, seconds: float = TIMEOUT) -> Iterator[None]:
     except httpx2.TimeoutException:
         raise NotStarted(f"{where}: no answer within {seconds:g} s") from None
     except httpx2.HTTPError as error:
-        reason = clean(_ERRNO.sub("", str(error)) or type(error).__name__, _LONGEST)
-        raise NotStarted(f"can't reach {where}: {reason}") from None
+        reason = clean(_ERRNO.sub("", str(error)).rstrip(".") or type(error).__name__, _LONGEST)
+        raise NotStarted(f"can't reach {where}: {reason}; is Runhook serving there?") from None
 
 
 def read_bounded(answer: httpx2.Response, where: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from receiver import __version__
 from receiver.cli.output import clean
 from receiver.cli.profiles import RemoteService
 from receiver.cli.remote import reaching, read_bounded
-from receiver.errors import RunhookError
+from receiver.errors import RunhookError, UsageError
 
 # Seconds for one answer: Skyvern's, which is passed on, may take its time.
 _TIMEOUT: Final = 60.0
@@ -35,8 +36,8 @@ class SubmitClient:
     def submit(self, path: str, request: Mapping[str, Any], labels: Mapping[str, str], key: str) -> dict[str, Any]:
         """Return the run that was made, or was made before with this Idempotency-Key.
 
-        Raises RunhookError with the words of the refusal, and NotStarted without an answer: the same call again, with
-        the same key, makes no second run.
+        Raises RunhookError with the words of the refusal, UsageError where it is the key's, and NotStarted without an
+        answer: the same call again, with the same key, makes no second run.
         """
         body = {**request, "labels": dict(labels)} if labels else dict(request)
         return self._call("POST", path, json=body, headers={"idempotency-key": key})
@@ -58,7 +59,10 @@ class SubmitClient:
         later = answer.headers.get("retry-after", "")
         again = f"; again after {clean(later, 40)} s" if later else ""
         why = f": {clean(detail, _LONGEST)}" if detail else " without saying why; is Runhook there?"
-        raise RunhookError(f"{self._where}: answers {answer.status_code}{why}{again}")
+        said = f"{self._where}: answers {answer.status_code}{why}{again}"
+        if answer.status_code == HTTPStatus.FORBIDDEN:
+            raise UsageError(f"{said}; `runhook keys list` there shows its keys")
+        raise RunhookError(said)
 
     def close(self) -> None:
         """Close the connections."""

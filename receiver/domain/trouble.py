@@ -10,3 +10,8 @@ class Trouble(NamedTuple):
 
     what: str
     todo: str
+
+
+def redis_todo(*, embedded: bool) -> str:
+    """Return what a person can do about a Redis that is away. `embedded`: it is ours, for no REDIS_URL is set."""
+    return "`runhook dev` starts it, or set REDIS_URL" if embedded else "start it, or mend REDIS_URL"

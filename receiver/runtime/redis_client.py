@@ -123,6 +123,12 @@ async def _read_bytes(connection: Any) -> bytes:
     return data
 
 
+def unusable(redis_url: str, error: Exception, todo: str) -> str:
+    """Return in one line why Redis can't be used, and what would be right: `todo`, where it is away."""
+    reason = str(error).rstrip(".") or type(error).__name__
+    return no_entry(redis_url, error) or f"Redis can't be used ({hide_password(redis_url)}): {reason}; {todo}"
+
+
 def no_entry(redis_url: str, error: Exception) -> str:
     """Return in one line why Redis refuses us and waiting can't help; "" for all other errors."""
     where = hide_password(redis_url)

@@ -13,6 +13,7 @@ from receiver.domain import parts
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
 from receiver.domain.delivery import DeliveryState
+from receiver.domain.trouble import redis_todo
 from receiver.status import part_problems
 from receiver.status.problem import Problem, ago, amount, probe_time, size
 from receiver.status.report import StatusReport
@@ -62,7 +63,7 @@ def _config(report: StatusReport) -> Iterator[Problem]:
 
 def _servers(report: StatusReport) -> Iterator[Problem]:
     redis, ledger = report.redis, report.ledger
-    start = "`runhook dev` starts it, or set REDIS_URL" if redis.embedded else "start it, or mend REDIS_URL"
+    start = redis_todo(embedded=redis.embedded)
     if "maxmemory" in redis.trouble:  # as Redis itself says it
         yield Problem(
             "redis_full",

@@ -256,7 +256,7 @@ def _to_rotate(connection: Connection, wanted: RotationParameters) -> Key:
     found = [by_id] if by_id else api_keys.named(connection, wanted.key)
     found = [each for each in found if wanted.source in ("", each.source)]
     if not found:
-        raise NotFound(f"no such key in use: {wanted.key}")
+        raise NotFound(f"no such key in use: {wanted.key}; `runhook keys list` lists them")
     if len(found) > 1:
         raise Invalid(f"{wanted.key}: is the name of {len(found)} keys: {', '.join(each.id for each in found)}")
     key = found[0]
@@ -316,7 +316,7 @@ def revoke_keys(service: Service, actor: Actor, wanted: KeysParameters) -> Revok
         found = {key_id: api_keys.one(connection, key_id) for key_id in ids}
         unknown = [each for each, key in found.items() if key is None or wanted.source not in ("", key.source)]
         if unknown:
-            raise NotFound(f"no such key: {', '.join(unknown)}")
+            raise NotFound(f"no such key: {', '.join(unknown)}; `runhook keys list` lists them")
         now = database_now(connection)
         revoked = [each for each in ids if api_keys.revoke(connection, each, now)]
         sources = {_audited_source(key.source) for key in found.values() if key is not None}

@@ -104,7 +104,7 @@ def _chosen(store: Quarantine, wanted: QuarantineSelection) -> list[QuarantinedR
         raise Invalid("expect: say how many it must be, as the same call with dry_run counts them; or give ids")
     there = kept(store, wanted.source)
     if missing := sorted(set(wanted.ids) - {each.id for each in there}):
-        raise NotFound(f"not in quarantine: {', '.join(missing)}")
+        raise NotFound(f"not in quarantine: {', '.join(missing)}; `runhook quarantine list` shows what is")
     found = [
         each
         for each in there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 import threading
@@ -21,8 +22,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        why = (error.strerror or str(error)).partition(" (while")[0]
-        raise NotStarted(f"can't listen on {host}:{port}: {why}; another port is chosen with --port") from None
+        why = "the port is in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error)).lower()
+        raise NotStarted(
+            f"can't listen on {host}:{port}: {why.partition(' (while')[0]}; choose another with --port or --host"
+        ) from None
 
 
 class _Server(uvicorn.Server):

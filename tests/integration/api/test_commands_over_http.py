@@ -140,7 +140,7 @@ def test_keys_of_a_remote_service_are_made_listed_and_revoked(runhook: Runhook, 
     with pytest.raises(UsageError, match="was rotated already"):
         runhook("keys", "rotate", made["id"])
     assert runhook("keys", "revoke", made["id"]) == "1 revoked.\n"
-    with pytest.raises(UsageError, match="no such key: nobody"):
+    with pytest.raises(UsageError, match="no such key: nobody; `runhook keys list` lists them"):
         runhook("keys", "revoke", "nobody")
     done = [(row.action, row.actor_kind) for row in api_server.ledger.read(audit.list_actions)]
     assert done == [("key.revoke", "key"), ("key.rotate", "key"), ("key.create", "key")]

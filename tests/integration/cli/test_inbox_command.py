@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from receiver.cli.inbox import app
 from receiver.domain.inbox_entry import UNSIGNED, EntryKeys
-from receiver.errors import UsageError
+from receiver.errors import NotStarted, UsageError
 from receiver.inbox.aside import list_aside, set_aside
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.stream import ASIDE, STREAM
@@ -34,6 +34,25 @@ def command(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     config.write_text("sources: {skyvern: {secrets: [a-secret]}}\n")
     monkeypatch.setenv("REDIS_URL", redis_url)
     return lambda *words: CliRunner().invoke(app, [*words, "--config", str(config), "--data", str(tmp_path / "var")])
+
+
+@pytest.mark.parametrize(
+    ("url", "todo"),
+    [
+        ("redis://:sekret@127.0.0.1:1/0", "Connection refused; start it, or mend REDIS_URL"),
+        ("", "No such file or directory; `runhook dev` starts it, or set REDIS_URL"),
+    ],
+    ids=["another's", "our own"],
+)
+def test_a_redis_that_is_away_is_one_line_with_what_would_be_right(
+    command: Command, monkeypatch: pytest.MonkeyPatch, url: str, todo: str
+) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    ended = command("list").exception
+    assert isinstance(ended, NotStarted)
+    assert str(ended).startswith("Redis can't be used (")
+    assert str(ended).endswith(todo)
+    assert "sekret" not in str(ended)
 
 
 def test_an_entry_that_was_set_aside_is_accepted_or_dropped(

@@ -645,5 +645,5 @@ def test_a_busy_port_is_one_line(tmp_path: Path) -> None:
 
     assert process.returncode == 3
     assert said.splitlines() == [
-        f"runhook: can't listen on 127.0.0.1:{port}: Address already in use; another port is chosen with --port"
+        f"runhook: can't listen on 127.0.0.1:{port}: the port is in use; choose another with --port or --host"
     ]
