@@ -134,6 +134,7 @@ class Segment:
                 good = after
             at = after
         self.end = good
+        self.events = max(self.events, 0 if self.empty else 1)
         self._damage = {place for place in self._damage if place < good}
 
     def _is_whole(self, at: int) -> bool:

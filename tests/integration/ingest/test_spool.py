@@ -28,7 +28,7 @@ def drained(spool: Spool, count: int = 10) -> list[Event]:
         batch = spool.peek(count)
         found += batch.events
         spool.done(batch)
-    assert spool.peek().events == ()
+    assert all(segment.empty for partition in spool._partitions() for segment in partition.segments)
     return found
 
 
@@ -329,6 +329,25 @@ def test_a_damaged_header_loses_nothing(tmp_path: Path, header: bytes) -> None:
     assert drained(spool) == events(0, 5)
     spool.close()
     assert [name.rpartition(".")[2] for name in files(tmp_path)] == ["damaged"]
+
+
+def test_a_file_of_which_nothing_can_be_read_is_kept_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Given an event on disk, of whose frame the disk has changed the beginning: its length leads into its body
+    spool = open_spool(tmp_path)
+    spool.append([event(0, 500)])
+    spool.close()
+    (path,) = (tmp_path / "spool").rglob("*.seg")
+    content = bytearray(path.read_bytes())
+    content[HEADER : HEADER + 100] = (99).to_bytes(4, "little") + b"?" * 96
+    path.write_bytes(content)
+    # When the next process drains its spool
+    spool = open_spool(tmp_path)
+    assert drained(spool) == []
+    assert spool.events == 0
+    # Then it has set the file aside, and a line says so
+    assert [name.rpartition(".")[2] for name in files(tmp_path)] == ["damaged"]
+    assert [record.message.split()[0] for record in caplog.records if record.levelname == "ERROR"] == ["spool.damaged"]
+    spool.close()
 
 
 # Bytes that are left of the event before: with 0 the hole begins with the length of a frame.
