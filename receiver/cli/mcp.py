@@ -59,7 +59,7 @@ def mcp(
             client.tell = True
             mcp_server.run_stdio(server)
         else:
-            mcp_server.run_http(server, host, http, _token())
+            mcp_server.run_http(server, host, http, _token)
 
 
 def _scopes(allow: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -92,9 +92,13 @@ def run_stdio(server: Server[Any]) -> None:
     asyncio.run(serve())
 
 
-def run_http(server: Server[Any], host: str, port: int, token: str) -> None:
-    """Serve clients that have `token` until SIGTERM or SIGINT. Raises NotStarted when the address can't be used."""
+def run_http(server: Server[Any], host: str, port: int, make_token: Callable[[], str]) -> None:
+    """Serve clients until SIGTERM or SIGINT. Raises NotStarted when the address can't be used.
+
+    `make_token`: returns the token that they need, and may tell it: it is called when the server listens.
+    """
     listener = listen(host, port, "--http")
+    token = make_token()
     sys.stderr.write(f"runhook: MCP at {url_of(listener)}{PATH}\n")
     config = uvicorn.Config(http_app(server, token), log_config=None, access_log=False, timeout_graceful_shutdown=2)
     make_server(SimpleNamespace(stop=lambda: None), config).run(sockets=[listener])

@@ -135,7 +135,8 @@ def no_entry(redis_url: str, error: Exception) -> str:
     if isinstance(error, redis.AuthenticationError):
         if str(error).startswith(("HELLO must be called", "Authentication required")):
             return f"Redis at {where} wants a password: write it into REDIS_URL, redis://:password@host:port/0"
-        return f"Redis at {where} refuses our password or user: {error}"
+        reason = str(error).rstrip(".")
+        return f"Redis at {where} refuses our password or user: {reason}; correct them in REDIS_URL"
     if "DB index is out of range" in str(error):
         return f"Redis at {where} has no database of that number: write another one at the end of REDIS_URL"
     return ""

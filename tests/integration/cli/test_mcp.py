@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from receiver.ledger import Ledger, replays
 from receiver.ledger.lists import paging
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
+from tests.support.command import Said
 from tests.support.ledger import NOW, claim, new_event, record, settle, with_tables
 from tests.support.waiting import PATIENCE
 
@@ -253,3 +255,14 @@ def served_http(book: Ledger, tmp_path: Path) -> Iterator[str]:
     environ |= {"DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db", "RUNHOOK_DATA": str(tmp_path)}
     with served({**environ, "RUNHOOK_MCP_TOKEN": "a-token-of-the-tests"}) as url:
         yield url
+
+
+def test_a_port_that_is_in_use_is_one_line_and_no_token_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: Callable[..., Said]
+) -> None:
+    monkeypatch.setenv("RUNHOOK_DATA", str(tmp_path))
+    monkeypatch.delenv("RUNHOOK_MCP_TOKEN", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = f"runhook: can't listen on 127.0.0.1:{port}: the port is in use; choose another with --http\n"
+        assert said("mcp", "--http", str(port)) == (3, "", line)

@@ -61,7 +61,10 @@ def test_what_could_not_be_asked_is_not_known() -> None:
             "Redis at redis://h:1/9 wants a password: write it into REDIS_URL, redis://:password@host:port/0",
         ),
         (redis.AuthenticationError("Authentication required."), "wants a password"),
-        (redis.AuthenticationError("invalid username-password pair"), "refuses our password or user: invalid"),
+        (
+            redis.AuthenticationError("invalid username-password pair"),
+            "refuses our password or user: invalid username-password pair; correct them in REDIS_URL",
+        ),
         (redis.ResponseError("DB index is out of range"), "has no database of that number: write another one"),
     ],
 )
