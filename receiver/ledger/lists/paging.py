@@ -169,8 +169,8 @@ class Search:
         size = scan if len(walks) == 1 else max(1, min(_FIRST, scan) // max(1, len(walks)))
         stretches = [_Stretch(each, after, size) for each in walks]
         self._look(connection, stretches, limit)
-        steps = [self._steps(connection, each, limit, budget) for each in stretches]
         rows: list[Row] = []
+        steps = [self._steps(connection, each, lambda: limit - len(rows), budget) for each in stretches]
         shown: set[Key] = set()
         last: Key | None = None
         for key, row, is_over in heapq.merge(*steps, key=itemgetter(0), reverse=not self.order.ascending):
@@ -188,12 +188,12 @@ class Search:
         return rows, None
 
     def _steps(
-        self, connection: sa.Connection, looked_at: _Stretch, limit: int, budget: _Budget
+        self, connection: sa.Connection, looked_at: _Stretch, left: Callable[[], int], budget: _Budget
     ) -> Iterator[tuple[Key, Row | None, bool]]:
         """Yield the wanted rows of one walk with their places, and between them the places up to which it has looked.
 
         The last item says whether the walk ended there for its budget, and not at its end. `looked_at`: its first
-        stretch.
+        stretch. `left`: returns how many rows the page may still have.
         """
         while True:
             for key, row in looked_at.rows:
@@ -206,7 +206,7 @@ class Search:
             if is_over:
                 return
             looked_at = _Stretch(looked_at.walk, looked_at.rest, max(1, budget.left))
-            self._look(connection, [looked_at], limit)
+            self._look(connection, [looked_at], left())
 
     def _look(self, connection: sa.Connection, stretches: Sequence[_Stretch], limit: int) -> None:
         """Find what each of these stretches has, of different walks."""
