@@ -24,7 +24,7 @@ from receiver.domain.event import Event
 from receiver.domain.run import parse, scan_run_id
 from receiver.domain.signature import HEADER
 from receiver.errors import BadRequest, Busy, NotAllowed, NotFound, RequestError, TimedOut, TooLarge, Unauthorized
-from receiver.ingest.large_bodies import LargeBodies, authentic
+from receiver.ingest.large_bodies import LargeBodies, authenticated_id
 from receiver.ingest.waiting_events import OnCommit
 from receiver.runtime.held_bodies import HeldBodies, HeldBody, NoRoom
 from receiver.runtime.throttle import TokenBucket
@@ -148,7 +148,7 @@ class Ingest:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         try:
-            event = await self._ingest(scope, receive)
+            event_id = await self._ingest(scope, receive)
         except RequestError as error:
             await self._refuse(send, error, scope["path"])
         except _Disconnected:
@@ -163,7 +163,7 @@ class Ingest:
         else:
             self._metrics.requests["accepted"] += 1
             self._metrics.request_seconds.observe(time.perf_counter() - started)
-            body = accepted_body(event)
+            body = accepted_body(event_id)
             answer = scope.get("extensions", {}).get(ANSWER)
             if answer is None or not answer(ACCEPTED_LINES, body):
                 await send_accepted(send, body)
@@ -212,19 +212,19 @@ class Ingest:
         size, packed = len(body), b""
         if size > OFF_LOOP or (size > LARGE and self._bodies.bytes >= MANY):
             packs = self._group_commit.packs
-            name, packed = await self._large.examine(source, secrets, signature, body, packs=packs)
+            event_id, packed = await self._large.examine(source, secrets, signature, body, packs=packs)
         else:
-            name = authentic(source, secrets, signature, body)
-        if not name:
+            event_id = authenticated_id(source, secrets, signature, body)
+        if not event_id:
             self._quarantine.offer(source, signature, body, submission_id, at)
             raise Unauthorized("the signature fits none of the source's secrets")
-        kept = self._group_commit.commit(Event(name, source, body, at, "webhook", submission_id, packed))
+        kept = self._group_commit.commit(Event(event_id, source, body, at, "webhook", submission_id, packed))
         if size <= CHECKED:
-            self._check_shape(name, body)  # while the commit is under way
+            self._check_shape(event_id, body)  # while the commit is under way
         await kept
-        return name
+        return event_id
 
-    def _check_shape(self, name: str, body: bytes) -> None:
+    def _check_shape(self, event_id: str, body: bytes) -> None:
         """Log and count an authentic body that is no run. The answer does not depend on it."""
         if _is_run(body):
             return
@@ -232,7 +232,9 @@ class Ingest:
         if problem:
             self._metrics.unreadable += 1
             if self._log_lines.take(1, time.monotonic()):
-                log.warning("ingest.unreadable event=%s problem=%s: kept, and marked by the dispatcher", name, problem)
+                log.warning(
+                    "ingest.unreadable event=%s problem=%s: kept, and marked by the dispatcher", event_id, problem
+                )
 
     def _address(self, path: str, method: str) -> tuple[str, Sequence[str], str]:
         """Return (source, its secrets, submission id or "") from the path. Raises NotFound, NotAllowed."""
@@ -319,9 +321,9 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, str]:
     return length, signature
 
 
-def accepted_body(event: str) -> bytes:
+def accepted_body(event_id: str) -> bytes:
     """Return the body of a 202."""
-    return b'{"event_id":"%b"}' % event.encode()
+    return b'{"event_id":"%b"}' % event_id.encode()
 
 
 async def send_accepted(send: Send, body: bytes) -> None:

@@ -29,7 +29,7 @@ class Examined(NamedTuple):
     packed: bytes = b""
 
 
-def authentic(source: str, secrets: Sequence[str], signature: str, body: bytes) -> str:
+def authenticated_id(source: str, secrets: Sequence[str], signature: str, body: bytes) -> str:
     """Return the event id of an authentic body, else ""."""
     return event_id(source, body) if verify(body, signature, secrets) else ""
 
@@ -41,7 +41,7 @@ class LargeBodies:
         self._threads = DaemonPool(_THREADS, "bodies")
         self._of_thread = threading.local()
         self._done: deque[tuple[asyncio.Future[Examined], Examined | BaseException]] = deque()
-        self._told = False  # the event loop will look at what is done
+        self._handing_back = False  # `_hand_back` was called, and has not begun
 
     def examine(
         self, source: str, secrets: Sequence[str], signature: str, body: bytes, *, packs: bool
@@ -53,13 +53,13 @@ class LargeBodies:
         def work() -> None:
             found: Examined | BaseException
             try:
-                name = authentic(source, secrets, signature, body)
-                found = Examined(name, self._packer().pack(body) if name and packs else b"")
+                found_id = authenticated_id(source, secrets, signature, body)
+                found = Examined(found_id, self._packer().pack(body) if found_id and packs else b"")
             except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
                 found = error
             self._done.append((future, found))
-            if not self._told:
-                self._told = True
+            if not self._handing_back:
+                self._handing_back = True
                 with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
                     loop.call_soon_threadsafe(self._hand_back)
 
@@ -73,7 +73,7 @@ class LargeBodies:
         return packer
 
     def _hand_back(self) -> None:
-        self._told = False  # first: what is done from now on may come too late for this look
+        self._handing_back = False  # first: what is done from now on may come too late for this call
         while self._done:
             future, found = self._done.popleft()
             if future.done():  # its request was cancelled

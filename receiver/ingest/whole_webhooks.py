@@ -28,7 +28,7 @@ from receiver.ingest.endpoint import (
     read_headers,
     send_accepted,
 )
-from receiver.ingest.large_bodies import authentic
+from receiver.ingest.large_bodies import authenticated_id
 
 # A path without escapes, and no query.
 _TARGET: Final = re.compile(rb"/webhooks/([\w.-]+)(?:/([A-Za-z0-9_-]{1,128}))?", re.ASCII)
@@ -99,16 +99,16 @@ class WholeWebhooks(Ingest):
     def _begin(self, head: WebhookHead, body: bytes, answering: _Answering) -> None:
         source, secrets, submission_id, signature, _ = head
         at = time.time()
-        name = authentic(source, secrets, signature, body)
-        if not name:
+        event_id = authenticated_id(source, secrets, signature, body)
+        if not event_id:
             self._quarantine.offer(source, signature, body, submission_id, at)
             raise Unauthorized("the signature fits none of the source's secrets")
-        answering.name = name
-        self._group_commit.commit_then(Event(name, source, body, at, "webhook", submission_id), answering)
+        answering.event_id = event_id
+        self._group_commit.commit_then(Event(event_id, source, body, at, "webhook", submission_id), answering)
         if len(body) <= CHECKED:
-            self._check_shape(name, body)  # while the commit is under way
+            self._check_shape(event_id, body)  # while the commit is under way
 
-    def end(self, size: int, error: RequestError | None, name: str, started: float, reply: WebhookReply) -> None:
+    def end(self, size: int, error: RequestError | None, event_id: str, started: float, reply: WebhookReply) -> None:
         """Answer."""
         self._bodies.give(size)
         if error is not None:
@@ -121,7 +121,7 @@ class WholeWebhooks(Ingest):
             return
         self._metrics.requests["accepted"] += 1
         self._metrics.request_seconds.observe(time.perf_counter() - started)
-        body = accepted_body(name)
+        body = accepted_body(event_id)
         if not reply.write_whole(ACCEPTED_LINES, body):
 
             async def accept(_: Any, __: Receive, send: Send) -> None:
@@ -133,17 +133,17 @@ class WholeWebhooks(Ingest):
 class _Answering:
     """Answers a webhook, once, when it is told how its commit ended."""
 
-    __slots__ = ("_ingest", "_reply", "_size", "_started", "name")
+    __slots__ = ("_ingest", "_reply", "_size", "_started", "event_id")
 
     def __init__(self, ingest: WholeWebhooks, size: int, reply: WebhookReply) -> None:
         self._ingest: WholeWebhooks | None = ingest
         self._size = size
         self._reply = reply
         self._started = time.perf_counter()
-        self.name = ""
+        self.event_id = ""
 
     def __call__(self, error: RequestError | None) -> None:
         """Answer 202, or `error`, unless it was answered."""
         ingest, self._ingest = self._ingest, None
         if ingest is not None:
-            ingest.end(self._size, error, self.name, self._started, self._reply)
+            ingest.end(self._size, error, self.event_id, self._started, self._reply)
