@@ -61,7 +61,7 @@ async def test_a_bug_in_a_thread_is_raised_where_its_body_is_waited_for(
         raise ValueError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(large_bodies, "authentic", bug)
+        patch.setattr(large_bodies, "authenticated_id", bug)
         with pytest.raises(ValueError, match="a bug"):
             await asyncio.wait_for(examine(large, BODIES[0]), 30)
 
