@@ -23,6 +23,7 @@ from tests.servers.gate import Gate
 from tests.servers.valkey import ValkeyProcess
 from tests.support.events import body, event
 from tests.support.inbox import ids_in_inbox
+from tests.support.spool import events, open_spool
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -262,3 +263,61 @@ async def test_those_who_wait_for_a_commit_that_is_broken_off_are_told(
         with pytest.raises(Busy):
             await it.commit(event(b"1"))
         await it.commit(event(b"2"))
+
+
+@pytest.mark.parametrize(
+    ("refusals", "pauses"),
+    [
+        (0, [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]),
+        (3, [0.8, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]),
+        (99, [30.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]),
+    ],
+)
+async def test_a_redis_that_is_away_is_tried_at_growing_distances_and_one_that_refuses_commits_is_given_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, pauses: list[float]
+) -> None:
+    # Given a Redis that does not answer six times, after it has refused so many commits
+    it = GroupCommit("redis://127.0.0.1:1/0", Spool(tmp_path, 1 << 20, 0), Limits(100, 1 << 20), ReceiverMetrics())
+    it._refusals = refusals
+    answers = iter([False] * 6 + [True])
+    waited: list[float] = []
+
+    async def examine() -> bool:
+        return next(answers)
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(it, "_examine", examine)
+    with monkeypatch.context() as time:
+        time.setattr(module.asyncio, "sleep", sleep)
+        await it._probe()
+    # Then so long it is let alone before each try
+    assert waited == pauses
+
+
+async def test_the_look_at_disk_and_inbox_rests_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = GroupCommit("redis://127.0.0.1:1/0", Spool(tmp_path, 1 << 20, 0), Limits(100, 1 << 20), ReceiverMetrics())
+    rests: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        it._closing = len(rests) == 3
+
+    with monkeypatch.context() as time:
+        time.setattr(module.asyncio, "sleep", sleep)
+        async with asyncio.timeout(PATIENCE):
+            await it._watch()
+    assert rests == [module.WATCH_EVERY] * 3
+    it._disk.shutdown()
+
+
+async def test_a_spool_is_drained_to_its_end_and_then_left_alone(tmp_path: Path, redis_url: str) -> None:
+    # Given what an earlier process has left
+    left = open_spool(tmp_path)
+    left.append(events(0, 3))
+    left.close()
+    async with started(redis_url, tmp_path) as it:
+        # When the next one moves it to Redis, then that ends
+        await asyncio.to_thread(eventually, lambda: "drain" in it._tasks and it._tasks["drain"].done())
+        assert it._spool.events == 0
