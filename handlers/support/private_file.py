@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
+
+# What a folder answers that this user may only write in, and one on a file system that syncs no folder.
+_NOT_SYNCED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL})
 
 
 def make_private_folder(path: Path) -> None:
@@ -16,8 +21,11 @@ def make_private_folder(path: Path) -> None:
     for folder in reversed(missing):
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        with suppress(PermissionError):  # who may only write in it can't sync it
+        try:
             sync_folder(folder.parent)
+        except OSError as error:
+            if error.errno not in _NOT_SYNCED:
+                raise
 
 
 def sync_folder(path: Path) -> None:
