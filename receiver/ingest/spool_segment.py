@@ -127,10 +127,7 @@ class Segment:
             payload, after = self._at(at)
             if payload is not None:
                 self.events += 1
-                good = after
-            elif after == size and not self._is_whole(at):
-                break  # torn
-            else:
+            if payload is not None or after < size or self._is_whole(at):  # else it is torn
                 good = after
             at = after
         self.end = good
