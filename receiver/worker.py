@@ -32,7 +32,6 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.reaper import reap, reap_all, release
 from receiver.runtime import liveness
 from receiver.runtime.child import REPLACE, ChildContext, ChildMain
-from receiver.runtime.forked import say_working
 from receiver.runtime.handover import Handover
 from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.process import raise_file_limit
@@ -40,6 +39,7 @@ from receiver.runtime.redis_client import check_url, connect, no_entry, unusable
 from receiver.runtime.set_apart import SetApart
 from receiver.runtime.shared_process import run_shared_process
 from receiver.runtime.supervisor import Supervisor, in_child
+from receiver.runtime.working_flag import say_working
 from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import DISPATCH, TIME_SLICE, JobBody, deliver_queue
 from receiver.wakeups.rq_worker import Stop, run_worker

@@ -16,7 +16,7 @@ def clock(config: ConfigFile = None, data: DataDirectory = None) -> None:
     from receiver.clock import build
     from receiver.config.loader import file_hash
     from receiver.domain.parts import CLOCK
-    from receiver.runtime.forked import say_working
+    from receiver.runtime.working_flag import say_working
     from receiver.status.heartbeat import Heartbeat
 
     logs.set_up()

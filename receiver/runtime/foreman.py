@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import IO, Final, Protocol, TextIO
 
 from receiver.errors import NotStarted, RunhookError, UsageError
-from receiver.runtime.forked import ForkedProcess, WorkingFlag
+from receiver.runtime.forked import ForkedProcess
 from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, respawn_delay, stop_signals
+from receiver.runtime.working_flag import WorkingFlag
 
 # How a program of ours begins a line about its start, above all why it could not.
 ERROR_PREFIX: Final = "runhook: "

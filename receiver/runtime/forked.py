@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-import mmap
 import os
 import signal
 import sys
@@ -16,35 +15,12 @@ from collections.abc import Callable, Iterable
 from typing import IO, Final
 
 from receiver.runtime.parent_death import die_with_parent
+from receiver.runtime.working_flag import WorkingFlag, answer_by
 
 _PR_SET_NAME: Final = 15
 _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 # What an end of the program by an error that it does not handle looks like.
 _FAILED: Final = 1
-
-
-class WorkingFlag:
-    """What a forked program raises when it works, in memory that it shares with who has forked it."""
-
-    def __init__(self) -> None:
-        self._page = mmap.mmap(-1, 1)
-
-    def __bool__(self) -> bool:
-        return bool(self._page[0])
-
-    def set(self, up: bool) -> None:
-        """Raise it, or take it down."""
-        self._page[0] = up
-
-
-# Of this process, if it was forked by one that wants to know.
-_flag: WorkingFlag | None = None
-
-
-def say_working() -> None:
-    """Say that this program does its work, to the process that has forked it; without one, to nobody."""
-    if _flag is not None:
-        _flag.set(True)
 
 
 class ForkedProcess:
@@ -105,8 +81,8 @@ def _be(
     name: str, main: Callable[[], None], flag: WorkingFlag | None, parent: int, output: int, mask: Iterable[int]
 ) -> None:  # pragma: no cover - a process of its own
     """Be the forked process. Never returns: nothing of the caller's stack may run twice."""
-    global _flag
-    _flag, code = flag, _FAILED
+    answer_by(flag)
+    code = _FAILED
     try:
         signal.set_wakeup_fd(-1)
         for number in _HANDLED:

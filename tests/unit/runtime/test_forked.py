@@ -13,7 +13,8 @@ from tests.support.paths import ROOT
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
-from receiver.runtime.forked import ForkedProcess, WorkingFlag, say_working
+from receiver.runtime.forked import ForkedProcess
+from receiver.runtime.working_flag import WorkingFlag, say_working
 
 def ends(code):
     print("to stdout", flush=True)
