@@ -127,7 +127,7 @@ class Segment:
             payload, after = self._at(at)
             if payload is not None:
                 self.events += 1
-            if payload is not None or after < size or self._is_whole(at):  # else it is torn
+            if payload is not None or self._is_whole(at):  # else it is torn, or a good one follows
                 good = after
             at = after
         self.end = good
