@@ -143,7 +143,8 @@ class PostgresProcess:
     def empty_tables(self, name: str, but: Sequence[str] = ()) -> str:
         """Delete all rows, whoever is still connected, except those of some tables.
 
-        Returns which tables and indexes there are, as a text to compare. An index that is not whole is none.
+        Returns which tables and indexes there are, and the rows of those some tables, as a text to compare. An index
+        that is not whole is none.
         """
         with self._alone_with(name) as connection:
             # One without pages has had no row since it was emptied last; emptying it makes new files all the same.
@@ -158,7 +159,8 @@ class PostgresProcess:
                 " WHERE relnamespace = 'public'::regnamespace"
                 " AND oid NOT IN (SELECT indexrelid FROM pg_index WHERE NOT indisvalid)"
             ).fetchone() or ("",)
-            return str(names)
+            kept = [connection.execute(f'SELECT * FROM "{each}"'.encode()).fetchall() for each in but]
+            return f"{names} {kept}"
 
     @contextlib.contextmanager
     def _alone_with(self, name: str) -> Iterator[psycopg.Connection]:
