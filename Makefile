@@ -56,7 +56,7 @@ chaos: install
 loop: install
 	@$(BIN)/python bench/loop.py $(if $(RUNS),--runs $(RUNS)) $(ARGS)
 
-# The newest Skyvern of the package registry against what docs/skyvern.md says. ARGS="--version 1.0.56", "--keep FOLDER".
+# The newest Skyvern of the package registry against what docs/reference/skyvern.md says. ARGS="--version 1.0.56", "--keep FOLDER".
 upstream: install
 	@$(BIN)/python -m tests.upstream $(ARGS)
 

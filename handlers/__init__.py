@@ -1,4 +1,4 @@
-"""The sinks, and the public names of the sink contract; see docs/writing-a-sink.md.
+"""The sinks, and the public names of the sink contract; see docs/how-to/writing-a-sink.md.
 
 This package never imports `receiver`: a sink knows a delivery, not how it was received.
 """

@@ -1,7 +1,7 @@
 """Find sink types by name, and build sinks from their options. Imports a sink's class only when asked for it.
 
 The built-in types are listed here, so that they are found in a plain checkout too. Other distributions add theirs by an
-entry point in the group `runhook.sinks` (docs/writing-a-sink.md), which can't replace a built-in type.
+entry point in the group `runhook.sinks` (docs/how-to/writing-a-sink.md), which can't replace a built-in type.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ HINTS = {
     "token_revoked": "the token was revoked",
     "token_expired": "the token has expired",
     "account_inactive": "the bot was removed from the workspace",
-    "missing_scope": "the bot's token lacks a scope; docs/sinks/slack.md lists them",
+    "missing_scope": "the bot's token lacks a scope; docs/reference/sinks/slack.md lists them",
 }
 _CODE = re.compile(r"[a-z][a-z0-9_.]{1,60}")
 

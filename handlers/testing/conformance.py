@@ -1,4 +1,4 @@
-"""The conformance suite that every sink passes, as a pytest class. See docs/writing-a-sink.md for your own.
+"""The conformance suite that every sink passes, as a pytest class. See docs/how-to/writing-a-sink.md for your own.
 
     class TestMySink(SinkConformance):
         @pytest.fixture

@@ -38,7 +38,7 @@ Lists come in pages: give `next` of a page as `after` for the one behind it, unt
 rows than `limit`, or none, though there are more. Times are ISO 8601 in UTC; filters also take a time ago: `2h`.
 Clients must accept members of results, and words such as states, that they do not know."""
 
-_STREAM: Final = "Server-sent events: `event` with an event as in the list, and `gap`. See docs/api.md."
+_STREAM: Final = "Server-sent events: `event` with an event as in the list, and `gap`. See docs/reference/api.md."
 _LAST_EVENT_ID: Final = {
     "type": "string",
     "description": "Of a stream: the id of the last event that came, in place of `after`.",

@@ -83,7 +83,7 @@ def list_command(
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__doc__ = doc
     made = with_client(api_options(model, without={*_OWN, *fixed})(command))
-    made.lists = endpoint  # type: ignore[attr-defined]  # what docs/cli-json.md is compared with
+    made.lists = endpoint  # type: ignore[attr-defined]  # what docs/reference/cli-json.md is compared with
     return made
 
 

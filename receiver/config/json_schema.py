@@ -19,7 +19,7 @@ from receiver.config.settings import Settings
 # Pattern of a text that takes its value from the environment.
 VARIABLE = r"\$\{[A-Za-z_]"
 
-BEGIN = "<!-- made by `runhook schema --docs --output docs/configuration.md` -->"
+BEGIN = "<!-- made by `runhook schema --docs --output docs/reference/configuration.md` -->"
 END = "<!-- end -->"
 
 Schema = dict[str, Any]
@@ -121,7 +121,7 @@ def _open_to_variables(schema: Any) -> Any:
 
 
 def reference() -> str:
-    """Return the reference part of docs/configuration.md."""
+    """Return the reference part of docs/reference/configuration.md."""
     from handlers.registry import BUILT_IN, sink_type
 
     parts = [

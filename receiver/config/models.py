@@ -1,7 +1,8 @@
 """The config file as models: the whole of it, and the parts that have no module of their own. It opens nothing.
 
-Every key is declared once, here or in a module that is imported here, with type, default and help; the loader's errors,
-`runhook schema` and docs/configuration.md are made from that. `load` in receiver.config.loader returns a Config.
+Every key is declared once, here or in a module that is imported here, with type, default and help. The loader's errors,
+`runhook schema` and docs/reference/configuration.md are generated from these declarations. `load` in
+receiver.config.loader returns a Config.
 """
 
 from pydantic import Field

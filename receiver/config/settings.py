@@ -1,7 +1,7 @@
 """The settings from the environment. The only reader of os.environ; it knows nothing of the YAML file.
 
 Each setting is declared once, as a field: its name, type, default, variable and help. `Settings.summary()` prints them
-with passwords as stars, and docs/configuration.md lists them.
+with passwords as stars, and docs/reference/configuration.md lists them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One run, one shape: the members that a run has, whichever road its body came by. Pure.
 
-A webhook, a poll and a webhook that is sent again have different members (docs/skyvern.md, section "Bodies"): a task's
+A webhook, a poll and a webhook that is sent again differ in members (docs/reference/skyvern.md, "Bodies"): a task's
 webhook lacks its request, a poll lacks ten to twenty-eight of the webhook's members. What a body lacks comes from
 
     the body itself      `run_request` has the prompt, the parameters, the workflow; a task's `task_id` is its `run_id`

@@ -1,7 +1,7 @@
 """What is wrong, in plain words, and what to do about it: a pure function of a report.
 
 A problem needs a person, and makes `runhook status` end with 1. A note is worth a look, and does not. Each code has a
-section in docs/operations.md.
+section in docs/how-to/operations.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The examples of docs/submit.md run as they stand there, but for the base URL, in front of a simulated Skyvern."""
+"""Run the examples of docs/how-to/submit.md, with only the base URL replaced, against a simulated Skyvern."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.long
 
 BASE = "https://hooks.example.com"
 WEBHOOK = "https://your-server.com/webhook"
-PAGE = (ROOT / "docs" / "submit.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "submit.md").read_text()
 TASK = {"prompt": "Get the title of the top post", "url": "https://news.ycombinator.com"}
 AGENT = {
     "workflow_id": "wpid_123456789",

@@ -1,4 +1,4 @@
-"""docs/writing-a-sink.md, done as it says: its files are installed, and the conformance suite is green."""
+"""docs/how-to/writing-a-sink.md, done as it says: its files are installed, and the conformance suite is green."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-PAGE = ROOT / "docs" / "writing-a-sink.md"
+PAGE = ROOT / "docs" / "how-to" / "writing-a-sink.md"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

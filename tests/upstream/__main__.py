@@ -2,8 +2,8 @@
 
     python -m tests.upstream [--version V] [--python PYTHON] [--keep FOLDER]
 
-Prints a line for each difference. Ends with 1 when something that docs/skyvern.md says is not so, with 2 when it could
-not compare.
+Prints a line for each difference. Exits with 1 when something in docs/reference/skyvern.md is wrong, with 2 when it
+could not compare.
 """
 
 from __future__ import annotations

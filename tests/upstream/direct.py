@@ -1,4 +1,4 @@
-"""What we rely on, checked at Skyvern itself: docs/skyvern.md, section by section."""
+"""What we rely on, checked at Skyvern itself: docs/reference/skyvern.md, section by section."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The members of what Skyvern sends and answers, in its order, as seen on a real server: what we rely on. Pure.
 
-docs/skyvern.md says it for people. `make upstream` compares it with the newest Skyvern.
+docs/reference/skyvern.md says it for people. `make upstream` compares it with the newest Skyvern.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What becomes of a row that changes while somebody reads a list page by page: docs/api.md, Pages."""
+"""What becomes of a row that changes while somebody reads a list page by page: docs/reference/api.md, Pages."""
 
 from __future__ import annotations
 

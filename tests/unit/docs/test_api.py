@@ -1,4 +1,4 @@
-"""docs/api.md: each call and error is there, and the examples are right. `UPDATE=1 pytest` lists the calls anew."""
+"""docs/reference/api.md lists each call and error; its examples work. `UPDATE=1 pytest` rewrites the list of calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from receiver.api.problem import problem_of
 from receiver.errors import Invalid, NotAsExpected
 from tests.support.paths import ROOT
 
-PATH = ROOT / "docs" / "api.md"
+PATH = ROOT / "docs" / "reference" / "api.md"
 PAGE = PATH.read_text(encoding="utf-8")
 
 

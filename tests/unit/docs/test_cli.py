@@ -1,4 +1,4 @@
-"""docs/cli.md gives a reason for each command that works on this machine's ledger only."""
+"""docs/reference/cli.md gives a reason for each command that works on this machine's ledger only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from tests.support.paths import ROOT
 
-PAGE = (ROOT / "docs" / "cli.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "cli.md").read_text()
 # Modules whose name is not that of the command.
 NAMES = {"sinks": "sink columns"}
 

@@ -1,4 +1,4 @@
-"""docs/cli-json.md says of each list what its objects hold. `UPDATE=1 pytest` on this file writes the tables anew."""
+"""docs/reference/cli-json.md lists the members of each list's objects. `UPDATE=1 pytest` rewrites its tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from receiver.cli.commands import COMMANDS
 from receiver.cli.listing import row_model
 from tests.support.paths import ROOT
 
-PAGE = ROOT / "docs" / "cli-json.md"
+PAGE = ROOT / "docs" / "reference" / "cli-json.md"
 BEGIN, END = "<!-- The tables -->", "<!-- End of the tables -->"
 
 

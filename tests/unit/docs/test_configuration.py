@@ -1,4 +1,4 @@
-"""docs/configuration.md: its reference is made from the models, and what it says of rules is true."""
+"""docs/reference/configuration.md: its reference is made from the models, and what it says of rules is true."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from receiver.routing.cel_scan import FUNCTIONS, MACROS
 from receiver.routing.validation import rule_problems
 from tests.support.paths import ROOT
 
-PAGE = ROOT / "docs" / "configuration.md"
+PAGE = ROOT / "docs" / "reference" / "configuration.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
 def test_the_reference_is_current() -> None:
-    assert put_reference(TEXT, reference()) == TEXT, "run: runhook schema --docs --output docs/configuration.md"
+    assert put_reference(TEXT, reference()) == TEXT, (
+        "run: runhook schema --docs --output docs/reference/configuration.md"
+    )
 
 
 def test_every_variable_is_mentioned() -> None:

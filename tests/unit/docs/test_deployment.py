@@ -1,4 +1,4 @@
-"""The units of docs/deployment.md: systemd takes them, and they say what the commands take and need."""
+"""The units of docs/how-to/deployment.md: systemd takes them, and they say what the commands take and need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from receiver.cli import build_app
 from receiver.web.server import LEAVE_WITHIN, STOP_TIMEOUT
 from tests.support.paths import ROOT
 
-PAGE = (ROOT / "docs" / "deployment.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "deployment.md").read_text()
 BLOCKS = re.findall(r"```ini\n(.*?)```", PAGE, re.DOTALL)
 NAMES = ("serve", "worker", "clock")
 

@@ -66,7 +66,9 @@ def test_each_variable_is_one(page: Path) -> None:
 
 @by_page
 def test_each_metric_is_on_the_page_of_metrics(page: Path) -> None:
-    known = set(re.findall(r"^\| `(runhook_\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    known = set(
+        re.findall(r"^\| `(runhook_\w+)`", (ROOT / "docs" / "reference" / "metrics.md").read_text(), re.MULTILINE)
+    )
     named = set(
         re.findall(r"`(runhook_\w+_(?:total|seconds|bytes|up|alive|events|requests|cancelled))\b", page.read_text())
     )

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-PAGES = [ROOT / "docs" / "performance.md", ROOT / "docs" / "performance-tried.md"]
+PAGES = [ROOT / "docs" / "explanation" / "performance.md", ROOT / "docs" / "explanation" / "performance-tried.md"]
 SECTIONS = {
     f"{page.stem}: {section.partition(chr(10))[0]}": section
     for page in PAGES
@@ -18,7 +18,10 @@ SECTIONS = {
 COMMAND = re.compile(r"`(?:python|make|pip|du|runhook) [^`]+`")
 # What only a measurement can tell.
 MEASURED = re.compile(r"\d µs|\d (?:acks|events|deliveries) (?:a|per) second|\d (?:times|×) (?:RQ|Celery|dramatiq|as)")
-OTHERS = [ROOT / "README.md", *sorted(each for each in (ROOT / "docs").glob("*.md") if each not in PAGES)]
+OTHERS = [
+    ROOT / "README.md",
+    *sorted(each for each in (ROOT / "docs").rglob("*.md") if each not in PAGES and "decisions" not in each.parts),
+]
 
 
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS.keys())

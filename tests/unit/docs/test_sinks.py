@@ -1,4 +1,4 @@
-"""docs/sinks/*.md: every option is there, and the examples are right."""
+"""docs/reference/sinks/*.md: every option is there, and the examples are right."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ import yaml
 from handlers.registry import sink_type
 from tests.support.paths import ROOT
 
-PAGES = sorted((ROOT / "docs" / "sinks").glob("*.md"))
-COMMON = {"type", "retry", "concurrency", "rate"}  # keys that every sink has; docs/configuration.md tells of them
+PAGES = sorted((ROOT / "docs" / "reference" / "sinks").glob("*.md"))
+COMMON = {
+    "type",
+    "retry",
+    "concurrency",
+    "rate",
+}  # keys that every sink has; docs/reference/configuration.md tells of them
 
 
 def examples(page: Path) -> list[tuple[str, dict[str, Any]]]:

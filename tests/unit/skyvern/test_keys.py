@@ -1,4 +1,4 @@
-"""The members that Skyvern sends: the samples and the simulator have them, and docs/skyvern.md lists them."""
+"""The members that Skyvern sends: the samples and the simulator have them, and docs/reference/skyvern.md lists them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from receiver.skyvern import samples
 from receiver.skyvern.samples import keys, test_button
 from tests.support.paths import ROOT
 
-PAGE = (ROOT / "docs" / "skyvern.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "skyvern.md").read_text()
 FAMILIES = (keys.TASK, keys.TASK_V2, keys.WORKFLOW)
 
 

@@ -281,7 +281,7 @@ def test_what_stops_most_comes_first_and_notes_last() -> None:
 
 
 def test_each_problem_has_its_section_in_the_operators_page() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "operations.md").read_text()
     source = "".join(path.read_text() for path in (ROOT / "receiver" / "status").glob("*problems.py"))
     codes = set(re.findall(r"Problem\(\s*\"(\w+)\"", source))
 
