@@ -18,6 +18,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from handlers.support.duration import Seconds
+
 
 class SinkError(Exception):
     """A sink did not accept a delivery. The message is shown to operators: it must hold no secret and no payload."""
@@ -179,7 +181,7 @@ class SinkOptions(BaseModel):
     # Those of a type are built when there is a sink of it, and what they derive from never is.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
-    timeout: float = Field(30.0, gt=0, le=3600, description="Seconds that one send may take at the most.")
+    timeout: Seconds = Field(30.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 30s.")
 
 
 O = TypeVar("O", bound=SinkOptions)  # noqa: E741

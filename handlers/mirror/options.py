@@ -8,6 +8,7 @@ from pydantic import ByteSize, Field, field_validator
 from handlers.contract import SinkOptions
 from handlers.mirror.names import key_part
 from handlers.support import templating
+from handlers.support.duration import Seconds
 
 # Longest rendered prefix, in bytes. S3 takes keys of 1,024; the event's directory and a file name come after it.
 MAX_PREFIX = 600
@@ -18,7 +19,7 @@ MAX_ARTIFACT = 80 * 1000**3
 class MirrorOptions(SinkOptions):
     """What to keep of a run, and under which names."""
 
-    timeout: float = Field(600.0, gt=0, le=3600, description="Seconds that one send may take at the most.")
+    timeout: Seconds = Field(600.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 10m.")
     prefix: str = Field(
         "{{ run.run_type }}/{{ run.run_id }}/",
         description="Template of the folder for a run; each value in it becomes one safe part of a name.",

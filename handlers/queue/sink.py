@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from handlers.contract import Delivery, Receipt, Services, Sink, SinkError, SinkOptions
 from handlers.queue.message import QueueMessage, as_bytes, as_text
+from handlers.support.duration import Seconds
 
 To = Literal["redis-stream", "sqs", "sns"]
 
@@ -38,8 +39,10 @@ class QueueOptions(SinkOptions):
     max_len: int = Field(
         0, ge=0, description="redis-stream: about how many entries to keep, oldest go first; 0 keeps all."
     )
-    once_for: int = Field(
-        7 * 86400, ge=60, description="redis-stream: seconds during which one delivery is never added twice."
+    once_for: Seconds = Field(
+        7 * 86400.0,
+        ge=60,
+        description="redis-stream: time in which one delivery is never added twice: seconds, or such as 7d.",
     )
     queue_url: str | None = Field(
         None, description="sqs: URL of the queue; in one that ends in .fifo a run's messages keep their order."
@@ -173,7 +176,7 @@ def _build_backend(options: QueueOptions) -> tuple[QueueBackend, Callable[[Deliv
 
         assert options.url is not None
         url = options.url.get_secret_value()
-        return RedisStream(url, options.stream, options.max_len, options.once_for, options.timeout), as_bytes
+        return RedisStream(url, options.stream, options.max_len, int(options.once_for), options.timeout), as_bytes
     from handlers.queue.aws import SNS, SQS, AwsQueue
 
     key, secret = options.access_key_id, options.secret_access_key

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from handlers.contract import Refused, SinkOptions
 from handlers.resubmit.request import Changes
+from handlers.support.duration import Seconds
 from handlers.support.guarded_client import parse_url
 
 
@@ -27,11 +28,13 @@ class ResubmitOptions(SinkOptions):
         description="Changed fields of the request, as a JSON merge patch; texts may be templates:"
         ' {max_steps: 50, title: "{{ run.title }} again"}. null leaves a field out.',
     )
-    max_age: float = Field(
-        86_400.0, gt=0, description="Seconds after the result came in which the run may be submitted again."
+    max_age: Seconds = Field(
+        86_400.0,
+        gt=0,
+        description="Time after the result came in which the run may be submitted again: seconds, or such as 1d.",
     )
     # Without a url, Skyvern asks a language model for one before it answers a submit.
-    timeout: float = Field(90.0, gt=0, le=3600, description="Seconds that one send may take at the most.")
+    timeout: Seconds = Field(90.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 90s.")
 
     @field_validator("base_url")
     @classmethod

@@ -20,6 +20,7 @@ from handlers.slack.incidents import ThreadBy, topic_of
 from handlers.slack.screenshot import ScreenshotUploader, linked_artifacts
 from handlers.slack.templates import TemplateOption, Templates, When
 from handlers.slack.threads import CHANNEL_ID, ThreadPoster, WebhookPoster
+from handlers.support.duration import Seconds
 
 
 class SlackOptions(SinkOptions):
@@ -49,8 +50,11 @@ class SlackOptions(SinkOptions):
         " same reason are counted in one reply under the first one's message.",
     )
     screenshot: bool = Field(True, description="With a bot token: add the run's final screenshot (scope files:write).")
-    window: float = Field(
-        3600.0, ge=60, le=7 * 86400, description="Seconds that an incident lasts from its first message."
+    window: Seconds = Field(
+        3600.0,
+        ge=60,
+        le=7 * 86400,
+        description="Time that an incident lasts from its first message: seconds, or such as 1h.",
     )
 
     @field_validator("webhook_url")

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from handlers.support.duration import Seconds
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import MAX_VALUES, Filtered, Moment, Result
 from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
 from receiver.api.totals import bucketed_span, percentile
-from receiver.config.fields import Seconds
 from receiver.domain.api_key import VIEW
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import Connection, totals

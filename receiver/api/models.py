@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from handlers.support import timestamps
-from receiver.config.fields import parse_duration
+from handlers.support.duration import parse_duration
 from receiver.ledger.filters import LIMIT, Filter
 
 T = TypeVar("T")

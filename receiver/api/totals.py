@@ -8,12 +8,12 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from handlers.support.duration import Seconds
 from handlers.support.wording import without_particulars
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import MAX_VALUES, Filtered, Moment, Result
 from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
-from receiver.config.fields import Seconds
 from receiver.domain.api_key import VIEW
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid, suggest

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from handlers.support import timestamps
+from handlers.support.duration import parse_duration
 from receiver.api.actions import keys as actions
 from receiver.api.actions.keys import CREATE_KEY, REVOKE_KEYS, ROTATE_KEY
 from receiver.api.keys import LIST_KEYS, KeyRow
@@ -19,7 +20,6 @@ from receiver.cli.ledger_access import open_ledger
 from receiver.cli.listing import list_command
 from receiver.cli.options import Json, load_config
 from receiver.cli.output import clean, out, print_json, show_time, show_when
-from receiver.config.fields import parse_duration
 from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
 from receiver.errors import Conflict, Invalid, NotFound, UsageError

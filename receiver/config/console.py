@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from receiver.config.fields import Name, OptionalKey, Seconds
+from handlers.support.duration import Seconds
+from receiver.config.fields import Name, OptionalKey
 from receiver.config.section import Section
 
 Scopes = list[Literal["view", "operate", "submit", "read", "resubmit"]]

@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from handlers.support.duration import Seconds
 from receiver.config.base import Model
-from receiver.config.fields import Number, Rate, Seconds, Whole, parse_rate
+from receiver.config.fields import Number, Rate, Whole, parse_rate
 from receiver.config.section import Section, section
 
 

@@ -1,4 +1,4 @@
-"""The types of single values in the config file: sizes, durations, rates, keys and names. It knows no model.
+"""The types of single values in the config file: sizes, rates, keys and names. It knows no model.
 
 Pure: a validator takes what YAML or the environment gave and returns the value, or raises ValueError saying what would
 be right.
@@ -11,13 +11,13 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema
 
+from handlers.support.duration import UNITS, reject_bool
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?")
 _BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{letter}iB": 1 << (10 * power) for power, letter in enumerate("KMGT", 1)
 }
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _RATE = re.compile(r"([1-9][0-9]{0,6})\s*/\s*(s|m|h)")
 _LISTEN = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):)?([0-9]{1,5})")
 LOOPBACK: Final = "127.0.0.1"
@@ -40,22 +40,13 @@ def parse_size(value: object) -> object:
     return int(float(found[1]) * _BYTES[found[2] or "B"])
 
 
-def parse_duration(value: object) -> object:
-    """Return the seconds of "90d", "1h", "5m" or "30s". What is no string is left to the model. Raises ValueError."""
-    if not isinstance(value, str):
-        return reject_bool(value)
-    found = _DURATION.fullmatch(value.strip())
-    if not found:
-        raise ValueError("must be a duration such as 30s, 5m, 1h, 90d or a number of seconds")
-    return float(found[1]) * _SECONDS[found[2] or "s"]
-
-
 def parse_rate(value: str) -> tuple[int, float]:
     """Return how many, in how many seconds: (10, 1.0) for "10/s". Raises ValueError."""
     found = _RATE.fullmatch(value.strip())
     if not found:
-        raise ValueError("must be a rate such as 10/s, 100/m or 1000/h")
-    return int(found[1]), _SECONDS[found[2]]
+        meant = f"{value.strip()}/s" if re.fullmatch(r"[1-9][0-9]{0,6}", value.strip()) else "10/s, 100/m or 1000/h"
+        raise ValueError(f"must be a rate such as {meant}")
+    return int(found[1]), UNITS[found[2]]
 
 
 def parse_listen_address(value: object) -> object:
@@ -69,16 +60,9 @@ def parse_listen_address(value: object) -> object:
     return ListenAddress((found[1] or LOOPBACK).strip("[]"), int(found[2]))
 
 
-def reject_bool(value: object) -> object:
-    """Return `value`, unless it is true or false, which pydantic would take for 1 and 0. Raises ValueError."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
 def _checked_rate(value: object) -> object:
-    if isinstance(value, str):
-        parse_rate(value)
+    if isinstance(value, str | int):
+        parse_rate(str(value))  # which suggests 10/s for 10
     return value
 
 
@@ -97,12 +81,6 @@ def _keys(value: object) -> object:
     return keys
 
 
-def _number_or_text(kind: str, pattern: re.Pattern[str], minimum: int) -> WithJsonSchema:
-    return WithJsonSchema(
-        {"anyOf": [{"type": kind, "minimum": minimum}, {"type": "string", "pattern": f"^{pattern.pattern}$"}]}
-    )
-
-
 def _optional_key(value: object) -> object:
     """Turn an empty key, such as of "${SKYVERN_API_KEY:-}", into None."""
     return _stripped(value) or None
@@ -110,8 +88,11 @@ def _optional_key(value: object) -> object:
 
 Whole = Annotated[int, BeforeValidator(reject_bool)]
 Number = Annotated[float, BeforeValidator(reject_bool)]
-Size = Annotated[int, BeforeValidator(parse_size), _number_or_text("integer", _SIZE, 0)]
-Seconds = Annotated[float, BeforeValidator(parse_duration), _number_or_text("number", _DURATION, 0)]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}),
+]
 Rate = Annotated[
     str, BeforeValidator(_checked_rate), WithJsonSchema({"type": "string", "pattern": f"^{_RATE.pattern}$"})
 ]

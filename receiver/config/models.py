@@ -7,10 +7,11 @@ receiver.config.loader returns a Config.
 
 from pydantic import Field
 
+from handlers.support.duration import Seconds
 from receiver.config.base import Model
 from receiver.config.console import ConsoleConfig
 from receiver.config.destinations import CallbacksConfig, RetryPolicy, RouteConfig, SinkConfig
-from receiver.config.fields import Keys, Listen, Name, Number, OptionalKey, Rate, Seconds, Size, Whole
+from receiver.config.fields import Keys, Listen, Name, Number, OptionalKey, Rate, Size, Whole
 from receiver.config.section import Section, section
 from receiver.config.stores import InboxConfig, LedgerConfig, QuarantineConfig, RetentionConfig, SpoolConfig
 from receiver.domain.callback import CALLBACK

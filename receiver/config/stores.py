@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from receiver.config.fields import Seconds, Size, Whole
+from handlers.support.duration import Seconds
+from receiver.config.fields import Size, Whole
 from receiver.config.section import Section
 
 

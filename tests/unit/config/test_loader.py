@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from handlers.registry import sink_type
+from handlers.support.duration import parse_duration
 from receiver.config.destinations import SinkConfig, ToSink
-from receiver.config.fields import parse_duration, parse_listen_address, parse_rate, parse_size
+from receiver.config.fields import parse_listen_address, parse_rate, parse_size
 from receiver.config.loader import load, load_file
 from receiver.config.models import Config, SourceConfig
 from receiver.config.yaml_file import MAX_BYTES, expand, read
@@ -341,6 +343,10 @@ def test_a_variable_cannot_change_the_structure(file: Path) -> None:
         ),
         ("table: skyvern_runs", "concurrency: 0", "4: sinks.results.concurrency: must be at least 1"),
         ("table: skyvern_runs", "rate: 10 per second", "4: sinks.results.rate: must be a rate such as 10/s"),
+        ("table: skyvern_runs", "rate: 25", "4: sinks.results.rate: must be a rate such as 25/s"),
+        ("table: skyvern_runs", 'rate: "25"', "4: sinks.results.rate: must be a rate such as 25/s"),
+        ("table: skyvern_runs", "timeout: soon", "4: sinks.results.timeout: must be a duration such as 30s"),
+        ("table: skyvern_runs", "timeout: true", "4: sinks.results.timeout: must be a number"),
         ("table: skyvern_runs", "retry: {first: soon}", "4: sinks.results.retry.first: must be a duration such as 30s"),
         ("table: skyvern_runs", "retry: 5", "4: sinks.results.retry: must be a mapping"),
         ("table: skyvern_runs", "create: maybe", "4: sinks.results.create: must be true or false"),
@@ -677,6 +683,28 @@ def test_sizes(text: object, number: int) -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("90d", 7776000), ("1.5h", 5400), ("5m", 300), ("200ms", 0.2), ("3", 3)])
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("sink", "option"),
+    [
+        ("{type: database, url: sqlite:///x.db, table: runs, timeout: %s}", "timeout"),
+        ("{type: files, path: x, timeout: %s}", "timeout"),
+        ("{type: s3, bucket: results, region: eu-west-1, timeout: %s}", "timeout"),
+        ("{type: slack, webhook_url: 'https://hooks.slack.com/services/T/B/x', timeout: %s}", "timeout"),
+        ("{type: slack, webhook_url: 'https://hooks.slack.com/services/T/B/x', window: %s}", "window"),
+        ("{type: http, url: 'https://app.example/', timeout: %s}", "timeout"),
+        ("{type: queue, to: redis-stream, url: 'redis://localhost', once_for: %s}", "once_for"),
+        ("{type: resubmit, base_url: 'http://127.0.0.1:8000', key: rhk_x, timeout: %s}", "timeout"),
+        ("{type: resubmit, base_url: 'http://127.0.0.1:8000', key: rhk_x, max_age: %s}", "max_age"),
+    ],
+)
+@pytest.mark.parametrize("text", ["90s", "1.5m", "90", '"${NINETY}"'])
+def test_options_of_sinks_take_durations(file: Path, sink: str, option: str, text: str) -> None:
+    file.write_text(f"sources: {{skyvern: {{secrets: [k]}}}}\nsinks: {{it: {sink % text}}}\n")
+    options = load(file, {"NINETY": "90"}).sinks["it"].options
+    kind = sink.partition("type: ")[2].partition(",")[0]
+    assert getattr(sink_type(kind).Options.model_validate(options), option) == 90
 
 
 @pytest.mark.parametrize(("text", "rate"), [("10/s", (10, 1)), ("100 / m", (100, 60)), ("5/h", (5, 3600))])
