@@ -1,7 +1,7 @@
 """The sink `http`: one request for each delivery, signed as in Standard Webhooks (https://www.standardwebhooks.com).
 
-The URL is the operator's, so it may be private; nothing of a payload becomes part of it. Redirects are not followed: a
-body and its signature go only where the operator sends them.
+The URL is the operator's, so it may be private; nothing of a payload becomes part of it. Redirects are not followed,
+also where `success` accepts one: a body and its signature go only where the operator sends them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import json
 import re
 import ssl
 import time
+from collections.abc import Collection
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote, urlsplit
 
 import httpx2
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, field_validator, model_validator
 
 from handlers.contract import Delivery, Receipt, Refused, Services, SinkOptions, Unavailable
 from handlers.support import templating
@@ -36,8 +37,30 @@ MAX_ANSWER = 64 * 1024
 # The 4xx that are about the moment and not about the request.
 RETRYABLE = frozenset({408, 425, 429})
 
+_STATUS = re.compile(r"[2-5](?:xx|[0-9]{2})")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _RESERVED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})
+
+
+def _status_code(value: object) -> str:
+    """Return a status code or class as text, such as "302" or "2xx". Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | str) or not _STATUS.fullmatch(str(value)):
+        raise ValueError("must be a status code from 200 to 599, or a class: 2xx, 3xx, 4xx or 5xx")
+    return str(value)
+
+
+StatusCode = Annotated[
+    str,
+    BeforeValidator(_status_code),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 200, "maximum": 599},
+                {"type": "string", "pattern": f"^{_STATUS.pattern}$"},
+            ]
+        }
+    ),
+]
 
 
 class HttpOptions(SinkOptions):
@@ -53,6 +76,12 @@ class HttpOptions(SinkOptions):
     headers: dict[str, SecretStr] = Field(default_factory=dict, description="More headers, such as authorization.")
     template: str | None = Field(
         None, description="Jinja2 template of the body: '{\"text\": {{ run.failure_reason | tojson }} }'."
+    )
+    success: tuple[StatusCode, ...] = Field(
+        ("2xx",),
+        min_length=1,
+        description="Status codes and classes that mean accepted, such as [2xx, 302]. A redirect that is listed is"
+        " accepted as it is, and never followed.",
     )
     content_type: str = Field(
         "application/json", pattern=r"^[\x21-\x7e][\x20-\x7e]*$", description="Content type of the body."
@@ -152,10 +181,13 @@ def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
 
 
-def raise_for_status(host: str, answer: Response, now: float) -> None:
-    """Raise Refused or Unavailable unless the server accepted. Nothing of its body is shown. `now`: epoch seconds."""
+def raise_for_status(host: str, answer: Response, now: float, success: Collection[str]) -> None:
+    """Raise Refused or Unavailable unless the status is in `success`. Nothing of the response's body is shown.
+
+    `now`: epoch seconds. `success`: status codes and classes, such as "302" and "2xx".
+    """
     status = answer.status
-    if 200 <= status < 300:
+    if str(status) in success or f"{status // 100}xx" in success:
         return
     if status >= 500 or status in RETRYABLE:
         raise Unavailable(f"{host} answered {status}", retry_after=retry_after(answer.headers, now))
@@ -165,7 +197,12 @@ def raise_for_status(host: str, answer: Response, now: float) -> None:
         except ValueError:
             target = None
         to = f" and redirects to {quote(target, safe='.:-')}" if target else ""
-        raise Refused(f"{host} answered {status}{to}; redirects are not followed: write the last address into url")
+        raise Refused(
+            f"{host} answered {status}{to}; redirects are not followed: write the last address into url, or add"
+            f" {status} to success if it means accepted"
+        )
+    if status < 300:
+        raise Refused(f"{host} answered {status}, which is not listed in success")
     raise Refused(f"{host} answered {status}" + (": it wants no more of these" if status == 410 else ""))
 
 
@@ -208,7 +245,7 @@ class HttpSink(RequestSink[HttpOptions]):
         return GuardedClient(ANY_ADDRESS, timeout=self.options.timeout, tls=self._tls(), max_idle=MAX_IDLE)
 
     def _receipt(self, key: str, now: float, answer: Response) -> Receipt:
-        raise_for_status(self._url.host, answer, now)
+        raise_for_status(self._url.host, answer, now, self.options.success)
         return Receipt(key)
 
     def _body(self, delivery: Delivery) -> bytes:

@@ -230,6 +230,47 @@ def test_a_redirect_to_nonsense_is_refused_all_the_same(server: ScriptedServer, 
         sink.send(make_delivery())
 
 
+@pytest.mark.parametrize(
+    ("success", "status"),
+    [(["2xx", 302], 302), (["2xx", "302"], 302), (["2xx", "302"], 201), (["3xx"], 307), ([409], 409), (["5xx"], 503)],
+)
+def test_a_listed_status_is_accepted(server: ScriptedServer, success: list[Any], status: int) -> None:
+    with ScriptedServer() as elsewhere, sink_to(server.url, success=success) as sink:
+        server.script += [Reply(status, {"location": f"{elsewhere.url}/result"})]
+        delivery = make_delivery()
+        assert sink.send(delivery) == Receipt(delivery.key)
+        assert elsewhere.requests == []  # a redirect that means accepted is not followed either
+
+
+@pytest.mark.parametrize(
+    ("success", "status", "error", "words"),
+    [
+        (["2xx", 302], 303, Refused, "add 303 to success"),
+        (["2xx", 302], 404, Refused, "answered 404$"),
+        (["2xx", 302], 503, Unavailable, "answered 503$"),
+        ([302], 200, Refused, "answered 200, which is not listed in success"),
+    ],
+)
+def test_an_unlisted_status_is_no_success(
+    server: ScriptedServer, success: list[Any], status: int, error: type[Exception], words: str
+) -> None:
+    server.script += [Reply(status)]
+    with sink_to(server.url, success=success) as sink, pytest.raises(error, match=words):
+        sink.send(make_delivery())
+
+
+@pytest.mark.parametrize("success", [["2xx", 700], ["2xx", "1xx"], ["ok"], [True], [2], ["2XX"], [None], [20.5]])
+def test_success_takes_status_codes_and_classes(success: list[Any]) -> None:
+    right = "must be a status code from 200 to 599, or a class: 2xx, 3xx, 4xx or 5xx"
+    with pytest.raises(ValidationError, match=right):
+        HttpOptions.model_validate({"url": "http://127.0.0.1", "success": success})
+
+
+def test_success_lists_at_least_one_status() -> None:
+    with pytest.raises(ValidationError, match="at least 1"):
+        HttpOptions.model_validate({"url": "http://127.0.0.1", "success": []})
+
+
 def test_retry_after_reaches_the_caller(server: ScriptedServer) -> None:
     server.script += [Reply(429, {"retry-after": "7"}), Reply(503, {"retry-after": formatdate(time.time() + 90)})]
     with sink_to(server.url) as sink:
