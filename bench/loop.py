@@ -39,11 +39,12 @@ from bench.servers import new_folder, new_postgres, new_valkey  # noqa: E402
 from receiver.domain.submission import OPEN  # noqa: E402
 from receiver.ledger import Connection  # noqa: E402
 from receiver.ledger.schema import runs, submissions  # noqa: E402
-from receiver.skyvern.simulator import Options, create_app  # noqa: E402
-from receiver.skyvern.simulator.faults import Fault  # noqa: E402
-from receiver.skyvern.simulator.runs import TASK_V2  # noqa: E402
-from receiver.skyvern.simulator.server import Serving  # noqa: E402
-from receiver.skyvern.simulator.world import World  # noqa: E402
+from simulator.api import create_app  # noqa: E402
+from simulator.faults import Fault  # noqa: E402
+from simulator.options import Options  # noqa: E402
+from simulator.runs import TASK_V2  # noqa: E402
+from simulator.server import Serving  # noqa: E402
+from simulator.world import World  # noqa: E402
 from tests.servers.deployment import Deployment  # noqa: E402
 from tests.servers.http import ScriptedServer  # noqa: E402
 from tests.servers.slack import FakeSlack  # noqa: E402

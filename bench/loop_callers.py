@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 
 from bench.loop_truth import INVOICES, ORDERS
-from receiver.skyvern.simulator.faults import OF_CALLS, Fault, drawn
+from simulator.faults import OF_CALLS, Fault, drawn
 
 SUBMITTERS = 8
 ASKERS = 24

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from receiver.skyvern.simulator.faults import Fault
+from simulator.faults import Fault
 
 # Drawn for each run, and for its submit. A run of a few seconds has several of them.
 FAULTS = {

@@ -17,11 +17,11 @@ from handlers.contract import Delivery
 from handlers.database import DatabaseOptions
 from handlers.database.columns import Columns
 from receiver.domain.run import parse
-from receiver.skyvern.samples import bodies as samples
-from receiver.skyvern.simulator import bodies
-from receiver.skyvern.simulator.faults import Fault
-from receiver.skyvern.simulator.runs import TASK_V2, SimRun
-from receiver.skyvern.simulator.world import World
+from simulator import bodies
+from simulator.faults import Fault
+from simulator.runs import TASK_V2, SimRun
+from simulator.samples import bodies as samples
+from simulator.world import World
 
 ORDERS, INVOICES = "wpid_orders", "wpid_invoices"
 TITLES = {ORDERS: "Fetch orders", INVOICES: "Fetch invoices"}

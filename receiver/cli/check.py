@@ -259,12 +259,9 @@ def _body(name: str) -> bytes:
 
 
 def _sample(name: str) -> bytes | None:
-    from receiver.skyvern import samples
+    from receiver.cli.trigger import sample
 
-    try:
-        return samples.build(name, now=time.time())
-    except KeyError:
-        return None
+    return sample(name)
 
 
 def _print_trial(trial: Mapping[str, Any]) -> None:

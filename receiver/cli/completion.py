@@ -177,9 +177,9 @@ def _argument(path: str) -> Any:
     if path == "completion":
         return [shell.value for shell in Shell]
     if path == "trigger":
-        from receiver.skyvern import samples
+        from receiver.cli.trigger import sample_names
 
-        return [ANY_OF, [*samples.names(), *samples.SERIES, *samples.ALIASES, "all"], FILES]
+        return [ANY_OF, sample_names(), FILES]
     return _ARGUMENTS.get(path, VALUE)
 
 

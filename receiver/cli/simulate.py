@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from receiver.cli.options import DataDirectory, Host
 from receiver.config.settings import Settings
 from receiver.errors import UsageError
-from receiver.skyvern.simulator.faults import HELP, Fault, check
 from receiver.telemetry import logs
+
+if TYPE_CHECKING:
+    from simulator.faults import Fault
 
 FAULTS_HELP = "NAME=RATIO, such as lose=0.2 for a fifth of the runs; may be given several times. --faults lists them."
 
@@ -47,11 +49,14 @@ def simulate(
     A prompt or title that holds the name of a fault in square brackets, as in "Get the invoice \\[lose]", has it.
     """
     if faults:
+        from simulator.faults import HELP, Fault
+
         for each in Fault:
             typer.echo(f"{each:<10} {HELP[each]}")
         return
-    from receiver.skyvern.simulator import Options, create_app
-    from receiver.skyvern.simulator.server import listen, serve
+    from simulator.api import create_app
+    from simulator.options import Options
+    from simulator.server import listen, serve
 
     logs.set_up()
     keys = api_key or [Settings.from_env(data=data).with_local_key().environ["SKYVERN_API_KEY"]]
@@ -78,6 +83,8 @@ def simulate(
 
 
 def _ratios(given: list[str]) -> dict[Fault, float]:
+    from simulator.faults import check
+
     ratios = {}
     for each in given:
         name, _, ratio = each.partition("=")

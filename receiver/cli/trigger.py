@@ -20,7 +20,6 @@ from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.cli.output import clean, print_json
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import NotStarted, UsageError
-from receiver.skyvern import samples
 
 DEFAULT = "completed"
 EVERY = "all"
@@ -178,6 +177,8 @@ def _why(error: Exception) -> str:
 
 def _all_series(what: Sequence[str], count: int, run_id: str, artifacts: str) -> Iterator[Series]:
     """What is to be sent, `count` times. Raises UsageError for a name that is neither sample nor readable file."""
+    from simulator import samples
+
     made: list[Callable[[int], Series]] = []
     for name in what:
         for each in samples.names() if name == EVERY else [name]:
@@ -190,7 +191,26 @@ def _all_series(what: Sequence[str], count: int, run_id: str, artifacts: str) ->
             yield make(number * len(made) + index)
 
 
+def sample(name: str) -> bytes | None:
+    """Return the body of a sample as if it was sent now. None when no sample has this name."""
+    from simulator import samples
+
+    try:
+        return samples.build(name, now=time.time())
+    except KeyError:
+        return None
+
+
+def sample_names() -> list[str]:
+    """Return all names that stand for samples: of one, of several about one run, or of every sample."""
+    from simulator import samples
+
+    return [*samples.names(), *samples.SERIES, *samples.ALIASES, EVERY]
+
+
 def _of_samples(names: Sequence[str], run_id: str, artifacts: str) -> Callable[[int], Series]:
+    from simulator import samples
+
     started = time.time()
 
     def make(seq: int) -> Series:
@@ -206,6 +226,8 @@ def _of_samples(names: Sequence[str], run_id: str, artifacts: str) -> Callable[[
 
 def _new_run_id(name: str, started: float, seq: int) -> str:
     """The id of a run of its own, the same for all bodies of a series."""
+    from simulator import samples
+
     fresh: str = json.loads(samples.build(name, now=started, seq=seq))["run_id"]
     return fresh
 
@@ -222,8 +244,7 @@ def _of_file(name: str) -> Callable[[int], Series]:
 
 
 def _unknown(name: str) -> str:
-    known = [*samples.names(), *samples.SERIES, *samples.ALIASES, EVERY]
-    near = difflib.get_close_matches(name, known, n=3)
+    near = difflib.get_close_matches(name, sample_names(), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`runhook trigger --list` shows the samples"
     return f"there is no sample and no file called {name}; {hint}"
 
@@ -252,6 +273,8 @@ def _print(sent: Sent) -> None:
 
 
 def _show(*, as_json: bool) -> None:
+    from simulator import samples
+
     aliases: dict[str, list[str]] = {}
     for alias, name in samples.ALIASES.items():
         aliases.setdefault(name, []).append(alias)

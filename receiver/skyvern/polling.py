@@ -1,6 +1,6 @@
 """A run as Skyvern's own GET /v1/runs/{id} answers with it, made of what a webhook has. Pure.
 
-The members and their order are in samples/keys.py. What a poll's `run_request` leaves out of the request is the default
+The members and their order are in members.py. What a poll's `run_request` leaves out of the request is the default
 here too, so that an answer is the same before the webhook and after it.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from receiver.domain.requested import ENGINES, run_request
-from receiver.skyvern.samples import keys
+from receiver.skyvern import members
 
 # What the members are that no body need have: the defaults of Skyvern's own model.
 _DEFAULTS: Final[dict[str, Any]] = {"recording_archived": False, "attempt": 1, "retry_pending": False, "attempts": []}
@@ -36,13 +36,13 @@ def polled(
     understood it. `callback`: the callback URL that the run has, where the body does not say. `proxy_location`: of a
     task that was asked for by the older call, which has another default for it.
     """
-    family = keys.family(str(run.get("run_type")))
-    names = keys.POLL[family]
-    elsewhere = keys.lacking(str(run.get("run_type")))
+    family = members.family(str(run.get("run_type")))
+    names = members.POLL[family]
+    elsewhere = members.lacking(str(run.get("run_type")))
     found = {name: run.get(name, _DEFAULTS.get(name)) for name in names}
     request = run.get("run_request")
     asked = request if isinstance(request, Mapping) else {}
-    if family == keys.WORKFLOW and asked:
+    if family == members.WORKFLOW and asked:
         for name in _ASKED:
             if asked.get(name) is not None and (found[name] is None or name == "run_with"):
                 found[name] = asked[name]
@@ -64,11 +64,11 @@ def _request(
     callback: str,
     proxy_location: Any,
 ) -> dict[str, Any]:
-    names = keys.RUN_REQUEST[family]
+    names = members.RUN_REQUEST[family]
     own = body.get("run_request")
-    if isinstance(own, Mapping) and not body.keys() & keys.lacking(str(run.get("run_type"))):
+    if isinstance(own, Mapping) and not body.keys() & members.lacking(str(run.get("run_type"))):
         return dict(own)  # the body is an answer to a poll itself
-    left_out = keys.LEFT_OUT[family]
+    left_out = members.LEFT_OUT[family]
     told = own if isinstance(own, Mapping) else {}
     defaults = run_request(str(run.get("run_type")), {})
     found = {}
@@ -78,7 +78,7 @@ def _request(
         found[name] = defaults.get(name) if value is None else value
         if name in told and name in _SENT:
             found[name] = told[name]  # null too
-    if family == keys.WORKFLOW:
+    if family == members.WORKFLOW:
         if found["parameters"] is None:
             found["parameters"] = {}
         if found["start_fresh_browser"]:
@@ -88,7 +88,7 @@ def _request(
         own_url = run.get("webhook_callback_url")
         found["engine"] = ENGINES.get(str(run.get("run_type")), found["engine"])
         found["prompt"] = found["prompt"] or ""
-        if family == keys.TASK and run.get("max_steps_per_run") is not None:
+        if family == members.TASK and run.get("max_steps_per_run") is not None:
             found["max_steps"] = run["max_steps_per_run"]
         if proxy_location is not _BY_DEFAULT:
             found["proxy_location"] = proxy_location

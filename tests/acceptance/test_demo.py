@@ -26,7 +26,7 @@ def clone(tmp_path: Path) -> Path:
     """The program as a clone has it, in a place of its own: the demo keeps its data beside it."""
     here = tmp_path / "c"
     here.mkdir()
-    for name in ("receiver", "handlers", "config", "scripts"):
+    for name in ("receiver", "handlers", "simulator", "config", "scripts"):
         shutil.copytree(ROOT / name, here / name, ignore=shutil.ignore_patterns("__pycache__"))
     return here
 

@@ -8,7 +8,7 @@ import pytest
 
 from bench.loop import Loop
 from bench.loop_faults import FAULTS
-from receiver.skyvern.simulator import Fault
+from simulator.faults import Fault
 
 pytestmark = pytest.mark.long
 

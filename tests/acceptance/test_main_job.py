@@ -25,7 +25,7 @@ from standardwebhooks import Webhook
 
 from receiver.domain.event import delivery_id, event_id, short_id
 from receiver.domain.run import Run, parse
-from receiver.skyvern import samples
+from simulator import samples
 from tests.servers.http import Reply, Request
 from tests.servers.postgres import PostgresProcess
 from tests.servers.seaweedfs import S3Server

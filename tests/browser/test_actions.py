@@ -10,8 +10,9 @@ from playwright.sync_api import Browser, Locator
 
 from receiver.console.catalogue import ACTIONS
 from receiver.ledger import audit
-from receiver.skyvern.simulator import Options, create_app
-from receiver.skyvern.simulator.server import Serving
+from simulator.api import create_app
+from simulator.options import Options
+from simulator.server import Serving
 from tests.servers.console import SKYVERN_KEY, ConsoleDeployment, console_deployment
 from tests.support import demo_runs
 from tests.support.browser_pages import Visitor, visitor

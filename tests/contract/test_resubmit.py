@@ -25,7 +25,7 @@ from handlers.testing.conformance import (
     silent_port,
 )
 from receiver.domain.redaction import MASK
-from receiver.skyvern.simulator.faults import Fault
+from simulator.faults import Fault
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submit_api import ASKED, FakeSubmitApi

@@ -24,10 +24,10 @@ from receiver.console import sign_in
 from receiver.console.http import console
 from receiver.domain import parts
 from receiver.ledger import Ledger
-from receiver.skyvern.simulator.server import Serving
 from receiver.status.heartbeat import Heartbeat
 from receiver.web.app import create_app
 from receiver.web.health import health
+from simulator.server import Serving
 from tests.support import demo_runs
 from tests.support.console import PASSWORD
 from tests.support.ledger import with_tables

@@ -13,10 +13,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from receiver.skyvern.simulator import Options, create_app
-from receiver.skyvern.simulator.runs import SimRun
-from receiver.skyvern.simulator.server import Serving
-from receiver.skyvern.simulator.world import World
+from simulator.api import create_app
+from simulator.options import Options
+from simulator.runs import SimRun
+from simulator.server import Serving
+from simulator.world import World
 from tests.support.waiting import PATIENCE, eventually
 
 KEY = "simulated-key"

@@ -33,10 +33,10 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import submissions
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
-from receiver.skyvern.simulator.server import Serving
 from receiver.submit.api import submit
 from receiver.web.app import create_app
 from receiver.web.health import health
+from simulator.server import Serving
 from tests.servers.skyvern import KEY
 from tests.servers.valkey import free_port
 from tests.support.ledger import with_tables

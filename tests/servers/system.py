@@ -20,7 +20,7 @@ import httpx2
 
 from receiver.domain.signature import HEADER, sign
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.skyvern import samples
+from simulator import samples
 from tests.servers import warm_python
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.servers.http import ScriptedServer

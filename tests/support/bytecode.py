@@ -18,7 +18,7 @@ def make(config: pytest.Config) -> None:
     """Compile what has no bytecode yet: our modules, and those of tests as pytest rewrites their assertions."""
     if sys.dont_write_bytecode:
         return
-    for package in ("receiver", "handlers", "tests/servers", "tests/support"):
+    for package in ("receiver", "handlers", "simulator", "tests/servers", "tests/support"):
         compileall.compile_dir(ROOT / package, quiet=2)
     state = config.stash[rewrite.assertstate_key]
     for path in (ROOT / "tests").rglob("test_*.py"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from receiver.skyvern import samples
+from simulator import samples
 
 COMMON = frozenset(
     """

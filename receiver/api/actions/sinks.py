@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -29,6 +30,7 @@ from receiver.ledger import Connection, audit
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.runtime.process import error_location
+from receiver.skyvern import members
 
 log = logging.getLogger("runhook.api")
 
@@ -112,10 +114,8 @@ def require_testable(config: Config, name: str) -> None:
 
 def _sample_delivery(config: Config, sink: str, now: float) -> Delivery:
     """Return a delivery that is marked as a test, of a made-up run."""
-    from receiver.skyvern import samples
-
     source = next(iter(config.sources))
-    body = samples.build("completed", now=now, run_id=f"tsk_test_{int(now)}")
+    body = _sample_body(now)
     run = parse(body)
     return Delivery(
         key=delivery_id(event_id(source, body), sink),
@@ -132,6 +132,46 @@ def _sample_delivery(config: Config, sink: str, now: float) -> Delivery:
         route="test",
         test=True,
     )
+
+
+def _sample_body(now: float) -> bytes:
+    """Return the webhook of a made-up task that completed at `now`, with an invoice as its output."""
+
+    def ago(seconds: float) -> str:
+        return datetime.fromtimestamp(now - seconds, UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+
+    run_id = f"tsk_test_{int(now)}"
+    invoice = {
+        "invoice_number": "INV-2041",
+        "supplier": "Söhne & Kůň GmbH",
+        "currency": "EUR",
+        "lines": [{"description": "Support, days", "quantity": 6, "unit_price": 179.5, "amount": 1077}],
+        "net": 1077,
+        "vat": 215.4,
+        "total": 1292.4,
+        "paid": False,
+        "purchase_order": None,
+    }
+    body = dict.fromkeys(members.WEBHOOK[members.TASK]) | {
+        "task_id": run_id,
+        "run_id": run_id,
+        "run_type": "task_v1",
+        "status": "completed",
+        "created_at": ago(64),
+        "queued_at": ago(63),
+        "started_at": ago(62),
+        "finished_at": ago(0.02),
+        "modified_at": ago(0.01),
+        "output": invoice,
+        "extracted_information": invoice,
+        "errors": [],
+        "recording_archived": False,
+        "downloaded_files": [],
+        "max_steps_per_run": 10,
+        "step_count": 4,
+        "app_url": f"https://app.skyvern.com/tasks/{run_id}",
+    }
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def pause_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRow:

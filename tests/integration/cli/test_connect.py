@@ -17,7 +17,7 @@ from receiver.cli import build_app, main
 from receiver.domain.agent_url import where
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger, account
-from receiver.skyvern.simulator.faults import Fault
+from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.support.ledger import with_tables
 

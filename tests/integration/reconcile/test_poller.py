@@ -24,9 +24,9 @@ from receiver.reconcile import absence, poller, resolver
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import KEY as HINTS
 from receiver.skyvern import Answered, Unreachable
-from receiver.skyvern.samples import dumps
-from receiver.skyvern.simulator.bodies import webhook
-from receiver.skyvern.simulator.faults import Fault
+from simulator.bodies import webhook
+from simulator.faults import Fault
+from simulator.samples import dumps
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.valkey import free_port

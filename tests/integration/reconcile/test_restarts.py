@@ -13,8 +13,8 @@ from receiver.domain import poll_schedule
 from receiver.domain.event import Event, event_id
 from receiver.ledger.schema import runs
 from receiver.skyvern import Answered
-from receiver.skyvern.samples import dumps
-from receiver.skyvern.simulator.bodies import webhook
+from simulator.bodies import webhook
+from simulator.samples import dumps
 from tests.servers.skyvern import SkyvernSimulator
 from tests.support.reconciling import TOKEN, Rig
 from tests.support.waiting import eventually

@@ -20,9 +20,9 @@ from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import RUNS_KEY
-from receiver.skyvern.samples import dumps
-from receiver.skyvern.simulator.bodies import webhook
-from receiver.skyvern.simulator.faults import Fault
+from simulator.bodies import webhook
+from simulator.faults import Fault
+from simulator.samples import dumps
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.support import queries

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from receiver.ledger.schema import runs, submissions
 from receiver.reconcile import resolver
-from receiver.skyvern.simulator.faults import Fault
+from simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.servers.submitting import Submitting

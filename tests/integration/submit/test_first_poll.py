@@ -10,7 +10,7 @@ import pytest
 
 from receiver.domain.run import parse
 from receiver.ledger import Ledger, run_polls
-from receiver.skyvern.samples import dumps
+from simulator.samples import dumps
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support.ledger import NOW, new_event, record

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from receiver.skyvern.samples import keys
-from receiver.skyvern.simulator.faults import Fault
+from receiver.skyvern import members
 from receiver.submit.request import kept
+from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support.waiting import eventually
@@ -92,9 +92,9 @@ def test_a_run_is_answered_as_by_skyvern_itself_before_its_webhook_and_after_it(
         )
     )
 
-    family = keys.family(sim.run(run_id).type)
+    family = members.family(sim.run(run_id).type)
     assert before.headers["x-runhook-from"] == "skyvern"
-    assert list(after.json()) == list(keys.POLL[family])
+    assert list(after.json()) == list(members.POLL[family])
     assert before.json().keys() == after.json().keys()
     assert comparable(after.json()) == comparable(direct())
     assert {name: type(value) for name, value in after.json().items()} == {

@@ -19,7 +19,7 @@ from receiver.config.destinations import RetryPolicy
 from receiver.delivery.deliverer import Deliverer
 from receiver.ledger import Ledger, replays
 from receiver.ledger.selection import Selection
-from receiver.skyvern.simulator.faults import Fault
+from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support import queries

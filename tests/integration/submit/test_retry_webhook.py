@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from receiver.domain.signature import verify
-from receiver.skyvern.simulator.faults import Fault
 from receiver.submit import retry_webhook
+from simulator.faults import Fault
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting

@@ -14,8 +14,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from receiver.skyvern.simulator.faults import Fault
 from receiver.submit import api, run_watch
+from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support.waiting import PATIENCE, Stopwatch, eventually

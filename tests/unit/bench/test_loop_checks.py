@@ -13,9 +13,9 @@ import pytest
 
 from bench import loop_checks as checks
 from bench.loop_truth import Expected, differences, expect, settled
-from receiver.skyvern.simulator import Options
-from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun, now
-from receiver.skyvern.simulator.world import World
+from simulator.options import Options
+from simulator.runs import TASK_V2, WORKFLOW, SimRun, now
+from simulator.world import World
 from tests.servers.http import Request
 
 LABELS = {"parity": "odd", "number": "1"}

@@ -16,7 +16,7 @@ from receiver.cli import main
 from receiver.config.json_schema import json_schema
 from receiver.config.settings import Settings
 from receiver.config.yaml_file import read
-from receiver.skyvern import samples
+from simulator import samples
 from tests.support.button import press
 from tests.support.json_schema import KNOWN, keywords, mismatches
 from tests.support.paths import ROOT

@@ -19,7 +19,7 @@ from receiver.domain.event import event_id
 from receiver.domain.run import parse
 from receiver.domain.signature import verify
 from receiver.errors import ConfigError, NotStarted, RunhookError, UsageError
-from receiver.skyvern import samples
+from simulator import samples
 
 SECRET = "a secret of ours"
 

@@ -18,7 +18,7 @@ by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relat
 NO_KEYS = {"ledger.db", "ledger.cancelled", "inbox.dropped"}
 SOURCES = "\n".join(
     path.read_text()
-    for folder in ("receiver", "handlers", "scripts", "config", "tests/browser", "bench")
+    for folder in ("receiver", "handlers", "simulator", "scripts", "config", "tests/browser", "bench")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in {".py", ".yaml"}
 )

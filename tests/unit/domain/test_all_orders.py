@@ -21,7 +21,7 @@ from handlers.mirror.manifest import latest_document, replaces_latest
 from handlers.testing.conformance import make_delivery
 from receiver.domain.deduplication import Facts, classify
 from receiver.domain.run import parse
-from receiver.skyvern import samples
+from simulator import samples
 from tests.support.facts import facts
 from tests.support.paths import ROOT
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from receiver.domain import deduplication
 from receiver.domain.deduplication import VOLATILE, Classification, Facts, classify
 from receiver.domain.run import parse
-from receiver.skyvern import samples
+from simulator import samples
 from tests.support.facts import facts
 
 NOW = 1_790_000_000.0

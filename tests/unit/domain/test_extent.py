@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain.extent import MEMBERS, Extent, extent_of, parse_extent
-from receiver.skyvern.samples import keys
+from receiver.skyvern import members
+from simulator.samples import keys
 
 A = {"filename": "a.pdf", "checksum": "c1", "url": "https://x/a?sig=1"}
 B = {"filename": "b.pdf", "checksum": "c2", "url": "https://x/b?sig=1"}
@@ -126,7 +127,9 @@ def test_nothing_exceeds_itself_or_what_it_was_compared_with(others: list[Extent
         assert not mine.exceeds([*others, *others])
 
 
-@pytest.mark.parametrize("bodies", [keys.WEBHOOK, keys.POLL, keys.SENT_AGAIN], ids=["webhook", "poll", "sent again"])
+@pytest.mark.parametrize(
+    "bodies", [members.WEBHOOK, members.POLL, keys.SENT_AGAIN], ids=["webhook", "poll", "sent again"]
+)
 def test_no_member_of_the_skyvern_that_we_know_is_of_a_later_one(bodies: Any) -> None:
     names = {name for each in bodies.values() for name in each}
     assert len(names) > 20

@@ -22,7 +22,7 @@ from receiver.domain.parsed_event import (
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.domain.shape import completion_of
-from receiver.skyvern import samples
+from simulator import samples
 from tests.support import roads
 from tests.support.button import RUN_IDS, press
 from tests.support.hostile import hostile_bodies

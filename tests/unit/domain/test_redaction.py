@@ -15,7 +15,7 @@ from receiver.config.models import DEFAULT_REDACT
 from receiver.domain.redaction import MASK, Redactor
 from receiver.domain.run import parse
 from receiver.errors import ConfigError
-from receiver.skyvern import samples
+from simulator import samples
 
 NOW = 1_790_000_000.0
 

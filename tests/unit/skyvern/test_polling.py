@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from receiver.domain import shape
+from receiver.skyvern import members
 from receiver.skyvern.polling import polled
-from receiver.skyvern.samples import keys
-from receiver.skyvern.simulator import bodies, run_request
-from receiver.skyvern.simulator.runs import RUN_TYPES, SimRun, now
+from simulator import bodies, run_request
+from simulator.runs import RUN_TYPES, SimRun, now
 
 CALLBACK = "https://hooks.example/webhooks/skyvern/sub_1"
 TASK: dict[str, Any] = {
@@ -84,7 +84,7 @@ def test_a_webhook_becomes_the_answer_to_a_poll_member_by_member(run_type: str, 
 
     found = polled(sent, shape.completed(sent, completion), kept.get("run_request"), CALLBACK)
 
-    assert list(found) == list(keys.POLL[keys.family(run_type)])
+    assert list(found) == list(members.POLL[members.family(run_type)])
     if request_kept:
         expected = direct
         # Skyvern's answer has the session of the request; of a task's it has none, and the simulator plays none at all.

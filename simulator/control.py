@@ -9,9 +9,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from receiver.skyvern.simulator import bodies, schedules
-from receiver.skyvern.simulator.faults import check
-from receiver.skyvern.simulator.requests import (
+from simulator import bodies, schedules
+from simulator.faults import check
+from simulator.requests import (
     Handler,
     Rejection,
     base_of,
@@ -20,8 +20,8 @@ from receiver.skyvern.simulator.requests import (
     validated,
     world_of,
 )
-from receiver.skyvern.simulator.runs import RUN_TYPES, WORKFLOW
-from receiver.skyvern.simulator.world import World
+from simulator.runs import RUN_TYPES, WORKFLOW
+from simulator.world import World
 
 
 class OutsideRun(BaseModel):

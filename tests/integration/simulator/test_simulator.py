@@ -19,9 +19,8 @@ import pytest
 
 from receiver.domain.signature import HEADER, verify
 from receiver.runtime.parent_death import die_with_parent
-from receiver.skyvern.simulator import Fault
-from receiver.skyvern.simulator.faults import check, drawn
-from receiver.skyvern.simulator.webhooks import pause
+from simulator.faults import Fault, check, drawn
+from simulator.webhooks import pause
 from tests.servers.scripted import Call, Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support.paths import ROOT

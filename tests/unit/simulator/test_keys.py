@@ -9,19 +9,20 @@ import pytest
 
 from receiver.domain.requested import run_request
 from receiver.domain.shape import completed
-from receiver.skyvern import samples
-from receiver.skyvern.samples import keys, test_button
+from receiver.skyvern import members
+from simulator import samples
+from simulator.samples import keys, test_button
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "skyvern.md").read_text()
-FAMILIES = (keys.TASK, keys.TASK_V2, keys.WORKFLOW)
+FAMILIES = (members.TASK, members.TASK_V2, members.WORKFLOW)
 
 
 @pytest.mark.parametrize("name", samples.names())
 def test_a_sample_has_the_members_of_its_run_type(name: str) -> None:
     body = json.loads(samples.build(name, now=1_790_000_000.0))
 
-    assert tuple(body) == keys.WEBHOOK[keys.family(body["run_type"])]
+    assert tuple(body) == members.WEBHOOK[members.family(body["run_type"])]
 
 
 @pytest.mark.parametrize("run_type", ["task", "workflow_run"])
@@ -31,31 +32,31 @@ def test_the_sample_of_the_test_button_has_its_members(run_type: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_poll_and_the_details_are_the_webhook(family: str) -> None:
-    both = {*keys.POLL[family], *keys.DETAILS[family]} - {"request"}
+    both = {*members.POLL[family], *keys.DETAILS[family]} - {"request"}
 
-    assert both - {"run_request"} == set(keys.WEBHOOK[family]) - {"run_request"}
+    assert both - {"run_request"} == set(members.WEBHOOK[family]) - {"run_request"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_derived_is_what_a_poll_lacks(family: str) -> None:
-    assert keys.DERIVED[family].keys() <= keys.lacking(family)
+    assert keys.DERIVED[family].keys() <= members.lacking(family)
     for path in keys.DERIVED[family].values():
         first, _, rest = path.partition(".")
-        assert first in keys.POLL[family]
-        assert not rest or rest in keys.RUN_REQUEST[family]
-        assert rest not in keys.LEFT_OUT[family]
+        assert first in members.POLL[family]
+        assert not rest or rest in members.RUN_REQUEST[family]
+        assert rest not in members.LEFT_OUT[family]
 
 
 @pytest.mark.parametrize("run_type", ["task_v1", "task_v2", "workflow_run"])
 def test_a_completed_poll_has_the_members_of_the_webhook(run_type: str) -> None:
     """Each from where the table says, but for our own callback URL."""
-    family = keys.family(run_type)
-    request = {name: f"asked {name}" for name in keys.RUN_REQUEST[family]}
-    poll = {name: f"polled {name}" for name in keys.POLL[family]} | {"run_type": run_type, "run_request": request}
+    family = members.family(run_type)
+    request = {name: f"asked {name}" for name in members.RUN_REQUEST[family]}
+    poll = {name: f"polled {name}" for name in members.POLL[family]} | {"run_type": run_type, "run_request": request}
 
     run = completed(poll)
 
-    assert set(keys.WEBHOOK[family]) <= run.keys()
+    assert set(members.WEBHOOK[family]) <= run.keys()
     expected = {
         name: request[path.removeprefix("run_request.")] if "." in path else poll[path]
         for name, path in keys.DERIVED[family].items()
@@ -73,12 +74,12 @@ def row(family: str, heading: str) -> set[str]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_page_lists_what_a_poll_lacks(family: str) -> None:
-    assert row(family, "What a poll lacks") == keys.lacking(family)
+    assert row(family, "What a poll lacks") == members.lacking(family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_page_lists_what_run_request_leaves_out(family: str) -> None:
-    assert row(family, "What `run_request` leaves out") == set(keys.LEFT_OUT[family])
+    assert row(family, "What `run_request` leaves out") == set(members.LEFT_OUT[family])
 
 
 def test_the_page_names_the_version() -> None:
@@ -87,7 +88,7 @@ def test_the_page_names_the_version() -> None:
 
 @pytest.mark.parametrize("run_type", ["task_v1", "task_v2", "workflow_run"])
 def test_what_was_asked_for_has_the_members_of_a_run_request(run_type: str) -> None:
-    assert set(run_request(run_type, {})) == set(keys.RUN_REQUEST[keys.family(run_type)])
+    assert set(run_request(run_type, {})) == set(members.RUN_REQUEST[members.family(run_type)])
 
 
 @pytest.mark.parametrize(("older", "proxy"), [(False, "RESIDENTIAL"), (True, None)])

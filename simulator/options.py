@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from receiver.skyvern.simulator.faults import Fault, chance
+from simulator.faults import Fault, chance
 
 
 @dataclass(slots=True)

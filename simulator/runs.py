@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from receiver.domain.run import FINAL
-from receiver.skyvern.simulator.artifacts import StoredArtifact
-from receiver.skyvern.simulator.faults import Fault
+from simulator.artifacts import StoredArtifact
+from simulator.faults import Fault
 
 WORKFLOW = "workflow_run"
 TASK_V2 = "task_v2"

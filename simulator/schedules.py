@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from receiver.skyvern.samples.bodies import ORGANIZATION
+from simulator.samples.bodies import ORGANIZATION
 
 NEXT_RUNS = 5
 # Smallest and largest value of each of cron's five fields.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from receiver.skyvern.samples.artifacts import CONTENTS
+from simulator.samples.artifacts import CONTENTS
 
 CONTENT_TYPES = {"recording": "video/webm", "screenshot_final": "image/png", "screenshot_action": "image/png"}
 KEY_ID = "k1"

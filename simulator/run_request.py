@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from receiver.skyvern.samples import keys
-from receiver.skyvern.samples.bodies import ordered
-from receiver.skyvern.simulator.runs import RUN_TYPES, WORKFLOW, SimRun
+from receiver.skyvern import members
+from simulator.runs import RUN_TYPES, WORKFLOW, SimRun
+from simulator.samples.bodies import ordered
 
 _TASK = ordered(
-    keys.RUN_REQUEST[keys.TASK],
+    members.RUN_REQUEST[members.TASK],
     {
         "engine": "skyvern-1.0",
         "proxy_location": "RESIDENTIAL",
@@ -24,7 +24,7 @@ _TASK = ordered(
     },
 )
 _WORKFLOW = ordered(
-    keys.RUN_REQUEST[keys.WORKFLOW],
+    members.RUN_REQUEST[members.WORKFLOW],
     {"proxy_location": "RESIDENTIAL", "start_fresh_browser": False},
 )
 # What only the older calls have: these have no default for the proxy.

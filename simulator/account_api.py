@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from receiver.skyvern.simulator import agents, schedules
-from receiver.skyvern.simulator.agents import SimAgent
-from receiver.skyvern.simulator.requests import (
+from simulator import agents, schedules
+from simulator.agents import SimAgent
+from simulator.requests import (
     AgentDefinition,
     Handler,
     PressedTest,
@@ -23,9 +23,9 @@ from receiver.skyvern.simulator.requests import (
     validated,
     world_of,
 )
-from receiver.skyvern.simulator.runs import now
-from receiver.skyvern.simulator.schedules import SimSchedule, cron_runs
-from receiver.skyvern.simulator.world import World
+from simulator.runs import now
+from simulator.schedules import SimSchedule, cron_runs
+from simulator.world import World
 
 
 async def _called(request: Request) -> World:

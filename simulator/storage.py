@@ -6,10 +6,10 @@ import secrets
 import time
 from dataclasses import replace
 
-from receiver.skyvern.simulator import artifacts
-from receiver.skyvern.simulator.artifacts import StoredArtifact
-from receiver.skyvern.simulator.options import Options
-from receiver.skyvern.simulator.runs import SimRun, now
+from simulator import artifacts
+from simulator.artifacts import StoredArtifact
+from simulator.options import Options
+from simulator.runs import SimRun, now
 
 
 class Storage:

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from receiver.domain.signature import HEADER, verify
-from receiver.skyvern.simulator import Fault
+from simulator.faults import Fault
 from tests.servers.scripted import ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support.waiting import eventually

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from receiver.skyvern.samples import artifacts, keys
-from receiver.skyvern.samples.run_ids import run_number
+from receiver.skyvern import members
+from simulator.samples import artifacts
+from simulator.samples.run_ids import run_number
 
 TASK_TYPES = ("task_v1", "task_v3", "openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars")
 
@@ -147,7 +148,9 @@ def task(run_type: str, ending: str, moment: Moment, run_id: str | None) -> dict
         "max_steps_per_run": 10,
         "app_url": f"{APP}/tasks/{run_id}",
     }
-    return ordered(keys.WEBHOOK[keys.TASK], _common(run_type, ending, run_id, moment, 62, files, 4 if done else 2), own)
+    return ordered(
+        members.WEBHOOK[members.TASK], _common(run_type, ending, run_id, moment, 62, files, 4 if done else 2), own
+    )
 
 
 def task_v2(ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
@@ -175,7 +178,7 @@ def task_v2(ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
         reason = f"Failed to run task 2.0: Failed to send webhook.    task_v2_id={run_id}"
         own |= {"status": "failed", "failure_reason": reason}
     return ordered(
-        keys.WEBHOOK[keys.TASK_V2], _common("task_v2", ending, run_id, moment, 92, files, 6 if done else 3), own
+        members.WEBHOOK[members.TASK_V2], _common("task_v2", ending, run_id, moment, 92, files, 6 if done else 3), own
     )
 
 
@@ -224,10 +227,10 @@ def workflow_run(ending: str, moment: Moment, run_id: str | None) -> dict[str, A
         "browser_seed_source": "fresh",
         "run_with": "agent",
         "app_url": f"{APP}/runs/{run_id}",
-        "run_request": ordered(keys.RUN_REQUEST[keys.WORKFLOW], asked, request),
+        "run_request": ordered(members.RUN_REQUEST[members.WORKFLOW], asked, request),
     }
     return ordered(
-        keys.WEBHOOK[keys.WORKFLOW], _common("workflow_run", status, run_id, moment, 47, files, 5), asked, own
+        members.WEBHOOK[members.WORKFLOW], _common("workflow_run", status, run_id, moment, 47, files, 5), asked, own
     )
 
 

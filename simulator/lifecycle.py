@@ -14,14 +14,14 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from receiver.skyvern.samples import bodies as samples
-from receiver.skyvern.simulator import bodies
-from receiver.skyvern.simulator.artifacts import LISTED_ONLY, StoredArtifact
-from receiver.skyvern.simulator.faults import ENDINGS, Fault, chance
-from receiver.skyvern.simulator.options import Options
-from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun, now
-from receiver.skyvern.simulator.storage import Storage
-from receiver.skyvern.simulator.webhooks import Sender
+from simulator import bodies
+from simulator.artifacts import LISTED_ONLY, StoredArtifact
+from simulator.faults import ENDINGS, Fault, chance
+from simulator.options import Options
+from simulator.runs import TASK_V2, WORKFLOW, SimRun, now
+from simulator.samples import bodies as samples
+from simulator.storage import Storage
+from simulator.webhooks import Sender
 
 RETRY_PAUSE = 1.0
 CLEAN_UP = 0.5

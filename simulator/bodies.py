@@ -1,6 +1,6 @@
 """Bodies about a run: of its webhook, by run type, and of the API's answers. Pure.
 
-Keys and their order come from receiver.skyvern.samples, which has them from a real server; here the values of a run are
+Keys and their order come from simulator.samples, which has them from a real server; here the values of a run are
 put in. `Link` makes the URL of an artifact anew for every answer, as Skyvern does, inside of output too.
 """
 
@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from receiver.skyvern.samples import bodies, keys
-from receiver.skyvern.simulator import run_request
-from receiver.skyvern.simulator.artifacts import StoredArtifact
-from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun
+from receiver.skyvern import members
+from simulator import run_request
+from simulator.artifacts import StoredArtifact
+from simulator.runs import TASK_V2, WORKFLOW, SimRun
+from simulator.samples import bodies, keys
 
 Link = Callable[[StoredArtifact], str | None]
 
@@ -33,7 +34,7 @@ def webhook_again(run: SimRun, link: Link) -> dict[str, Any]:
         return _times(_common(run, link))
     if run.type == WORKFLOW:
         whole = _workflow(run, link)
-        again = {name: whole[name] for name in keys.SENT_AGAIN[keys.WORKFLOW]}
+        again = {name: whole[name] for name in keys.SENT_AGAIN[members.WORKFLOW]}
         return _times(again | {"step_count": None, "total_steps": None})
     return _times(_task_v1(run, link))
 
@@ -53,7 +54,7 @@ def whole(run: SimRun, link: Link) -> dict[str, Any]:
     if run.type not in (WORKFLOW, TASK_V2):
         asked = {"url": echo["url"], "navigation_goal": echo["prompt"], "webhook_callback_url": run.callback}
         body = {"request": asked} | body
-    return {name: body[name] for name in keys.DETAILS[keys.family(run.type)]}
+    return {name: body[name] for name in keys.DETAILS[members.family(run.type)]}
 
 
 def first_answer(run: SimRun) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from receiver.skyvern.simulator.faults import Fault
-from receiver.skyvern.simulator.runs import RUN_TYPES, STATUSES, WORKFLOW, SimRun
-from receiver.skyvern.simulator.world import World
+from simulator.faults import Fault
+from simulator.runs import RUN_TYPES, STATUSES, WORKFLOW, SimRun
+from simulator.world import World
 
 M = TypeVar("M", bound=BaseModel)
 Handler = Callable[[Request], Awaitable[Response]]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from receiver.skyvern.simulator.schedules import SimSchedule, cron_runs
+from simulator.schedules import SimSchedule, cron_runs
 
 MONDAY = datetime(2026, 11, 23, 8, 30, tzinfo=UTC)
 

@@ -14,13 +14,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from receiver.skyvern.simulator import agents, bodies
-from receiver.skyvern.simulator.account_api import ACCOUNT_ROUTES
-from receiver.skyvern.simulator.artifacts import byte_range
-from receiver.skyvern.simulator.control import CONTROL_ROUTES
-from receiver.skyvern.simulator.faults import Fault, chance
-from receiver.skyvern.simulator.options import Options
-from receiver.skyvern.simulator.requests import (
+from simulator import agents, bodies
+from simulator.account_api import ACCOUNT_ROUTES
+from simulator.artifacts import byte_range
+from simulator.control import CONTROL_ROUTES
+from simulator.faults import Fault, chance
+from simulator.options import Options
+from simulator.requests import (
     Agent,
     BulkCancel,
     DownloadFiles,
@@ -46,8 +46,8 @@ from receiver.skyvern.simulator.requests import (
     validated,
     world_of,
 )
-from receiver.skyvern.simulator.runs import RUN_TYPES, TASK_V2, WORKFLOW, SimRun
-from receiver.skyvern.simulator.world import World, marked
+from simulator.runs import RUN_TYPES, TASK_V2, WORKFLOW, SimRun
+from simulator.world import World, marked
 
 # Runs that a search finds at the most.
 MOST_MATCHES = 1000

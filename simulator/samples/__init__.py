@@ -6,8 +6,8 @@ Pure: the time is passed in, and with run id and number it fixes every byte. A s
 
 from __future__ import annotations
 
-from receiver.skyvern.samples.artifacts import artifact
-from receiver.skyvern.samples.bodies import TASK_TYPES, Moment, dumps, task, task_v2, workflow_run
+from simulator.samples.artifacts import artifact
+from simulator.samples.bodies import TASK_TYPES, Moment, dumps, task, task_v2, workflow_run
 
 __all__ = ["ALIASES", "SERIES", "artifact", "build", "expand", "names", "run_type"]
 

@@ -11,7 +11,7 @@ import httpx2
 
 from handlers.support.retry_after import retry_after
 from receiver.domain.signature import HEADER, sign
-from receiver.skyvern.simulator.options import Options
+from simulator.options import Options
 
 ATTEMPTS = 3
 RETRY_AFTER_CAP = 30.0

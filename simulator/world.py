@@ -15,18 +15,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from receiver.runtime.background import awaited
-from receiver.skyvern.samples import bodies as samples
-from receiver.skyvern.samples import test_button
-from receiver.skyvern.samples.run_ids import run_number
-from receiver.skyvern.simulator import bodies
-from receiver.skyvern.simulator.agents import SimAgent
-from receiver.skyvern.simulator.faults import OF_CALLS, Fault, drawn
-from receiver.skyvern.simulator.lifecycle import Lifecycle
-from receiver.skyvern.simulator.options import Options
-from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun, now
-from receiver.skyvern.simulator.schedules import SimSchedule
-from receiver.skyvern.simulator.storage import Storage
-from receiver.skyvern.simulator.webhooks import Sender
+from simulator import bodies
+from simulator.agents import SimAgent
+from simulator.faults import OF_CALLS, Fault, drawn
+from simulator.lifecycle import Lifecycle
+from simulator.options import Options
+from simulator.runs import TASK_V2, WORKFLOW, SimRun, now
+from simulator.samples import bodies as samples
+from simulator.samples import test_button
+from simulator.samples.run_ids import run_number
+from simulator.schedules import SimSchedule
+from simulator.storage import Storage
+from simulator.webhooks import Sender
 
 # Seconds between two looks at the schedules.
 _TICK = 0.1

@@ -12,8 +12,8 @@ import pytest
 
 from receiver.domain.event import event_id
 from receiver.domain.run import parse
-from receiver.skyvern import samples
-from receiver.skyvern.samples import dumps, test_button
+from simulator import samples
+from simulator.samples import dumps, test_button
 from tests.support.button import press
 from tests.support.paths import ROOT
 
