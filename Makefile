@@ -11,7 +11,7 @@ JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 3)))
 # Where the environment forbids it, each of many processes would compile all that it imports anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install lock demo test proofs lint format types chaos bench loop upstream clean
+.PHONY: install lock demo test proofs lint format types chaos bench loop upstream docs clean
 
 install: $(VENV)/.installed
 
@@ -65,5 +65,10 @@ upstream: install
 bench: install
 	@$(BIN)/python -m bench $(PART) $(if $(ARGS),--options="$(ARGS)")
 
+# The documentation site in site/. Fails on broken links and anchors, and on resources from other hosts.
+docs: install
+	@$(BIN)/python scripts/reference.py
+	@$(BIN)/python scripts/site.py
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .hypothesis

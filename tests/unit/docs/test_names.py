@@ -91,6 +91,7 @@ def test_each_dependency_has_its_reason() -> None:
     wanted = [
         *project["project"]["dependencies"],
         *project["dependency-groups"]["dev"],
+        *project["dependency-groups"]["docs"],
         *(each for group in optional.values() for each in group),
     ]
     names = {re.split(r"[<>=;\[ ]", each)[0] for each in wanted}
