@@ -15,11 +15,11 @@ export PYTHONDONTWRITEBYTECODE =
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml requirements.lock
+$(VENV)/.installed: pyproject.toml requirements.lock requirements-dev.lock
 	@scripts/install $(PYTHON) $(VENV)
 	@touch $@
 
-# The newest versions that pyproject.toml allows, with their hashes. ARGS=--keep changes only what it must.
+# Write both locks: the newest versions that pyproject.toml allows, with their hashes. ARGS=--keep changes only what it must.
 lock:
 	@PYTHON=$(PYTHON) scripts/lock $(ARGS)
 

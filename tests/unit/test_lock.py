@@ -1,58 +1,82 @@
-"""requirements.lock: each file that is installed is known by its hash, also those that build our own package."""
+"""The locks: requirements.lock is a production install, requirements-dev.lock is what `make install` installs."""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from itertools import chain
 
+import pytest
 from packaging.requirements import Requirement
 
 from tests.support.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LINES = [
-    line
-    for line in re.sub(r"\\\n", " ", (ROOT / "requirements.lock").read_text()).splitlines()
-    if line and not line.startswith("#")
-]
+RUNTIME = [*PROJECT["project"]["dependencies"], *chain(*PROJECT["project"]["optional-dependencies"].values())]
+TOOLS = [*chain(*PROJECT["dependency-groups"].values()), *PROJECT["build-system"]["requires"]]
+LISTED = {
+    "requirements.lock": RUNTIME,
+    "requirements-dev.lock": [*RUNTIME, *TOOLS],
+}
+PINNED = re.compile(r"[\w.\-]+(\[[\w,\-]+\])?==[\w.+!]+( ; [^\\]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*")
+
+locks = pytest.mark.parametrize("lock", LISTED)
+
+
+def lines(lock: str) -> list[str]:
+    """The requirements of a lock, each on one line with its hashes."""
+    text = re.sub(r"\\\n", " ", (ROOT / lock).read_text())
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def name_of(requirement: Requirement) -> str:
     return re.sub(r"[-_.]+", "-", requirement.name).lower()
 
 
-LOCKED = {name_of(found): found for line in LINES for found in [Requirement(line.partition("--hash")[0].strip())]}
+def locked(lock: str) -> dict[str, Requirement]:
+    parsed = [Requirement(line.partition("--hash")[0].strip()) for line in lines(lock)]
+    return {name_of(requirement): requirement for requirement in parsed}
 
 
-PINNED = re.compile(r"[\w.\-]+(\[[\w,\-]+\])?==[\w.+!]+( ; [^\\]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*")
+@locks
+def test_lock_fixes_each_version_with_hashes(lock: str) -> None:
+    assert len(lines(lock)) > 50
+    assert [line for line in lines(lock) if not PINNED.fullmatch(line)] == []
 
 
-def test_each_version_is_fixed_and_has_the_hashes_of_its_files() -> None:
-    assert len(LINES) > 50
-    assert [line for line in LINES if not PINNED.fullmatch(line)] == []
+@locks
+def test_lock_names_no_package_index(lock: str) -> None:
+    assert "://" not in "".join(lines(lock))
+    assert not any(line.startswith("-") for line in lines(lock))
 
 
-def test_it_names_no_index() -> None:
-    assert "://" not in "".join(LINES)
-    assert not any(line.startswith("-") for line in LINES)
+@locks
+def test_lock_satisfies_pyproject(lock: str) -> None:
+    versions = locked(lock)
+    for text in LISTED[lock]:
+        requirement = Requirement(text)
+        (version,) = versions[name_of(requirement)].specifier
+        assert requirement.specifier.contains(version.version), text
 
 
-def test_all_that_the_project_asks_for_is_there_in_a_version_that_fits() -> None:
-    groups = PROJECT["dependency-groups"]
-    asked = [
-        *PROJECT["project"]["dependencies"],
-        *groups["dev"],
-        *groups["build"],
-        *PROJECT["build-system"]["requires"],
-    ]
-    for text in asked:
-        wanted = Requirement(text)
-        (version,) = LOCKED[name_of(wanted)].specifier
-        assert wanted.specifier.contains(version.version), text
+def test_both_locks_have_the_same_versions() -> None:
+    development = {name: str(requirement) for name, requirement in locked("requirements-dev.lock").items()}
+    production = {name: str(requirement) for name, requirement in locked("requirements.lock").items()}
+
+    assert production.items() <= development.items()
 
 
-def test_it_is_installed_by_its_hashes_alone() -> None:
-    commands = re.sub(r"\\\n", " ", (ROOT / "scripts" / "install").read_text()).splitlines()
-    installs = [line for line in commands if "-m pip install" in line]
-    assert [line for line in installs if "requirements.lock" in line and "--require-hashes" in line] == installs[:1]
-    assert all("--no-deps" in line and "--no-build-isolation" in line for line in installs[1:])
+def test_production_lock_has_no_test_or_build_tools() -> None:
+    tools = {name_of(Requirement(text)) for text in TOOLS} - {"cryptography"}
+
+    assert tools & locked("requirements.lock").keys() == set()
+
+
+def test_make_install_accepts_only_locked_files() -> None:
+    installs = [line for line in (ROOT / "scripts" / "install").read_text().splitlines() if line.startswith("pip ")]
+    locks, project = installs[:-1], installs[-1]
+
+    assert [line.split()[-1] for line in locks] == list(LISTED)
+    assert all("--require-hashes" in line and "--only-binary :all:" in line for line in locks)
+    assert "--no-deps" in project
+    assert "--no-build-isolation" in project
