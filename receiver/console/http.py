@@ -26,7 +26,7 @@ from receiver.console.files import FileLinks
 from receiver.console.forms import Notice, forget_notice, form_of, notice_of, set_notice
 from receiver.console.live import LiveParts, Rendered, Shown
 from receiver.console.page import PATH, ConsolePage
-from receiver.console.passwords import Person, people_of
+from receiver.console.passwords import ADMIN, Person, people_of
 from receiver.console.rendering import Renderer, download, page, see_other, static_file
 from receiver.console.sign_in import (
     SignedIn,
@@ -136,8 +136,15 @@ class _Console:
         self._artifacts = ArtifactStreams(self._service)
         self._pool = CallPool("console")
         self._renderer = Renderer(PAGES)
+        config, settings = context.config.console, context.settings
         self.signing_in = SignInPages(
-            self._renderer, sign_in, oidc, context.config.console.session, by_password=bool(people)
+            self._renderer,
+            sign_in,
+            oidc,
+            config.session,
+            by_password=bool(config.users or settings.console_password),
+            by_token=bool(settings.console_token),
+            only_name="" if oidc or config.users else ADMIN,
         )
         self._log_limit = TokenBucket(1, 10)
         self._live = LiveParts(ledger, context.background, self._live_part)

@@ -34,17 +34,26 @@ _USED: Final = "The address was used already, or belongs to another start."
 
 
 class SignInPages:
-    """`by_password`: whether anybody can sign in with one. `oidc`: the issuer, if there is one. `lasts`: seconds of a
-    session."""
+    """`oidc`: the issuer, if there is one. `lasts`: seconds of a session. `by_password`, `by_token`: whether people can
+    sign in with a password, and with a token that is good once. `only_name`: the user name if only one exists, else "".
+    """
 
     def __init__(
-        self, renderer: Renderer, sign_in: SignIn, oidc: Oidc | None, lasts: float, *, by_password: bool
+        self,
+        renderer: Renderer,
+        sign_in: SignIn,
+        oidc: Oidc | None,
+        lasts: float,
+        *,
+        by_password: bool,
+        by_token: bool,
+        only_name: str,
     ) -> None:
         self._renderer = renderer
         self._sign_in = sign_in
         self._oidc = oidc
         self._lasts = lasts
-        self._by_password = by_password
+        self._ways = {"passwords": by_password, "by_token": by_token, "only_name": only_name}
         self._issuer_pool = CallPool("console-oidc")  # of its own: an issuer that hangs must hold up no page
 
     def routes(self) -> Iterator[tuple[str, str, Callable[[Request], Awaitable[Response]]]]:
@@ -67,9 +76,8 @@ class SignInPages:
 
     def _form(self, where: str, name: str = "", problem: str = "", status: int = 200) -> Response:
         issuer = self._oidc.host if self._oidc else ""
-        values = {"title": "Sign in", "next": local_path(where), "name": name, "problem": problem}
-        ways = {"issuer": issuer, "passwords": self._by_password}
-        return page(self._renderer.html("login.html", {**values, **ways}), status)
+        values = {"title": "Sign in", "next": local_path(where), "name": name, "problem": problem, "issuer": issuer}
+        return page(self._renderer.html("login.html", {**values, **self._ways}), status)
 
     async def login(self, request: Request) -> Response:
         """Sign somebody in."""

@@ -96,13 +96,14 @@ def submitting(
             delivering: bool = False,
             polling: bool = False,
             console_password: str = "",
+            console_token: str = "",
             **config: Any,
         ) -> Any:
             port = free_port()
             url = f"http://127.0.0.1:{port}"
             public = config.pop("public_url", url)
             environ = {"REDIS_URL": redis or redis_url, "RUNHOOK_DATA": str(tmp_path), "RUNHOOK_SECRET": MASTER}
-            environ |= {"RUNHOOK_CONSOLE_PASSWORD": console_password}
+            environ |= {"RUNHOOK_CONSOLE_PASSWORD": console_password, "RUNHOOK_CONSOLE_TOKEN": console_token}
             settings = Settings.from_env({**environ, "DATABASE_URL": database_url, "PUBLIC_URL": public})
             source = {"secrets": ["other"], "api_base": base, "api_key": KEY}
             loaded = Config.model_validate({"sources": {"skyvern": source}, "spool": {"reserve_bytes": 0}, **config})

@@ -37,6 +37,20 @@ def person(server: Submitting) -> Iterator[Browser]:
     it.session.close()
 
 
+def test_sign_in_page_names_no_user_beside_an_issuer(
+    submitting: Callable[..., Submitting], issuer: Issuer, hashed_password: str
+) -> None:
+    settings = {"issuer": issuer.url, "client_id": CLIENT, "client_secret": SECRET, "groups": GROUPS}
+    server = submitting(
+        "http://127.0.0.1:9", dispatching=False, console={"oidc": settings}, console_password=hashed_password
+    )
+    it = Browser(server.url)
+    page = it.get("/login").text
+    assert 'name="password"' in page
+    assert "admin" not in page
+    it.session.close()
+
+
 def at_issuer(person: Browser, where: str = "/console/runs") -> str:
     """Press the button, let the issuer say who it is, and return the address that it sends the browser back to."""
     page = person.get(f"/login?next={where}").text

@@ -144,6 +144,39 @@ def test_a_person_of_one_source_sees_that_alone(browser: Browser) -> None:
     assert "Parts" not in browser.get("/").text
 
 
+USER_NAME = "Sign in as <code>admin</code> with the password in <code>RUNHOOK_CONSOLE_PASSWORD</code>."
+ONE_TIME = "Each start of <code>runhook dev</code> prints an address after <code>console:</code>."
+
+
+@pytest.mark.parametrize(
+    ("password", "token", "hints", "form"),
+    [(True, "", [USER_NAME], True), (False, "t", [ONE_TIME], False), (True, "t", [USER_NAME, ONE_TIME], True)],
+)
+def test_sign_in_page_names_the_only_user(
+    submitting: Callable[..., Submitting],
+    hashed_password: str,
+    password: bool,
+    token: str,
+    hints: list[str],
+    form: bool,
+) -> None:
+    # Given a console without users and issuer
+    given = hashed_password if password else ""
+    it = Browser(submitting("http://127.0.0.1:9", dispatching=False, console_password=given, console_token=token).url)
+    # When somebody opens it
+    page = it.get("/login").text
+    # Then the page says how to sign in, and fills in the only name
+    assert [hint for hint in (USER_NAME, ONE_TIME) if hint in page] == hints
+    assert ('name="password"' in page) == ('value="admin"' in page) == form
+    it.session.close()
+
+
+def test_sign_in_page_names_no_user_beside_others(browser: Browser) -> None:
+    page = browser.get("/login").text
+    assert 'name="password"' in page
+    assert not [hint for hint in (USER_NAME, ONE_TIME, 'value="admin"') if hint in page]
+
+
 def test_without_people_there_is_no_console(submitting: Callable[..., Submitting]) -> None:
     it = Browser(submitting("http://127.0.0.1:9", dispatching=False).url)
     assert it.get("/").status_code == 404
