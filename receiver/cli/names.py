@@ -75,9 +75,7 @@ def chosen_sources(
             raise unknown("source", name, "there is no such source", list(config.sources))
     chosen = [each for each in found if name in (None, each.name)]
     if not chosen:
-        from receiver.config.advice import local_key  # lists need nothing of the config
+        from receiver.config.advice import missing_api_key  # lists need nothing of the config
 
-        raise ConfigError(
-            local_key(settings) or f"{settings.config}: no api_key of {name or 'any source'}, so Skyvern can't be asked"
-        )
+        raise ConfigError(missing_api_key(settings, config, name or next(iter(config.sources))))
     return chosen

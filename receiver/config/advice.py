@@ -40,6 +40,24 @@ def local_key(settings: Settings) -> str:
     )
 
 
+def missing_api_key(settings: Settings, config: Config, source: str) -> str:
+    """Return why Skyvern can't be called for a source without an API, and what its config or environment lacks."""
+    if config.sources[source].api_key is not None:
+        return local_key(settings)
+    return (
+        f"{settings.config}: sources.{source}: api_key is missing or empty, so Skyvern can't be called."
+        f" {api_key_remedy(source)}"
+    )
+
+
+def api_key_remedy(source: str) -> str:
+    """Return what to add to the config file and to the environment, so that Skyvern can be called for a source."""
+    return (
+        f'Below `{source}:` write api_key: "${{SKYVERN_API_KEY}}", and set SKYVERN_API_KEY in .env or in the'
+        " environment"
+    )
+
+
 def refused_url(public_url: str) -> Trouble | None:
     """Return why Skyvern refuses webhook URLs that begin with `public_url`; None when it does not, or there is none."""
     try:

@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from handlers.support.address_policy import AllowedAddresses
 from receiver import wakeups
+from receiver.config.advice import api_key_remedy
 from receiver.config.fields import parse_rate
 from receiver.dispatch.dispatcher import make_router
 from receiver.dispatch.late_binding import LateBinding
@@ -224,7 +225,8 @@ class _Api:
         if key.source == ALL_SOURCES:
             raise Refusal(error(403, "The key is of no one source, so nothing is passed on with it"))
         if key.source not in self.sources:
-            raise Refusal(error(503, f"The source {key.source} has no API in the config", retry_after="60"))
+            words = f"Runhook's config has no api_key for the source {key.source}. {api_key_remedy(key.source)}"
+            raise Refusal(error(503, words, retry_after="60"))
         return self.sources[key.source]
 
     def _take_look(self, source: str) -> Callable[[int], Awaitable[int]]:

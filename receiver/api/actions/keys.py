@@ -14,7 +14,7 @@ from receiver.api.endpoint import Endpoint
 from receiver.api.keys import KeyRow, in_order
 from receiver.api.models import Result, Scoped
 from receiver.api.service import Actor, Service
-from receiver.config.advice import local_key
+from receiver.config.advice import missing_api_key
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config
 from receiver.config.settings import SECRET_FILE, Settings
@@ -178,10 +178,7 @@ def _source_of(settings: Settings, config: Config, source: str, scopes: Collecti
         what = f"source {source}: there is no such source" if source else "source: say which"
         raise Invalid(f"{what}; there are {', '.join(config.sources)}")
     elif set(scopes) - {api_key.VIEW} and config.sources[chosen].api(settings.skyvern_base_url) is None:
-        raise ConfigError(
-            local_key(settings)
-            or f"{settings.config}: sources.{chosen}: has no api_key, so nothing can be submitted for it"
-        )
+        raise ConfigError(missing_api_key(settings, config, chosen))
     return chosen
 
 

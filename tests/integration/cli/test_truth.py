@@ -144,6 +144,29 @@ def test_with_the_key_of_dev_it_is_said_why_skyvern_cannot_be_asked(runhook: Run
             runhook(*arguments)
 
 
+@pytest.mark.parametrize("line", ["", ', "api_key": "${SKYVERN_API_KEY:-}"'])
+def test_missing_api_key_names_the_line_to_add(
+    runhook: Runhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    # Given a source without a key for Skyvern's API
+    path = tmp_path / "config" / "runhook.yaml"
+    source = '{"sources": {"skyvern": {"secrets": ["k"]%s}}}'
+    path.write_text(source % line)
+    # Then each command that needs one prints the line, its place, and where the variable goes
+    added = 'api_key: "${SKYVERN_API_KEY}"'
+    for arguments in (["reconcile"], ["connect"], ["keys", "create", "app"]):
+        with pytest.raises(RunhookError, match="skyvern: api_key is missing or empty") as caught:
+            runhook(*arguments)
+        assert f"Below `skyvern:` write {added}, and set SKYVERN_API_KEY in .env or in the environment" in str(
+            caught.value
+        )
+    # And with both, a key is created
+    name, value = added.split(": ", 1)
+    path.write_text(source % f', "{name}": {value}')
+    monkeypatch.setenv("SKYVERN_API_KEY", "sk-real")
+    assert "rhk_" in runhook("keys", "create", "app").stdout
+
+
 def test_a_sample_that_a_sink_does_not_take_is_told_in_words(runhook: Runhook) -> None:
     with pytest.raises(RunhookError, match=r"^ops: not available now: "):
         runhook("sink", "test", "ops")
