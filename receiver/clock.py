@@ -56,6 +56,8 @@ REDIS_EVERY = 4.0
 # Seconds between two checks for results that no webhook has brought: after a hint, and otherwise.
 HINTED_EVERY = 2.0
 OVERDUE_EVERY = 6.0
+# The same where no webhook can come, so that every result waits for such a check.
+ALONE_EVERY = 1.0
 # Seconds between two checks for workers that died on this machine, while none of them can hold anything.
 IDLE_REAP_EVERY = 15.0
 # Seconds between two sweeps of the records of dead workers, which hold up no work.
@@ -328,7 +330,10 @@ class Clock:
 
     def overdue(self) -> None:
         """Start polls for results that no webhook has brought."""
-        if self._reconciler is not None and self._every("overdue", HINTED_EVERY if self._hints else OVERDUE_EVERY):
+        if self._reconciler is None:
+            return
+        usual = ALONE_EVERY if self._reconciler.alone else OVERDUE_EVERY
+        if self._every("overdue", min(HINTED_EVERY, usual) if self._hints else usual):
             self._reconciler.tick(hints=self._hints)
             self._hints = False
 
@@ -367,8 +372,9 @@ class Clock:
         self._redis.close()
 
 
-def build(settings: Settings, config: Config, stop: Callable[[float], bool]) -> Clock:
-    """Return the clock for these settings. `stop`: as for `Clock.run`, while the ledger is waited for.
+def build(settings: Settings, config: Config, stop: Callable[[float], bool], watch_back: float | None = None) -> Clock:
+    """Return the clock for these settings. `stop`: as for `Clock.run`, while the ledger is waited for. `watch_back`:
+    seconds that its first walk of each watched source goes back.
 
     Raises NotStarted when the ledger can't be used, or is not there within START_WITHIN.
     """
@@ -376,7 +382,7 @@ def build(settings: Settings, config: Config, stop: Callable[[float], bool]) -> 
     await_schema(ledger, START_WITHIN, stop)
     check_url(settings.redis_url)
     connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
-    reconciler = poller.build(settings, config) if config.reconcile.enabled else None
+    reconciler = poller.build(settings, config, watch_back) if config.reconcile.enabled else None
     return Clock(
         ledger,
         config.destinations,

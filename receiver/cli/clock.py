@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
-from receiver.cli.options import ConfigFile, DataDirectory, load_config
+from receiver.cli.options import ConfigFile, DataDirectory, WatchSince, load_config, parse_time
 from receiver.runtime.data_folder import secure
 from receiver.runtime.garbage import freeze_imports
 from receiver.telemetry import logs
 
 
-def clock(config: ConfigFile = None, data: DataDirectory = None) -> None:
+def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Run the clock: due retries, lapsed claims, lost wake-ups, old events. Several may run."""
     from receiver.clock import build
     from receiver.config.loader import file_hash
@@ -25,7 +26,8 @@ def clock(config: ConfigFile = None, data: DataDirectory = None) -> None:
         signal.signal(number, lambda *_: stopping.set())
     settings, loaded = load_config(config, data)
     secure(settings.data)
-    the_clock = build(settings, loaded, stopping.wait)
+    moment = parse_time(since)
+    the_clock = build(settings, loaded, stopping.wait, None if moment is None else time.time() - moment)
     heartbeat = Heartbeat(settings, CLOCK, file_hash(settings.config), watched=True)
 
     def stop(seconds: float) -> bool:

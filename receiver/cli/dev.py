@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import secrets
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Annotated, Final, NamedTuple, NoReturn
 import typer
 
 from handlers.support.url import hide_password
-from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, parse_admin_port
+from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, WatchSince, parse_admin_port, parse_time
 from receiver.config.advice import warnings
 from receiver.config.fields import ListenAddress
 from receiver.config.loader import load
@@ -42,6 +43,7 @@ def dev(
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the receiver.")] = 8000,
     host: Host = "127.0.0.1",
     admin_port: AdminPort = "",
+    since: WatchSince = "",
     data: DataDirectory = None,
     config: ConfigFile = None,
 ) -> None:
@@ -50,6 +52,7 @@ def dev(
     from receiver.runtime.embedded_valkey import EmbeddedValkey
     from receiver.runtime.foreman import Foreman, Program, program
 
+    parse_time(since)  # a wrong one is an error of this command
     settings = Settings.from_env(config=config, data=data)
     read(settings.config, settings.environ)  # where there is no config, nothing is made: it is the wrong folder
     logs.set_up()
@@ -72,7 +75,7 @@ def dev(
     programs = [
         program("serve", partial(_runhook, serve, {**environ, **console.environ}), STOP_TIMEOUT),
         program("worker", partial(_runhook, ["worker", *worker_options], environ), STOP_TIMEOUT),
-        program("clock", partial(_runhook, ["clock"], environ), STOP_TIMEOUT),
+        program("clock", partial(_runhook, ["clock", *(["--since", since] if since else ())], environ), STOP_TIMEOUT),
     ]
     valkey = EmbeddedValkey(settings.data) if settings.embedded_redis else None
     try:
@@ -199,8 +202,29 @@ def summary(
             "no SKYVERN_API_KEY is set: a key made for local use signs what `runhook trigger` sends"
             + ("" if settings.skyvern_base_url else ", and no run can be submitted with it")
         )
+    if watched := _watched(settings, config):
+        lines.append(watched)
     lines += [f"WARNING: {warning}" for warning in warnings(settings, config)]
     return [*lines, "Ctrl-C stops everything"]
+
+
+def _watched(settings: Settings, config: Config) -> str:
+    """Return how results come from the accounts that are watched; "" when there are none."""
+    found = [source.api(settings.skyvern_base_url) for source in config.sources.values() if source.watch]
+    bases = sorted({api[0] for api in found if api is not None})
+    if not bases or not config.reconcile.enabled:
+        return ""
+    reconcile = config.reconcile.reached_at(settings.public_url)
+    within = math.ceil((reconcile.watch_every + reconcile.webhook_grace) / 30) * 30
+    if settings.public_url:
+        return (
+            f"watching the account at {' and '.join(bases)}: a result that no webhook brings is here within about "
+            f"{within} s of its run's end. `runhook connect` shows which agents post here"
+        )
+    return (
+        f"watching the account at {' and '.join(bases)}: results are here within about {within} s of their run's end. "
+        "To get them in seconds: `runhook dev --tunnel`, then `runhook connect --apply`"
+    )
 
 
 class _Console(NamedTuple):

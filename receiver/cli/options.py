@@ -53,6 +53,16 @@ AdminPort = Annotated[
         show_default=False,
     ),
 ]
+WatchSince = Annotated[
+    str,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="Import runs of watched accounts that were created since then, such as 24h. Default: only runs that end from"
+        " the first start on.",
+        show_default=False,
+    ),
+]
 Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="At most so many rows.")]
 SourceName = Annotated[str, typer.Option("--source", help="Only this source.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]

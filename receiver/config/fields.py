@@ -21,6 +21,8 @@ _BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**
 _RATE = re.compile(r"([1-9][0-9]{0,6})\s*/\s*(s|m|h)")
 _LISTEN = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):)?([0-9]{1,5})")
 LOOPBACK: Final = "127.0.0.1"
+# What a key begins with that `runhook dev` made to stand in for one of Skyvern's.
+LOCAL_KEY: Final = "local-"
 
 
 class ListenAddress(NamedTuple):

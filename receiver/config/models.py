@@ -5,17 +5,25 @@ Every key is declared once, here or in a module that is imported here, with type
 receiver.config.loader returns a Config.
 """
 
+from typing import Final, Self
+
 from pydantic import Field
 
 from handlers.support.duration import Seconds
 from receiver.config.base import Model
 from receiver.config.console import ConsoleConfig
 from receiver.config.destinations import CallbacksConfig, RetryPolicy, RouteConfig, SinkConfig
-from receiver.config.fields import Keys, Listen, Name, Number, OptionalKey, Rate, Size, Whole
+from receiver.config.fields import LOCAL_KEY, Keys, Listen, Name, Number, OptionalKey, Rate, Size, Whole
 from receiver.config.section import Section, section
 from receiver.config.stores import InboxConfig, LedgerConfig, QuarantineConfig, RetentionConfig, SpoolConfig
 from receiver.domain.callback import CALLBACK
 from receiver.domain.trouble import Trouble
+
+# Seconds after which a run whose end Skyvern shows has all its files: 0.3 to 8 s pass between its final status and its
+# webhook (1.0.56).
+SETTLED_AFTER: Final = 9.0
+# Seconds between two walks where no webhook can come. With the time above, a result is here 30 s after its run's end.
+WATCH_ALONE_EVERY: Final = 15.0
 
 DEFAULT_REDACT = (
     "**.extra_http_headers",
@@ -57,9 +65,15 @@ class SourceConfig(Model):
         return tuple(dict.fromkeys(each.get_secret_value() for each in found if each.get_secret_value()))
 
     def api(self, default_base: str) -> tuple[str, str] | None:
-        """Return base and key of the source's API, or None when it must not be called. `default_base` may be ""."""
-        base = self.api_base or default_base
-        return (base.rstrip("/"), self.api_key.get_secret_value()) if base and self.api_key else None
+        """Return base and key of the source's API, or None when it must not be called. `default_base` may be "".
+
+        A key that was made on this machine is for `default_base` alone: it opens nothing at the real Skyvern.
+        """
+        base = (self.api_base or default_base).rstrip("/")
+        key = self.api_key.get_secret_value() if self.api_key else ""
+        if not (base and key) or (key.startswith(LOCAL_KEY) and base != default_base.rstrip("/")):
+            return None
+        return base, key
 
 
 class ServerConfig(Section):
@@ -133,7 +147,8 @@ class ReconcileConfig(Section):
         ge=0,
         le=86400,
         description="Time that an end which Skyvern's API shows waits for its webhook, which has the same facts and"
-        " more files; then the API's answer is taken: seconds, or such as 2m.",
+        " more files; then the API's answer is taken: seconds, or such as 2m. Where PUBLIC_URL is not set no webhook"
+        " can come, and the default is 9s: by then a run has all its files.",
     )
     stuck_after: Seconds = Field(
         14400.0,
@@ -143,13 +158,18 @@ class ReconcileConfig(Section):
         " paused does at its first poll: seconds, or such as 4h.",
     )
     watch_every: Seconds = Field(
-        60.0, ge=1, le=86400, description="Pause between two walks of Skyvern's list of runs: seconds, or such as 1m."
+        60.0,
+        ge=1,
+        le=86400,
+        description="Pause between two walks of Skyvern's list of runs: seconds, or such as 1m. Where PUBLIC_URL is not"
+        " set, the default is 15s.",
     )
     watch_back: Seconds = Field(
-        86400.0,
+        0.0,
         ge=0,
         le=2592000,
-        description="How far back the first walk of a source goes: seconds, or such as 1d.",
+        description="How far back the first walk of a source goes: seconds, or such as 1d. 0: runs that ended before it"
+        " are not imported.",
     )
     longest: Seconds = Field(
         3600.0, gt=0, le=604800, description="Longest pause between two polls of one run: seconds, or such as 1h."
@@ -163,6 +183,14 @@ class ReconcileConfig(Section):
         description="Time after which a submit whose answer was lost, and of which Skyvern's list certainly shows no"
         " run, counts as never made, so that its Idempotency-Key is free again: seconds, or such as 10m.",
     )
+
+    def reached_at(self, public_url: str) -> Self:
+        """Return these settings for a receiver with this PUBLIC_URL. Without one no webhook can come, so ends are found
+        and taken sooner, where the file does not say when."""
+        if public_url:
+            return self
+        sooner = {"webhook_grace": SETTLED_AFTER, "watch_every": WATCH_ALONE_EVERY}
+        return self.model_copy(update={key: sooner[key] for key in sooner.keys() - self.model_fields_set})
 
 
 class Config(Model):
@@ -204,7 +232,8 @@ class Config(Model):
 
     def no_webhooks_warning(self, default_base: str, public_url: str) -> Trouble | None:
         """Return what does not work because Skyvern gets no URL for the webhooks of runs that can be submitted."""
-        names = [name for name, source in self.sources.items() if source.api(default_base) is not None]
+        submits = {name: source for name, source in self.sources.items() if source.api(default_base) is not None}
+        names = [name for name, source in submits.items() if not source.watch]  # else a walk finds the ends soon
         if public_url or not names:
             return None
         return Trouble(

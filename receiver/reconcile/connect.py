@@ -15,7 +15,7 @@ from receiver.ledger import Ledger, account
 from receiver.ledger.account import AgentChange
 from receiver.reconcile.schedules import ScheduleCheck, check_schedules
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answer, Answered
+from receiver.skyvern import Answer, Answered, failure
 from receiver.skyvern.account import ListedAgent, as_yaml, definition_of, differences, listed_agents
 from receiver.skyvern.requests import PAGE_SIZE
 
@@ -137,9 +137,6 @@ def _get(source: PolledSource, agent_id: str) -> dict[str, Any]:
 
 def _said(answer: Answer) -> str:
     """Return why a call failed, with what Skyvern says of it: it names fields, and no URL."""
-    if not isinstance(answer, Answered):
-        return answer.reason
-    found = answer.json()
+    found = answer.json() if isinstance(answer, Answered) else None
     detail = found.get("detail") if isinstance(found, dict) else None
-    words = f"Skyvern answered {answer.status}"
-    return f"{words}: {detail[:300]}" if isinstance(detail, str) else words
+    return f"{failure(answer)}: {detail[:300]}" if isinstance(detail, str) else failure(answer)

@@ -14,7 +14,7 @@ from typing import Final
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered, ListedRun, length_of_list, listed_runs
+from receiver.skyvern import Answered, ListedRun, failure, length_of_list, listed_runs
 from receiver.skyvern.requests import MAX_PAGES, PAGE_SIZE
 
 # What is under way first: a run that ends while the lists are read is then in one of them.
@@ -99,8 +99,7 @@ class _Reading:
             listing.calls += 1
             rows = listed_runs(answer) if isinstance(answer, Answered) else None
             if rows is None or not isinstance(answer, Answered):
-                said = f"Skyvern answered {answer.status}" if isinstance(answer, Answered) else answer.reason
-                listing.trouble = f"page {page}: {said}"
+                listing.trouble = f"page {page}: {failure(answer)}"
                 listing.retry_after = (answer.retry_after if isinstance(answer, Answered) else None) or 0.0
                 return False
             times = [row.created_at for row in rows if row.created_at is not None]

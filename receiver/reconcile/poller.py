@@ -74,6 +74,7 @@ class Reconciler:
         connection: redis.Redis,
         settings: ReconcileConfig,
         sources: Sequence[PolledSource],
+        watch_back: float | None = None,
     ) -> None:
         self._ledger = ledger
         self._dispatcher = dispatcher
@@ -90,7 +91,7 @@ class Reconciler:
         self._intake = ResultIntake(ledger, dispatcher, connection, settings)
         self._run_polls = RunPolls(ledger, self._intake, settings, self._mark_unknown)
         self._run_hints = TokenBucket(RUN_HINTS_PER_SECOND, RUN_HINTS_AT_ONCE)
-        self._watcher = Watcher(ledger, settings, lambda: self._closed)
+        self._watcher = Watcher(ledger, settings, lambda: self._closed, watch_back)
 
     def tick(self, *, hints: bool = True) -> int:
         """Start the polls that are due and within the budget; waits for nothing. Returns how many it started.
@@ -332,6 +333,11 @@ class Reconciler:
         return count
 
     @property
+    def alone(self) -> bool:
+        """Whether a source has only its walks: it is watched, and no webhook of it can reach this receiver."""
+        return any(each.watch and not each.hooks for each in self.sources)
+
+    @property
     def sources(self) -> list[PolledSource]:
         """The sources whose API can be called."""
         return list(self._sources.values())
@@ -346,8 +352,11 @@ class Reconciler:
         self._ledger.close()
 
 
-def build(settings: Settings, config: Config) -> Reconciler:
-    """Build the reconciler for these settings. It opens its connections on first use. Raises ConfigError."""
+def build(settings: Settings, config: Config, watch_back: float | None = None) -> Reconciler:
+    """Build the reconciler for these settings. It opens its connections on first use. Raises ConfigError.
+
+    `watch_back`: seconds; the first walk of each source goes back so far, although there were others before.
+    """
     connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     dispatcher = build_dispatcher(settings, config, "reconcile", connection)
@@ -357,7 +366,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
     polled = []
     for name, source in config.sources.items():
         if (found := source.api(settings.skyvern_base_url)) is None:
-            if source.watch:
+            if source.watch and not source.api_key:  # and not one that was made on this machine
                 log.warning("watch.off source=%s: it has no api_key, so its runs can't be listed", name)
             continue
         try:
@@ -367,7 +376,8 @@ def build(settings: Settings, config: Config) -> Reconciler:
         budget = partial(limits.take, f"reconcile/{name}", parse_rate(config.reconcile.budget))
         resolver = Resolver(name, reader, ledger, late, wake, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
         polled.append(PolledSource(name, reader, budget, resolver, source.watch, hooks_of(settings.public_url, name)))
-    reconcile = config.reconcile
+    reconcile = config.reconcile.reached_at(settings.public_url)
     if (kept := config.retention.events) is not None:  # what was removed has been told once
         reconcile = reconcile.model_copy(update={"watch_back": min(reconcile.watch_back, kept)})
-    return Reconciler(ledger, dispatcher, connection, reconcile, polled)
+        watch_back = None if watch_back is None else min(watch_back, kept)
+    return Reconciler(ledger, dispatcher, connection, reconcile, polled, watch_back)

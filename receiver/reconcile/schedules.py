@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered, listed_runs
+from receiver.skyvern import Answered, failure, listed_runs
 from receiver.skyvern.account import ListedSchedule, listed_schedules
 from receiver.skyvern.requests import PAGE_SIZE
 from receiver.skyvern.schedules import last_due, scheduled_run_id
@@ -43,8 +43,7 @@ def list_schedules(source: PolledSource) -> tuple[list[ListedSchedule], str]:
         if rows is None:
             if isinstance(answer, Answered) and answer.status in (404, 405, 501):
                 return found, ""
-            said = f"Skyvern answered {answer.status}" if isinstance(answer, Answered) else answer.reason
-            return found, f"schedules, page {page}: {said}"
+            return found, f"schedules, page {page}: {failure(answer)}"
         found += rows
         if len(rows) < PAGE_SIZE:
             break

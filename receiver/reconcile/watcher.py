@@ -1,10 +1,11 @@
 """Walks Skyvern's list of runs and finds the ends that no webhook has brought, also of runs that its UI, a schedule or
 another program started.
 
-A walk reads the list back to the watermark, which is where the last one began. What has ended and is not known here is
-asked for, once it is as old as `webhook_grace`: until then its webhook may come. What is still under way is remembered;
-when a list of what is under way no longer shows it, it has ended, and is asked for too. So a run whose webhook comes
-costs its share of a page, and one whose webhook is missing one call more.
+A walk reads the list back to the watermark, which is where the last one began. The first walk of a source finds only
+where the list begins and what is under way: watching starts then, unless `watch_back` says earlier. What has ended and
+is not known here is asked for, once it is as old as `webhook_grace`: until then its webhook may come. What is still
+under way is remembered; when a list of what is under way no longer shows it, it has ended, and is asked for too. So a
+run whose webhook comes costs its share of a page, and one whose webhook is missing one call more.
 
 All times of the list are by Skyvern's clock, and are compared with each other only.
 """
@@ -31,6 +32,8 @@ from receiver.skyvern import ListedRun
 
 # Seconds by which a walk reads further back than the watermark: a run may become visible after a younger one.
 OVERLAP: Final = 120.0
+# Seconds between the newest run of a list and one that is created next, at least.
+_INSTANT: Final = 1e-6
 # Seconds between two checks of a source's schedules and agents.
 ACCOUNT_EVERY: Final = 600.0
 # Seconds between two checks of the ledger for a walk that is due.
@@ -44,10 +47,14 @@ log = logging.getLogger("runhook.watch")
 class Watcher:
     """The walks of all sources. `stopped`: whether the process is being stopped."""
 
-    def __init__(self, ledger: Ledger, settings: ReconcileConfig, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self, ledger: Ledger, settings: ReconcileConfig, stopped: Callable[[], bool], watch_back: float | None = None
+    ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._stopped = stopped
+        self._watch_back = watch_back
+        self._went_back: set[str] = set()
         self._not_before: dict[str, float] = {}
         self._trouble: dict[str, str] = {}
         self._account_at: dict[str, float] = {}
@@ -57,7 +64,7 @@ class Watcher:
         now = time.monotonic()
         found = [each for each in sources if each.watch and now >= self._not_before.get(each.name, 0.0)]
         for each in found:
-            self._not_before[each.name] = now + max(_CHECK_EVERY, min(self._settings.watch_every / 4, 15.0))
+            self._not_before[each.name] = now + max(_CHECK_EVERY, min(self._settings.watch_every / 10, 15.0))
         return found
 
     def walk(self, source: PolledSource) -> None:
@@ -68,7 +75,9 @@ class Watcher:
             return
         watch = self._ledger.write(lambda connection: watches.lease(connection, source.name, now))
         if watch is not None:
-            _Walk(self._ledger, self._settings, source, watch, self._stopped, self._report).run()
+            back = None if source.name in self._went_back else self._watch_back
+            if _Walk(self._ledger, self._settings, source, watch, self._stopped, self._report, back).run():
+                self._went_back.add(source.name)
             if time.monotonic() >= self._account_at.get(source.name, 0.0) and not self._stopped():
                 self._account_at[source.name] = time.monotonic() + ACCOUNT_EVERY
                 self._check_schedules(source)
@@ -120,7 +129,7 @@ class Watcher:
 
 
 class _Walk:
-    """One walk of one source."""
+    """One walk of one source. `back`: when given, it goes back for so many seconds, although others were before it."""
 
     def __init__(
         self,
@@ -130,6 +139,7 @@ class _Walk:
         watch: Watch,
         stopped: Callable[[], bool],
         report: Callable[[str, str], None],
+        back: float | None,
     ) -> None:
         self._ledger = ledger
         self._settings = settings
@@ -138,16 +148,30 @@ class _Walk:
         self._stopped = stopped
         self._report = report
         self._began = self._ledger.now()
+        self._since = self._back_to(back)
         self._newest: float | None = None
         self._seen = 0
         self._asked = 0
 
-    def run(self) -> None:
-        """Read the list back to the watermark, then what is under way, and record how far this came."""
-        since = self._began - self._settings.watch_back
+    def _back_to(self, back: float | None) -> float:
+        """Return back to when the list is read. A first walk that is to import nothing reads one page, and takes only
+        where the list begins from it."""
+        first = self._watch.watermark is None
+        back = self._settings.watch_back if back is None and first else back
+        asked = self._began - back if back else float("inf")
+        return asked if self._watch.watermark is None else min(self._watch.watermark - OVERLAP, asked)
+
+    def _watermark(self, newest: float | None) -> float | None:
+        """Return back to when the next walk reads, and OVERLAP more. After a first walk it must not read what this one
+        did not want."""
         if self._watch.watermark is not None:
-            since = self._watch.watermark - OVERLAP
-        listing = read_back(self._source, since, self._page, stopped=self._stopped)
+            return newest
+        return OVERLAP if newest is None else max(newest, min(self._since, newest + _INSTANT) + OVERLAP)
+
+    def run(self) -> bool:
+        """Read the list back to the watermark, then what is under way, and record how far this came. Returns whether
+        it was complete."""
+        listing = read_back(self._source, self._since, self._page, stopped=self._stopped)
         calls, trouble, retry_after = listing.calls, listing.trouble, listing.retry_after
         if not trouble and self._others_active():
             active = read_back(self._source, float("-inf"), self._page, statuses=ACTIVE, stopped=self._stopped)
@@ -160,9 +184,10 @@ class _Walk:
             self._ledger.write(lambda connection: watches.break_off(connection, self._source.name, again_at, trouble))
         else:
             due_at = max(self._began + self._settings.watch_every, now)
-            self._ledger.write(
-                lambda connection: watches.finish(connection, self._source.name, listing.newest, due_at, now)
-            )
+            mark = self._watermark(listing.newest)
+            self._ledger.write(lambda connection: watches.finish(connection, self._source.name, mark, due_at, now))
+            if self._watch.watermark is None:
+                log.info("watch.began source=%s: results of runs that end from now on are imported", self._source.name)
         if not listing.reached:
             self._ledger.write(lambda connection: watches.record_gap(connection, self._source.name, now))
             log.error(
@@ -175,6 +200,7 @@ class _Walk:
         log.log(
             level, "watch.walked source=%s runs=%d asked=%d calls=%d", self._source.name, self._seen, self._asked, calls
         )
+        return not trouble
 
     def _page(self, rows: Sequence[ListedRun]) -> None:
         """Ask for what has ended and is not known here; remember what has not ended."""

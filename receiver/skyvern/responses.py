@@ -86,6 +86,18 @@ class Unreachable:
 Answer = Answered | Unreachable
 
 
+def failure(answer: Answer) -> str:
+    """Return why a call failed and, where a person can tell, how to fix it. It holds no key and no payload."""
+    if isinstance(answer, Unreachable):
+        return f"{answer.reason}. Check SKYVERN_BASE_URL, the source's api_base and the network"
+    if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return (
+            f"Skyvern refused the API key ({answer.status}). Set SKYVERN_API_KEY, or the source's api_key, to a key of "
+            "the account"
+        )
+    return f"Skyvern answered {answer.status}"
+
+
 @dataclass(frozen=True, slots=True)
 class Created:
     """A run exists. `status` and `run_type` are "" where the answer has none (the legacy call)."""

@@ -33,7 +33,7 @@ class Rig:
     def __init__(self, sim: SkyvernSimulator, tmp_path: Path, redis_url: str, **config: Any) -> None:
         environ = {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db"}
         source = {"secrets": ["x"], "api_base": sim.url, "api_key": sim.key, "watch": config.pop("watch", False)}
-        config = {"webhook_grace": 0, "budget": "1000/s", **config}
+        config = {"webhook_grace": 0, "budget": "1000/s", "watch_back": 86400, **config}
         routes = [{"name": "all", "to": ["results"]}]
         sinks = {"results": {"type": "files", "path": str(tmp_path / "files")}}
         self.settings = Settings.from_env({**environ, "RUNHOOK_DATA": str(tmp_path)})

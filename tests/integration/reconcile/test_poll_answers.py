@@ -35,9 +35,8 @@ Poll = Callable[..., Submission]
 
 @pytest.fixture
 def reconciler(tmp_path: Path, redis_url: str, scripted_server: ScriptedServer) -> Iterator[Reconciler]:
-    settings = Settings.from_env(
-        {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db", "RUNHOOK_DATA": str(tmp_path)}
-    )
+    environ = {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db", "RUNHOOK_DATA": str(tmp_path)}
+    settings = Settings.from_env({**environ, "PUBLIC_URL": "https://hooks.example.com"})
     source = {"secrets": ["x"], "api_base": scripted_server.url, "api_key": "key"}
     it = poller.build(settings, Config.model_validate({"sources": {"skyvern": source}}))
     yield it

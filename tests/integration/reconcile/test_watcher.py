@@ -12,6 +12,7 @@ import orjson
 import pytest
 import redis
 
+from receiver.config.models import ReconcileConfig
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import Event, event_id
 from receiver.ledger import account, watches
@@ -228,6 +229,88 @@ def test_the_first_walk_goes_back_as_far_as_it_is_told(skyvern_simulator: Skyver
     walk(it)
 
     assert it.events() == [(new, "import", "new")]
+
+
+def test_watching_starts_now_and_a_restart_continues(simulate_skyvern: Simulate, rig: MakeRig) -> None:
+    # Given an account with runs that have ended, and one that is under way
+    sim = simulate_skyvern(run_seconds=1000.0)
+    it = rig(sim, watch=True, watch_back=0)
+    for _ in range(3):
+        earlier = sim.submit("earlier")["run_id"]
+        sim.client.post(f"/v1/runs/{earlier}/cancel")
+        sim.wait_final(earlier)
+    slow = sim.submit("slow")["run_id"]
+
+    # When it is walked for the first time, and the next run is created at once
+    walk(it)
+    later = sim.submit("later")["run_id"]
+    for run_id in (slow, later):
+        sim.client.post(f"/v1/runs/{run_id}/cancel")
+        sim.wait_final(run_id)
+    walk(it)
+    again = poller.build(it.settings, it.config)
+    last = sim.submit("last")["run_id"]
+    sim.client.post(f"/v1/runs/{last}/cancel")
+    sim.wait_final(last)
+    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE watches SET due_at = 0"))
+    again.drain(10)
+    again.drain(10)
+    again.close()
+
+    # Then only what ended after that walk is imported, by a clock that is started later as well
+    assert sorted(it.events()) == sorted((run_id, "import", "new") for run_id in (slow, later, last))
+
+
+def test_first_run_of_an_empty_account_is_imported(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+    it, sim = rig(skyvern_simulator, watch=True, watch_back=0), skyvern_simulator
+    walk(it)
+    first = sim.submit("first")["run_id"]
+    sim.wait_final(first)
+
+    walk(it)
+
+    assert it.events() == [(first, "import", "new")]
+
+
+@pytest.mark.parametrize("walked_before", [False, True])
+def test_earlier_runs_are_imported_on_request(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig, walked_before: bool
+) -> None:
+    # Given runs that ended before the first walk, one of them long ago
+    it, sim = rig(skyvern_simulator, watch=True, watch_back=0), skyvern_simulator
+    old, recent = sim.submit("old")["run_id"], sim.submit("recent")["run_id"]
+    sim.wait_final(old, recent)
+    sim.run(old).created_at = sim.run(old).created_at.replace(year=2020)
+    if walked_before:
+        walk(it)
+        assert it.events() == []
+
+    # When a clock is started that is to go back for an hour, and again
+    for _ in range(2):
+        asked = poller.build(it.settings, it.config, watch_back=3600)
+        it.ledger.write(lambda c: c.exec_driver_sql("UPDATE watches SET due_at = 0"))
+        asked.drain(10)
+        asked.drain(10)
+        asked.close()
+    walk(it)
+
+    assert it.events() == [(recent, "import", "new")]
+
+
+@pytest.mark.parametrize(
+    ("public_url", "given", "expected"),
+    [
+        ("", {}, (9.0, 15.0)),
+        ("", {"webhook_grace": "1m", "watch_every": "5m"}, (60.0, 300.0)),
+        ("https://hooks.example.com", {}, (120.0, 60.0)),
+    ],
+)
+def test_without_public_url_no_end_waits_for_a_webhook(
+    public_url: str, given: dict[str, str], expected: tuple[float, float]
+) -> None:
+    settings = ReconcileConfig.model_validate(given).reached_at(public_url)
+
+    assert (settings.webhook_grace, settings.watch_every) == expected
 
 
 def test_a_walk_that_was_broken_off_begins_where_it_did(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
@@ -618,7 +701,7 @@ def test_a_walk_tells_of_a_run_that_is_queued_for_too_long(scripted_server: Scri
     it.ledger.write(lambda c: c.exec_driver_sql("UPDATE active_runs SET first_seen_at = first_seen_at - 601"))
 
     # When it still is
-    scripted_server.script = [Reply(200, page)]
+    scripted_server.script = [Reply(200, page), Reply(200, page)]
     walk(it)
 
     assert it.events() == [("tsk_1", "import", "interim")]
