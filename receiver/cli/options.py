@@ -58,8 +58,8 @@ WatchSince = Annotated[
     typer.Option(
         "--since",
         metavar="TIME",
-        help="Import runs of watched accounts that were created since then, such as 24h. Default: only runs that end from"
-        " the first start on.",
+        help="Also import runs of watched accounts that were created since then, such as 24h. Default: only runs that"
+        " end after the first start.",
         show_default=False,
     ),
 ]
