@@ -11,7 +11,7 @@ JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 3)))
 # Where the environment forbids it, each of many processes would compile all that it imports anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install lock demo test proofs lint format types chaos bench loop upstream docs clean
+.PHONY: install lock demo test proofs lint format types chaos bench loop upstream docs dist clean
 
 install: $(VENV)/.installed
 
@@ -69,6 +69,12 @@ bench: install
 docs: install
 	@$(BIN)/python scripts/reference.py
 	@$(BIN)/python scripts/site.py
+
+# A wheel and an sdist in dist/, the same bytes for the same commit.
+dist: install
+	@rm -rf dist
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 1580601600)} \
+		$(BIN)/python -m hatchling build -d dist
 
 clean:
 	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .hypothesis

@@ -29,7 +29,7 @@ COMMANDS: Final[dict[str, Command]] = {
         RUN,
         "receiver.cli.dev",
         "dev",
-        "Run receiver, worker and clock together, with a Valkey or Redis of its own unless REDIS_URL is set. Ctrl-C stops all.",
+        "Run receiver, worker and clock together, with their own Valkey unless REDIS_URL is set. Ctrl-C stops all.",
     ),
     "serve": Command(RUN, "receiver.cli.serve", "serve", "Run the receiver: take webhooks, keep their events, answer."),
     "worker": Command(

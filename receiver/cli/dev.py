@@ -47,7 +47,7 @@ def dev(
     data: DataDirectory = None,
     config: ConfigFile = None,
 ) -> None:
-    """Run receiver, worker and clock together, with a Valkey or Redis of its own unless REDIS_URL is set. Ctrl-C stops all."""
+    """Run receiver, worker and clock together, with their own Valkey unless REDIS_URL is set. Ctrl-C stops all."""
     from receiver.ingest import durability
     from receiver.runtime.embedded_valkey import EmbeddedValkey
     from receiver.runtime.foreman import Foreman, Program, program
