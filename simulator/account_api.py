@@ -228,6 +228,8 @@ ACCOUNT_ROUTES: list[tuple[str, str, Handler]] = [
     *_both("POST", "", _create_agent),
     *_both("GET", "/{workflow_id}", _get_agent),
     *_both("POST", "/{workflow_id}", _update_agent),
+    ("GET", "/api/v1/workflows", _list_agents),  # n8n's node asks here
+    ("GET", "/api/v1/workflows/{workflow_id}", _get_agent),
     ("PUT", "/api/v1/workflows/{workflow_id}", _update_agent),
     ("GET", "/v1/schedules", _list_schedules),
     *_both("GET", "/{workflow_id}/schedules", _agent_schedules),
