@@ -98,11 +98,14 @@ def fill(ledger: Ledger, count: int) -> None:
     """Fill an empty ledger with `count` runs, and let the database learn what is in it."""
     if ledger.dialect == "postgresql":
         ledger.alter(lambda connection: _fill(connection, count))
-        ledger.run_alone("VACUUM ANALYZE")
-        ledger.run_alone("CHECKPOINT")
-        return
     ledger.close()
     engine = sa.create_engine(ledger.url)
+    if ledger.dialect == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for statement in ("VACUUM ANALYZE", "CHECKPOINT"):
+                connection.exec_driver_sql(statement)
+        engine.dispose()
+        return
     with engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
         driver.isolation_level = None  # it begins nothing by itself

@@ -40,7 +40,7 @@ def open_ledger(settings: Settings, *, tell: bool = False, make: bool = False) -
             ensure_schema(ledger)
             sys.stderr.write(f"runhook: there was no ledger: a new one is made: {where(settings)}\n")
         elif trouble:
-            raise NotStarted(f"{trouble.what}: {trouble.todo} ({where(settings)})")
+            raise NotStarted(trouble.at(where(settings)))
         elif tell:
             sys.stderr.write(f"runhook: ledger: {where(settings)}\n")
         yield ledger
@@ -83,7 +83,7 @@ def warning_at_start(settings: Settings, config: Config) -> str:
             trouble = schema_trouble(ledger)
             if trouble is None or is_missing(ledger):
                 return ""
-            return f"{trouble.what} ({ledger.where}): {trouble.todo}. Webhooks are kept meanwhile; all else may fail"
+            return f"{trouble.at(ledger.where)}. Webhooks are kept meanwhile; all else may fail"
         finally:
             ledger.close()
 

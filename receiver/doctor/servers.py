@@ -14,7 +14,6 @@ from receiver.doctor.finding import Finding
 from receiver.doctor.permissions import of_redis_user
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.indexes import lacking
 from receiver.ledger.migrate import HEAD, schema_trouble
 from receiver.ledger.remedies import remedy_for
 from receiver.runtime.redis_client import OLDEST_REDIS, connect
@@ -85,20 +84,15 @@ def of_ledger(settings: Settings, report: LedgerReport) -> Iterator[Finding]:
 
 
 def _of_database(ledger: Ledger, report: LedgerReport) -> Iterator[Finding]:
-    def ask(connection: Connection) -> tuple[tuple[int | str, ...], list[str], float]:
-        version = connection.dialect.server_version_info or ()
-        return version, [str(index.name) for index in lacking(connection)], database_now(connection)
+    def ask(connection: Connection) -> tuple[tuple[int | str, ...], float]:
+        return connection.dialect.server_version_info or (), database_now(connection)
 
     began, monotonic = time.time(), time.monotonic()
-    version, missing, now = ledger.read(ask)
+    version, now = ledger.read(ask)
     took = time.monotonic() - monotonic
     weak = report.weak and "change them, or accept it with ledger.accept_weaker_durability; no part starts with it"
     yield Finding("ledger.durability", report.weak or "what is confirmed is on disk", weak)
-    yield Finding(
-        "ledger.tables",
-        f"revision {HEAD}" + (f", without {', '.join(missing)}" if missing else ""),
-        "start a worker or a clock, which makes indexes beside the work" if missing else "",
-    )
+    yield Finding("ledger.tables", f"schema {HEAD}")
     if ledger.dialect == "sqlite":
         yield _version("ledger.version", "SQLite", sqlite3.sqlite_version, OLDEST_SQLITE)
         return

@@ -11,6 +11,10 @@ class Trouble(NamedTuple):
     what: str
     todo: str
 
+    def at(self, place: str) -> str:
+        """Return both in one line. `place`: what it is about, such as a URL without its password."""
+        return f"{self.what} ({place}): {self.todo}"
+
 
 def redis_todo(*, embedded: bool) -> str:
     """Return what a person can do about a Redis that is away. `embedded`: it is ours, for no REDIS_URL is set."""

@@ -1,26 +1,21 @@
 """Which attempts are of a delivery: their index begins with when the delivery was made, and then has its id.
 
 An id may be a hash: an index that begins with it has a page of its own for each such entry, which is read and written
-for it. One that begins with a time grows at its end. An attempt from before revision 0020 says 0 for that time.
+for it. One that begins with a time grows at its end.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.ledger.expressions import is_one_of
 from receiver.ledger.schema import attempts, deliveries
-
-# The time of a delivery that an attempt from before revision 0020 names.
-UNKNOWN: Final = 0.0
 
 
 def of_delivery(delivery: sa.FromClause = deliveries) -> sa.ColumnElement[bool]:
     """Return the condition that an attempt is of `delivery`: the table of deliveries, or what has its columns."""
-    made_at = is_one_of(attempts.c.delivery_created_at, sa.literal(UNKNOWN, sa.Double()), delivery.c.created_at)
-    return sa.and_(made_at, attempts.c.delivery_id == delivery.c.id)
+    return sa.and_(attempts.c.delivery_created_at == delivery.c.created_at, attempts.c.delivery_id == delivery.c.id)
 
 
 def of_deliveries(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:

@@ -202,32 +202,6 @@ class Ledger:
 
         return self.write(without_limit)
 
-    @contextmanager
-    def idle_transaction(self) -> Iterator[sa.Connection]:
-        """Begin a transaction for the block that may be idle in it for as long as it takes; it is rolled back.
-
-        What it holds is free again within TimeLimits.peer when this host vanishes. Raises LedgerUnavailable.
-        """
-        self._prepare()
-        try:
-            with self._engine(write=True).connect() as connection:
-                if not self._on_sqlite:
-                    connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-                yield connection
-        except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
-            raise self._translated(error) from error
-
-    def run_alone(self, statement: str) -> None:
-        """Run one statement of PostgreSQL that can be in no transaction, however long it takes.
-
-        It waits for locks as long: nobody waits for such statements. Raises LedgerUnavailable.
-        """
-        try:
-            connection = self._engine(write=True).raw_connection()
-        except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
-            raise self._translated(error) from error
-        postgresql_engine.run_alone(connection, statement)
-
     def weakness(self) -> str:
         """Return why the database may lose what it has confirmed, where that is not accepted; else "".
 

@@ -81,27 +81,6 @@ class seldom(FunctionElement[bool]):  # noqa: N801
 _spell(seldom, sqlite="unlikely({})", postgresql="({})")
 
 
-class is_one_of(FunctionElement[bool]):  # noqa: N801
-    """The condition that the first is one of the others, which may be columns: an index serves it all the same. Of IN
-    with a column, PostgreSQL makes an OR, for which it may read all of the table."""
-
-    # Of no type, as `seldom`.
-    inherit_cache = True
-    name = "is_one_of"
-
-
-@compiles(is_one_of, "sqlite")
-def _is_one_of_sqlite(element: is_one_of, compiler: Any, **options: Any) -> str:
-    first, *others = (compiler.process(each, **options) for each in element.clauses)
-    return f"{first} IN ({', '.join(others)})"
-
-
-@compiles(is_one_of, "postgresql")
-def _is_one_of_postgresql(element: is_one_of, compiler: Any, **options: Any) -> str:
-    first, *others = (compiler.process(each, **options) for each in element.clauses)
-    return f"{first} = ANY (ARRAY[{', '.join(others)}])"
-
-
 class bytewise(_OfItsType):  # noqa: N801
     """The text, compared and sorted by its bytes, as Python compares and sorts texts."""
 

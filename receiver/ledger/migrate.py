@@ -1,4 +1,4 @@
-"""Migrating a ledger's tables. Several processes may try at once: one does it, the rest wait.
+"""Creating a ledger's tables, and refusing a ledger of another schema. Of several processes one creates, the rest wait.
 
 Alembic is imported only when there is something to do, for it costs more than the check.
 """
@@ -18,11 +18,10 @@ from receiver.domain.trouble import Trouble
 from receiver.errors import NotStarted
 from receiver.ledger.engine import Ledger
 from receiver.ledger.errors import LedgerUnavailable
-from receiver.ledger.indexes import ensure_indexes
 from receiver.ledger.remedies import remedy_for, with_remedy
 
 # The newest revision in migrations/versions; a test holds the two together.
-HEAD = "0021"
+HEAD = "v1"
 
 _LEAST_FREE = 1 << 20  # bytes without which SQLite can't open a database in WAL mode
 _LOOK_EVERY = 0.5  # seconds between two looks for a ledger that is waited for
@@ -32,7 +31,7 @@ log = logging.getLogger("runhook.ledger")
 
 
 def ensure_schema(ledger: Ledger) -> None:
-    """Create or upgrade the tables. Raises NotStarted when the ledger can't be used, or is newer than this program.
+    """Create the tables if the database has none. Raises NotStarted when the ledger can't be used, or has another one.
 
     Its context is a LedgerUnavailable when waiting may help.
     """
@@ -40,11 +39,11 @@ def ensure_schema(ledger: Ledger) -> None:
 
 
 def check_schema(ledger: Ledger) -> None:
-    """Raise what `ensure_schema` would, and make and change nothing: for whoever starts processes that call that.
+    """Raise what `ensure_schema` would, and change nothing: before processes start that call it.
 
-    Tables that are to be made or upgraded are well.
+    A database without tables passes.
     """
-    _run(_refuse, ledger)
+    _run(_check, ledger)
 
 
 def _run(work: Callable[[Ledger], None], ledger: Ledger) -> None:
@@ -62,18 +61,22 @@ def _run(work: Callable[[Ledger], None], ledger: Ledger) -> None:
 
 def _make(ledger: Ledger) -> None:
     require_durability(ledger)
-    if ledger.read(_revision) != HEAD:
-        ledger.alter(_upgrade)
-    ensure_indexes(ledger)
+    if not _is_current(ledger, ledger.read(_revision)):
+        ledger.alter(lambda connection: _create(ledger, connection))
 
 
-def _refuse(ledger: Ledger) -> None:
+def _check(ledger: Ledger) -> None:
     if _has_no_file(ledger):
         return
     require_durability(ledger)
-    found = ledger.read(_revision)
-    if found is not None and _is_of_another_release(found):
-        raise _of_another_release(found)
+    _is_current(ledger, ledger.read(_revision))
+
+
+def _is_current(ledger: Ledger, revision: str | None) -> bool:
+    """Return whether the ledger has this program's tables; False when it has none. Raises NotStarted for others."""
+    if revision not in (None, HEAD):
+        raise NotStarted(_of_another_schema(revision).at(ledger.where))
+    return revision == HEAD
 
 
 def await_schema(
@@ -135,21 +138,11 @@ def schema_trouble(ledger: Ledger, within: float | None = None) -> Trouble | Non
             "this database holds no ledger yet",
             "set DATABASE_URL to the right one, or start Runhook, whose worker makes one",
         )
-    if found == HEAD:
-        return None
-    if _is_of_another_release(found):
-        return Trouble(
-            f"the ledger is of another release ({found}, not {HEAD})",
-            "use the `runhook` of that release, or install it here",
-        )
-    return Trouble(
-        f"the ledger is of an earlier release ({found}, not {HEAD})",
-        "start this release's worker, which upgrades the ledger",
-    )
+    return None if found == HEAD else _of_another_schema(found)
 
 
 def is_missing(ledger: Ledger) -> bool:
-    """Whether there are no tables of a ledger, of whatever release, where it should be. Raises LedgerUnavailable."""
+    """Whether there are no tables of a ledger, of whatever schema, where it should be. Raises LedgerUnavailable."""
     return _has_no_file(ledger) or ledger.read(_revision) is None
 
 
@@ -158,15 +151,10 @@ def _has_no_file(ledger: Ledger) -> bool:
     return ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists()
 
 
-def _is_of_another_release(revision: str) -> bool:
-    """Whether this program can neither use nor upgrade tables of this revision."""
-    return not revision.isdecimal() or revision > HEAD
-
-
-def _of_another_release(revision: str | None) -> NotStarted:
-    return NotStarted(
-        f"the ledger is of another release ({revision}, not {HEAD}): install that one here, or give this one a ledger"
-        " of its own"
+def _of_another_schema(revision: str | None) -> Trouble:
+    return Trouble(
+        f"the ledger's schema is {revision}, and this version of Runhook needs {HEAD}",
+        "name a new or empty database with DATABASE_URL, or use the version of Runhook that created this one",
     )
 
 
@@ -185,23 +173,22 @@ def _revision(connection: sa.Connection) -> str | None:
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _upgrade(connection: sa.Connection) -> None:
+def _create(ledger: Ledger, connection: sa.Connection) -> None:
     from alembic import command
     from alembic.config import Config
-    from alembic.util.exc import CommandError
 
     if connection.dialect.name == "postgresql":
         # However long another process takes. One whose host has vanished holds nothing for long.
         connection.execute(sa.text("SELECT set_config('lock_timeout', '0', true)"))
         connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
         connection.execute(sa.text("SELECT set_config('lock_timeout', '5s', true)"))
+    if _is_current(ledger, _revision(connection)):
+        return  # another process has created them meanwhile
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     try:
         command.upgrade(config, "head")
-    except CommandError:
-        raise _of_another_release(_revision(connection)) from None
     except sa_exc.ProgrammingError as error:
         reason = with_remedy(str(error.orig).strip().splitlines()[0])
         raise NotStarted(f"the ledger's tables can't be made: {reason}") from None

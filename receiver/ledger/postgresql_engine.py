@@ -13,11 +13,8 @@ from sqlalchemy import event as sa_event
 
 from receiver.ledger import statements
 from receiver.ledger.database_clock import ASK, ASKING, DatabaseClock
-from receiver.ledger.errors import LedgerUnavailable, first_line
 
 if TYPE_CHECKING:
-    from sqlalchemy import PoolProxiedConnection
-
     from handlers.support.postgresql import TimeLimits
 
 
@@ -81,23 +78,3 @@ def without_limit(connection: sa.Connection) -> Iterator[None]:
         yield
     finally:
         driver.longest_wait = limit
-
-
-def run_alone(connection: PoolProxiedConnection, statement: str) -> None:
-    """Run a statement that can be in no transaction, without a limit, and close the connection.
-
-    Raises LedgerUnavailable.
-    """
-    import psycopg
-
-    driver: Any = connection.dbapi_connection
-    driver.longest_wait = float("inf")
-    try:
-        driver.autocommit = True
-        if not connection.info["begin"]:  # else the session is a pooler's, and has no limits but in transactions
-            driver.execute("SET statement_timeout = 0; SET lock_timeout = 0", prepare=False)
-        driver.execute(statement, prepare=False)
-    except psycopg.Error as error:
-        raise LedgerUnavailable(first_line(error)) from error
-    finally:
-        connection.invalidate()  # its settings are not those of the others

@@ -19,12 +19,11 @@ from typing import Any
 import pytest
 
 from receiver.ledger import Ledger
-from receiver.ledger.migrate import HEAD, schema_trouble
+from receiver.ledger.migrate import HEAD
 from tests.servers.dev import CONFIG, Dev, a_run
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.button import press
 from tests.support.ledger import with_tables
-from tests.support.old_ledger import made_at
 from tests.support.paths import ROOT
 from tests.support.processes import alive, descendants
 from tests.support.waiting import Stopwatch, eventually, seconds_until
@@ -180,10 +179,8 @@ def test_a_redis_that_is_away_is_one_line(start: Callable[..., Dev]) -> None:
     assert "; start it, or unset REDIS_URL for the embedded Valkey" in line
 
 
-def test_a_ledger_of_a_newer_release_is_one_line_and_nothing_was_started(
-    start: Callable[..., Dev], tmp_path: Path
-) -> None:
-    # Given a ledger that a newer release has migrated
+def test_a_ledger_of_another_schema_starts_nothing(start: Callable[..., Dev], tmp_path: Path) -> None:
+    # Given a ledger that another version has made
     url = f"sqlite:///{tmp_path}/ledger.db"
     ledger = with_tables(Ledger(url))
     ledger.write(lambda it: it.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
@@ -191,7 +188,10 @@ def test_a_ledger_of_a_newer_release_is_one_line_and_nothing_was_started(
     # When dev is called, it ends with what is wrong, and has never said that it is ready
     dev = start(DATABASE_URL=url)
     line = refused(dev, 3)
-    assert line.startswith(f"runhook: the ledger is of another release (9999, not {HEAD}): install that one here")
+    assert line.startswith(
+        f"runhook: the ledger's schema is 9999, and this version of Runhook needs {HEAD} (sqlite:///"
+    )
+    assert "): name a new or empty database with DATABASE_URL" in line
     assert not (dev.data / "redis").exists()
 
 
@@ -202,15 +202,6 @@ def test_a_ledger_that_stays_away_is_told_before_anything_is_ready(start: Callab
     assert "waiting for it, at most 3 s" in waiting
     assert line.startswith("runhook: the ledger can't be used (postgresql+psycopg://u:********@127.0.0.1:")
     assert "sekret" not in dev.log
-
-
-def test_a_ledger_of_an_older_release_is_upgraded(start: Callable[..., Dev], tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/ledger.db"
-    made_at(url, "0019").close()
-    start(DATABASE_URL=url).ready()
-    ledger = Ledger(url)
-    eventually(lambda: schema_trouble(ledger) is None)
-    ledger.close()
 
 
 # --- When it is ready

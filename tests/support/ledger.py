@@ -161,14 +161,17 @@ def beside(
 ) -> Iterator[tuple[Any, ...]]:
     """On PostgreSQL: do `first` in a transaction, begin `second` in another one, which may wait; commit the first."""
     found: list[object] = []
-    with ledger.idle_transaction() as connection:
+    thread = threading.Thread(target=lambda: found.append(ledger.write(second)), daemon=True)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+    def work(connection: Connection) -> object:
         done = first(connection)
-        thread = threading.Thread(target=lambda: found.append(ledger.write(second)), daemon=True)
         thread.start()
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         eventually(lambda: found or ledger.read(lambda it: it.exec_driver_sql(waiting).scalar()))
-        connection.commit()
-        thread.join(30)
+        return done
+
+    done = ledger.write(work)
+    thread.join(30)
     yield done, *found
 
 

@@ -1,8 +1,8 @@
-"""The tables. A change here needs a migration in migrations/versions, and a test compares the two.
+"""The tables. The revision in migrations/versions makes them as they are declared here.
 
 Times are doubles: seconds since the epoch, UTC. Documents are JSON text, bodies are bytes: a body may hold what
-no JSON column takes (NUL, lone surrogates, integers of 5,000 digits). Texts compare by their bytes: on PostgreSQL a new
-column of texts gets the collation "C", where the database has another; see migration 0021.
+no JSON column takes (NUL, lone surrogates, integers of 5,000 digits). Texts compare by their bytes: on PostgreSQL
+they have the collation "C".
 """
 
 from __future__ import annotations

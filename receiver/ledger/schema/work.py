@@ -135,7 +135,7 @@ attempts = Table(
     Column("started_at", Double, nullable=False),
     Column("ended_at", Double, nullable=False),
     Column("worker", Text, nullable=False),
-    Column("delivery_created_at", Double, nullable=False, server_default="0"),  # 0: from before revision 0020
+    Column("delivery_created_at", Double, nullable=False, server_default="0"),
     # By when its delivery was made, or each entry would be on a page of its own: see attempts_by_delivery.py.
     Index("uq_attempts_delivery", "delivery_created_at", "delivery_id", "number", unique=True),
 )

@@ -119,13 +119,16 @@ class Account:
     def kept(self, number: str) -> dict[str, Any]:
         """What ledger and results have of a run, without what differs between any two."""
         run_id = self.webhook(number)["run_id"]
-        with self.ledger.idle_transaction() as it:
-            in_ledger = {
+
+        def read(it: Connection) -> tuple[dict[str, Any], list[Any]]:
+            rows = {
                 "runs": it.execute(sa.select(runs).where(runs.c.run_id == run_id)).all(),
                 "events": it.execute(sa.select(events).where(events.c.run_id == run_id).order_by(events.c.seq)).all(),
             }
             sinks = it.execute(sa.select(deliveries.c.sink, deliveries.c.route).where(deliveries.c.run_id == run_id))
-            told = sorted(set(map(tuple, sinks)))
+            return rows, sorted(set(map(tuple, sinks)))
+
+        in_ledger, told = self.ledger.read(read)
         found: dict[str, Any] = {name: [dict(row._mapping) for row in rows] for name, rows in in_ledger.items()}
         for row in found["events"]:
             row |= {"body": bytes(row["body"]).decode(), "completion": json.loads(row["completion"] or "{}")}

@@ -92,7 +92,8 @@ def test_an_sqlite_file_that_is_not_right_is_told_with_what_would_be(tmp_path: P
     newer.write(lambda it: it.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
     newer.close()
     line, waits = line_of(f"sqlite:///{tmp_path}/newer.db")
-    assert line.startswith(f"the ledger is of another release (9999, not {HEAD}): install that one here")
+    assert line.startswith(f"the ledger's schema is 9999, and this version of Runhook needs {HEAD} (sqlite:///")
+    assert "): name a new or empty database with DATABASE_URL" in line
     assert not waits
 
     (tmp_path / "folder").mkdir()
@@ -138,22 +139,17 @@ def test_the_receiver_tells_at_its_start_what_it_lacks(
         told(postgres_url)
 
 
-@pytest.mark.parametrize(
-    ("revision", "told"),
-    [
-        ("9999", f"the ledger is of another release (9999, not {HEAD}) ("),
-        ("0001", f"the ledger is of an earlier release (0001, not {HEAD}) ("),
-    ],
-)
-def test_the_receiver_tells_at_its_start_that_its_ledger_is_of_another_release(
-    ledger: Ledger, tmp_path: Path, revision: str, told: str
-) -> None:
+@pytest.mark.parametrize("revision", ["9999", "0021"])
+def test_the_receiver_reports_a_ledger_of_another_schema(ledger: Ledger, tmp_path: Path, revision: str) -> None:
     ledger.write(lambda it: it.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'"))
     url = ledger.url.render_as_string(hide_password=False)
 
     line = warning_at_start(Settings.from_env({"DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path)}), CONFIG)
 
-    assert line.startswith(told + ledger.where)
+    expected = (
+        f"the ledger's schema is {revision}, and this version of Runhook needs {HEAD} ({ledger.where}): name a new"
+    )
+    assert line.startswith(expected)
     assert line.endswith("Webhooks are kept meanwhile; all else may fail")
 
 

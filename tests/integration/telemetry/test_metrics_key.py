@@ -105,7 +105,7 @@ def test_health_and_readiness_need_no_key(client: TestClient) -> None:
     assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
 
 
-def test_a_ledger_of_another_release_is_told_with_what_is_missing(tmp_path: Path) -> None:
+def test_readiness_names_a_ledger_of_another_schema(tmp_path: Path) -> None:
     its = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
     key = bearer(new_key(its, "view"))
     its.write(lambda connection: connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
@@ -116,7 +116,7 @@ def test_a_ledger_of_another_release_is_told_with_what_is_missing(tmp_path: Path
     its.close()
 
     assert answer.status_code == 503
-    assert answer.json()["wrong"]["ledger"] == f"the ledger is of another release (9999, not {HEAD})"
+    assert answer.json()["wrong"]["ledger"] == f"the ledger's schema is 9999, and this version of Runhook needs {HEAD}"
 
 
 def test_a_ledger_that_hangs_does_not_hide_the_metrics_from_who_could_read_them_before(

@@ -1,0 +1,27 @@
+"""Create the first ledger: the tables and indexes that `schema` declares.
+
+Nothing has been released, so this revision follows the declarations. The first release freezes it: the next change of
+the tables is a revision of its own, and this one keeps a copy of the tables as they were.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+from receiver.ledger.schema import metadata
+
+revision = "v1"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    connection = op.get_bind()
+    tables = sa.MetaData(naming_convention=metadata.naming_convention)
+    for table in metadata.sorted_tables:
+        for column in table.to_metadata(tables).columns:
+            # PostgreSQL compares texts by their bytes, as Python and SQLite do. A language's rules take far longer.
+            if connection.dialect.name == "postgresql" and isinstance(column.type, sa.Text):
+                column.type = postgresql.TEXT(collation="C")
+    tables.create_all(connection, checkfirst=False)
