@@ -6,10 +6,8 @@ import signal
 import threading
 import time
 
-from receiver.cli.options import ConfigFile, DataDirectory, WatchSince, load_config, parse_time
-from receiver.runtime.data_folder import secure
+from receiver.cli.options import ConfigFile, DataDirectory, WatchSince, parse_time, start
 from receiver.runtime.garbage import freeze_imports
-from receiver.telemetry import logs
 
 
 def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory = None) -> None:
@@ -20,12 +18,10 @@ def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory
     from receiver.runtime.working_flag import say_working
     from receiver.status.heartbeat import Heartbeat
 
-    logs.set_up()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    settings, loaded = load_config(config, data)
-    secure(settings.data)
+    settings, loaded = start(config, data)
     moment = parse_time(since)
     the_clock = build(settings, loaded, stopping.wait, None if moment is None else time.time() - moment)
     heartbeat = Heartbeat(settings, CLOCK, file_hash(settings.config), watched=True)

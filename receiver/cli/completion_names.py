@@ -87,9 +87,9 @@ def _configured(what: str, context: dict[str, str]) -> dict[str, Any]:
 
 def _rows(query: str, context: dict[str, str]) -> list[tuple[Any, ...]]:
     """Return what the ledger of this machine answers; nothing where a remote service is meant."""
-    from receiver.config.settings import remote_variables
+    from receiver.config.variables import process_variables
 
-    if context.get("url") or context.get("profile") or remote_variables()["url"]:
+    if context.get("url") or context.get("profile") or process_variables().text("RUNHOOK_URL"):
         return []
     url = _settings(context).database_url
     scheme, _, rest = url.partition(":")

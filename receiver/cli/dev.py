@@ -22,7 +22,8 @@ from receiver.config.advice import warnings
 from receiver.config.fields import ListenAddress
 from receiver.config.loader import load
 from receiver.config.models import Config
-from receiver.config.settings import Settings, replace_environment
+from receiver.config.settings import Settings
+from receiver.config.variables import OPTION, replace_environment
 from receiver.config.yaml_file import read
 from receiver.errors import NotStarted
 from receiver.runtime.data_folder import secure
@@ -58,12 +59,8 @@ def dev(
     logs.set_up()
     secure(settings.data)
     settings = settings.with_local_key()
-    environ = {
-        **settings.environ,
-        "RUNHOOK_CONFIG": str(settings.config),
-        "RUNHOOK_DATA": str(settings.data),
-    }
-    loaded = load(settings.config, environ)
+    loaded = load(settings.config, settings.environ)
+    environ = {**settings.environ.replaced("RUNHOOK_CONFIG", str(settings.config), OPTION)}
     admin = parse_admin_port(admin_port) or loaded.server.admin
     # Before anything is started.
     with listen(host, port), listen(*admin, option="--admin-port or server.admin") if admin else nullcontext():
@@ -195,7 +192,7 @@ def summary(
             f"admin port: http://{display_host(admin.host)}:{admin.port} (/metrics, /readyz?all, /api/v1, /console)"
         )
     lines += [
-        f"config: {settings.config}, sinks: {sinks}",
+        f"config: {settings.config}{' (ships with Runhook)' if settings.packaged_config else ''}, sinks: {sinks}",
         durability,
         f"data: {settings.data}: {redis}; ledger {hide_password(settings.database_url)}; spool/, quarantine/",
     ]

@@ -33,7 +33,7 @@ from receiver.cli.remote import RemoteClient
 from receiver.cli.submit import console_address
 from receiver.cli.tail import UNTAKEN, follow, tell_gap
 from receiver.config.loader import load
-from receiver.config.settings import listen_secret
+from receiver.config.variables import process_variables
 from receiver.errors import Busy, NotStarted, RequestError, RunhookError, UsageError
 
 # What a route sees unless it asks for more, and so what a caller's webhook brings.
@@ -244,7 +244,7 @@ def listen(
 def _secret(client: Client) -> str:
     """Return what the developer's server checks signatures with: in production an app's webhooks are signed with its
     own API key."""
-    if found := listen_secret():
+    if found := process_variables().text("RUNHOOK_LISTEN_SECRET"):
         return found
     if isinstance(client, LocalClient):
         config = load(client.settings.config, client.settings.environ)

@@ -14,7 +14,7 @@ import typer
 from receiver.cli.client import Client, LocalClient, with_client
 from receiver.cli.options import Host
 from receiver.cli.profiles import checked_url
-from receiver.config.settings import mcp_token
+from receiver.config.variables import process_variables
 from receiver.errors import NotStarted, UsageError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _submitter(client: Client, scopes: list[str], submit_url: str | None, stack:
 
 def _token() -> str:
     """Return the token of HTTP clients; a new one, which is told, when none is set. Raises UsageError."""
-    if token := mcp_token():
+    if token := process_variables().text("RUNHOOK_MCP_TOKEN"):
         if len(token) < _SHORTEST_TOKEN:
             raise UsageError(f"RUNHOOK_MCP_TOKEN: must have {_SHORTEST_TOKEN} characters or more")
         return token

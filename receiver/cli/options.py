@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from receiver.errors import UsageError
+from receiver.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from receiver.config.fields import ListenAddress
@@ -100,6 +100,26 @@ def load_config(config: Path | None, data: Path | None) -> tuple[Settings, Confi
 
     settings = Settings.from_env(config=config, data=data)
     return settings, load(settings.config, settings.environ)
+
+
+def start(config: Path | None, data: Path | None) -> tuple[Settings, Config]:
+    """Return the settings and the config of a process that runs on its own, which logs from now on. Raises ConfigError,
+    also without a config file of its own: in the wrong folder it would work by the wrong rules."""
+    from receiver.config.loader import load
+    from receiver.config.settings import CONFIG_FILES, Settings
+    from receiver.runtime.data_folder import secure
+    from receiver.telemetry import logs
+
+    settings = Settings.from_env(config=config, data=data)
+    if settings.packaged_config:
+        looked = " or ".join(map(str, CONFIG_FILES[:-1]))
+        raise ConfigError(
+            f"no config file: {Path.cwd()} has no {looked}. Write one with `runhook init`, or set RUNHOOK_CONFIG"
+        )
+    logs.set_up()
+    loaded = load(settings.config, settings.environ)
+    secure(settings.data)
+    return settings, loaded
 
 
 def parse_admin_port(text: str) -> ListenAddress | None:

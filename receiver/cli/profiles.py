@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec
 
 from handlers.support.url import http_parts
-from receiver.config.settings import remote_variables
+from receiver.config.variables import process_variables
 from receiver.errors import ConfigError, UsageError, suggest
 
 P = ParamSpec("P")
@@ -35,20 +35,20 @@ def remote_service(url: str | None, key: str | None, profile: str | None) -> Rem
 
     The key is that of --key, else of the profile, else RUNHOOK_KEY. Raises UsageError, and ConfigError for the file.
     """
-    variables = remote_variables()
+    variables = process_variables()
     if profile is not None:
         if url is not None:
             raise UsageError("--profile and --url: one of them")
         found = _profile(Path.home() / FILE, profile)
         where, address, named_key = f"--profile {profile}: url", found["url"], found.get("key")
     else:
-        where, address = ("--url", url) if url is not None else ("RUNHOOK_URL", variables["url"])
+        where, address = ("--url", url) if url is not None else ("RUNHOOK_URL", variables.text("RUNHOOK_URL"))
         named_key = None
     if not address:
         if key is not None:
             raise UsageError("--key: opens a remote service; name it with --url, --profile or RUNHOOK_URL")
         return None
-    chosen = key if key is not None else named_key if named_key is not None else variables["key"]
+    chosen = key if key is not None else named_key if named_key is not None else variables.text("RUNHOOK_KEY")
     if not chosen:
         raise UsageError(f"{where}: needs a key: --key, RUNHOOK_KEY or a profile; `runhook keys create` makes one")
     if not (chosen.isascii() and chosen.isprintable() and " " not in chosen):
@@ -62,10 +62,11 @@ def here_only(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def call(*args: P.args, **kwargs: P.kwargs) -> None:
-        if remote_variables()["url"]:
+        found = process_variables().find("RUNHOOK_URL")
+        if found and found.value.strip():
             raise UsageError(
-                "RUNHOOK_URL names a service, and this command works on its host only: run it there, or here with "
-                "RUNHOOK_URL= before it"
+                f"RUNHOOK_URL ({found.origin}) names a service, and this command works on its host only: run it there, "
+                "or here without that variable"
             )
         command(*args, **kwargs)
 

@@ -7,18 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, Port, load_config, parse_admin_port
+from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, Port, parse_admin_port, start
 from receiver.config.advice import local_key, warnings
 from receiver.config.fields import ListenAddress
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.database_url import check_database_url
 from receiver.errors import NotStarted
-from receiver.runtime.data_folder import secure
 from receiver.runtime.garbage import freeze_imports
 from receiver.runtime.process import raise_file_limit
 from receiver.runtime.working_flag import say_working
-from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, AdminListener, listen, make_server, url_of
 
 if TYPE_CHECKING:
@@ -33,10 +31,8 @@ def serve(
     data: DataDirectory = None,
 ) -> None:
     """Run the receiver: take webhooks, keep their events, answer."""
-    logs.set_up()
-    settings, loaded = load_config(config, data)
+    settings, loaded = start(config, data)
     admin = parse_admin_port(admin_port) or loaded.server.admin
-    secure(settings.data)
     run(settings, loaded, host, port, admin)
 
 

@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli.options import ConfigFile, DataDirectory, load_config
-from receiver.runtime.data_folder import secure
-from receiver.telemetry import logs
+from receiver.cli.options import ConfigFile, DataDirectory, start
 
 
 def worker(
@@ -29,9 +27,7 @@ def worker(
     """Run the workers: one process takes events from the inbox into the ledger, others deliver to sinks."""
     from receiver.worker import run
 
-    logs.set_up()
-    settings, loaded = load_config(config, data)
-    secure(settings.data)
+    settings, loaded = start(config, data)
     code = run(settings, loaded, only=only or (), dispatchers=dispatchers, stop_timeout=stop_timeout, patience=patience)
     if code:
         raise typer.Exit(code)

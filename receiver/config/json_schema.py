@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from typing import Any
 
 from pydantic import BaseModel, ByteSize, SecretStr
@@ -14,7 +13,7 @@ from receiver.config.destinations import RetryPolicy, RouteConfig, SinkConfig, T
 from receiver.config.fields import NAME, parse_size
 from receiver.config.messages import model_in
 from receiver.config.models import Config, SourceConfig
-from receiver.config.settings import Settings
+from receiver.config.settings import OTHER_VARIABLES, Settings
 
 # Pattern of a text that takes its value from the environment.
 VARIABLE = r"\$\{[A-Za-z_]"
@@ -127,11 +126,11 @@ def reference() -> str:
     parts = [
         "### Environment\n\n| variable | default | |\n|---|---|---|\n",
         *(
-            f"| `{item.metadata['variable']}` | {_code(item.metadata['shown'])} | {item.metadata['help']} |\n"
-            for item in fields(Settings)
-            if "variable" in item.metadata
+            f"| `{item.validation_alias}` | {'' if item.default_factory else _default(item)} | {item.description} |\n"
+            for item in Settings.model_fields.values()
+            if item.validation_alias
         ),
-        "| `SKYVERN_API_KEY` |  | The key in the shipped config: it checks signatures, and calls Skyvern's API. |\n",
+        *(f"| `{name}` |  | {text} |\n" for name, text in OTHER_VARIABLES.items()),
         _table("The file", Config),
         _table("sources.*name*", SourceConfig),
         _table("sinks.*name*", SinkConfig, leave_out={"options"}),

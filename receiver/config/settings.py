@@ -1,21 +1,27 @@
-"""The settings from the environment. The only reader of os.environ; it knows nothing of the YAML file.
+"""The settings of a process: what each variable means. It knows nothing of the YAML file.
 
 Each setting is declared once, as a field: its name, type, default, variable and help. `Settings.summary()` prints them
-with passwords as stars, and docs/reference/configuration.md lists them.
+with secrets as stars, and docs/reference/configuration.md lists them.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
 from handlers.support.private_file import make_private_folder
-from handlers.support.url import hide_password
+from handlers.support.url import STARS, hide_password
+from receiver.config.variables import DEFAULT, OPTION, SECRETS_DIR, Variables, process_variables
 from receiver.errors import ConfigError
 
 # File in the data directory with the signing key that `runhook dev` makes when SKYVERN_API_KEY is not set.
@@ -24,140 +30,192 @@ LOCAL_KEY_FILE = "skyvern-api-key"
 # File in the data directory with the master secret, when RUNHOOK_SECRET is not set.
 SECRET_FILE = "runhook-secret"  # noqa: S105 - a name
 
+# Where the config file is when nothing names it. The last one ships with Runhook.
+PACKAGED_CONFIG: Final = Path(__file__).with_name("default.yaml")
+CONFIG_FILES: Final = (Path("runhook.yaml"), Path("config/runhook.yaml"), PACKAGED_CONFIG)
+
+# Variables that are no field: the YAML file uses the first one, and commands read the others where they need them.
+OTHER_VARIABLES: Final = {
+    "SKYVERN_API_KEY": "The key in the shipped config: it checks signatures, and calls Skyvern's API.",
+    "RUNHOOK_URL": "The service that commands work on, instead of this machine's ledger.",
+    "RUNHOOK_KEY": "API key for RUNHOOK_URL.",
+    "RUNHOOK_MCP_TOKEN": "Token that clients of `runhook mcp --http` send.",
+    "RUNHOOK_LISTEN_SECRET": "Secret with which `runhook listen` signs what it posts.",
+    SECRETS_DIR: "Directory with a file for each secret, named like its variable. Default: /run/secrets.",
+}
+
 _SHORTEST_SECRET = 16
 _SOCKET_PATH_LIMIT = 103  # bytes: 107 on Linux, 103 on macOS
+_SECRET_NAME: Final = re.compile(
+    r"(KEY|SECRET|TOKEN|PASSWORD|PASSWD|PWD|PASS|CREDENTIALS?|HASH|DSN|WEBHOOK_URL)S?$", re.IGNORECASE
+)
 
 
-def _variable(name: str, help_text: str, default: str = "", shown: str = "") -> dict[str, str]:
-    """Return the metadata of a field that is read from variable `name`. `shown`: a computed default in words."""
-    return {"variable": name, "help": help_text, "default": default, "shown": shown or default}
+def _variable(name: str, help_text: str, **options: Any) -> Any:
+    """Return a field that is read from variable `name`; its default is "" unless `options` has another."""
+    hidden = _SECRET_NAME.search(name) or name.endswith("_URL")
+    options = options if "default_factory" in options else {"default": "", **options}
+    return Field(validation_alias=name, description=help_text, repr=not hidden, **options)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+def find_config() -> Path:
+    """Return the first of CONFIG_FILES that exists."""
+    return next(path for path in CONFIG_FILES if path.exists())
+
+
+def _embedded_redis(values: dict[str, Any]) -> str:
+    """Return the address of the embedded Valkey in the data directory."""
+    return "unix://" + quote(str((values["data"] / "redis" / "valkey.sock").absolute()))
+
+
+def _ledger_file(values: dict[str, Any]) -> str:
+    """Return the address of the SQLite ledger in the data directory."""
+    return f"sqlite:///{(values['data'] / 'ledger.db').absolute()}"
+
+
+class _VariablesSource(PydanticBaseSettingsSource):
+    """Gives pydantic-settings the variables that are set, by their names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str, str, bool]:
+        """Return the value of a field, its variable, and that the value is not JSON."""
+        name = str(field.validation_alias or field_name)
+        return self.current_state["environ"].text(name), name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the variables that are not empty."""
+        fields = self.settings_cls.model_fields.items()
+        found = [self.get_field_value(item, name) for name, item in fields if item.validation_alias]
+        return {name: value for value, name, _ in found if value}
+
+
+class Settings(BaseSettings):
     """The settings of one process. Build them with `from_env`."""
 
-    config: Path = field(
-        metadata=_variable("RUNHOOK_CONFIG", "The YAML file with sources, sinks and routes.", "config/runhook.yaml")
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, arbitrary_types_allowed=True)
+
+    config: Path = _variable(
+        "RUNHOOK_CONFIG",
+        "The YAML file with sources, sinks and routes. Default: `runhook.yaml`, else `config/runhook.yaml`, else one"
+        " that ships with Runhook; `serve`, `worker` and `clock` do not start with that one.",
+        default_factory=find_config,
     )
-    data: Path = field(
-        metadata=_variable(
-            "RUNHOOK_DATA", "Directory for the ledger, the embedded Valkey, spool and quarantine.", "var"
-        )
+    data: Path = _variable(
+        "RUNHOOK_DATA", "Directory for the ledger, the embedded Valkey, spool and quarantine.", default="var"
     )
-    redis_url: str = field(
-        repr=False, metadata=_variable("REDIS_URL", "Redis or Valkey.", "", "an embedded Valkey in the data directory")
+    redis_url: str = _variable(
+        "REDIS_URL",
+        "Redis or Valkey. Default: an embedded Valkey in the data directory.",
+        default_factory=_embedded_redis,
     )
-    database_url: str = field(
-        repr=False,
-        metadata=_variable(
-            "DATABASE_URL",
-            "The ledger's database: SQLite or PostgreSQL.",
-            "",
-            "SQLite: ledger.db in the data directory",
-        ),
+    database_url: str = _variable(
+        "DATABASE_URL",
+        "The ledger's database: SQLite or PostgreSQL. Default: the SQLite file ledger.db in the data directory.",
+        default_factory=_ledger_file,
     )
-    public_url: str = field(
-        metadata=_variable("PUBLIC_URL", "Where Skyvern can reach this receiver, such as https://hooks.example.com.")
+    public_url: str = _variable(
+        "PUBLIC_URL", "Where Skyvern can reach this receiver, such as https://hooks.example.com."
     )
-    skyvern_base_url: str = field(
-        metadata=_variable(
-            "SKYVERN_BASE_URL", "Base of the Skyvern API for sources that set no api_base.", "https://api.skyvern.com"
-        )
+    skyvern_base_url: str = _variable(
+        "SKYVERN_BASE_URL",
+        "Base of the Skyvern API for sources that set no api_base.",
+        default="https://api.skyvern.com",
     )
-    embedded_redis: bool
-    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
-    secret: str = field(
-        default="",
-        repr=False,
-        metadata=_variable(
-            "RUNHOOK_SECRET",
-            "What the keys of upstream apps are derived from, and so what their webhooks are signed with. The same on"
-            " each host, 16 characters or more. With another one the keys still open the API, but must be made anew for"
-            " webhooks to be signed.",
-            "",
-            "made when it is needed: runhook-secret in the data directory",
-        ),
+    secret: str = _variable(
+        "RUNHOOK_SECRET",
+        "What the keys of upstream apps are derived from, and so what their webhooks are signed with. The same on"
+        " each host, 16 characters or more. With another one the keys still open the API, but must be made anew for"
+        " webhooks to be signed. Default: made when it is needed, and kept as runhook-secret in the data directory.",
     )
-    console_password: str = field(
-        default="",
-        repr=False,
-        metadata=_variable(
-            "RUNHOOK_CONSOLE_PASSWORD",
-            "Password, or its Argon2 hash, with which anybody signs in to the console as admin, who may do everything."
-            " For several people see `console` in the config file. Without either the console is off.",
-        ),
+    console_password: str = _variable(
+        "RUNHOOK_CONSOLE_PASSWORD",
+        "Password, or its Argon2 hash, with which anybody signs in to the console as admin, who may do everything."
+        " For several people see `console` in the config file. Without either the console is off.",
     )
-    console_token: str = field(
-        default="",
-        repr=False,
-        metadata=_variable(
-            "RUNHOOK_CONSOLE_TOKEN",
-            "Signs whoever opens /console/login?token=… first in to the console as admin. `runhook dev` makes one.",
-        ),
+    console_token: str = _variable(
+        "RUNHOOK_CONSOLE_TOKEN",
+        "Signs whoever opens /console/login?token=… first in to the console as admin. `runhook dev` makes one.",
     )
-    # True when an option or a variable says which ledger or data directory is meant: it is not that of any folder.
-    names_ledger: bool = False
+    environ: Variables = Field(repr=False)
     # True when SKYVERN_API_KEY is unset, or is the key that `runhook dev` made to stand in for it.
     #
     # `skyvern_base_url` is "" then, unless SKYVERN_BASE_URL says where: such a key opens nothing at the real Skyvern.
     local_key: bool = False
 
     @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read all variables from `environ`, which knows the origin of each."""
+        return init_settings, _VariablesSource(settings_cls)
+
+    @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
-        """Read the settings from `environ` (the process's own by default).
+        """Read the settings from `environ` (the process's own by default), `.env` and the secrets directory.
 
         `overrides` are fields by name and win over variables; None means not given. An empty variable counts as unset.
         Raises ConfigError naming each variable that is wrong.
         """
-        variables = dict(os.environ if environ is None else environ)
-        given_data = overrides.get("data") is not None or bool(variables.get("RUNHOOK_DATA", "").strip())
-        values: dict[str, str] = {}
-        for item in fields(cls):
-            if "variable" in item.metadata:
-                given = overrides.pop(item.name, None)
-                found = variables.get(item.metadata["variable"], "") if given is None else str(given)
-                values[item.name] = found.strip() or item.metadata["default"]
-        if overrides:
-            raise TypeError(f"no such setting: {', '.join(overrides)}")
-        problems = _problems(values)
-        data = Path(values["data"])
-        named = bool(given_data or values["database_url"])
-        local_key = _read_key(data / LOCAL_KEY_FILE)
-        if variables.get("SKYVERN_API_KEY") not in (None, "", local_key):
-            local_key = ""
-        if local_key:  # also in the processes that `runhook dev` starts with it
-            variables["SKYVERN_API_KEY"] = local_key
-        if local_key and not variables.get("SKYVERN_BASE_URL"):
-            values["skyvern_base_url"] = ""  # a key that was made here opens nothing at the real Skyvern
-        # The file may name these, whether they came from the environment, from an option or are defaults.
-        variables["RUNHOOK_DATA"] = values["data"]
-        embedded = not values["redis_url"]
-        if embedded:
-            path = str((data / "redis" / "valkey.sock").absolute())
-            values["redis_url"] = "unix://" + quote(path)
-            if len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
-                problems.append(
-                    f"RUNHOOK_DATA: {path} is too long for a unix socket ({_SOCKET_PATH_LIMIT} bytes at the most);"
-                    " use a shorter directory, or set REDIS_URL"
-                )
-        if problems:
-            raise ConfigError(*problems)
-        return cls(
-            config=Path(values["config"]),
-            data=data,
-            redis_url=values["redis_url"],
-            database_url=values["database_url"] or f"sqlite:///{(data / 'ledger.db').absolute()}",
-            public_url=values["public_url"].rstrip("/"),
-            skyvern_base_url=values["skyvern_base_url"].rstrip("/"),
-            embedded_redis=embedded,
-            secret=values["secret"],
-            console_password=values["console_password"],
-            console_token=values["console_token"],
-            environ=variables,
-            names_ledger=named,
-            local_key=bool(local_key),
-        )
+        variables = process_variables() if environ is None else Variables(environ)
+        for name, value in overrides.items():
+            if name not in cls.model_fields:
+                raise TypeError(f"no such setting: {name}")
+            if value is not None:
+                variables = variables.replaced(str(cls.model_fields[name].validation_alias), str(value), OPTION)
+        try:
+            settings = cls(environ=variables)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False)
+            raise ConfigError(*(": ".join([*map(str, each["loc"]), _words(each)]) for each in problems)) from None
+        # The file may name it, whether it came from the environment, from an option or is the default.
+        if not variables.text("RUNHOOK_DATA"):
+            settings = settings.model_copy(
+                update={"environ": variables.replaced("RUNHOOK_DATA", str(settings.data), DEFAULT)}
+            )
+        key = _read_key(settings.data / LOCAL_KEY_FILE)
+        return settings._with_key(key) if key and variables.text("SKYVERN_API_KEY") in ("", key) else settings
+
+    @field_validator("redis_url", "database_url", "public_url", "skyvern_base_url")
+    @classmethod
+    def _is_address(cls, value: str, info: ValidationInfo) -> str:
+        name = str(info.field_name)
+        prefixes = _PREFIXES[name]
+        if value and not value.startswith(prefixes):
+            raise ValueError(f"must begin with {' or '.join(_SHOWN.get(name, prefixes))}")
+        if name != "database_url" and (problem := _address_problem(value)):  # the ledger reads that one
+            raise ValueError(problem)
+        return value.rstrip("/") if prefixes == _HTTP else value
+
+    @field_validator("secret")
+    @classmethod
+    def _is_long(cls, value: str) -> str:
+        if 0 < len(value) < _SHORTEST_SECRET:
+            raise ValueError(f"must have {_SHORTEST_SECRET} characters or more")
+        return value
+
+    @model_validator(mode="after")
+    def _socket_fits(self) -> Self:
+        path = str((self.data / "redis" / "valkey.sock").absolute())
+        if self.embedded_redis and len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
+            raise ValueError(
+                f"RUNHOOK_DATA: {path} is too long for a unix socket ({_SOCKET_PATH_LIMIT} bytes at the most);"
+                " use a shorter directory, or set REDIS_URL"
+            )
+        return self
+
+    @property
+    def embedded_redis(self) -> bool:
+        """Whether REDIS_URL is not set, so that `runhook dev` starts a Valkey."""
+        return "redis_url" not in self.model_fields_set
+
+    @property
+    def names_ledger(self) -> bool:
+        """Whether an option or a variable names the ledger or the data directory."""
+        return bool({"data", "database_url"} & self.model_fields_set)
+
+    @property
+    def packaged_config(self) -> bool:
+        """Whether the config file is the one that ships with Runhook, because none is named and none was found."""
+        return "config" not in self.model_fields_set and self.config == PACKAGED_CONFIG
 
     def with_local_key(self) -> Self:
         """Return these settings with a SKYVERN_API_KEY, made and kept in the data directory when there is none.
@@ -165,19 +223,20 @@ class Settings:
         For `runhook dev` and the demo, so that the shipped config works with no account and with no secret that the
         whole world knows. The file is readable by its owner only. Raises ConfigError when it can't be written.
         """
-        if self.environ.get("SKYVERN_API_KEY"):
+        if self.environ.text("SKYVERN_API_KEY"):
             return self
         path = self.data / LOCAL_KEY_FILE
         try:
             key = _read_key(path) or _write_key(path)
         except OSError as error:
             raise ConfigError(f"RUNHOOK_DATA: can't write {path}: {error.strerror}") from None
-        return replace(
-            self,
-            environ={**self.environ, "SKYVERN_API_KEY": key},
-            local_key=True,
-            skyvern_base_url=self.skyvern_base_url if self.environ.get("SKYVERN_BASE_URL") else "",
-        )
+        return self._with_key(key)
+
+    def _with_key(self, key: str) -> Self:
+        """Return these settings with a key that was made here. It opens nothing at the real Skyvern."""
+        variables = self.environ.replaced("SKYVERN_API_KEY", key, f"{self.data / LOCAL_KEY_FILE}, made for local use")
+        base = self.skyvern_base_url if "skyvern_base_url" in self.model_fields_set else ""
+        return self.model_copy(update={"environ": variables, "local_key": True, "skyvern_base_url": base})
 
     def master_secret(self, *, make: bool = False) -> str:
         """Return the secret that upstream apps' keys are derived from; "" when there is none and `make` is false.
@@ -192,40 +251,26 @@ class Settings:
             raise ConfigError(f"RUNHOOK_DATA: can't write {path}: {error.strerror}") from None
 
     def summary(self) -> dict[str, str]:
-        """Return each variable with its value in use, passwords as stars."""
+        """Return each variable with its value in use, secrets as stars."""
         shown = {
-            item.metadata["variable"]: hide_password(str(getattr(self, item.name))) or "not set"
-            for item in fields(self)
-            if "variable" in item.metadata
+            str(item.validation_alias): show_value(str(item.validation_alias), str(getattr(self, name)))
+            for name, item in type(self).model_fields.items()
+            if item.validation_alias
         }
-        shown["RUNHOOK_SECRET"] = "********" if self.secret else f"from {self.data / SECRET_FILE}"
-        for name, value in (("PASSWORD", self.console_password), ("TOKEN", self.console_token)):
-            shown[f"RUNHOOK_CONSOLE_{name}"] = "********" if value else "not set"
-        key = "not set"
-        if self.environ.get("SKYVERN_API_KEY"):
-            key = f"from {self.data / LOCAL_KEY_FILE}, for local use" if self.local_key else "********"
-        return {**shown, "SKYVERN_API_KEY": key}
+        if not self.secret:
+            shown["RUNHOOK_SECRET"] = f"from {self.data / SECRET_FILE}"
+        key = show_value("SKYVERN_API_KEY", self.environ.text("SKYVERN_API_KEY"))
+        return {
+            **shown,
+            "SKYVERN_API_KEY": f"from {self.data / LOCAL_KEY_FILE}, for local use" if self.local_key else key,
+        }
 
 
-def replace_environment(environ: Mapping[str, str]) -> None:
-    """Make `environ` the whole environment of this process, which is about to be another program."""
-    os.environ.clear()
-    os.environ.update(environ)
-
-
-def remote_variables() -> dict[str, str]:
-    """Return the `url` and `key` of the service that commands work on: RUNHOOK_URL and RUNHOOK_KEY; "" when unset."""
-    return {name: os.environ.get(f"RUNHOOK_{name.upper()}", "").strip() for name in ("url", "key")}
-
-
-def mcp_token() -> str:
-    """Return what clients of `runhook mcp --http` must know: RUNHOOK_MCP_TOKEN; "" when it is unset."""
-    return os.environ.get("RUNHOOK_MCP_TOKEN", "").strip()
-
-
-def listen_secret() -> str:
-    """Return what `runhook listen` signs with: RUNHOOK_LISTEN_SECRET; "" when it is unset."""
-    return os.environ.get("RUNHOOK_LISTEN_SECRET", "").strip()
+def show_value(name: str, value: str) -> str:
+    """Return the value of a variable as it may be shown: that of a secret as stars, an address without its password."""
+    if not value:
+        return "not set"
+    return STARS if _SECRET_NAME.search(name) else hide_password(value)
 
 
 def _read_key(path: Path) -> str:
@@ -255,28 +300,20 @@ def _write_key(path: Path) -> str:
     return key
 
 
+def _words(detail: ErrorDetails) -> str:
+    """Return what is wrong with a value, without the value: it may hold a password."""
+    return str(detail.get("ctx", {}).get("error", detail["msg"]))
+
+
+_HTTP: Final = ("http://", "https://")
+_PREFIXES: Final[dict[str, tuple[str, ...]]] = {
+    "redis_url": ("redis://", "rediss://", "unix://"),
+    "database_url": ("sqlite:", "sqlite+", "postgresql:", "postgresql+", "postgres:"),
+    "public_url": _HTTP,
+    "skyvern_base_url": _HTTP,
+}
 # Where not all prefixes that are understood help a person who wrote another.
-_SHOWN = {"DATABASE_URL": ("sqlite:///", "postgresql://")}
-
-
-def _problems(values: Mapping[str, str]) -> list[str]:
-    """One line for each variable whose value can't be right. Values are not repeated: they may hold a password."""
-    wanted = {
-        "redis_url": ("REDIS_URL", ("redis://", "rediss://", "unix://")),
-        "database_url": ("DATABASE_URL", ("sqlite:", "sqlite+", "postgresql:", "postgresql+", "postgres:")),
-        "public_url": ("PUBLIC_URL", ("http://", "https://")),
-        "skyvern_base_url": ("SKYVERN_BASE_URL", ("http://", "https://")),
-    }
-    short = 0 < len(values["secret"]) < _SHORTEST_SECRET
-    problems = [f"RUNHOOK_SECRET: must have {_SHORTEST_SECRET} characters or more"] * short
-    for name, (variable, prefixes) in wanted.items():
-        if not values[name]:
-            continue
-        if not values[name].startswith(prefixes):
-            problems.append(f"{variable}: must begin with {' or '.join(_SHOWN.get(variable, prefixes))}")
-        elif name != "database_url" and (problem := _address_problem(values[name])):  # the ledger reads that one
-            problems.append(f"{variable}: {problem}")
-    return problems
+_SHOWN: Final = {"database_url": ("sqlite:///", "postgresql://")}
 
 
 def _address_problem(url: str) -> str:

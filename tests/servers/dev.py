@@ -27,7 +27,7 @@ routes:
 
 
 class Dev:
-    """One `runhook dev`. `logs`: the folder of its log, `directory` when absent.
+    """One `runhook dev`. `logs`: the folder of its log, `directory` when absent. `config`: None writes no file.
 
     `python`: that of an environment, which is started; without it and a terminal, one that is warm is forked.
     """
@@ -36,7 +36,7 @@ class Dev:
         self,
         directory: Path,
         *,
-        config: str = CONFIG,
+        config: str | None = CONFIG,
         terminal: int | None = None,
         logs: Path | None = None,
         python: str = "",
@@ -45,7 +45,8 @@ class Dev:
         self.port = free_port()
         self.data = directory / "d"
         self.log_path = (logs or directory) / f"log-{self.port}"
-        (directory / "runhook.yaml").write_text(config)
+        if config is not None:
+            (directory / "runhook.yaml").write_text(config)
         self.log_path.touch()
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         line = ["-m", "receiver.cli", "dev", "--port", str(self.port), *self.options(directory)]
@@ -78,9 +79,9 @@ class Dev:
         assert len(direct) == 1, (name, direct, self.log)
         return direct[0]
 
-    def post(self, body: bytes) -> str:
-        """Post a signed webhook; the event id."""
-        key = (self.data / "skyvern-api-key").read_text().strip()
+    def post(self, body: bytes, key: str = "") -> str:
+        """Post a webhook, signed with `key` or the one that was made here; the event id."""
+        key = key or (self.data / "skyvern-api-key").read_text().strip()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/webhooks/skyvern",
             body,

@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -107,7 +106,7 @@ def test_the_ledger_has_every_other_heartbeat_while_redis_has_them_all(
 
 
 def test_the_ledger_has_each_heartbeat_while_redis_is_away(settings: Settings, ledger: Ledger) -> None:
-    numbers = told_to_ledger(ledger, replace(settings, redis_url=f"redis://127.0.0.1:{free_port()}"))
+    numbers = told_to_ledger(ledger, settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{free_port()}"}))
 
     eventually(lambda: next(numbers) + 1 == next(numbers))
     numbers.close()

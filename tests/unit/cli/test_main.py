@@ -287,10 +287,14 @@ def test_an_address_that_is_none_of_this_host_is_not_told_to_take_another_port(r
         assert runhook(command, "--config", "c.yaml", "--host", "192.0.2.1") == (3, "", said)
 
 
-def test_a_start_in_a_folder_without_a_config_makes_nothing(runhook: Run, tmp_path: Path) -> None:
-    said = "runhook: config/runhook.yaml: no such file; name one with --config or RUNHOOK_CONFIG\n"
+@pytest.mark.parametrize("command", ["serve", "worker", "clock"])
+def test_production_process_refuses_the_packaged_config(runhook: Run, tmp_path: Path, command: str) -> None:
+    said = (
+        f"runhook: no config file: {tmp_path} has no runhook.yaml or config/runhook.yaml."
+        " Write one with `runhook init`, or set RUNHOOK_CONFIG\n"
+    )
 
-    assert runhook("dev") == (2, "", said)
+    assert runhook(command) == (2, "", said)
     assert list(tmp_path.iterdir()) == []
 
 

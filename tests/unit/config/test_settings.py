@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from receiver.config.settings import LOCAL_KEY_FILE, Settings
+from receiver.config.settings import LOCAL_KEY_FILE, PACKAGED_CONFIG, Settings
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger
+from tests.support.paths import ROOT
 
 
 def test_an_empty_environment_gives_the_embedded_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,7 +17,8 @@ def test_an_empty_environment_gives_the_embedded_default(tmp_path: Path, monkeyp
 
     settings = Settings.from_env({})
 
-    assert settings.config == Path("config/runhook.yaml")
+    assert settings.config == PACKAGED_CONFIG
+    assert settings.packaged_config
     assert settings.data == Path("var")
     assert settings.embedded_redis
     assert settings.redis_url == f"unix://{tmp_path}/var/redis/valkey.sock"
@@ -37,10 +39,28 @@ def test_variables_and_then_overrides_win() -> None:
     settings = Settings.from_env(environ, config=Path("b.yaml"), data=None)
 
     assert settings.config == Path("b.yaml")
+    assert not settings.packaged_config
     assert settings.data == Path("elsewhere")
     assert not settings.embedded_redis
     assert settings.public_url == "https://hooks.example.com"
     assert settings.skyvern_base_url == "http://127.0.0.1:8100"
+
+
+def test_the_config_file_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = []
+
+    for path in ("config/runhook.yaml", "runhook.yaml"):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_text("")
+        found.append(Settings.from_env({}))
+
+    assert [str(each.config) for each in found] == ["config/runhook.yaml", "runhook.yaml"]
+    assert not any(each.packaged_config for each in found)
+
+
+def test_packaged_config_equals_that_of_the_repository() -> None:
+    assert PACKAGED_CONFIG.read_text() == (ROOT / "config" / "runhook.yaml").read_text()
 
 
 def test_an_empty_variable_counts_as_unset() -> None:

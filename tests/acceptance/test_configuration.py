@@ -1,0 +1,63 @@
+"""Configuration from where it lives, through real processes: a default config, `.env`, files, a secrets directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers.dev import Dev, a_run
+from tests.support.waiting import eventually
+
+
+class DevHere(Dev):
+    """A `runhook dev` without options: its folder and variables alone say what it uses."""
+
+    def options(self, directory: Path) -> list[str]:
+        return []
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., DevHere]]:
+    started: list[DevHere] = []
+
+    def it(**options: Any) -> DevHere:
+        started.append(DevHere(tmp_path, **options))
+        return started[-1]
+
+    yield it
+    for dev in started:
+        dev.end()
+
+
+def test_dev_works_in_an_empty_folder(start: Callable[..., DevHere], tmp_path: Path) -> None:
+    # Given a folder with nothing in it
+    dev = start(config=None).ready()
+    dev.data = tmp_path / "var"
+    # Then it says which config it uses
+    assert "receiver/config/default.yaml (ships with Runhook), sinks: results, archive" in dev.log
+    # And a webhook reaches a sink
+    dev.post(a_run(1))
+    eventually(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
+
+
+def test_values_from_every_place_reach_all_processes(start: Callable[..., DevHere], tmp_path: Path) -> None:
+    # Given a key in the secrets directory, a sink's folder in a file, and the data directory in .env
+    for name, text in {"skyvern_api_key": "sekret-key\n", "folder": f"{tmp_path}/kept\n"}.items():
+        (tmp_path / "secrets").mkdir(exist_ok=True)
+        (tmp_path / "secrets" / name).write_text(text)
+    (tmp_path / ".env").write_text("# ours\nRUNHOOK_DATA=d\nRUNHOOK_SECRETS_DIR=secrets\n")
+    config = """
+sources: {skyvern: {secrets: ["${SKYVERN_API_KEY}"]}}
+sinks: {archive: {type: files, path: "${ARCHIVE}"}}
+routes: [{name: all, to: [archive]}]
+"""
+    dev = start(config=config, ARCHIVE_FILE="secrets/folder").ready()
+    # When a webhook comes that is signed with that key
+    dev.post(a_run(1), "sekret-key")
+    # Then the sink writes into that folder, and the data directory is that of .env
+    eventually(lambda: any("tsk_1" in str(path) for path in tmp_path.glob("kept/**/*")), what=lambda: dev.log)
+    assert (tmp_path / "d" / "ledger.db").exists()
+    assert "sekret-key" not in dev.log
