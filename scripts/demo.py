@@ -1,7 +1,7 @@
-"""`make demo`: run everything on the embedded default, send sample runs and show the outcome of each; then the whole
-loop with a simulated Skyvern: runs submitted through us, one webhook lost on purpose, and its result polled.
+"""`make demo`: start Runhook and a simulated Skyvern, send sample runs, submit three, and show where each result is.
 
-With --once it checks that the rows and files are there, stops everything, and exits 0 or 1.
+The simulated Skyvern loses one webhook on purpose; Runhook polls for that result. The log is var/demo/log.
+With --once the demo checks that each row and file exists, stops everything, and exits 0 or 1.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from receiver.runtime.parent_death import spawn
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "var" / "demo"
+LOG = DATA / "log"
 RUNHOOK = Path(sys.executable).with_name("runhook")
 SAMPLES = [
     "task_v1.completed",
@@ -39,7 +40,7 @@ SAMPLES = [
     "workflow_run.canceled",
     "workflow_run.retries",
 ]
-# What the official SDK's run_task and run_workflow send: all of their fields, nulls as well.
+# What the official SDK's run_task and run_workflow send: all of their fields, including nulls.
 TASK = dict.fromkeys(
     """user_prompt url title data_extraction_schema error_code_mapping proxy_location webhook_url totp_identifier
     totp_url browser_session_id publish_workflow max_steps extra_http_headers model""".split()  # noqa: SIM905
@@ -60,7 +61,7 @@ def main() -> int:
     arguments.add_argument("--once", action="store_true", help="check, stop and exit")
     once = arguments.parse_args().once
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # what other processes print must not overtake us
+        sys.stdout.reconfigure(line_buffering=True)  # keeps the order of lines when a command prints in between
     shutil.rmtree(DATA, ignore_errors=True)
     port = free_port(8000)
     url = f"http://127.0.0.1:{port}"
@@ -68,45 +69,68 @@ def main() -> int:
     environ["RUNHOOK_DATA"] = str(DATA.relative_to(Path.cwd()) if DATA.is_relative_to(Path.cwd()) else DATA)
     skyvern = f"http://127.0.0.1:{free_port(8090)}"
     environ |= {"PUBLIC_URL": url, "SKYVERN_BASE_URL": skyvern, "RUNHOOK_CONFIG": write_config()}
-    simulation: subprocess.Popen[bytes] | None = None
     token = environ["RUNHOOK_CONSOLE_TOKEN"] = secrets.token_urlsafe(24)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM stops it as Ctrl-C does
-    dev = spawn([str(RUNHOOK), "dev", "--port", str(port)], env=environ, cwd=ROOT)
-    try:
-        # First of all, for whoever keeps files asks Skyvern for them.
-        simulation = spawn([str(RUNHOOK), "simulate", "--port", skyvern.rpartition(":")[2]], env=environ, cwd=ROOT)
-        if not wait_until(lambda: dev.poll() is not None or ready(url)) or dev.poll() is not None:
-            print("demo: the processes did not come up; the lines above say why", file=sys.stderr)
-            return 1
-        if not wait_until(lambda: answers(f"{skyvern}/api/v1/heartbeat")):
-            print("demo: the simulated Skyvern did not come up", file=sys.stderr)
-            return 1
-        heading("Sending sample runs, signed as Skyvern signs them")
-        subprocess.run([RUNHOOK, "trigger", "--url", url, *SAMPLES], env=environ, cwd=ROOT, check=True)
-        submitted = submit_all(url, environ)
-        wait_until(lambda: all_ended(environ))
-        show(environ)
-        found = [*submitted, *problems(environ)]
-        for line in found:
-            print(f"demo: {line}", file=sys.stderr)
-        if once:
-            print("demo: " + ("something is missing" if found else "every row and file is there"))
-            return 1 if found else 0
-        print(f"\nStill running at {url}; Ctrl-C stops all of it. To send more, from another terminal:")
-        print(f"  RUNHOOK_DATA={environ['RUNHOOK_DATA']} {RUNHOOK.relative_to(ROOT)} trigger --url {url}")
-        print(f"See it all in the console (the address signs in once):\n  {url}/console/login?token={token}")
-        return dev.wait()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        for process in (dev, simulation):
-            if process is not None and process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                process.wait(30)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM stops the demo as Ctrl-C does
+    print("Starting Runhook (receiver, worker, clock, a Valkey server) and a simulated Skyvern")
+    print(f"Log: {LOG.relative_to(ROOT)}")
+    with LOG.open("wb") as log:
+        started = [
+            start("dev", port, environ, log),
+            start("simulate", int(skyvern.rpartition(":")[2]), environ, log),
+        ]
+        try:
+            return demonstrate(url, skyvern, environ, token, started, once)
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            print("Stopping")
+            for process in started:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGINT)
+                    process.wait(30)
+
+
+def start(command: str, port: int, environ: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a runhook command that runs until it is stopped."""
+    return spawn([str(RUNHOOK), command, "--port", str(port)], env=environ, cwd=ROOT, stdout=log, stderr=log)
+
+
+def demonstrate(
+    url: str, skyvern: str, environ: dict[str, str], token: str, started: list[subprocess.Popen[bytes]], once: bool
+) -> int:
+    """Send and submit runs, show their results, and return the exit code."""
+    dev = started[0]
+    begin = time.monotonic()
+    up = wait_until(
+        lambda: (
+            any(process.poll() is not None for process in started)
+            or (ready(url) and answers(f"{skyvern}/api/v1/heartbeat"))
+        )
+    )
+    if not up or any(process.poll() is not None for process in started):
+        print(f"demo: the processes did not start:\n{LOG.read_text(errors='replace')[-3000:]}", file=sys.stderr)
+        return 1
+    print(f"Ready after {time.monotonic() - begin:.1f} s: {url}")
+    heading("1. Sample webhooks, signed as Skyvern signs them")
+    subprocess.run([RUNHOOK, "trigger", "--url", url, *SAMPLES], env=environ, cwd=ROOT, check=True)
+    print("The two retry_pending events are recorded, but not delivered: their run has no result yet.")
+    submitted = submit_all(url, environ)
+    wait_until(lambda: all_ended(environ))
+    show(environ)
+    wrong = [*submitted, *problems(environ)]
+    for line in wrong:
+        print(f"demo: {line}", file=sys.stderr)
+    if once:
+        print("\ndemo: " + ("failed, see the lines above" if wrong else "every row and file exists"))
+        return 1 if wrong else 0
+    print(f"\nRunhook is still running at {url}; Ctrl-C stops it. From another terminal:")
+    print(f"  RUNHOOK_DATA={environ['RUNHOOK_DATA']} {RUNHOOK.relative_to(ROOT)} trigger --url {url}")
+    print(f"Console (this link signs you in once):\n  {url}/console/login?token={token}")
+    return dev.wait()
 
 
 def write_config() -> str:
-    """Write the shipped config with what a Skyvern on this machine needs, and return its path."""
+    """Write the shipped config and what a Skyvern on this machine needs, and return its path."""
     shipped = Path(os.environ.get("RUNHOOK_CONFIG") or ROOT / "config" / "runhook.yaml")
     written = DATA / "runhook.yaml"
     DATA.mkdir(parents=True)
@@ -119,23 +143,23 @@ def write_config() -> str:
 
 
 def submit_all(url: str, environ: dict[str, str]) -> list[str]:
-    """Submit runs through us, as an app with the official SDK does, and wait for each. Return what went wrong."""
-    heading("Submitting runs to a simulated Skyvern, through us; one webhook is lost on purpose")
+    """Submit runs as an app with the official SDK does, and wait for each. Return what went wrong."""
+    heading("2. Runs submitted through Runhook, as an app submits them")
+    print("The simulated Skyvern loses the webhook of the second run on purpose.")
     made = subprocess.run(
         [RUNHOOK, "keys", "create", "demo", "--json"], env=environ, cwd=ROOT, check=True, capture_output=True
     )
     headers = {"x-api-key": json.loads(made.stdout)["key"], "content-type": "application/json"}
     wrong, runs = [], []
     for path, body, labels in SUBMITS:
-        answer, _ = call(url + path, {**headers, "x-runhook-labels": labels}, body)
+        answer = call(url + path, {**headers, "x-runhook-labels": labels}, body)
         runs.append(answer.get("run_id"))
         print(f"POST {path:<15} {body.get('prompt') or body['agent_id']:<24} → {answer.get('run_id') or answer}")
     for run_id in filter(None, runs):
-        answer, source = call(f"{url}/v1/runs/{run_id}?wait=50", headers)
+        answer = call(f"{url}/v1/runs/{run_id}?wait=50", headers)
         via = ", ".join(each["via"] for each in query(environ, "events", "--run", run_id))
-        known = f"by {via}" if via else "no webhook yet: it is polled in a few seconds"
-        answered = "from Skyvern" if source == "skyvern" else f"from the {source}"
-        print(f"GET  /v1/runs/{run_id} → {answer.get('status')}, {answered}, {known}")
+        origin = f"result by {via}" if via else "read from Skyvern; Runhook polls for the result"
+        print(f"GET  /v1/runs/{run_id} → {answer.get('status')} ({origin})")
         if answer.get("status") != "completed":
             wrong.append(f"run {run_id} is {answer.get('status') or answer}")
     return wrong + ["a submit was refused"] * runs.count(None)
@@ -151,17 +175,17 @@ def answers(url: str) -> bool:
         return False
 
 
-def call(url: str, headers: dict[str, str], body: dict[str, Any] | None = None) -> tuple[dict[str, Any], str]:
-    """Return the parsed answer to a call, and where it came from."""
+def call(url: str, headers: dict[str, str], body: dict[str, Any] | None = None) -> Any:
+    """Return the parsed response to a call, or its error."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers)
     try:
         with urllib.request.urlopen(request, timeout=70) as answer:
-            return json.loads(answer.read()), answer.headers.get("x-runhook-from", "")
+            return json.loads(answer.read())
     except urllib.error.HTTPError as error:
-        return {"error": f"{error.code} {error.read().decode(errors='replace')[:200]}"}, ""
+        return {"error": f"{error.code} {error.read().decode(errors='replace')[:200]}"}
     except OSError as error:
-        return {"error": str(error)}, ""
+        return {"error": str(error)}
 
 
 def free_port(wanted: int) -> int:
@@ -217,20 +241,20 @@ def heading(text: str) -> None:
 
 
 def show(environ: dict[str, str]) -> None:
-    heading("The outcome of each: event → sink → receipt")
-    subprocess.run([RUNHOOK, "deliveries", "-n", "1000"], env=environ, cwd=ROOT, check=True)
-    heading("Where it is")
+    heading("3. Deliveries: each event, its sink, and the receipt")
+    subprocess.run([RUNHOOK, "deliveries", "-n", "1000"], env=environ, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    heading("4. Results")
     database, archive = places()
-    print(f"rows:   {database.relative_to(ROOT)}, table skyvern_runs")
+    print(f"Rows:   {database.relative_to(ROOT)}, table skyvern_runs")
     for row in rows(database):
         print("        " + "  ".join(f"{value}"[:60] for value in row if value is not None))
-    print(f"files:  {archive.relative_to(ROOT)}")
+    print(f"Files:  {archive.relative_to(ROOT)}")
     kept = sorted(archive.rglob("run.json"))
     for path in kept[:4]:
         print(f"        {path.relative_to(ROOT)}")
     if len(kept) > 4:
         print(f"        … and {len(kept) - 4} more")
-    print(f"ledger: {(DATA / 'ledger.db').relative_to(ROOT)}")
+    print(f"Ledger: {(DATA / 'ledger.db').relative_to(ROOT)}")
 
 
 def places() -> tuple[Path, Path]:
@@ -247,16 +271,16 @@ def rows(database: Path) -> list[tuple[Any, ...]]:
 
 
 def problems(environ: dict[str, str]) -> list[str]:
-    """Return what is missing."""
+    """Return a line for each row, file or receipt that is missing."""
     database, archive = places()
     found = []
     runs = {each["run_id"]: each["outcome"] for each in query(environ, "runs")}
     stored = {row[0]: row[2] for row in rows(database)}
     if len(runs) < (expected := len(SAMPLES) + len(SUBMITS)):
-        found.append(f"the ledger has {len(runs)} runs of {expected}")
+        found.append(f"the ledger has {len(runs)} of {expected} runs")
     for run_id, outcome in runs.items():
         if stored.get(run_id) != outcome:
-            found.append(f"run {run_id} is {outcome}, its row says {stored.get(run_id)}")
+            found.append(f"run {run_id} is {outcome}, but its row has {stored.get(run_id)}")
         if not list(archive.rglob(f"*{run_id}*/**/run.json")):
             found.append(f"run {run_id} has no file in {archive.relative_to(ROOT)}")
     return found + [
