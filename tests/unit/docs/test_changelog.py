@@ -1,49 +1,61 @@
-"""CHANGELOG.md: sections in one order, one line for each change, and nothing told twice."""
+"""CHANGELOG.md: the form of Keep a Changelog, short enough to be read."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 
+from receiver import __version__
 from tests.support.paths import ROOT
 
-RELEASES = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1:]
-# Those of Keep a Changelog, behind what has to be done at an upgrade.
-SECTIONS = ["Before you upgrade", "Added", "Changed", "Deprecated", "Fixed", "Removed", "Security"]
-LONGEST = 170  # characters: longer ones tell how it was built, and nobody reads them
+TEXT = (ROOT / "CHANGELOG.md").read_text()
+RELEASES = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
+SECTIONS = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+MAXIMUM_LINES = 60
+MAXIMUM_LENGTH = 160  # characters of an entry
 
 
-def sections(release: str) -> list[tuple[str, list[str]]]:
-    """Each section's heading and its lines that hold something."""
-    parts = [each.splitlines() for each in re.split(r"^### ", release, flags=re.MULTILINE)[1:]]
-    return [(heading, [line for line in lines if line]) for heading, *lines in parts]
+def sections(release: str) -> dict[str, list[str]]:
+    """The entries of a release by section."""
+    parts = re.split(r"^### ", release, flags=re.MULTILINE)[1:]
+    return {part.splitlines()[0]: re.findall(r"^- .*", part, re.MULTILINE) for part in parts}
 
 
-def entries(lines: list[str]) -> list[str]:
-    """The lines of a section from its first entry on: what stands before it is an introduction."""
-    first = next((at for at, line in enumerate(lines) if line.startswith("- ")), len(lines))
-    return lines[first:]
+ENTRIES = [entry for release in RELEASES for entries in sections(release).values() for entry in entries]
 
 
-def test_releases_are_named_by_version_and_day_and_the_next_one_comes_first() -> None:
+def test_changelog_is_short() -> None:
+    assert len(TEXT.splitlines()) <= MAXIMUM_LINES
+    assert [entry for entry in ENTRIES if len(entry) > MAXIMUM_LENGTH] == []
+
+
+def test_releases_are_named_by_version_and_date() -> None:
     names = [release.splitlines()[0] for release in RELEASES]
-    assert names[0] == "[Unreleased]"
-    assert [name for name in names[1:] if not re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", name)] == []
+    dated = [name for name in names if name != "[Unreleased]"]
+
+    assert names == [name for name in names[:1] if name == "[Unreleased]"] + dated
+    assert [name for name in dated if not re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", name)] == []
 
 
-def test_a_release_has_its_sections_in_order_each_once_and_none_empty() -> None:
+def test_newest_release_is_the_version_of_the_package() -> None:
+    versions = re.findall(r"^## \[(\d.*?)\]", TEXT, re.MULTILINE)
+
+    assert versions[0] == __version__
+    assert f"[{__version__}]: https://" in TEXT
+
+
+def test_sections_are_in_order_and_not_empty() -> None:
     for release in RELEASES:
-        found = [heading for heading, _ in sections(release)]
-        assert found == [each for each in SECTIONS if each in found]
-        assert [heading for heading, lines in sections(release) if not entries(lines)] == []
+        names = list(sections(release))
+        assert names == [name for name in SECTIONS if name in names]
+        assert all(sections(release).values())
 
 
-def test_a_change_is_one_short_line() -> None:
-    lines = [line for release in RELEASES for _, each in sections(release) for line in entries(each)]
-    assert [line for line in lines if not re.fullmatch(r"- [A-Z`\[].*\.", line)] == []
-    assert [f"{len(line)}: {line}" for line in lines if len(line) > LONGEST] == []
+def test_each_change_is_one_line_and_ends_with_a_period() -> None:
+    assert [entry for entry in ENTRIES if not re.fullmatch(r"- [A-Z`].*\.", entry)] == []
 
 
-def test_nothing_is_told_twice() -> None:
-    begun = Counter(line[:60] for release in RELEASES for _, each in sections(release) for line in entries(each))
-    assert [each for each, count in begun.items() if count > 1] == []
+def test_each_change_is_listed_once() -> None:
+    beginnings = Counter(entry[:60] for entry in ENTRIES)
+
+    assert [beginning for beginning, count in beginnings.items() if count > 1] == []
