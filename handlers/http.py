@@ -15,20 +15,17 @@ import re
 import ssl
 import time
 from collections.abc import Collection
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote, urlsplit
 
-import httpx2
 from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, field_validator, model_validator
 
-from handlers.contract import Delivery, Receipt, Refused, Services, SinkOptions, Unavailable
+from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.support import templating
 from handlers.support.deadline import Deadline
-from handlers.support.exchange import HttpRequest, RequestHead, Response
-from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, parse_url
-from handlers.support.request_sink import MAX_IDLE, PreparedSend, RequestSink
+from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, Response, default_tls, parse_url
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 
@@ -206,7 +203,7 @@ def raise_for_status(host: str, answer: Response, now: float, success: Collectio
     raise Refused(f"{host} answered {status}" + (": it wants no more of these" if status == 410 else ""))
 
 
-class HttpSink(RequestSink[HttpOptions]):
+class HttpSink(Sink[HttpOptions]):
     """Sends requests to one URL. Connections stay open between deliveries."""
 
     Options: ClassVar[type[SinkOptions]] = HttpOptions
@@ -222,31 +219,23 @@ class HttpSink(RequestSink[HttpOptions]):
         self._headers["content-type"] = options.content_type
         self._keys = options.signing_keys
         self._template = None if options.template is None else templating.compile(options.template)
+        self._client = GuardedClient(ANY_ADDRESS, timeout=options.timeout, make_tls=self._tls)
 
-    @property
-    def prepares_at_once(self) -> bool:
-        """Whether there is no template, which may compute for long."""
-        return self._template is None
-
-    def prepare(self, delivery: Delivery) -> PreparedSend:
-        """Sign the body. The receipt's id is the delivery's key, which the receiver gets as webhook-id."""
+    def send(self, delivery: Delivery) -> Receipt:
+        """Post the signed body. The receipt's id is the delivery's key, which the receiver gets as webhook-id."""
         deadline = Deadline(self.options.timeout)
         body = self._body(delivery)
         now = time.time()
-        request = HttpRequest(self._head, self._own_headers(delivery, int(now), body), body, deadline, MAX_ANSWER)
-        return PreparedSend(request, partial(self._receipt, delivery.key, now))
+        headers = {**self._headers, **self._own_headers(delivery, int(now), body)}
+        response = self._client.request(
+            self.options.method, self._url, content=body, headers=headers, deadline=deadline, max_answer=MAX_ANSWER
+        )
+        raise_for_status(self._url.host, response, now, self.options.success)
+        return Receipt(delivery.key)
 
-    @cached_property
-    def _head(self) -> RequestHead:
-        return RequestHead(self.options.method, self._url, self._headers)
-
-    def make_client(self) -> GuardedClient:
-        """Return a client for any address: the URL is the operator's."""
-        return GuardedClient(ANY_ADDRESS, timeout=self.options.timeout, tls=self._tls(), max_idle=MAX_IDLE)
-
-    def _receipt(self, key: str, now: float, answer: Response) -> Receipt:
-        raise_for_status(self._url.host, answer, now, self.options.success)
-        return Receipt(key)
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
     def _body(self, delivery: Delivery) -> bytes:
         if self._template is None:
@@ -274,14 +263,12 @@ class HttpSink(RequestSink[HttpOptions]):
             headers["runhook-test"] = "true"
         return headers
 
-    def _tls(self) -> ssl.SSLContext | None:
+    def _tls(self) -> ssl.SSLContext:
         """Make the TLS context. Reads its files at the first send: a host that only checks the config may lack them."""
         options = self.options
-        if not (options.cert or options.ca):
-            return None
         path = options.ca
         try:
-            context = ssl.create_default_context(cafile=path) if path else httpx2.create_ssl_context(trust_env=False)
+            context = ssl.create_default_context(cafile=path) if path else default_tls()
             path = options.cert
             if path:
                 password = options.key_password.get_secret_value() if options.key_password else ""

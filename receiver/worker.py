@@ -19,7 +19,6 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from handlers import registry
-from handlers.support.request_sink import MOST_THREADS
 from receiver.config.loader import file_hash
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -49,8 +48,6 @@ log = logging.getLogger("runhook.worker")
 
 # Seconds that Redis and the ledger have to answer when the worker starts.
 PATIENCE: Final = 120.0
-# Files that a process has open beside those of one sink's sends, with some to spare.
-_OTHER_FILES: Final = 256
 
 
 # By queue: builds the body of its jobs, for a worker process of the name given to it.
@@ -215,27 +212,6 @@ def _warn_of_orphans(settings: Settings, sinks: Sequence[str]) -> None:
         ledger.close()
 
 
-def check_file_limit(config: Config, limit: int, only: Sequence[str] = ()) -> None:
-    """Raise NotStarted if the sinks of one process may have more sends under way than it may have files open.
-
-    `limit`: files that a process may open. `only`: names of sinks or of queues, as `choose_queues` takes them.
-    """
-    names = [name for name in config.sinks if not only or name in only or deliver_queue(name) in only]
-    together = [name for name in names if _shares(config, name)]
-    for process in (together, *([name] for name in names if name not in together)):
-        sends = {name: config.sinks[name].concurrency for name in process}
-        wanted = sum(sends.values()) + _OTHER_FILES
-        if wanted <= limit or sum(sends.values()) <= MOST_THREADS:
-            continue
-        most = max(sends, key=sends.__getitem__)
-        others = f", and {wanted - _OTHER_FILES} with those of the sinks that share its process" if process[1:] else ""
-        apart = ", or give it a process with worker: own" if process[1:] else ""
-        raise NotStarted(
-            f"sinks.{most}.concurrency is {sends[most]}{others}, and each of its sends is an open file: a process may "
-            f"open {limit} here. Allow {wanted} (ulimit -n, or LimitNOFILE of systemd), or lower concurrency{apart}"
-        )
-
-
 def check(settings: Settings, config: Config, patience: float) -> None:
     """Wait until Redis and the ledger can be used, at most `patience` seconds; one line says so. Raises NotStarted."""
     until = time.monotonic() + patience
@@ -287,7 +263,7 @@ def run(
     """
     Ledger(settings.database_url).close()  # raises what a person wrote wrong; opens nothing
     check_url(settings.redis_url)
-    check_file_limit(config, raise_file_limit(), only)  # before the sockets of each sink are made
+    raise_file_limit()  # each send may be an open socket
     built = build(settings, config)
     queues = choose_queues(built, only, dispatchers)
     trouble = in_child(lambda: prepare(settings, config, patience))

@@ -19,8 +19,7 @@ from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOp
 from handlers.resubmit.options import ResubmitOptions
 from handlers.resubmit.request import Changes, Request, build_request
 from handlers.support.deadline import Deadline
-from handlers.support.exchange import Response
-from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, parse_url
+from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, Response, parse_url
 from handlers.support.resubmit_chain import CHAIN, RETRIED, TRY, next_labels, skip_reason
 from handlers.support.retry_after import retry_after
 

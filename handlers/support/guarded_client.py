@@ -13,21 +13,26 @@ Its rules, for the first URL and again for each redirect:
     Refused       the URL is invalid, or its address is forbidden
     Unavailable   the network or the server fails; DeadlineExceeded, a subclass: the deadline is over
 
-address_policy.py knows which addresses are forbidden, exchange.py how a request is sent. This file knows no sink
-and no run. Sockets and TLS are httpcore2's, below its connections, because the check has to happen between name
-resolution and connect, and because its pool looks at every connection for each request.
+A request other than GET is sent once. A GET goes out again, over a new connection, when the server has hung up on a
+kept one and answered nothing. Whether a POST is repeated is for the ledger to decide, which knows each attempt.
+
+address_policy.py knows which addresses are forbidden, http_connection.py how a request is sent. This module knows no
+sink and no run.
 """
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
+import h11
 import httpcore2
 import httpx2
 
@@ -35,8 +40,7 @@ from handlers.contract import Refused, Unavailable
 from handlers.support.address_policy import AllowedAddresses, Resolver, resolve
 from handlers.support.address_registries import IPAddress
 from handlers.support.deadline import Deadline
-from handlers.support.exchange import Exchange, HttpRequest, RequestHead, Response, origin_of, translated_errors
-from handlers.support.http_connection import MAX_IDLE, HttpConnection, IdleConnections
+from handlers.support.http_connection import HttpConnection, IdleConnections
 from handlers.support.url import MAX_URL, PORTS
 
 # What a client for an operator's own URL allows: all addresses, private ones too.
@@ -48,19 +52,29 @@ _HOST = re.compile(rb"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response. Header names are lower-case; `body` is cut at the maximum that the call gave."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
 class _Connector:
     """Opens connections: resolves once, checks, and connects to the checked address.
 
-    `seconds`: that a look-up and connecting may take. `tls`: made at the first https call when absent.
+    `seconds`: maximum for look-up and connecting. `make_tls`: called at the first https call.
     """
 
     def __init__(
-        self, allowed: AllowedAddresses, resolver: Resolver, seconds: float, tls: ssl.SSLContext | None
+        self, allowed: AllowedAddresses, resolver: Resolver, seconds: float, make_tls: Callable[[], ssl.SSLContext]
     ) -> None:
         self._allowed = allowed
         self._resolver = resolver
         self._seconds = seconds
-        self._tls = tls
+        self._make_tls = make_tls
+        self._tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()
         self._sockets = httpcore2.SyncBackend()
 
@@ -68,14 +82,15 @@ class _Connector:
         """Connect to the server of `url`. Raises Refused, Unavailable, and httpcore2's errors."""
         host = url.raw_host.decode("ascii")
         port = url.port or PORTS[url.scheme]
+        tls = self._context() if url.scheme == "https" else None
         stream = self._connect(host, port, deadline)
-        if url.scheme == "https":
-            try:
-                return stream.start_tls(self._context(), host, self._left(deadline))
-            except BaseException:
-                stream.close()
-                raise
-        return stream
+        if tls is None:
+            return stream
+        try:
+            return stream.start_tls(tls, host, self._left(deadline))
+        except BaseException:
+            stream.close()
+            raise
 
     def _connect(self, host: str, port: int, deadline: Deadline) -> httpcore2.NetworkStream:
         failure: httpcore2.NetworkError | httpcore2.TimeoutException | None = None
@@ -116,8 +131,8 @@ class _Connector:
     def _context(self) -> ssl.SSLContext:
         with self._lock:
             if self._tls is None:
-                self._tls = httpx2.create_ssl_context(trust_env=False)
-            self._tls.set_alpn_protocols(["http/1.1"])
+                self._tls = self._make_tls()
+                self._tls.set_alpn_protocols(["http/1.1"])
             return self._tls
 
 
@@ -142,13 +157,17 @@ class Download:
             yield from self._connection.chunks()
 
 
-class GuardedClient:
-    """An HTTP client that reaches public addresses and those that the operator allows. Safe to use from many threads.
+def default_tls() -> ssl.SSLContext:
+    """Return a TLS context that trusts the usual authorities and reads nothing from the environment."""
+    return httpx2.create_ssl_context(trust_env=False)
 
-    Opens nothing before its first call. `timeout`: seconds that one wait for the network may take; each call has its
-    own deadline for the whole. `connect_timeout`: seconds that finding a server's address and connecting may take,
-    `timeout` when absent. `resolver`: used in place of the system's. `tls`: an SSL context, for private
-    authorities and client certificates. `max_idle`: how many connections are kept for the next request.
+
+class GuardedClient:
+    """An HTTP client that reaches public addresses and those that the operator allows. Thread-safe.
+
+    Opens nothing before its first call. `timeout`: maximum seconds of one wait for the network; each call has its own
+    deadline for the whole. `connect_timeout`: maximum seconds for look-up and connecting, `timeout` when absent.
+    `resolver`: replaces the system's. `make_tls`: returns the TLS context, called at the first https call.
     """
 
     def __init__(
@@ -159,15 +178,13 @@ class GuardedClient:
         connect_timeout: float | None = None,
         max_redirects: int = MAX_REDIRECTS,
         resolver: Resolver = resolve,
-        tls: ssl.SSLContext | None = None,
-        max_idle: int = MAX_IDLE,
+        make_tls: Callable[[], ssl.SSLContext] = default_tls,
     ) -> None:
         self._timeout = timeout
         self._max_redirects = max_redirects
         connecting = timeout if connect_timeout is None else min(timeout, connect_timeout)
-        self._connector = _Connector(AllowedAddresses(allowed), resolver, connecting, tls)
-        self._max_idle = max_idle
-        self._idle = IdleConnections(max_idle)
+        self._connector = _Connector(AllowedAddresses(allowed), resolver, connecting, make_tls)
+        self._idle = IdleConnections()
 
     @contextmanager
     def get_stream(
@@ -180,19 +197,14 @@ class GuardedClient:
         """
         deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = parse_url(url)
-        origin = origin_of(target)
+        origin = _origin(target)
         for _ in range(self._max_redirects + 1):
-            given = headers if headers is not None and origin_of(target) == origin else {}
-            exchange = self.exchange(HttpRequest(RequestHead("GET", target, given), {}, None, deadline))
-            try:
-                exchange.send()
-                exchange.read_head()
-                location = exchange.connection.headers.get("location")
-                if exchange.connection.status not in _REDIRECTS or location is None:
-                    yield Download(exchange.connection, target)
+            own_headers = headers if headers is not None and _origin(target) == origin else {}
+            with self._exchange("GET", target, own_headers, None, deadline) as connection:
+                location = connection.headers.get("location")
+                if connection.status not in _REDIRECTS or location is None:
+                    yield Download(connection, target)
                     return
-            finally:
-                exchange.end()
             target = self._next(target, location)
         raise Refused(f"{origin[1]} redirects more than {self._max_redirects} times")
 
@@ -213,25 +225,50 @@ class GuardedClient:
         """
         deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = url if isinstance(url, httpx2.URL) else parse_url(url)
-        return self.call(HttpRequest(RequestHead(method, target, headers or {}), {}, content, deadline, max_answer))
-
-    def call(self, request: HttpRequest) -> Response:
-        """Send a request and return the response; see `request`."""
-        exchange = self.exchange(request)
-        try:
-            exchange.send()
-            return exchange.read()
-        finally:
-            exchange.end()
-
-    def exchange(self, request: HttpRequest) -> Exchange:
-        """Return the exchange of a request that is not sent yet. Raises Refused, and Unavailable after its deadline."""
-        return Exchange(request, self._idle, self._connector.connect, self._timeout)
+        with self._exchange(method, target, headers or {}, content, deadline) as connection:
+            body = bytearray()
+            with translated_errors(target.host):
+                for chunk in connection.chunks():
+                    body += chunk
+                    if len(body) >= max_answer:
+                        break
+            return Response(connection.status, connection.headers, bytes(body[:max_answer]))
 
     def close(self) -> None:
         """Close the connections. The client can be used again."""
-        idle, self._idle = self._idle, IdleConnections(self._max_idle)
+        idle, self._idle = self._idle, IdleConnections()
         idle.close()
+
+    @contextmanager
+    def _exchange(
+        self, method: str, url: httpx2.URL, headers: Mapping[str, str], content: bytes | None, deadline: Deadline
+    ) -> Iterator[HttpConnection]:
+        """Send a request and receive the head of the response; afterwards keep the connection or close it."""
+        host, origin, idle = url.host, _origin(url), self._idle
+        with translated_errors(host):
+            request = _request(method, url, headers, content)
+            deadline.remaining()
+            connection = idle.take(origin)
+            kept = connection is not None
+            connection = connection or self._open(url, deadline)
+        try:
+            with translated_errors(host):
+                connection.send(request, content or b"", deadline)
+                try:
+                    connection.read_head()
+                except (httpcore2.NetworkError, h11.RemoteProtocolError):
+                    if method != "GET" or not kept or not connection.unanswered:
+                        raise
+                    connection.close()
+                    connection = self._open(url, deadline)
+                    connection.send(request, b"", deadline)
+                    connection.read_head()
+            yield connection
+        finally:
+            idle.give_back(origin, connection)
+
+    def _open(self, url: httpx2.URL, deadline: Deadline) -> HttpConnection:
+        return HttpConnection(self._connector.connect(url, deadline), self._timeout)
 
     def _next(self, target: httpx2.URL, location: str) -> httpx2.URL:
         following = parse_url(location, base=target)
@@ -260,3 +297,44 @@ def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
     if url.userinfo:
         raise Refused(f"{url.host}: an address with a user name or password in it is not called")
     return url.copy_with(fragment=None)
+
+
+def _request(method: str, url: httpx2.URL, headers: Mapping[str, str], content: bytes | None) -> h11.Request:
+    """Return the head of a request. Raises h11.LocalProtocolError for what HTTP does not allow."""
+    common = {"host": url.netloc.decode(), "accept": "*/*", "accept-encoding": "identity", "user-agent": "runhook"}
+    common.update((name.lower(), value) for name, value in headers.items())
+    if content is not None:
+        common["content-length"] = str(len(content))
+    try:
+        lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in common.items()]
+    except UnicodeEncodeError:
+        raise h11.LocalProtocolError("a header has characters that HTTP does not allow") from None
+    return h11.Request(method=method, target=url.raw_path, headers=lines)
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int]:
+    """Return the scheme, host and port of a URL's server."""
+    return url.scheme, url.host, url.port or PORTS[url.scheme]
+
+
+@contextmanager
+def translated_errors(host: str) -> Iterator[None]:
+    """Raise Refused or Unavailable for the errors of connections inside."""
+    try:
+        yield
+    except httpcore2.TimeoutException:
+        raise Unavailable(f"{host} did not answer in time") from None
+    except httpcore2.ConnectError as error:
+        raise Unavailable(f"{host}: {_why_not_reached(error)}") from None
+    except h11.LocalProtocolError:
+        raise Refused(f"{host}: a header or address that HTTP does not allow") from None
+    except (httpcore2.NetworkError, h11.RemoteProtocolError, OSError):
+        raise Unavailable(f"{host}: the connection broke") from None
+
+
+def _why_not_reached(error: BaseException) -> str:
+    if "CERTIFICATE" in str(error).upper():
+        return "its certificate does not hold"
+    if getattr(error.__cause__, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        return "no more files may be open here: allow more (ulimit -n, or LimitNOFILE of systemd), or lower concurrency"
+    return "it can't be reached"

@@ -67,9 +67,8 @@ class SinkConfig(Model):
     concurrency: Whole = Field(
         8,
         ge=1,
-        le=10_000,
-        description="How many sends may run at once, over all workers: up to 256, and up to 10000 of the type http,"
-        " whose sends wait without a thread each.",
+        le=256,
+        description="Maximum number of sends at once, over all workers. Each takes a thread.",
     )
     rate: Rate | None = Field(None, description="Most sends in a time, such as 10/s or 100/m. No limit when absent.")
     worker: Place = Field(

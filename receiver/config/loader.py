@@ -104,7 +104,6 @@ def _check_sink(document: Document, name: str, sink: Mapping[str, Any]) -> None:
     """Check a sink's options by its handler, and build the sink once: a template in it may be wrong."""
     from handlers.contract import SinkError
     from handlers.registry import BrokenSinkType, UnknownSinkType, build, sink_type
-    from handlers.support.request_sink import MOST_THREADS, sends_requests
 
     here: Key = ("sinks", name)
     own = set(SinkConfig.model_fields) - {"options"}
@@ -117,10 +116,6 @@ def _check_sink(document: Document, name: str, sink: Mapping[str, Any]) -> None:
     options = {key: value for key, value in sink.items() if key not in own}
     try:
         cls = sink_type(kind)
-        most = str(sink.get("concurrency", ""))  # a number, or a text from a variable
-        if most.isdecimal() and int(most) > MOST_THREADS and not sends_requests(cls):
-            text = f"must be at most {MOST_THREADS} for the type {kind}: each of its sends takes a thread"
-            _complain(document, (*here, "concurrency"), text)
         build(name, kind, options, _NoServices()).close()
     except (UnknownSinkType, BrokenSinkType) as error:
         _complain(document, (*here, "type"), str(error))

@@ -22,8 +22,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 import orjson
 
 from handlers.contract import SinkError
-from handlers.support.exchange import Response
-from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient
+from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, Response
 from receiver.config.console import OidcConfig
 from receiver.console.id_token import BadToken, UnknownKey, verified_claims
 from receiver.console.passwords import Person

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
-from handlers import Delivery, Receipt, Refused, Services, SinkOptions, Unavailable
+from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.http import sign as standard_signature
 from handlers.support.deadline import Deadline
-from handlers.support.exchange import HttpRequest, RequestHead, Response
-from handlers.support.guarded_client import GuardedClient, parse_url
-from handlers.support.request_sink import PreparedSend, RequestSink
+from handlers.support.guarded_client import GuardedClient, Response, parse_url
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 from receiver.domain import callback, signature
@@ -36,7 +33,7 @@ _MAX_ANSWER = 64 * 1024
 CONNECT_TIMEOUT = 5.0
 
 
-class CallbackSink(RequestSink[SinkOptions]):
+class CallbackSink(Sink[SinkOptions]):
     """Posts to the URL that each caller gave. `master`: returns the secret that keys are derived from.
 
     `allowed`: private addresses that may be posted to. Those are what the operator listed, without the origin of
@@ -52,13 +49,13 @@ class CallbackSink(RequestSink[SinkOptions]):
         allowed: Sequence[str],
     ) -> None:
         super().__init__(callback.CALLBACK, options, services)
-        self._allowed = allowed
+        self._client = GuardedClient(allowed, timeout=options.timeout, connect_timeout=CONNECT_TIMEOUT)
         self._ledger = ledger
         self._master = master
         self._keys: dict[str, str] = {}
 
-    def prepare(self, delivery: Delivery) -> PreparedSend:
-        """Find the caller, and sign the body. The receipt's id is the delivery's key, which is sent as webhook-id."""
+    def send(self, delivery: Delivery) -> Receipt:
+        """Find the caller, and post the signed body. The receipt's id is the delivery's key, sent as webhook-id."""
         deadline = Deadline(self.options.timeout)
         try:
             submission, owner, target = self._ledger.read(lambda connection: _destination(connection, delivery))
@@ -80,16 +77,15 @@ class CallbackSink(RequestSink[SinkOptions]):
         }
         if authorization:
             headers["authorization"] = authorization
-        request = HttpRequest(RequestHead("POST", parse_url(url), headers), {}, body, deadline, _MAX_ANSWER)
-        return PreparedSend(request, partial(_receipt, delivery.key, now))
-
-    def make_client(self) -> GuardedClient:
-        """Return a client for public addresses, and those that the operator has listed."""
-        return GuardedClient(self._allowed, timeout=self.options.timeout, connect_timeout=CONNECT_TIMEOUT)
+        response = self._client.request(
+            "POST", parse_url(url), content=body, headers=headers, deadline=deadline, max_answer=_MAX_ANSWER
+        )
+        raise_for_status(response, now)
+        return Receipt(delivery.key, note=f"answered {response.status}")
 
     def close(self) -> None:
         """Close the connections."""
-        super().close()
+        self._client.close()
         self._ledger.close()
 
     def _key(self, key_id: str, key_hash: str) -> str:
@@ -130,11 +126,6 @@ def signed_headers(delivery_key: str, event: str, key: str, body: bytes, now: fl
         "webhook-signature": standard_signature(key.encode(), delivery_key, timestamp, body),
         "x-runhook-event-id": event,
     }
-
-
-def _receipt(key: str, now: float, answer: Response) -> Receipt:
-    raise_for_status(answer, now)
-    return Receipt(key, note=f"answered {answer.status}")
 
 
 def raise_for_status(answer: Response, now: float) -> None:

@@ -34,8 +34,6 @@ class SendTask:
     answers: list[Receipt | Exception] = field(default_factory=list)
     seconds: float = 0.0  # that the send took
     ended: bool = False
-    # Whether a thread of the pool works on it, so that it can be what hangs.
-    in_thread: bool = False
     # The queued task that has started in its slot.
     next_task: SendTask | None = None
 
@@ -112,18 +110,16 @@ def _read(body: bytes, completion: bytes) -> tuple[Run, Mapping[str, Any]]:
     return run, run.data if run.problem else completed(run.data, json.loads(completion) if completion else None)
 
 
-def to_delivery(
-    each: Claimed, receipts: Receipts, retry: RetryPolicy | None = None, *, at_once: bool = True
-) -> Delivery:
+def to_delivery(each: Claimed, receipts: Receipts, retry: RetryPolicy | None = None) -> Delivery:
     """Return the delivery that a sink is given for a claim. `receipts`: by sink, of those that it waited for.
-    `retry`: its budget, where that is known. `at_once`: False when a webhook is parsed only if the sink reads its run.
+    `retry`: its budget, where that is known. A webhook is parsed when the sink first reads its run.
 
     No sink sees our callback URL, but the one that puts the caller's own in its place.
     """
     body, completion = each.body, each.completion.encode() if each.completion else b""
     if each.sink != CALLBACK:
         body, completion = mask_bytes(body), completion and mask_bytes(completion)
-    unread = not at_once and each.via == "webhook" and not may_be_test(body)
+    unread = each.via == "webhook" and not may_be_test(body)
     run, data = (_UNREAD, {}) if unread else _read(body, completion)
     delivery = (UnreadDelivery if unread else Delivery)(
         key=each.id,

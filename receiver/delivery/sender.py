@@ -7,7 +7,6 @@ frees its slot only when the caller has collected it.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -15,14 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable
 from handlers.support.daemon_pool import DaemonPool
-from handlers.support.request_sink import MOST_THREADS
 from receiver.config.destinations import RetryPolicy
-from receiver.delivery.response_waiter import ResponseWaiter, can_wait_together
 from receiver.delivery.send_task import LazyDeliveries, SendTask, to_delivery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.runtime.process import Bell, readable
-
-log = logging.getLogger("runhook.deliver")
 
 
 class SenderPool:
@@ -47,11 +42,7 @@ class SenderPool:
         self._limit = limit
         self._on_start = on_start
         self._retry = retry
-        threads = min(slots, MOST_THREADS) if can_wait_together(sink) else slots
-        self._threads = DaemonPool(threads, f"send-{sink.name}")
-        self._waiter: ResponseWaiter | None = None
-        if can_wait_together(sink):
-            self._waiter = ResponseWaiter(sink, self._threads, self._begin, self._end_one)
+        self._threads = DaemonPool(slots, f"send-{sink.name}")
         self._ended: deque[SendTask] = deque()
         # Who waits for an end is rung for: for each one, or for trouble only.
         self._bell: Bell | None = None
@@ -66,8 +57,7 @@ class SenderPool:
         self._none_before = time.monotonic()
         # Seconds that a send takes, as seen lately; infinite before the first.
         self.typical_seconds = float("inf")
-        self._most_abandoned = 4 * threads
-        self._waiter_hung = False
+        self._most_abandoned = 4 * slots
         self._tell_running: Callable[[int], None] = lambda _running: None
 
     def share(self, running: Callable[[int], None]) -> None:
@@ -107,7 +97,7 @@ class SenderPool:
     @property
     def worn_out(self) -> bool:
         """So many sends have hung that the process should be replaced by a fresh one."""
-        return self._threads.abandoned > self._most_abandoned or self._waiter_hung
+        return self._threads.abandoned > self._most_abandoned
 
     def claim_numbers(self) -> set[int]:
         """Return the claim numbers of all that has not been collected."""
@@ -190,11 +180,6 @@ class SenderPool:
             found += [task for task in overdue if self._give_up(task, now)]
             self._none_before = min(self.oldest_start(), now)
         self._tell_running(len(self._running))
-        if self._waiter and not self._waiter_hung and self._waiter.hangs_for_sure():
-            self._waiter_hung = True
-            log.error(
-                "sender.hung sink=%s: the thread that waits for its responses hangs in code of it", self._sink.name
-            )
         return found
 
     def collect(self, longest: float) -> list[SendTask]:
@@ -204,8 +189,6 @@ class SenderPool:
 
     def close(self) -> None:
         """End the threads that are not busy."""
-        if self._waiter:
-            self._waiter.close()
         self._threads.close()
 
     def _take(self, task: SendTask, found: list[SendTask]) -> None:
@@ -228,23 +211,16 @@ class SenderPool:
         task.seconds = now - task.started
         task.answers = [Unavailable(f"no answer within {self._sink.options.timeout:g} s")] * len(task.claimed)
         self._running.pop(id(task))
-        if task.in_thread:
-            self._threads.abandon()
-        elif self._waiter and self._waiter.hangs:
-            self._waiter_hung = True
+        self._threads.abandon()
         return True
 
     def _go(self, task: SendTask) -> None:
-        if self._waiter:
-            self._waiter.start(task)
-        else:
-            self._threads.submit(lambda: self._run(task))
+        self._threads.submit(lambda: self._run(task))
 
     def _run(self, first: SendTask) -> None:
         """In a thread: send the task, and then each that starts in its slot."""
         task: SendTask | None = first
         while task is not None:
-            task.in_thread = True
             self._note_start(task)
             task = self._end(task, self._send(task))  # not task.next_task, which `enqueue` may have set since
 
@@ -290,16 +266,7 @@ class SenderPool:
         return LazyDeliveries(lambda each: self._delivery(each, task), task.claimed)
 
     def _delivery(self, each: Claimed, task: SendTask) -> Delivery:
-        return to_delivery(each, task.receipts.get(each.id, {}), self._retry, at_once=self._waiter is None)
-
-    # For the waiter: a task of one delivery
-
-    def _begin(self, task: SendTask) -> Delivery:
-        self._note_start(task)
-        return self._delivery(task.claimed[0], task)
-
-    def _end_one(self, task: SendTask, answer: Receipt | Exception) -> SendTask | None:
-        return self._end(task, [answer])
+        return to_delivery(each, task.receipts.get(each.id, {}), self._retry)
 
 
 def _mark_started(task: SendTask) -> None:
