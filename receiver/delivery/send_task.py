@@ -7,18 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, overload
+from typing import overload
 
 from handlers import Delivery, Receipt
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery import backoff
 from receiver.domain.callback import CALLBACK
 from receiver.domain.callback_url import mask_bytes
-from receiver.domain.run import Run, may_be_test, parse
+from receiver.domain.run import parse
 from receiver.domain.shape import completed, webhook_body
 from receiver.ledger.deliveries.claimed import Claimed
 
-_UNREAD = Run()
 # By sink.
 Receipts = Mapping[str, dict[str, object] | None]
 
@@ -76,52 +75,18 @@ class LazyDeliveries(Sequence[Delivery]):
         return self._make(self._claimed[place])
 
 
-class UnreadDelivery(Delivery):
-    """A delivery whose body is parsed when what it says is read for the first time. A sink that sends it on as it came
-    never reads that."""
-
-    __slots__ = ("_completion",)
-
-    def leave_unread(self, completion: bytes) -> None:
-        """Forget what the body says, until it is read. `completion`: as of the event."""
-        _set(self, "_completion", completion)
-        _forget(self, "run")
-        _forget(self, "run_type")
-        _forget(self, "problem")
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what has no value yet: called for that alone."""
-        if name not in ("run", "run_type", "problem"):
-            raise AttributeError(name)
-        run, data = _read(self.body, self._completion)
-        _set(self, "run", data)
-        _set(self, "run_type", run.run_type)
-        _set(self, "problem", run.problem)
-        return getattr(self, name)
-
-
-# A delivery is frozen.
-_set, _forget = object.__setattr__, object.__delattr__
-
-
-def _read(body: bytes, completion: bytes) -> tuple[Run, Mapping[str, Any]]:
-    """Return what a body says, and the run with the members that it lacks."""
-    run = parse(body, briefly=True)
-    return run, run.data if run.problem else completed(run.data, json.loads(completion) if completion else None)
-
-
 def to_delivery(each: Claimed, receipts: Receipts, retry: RetryPolicy | None = None) -> Delivery:
     """Return the delivery that a sink is given for a claim. `receipts`: by sink, of those that it waited for.
-    `retry`: its budget, where that is known. A webhook is parsed when the sink first reads its run.
+    `retry`: its budget, where that is known.
 
     No sink sees our callback URL, but the one that puts the caller's own in its place.
     """
     body, completion = each.body, each.completion.encode() if each.completion else b""
     if each.sink != CALLBACK:
         body, completion = mask_bytes(body), completion and mask_bytes(completion)
-    unread = each.via == "webhook" and not may_be_test(body)
-    run, data = (_UNREAD, {}) if unread else _read(body, completion)
-    delivery = (UnreadDelivery if unread else Delivery)(
+    run = parse(body, briefly=True)
+    data = run.data if run.problem else completed(run.data, json.loads(completion) if completion else None)
+    return Delivery(
         key=each.id,
         event_id=each.event_id,
         sink=each.sink,
@@ -143,6 +108,3 @@ def to_delivery(each: Claimed, receipts: Receipts, retry: RetryPolicy | None = N
         last_attempt=retry is not None and backoff.is_last(retry, each.spent, each.tried_at, time.time()),
         payload=body if run.problem or run.left_out or each.via == "webhook" else webhook_body(body, run.data, data),
     )
-    if isinstance(delivery, UnreadDelivery):
-        delivery.leave_unread(completion)
-    return delivery

@@ -122,8 +122,7 @@ def test_a_sink_is_told_whether_the_run_has_other_events(events: int, others: bo
     assert to_delivery(claimed, {}).other_events == others
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_a_sink_is_given_what_was_claimed(at_once: bool) -> None:
+def test_a_sink_is_given_what_was_claimed() -> None:
     body = b'{"run_id": "wr_1", "run_type": "new", "status": "failed"}'
     claimed = Claimed(
         *("dlv_1", "evt_1", "counting", "lane", "route", 7, 2, False, "source", "wr_1", "completed", "webhook", "of"),
@@ -134,7 +133,7 @@ def test_a_sink_is_given_what_was_claimed(at_once: bool) -> None:
     )
     receipts = {"archive": {"id": "1"}}
 
-    delivery = to_delivery(claimed, receipts, RetryPolicy(attempts=3), at_once=at_once)
+    delivery = to_delivery(claimed, receipts, RetryPolicy(attempts=3))
 
     given = {field.name: getattr(delivery, field.name) for field in fields(Delivery)}
     assert given == {
@@ -169,35 +168,12 @@ def test_a_sink_is_given_what_was_claimed(at_once: bool) -> None:
 def test_a_sink_is_told_that_a_test_webhook_is_one(kind: str) -> None:
     claimed = task("first").claimed[0]
 
-    for at_once in (True, False):
-        assert to_delivery(replace(claimed, body=press(kind)), {}, at_once=at_once).test
-        assert not to_delivery(claimed, {}, at_once=at_once).test
-
-
-@pytest.mark.parametrize("via", ["webhook", "poll"])
-def test_a_body_is_parsed_when_a_sink_reads_what_it_says(via: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a body with a callback URL of ours, which came by a webhook or has less than a webhook's
-    ours = "https://hooks.example/webhooks/skyvern/sub_0123456789abcdef0123456789abcdef"
-    body = {"run_id": "wr_1", "run_type": "workflow_run", "status": "failed", "webhook_callback_url": ours}
-    claimed = replace(task("first").claimed[0], via=via, body=json.dumps(body).encode(), completion='{"summary": "s"}')
-    parsed = count_parses(monkeypatch)
-    # When a sink sends it on as it came
-    delivery = to_delivery(claimed, {}, at_once=False)
-    assert b"sub_0123" not in delivery.payload
-    # Then a webhook's was not parsed for that; what one lacks is made of its run
-    assert len(parsed) == (0 if via == "webhook" else 1)
-    # And who reads what it says is told, for one parsing of it
-    assert (delivery.run_type, delivery.problem, delivery.run["summary"]) == ("workflow_run", "", "s")
-    assert (delivery.run["run_id"], delivery.run["webhook_callback_url"]) == ("wr_1", None)
-    assert len(parsed) == 1
-    assert replace(delivery, attempt=2).run == delivery.run
-    assert copy.deepcopy(delivery).run == pickle.loads(pickle.dumps(delivery)).run == delivery.run
-    with pytest.raises(AttributeError):
-        delivery.no_such_thing  # type: ignore[attr-defined]  # noqa: B018
+    assert to_delivery(replace(claimed, body=press(kind)), {}).test
+    assert not to_delivery(claimed, {}).test
 
 
 def test_what_is_wrong_with_a_body_is_told_who_reads_it() -> None:
-    unreadable = to_delivery(replace(task("first").claimed[0], body=b"no JSON"), {}, at_once=False)
+    unreadable = to_delivery(replace(task("first").claimed[0], body=b"no JSON"), {})
 
     assert "JSON" in unreadable.problem
     assert (unreadable.run, unreadable.run_type) == ({}, "")
