@@ -389,9 +389,7 @@ def test_what_the_test_button_sends_is_a_test(content: bytes) -> None:
     st.sets(st.integers(0, 12)),
     st.booleans(),
 )
-def test_a_test_is_one_however_its_letters_are_escaped(
-    member: tuple[str, str], escaped: set[int], small: bool
-) -> None:
+def test_a_test_is_one_however_its_letters_are_escaped(member: tuple[str, str], escaped: set[int], small: bool) -> None:
     name, value = member
     form = "\\u{:04x}" if small else "\\u{:04X}"
     text = "".join(form.format(ord(letter)) if at in escaped else letter for at, letter in enumerate(value))
