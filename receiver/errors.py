@@ -18,6 +18,7 @@
         ├── Conflict           409 "conflict"
         │   └── NotAsExpected  409 "not_as_expected"
         ├── TooLarge           413 "too_large"
+        │   └── HeadTooLarge   431 "too_large"
         ├── Invalid            422 "invalid"
         ├── TooMany            429 "too_many"
         └── Busy               503 "unavailable"           with Retry-After
@@ -154,6 +155,12 @@ class TooLarge(RequestError):
 
     status = 413
     code = "too_large"
+
+
+class HeadTooLarge(TooLarge):
+    """The head of the request is over the limit, in bytes or in fields."""
+
+    status = 431
 
 
 class Invalid(RequestError):

@@ -125,7 +125,7 @@ def _import_all(config: Config) -> None:
     from receiver.delivery import deliverer  # noqa: F401
     from receiver.dispatch import dispatcher  # noqa: F401
 
-    serve.late_parts()
+    serve.web_parts()
     for sink in config.sinks.values():
         registry.sink_type(sink.type)
     freeze_imports()

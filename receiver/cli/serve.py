@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, Port, parse_admin_port, start
@@ -43,77 +42,53 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     """
     import uvicorn
 
-    from receiver.web import http_protocol
+    from receiver.cli.ledger_access import warning_at_start
+    from receiver.web.access import ADMIN
     from receiver.web.app import check_at_start, create_app
-    from receiver.web.connections import Connections, bounds_for, split
-    from receiver.web.health import health
-    from receiver.web.webhook_protocol import WebhookProtocol
+    from receiver.web.protocol import Listening, connection_limit, options
 
     check_database_url(settings.database_url)
     people = settings.console_password or settings.console_token or config.console.users or config.console.oidc
     if people:  # their sessions are signed with it: no webhook may be taken before it is sure that it can be written
         settings.master_secret(make=True)
-    listener = listen(host, port)
-    admin_listener = listen(*admin, option="--admin-port or server.admin") if admin else None
+    public = listen(host, port)
+    admin_socket = listen(*admin, option="--admin-port or server.admin") if admin else None
     promise = check_at_start(settings, config)
-    app = create_app(settings, config, [health], late=late_parts, has_admin_port=admin is not None)
-    all_bounds = bounds_for(raise_file_limit())
-    bounds, admin_bounds = split(all_bounds) if admin else (all_bounds, None)
-    connections = Connections(bounds)
-    app.metrics.connections, app.metrics.connections_ended = connections.gauges, lambda: connections.ended
-    protocol = partial(WebhookProtocol, webhooks=app.ingest)
-    options = http_protocol.options(connections, protocol, timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG)
-    second = None
-    if admin_listener and admin_bounds:
-        second = AdminListener(admin_listener, http_protocol.admin_protocols(Connections(admin_bounds)))
-    server_config = uvicorn.Config(app, **options)
-    app.trust_proxies(server_config.forwarded_allow_ips)
-    server = make_server(app, server_config, second)
-    assert app.late is not None
-    app.late.on_failure, app.late.on_built = server.end, say_working
+    app = create_app(settings, config, web_parts(), has_admin_port=admin is not None)
+    doubtful = [*warnings(settings, config), *filter(None, [local_key(settings), warning_at_start(settings, config)])]
+    limit = connection_limit(raise_file_limit())
+    admin_limit = min(1024, limit // 4) if admin else 0
+    listener, operators = Listening(limit - admin_limit), Listening(admin_limit, {ADMIN: True})
+    app.metrics.connections, app.metrics.connections_ended = listener.gauges, lambda: listener.ended
+    server_config = uvicorn.Config(app, **options(listener, timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
+    server = make_server(app, server_config, AdminListener(admin_socket, operators) if admin_socket else None)
     lines = [
-        f"listening on {url_of(listener)}",
-        *(
-            [f"admin port: {url_of(admin_listener)} (/metrics, /readyz?all, /api/v1, /console)"]
-            if admin_listener
-            else ()
-        ),
+        f"listening on {url_of(public)}",
+        *([f"admin port: {url_of(admin_socket)} (/metrics, /readyz?all, /api/v1, /console)"] if admin_socket else ()),
         f"sources: {', '.join(f'/webhooks/{name}' for name in config.sources)}",
         *(f"{name} = {value}" for name, value in settings.summary().items()),
-        f"connections: {bounds.total} at the most",
+        f"connections: {listener.limit} at most",
         promise,
     ]
-    doubtful = [*warnings(settings, config), *filter(None, [local_key(settings)])]
     for line in [*lines, *map(_as_warning, doubtful)]:
         _say(line)
-    server.run(sockets=[listener])
-    freeze_imports()  # else, after a stop while parts were built, Python would look through all of them at its end
-    if app.late.failure is not None:
-        raise app.late.failure
+    freeze_imports()
+    say_working()
+    server.run(sockets=[public])
     if not server.started:
         raise NotStarted("the receiver did not start; the line above says why")
 
 
-def late_parts() -> list[Callable[[Context], WebPart]]:
-    """Import and return what is built when webhooks are taken already."""
+def web_parts() -> list[Callable[[Context], WebPart]]:
+    """Import and return everything that the receiver serves beside webhooks."""
     from receiver.api.http import api
     from receiver.console.http import console
     from receiver.submit.api import submit
+    from receiver.web.health import health
     from receiver.web.metrics import metrics
     from receiver.web.parts import presence
 
-    return [presence, metrics, api, console, submit, _ledger_at_start]
-
-
-def _ledger_at_start(context: Context) -> WebPart:
-    """Warn of a ledger that is away. Raises NotStarted for one that must not be used."""
-    from receiver.cli.ledger_access import warning_at_start
-    from receiver.web.part import WebPart
-
-    if away := warning_at_start(context.settings, context.config):
-        _say(_as_warning(away))
-    freeze_imports()  # the last thing that is imported and built
-    return WebPart()
+    return [health, presence, metrics, api, console, submit]
 
 
 def _as_warning(text: str) -> str:

@@ -20,12 +20,12 @@ from starlette.responses import Response
 
 from receiver.console.page import PATH
 from receiver.console.passwords import ADMIN, Person, hash_password, is_password
+from receiver.domain.network import network_of
 from receiver.errors import Forbidden, TooMany
 from receiver.ledger import console_sessions
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.console_sessions import ConsoleSession
 from receiver.runtime.throttle import TokenBucket
-from receiver.web.connections import network_of
 
 # The name of the cookie, which only paths below /console get.
 COOKIE: Final = "runhook_console"

@@ -1,4 +1,4 @@
-"""The web application: the webhook endpoint, and the routes that other modules add. Knows no sink and no ledger.
+"""The web application: the webhook route, and the routes that other modules add. It knows no sink and no ledger.
 
 To add routes, as the submit API and /metrics do, write a function from Context to WebPart in a module of its own, and
 list it in receiver.cli.serve.
@@ -15,18 +15,17 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from starlette.routing import Route
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.inbox_entry import EntryKeys
-from receiver.errors import Busy, NotAllowed, NotFound, RequestError
+from receiver.errors import NotAllowed, NotFound, RequestError
 from receiver.ingest import durability
-from receiver.ingest.endpoint import PREFIX
+from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
-from receiver.ingest.whole_webhooks import WholeWebhooks
 from receiver.reconcile.poll_hints import PollHintWriter
 from receiver.runtime.background import Background
 from receiver.runtime.held_bodies import HeldBodies
@@ -34,7 +33,6 @@ from receiver.runtime.process import error_location
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.access import OperatorAccess, is_admin
 from receiver.web.health import HEALTH, health
-from receiver.web.late_parts import LateParts
 from receiver.web.part import Context, WebPart
 
 # Bytes of bodies that may be in memory at once, over all requests, and the part of them that one key may take of what
@@ -47,59 +45,31 @@ log = logging.getLogger("runhook.ingest")
 
 
 class Application(Starlette):
-    """Starlette, except that webhooks bypass its routing and middleware, and that the admin port has routes of its own.
+    """Starlette, and a second application for the admin port.
 
-    `admin`: what is served there; None where there is no such port. `late`: parts that may still be built.
+    `admin`: what is served there; None without such a port.
     """
 
-    ingest: WholeWebhooks
     metrics: ReceiverMetrics
     parts: Sequence[WebPart] = ()
     admin: Starlette | None = None
-    late: LateParts | None = None
-    stopping = False
-
-    def __init__(self, **named: Any) -> None:
-        super().__init__(**named)
-        self._rest: Any = self._serve
-
-    def trust_proxies(self, hosts: list[str] | str) -> None:
-        """Take scheme and address of a client from the headers of proxies at `hosts`. A webhook needs neither."""
-        self._rest = ProxyHeadersMiddleware(self._serve, hosts)
 
     def add(self, parts: Sequence[WebPart]) -> None:
-        """Serve the routes of `parts`, after those that are there.
+        """Add the routes of `parts`.
 
-        Those for operators come first: /api/v1 is Skyvern's too, and what is no route of ours goes on to it.
+        Those for operators come first: the submit API passes on all other calls under /api/v1 to Skyvern.
         """
         self.parts = [*self.parts, *parts]
         for_operators = self.router if self.admin is None else self.admin.router
         for_operators.routes += [route for part in parts for route in part.admin]
         self.router.routes += [route for part in parts for route in part.routes]
-        if self.stopping:
-            for part in parts:
-                part.stop()
 
     def stop(self) -> None:
-        """Let held requests be answered. The server calls it first of all when it stops."""
-        self.stopping = True
+        """End held requests. The server calls it before it waits for requests to end."""
         for part in self.parts:
             part.stop()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        on_admin_port = self.admin is not None and is_admin(scope)
-        if not on_admin_port and scope["type"] == "http" and scope["path"].startswith(PREFIX):
-            await self.ingest(scope, receive, send)
-        else:
-            await self._rest(scope, receive, send)
-
-    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        if self.late is not None and scope["type"] == "http" and (scope["path"] not in HEALTH or scope["query_string"]):
-            try:
-                await self.late.wait()
-            except Busy as error:
-                await _refusal(error)(scope, receive, send)
-                return
         if self.admin is not None and is_admin(scope):
             await self.admin(scope, receive, send)
         else:
@@ -139,13 +109,11 @@ def create_app(
     config: Config,
     parts: Sequence[Callable[[Context], WebPart]] = (health,),
     *,
-    late: Callable[[], Sequence[Callable[[Context], WebPart]]] | None = None,
     has_admin_port: bool = False,
 ) -> Application:
     """Return the application with the routes of `parts`. It opens everything at ASGI start-up, and nothing before.
 
-    `late`: imports more of them; they are built, in a thread, when webhooks are taken already. `has_admin_port`:
-    routes for operators are served to requests that came to the admin port, and to no others.
+    `has_admin_port`: routes for operators are served to requests that came to the admin port, and to no others.
     """
     metrics = ReceiverMetrics()
     limits = Limits(
@@ -172,41 +140,34 @@ def create_app(
     )
 
     @asynccontextmanager
-    async def lifespan(app: Application) -> AsyncIterator[None]:
+    async def lifespan(_: Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(background.close)
             await group_commit.start()
             stack.push_async_callback(group_commit.close)
-            for closing in (hints.close, quarantine.close, app.ingest.close):
+            for closing in (hints.close, quarantine.close, ingest.close):
                 stack.push_async_callback(closing)
             for part in built:
                 if part.lifespan is not None:
                     await stack.enter_async_context(part.lifespan())
-            if app.late is not None:
-                await stack.enter_async_context(app.late.lifespan())
             yield
 
+    hints = PollHintWriter(settings.redis_url, background)
+    quarantine = QuarantineWriter(store, metrics, config.server.max_body)
+    ingest = Ingest(secrets, config.server.max_body, group_commit, quarantine, hints, metrics, bodies)
+    webhooks = [Route(PREFIX + "{address:path}", ingest), Route(PREFIX.rstrip("/"), ingest)]
     handlers: Any = {HTTPException: _http_error, RequestError: _request_error, Exception: _bug}
-    app = Application(lifespan=lifespan, exception_handlers=handlers)
+    app = Application(routes=webhooks, lifespan=lifespan, exception_handlers=handlers)
     if has_admin_port:
         health_routes = [route for part in built for route in part.routes if getattr(route, "path", "") in HEALTH]
         app.admin = Starlette(routes=health_routes, exception_handlers=handlers)
     app.add(built)
-    if late is not None:
-        app.late = LateParts(lambda: [part(context) for part in late()], app.add, background)
     app.metrics = metrics
-    hints = PollHintWriter(settings.redis_url, background)
-    quarantine = QuarantineWriter(store, metrics, config.server.max_body)
-    app.ingest = WholeWebhooks(secrets, config.server.max_body, group_commit, quarantine, hints, metrics, bodies)
     return app
 
 
 async def _request_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)
-    return _refusal(error)
-
-
-def _refusal(error: RequestError) -> JSONResponse:
     return JSONResponse(error.to_dict(), error.status, error.headers)
 
 

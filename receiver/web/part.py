@@ -19,7 +19,7 @@ from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.access import OperatorAccess
 
-# The part of the ASGI scope that aborts the connection, for an answer that must not go on; only our own server has it.
+# The ASGI extension that resets the connection of a response that can't be completed. Only Runhook's server has it.
 ABORT: Final = "runhook.abort"
 
 

@@ -9,8 +9,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
-from types import FrameType
 from typing import Any, NamedTuple
 
 from receiver.errors import NotStarted
@@ -58,7 +56,7 @@ def display_host(host: str) -> str:
 
 
 class AdminListener(NamedTuple):
-    """A second socket of the same server, whose connections are made by `protocol`, with bounds of their own."""
+    """A second socket of the same server. `protocol` makes its connections."""
 
     socket: socket.socket
     protocol: Callable[..., asyncio.Protocol]
@@ -68,36 +66,8 @@ def make_server(app: Any, config: Any, admin: AdminListener | None = None) -> An
     """Return a uvicorn server for `app`, whose `run` returns after SIGTERM or SIGINT. `config`: a uvicorn.Config."""
     import uvicorn
 
-    from receiver.web.http_protocol import DatedState
-
     class Server(uvicorn.Server):
-        """uvicorn's server with a stop that counts as success (stock raises the signal again) and always ends.
-
-        It does not ask ten times a second whether to stop: a signal says so.
-        """
-
-        tell: Callable[[], object] = staticmethod(lambda: None)
-
-        def __init__(self, config: uvicorn.Config) -> None:
-            super().__init__(config)
-            self.server_state = DatedState()
-
-        async def main_loop(self) -> None:
-            """Wait until the server is to stop."""
-            asked = asyncio.Event()
-            self.tell = partial(asyncio.get_running_loop().call_soon_threadsafe, asked.set)
-            if not self.should_exit:
-                await asked.wait()
-
-        def end(self) -> None:
-            """Stop as at a signal."""
-            self.should_exit = True
-            self.tell()
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            """Stop, in order at the first signal."""
-            super().handle_exit(sig, frame)
-            self.tell()
+        """uvicorn's server with a second port, and a stop that counts as success (stock raises the signal again)."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             """Start as uvicorn does, then listen on the admin port as well."""

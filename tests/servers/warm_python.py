@@ -202,7 +202,7 @@ def _import_all() -> None:
         import_module(listed.module)
     for module in ("receiver.clock", "receiver.dispatch.dispatcher", "receiver.worker", "receiver.delivery.deliverer"):
         import_module(module)
-    serve.late_parts()
+    serve.web_parts()
     registry.sink_types()
     gc.collect()
     gc.freeze()

@@ -69,6 +69,7 @@ PURE |= {
     "backports",
     "compression",
     "hmac",
+    "ipaddress",
     "itertools",
     "json",
     "math",

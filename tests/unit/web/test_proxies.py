@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import httpx2
 import pytest
+import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from receiver.web.app import Application
+from receiver.web.protocol import Listening, options
 
 
 async def who(request: Request) -> JSONResponse:
@@ -21,8 +23,9 @@ async def who(request: Request) -> JSONResponse:
 )
 async def test_only_a_trusted_proxy_says_where_a_request_comes_from(proxy: str, seen: list[str]) -> None:
     app = Application(routes=[Route("/who", who)])
-    app.trust_proxies("10.0.0.1")
-    transport = httpx2.ASGITransport(app, client=(proxy, 1))
+    config = uvicorn.Config(app, **options(Listening(1), forwarded_allow_ips="10.0.0.1"))
+    config.load()
+    transport = httpx2.ASGITransport(config.loaded_app, client=(proxy, 1))
     async with httpx2.AsyncClient(transport=transport, base_url="http://us") as client:
         answer = await client.get("/who", headers={"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https"})
     assert answer.json() == seen

@@ -1,0 +1,301 @@
+"""uvicorn's HTTP protocol, with limits on what a client sends, and with errors in Runhook's JSON shape.
+
+    head           at most MAX_HEAD bytes and MAX_FIELDS fields, within HEAD_SECONDS; the same for a silent connection
+    pipelining     at most MAX_PIPELINED requests; those that are complete are answered before what follows is refused
+    connections    at most `Listening.limit` on each port; idle ones give way, then more get 503 with Retry-After
+    responses      a client that takes nothing of one for UNREAD_SECONDS is disconnected
+
+Bodies are limited by the endpoints that read them. A proxy in front of Runhook can do the rest: see docs/deployment.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from receiver.errors import BadRequest, Busy, HeadTooLarge, RequestError, TimedOut
+from receiver.web.part import ABORT
+
+MAX_HEAD: Final = 64 << 10
+MAX_FIELDS: Final = 200
+HEAD_SECONDS: Final = 10.0
+# Requests that may wait on a connection for the response before them. Skyvern, and proxies, send one at a time.
+MAX_PIPELINED: Final = 16
+UNREAD_SECONDS: Final = 30.0
+# Seconds for which an idle connection stays open: longer than proxies keep theirs (nginx and AWS 60 s).
+KEEP_ALIVE: Final = 75
+# What is still read after a refusal, so that a client that sends everything first sees the response and not a reset.
+DRAIN_BYTES: Final = 4 << 20
+DRAIN_SECONDS: Final = 3.0
+# Seconds for a body, whoever reads it; the endpoints have shorter limits of their own.
+BODY_SECONDS: Final = 150.0
+SWEEP_EVERY: Final = 1.0  # seconds
+# Connections over the limit that may be told so at a time; more are closed without a response.
+_TURNED_AWAY: Final = 16
+
+
+class Listening:
+    """The connections of one listening socket, and their limits. Calling it makes a connection, as uvicorn expects.
+
+    `limit`: most connections. `extensions`: added to the ASGI scope of each request.
+    """
+
+    def __init__(self, limit: int, extensions: Mapping[str, Any] | None = None) -> None:
+        self.limit = limit
+        self.extensions = extensions or {}
+        self.peers: dict[HTTPProtocol, None] = {}  # the oldest first
+        # Connections that were ended, by reason.
+        self.ended = {"slow": 0, "too_many": 0}
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def __call__(self, **named: Any) -> HTTPProtocol:
+        """Return the protocol of a new connection."""
+        protocol = HTTPProtocol(self, **named)
+        if self._sweeper is None:
+            self._sweeper = protocol.loop.call_later(SWEEP_EVERY, self._sweep, protocol.loop)
+        return protocol
+
+    def gauges(self) -> dict[str, int]:
+        """Return the number of open connections, and of those in the middle of a head or a body."""
+        states = [peer.state() for peer in self.peers]
+        return {"open": len(states), "head": states.count("head"), "body": states.count("body")}
+
+    def close_idle(self) -> bool:
+        """Close the oldest connection that waits for a next request. False if there is none."""
+        for peer in self.peers:
+            if peer.is_idle():
+                del self.peers[peer]
+                peer.transport.close()
+                return True
+        return False
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweeper = loop.call_later(SWEEP_EVERY, self._sweep, loop) if self.peers else None
+        for peer in list(self.peers):
+            peer.check(loop.time())
+
+
+class HTTPProtocol(HttpToolsProtocol):
+    """One connection. Its methods are the callbacks of uvicorn and httptools."""
+
+    def __init__(self, listener: Listening, **named: Any) -> None:
+        super().__init__(**named)
+        self._listener = listener
+        self._extensions = {ABORT: self.abort, **listener.extensions}
+        self._running: Any = None
+        self._unparsed = 0  # bytes received since a head or a piece of a body was complete
+        self._in_head, self._in_body = True, False
+        self._waiting_since: float | None = None  # when the head or body that is being received began
+        self._unsent, self._unsent_since = 0, 0.0
+        # The last response of the connection, and what was received after it.
+        self._refusal: RequestError | None = None
+        self._refused_at: float | None = None
+        self._drained = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count the connection. One too many is refused."""
+        super().connection_made(transport)
+        self._waiting_since = self.loop.time()
+        self._listener.peers[self] = None
+        over = len(self._listener.peers) - self._listener.limit
+        if over <= 0 or self._listener.close_idle():
+            return
+        self._listener.ended["too_many"] += 1
+        if over > _TURNED_AWAY:
+            transport.abort()
+        else:
+            self._refuse(Busy("too many connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection and its requests."""
+        self._listener.peers.pop(self, None)
+        self._disconnect()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse `data`, or drop it if the last response was given."""
+        if self._refusal is not None:
+            self._drained += len(data)
+            if self._drained > DRAIN_BYTES:
+                self.transport.close()
+            return
+        if self._waiting_since is None:
+            self._waiting_since = self.loop.time()
+        self._unparsed += len(data)
+        super().data_received(data)
+        if self._unparsed > MAX_HEAD:  # a head, or what follows the last chunk of a body
+            self._refuse(HeadTooLarge("the head of the request is too large"))
+
+    # What httptools calls. A callback that raises ends with `send_400_response`.
+
+    def on_message_begin(self) -> None:
+        """Begin a request. Raises BadRequest if too many wait."""
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise BadRequest("too many requests at once")
+        self._in_head = True
+        super().on_message_begin()
+        self.scope["extensions"] = self._extensions
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a field of the head; ignore fields after a chunked body. Raises HeadTooLarge if there are too many."""
+        if self._in_head:
+            if len(self.headers) >= MAX_FIELDS:
+                raise HeadTooLarge("the request has too many headers")
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start the request. Raises HeadTooLarge for a head that came in one piece and is too large."""
+        if self._unparsed > MAX_HEAD and len(self.url) + sum(len(a) + len(b) + 4 for a, b in self.headers) > MAX_HEAD:
+            raise HeadTooLarge("the head of the request is too large")
+        super().on_headers_complete()  # raises for an invalid target
+        self._in_head, self._in_body = False, True
+        self._unparsed, self._waiting_since = 0, self.loop.time()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass on a piece of the body."""
+        self._unparsed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the body."""
+        self._in_body = False
+        self._unparsed, self._waiting_since = 0, None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Start the next request that waits, or give the last response."""
+        more = bool(self.pipeline)
+        super().on_response_complete()
+        if self._refusal is not None and not more:
+            self._give_refusal(self._refusal)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not valid HTTP, or what a callback has refused."""
+        error = sys.exception()
+        cause = error.__context__ if error else None
+        self._refuse(cause if isinstance(cause, RequestError) else BadRequest(msg))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle  # of pipelined requests not the newest, which is `self.cycle`
+        super()._start_asgi_task(cycle, app)
+
+    def _is_busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, error: RequestError) -> None:
+        """Refuse what is being received, after the responses to the requests before it, and end the connection."""
+        if self._refusal is not None or self.transport.is_closing():
+            return
+        self._refusal = error
+        waits = self._is_busy()
+        if self._in_body:
+            if self.pipeline:
+                self.pipeline.popleft()  # the request whose body is broken has not started
+            elif waits:
+                waits = False
+            else:  # it has its response
+                self.transport.close()
+                return
+        if waits:
+            self.flow.pause_reading()
+        else:
+            self._give_refusal(error)
+
+    def _give_refusal(self, error: RequestError) -> None:
+        if self.transport.is_closing():
+            return
+        if self._is_busy():
+            if self.cycle.response_started:
+                self.abort()
+                return
+            self._disconnect()
+        body = orjson.dumps(error.to_dict())
+        fields = {"connection": "close", "content-type": "application/json", "content-length": str(len(body))}
+        lines = [f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}"]
+        lines += [f"{name.lower()}: {value}" for name, value in {**fields, **error.headers}.items()]
+        dated = b"".join(b"%b: %b\r\n" % each for each in self.server_state.default_headers)
+        self.transport.write("\r\n".join([*lines, ""]).encode() + dated + b"\r\n" + body)
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._refused_at = self.loop.time()
+
+    # --- What ends a connection whose client makes no progress
+
+    def state(self) -> str:
+        """Return "head" or "body" while a request is incomplete, else ""."""
+        return "body" if self._in_body else "head" if self._in_head else ""
+
+    def is_idle(self) -> bool:
+        """Whether the connection has had its responses, and has begun no other request."""
+        return not (self._in_head or self._in_body or self._is_busy())
+
+    def check(self, now: float) -> None:
+        """End the connection if its client takes no response, or sends no complete head in time."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent:
+            if unsent != self._unsent:
+                self._unsent, self._unsent_since = unsent, now
+            elif now - self._unsent_since > UNREAD_SECONDS:
+                self._listener.ended["slow"] += 1
+                self.abort()
+        elif self.transport.is_closing():
+            return
+        elif self._refused_at is not None:
+            if now - self._refused_at > DRAIN_SECONDS:
+                self.transport.close()
+        elif self._waiting_since is not None and not self.flow.read_paused:
+            busy = self._is_busy()
+            if now - self._waiting_since > (BODY_SECONDS if self._in_body and busy else HEAD_SECONDS):
+                self._end_slow(busy)
+
+    def _end_slow(self, busy: bool) -> None:
+        if self._in_head if not busy else self._in_body:
+            self._listener.ended["slow"] += 1
+            self._refuse(TimedOut(f"the {self.state()} of the request did not come in time"))
+        elif not busy:  # the rest of a request that has its response, or blank lines
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Break the connection off, so that its client does not take an incomplete response for complete."""
+        self._disconnect()
+        self.transport.abort()
+
+    def _disconnect(self) -> None:
+        """Tell the running request that its client is gone, and drop those that wait."""
+        self.pipeline.clear()
+        for cycle in (self._running, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+
+def connection_limit(files: int) -> int:
+    """Return the most connections of a process that may open `files` files: a quarter of them, up to 1,024, is kept for
+    Redis, the ledger, the spool and Skyvern."""
+    return max(16, min(files - min(1024, files // 4), 16_384))
+
+
+def options(listener: Listening, **others: Any) -> dict[str, Any]:
+    """Return the options of uvicorn.Config: this protocol and uvloop, and `others`.
+
+    No response names the server, and no log line is written for each request.
+    """
+    return {
+        "http": listener,
+        "loop": "uvloop",
+        "ws": "none",
+        "lifespan": "on",
+        "interface": "asgi3",
+        "timeout_keep_alive": KEEP_ALIVE,
+        "server_header": False,
+        "access_log": False,
+        "log_config": None,
+        "log_level": "error",
+        **others,
+    }
