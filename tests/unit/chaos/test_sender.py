@@ -23,7 +23,7 @@ async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 async def test_a_408_is_the_receivers_fault_unless_the_sender_itself_was_late(
     monkeypatch: pytest.MonkeyPatch, stall: float, statuses: list[int], lost: int
 ) -> None:
-    monkeypatch.setattr(sender, "STALL", stall)
+    monkeypatch.setattr(sender, "HEAD_SECONDS", stall)
     monkeypatch.setattr(sender, "TRIES", 1)
     out = io.StringIO()
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
