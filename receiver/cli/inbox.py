@@ -19,7 +19,7 @@ from receiver.domain.event import Event
 from receiver.domain.inbox_entry import read_entry
 from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
-from receiver.inbox.aside import AsideEntry, drop_all, drop_aside, fields_of, gather, list_aside
+from receiver.inbox.aside import AsideEntry, drop_all, drop_aside, fields_of, list_aside
 from receiver.inbox.writer import InboxUnavailable, append_each
 from receiver.ledger.filters import LIMIT
 from receiver.runtime.redis_client import connect, unusable
@@ -42,7 +42,6 @@ def list_(
     form = chosen_form(output, as_json)
     settings = Settings.from_env(config=config, data=data)
     with _redis(settings) as client:
-        gather(client)
         print_rows(
             (_row(each) for each in itertools.islice(list_aside(client), limit)),
             {
@@ -113,7 +112,6 @@ def drop(
     settings, _ = load_config(config, data)
     with _redis(settings) as client:
         if every:
-            gather(client)
             count = drop_all(client)
         elif unknown := [each for each in ids or () if fields_of(client, each) is None]:
             raise _not_there(unknown)

@@ -27,7 +27,6 @@ from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import KILLS, InboxRecovery, Taken
 from receiver.inbox.stream import spoilt
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.marks import UnsignedEntries
 from receiver.routing.router import Router
 from receiver.runtime.handover import Handover
 from receiver.runtime.outage import Pause
@@ -258,7 +257,7 @@ def build(
         ledger,
         make_router(config),
         Redactor(config.redact),
-        InboxReader(connection, owner, keys, UnsignedEntries(ledger)),
+        InboxReader(connection, owner, keys),
         connection,
         _asking(settings, config),
         handovers,

@@ -2,7 +2,6 @@
 places each caller may take. Pure.
 
 A lane is `callback <key> <origin>`: so that callers stand apart, and one that names a hundred origins is still one.
-What an earlier release has queued is in a lane without a key, `callback <origin>`.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def origin_in(lane: str) -> str:
 
 
 def key_in(lane: str) -> str:
-    """Return the id of the key whose caller a lane belongs to; "" where that is not known."""
+    """Return the id of the key whose caller a lane belongs to; "" for the lanes of other sinks."""
     parts = lane.split(" ")
     return parts[1] if len(parts) == 3 else ""
 
@@ -56,7 +55,7 @@ def behind(key_id: str) -> str:
 def room(key_id: str, taken: Mapping[str, int], places: int) -> int:
     """Return how many more of the `places` a caller may take, at least one in all. `taken`: by key.
 
-    A caller that nobody knows, of an earlier release, may take all.
+    What has no key may take all.
     """
     if not key_id:
         return places

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
@@ -46,8 +45,7 @@ class Facts(NamedTuple):
 
     `outcome`: see `domain.run.Run`. `modified_at`: seconds since the epoch, or None when the body had none.
     `fingerprint`, `statement`: hashes of the facts with and without the files, see `Fingerprints`. `extent`: the text
-    of an `extent.Extent`. Events of older ledgers have neither statement nor extent. `output_null`: see
-    `has_no_output`. `seq`: the order in which events were recorded.
+    of an `extent.Extent`. `output_null`: see `has_no_output`. `seq`: the order in which events were recorded.
 
     Those of an event that has been compared with no other are not *whole*: fingerprint, statement and extent, which
     take longer than all the rest, are "" until `made_whole`.
@@ -239,30 +237,15 @@ def _without_files(value: Any) -> Any:
     return value
 
 
-_NEAR_0: Final = re.compile(rb"e-[0-9]")  # as orjson writes exponents
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)
 
 
 def _dump(value: Any) -> bytes:
-    """Return JSON as Python's own encoder writes it, whichever encoder does: fingerprints of earlier releases are kept.
-
-    orjson takes a tenth of the time. It writes other texts only of what is not ASCII or not printable, and of numbers
-    near 0; what is too much for it, it refuses.
-    """
-    if value is None:
-        return b"null"
+    """Return JSON of which the same value always has the same: the ledger keeps hashes of it."""
     try:
-        text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # an integer of more than 64 bits, or more than 254 levels
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # an integer of more than 64 bits, half a character, or more than 254 levels
         return _ENCODER.encode(value).encode("ascii")
-    if b"\x7f" not in text and not _NEAR_0.search(text) and b"0.0000" not in text:
-        if text.isascii():
-            return text
-        if b"\\" not in text:  # else its backslashes could not be told from those of the escapes
-            escaped = text.decode().encode("ascii", "backslashreplace").replace(b"\\x", b"\\u00")
-            if b"\\U" not in escaped:  # where Python writes two halves
-                return escaped
-    return _ENCODER.encode(value).encode("ascii")
 
 
 # The names of output: tasks send it as extracted_information too, workflows as outputs.

@@ -6,7 +6,7 @@ The ids are defined once, here:
 
 `second`: 8 characters that say when the run was made, as its id in the body does. So entries of indexes that begin with
 an id stand beside those of runs of the same time, and a large ledger costs what a small one does (decision 19). Its
-first character is a letter from g to v: a body without such an id has 32 hex digits of the hash, as all ids had before.
+first character is a letter from g to v: a body without such an id has 32 hex digits of the hash.
 """
 
 from __future__ import annotations
@@ -40,11 +40,6 @@ def delivery_id(event: str, sink: str) -> str:
     """Return the id, and idempotency key, of the delivery of `event` to `sink`."""
     hashed = hashlib.sha256(f"{event}\0{sink}".encode()).hexdigest()
     return f"dlv_{event[4:12]}{hashed[:24]}" if event[4:5] >= "g" else "dlv_" + hashed[:32]
-
-
-def is_id_of(identifier: str, source: str, body: bytes) -> bool:
-    """Whether an event with `body` from `source` has this id, or had it before ids began with a second."""
-    return identifier == event_id(source, body) or identifier == "evt_" + _hash_of(source, body)[:32]
 
 
 def short_id(identifier: str) -> str:

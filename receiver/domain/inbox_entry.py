@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast, get_args
 
-from receiver.domain.event import Event, Via, is_id_of
+from receiver.domain.event import Event, Via, event_id
 from receiver.domain.packed_body import unpack
 
 MAC_BYTES: Final = 16
@@ -28,7 +28,7 @@ MAC_BYTES: Final = 16
 EARLIEST: Final = 1_500_000_000.0
 LATEST: Final = 4_102_444_800.0
 
-# Why an entry is set aside. UNSIGNED: it has no MAC, as those that older versions wrote.
+# Why an entry is set aside.
 NO_EVENT: Final = "its fields are no event's"
 UNSIGNED: Final = "it is not signed"
 FORGED: Final = "no key of its source has signed it"
@@ -91,11 +91,8 @@ def message(name: bytes, source: bytes, at: bytes, via: bytes, submission_id: by
     return said + b"\0" + size if size else said
 
 
-def read_entry(fields: Mapping[bytes, Any], keys: EntryKeys | None, *, unsigned: bool = False) -> Event | str:
-    """Return the event of an entry's fields, or why it is none.
-
-    `keys`: None to check no MAC. `unsigned`: whether an entry without a MAC is let in, as older versions wrote them.
-    """
+def read_entry(fields: Mapping[bytes, Any], keys: EntryKeys | None) -> Event | str:
+    """Return the event of an entry's fields, or why it is none. `keys`: None to check no MAC."""
     try:
         name, source, at = fields[b"id"], fields[b"source"], fields[b"at"]
         via, sub, body, size = fields[b"via"], fields[b"sub"], fields[b"body"], fields.get(b"size", b"")
@@ -111,16 +108,15 @@ def read_entry(fields: Mapping[bytes, Any], keys: EntryKeys | None, *, unsigned:
         if not keys.knows(event.source):
             return UNKNOWN_SOURCE
         if not macs:
-            if not unsigned:
-                return UNSIGNED
-        elif not keys.fit(event.source, message(name, source, at, via, sub, size), macs):
+            return UNSIGNED
+        if not keys.fit(event.source, message(name, source, at, via, sub, size), macs):
             return FORGED
     if size:
         try:
             event = replace(event, body=unpack(body, int(size)))
         except ValueError:
             return FORGED
-    return event if is_id_of(event.id, event.source, event.body) else FORGED
+    return event if event.id == event_id(event.source, event.body) else FORGED
 
 
 def is_sound(event: Event) -> bool:

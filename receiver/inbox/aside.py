@@ -26,8 +26,8 @@ from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE
 
 UNPROVEN: Final = 10_000
 UNPROVEN_BYTES: Final = 64 << 20
-# Why an entry is none that a receiver can have written. One that is unsigned may come of an earlier release, one that
-# no known key has signed of a receiver whose config has a newer secret or source: acked, so they must not be dropped.
+# Why an entry is none that a receiver can have written. One that no known key has signed may come of a receiver whose
+# config has a newer secret or source: acked, so it must not be dropped.
 _UNPROVEN_REASONS: Final = frozenset({NO_EVENT})
 
 # Adds to a stream that a stranger may have made something else, or whose ids he may have used up: then what is there
@@ -130,21 +130,6 @@ redis.call('XDEL', KEYS[2], ARGV[1])
 return 1
 """
 
-# KEYS: a place that earlier versions gave up since its ids were used up, where its entries belong. Moves one of them.
-_GATHER: Final = (
-    _PUT
-    + """
-if redis.call('TYPE', KEYS[1]).ok ~= 'stream' then return 0 end
-local found = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
-if #found == 0 then
-  redis.call('DEL', KEYS[1])
-  return 0
-end
-put(KEYS[2], few(found[1][2]))
-redis.call('XDEL', KEYS[1], found[1][1])
-return 1
-"""
-)
 _FIELDS: Final = (b"id", b"source", b"size", b"body", b"at", b"via", b"sub", b"mac")
 # Entries of one place that are looked at again at the most, and bytes of one, and of several at a time: a stranger may
 # have written them.
@@ -226,18 +211,6 @@ def _may_be_right_now(fields: Mapping[bytes, bytes]) -> bool:
     why = fields.get(b"why", b"").decode(errors="replace")
     # What an older release takes for no event may be one of a newer receiver; that is known by its signature alone.
     return why in (FORGED, UNKNOWN_SOURCE) or (why == NO_EVENT and b"mac" in fields)
-
-
-def gather(client: redis.Redis) -> int:
-    """Take in what earlier versions moved elsewhere when a stranger had used up the ids: returns how many entries.
-
-    Looks at the names of all keys, so only a person's command does it. Raises redis.RedisError.
-    """
-    count = 0
-    for key in list(client.scan_iter(match=f"{ASIDE}:full:*", count=1000)):
-        while client.eval(_GATHER, 2, key, ASIDE):
-            count += 1
-    return count
 
 
 def list_aside(client: redis.Redis, page: int = 256) -> Iterator[AsideEntry]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import redis
 
 from receiver.domain.event import Event
-from receiver.domain.inbox_entry import UNSIGNED, EntryKeys, read_entry
+from receiver.domain.inbox_entry import EntryKeys, read_entry
 from receiver.domain.packed_body import LARGEST
 from receiver.inbox.scripts import DONE, READ, TIDY
 from receiver.inbox.stream import GROUP, STREAM, UNPACKS
@@ -34,20 +34,13 @@ class InboxReader:
     """Reads events, for one dispatcher process. Every method raises redis.RedisError.
 
     `redis`: a client that leaves replies as bytes. `consumer`: the name of this process among the readers. `keys`: what
-    entries must be signed with; None to check no signature. `unsigned`: whether those without one are let in now.
+    entries must be signed with; None to check no signature.
     """
 
-    def __init__(
-        self,
-        redis: redis.Redis,
-        consumer: str,
-        keys: EntryKeys | None = None,
-        unsigned: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, redis: redis.Redis, consumer: str, keys: EntryKeys | None = None) -> None:
         self._redis = redis
         self.consumer = consumer
         self._keys = keys
-        self._unsigned = unsigned
         self._announced = False
         self._finished: list[str] = []  # entries that are not acknowledged yet
 
@@ -103,8 +96,6 @@ class InboxReader:
 
     def _entry(self, entry_id: str, fields: Any) -> Entry:
         found = read_entry(fields, self._keys)
-        if found == UNSIGNED and self._unsigned():
-            found = read_entry(fields, self._keys, unsigned=True)
         return Entry(entry_id, None, found) if isinstance(found, str) else Entry(entry_id, found)
 
     def seal(self, message: bytes) -> bytes:

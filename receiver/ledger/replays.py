@@ -98,9 +98,7 @@ def create(
         "source": selection.source,
         "actor": actor,
     }
-    # A clock of an earlier release takes each kind that it does not know for a backfill. It must not understand this.
-    kept = selection.to_json() if kind in (REPLAY, BACKFILL) else selection.to_json(kind)
-    connection.execute(sa.insert(operations).values(selection=kept, **values))
+    connection.execute(sa.insert(operations).values(selection=selection.to_json(), **values))
     return Operation(selection=selection, done=0, cursor="", **values)  # type: ignore[arg-type]
 
 

@@ -35,16 +35,14 @@ class Selection(Filter):
     run_ids: tuple[str, ...] = ()
     sinks: tuple[str, ...] = ()
 
-    def to_json(self, kind: str = "") -> str:
-        """Return its JSON, as the ledger keeps it. `kind`: of the operation, where that is to be said here too."""
-        kept = {name: value for name, value in asdict(self).items() if value and name != "limit"}
-        return json.dumps(kept | ({"kind": kind} if kind else {}))
+    def to_json(self) -> str:
+        """Return its JSON, as the ledger keeps it."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value and name != "limit"})
 
     @classmethod
     def from_json(cls, text: str) -> Selection:
         """Return the selection that `to_json` wrote."""
         kept: dict[str, Any] = json.loads(text)
-        kept.pop("kind", None)
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
         return cls(**fields)
 

@@ -19,7 +19,7 @@ log = logging.getLogger("runhook.data")
 
 
 def secure(data: Path) -> None:
-    """Make the data folder, or take from everybody else what an older release or a umask left them of it.
+    """Make the data folder, or take from everybody else what a umask left them of it.
 
     A folder that somebody else owns is left as it is, and so is one around the home or the current directory, or one
     that everybody writes into, such as /tmp, for it is no data folder: both are logged. Raises NotStarted when it can't

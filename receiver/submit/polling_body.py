@@ -48,7 +48,7 @@ def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[st
 
 
 def _completion(result: RunResult, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what the body lacks. An event of an earlier version was recorded without that."""
+    """Return what the body lacks: as it was recorded, else from the request of its submission."""
     if result.completion or result.request is None:
         return result.completion
     return shape.completion_of(shape.completed(data), request=result.request)

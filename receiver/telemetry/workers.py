@@ -20,8 +20,6 @@ KEY: Final = "runhook:metrics:deliver"
 DISPATCH_KEY: Final = "runhook:metrics:dispatch"
 # Seconds of one send.
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-# An older program counted these dispositions by another name; their counters must not fall.
-_RENAMED: Final = {"news": "new"}
 
 
 class _Hash:
@@ -134,8 +132,7 @@ def parse_dispatch(fields: Mapping[Any, Any]) -> DispatchCounts:
         kind, _, name = raw.decode(errors="replace").partition("|")
         with contextlib.suppress(ValueError):
             if kind == "event":
-                name = _RENAMED.get(name, name)
-                found.events[name] = found.events.get(name, 0) + int(value)
+                found.events[name] = int(value)
             elif kind == "unrouted":
                 found.unrouted = int(value)
             elif kind == "aside":

@@ -8,7 +8,7 @@ they have the collation "C".
 from __future__ import annotations
 
 from receiver.ledger.schema.base import metadata
-from receiver.ledger.schema.hosts import heartbeats, marks, timeouts
+from receiver.ledger.schema.hosts import heartbeats, timeouts
 from receiver.ledger.schema.people import audit, console_sessions, keys, saved_views
 from receiver.ledger.schema.submitted import active_runs, agent_changes, agents, schedules, submissions, watches
 from receiver.ledger.schema.words import run_texts, run_words, text_index
@@ -27,7 +27,6 @@ __all__ = [
     "heartbeats",
     "keys",
     "lanes",
-    "marks",
     "metadata",
     "operations",
     "run_texts",

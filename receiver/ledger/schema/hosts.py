@@ -1,18 +1,10 @@
-"""What processes and hosts must agree on, or tell of themselves."""
+"""What processes and hosts report of themselves."""
 
 from __future__ import annotations
 
 from sqlalchemy import Column, Double, Integer, Table, Text
 
 from receiver.ledger.schema.base import metadata
-
-# Moments that the parts of all hosts must agree on.
-marks = Table(
-    "marks",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("at", Double, nullable=False),
-)
 
 # Operations that the database cancelled for time.
 timeouts = Table(

@@ -146,7 +146,7 @@ lanes = Table(
     Column("lane", Text, primary_key=True),
     Column("sink", Text, nullable=False),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
-    Column("paused_at", Double, nullable=False, server_default="0"),  # 0 while it is not, or since before this column
+    Column("paused_at", Double, nullable=False, server_default="0"),  # 0 while it is not
     Column("breaker", Text, nullable=False, server_default="closed"),  # closed | open | probing
     Column("failures", Integer, nullable=False, server_default="0"),
     Column("until", Double, nullable=False, server_default="0"),  # no probe before

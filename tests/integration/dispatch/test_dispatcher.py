@@ -23,8 +23,6 @@ from receiver.inbox.reader import READ_BYTES, InboxReader
 from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE
 from receiver.ledger import Ledger, LedgerDataError, events, first_events, runs
 from receiver.ledger.events import NewEvent
-from receiver.ledger.marks import UNSIGNED_UNTIL, UnsignedEntries
-from receiver.ledger.schema import marks
 from receiver.routing.router import Router
 from receiver.telemetry import workers
 from receiver.wakeups import deliver_queue, flag_key
@@ -396,7 +394,7 @@ def test_large_bodies_are_taken_in_parts_and_only_what_is_not_recorded_yet_is_ta
 def guarded(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
     """A dispatcher that checks signatures."""
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    reader = InboxReader(connection, "d1", KEYS, UnsignedEntries(ledger))
+    reader = InboxReader(connection, "d1", KEYS)
     it = Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection)
     yield it
     it.close()
@@ -487,34 +485,15 @@ def test_a_dispatcher_puts_back_what_one_of_an_older_release_took_for_no_event(
         guarded.run(once())
         assert client.xlen(UNPROVEN_ASIDE) == 3
     assert deliveries(ledger) == {}
-    # When one of the receiver's release begins, though a ledger of before signatures lets in what is not signed
-    until = time.time() + 86_400
-    ledger.write(lambda connection: connection.execute(sa.insert(marks).values(name=UNSIGNED_UNTIL, at=until)))
+    # When one of the receiver's release begins
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    reader = InboxReader(connection, "d2", KEYS, UnsignedEntries(ledger))
+    reader = InboxReader(connection, "d2", KEYS)
     it = Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection)
     it.run(once())
     # Then it takes in what the receiver has signed, and nothing else
     assert deliveries(ledger).keys() == {"tsk_600635710436290806"}
     assert connection.xlen(UNPROVEN_ASIDE) == 2
     it.close()
-
-
-def test_entries_of_a_version_before_signatures_are_let_in_for_a_day_after_the_upgrade(
-    guarded: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    until = time.time() + 86_400
-    ledger.write(lambda connection: connection.execute(sa.insert(marks).values(name=UNSIGNED_UNTIL, at=until)))
-    append(redis_url, event(body("tsk_1")))
-    guarded.run(once())
-    assert deliveries(ledger).keys() == {"tsk_1"}
-    # And not a moment longer
-    monkeypatch.setattr("receiver.ledger.marks.time.time", lambda: until + 1)
-    append(redis_url, event(body("tsk_2")))
-    guarded.run(once())
-    assert deliveries(ledger).keys() == {"tsk_1"}
-    with redis.Redis.from_url(redis_url) as client:
-        assert client.xlen(ASIDE) == 1
 
 
 def test_an_event_that_is_too_much_for_memory_is_recorded_unread_and_its_neighbours_as_ever(

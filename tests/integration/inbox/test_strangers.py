@@ -10,7 +10,7 @@ import redis
 
 from receiver.domain.inbox_entry import NO_EVENT
 from receiver.inbox import aside
-from receiver.inbox.aside import gather, list_aside, set_aside
+from receiver.inbox.aside import list_aside, set_aside
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.recovery import DEATHS, LAST, InboxRecovery
 from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE
@@ -91,15 +91,6 @@ def test_a_place_for_what_is_set_aside_whose_ids_are_used_up_takes_more_and_lose
         assert set_aside(client, reader.read()) == 1
     assert why_aside(client) == [(False, "x"), *[(False, NO_EVENT)] * 3]
     assert [key for key in client.keys("runhook:inbox:*") if b"full" in key] == []
-
-
-def test_what_an_earlier_version_had_moved_elsewhere_is_taken_in(client: redis.Redis) -> None:
-    for key in ("1", "2"):
-        client.xadd(f"{ASIDE}:full:{key}", {"why": f"old {key}"}, id=LAST_ID)
-    client.set(f"{ASIDE}:full:3", "no stream")
-    assert gather(client) == 2
-    assert sorted(why_aside(client)) == [(True, "old 1"), (True, "old 2")]
-    assert gather(client) == 0
 
 
 def test_of_what_no_key_has_signed_the_newest_are_kept_and_of_all_else_each(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import sqlalchemy as sa
 
@@ -343,15 +341,6 @@ def test_all_that_match_are_cancelled_and_brought_back_step_by_step(
     ledger.write(lambda it: replays.create(it, "op_2", "restore", Selection(), NOW + 20, expect=5))
     finish(ledger, NOW + 21)
     assert states(ledger) == {**before, "tsk_9:chat": "queued"}
-
-
-@pytest.mark.parametrize(("kind", "is_read"), [("replay", True), ("cancel", False), ("restore", False)])
-def test_an_earlier_release_reads_no_operation_of_a_kind_that_it_lacks(mixed: Ledger, kind: str, is_read: bool) -> None:
-    operation = create(mixed, Selection(sink="ops"), kind)
-    kept = mixed.read(lambda it: it.execute(sa.select(operations.c.selection)).scalar_one())
-    # It refuses names that its selection does not have.
-    assert (json.loads(kept).keys() <= {"source", "run_id", "status", "sink", "state", "since", "until"}) == is_read
-    assert mixed.read(lambda it: replays.get(it, "op_1")) == operation
 
 
 def test_a_kind_of_a_later_release_is_left_to_it(mixed: Ledger) -> None:

@@ -145,14 +145,6 @@ def test_a_secret_is_rotated_on_one_host_after_the_other(written: list[str], rea
     assert isinstance(found, Event) is good
 
 
-def test_an_entry_without_a_signature_is_let_in_only_when_it_may_be_of_an_older_version() -> None:
-    old = signed(mac=b"")
-    assert isinstance(read_entry(old, KEYS, unsigned=True), Event)
-    assert read_entry(signed(mac=b"x" * MAC_BYTES), KEYS, unsigned=True) == FORGED
-    assert read_entry(old | {b"body": b"{}"}, KEYS, unsigned=True) == FORGED
-    assert read_entry(old | {b"at": b"nan"}, KEYS, unsigned=True) == NO_EVENT
-
-
 def test_no_key_can_be_told_from_what_is_signed_with_it() -> None:
     assert len({KEYS.macs("other", b"x"), EntryKeys({"other": ["fourth"]}).macs("other", b"x")}) == 2
     assert EntryKeys({"a": ["s"]}).macs("a", b"x") == EntryKeys({"b": ["s"]}).macs("b", b"x")
