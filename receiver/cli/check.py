@@ -10,26 +10,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
-from handlers.support.url import hide_password
+from handlers.support.url import STARS, hide_password
 from receiver.cli.options import ConfigFile, DataDirectory, Json, parse_labels
 from receiver.cli.output import clean, print_json, print_table
 from receiver.config.advice import warnings
-from receiver.config.destinations import RouteConfig
+from receiver.config.destinations import RouteConfig, SinkConfig
 from receiver.config.loader import Loaded, load_file
+from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.config.yaml_file import Key
 from receiver.errors import ConfigError, UsageError
 from receiver.routing.mapping import show
 
-STARS = "********"
-
 
 def check(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILE", help="The config file (RUNHOOK_CONFIG, else config/runhook.yaml)."),
+        typer.Argument(
+            metavar="FILE",
+            help="The config file. Default: that of RUNHOOK_CONFIG, else runhook.yaml, else config/runhook.yaml.",
+        ),
     ] = None,
     against: Annotated[
         list[str] | None,
@@ -43,6 +45,10 @@ def check(
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Label of their submission; repeatable.")
     ] = None,
+    allow_unset: Annotated[
+        bool, typer.Option("--allow-unset", help="Allow variables that are not set, as in CI; check the rest.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End with 1 when there are warnings.")] = False,
     config: ConfigFile = None,
     data: DataDirectory = None,
     as_json: Json = False,
@@ -57,23 +63,28 @@ def check(
     file = file or config
     settings = Settings.from_env(config=file, data=data)
     try:
-        loaded = load_file(settings.config, settings.environ)
+        # The one that ships with Runhook needs a key, which `runhook dev` makes.
+        loaded = load_file(settings.config, settings.environ, allow_unset=allow_unset or settings.packaged_config)
     except ConfigError as error:
         if not as_json:
             raise
         print_json({"ok": False, "file": str(settings.config), "problems": list(error.problems)})
         raise typer.Exit(error.exit_code) from None
-    loaded.warnings.extend(warnings(settings, loaded.config))
+    if settings.public_url or not allow_unset:  # all of them are about PUBLIC_URL
+        loaded.warnings.extend(warnings(settings, loaded.config))
     labels = parse_labels(label)
     if source and source not in loaded.config.sources:
         raise UsageError(f"--source {source}: {settings.config} has {', '.join(loaded.config.sources)}")
     trials = [_try(loaded, name, source or next(iter(loaded.config.sources)), labels) for name in bodies]
+    failed = strict and bool(loaded.warnings)
     if as_json:
-        print_json({"ok": True, **_summary(loaded), "against": trials})
-        return
-    _print_summary(loaded)
-    for trial in trials:
-        _print_trial(trial)
+        print_json({"ok": not failed, **_summary(loaded), "against": trials})
+    else:
+        _print_summary(loaded)
+        for trial in trials:
+            _print_trial(trial)
+    if failed:
+        raise typer.Exit(1)
 
 
 def schema(
@@ -131,7 +142,7 @@ def _summary(loaded: Loaded) -> dict[str, Any]:
             {
                 "name": name,
                 "type": each.type,
-                "options": _options(loaded, name, each.type, each.options),
+                "options": _options(loaded, name, each.options),
                 "concurrency": each.concurrency,
                 "rate": each.rate,
                 "attempts": each.retry.attempts,
@@ -152,14 +163,12 @@ def _summary(loaded: Loaded) -> dict[str, Any]:
             for route in config.routes
         ],
         "warnings": loaded.warnings,
+        "unset": sorted(loaded.unset),
     }
 
 
-def _options(loaded: Loaded, name: str, kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _options(loaded: Loaded, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the file has them: not what variables hold, and stars for what the handler calls secret."""
-    from handlers.registry import sink_type
-
-    checked = sink_type(kind).Options.model_validate(dict(options))
 
     def shown(key: Key, value: Any, *, hidden: bool) -> Any:
         if isinstance(value, dict):
@@ -174,16 +183,32 @@ def _options(loaded: Loaded, name: str, kind: str, options: Mapping[str, Any]) -
         return hide_password(raw if "${" in raw else value) if isinstance(value, str) else value
 
     return {
-        option: shown(("sinks", name, option), value, hidden=_is_secret(getattr(checked, option, None)))
+        option: shown(("sinks", name, option), value, hidden=holds_secret(loaded.config, ("sinks", name, option)))
         for option, value in options.items()
     }
 
 
-def _is_secret(checked: Any) -> bool:
-    """Whether an option holds a secret anywhere: then all of it is hidden, for a validator may have moved things."""
-    if isinstance(checked, Mapping):
-        return any(map(_is_secret, checked.values()))
-    return isinstance(checked, SecretStr) or (isinstance(checked, list | tuple) and any(map(_is_secret, checked)))
+def holds_secret(config: Config, key: Key) -> bool:
+    """Whether the value at `key` is a secret, or has one anywhere: a validator may have moved things. True in doubt."""
+    from handlers.registry import sink_type
+
+    value: Any = config
+    part: Any
+    try:
+        if key[0] == "sinks" and key[2] not in SinkConfig.model_fields:
+            sink = config.sinks[str(key[1])]
+            value, key = sink_type(sink.type).Options.model_validate(dict(sink.options)), key[2:3]
+        for part in key:
+            value = value[part] if isinstance(value, Mapping | list | tuple) else getattr(value, str(part))
+    except (ValidationError, LookupError, TypeError, AttributeError):
+        return True
+    return _is_secret(value)
+
+
+def _is_secret(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_secret, value.values()))
+    return isinstance(value, SecretStr) or (isinstance(value, list | tuple) and any(map(_is_secret, value)))
 
 
 def _print_summary(loaded: Loaded) -> None:
@@ -209,6 +234,8 @@ def _print_summary(loaded: Loaded) -> None:
         [[route.name, _when(route), _to(route)] for route in loaded.config.routes],
         "no routes",
     )
+    if loaded.unset:
+        typer.echo(f"\nnot set, and so not checked: {', '.join(sorted(loaded.unset))}")
     for warning in loaded.warnings:
         typer.echo(f"\nwarning: {warning}")
 

@@ -196,6 +196,9 @@ COMMANDS: Final[dict[str, Command]] = {
         "check",
         "Check the config file, and show where bodies would go, each as the first event of its run.",
     ),
+    "config": Command(
+        SET_UP, "receiver.cli.config", "app", "Show the configuration in force, and where each value comes from."
+    ),
     "schema": Command(
         SET_UP,
         "receiver.cli.check",

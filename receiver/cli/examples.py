@@ -47,6 +47,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "spool send": ("--data /mnt/old-host/var", "--config /etc/runhook.yaml"),
     "trigger": ("failed", "all --url https://hooks.example.com"),
     "check": ("config/runhook.yaml", "--against workflow_run.failed body.json"),
+    "config show": ("", "--json"),
     "schema": ("-o runhook.schema.json", "--docs"),
     "connect": ("", "--apply --agent wpid_123"),
     "listen": ("3000 --profile production --status failed", "3000/webhooks/skyvern --replay tsk_123"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,18 +26,25 @@ _OPENS_NOTHING = "https://not-set.invalid"
 
 
 class Loaded(NamedTuple):
-    """A file without problems. `document` has its lines, and its texts before variables were replaced."""
+    """A file without problems. `document` has its lines, and its texts before variables were replaced.
+
+    `unset`: the variables that are not set, and so were not checked.
+    """
 
     config: Config
     document: Document
     warnings: list[str]
+    unset: frozenset[str] = frozenset()
 
 
-def load_file(path: Path, environ: Mapping[str, str]) -> Loaded:
-    """Read and check the file. Raises ConfigError with all its problems, in the order of the file."""
-    document = read(path, environ)
-    if isinstance(document.value, dict):  # x-… at the top is a place for anchors
-        document.value = {key: value for key, value in document.value.items() if not key.startswith("x-")}
+def load_file(path: Path, environ: Mapping[str, str], *, allow_unset: bool = False) -> Loaded:
+    """Read and check the file. Raises ConfigError with all its problems, in the order of the file.
+
+    `allow_unset`: where a variable is not set, check everything but its value.
+    """
+    document, unset = _read_any(path, environ) if allow_unset else (read(path, environ), frozenset[str]())
+    document.lost |= {key for key, used in document.substituted.items() if unset & used.keys()}
+    _drop_anchors(document)
     raw = document.value
     if not isinstance(raw, dict):
         document.complain((), "must be a mapping with sources, sinks and routes")
@@ -53,8 +62,49 @@ def load_file(path: Path, environ: Mapping[str, str]) -> Loaded:
     _check_routes(document, routes, None if unread else list(sinks))
     _check_entries(document, raw)
     document.raise_problems()
-    assert config is not None
-    return Loaded(config, document, _warnings(config, document))
+    config = config or _fitting(document)
+    return Loaded(config, document, _warnings(config, document), unset)
+
+
+def _drop_anchors(document: Document) -> None:
+    if isinstance(document.value, dict):  # x-… at the top is a place for anchors
+        document.value = {key: value for key, value in document.value.items() if not key.startswith("x-")}
+
+
+def _read_any(path: Path, environ: Mapping[str, str]) -> tuple[Document, frozenset[str]]:
+    """Read the file, and return also which variables it needs that are not set: a value that opens nothing stands for
+    them. Raises ConfigError."""
+    try:
+        needed = set(_NEEDED.findall(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError):
+        needed = set()  # reading it as usual reports what is wrong
+    unset = {name for name in needed if not environ.get(name, "").strip()}
+    document = read(path, ChainMap(dict.fromkeys(unset, _OPENS_NOTHING), environ))  # type: ignore[arg-type]
+    return document, frozenset(unset & {name for used in document.substituted.values() for name in used})
+
+
+def _fitting(document: Document) -> Config:
+    """Return the config without the values of unset variables that do not fit, or without what needs them."""
+    value = copy.deepcopy(document.value)
+    while True:
+        try:
+            return Config.model_validate(value)
+        except ValidationError as error:
+            key = describe(error, Config, value)[0][0]
+        while not _removed(value, key):
+            key = key[:-1]
+
+
+def _removed(value: Any, key: Key) -> bool:
+    """Remove what is at `key`. Return whether it was there. Raises ConfigError for a key above all others."""
+    if not key:
+        raise ConfigError("the file can't be checked while a variable that stands for a whole section is not set")
+    for part in key[:-1]:
+        value = value[part]
+    there = isinstance(value, list) or key[-1] in value
+    if there:
+        del value[key[-1]]
+    return there
 
 
 def with_routes(config: Config, text: str) -> Loaded:
@@ -95,8 +145,8 @@ def _validated(document: Document) -> Config | None:
 
 
 def _complain(document: Document, key: Key, text: str) -> None:
-    """Note a problem, unless there is no value at `key`: a variable that is not set leaves nothing to check."""
-    if not any(key[: len(lost)] == lost for lost in document.lost):
+    """Note a problem, unless it is about the value at `key` and that is of a variable which is not set."""
+    if text.startswith("unknown key") or not any(key[: len(lost)] == lost for lost in document.lost):
         document.complain(key, text)
 
 
@@ -284,13 +334,8 @@ def load_without_secrets(path: Path, environ: Mapping[str, str]) -> Config:
 
     They have a value that opens nothing. The options of sinks are not checked. Raises ConfigError.
     """
-    try:
-        needed = set(_NEEDED.findall(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError):
-        needed = set()  # what is wrong is told by reading it as usual
-    document = read(path, {**dict.fromkeys(needed, _OPENS_NOTHING), **environ})
-    if isinstance(document.value, dict):
-        document.value = {key: value for key, value in document.value.items() if not key.startswith("x-")}
+    document, _ = _read_any(path, environ)
+    _drop_anchors(document)
     config = _validated(document)
     document.raise_problems()
     assert config is not None

@@ -46,14 +46,15 @@ OTHER_VARIABLES: Final = {
 
 _SHORTEST_SECRET = 16
 _SOCKET_PATH_LIMIT = 103  # bytes: 107 on Linux, 103 on macOS
-_SECRET_NAME: Final = re.compile(
+# Names of variables and of keys in the file whose values are never shown.
+SECRET_NAME: Final = re.compile(
     r"(KEY|SECRET|TOKEN|PASSWORD|PASSWD|PWD|PASS|CREDENTIALS?|HASH|DSN|WEBHOOK_URL)S?$", re.IGNORECASE
 )
 
 
 def _variable(name: str, help_text: str, **options: Any) -> Any:
     """Return a field that is read from variable `name`; its default is "" unless `options` has another."""
-    hidden = _SECRET_NAME.search(name) or name.endswith("_URL")
+    hidden = SECRET_NAME.search(name) or name.endswith("_URL")
     options = options if "default_factory" in options else {"default": "", **options}
     return Field(validation_alias=name, description=help_text, repr=not hidden, **options)
 
@@ -160,7 +161,8 @@ class Settings(BaseSettings):
             if name not in cls.model_fields:
                 raise TypeError(f"no such setting: {name}")
             if value is not None:
-                variables = variables.replaced(str(cls.model_fields[name].validation_alias), str(value), OPTION)
+                alias = str(cls.model_fields[name].validation_alias)
+                variables = variables.replaced(alias, str(value), f"{OPTION} --{name}")
         try:
             settings = cls(environ=variables)
         except ValidationError as error:
@@ -270,7 +272,7 @@ def show_value(name: str, value: str) -> str:
     """Return the value of a variable as it may be shown: that of a secret as stars, an address without its password."""
     if not value:
         return "not set"
-    return STARS if _SECRET_NAME.search(name) else hide_password(value)
+    return STARS if SECRET_NAME.search(name) else hide_password(value)
 
 
 def _read_key(path: Path) -> str:

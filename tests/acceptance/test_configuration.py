@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.servers import warm_python
 from tests.servers.dev import Dev, a_run
+from tests.support.command import call_command
+from tests.support.paths import ROOT
 from tests.support.waiting import eventually
 
 
@@ -61,3 +67,17 @@ routes: [{name: all, to: [archive]}]
     eventually(lambda: any("tsk_1" in str(path) for path in tmp_path.glob("kept/**/*")), what=lambda: dev.log)
     assert (tmp_path / "d" / "ledger.db").exists()
     assert "sekret-key" not in dev.log
+    # And a second receiver lists the same values as `runhook config show`
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "ARCHIVE_FILE": "secrets/folder"}
+    log = tmp_path / "serve.log"
+    serve = warm_python.start(["-m", "receiver.cli", "serve", "--port", "0"], log, env=environ, cwd=tmp_path)
+    try:
+        eventually(lambda: log.exists() and "connections: " in log.read_text(), what=log.read_text)
+    finally:
+        serve.terminate()
+        serve.wait(60)
+    done = call_command("config", "show", "--json", environ=environ, directory=tmp_path)
+    shown = {row["name"]: row["value"] for row in json.loads(done.stdout)["variables"]}
+    printed = dict(re.findall(r"runhook: ([A-Z_]+) = (.*)", log.read_text()))
+    assert printed.keys() >= {"RUNHOOK_DATA", "REDIS_URL", "SKYVERN_API_KEY"}
+    assert printed == {name: shown[name] or "not set" for name in printed}

@@ -90,6 +90,73 @@ def config(tmp_path: Path) -> Path:
 # --- Check
 
 
+UNSET = """\
+sources: {skyvern: {secrets: ["${SKYVERN_API_KEY}"]}}
+sinks:
+  results: {type: database, url: "${RESULTS_URL}", concurrency: "${PLACES}"}
+  ops: {type: slack, webhook_url: "${SLACK_WEBHOOK_URL}"}
+routes: [{name: all, to: [results, ops]}]
+console: {users: {ada: {password: "${ADA_HASH}"}}}
+submit: {max_wait: "${MAX_WAIT}"}
+"""
+
+
+def test_allow_unset_checks_all_but_unset_variables(runhook: Runhook, config: Path) -> None:
+    config.write_text(UNSET)
+
+    allowed = runhook("check", config, "--allow-unset", "--strict", "--json", environ={"PLACES": ""})
+    strict = runhook("check", config)
+
+    assert (allowed.code, allowed.err) == (0, "")
+    found = json.loads(allowed.out)
+    assert found["unset"] == ["ADA_HASH", "MAX_WAIT", "PLACES", "RESULTS_URL", "SKYVERN_API_KEY", "SLACK_WEBHOOK_URL"]
+    assert [sink["options"] for sink in found["sinks"]] == [
+        {"url": "${RESULTS_URL}"},
+        {"webhook_url": "${SLACK_WEBHOOK_URL}"},
+    ]
+    assert strict.code == 2
+    assert strict.err.count("is not set; set it") == 5
+
+
+def test_allow_unset_still_reports_other_mistakes(runhook: Runhook, config: Path) -> None:
+    config.write_text(UNSET.replace("webhook_url", "webhok_url").replace("to: [results", "to: [result"))
+
+    result = runhook("check", config, "--allow-unset", environ={"MAX_WAIT": "never"})
+
+    assert result.code == 2
+    assert "sinks.ops.webhok_url: unknown key; did you mean webhook_url?" in result.err
+    assert "there is no sink result; did you mean results?" in result.err
+    assert "submit.max_wait: must be a duration" in result.err
+
+
+def test_a_section_that_is_unset_cannot_be_checked(runhook: Runhook, config: Path) -> None:
+    config.write_text("sources: ${SOURCES}\n")
+
+    result = runhook("check", config, "--allow-unset")
+
+    assert (result.code, result.out) == (2, "")
+    assert "can't be checked while a variable that stands for a whole section is not set" in result.err
+
+
+def test_strict_fails_on_warnings(runhook: Runhook, config: Path) -> None:
+    config.write_text(CONFIG + "  - {name: typo, when: {status: cancelled}, to: [ops]}\n")
+
+    plain, strict = runhook("check", config), runhook("check", config, "--strict")
+    document = runhook("check", config, "--strict", "--json")
+
+    assert (plain.code, strict.code, document.code) == (0, 1, 1)
+    assert plain.out == strict.out
+    assert "warning: " in strict.out
+    assert json.loads(document.out)["ok"] is False
+
+
+def test_packaged_config_needs_no_variable(runhook: Runhook) -> None:
+    result = runhook("check")
+
+    assert result.code == 0
+    assert "not set, and so not checked: SKYVERN_API_KEY\n" in result.out
+
+
 def test_a_right_file_is_summed_up_with_stars_for_secrets(runhook: Runhook, config: Path) -> None:
     result = runhook("check", config)
 
