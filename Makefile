@@ -44,7 +44,7 @@ test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(or $(ARGS),-m "not long"); code=$$?; \
 	wait $$types || { cat "$$found"; code=1; }; rm "$$found"; exit $$code
 
-# The tests that take long: chaos, loop, faults of the network, a long backlog, two hosts, status, the demo, examples with npm, requests of every kind to the API, every road of a run.
+# The tests that take long: chaos, loop, faults of the network, a long backlog, two hosts, status, the demo, an install of the wheel, examples with npm, requests of every kind to the API, every road of a run.
 proofs: install
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long $(ARGS)
 
