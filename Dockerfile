@@ -20,10 +20,9 @@ RUN find /opt/runhook/lib/python*/site-packages/botocore/data -mindepth 1 -maxde
     -exec rm -r {} +
 
 # The tools that build the wheel stay in this stage.
-COPY requirements-dev.lock ./
+COPY requirements-build.lock ./
 RUN python -m venv /opt/build \
- && awk '/^[a-z]/ {tool = /^(hatchling|packaging|pathspec|pluggy|trove-classifiers)==/} tool' requirements-dev.lock >build.lock \
- && /opt/build/bin/python -m pip install --require-hashes --requirement build.lock
+ && /opt/build/bin/python -m pip install --require-hashes --requirement requirements-build.lock
 
 COPY . ./
 RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
