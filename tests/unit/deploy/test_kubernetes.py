@@ -1,0 +1,186 @@
+"""deploy/kubernetes: manifests that the API accepts, and that fit the image and each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from receiver.config.settings import Settings
+from receiver.web.server import LEAVE_WITHIN, STOP_TIMEOUT
+from tests.support.command import call_command
+from tests.support.commands import default, parse
+from tests.support.paths import ROOT
+
+FOLDER = ROOT / "deploy" / "kubernetes"
+BASE: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+MANIFESTS: list[dict[str, Any]] = [
+    manifest for name in BASE["resources"] for manifest in yaml.safe_load_all((FOLDER / name).read_text())
+]
+WORKLOADS = [each for each in MANIFESTS if each["kind"] in ("Deployment", "StatefulSet")]
+PROCESSES = {"receiver": "serve", "worker": "worker", "clock": "clock"}
+
+workloads = pytest.mark.parametrize("workload", WORKLOADS, ids=lambda each: each["metadata"]["name"])
+
+
+def generated() -> dict[str, list[str]]:
+    """The files of each ConfigMap that kustomize makes."""
+    return {each["name"]: [*each.get("files", ()), *each.get("envs", ())] for each in BASE["configMapGenerator"]}
+
+
+def component(manifest: dict[str, Any]) -> str:
+    return str(manifest["metadata"]["labels"]["app.kubernetes.io/component"])
+
+
+def container(workload: dict[str, Any]) -> dict[str, Any]:
+    (only,) = workload["spec"]["template"]["spec"]["containers"]
+    return dict(only)
+
+
+def references(value: Any) -> Iterator[tuple[str, str]]:
+    """The ConfigMaps and Secrets that a manifest names."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("configMap", "configMapRef", "secret", "secretRef"):
+                yield key.removesuffix("Ref"), inner.get("name") or inner["secretName"]
+            yield from references(inner)
+    elif isinstance(value, list):
+        for each in value:
+            yield from references(each)
+
+
+def test_kustomization_lists_every_file() -> None:
+    listed = {*BASE["resources"], *(name for names in generated().values() for name in names)}
+
+    assert listed == {path.name for path in FOLDER.iterdir()} - {"kustomization.yaml"}
+
+
+@pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda each: f"{each['kind']}-{each['metadata']['name']}")
+def test_manifest_follows_the_kubernetes_api(manifest: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_no_manifest_names_a_namespace() -> None:
+    assert [each for each in (BASE, *MANIFESTS) if "namespace" in each.get("metadata", each)] == []
+
+
+def test_there_is_a_workload_per_process() -> None:
+    assert {component(each): each["kind"] for each in WORKLOADS} == {
+        "receiver": "StatefulSet",
+        "worker": "Deployment",
+        "clock": "Deployment",
+    }
+
+
+@workloads
+def test_container_runs_a_command_of_the_image(workload: dict[str, Any]) -> None:
+    name, *options = container(workload)["args"]
+
+    assert name == PROCESSES[component(workload)]
+    assert "command" not in container(workload)  # the entrypoint runs
+    parse([name, *options])
+
+
+@workloads
+def test_selectors_match_the_pods_of_one_component(workload: dict[str, Any]) -> None:
+    labels = workload["spec"]["template"]["metadata"]["labels"]
+    assert labels == workload["spec"]["selector"]["matchLabels"] == workload["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == "runhook"
+
+    budgets = [each for each in MANIFESTS if each["kind"] == "PodDisruptionBudget"]
+    (budget,) = [each for each in budgets if component(each) == component(workload)]
+    assert budget["spec"]["selector"]["matchLabels"] == labels
+    assert budget["spec"]["maxUnavailable"] == 1  # with one replica, minAvailable would block every drain
+
+
+@workloads
+def test_container_is_hardened(workload: dict[str, Any]) -> None:
+    pod = workload["spec"]["template"]["spec"]
+
+    assert f"useradd --uid {pod['securityContext']['runAsUser']} " in (ROOT / "Dockerfile").read_text()
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container(workload)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not pod["automountServiceAccountToken"]
+    assert not pod["enableServiceLinks"]  # the Service's own variables would begin with RUNHOOK_
+    assert container(workload)["resources"].keys() == {"requests", "limits"}
+
+
+@workloads
+def test_container_can_write_where_runhook_does(workload: dict[str, Any]) -> None:
+    mounts = {each["mountPath"] for each in container(workload)["volumeMounts"] if not each.get("readOnly")}
+    (data,) = [each["value"] for each in container(workload)["env"] if each["name"] == "RUNHOOK_DATA"]
+
+    assert mounts == {"/var/lib/runhook", "/tmp"}
+    assert Path(data).is_relative_to("/var/lib/runhook")
+
+
+@workloads
+def test_config_and_secrets_are_where_runhook_reads_them(workload: dict[str, Any]) -> None:
+    mounts = {each["name"]: each["mountPath"] for each in container(workload)["volumeMounts"]}
+
+    assert (mounts["config"], mounts["secrets"]) == ("/etc/runhook", "/run/secrets")
+    assert set(references(workload)) == {("secret", "runhook"), *(("configMap", name) for name in generated())}
+
+
+@workloads
+def test_pod_has_time_to_stop(workload: dict[str, Any]) -> None:
+    longest = {
+        "receiver": 5 + STOP_TIMEOUT + LEAVE_WITHIN,  # with the seconds of preStop
+        "worker": default("worker", "stop_timeout"),
+        "clock": 5,
+    }
+
+    assert workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > longest[component(workload)]
+
+
+def test_receiver_is_probed_where_it_answers() -> None:
+    receiver = container(next(each for each in WORKLOADS if component(each) == "receiver"))
+
+    assert receiver["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert receiver["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert receiver["ports"] == [{"name": "http", "containerPort": 8000}]
+
+
+def test_spool_outlives_the_pod() -> None:
+    receiver = next(each for each in WORKLOADS if component(each) == "receiver")["spec"]
+    mounts = {each["mountPath"]: each["name"] for each in container({"spec": receiver})["volumeMounts"]}
+
+    (claim,) = receiver["volumeClaimTemplates"]
+    assert claim["metadata"]["name"] == mounts["/var/lib/runhook"]
+    assert receiver["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+
+
+def test_service_leads_to_the_receiver() -> None:
+    (service,) = [each for each in MANIFESTS if each["kind"] == "Service"]
+    receiver = next(each for each in WORKLOADS if component(each) == "receiver")
+
+    assert service["spec"]["selector"] == receiver["metadata"]["labels"]
+    assert service["metadata"]["name"] == receiver["spec"]["serviceName"]
+    assert service["spec"]["ports"][0]["targetPort"] == "http"
+
+
+def test_variables_and_config_are_valid(tmp_path: Path) -> None:
+    lines = (FOLDER / "runhook.env").read_text().splitlines()
+    variables = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    assert variables.keys() <= {each.metadata.get("variable") for each in fields(Settings)}
+
+    secrets = {"SKYVERN_API_KEY": "a-key", "DATABASE_URL": "postgresql://runhook:x@postgres/runhook"}
+    checked = call_command(
+        "check",
+        str(FOLDER / "runhook.yaml"),
+        environ={**variables, **secrets, "RUNHOOK_DATA": str(tmp_path)},
+        directory=tmp_path,
+    )
+    assert checked.returncode == 0
+    assert "warning" not in checked.stdout + checked.stderr

@@ -1,0 +1,141 @@
+"""deploy/systemd: systemd accepts the units, and they fit the commands that they start."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from receiver.web.server import LEAVE_WITHIN, STOP_TIMEOUT
+from tests.support.commands import default, parse
+from tests.support.paths import ROOT
+
+UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
+# Units of systemd's own that a service needs to be checked.
+TARGETS = ("basic", "multi-user", "network-online", "shutdown", "sysinit")
+# `man systemd.exec` and `man systemd.service`: what the units may set. A typing error would be ignored at run time.
+HARDENING = {
+    "CapabilityBoundingSet": "",
+    "LockPersonality": "yes",
+    "NoNewPrivileges": "yes",
+    "PrivateDevices": "yes",
+    "PrivateTmp": "yes",
+    "ProtectClock": "yes",
+    "ProtectControlGroups": "yes",
+    "ProtectHome": "yes",
+    "ProtectHostname": "yes",
+    "ProtectKernelLogs": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectKernelTunables": "yes",
+    "ProtectProc": "invisible",
+    "ProtectSystem": "strict",
+    "RemoveIPC": "yes",
+    "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
+    "RestrictNamespaces": "yes",
+    "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes",
+    "SystemCallArchitectures": "native",
+    "SystemCallErrorNumber": "EPERM",
+    "SystemCallFilter": "@system-service",
+    "UMask": "0077",
+}
+
+units = pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=True, interpolation=None, delimiters=("=",), comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(path)
+    return parser
+
+
+def command(path: Path) -> list[str]:
+    return shlex.split(read(path)["Service"]["ExecStart"])
+
+
+def test_there_is_a_unit_per_process() -> None:
+    assert [path.stem for path in UNITS] == ["runhook-clock", "runhook-serve", "runhook-worker"]
+
+
+@units
+def test_unit_starts_the_command_in_its_name(path: Path) -> None:
+    program, *arguments = command(path)
+
+    assert program == "/opt/runhook/bin/runhook"
+    assert arguments[0] == path.stem.removeprefix("runhook-")
+    parse(arguments)
+
+
+@units
+def test_unit_sets_each_restriction(path: Path) -> None:
+    service = dict(read(path)["Service"])
+
+    assert {name: service.get(name) for name in HARDENING} == HARDENING
+
+
+@units
+def test_units_differ_in_name_command_and_time_only(path: Path) -> None:
+    differing = {"Description", "ExecStart", "TimeoutStopSec"}
+
+    def rest(path: Path) -> dict[str, dict[str, str]]:
+        unit = read(path)
+        return {name: {k: v for k, v in unit[name].items() if k not in differing} for name in unit.sections()}
+
+    assert rest(path) == rest(UNITS[0])
+
+
+@units
+def test_unit_restarts_except_after_a_wrong_config(path: Path) -> None:
+    service = read(path)["Service"]
+
+    assert (service["Restart"], service["RestartPreventExitStatus"]) == ("always", "2")
+    assert read(path)["Unit"]["StartLimitIntervalSec"] == "0"  # it never gives up
+
+
+def test_systemd_waits_longer_than_a_stop_takes() -> None:
+    seconds = {path.stem: float(read(path)["Service"]["TimeoutStopSec"]) for path in UNITS}
+    page = (ROOT / "docs" / "how-to" / "deployment.md").read_text()
+    stop_timeout = default("worker", "stop_timeout")
+
+    assert seconds["runhook-worker"] > stop_timeout
+    assert seconds["runhook-serve"] > STOP_TIMEOUT + LEAVE_WITHIN
+    assert f"up to `--stop-timeout` ({stop_timeout:g} s)" in page
+    assert f"up to {STOP_TIMEOUT} s" in page
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    # The other tests check the files wherever they run. systemd itself checks them where it is installed.
+    if (analyze := shutil.which("systemd-analyze")) is None:
+        return
+    folder = tmp_path / "etc/systemd/system"
+    folder.mkdir(parents=True)
+    (tmp_path / "opt/runhook/bin").mkdir(parents=True)
+    (tmp_path / "opt/runhook/bin/runhook").write_text("#!/bin/sh\n")
+    (tmp_path / "opt/runhook/bin/runhook").chmod(0o755)
+    for name in TARGETS:
+        (folder / f"{name}.target").write_text(f"[Unit]\nDescription={name}\n")
+    for path in UNITS:
+        shutil.copy(path, folder)
+
+    command = [analyze, "verify", f"--root={tmp_path}", "--man=no", *(path.name for path in UNITS)]
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@units
+def test_systemd_calls_the_exposure_small(path: Path) -> None:
+    if (analyze := shutil.which("systemd-analyze")) is None:
+        return  # test_unit_sets_each_restriction has the same list
+    command = [analyze, "security", "--offline=true", "--no-pager", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found, done.stdout[-500:]
+    assert float(found[1]) < 2
