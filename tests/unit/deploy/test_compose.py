@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ SKYVERN = ROOT / "deploy" / "compose.skyvern.yaml"
 FILE: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
 OVERLAY: dict[str, Any] = yaml.safe_load(SKYVERN.read_text())
 OURS = ("runhook", "runhook-worker", "runhook-clock")
-SETTINGS = {each.metadata["variable"] for each in fields(Settings) if "variable" in each.metadata}
+SETTINGS = {each.validation_alias for each in Settings.model_fields.values()}
 # Read by the sources of the config, not by Runhook itself, and by the entrypoint of the image.
 OTHERS = {"SKYVERN_API_KEY", "SKYVERN_CREDENTIALS_FILE"}
 

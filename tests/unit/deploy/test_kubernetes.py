@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +172,7 @@ def test_service_leads_to_the_receiver() -> None:
 def test_variables_and_config_are_valid(tmp_path: Path) -> None:
     lines = (FOLDER / "runhook.env").read_text().splitlines()
     variables = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-    assert variables.keys() <= {each.metadata.get("variable") for each in fields(Settings)}
+    assert variables.keys() <= {each.validation_alias for each in Settings.model_fields.values()}
 
     secrets = {"SKYVERN_API_KEY": "a-key", "DATABASE_URL": "postgresql://runhook:x@postgres/runhook"}
     checked = call_command(

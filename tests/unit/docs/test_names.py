@@ -16,11 +16,14 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 # Names that begin like keys: files, and two events of the log.
 NO_KEYS = {"submit.py", "ledger.db", "ledger.cancelled", "inbox.dropped"}
-SOURCES = "\n".join(
-    path.read_text()
-    for folder in ("receiver", "handlers", "simulator", "scripts", "config", "tests/browser", "bench")
-    for path in (ROOT / folder).rglob("*")
-    if path.suffix in {".py", ".yaml"}
+SOURCES = (
+    "\n".join(
+        path.read_text()
+        for folder in ("receiver", "handlers", "simulator", "scripts", "config", "tests/browser", "bench", "deploy")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".yaml"}
+    )
+    + (ROOT / "compose.yaml").read_text()
 )
 
 
