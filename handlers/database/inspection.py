@@ -24,7 +24,7 @@ class Inspected:
     """What there is of a table. `usable`: the columns that can be written; all of them when there is no table yet.
 
     `missing`: those it lacks. `unlike`: "name (TYPE)" of standard columns of other types, which are left alone. `key`:
-    the columns that identify a row. `rekey`: the statements that give a table of an earlier release its key of today.
+    the columns that identify a row.
     """
 
     exists: bool
@@ -32,7 +32,6 @@ class Inspected:
     key: tuple[str, ...]
     missing: tuple[Column, ...] = ()
     unlike: tuple[str, ...] = ()
-    rekey: tuple[str, ...] = ()
 
 
 class TableInspection:
@@ -95,7 +94,7 @@ class TableInspection:
     def plan(self, found: Inspected) -> list[str]:
         """Return the statements that make the table whole."""
         if found.exists:
-            return [*(self._whole.add_column(column) for column in found.missing), *found.rekey]
+            return [self._whole.add_column(column) for column in found.missing]
         index = [] if self._key == RUN_KEY else [self._whole.create_index("run_id")]
         return [self._whole.create_table(), *index]
 
@@ -131,10 +130,9 @@ class TableInspection:
         }
         usable = tuple(column for column in self._columns.all if column not in missing and column not in unlike)
         key = self._key
-        rekey: tuple[str, ...] = ()
         if key == RUN_KEY and not self._is_unique(inspector, RUN_KEY):
-            key, rekey = RUN_KEY_ALONE, self._rekey(connection, inspector)
-        return Inspected(True, usable, key, missing, tuple(unlike.values()), rekey)
+            key = RUN_KEY_ALONE
+        return Inspected(True, usable, key, missing, tuple(unlike.values()))
 
     def _is_unique(self, inspector: sa.Inspector, key: Sequence[str]) -> bool:
         """Whether exactly these columns identify a row of the table, and run_id alone does not."""
@@ -146,19 +144,6 @@ class TableInspection:
         ]
         unique = [{str(name).lower() for name in names} for names in found if names]
         return set(key) in unique and {"run_id"} not in unique
-
-    def _rekey(self, connection: sa.Connection, inspector: sa.Inspector) -> tuple[str, ...]:
-        """Return the statements that make (run_id, source) the primary key where it is run_id; () for other tables,
-        whose keys are the operator's own."""
-        table = self._whole.table
-        primary = inspector.get_pk_constraint(table.name, table.schema)
-        if primary["constrained_columns"] != list(RUN_KEY_ALONE):
-            return ()
-        if self._whole.postgresql:
-            return self._whole.change_key(str(primary["name"]))
-        sql = "SELECT name, sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL"
-        made: dict[str, str] = dict(connection.exec_driver_sql(sql, (table.name,)).all())
-        return self._whole.rebuild(made.pop(table.name, ""), list(made.values()))
 
 
 _ALIKE: dict[str, type | tuple[type, ...]] = {

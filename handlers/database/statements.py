@@ -11,7 +11,6 @@ put     inserts a row or overwrites all of it, for the table of all events
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -28,8 +27,6 @@ from handlers.database.values import INT64
 from handlers.support.postgresql import Execution
 from handlers.support.postgresql import Statement as DriverStatement
 from handlers.support.timestamps import utc
-
-_RUN_KEY_ALONE = re.compile(r'PRIMARY KEY \("?run_id"?\)')
 
 # What finds a value that is neither null nor an object or a list.
 _SOME_VALUE: Final = 'strict $.** ? (@.type() == "string" || @.type() == "number" || @.type() == "boolean")'
@@ -195,36 +192,6 @@ class Statements:
         """Return the statement that adds a column to the table."""
         kind = self._types[column.kind].compile(dialect=self._dialect)
         return f"ALTER TABLE {self._name} ADD COLUMN {self._quoted(column.name)} {kind}"
-
-    def change_key(self, constraint: str) -> tuple[str, ...]:
-        """Return PostgreSQL's statements that make the key the primary one, in place of `constraint`."""
-        drop, add = f"DROP CONSTRAINT {self._quoted(constraint)}", f"ADD PRIMARY KEY ({self._list(self.key)})"
-        return self._filled_source(), f"ALTER TABLE {self._name} {drop}, {add}"
-
-    def _filled_source(self) -> str:
-        source = self._quoted(SOURCE)
-        return f"UPDATE {self._name} SET {source} = '' WHERE {source} IS NULL"
-
-    def rebuild(self, made: str, beside: Sequence[str]) -> tuple[str, ...]:
-        """Return SQLite's statements that make the key the primary one: a new table takes the old one's place.
-
-        `made`: how the table was made; `beside`: its indexes and triggers. () for one that this sink did not make.
-        """
-        head, _, rest = made.partition("(")
-        name = self._quoted(f"{self.table.name}_rekeyed")
-        new, count = _RUN_KEY_ALONE.subn(f"PRIMARY KEY ({self._list(self.key)})", rest)
-        if count != 1 or "TABLE" not in head.upper():
-            return ()
-        return (
-            self._filled_source(),
-            f"CREATE TABLE {name} ({new}",
-            f"INSERT INTO {name} SELECT * FROM {self._name}",
-            f"DROP TABLE {self._name}",
-            "PRAGMA legacy_alter_table=ON",  # a view on the table is left as it is
-            f"ALTER TABLE {name} RENAME TO {self._name}",
-            "PRAGMA legacy_alter_table=OFF",
-            *beside,
-        )
 
     def unique_index(self) -> str:
         """Return the statement that makes the key unique, to show to an operator whose own table lacks that."""

@@ -28,8 +28,8 @@ class Column:
 # Holds what merging must remember of earlier events; null as long as all of a row came from one event.
 MERGED_FROM: Final = Column("merged_from", "json")
 
-# A run's id is one only among those of its source. Tables of earlier releases have RUN_KEY_ALONE until a command
-# changes that; run_id comes first, so that the key finds a run by its id alone as well.
+# A run's id is one only among those of its source; it comes first, so that the key finds a run by its id alone as well.
+# An operator's own table may have RUN_KEY_ALONE.
 SOURCE: Final = "source"
 RUN_KEY: Final = ("run_id", SOURCE)
 RUN_KEY_ALONE: Final = ("run_id",)
@@ -79,7 +79,7 @@ STANDARD: Final[tuple[Column, ...]] = (
 # Without these an older event can't be told from a newer one, so every table needs them.
 REQUIRED: Final = frozenset({"run_id", "attempt", "status", "retry_pending", "modified_at", "received_at", "event_id"})
 
-# Came after the first release: configs may have columns of their own by these names, and theirs win.
+# Configs may have columns of their own by these names, and theirs win.
 LATER: Final = frozenset(
     {
         "summary",

@@ -99,12 +99,12 @@ def _key_of(statements: Statements, cells: Mapping[str, Any]) -> Key:
 
 
 def _check_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """Raise OtherSource for cells of two sources, which only the key of an earlier release lets meet."""
+    """Raise OtherSource for cells of two sources, which meet only in a table whose key is the run's id alone."""
     sources = {one.get(SOURCE), other.get(SOURCE)} - {None}
     if len(sources) > 1:
         raise OtherSource(
-            "the table's key is run_id alone, and it has this run id of another source; `runhook sink columns` shows "
-            "the SQL for a key of both"
+            "the table's key is run_id alone, and it has this run id of another source: give it the key "
+            "(run_id, source)"
         )
 
 

@@ -1,4 +1,4 @@
-"""A row is one run of one source: new tables, and those of earlier releases, whose key is the run's id alone."""
+"""A row is one run of one source: tables of the sink, and an operator's, whose key is the run's id alone."""
 
 from __future__ import annotations
 
@@ -23,13 +23,10 @@ def primary_key(database: ResultsDb) -> list[str]:
 
 
 @pytest.fixture
-def earlier(database: ResultsDb) -> ResultsDb:
-    """A database with the table of an earlier release, an index and a view on it."""
+def by_run_id(database: ResultsDb) -> ResultsDb:
+    """A database with a table whose key is the run's id alone."""
     table = Statements("skyvern_runs", STANDARD, database.engine.dialect.name, RUN_KEY_ALONE)
     database.execute(table.create_table())
-    database.execute("ALTER TABLE skyvern_runs ADD COLUMN note TEXT")
-    database.execute("CREATE INDEX by_status ON skyvern_runs (status)")
-    database.execute("CREATE VIEW failures AS SELECT * FROM skyvern_runs WHERE status = 'failed'")
     return database
 
 
@@ -48,8 +45,8 @@ def test_runs_of_two_sources_with_one_id_are_two_rows(database: ResultsDb) -> No
     assert database.sink(history=True).missing_columns() == []
 
 
-def test_a_table_of_an_earlier_release_goes_on_and_no_source_writes_over_another(earlier: ResultsDb) -> None:
-    sink = earlier.sink()
+def test_a_table_keyed_by_run_id_refuses_another_source(by_run_id: ResultsDb) -> None:
+    sink = by_run_id.sink()
     sink.send(of("skyvern", title="ours"))
 
     answers = sink.send_many([of("other", title="theirs"), of("skyvern", "tsk_2"), of("skyvern", title="ours")])
@@ -57,31 +54,9 @@ def test_a_table_of_an_earlier_release_goes_on_and_no_source_writes_over_another
 
     refused = [isinstance(answer, Refused) for answer in (*answers, *both)]
     assert refused == [True, False, False, False, True]
-    assert "`runhook sink columns` shows the SQL" in str(answers[0])
-    assert {row["source"] for row in earlier.rows()} == {"skyvern"}
-    assert primary_key(earlier) == ["run_id"]
-
-
-def test_the_command_gives_it_the_key_of_today_and_keeps_all_that_is_there(earlier: ResultsDb) -> None:
-    running = earlier.sink()
-    running.send(of("skyvern", title="ours", status="failed"))
-    earlier.execute("UPDATE skyvern_runs SET note = 'mine'")
-    earlier.execute("INSERT INTO skyvern_runs (run_id, status, attempt) VALUES ('tsk_0', 'failed', 1)")
-    shown = earlier.sink().missing_columns()
-    assert any("PRIMARY KEY (run_id, source)" in sql for sql in shown)
-    assert primary_key(earlier) == ["run_id"]  # until it is asked for
-
-    assert earlier.sink().add_columns() == shown
-
-    assert earlier.sink().missing_columns() == []
-    assert primary_key(earlier) == list(RUN_KEY)
-    running.send_many([of("other", title="theirs", status="failed")])  # a worker that has seen the old key
-    running.send_many([of("other", title="theirs", status="failed")])
-    rows = sorted((row["run_id"], row["source"], row["title"], row["note"]) for row in earlier.rows())
-    assert [row[:2] for row in rows] == [("tsk_0", ""), ("tsk_1", "other"), ("tsk_1", "skyvern")]
-    assert [row[3] for row in rows] == [None, None, "mine"]
-    assert len(earlier.query("SELECT * FROM failures")) == 3
-    assert {index["name"] for index in sa.inspect(earlier.engine).get_indexes("skyvern_runs")} == {"by_status"}
+    assert "give it the key (run_id, source)" in str(answers[0])
+    assert {row["source"] for row in by_run_id.rows()} == {"skyvern"}
+    assert primary_key(by_run_id) == ["run_id"]
 
 
 def test_a_key_of_the_operators_own_is_left_as_it_is(pg: ResultsDb) -> None:

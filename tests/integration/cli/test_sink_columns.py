@@ -13,8 +13,6 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from handlers.database.statements import Statements
-from handlers.database.table import RUN_KEY_ALONE, STANDARD
 from receiver.cli import build_app
 from receiver.errors import UsageError
 
@@ -55,18 +53,6 @@ def test_the_sql_is_shown_and_nothing_changes_until_it_is_asked_for(runhook: Run
     assert runhook("columns", "results", "--apply").output == "results: nothing is missing\n"
     with closing(sqlite3.connect(tmp_path / "results.db")) as database, database:
         assert database.execute("SELECT downloaded_files FROM skyvern_runs").fetchall() == []
-
-
-def test_the_sql_that_is_shown_for_an_older_tables_key_can_be_run(runhook: Runhook, tmp_path: Path) -> None:
-    # Given a table of an earlier release, whose key is the run's id alone
-    with closing(sqlite3.connect(tmp_path / "results.db")) as database, database:
-        database.execute(Statements("skyvern_runs", STANDARD, "sqlite", RUN_KEY_ALONE).create_table())
-    shown = runhook("columns", "results").output
-    # When the operator copies what is shown
-    with closing(sqlite3.connect(tmp_path / "results.db")) as database, database:
-        database.executescript(shown.partition("results: nothing was changed")[0])
-    # Then nothing is missing any more
-    assert runhook("columns", "results").output == "results: nothing is missing\n"
 
 
 def test_a_sink_without_a_table_is_an_error_in_words(runhook: Runhook) -> None:
