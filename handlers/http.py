@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.support import templating
@@ -34,30 +34,12 @@ MAX_ANSWER = 64 * 1024
 # The 4xx that are about the moment and not about the request.
 RETRYABLE = frozenset({408, 425, 429})
 
-_STATUS = re.compile(r"[2-5](?:xx|[0-9]{2})")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _RESERVED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})
 
 
-def _status_code(value: object) -> str:
-    """Return a status code or class as text, such as "302" or "2xx". Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | str) or not _STATUS.fullmatch(str(value)):
-        raise ValueError("must be a status code from 200 to 599, or a class: 2xx, 3xx, 4xx or 5xx")
-    return str(value)
-
-
-StatusCode = Annotated[
-    str,
-    BeforeValidator(_status_code),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 200, "maximum": 599},
-                {"type": "string", "pattern": f"^{_STATUS.pattern}$"},
-            ]
-        }
-    ),
-]
+# A status code of a response, or a class of them.
+Status = Annotated[int, Field(ge=200, le=599)] | Literal["2xx", "3xx", "4xx", "5xx"]
 
 
 class HttpOptions(SinkOptions):
@@ -74,7 +56,7 @@ class HttpOptions(SinkOptions):
     template: str | None = Field(
         None, description="Jinja2 template of the body: '{\"text\": {{ run.failure_reason | tojson }} }'."
     )
-    success: tuple[StatusCode, ...] = Field(
+    success: tuple[Status, ...] = Field(
         ("2xx",),
         min_length=1,
         description="Status codes and classes that mean accepted, such as [2xx, 302]. A redirect that is listed is"
@@ -178,13 +160,13 @@ def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
 
 
-def raise_for_status(host: str, answer: Response, now: float, success: Collection[str]) -> None:
+def raise_for_status(host: str, answer: Response, now: float, success: Collection[int | str]) -> None:
     """Raise Refused or Unavailable unless the status is in `success`. Nothing of the response's body is shown.
 
-    `now`: epoch seconds. `success`: status codes and classes, such as "302" and "2xx".
+    `now`: epoch seconds. `success`: status codes and classes, such as 302 and "2xx".
     """
     status = answer.status
-    if str(status) in success or f"{status // 100}xx" in success:
+    if status in success or f"{status // 100}xx" in success:
         return
     if status >= 500 or status in RETRYABLE:
         raise Unavailable(f"{host} answered {status}", retry_after=retry_after(answer.headers, now))

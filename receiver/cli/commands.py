@@ -190,6 +190,12 @@ COMMANDS: Final[dict[str, Command]] = {
         "Try everything that Runhook needs, and say of each thing that it is well, or what to do. Ends with 1 for a"
         " fault.",
     ),
+    "init": Command(
+        SET_UP,
+        "receiver.cli.init",
+        "init",
+        "Write a first config: runhook.yaml, .env and a JSON Schema for editors. Existing files are never overwritten.",
+    ),
     "check": Command(
         SET_UP,
         "receiver.cli.check",

@@ -46,6 +46,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "inbox drop": ("1764064800000-0", "--all"),
     "spool send": ("--data /mnt/old-host/var", "--config /etc/runhook.yaml"),
     "trigger": ("failed", "all --url https://hooks.example.com"),
+    "init": ("", "--yes --with slack,s3"),
     "check": ("config/runhook.yaml", "--against workflow_run.failed body.json"),
     "config show": ("", "--json"),
     "schema": ("-o runhook.schema.json", "--docs"),
