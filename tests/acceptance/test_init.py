@@ -55,7 +55,5 @@ def test_a_new_folder_delivers_its_first_result(tmp_path: Path) -> None:
         dev.end()
     # And the three files are as they were
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
-    # And the config is right with what `dev` has made, and without it for who allows that
+    # And the config is right with the key that `dev` has made
     assert "slack" not in runhook(tmp_path, "check")
-    (tmp_path / "var" / "skyvern-api-key").unlink()
-    runhook(tmp_path, "check", "--allow-unset")

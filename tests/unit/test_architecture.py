@@ -56,7 +56,12 @@ OWNERS = {
     "boto3": {"handlers/s3/store", "handlers/queue/aws"},
     "slack_sdk": {"handlers/slack"},
     "apprise": {"handlers/notify"},
-    "jinja2": {"receiver/config/starter", "handlers/support/templating", "handlers/support/template_sandbox", "receiver/console/rendering"},
+    "jinja2": {
+        "receiver/config/starter",
+        "handlers/support/templating",
+        "handlers/support/template_sandbox",
+        "receiver/console/rendering",
+    },
     "argon2": {"receiver/console/passwords"},
     "jwt": {"receiver/console/id_token"},
     "backports": {"receiver/domain/packed_body"},
