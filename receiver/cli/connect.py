@@ -98,15 +98,22 @@ def _tell_problems(surveys: Sequence[Survey], results: Mapping[tuple[str, str], 
 
 
 def _chosen(found: Survey, source: PolledSource, named: Sequence[str] | None, *, undo: bool) -> list[ListedAgent]:
-    """Return the agents to change. One whose results go elsewhere is changed only when it is named."""
+    """Return the agents to change. One whose results go elsewhere is changed only when it is named, or when it was sent
+    to an earlier URL of this receiver."""
     if undo:
         return [each for each in found.agents if each.id in found.changed and (not named or each.id in named)]
     return [
         each
         for each in found.agents
-        if (each.id in named if named else where(each.callback_url, source.hooks) == "nowhere")
+        if (each.id in named if named else _is_free(found, each, source))
         and where(each.callback_url, source.hooks) != "here"
     ]
+
+
+def _is_free(found: Survey, agent: ListedAgent, source: PolledSource) -> bool:
+    change = found.changed.get(agent.id)
+    moved = change is not None and change.after == agent.callback_url
+    return moved or where(agent.callback_url, source.hooks) == "nowhere"
 
 
 def _change(

@@ -9,17 +9,17 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from importlib import import_module
-from typing import Annotated, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, NoReturn
 
 import typer
 
 from handlers.support.url import hide_password
 from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, WatchSince, parse_admin_port, parse_time
 from receiver.config.advice import warnings
-from receiver.config.fields import ListenAddress
+from receiver.config.fields import LOOPBACK, ListenAddress
 from receiver.config.loader import load
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -31,7 +31,12 @@ from receiver.runtime.garbage import freeze_imports
 from receiver.telemetry import logs
 from receiver.web.server import display_host, listen
 
+if TYPE_CHECKING:
+    from receiver.runtime.foreman import Program
+    from receiver.runtime.tunnel import Tunnel
+
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+_ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to be recognized
 # Seconds after which it is printed why no event can be kept yet.
 UNREADY_FOR = 4.0
 # Seconds that a ledger which is away is waited for.
@@ -45,6 +50,14 @@ def dev(
     host: Host = "127.0.0.1",
     admin_port: AdminPort = "",
     since: WatchSince = "",
+    tunnel: Annotated[
+        bool,
+        typer.Option(
+            "--tunnel",
+            help="Give the receiver a public URL with cloudflared, ngrok or tailscale, the first of them on PATH, and"
+            " use it as PUBLIC_URL. Only webhooks and the submit API are reached there.",
+        ),
+    ] = False,
     data: DataDirectory = None,
     config: ConfigFile = None,
 ) -> None:
@@ -52,6 +65,7 @@ def dev(
     from receiver.ingest import durability
     from receiver.runtime.embedded_valkey import EmbeddedValkey
     from receiver.runtime.foreman import Foreman, Program, program
+    from receiver.runtime.tunnel import Tunnel
 
     parse_time(since)  # a wrong one is an error of this command
     settings = Settings.from_env(config=config, data=data)
@@ -62,6 +76,10 @@ def dev(
     loaded = load(settings.config, settings.environ)
     environ = {**settings.environ.replaced("RUNHOOK_CONFIG", str(settings.config), OPTION)}
     admin = parse_admin_port(admin_port) or loaded.server.admin
+    if tunnel and admin is None:  # else everyone on the internet would reach what is for operators
+        with listen(LOOPBACK, 0) as free:
+            admin_port = str(free.getsockname()[1])
+        admin = parse_admin_port(admin_port)
     # Before anything is started.
     with listen(host, port), listen(*admin, option="--admin-port or server.admin") if admin else nullcontext():
         pass
@@ -70,14 +88,23 @@ def dev(
     worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", f"{PATIENCE:g}"]
     console = _console(host, port, admin, settings.console_token or secrets.token_urlsafe(24))
     programs = [
-        program("serve", partial(_runhook, serve, {**environ, **console.environ}), STOP_TIMEOUT),
+        program("serve", partial(_runhook, serve, environ, console.environ), STOP_TIMEOUT),
         program("worker", partial(_runhook, ["worker", *worker_options], environ), STOP_TIMEOUT),
         program("clock", partial(_runhook, ["clock", *(["--since", since] if since else ())], environ), STOP_TIMEOUT),
     ]
-    valkey = EmbeddedValkey(settings.data) if settings.embedded_redis else None
-    try:
-        if valkey is not None:
+    with ExitStack() as stack:
+        if tunnel:
+            public = Tunnel(f"http://{display_host(LOOPBACK if host in _ANY else host)}:{port}")
+            stack.callback(public.stop)
+            programs.append(_start_tunnel(public, environ))
+            settings = settings.model_copy(update={"public_url": public.url})
+        if settings.embedded_redis:
+            valkey = EmbeddedValkey(settings.data)
+            stack.callback(valkey.stop)
             valkey.start()
+            programs.insert(
+                0, Program("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process)
+            )
         server = loaded.server
         found = durability.check_at_start(
             settings.redis_url,
@@ -86,10 +113,6 @@ def dev(
             str(settings.config),
             away=partial(_no_redis, settings),
         )
-        if valkey is not None:
-            programs.insert(
-                0, Program("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process)
-            )
         foreman = Foreman(programs)
         _import_all(loaded)
 
@@ -98,9 +121,28 @@ def dev(
                 foreman.say(line)
 
         foreman.run(Readiness(host, port, foreman.starting, foreman.say), on_ready)
-    finally:
-        if valkey is not None:
-            valkey.stop()
+
+
+def _start_tunnel(tunnel: Tunnel, environ: dict[str, str]) -> Program:
+    """Start the tunnel, put its URL into `environ`, and return it as a program. Raises NotStarted.
+
+    One that is started again may have another URL, with which the programs that know the old one are started again.
+    """
+    from receiver.runtime.foreman import Foreman, Program
+
+    def take(line: str, foreman: Foreman) -> None:
+        if tunnel.take(line):
+            environ["PUBLIC_URL"] = tunnel.url
+            foreman.say(
+                f"public URL changed to {tunnel.url}: serve, worker and clock restart with it. Agents that post to the "
+                "old one: run `runhook connect --apply`"
+            )
+            foreman.renew(("serve", "worker", "clock"))
+
+    tunnel.start()
+    environ["PUBLIC_URL"] = tunnel.url
+    environ.pop("PUBLIC_URL_FILE", None)
+    return Program("tunnel", tunnel.launch, tunnel.why, take=take, process=tunnel.process)
 
 
 def _check_ledger(settings: Settings, config: Config) -> None:
@@ -131,9 +173,10 @@ def _import_all(config: Config) -> None:
     freeze_imports()
 
 
-def _runhook(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
-    """In a fork: be the command `runhook` with these arguments, and with `environ` as its whole environment."""
-    replace_environment(environ)
+def _runhook(arguments: Sequence[str], environ: Mapping[str, str], more: Mapping[str, str] = {}) -> None:
+    """In a fork: be the command `runhook` with these arguments, and with `environ` and `more` as its whole environment.
+    They are read now: a tunnel may have changed them since the first start."""
+    replace_environment({**environ, **more})
     sys.argv = ["runhook", *arguments]
     import_module("receiver.cli").main()
 
@@ -149,7 +192,7 @@ class Readiness:
     new reason once. `starting`: returns those that have not begun yet."""
 
     def __init__(self, host: str, port: int, starting: Callable[[], list[str]], say: Callable[[str], None]) -> None:
-        self._address = (host if host not in {"0.0.0.0", "::"} else "localhost", port)  # noqa: S104
+        self._address = (host if host not in _ANY else "localhost", port)
         self._starting = starting
         self._say = say
         self._since = time.monotonic()
@@ -187,6 +230,8 @@ def summary(
 
     redis = f"{find_server().name} in redis/" if settings.embedded_redis else hide_password(settings.redis_url)
     lines = [f"ready: http://{display_host(host)}:{port}/webhooks/{source}" for source in config.sources]
+    if settings.public_url:
+        lines.append(f"public URL: {settings.public_url}")
     if admin and admin.port:  # a free one is in the line of serve
         lines.append(
             f"admin port: http://{display_host(admin.host)}:{admin.port} (/metrics, /readyz?all, /api/v1, /console)"

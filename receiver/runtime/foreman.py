@@ -10,7 +10,7 @@ import os
 import selectors
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Final, Protocol, TextIO
 
@@ -54,7 +54,8 @@ class Program:
     """A program and its present process. `launch`: starts it anew, its output in a pipe or nowhere.
 
     `why`: why it ended, given its exit code. `works`: whether it has said that it does its work. `grace`: seconds that
-    it has to end after SIGTERM. `last`: it is stopped after all the others have ended.
+    it has to end after SIGTERM. `last`: it is stopped after all the others have ended. `take`: is given each line of
+    its output, and the foreman, in place of the console.
     """
 
     name: str
@@ -63,9 +64,12 @@ class Program:
     works: Callable[[], bool] = lambda: True
     grace: float = 10.0
     last: bool = False
+    take: Callable[[str, Foreman], None] | None = None
     process: Process | None = None
     restarts: Restarts = field(default_factory=Restarts)
     errors: list[str] = field(default_factory=list)
+    # It was asked to end, so as to be started again.
+    renewed: bool = False
     # A last line of its output whose end has not come yet.
     unfinished: bytes = b""
 
@@ -100,6 +104,8 @@ class Foreman:
         waiting = True
         with stop_signals(self._stops) as reader, self._selector:
             self._selector.register(reader, selectors.EVENT_READ)
+            for each in self._programs:
+                self._follow(each)
             try:
                 while not self._stops:
                     self._start_due()
@@ -116,6 +122,13 @@ class Foreman:
     def starting(self) -> list[str]:
         """Return the names of the programs that have not said yet that they work."""
         return [each.name for each in self._programs if each.process is None or not each.works()]
+
+    def renew(self, names: Collection[str]) -> None:
+        """End these programs and start them again, with what has changed for them meanwhile."""
+        for each in self._programs:
+            if each.name in names and each.process is not None:
+                each.renewed = True
+                each.process.terminate()
 
     def say(self, text: str, name: str = "runhook") -> None:
         """Print one line under `name`."""
@@ -140,9 +153,13 @@ class Foreman:
                         raise
                     program.restarts.due = now + respawn_delay(program.restarts.failures)
                     continue
-                if program.process.stdout is not None:
-                    os.set_blocking(program.process.stdout.fileno(), False)
-                    self._selector.register(program.process.stdout, selectors.EVENT_READ, program)
+                self._follow(program)
+
+    def _follow(self, program: Program) -> None:
+        """Read what the program prints from now on."""
+        if program.process is not None and program.process.stdout is not None:
+            os.set_blocking(program.process.stdout.fileno(), False)
+            self._selector.register(program.process.stdout, selectors.EVENT_READ, program)
 
     def _wait(self, seconds: float) -> None:
         """Wait until a program prints or a signal comes, at most `seconds`, and print what there is."""
@@ -175,7 +192,9 @@ class Foreman:
 
     def _print(self, program: Program, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip("\r")
-        if text.startswith(ERROR_PREFIX):  # printed when the program has ended, or one reason would be there twice
+        if program.take is not None:
+            program.take(text, self)
+        elif text.startswith(ERROR_PREFIX):  # printed when the program has ended, or one reason would be there twice
             program.errors = [*program.errors[-20:], text.removeprefix(ERROR_PREFIX)]
         else:
             self.say(text, program.name)
@@ -198,9 +217,13 @@ class Foreman:
     def _ended(self, program: Program, code: int) -> None:
         """Decide when the program is started again, and print each new reason once. Raises as `run`."""
         now, restarts = time.monotonic(), program.restarts
+        if program.renewed:
+            program.renewed = False
+            return
         explained = program.errors and code in {1, UsageError.exit_code, NotStarted.exit_code}
         reason = program.errors[-1] if explained else program.why(code)
-        if code == UsageError.exit_code or (code == NotStarted.exit_code and not restarts.failures):
+        ours = program.take is None  # the codes of another program mean something else
+        if ours and (code == UsageError.exit_code or (code == NotStarted.exit_code and not restarts.failures)):
             kind = UsageError if code == UsageError.exit_code else NotStarted
             raise kind("\n".join(program.errors) or f"{program.name} can't start: {reason}")
         if restarts.failed(reason, now):

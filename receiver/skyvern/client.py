@@ -33,6 +33,8 @@ MAX_CONNECTIONS = 200
 # Bytes. One output can be 100 MB.
 ANSWER_CAP = 128 << 20
 
+# The number that an error of the system begins with, which tells people nothing.
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 # What a field value may be (RFC 9110, 5.5).
 _HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _HOP_BY_HOP = frozenset(
@@ -84,7 +86,7 @@ class _Origin:
             | httpx2.UnsupportedProtocol,
         )
         if isinstance(error, httpx2.ConnectError):
-            words = f"can't connect to {self.name}: {str(error) or 'no connection'}"
+            words = f"can't connect to {self.name}: {_ERRNO.sub('', str(error)) or 'no connection'}"
         elif unsent:
             words = f"can't connect to {self.name}: no connection in time"
         elif isinstance(error, TimeoutError | httpx2.TimeoutException):

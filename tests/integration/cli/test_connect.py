@@ -233,6 +233,44 @@ def test_a_skyvern_that_does_not_answer_is_told_and_nothing_is_guessed(
         assert "no agents" not in found.stdout
 
 
+def test_wrong_key_and_unreachable_skyvern_are_explained(
+    connect: Connect, skyvern_simulator: SkyvernSimulator, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.json"
+    config = json.loads(path.read_text())
+    source = config["sources"]["skyvern"]
+
+    path.write_text(json.dumps({**config, "sources": {"skyvern": {**source, "api_key": "wrong"}}}))
+    wrong_key = connect()
+    path.write_text(json.dumps({**config, "sources": {"skyvern": {**source, "api_base": "http://127.0.0.1:1"}}}))
+    unreachable = connect()
+
+    assert (wrong_key.exit_code, unreachable.exit_code) == (1, 1)
+    assert "Skyvern refused the API key (403). Set SKYVERN_API_KEY" in wrong_key.stderr
+    assert "can't connect to 127.0.0.1:1: Connection refused" in unreachable.stderr
+    assert "Check SKYVERN_BASE_URL" in unreachable.stderr
+
+
+def test_agents_follow_to_a_new_public_url_and_back(
+    connect: Connect, skyvern_simulator: SkyvernSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given agents whose results were sent here, one of which somebody has changed since
+    sim = skyvern_simulator
+    ours, theirs = agent(sim, "A"), agent(sim, "B")
+    connect("--apply", "--yes")
+    sim.world.agents[theirs].callback = ELSEWHERE
+
+    # When the address is a new one
+    monkeypatch.setenv("PUBLIC_URL", "https://new.example.com")
+    connect("--apply", "--yes")
+    moved = {each: sim.world.agents[each].callback for each in (ours, theirs)}
+    connect("--undo", "--yes")
+
+    # Then only what this command had changed follows, and undo puts back what was there at first
+    assert moved == {ours: "https://new.example.com/webhooks/skyvern", theirs: ELSEWHERE}
+    assert sim.world.agents[ours].callback is None
+
+
 def test_a_question_that_nobody_can_answer_changes_nothing_and_is_one_line(
     connect: Connect, skyvern_simulator: SkyvernSimulator, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
