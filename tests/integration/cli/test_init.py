@@ -66,6 +66,7 @@ def test_every_choice_loads_without_warnings(tmp_path: Path, chosen: tuple[str, 
     assert list(loaded.config.sinks) == on
     assert [target.sink for target in loaded.config.routes[0].targets] == on
     assert loaded.config.sources["skyvern"].watch
+    assert call_command("check", environ={}, directory=tmp_path).returncode == 0
     for name in chosen:
         assert (f"{name} is off: set {DESTINATIONS[name].variable} in .env" in done.stdout) == (not values)
 
@@ -88,6 +89,15 @@ def test_commented_lines_load_once_uncommented(tmp_path: Path, chosen: tuple[str
     assert list(config.sinks) == ["results", "archive", *chosen]
     assert [route.name for route in config.routes] == ["everything", "failures"]
     assert [target.sink for target in config.routes[1].targets] == [chosen[0]]
+
+
+@pytest.mark.parametrize("chosen", COMBINATIONS, ids=lambda it: ",".join(it) or "files only")
+def test_a_config_without_its_key_passes_check_on_request(tmp_path: Path, chosen: tuple[str, ...]) -> None:
+    init(tmp_path, "--yes", "--with", ",".join(chosen), **VALUES)
+    (tmp_path / ".env").unlink()  # as in CI, where no secret is
+    assert call_command("check", environ={}, directory=tmp_path).returncode == 2
+    done = call_command("check", "--allow-unset", environ={}, directory=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_key_and_urls_come_from_the_environment(tmp_path: Path) -> None:
