@@ -1,4 +1,4 @@
-"""The pictures in the README. `UPDATE=1 pytest -m long tests/browser/test_pictures.py` takes them anew."""
+"""The pictures in README.md and docs. `UPDATE=1 pytest -m long tests/browser/test_pictures.py` takes new ones."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ PICTURES = {
 Scheme = Literal["light", "dark"]
 
 
-def test_the_readme_shows_these_and_no_others() -> None:
-    shown = re.findall(r"docs/pictures/(\S+?\.png)", (ROOT / "README.md").read_text())
+def test_pages_show_each_picture() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = re.findall(r"pictures/(\S+?\.png)", "".join(page.read_text() for page in pages))
     made = {f"console-{name}-{scheme}.png" for name in PICTURES for scheme in ("light", "dark")}
     assert set(shown) == made == {path.name for path in FOLDER.iterdir()}
 

@@ -33,4 +33,6 @@ def test_each_link_leads_somewhere(page: Path) -> None:
         path, _, anchor = target.partition("#")
         there = (page.parent / path).resolve() if path else page
         assert there.exists(), target
+        outside = page.is_relative_to(ROOT / "docs") and not there.is_relative_to(ROOT / "docs")
+        assert not outside, f"{target} is not on the site: write its path as code"
         assert not anchor or anchor in anchors(there), target

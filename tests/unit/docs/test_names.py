@@ -81,9 +81,8 @@ def test_each_metric_is_on_the_page_of_metrics(page: Path) -> None:
 
 @by_page
 def test_each_file_of_the_repository_is_there(page: Path) -> None:
-    named = re.findall(
-        r"`((?:receiver|handlers|tests|bench|scripts|config|docs)/[\w/.-]*(?:\.\w+|/))`", page.read_text()
-    )
+    folders = "receiver|handlers|simulator|tests|bench|scripts|config|deploy|docs"
+    named = re.findall(rf"`((?:{folders})/[\w/.-]*(?:\.\w+|/))`", page.read_text())
 
     assert [name for name in named if not (ROOT / name).exists()] == []
 
