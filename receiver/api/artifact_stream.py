@@ -5,6 +5,7 @@ Nothing of a file is ever a page of ours: a browser gets types that run nothing,
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Final
@@ -16,7 +17,6 @@ from starlette.responses import Response
 from handlers.mirror.content_types import DEFAULT
 from receiver.api.artifact_content import ArtifactContent, ArtifactFiles, ContentParameters
 from receiver.api.artifacts import ArtifactRow
-from receiver.api.byte_range import range_of
 from receiver.api.call_pool import CallPool
 from receiver.api.etag import is_known
 from receiver.api.service import Actor, Service
@@ -38,6 +38,7 @@ SECURITY: Final = {
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
 }
+_RANGE: Final = re.compile(r"bytes=[ \t]*(\d{0,18})-(\d{0,18})[ \t]*", re.IGNORECASE)
 
 
 class ArtifactStreams:
@@ -127,3 +128,24 @@ def _headers(content: ArtifactContent) -> dict[str, str]:
         **SECURITY,
     }
     return {**headers, "content-encoding": content.file.encoding} if content.file.encoding else headers
+
+
+def range_of(header: str, if_range: str, etag: str, size: int) -> tuple[int, int] | None:
+    """Return from where up to where a file of `size` bytes is wanted; all of it without a range, for several at once,
+    for what is no range, and when `if_range` names another version.
+
+    None for one that no byte is in.
+    """
+    found = _RANGE.fullmatch(header)
+    if found is None or found[0].endswith("=-") or (if_range and if_range.strip() != etag):
+        return 0, size
+    first, last = found[1], found[2]
+    if not first and not last:
+        return 0, size
+    if not first:
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(size, int(last) + 1) if last else size
+        if last and int(last) < start:
+            return 0, size
+    return (start, end) if start < end else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import math
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
-from receiver.api.json_values import json_safe
 from receiver.api.models import Result, Scoped
 from receiver.api.names import none_such, several_begin_so
 from receiver.api.rows import EventRow
@@ -22,6 +23,10 @@ from receiver.ledger.lists.bodies import EventBody, read_body
 # Bytes of the largest body that is told as a value, and of the largest that is told at all.
 LARGEST_VALUE: Final = 4 << 20
 LARGEST: Final = 64 << 20
+# Levels of a value, beyond which a text stands for the rest: serialisers give up at 255.
+MAX_DEPTH: Final = 200
+# Integers beyond these are texts: many readers make doubles of them.
+_LARGEST_INTEGER: Final = 2**63
 
 
 class EventParameters(Scoped):
@@ -100,3 +105,29 @@ GET_EVENT_BODY = Endpoint(
     "get_event_body", "GET", "/events/{event_id}/body", VIEW, EventParameters, KeptBody, get_event_body
 )
 ENDPOINTS = (GET_EVENT, GET_EVENT_BODY)
+
+
+def json_safe(value: Any, depth: int = 0) -> Any:
+    """Return `value` without what breaks readers: lone surrogates, numbers that are none, huge integers, depth."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return value if -_LARGEST_INTEGER <= value < _LARGEST_INTEGER else _digits(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if depth >= MAX_DEPTH:
+        return "… deeper than is shown"
+    if isinstance(value, Mapping):
+        return {json_safe(str(name)): json_safe(each, depth + 1) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_safe(each, depth + 1) for each in value]
+    return str(value)
+
+
+def _digits(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError:  # of more digits than Python prints
+        return f"an integer of {value.bit_length()} bits"

@@ -28,7 +28,7 @@ from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewEvent
 from receiver.ledger.statements import BoundStatement
 from receiver.ledger.submissions import awaited, binding, visibility
-from receiver.ledger.submissions.polls_after import first_ends, schedule_polls
+from receiver.ledger.submissions.polls import first_ends, schedule_polls
 from receiver.ledger.submissions.records import Submission
 from receiver.routing.router import Router
 from receiver.runtime.handover import Handover

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final
 
+from handlers import SinkError, registry
+from handlers.contract import Sink
+from handlers.support.daemon_pool import in_thread
+from receiver import __version__
 from receiver.config.loader import load
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.doctor import disk, hosts, public_url, servers, signatures, sinks
+from receiver.delivery.sink_services import SourceServices
+from receiver.doctor import public_url, servers, signatures
 from receiver.doctor.finding import Finding
+from receiver.domain.parts import BEAT_EVERY, missing
 from receiver.errors import ConfigError
-from receiver.status.report import StatusReport
+from receiver.status.part_problems import SKEW
+from receiver.status.problem import size
+from receiver.status.report import DiskReport, StatusReport
 from receiver.status.survey import survey
+
+# Files that must still fit: the spool, the quarantine and mirrored runs make many.
+_FEWEST_INODES: Final = 10_000
+# Seconds that the checks of all sinks have together; one that hangs is left behind.
+PATIENCE: Final = 10.0
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -21,13 +40,13 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _of_config(report)
     yield from servers.of_redis(settings, report.redis)
     yield from servers.of_ledger(settings, report.ledger)
-    yield from hosts.examine(report)
-    yield from disk.examine(report.disk)
+    yield from of_hosts(report)
+    yield from of_disk(report.disk)
     if config is not None:
-        missing = config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url)
-        yield from public_url.examine(settings.public_url, list(config.sources), missing)
+        no_webhooks = config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url)
+        yield from public_url.examine(settings.public_url, list(config.sources), no_webhooks)
         yield from signatures.examine(settings.data, config.sources, report.now)
-        yield from sinks.examine(config, settings.skyvern_base_url)
+        yield from of_sinks(config, settings.skyvern_base_url)
 
 
 def _config(settings: Settings) -> Config | None:
@@ -44,3 +63,92 @@ def _of_config(report: StatusReport) -> Iterator[Finding]:
         yield Finding("config", line, "`runhook check` shows where", note=True)
     if not report.config_problems and not report.warnings:
         yield Finding("config", f"{report.config_file} is right")
+
+
+def of_hosts(report: StatusReport) -> Iterator[Finding]:
+    """Yield what is found of the processes with recent heartbeats, host by host: versions, clocks, config."""
+    here = f"Runhook {__version__} on Python {platform.python_version()}"
+    running = [each for each in report.parts if each.state in ("running", "stuck")]
+    versions = sorted({each.beat.version for each in running} | {__version__})
+    yield Finding(
+        "versions",
+        here if len(versions) == 1 else f"{here}; parts of {', '.join(versions)} run",
+        "" if len(versions) == 1 else "finish the upgrade",
+    )
+    for host in sorted({each.beat.host for each in running}):
+        theirs = [each for each in running if each.beat.host == host]
+        parts = ", ".join(sorted({each.beat.part for each in theirs}))
+        release = ", ".join(sorted({each.beat.version for each in theirs}))
+        old = report.config_hash and {each.beat.config for each in theirs} - {"", report.config_hash}
+        yield Finding(
+            "host",
+            f"{host} runs {parts} of {release}" + (", with another content of the config file" if old else ""),
+            "start them again, if the file was changed since" if old else "",
+        )
+        # One that has missed a beat may have sent its last one to a server that hung.
+        skews = [each.skew for each in theirs if each.skew is not None and each.age < 2 * BEAT_EVERY]
+        if skews:
+            worst = max(skews, key=abs)
+            apart = f"{abs(worst):.1f} s {'ahead of' if worst > 0 else 'behind'} that of Redis or the database"
+            yield Finding(
+                "host.clock",
+                f"the clock of {host} is {apart}",
+                "run NTP (chrony, systemd-timesyncd) there" if abs(worst) > SKEW else "",
+            )
+    if gone := sorted(missing(report.parts, report.expected)):
+        yield Finding("parts", f"not running: {', '.join(gone)}", "start them; `runhook status` says what stands still")
+
+
+def of_disk(report: DiskReport) -> Iterator[Finding]:
+    """Yield what is found of the data directory: room, inodes, and who may read it."""
+    if report.trouble:
+        yield Finding("disk", f"{report.directory}: {report.trouble}", "set RUNHOOK_DATA, or its permissions")
+        return
+    reserve = report.reserve or 0
+    if report.free is not None:
+        short = report.free < 2 * reserve
+        yield Finding(
+            "disk.free",
+            f"{report.directory} has {size(report.free)} free; spool.reserve_bytes keeps {size(reserve)}",
+            "free some: below the reserve webhooks are answered 503 when Redis is away, or embedded" if short else "",
+        )
+    status = os.statvfs(report.directory)
+    if status.f_files:  # some file systems have no such limit
+        few = status.f_favail < _FEWEST_INODES
+        yield Finding("disk.inodes", f"{status.f_favail} files more fit", "remove some files there" if few else "")
+    mode = Path(report.directory).stat().st_mode & 0o777
+    yield Finding(
+        "disk.mode",
+        f"{report.directory} has mode {mode:04o}",
+        f"chmod 700 {report.directory}: bodies and secrets lie in it" if mode & 0o077 else "",
+    )
+
+
+def of_sinks(config: Config, default_base: str) -> Iterator[Finding]:
+    """Yield the result of each sink's own check, which sends nothing.
+
+    `default_base`: the address of Skyvern's API, for sources that name none.
+    """
+    services = SourceServices(config, default_base)
+    asked: list[tuple[str, Sink[Any], Future[str]]] = []
+    for name, chosen in config.sinks.items():
+        sink = registry.build(name, chosen.type, chosen.options, services)
+        asked.append((name, sink, in_thread(f"check-{name}", sink.check)))
+    until = time.monotonic() + PATIENCE
+    for name, sink, answer in asked:
+        yield _of_sink(name, answer, until - time.monotonic())
+        if answer.done():
+            sink.close()
+
+
+def _of_sink(name: str, answer: Future[str], seconds: float) -> Finding:
+    todo = f"mend its options or its server; `runhook sink test {name}` sends a sample"
+    try:
+        said = answer.result(max(0.0, seconds))
+    except SinkError as error:
+        return Finding(f"sink {name}", str(error), todo)
+    except TimeoutError:
+        return Finding(f"sink {name}", f"no answer within {PATIENCE:g} s", todo)
+    except Exception as error:  # noqa: BLE001 - a sink of a third party
+        return Finding(f"sink {name}", f"{type(error).__name__} in the sink's code", "report it to the sink's maker")
+    return Finding(f"sink {name}", said or f"nothing that can be tried without sending: `runhook sink test {name}`")

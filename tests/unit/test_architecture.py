@@ -63,7 +63,7 @@ OWNERS = {
         "receiver/console/rendering",
     },
     "argon2": {"receiver/console/passwords"},
-    "jwt": {"receiver/console/id_token"},
+    "jwt": {"receiver/console/oidc"},
     "backports": {"receiver/domain/packed_body"},
     "compression": {"receiver/domain/packed_body"},
 }

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -19,7 +19,6 @@ from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, af
 from receiver.ledger import api_keys, bulk
 from receiver.ledger.errors import LedgerUnavailable, Outdated
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.locked_runs import lock_runs
 from receiver.ledger.submissions.records import NewSubmission, Submission, from_row, one
 
 # Seconds after which a pending submission is missed: longer than any submit call takes, so its process has died.
@@ -319,3 +318,34 @@ def resolve(
         if when_late and known[run_id].late:
             return when_late(connection, (there.source, run_id), there, now)
     return ()
+
+
+class LockedRun(NamedTuple):
+    """A run whose row is locked, as it was then."""
+
+    run_id: str
+    final: bool
+    events: int
+    submission_id: str
+
+    @property
+    def late(self) -> bool:
+        """Whether events of it were recorded as those of a run that nobody has submitted."""
+        return self.events > 0 and not self.submission_id
+
+
+def lock_runs(connection: sa.Connection, source: str, run_ids: Collection[str], now: float) -> dict[str, LockedRun]:
+    """Lock these runs until the transaction ends. Those that the ledger does not know get a row, so that a recording
+    of their first event, which looks whether they have a submission before this one is committed, has to wait."""
+    times = {"first_seen_at": now, "updated_at": now}
+    rows = [{"source": source, "run_id": run_id, **times} for run_id in sorted(run_ids)]
+    return {row.run_id: LockedRun(*row) for row in _lock_rows(connection, rows)}
+
+
+_lock_rows: Final = bulk.Insert(
+    runs,
+    lambda insert: insert.on_conflict_do_update(  # with what is there, which may be later than `now`
+        index_elements=[runs.c.source, runs.c.run_id], set_={"updated_at": runs.c.updated_at}
+    ),
+    [runs.c.run_id, runs.c.final, runs.c.events, runs.c.submission_id],
+)

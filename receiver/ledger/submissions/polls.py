@@ -5,15 +5,19 @@ A poll is leased, so that of several clocks one makes it; the lease of a clock t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
+from receiver.domain import deduplication, poll_schedule
+from receiver.domain.deduplication import Facts
+from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionState
 from receiver.ledger import bulk
+from receiver.ledger.events import NO_RUN, KnownRun, NewEvent
 from receiver.ledger.expressions import unindexed
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.statements import BoundStatement, BuiltStatement, StatementForm
@@ -127,3 +131,35 @@ def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> 
         bulk.of_runs(connection, submissions, source, sorted(run_ids))
     )
     return {row.run_id: Owner(row.id, row.call, row.created_at) for row in connection.execute(query)}
+
+
+def schedule_polls(
+    batch: Sequence[ParsedEvent],
+    known: Mapping[RunKey, KnownRun],
+    histories: Mapping[RunKey, Sequence[Facts]],
+    bound: Mapping[RunKey, Submission],
+    now: float,
+) -> list[BoundStatement]:
+    """Return what ends the polling of runs that are final by then. One whose first final event is a cancel without
+    output is polled once more, some time later: its output may come in a second webhook, which can be lost. An event
+    that a poll brought is the result of that poll."""
+    polled = {
+        each.key
+        for each in batch
+        if each.event.via == "poll" and each.key in bound and each.event.submission_id == bound[each.key].id
+    }
+    over, once_more = [], []
+    for key in bound:
+        first = not any(each.final for each in known[key].history)
+        if not deduplication.may_lack_output(histories[key]) or (key in polled and not first):
+            over.append(key)
+        elif first:
+            once_more.append(key)
+    later = now + poll_schedule.AFTER_CANCEL
+    return [*due_after_end(over, None, now), *due_after_end(once_more, later, now)]
+
+
+def first_ends(batch: Iterable[NewEvent], submitted: Mapping[RunKey, Submission], now: float) -> list[BoundStatement]:
+    """Return the same for webhooks that are each the first event of its run. `submitted`: by run."""
+    ends = {item.key: [item.facts] for item in batch if item.facts and item.run.final and item.key in submitted}
+    return schedule_polls((), dict.fromkeys(ends, NO_RUN), ends, {key: submitted[key] for key in ends}, now)

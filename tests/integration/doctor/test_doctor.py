@@ -17,8 +17,7 @@ from receiver import __version__
 from receiver.cli import main
 from receiver.config.loader import load
 from receiver.config.settings import Settings
-from receiver.doctor import disk, hosts, servers, signatures
-from receiver.doctor import sinks as sink_checks
+from receiver.doctor import examination, servers, signatures
 from receiver.doctor.examination import examine
 from receiver.doctor.finding import Finding
 from receiver.doctor.permissions import of_redis_user
@@ -190,7 +189,7 @@ def test_hosts_that_differ_are_told() -> None:
         DiskReport(""),
         parts,
     )
-    found = list(hosts.examine(report))
+    found = list(examination.of_hosts(report))
     faults = {(each.check, each.what) for each in found if not each.ok}
     assert {check for check, _ in faults} == {"versions", "host.clock", "host"}
     assert any("0.0.9" in what for _, what in faults)
@@ -201,10 +200,10 @@ def test_hosts_that_differ_are_told() -> None:
 
 def test_faults_of_the_disk_are_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    found = {each.check: each for each in disk.examine(DiskReport(str(tmp_path), free=10, reserve=100))}
+    found = {each.check: each for each in examination.of_disk(DiskReport(str(tmp_path), free=10, reserve=100))}
     assert wrong(found) == {"disk.free", "disk.mode"}
     assert f"chmod 700 {tmp_path}" in found["disk.mode"].todo
-    (away,) = disk.examine(DiskReport("/nowhere", "there is no such directory"))
+    (away,) = examination.of_disk(DiskReport("/nowhere", "there is no such directory"))
     assert not away.ok
 
 
@@ -276,12 +275,12 @@ def test_a_sink_that_makes_its_folder_with_the_first_delivery_is_well_unless_it_
     (tmp_path / "runhook.yaml").write_text(json.dumps(config))
     loaded = load(tmp_path / "runhook.yaml", {})
     # Then it is well, and is not made by the look at it
-    (found,) = sink_checks.examine(loaded, "")
+    (found,) = examination.of_sinks(loaded, "")
     assert (found.ok, found.what.startswith(f"{target} is made with the first ")) == (True, True)
     assert not (tmp_path / "out").exists()
     # But where it could not be made, that is a fault, which says what is in the way
     (tmp_path / "out").write_text("a file")
-    (found,) = sink_checks.examine(loaded, "")
+    (found,) = examination.of_sinks(loaded, "")
     assert (found.ok, found.what) == (False, f"{tmp_path / 'out'} is no folder")
 
 
@@ -333,7 +332,7 @@ def test_the_command_ends_with_1_for_a_fault_and_prints_json(
 def test_sinks_that_hang_share_the_time_that_there_is(
     settings: Settings, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_checks, "PATIENCE", 1.0)
+    monkeypatch.setattr(examination, "PATIENCE", 1.0)
     scripted_server.default = Reply(until=threading.Event())
     away = {"type": "s3", "bucket": "bucket", "endpoint_url": scripted_server.url}
     keys = {"access_key_id": "a", "secret_access_key": "b"}
@@ -342,7 +341,7 @@ def test_sinks_that_hang_share_the_time_that_there_is(
 
     began = time.monotonic()
     found, told_after = [], []
-    for each in sink_checks.examine(load(settings.config, settings.environ), ""):
+    for each in examination.of_sinks(load(settings.config, settings.environ), ""):
         found.append(each.what)
         told_after.append(time.monotonic() - began)
 

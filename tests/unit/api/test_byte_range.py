@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.api.byte_range import range_of
+from receiver.api.artifact_stream import range_of
 
 TAG = '"abc"'
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.api.json_values import MAX_DEPTH, json_safe
+from receiver.api.events import MAX_DEPTH, json_safe
 
 PLAIN = st.recursive(
     st.none()
