@@ -147,9 +147,10 @@ def _run(wanted: str | None) -> Any:
 
 def _end(lines: list[str], code: int) -> NoReturn:
     from receiver.cli.output import clean  # with what prints tables: no command that ends well needs it for this
+    from receiver.telemetry import logs
 
     for line in lines:
-        sys.stderr.write(f"runhook: {clean(line)}\n")
+        logs.say(clean(line), logs.ERROR)
     sys.exit(code)
 
 

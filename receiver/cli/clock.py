@@ -6,7 +6,8 @@ import signal
 import threading
 import time
 
-from receiver.cli.options import ConfigFile, DataDirectory, WatchSince, parse_time, start
+from receiver.cli.options import ConfigFile, DataDirectory, WatchSince, load_config, parse_time
+from receiver.runtime.data_folder import secure
 from receiver.runtime.garbage import freeze_imports
 
 
@@ -21,7 +22,8 @@ def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    settings, loaded = start(config, data)
+    settings, loaded = load_config(config, data, alone=True)
+    secure(settings.data)
     moment = parse_time(since)
     the_clock = build(settings, loaded, stopping.wait, None if moment is None else time.time() - moment)
     heartbeat = Heartbeat(settings, CLOCK, file_hash(settings.config), watched=True)

@@ -70,7 +70,7 @@ def dev(
     parse_time(since)  # a wrong one is an error of this command
     settings = Settings.from_env(config=config, data=data)
     read(settings.config, settings.environ)  # where there is no config, nothing is made: it is the wrong folder
-    logs.set_up()
+    logs.set_up(settings.log_level, settings.log_format)
     secure(settings.data)
     settings = settings.with_local_key()
     loaded = load(settings.config, settings.environ)

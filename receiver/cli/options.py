@@ -93,33 +93,23 @@ def chosen_form(output: Form | None, as_json: bool) -> Form:
     return Form.JSON if as_json else output or Form.TABLE
 
 
-def load_config(config: Path | None, data: Path | None) -> tuple[Settings, Config]:
-    """Return the settings and the config that the options name. Raises ConfigError."""
+def load_config(config: Path | None, data: Path | None, *, alone: bool = False) -> tuple[Settings, Config]:
+    """Return the settings and the config that the options name. Raises ConfigError.
+
+    `alone`: for a process that runs on its own. It logs from now on, and needs a config file: in the wrong folder it
+    would work by the wrong rules.
+    """
     from receiver.config.loader import load  # not needed by commands that read the ledger alone
-    from receiver.config.settings import Settings
-
-    settings = Settings.from_env(config=config, data=data)
-    return settings, load(settings.config, settings.environ)
-
-
-def start(config: Path | None, data: Path | None) -> tuple[Settings, Config]:
-    """Return the settings and the config of a process that runs on its own, which logs from now on. Raises ConfigError,
-    also without a config file of its own: in the wrong folder it would work by the wrong rules."""
-    from receiver.config.loader import load
     from receiver.config.settings import CONFIG_FILES, Settings
-    from receiver.runtime.data_folder import secure
     from receiver.telemetry import logs
 
     settings = Settings.from_env(config=config, data=data)
-    if settings.packaged_config:
-        looked = " or ".join(map(str, CONFIG_FILES[:-1]))
-        raise ConfigError(
-            f"no config file: {Path.cwd()} has no {looked}. Write one with `runhook init`, or set RUNHOOK_CONFIG"
-        )
-    logs.set_up()
-    loaded = load(settings.config, settings.environ)
-    secure(settings.data)
-    return settings, loaded
+    if alone and settings.packaged_config:
+        here = f"{Path.cwd()} has no {' or '.join(map(str, CONFIG_FILES[:-1]))}"
+        raise ConfigError(f"no config file: {here}. Write one with `runhook init`, or set RUNHOOK_CONFIG")
+    if alone:
+        logs.set_up(settings.log_level, settings.log_format)
+    return settings, load(settings.config, settings.environ)
 
 
 def parse_admin_port(text: str) -> ListenAddress | None:

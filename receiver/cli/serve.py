@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, Port, parse_admin_port, start
+from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, Port, load_config, parse_admin_port
 from receiver.config.advice import local_key, warnings
 from receiver.config.fields import ListenAddress
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.database_url import check_database_url
 from receiver.errors import NotStarted
+from receiver.runtime.data_folder import secure
 from receiver.runtime.garbage import freeze_imports
 from receiver.runtime.process import raise_file_limit
 from receiver.runtime.working_flag import say_working
+from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, AdminListener, listen, make_server, url_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def serve(
     data: DataDirectory = None,
 ) -> None:
     """Run the receiver: take webhooks, keep their events, answer."""
-    settings, loaded = start(config, data)
+    settings, loaded = load_config(config, data, alone=True)
+    secure(settings.data)
     admin = parse_admin_port(admin_port) or loaded.server.admin
     run(settings, loaded, host, port, admin)
 
@@ -88,6 +90,7 @@ def web_parts() -> list[Callable[[Context], WebPart]]:
     from receiver.web.metrics import metrics
     from receiver.web.parts import presence
 
+    logs.prepare()
     return [health, presence, metrics, api, console, submit]
 
 
@@ -96,4 +99,4 @@ def _as_warning(text: str) -> str:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"runhook: {line}\n")
+    logs.say(line)

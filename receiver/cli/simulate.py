@@ -58,8 +58,9 @@ def simulate(
     from simulator.options import Options
     from simulator.server import listen, serve
 
-    logs.set_up()
-    keys = api_key or [Settings.from_env(data=data).with_local_key().environ["SKYVERN_API_KEY"]]
+    settings = Settings.from_env(data=data)
+    logs.set_up(settings.log_level, settings.log_format)
+    keys = api_key or [settings.with_local_key().environ["SKYVERN_API_KEY"]]
     options = Options(
         api_keys=tuple(keys),
         seed=seed,

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli.options import ConfigFile, DataDirectory, start
+from receiver.cli.options import ConfigFile, DataDirectory, load_config
+from receiver.runtime.data_folder import secure
 
 
 def worker(
@@ -27,7 +28,8 @@ def worker(
     """Run the workers: one process takes events from the inbox into the ledger, others deliver to sinks."""
     from receiver.worker import run
 
-    settings, loaded = start(config, data)
+    settings, loaded = load_config(config, data, alone=True)
+    secure(settings.data)
     code = run(settings, loaded, only=only or (), dispatchers=dispatchers, stop_timeout=stop_timeout, patience=patience)
     if code:
         raise typer.Exit(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
 from collections import ChainMap
@@ -84,27 +83,16 @@ def _read_any(path: Path, environ: Mapping[str, str]) -> tuple[Document, frozens
 
 
 def _fitting(document: Document) -> Config:
-    """Return the config without the values of unset variables that do not fit, or without what needs them."""
-    value = copy.deepcopy(document.value)
-    while True:
-        try:
-            return Config.model_validate(value)
-        except ValidationError as error:
-            key = describe(error, Config, value)[0][0]
-        while not _removed(value, key):
-            key = key[:-1]
-
-
-def _removed(value: Any, key: Key) -> bool:
-    """Remove what is at `key`. Return whether it was there. Raises ConfigError for a key above all others."""
-    if not key:
+    """Return the config without the entries that the values which stand for unset variables do not fit into."""
+    value = document.value
+    try:
+        return Config.model_validate(value)
+    except ValidationError as error:
+        for *section, entry in sorted({key[:2] for key, _ in describe(error, Config, value)}, key=str, reverse=True):
+            del (value[section[0]] if section else value)[entry]
+    if (config := _validated(document)) is None:
         raise ConfigError("the file can't be checked while a variable that stands for a whole section is not set")
-    for part in key[:-1]:
-        value = value[part]
-    there = isinstance(value, list) or key[-1] in value
-    if there:
-        del value[key[-1]]
-    return there
+    return config
 
 
 def with_routes(config: Config, text: str) -> Loaded:

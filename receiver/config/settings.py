@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import quote, urlsplit
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -136,6 +136,12 @@ class Settings(BaseSettings):
         "RUNHOOK_CONSOLE_TOKEN",
         "Signs whoever opens /console/login?token=… first in to the console as admin. `runhook dev` makes one.",
     )
+    log_level: Literal["debug", "info", "warning", "error"] = _variable(
+        "RUNHOOK_LOG_LEVEL", "Least severe lines that processes log: debug, info, warning or error.", default="info"
+    )
+    log_format: Literal["logfmt", "json"] = _variable(
+        "RUNHOOK_LOG_FORMAT", "Form of these lines: logfmt or json.", default="logfmt"
+    )
     environ: Variables = Field(repr=False)
     # True when SKYVERN_API_KEY is unset, or is the key that `runhook dev` made to stand in for it.
     #
@@ -186,6 +192,11 @@ class Settings(BaseSettings):
         if name != "database_url" and (problem := _address_problem(value)):  # the ledger reads that one
             raise ValueError(problem)
         return value.rstrip("/") if prefixes == _HTTP else value
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _in_lower_case(cls, value: str) -> str:
+        return value.lower()
 
     @field_validator("secret")
     @classmethod
@@ -304,7 +315,7 @@ def _write_key(path: Path) -> str:
 
 def _words(detail: ErrorDetails) -> str:
     """Return what is wrong with a value, without the value: it may hold a password."""
-    return str(detail.get("ctx", {}).get("error", detail["msg"]))
+    return str(detail.get("ctx", {}).get("error", detail["msg"])).replace("Input should be", "must be")
 
 
 _HTTP: Final = ("http://", "https://")

@@ -111,11 +111,12 @@ def _ledgers_of_tests_are_closed(_ledgers_of_tests: list[Ledger]) -> Iterator[No
 def _logging_is_as_it_was() -> Iterator[None]:
     """A command in the process of a test sets logging up for the whole process, to what is standard error meanwhile:
     that is closed when it ends, and later the threads of other tests log."""
-    root = logging.getLogger()
-    handlers, level = [*root.handlers], root.level
+    root, own = logging.getLogger(), logging.getLogger("runhook")
+    handlers, level, own_level = [*root.handlers], root.level, own.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    own.setLevel(own_level)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -93,9 +93,10 @@ def config(tmp_path: Path) -> Path:
 UNSET = """\
 sources: {skyvern: {secrets: ["${SKYVERN_API_KEY}"]}}
 sinks:
-  results: {type: database, url: "${RESULTS_URL}", concurrency: "${PLACES}"}
+  results: {type: database, url: "${RESULTS_URL}"}
+  archive: {type: files, path: var/archive, concurrency: "${PLACES}"}
   ops: {type: slack, webhook_url: "${SLACK_WEBHOOK_URL}"}
-routes: [{name: all, to: [results, ops]}]
+routes: [{name: all, to: [results, ops, archive]}]
 console: {users: {ada: {password: "${ADA_HASH}"}}}
 submit: {max_wait: "${MAX_WAIT}"}
 """

@@ -75,6 +75,8 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ({"REDIS_URL": "redis://:se/cret@127.0.0.1:6379/0"}, "in a password write / as %2F"),
         ({"REDIS_URL": "rediss://127.0.0.1:6379/main"}, "REDIS_URL: after the host comes the number of a database"),
         ({"PUBLIC_URL": "https://hooks.example.com:https"}, "PUBLIC_URL: its host and port can't be read"),
+        ({"RUNHOOK_LOG_LEVEL": "loud"}, "RUNHOOK_LOG_LEVEL: must be 'debug', 'info', 'warning' or 'error'"),
+        ({"RUNHOOK_LOG_FORMAT": "xml"}, "RUNHOOK_LOG_FORMAT: must be 'logfmt' or 'json'"),
         ({"SKYVERN_BASE_URL": "http://[::1"}, "SKYVERN_BASE_URL: its host and port can't be read"),
     ],
 )
@@ -84,6 +86,12 @@ def test_an_address_that_cannot_be_used_is_told_with_what_would_be_right(environ
 
     assert problem in str(caught.value)
     assert "cret@" not in str(caught.value)
+
+
+def test_log_settings_may_be_written_in_capitals() -> None:
+    settings = Settings.from_env({"RUNHOOK_LOG_LEVEL": "WARNING", "RUNHOOK_LOG_FORMAT": "JSON"})
+
+    assert (settings.log_level, settings.log_format) == ("warning", "json")
 
 
 @pytest.mark.parametrize("url", ["redis://h", "redis://:p%2Fw@h:6379/", "redis://h/15?protocol=2", "unix:///a/b.sock"])
