@@ -168,6 +168,7 @@ def _import_all(config: Config) -> None:
     from receiver.dispatch import dispatcher  # noqa: F401
 
     serve.web_parts()
+    logs.prepare()
     for sink in config.sinks.values():
         registry.sink_type(sink.type)
     freeze_imports()

@@ -73,7 +73,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
         promise,
     ]
     for line in [*lines, *map(_as_warning, doubtful)]:
-        _say(line)
+        logs.say(line)
     freeze_imports()
     say_working()
     server.run(sockets=[public])
@@ -90,13 +90,8 @@ def web_parts() -> list[Callable[[Context], WebPart]]:
     from receiver.web.metrics import metrics
     from receiver.web.parts import presence
 
-    logs.prepare()
     return [health, presence, metrics, api, console, submit]
 
 
 def _as_warning(text: str) -> str:
     return f"WARNING: {text}"
-
-
-def _say(line: str) -> None:
-    logs.say(line)
