@@ -209,7 +209,7 @@ def _put_back(client: redis.Redis, reader: InboxReader, place: str) -> int:
 
 def _may_be_right_now(fields: Mapping[bytes, bytes]) -> bool:
     why = fields.get(b"why", b"").decode(errors="replace")
-    # What an older release takes for no event may be one of a newer receiver; that is known by its signature alone.
+    # What looks like no event may be one of a newer receiver's form; its signature alone tells.
     return why in (FORGED, UNKNOWN_SOURCE) or (why == NO_EVENT and b"mac" in fields)
 
 
