@@ -25,6 +25,13 @@ printf '%s\\n' "$@" >"$OUTPUT.arguments"
 """
 
 
+# Notes each wait, and makes it short.
+SLEEP = """#!/bin/sh
+echo >>"$OUTPUT.waits"
+exec /bin/sleep 0.02
+"""
+
+
 class Container:
     """The entrypoint as a process, with a stand-in for `runhook` on PATH."""
 
@@ -33,8 +40,9 @@ class Container:
         self.credentials = folder / "credentials.toml"
         self.process: subprocess.Popen[bytes] | None = None
         (folder / "bin").mkdir()
-        (folder / "bin" / "runhook").write_text(RUNHOOK)
-        (folder / "bin" / "runhook").chmod(0o755)
+        for name, program in (("runhook", RUNHOOK), ("sleep", SLEEP)):
+            (folder / "bin" / name).write_text(program)
+            (folder / "bin" / name).chmod(0o755)
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
         environment = {
@@ -50,6 +58,12 @@ class Container:
         """Start with the credentials file of a Skyvern server."""
         key_file = str(self.folder / "key")
         return self.start(*arguments, SKYVERN_CREDENTIALS_FILE=str(self.credentials), SKYVERN_API_KEY_FILE=key_file)
+
+    def wait_on(self) -> None:
+        """Until it has waited three times more."""
+        waits = self.folder / "output.waits"
+        before = waits.stat().st_size
+        eventually(lambda: waits.stat().st_size > before + 3)
 
     def write_credentials(self, key: str) -> None:
         """Write the file as Skyvern does: TOML, whose basic strings are JSON's."""
@@ -129,8 +143,10 @@ def test_only_the_user_can_read_the_key(container: Container) -> None:
 def test_it_says_once_why_it_waits(container: Container) -> None:
     process = container.start_waiting("worker")
     eventually(lambda: "No such file" in container.log)
+    container.wait_on()
     container.write_credentials("")
     eventually(lambda: "no API key yet" in container.log)
+    container.wait_on()
     process.kill()
     process.wait()
 
