@@ -56,7 +56,7 @@ REDIS_EVERY = 4.0
 # Seconds between two checks for results that no webhook has brought: after a hint, and otherwise.
 HINTED_EVERY = 2.0
 OVERDUE_EVERY = 6.0
-# The same where no webhook can come, so that every result waits for such a check.
+# The same where no webhook is waited for, so that every result waits for such a check.
 ALONE_EVERY = 1.0
 # Seconds between two checks for workers that died on this machine, while none of them can hold anything.
 IDLE_REAP_EVERY = 15.0

@@ -12,17 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, NoReturn, Self
 
 import typer
 
 from handlers.support.url import hide_password
 from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, WatchSince, parse_admin_port, parse_time
 from receiver.config.advice import warnings
+from receiver.config.dev_session import FILE, DevSession, SessionFile, variables_of
 from receiver.config.fields import LOOPBACK, ListenAddress
 from receiver.config.loader import load
 from receiver.config.models import Config
-from receiver.config.settings import Settings
+from receiver.config.settings import Settings, new_local_key
 from receiver.config.variables import OPTION, replace_environment
 from receiver.config.yaml_file import read
 from receiver.errors import NotStarted
@@ -68,13 +69,15 @@ def dev(
     from receiver.runtime.tunnel import Tunnel
 
     parse_time(since)  # a wrong one is an error of this command
-    settings = Settings.from_env(config=config, data=data)
+    settings = Settings.from_env(config=config, data=data, join=False)
     read(settings.config, settings.environ)  # where there is no config, nothing is made: it is the wrong folder
     logs.set_up(settings.log_level, settings.log_format)
     secure(settings.data)
     settings = settings.with_local_key()
     loaded = load(settings.config, settings.environ)
-    environ = {**settings.environ.replaced("RUNHOOK_CONFIG", str(settings.config), OPTION)}
+    key = settings.environ.text("SKYVERN_API_KEY") if settings.local_key else new_local_key()
+    environ = {**settings.environ.replaced("RUNHOOK_CONFIG", str(settings.config), OPTION), "RUNHOOK_DEV_KEY": key}
+    settings = settings.model_copy(update={"dev_key": key})
     admin = parse_admin_port(admin_port) or loaded.server.admin
     if tunnel and admin is None:  # else everyone on the internet would reach what is for operators
         with listen(LOOPBACK, 0) as free:
@@ -92,12 +95,17 @@ def dev(
         program("worker", partial(_runhook, ["worker", *worker_options], environ), STOP_TIMEOUT),
         program("clock", partial(_runhook, ["clock", *(["--since", since] if since else ())], environ), STOP_TIMEOUT),
     ]
+    here = LOOPBACK if host in _ANY else host
     with ExitStack() as stack:
         if tunnel:
-            public = Tunnel(f"http://{display_host(LOOPBACK if host in _ANY else host)}:{port}")
+            public = Tunnel(f"http://{display_host(here)}:{port}")
             stack.callback(public.stop)
-            programs.append(_start_tunnel(public, environ))
+            programs.append(_start_tunnel(public, environ, lambda: session.write(environ)))
             settings = settings.model_copy(update={"public_url": public.url})
+        url = f"http://{display_host(here)}:{port}"
+        pages = f"http://{display_host(admin.host)}:{admin.port}" if admin else url
+        session = stack.enter_context(_Session(settings, url, pages))
+        session.write(environ)
         if settings.embedded_redis:
             valkey = EmbeddedValkey(settings.data)
             stack.callback(valkey.stop)
@@ -117,22 +125,57 @@ def dev(
         _import_all(loaded)
 
         def on_ready() -> None:
-            for line in [*summary(settings, loaded, host, port, str(found), admin), *console.lines]:
+            for line in [*summary(settings, loaded, host, port, str(found), admin), *session.lines, *console.lines]:
                 foreman.say(line)
 
         foreman.run(Readiness(host, port, foreman.starting, foreman.say), on_ready)
 
 
-def _start_tunnel(tunnel: Tunnel, environ: dict[str, str]) -> Program:
+class _Session:
+    """The session file of this `dev`, removed at its end. `lines`: why commands in other terminals find no service."""
+
+    def __init__(self, settings: Settings, url: str, console: str) -> None:
+        self._settings = settings
+        self._url = url
+        self._console = console
+        self._file: SessionFile | None = None
+        self.lines: list[str] = []
+        try:
+            self._file = SessionFile()
+        except BlockingIOError:
+            self.lines = ["another `runhook dev` runs in this folder: commands in this folder work on that one"]
+        except OSError as error:
+            self.lines = [f"commands in other terminals do not find this service: {FILE}: {error.strerror}"]
+
+    def write(self, environ: Mapping[str, str]) -> None:
+        """Have commands in this folder use what is in `environ`."""
+        if self._file is not None:
+            variables = variables_of(environ)
+            if self._settings.packaged_config:
+                variables["RUNHOOK_CONFIG"] = ""
+            found = self._settings.dev_key, self._settings.local_key
+            self._file.write(DevSession(self._url, self._console, *found, variables))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _start_tunnel(tunnel: Tunnel, environ: dict[str, str], on_change: Callable[[], None]) -> Program:
     """Start the tunnel, put its URL into `environ`, and return it as a program. Raises NotStarted.
 
     One that is started again may have another URL, with which the programs that know the old one are started again.
+    `on_change` is called then.
     """
     from receiver.runtime.foreman import Foreman, Program
 
     def take(line: str, foreman: Foreman) -> None:
         if tunnel.take(line):
             environ["PUBLIC_URL"] = tunnel.url
+            on_change()
             foreman.say(
                 f"public URL changed to {tunnel.url}: serve, worker and clock restart with it. Agents that post to the "
                 "old one: run `runhook connect --apply`"
@@ -259,16 +302,12 @@ def _watched(settings: Settings, config: Config) -> str:
     bases = sorted({api[0] for api in found if api is not None})
     if not bases or not config.reconcile.enabled:
         return ""
-    reconcile = config.reconcile.reached_at(settings.public_url)
+    reconcile = config.reconcile.paced(webhooks=settings.waits_for_webhooks)
     within = math.ceil((reconcile.watch_every + reconcile.webhook_grace) / 30) * 30
-    if settings.public_url:
-        return (
-            f"watching the account at {' and '.join(bases)}: a result that no webhook brings is here within about "
-            f"{within} s of its run's end. `runhook connect` shows which agents post here"
-        )
+    sooner = "" if settings.public_url else "`runhook dev --tunnel`, then "
     return (
         f"watching the account at {' and '.join(bases)}: results are here within about {within} s of their run's end. "
-        "To get them in seconds: `runhook dev --tunnel`, then `runhook connect --apply`"
+        f"To get them in seconds: {sooner}`runhook connect --apply`"
     )
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from receiver.cli.client import Client, with_client
+from receiver.cli.client import Client, LocalClient, with_client
 from receiver.cli.commands import COMMANDS
 from receiver.cli.names import check_form
 from receiver.cli.options import Json, parse_labels
@@ -133,7 +133,11 @@ def _open(
 def console_address(client: Client, identifier: str, source: str = "") -> str:
     """Return the address of a run, an event or a delivery in the console, or of its first page; on this machine where
     `runhook dev` has it. Raises UsageError for the id of something that has no page."""
-    base = client.service.url if isinstance(client, RemoteClient) else LOCAL
+    base = LOCAL
+    if isinstance(client, RemoteClient):
+        base = client.service.url
+    elif isinstance(client, LocalClient) and client.settings.session is not None:
+        base = client.settings.session.console
     kind = next((each for each in _PAGES if identifier.startswith(each)), "")
     if identifier and not _PAGES[kind]:
         raise UsageError(f"{identifier}: has no page; a run, an event or a delivery has one")

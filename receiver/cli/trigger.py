@@ -18,10 +18,12 @@ import typer
 from handlers.support.url import http_parts
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.cli.output import clean, print_json
+from receiver.config.settings import Settings
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import NotStarted, UsageError
 
 DEFAULT = "completed"
+DEFAULT_URL = "http://127.0.0.1:8000"
 EVERY = "all"
 CONCURRENCY = 16
 # Seconds: as long as Skyvern waits.
@@ -66,8 +68,14 @@ def trigger(
         ),
     ] = None,
     url: Annotated[
-        str, typer.Option("--url", help="Where to; without a path it goes to /webhooks/SOURCE there.")
-    ] = "http://127.0.0.1:8000",
+        str,
+        typer.Option(
+            "--url",
+            help="Where to; without a path it goes to /webhooks/SOURCE there. Default: `runhook dev` in this folder,"
+            " else http://127.0.0.1:8000.",
+            show_default=False,
+        ),
+    ] = "",
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many times.")] = 1,
     secret: Annotated[str, typer.Option("--secret", help="Sign with this. Default: the source's first secret.")] = "",
     source: Annotated[str, typer.Option("--source", help="The source whose webhook this is.")] = "skyvern",
@@ -86,8 +94,9 @@ def trigger(
         _show(as_json=as_json)
         return
     all_series = list(_all_series(what or [DEFAULT], count, run_id, artifacts))
-    target = _target(url, source)
-    key = secret or _first_secret(source, config, data)
+    session = None if url else Settings.from_env(config=config, data=data).session
+    target = _target(url or (session.url if session else DEFAULT_URL), source)
+    key = secret or (session.key if session else _first_secret(source, config, data))
 
     def report(sent: Sent) -> None:
         if not as_json:

@@ -20,7 +20,7 @@ def warnings(settings: Settings, config: Config) -> list[str]:
     found = []
     if missing := config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
         found.append(_sentences(missing))
-    if refused := refused_url(settings.public_url):
+    if (refused := refused_url(settings.public_url)) and not settings.local_key:  # only `runhook simulate` takes that
         found.append(f"PUBLIC_URL: {_sentences(refused)}")
     return found
 
@@ -33,6 +33,11 @@ def local_key(settings: Settings) -> str:
     """Return why Skyvern can't be asked for anything with the key that `runhook dev` made; "" when it can."""
     if not settings.local_key or settings.skyvern_base_url:
         return ""
+    if settings.session is not None:
+        return (
+            "SKYVERN_API_KEY is not set in this terminal, and the key of the running `runhook dev` opens nothing at "
+            "Skyvern. Set SKYVERN_API_KEY here too, or write it to .env"
+        )
     return (
         f"SKYVERN_API_KEY has no value, and the key in {settings.data / LOCAL_KEY_FILE} was made here and opens "
         "nothing at Skyvern: no run can be submitted, polled or found. Set SKYVERN_API_KEY to a key of your account, "

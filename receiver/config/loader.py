@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from receiver.config.destinations import RouteConfig, SinkConfig
 from receiver.config.messages import describe, unknown
@@ -61,8 +61,19 @@ def load_file(path: Path, environ: Mapping[str, str], *, allow_unset: bool = Fal
     _check_routes(document, routes, None if unread else list(sinks))
     _check_entries(document, raw)
     document.raise_problems()
-    config = config or _fitting(document)
+    config = _with_key(config or _fitting(document), environ.get("RUNHOOK_DEV_KEY", ""))
     return Loaded(config, document, _warnings(config, document), unset)
+
+
+def _with_key(config: Config, key: str) -> Config:
+    """Return the config with one more secret of each source, that of a `runhook dev`; as it is without one."""
+    if not key:
+        return config
+    sources = {
+        name: source.model_copy(update={"secrets": [*source.secrets, SecretStr(key)]})
+        for name, source in config.sources.items()
+    }
+    return config.model_copy(update={"sources": sources})
 
 
 def _drop_anchors(document: Document) -> None:

@@ -22,7 +22,7 @@ from receiver.domain.trouble import Trouble
 # Seconds after which a run whose end Skyvern shows has all its files: 0.3 to 8 s pass between its final status and its
 # webhook (1.0.56).
 SETTLED_AFTER: Final = 9.0
-# Seconds between two walks where no webhook can come. With the time above, a result is here 30 s after its run's end.
+# Seconds between two walks where no webhook is waited for: a result is then here within 30 s of its run's end.
 WATCH_ALONE_EVERY: Final = 15.0
 
 DEFAULT_REDACT = (
@@ -147,8 +147,8 @@ class ReconcileConfig(Section):
         ge=0,
         le=86400,
         description="Time that an end which Skyvern's API shows waits for its webhook, which has the same facts and"
-        " more files; then the API's answer is taken: seconds, or such as 2m. Where PUBLIC_URL is not set no webhook"
-        " can come, and the default is 9s: by then a run has all its files.",
+        " more files; then the API's answer is taken: seconds, or such as 2m. Default without PUBLIC_URL, and"
+        " in `runhook dev`: 9s, by when a run has all its files.",
     )
     stuck_after: Seconds = Field(
         14400.0,
@@ -161,8 +161,8 @@ class ReconcileConfig(Section):
         60.0,
         ge=1,
         le=86400,
-        description="Pause between two walks of Skyvern's list of runs: seconds, or such as 1m. Where PUBLIC_URL is not"
-        " set, the default is 15s.",
+        description="Pause between two walks of Skyvern's list of runs: seconds, or such as 1m. Default without"
+        " PUBLIC_URL, and in `runhook dev`: 15s.",
     )
     watch_back: Seconds = Field(
         0.0,
@@ -184,10 +184,10 @@ class ReconcileConfig(Section):
         " run, counts as never made, so that its Idempotency-Key is free again: seconds, or such as 10m.",
     )
 
-    def reached_at(self, public_url: str) -> Self:
-        """Return these settings for a receiver with this PUBLIC_URL. Without one no webhook can come, so ends are found
-        and taken sooner, where the file does not say when."""
-        if public_url:
+    def paced(self, *, webhooks: bool) -> Self:
+        """Return these settings for a receiver that waits for `webhooks`, or does not: then ends are found and taken
+        sooner, where the file does not say when."""
+        if webhooks:
             return self
         sooner = {"webhook_grace": SETTLED_AFTER, "watch_every": WATCH_ALONE_EVERY}
         return self.model_copy(update={key: sooner[key] for key in sooner.keys() - self.model_fields_set})

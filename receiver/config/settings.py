@@ -21,6 +21,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from handlers.support.private_file import make_private_folder
 from handlers.support.url import STARS, hide_password
+from receiver.config import dev_session
+from receiver.config.dev_session import DevSession
+from receiver.config.fields import LOCAL_KEY
 from receiver.config.variables import DEFAULT, OPTION, SECRETS_DIR, Variables, process_variables
 from receiver.errors import ConfigError
 
@@ -142,7 +145,13 @@ class Settings(BaseSettings):
     log_format: Literal["logfmt", "json"] = _variable(
         "RUNHOOK_LOG_FORMAT", "Form of these lines: logfmt or json.", default="logfmt"
     )
+    dev_key: str = _variable(
+        "RUNHOOK_DEV_KEY",
+        "Set by `runhook dev` for its processes: one more secret of each source, with which `runhook trigger` signs.",
+    )
     environ: Variables = Field(repr=False)
+    # The `runhook dev` of this folder, where these are its settings too.
+    session: DevSession | None = None
     # True when SKYVERN_API_KEY is unset, or is the key that `runhook dev` made to stand in for it.
     #
     # `skyvern_base_url` is "" then, unless SKYVERN_BASE_URL says where: such a key opens nothing at the real Skyvern.
@@ -156,11 +165,12 @@ class Settings(BaseSettings):
         return init_settings, _VariablesSource(settings_cls)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, join: bool = True, **overrides: Any) -> Self:
         """Read the settings from `environ` (the process's own by default), `.env` and the secrets directory.
 
-        `overrides` are fields by name and win over variables; None means not given. An empty variable counts as unset.
-        Raises ConfigError naming each variable that is wrong.
+        `join`: without `environ`, complete them by those of a `runhook dev` that runs in this folder, unless they name
+        another service. `overrides` are fields by name and win over variables; None means not given. An empty variable
+        counts as unset. Raises ConfigError naming each variable that is wrong.
         """
         variables = process_variables() if environ is None else Variables(environ)
         for name, value in overrides.items():
@@ -169,8 +179,12 @@ class Settings(BaseSettings):
             if value is not None:
                 alias = str(cls.model_fields[name].validation_alias)
                 variables = variables.replaced(alias, str(value), f"{OPTION} --{name}")
+        session = dev_session.running() if join and environ is None and not variables.text("RUNHOOK_DEV_KEY") else None
+        if session is not None and not session.is_meant(variables):
+            session = None
+        variables = variables if session is None else session.complete(variables)
         try:
-            settings = cls(environ=variables)
+            settings = cls(environ=variables, session=session)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False)
             raise ConfigError(*(": ".join([*map(str, each["loc"]), _words(each)]) for each in problems)) from None
@@ -179,8 +193,9 @@ class Settings(BaseSettings):
             settings = settings.model_copy(
                 update={"environ": variables.replaced("RUNHOOK_DATA", str(settings.data), DEFAULT)}
             )
-        key = _read_key(settings.data / LOCAL_KEY_FILE)
-        return settings._with_key(key) if key and variables.text("SKYVERN_API_KEY") in ("", key) else settings
+        given = variables.text("SKYVERN_API_KEY")
+        key = given if given.startswith(LOCAL_KEY) else "" if given else _read_key(settings.data / LOCAL_KEY_FILE)
+        return settings._with_key(key) if key else settings
 
     @field_validator("redis_url", "database_url", "public_url", "skyvern_base_url")
     @classmethod
@@ -247,9 +262,17 @@ class Settings(BaseSettings):
 
     def _with_key(self, key: str) -> Self:
         """Return these settings with a key that was made here. It opens nothing at the real Skyvern."""
-        variables = self.environ.replaced("SKYVERN_API_KEY", key, f"{self.data / LOCAL_KEY_FILE}, made for local use")
-        base = self.skyvern_base_url if "skyvern_base_url" in self.model_fields_set else ""
+        variables = self.environ
+        if variables.text("SKYVERN_API_KEY") != key:
+            variables = variables.replaced("SKYVERN_API_KEY", key, f"{self.data / LOCAL_KEY_FILE}, made for local use")
+        named = "skyvern_base_url" in self.model_fields_set and (self.session is None or self.session.local_key)
+        base = self.skyvern_base_url if named else ""
         return self.model_copy(update={"environ": variables, "local_key": True, "skyvern_base_url": base})
+
+    @property
+    def waits_for_webhooks(self) -> bool:
+        """Whether a result is left to its webhook for a while. Not in `runhook dev`, whose URL few agents know."""
+        return bool(self.public_url) and not self.dev_key
 
     def master_secret(self, *, make: bool = False) -> str:
         """Return the secret that upstream apps' keys are derived from; "" when there is none and `make` is false.
@@ -273,10 +296,9 @@ class Settings(BaseSettings):
         if not self.secret:
             shown["RUNHOOK_SECRET"] = f"from {self.data / SECRET_FILE}"
         key = show_value("SKYVERN_API_KEY", self.environ.text("SKYVERN_API_KEY"))
-        return {
-            **shown,
-            "SKYVERN_API_KEY": f"from {self.data / LOCAL_KEY_FILE}, for local use" if self.local_key else key,
-        }
+        if self.local_key:
+            key = "made for local use" if self.session else f"from {self.data / LOCAL_KEY_FILE}, for local use"
+        return {**shown, "SKYVERN_API_KEY": key}
 
 
 def show_value(name: str, value: str) -> str:
@@ -284,6 +306,11 @@ def show_value(name: str, value: str) -> str:
     if not value:
         return "not set"
     return STARS if SECRET_NAME.search(name) else hide_password(value)
+
+
+def new_local_key() -> str:
+    """Return a key that stands in for one of Skyvern's on this machine."""
+    return LOCAL_KEY + secrets.token_urlsafe(32)
 
 
 def _read_key(path: Path) -> str:
@@ -295,7 +322,7 @@ def _read_key(path: Path) -> str:
 
 def _write_key(path: Path) -> str:
     """Write a new key to `path` and return it; when another process was first, its key. Raises OSError."""
-    key = "local-" + secrets.token_urlsafe(32)
+    key = new_local_key()
     make_private_folder(path.parent)
     # Under another name first: a full disk or a kill must not leave an empty file, which nobody could sign with.
     draft = path.with_name(f"{path.name}.{os.getpid()}")

@@ -24,7 +24,7 @@ import redis
 from handlers.support.daemon_pool import DaemonPool
 from receiver import wakeups
 from receiver.config.fields import parse_rate
-from receiver.config.models import Config, ReconcileConfig
+from receiver.config.models import WATCH_ALONE_EVERY, Config, ReconcileConfig
 from receiver.config.settings import Settings
 from receiver.dispatch.dispatcher import Dispatcher, make_router
 from receiver.dispatch.dispatcher import build as build_dispatcher
@@ -334,8 +334,8 @@ class Reconciler:
 
     @property
     def alone(self) -> bool:
-        """Whether a source has only its walks: it is watched, and no webhook of it can reach this receiver."""
-        return any(each.watch and not each.hooks for each in self.sources)
+        """Whether results wait for walks alone: a source is watched at the pace of a receiver without webhooks."""
+        return self._settings.watch_every <= WATCH_ALONE_EVERY and any(each.watch for each in self.sources)
 
     @property
     def sources(self) -> list[PolledSource]:
@@ -376,7 +376,7 @@ def build(settings: Settings, config: Config, watch_back: float | None = None) -
         budget = partial(limits.take, f"reconcile/{name}", parse_rate(config.reconcile.budget))
         resolver = Resolver(name, reader, ledger, late, wake, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
         polled.append(PolledSource(name, reader, budget, resolver, source.watch, hooks_of(settings.public_url, name)))
-    reconcile = config.reconcile.reached_at(settings.public_url)
+    reconcile = config.reconcile.paced(webhooks=settings.waits_for_webhooks)
     if (kept := config.retention.events) is not None:  # what was removed has been told once
         reconcile = reconcile.model_copy(update={"watch_back": min(reconcile.watch_back, kept)})
         watch_back = None if watch_back is None else min(watch_back, kept)

@@ -76,8 +76,9 @@ class Watcher:
         watch = self._ledger.write(lambda connection: watches.lease(connection, source.name, now))
         if watch is not None:
             back = None if source.name in self._went_back else self._watch_back
-            if _Walk(self._ledger, self._settings, source, watch, self._stopped, self._report, back).run():
-                self._went_back.add(source.name)
+            if not _Walk(self._ledger, self._settings, source, watch, self._stopped, self._report, back).run():
+                return
+            self._went_back.add(source.name)
             if time.monotonic() >= self._account_at.get(source.name, 0.0) and not self._stopped():
                 self._account_at[source.name] = time.monotonic() + ACCOUNT_EVERY
                 self._check_schedules(source)

@@ -170,7 +170,7 @@ class _Api:
         self._stopping: asyncio.Future[None] | None = None
         mask = CallbackMask(self._ledger)
         self._submitter = Submitter(self._ledger, redactor, self._find_run, self._poll_after, late, self._wake)
-        grace = config.reconcile.reached_at(settings.public_url).webhook_grace
+        grace = config.reconcile.paced(webhooks=settings.waits_for_webhooks).webhook_grace
         kept = config.retention.events
         self._results = Results(self._ledger, self._states, self._places, mask, late, self._wake, grace, kept)
         self._streams = EventStreams(self._results, self._states, self._places)

@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from receiver.config.models import ReconcileConfig
+from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import Event, event_id
 from receiver.ledger import account, watches
@@ -298,17 +299,19 @@ def test_earlier_runs_are_imported_on_request(
 
 
 @pytest.mark.parametrize(
-    ("public_url", "given", "expected"),
+    ("environ", "given", "expected"),
     [
-        ("", {}, (9.0, 15.0)),
-        ("", {"webhook_grace": "1m", "watch_every": "5m"}, (60.0, 300.0)),
-        ("https://hooks.example.com", {}, (120.0, 60.0)),
+        ({}, {}, (9.0, 15.0)),
+        ({}, {"webhook_grace": "1m", "watch_every": "5m"}, (60.0, 300.0)),
+        ({"PUBLIC_URL": "https://hooks.example.com"}, {}, (120.0, 60.0)),
+        ({"PUBLIC_URL": "https://hooks.example.com", "RUNHOOK_DEV_KEY": "local-key"}, {}, (9.0, 15.0)),
     ],
 )
 def test_without_public_url_no_end_waits_for_a_webhook(
-    public_url: str, given: dict[str, str], expected: tuple[float, float]
+    environ: dict[str, str], given: dict[str, str], expected: tuple[float, float]
 ) -> None:
-    settings = ReconcileConfig.model_validate(given).reached_at(public_url)
+    waits = Settings.from_env(environ).waits_for_webhooks
+    settings = ReconcileConfig.model_validate(given).paced(webhooks=waits)
 
     assert (settings.webhook_grace, settings.watch_every) == expected
 

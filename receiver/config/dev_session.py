@@ -1,0 +1,105 @@
+"""What the `runhook dev` that runs in this folder uses, so that commands in another terminal work on the same service.
+
+It is in a file of the folder that only its owner can read, which `dev` keeps locked: one that is not locked was left by
+a `dev` that was killed, and is ignored. Skyvern's key is not in it: a key of the session's own signs what `runhook
+trigger` sends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from receiver.config.variables import Variables
+
+FILE: Final = Path(".runhook-dev.json")
+ORIGIN: Final = f"`runhook dev` in this folder ({FILE})"
+# Variables that say which service is meant: a command with another value for one of them means another service.
+_WHICH: Final = ("RUNHOOK_CONFIG", "RUNHOOK_DATA", "REDIS_URL", "DATABASE_URL")
+_MORE: Final = ("PUBLIC_URL", "SKYVERN_BASE_URL")
+_PATHS: Final = ("RUNHOOK_CONFIG", "RUNHOOK_DATA")
+# Seconds for which a command that is reading the file may keep `dev` from locking it.
+_READ_WITHIN: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DevSession:
+    """A running `runhook dev`. `url`, `console`: where they are. `key`: a signing secret of it. `local_key`: whether it
+    has no other key. `variables`: what it was started with; "" stands for a default."""
+
+    url: str
+    console: str
+    key: str = field(repr=False)
+    local_key: bool
+    variables: Mapping[str, str] = field(repr=False)
+
+    def is_meant(self, variables: Variables) -> bool:
+        """Return whether a command with these variables means this service."""
+        given = {name: _absolute(name, variables.text(name)) for name in _WHICH}
+        return all(value in ("", self.variables.get(name)) for name, value in given.items())
+
+    def complete(self, variables: Variables) -> Variables:
+        """Return the variables with the session's own where they have none."""
+        for name, value in {**self.variables, "SKYVERN_API_KEY": self.key}.items():
+            if value and not variables.text(name):
+                variables = variables.replaced(name, value, ORIGIN)
+        return variables
+
+
+def variables_of(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what a session has of the environment of its `dev`."""
+    return {name: _absolute(name, environ.get(name, "").strip()) for name in (*_WHICH, *_MORE)}
+
+
+def running() -> DevSession | None:
+    """Return the session of the `dev` that runs in this folder, if there is one."""
+    with suppress(OSError, ValueError, TypeError, UnicodeDecodeError):
+        handle = os.open(FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return DevSession(**json.load(file))
+    return None
+
+
+class SessionFile:
+    """The file of a `dev` that is running. Close it at its end."""
+
+    def __init__(self) -> None:
+        """Lock the file. Raises OSError, and BlockingIOError when another `dev` has it."""
+        deadline = time.monotonic() + _READ_WITHIN
+        self._handle = os.open(FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._path = FILE.absolute()
+        while True:
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if not isinstance(error, BlockingIOError) or time.monotonic() > deadline:
+                    os.close(self._handle)
+                    raise
+                time.sleep(0.05)
+
+    def write(self, session: DevSession) -> None:
+        """Replace what the file says. Raises OSError."""
+        os.fchmod(self._handle, 0o600)
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, json.dumps(asdict(session)).encode(), 0)
+
+    def close(self) -> None:
+        """Remove the file."""
+        with suppress(OSError):
+            self._path.unlink()
+        os.close(self._handle)
+
+
+def _absolute(name: str, value: str) -> str:
+    return str(Path(value).resolve()) if value and name in _PATHS else value
