@@ -126,19 +126,17 @@ def _read_dotenv() -> dict[str, Variable]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{DOTENV}: can't be read: {_reason(error)}") from None
-    from dotenv import dotenv_values
     from dotenv.parser import parse_stream
 
-    lines: dict[str, int] = {}
+    found: dict[str, Variable] = {}
     for each in parse_stream(io.StringIO(text)):
         blank = len(each.original.string) - len(each.original.string.lstrip())
         line = each.original.line + each.original.string[:blank].count("\n")
         if each.error or (each.key and each.value is None) or "\0" in each.original.string:
             raise ConfigError(f"{DOTENV}:{line}: not a variable: write NAME=value, and quote a value with line breaks")
         if each.key:
-            lines[each.key] = line
-    values = dotenv_values(stream=io.StringIO(text))
-    return {name: Variable(values[name] or "", f"{DOTENV}:{line}") for name, line in lines.items()}
+            found[each.key] = Variable(each.value or "", f"{DOTENV}:{line}")
+    return found
 
 
 def _read_secret(variable: str, path: Path) -> str:

@@ -38,6 +38,39 @@ def start(tmp_path: Path) -> Iterator[Callable[..., DevHere]]:
         dev.end()
 
 
+def logged(log: str, program: str) -> list[dict[str, Any]]:
+    """What a program that `runhook dev` runs has logged as JSON. Fails for a line that is not."""
+    return [json.loads(line) for line in re.findall(rf"^{program} *\| (.*)$", log, re.MULTILINE)]
+
+
+def test_all_processes_log_in_the_form_that_is_set(start: Callable[..., DevHere]) -> None:
+    # Given runhook dev that logs JSON, with a webhook that is delivered
+    dev = start(RUNHOOK_LOG_FORMAT="json", RUNHOOK_DATA="d").ready()
+    dev.post(a_run(1))
+    eventually(lambda: "deliver.settled" in dev.log, what=lambda: dev.log)
+    dev.end()
+    # Then each line of receiver, worker with its children, and clock is an object with the event and its fields
+    lines = {program: logged(dev.log, program) for program in ("serve", "worker", "clock")}
+    for program, parts in {
+        "serve": {"receiver"},
+        "worker": {"dispatch", "deliver:archive"},
+        "clock": {"clock"},
+    }.items():
+        started = {line["part"] for line in lines[program] if line["message"] == "part.started"}
+        assert started >= parts, dev.log
+    (settled,) = [line for line in lines["worker"] if line["message"] == "deliver.settled"]
+    assert (settled["sink"], settled["accepted"]) == ("archive", 1)
+
+
+def test_a_process_logs_nothing_below_its_level(start: Callable[..., DevHere]) -> None:
+    dev = start(RUNHOOK_LOG_LEVEL="error", RUNHOOK_DATA="d").ready()
+    dev.post(a_run(1))
+    eventually(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
+    dev.end()
+
+    assert not re.search(r"\| \d{4}-\d\d-\d\dT", dev.log)
+
+
 def test_dev_works_in_an_empty_folder(start: Callable[..., DevHere], tmp_path: Path) -> None:
     # Given a folder with nothing in it
     dev = start(config=None).ready()

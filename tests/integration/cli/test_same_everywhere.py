@@ -197,9 +197,9 @@ def test_a_command_of_one_host_works_on_no_other_ledger_than_the_one_that_is_mea
         code, out, error = said(*command)
 
         assert (code, out, error.count("\n")) == (2, "", 1), command
-        assert error.startswith("runhook: RUNHOOK_URL names a service, and this command works on its host only"), (
-            command
-        )
+        assert error.startswith(
+            "runhook: RUNHOOK_URL (environment) names a service, and this command works on its host"
+        ), command
     monkeypatch.setenv("RUNHOOK_URL", "")
     assert "RUNHOOK_URL" not in said("sink", "columns")[2]
 

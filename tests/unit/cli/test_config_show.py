@@ -95,6 +95,14 @@ def test_a_name_that_means_a_secret_hides_it(name: str, hidden: bool) -> None:
     assert ("of-a-name" not in str(shown)) is hidden
 
 
+def test_a_key_of_the_file_that_means_a_secret_hides_it() -> None:
+    Path("runhook.yaml").write_text(CONFIG.replace("archive", "the_token"))
+
+    (row,) = [row for row in json.loads(show("--json").stdout)["variables"] if row["name"] == "FOLDER"]
+
+    assert row["value"] == "********"
+
+
 def test_why_a_config_file_is_in_force() -> None:
     Path("other.yaml").write_text(CONFIG)
 

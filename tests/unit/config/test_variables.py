@@ -125,6 +125,14 @@ def test_a_wrong_line_of_dotenv_is_an_error(text: str, line: int) -> None:
     assert "sekret" not in str(caught.value).lower()
 
 
+def test_a_value_of_dotenv_is_taken_as_it_is() -> None:
+    Path(".env").write_text("A=pa$s${HOME}word\nB='x # y'\nC=\"two\\nlines\" # a comment\n")
+
+    found = Variables({"HOME": "/here"})
+
+    assert (found["A"], found["B"], found["C"]) == ("pa$s${HOME}word", "x # y", "two\nlines")
+
+
 def test_a_folder_called_dotenv_is_skipped() -> None:
     Path(".env").mkdir()
 
