@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock requirements-dev.lock
 	@scripts/install $(PYTHON) $(VENV)
 	@touch $@
 
-# Write both locks: the newest versions that pyproject.toml allows, with their hashes. ARGS=--keep changes only what it must.
+# Write the three locks: the newest versions that pyproject.toml allows, with their hashes. ARGS=--keep changes only what it must.
 lock:
 	@PYTHON=$(PYTHON) scripts/lock $(ARGS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -92,6 +93,15 @@ def test_wheel_has_all_files_of_the_packages(wheel: Path) -> None:
     assert expected - names == set()
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     assert {name.partition("/")[0] for name in names} == {*PACKAGES, f"runhook-{__version__}.dist-info"}
+
+
+def test_links_of_the_readme_work_on_the_package_index(wheel: Path) -> None:
+    metadata = zipfile.ZipFile(wheel).read(f"runhook-{__version__}.dist-info/METADATA").decode()
+
+    targets = re.findall(r"\]\(([^)\s]+)\)", metadata) + re.findall(r'(?:src|srcset)="([^"]+)"', metadata)
+
+    assert len(targets) > 10
+    assert [target for target in targets if not target.startswith("https://")] == []
 
 
 def test_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
