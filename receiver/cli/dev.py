@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, NoReturn
 
 import typer
 
 from handlers.support.url import hide_password
 from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, WatchSince, parse_admin_port, parse_time
 from receiver.config.advice import warnings
-from receiver.config.dev_session import FILE, DevSession, SessionFile, variables_of
+from receiver.config.dev_session import DevSession, SessionFile
 from receiver.config.fields import LOOPBACK, ListenAddress
 from receiver.config.loader import load
 from receiver.config.models import Config
@@ -95,17 +95,19 @@ def dev(
         program("worker", partial(_runhook, ["worker", *worker_options], environ), STOP_TIMEOUT),
         program("clock", partial(_runhook, ["clock", *(["--since", since] if since else ())], environ), STOP_TIMEOUT),
     ]
-    here = LOOPBACK if host in _ANY else host
+    url = f"http://{display_host(LOOPBACK if host in _ANY else host)}:{port}"
+    pages = f"http://{display_host(admin.host)}:{admin.port}" if admin else url
+    session = DevSession(url, pages, key, settings.local_key)
+    hidden = {"RUNHOOK_CONFIG": ""} if settings.packaged_config else {}  # each command finds that one
     with ExitStack() as stack:
+        file = SessionFile()
+        stack.callback(file.remove)
         if tunnel:
-            public = Tunnel(f"http://{display_host(here)}:{port}")
+            public = Tunnel(url)
             stack.callback(public.stop)
-            programs.append(_start_tunnel(public, environ, lambda: session.write(environ)))
+            programs.append(_start_tunnel(public, environ, lambda: file.write(session, {**environ, **hidden})))
             settings = settings.model_copy(update={"public_url": public.url})
-        url = f"http://{display_host(here)}:{port}"
-        pages = f"http://{display_host(admin.host)}:{admin.port}" if admin else url
-        session = stack.enter_context(_Session(settings, url, pages))
-        session.write(environ)
+        file.write(session, {**environ, **hidden})
         if settings.embedded_redis:
             valkey = EmbeddedValkey(settings.data)
             stack.callback(valkey.stop)
@@ -125,43 +127,14 @@ def dev(
         _import_all(loaded)
 
         def on_ready() -> None:
-            for line in [*summary(settings, loaded, host, port, str(found), admin), *session.lines, *console.lines]:
+            for line in [
+                *summary(settings, loaded, host, port, str(found), admin),
+                *filter(None, [file.trouble]),
+                *console.lines,
+            ]:
                 foreman.say(line)
 
         foreman.run(Readiness(host, port, foreman.starting, foreman.say), on_ready)
-
-
-class _Session:
-    """The session file of this `dev`, removed at its end. `lines`: why commands in other terminals find no service."""
-
-    def __init__(self, settings: Settings, url: str, console: str) -> None:
-        self._settings = settings
-        self._url = url
-        self._console = console
-        self._file: SessionFile | None = None
-        self.lines: list[str] = []
-        try:
-            self._file = SessionFile()
-        except BlockingIOError:
-            self.lines = ["another `runhook dev` runs in this folder: commands in this folder work on that one"]
-        except OSError as error:
-            self.lines = [f"commands in other terminals do not find this service: {FILE}: {error.strerror}"]
-
-    def write(self, environ: Mapping[str, str]) -> None:
-        """Have commands in this folder use what is in `environ`."""
-        if self._file is not None:
-            variables = variables_of(environ)
-            if self._settings.packaged_config:
-                variables["RUNHOOK_CONFIG"] = ""
-            found = self._settings.dev_key, self._settings.local_key
-            self._file.write(DevSession(self._url, self._console, *found, variables))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 def _start_tunnel(tunnel: Tunnel, environ: dict[str, str], on_change: Callable[[], None]) -> Program:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -25,8 +24,6 @@ ORIGIN: Final = f"`runhook dev` in this folder ({FILE})"
 _WHICH: Final = ("RUNHOOK_CONFIG", "RUNHOOK_DATA", "REDIS_URL", "DATABASE_URL")
 _MORE: Final = ("PUBLIC_URL", "SKYVERN_BASE_URL")
 _PATHS: Final = ("RUNHOOK_CONFIG", "RUNHOOK_DATA")
-# Seconds for which a command that is reading the file may keep `dev` from locking it.
-_READ_WITHIN: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ class DevSession:
     console: str
     key: str = field(repr=False)
     local_key: bool
-    variables: Mapping[str, str] = field(repr=False)
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def is_meant(self, variables: Variables) -> bool:
         """Return whether a command with these variables means this service."""
@@ -51,11 +48,6 @@ class DevSession:
             if value and not variables.text(name):
                 variables = variables.replaced(name, value, ORIGIN)
         return variables
-
-
-def variables_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what a session has of the environment of its `dev`."""
-    return {name: _absolute(name, environ.get(name, "").strip()) for name in (*_WHICH, *_MORE)}
 
 
 def running() -> DevSession | None:
@@ -71,34 +63,30 @@ def running() -> DevSession | None:
 
 
 class SessionFile:
-    """The file of a `dev` that is running. Close it at its end."""
+    """The file of a `dev` that is running. `trouble`: why commands in this folder do not find it; "" when they do."""
 
     def __init__(self) -> None:
-        """Lock the file. Raises OSError, and BlockingIOError when another `dev` has it."""
-        deadline = time.monotonic() + _READ_WITHIN
-        self._handle = os.open(FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        self._path = FILE.absolute()
-        while True:
-            try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if not isinstance(error, BlockingIOError) or time.monotonic() > deadline:
-                    os.close(self._handle)
-                    raise
-                time.sleep(0.05)
+        self.trouble = ""
+        try:
+            self._handle = os.open(FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.trouble = "another `runhook dev` runs in this folder: commands in this folder work on that one"
+        except OSError as error:
+            self.trouble = f"commands in other terminals do not find this service: {FILE}: {error.strerror}"
 
-    def write(self, session: DevSession) -> None:
-        """Replace what the file says. Raises OSError."""
-        os.fchmod(self._handle, 0o600)
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, json.dumps(asdict(session)).encode(), 0)
+    def write(self, session: DevSession, environ: Mapping[str, str]) -> None:
+        """Replace what the file says, with the variables of this environment."""
+        if not self.trouble:
+            variables = {name: _absolute(name, environ.get(name, "").strip()) for name in (*_WHICH, *_MORE)}
+            os.fchmod(self._handle, 0o600)
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, json.dumps({**asdict(session), "variables": variables}).encode(), 0)
 
-    def close(self) -> None:
-        """Remove the file."""
-        with suppress(OSError):
-            self._path.unlink()
-        os.close(self._handle)
+    def remove(self) -> None:
+        """Remove it, at the end of `dev`."""
+        if not self.trouble:
+            FILE.unlink(missing_ok=True)
 
 
 def _absolute(name: str, value: str) -> str:

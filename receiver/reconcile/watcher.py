@@ -13,6 +13,7 @@ All times of the list are by Skyvern's clock, and are compared with each other o
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -145,29 +146,17 @@ class _Walk:
         self._ledger = ledger
         self._settings = settings
         self._source = source
-        self._watch = watch
         self._stopped = stopped
         self._report = report
         self._began = self._ledger.now()
-        self._since = self._back_to(back)
+        self._first = watch.watermark is None
+        back = settings.watch_back if back is None and self._first else back
+        # A first walk that is to import nothing reads one page, and takes only where the list begins from it.
+        asked = self._began - back if back else math.inf
+        self._since = asked if watch.watermark is None else min(watch.watermark - OVERLAP, asked)
         self._newest: float | None = None
         self._seen = 0
         self._asked = 0
-
-    def _back_to(self, back: float | None) -> float:
-        """Return back to when the list is read. A first walk that is to import nothing reads one page, and takes only
-        where the list begins from it."""
-        first = self._watch.watermark is None
-        back = self._settings.watch_back if back is None and first else back
-        asked = self._began - back if back else float("inf")
-        return asked if self._watch.watermark is None else min(self._watch.watermark - OVERLAP, asked)
-
-    def _watermark(self, newest: float | None) -> float | None:
-        """Return back to when the next walk reads, and OVERLAP more. After a first walk it must not read what this one
-        did not want."""
-        if self._watch.watermark is not None:
-            return newest
-        return OVERLAP if newest is None else max(newest, min(self._since, newest + _INSTANT) + OVERLAP)
 
     def run(self) -> bool:
         """Read the list back to the watermark, then what is under way, and record how far this came. Returns whether
@@ -185,9 +174,11 @@ class _Walk:
             self._ledger.write(lambda connection: watches.break_off(connection, self._source.name, again_at, trouble))
         else:
             due_at = max(self._began + self._settings.watch_every, now)
-            mark = self._watermark(listing.newest)
+            mark = listing.newest
+            if self._first:  # the next walk must not read what this one did not want
+                mark = OVERLAP if mark is None else max(mark, min(self._since, mark + _INSTANT) + OVERLAP)
             self._ledger.write(lambda connection: watches.finish(connection, self._source.name, mark, due_at, now))
-            if self._watch.watermark is None:
+            if self._since == math.inf:
                 log.info("watch.began source=%s: results of runs that end from now on are imported", self._source.name)
         if not listing.reached:
             self._ledger.write(lambda connection: watches.record_gap(connection, self._source.name, now))
@@ -260,7 +251,7 @@ class _Walk:
 
     def _others_active(self) -> bool:
         """Whether runs are under way that this walk has not seen; at the first walk nobody knows."""
-        if self._watch.watermark is None:
+        if self._first:
             return True
         return bool(
             self._ledger.read(lambda connection: watches.not_seen_since(connection, self._source.name, self._began))
