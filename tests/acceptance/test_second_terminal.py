@@ -99,7 +99,7 @@ def test_commands_find_what_dev_was_started_with(
 
 
 def test_commands_that_name_another_service_do_not_use_dev(start: Start, folder: Path, tmp_path: Path) -> None:
-    start()
+    start(DATABASE_URL=f"sqlite:///{tmp_path}/elsewhere.db")
     run(folder, "trigger", "--run-id", "tsk_1")
     eventually(lambda: runs(folder) == ["tsk_1"])
 
