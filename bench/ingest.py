@@ -39,7 +39,6 @@ sys.path.insert(0, str(ROOT))
 from bench.bodies import bodies  # noqa: E402
 from bench.peers import environment as peer_env  # noqa: E402
 from receiver.domain.signature import sign  # noqa: E402
-from receiver.inbox.reader import UNPACKS  # noqa: E402
 
 SECRET = "bench-secret"
 # Bytes of all different bodies that a client sends in turn.
@@ -229,7 +228,6 @@ def empty(port: int) -> None:
 
     with redis.Redis(port=port, socket_timeout=60) as client:
         client.flushall()
-        client.set(UNPACKS, 1)
         client.bgrewriteaof()
         while client.info("persistence")["aof_rewrite_in_progress"]:
             time.sleep(0.05)

@@ -30,7 +30,7 @@ import redis  # noqa: E402
 
 from bench.servers import new_folder, new_postgres, new_valkey  # noqa: E402
 from receiver.domain.event import Event, event_id  # noqa: E402
-from receiver.domain.inbox_entry import EntryKeys  # noqa: E402
+from receiver.domain.frame import EntryKeys  # noqa: E402
 from receiver.inbox.writer import InboxWriter  # noqa: E402
 from receiver.runtime.parent_death import die_with_parent  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402

@@ -24,7 +24,7 @@ import uvloop  # noqa: E402
 from bench.bodies import bodies  # noqa: E402
 from bench.ingest import empty, free_port, valkey  # noqa: E402
 from receiver.domain.event import Event, event_id  # noqa: E402
-from receiver.domain.inbox_entry import EntryKeys  # noqa: E402
+from receiver.domain.frame import EntryKeys  # noqa: E402
 from receiver.ingest.group_commit import GroupCommit, Limits  # noqa: E402
 from receiver.ingest.spool import Spool  # noqa: E402
 from receiver.telemetry.receiver import ReceiverMetrics  # noqa: E402

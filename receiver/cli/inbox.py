@@ -16,7 +16,7 @@ from receiver.cli.output import clean, out, print_rows, show_when
 from receiver.cli.profiles import here_only
 from receiver.config.settings import Settings
 from receiver.domain.event import Event
-from receiver.domain.inbox_entry import read_entry
+from receiver.domain.frame import read_entry
 from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox.aside import AsideEntry, drop_all, drop_aside, fields_of, list_aside

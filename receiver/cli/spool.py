@@ -12,10 +12,11 @@ from receiver.cli.profiles import here_only
 from receiver.cli.progress import ProgressLine
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.domain.inbox_entry import EntryKeys
+from receiver.domain.frame import EntryKeys
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox.writer import InboxUnavailable, InboxWriter
 from receiver.ingest import durability
+from receiver.ingest.disk_file import is_open
 from receiver.ingest.spool import Spool
 
 app = typer.Typer(no_args_is_help=True)
@@ -41,6 +42,7 @@ def send(config: ConfigFile = None, data: DataDirectory = None) -> None:
     durability.check_at_start(
         settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config), away=_away
     )
+    running = is_open(directory)
     spool = Spool(directory, 0, 0)  # nothing is added to it
     spool.open()
     try:
@@ -48,8 +50,8 @@ def send(config: ConfigFile = None, data: DataDirectory = None) -> None:
     finally:
         spool.close()
     out().print(f"{sent} sent." if sent else "The spool is empty.")
-    if in_use := spool.others():
-        out().print(f"{in_use:,} bytes are left to receivers that run on {settings.data}: they send them themselves.")
+    if running:
+        out().print(f"A receiver runs on {settings.data}; it sends what it adds.")
 
 
 def _away(reason: str) -> None:

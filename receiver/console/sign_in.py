@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import logging
 import secrets
 import time
@@ -21,6 +20,7 @@ from starlette.responses import Response
 
 from receiver.console.page import PATH
 from receiver.console.passwords import ADMIN, Person, hash_password, is_password
+from receiver.domain.network import network_of
 from receiver.errors import Forbidden, TooMany
 from receiver.ledger import console_sessions
 from receiver.ledger.async_ledger import AsyncLedger
@@ -227,13 +227,3 @@ def _digest(token: str) -> str:
 
 def _form_token(token: str) -> str:
     return hmac.digest(token.encode("utf-8", "surrogateescape"), b"runhook console form", "sha256").hex()
-
-
-def network_of(address: str) -> str:
-    """Return an IPv4 address as it is, and the /64 network of an IPv6 address, all of which one sender may have."""
-    if ":" not in address:
-        return address
-    try:
-        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
-    except ValueError:
-        return address

@@ -20,7 +20,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.dispatch.decider import OF_VALUES
 from receiver.dispatch.recorder import EventRecorder
-from receiver.domain.inbox_entry import EntryKeys
+from receiver.domain.frame import UNKNOWN_SOURCE, EntryKeys
 from receiver.domain.redaction import Redactor
 from receiver.inbox.aside import put_back, set_aside
 from receiver.inbox.reader import Entry, InboxReader
@@ -142,11 +142,21 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         self._redis.close()
 
     def _process(self, entries: Sequence[Entry]) -> None:
-        self._unfinished = list(entries)
+        self._unfinished = self._without_unknown(entries)
         while self._unfinished:
             part = _part(self._unfinished)
             self._finish(part, self._record_part(part))
             self._unfinished = self._unfinished[len(part) :]
+
+    def _without_unknown(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Leave entries in the inbox whose source this worker does not know: another one may. Return the rest."""
+        unknown = [entry for entry in entries if entry.problem == UNKNOWN_SOURCE]
+        if unknown:
+            self._reader.leave(unknown)
+            if self._lines.take(1, time.monotonic()):
+                sources = ", ".join(sorted({entry.source for entry in unknown}))
+                log.error("inbox.left entries=%d sources=%s: not in the config of this worker", len(unknown), sources)
+        return [entry for entry in entries if entry.problem != UNKNOWN_SOURCE]
 
     def _record_part(self, part: Sequence[Entry]) -> Collection[str]:
         """Record the events of entries. Returns the sinks that have something to send."""
@@ -181,7 +191,6 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         self._unfinished = [entry]
         decider = self._decider
         parsed = decider.unread(entry.event, KILLS) if taken.raw else decider.parse(entry.event)
-        self._recovery.survived(taken)
         try:
             sinks: Collection[str] = self.record([parsed])
         except LedgerUnavailable:
@@ -191,7 +200,6 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
             sinks = self._record_unread(entry, error)
         self._finish([entry], sinks)
         self._reader.flush()
-        self._recovery.forget(taken)
         self._unfinished = []
 
     def _finish(self, entries: Sequence[Entry], sinks: Collection[str]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 Via = Literal["webhook", "poll", "import"]
@@ -62,8 +62,7 @@ class Event:
     """One authentic inbound fact about a run.
 
     `body`: bytes exactly as received, not yet redacted. `received_at`: seconds since the epoch.
-    `submission_id`: the token of the callback URL (which is not signed), or "". `packed`: the body as the inbox keeps
-    it (packed_body.py) where somebody has packed it already, else b"".
+    `submission_id`: the token of the callback URL (which is not signed), or "".
     """
 
     id: str
@@ -72,4 +71,3 @@ class Event:
     received_at: float
     via: Via = "webhook"
     submission_id: str = ""
-    packed: bytes = field(default=b"", compare=False, repr=False)

@@ -1,33 +1,78 @@
-"""The reader of the inbox, for one dispatcher process. stream.py says what it reads."""
+"""The reader of the inbox, for one dispatcher process. stream.py describes what it reads."""
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import redis
 
 from receiver.domain.event import Event
-from receiver.domain.inbox_entry import EntryKeys, read_entry
-from receiver.domain.packed_body import LARGEST
-from receiver.inbox.scripts import DONE, READ, TIDY
-from receiver.inbox.stream import GROUP, STREAM, UNPACKS
+from receiver.domain.frame import UNKNOWN_SOURCE, EntryKeys, read_entry
+from receiver.inbox.stream import GROUP, LEFT, LEFT_SECONDS, STREAM
 
 # Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine.
 READ_BYTES: Final = 16 << 20
-_STEP: Final = READ_BYTES // LARGEST  # so many packed bodies at a time, of which it is not known how large they are
+_STEP: Final = 8  # entries that are read at a time before their bytes are counted
 # Milliseconds that acknowledgements wait for the next entry, so that they are on disk with it: a sync less an event.
 _ACK_WAIT: Final = 50
 
+# KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time. Where the stream is
+# larger than so many bytes, any entry may be large, and each is read by itself. An entry that is neither new to the
+# group nor pending would never be read, since something has moved the group's place: then all are read again.
+_READ: Final = """
+local entries, size = {}, 0
+local all = redis.pcall('MEMORY', 'USAGE', KEYS[1])
+if type(all) ~= 'number' or all > tonumber(ARGV[4]) then ARGV[5] = 1 end
+while #entries < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
+  local step = math.min(tonumber(ARGV[5]), tonumber(ARGV[3]) - #entries)
+  local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', step, 'STREAMS', KEYS[1], '>')
+  if not reply then break end
+  for _, entry in ipairs(reply[1][2]) do
+    entries[#entries + 1] = entry
+    for i = 2, #entry[2], 2 do size = size + #entry[2][i] end
+  end
+end
+if #entries == 0 then
+  local left = redis.call('XLEN', KEYS[1])
+  if left > 0 and left > redis.call('XPENDING', KEYS[1], ARGV[1])[1] then
+    redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], '0')
+  end
+end
+return entries
+"""
+
+# KEYS: stream. ARGV: group, ids of entries. Not a transaction: a Redis that is full takes none.
+_DONE: Final = """
+local group = table.remove(ARGV, 1)
+redis.call('XACK', KEYS[1], group, unpack(ARGV))
+redis.call('XDEL', KEYS[1], unpack(ARGV))
+"""
+
+# KEYS: stream. ARGV: group, idle for how many milliseconds. A reader with pending entries would lose them.
+_TIDY: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local readers, removed = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1]), 0
+if readers.err then return 0 end
+for _, reader in ipairs(readers) do
+  local it = {}
+  for i = 1, #reader, 2 do it[reader[i]] = reader[i + 1] end
+  if it.pending == 0 and it.idle >= tonumber(ARGV[2]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], it.name)
+    removed = removed + 1
+  end
+end
+return removed
+"""
+
 
 class Entry(NamedTuple):
-    """One entry as read. `event`: None when its fields are not those of an event of ours, for `problem`."""
+    """One entry as read. `event`: None when it can't be recorded, for `problem`. `source`: of an unknown one."""
 
     entry_id: str
     event: Event | None
     problem: str = ""
+    source: str = ""
 
 
 class InboxReader:
@@ -41,24 +86,15 @@ class InboxReader:
         self._redis = redis
         self.consumer = consumer
         self._keys = keys
-        self._announced = False
         self._finished: list[str] = []  # entries that are not acknowledged yet
 
     def ensure(self) -> None:
-        """Make the stream and its group if Redis has none (it is new, or has lost everything).
-
-        Tells receivers, once or when it has made them, that packed bodies are read here.
-        """
+        """Make the stream and its group if Redis has none (it is new, or has lost everything)."""
         try:
             self._redis.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
-            if self._announced:
-                return
-        with suppress(redis.OutOfMemoryError):
-            self._redis.set(UNPACKS, 1)
-            self._announced = True
 
     def read(self, count: int = 256, block_ms: int | None = None) -> list[Entry]:
         """Read up to `count` new entries, which are then pending for this consumer; [] if there are none.
@@ -84,7 +120,7 @@ class InboxReader:
         if blocks:  # a script can't wait; what it then adds must leave room for the one waited for
             pipeline.xreadgroup(GROUP, self.consumer, {STREAM: ">"}, count=1, block=block_ms)
         acknowledged = self._acknowledge(pipeline)
-        pipeline.eval(READ, 1, STREAM, GROUP, self.consumer, count - blocks, READ_BYTES, _STEP)
+        pipeline.eval(_READ, 1, STREAM, GROUP, self.consumer, count - blocks, READ_BYTES, _STEP)
         replies = pipeline.execute()
         del self._finished[:acknowledged]
         more = ((entry_id, dict(zip(it := iter(fields), it, strict=True))) for entry_id, fields in replies[-1])
@@ -96,15 +132,19 @@ class InboxReader:
 
     def _entry(self, entry_id: str, fields: Any) -> Entry:
         found = read_entry(fields, self._keys)
-        return Entry(entry_id, None, found) if isinstance(found, str) else Entry(entry_id, found)
+        if isinstance(found, Event):
+            return Entry(entry_id, found)
+        event = read_entry(fields, None) if found == UNKNOWN_SOURCE else found
+        return Entry(entry_id, None, found, event.source if isinstance(event, Event) else "")
 
-    def seal(self, message: bytes) -> bytes:
-        """Return what shows that a process with the secrets of this one has written `message`; b"" without any."""
-        return b"" if self._keys is None else self._keys.seal(message)
-
-    def seals(self, message: bytes, seal: bytes) -> bool:
-        """Return whether `seal` is that of `message`. Without secrets it is for all."""
-        return self._keys is None or hmac.compare_digest(self._keys.seal(message), seal)
+    def leave(self, entries: Sequence[Entry]) -> None:
+        """Leave entries of an unknown source to a dispatcher that has its secret, and report the source."""
+        ids: list[Any] = [entry.entry_id for entry in entries]
+        self._redis.xclaim(STREAM, GROUP, self.consumer, 0, ids, retrycount=0, justid=True)
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.sadd(LEFT, *{entry.source for entry in entries})
+            pipeline.expire(LEFT, LEFT_SECONDS)
+            pipeline.execute(raise_on_error=False)
 
     def done(self, entry_ids: Sequence[str]) -> None:
         """Have entries acknowledged and deleted that the ledger has: with the next read, or by `flush`."""
@@ -127,12 +167,12 @@ class InboxReader:
     def _acknowledge(self, pipeline: Any) -> int:
         """Add what is done to a request. Returns how many entries those are."""
         if self._finished:
-            pipeline.eval(DONE, 1, STREAM, GROUP, *self._finished)
+            pipeline.eval(_DONE, 1, STREAM, GROUP, *self._finished)
         return len(self._finished)
 
     def tidy(self, idle_ms: int = 3_600_000) -> int:
         """Remove readers without pending entries that were idle for `idle_ms`. Returns how many."""
-        removed: Any = self._redis.eval(TIDY, 1, STREAM, GROUP, idle_ms)
+        removed: Any = self._redis.eval(_TIDY, 1, STREAM, GROUP, idle_ms)
         return int(removed)
 
     def ask_waiting(self, pipeline: Any) -> None:

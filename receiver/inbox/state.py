@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
-from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE, spoilt_as
+from receiver.inbox.stream import ASIDE, GROUP, LEFT, STREAM, spoilt_as
 
 
 @dataclass(frozen=True, slots=True)
 class InboxState:
     """What waits in the inbox. `pending`: read by a dispatcher and not acknowledged. `oldest`: seconds since the oldest
     entry was written, by the server's clock; None for an empty inbox. `size`: about how many bytes. `trouble`: why
-    nothing can be read from it, or "". `set_aside`: entries that could not be read, or ended their dispatcher."""
+    nothing can be read from it, or "". `set_aside`: entries that could not be read, or ended their dispatcher.
+    `unknown_sources`: of entries that a worker left in the inbox, since its config lacks their source."""
 
     entries: int = 0
     pending: int = 0
@@ -24,21 +24,12 @@ class InboxState:
     size: int = 0
     trouble: str = ""
     set_aside: int = 0
-
-
-def _count_aside(client: redis.Redis) -> int:
-    count = 0
-    for place in (ASIDE, UNPROVEN_ASIDE):
-        with suppress(redis.ResponseError):  # somebody else wrote that key
-            count += int(client.xlen(place))
-    return count
+    unknown_sources: tuple[str, ...] = ()
 
 
 def examine(client: redis.Redis) -> InboxState:
     """Return the state of the inbox. Raises redis.RedisError."""
     kind: Any = client.type(STREAM)
-    if kind == b"none":
-        return InboxState(set_aside=_count_aside(client))
     if wrong := spoilt_as(kind):
         return InboxState(trouble=wrong)
     first: Any = client.xrange(STREAM, count=1)
@@ -48,13 +39,14 @@ def examine(client: redis.Redis) -> InboxState:
         pipeline.memory_usage(STREAM)
         pipeline.xpending(STREAM, GROUP)
         pipeline.xlen(ASIDE)
-        pipeline.xlen(UNPROVEN_ASIDE)
-        (seconds, micros), *depth, pending, aside, unproven = pipeline.execute(raise_on_error=False)
+        pipeline.smembers(LEFT)
+        (seconds, micros), *depth, pending, aside, left = pipeline.execute(raise_on_error=False)
     entries, size = _depth(depth)
     oldest = seconds + micros / 1e6 - int(first[0][0].split(b"-")[0]) / 1000 if first else None
     held = 0 if isinstance(pending, Exception) else int(pending["pending"])  # no group yet: nothing was read
-    counts = [each for each in (aside, unproven) if isinstance(each, int)]  # else somebody else wrote that key
-    return InboxState(entries, held, oldest, size, set_aside=sum(counts))
+    sources = sorted(each.decode(errors="replace") for each in left) if isinstance(left, set) else ()
+    # An error says that something else wrote the key of what is set aside.
+    return InboxState(entries, held, oldest, size, "", aside if isinstance(aside, int) else 0, tuple(sources))
 
 
 def _depth(replies: Sequence[Any]) -> tuple[int, int]:

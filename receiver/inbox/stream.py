@@ -1,12 +1,11 @@
-"""Where the inbox is in Redis, and how it is told when something else has written there.
+"""Where the inbox is in Redis, and what is said when something else has written there.
 
-    runhook:inbox           the stream: fields id, source, body, at (seconds since the epoch, as text), via, sub, mac;
-                            where there is a size, the body is packed, and this its bytes unpacked
-    group "dispatch"        its readers; an entry is acknowledged and deleted once the ledger has it
-    runhook:inbox:unpacks   exists once a reader was there that reads packed bodies: no receiver writes them before
+    runhook:inbox         the stream: `e` an event's frame, `m` the MACs of its head (receiver/domain/frame.py)
+    group "dispatch"      its readers; an entry is acknowledged and deleted once the ledger has it
+    runhook:inbox:aside   entries that were set aside: see aside.py
+    runhook:inbox:left    sources whose entries a worker left in the inbox, for want of their secrets
 
-writer.py adds to it and reader.py reads it. What is taken and not finished, because its dispatcher died, is
-recovery.py's; what is set aside aside.py's.
+writer.py adds to the stream and reader.py reads it. recovery.py takes what a dead dispatcher had taken.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ STREAM: Final = "runhook:inbox"
 GROUP: Final = "dispatch"
 # What was set aside: see aside.py.
 ASIDE: Final = "runhook:inbox:aside"
-UNPROVEN_ASIDE: Final = f"{ASIDE}:unproven"
-UNPACKS: Final = "runhook:inbox:unpacks"
+# A set of sources, which expires after LEFT_SECONDS without an entry of theirs.
+LEFT: Final = "runhook:inbox:left"
+LEFT_SECONDS: Final = 60
 
 # What is said when something else has written the inbox's key, and what mends it.
 SPOILT: Final = (

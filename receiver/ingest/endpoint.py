@@ -20,11 +20,11 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from receiver.domain.event import Event
+from receiver.domain.event import Event, event_id
+from receiver.domain.network import network_of
 from receiver.domain.run import parse, scan_run_id
-from receiver.domain.signature import HEADER
+from receiver.domain.signature import HEADER, verify
 from receiver.errors import BadRequest, Busy, NotAllowed, NotFound, RequestError, TimedOut, TooLarge, Unauthorized
-from receiver.ingest.large_bodies import LargeBodies, authenticated_id
 from receiver.runtime.held_bodies import HeldBodies, HeldBody, NoRoom
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
@@ -32,10 +32,6 @@ from receiver.telemetry.receiver import ReceiverMetrics
 PREFIX: Final = "/webhooks/"
 # Bytes of a body above which a thread hashes it, since all other requests would wait meanwhile.
 OFF_LOOP: Final = 256 << 10
-# Bytes of a body above which a thread hashes and packs it while MANY bytes of bodies are held: several cores share the
-# work then.
-LARGE: Final = 48 << 10
-MANY: Final = 512 << 10
 # Bytes of a body up to which its shape is checked here: the worst takes some milliseconds.
 CHECKED: Final = 32 << 10
 # Seconds in which a body must come in, as many as Skyvern gives a whole delivery.
@@ -75,10 +71,6 @@ class Send(Protocol):
 class Commits(Protocol):
     """The part of the group commit that ingest needs."""
 
-    @property
-    def packs(self) -> bool:
-        """Whether bodies are packed where events go now."""
-
     def commit(self, event: Event) -> Awaitable[None]:
         """Commit an event."""
 
@@ -86,8 +78,8 @@ class Commits(Protocol):
 class QuarantineSink(Protocol):
     """The part of the quarantine that ingest needs."""
 
-    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
-        """Keep a refused request, if there is room."""
+    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float, network: str) -> None:
+        """Keep a refused request from `network`, if there is room."""
 
 
 class PollHints(Protocol):
@@ -136,7 +128,6 @@ class Ingest:
         self._poll_hints = poll_hints
         self._metrics = metrics
         self._bodies = bodies
-        self._large = LargeBodies()
         self._log_lines = TokenBucket(rate=1, burst=20)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -176,12 +167,12 @@ class Ingest:
                 size = len(body)
                 self._bodies.take(size)
                 try:
-                    return await self._accept(source, secrets, submission_id, signature, body)
+                    return await self._accept(source, secrets, submission_id, signature, body, scope)
                 finally:
                     self._bodies.give(size)
             with self._bodies.hold() as held:
                 body = await self._read(message, receive, held)
-                return await self._accept(source, secrets, submission_id, signature, body)
+                return await self._accept(source, secrets, submission_id, signature, body, scope)
         except TooLarge:
             if submission_id:
                 await self._poll_hints.add(submission_id)
@@ -200,23 +191,22 @@ class Ingest:
             await self._poll_hints.add_run(source, run_id)
 
     async def _accept(
-        self, source: str, secrets: Sequence[str], submission_id: str, signature: str, body: bytes
+        self, source: str, secrets: Sequence[str], submission_id: str, signature: str, body: bytes, scope: Message
     ) -> str:
-        at = time.time()
-        size, packed = len(body), b""
-        if size > OFF_LOOP or (size > LARGE and self._bodies.bytes >= MANY):
-            packs = self._group_commit.packs
-            event_id, packed = await self._large.examine(source, secrets, signature, body, packs=packs)
+        at, size = time.time(), len(body)
+        if size > OFF_LOOP:
+            event = await asyncio.to_thread(_authentic_id, source, secrets, signature, body)
         else:
-            event_id = authenticated_id(source, secrets, signature, body)
-        if not event_id:
-            self._quarantine.offer(source, signature, body, submission_id, at)
+            event = _authentic_id(source, secrets, signature, body)
+        if not event:
+            network = network_of(client[0]) if (client := scope.get("client")) else ""
+            self._quarantine.offer(source, signature, body, submission_id, at, network)
             raise Unauthorized("the signature fits none of the source's secrets")
-        kept = self._group_commit.commit(Event(event_id, source, body, at, "webhook", submission_id, packed))
+        kept = self._group_commit.commit(Event(event, source, body, at, "webhook", submission_id))
         if size <= CHECKED:
-            self._check_shape(event_id, body)  # while the commit is under way
+            self._check_shape(event, body)  # while the commit is under way
         await kept
-        return event_id
+        return event
 
     def _check_shape(self, event_id: str, body: bytes) -> None:
         """Log and count an authentic body that is no run. The answer does not depend on it."""
@@ -288,9 +278,10 @@ class Ingest:
             await _drain(unread)
             await send({"type": "http.response.body", "body": b""})
 
-    async def close(self) -> None:
-        """Close the threads."""
-        self._large.close()
+
+def _authentic_id(source: str, secrets: Sequence[str], signature: str, body: bytes) -> str:
+    """Return the event id of an authentic body, else ""."""
+    return event_id(source, body) if verify(body, signature, secrets) else ""
 
 
 def _is_run(body: bytes) -> bool:

@@ -1,10 +1,10 @@
 """Group commit: `commit` is done when an event is on disk, in Redis or in the spool. Knows no HTTP.
 
-Events that arrive while commits are in flight form the next one. When Redis fails once, the commit's events go straight
-to the spool, and so does everything after it, until a probe in the background can use Redis again; the same while the
-inbox is over its limits. The spool is drained while Redis takes events.
+One commit is under way at a time; events that arrive meanwhile form the next one. When Redis fails once, the commit's
+events go straight to the spool, and so does everything after it, until a probe in the background can use Redis again;
+the same while the inbox is over its limits. The spool is drained while Redis takes events.
 
-A refusal is always Busy: our own trouble, which the sender answers by trying again.
+A refusal is always Busy: Runhook's own trouble, after which the sender tries again.
 """
 
 from __future__ import annotations
@@ -12,42 +12,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 import redis
 
 from receiver import wakeups
 from receiver.domain.event import Event
-from receiver.domain.inbox_entry import EntryKeys
+from receiver.domain.frame import EntryKeys
 from receiver.errors import Busy
 from receiver.inbox.stream import SPOILT
-from receiver.inbox.writer import Appended, InboxUnavailable, InboxWriter
+from receiver.inbox.writer import InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.durability import Durability
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
-from receiver.ingest.waiting_events import CommitBatch, OnCommit, WaitingEvents
 from receiver.runtime.background import Background
 from receiver.runtime.process import error_location
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
-WATCH_EVERY: Final = 0.5  # seconds between two checks of free disk space, and of the inbox's depth
+# Most events and bytes of one commit (one event may be larger): more gains nothing and takes longer.
+COMMIT_EVENTS: Final = 512
+COMMIT_BYTES: Final = 4 << 20
+WATCH_EVERY: Final = 0.5  # seconds between two checks of free disk space, the spool, and the inbox's depth
 QUIET_FOR: Final = 4.5  # seconds longer, while nothing comes and nothing waits
-ADOPT_EVERY: Final = 2.0
-# Files of another process's partition that are opened at a time: all who wait for the spool wait for that.
-ADOPT_FILES: Final = 2
 EXAMINE_EVERY: Final = 30.0
 RELEASE: Final = 0.9  # part of its limits at which an inbox that was over them takes events again
 FULL_RETRY_AFTER: Final = 30
 LONGEST_DISTRUST: Final = 30.0  # seconds until a Redis that refuses commits, and nothing else, is tried again
 DRAIN_TIMEOUT: Final = 5.0
 CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is in flight, and then for the spool; both take less
-_COMMITS: Final = ("commit", "commit_ahead")
-_FINISH: Final = (*_COMMITS, "wake", "drain")
+_FINISH: Final = ("commit", "wake", "drain")
 
 log = logging.getLogger("runhook.ingest")
 
@@ -87,15 +85,13 @@ class GroupCommit:
         self._background = background or Background()
         self._redis_url = redis_url
         flag = wakeups.flag_key(wakeups.DISPATCH)
-        # Not lazy: after a connection broke, another server may answer, and must be examined first.
-        self._writers = [InboxWriter(redis_url, lazy=False, wake_flag=flag, keys=keys) for _ in _COMMITS]
-        self._writer = self._writers[0]
-        self._drainer = InboxWriter(redis_url, timeout=DRAIN_TIMEOUT, lazy=False, wake_flag=flag, keys=keys)
+        self._writer = InboxWriter(redis_url, wake_flag=flag, keys=keys)
         self._spool = spool
         self._limits = limits
         self._metrics = metrics
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
-        self._waiting = WaitingEvents()
+        self._waiting: deque[tuple[Event, asyncio.Future[None]]] = deque()
+        self._arrived = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._examining = asyncio.Lock()
         self._refusals = 0  # commits that Redis answered with an error, since it last took one
@@ -118,27 +114,20 @@ class GroupCommit:
         with suppress(OSError):
             self._disk_low = await self._on_disk(self._spool.free) < 0
         await self._examine()
-        for name, writer in zip(_COMMITS, self._writers, strict=True):
-            self._begin(name, partial(self._commit_all, writer))
+        self._begin("commit", self._commit_all)
         self._begin("watch", self._watch)
 
     def commit(self, event: Event) -> asyncio.Future[None]:
         """Commit `event`. The future is done when it is on disk, and raises Busy when it could not be kept."""
-        return self._waiting.add(event)
-
-    def commit_then(self, event: Event, on_commit: OnCommit) -> None:
-        """Commit `event`, then call `on_commit`."""
-        self._waiting.put(event, on_commit)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((event, future))
+        self._arrived.set()
+        return future
 
     @property
     def store(self) -> str:
         """Where events go now: "redis" or "spool"."""
         return "redis" if self._redis_up and not self._over else "spool"
-
-    @property
-    def packs(self) -> bool:
-        """Whether bodies are packed where events go now."""
-        return self._writer.packs and self.store == "redis"
 
     async def ready(self) -> str:
         """Make a durable write where events go now, and return the name of that store. Raises Busy."""
@@ -159,7 +148,7 @@ class GroupCommit:
     async def close(self) -> None:
         """Finish the commits under way, then close everything."""
         self._closing = True
-        self._waiting.close()
+        self._arrived.set()
         await asyncio.wait([task for name, task in self._tasks.items() if name in _FINISH], timeout=CLOSE_TIMEOUT)
         for task in self._tasks.values():
             task.cancel()
@@ -172,7 +161,7 @@ class GroupCommit:
                 "that starts on this data directory sends them to Redis, and so does `runhook spool send`",
                 *(left, size, self._spool.directory),
             )
-        await asyncio.gather(*(writer.close() for writer in (*self._writers, self._drainer)))
+        await self._writer.close()
 
     async def _close_spool(self) -> None:
         """Close the spool, unless its disk hangs: then it is open until the process ends."""
@@ -189,38 +178,57 @@ class GroupCommit:
 
     # --- commits ---------------------------------------------------------------------------------------------------
 
-    async def _commit_all(self, writer: InboxWriter) -> None:
-        while batch := await self._waiting.take():
+    async def _commit_all(self) -> None:
+        while self._waiting or not self._closing:
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+                await asyncio.sleep(0)  # events that arrived at the same moment come along
+                continue
+            batch = self._next_batch()
+            busy: Busy | None = Busy("the event could not be kept")
             try:
-                await self._commit(batch, writer)
-            except Busy as busy:
-                self._waiting.done(batch, busy)
-            except BaseException as error:  # those who wait must learn of it
-                self._waiting.done(batch, Busy("the event could not be kept"))
-                if not isinstance(error, Exception):
-                    raise
+                await self._commit([event for event, _ in batch])
+                busy = None
+            except Busy as refusal:
+                busy = refusal
+            except Exception as error:  # noqa: BLE001 - the requests that wait must get a response
                 log.error("ingest.bug task=commit error=%r", error_location(error))
-            else:
-                self._waiting.done(batch)
+            finally:
+                for _, future in batch:
+                    if future.done():  # its request was cancelled
+                        continue
+                    if busy is None:
+                        future.set_result(None)
+                    else:
+                        future.set_exception(busy)
 
-    async def _commit(self, batch: CommitBatch, writer: InboxWriter) -> None:
-        """Write the events of `batch` to disk. Raises Busy when no store takes them."""
+    def _next_batch(self) -> list[tuple[Event, asyncio.Future[None]]]:
+        """Take the events of the next commit, in the order in which they came."""
+        batch = [self._waiting.popleft()]
+        size = len(batch[0][0].body)
+        while self._waiting and len(batch) < COMMIT_EVENTS:
+            size += len(self._waiting[0][0].body)
+            if size > COMMIT_BYTES:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _commit(self, events: Sequence[Event]) -> None:
+        """Write `events` to disk. Raises Busy when no store takes them."""
         if self._disk_low and self._limits.shares_disk:
             # An embedded Valkey would exit on a full disk: better to stop before that.
             raise Busy("free disk space is under spool.reserve_bytes", retry_after=FULL_RETRY_AFTER)
-        started, events = time.perf_counter(), batch.events
+        started = time.perf_counter()
         if self._redis_up and not self._over:
             try:
-                appended = await writer.append(events)
+                await self._append(events)
             except InboxUnavailable as error:
                 self._refusals += error.refused
                 self._trip(str(error))
             else:
                 self._refusals = 0
                 self._metrics.commit("redis", len(events), time.perf_counter() - started)
-                self._note_appended(appended)
-                if not appended.woken:
-                    self._begin("wake", self._wake_up)
                 return
         try:
             await self._on_disk(self._spool.append, events)
@@ -230,8 +238,14 @@ class GroupCommit:
             raise Busy(spool_trouble(error), retry_after=FULL_RETRY_AFTER) from None
         self._metrics.commit("spool", len(events), time.perf_counter() - started)
 
-    def _note_appended(self, appended: Appended) -> None:
-        self._note_depth(appended.depth, self._depth[1] + appended.size)
+    async def _append(self, events: Sequence[Event], within: float | None = None) -> None:
+        """Add `events` to the inbox. Raises InboxUnavailable, also for a new server that must not be used."""
+        appended = await self._writer.append(events, within=within)
+        if self._writer.connected_anew and not await self._examine():
+            raise InboxUnavailable(self.trouble)
+        self._note_depth(appended.depth, self._depth[1] + sum(len(event.body) for event in events))
+        if not appended.woken:
+            self._begin("wake", self._wake_up)
 
     def _note_depth(self, events: int, size: int) -> None:
         """Record the inbox's depth. Over its limits, events go to the spool until it is well below them."""
@@ -282,10 +296,10 @@ class GroupCommit:
         try:
             async with asyncio.timeout(1.0 if self._redis_up else 2.0):  # to connect takes many round trips
                 if not self._redis_up:
-                    for writer in (*self._writers, self._drainer):
-                        await writer.connect()
+                    await self._writer.disconnect()
+                self._writer.connected_anew = False
                 found = await durability.examine(self._writer.client, self._limits.max_body)
-                spoilt, packs = await self._writer.spoilt(), await self._writer.readers_unpack()
+                spoilt = await self._writer.spoilt()
         except (redis.RedisError, OSError, TimeoutError) as error:
             reason = str(error)[:200] or type(error).__name__
         else:
@@ -295,8 +309,7 @@ class GroupCommit:
                 self._away(spoilt)
                 return False
             if found.strong or self._limits.accept_weaker:
-                for writer in (*self._writers, self._drainer):
-                    writer.packs = packs
+                self._writer.connected_anew = False
                 self._recovered(found)
                 return True
             reason = durability.explain(self._redis_url, found)
@@ -353,26 +366,23 @@ class GroupCommit:
 
     async def _drain_some(self) -> None:
         batch = await self._on_disk(self._spool.peek)
-        if not batch.events:
+        if not batch.events:  # another receiver on this data directory drains
+            await asyncio.sleep(1.0)
+            await self._on_disk(self._spool.count)
             return
-        appended = await self._drainer.append(batch.events)
+        await self._append(batch.events, DRAIN_TIMEOUT)
         await self._on_disk(self._spool.done, batch)
         self._metrics.drained += len(batch.events)
-        self._note_appended(appended)
-        if not appended.woken:
-            self._begin("wake", self._wake_up)
         if not self._spool.events:
             log.warning("ingest.spool_drained")
 
     async def _watch(self) -> None:
-        adopted = examined = time.monotonic()
+        examined = time.monotonic()
         while not self._closing:  # a cancel that comes in the middle of a call to Redis can be lost there
             now = time.monotonic()
             try:
                 self._disk_low = await self._on_disk(self._spool.free) < 0
-                if now - adopted >= ADOPT_EVERY or not self._spool.whole:
-                    adopted = now
-                    await self._on_disk(self._spool.adopt, ADOPT_FILES)
+                await self._on_disk(self._spool.count)
                 if self._redis_up:
                     self._note_depth(*await self._writer.depth())
                     if now - examined >= EXAMINE_EVERY:
@@ -386,7 +396,8 @@ class GroupCommit:
             self._drain_if_any()
             if self._redis_up and not self._depth[0] and not self._spool.events:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._waiting.arrival(), QUIET_FOR)
+                    self._arrived.clear()
+                    await asyncio.wait_for(self._arrived.wait(), QUIET_FOR)
             await asyncio.sleep(WATCH_EVERY)
 
     def _begin(self, name: str, body: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -1,27 +1,28 @@
-"""The quarantine: requests that failed the signature check, to be replayed when the secret was wrong.
+"""The quarantine: requests that failed the signature check, to be verified again when the secret was wrong.
 
-Files in one directory, bounded in number and bytes. Strangers write here, so what a wrong secret put there must outlast
-their noise: a request without a signature of the right form is not kept, one whose body names no run has the smaller
-part of the room and gives way to runs, and each kind has a rate of its own. When runs are too many, the newer half of
-them gives way, the oldest first: the older half stays for some days. The answer never waits for any of it, and what is
-over the limits is dropped and counted. Never in the ledger.
+A table on the receiver's own disk (disk_file.py), bounded in number and bytes. Strangers write here, so what a wrong
+secret put there must outlast their noise:
 
-    quarantine/<event id>-<hash of the signature>.req            a line of JSON about the request, then its body
-    quarantine/<event id>-<hash of the signature>.other.req      the same, where the body names no run
+- a request without a signature of the right form is not kept, since no secret could ever fit it;
+- a request whose body names no run has the smaller part of the room, and gives way to runs;
+- each kind has a rate, of which one network has a part;
+- when there are too many runs, the older half stays for some days. Of the others, the network with the most gives way
+  first, its oldest ones before.
+
+The response never waits for any of it, and what is over the limits is dropped and counted. Never in the ledger.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
-import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -29,12 +30,15 @@ from handlers.support.private_file import make_private_folder
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import scan_run_id
 from receiver.domain.signature import verify
-from receiver.ingest.spool import free_bytes
+from receiver.ingest.disk_file import DiskFile, free_bytes
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
-# Requests a second of one kind that are kept, after a burst of ten times as many.
+# Requests a second of one kind that are kept, after a burst of ten times as many; and the part of one network.
 RATE: Final = 20.0
+NETWORK_PART: Final = 0.25
+# Networks whose rate is known at a time.
+_NETWORKS: Final = 1024
 # Bytes a second that are kept, after a burst of ten times as many (or one body of the largest size).
 BYTES_RATE: Final = 4 << 20
 _WAITING: Final = 64  # requests of one kind that wait to be written
@@ -44,9 +48,19 @@ OTHERS_PART: Final = 4
 STAYS_FOR: Final = 3 * 86400.0
 _BEGINNING: Final = 4096  # bytes in which a run's id is looked for
 _SIGNATURE: Final = re.compile(r"[0-9a-fA-F]{64}")
-_OTHER: Final = ".other.req"
-_RELOAD_EVERY: Final = 10.0  # seconds after which the directory is read again, for other processes' files
 CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is to be written
+_COLUMNS: Final = (
+    "file TEXT NOT NULL UNIQUE",
+    "source TEXT NOT NULL",
+    "signature TEXT NOT NULL",
+    "submission_id TEXT NOT NULL",
+    "at REAL NOT NULL",
+    "size INTEGER NOT NULL",
+    "is_run INTEGER NOT NULL",
+    "written REAL NOT NULL",
+    "network TEXT NOT NULL",
+    "body BLOB NOT NULL",
+)
 
 log = logging.getLogger("runhook.ingest")
 
@@ -54,8 +68,8 @@ log = logging.getLogger("runhook.ingest")
 class QuarantinedRequest(NamedTuple):
     """One request in quarantine. `id`: what its event id would be. `size`: bytes of the body. `at`: epoch seconds.
 
-    `is_run`: whether its body names a run. `file`: its name in the directory: of body and signature, so that the same
-    body with another signature takes nothing's place.
+    `is_run`: whether its body names a run. `file`: its name in the store: of body and signature, so that the same body
+    with another signature takes nothing's place.
     """
 
     id: str
@@ -72,8 +86,7 @@ class QuarantinedRequest(NamedTuple):
         """Return the request with `body`. A signature is cut to the length of a true one."""
         name, is_run = event_id(source, body), names_run(body)
         digest = hashlib.sha256(signature.encode(errors="replace")).hexdigest()[:16]
-        file = f"{name}-{digest}" + (".req" if is_run else _OTHER)
-        return cls(name, source, signature[:64], submission_id, at, len(body), is_run, file)
+        return cls(name, source, signature[:64], submission_id, at, len(body), is_run, f"{name}-{digest}")
 
     def verdict(self, body: bytes, secrets: Sequence[str] | None) -> str:
         """Check with the present `secrets`: "authentic", "bad_signature", or "unknown_source" for None."""
@@ -87,101 +100,105 @@ class QuarantinedRequest(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What is known of a file: bytes, when it was written (epoch seconds), and whether its body names a run."""
+    """What is known of a row: bytes, when it was written (epoch seconds), whether its body names a run, its network."""
 
     size: int
     at: float
     is_run: bool
+    network: str = ""
 
 
 class Quarantine:
-    """The store. Used by one thread at a time; several processes may share the directory.
+    """The store in `directory`. Used by one thread at a time; several processes may share it.
 
-    `reserve_bytes`: free disk space that is left alone.
+    `reserve_bytes`: free disk space that is kept. `stays_open`: until `close`, for a process that adds many.
     """
 
-    def __init__(self, directory: Path, max_count: int, max_bytes: int, reserve_bytes: int = 0) -> None:
+    def __init__(
+        self, directory: Path, max_count: int, max_bytes: int, reserve_bytes: int = 0, *, stays_open: bool = False
+    ) -> None:
         self._directory = directory
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._reserve_bytes = reserve_bytes
-        self._kept: dict[str, Kept] = {}  # by file name, the oldest first
-        self._loaded_at = float("-inf")
+        self._stays_open = stays_open
+        self._file = DiskFile(directory, "refused", _COLUMNS)
 
-    def add(self, refused: QuarantinedRequest, body: bytes) -> int:
+    def add(self, refused: QuarantinedRequest, body: bytes, network: str = "") -> int:
         """Keep a request, and drop others if need be. Returns how many were dropped, itself too. Raises OSError."""
-        about = {"source": refused.source, "signature": refused.signature, "at": refused.at}
-        line = json.dumps({**about, "sub": refused.submission_id, "size": refused.size}).encode() + b"\n"
-        new = Kept(len(line) + len(body), time.time(), refused.is_run)
+        new = Kept(len(body), time.time(), refused.is_run, network)
         make_private_folder(self._directory)
-        self._load()
-        if refused.file in self._kept and (self._directory / refused.file).exists():
-            return 0  # the sender has tried again
-        dropped = giving_way(self._kept, new, self._max_count, self._max_bytes)
-        if dropped is None or free_bytes(self._directory) - new.size < self._reserve_bytes:
+        if free_bytes(self._directory) - new.size < self._reserve_bytes:
             return 1
-        for name in dropped:
-            self._drop(name)
-        fresh = self._directory / f"{refused.file}.{os.getpid()}.new"
-        fresh.unlink(missing_ok=True)
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(line)
-            file.write(body)
-            file.flush()
-            os.fdatasync(handle)
-        fresh.replace(self._directory / refused.file)
-        self._kept[refused.file] = new
-        return len(dropped)
-
-    def _drop(self, name: str) -> None:
-        self._kept.pop(name, None)
-        (self._directory / name).unlink(missing_ok=True)
-
-    def _load(self) -> None:
-        """Read the directory, which other processes change as well."""
-        now = time.monotonic()
-        if now - self._loaded_at < _RELOAD_EVERY:
-            return
-        self._loaded_at = now
-        found = []
-        with os.scandir(self._directory) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):
-                    stat = entry.stat()
-                    if entry.name.endswith(".req"):
-                        kept = Kept(stat.st_size, stat.st_mtime, not entry.name.endswith(_OTHER))
-                        found.append((stat.st_mtime_ns, entry.name, kept))
-                    elif entry.name.endswith(".new") and time.time() - stat.st_mtime > 60:
-                        (self._directory / entry.name).unlink()  # its writer was killed
-        self._kept = {name: kept for _, name, kept in sorted(found, key=lambda each: each[:2])}
+        values = (refused.file, refused.source, refused.signature, refused.submission_id, refused.at, refused.size)
+        with self._released(), self._file.write() as connection:
+            rows = connection.execute("SELECT file, size, written, is_run, network FROM refused ORDER BY id").fetchall()
+            kept = {file: Kept(size, at, bool(is_run), of) for file, size, at, is_run, of in rows}
+            if refused.file in kept:
+                return 0  # the sender has tried again
+            dropped = giving_way(kept, new, self._max_count, self._max_bytes)
+            if dropped is None:
+                return 1
+            connection.executemany("DELETE FROM refused WHERE file = ?", [(each,) for each in dropped])
+            connection.execute(
+                "INSERT INTO refused (file, source, signature, submission_id, at, size, is_run, written, network, body)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, new.is_run, new.at, network, body),
+            )
+            return len(dropped)
 
     def usage(self) -> tuple[int, int]:
-        """Return (requests, bytes) kept, when the directory was last read."""
-        return len(self._kept), sum(kept.size for kept in self._kept.values())
+        """Return (requests, bytes) kept. Raises OSError."""
+        with self._file.look() as connection:
+            if connection is None:
+                return 0, 0
+            count, size = connection.execute("SELECT count(*), coalesce(sum(size), 0) FROM refused").fetchone()
+            return count, size
 
     def list(self) -> list[QuarantinedRequest]:
-        """Return the kept requests, the oldest first. Other files are skipped; without a directory there are none."""
-        found = []
-        for path in self._directory.glob("evt_*.req"):
-            with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
-                about = json.loads(file.readline(4096))
-                texts = about["source"], about["signature"], about["sub"]
-                name = path.name.partition(".")[0].partition("-")[0]
-                is_run = not path.name.endswith(_OTHER)
-                found.append(QuarantinedRequest(name, *texts, about["at"], int(about["size"]), is_run, path.name))
-        return sorted(found, key=lambda refused: refused.at)
+        """Return the kept requests, the oldest first. Raises OSError."""
+        with self._file.look() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                "SELECT source, signature, submission_id, at, size, is_run, file FROM refused ORDER BY at, id"
+            )
+            return [
+                QuarantinedRequest(file.partition("-")[0], source, signature, sub, at, size, bool(is_run), file)
+                for source, signature, sub, at, size, is_run, file in rows
+            ]
 
     def body(self, refused: QuarantinedRequest) -> bytes:
-        """Return the body of a kept request. Raises FileNotFoundError when it was dropped meanwhile."""
-        with (self._directory / refused.file).open("rb") as file:
-            file.readline()
-            return file.read()
+        """Return the body of a kept request. Raises FileNotFoundError when it was dropped meanwhile, OSError."""
+        with self._file.look() as connection:
+            found = (
+                connection and connection.execute("SELECT body FROM refused WHERE file = ?", (refused.file,)).fetchone()
+            )
+            if not found:
+                raise FileNotFoundError(refused.file)
+            return bytes(found[0])
 
     def remove(self, refused: Iterable[QuarantinedRequest]) -> None:
         """Drop requests. Raises OSError."""
-        for each in refused:
-            self._drop(each.file)
+        files = [(each.file,) for each in refused]
+        if files and self._file.path.exists():
+            with self._released():
+                with self._file.write() as connection:
+                    connection.executemany("DELETE FROM refused WHERE file = ?", files)
+                with self._file.read() as connection:
+                    self._file.shrink(connection)
+
+    @contextmanager
+    def _released(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            if not self._stays_open:
+                self._file.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 class QuarantineWriter:
@@ -193,50 +210,67 @@ class QuarantineWriter:
         self._allowances = {is_run: _Allowance(largest) for is_run in (True, False)}
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="quarantine")
 
-    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
-        """Keep a request that failed the check, if the rate allows it; nothing without a signature of the right form,
-        which no secret could ever fit."""
+    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float, network: str) -> None:
+        """Keep a request from `network` that failed the check, if the rate allows it and its signature has the right
+        form."""
         if not _SIGNATURE.fullmatch(signature):
             return
         allowance = self._allowances[names_run(body)]
-        if not allowance.take(len(body), time.monotonic()):
+        if not allowance.take(len(body), network, time.monotonic()):
             self._metrics.quarantine_dropped += 1
             return
         loop = asyncio.get_running_loop()
-        task = loop.run_in_executor(self._disk, self._keep, source, signature, body, submission_id, at)
+        task = loop.run_in_executor(self._disk, self._keep, source, signature, body, submission_id, at, network)
         allowance.waiting.add(task)
         task.add_done_callback(allowance.waiting.discard)
 
-    def _keep(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
+    def _keep(self, source: str, signature: str, body: bytes, submission_id: str, at: float, network: str) -> None:
+        request = QuarantinedRequest.of(source, signature, body, submission_id, at)
         try:
-            dropped = self._store.add(QuarantinedRequest.of(source, signature, body, submission_id, at), body)
+            self._metrics.quarantine_dropped += self._store.add(request, body, network)
+            self._metrics.quarantine_count, self._metrics.quarantine_bytes = self._store.usage()
         except OSError as error:
             log.error("quarantine.not_kept reason=%s", error.strerror)
-            dropped = 1
-        self._metrics.quarantine_dropped += dropped
-        self._metrics.quarantine_count, self._metrics.quarantine_bytes = self._store.usage()
+            self._metrics.quarantine_dropped += 1
 
     async def close(self) -> None:
         """Write what was offered, unless the disk hangs, and close."""
-        waiting = [task for allowance in self._allowances.values() for task in allowance.waiting]
-        if waiting:
-            _, left = await asyncio.wait(waiting, timeout=CLOSE_TIMEOUT)
-            if left:
-                log.error("quarantine.disk_hangs requests=%d: the receiver stops without them", len(left))
+        loop = asyncio.get_running_loop()
+        waiting: list[asyncio.Future[Any]] = [
+            task for allowance in self._allowances.values() for task in allowance.waiting
+        ]
+        waiting.append(loop.run_in_executor(self._disk, self._store.close))
+        _, left = await asyncio.wait(waiting, timeout=CLOSE_TIMEOUT)
+        if left:
+            log.error("quarantine.disk_hangs requests=%d: the receiver stops without them", len(left) - 1)
         self._disk.shutdown(wait=False, cancel_futures=True)
 
 
 class _Allowance:
-    """How many requests of one kind, and how many of their bytes, may be written. `waiting`: those that are to be."""
+    """How many requests of one kind, and how many of their bytes, may be written; of all, and of each network.
+
+    `waiting`: those that are to be written.
+    """
 
     def __init__(self, largest: int) -> None:
         self._requests = TokenBucket(RATE, RATE * 10)
         self._bytes = TokenBucket(BYTES_RATE, max(BYTES_RATE * 10, largest))
+        self._networks: OrderedDict[str, TokenBucket] = OrderedDict()
         self.waiting: set[asyncio.Future[Any]] = set()
 
-    def take(self, size: int, now: float) -> bool:
+    def take(self, size: int, network: str, now: float) -> bool:
         """Take one request of `size` bytes at `now` (monotonic seconds). False when there is no allowance left."""
-        return len(self.waiting) < _WAITING and self._requests.take(1, now) and self._bytes.take(size, now)
+        rate = RATE * NETWORK_PART
+        own = self._networks.setdefault(network, TokenBucket(rate, rate * 10))
+        self._networks.move_to_end(network)
+        if len(self._networks) > _NETWORKS:
+            self._networks.popitem(last=False)
+        return (
+            len(self.waiting) < _WAITING
+            and own.take(1, now)
+            and self._requests.take(1, now)
+            and self._bytes.take(size, now)
+        )
 
 
 def names_run(body: bytes) -> bool:
@@ -245,7 +279,7 @@ def names_run(body: bytes) -> bool:
 
 
 def giving_way(kept: Mapping[str, Kept], new: Kept, max_count: int, max_bytes: int) -> list[str] | None:
-    """Return the files that give way to `new`, by name; None when it must not be kept. `kept`: the oldest first.
+    """Return the requests that give way to `new`, by name; None when it must not be kept. `kept`: the oldest first.
 
     Takes time in proportion to how many are kept, however many of them must go.
     """
@@ -255,7 +289,10 @@ def giving_way(kept: Mapping[str, Kept], new: Kept, max_count: int, max_bytes: i
         if not each.is_run:
             others.add(each)
     candidates = [name for name, each in kept.items() if not each.is_run]
-    candidates += _loose_runs(kept, new.at, max_count, max_bytes) if new.is_run else []
+    if new.is_run:
+        counts = Counter(each.network for each in (*kept.values(), new) if each.is_run)
+        loose = _loose_runs(kept, new.at, max_count, max_bytes)
+        candidates += sorted(loose, key=lambda name: -counts[kept[name].network])
     dropped: list[str] = []
 
     def fits() -> bool:

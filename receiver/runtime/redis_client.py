@@ -31,7 +31,6 @@ _USES_TRANSPORT: Final = ("connect", "send_packed_command", "read_response", "ca
 _NO_NOTICES: Final = MaintNotificationsConfig(enabled=False)
 # What a connection tells Redis of its client. By itself each one reads the version anew, from redis-py's distribution.
 _DRIVER: Final = DriverInfo(lib_version=redis.__version__)
-_READ_AT_ONCE: Final = 64 << 10
 _RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; a time-out is not waited for twice
 
 
@@ -68,8 +67,24 @@ def connect(url: str, *, timeout: float, connect_timeout: float, retries: int) -
     )
 
 
-def connect_async(url: str, *, timeout: float | None, connect_timeout: float, retries: int) -> redis.asyncio.Redis:
-    """Return a client for asyncio, as `connect`. `timeout` None: the caller limits the time itself."""
+def connect_async(
+    url: str,
+    *,
+    timeout: float | None,
+    connect_timeout: float,
+    retries: int,
+    on_connect: Callable[[], None] | None = None,
+) -> redis.asyncio.Redis:
+    """Return a client for asyncio, as `connect`. `timeout` None: the caller limits the time itself.
+
+    `on_connect`: called after each new connection.
+    """
+
+    async def connected(connection: Any) -> None:
+        await connection.on_connect()
+        if on_connect is not None:
+            on_connect()
+
     client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
         url,
         maint_notifications_config=_NO_NOTICES,
@@ -77,6 +92,7 @@ def connect_async(url: str, *, timeout: float | None, connect_timeout: float, re
         socket_timeout=timeout,
         socket_connect_timeout=connect_timeout,
         retry=redis.asyncio.retry.Retry(NoBackoff(), retries, supported_errors=_RETRIED),
+        redis_connect_func=connected,
     )
     pool = client.connection_pool
     pool.connection_class = _seeing_resets(pool.connection_class)  # type: ignore[arg-type]
@@ -85,8 +101,7 @@ def connect_async(url: str, *, timeout: float | None, connect_timeout: float, re
 
 @cache
 def _seeing_resets(kind: type[Any]) -> type[Any]:
-    """Return `kind`, a class of asyncio connections, with one more way to see that a connection is lost, and with the
-    method `read_bytes`.
+    """Return `kind`, a class of asyncio connections, with one more way to see that a connection is lost.
 
     After a reset uvloop raises RuntimeError ("… the handler is closed") wherever a transport is used: on a write, in a
     read that waits, when it is closed. redis-py knows only OSError.
@@ -111,18 +126,7 @@ def _seeing_resets(kind: type[Any]) -> type[Any]:
             await kind.disconnect(self, *arguments, **options)
 
     body = {name: seeing(getattr(kind, name)) for name in _USES_TRANSPORT}
-    return type(kind.__name__, (kind,), {**body, "read_bytes": seeing(_read_bytes), "disconnect": disconnect})
-
-
-async def _read_bytes(connection: Any) -> bytes:
-    """Return what has come over a connection of asyncio, for who parses it himself: at least a byte.
-
-    Raises redis.ConnectionError, OSError.
-    """
-    data: bytes = await connection._reader.read(_READ_AT_ONCE)
-    if not data:
-        raise redis.ConnectionError("the connection was closed")
-    return data
+    return type(kind.__name__, (kind,), {**body, "disconnect": disconnect})
 
 
 def unusable(redis_url: str, error: Exception, todo: str) -> str:

@@ -165,6 +165,12 @@ def _inbox(report: StatusReport) -> Iterator[Problem]:
             + " set aside: written by no receiver, or the end of a dispatcher each time",
             "`runhook inbox list` shows them, and why; then `runhook inbox accept` or `runhook inbox drop`",
         )
+    if inbox.unknown_sources:
+        yield Problem(
+            "inbox_unknown_source",
+            f"a worker does not know the source of events in the inbox: {', '.join(inbox.unknown_sources)}",
+            "add the source and its secrets to the config of each worker, and restart it; the events wait",
+        )
     if inbox.oldest is not None and inbox.oldest > INBOX_LATE:
         yield Problem(
             "inbox_late",

@@ -28,8 +28,9 @@ from receiver.domain.parts import PartSeen
 from receiver.errors import ConfigError
 from receiver.inbox.state import InboxState, examine
 from receiver.ingest import durability
+from receiver.ingest.disk_file import free_bytes
 from receiver.ingest.quarantine import Quarantine
-from receiver.ingest.spool import free_bytes, usage
+from receiver.ingest.spool import usage
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, heartbeats, replays, stats
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.migrate import schema_trouble

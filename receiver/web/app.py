@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.domain.inbox_entry import EntryKeys
+from receiver.domain.frame import EntryKeys
 from receiver.errors import NotAllowed, NotFound, RequestError
 from receiver.ingest import durability
 from receiver.ingest.endpoint import PREFIX, Ingest
@@ -137,6 +137,7 @@ def create_app(
         config.quarantine.max_count,
         config.quarantine.max_bytes,
         config.spool.reserve_bytes,
+        stays_open=True,
     )
 
     @asynccontextmanager
@@ -145,7 +146,7 @@ def create_app(
             stack.push_async_callback(background.close)
             await group_commit.start()
             stack.push_async_callback(group_commit.close)
-            for closing in (hints.close, quarantine.close, ingest.close):
+            for closing in (hints.close, quarantine.close):
                 stack.push_async_callback(closing)
             for part in built:
                 if part.lifespan is not None:

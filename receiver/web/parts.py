@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from receiver.config.loader import file_hash
 from receiver.domain import parts
 from receiver.domain.parts import RECEIVER
-from receiver.ingest.spool import free_bytes
+from receiver.ingest.disk_file import free_bytes
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import schema_trouble
 from receiver.status.board import directory_id

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from receiver import wakeups
-from receiver.domain.inbox_entry import EntryKeys
+from receiver.domain.frame import EntryKeys
 from receiver.inbox.recovery import KILLS
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer

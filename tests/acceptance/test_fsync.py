@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
-import pytest
 
 from receiver.ledger import Ledger
 from tests.servers.receiver import Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import all_arrive, ids_in_inbox
 from tests.support.ledger import new_event, record, with_tables
+from tests.support.strace import slow_disk, strace
 from tests.support.waiting import eventually
 
 CALLS = "read,recvfrom,recvmsg,write,writev,sendto,sendmsg,pwrite64,fsync,fdatasync"
@@ -68,55 +65,12 @@ class Trace:
 
 
 @contextmanager
-def strace(pids: Sequence[int], *options: str) -> Iterator[None]:
-    """strace these processes while the block runs."""
-    program = shutil.which("strace")
-    if program is None:
-        unable("strace is not installed")
-    attach = [part for pid in pids for part in ("-p", str(pid))]
-    tracer = subprocess.Popen([program or "", "-f", "-qq", *options, *attach], stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 60
-        while not all(is_traced(pid) for pid in pids):
-            if tracer.poll() is not None or time.monotonic() > deadline:
-                unable(f"strace can't attach: {tracer.stderr.read() if tracer.stderr else ''}")
-            time.sleep(0.02)
-        yield
-    finally:
-        tracer.terminate()
-        tracer.wait(120)
-        if tracer.stderr:
-            tracer.stderr.close()
-
-
-@contextmanager
 def traced(path: Path, *pids: int) -> Iterator[Trace]:
     """Trace these processes while the block runs."""
     trace = Trace(path)
     with strace(pids, "-s", "1000000", "-e", f"trace={CALLS}", "-o", str(path)):
         yield trace
     trace.load()
-
-
-@contextmanager
-def slow_disk(seconds: float, *pids: int) -> Iterator[None]:
-    """Each sync of these processes takes so much longer while the block runs."""
-    delay = f"inject=fsync,fdatasync:delay_exit={seconds * 1e6:.0f}"
-    with strace(pids, "-e", "trace=fsync,fdatasync", "-e", delay, "-o", os.devnull):
-        yield
-
-
-def is_traced(pid: int) -> bool:
-    """Whether every thread of `pid` has a tracer."""
-    threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
-    return all(not re.search(r"^TracerPid:\t0$", text, re.MULTILINE) for text in threads)
-
-
-def unable(reason: str) -> None:
-    """A machine that forbids tracing skips; CI must not."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def test_redis_syncs_each_event_before_its_202(

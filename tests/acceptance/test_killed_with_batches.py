@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
-from receiver.domain.inbox_entry import EntryKeys
+from receiver.domain.frame import EntryKeys
 from receiver.ledger.schema import attempts, deliveries
 from tests.servers.deployment import Deployment
 from tests.servers.postgres import PostgresProcess

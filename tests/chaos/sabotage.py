@@ -9,7 +9,7 @@ plan has such faults:
 
     claim-sweep      223 acked events missing, 42 deliveries `sending` and 7 `held` for ever
     reclaim          the inbox never becomes empty, 2 acked events in no ledger
-    spool-adoption   245 acked events in no ledger and no table
+    spool-drain      acked events that were spooled are in no ledger and no table
     reset-recovery   twenty resets: the spool is never drained, 1,124 acked events in no ledger
     peer-limits      a host that vanishes: its worker does not come back, for what it held is locked
     database-clock   no fault at all: claims of the host whose clock is behind lapse at once, 10 of 55 are sent twice
@@ -40,11 +40,8 @@ def _run_once(self: Any, name: str, body: Any) -> Any:
     return running
 
 
-async def _connect_commits_only(self: Any) -> None:
-    """Make a new connection for commits, and leave the others as the reset left them."""
-    await self._drop()
-    self._connection = self._pool.make_connection()
-    await self._connection.connect()
+async def _keep_connections(_: Any) -> None:
+    """Leave the connections as the reset left them."""
 
 
 SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
@@ -52,8 +49,8 @@ SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     "claim-sweep": {"receiver.ledger.deliveries.recovery:lapse_claims": 0, "receiver.runtime.liveness:reap": 0},
     # No dispatcher takes over what a killed one had read.
     "reclaim": {"receiver.inbox.recovery:InboxRecovery.take": None},
-    # No receiver takes over what a killed one had spooled.
-    "spool-adoption": {"receiver.ingest.spool:Spool._adopt": 0},
+    # No receiver sends on what it or a killed one had spooled.
+    "spool-drain": {"receiver.ingest.group_commit:GroupCommit._drain_if_any": None},
     # PostgreSQL waits without end for a host that has vanished in the middle of a transaction.
     "peer-limits": {"handlers.support.postgresql:begin": "BEGIN"},
     # Each host tells what is due by its own clock.
@@ -65,7 +62,7 @@ SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     "reset-recovery": {
         "receiver.runtime.redis_client:_seeing_resets": _as_it_is,
         "receiver.runtime.background:Background.keep": _run_once,
-        "receiver.inbox.writer:InboxWriter.connect": _connect_commits_only,
+        "receiver.inbox.writer:InboxWriter.disconnect": _keep_connections,
     },
 }
 """For each safeguard the functions that make it, and what one that does nothing returns; or what takes its place."""

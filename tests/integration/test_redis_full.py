@@ -11,10 +11,10 @@ import pytest
 import redis
 
 from receiver.dispatch.dispatcher import Dispatcher
-from receiver.domain.inbox_entry import EntryKeys
+from receiver.domain.frame import EntryKeys
 from receiver.domain.redaction import Redactor
 from receiver.inbox.reader import InboxReader
-from receiver.inbox.stream import STREAM, UNPROVEN_ASIDE
+from receiver.inbox.stream import ASIDE, STREAM
 from receiver.ledger import Connection, Ledger
 from receiver.routing.router import Router
 from receiver.wakeups import DISPATCH
@@ -67,6 +67,6 @@ def test_an_inbox_that_fills_redis_is_drained_though_no_wake_up_can_be_written(
         # Then all are in the ledger, and there is room again
         assert recorded(ledger) == 60
         assert client.xlen(STREAM) == 0
-        assert client.xlen(UNPROVEN_ASIDE) == 1
+        assert client.xlen(ASIDE) == 1
         client.set("other", "y")
         it.close()

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from receiver.domain.event import Event, event_id
-from receiver.domain.inbox_entry import EntryKeys
+from receiver.domain.frame import FRAME, EntryKeys, read_frame
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import InboxRecovery
 from receiver.inbox.stream import STREAM
@@ -21,12 +21,11 @@ from tests.support.waiting import eventually
 KEYS = EntryKeys({"skyvern": ["secret"]})
 
 
-def append(redis_url: str, *events: Event, keys: EntryKeys | None = None, packs: bool = False) -> None:
-    """Write events to the inbox as a receiver with these keys does. `packs`: as one whose readers unpack bodies."""
+def append(redis_url: str, *events: Event, keys: EntryKeys | None = None) -> None:
+    """Write events to the inbox as a receiver with these keys does."""
 
     async def work() -> None:
         writer = InboxWriter(redis_url, timeout=30, keys=keys)  # a busy disk is not what these tests are about
-        writer.packs = packs
         try:
             await writer.append(events)
         finally:
@@ -50,7 +49,7 @@ def ids_in_inbox(server: ValkeyProcess) -> list[str]:
     client = server.connect()
     try:
         entries: Any = client.xrange(STREAM)
-        return [fields[b"id"].decode() for _, fields in entries]
+        return [read_frame(fields[FRAME]).id for _, fields in entries]
     finally:
         client.close()
 

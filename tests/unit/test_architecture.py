@@ -65,14 +65,11 @@ OWNERS = {
     },
     "argon2": {"receiver/console/passwords"},
     "jwt": {"receiver/console/oidc"},
-    "backports": {"receiver/domain/packed_body"},
-    "compression": {"receiver/domain/packed_body"},
 }
 
 # What domain/ may use besides itself: nothing that opens, waits, draws by chance or reads a clock.
 PURE = {"__future__", "base64", "collections", "dataclasses", "datetime", "decimal", "enum", "functools", "hashlib"}
 PURE |= {
-    "backports",
     "compression",
     "hmac",
     "ipaddress",

@@ -10,7 +10,7 @@ import redis
 from typer.testing import CliRunner, Result
 
 from receiver.cli.inbox import app
-from receiver.domain.inbox_entry import UNSIGNED, EntryKeys
+from receiver.domain.frame import FORGED, EntryKeys
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox.aside import list_aside, set_aside
 from receiver.inbox.reader import InboxReader
@@ -60,13 +60,13 @@ def test_an_entry_that_was_set_aside_is_accepted_or_dropped(
 ) -> None:
     # Given an entry of a receiver that signs nothing, and one of a stranger
     append(redis_url, event(body("tsk_1")))
-    client.xadd(STREAM, {"id": "x", "source": "skyvern", "why": "because", "body": b"\xff"})
+    client.xadd(STREAM, {"e": b"\xff", "why": "because"})
     reader = InboxReader(client, "d", KEYS)
     reader.ensure()
     set_aside(client, reader.read())
     # Then both are listed, with why
     shown = command("list").output
-    assert UNSIGNED in shown
+    assert FORGED in shown
     assert event(body("tsk_1")).id in shown
     assert "because" not in shown, "a stranger's own words"
     ours, theirs = (each.aside_id for each in list_aside(client))

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.console.catalogue import ACTIONS
+from receiver.ingest.quarantine import Quarantine
 from receiver.ledger.schema import audit, deliveries, keys, lanes, operations
 from tests.servers.console import ConsoleDeployment
 from tests.support.console import Browser
@@ -64,7 +65,7 @@ def state(deployment: ConsoleDeployment) -> dict[str, Any]:
         return {each.name: sorted(map(str, connection.execute(sa.select(each)).all())) for each in tables}
 
     found = deployment.ledger.read(read)
-    return {**found, "quarantine": sorted(path.name for path in (deployment.data / "quarantine").iterdir())}
+    return {**found, "quarantine": [each.file for each in Quarantine(deployment.data / "quarantine", 0, 0).list()]}
 
 
 def sent(browser: Browser, form: Form, token: str, headers: dict[str, str] | None = None) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -14,13 +14,15 @@ import sqlalchemy as sa
 
 from receiver.config.destinations import RouteConfig
 from receiver.dispatch.dispatcher import Dispatcher
-from receiver.domain import bounded_json, inbox_entry
+from receiver.domain import bounded_json
 from receiver.domain.event import Event, event_id
-from receiver.domain.inbox_entry import FORGED, NO_EVENT, UNKNOWN_SOURCE, UNSIGNED, EntryKeys
+from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, EntryKeys, head_of, read_frame
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
-from receiver.inbox.reader import READ_BYTES, InboxReader
-from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.recovery import InboxRecovery
+from receiver.inbox.state import examine
+from receiver.inbox.stream import ASIDE, STREAM
 from receiver.ledger import Ledger, LedgerDataError, events, first_events, runs
 from receiver.ledger.events import NewEvent
 from receiver.routing.router import Router
@@ -407,14 +409,14 @@ def test_what_a_stranger_writes_into_the_inbox_is_set_aside_and_holds_up_nothing
     with redis.Redis.from_url(redis_url) as client:
         append(redis_url, event(body("tsk_1")), keys=KEYS)
         (_, fields), *_ = cast("Any", client.xrange(STREAM))
-        forged = body("tsk_forged")
+        forged = event(body("tsk_forged"))
+        head, later = head_of(forged), head_of(dataclasses.replace(event(body("tsk_1")), received_at=1_800_000_000.0))
         strangers: list[dict[Any, Any]] = [
-            fields | {b"at": b"nan"},
-            fields | {b"at": b"inf"},
-            fields | {b"body": forged},
-            fields | {b"body": forged, b"id": event(forged).id},
-            {**fields, b"source": b"nobody"},
-            {name: value for name, value in fields.items() if name != b"mac"},
+            fields | {FRAME: fields[FRAME].replace(b'"at":', b'"at":9')},
+            fields | {FRAME: head + b"\n" + body("tsk_1")},
+            fields | {FRAME: head + b"\n" + forged.body},
+            fields | {FRAME: later + b"\n" + body("tsk_1")},
+            {name: value for name, value in fields.items() if name != MACS},
             {b"a": b"b"},
         ]
         for each in strangers:
@@ -425,12 +427,10 @@ def test_what_a_stranger_writes_into_the_inbox_is_set_aside_and_holds_up_nothing
         # Then the events are in the ledger, and the rest is aside, logged and counted
         assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}
         assert client.xlen(STREAM) == 0
-        # (of which what may be another receiver's, with a newer config or an older release, is never dropped)
-        kept = {key: cast("Any", client.xrange(key)) for key in (ASIDE, UNPROVEN_ASIDE)}
-        why = {key: [fields[b"why"].decode() for _, fields in found] for key, found in kept.items()}
-        assert why == {ASIDE: [FORGED, FORGED, UNKNOWN_SOURCE, UNSIGNED], UNPROVEN_ASIDE: [NO_EVENT] * 3}
+        why = [fields[b"why"].decode() for _, fields in cast("Any", client.xrange(ASIDE))]
+        assert why == [NO_EVENT, NO_EVENT, FORGED, FORGED, FORGED, NO_EVENT]
         assert caplog.text.count("inbox.set_aside") == len(strangers)
-        assert client.hget(workers.DISPATCH_KEY, "aside") == b"7"
+        assert client.hget(workers.DISPATCH_KEY, "aside") == b"6"
         # And what wakes the dispatcher next does so
         assert client.pttl(flag_key("dispatch")) == -2
 
@@ -442,19 +442,17 @@ def test_many_entries_of_a_stranger_are_few_lines(
         for _ in range(200):
             client.xadd(STREAM, {b"a": b"b"})
         guarded.run(once())
-        assert client.xlen(UNPROVEN_ASIDE) == 200
+        assert client.xlen(ASIDE) == 200
         assert client.hget(workers.DISPATCH_KEY, "aside") == b"200"
     assert 0 < caplog.text.count("inbox.set_aside") < 40
 
 
-def test_a_dispatcher_that_knows_of_a_new_secret_or_source_puts_back_what_one_that_did_not_set_aside(
+def test_a_dispatcher_that_learns_a_secret_puts_back_what_it_signed(
     guarded: Dispatcher, ledger: Ledger, redis_url: str
 ) -> None:
-    # Given receivers that know of a secret and a source which their dispatcher does not, and a stranger
-    now = {"skyvern": ["new secret"], "other": ["third"]}
-    other = Event(event_id("other", body("tsk_2")), "other", body("tsk_2"), time.time())
-    large = event(body("tsk_3", output="word " * 2000))
-    append(redis_url, event(body("tsk_1")), other, large, keys=EntryKeys(now), packs=True)
+    # Given a receiver that knows of a secret which its dispatcher does not, and a stranger
+    now = {"skyvern": ["new secret"]}
+    append(redis_url, event(body("tsk_1")), keys=EntryKeys(now))
     append(redis_url, event(body("tsk_forged")), keys=EntryKeys({"skyvern": ["guessed"]}))
     guarded.run(once())
     assert deliveries(ledger) == {}
@@ -464,35 +462,43 @@ def test_a_dispatcher_that_knows_of_a_new_secret_or_source_puts_back_what_one_th
     it = Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection)
     it.run(once())
     # Then it takes in what is right now, and no more
-    assert deliveries(ledger).keys() == {"tsk_1", "tsk_2", "tsk_3"}
+    assert deliveries(ledger).keys() == {"tsk_1"}
     ((_, left),) = cast("Any", connection.xrange(ASIDE))
-    assert left[b"id"].decode() == event(body("tsk_forged")).id
+    assert read_frame(left[FRAME]).body == body("tsk_forged")
     assert connection.xlen(STREAM) == 0
     it.close()
 
 
-def test_a_dispatcher_puts_back_what_one_of_an_older_release_took_for_no_event(
-    guarded: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+def test_events_of_an_unknown_source_wait_for_a_worker_that_knows_it(
+    guarded: Dispatcher,
+    ledger: Ledger,
+    redis_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Given a receiver whose ids have a form that its dispatcher does not know, and strangers
-    newer = body("tsk_600635710436290806")
-    append(redis_url, event(newer), keys=KEYS)
-    with redis.Redis.from_url(redis_url) as client, monkeypatch.context() as older:
-        ((_, fields),) = cast("Any", client.xrange(STREAM))
-        client.xadd(STREAM, {name: value for name, value in fields.items() if name != b"mac"})
-        client.xadd(STREAM, fields | {b"mac": b"guessed".ljust(16)})
-        older.setattr(inbox_entry, "_ID", re.compile("evt_[0-9a-f]{32}"))
+    # Given events of a source that a worker's config lacks, among others
+    both = EntryKeys({"skyvern": ["secret"], "other": ["third"]})
+    other = Event(event_id("other", body("tsk_2")), "other", body("tsk_2"), time.time())
+    append(redis_url, event(body("tsk_1")), other, event(body("tsk_3")), keys=both)
+    # When that worker dispatches, again and again
+    for _ in range(12):
         guarded.run(once())
-        assert client.xlen(UNPROVEN_ASIDE) == 3
-    assert deliveries(ledger) == {}
-    # When one of the receiver's release begins
+        for taken in iter(lambda: guarded._recovery.take(0, 0, 1), None):
+            guarded._process(taken.entries)
+            break
+    # Then it records the others, leaves those in the inbox, and reports the source
+    assert deliveries(ledger).keys() == {"tsk_1", "tsk_3"}
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    reader = InboxReader(connection, "d2", KEYS)
-    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection)
-    it.run(once())
-    # Then it takes in what the receiver has signed, and nothing else
-    assert deliveries(ledger).keys() == {"tsk_600635710436290806"}
-    assert connection.xlen(UNPROVEN_ASIDE) == 2
+    state = examine(connection)
+    assert (state.entries, state.set_aside, state.unknown_sources) == (1, 0, ("other",))
+    assert "inbox.left entries=1 sources=other" in caplog.text
+    # And a worker that knows the source records them
+    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d2", both), connection)
+    taken = InboxRecovery(connection, InboxReader(connection, "d2", both)).take(0, 0)
+    assert taken is not None
+    assert (taken.alone, [entry.event for entry in taken.entries]) == (False, [other])
+    it.dispatch([other])
+    assert deliveries(ledger).keys() == {"tsk_1", "tsk_2", "tsk_3"}
     it.close()
 
 
@@ -582,26 +588,4 @@ def test_a_read_takes_no_more_bytes_than_memory_has_room_for(redis_url: str, mon
 
     assert sizes == [5, 6, 5]
     assert sum(len(reader.read()) for _ in range(6)) == 24
-    connection.close()
-
-
-@pytest.mark.parametrize("taken_before", [False, True])
-def test_a_read_reckons_with_what_packed_bodies_are_unpacked(redis_url: str, taken_before: bool) -> None:
-    # Given bodies that take 2 MB each, and nearly nothing while they are packed
-    append(redis_url, *(event(body(f"tsk_{n}", output="x" * 2_000_000)) for n in range(40)), packs=True)
-    connection = redis.Redis.from_url(redis_url)
-    assert cast("int", connection.memory_usage(STREAM)) < READ_BYTES / 100
-    reader = InboxReader(connection, "d1")
-    reader.ensure()
-    if taken_before:  # by one that is gone
-        connection.xreadgroup(GROUP, "gone", {STREAM: ">"})
-
-    # When they are read
-    found = taken_again(connection, "d1", count=40) if taken_before else reader.read(256)
-
-    # Then no more than memory has room for, and each whole
-    sizes = [len(entry.event.body) for entry in found if entry.event is not None]
-    assert len(sizes) == len(found)
-    assert min(sizes) > 2_000_000
-    assert READ_BYTES <= sum(sizes) < 2 * READ_BYTES
     connection.close()

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
 
 import pytest
 import redis
 
 from receiver import wakeups
 from receiver.domain.event import Event, event_id
-from receiver.domain.inbox_entry import NO_EVENT
+from receiver.domain.frame import NO_EVENT
 from receiver.inbox import reader as reader_module
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.state import InboxState, examine
-from receiver.inbox.stream import ASIDE, GROUP, STREAM, UNPACKS, UNPROVEN_ASIDE
+from receiver.inbox.stream import ASIDE, GROUP, LEFT, STREAM
 from receiver.inbox.writer import InboxUnavailable, InboxWriter
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import taken_again
@@ -59,58 +57,6 @@ async def test_events_come_out_as_they_went_in_and_in_order(writer: InboxWriter,
     assert (await writer.append(wanted[:3])).depth == 3
     assert (await writer.append(wanted[3:])).depth == 4
     assert [entry.event for entry in reader.read()] == wanted
-
-
-async def test_large_bodies_are_packed_and_come_out_as_they_went_in(
-    writer: InboxWriter, reader: InboxReader, client: redis.Redis
-) -> None:
-    # Given a writer that may pack, and events of which some are worth it, together over what is packed on the loop
-    writer.packs = True
-    text = b'{"output":"' + b"word " * 20_000 + b'"}'
-    for wanted in (
-        [event(0), event(1, text), event(2, os.urandom(5000))],
-        [event(n, b"%d" % n + text) for n in range(5)],
-    ):
-        # When they are appended
-        appended = await writer.append(wanted)
-        # Then they take as many bytes as it says, and come out as they were
-        stored = sum(len(fields[b"body"]) for _, fields in client.xrange(STREAM))  # type: ignore[union-attr]
-        assert appended.size == stored < 10_000
-        entries = reader.read()
-        assert [entry.event for entry in entries] == wanted
-        reader.done([entry.entry_id for entry in entries])
-        reader.flush()
-
-
-async def test_a_reader_says_that_it_unpacks_also_to_a_redis_that_has_lost_everything(
-    writer: InboxWriter, client: redis.Redis
-) -> None:
-    assert not await writer.readers_unpack()
-    reader = InboxReader(client, "first")
-    for _ in range(2):
-        reader.ensure()
-        assert await writer.readers_unpack()
-        client.flushall()
-    # and it asks no more of Redis than that
-    reader.ensure()
-    client.delete(UNPACKS)
-    reader.ensure()
-    assert not await writer.readers_unpack()
-
-
-async def test_a_redis_user_who_may_begin_no_transaction_is_told_which_command_that_takes(
-    redis_url: str, client: redis.Redis
-) -> None:
-    user: tuple[str, ...] = ("hook", "on", ">pass", "~*", "+@all", "-multi")
-    client.execute_command("ACL", "SETUSER", *user)
-    writer = InboxWriter(redis_url.replace("redis://", "redis://hook:pass@"), timeout=30)
-    try:
-        with pytest.raises(InboxUnavailable, match=r"NOPERM .*multi") as refused:
-            await writer.append([event(0)])
-        assert not refused.value.refused, "it may be there"
-    finally:
-        await writer.close()
-        client.execute_command("ACL", "DELUSER", "hook")
 
 
 async def test_what_was_read_is_nobody_elses_and_what_is_done_is_gone(
@@ -165,7 +111,7 @@ async def test_an_acknowledgement_that_failed_is_made_with_the_next_read(
     await writer.append([event(0)])
     reader.done([each.entry_id for each in reader.read()])
     with monkeypatch.context() as patch:
-        patch.setattr(reader_module, "DONE", "return redis.error_reply('ERR no')")
+        patch.setattr(reader_module, "_DONE", "return redis.error_reply('ERR no')")
         with pytest.raises(redis.ResponseError, match="no"):
             reader.flush()
         with pytest.raises(redis.ResponseError, match="no"):
@@ -271,6 +217,27 @@ async def test_depth_counts_entries_and_bytes(writer: InboxWriter) -> None:
     assert 200_000 <= size < 1_000_000
 
 
+async def test_the_writer_notes_each_new_connection(writer: InboxWriter, client: redis.Redis) -> None:
+    await writer.append([event(1)])
+    assert writer.connected_anew
+    writer.connected_anew = False
+    await writer.append([event(2)])
+    assert not writer.connected_anew
+    client.client_kill_filter(_type="normal", skipme=True)
+    for number in (3, 4):
+        try:
+            await writer.append([event(number)])
+        except InboxUnavailable:
+            continue
+    assert writer.connected_anew
+
+
+async def test_a_script_that_redis_has_lost_is_sent_again(writer: InboxWriter, client: redis.Redis) -> None:
+    await writer.append([event(1)])
+    client.script_flush()
+    assert (await writer.append([event(2)])).depth == 2
+
+
 async def test_a_closed_port_is_unavailable_at_once() -> None:
     writer = InboxWriter(f"redis://127.0.0.1:{free_port()}/0")
     with pytest.raises(InboxUnavailable):
@@ -328,24 +295,6 @@ async def test_a_password_in_the_url_is_used_and_not_shown(valkey_factory: Calla
     client.close()
 
 
-@pytest.mark.parametrize("stale", [b"+OK\r\n", b"+PONG\r\n", b":1\r\n"])
-async def test_a_reply_of_another_command_is_a_broken_connection_and_no_commit(
-    writer: InboxWriter, monkeypatch: pytest.MonkeyPatch, stale: bytes
-) -> None:
-    await writer.connect()
-    came = writer._connection.read_bytes
-
-    async def read_bytes() -> bytes:
-        return stale + bytes(await came())
-
-    with monkeypatch.context() as patched:
-        patched.setattr(writer._connection, "read_bytes", read_bytes)
-        with pytest.raises(InboxUnavailable):
-            await writer.append([event(1)])
-
-    assert (await writer.append([event(2)])).depth >= 1
-
-
 async def test_its_state_says_how_many_wait_for_how_long_and_who_has_them(
     client: redis.Redis, reader: InboxReader, writer: InboxWriter
 ) -> None:
@@ -356,34 +305,16 @@ async def test_its_state_says_how_many_wait_for_how_long_and_who_has_them(
     reader.ensure()
     reader.read(2)
     client.xadd(ASIDE, {"why": "x"})
-    client.xadd(UNPROVEN_ASIDE, {"why": "y"})
+    client.sadd(LEFT, "two", "one")
     later = examine(client)
 
     assert (fresh.entries, fresh.pending, fresh.set_aside, fresh.trouble) == (3, 0, 0, "")
     assert 0 <= (fresh.oldest or 0.0) < 600
     assert fresh.size > 0
-    assert (later.entries, later.pending, later.set_aside) == (3, 2, 2)
+    assert (later.entries, later.pending, later.set_aside, later.unknown_sources) == (3, 2, 1, ("one", "two"))
     # And keys that somebody else has written are told, or count as nothing
     client.set(ASIDE, "x")
-    assert examine(client).set_aside == 1
-    client.set(UNPROVEN_ASIDE, "x")
-    assert examine(client).set_aside == 0
+    client.set(LEFT, "x")
+    assert (examine(client).set_aside, examine(client).unknown_sources) == (0, ())
     client.set(STREAM, "x")
     assert examine(client).trouble
-
-
-async def test_two_commits_at_once_go_on_after_a_stranger_has_used_up_the_ids(
-    writer: InboxWriter, redis_url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client.xadd(STREAM, {"a": "b"}, id=f"{2**64 - 1}-{2**64 - 1}")
-    client.xtrim(STREAM, maxlen=0)
-    other = InboxWriter(redis_url, timeout=30)
-    renew = writer.client.eval
-
-    async def behind_the_other(*arguments: Any) -> Any:
-        await other.append([event(1)])  # which begins the stream anew
-        return await renew(*arguments)
-
-    monkeypatch.setattr(writer.client, "eval", behind_the_other)
-    assert (await writer.append([event(2)])).depth == 2
-    await other.close()

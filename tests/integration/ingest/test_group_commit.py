@@ -12,16 +12,14 @@ import pytest
 
 from receiver.domain.event import Event
 from receiver.errors import Busy
-from receiver.inbox.reader import InboxReader
 from receiver.inbox.stream import STREAM
 from receiver.inbox.writer import Appended, InboxWriter
 from receiver.ingest import group_commit as module
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.spool import Spool
 from receiver.telemetry.receiver import ReceiverMetrics
-from tests.servers.gate import Gate
 from tests.servers.valkey import ValkeyProcess
-from tests.support.events import body, event
+from tests.support.events import event
 from tests.support.inbox import ids_in_inbox
 from tests.support.spool import events, open_spool
 from tests.support.waiting import PATIENCE, eventually
@@ -68,65 +66,69 @@ async def nobody_watches(_: GroupCommit) -> None:
     """In place of the look at Redis twice a second, which would notice by itself."""
 
 
-async def test_two_commits_are_under_way_and_those_of_a_redis_that_dies_meanwhile_go_to_the_spool(
+async def test_one_commit_is_under_way_and_those_who_wait_share_the_next(
     valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits: list[int] = []
     append = InboxWriter.append
 
-    async def noted(writer: InboxWriter, events: Sequence[Event]) -> Appended:
+    async def noted(writer: InboxWriter, events: Sequence[Event], **options: Any) -> Appended:
         commits.append(len(events))
-        return await append(writer, events)
+        return await append(writer, events, **options)
 
     monkeypatch.setattr(InboxWriter, "append", noted)
     monkeypatch.setattr(GroupCommit, "_watch", nobody_watches)
     server = valkey_factory()
     async with started(server.url, tmp_path) as it:
-        # Given a Redis that answers nothing, when two events come, one after the other, and then three more
+        # Given a Redis that answers nothing, when an event comes, and four more while its commit is under way
         server.hang()
         kept = []
         for many in (1, 1, 3):
             kept += [it.commit(event(b"%d %d" % (number, many))) for number in range(many)]
             for _ in range(10):
                 await asyncio.sleep(0)
-        # Then the first two are on their way
-        assert commits == [1, 1]
-        # And all are in the spool when it dies
+        assert commits == [1]
+        # Then all are in the spool when it dies
         server.kill()
         await asyncio.gather(*kept)
         assert it._spool.events == 5
-        assert commits == [1, 1]
 
 
-async def test_a_commit_that_fails_does_not_break_off_the_other_one_under_way(
-    valkey: ValkeyProcess, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_commit_is_bounded_in_number_and_bytes_but_never_empty(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probed = asyncio.Event()
-    connect = InboxWriter.connect
+    monkeypatch.setattr(module, "COMMIT_EVENTS", 4)
+    monkeypatch.setattr(module, "COMMIT_BYTES", 1000)
+    sizes: list[int] = []
+    append = InboxWriter.append
 
-    async def noted(writer: InboxWriter) -> None:
-        probed.set()
-        await connect(writer)
+    async def noted(writer: InboxWriter, events: Sequence[Event], **options: Any) -> Appended:
+        sizes.append(len(events))
+        return await append(writer, events, **options)
 
+    monkeypatch.setattr(InboxWriter, "append", noted)
+    async with started(redis_url, tmp_path) as it:
+        bodies = [*(b"%d" % number for number in range(6)), b"x" * 5000, b"y" * 400, b"z" * 400, b"w" * 400]
+        await asyncio.gather(*(it.commit(event(each)) for each in bodies))
+    assert sizes == [4, 2, 1, 2, 1]
+
+
+async def test_another_server_behind_the_address_is_examined_before_a_202(
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(GroupCommit, "_watch", nobody_watches)
-    slow, failing = event(b"the one whose reply takes long"), event(b"the one whose connection breaks")
-    with Gate(valkey.port) as gate:
-        async with started(redis_url.replace(f":{valkey.port}", f":{gate.port}"), tmp_path) as it:
-            for writer in it._writers:
-                writer._timeout = PATIENCE
-            # Given a commit that Redis has, and whose reply is on its way
-            late = gate.catch(slow.body, "after")
-            first = it.commit(slow)
-            await asyncio.to_thread(late.wait)
-            # When the connection of the next one breaks, and connections are made anew
-            monkeypatch.setattr(InboxWriter, "connect", noted)
-            gate.catch(failing.body, "cut")
-            second = it.commit(failing)
-            await asyncio.wait_for(probed.wait(), PATIENCE)
-            late.release()
-            await asyncio.gather(first, second)
-            # Then only that one went to the spool
-            assert (it._metrics.events["redis"], it._metrics.events["spool"]) == (1, 1)
+    server = valkey_factory()
+    async with started(server.url, tmp_path) as it:
+        await it.commit(event(b"first"))
+        # Given a Redis that was replaced, between two commits, by one that keeps events in memory only
+        client = server.connect()
+        client.config_set("appendfsync", "no")
+        client.client_kill_filter(_type="normal", skipme=True)
+        client.close()
+        # When the next events come, then they are in the spool
+        await it.commit(event(b"second"))
+        await it.commit(event(b"third"))
+        assert (it.store, it._metrics.events["spool"]) == ("spool", 2)
 
 
 async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
@@ -152,30 +154,6 @@ async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
         await becomes(lambda: ids_in_inbox(server) == [first.id, second.id])
         assert (it.store, it.trouble) == ("redis", "")
     client.close()
-
-
-async def test_bodies_are_packed_once_a_reader_was_there_that_unpacks_them(
-    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given a receiver that nobody has told yet how its readers read
-    monkeypatch.setattr(module, "EXAMINE_EVERY", 0.0)
-    server = valkey_factory()
-    async with started(server.url, tmp_path) as it:
-        client = server.connect()
-
-        async def stored(name: str) -> dict[bytes, bytes]:
-            await it.commit(event(body(name, output="word " * 2000)))
-            ((_, fields),) = client.xrevrange(STREAM, count=1)  # type: ignore[misc]
-            return fields  # type: ignore[no-any-return]
-
-        assert b"size" not in await stored("tsk_1")
-        # When one has begun that unpacks bodies
-        InboxReader(client, "new").ensure()
-        await becomes(lambda: it._writer.packs)
-        # Then they are packed
-        fields = await stored("tsk_2")
-        assert int(fields[b"size"]) > 10_000 > 10 * len(fields[b"body"])
-        client.close()
 
 
 async def test_the_first_failure_of_redis_is_noticed_by_the_commit_that_meets_it(
@@ -237,13 +215,14 @@ async def test_an_error_that_nobody_foresaw_sends_the_commit_to_the_spool_and_th
     server = valkey_factory()
     kept = [event(b"%d" % number) for number in range(2)]
 
-    async def broken() -> bytes:
+    async def broken(**_: Any) -> Any:
         raise ValueError("an answer that can't be read")
 
     async with started(server.url, tmp_path) as it:
-        monkeypatch.setattr(it._writer._connection, "read_bytes", broken)
-        await it.commit(kept[0])
-        assert "redis_away reason=an answer that can't be read" in caplog.text
+        with monkeypatch.context() as once:
+            once.setattr(it._writer, "_append", broken)
+            await it.commit(kept[0])
+            assert "redis_away reason=an answer that can't be read" in caplog.text
         await becomes(lambda: it.store == "redis")
         await it.commit(kept[1])
         await becomes(lambda: set(ids_in_inbox(server)) == {each.id for each in kept})
@@ -254,7 +233,7 @@ async def test_those_who_wait_for_a_commit_that_is_broken_off_are_told(
 ) -> None:
     server = valkey_factory()
 
-    async def broken(_: object) -> None:
+    async def broken(*_: object, **__: object) -> None:
         monkeypatch.undo()
         raise asyncio.CancelledError  # of something that it waited for, not of the commit's own task
 
@@ -309,6 +288,7 @@ async def test_the_look_at_disk_and_inbox_rests_each_time(tmp_path: Path, monkey
         async with asyncio.timeout(PATIENCE):
             await it._watch()
     assert rests == [module.WATCH_EVERY] * 3
+    it._spool.close()
     it._disk.shutdown()
 
 

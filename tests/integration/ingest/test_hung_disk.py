@@ -11,20 +11,20 @@ from tests.support.events import body
 from tests.support.waiting import eventually
 
 AWAY = "redis://127.0.0.1:1/0"
-# From when the first file is there, what is to be on disk never is. The second one says that something waits for it.
+# From when the first file is there, no transaction of SQLite ends. The second one says that one waits.
 HANGS = """
-import os, threading
+import sqlite3, threading
 from pathlib import Path
 
-def hanging(real):
-    def sync(handle):
-        if Path({mark!r}).exists():
+class Hanging(sqlite3.Connection):
+    def execute(self, statement, *values):
+        if statement == "COMMIT" and Path({mark!r}).exists():
             Path({waits!r}).touch()
             threading.Event().wait()
-        return real(handle)
-    return sync
+        return super().execute(statement, *values)
 
-os.fsync, os.fdatasync = hanging(os.fsync), hanging(os.fdatasync)
+connect = sqlite3.connect
+sqlite3.connect = lambda *values, **named: connect(*values, factory=Hanging, **named)
 """
 
 
@@ -37,7 +37,7 @@ def with_hung_disk(receiver: ReceiverProcess, folder: Path) -> Callable[[], None
     return lambda: eventually(waits.exists, what=lambda: receiver.log[-3000:])
 
 
-def test_who_waits_for_the_spool_gets_503_and_the_receiver_ends(
+def test_a_webhook_that_waits_for_the_spool_gets_503_and_the_receiver_ends(
     receiver_factory: Callable[..., ReceiverProcess], tmp_path: Path
 ) -> None:
     # Given a webhook that goes to the spool, and waits for the disk
@@ -53,10 +53,10 @@ def test_who_waits_for_the_spool_gets_503_and_the_receiver_ends(
     assert "ingest.disk_hangs" in receiver.log
 
 
-def test_what_was_to_be_quarantined_is_given_up_and_the_receiver_ends(
+def test_a_request_that_waits_for_the_quarantine_is_given_up_and_the_receiver_ends(
     receiver_factory: Callable[..., ReceiverProcess], tmp_path: Path
 ) -> None:
-    # Given a webhook with a wrong signature, whose file waits for the disk
+    # Given a webhook with a wrong signature, whose row waits for the disk
     receiver = receiver_factory(AWAY, start=False)
     wait = with_hung_disk(receiver, tmp_path)
     assert receiver.post(body("tsk_1"), "wrong").status_code == 401

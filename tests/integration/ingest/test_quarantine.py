@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ import redis
 from receiver.domain.event import event_id
 from receiver.domain.signature import HEADER, sign
 from receiver.inbox.reader import InboxReader
-from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
+from receiver.ingest.quarantine import Quarantine, QuarantinedRequest, QuarantineWriter
+from receiver.telemetry.receiver import ReceiverMetrics
 from tests.servers.receiver import SECRET, ReceiverProcess, body
 from tests.servers.valkey import free_port
 from tests.support.waiting import eventually
@@ -64,7 +66,7 @@ def test_the_oldest_go_when_they_are_too_large_and_what_is_larger_than_all_room_
 def test_the_bounds_hold_over_restarts(tmp_path: Path) -> None:
     for number in range(5):
         Quarantine(tmp_path, 3, 1 << 20).add(*refused(number))
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(Quarantine(tmp_path, 3, 1 << 20).list()) == 3
 
 
 def test_the_same_request_again_takes_no_more_room(tmp_path: Path) -> None:
@@ -85,37 +87,64 @@ def test_the_same_body_with_another_signature_takes_nothings_place(tmp_path: Pat
     assert verdicts == ["authentic", "bad_signature"]
 
 
-def test_what_an_earlier_release_kept_is_still_there(tmp_path: Path) -> None:
-    request, content = refused(1)
-    about = {"source": "skyvern", "signature": request.signature, "at": 7.0, "sub": "", "size": len(content)}
-    (tmp_path / f"{request.id}.req").write_bytes(json.dumps(about).encode() + b"\n" + content)
-    store = Quarantine(tmp_path, 10, 1 << 20)
-
-    (found,) = store.list()
-
-    assert (found.id, found.verdict(store.body(found), [NEW])) == (request.id, "authentic")
-    store.remove([found])
-    assert store.list() == []
-
-
 def test_none_are_kept_when_none_may_be(tmp_path: Path) -> None:
     store = Quarantine(tmp_path, 0, 1 << 20)
     assert store.add(*refused(1)) == 1
     assert store.list() == []
 
 
-def test_files_that_are_not_ours_are_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "evt_1.req").write_bytes(b"not ours")
-    (tmp_path / "evt_2.req").write_bytes(b"{}\n")
-    (tmp_path / "notes.txt").write_bytes(b"hello")
-    assert Quarantine(tmp_path, 3, 1 << 20).list() == []
-
-
 def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     store = Quarantine(tmp_path / "quarantine", 3, 1 << 20)
     store.add(*refused(1))
-    (path,) = (tmp_path / "quarantine").iterdir()
-    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "quarantine").iterdir()}
+    assert (modes, (tmp_path / "quarantine").stat().st_mode & 0o777) == ({0o600}, 0o700)
+
+
+def test_looking_at_it_makes_nothing(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path / "quarantine", 3, 1 << 20)
+    assert (store.list(), store.usage()) == ([], (0, 0))
+    store.remove([refused(1)[0]])
+    with pytest.raises(FileNotFoundError):
+        store.body(refused(1)[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_request_goes_into_a_file_that_was_deleted(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path, 10, 1 << 20, stays_open=True)
+    store.add(*refused(1))
+    for path in tmp_path.glob("refused.db*"):
+        path.unlink()
+    store.add(*refused(2))
+    store.close()
+    assert [each.at for each in Quarantine(tmp_path, 10, 1 << 20).list()] == [1001.0, 1002.0]
+
+
+def test_noise_of_one_network_keeps_nothing_of_another_out(tmp_path: Path) -> None:
+    # Given a quarantine full of runs from one network, while those of another one come in between
+    store = Quarantine(tmp_path, 20, 1 << 20, stays_open=True)
+    for number in range(200):
+        request, content = refused(number)
+        store.add(request, content, "192.0.2.7" if number % 40 else "198.51.100.1")
+    store.close()
+    # Then each of the latter is there
+    assert {1000.0 + number for number in range(0, 200, 40)} <= {each.at for each in store.list()}
+
+
+async def test_one_network_has_a_part_of_the_rate(tmp_path: Path) -> None:
+    metrics = ReceiverMetrics()
+    writer = QuarantineWriter(Quarantine(tmp_path, 1000, 64 << 20, stays_open=True), metrics, 1 << 20)
+    # Given noise in the form of runs, 700 at once from one network
+    for number in range(700):
+        writer.offer("skyvern", "0" * 64, body(number), "", 1.0, "192.0.2.7")
+        if number % 20 == 0:
+            await asyncio.to_thread(eventually, lambda: not writer._allowances[True].waiting)
+    # When requests come from another one
+    for number in range(700, 720):
+        writer.offer("skyvern", "0" * 64, body(number), "", 2.0, "198.51.100.1")
+    await writer.close()
+    # Then these are kept
+    kept = [each.at for each in Quarantine(tmp_path, 1000, 64 << 20).list()]
+    assert (kept.count(2.0), kept.count(1.0) < 200) == (20, True)
 
 
 # --- The receiver and the command

@@ -390,7 +390,7 @@ def test_a_redis_that_comes_back_weaker_gets_no_event_until_it_is_set_right(
 
     eventually(lambda: examined() >= 4, every=0.05)
     assert "appendfsync is everysec" in receiver.log
-    assert calls(client, "xadd") == 0, "an event went to it"
+    assert calls(client, "xadd") <= 1, "only the commit that met it, whose event is in the spool as well"
     client.config_set("appendfsync", "always")
     client.close()
     all_arrive(server, acked)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain.event import Event, delivery_id, event_id, short_id
-from receiver.domain.inbox_entry import is_sound
+from receiver.domain.frame import is_sound
 from receiver.ledger.filters import id_trouble
 from tests.support.run_ids import number_of, run_id
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import pytest
 
 from receiver.domain.event import Event
-from receiver.domain.packed_body import unpack
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import Busy
 from receiver.ingest import endpoint
@@ -28,7 +28,6 @@ class FakeGroupCommit:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.error: Exception | None = None
-        self.packs = True
 
     async def commit(self, event: Event) -> None:
         if self.error:
@@ -40,7 +39,7 @@ class RefusedRequests:
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
 
-    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
+    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float, network: str) -> None:
         self.bodies.append(body)
 
 
@@ -224,30 +223,19 @@ async def test_a_refused_signature_is_quarantined_and_not_kept(bench: Bench) -> 
     assert (bench.refusals.bodies, bench.group_commit.events) == ([b"{}"], [])
 
 
-async def test_many_large_bodies_are_packed_by_threads_and_one_that_is_alone_is_not(bench: Bench) -> None:
-    body = b"large " * 10_000
-    for packs, held in ((True, 0), (True, endpoint.MANY), (False, endpoint.MANY)):
-        # Given that so many bytes of other bodies are here, and what the inbox takes
-        bench.group_commit.packs = packs
-        bench.bodies.take(held)
-        # When large ones come at once, and one with a wrong signature
-        posts = [bench.post([body + b"%d" % number]) for number in range(20)]
-        answers = await asyncio.gather(*posts, bench.post([body], secret="wrong"))
-        # Then each is acked and kept by its own id, packed where that is wanted and worth it, and the wrong one is not
-        assert [status for status, _, _ in answers] == [202] * 20 + [401]
-        kept = {event.id: event for event in bench.group_commit.events}
-        assert [kept[answer["event_id"]].body for _, answer, _ in answers[:20]] == [
-            body + b"%d" % number for number in range(20)
-        ]
-        packed = [event.packed for event in bench.group_commit.events]
-        if packs and held:
-            assert [unpack(each, len(event.body)) for each, event in zip(packed, kept.values(), strict=True)] == [
-                event.body for event in kept.values()
-            ]
-        else:
-            assert packed == [b""] * 20
-        bench.bodies.give(held)
-        bench.group_commit.events.clear()
+async def test_large_bodies_are_hashed_off_the_loop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[tuple[int, bool]] = []
+    real, loop_thread = endpoint.verify, threading.get_ident()
+
+    def noted(body: bytes, signature: str, secrets: Sequence[str]) -> bool:
+        hashed.append((len(body), threading.get_ident() == loop_thread))
+        return real(body, signature, secrets)
+
+    monkeypatch.setattr(endpoint, "verify", noted)
+    small, large = b"x" * endpoint.OFF_LOOP, b"x" * (endpoint.OFF_LOOP + 1)
+    answers = [await bench.post([small]), await bench.post([large]), await bench.post([large], secret="wrong")]
+    assert [status for status, _, _ in answers] == [202, 202, 401]
+    assert hashed == [(len(small), True), (len(large), False), (len(large), False)]
 
 
 async def test_our_own_trouble_is_503_with_retry_after_whatever_it_is(

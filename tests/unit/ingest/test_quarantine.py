@@ -25,7 +25,7 @@ class Counted:
     """A kept request that counts how often its size is asked for."""
 
     asked = 0
-    is_run, at = False, NOW
+    is_run, at, network = False, NOW, ""
 
     @property
     def size(self) -> int:
@@ -82,6 +82,12 @@ def test_large_runs_take_no_more_than_half_for_good() -> None:
     kept = numbered(run(size=300), run(size=300), run(size=10))
 
     assert giving_way(kept, run(size=300), COUNT, BYTES) == ["1"]
+
+
+def test_the_network_with_the_most_runs_gives_way_first() -> None:
+    kept = numbered(*[run()] * 4, *(Kept(10, NOW, True, network) for network in ("b", "a", "a", "a")))
+
+    assert giving_way(kept, Kept(10, NOW, True, "b"), COUNT, BYTES) == ["5"]
 
 
 def test_a_body_names_a_run_where_skyvern_writes_its_id() -> None:

@@ -126,6 +126,12 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("quarantine", disk(quarantine=4, newest_refused=NOW - 600), "4 requests", False),
     ("quarantine", disk(quarantine=4, newest_refused=NOW - 900_000), "10 d old", True),
     ("inbox_unreadable", redis(inbox=InboxState(trouble="the key is a string")), "is a string", False),
+    (
+        "inbox_unknown_source",
+        redis(inbox=InboxState(unknown_sources=("other",))),
+        "source of events in the inbox: other",
+        False,
+    ),
     ("inbox_set_aside", redis(inbox=InboxState(set_aside=2)), "2 entries of the inbox were set aside", False),
     ("ledger_weak", ledger(weak="fsync is off"), "fsync is off", False),
     ("task_failing", without("receiver", receiver(store="redis", failing="drain fails")), "drain fails", False),
