@@ -251,7 +251,7 @@ class HTTPProtocol(HttpToolsProtocol):
                 self.transport.close()
         elif self._waiting_since is not None and not self.flow.read_paused:
             busy = self._is_busy()
-            if now - self._waiting_since > (BODY_SECONDS if self._in_body and busy else HEAD_SECONDS):
+            if now - self._waiting_since > (BODY_SECONDS if self._in_body else HEAD_SECONDS):
                 self._end_slow(busy)
 
     def _end_slow(self, busy: bool) -> None:

@@ -352,3 +352,24 @@ def test_the_log_holds_no_body_and_no_secret(receiver_factory: Callable[..., Rec
     assert "ingest.unreadable event=evt_" in receiver.log
     for private in ("a-private-thing", SECRET, OLD_SECRET):
         assert private not in receiver.log
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length: %d \t\r\nX-Skyvern-Signature: %s\r\n",
+        b"Content-Length:%d\r\nx-skyvern-signature:\t %s \t\r\n",
+    ],
+)
+def test_white_space_around_a_field_loses_no_webhook(shared: ReceiverProcess, fields: bytes) -> None:
+    content = body(4711)
+    head = b"POST /webhooks/skyvern HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + fields % (
+        len(content),
+        sign(content, SECRET).encode(),
+    )
+    assert raw(shared, head + b"\r\n" + content).startswith(b"HTTP/1.1 202 ")
+
+
+def test_a_client_that_sends_first_sees_its_413(shared: ReceiverProcess) -> None:
+    head = b"POST /webhooks/skyvern HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (20 * MAX_BODY)
+    assert raw(shared, head + bytes(20 * MAX_BODY), 60).startswith(b"HTTP/1.1 413 ")

@@ -400,3 +400,28 @@ def calls(client: redis.Redis, command: str) -> int:
     """How often a Redis has run a command since it was started, by whomever and however."""
     found: Any = client.info("commandstats")
     return int(found.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+@pytest.mark.parametrize("removed", ["events.db*", "events.db-wal", ""], ids=["the file", "its log", "the folder"])
+def test_no_event_is_lost_with_a_spool_that_is_deleted(
+    valkey_factory: Valkeys, receiver_factory: Receivers, removed: str
+) -> None:
+    # Given a receiver whose Redis is unavailable, and which has spooled events
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    server.kill()
+    acked = receiver.acked(*(body(number) for number in range(5)))
+    # When its spool is deleted, and more events come
+    spool = receiver.data / "spool"
+    if removed:
+        for path in spool.glob(removed):
+            path.unlink()
+    else:
+        shutil.rmtree(spool)
+    acked += receiver.acked(*(body(number) for number in range(5, 10)))
+    assert "events.deleted file=" in receiver.log
+    # And the receiver is killed, then the next one has all of them
+    receiver.kill()
+    server.start()
+    receiver.start()
+    all_arrive(server, acked)
