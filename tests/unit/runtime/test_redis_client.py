@@ -115,7 +115,7 @@ class _Closed:
         return use
 
 
-@pytest.mark.parametrize("use", ["send_packed_command", "read_response", "read_bytes", "can_read", "connect"])
+@pytest.mark.parametrize("use", ["send_packed_command", "read_response", "can_read", "connect"])
 async def test_what_uvloop_raises_after_a_reset_is_a_lost_connection(monkeypatch: pytest.MonkeyPatch, use: str) -> None:
     client = connect_async("redis://127.0.0.1:1/0", timeout=2.0, connect_timeout=2.0, retries=0)
     connection: Any = client.connection_pool.make_connection()
