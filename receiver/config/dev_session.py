@@ -1,8 +1,9 @@
 """What the `runhook dev` that runs in this folder uses, so that commands in another terminal work on the same service.
 
 It is in a file of the folder that only its owner can read, which `dev` keeps locked: one that is not locked was left by
-a `dev` that was killed, and is ignored. Skyvern's key is not in it: a key of the session's own signs what `runhook
-trigger` sends.
+a `dev` that was killed, and is ignored. So is one of another user, who could otherwise choose the ledger, the config
+and the Skyvern server of commands that run in a shared folder. Skyvern's key is not in it: a key of the session's own
+signs what `runhook trigger` sends.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -24,6 +26,8 @@ ORIGIN: Final = f"`runhook dev` in this folder ({FILE})"
 _WHICH: Final = ("RUNHOOK_CONFIG", "RUNHOOK_DATA", "REDIS_URL", "DATABASE_URL")
 _MORE: Final = ("PUBLIC_URL", "SKYVERN_BASE_URL")
 _PATHS: Final = ("RUNHOOK_CONFIG", "RUNHOOK_DATA")
+# A link is not followed, and a pipe is not waited for.
+_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,9 @@ class DevSession:
 def running() -> DevSession | None:
     """Return the session of the `dev` that runs in this folder, if there is one."""
     with suppress(OSError, ValueError, TypeError, UnicodeDecodeError):
-        handle = os.open(FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(FILE, os.O_RDONLY | _FLAGS)
         with os.fdopen(handle, "rb") as file:
+            _check_owner(handle)
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -68,25 +73,39 @@ class SessionFile:
     def __init__(self) -> None:
         self.trouble = ""
         try:
-            self._handle = os.open(FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            self._handle = os.open(FILE, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
+            _check_owner(self._handle)
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.trouble = "another `runhook dev` runs in this folder: commands in this folder work on that one"
         except OSError as error:
-            self.trouble = f"commands in other terminals do not find this service: {FILE}: {error.strerror}"
+            self._give_up(error)
 
     def write(self, session: DevSession, environ: Mapping[str, str]) -> None:
         """Replace what the file says, with the variables of this environment."""
         if not self.trouble:
             variables = {name: _absolute(name, environ.get(name, "").strip()) for name in (*_WHICH, *_MORE)}
-            os.fchmod(self._handle, 0o600)
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, json.dumps({**asdict(session), "variables": variables}).encode(), 0)
+            try:
+                os.fchmod(self._handle, 0o600)
+                os.ftruncate(self._handle, 0)
+                os.pwrite(self._handle, json.dumps({**asdict(session), "variables": variables}).encode(), 0)
+            except OSError as error:  # the disk is full
+                self._give_up(error)
 
     def remove(self) -> None:
         """Remove it, at the end of `dev`."""
         if not self.trouble:
             FILE.unlink(missing_ok=True)
+
+    def _give_up(self, error: OSError) -> None:
+        self.trouble = f"commands in other terminals do not find this service: {FILE}: {error.strerror}"
+
+
+def _check_owner(handle: int) -> None:
+    """Raise PermissionError for anything but a regular file of this user that has no other name."""
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+        raise PermissionError(0, "it is not a file that this user's `runhook dev` made. Remove it")
 
 
 def _absolute(name: str, value: str) -> str:

@@ -1,0 +1,92 @@
+"""The session file of `runhook dev`: only a regular file of the same user counts."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from receiver.config import dev_session
+from receiver.config.dev_session import DevSession, SessionFile
+
+SESSION = DevSession("http://127.0.0.1:8000", "http://127.0.0.1:8000", "local-key", True)
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / dev_session.FILE
+
+
+@pytest.fixture
+def locked(file: Path) -> Iterator[int]:
+    """A session file that a process keeps locked, as `dev` does."""
+    file.write_text(json.dumps({"url": "", "console": "", "key": "k", "local_key": False, "variables": {}}))
+    handle = os.open(file, os.O_RDWR)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    yield handle
+    os.close(handle)
+
+
+def test_session_is_found_while_its_file_is_locked(file: Path) -> None:
+    session = SessionFile()
+    session.write(SESSION, {"RUNHOOK_DATA": "/data"})
+
+    found = dev_session.running()
+    assert found is not None
+    assert (found.key, found.variables["RUNHOOK_DATA"]) == (SESSION.key, "/data")
+
+    session.remove()
+    assert dev_session.running() is None
+    assert not file.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_session_of_another_user_is_ignored(locked: int) -> None:
+    assert dev_session.running() is not None
+
+    os.fchown(locked, 65534, 65534)
+
+    assert dev_session.running() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_key_is_not_written_into_file_of_another_user(file: Path) -> None:
+    file.write_text("theirs")
+    os.chown(file, 65534, 65534)
+
+    session = SessionFile()
+    session.write(SESSION, {})
+    session.remove()
+
+    assert "Remove it" in session.trouble
+
+    assert file.read_text() == "theirs"
+
+
+def test_file_with_another_name_is_not_overwritten(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("keep this")
+    os.link(tmp_path / "precious", file)
+
+    session = SessionFile()
+    session.write(SESSION, {})
+    session.remove()
+
+    assert "Remove it" in session.trouble
+
+    assert (tmp_path / "precious").read_text() == "keep this"
+
+
+def test_pipe_in_place_of_the_file_is_not_waited_for(file: Path) -> None:
+    os.mkfifo(file)
+
+    assert dev_session.running() is None
+    session = SessionFile()
+    session.write(SESSION, {})
+    session.remove()
+
+    assert "Remove it" in session.trouble
