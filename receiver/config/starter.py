@@ -59,11 +59,8 @@ def dotenv_text(chosen: Sequence[str], values: Mapping[str, str]) -> str:
 
 
 def quoted(value: str) -> str:
-    """Return a printable text as a value that python-dotenv reads back unchanged.
-
-    It replaces ${…} inside quotes too, so a literal ${ is written as a variable without a name whose default is $.
-    """
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'").replace("${", "${:-$}{") + "'"
+    """Return a printable text as a value of .env that Runhook reads back unchanged: it replaces no ${…} there."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def rendered(name: str, **values: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from dotenv import dotenv_values
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from receiver.config.loader import load_file
 from receiver.config.starter import DESTINATIONS, dotenv_text
+from receiver.config.variables import Variables
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support.command import call_command
@@ -208,8 +211,9 @@ tricky = st.text(st.sampled_from("${}:-'\"\\# =a`"), min_size=1)
 @example(values=[" # x", "'a' # b", '"a"'])
 def test_dotenv_values_read_back_unchanged(values: list[str]) -> None:
     names = ["SKYVERN_API_KEY", "SKYVERN_BASE_URL", "PUBLIC_URL"]
-    text = dotenv_text([], dict(zip(names, values, strict=True)))
-    assert dotenv_values(stream=io.StringIO(text)) == dict(zip(names, values, strict=True))
+    with TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path(".env").write_text(dotenv_text([], dict(zip(names, values, strict=True))), encoding="utf-8")
+        assert dict(Variables({})) == dict(zip(names, values, strict=True))
 
 
 # --- On a terminal
