@@ -131,6 +131,8 @@ class HTTPProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._unparsed > MAX_HEAD:  # a head, or what follows the last chunk of a body
             self._refuse(HeadTooLarge("the head of the request is too large"))
+        elif self._in_head and self.headers and len(self.headers) > MAX_FIELDS:
+            self._refuse(HeadTooLarge("the request has too many headers"))
 
     # What httptools calls. A callback that raises ends with `send_400_response`.
 
@@ -142,17 +144,13 @@ class HTTPProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = self._extensions
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a field of the head; ignore fields after a chunked body. Raises HeadTooLarge if there are too many."""
-        if self._in_head:
-            if len(self.headers) >= MAX_FIELDS:
-                raise HeadTooLarge("the request has too many headers")
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Start the request. Raises HeadTooLarge for a head that came in one piece and is too large."""
+        if len(self.headers) > MAX_FIELDS:
+            raise HeadTooLarge("the request has too many headers")
         if self._unparsed > MAX_HEAD and len(self.url) + sum(len(a) + len(b) + 4 for a, b in self.headers) > MAX_HEAD:
             raise HeadTooLarge("the head of the request is too large")
+        self.scope["headers"] = self.headers.copy()  # the parser adds fields behind a chunked body to the others
         super().on_headers_complete()  # raises for an invalid target
         self._in_head, self._in_body = False, True
         self._unparsed, self._waiting_since = 0, self.loop.time()
