@@ -50,7 +50,7 @@ async def one_round(folder: Path, size: int, count: int, connections: int) -> st
     appended, cpu = time.perf_counter() - began, time.process_time() - used
     assert spool.events == count
     with valkey(folder, port):
-        empty(port)  # which says that packed bodies are read, as a worker does
+        empty(port)
         await until(lambda: it.store == "redis")
         began, left = time.perf_counter(), spool.events
         await until(lambda: not spool.events)
