@@ -42,7 +42,7 @@ class FileLock:
         try:
             try:
                 file = self._open()
-                acquired = _acquire(file, end)
+                acquired = acquire(file, end - time.monotonic())
             except OSError as error:
                 raise NotLocked(f"can't be locked: {self._path}: {error.strerror}") from None
             if not acquired:
@@ -72,8 +72,9 @@ class FileLock:
         return self._file[1]
 
 
-def _acquire(file: int, end: float) -> bool:
-    """Whether the lock was acquired before `end` (time.monotonic(), seconds). flock alone would wait forever."""
+def acquire(file: int, seconds: float) -> bool:
+    """Lock a file; False when it isn't free within `seconds`. flock alone would wait forever. Raises OSError."""
+    end = time.monotonic() + seconds
     pause, longest = _PAUSES
     while True:
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
@@ -87,16 +87,19 @@ def dev(
     with listen(host, port), listen(*admin, option="--admin-port or server.admin") if admin else nullcontext():
         pass
     _check_ledger(settings, loaded)
-    serve = ["serve", "--host", host, "--port", str(port), *(["--admin-port", admin_port] if admin_port else ())]
-    worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", f"{PATIENCE:g}"]
-    console = _console(host, port, admin, settings.console_token or secrets.token_urlsafe(24))
-    programs = [
-        program("serve", partial(_runhook, serve, environ, console.environ), STOP_TIMEOUT),
-        program("worker", partial(_runhook, ["worker", *worker_options], environ), STOP_TIMEOUT),
-        program("clock", partial(_runhook, ["clock", *(["--since", since] if since else ())], environ), STOP_TIMEOUT),
-    ]
     url = f"http://{display_host(LOOPBACK if host in _ANY else host)}:{port}"
     pages = f"http://{display_host(admin.host)}:{admin.port}" if admin else url
+    token = settings.console_token or secrets.token_urlsafe(24)
+    # Whether only this machine reaches the console: then this start prints a link that signs in.
+    private = admin.host in _LOOPBACK and bool(admin.port) if admin else host in _LOOPBACK
+    serve = ["serve", "--host", host, "--port", str(port), *(["--admin-port", admin_port] if admin_port else ())]
+    worker = ["worker", "--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", f"{PATIENCE:g}"]
+    clock = ["clock", *(["--since", since] if since else ())]
+    programs = [
+        program("serve", partial(_runhook, serve, environ, token if private else ""), STOP_TIMEOUT),
+        program("worker", partial(_runhook, worker, environ), STOP_TIMEOUT),
+        program("clock", partial(_runhook, clock, environ), STOP_TIMEOUT),
+    ]
     session = DevSession(url, pages, key, settings.local_key)
     hidden = {"RUNHOOK_CONFIG": ""} if settings.packaged_config else {}  # each command finds that one
     with ExitStack() as stack:
@@ -127,11 +130,9 @@ def dev(
         _import_all(loaded)
 
         def on_ready() -> None:
-            for line in [
-                *summary(settings, loaded, host, port, str(found), admin),
-                *filter(None, [file.trouble]),
-                *console.lines,
-            ]:
+            console = f"console: {pages}/console/login?token={token} (good once)" if private else ""
+            lines = summary(settings, loaded, host, port, str(found), admin)
+            for line in [*lines, *filter(None, [file.trouble, console])]:
                 foreman.say(line)
 
         foreman.run(Readiness(host, port, foreman.starting, foreman.say), on_ready)
@@ -190,10 +191,10 @@ def _import_all(config: Config) -> None:
     freeze_imports()
 
 
-def _runhook(arguments: Sequence[str], environ: Mapping[str, str], more: Mapping[str, str] = {}) -> None:
-    """In a fork: be the command `runhook` with these arguments, and with `environ` and `more` as its whole environment.
-    They are read now: a tunnel may have changed them since the first start."""
-    replace_environment({**environ, **more})
+def _runhook(arguments: Sequence[str], environ: Mapping[str, str], console_token: str = "") -> None:
+    """In a fork: be the command `runhook` with these arguments and this environment, as it is now: a tunnel may have
+    changed it since the first start. `console_token`: added to it, if not empty."""
+    replace_environment({**environ, **({"RUNHOOK_CONSOLE_TOKEN": console_token} if console_token else {})})
     sys.argv = ["runhook", *arguments]
     import_module("receiver.cli").main()
 
@@ -282,18 +283,3 @@ def _watched(settings: Settings, config: Config) -> str:
         f"watching the account at {' and '.join(bases)}: results are here within about {within} s of their run's end. "
         f"To get them in seconds: {sooner}`runhook connect --apply`"
     )
-
-
-class _Console(NamedTuple):
-    """What lets a person into the console of this start. Empty where others than this machine reach it."""
-
-    environ: Mapping[str, str] = {}
-    lines: Sequence[str] = ()
-
-
-def _console(host: str, port: int, admin: ListenAddress | None, token: str) -> _Console:
-    reached, number = admin or (host, port)
-    if reached not in _LOOPBACK or not number:
-        return _Console()
-    url = f"http://{display_host(reached)}:{number}/console/login?token={token}"
-    return _Console({"RUNHOOK_CONSOLE_TOKEN": token}, [f"console: {url} (good once)"])

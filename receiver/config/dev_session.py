@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+from handlers.support.file_lock import acquire
 from receiver.config.variables import Variables
 
 FILE: Final = Path(".runhook-dev.json")
@@ -28,6 +29,8 @@ _MORE: Final = ("PUBLIC_URL", "SKYVERN_BASE_URL")
 _PATHS: Final = ("RUNHOOK_CONFIG", "RUNHOOK_DATA")
 # A link is not followed, and a pipe is not waited for.
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# Seconds for which a command that is reading the file may keep `dev` from locking it.
+_READ_WITHIN: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,8 @@ class SessionFile:
         try:
             self._handle = os.open(FILE, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
             _check_owner(self._handle)
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.trouble = "another `runhook dev` runs in this folder: commands in this folder work on that one"
+            if not acquire(self._handle, _READ_WITHIN):
+                self.trouble = "another `runhook dev` runs in this folder: commands in this folder work on that one"
         except OSError as error:
             self._give_up(error)
 

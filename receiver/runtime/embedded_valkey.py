@@ -6,7 +6,6 @@ The program is that of `runhook[embedded]`, or else the first of valkey-server a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -18,9 +17,10 @@ from urllib.parse import quote
 
 from redis.exceptions import BusyLoadingError, RedisError
 
+from handlers.support.file_lock import acquire
 from handlers.support.private_file import make_private_folder
 from receiver.errors import NotStarted
-from receiver.runtime.parent_death import spawn
+from receiver.runtime.parent_death import end, spawn
 from receiver.runtime.redis_client import OLDEST_REDIS, connect
 
 # Seconds in which a server must answer at its start, not counting the time in which it loads its data.
@@ -183,13 +183,8 @@ class EmbeddedValkey:
 
     def stop(self, timeout: float = 10.0) -> None:
         """End it: SIGTERM, and SIGKILL after `timeout` seconds. Then another can use the directory."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        if self.process is not None:
+            end(self.process, timeout)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -211,20 +206,13 @@ class EmbeddedValkey:
         if self._lock is not None:
             return
         handle = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + 2.0  # a server whose parent was killed a moment ago is about to end
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    holder = os.read(handle, 20).decode(errors="replace").strip()
-                    os.close(handle)
-                    raise NotStarted(
-                        f"{self.directory} is in use by another Runhook (process {holder or 'unknown'}): stop it, or"
-                        " choose another directory with --data"
-                    ) from None
-                time.sleep(0.05)
+        if not acquire(handle, 2.0):  # a server whose parent was killed a moment ago is about to end
+            holder = os.read(handle, 20).decode(errors="replace").strip()
+            os.close(handle)
+            raise NotStarted(
+                f"{self.directory} is in use by another Runhook (process {holder or 'unknown'}): stop it, or"
+                " choose another directory with --data"
+            )
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         self._lock = handle

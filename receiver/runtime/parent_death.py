@@ -44,3 +44,16 @@ def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - no threads, by contract
         **options,
     )
+
+
+def end(process: subprocess.Popen[bytes], timeout: float) -> None:
+    """End a process, if it runs, and close its output: SIGTERM, and SIGKILL after `timeout` seconds."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

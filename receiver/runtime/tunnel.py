@@ -11,11 +11,10 @@ import shutil
 import subprocess
 import time
 from collections import deque
-from contextlib import suppress
 from typing import Final
 
 from receiver.errors import NotStarted
-from receiver.runtime.parent_death import spawn
+from receiver.runtime.parent_death import end, spawn
 from receiver.runtime.process import exit_text, readable
 
 # Seconds in which a program must print its URL.
@@ -91,16 +90,9 @@ class Tunnel:
         return f"{self.name} {exit_text(code)}" + (f": {self._last[-1]}" if self._last else "")
 
     def stop(self) -> None:
-        """End it: SIGTERM, and SIGKILL after 5 s."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(5.0)
-        self.process.kill()
-        self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        """End the process: SIGTERM, and SIGKILL after 5 s."""
+        if self.process is not None:
+            end(self.process, timeout=5.0)
 
     def _said(self) -> str:
         return "; its last lines:\n" + "\n".join(f"  {line}" for line in self._last) if self._last else ""
