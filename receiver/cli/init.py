@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from importlib.metadata import metadata
 from pathlib import Path
@@ -46,7 +46,7 @@ def init(
     ] = Path(),
 ) -> None:
     """Write a first config: runhook.yaml, .env and a JSON Schema for editors. Existing files are never overwritten."""
-    chosen = _names(with_.split(","))
+    chosen = _destinations(with_)
     _refuse_existing(directory)
     if not yes and not sys.stdin.isatty():
         raise UsageError("no terminal to ask on. Use `runhook init --yes`, and --with for more destinations")
@@ -69,16 +69,16 @@ def init(
     schema = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
     texts = {CONFIG: config_text(chosen, later), DOTENV: dotenv_text(chosen, values), SCHEMA: schema}
     _write(directory, texts)
-    has_key, docs = bool(values["SKYVERN_API_KEY"]), _documentation()
-    more = {"directory": directory, "exposed": _is_exposed(directory), "later": later}
-    typer.echo(rendered("next.txt.j2", **more, has_key=has_key, docs=docs), nl=False)
+    facts = {"directory": directory, "exposed": _is_exposed(directory), "later": later, "docs": _documentation()}
+    typer.echo(rendered("next.txt.j2", **facts, has_key=bool(values["SKYVERN_API_KEY"])), nl=False)
 
 
-def _names(parts: Iterable[str]) -> list[str]:
-    """Return the destinations that are named, in the order of the file. Raises UsageError for an unknown name."""
-    names = {part.strip().lower() for part in parts} - {""}
-    if unknown := sorted(names - set(DESTINATIONS)):
-        raise UsageError(f"--with {unknown[0]}: unknown destination. Use {', '.join(DESTINATIONS)}")
+def _destinations(text: str) -> list[str]:
+    """Return the destinations in a list of names or numbers, in the order of the file. Raises UsageError."""
+    known = dict(zip(map(str, range(1, len(DESTINATIONS) + 1)), DESTINATIONS, strict=True))
+    names = [known.get(word, word) for word in text.lower().replace(",", " ").split()]
+    if unknown := sorted(set(names) - set(DESTINATIONS)):
+        raise UsageError(f"{clean(unknown[0])}: unknown destination. Use {', '.join(DESTINATIONS)}")
     return [name for name in DESTINATIONS if name in names]
 
 
@@ -139,17 +139,15 @@ def _ask_destinations() -> list[str]:
     typer.echo("Where should results go? A SQLite table and a folder of files are always on. Add any of these:")
     for number, (name, each) in enumerate(DESTINATIONS.items(), 1):
         typer.echo(f"  {number}  {name:9} {each.what}")
-    known = {str(number): name for number, name in enumerate(DESTINATIONS, 1)} | {name: name for name in DESTINATIONS}
 
     def check(text: str) -> str:
-        unknown = [part for part in _words(text) if part not in known]
-        return f"{clean(unknown[0])}: unknown. Use numbers from the list, or names" if unknown else ""
+        try:
+            _destinations(text)
+        except UsageError as error:
+            return str(error)
+        return ""
 
-    return _names(known[part] for part in _words(_ask("Numbers or names; empty: no more", check)))
-
-
-def _words(text: str) -> list[str]:
-    return text.lower().replace(",", " ").split()
+    return _destinations(_ask("Numbers or names; empty: no more", check))
 
 
 # --- What is right

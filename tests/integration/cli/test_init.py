@@ -126,7 +126,7 @@ def test_variables_without_a_value_are_commented_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environ", "words"),
     [
-        (["--yes", "--with", "slack,foo"], {}, "--with foo: unknown destination. Use slack, s3, postgres, http"),
+        (["--yes", "--with", "slack,foo"], {}, "foo: unknown destination. Use slack, s3, postgres, http"),
         (["--yes", "--skyvern-url", "skyvern"], {}, "--skyvern-url: must be a URL such as"),
         (["--yes", "--with", "slack"], {"SLACK_WEBHOOK_URL": "hooks"}, "SLACK_WEBHOOK_URL: "),
         (["--yes", "--with", "postgres"], {"RESULTS_DATABASE_URL": "sqlite:///x"}, "must begin with postgresql://"),
@@ -248,7 +248,7 @@ def test_a_person_gives_the_key_and_a_slack_channel(folder: Path, skyvern_simula
     with on_terminal(folder, "--skyvern-url", skyvern_simulator.url) as terminal:
         terminal.answer("Skyvern API key", KEY, hidden=True)
         terminal.answer("Numbers or names", "1, mail")
-        terminal.answer("mail: unknown. Use numbers from the list, or names\nNumbers or names", "1")
+        terminal.answer("mail: unknown destination. Use slack, s3, postgres, http\nNumbers or names", "1")
         terminal.answer("Slack webhook URL", "http://hooks.slack.com/x", hidden=True)
         terminal.answer("Slack webhook URL", hook, hidden=True)
         assert terminal.end() == 0, terminal.shown
