@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to be recognized
-# Seconds after which it is printed why no event can be kept yet.
+# Seconds after which `dev` prints why it is not ready.
 UNREADY_FOR = 4.0
-# Seconds that a ledger which is away is waited for.
+# Maximum seconds to wait for a ledger that is unavailable.
 PATIENCE: Final = 3.0
 # Seconds that each program has to end after Ctrl-C; the worker's own children a little less.
 STOP_TIMEOUT = 8.0
@@ -64,13 +65,12 @@ def dev(
 ) -> None:
     """Run receiver, worker and clock together, with their own Valkey unless REDIS_URL is set. Ctrl-C stops all."""
     from receiver.ingest import durability
-    from receiver.runtime.embedded_valkey import EmbeddedValkey
-    from receiver.runtime.foreman import Foreman, Program, program
+    from receiver.runtime.foreman import Foreman, program
     from receiver.runtime.tunnel import Tunnel
 
     parse_time(since)  # a wrong one is an error of this command
     settings = Settings.from_env(config=config, data=data, join=False)
-    read(settings.config, settings.environ)  # where there is no config, nothing is made: it is the wrong folder
+    read(settings.config, settings.environ)  # raises before anything is created: it may be the wrong folder
     logs.set_up(settings.log_level, settings.log_format)
     secure(settings.data)
     settings = settings.with_local_key()
@@ -78,11 +78,10 @@ def dev(
     key = settings.environ.text("SKYVERN_API_KEY") if settings.local_key else new_local_key()
     environ = {**settings.environ.replaced("RUNHOOK_CONFIG", str(settings.config), OPTION), "RUNHOOK_DEV_KEY": key}
     settings = settings.model_copy(update={"dev_key": key})
-    admin = parse_admin_port(admin_port) or loaded.server.admin
-    if tunnel and admin is None:  # else everyone on the internet would reach what is for operators
+    if tunnel and not admin_port and loaded.server.admin is None:  # else the internet reaches what is for operators
         with listen(LOOPBACK, 0) as free:
             admin_port = str(free.getsockname()[1])
-        admin = parse_admin_port(admin_port)
+    admin = parse_admin_port(admin_port) or loaded.server.admin
     # Before anything is started.
     with listen(host, port), listen(*admin, option="--admin-port or server.admin") if admin else nullcontext():
         pass
@@ -112,17 +111,11 @@ def dev(
             settings = settings.model_copy(update={"public_url": public.url})
         file.write(session, {**environ, **hidden})
         if settings.embedded_redis:
-            valkey = EmbeddedValkey(settings.data)
-            stack.callback(valkey.stop)
-            valkey.start()
-            programs.insert(
-                0, Program("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process)
-            )
-        server = loaded.server
-        found = durability.check_at_start(
+            programs.insert(0, _start_valkey(settings.data, stack))
+        promise = durability.check_at_start(
             settings.redis_url,
-            server.max_body,
-            server.accept_weaker_durability,
+            loaded.server.max_body,
+            loaded.server.accept_weaker_durability,
             str(settings.config),
             away=partial(_no_redis, settings),
         )
@@ -131,18 +124,28 @@ def dev(
 
         def on_ready() -> None:
             console = f"console: {pages}/console/login?token={token} (good once)" if private else ""
-            lines = summary(settings, loaded, host, port, str(found), admin)
+            lines = summary(settings, loaded, host, port, str(promise), admin)
             for line in [*lines, *filter(None, [file.trouble, console])]:
                 foreman.say(line)
 
         foreman.run(Readiness(host, port, foreman.starting, foreman.say), on_ready)
 
 
+def _start_valkey(data: Path, stack: ExitStack) -> Program:
+    """Start the embedded Valkey, which `stack` ends, and return it as a program. Raises NotStarted."""
+    from receiver.runtime.embedded_valkey import EmbeddedValkey
+    from receiver.runtime.foreman import Program
+
+    valkey = EmbeddedValkey(data)
+    stack.callback(valkey.stop)
+    valkey.start()
+    return Program("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process)
+
+
 def _start_tunnel(tunnel: Tunnel, environ: dict[str, str], on_change: Callable[[], None]) -> Program:
     """Start the tunnel, put its URL into `environ`, and return it as a program. Raises NotStarted.
 
-    One that is started again may have another URL, with which the programs that know the old one are started again.
-    `on_change` is called then.
+    After a restart the tunnel may have another URL: `on_change` is called, and serve, worker and clock restart.
     """
     from receiver.runtime.foreman import Foreman, Program
 
@@ -163,7 +166,7 @@ def _start_tunnel(tunnel: Tunnel, environ: dict[str, str], on_change: Callable[[
 
 
 def _check_ledger(settings: Settings, config: Config) -> None:
-    """Raise NotStarted for a ledger that worker and clock would end for, after the receiver is ready."""
+    """Raise NotStarted for a ledger that worker and clock cannot use: they would end after the receiver is ready."""
     from receiver.ledger import Ledger
     from receiver.ledger.migrate import await_schema, check_schema
 
@@ -206,8 +209,10 @@ def _no_redis(settings: Settings, reason: str) -> NoReturn:
 
 
 class Readiness:
-    """Polls whether the receiver can keep events now, and all programs work. After UNREADY_FOR without, `say` gets each
-    new reason once. `starting`: returns those that have not begun yet."""
+    """Polls whether the receiver can store events and all programs work. After UNREADY_FOR each new reason is printed.
+
+    `starting`: returns the names of the programs that do not work yet. `say`: prints a line.
+    """
 
     def __init__(self, host: str, port: int, starting: Callable[[], list[str]], say: Callable[[str], None]) -> None:
         self._address = (host if host not in _ANY else "localhost", port)
@@ -224,7 +229,7 @@ class Readiness:
         return not reason
 
     def _reason(self) -> str:
-        """Return why it can't, or ""."""
+        """Return why it is not ready, or ""."""
         connection = http.client.HTTPConnection(*self._address, timeout=1.0)
         try:
             connection.request("GET", "/readyz")
