@@ -3,8 +3,8 @@
 h11 writes requests and parses responses; httpcore2 owns sockets and TLS. This module knows no URL and no address
 policy: guarded_client.py decides where a connection goes and until when.
 
-A connection is used again only if its last response ended where h11 says it ends and nothing follows it: bytes that
-nobody requested would be read as the response to the next request.
+A connection is reused only if its last response is complete and nothing follows it: unrequested bytes would be read as
+the response to the next request.
 
     h11.LocalProtocolError     the request is not valid HTTP
     h11.RemoteProtocolError    the response is not valid HTTP, or it is incomplete
@@ -104,7 +104,7 @@ class HttpConnection:
 
     @property
     def stale(self) -> bool:
-        """Whether the server has hung up, or sent bytes that nobody requested, since the last response."""
+        """Whether the server has hung up, or sent unrequested bytes, since the last response."""
         return bool(self._stream.get_extra_info("is_readable"))
 
     def close(self) -> None:

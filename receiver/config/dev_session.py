@@ -1,9 +1,9 @@
-"""What the `runhook dev` that runs in this folder uses, so that commands in another terminal work on the same service.
+"""The variables of a running `runhook dev`, for commands in other terminals that run in the same folder.
 
-It is in a file of the folder that only its owner can read, which `dev` keeps locked: one that is not locked was left by
-a `dev` that was killed, and is ignored. So is one of another user, who could otherwise choose the ledger, the config
-and the Skyvern server of commands that run in a shared folder. Skyvern's key is not in it: a key of the session's own
-signs what `runhook trigger` sends.
+They are in a file that only its owner can read. `dev` keeps it locked: an unlocked file was left by a `dev` that was
+killed, and is ignored. A file of another user is ignored too: it could choose the ledger, the config and the Skyvern
+server of commands in a shared folder. The file holds no key of Skyvern: the session has its own key, which signs the
+webhooks of `runhook trigger`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from receiver.config.variables import Variables
 
 FILE: Final = Path(".runhook-dev.json")
 ORIGIN: Final = f"`runhook dev` in this folder ({FILE})"
-# Variables that say which service is meant: a command with another value for one of them means another service.
+# Variables that identify a service: a command with another value for one of them means another service.
 _WHICH: Final = ("RUNHOOK_CONFIG", "RUNHOOK_DATA", "REDIS_URL", "DATABASE_URL")
 _MORE: Final = ("PUBLIC_URL", "SKYVERN_BASE_URL")
 _PATHS: Final = ("RUNHOOK_CONFIG", "RUNHOOK_DATA")
-# A link is not followed, and a pipe is not waited for.
+# Do not follow a link, and do not wait for a pipe.
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # Seconds for which a command that is reading the file may keep `dev` from locking it.
 _READ_WITHIN: Final = 1.0
@@ -35,8 +35,8 @@ _READ_WITHIN: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class DevSession:
-    """A running `runhook dev`. `url`, `console`: where they are. `key`: a signing secret of it. `local_key`: whether it
-    has no other key. `variables`: what it was started with; "" stands for a default."""
+    """A running `runhook dev`. `url`, `console`: their addresses. `key`: its signing secret. `local_key`: whether it
+    has no other key. `variables`: those it was started with; "" stands for a default."""
 
     url: str
     console: str
@@ -50,7 +50,7 @@ class DevSession:
         return all(value in ("", self.variables.get(name)) for name, value in given.items())
 
     def complete(self, variables: Variables) -> Variables:
-        """Return the variables with the session's own where they have none."""
+        """Return the variables, completed by those of the session."""
         for name, value in {**self.variables, "SKYVERN_API_KEY": self.key}.items():
             if value and not variables.text(name):
                 variables = variables.replaced(name, value, ORIGIN)
@@ -58,7 +58,7 @@ class DevSession:
 
 
 def running() -> DevSession | None:
-    """Return the session of the `dev` that runs in this folder, if there is one."""
+    """Return the session of the `dev` that runs in this folder; None when there is none, or its file can't be read."""
     with suppress(OSError, ValueError, TypeError, UnicodeDecodeError):
         handle = os.open(FILE, os.O_RDONLY | _FLAGS)
         with os.fdopen(handle, "rb") as file:
@@ -71,7 +71,7 @@ def running() -> DevSession | None:
 
 
 class SessionFile:
-    """The file of a `dev` that is running. `trouble`: why commands in this folder do not find it; "" when they do."""
+    """The session file of a running `dev`. `trouble`: why commands in this folder do not find it; "" when they do."""
 
     def __init__(self) -> None:
         self.trouble = ""
@@ -84,7 +84,7 @@ class SessionFile:
             self._give_up(error)
 
     def write(self, session: DevSession, environ: Mapping[str, str]) -> None:
-        """Replace what the file says, with the variables of this environment."""
+        """Replace the content of the file: the session with the variables of `environ`. Does nothing if there is trouble."""
         if not self.trouble:
             variables = {name: _absolute(name, environ.get(name, "").strip()) for name in (*_WHICH, *_MORE)}
             try:

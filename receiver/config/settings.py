@@ -37,7 +37,7 @@ SECRET_FILE = "runhook-secret"  # noqa: S105 - a name
 PACKAGED_CONFIG: Final = Path(__file__).with_name("default.yaml")
 CONFIG_FILES: Final = (Path("runhook.yaml"), Path("config/runhook.yaml"), PACKAGED_CONFIG)
 
-# Variables that are no field: the YAML file uses the first one, and commands read the others where they need them.
+# Variables without a field: the YAML file uses the first one, and commands read the others where they need them.
 OTHER_VARIABLES: Final = {
     "SKYVERN_API_KEY": "The key in the shipped config: it checks signatures, and calls Skyvern's API.",
     "RUNHOOK_URL": "The service that commands work on, instead of this machine's ledger.",
@@ -126,18 +126,18 @@ class Settings(BaseSettings):
     )
     secret: str = _variable(
         "RUNHOOK_SECRET",
-        "What the keys of upstream apps are derived from, and so what their webhooks are signed with. The same on"
-        " each host, 16 characters or more. With another one the keys still open the API, but must be made anew for"
-        " webhooks to be signed. Default: made when it is needed, and kept as runhook-secret in the data directory.",
+        "Master secret of 16 characters or more, the same on each host: the keys of upstream apps are derived from it,"
+        " and sign their webhooks. After a change the keys still open the API; create new ones for signed webhooks."
+        " Default: created when needed, and stored as runhook-secret in the data directory.",
     )
     console_password: str = _variable(
         "RUNHOOK_CONSOLE_PASSWORD",
-        "Password, or its Argon2 hash, with which anybody signs in to the console as admin, who may do everything."
-        " For several people see `console` in the config file. Without either the console is off.",
+        "Password of the console's user `admin`, or its Argon2 hash. For several people see `console` in the config"
+        " file. Without either the console is off.",
     )
     console_token: str = _variable(
         "RUNHOOK_CONSOLE_TOKEN",
-        "Signs whoever opens /console/login?token=… first in to the console as admin. `runhook dev` makes one.",
+        "Token for one sign-in to the console as admin, at /console/login?token=…. `runhook dev` makes one.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = _variable(
         "RUNHOOK_LOG_LEVEL", "Least severe lines that processes log: debug, info, warning or error.", default="info"
@@ -147,14 +147,13 @@ class Settings(BaseSettings):
     )
     dev_key: str = _variable(
         "RUNHOOK_DEV_KEY",
-        "Set by `runhook dev` for its processes: one more secret of each source, with which `runhook trigger` signs.",
+        "Set by `runhook dev` for its processes: another secret of each source, with which `runhook trigger` signs.",
     )
     environ: Variables = Field(repr=False)
-    # The `runhook dev` of this folder, where these are its settings too.
+    # The `runhook dev` that runs in this folder, if these settings mean the same service.
     session: DevSession | None = None
-    # True when SKYVERN_API_KEY is unset, or is the key that `runhook dev` made to stand in for it.
-    #
-    # `skyvern_base_url` is "" then, unless SKYVERN_BASE_URL says where: such a key opens nothing at the real Skyvern.
+    # Whether SKYVERN_API_KEY is the key that `runhook dev` made, which opens nothing at the real Skyvern:
+    # `skyvern_base_url` is "" then, unless SKYVERN_BASE_URL is set.
     local_key: bool = False
 
     @classmethod
@@ -168,9 +167,9 @@ class Settings(BaseSettings):
     def from_env(cls, environ: Mapping[str, str] | None = None, *, join: bool = True, **overrides: Any) -> Self:
         """Read the settings from `environ` (the process's own by default), `.env` and the secrets directory.
 
-        `join`: without `environ`, complete them by those of a `runhook dev` that runs in this folder, unless they name
+        `join`: without `environ`, add the variables of a `runhook dev` that runs in this folder, unless they mean
         another service. `overrides` are fields by name and win over variables; None means not given. An empty variable
-        counts as unset. Raises ConfigError naming each variable that is wrong.
+        counts as unset. Raises ConfigError, which names each invalid variable.
         """
         variables = process_variables() if environ is None else Variables(environ)
         for name, value in overrides.items():
@@ -188,7 +187,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False)
             raise ConfigError(*(": ".join([*map(str, each["loc"]), _words(each)]) for each in problems)) from None
-        # The file may name it, whether it came from the environment, from an option or is the default.
+        # The config file may use ${RUNHOOK_DATA}, also where it is the default.
         if not variables.text("RUNHOOK_DATA"):
             settings = settings.model_copy(
                 update={"environ": variables.replaced("RUNHOOK_DATA", str(settings.data), DEFAULT)}
@@ -225,7 +224,7 @@ class Settings(BaseSettings):
         path = str((self.data / "redis" / "valkey.sock").absolute())
         if self.embedded_redis and len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
             raise ValueError(
-                f"RUNHOOK_DATA: {path} is too long for a unix socket ({_SOCKET_PATH_LIMIT} bytes at the most);"
+                f"RUNHOOK_DATA: {path} is too long for a unix socket (at most {_SOCKET_PATH_LIMIT} bytes);"
                 " use a shorter directory, or set REDIS_URL"
             )
         return self
@@ -248,8 +247,8 @@ class Settings(BaseSettings):
     def with_local_key(self) -> Self:
         """Return these settings with a SKYVERN_API_KEY, made and kept in the data directory when there is none.
 
-        For `runhook dev` and the demo, so that the shipped config works with no account and with no secret that the
-        whole world knows. The file is readable by its owner only. Raises ConfigError when it can't be written.
+        For `runhook dev` and the demo: the shipped config works without an account, and without a publicly known
+        secret. Only its owner can read the file. Raises ConfigError when it can't be written.
         """
         if self.environ.text("SKYVERN_API_KEY"):
             return self
@@ -271,7 +270,7 @@ class Settings(BaseSettings):
 
     @property
     def waits_for_webhooks(self) -> bool:
-        """Whether a result is left to its webhook for a while. Not in `runhook dev`, whose URL few agents know."""
+        """Whether to give webhooks time before results are polled. False in `runhook dev`: few agents know its URL."""
         return bool(self.public_url) and not self.dev_key
 
     def master_secret(self, *, make: bool = False) -> str:
@@ -324,7 +323,7 @@ def _write_key(path: Path) -> str:
     """Write a new key to `path` and return it; when another process was first, its key. Raises OSError."""
     key = new_local_key()
     make_private_folder(path.parent)
-    # Under another name first: a full disk or a kill must not leave an empty file, which nobody could sign with.
+    # Under another name first: a full disk or a kill must not leave an empty key.
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         draft.unlink(missing_ok=True)
@@ -341,7 +340,7 @@ def _write_key(path: Path) -> str:
 
 
 def _words(detail: ErrorDetails) -> str:
-    """Return what is wrong with a value, without the value: it may hold a password."""
+    """Return what is wrong with a value, without the value: it may contain a password."""
     return str(detail.get("ctx", {}).get("error", detail["msg"])).replace("Input should be", "must be")
 
 
@@ -352,7 +351,7 @@ _PREFIXES: Final[dict[str, tuple[str, ...]]] = {
     "public_url": _HTTP,
     "skyvern_base_url": _HTTP,
 }
-# Where not all prefixes that are understood help a person who wrote another.
+# Prefixes that an error names, where some of the valid ones are only aliases.
 _SHOWN: Final = {"database_url": ("sqlite:///", "postgresql://")}
 
 

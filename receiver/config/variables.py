@@ -35,10 +35,10 @@ class Variable(NamedTuple):
 
 
 class Variables(Mapping[str, str]):
-    """Every variable that is set, by name. A file that NAME_FILE names is read when NAME is asked for.
+    """All variables that are set, by name. The file of NAME_FILE is read when NAME is looked up.
 
-    Looking one up raises ConfigError when NAME and NAME_FILE are both set, or the file can't be read. Iterating yields
-    what a child process in the same directory needs in its environment to see the same values.
+    A look-up raises ConfigError when NAME and NAME_FILE are both set, or the file can't be read. Iterating yields the
+    environment with which a child process in the same directory has the same values.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -105,15 +105,15 @@ class Variables(Mapping[str, str]):
 
 
 def process_variables() -> Variables:
-    """Return the variables of this process. What `.env` adds becomes a part of its environment, for libraries such as
-    boto3 read that. Raises ConfigError."""
+    """Return the variables of this process, and add those of `.env` to its environment, which libraries such as boto3
+    read. Raises ConfigError."""
     variables = Variables(os.environ)
     os.environ.update({name: value for name, (value, origin) in variables._found.items() if origin != ENVIRONMENT})
     return variables
 
 
 def replace_environment(environ: Mapping[str, str]) -> None:
-    """Make `environ` the whole environment of this process, which is about to be another program."""
+    """Replace the environment of this process, which is about to become another program."""
     os.environ.clear()
     os.environ.update(environ)
 

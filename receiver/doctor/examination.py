@@ -1,4 +1,4 @@
-"""All checks, in the order in which an operator would mend what they find."""
+"""All checks, in the order in which an operator would fix the problems."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PATIENCE: Final = 10.0
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield what is found, as it is found. Nothing is changed. Raises ConfigError for a wrong DATABASE_URL."""
+    """Yield each finding as soon as it is known. Changes nothing. Raises ConfigError for a wrong DATABASE_URL."""
     report = survey(settings)
     config = _config(settings)
     yield from _of_config(report)

@@ -1,13 +1,14 @@
-"""Walks Skyvern's list of runs and finds the ends that no webhook has brought, also of runs that its UI, a schedule or
-another program started.
+"""Walks Skyvern's list of runs to find results without a webhook, also of runs started in its UI, by a schedule or by
+another program.
 
-A walk reads the list back to the watermark, which is where the last one began. The first walk of a source finds only
-where the list begins and what is under way: watching starts then, unless `watch_back` says earlier. What has ended and
-is not known here is asked for, once it is as old as `webhook_grace`: until then its webhook may come. What is still
-under way is remembered; when a list of what is under way no longer shows it, it has ended, and is asked for too. So a
-run whose webhook comes costs its share of a page, and one whose webhook is missing one call more.
+A walk reads the list from the newest run back to the watermark, where the previous walk began. The first walk of a
+source reads no further back than `watch_back`: by default it imports nothing, and only records the active runs.
 
-All times of the list are by Skyvern's clock, and are compared with each other only.
+    ended, unknown here    polled when it is `webhook_grace` old: until then its webhook may arrive
+    active                 remembered; when Skyvern's list of active runs no longer has it, it has ended and is polled
+
+So a run costs its share of a page, and one call more if its webhook is missing. All times of the list are by Skyvern's
+clock, and are compared only with each other.
 """
 
 from __future__ import annotations
@@ -33,20 +34,21 @@ from receiver.skyvern import ListedRun
 
 # Seconds by which a walk reads further back than the watermark: a run may become visible after a younger one.
 OVERLAP: Final = 120.0
-# Seconds between the newest run of a list and one that is created next, at least.
+# Minimum seconds between the newest run of a list and the next run that is created.
 _INSTANT: Final = 1e-6
 # Seconds between two checks of a source's schedules and agents.
 ACCOUNT_EVERY: Final = 600.0
 # Seconds between two checks of the ledger for a walk that is due.
 _CHECK_EVERY: Final = 1.0
-# Seconds until the next walk after one that was broken off.
+# Seconds until the next walk after one that failed.
 _AFTER_TROUBLE: Final = 30.0
 
 log = logging.getLogger("runhook.watch")
 
 
 class Watcher:
-    """The walks of all sources. `stopped`: whether the process is being stopped."""
+    """The walks of all sources. `stopped`: whether the process is being stopped. `watch_back`: seconds that the first
+    walk of each source goes back, also if the source has a watermark; None for the setting."""
 
     def __init__(
         self, ledger: Ledger, settings: ReconcileConfig, stopped: Callable[[], bool], watch_back: float | None = None
@@ -95,7 +97,7 @@ class Watcher:
         self._ledger.write(lambda connection: account.replace_agents(connection, source.name, seen, self._ledger.now()))
 
     def _check_schedules(self, source: PolledSource) -> None:
-        """Log the schedules that should have started a run and did not, each time once."""
+        """Log each schedule that should have started a run and did not, once for each time."""
         checks, trouble = check_schedules(source, time.time(), self._stopped)
         if trouble:
             log.warning("watch.schedules source=%s %s", source.name, trouble)
@@ -127,11 +129,11 @@ class Watcher:
         if trouble and trouble != before:
             log.warning("watch.trouble source=%s %s", source, trouble)
         elif before and not trouble:
-            log.warning("watch.well again source=%s", source)
+            log.warning("watch.recovered source=%s", source)
 
 
 class _Walk:
-    """One walk of one source. `back`: when given, it goes back for so many seconds, although others were before it."""
+    """One walk of one source. `back`: seconds to go back, also if the source has a watermark; None for the setting."""
 
     def __init__(
         self,
@@ -151,7 +153,7 @@ class _Walk:
         self._began = self._ledger.now()
         self._first = watch.watermark is None
         back = settings.watch_back if back is None and self._first else back
-        # A first walk that is to import nothing reads one page, and takes only where the list begins from it.
+        # A first walk that imports nothing reads one page, for the time of its newest run.
         asked = self._began - back if back else math.inf
         self._since = asked if watch.watermark is None else min(watch.watermark - OVERLAP, asked)
         self._newest: float | None = None
@@ -159,8 +161,8 @@ class _Walk:
         self._asked = 0
 
     def run(self) -> bool:
-        """Read the list back to the watermark, then what is under way, and record how far this came. Returns whether
-        it was complete."""
+        """Read the list back to the watermark, then the active runs, and record the outcome. Returns whether the walk
+        was complete."""
         listing = read_back(self._source, self._since, self._page, stopped=self._stopped)
         calls, trouble, retry_after = listing.calls, listing.trouble, listing.retry_after
         if not trouble and self._others_active():
@@ -175,7 +177,7 @@ class _Walk:
         else:
             due_at = max(self._began + self._settings.watch_every, now)
             mark = listing.newest
-            if self._first:  # the next walk must not read what this one did not want
+            if self._first:  # the next walk must not reach the runs that this one skipped
                 mark = OVERLAP if mark is None else max(mark, min(self._since, mark + _INSTANT) + OVERLAP)
             self._ledger.write(lambda connection: watches.finish(connection, self._source.name, mark, due_at, now))
             if self._since == math.inf:
@@ -195,7 +197,7 @@ class _Walk:
         return not trouble
 
     def _page(self, rows: Sequence[ListedRun]) -> None:
-        """Ask for what has ended and is not known here; remember what has not ended."""
+        """Schedule polls of the ended runs of a page that are unknown here, and remember its active runs."""
         source, now, grace = self._source.name, self._ledger.now(), self._settings.webhook_grace
         times = [each.created_at for each in rows if each.created_at is not None]
         self._newest = max([*times, *([] if self._newest is None else [self._newest])], default=None)
@@ -218,16 +220,16 @@ class _Walk:
         self._asked += self._ask_for_attention(active, now)
 
     def _due_at(self, run: ListedRun, now: float) -> float:
-        """Return when to ask for an end: at once when a run that was created long after it is in the same list."""
+        """Return when to poll an ended run: now, if a run that was created `webhook_grace` after its end is listed."""
         ended_for = 0.0
         if self._newest is not None and run.finished_at is not None:
             ended_for = max(0.0, self._newest - run.finished_at)
         return now + self._settings.webhook_grace - ended_for
 
     def _ask_for_attention(self, active: Sequence[ListedRun], now: float) -> int:
-        """Ask for runs whose state needs a person and is not told yet. Returns how many there are.
+        """Schedule polls of runs whose state needs a person and is not reported yet. Returns their number.
 
-        In a transaction of its own: the one before has locked submissions, and runs are locked before these.
+        In its own transaction: the previous one has locked submissions, and runs are locked before these.
         """
         source = self._source.name
         if not active or not (wanted := self._ledger.read(lambda it: self._needing_attention(it, active, now))):
@@ -237,7 +239,7 @@ class _Walk:
         )
 
     def _needing_attention(self, connection: Connection, active: Sequence[ListedRun], now: float) -> dict[str, float]:
-        """Return when to ask for runs whose state needs a person and is not told yet."""
+        """Return when to poll each run whose state needs a person and is not reported yet."""
         source = self._source.name
         there = watches.active(connection, source, [each.run_id for each in active])
         first_seen = {each.run_id: each.first_seen_at for each in there}
@@ -250,7 +252,7 @@ class _Walk:
         return {each.run_id: now for each in needy if known.get((source, each.run_id)) != each.status}
 
     def _others_active(self) -> bool:
-        """Whether runs are under way that this walk has not seen; at the first walk nobody knows."""
+        """Whether active runs may exist that this walk has not seen; True at the first walk."""
         if self._first:
             return True
         return bool(
@@ -258,7 +260,7 @@ class _Walk:
         )
 
     def _ended(self) -> None:
-        """Ask for the runs that were under way and are no longer shown as that."""
+        """Schedule polls of the runs that were active and are no longer listed as active."""
         source, now = self._source.name, self._ledger.now()
 
         def work(connection: Connection) -> int:

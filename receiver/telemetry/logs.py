@@ -1,12 +1,12 @@
-"""How every process logs: one line an occasion, to standard error, as logfmt that people read or as JSON.
+"""Log lines of all processes: one line for each event, to standard error, as logfmt or as JSON.
 
     2026-11-24T09:30:00.123Z WARNING runhook.ingest ingest.redis_away reason="no answer in time" note="events go to …"
 
 Time, level, logger and event, then fields as logfmt has them: key=value, a value in double quotes where it holds
-spaces, quotes or "=", with \\" \\\\ and \\n escaped. What is said besides is the field `note`; what has no event, such
-as a line of a library, is the field `msg`; a traceback is the field `traceback`. As JSON the event or the text is
-`message`, and numbers are numbers. Code writes `log.warning("part.event key=%s other=%d: what follows", …)`, and this
-module does the rest, with structlog, which is imported for the first line.
+spaces, quotes or "=", with \\" \\\\ and \\n escaped. Text after the fields is the field `note`; a line without an
+event, such as that of a library, is the field `msg`; a traceback is the field `traceback`. As JSON the event or the
+text is `message`, and numbers are numbers. Code writes `log.warning("part.event key=%s other=%d: some text", …)`. This
+module splits it, and structlog renders the line; structlog is imported for the first line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _VALUE: Final = "\0"  # stands for a value while a message is taken apart
 _FIELD: Final = re.compile(rf"\s*(?:(\w[\w.]*)=({_VALUE}|[^\s%\"=:{_VALUE}]+(?=\s|$))|{_VALUE})")
 _PLAIN: Final = re.compile(r"[^\s\"=\\]+")
 _ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-# What these say below a warning is of no use to an operator, and some of it holds URLs with secrets.
+# Libraries whose lines below a warning do not help an operator; some contain URLs with secrets.
 _QUIET: Final = ("httpx2", "httpcore2", "httpx", "botocore", "boto3", "s3transfer", "urllib3", "alembic", "rq.worker")
 
 # The text of each value as it was formatted, and the value.
@@ -161,7 +161,7 @@ def _filled(text: str, values: Pieces) -> str:
 
 
 def set_up(level: str = "info", form: str = "logfmt") -> None:
-    """Log to standard error from now on, lines of at least this level; of libraries no details, which may be secret."""
+    """Log to standard error from now on, lines of at least this level; of libraries, only warnings and errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter(form))
     root, least = logging.getLogger(), logging.getLevelNamesMapping()[level.upper()]
@@ -173,7 +173,7 @@ def set_up(level: str = "info", form: str = "logfmt") -> None:
 
 
 def prepare() -> None:
-    """Import what the first line needs, where that costs no time that matters."""
+    """Import structlog now, so that the first line does not have to."""
     _ = Formatter().chain
 
 

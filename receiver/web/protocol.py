@@ -33,10 +33,10 @@ KEEP_ALIVE: Final = 75
 # What is still read after a refusal, so that a client that sends everything first sees the response and not a reset.
 DRAIN_BYTES: Final = 4 << 20
 DRAIN_SECONDS: Final = 3.0
-# Seconds for a body, whoever reads it; the endpoints have shorter limits of their own.
+# Maximum seconds for a body. The endpoints have shorter limits.
 BODY_SECONDS: Final = 150.0
 SWEEP_EVERY: Final = 1.0  # seconds
-# Connections over the limit that may be told so at a time; more are closed without a response.
+# Maximum connections over the limit that get a 503 at a time; more are closed without a response.
 _TURNED_AWAY: Final = 16
 
 
@@ -265,7 +265,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _disconnect(self) -> None:
-        """Tell the running request that its client is gone, and drop those that wait."""
+        """Notify the running request that its client has disconnected, and drop the requests that wait."""
         self.pipeline.clear()
         for cycle in (self._running, self.cycle):
             if cycle is not None and not cycle.response_complete:
