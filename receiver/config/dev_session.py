@@ -84,7 +84,7 @@ class SessionFile:
             self._give_up(error)
 
     def write(self, session: DevSession, environ: Mapping[str, str]) -> None:
-        """Replace the content of the file: the session with the variables of `environ`. Does nothing if there is trouble."""
+        """Store the session with the variables of `environ`. Does nothing if there is trouble."""
         if not self.trouble:
             variables = {name: _absolute(name, environ.get(name, "").strip()) for name in (*_WHICH, *_MORE)}
             try:

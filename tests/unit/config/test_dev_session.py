@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,24 @@ def test_session_is_found_while_its_file_is_locked(file: Path) -> None:
     session.remove()
     assert dev_session.running() is None
     assert not file.exists()
+
+
+def test_dev_waits_for_a_command_that_reads_the_file(file: Path) -> None:
+    # Given a command that reads what a killed `dev` left
+    file.touch()
+    with file.open() as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        end = threading.Timer(0.1, lambda: fcntl.flock(reader, fcntl.LOCK_UN))
+        end.start()
+        # When another `dev` starts
+        session = SessionFile()
+        end.join()
+    # Then its session is found
+    session.write(SESSION, {})
+    assert session.trouble == ""
+    assert (found := dev_session.running()) is not None
+    assert found.key == SESSION.key
+    session.remove()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
