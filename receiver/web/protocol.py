@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -91,6 +92,8 @@ class HTTPProtocol(HttpToolsProtocol):
         self._running: Any = None
         self._unparsed = 0  # bytes received since a head or a piece of a body was complete
         self._in_head, self._in_body = True, False
+        self._received = b""  # what is being parsed
+        self._read_before = False  # whether a head is parsed that was parsed before
         self._waiting_since: float | None = None  # when the head or body that is being received began
         self._unsent, self._unsent_since = 0, 0.0
         # The last response of the connection, and what was received after it.
@@ -128,16 +131,37 @@ class HTTPProtocol(HttpToolsProtocol):
         if self._waiting_since is None:
             self._waiting_since = self.loop.time()
         self._unparsed += len(data)
-        super().data_received(data)
+        self._parse(data)
         if self._unparsed > MAX_HEAD:  # a head, or what follows the last chunk of a body
             self._refuse(HeadTooLarge("the head of the request is too large"))
         elif self._in_head and self.headers and len(self.headers) > MAX_FIELDS:
             self._refuse(HeadTooLarge("the request has too many headers"))
 
+    def _parse(self, data: bytes) -> None:
+        self._received = data
+        super().data_received(data)
+        self._received = b""
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Ignore a request for another protocol, as HTTP allows: httptools parses nothing behind such a head, neither
+        its body nor the next request. Another parser does, from a head that says the same about the body."""
+        upgrade = sys.exception()
+        assert isinstance(upgrade, httptools.HttpParserUpgrade)
+        rest = self._received[upgrade.args[0] :]
+        framing = [each for each in self.headers if each[0] in (b"content-length", b"transfer-encoding")]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._read_before = True
+        self._parse(b"".join([b"POST / HTTP/1.1\r\n", *(b"%b: %b\r\n" % each for each in framing), b"\r\n"]))
+        self._read_before = False
+        self._parse(rest)
+
     # What httptools calls. A callback that raises ends with `send_400_response`.
 
     def on_message_begin(self) -> None:
         """Begin a request. Raises BadRequest if too many wait."""
+        if self._read_before:
+            return
         if len(self.pipeline) >= MAX_PIPELINED:
             raise BadRequest("too many requests at once")
         self._in_head = True
@@ -146,6 +170,8 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the request. Raises HeadTooLarge for a head that came in one piece and is too large."""
+        if self._read_before:
+            return
         if len(self.headers) > MAX_FIELDS:
             raise HeadTooLarge("the request has too many headers")
         if self._unparsed > MAX_HEAD and len(self.url) + sum(len(a) + len(b) + 4 for a, b in self.headers) > MAX_HEAD:
@@ -162,6 +188,8 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End the body."""
+        if self.parser.should_upgrade():
+            return  # it has not begun
         self._in_body = False
         self._unparsed, self._waiting_since = 0, None
         super().on_message_complete()

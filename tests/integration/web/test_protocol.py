@@ -372,3 +372,20 @@ async def test_a_stopping_server_ends_each_connection_with_its_response(served: 
     assert statuses(got) == [b"204"]
     assert b"connection: close\r\n" in got
     await served.serving
+
+
+@pytest.mark.parametrize("target", [b"h2c", b"websocket"])
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+async def test_body_is_read_though_client_asks_for_upgrade(app: App, port: int, target: bytes, pieces: int) -> None:
+    # Given what Java's client and many nginx configs add
+    asks = b"Connection: Upgrade\r\nUpgrade: " + target + b"\r\n\r\n"
+
+    # When bodies of both forms come, and a request without one, over one connection
+    requests = [POST[:-2] % 5 + asks + b"first", CHUNKED[:-2] + asks + b"6\r\nsecond\r\n0\r\n\r\n"]
+    data = b"".join([*requests, REQUEST[:-2] + asks, POST % 4 + b"last", LAST])
+    size = -(-len(data) // pieces)
+    got = await talk(port, *[data[at : at + size] for at in range(0, len(data), size)])
+
+    # Then each is read whole
+    assert got.count(b"HTTP/1.1 204") == 5, got
+    assert app.bodies == [b"first", b"second", b"", b"last", b""]
