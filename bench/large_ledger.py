@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -18,13 +17,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, DropIndex
 
-from receiver.ledger import Ledger, planner, statements
+from receiver.ledger import Ledger, planner, words
 from receiver.ledger.migrate import HEAD, ensure_schema
-from receiver.ledger.schema import attempts, deliveries, events, run_texts, run_words, runs, submissions
-from receiver.ledger.text_index import state
-from receiver.ledger.text_index.postings import CHUNK, chunk_of, encode
-from receiver.ledger.text_index.state import Place
-from receiver.ledger.text_index.summaries import Summarizer
+from receiver.ledger.schema import attempts, deliveries, events, run_texts, runs, submissions, to_index
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import with_tables
 from tests.support.listed import fill_within
@@ -41,10 +36,10 @@ _FILLING: Final = {
 }
 # MB that SQLite keeps in memory while it fills.
 _CACHE: Final = 1000
-_TABLES: Final = (runs, events, deliveries, attempts, submissions, run_texts, run_words)
+_TABLES: Final = (runs, events, deliveries, attempts, submissions, run_texts, to_index)
 
 _TEXTS: Final = """
-INSERT INTO run_texts (number, source, run_id, changed_at, document)
+INSERT INTO run_texts (seq, source, run_id, changed_at, document)
 SELECT CAST(substr(run_id, 5) AS BIGINT), source, run_id, updated_at,
        ' ' || lower(title) || ' ' || CASE WHEN failure_reason IS NULL THEN '' ELSE '
  ' || lower(failure_reason) || ' ' END
@@ -75,7 +70,6 @@ def large_ledger(
         print(f"{database}: filled with {count:,} in {time.monotonic() - began:.0f} s", flush=True)
     with _opened(database, folder, {**SETTINGS, **settings}) as (ledger, server):
         ensure_schema(ledger)
-        _summarize(ledger)
         yield ledger, server
 
 
@@ -123,7 +117,9 @@ def _fill(connection: sa.Connection, count: int) -> None:
     indexes = [each for table in _TABLES for each in table.indexes]
     for index in indexes:
         connection.execute(DropIndex(index))
-    if connection.dialect.name == "postgresql":
+    on_postgresql = connection.dialect.name == "postgresql"
+    connection.exec_driver_sql("ALTER TABLE run_texts DROP COLUMN words" if on_postgresql else "DROP TABLE words")
+    if on_postgresql:
         connection.exec_driver_sql("ALTER TABLE deliveries DROP CONSTRAINT pk_deliveries")
         connection.exec_driver_sql(f"TRUNCATE {', '.join(table.name for table in _TABLES)}")
         fill_within(connection, count, hashed=True)
@@ -131,50 +127,11 @@ def _fill(connection: sa.Connection, count: int) -> None:
     else:
         fill_within(connection, count, hashed=True)
     connection.exec_driver_sql(_TEXTS)
-    _write_words(connection, count)
-    _mark_indexed(connection, count)
+    words.create_index(connection)
+    # The numbers of changes go on behind those of the runs.
+    if on_postgresql:
+        connection.exec_driver_sql(f"SELECT setval('to_index_seq_seq', {count})")
+    else:
+        connection.exec_driver_sql(f"INSERT INTO sqlite_sequence (name, seq) VALUES ('to_index', {count})")
     for index in indexes:
         connection.execute(CreateIndex(index))
-
-
-def _write_words(connection: sa.Connection, count: int) -> None:
-    driver: Any = connection.connection.driver_connection
-    with contextlib.closing(driver.cursor()) as cursor:
-        if connection.dialect.name == "sqlite":
-            cursor.executemany("INSERT INTO run_words (chunk, word, runs) VALUES (?, ?, ?)", _words(count))
-            return
-        with cursor.copy("COPY run_words (chunk, word, runs) FROM STDIN") as copy:
-            for row in _words(count):
-                copy.write_row(row)
-
-
-def _words(count: int) -> Iterator[tuple[int, str, bytes]]:
-    """Yield which words the runs have, each chunk's in their order: those of `_TEXTS`."""
-    for chunk in range(chunk_of(count) + 1):
-        first, last = max(1, chunk * CHUNK), min(count, (chunk + 1) * CHUNK - 1)
-        rows = {str(n): (n % CHUNK).to_bytes(2, "little") for n in range(first, last + 1)}
-        failed = sum(1 << n % CHUNK for n in range(first, last + 1) if n % 25 == 3)
-        if failed:
-            rows |= dict.fromkeys(("timeout", "after", "s"), encode(failed))
-        rows["invoice"] = encode(sum(1 << n % CHUNK for n in range(first, last + 1)))
-        for word in sorted(rows):
-            yield chunk, word, rows[word]
-
-
-def _summarize(ledger: Ledger) -> None:
-    """Make the summaries that the clock makes of full chunks."""
-    summarizer, known = Summarizer(ledger), ledger.read(state.read)
-    assert known is not None
-    while summarizer.step(known):
-        pass
-
-
-def _mark_indexed(connection: sa.Connection, count: int) -> None:
-    state.begin(connection)
-    known = state.read(connection)
-    assert known is not None
-    last = Place(
-        *connection.execute(sa.select(*state.ORDER).order_by(*(each.desc() for each in state.ORDER)).limit(1)).one()
-    )
-    indexed = replace(known, newest=count, seen=last, checked=last, backfilled=None)
-    statements.run(connection, state.writing(indexed))

@@ -241,5 +241,5 @@ def _ledger(connection: Any) -> dict[str, float]:
     """How many rows the ledger has, and how many deliveries are open."""
     open_ones = sa.select(deliveries.c.state, sa.func.count()).where(deliveries.c.state.not_in(["delivered", "dead"]))
     counted = {f"deliveries {state}": count for state, count in connection.execute(open_ones.group_by("state"))}
-    words = connection.exec_driver_sql("SELECT count(*) FROM run_words").scalar_one()
-    return {"deliveries sending": 0, "deliveries waiting": 0, "deliveries queued": 0, **counted, "run_words": words}
+    texts = connection.exec_driver_sql("SELECT count(*) FROM run_texts").scalar_one()
+    return {"deliveries sending": 0, "deliveries waiting": 0, "deliveries queued": 0, **counted, "run_texts": texts}

@@ -32,13 +32,11 @@ from receiver.ledger import (
     planner,
     replays,
     retention,
+    words,
 )
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.migrate import await_schema
-from receiver.ledger.text_index import reading
-from receiver.ledger.text_index.indexing import TextIndexer
-from receiver.ledger.text_index.pacing import Pace
 from receiver.reconcile import poll_hints, poller
 from receiver.reconcile.poller import Reconciler
 from receiver.runtime.process import error_location
@@ -67,9 +65,7 @@ SLOW_EVERY = 15.0
 TIDY_EVERY = 60.0
 # Seconds after which a long sweep, made in short steps, leaves the rest for the next time.
 STEPS = 0.5
-# Seconds between two checks for words to index, after one that found none.
-WORDS_EVERY = 2.0
-# Seconds of a tick in which words are indexed. The wait for the next tick is as much shorter.
+# Seconds of a tick in which words are indexed.
 INDEX_FOR = 0.5
 # Seconds that workers have, once the ledger is back, to renew their claims or record what has ended meanwhile.
 PATIENCE = 6.0
@@ -83,7 +79,7 @@ log = logging.getLogger("runhook.clock")
 
 class Clock:
     """The clock of one process. `reap`: releases what dead workers held; returns how many there were. `give_up`: by
-    sink, the seconds after which what waits behind an open breaker is dead."""
+    sink, the seconds after which what waits behind an open breaker is dead. `redactor`: what is not indexed."""
 
     def __init__(
         self,
@@ -94,7 +90,7 @@ class Clock:
         reconciler: Reconciler | None = None,
         reap: Callable[[], int] | None = None,
         give_up: Mapping[str, float] = {},
-        text_indexer: TextIndexer | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         self._ledger = ledger
         self._sinks = sinks
@@ -103,10 +99,7 @@ class Clock:
         self._reconciler = reconciler
         self._reap_all = reap
         self._give_up = give_up
-        self._text_indexer = text_indexer
-        self._indexing = text_indexer is not None
-        self._indexed_for = 0.0  # seconds of the last tick
-        self._pace = Pace(reading.BATCH)
+        self._redactor = redactor or Redactor([])
         self._inbox = InboxReader(connection, "clock")
         self._queues = [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in sinks)]
         # What the last checks found.
@@ -114,8 +107,6 @@ class Clock:
         self._events_wait = False
         self._rarities = False  # in Redis
         self._hints = True
-        # When a run had last changed, once there were no more words to index.
-        self._indexed_until: float | None = None
         self._rotations = {CALLBACK: Rotation()}  # of the one sink that has many lanes
         # Where the sweeps go on.
         self._swept_held = ""
@@ -128,12 +119,12 @@ class Clock:
 
     def run(self, stop: Callable[[float], bool]) -> None:
         """Tick until `stop(seconds)`, which waits that long at the most, is true."""
-        while not stop(max(0.0, self._pause() - self._indexed_for)):
+        while not stop(self._pause()):
             self.tick()
 
     def _pause(self) -> float:
         """Return the seconds until the next tick: more than TICK only when it would find nothing before."""
-        if self._trouble or self._events_wait or self._indexing:
+        if self._trouble or self._events_wait:
             return TICK
         return min(max(TICK, self._agenda.rest), QUIET_TICK)
 
@@ -338,24 +329,20 @@ class Clock:
             self._hints = False
 
     def words(self) -> None:
-        """Index the words of runs that changed, and of old ones, for INDEX_FOR at most; or wait for a larger batch."""
-        self._indexed_for = 0.0
-        if self._text_indexer is None or self._pace.waits(time.monotonic()):
-            return
-        if not (self._indexing or self._every("words", WORDS_EVERY)):
-            return
-        newest = self._agenda.newest_run
-        if newest is not None and newest == self._indexed_until:
-            return
-        began = time.monotonic()
-        count = self._text_indexer.run(INDEX_FOR)
-        ended = time.monotonic()
-        self._indexed_for = ended - began
-        self._pace.note(ended, self._text_indexer.changed)
-        self._indexing = count > 0
-        self._indexed_until = newest if self._text_indexer.at_rest else None
-        if count:
-            log.debug("clock.indexed runs=%d", count)
+        """Index the words of runs that changed, for INDEX_FOR at most.
+
+        It rests after each batch as long as that took: others want the processors and the ledger.
+        """
+        began, more = time.monotonic(), self._agenda.words
+        while more:
+            started = time.monotonic()
+            count = self._ledger.write(lambda connection: words.index(connection, self._redactor))
+            ended = time.monotonic()
+            log.debug("clock.indexed changes=%d", count)
+            more = count >= words.BATCH and ended - began < INDEX_FOR
+            self._agenda = self._agenda._replace(words=count >= words.BATCH)
+            if more:
+                time.sleep(min(ended - started, INDEX_FOR))
 
     def _every(self, name: str, seconds: float) -> bool:
         now = time.monotonic()
@@ -391,5 +378,5 @@ def build(settings: Settings, config: Config, stop: Callable[[float], bool], wat
         reconciler,
         reap=partial(reaper.reap_all, settings),
         give_up={name: config.retry_of(name).give_up_after for name in config.destinations},
-        text_indexer=TextIndexer(ledger, Redactor(config.redact)),
+        redactor=Redactor(config.redact),
     )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.listing import Listing, listed
-from receiver.api.models import MAX_VALUES, FilterParameters, Moment, Page, Result, Scoped
+from receiver.api.models import MAX_VALUES, FilterParameters, Page, Result, Scoped
 from receiver.api.names import none_such
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
 from receiver.api.service import Actor, Service
@@ -22,7 +22,7 @@ from receiver.ledger.lists import deliveries as delivery_lists
 from receiver.ledger.lists import events as event_lists
 from receiver.ledger.lists import runs as lists
 from receiver.ledger.lists import submissions as submission_lists
-from receiver.ledger.text_index.coverage import Coverage, coverage
+from receiver.ledger.words import COUNT_LIMIT, coverage
 
 M = TypeVar("M", bound=Result)
 
@@ -98,23 +98,18 @@ class RunsParameters(FilterParameters):
 
 
 class RunsPage(Page[RunRow]):
-    """A page of runs, and with `text`, which of them a search finds."""
+    """A page of runs, and with `text`, how many changes a search does not find yet."""
 
-    indexed_since: Moment | None = Field(
-        None,
-        description="With `text`: what older runs say is still being indexed, so that those that changed last before "
-        "then may be missing; null: none is.",
-    )
-    indexed_until: Moment | None = Field(
-        None, description="With `text`: what runs say that changed since then is not indexed yet; null: all of it is."
+    unindexed: int = Field(
+        0, description=f"With `text`: changes of runs that are not indexed yet, counted up to {COUNT_LIMIT}."
     )
 
 
 def list_runs(service: Service, actor: Actor, wanted: RunsParameters) -> RunsPage:
     """List the runs that events have reported, the one that changed last first."""
     page = listed(service, actor, lists.list_runs, wanted, RunRow, lists.key_kinds(wanted.filter()))
-    told = service.ledger.read(coverage) if wanted.text else Coverage()
-    return RunsPage(items=page.items, next=page.next, indexed_since=told.since, indexed_until=told.until)
+    unindexed = service.ledger.read(coverage).unindexed if wanted.text else 0
+    return RunsPage(items=page.items, next=page.next, unindexed=unindexed)
 
 
 LIST_RUNS = Endpoint("list_runs", "GET", "/runs", VIEW, RunsParameters, RunsPage, list_runs)

@@ -13,6 +13,7 @@ from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartSeen
+from receiver.ledger import words
 from receiver.status.problems import find
 from receiver.status.report import StatusReport
 from receiver.status.survey import survey
@@ -70,10 +71,10 @@ class LedgerState(Result):
     lanes: list[LaneRow]
     orphans: dict[str, dict[str, int]] = Field(description="Deliveries of sinks that are not in the config.")
     operations: int
-    search_since: Moment | None = Field(
-        description="Searches may not find runs that changed last before then, for they are being indexed; null: all."
+    unindexed: int = Field(
+        description=f"Changes of runs that searches do not find yet, counted up to {words.COUNT_LIMIT}."
     )
-    search_until: Moment | None = Field(description="Searches may not find what changed since then; null: all.")
+    unindexed_since: Moment | None = Field(description="When the oldest of these was recorded; null: there is none.")
 
 
 class ConfigState(Result):
@@ -127,8 +128,8 @@ def status_of(report: StatusReport) -> Status:
             lanes=[_lane(lane) for lane in shut],
             orphans=report.ledger.orphans,
             operations=report.ledger.operations,
-            search_since=report.ledger.search.since,
-            search_until=report.ledger.search.until,
+            unindexed=report.ledger.search.unindexed,
+            unindexed_since=report.ledger.search.since,
         ),
         disk=asdict(report.disk),
     )

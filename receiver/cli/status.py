@@ -134,14 +134,14 @@ def _stores(report: StatusReport) -> list[list[str]]:
 
 
 def _search(report: StatusReport) -> list[str]:
-    """Return which runs a search finds."""
+    """Return whether a search finds all runs."""
     search = report.ledger.search
     if report.ledger.trouble:
         return ["not known", ""]
-    since = report.now - (search.since or 0.0)
-    back = f"back to {ago(since)} ago, {ago(search.to_do)} of runs to go" if search.to_do else ""
-    late = f"{ago(search.behind(report.now))} behind" if search.behind(report.now) >= 1 else ""
-    return ["indexing" if back or late else "up to date", "; ".join(filter(None, (late, back)))]
+    behind = search.behind(report.now)
+    if behind < 1:
+        return ["up to date", ""]
+    return ["indexing", f"{counted(search.unindexed, 'change', 'changes')}, {ago(behind)} behind"]
 
 
 def _of_config(count: int | None) -> str:

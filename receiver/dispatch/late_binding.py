@@ -52,7 +52,7 @@ class LateBinding:
         recorded as the submission's. Returns the sinks that have something due then: whoever commits it wakes them.
         """
         page = [self._read(old, submission, in_order) for old in reroutes.of_run(connection, run)]
-        _complete(connection, run, page)
+        _complete(connection, run, page, now)
         made = _made(connection, run, page)
         told = reroutes.sinks_of(connection, [each.old for each in page])
         submission = visibility.for_callers(connection, {run: submission})[run]
@@ -91,7 +91,7 @@ class _LateEvent(NamedTuple):
     more: bool
 
 
-def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent]) -> None:
+def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent], now: float) -> None:
     """Write down what was completed of these events."""
     if not any(each.completed for each in page):
         return
@@ -105,7 +105,7 @@ def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent]) -
     )
     for each in page:
         if each.old.newest:
-            late_completion.put_status(connection, run, each.old.id, each.parsed.run)
+            late_completion.put_status(connection, run, each.old.id, each.parsed.run, now)
             if _is_whole(each.parsed.run):
                 run_polls.stop(connection, *run)
 

@@ -12,7 +12,7 @@ import redis
 from receiver.config.settings import Settings
 from receiver.doctor.finding import Finding
 from receiver.doctor.permissions import of_redis_user
-from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, words
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.migrate import HEAD, schema_trouble
 from receiver.ledger.remedies import remedy_for
@@ -95,6 +95,12 @@ def _of_database(ledger: Ledger, report: LedgerReport) -> Iterator[Finding]:
     yield Finding("ledger.tables", f"schema {HEAD}")
     if ledger.dialect == "sqlite":
         yield _version("ledger.version", "SQLite", sqlite3.sqlite_version, OLDEST_SQLITE)
+        if not ledger.read(words.has_index):
+            yield Finding(
+                "ledger.words",
+                f"no index of words: searches read {words.NEWEST} runs a page",
+                "use a Python whose SQLite has FTS5; the clock then makes the index",
+            )
         return
     yield _version("ledger.version", "PostgreSQL", ".".join(map(str, version)), OLDEST_POSTGRESQL)
     yield _clock("ledger.clock", "PostgreSQL", now, began, took)
@@ -110,5 +116,5 @@ def _clock(check: str, name: str, theirs: float, began: float, took: float) -> F
     """Compare a server's clock with ours. `began`: when it was asked, by ours; `took`: seconds until the answer."""
     ahead = began + took / 2 - theirs
     apart = max(abs(ahead) - took / 2, 0.0)
-    words = f"{apart:.1f} s {'ahead of' if ahead > 0 else 'behind'}" if apart >= 0.1 else "that of"
-    return Finding(check, f"the clock of this host is {words} {name}", _NTP if apart > SKEW else "")
+    offset = f"{apart:.1f} s {'ahead of' if ahead > 0 else 'behind'}" if apart >= 0.1 else "that of"
+    return Finding(check, f"the clock of this host is {offset} {name}", _NTP if apart > SKEW else "")

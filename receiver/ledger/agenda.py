@@ -13,19 +13,19 @@ import sqlalchemy as sa
 from receiver.ledger import replays, statements
 from receiver.ledger.deliveries import fair_queue, recovery
 from receiver.ledger.engine import Ledger
-from receiver.ledger.schema import runs
+from receiver.ledger.schema import to_index
 from receiver.ledger.statements import BuiltStatement
 
 
 class Agenda(NamedTuple):
     """`next_change`: seconds until a waiting delivery is due or a claim lapses; 0 or less when one is or has, infinite
-    when there is none. `queued`: whether a delivery is queued. `operations`: whether one is running. `newest_run`: when
-    a run last changed, in seconds since the epoch; 0.0 when there is none, None when that is not known."""
+    when there is none. `queued`: whether a delivery is queued. `operations`: whether one is running. `words`: whether
+    the words of a run are to be indexed."""
 
     next_change: float
     queued: bool
     operations: bool
-    newest_run: float | None
+    words: bool
 
     @property
     def changes(self) -> bool:
@@ -35,11 +35,11 @@ class Agenda(NamedTuple):
     @property
     def rest(self) -> float:
         """Seconds for which there is nothing to do, as far as is known now."""
-        return 0.0 if self.queued or self.operations else max(0.0, self.next_change)
+        return 0.0 if self.queued or self.operations or self.words else max(0.0, self.next_change)
 
 
 # Of a ledger that was not asked.
-UNKNOWN: Final = Agenda(next_change=0.0, queued=True, operations=True, newest_run=None)
+UNKNOWN: Final = Agenda(next_change=0.0, queued=True, operations=True, words=True)
 
 
 def query(on_postgresql: bool) -> Any:
@@ -50,7 +50,12 @@ def query(on_postgresql: bool) -> Any:
         lapses.label("lapses"),
         fair_queue.one_queued(on_postgresql).scalar_subquery().is_not(None).label("queued"),
         replays.ONE_RUNNING.scalar_subquery().is_not(None).label("operations"),
-        sa.func.coalesce(sa.select(sa.func.max(runs.c.updated_at)).scalar_subquery(), 0.0).label("newest_run"),
+        sa.select(to_index.c.seq)
+        .order_by(to_index.c.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+        .is_not(None)
+        .label("words"),
     )
 
 
@@ -66,6 +71,6 @@ def read(ledger: Ledger) -> Agenda:
         ((found,),) = ledger.read(
             lambda connection: statements.run(connection, _AGENDA.with_values()), transaction=False
         )
-    due, lapses, queued, operations, newest_run = found
+    due, lapses, queued, operations, words = found
     next_change = min((at - now for at in (due, lapses) if at is not None), default=math.inf)
-    return Agenda(next_change, bool(queued), bool(operations), newest_run)
+    return Agenda(next_change, bool(queued), bool(operations), bool(words))

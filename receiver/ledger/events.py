@@ -17,7 +17,7 @@ from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, completion_text
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import bulk, statements
+from receiver.ledger import bulk, statements, words
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.history import of_runs
@@ -171,10 +171,11 @@ def record(
     """
     # Those that wait for a sink which an earlier event of the result has told: its end will release nothing of this.
     linked = [item.event.id for item in batch if any(set(new.after) - _sinks(item) for new in item.deliveries)]
-    inserted, made_deliveries, *answers = statements.run(
+    inserted, made_deliveries, _, *answers = statements.run(
         connection,
         _insert.of(connection, [event_row(item, now) for item in batch]) if batch else None,
         creation.insertion(connection, delivery_rows(batch, now, claims)),
+        words.queueing(connection, [item.key for item in batch if _tells_of_run(item)], now),
         *_run_updates(connection, batch, now, made),
         *then,
         commit=commit and not linked,
@@ -250,6 +251,10 @@ def _sinks(item: NewEvent) -> set[str]:
     return {each.sink for each in item.deliveries}
 
 
+def _tells_of_run(item: NewEvent) -> bool:
+    return item.run.run_id != "" and item.disposition != "test"
+
+
 def _run_updates(
     connection: sa.Connection, batch: Sequence[NewEvent], now: float, made: Mapping[RunKey, ParsedEvent]
 ) -> list[BoundStatement]:
@@ -260,7 +265,7 @@ def _run_updates(
     newest: dict[RunKey, NewEvent] = {}
     counts: dict[RunKey, int] = dict.fromkeys(made, -1)
     for item in batch:
-        if not item.run.run_id or item.disposition == "test":
+        if not _tells_of_run(item):
             continue
         counts[item.key] = counts.get(item.key, 0) + 1
         if item.newest:

@@ -18,6 +18,7 @@ from receiver.errors import Invalid
 from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.expressions import contains, contains_exactly, starts_with, unindexed
 from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
+from receiver.ledger.words import has_words
 
 FULL_ID = len("evt_") + 32
 # What an id has at least one of.
@@ -198,11 +199,6 @@ def text_query(text: str) -> TextQuery:
         return parse_query(text)
     except BadSearch as error:
         raise Invalid(f"text: {error}", [{"name": "text", "message": f"text: {error}"}]) from None
-
-
-def has_words(query: TextQuery) -> list[Condition]:
-    """Return the conditions that the run of a row of `run_texts` says all that is searched for, without the index."""
-    return [contains_exactly(run_texts.c.document, pattern) for pattern in query.patterns]
 
 
 def of_submissions(wanted: Filter, *, bounded: bool = False) -> list[Condition]:

@@ -29,7 +29,7 @@ from receiver.ledger import bulk, first_on_sqlite
 from receiver.ledger.deliveries import creation
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.events import STATUS, NewEvent, Written, delivery_rows, event_row, status, status_update
-from receiver.ledger.schema import deliveries, events, runs, submissions
+from receiver.ledger.schema import deliveries, events, runs, submissions, to_index
 from receiver.ledger.statements import BoundStatement, BuiltStatement
 from receiver.ledger.submissions.records import Submission
 
@@ -227,8 +227,12 @@ def _build(run: _Columns, event: _Columns, made: Sequence[_Columns]) -> Any:
         of_recorded = sa.union_all(*chosen) if len(chosen) > 1 else chosen[0]
         delivered = postgresql.insert(deliveries).from_select(list(rows[0]), of_recorded).returning(deliveries.c.id)
         ids = sa.union_all(ids, sa.select(delivered.cte("new_deliveries").c.id))
+    queued = postgresql.insert(to_index).from_select(
+        ["source", "run_id", "queued_at"], sa.select(recorded.c.source, recorded.c.run_id, now)
+    )
     # As one value: a row for each id takes both sides longer.
-    return sa.select(sa.func.string_agg(ids.subquery().c.id, sa.literal_column("' '"), type_=sa.Text()).label("ids"))
+    one: Any = sa.func.string_agg(ids.subquery().c.id, sa.literal_column("' '"), type_=sa.Text())
+    return sa.select(one.label("ids")).add_cte(queued.cte("queued"))
 
 
 _Columns = Mapping[str, sa.ColumnElement[Any]]

@@ -12,7 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk, statements
+from receiver.ledger import bulk, statements, words
 from receiver.ledger.events import status_update
 from receiver.ledger.schema import deliveries, events, runs, submissions
 from receiver.ledger.statements import BoundStatement, BuiltStatement
@@ -53,6 +53,8 @@ def insertions(
         (_of_submissions if "submission_id" in run else _runs).of_columns(connection, of_run),
         _events.of_columns(connection, {**event, "recorded_at": times}),
     ]
+    if queueing := words.queueing(connection, zip(event["source"], event["run_id"], strict=True), now):
+        asked.append(queueing)
     return [*asked, _deliveries.of(connection, made)] if made else asked
 
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import Run, RunKey
+from receiver.ledger import statements, words
 from receiver.ledger.deliveries_by_event import EventKey, of_events
 from receiver.ledger.schema import deliveries, events, runs
 
@@ -46,7 +47,7 @@ def put(connection: sa.Connection, completed: Sequence[LateCompletion]) -> None:
         connection.execute(sa.update(events).where(events.c.id == each.event_id).values(changed))
 
 
-def put_status(connection: sa.Connection, key: RunKey, event_id: str, run: Run) -> None:
+def put_status(connection: sa.Connection, key: RunKey, event_id: str, run: Run, now: float) -> None:
     """Give a run, which is locked, what its newest event tells of it by now. `event_id`: that event, else nothing."""
     told = {
         column: sa.func.coalesce(value, column)
@@ -54,6 +55,7 @@ def put_status(connection: sa.Connection, key: RunKey, event_id: str, run: Run) 
     }
     here = sa.and_(runs.c.source == key[0], runs.c.run_id == key[1], runs.c.event_id == event_id)
     connection.execute(sa.update(runs).where(here).values(told))
+    statements.run(connection, words.queueing(connection, [key], now))
 
 
 def lock_deliveries(connection: sa.Connection, keys: Collection[EventKey]) -> Mapping[str, Sequence[MadeDelivery]]:

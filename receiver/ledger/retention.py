@@ -9,12 +9,11 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk
+from receiver.ledger import bulk, words
 from receiver.ledger.attempts_by_delivery import of_deliveries
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
 from receiver.ledger.deliveries_by_event import EventKey, of_events
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
-from receiver.ledger.text_index import indexing
 
 # Events that one transaction looks at, so that nobody waits long for the ledger.
 BATCH = 500
@@ -67,7 +66,7 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
             .returning(runs.c.run_id)
         )
         gone += [(source, run_id) for run_id in removed.scalars()]
-    indexing.remove(connection, gone)
+    words.remove(connection, gone)
     return Removed(len(old), rest)
 
 

@@ -18,9 +18,9 @@ from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
 from receiver.ledger.expressions import each_value
 from receiver.ledger.schema import deliveries, events
-from receiver.ledger.text_index.coverage import Coverage, coverage
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
+from receiver.ledger.words import Coverage, coverage
 
 # Delivered and cancelled ones are left out: there may be millions, and they need nobody.
 COUNTED = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.WAITING, DeliveryState.DEAD)

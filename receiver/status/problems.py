@@ -281,17 +281,10 @@ def _search(report: StatusReport) -> Iterator[Problem]:
     search = report.ledger.search
     late = search.behind(report.now)
     if late > SEARCH_LATE:
+        changes = counted(search.unindexed, "change", "changes")
         yield Problem(
             "search_behind",
-            f"searches do not find runs that changed in the last {ago(late)}",
-            "the clock is stopped or too slow: see its log; it goes on by itself",
-            note=True,
-        )
-    if search.to_do:
-        yield Problem(
-            "search_incomplete",
-            f"searches do not find runs that changed last more than {ago(report.now - (search.since or 0.0))} ago yet; "
-            f"the words of {ago(search.to_do)} more are to be indexed",
-            "wait: the clock goes back to the oldest, beside its other work",
+            f"searches do not find {changes} of runs yet, the oldest {ago(late)} old",
+            "the clock is stopped or too slow: see its log; it catches up automatically",
             note=True,
         )

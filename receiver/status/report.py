@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartSeen
 from receiver.inbox.state import InboxState
-from receiver.ledger.text_index.coverage import Coverage
 from receiver.ledger.timeouts import Cancelled
+from receiver.ledger.words import Coverage
 
 
 @dataclass(frozen=True, slots=True)

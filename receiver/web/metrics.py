@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from receiver.domain import parts
 from receiver.domain.deduplication import Disposition
-from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger import Ledger, LedgerUnavailable, words
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, read
 from receiver.runtime.redis_client import connect_async
@@ -136,9 +136,9 @@ class PolledMetrics(Collector):
             gauges.search.behind(now),
         )
         yield GaugeMetricFamily(
-            "runhook_search_backfill_seconds",
-            "Seconds of old runs whose words are still to be indexed for searches.",
-            gauges.search.to_do,
+            "runhook_search_unindexed",
+            f"Changes of runs that are not indexed for searches yet, up to {words.COUNT_LIMIT}.",
+            gauges.search.unindexed,
         )
         yield from self._watches(gauges)
 

@@ -18,7 +18,6 @@ from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.domain.redaction import Redactor
 from receiver.inbox.stream import STREAM
 from receiver.ledger import Ledger, audit, replays, retention
 from receiver.ledger.audit import AuditActor
@@ -28,8 +27,7 @@ from receiver.ledger.filters import Filter
 from receiver.ledger.schema import audit as audit_table
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.selection import Selection
-from receiver.ledger.text_index.coverage import Coverage, coverage
-from receiver.ledger.text_index.indexing import TextIndexer
+from receiver.ledger.words import Coverage, coverage
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
@@ -422,33 +420,3 @@ def test_what_a_run_says_is_indexed_and_what_the_config_masks_is_not(
     assert found("ada") == ["tsk_1"]
     assert found("de02") == []
     assert ledger.read(coverage) == Coverage()
-
-
-def test_while_many_runs_change_the_clock_waits_until_a_batch_of_them_is_there(
-    ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given a clock that has indexed many runs of the last second
-    now = [1000.0]
-    monkeypatch.setattr("receiver.clock.time.monotonic", lambda: now[0])
-    connection = redis.Redis.from_url(redis_url)
-    it = Clock(ledger, [], connection, retain=None, text_indexer=TextIndexer(ledger, Redactor([])))
-    indexed: list[int] = []
-    run = TextIndexer.run
-    monkeypatch.setattr(TextIndexer, "run", lambda self, within: indexed.append(run(self, within)) or indexed[-1])
-
-    def tick(changed: str, count: int, after: float) -> int:
-        record(ledger, *(new_event(f"{changed}{n}", output="said") for n in range(count)), now=time.time())
-        now[0] += after
-        indexed.append(0)
-        it.read_agenda()
-        it.words()
-        return indexed[-1]
-
-    tick("first", 1, after=1.0)
-    assert tick("many", 100, after=1.0) == 100
-    # When some more have changed
-    # Then it waits until there are enough, or they have waited long enough, and for none that comes alone thereafter
-    assert tick("more", 20, after=1.0) == 0
-    assert tick("late", 1, after=2.0) == 21
-    assert tick("lone", 1, after=1.0) == 1
-    it.close()

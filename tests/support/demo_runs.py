@@ -17,7 +17,6 @@ import sqlalchemy as sa
 
 from receiver.domain import api_key
 from receiver.domain.delivery import DeliveryMove
-from receiver.domain.redaction import Redactor
 from receiver.domain.signature import sign
 from receiver.domain.submission import SubmissionMove
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
@@ -33,9 +32,9 @@ from receiver.ledger.selection import BACKFILL, REPLAY, Selection
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
-from receiver.ledger.text_index.indexing import TextIndexer
 from tests.support.ledger import claim, new_event, record, settle_in
 from tests.support.paths import ROOT
+from tests.support.words import index
 
 RECORDING = ROOT / "tests" / "support" / "data" / "recording.webm"
 MASTER = "a-master-secret-of-the-tests"
@@ -94,7 +93,7 @@ def fill(ledger: Ledger, data: Path, archive: Path, text: str = "", mark: str = 
     _account(ledger, now, text)
     _operate(ledger, data, now, text)
     _place_in_time(ledger, now)
-    TextIndexer(ledger, Redactor([])).run(60)
+    index(ledger)
 
 
 def _record(ledger: Ledger, at: float, run_id: str, *sinks: str, **body: Any) -> None:

@@ -14,7 +14,7 @@ from receiver.ledger.expressions import each_value
 from receiver.ledger.filters import Condition, Filter, begins, text_query
 from receiver.ledger.lists.paging import SmallSet, count_up_to, small_set
 from receiver.ledger.schema import deliveries, events
-from receiver.ledger.text_index.search import find_all
+from receiver.ledger.words import find_all
 
 # Runs that are looked up one by one; of more, some are soon found along a list's order.
 FEW: Final = 200

@@ -16,17 +16,16 @@ from receiver.ledger.filters import Condition, Filter, of_runs, text_query
 from receiver.ledger.lists import narrowing
 from receiver.ledger.lists.paging import Key, Order, Page, Row, Search, unsuccessful
 from receiver.ledger.schema import deliveries, runs
-from receiver.ledger.text_index.search import Match, find
-from receiver.ledger.text_index.state import SETTLED
+from receiver.ledger.words import Match, find
 
 ORDER: Final = Order((runs.c.updated_at, runs.c.source, runs.c.run_id))
 # Of the others nothing is known but that Skyvern is to be asked for them.
 _REPORTED: Final = runs.c.events > 0
 # Runs with the words that one page looks at, at the most, and at once.
 _LOOKED_AT, _AT_ONCE = 2000, 200
-# Runs in a row that changed too early, after which no later one is looked for; and seconds by which all runs of one
-# transaction may be indexed late.
-_MANY, _LATE = 50, 2 * SETTLED
+# Runs in a row that changed too early, after which no later one is looked for; and seconds by which the order of
+# changes may differ from that of their times.
+_MANY, _LATE = 50, 120.0
 
 
 def key_kinds(wanted: Filter) -> tuple[type[Any], ...]:
@@ -54,24 +53,25 @@ def _with_words(connection: sa.Connection, wanted: Filter, after: Key | None, li
     rows: list[Row] = []
     before, looked_at = None if after is None else after[0], 0
     while looked_at < _LOOKED_AT:
-        found = find(connection, query, _AT_ONCE if len(conditions) > 1 else limit - len(rows), before)
+        wanted_now = _AT_ONCE if len(conditions) > 1 else limit - len(rows)
+        found = find(connection, query, wanted_now, before)
         there = _rows(connection, [match.key for match in found.matches], conditions)
         for match in found.matches:
             if (row := there.get(match.key)) is not None:
                 rows.append(row)
                 if len(rows) == limit:
-                    return rows, (match.number,)
+                    return rows, (match.seq,)
         if found.next is None or _all_before(wanted.since, found.matches):
             return rows, None
-        if not found.matches:  # the search has come to its own limit
-            return rows, (found.next,)
         before = found.next
+        if len(found.matches) < wanted_now:  # the search has come to its own limit
+            break
         looked_at += len(found.matches)
     return rows, (before,)
 
 
 def _all_before(since: float | None, matches: Sequence[Match]) -> bool:
-    """Whether so many runs changed before `since` that all that follow did: some are indexed late."""
+    """Whether so many runs changed before `since` that all that follow did."""
     if since is None or len(matches) < _MANY:
         return False
     return all(match.changed_at < since - _LATE for match in matches)

@@ -11,7 +11,7 @@ from receiver.ledger.schema.base import metadata
 from receiver.ledger.schema.hosts import heartbeats, timeouts
 from receiver.ledger.schema.people import audit, console_sessions, keys, saved_views
 from receiver.ledger.schema.submitted import active_runs, agent_changes, agents, schedules, submissions, watches
-from receiver.ledger.schema.words import run_texts, run_words, text_index
+from receiver.ledger.schema.words import run_texts, to_index
 from receiver.ledger.schema.work import UNSUCCESSFUL, attempts, deliveries, events, lanes, operations, runs
 
 __all__ = [
@@ -30,12 +30,11 @@ __all__ = [
     "metadata",
     "operations",
     "run_texts",
-    "run_words",
     "runs",
     "saved_views",
     "schedules",
     "submissions",
-    "text_index",
     "timeouts",
+    "to_index",
     "watches",
 ]

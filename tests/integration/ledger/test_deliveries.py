@@ -534,7 +534,7 @@ def test_a_sweep_that_finds_nothing_is_one_indexed_query_for_each_question(
 
     look, *plans = explain()[-3:]  # before these come those of the claim
     # What is being sent is little: PostgreSQL may also find it by its state.
-    indexes = ("deliveries_waiting", "deliveries_s", "operations_state", "runs_updated_at")
+    indexes = ("deliveries_waiting", "deliveries_s", "operations_state")
     assert [index for index in indexes if f"ix_{index}" not in look] == []
     assert "SCAN deliveries" not in look.replace("SCAN deliveries USING", "")
     assert [plan for plan in plans if "ix_deliveries_" not in plan] == []

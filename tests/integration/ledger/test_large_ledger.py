@@ -10,19 +10,14 @@ import pytest
 import sqlalchemy as sa
 
 from bench import large_ledger
-from receiver.domain.redaction import Redactor
-from receiver.ledger import Connection, Ledger
-from receiver.ledger.schema import metadata, run_words
-from receiver.ledger.text_index import coverage, state
-from receiver.ledger.text_index.indexing import TextIndexer
-from receiver.ledger.text_index.postings import CHUNK, decode, numbers
+from receiver.ledger import Connection, Ledger, words
+from receiver.ledger.schema import metadata
 from tests.support import listed
 from tests.support.ledger import with_tables
+from tests.support.words import index, queue_all
 
 pytestmark = pytest.mark.long
-COUNT = CHUNK + 200  # the words of more than one chunk
-# Columns that say who indexed the words last, until when that holds, and up to when the clock's checks have come.
-_OF_CLOCK = {"owner", "leased_until", "checked"}
+COUNT = 6000  # more documents than a search reads by itself
 
 
 def statements(connection: Connection) -> dict[str, str]:
@@ -43,28 +38,19 @@ def contents(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def values(connection: Connection, table: sa.Table) -> Iterator[tuple[Any, ...]]:
-    """The rows of a table: times to 10 µs, sets as what is in them, and nothing of who indexed it, and until when."""
-    columns = sorted((each for each in table.c if each.name not in _OF_CLOCK), key=lambda each: each.name)
+    """The rows of a table: times to 10 µs."""
+    columns = sorted(table.c, key=lambda each: each.name)
     for row in connection.execute(sa.select(*columns)).mappings().all():  # a transaction may not be idle for long
-        yield tuple(
-            round(value, 5)
-            if isinstance(value, float)
-            else tuple(numbers(row["chunk"], decode(value)))
-            if table is run_words and name == "runs"
-            else value
-            for name, value in row.items()
-        )
+        yield tuple(round(value, 5) if isinstance(value, float) else value for value in row.values())
 
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """A ledger on SQLite whose indexes grew as the rows came, and whose clock has indexed the words."""
     it = with_tables(Ledger(f"sqlite:///{tmp_path_factory.mktemp('grown') / 'ledger.db'}"))
-    it.write(state.begin)
     listed.fill(it, COUNT, hashed=True)
-    indexer = TextIndexer(it, Redactor([]))
-    while indexer.run(60, rest=lambda _: None):
-        pass
+    queue_all(it)
+    index(it)
     yield it
     it.close()
 
@@ -82,7 +68,7 @@ def test_a_filled_ledger_is_as_one_that_has_grown(ledger: Ledger, grown: Ledger)
     # And all tables and indexes are there, as they were
     assert {name: made_by for name, made_by in ledger.read(statements).items() if name in before} == before
     # And nothing is left to index
-    assert ledger.read(coverage.coverage) == coverage.Coverage()
+    assert ledger.read(words.coverage) == words.Coverage()
 
 
 def test_a_ledger_that_another_process_fills_is_left_alone(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from receiver.domain.redaction import Redactor
 from receiver.domain.words import document, parse_query
 from receiver.ledger import Ledger
 from receiver.ledger.filters import FULL_ID, Filter, matching_deliveries, matching_events
@@ -24,9 +23,9 @@ from receiver.ledger.lists.events import list_events
 from receiver.ledger.lists.runs import list_runs
 from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.schema import attempts, deliveries, events, runs, submissions
-from receiver.ledger.text_index.indexing import TextIndexer
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import NOW, new_event, record, with_tables
+from tests.support.words import index, queue_all
 
 SOURCES = ["a", "b", "a.b"]
 RUN_IDS = ["tsk_1", "tsk_10", "tsk_11", "TSK_1", "wr_2", "wr_%", "wr__3", "tsk_é"]
@@ -159,6 +158,7 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
             "started_at": 1.0,
             "ended_at": 2.0,
             "worker": "w",
+            "delivery_created_at": each["created_at"],
         }
         for each in sent
         # One that is being sent has no row of its newest attempt yet.
@@ -189,7 +189,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             connection.execute(sa.insert(table), rows[table.name])
 
     ledger.write(fill)
-    TextIndexer(ledger, Redactor([])).run(60)
+    queue_all(ledger)
+    index(ledger)
     yield World(ledger, rows)
     ledger.close()
 

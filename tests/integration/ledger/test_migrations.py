@@ -21,7 +21,11 @@ from tests.support.ledger import with_tables
 
 
 def test_the_revision_makes_the_declared_tables(ledger: Ledger) -> None:
-    options = {"compare_server_default": ledger.dialect == "postgresql"}  # SQLite writes them as text
+    def compare(_object: object, name: str, _kind: str, reflected: bool, _declared: object) -> bool:
+        return not (reflected and name.startswith(("words", "ix_run_texts_words")))  # see ledger/words.py
+
+    # SQLite writes defaults as text.
+    options = {"compare_server_default": ledger.dialect == "postgresql", "include_object": compare}
     differences = ledger.read(lambda it: compare_metadata(MigrationContext.configure(it, opts=options), metadata))
     assert differences == []
     assert ScriptDirectory("receiver/ledger/migrations").get_current_head() == migrate.HEAD

@@ -27,5 +27,5 @@ def test_what_was_not_there_before_counts_as_nothing() -> None:
 
 
 def test_what_may_grow_is_not_told_nor_what_was_looked_at_too_seldom() -> None:
-    assert growing(figures("ledger: run_words", 1, 2, 3, 4, 5, 6, 70, 80, 90)) == []
+    assert growing(figures("ledger: run_texts", 1, 2, 3, 4, 5, 6, 70, 80, 90)) == []
     assert growing(figures("serve: threads", 1, 90)) == []

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from receiver.ledger import words
 from receiver.ledger.schema import metadata
 
 revision = "v1"
@@ -25,3 +26,4 @@ def upgrade() -> None:
             if connection.dialect.name == "postgresql" and isinstance(column.type, sa.Text):
                 column.type = postgresql.TEXT(collation="C")
     tables.create_all(connection, checkfirst=False)
+    words.create_index(connection)

@@ -1,0 +1,350 @@
+"""Search runs by words: SQLite's FTS5 and PostgreSQL's GIN, which the clock fills from an outbox.
+
+Words are made in Python (domain/words.py), so both databases find the same. Recording adds a row to `to_index`; the
+clock writes what the run says to `run_texts`, under the number of that change, so the highest numbers are those of the
+runs that changed last. Only this module knows how the databases differ. Why: docs/decisions/0011-free-text.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from pydantic_core import from_json
+
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import RunKey, members
+from receiver.domain.words import Term, TextQuery, document
+from receiver.ledger import bulk
+from receiver.ledger.expressions import contains_exactly
+from receiver.ledger.schema import events, run_texts, runs, to_index
+from receiver.ledger.statements import BoundStatement
+
+# Changes that one transaction indexes. On SQLite others wait meanwhile: some 20 ms.
+BATCH: Final = 128
+# Bytes of a body that are read, and of all bodies of a batch.
+BODY: Final = 1 << 20
+BODIES: Final = 16 << 20
+# Documents that a search reads before it asks the index: common words are found there, in order.
+NEWEST: Final = 2000
+# The newest of these that tell how common words are.
+SAMPLE: Final = 1000
+# Changes that are counted.
+COUNT_LIMIT: Final = 10_000
+
+# Parts of these: a beginning of words is common, and hits are frequent.
+_COMMON, _FREQUENT = 0.02, 0.01
+# Changes of which PostgreSQL gathers frequent hits for one page.
+_WINDOW: Final = 100_000
+_LAST: Final = (1 << 63) - 1
+_ADVISORY_LOCK: Final = 0x574F524453  # "WORDS"
+
+log = logging.getLogger("runhook.clock")
+
+
+class Match(NamedTuple):
+    """A run that was found. `seq`: the number of its change. `changed_at`: its `updated_at`."""
+
+    seq: int
+    source: str
+    run_id: str
+    changed_at: float
+
+    @property
+    def key(self) -> RunKey:
+        """The run."""
+        return self.source, self.run_id
+
+
+class Found(NamedTuple):
+    """Runs that were found, the one that changed last first.
+
+    `next`: the number before which the search continues; None at its end. There may be more although fewer were found
+    than asked for, and none at all.
+    """
+
+    matches: list[Match]
+    next: int | None
+
+
+class Coverage(NamedTuple):
+    """`unindexed`: changes that a search does not find yet, up to COUNT_LIMIT. `since`: when the oldest of them was
+    recorded, seconds since the epoch; None when there is none."""
+
+    unindexed: int = 0
+    since: float | None = None
+
+    def behind(self, now: float) -> float:
+        """Return for how many seconds the oldest change has waited to be indexed."""
+        return 0.0 if self.since is None else max(0.0, now - self.since)
+
+
+def create_index(connection: sa.Connection) -> None:
+    """Create the index over `run_texts`. An SQLite without FTS5 gets none: see `has_index`."""
+    if connection.dialect.name == "postgresql":
+        words = "array_remove(string_to_array(translate(document, E'\\n', ' '), ' '), '')"
+        column = f"words tsvector GENERATED ALWAYS AS (array_to_tsvector({words})) STORED"
+        connection.exec_driver_sql(f"ALTER TABLE run_texts ADD COLUMN {column}")
+        # Each search reads what is not sorted in yet, so that is kept short. Without it, writing costs twice as much.
+        connection.exec_driver_sql(
+            "CREATE INDEX ix_run_texts_words ON run_texts USING gin (words) WITH (gin_pending_list_limit=256)"
+        )
+    elif offers_fts5(connection):
+        # Its tokenizer takes letters and digits of ASCII, and all other characters, as parts of words.
+        options = "content='run_texts', content_rowid='seq', tokenize='ascii'"
+        connection.exec_driver_sql(f"CREATE VIRTUAL TABLE words USING fts5(document, {options})")
+        connection.exec_driver_sql("INSERT INTO words (words) VALUES ('rebuild')")
+
+
+def has_index(connection: sa.Connection) -> bool:
+    """Whether searches have an index. Without, they read NEWEST documents a page."""
+    if connection.dialect.name == "postgresql":
+        return True
+    there = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'words'"
+    return offers_fts5(connection) and connection.exec_driver_sql(there).first() is not None
+
+
+def offers_fts5(connection: sa.Connection) -> bool:
+    """Whether this SQLite was built with FTS5."""
+    return connection.exec_driver_sql("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'").first() is not None
+
+
+def coverage(connection: sa.Connection) -> Coverage:
+    """Return how many changes a search does not find yet."""
+    some = sa.select(to_index.c.seq).limit(COUNT_LIMIT).subquery()
+    oldest = sa.select(to_index.c.queued_at).order_by(to_index.c.seq).limit(1).scalar_subquery()
+    return Coverage(*connection.execute(sa.select(sa.func.count(), oldest).select_from(some)).one())
+
+
+def find(connection: sa.Connection, query: TextQuery, limit: int, before: int | None = None) -> Found:
+    """Find up to `limit` runs that say the words, behind the number `before` when that is given."""
+    top = _LAST if before is None else before
+    nth = sa.select(run_texts.c.seq).where(run_texts.c.seq < top).order_by(run_texts.c.seq.desc())
+    low = connection.execute(nth.limit(1).offset(NEWEST - 1)).scalar()
+    end = low or 0  # of what was looked at
+    found = _read(connection, query, limit + 1, top, end)
+    if end and len(found) <= limit and has_index(connection):
+        asked = _ask(connection, query, _newest(top, end, SAMPLE).subquery())
+        look = _with_gin if connection.dialect.name == "postgresql" else _with_fts5
+        more, end = look(connection, asked, limit + 1 - len(found), end)
+        found += more
+    return Found(found[:limit], found[limit - 1].seq if len(found) > limit else end or None)
+
+
+def find_all(connection: sa.Connection, query: TextQuery, limit: int) -> list[RunKey] | None:
+    """Return all runs that say the words; None when there are more than `limit`, or that can't be known soon."""
+    found = find(connection, query, limit)
+    return None if found.next is not None else [match.key for match in found.matches]
+
+
+_COLUMNS: Final = (run_texts.c.seq, run_texts.c.source, run_texts.c.run_id, run_texts.c.changed_at)
+
+
+class _Asked(NamedTuple):
+    """What the index is asked for. `hits`: the query for its runs, whose documents have all else. `frequent`: many of
+    the newest runs have all the words."""
+
+    phrases: tuple[tuple[Term, ...], ...]
+    hits: sa.Select[Any]
+    frequent: bool
+
+
+def has_words(query: TextQuery, text: sa.ColumnElement[str] = run_texts.c.document) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that a document has all that is searched for, without an index."""
+    return [contains_exactly(text, pattern) for pattern in query.patterns]
+
+
+def _newest(top: int, low: int, limit: int = NEWEST) -> sa.Select[Any]:
+    """Return the query for the documents from `top` down to `low`."""
+    its = sa.select(*_COLUMNS, run_texts.c.document).where(run_texts.c.seq < top, run_texts.c.seq >= low)
+    return its.order_by(run_texts.c.seq.desc()).limit(limit)
+
+
+def _read(connection: sa.Connection, query: TextQuery, limit: int, top: int, low: int) -> list[Match]:
+    """Find runs by reading the documents from `top` down to `low`."""
+    some = _newest(top, low).subquery()
+    rows = sa.select(*(some.c[column.name] for column in _COLUMNS)).where(*has_words(query, some.c.document))
+    return [Match(*row) for row in connection.execute(rows.order_by(some.c.seq.desc()).limit(limit))]
+
+
+def _ask(connection: sa.Connection, query: TextQuery, newest: sa.Subquery) -> _Asked:
+    """Return what the index is asked for, by what the `newest` documents have.
+
+    It is not asked for beginnings of words that are common, if there are other words: both databases gather all runs
+    with a beginning first, so to read some documents costs less.
+    """
+    beginnings = [term for term in query.terms if term.prefix]
+    has_all = sa.and_(*(contains_exactly(newest.c.document, f" {term.word}") for term in query.terms))
+    has_each = (contains_exactly(newest.c.document, f" {term.word}") for term in beginnings)
+    counts = (sa.func.coalesce(sa.func.sum(sa.case((has, 1), else_=0)), 0) for has in (has_all, *has_each))
+    together, *of_each = connection.execute(sa.select(*counts)).one()
+    common = {term for term, count in zip(beginnings, of_each, strict=True) if count >= SAMPLE * _COMMON}
+    left = (tuple(term for term in phrase if term not in common) for phrase in query.phrases)
+    phrases = tuple(filter(None, left)) or query.phrases
+    checked = has_words(query) if query.needs_document or phrases != query.phrases else []
+    return _Asked(phrases, sa.select(*_COLUMNS).where(*checked), together >= SAMPLE * _FREQUENT)
+
+
+def _with_fts5(connection: sa.Connection, asked: _Asked, limit: int, top: int) -> tuple[list[Match], int]:
+    words: Any = sa.table("words", sa.column("rowid", sa.Integer))
+    phrases = (f'"{" ".join(term.word for term in phrase)}"{"*" * phrase[-1].prefix}' for phrase in asked.phrases)
+    matching = sa.literal_column("words").op("MATCH")(" AND ".join(phrases))
+    rows = asked.hits.select_from(words.join(run_texts, run_texts.c.seq == words.c.rowid))
+    rows = rows.where(matching, words.c.rowid < top).order_by(words.c.rowid.desc()).limit(limit)
+    return [Match(*row) for row in connection.execute(rows)], 0
+
+
+def _with_gin(connection: sa.Connection, asked: _Asked, limit: int, top: int) -> tuple[list[Match], int]:
+    terms = dict.fromkeys(f"'{term.word}'" + ":*" * term.prefix for phrase in asked.phrases for term in phrase)
+    has_terms = sa.text("words @@ CAST(:terms AS tsquery)").bindparams(terms=" & ".join(terms))
+    # The index has no order, so all hits are gathered: of frequent ones, those of the newest changes.
+    low = max(0, top - _WINDOW) if asked.frequent else 0
+    hits = asked.hits.where(has_terms, run_texts.c.seq < top, run_texts.c.seq >= low).cte("hits")
+    hits = hits.prefix_with("MATERIALIZED", dialect="postgresql")
+    # By its statistics of common words it would read the whole table, or walk it.
+    _allow_scans(connection, "off")
+    rows = connection.execute(sa.select(hits).order_by(hits.c.seq.desc()).limit(limit)).all()
+    _allow_scans(connection, "on")
+    return [Match(*row) for row in rows], low
+
+
+def _allow_scans(connection: sa.Connection, value: str) -> None:
+    settings = (sa.func.set_config(name, value, True) for name in ("enable_seqscan", "enable_indexscan"))
+    connection.execute(sa.select(*settings))
+
+
+def queueing(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> BoundStatement | None:
+    """Return the INSERT that queues runs whose words may have changed, to be run with others."""
+    rows = [{"source": source, "run_id": run_id, "queued_at": now} for source, run_id in sorted(set(keys))]
+    return _queue.of(connection, rows) if rows else None
+
+
+_queue: Final = bulk.Insert(to_index, lambda insert: insert.inline())  # its number is not asked for
+
+
+def index(connection: sa.Connection, redactor: Redactor) -> int:
+    """Index the runs of the newest changes. Returns how many changes it took; 0 when there is none, or another clock
+    is at it. What `redactor` masks is never indexed.
+
+    One clock at a time: an older text never replaces a newer one, and a run that retention removes never comes back.
+    """
+    if not _locked(connection, wait=False):
+        return 0
+    if not has_index(connection):  # nor had the SQLite that made the ledger
+        create_index(connection)
+    changes = connection.execute(sa.select(to_index).order_by(to_index.c.seq.desc()).limit(BATCH)).all()
+    numbers: dict[RunKey, int] = {}
+    for row in changes:
+        numbers.setdefault((row.source, row.run_id), row.seq)
+    known = {(row.source, row.run_id): row for row in _documents(connection, numbers)}
+    stale = {key: seq for key, seq in numbers.items() if key not in known or known[key].seq < seq}
+    texts, left = _texts(connection, stale, redactor)
+    _delete(connection, [known[key] for key in stale if key in known and key not in left])
+    rows = [
+        {"seq": numbers[key], "source": key[0], "run_id": key[1], "changed_at": changed_at, "document": said}
+        for key, (changed_at, said) in texts.items()
+    ]
+    if rows:
+        connection.execute(sa.insert(run_texts), rows)
+        _write_fts5(connection, "INSERT INTO words (rowid, document) VALUES (?, ?)", rows)
+    done = [row.seq for row in changes if (row.source, row.run_id) not in left]
+    if done:
+        connection.execute(sa.delete(to_index).where(bulk.among(connection, to_index.c.seq, done)))
+    return len(done)
+
+
+def remove(connection: sa.Connection, keys: Collection[RunKey]) -> None:
+    """Remove the words of these runs, whose rows are gone. Call it last in a transaction: it waits for its turn."""
+    if keys:
+        _locked(connection, wait=True)
+        _delete(connection, _documents(connection, keys))
+
+
+def _locked(connection: sa.Connection, *, wait: bool) -> bool:
+    """Whether this transaction may change the index, and no other until it ends. SQLite has one writer anyway."""
+    if connection.dialect.name == "sqlite":
+        return True
+    name = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
+    return connection.exec_driver_sql(f"SELECT {name}({_ADVISORY_LOCK})").scalar() is not False
+
+
+def _documents(connection: sa.Connection, keys: Iterable[RunKey]) -> list[Any]:
+    """Return what is indexed of these runs."""
+    its = [*(run_texts.c[name] for name in ("seq", "source", "run_id", "document"))]
+    return [
+        row
+        for source, run_ids in bulk.by_source(keys)
+        for row in connection.execute(sa.select(*its).where(bulk.of_runs(connection, run_texts, source, run_ids)))
+    ]
+
+
+def _delete(connection: sa.Connection, rows: Sequence[Any]) -> None:
+    if rows:
+        its = [{"seq": row.seq, "document": row.document} for row in rows]
+        _write_fts5(connection, "INSERT INTO words (words, rowid, document) VALUES ('delete', ?, ?)", its)
+        connection.execute(
+            sa.delete(run_texts).where(bulk.among(connection, run_texts.c.seq, [it["seq"] for it in its]))
+        )
+
+
+def _write_fts5(connection: sa.Connection, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write to the index of FTS5, which must get the very text that it has or gets. PostgreSQL's follows its table."""
+    if connection.dialect.name == "sqlite" and has_index(connection):
+        connection.exec_driver_sql(statement, [(row["seq"], row["document"]) for row in rows])
+
+
+def _texts(
+    connection: sa.Connection, keys: Collection[RunKey], redactor: Redactor
+) -> tuple[dict[RunKey, tuple[float, str]], set[RunKey]]:
+    """Return when those of the runs that are there changed, and what they say; and the runs that BODIES leaves for the
+    next batch."""
+    found: dict[RunKey, tuple[float, str]] = {}
+    left: set[RunKey] = set()
+    size, bytes_left = sa.func.length(events.c.body), BODIES
+    columns = (runs.c.source, runs.c.run_id, runs.c.updated_at, runs.c.title, runs.c.failure_reason, runs.c.event_id)
+    of_runs = sa.select(*columns, size.label("size")).where(runs.c.event_id != "")
+    of_runs = of_runs.outerjoin_from(runs, events, events.c.id == runs.c.event_id)
+    rows = [
+        row
+        for source, run_ids in bulk.by_source(keys)
+        for row in connection.execute(of_runs.where(bulk.of_runs(connection, runs, source, run_ids)))
+    ]
+    taken: list[Any] = []
+    for row in rows:
+        bytes_left -= min(row.size or 0, BODY)
+        if bytes_left < 0 and taken:
+            left.add((row.source, row.run_id))
+        else:
+            taken.append(row)
+    beginning = sa.select(events.c.id, sa.func.substr(events.c.body, 1, BODY))
+    ids = bulk.among(connection, events.c.id, [row.event_id for row in taken])
+    bodies = {event_id: bytes(body) for event_id, body in connection.execute(beginning.where(ids))} if taken else {}
+    for row in taken:
+        found[row.source, row.run_id] = row.updated_at, _said(row, bodies.get(row.event_id, b""), redactor)
+    return found, left
+
+
+def _said(row: Any, body: bytes, redactor: Redactor) -> str:
+    """Return the document of a run. `body`: the first BODY bytes of it."""
+    data: dict[str, Any] = {"title": row.title, "failure_reason": row.failure_reason}
+    try:
+        data["output"] = _output(body, complete=(row.size or 0) <= BODY)
+        data = redactor.mask(data) if redactor.may_match(body) else redactor.mask_top(data)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        # One body never stops its neighbours.
+        log.exception("clock.not_indexed source=%s run=%s: only its title and reason are", row.source, row.run_id)
+        data = redactor.mask_top({"title": row.title, "failure_reason": row.failure_reason})
+    return document(data["title"], data["failure_reason"], data.get("output"))
+
+
+def _output(body: bytes, *, complete: bool) -> Any:
+    """Return the output in a body, of which only the beginning may be there."""
+    if complete:
+        return members(body).get("output")
+    try:
+        data = from_json(body, allow_partial="trailing-strings", cache_strings="keys")
+    except ValueError:
+        return None
+    return data.get("output") if isinstance(data, dict) else None
