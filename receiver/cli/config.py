@@ -48,25 +48,19 @@ def show(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = 
 def _why(settings: Settings) -> str:
     if settings.packaged_config:
         return "ships with Runhook"
-    origin = _origin(settings, "RUNHOOK_CONFIG")
+    origin = _row(settings, "RUNHOOK_CONFIG", "")["origin"]
     return "found in the working directory" if origin == DEFAULT else f"RUNHOOK_CONFIG: {origin}"
 
 
-def _origin(settings: Settings, name: str) -> str:
-    found = settings.environ.find(name)
-    return found.origin if found and found.value.strip() else DEFAULT
-
-
-def _row(settings: Settings, name: str, shown: str, origin: str = "") -> dict[str, Any]:
-    return {
-        "name": name,
-        "value": None if shown == "not set" else shown,
-        "origin": origin or _origin(settings, name),
-    }
+def _row(settings: Settings, name: str, shown: str, default: str = DEFAULT) -> dict[str, Any]:
+    """Return the row of a variable. `shown`: its value for output, or "". `default`: the origin of a value not set."""
+    variable = settings.environ.find(name)
+    origin = variable.origin if variable and variable.value.strip() else default
+    return {"name": name, "value": shown or None, "origin": origin}
 
 
 def _declared(settings: Settings) -> dict[str, str]:
-    """Return the variables of Runhook itself, as they may be shown."""
+    """Return Runhook's own variables with their values for output."""
     shown = settings.summary()
     return shown | {
         name: show_value(name, settings.environ.text(name)) for name in OTHER_VARIABLES if name not in shown
@@ -79,12 +73,10 @@ def _of_file(settings: Settings, loaded: Loaded, known: set[str]) -> list[dict[s
     rows: dict[str, dict[str, Any]] = {}
     for key, used in document.substituted.items():
         for name in used.keys() - known:
-            row = _row(settings, name, show_value(name, "" if name in loaded.unset else used[name]))
-            if row["origin"] == DEFAULT and row["value"]:
-                row["origin"] = f"{DEFAULT} ({document.path}:{document.line(key)})"
-            named_so = any(SECRET_NAME.search(str(part)) for part in key)
-            if row["value"] and (named_so or holds_secret(loaded.config, key)):
-                row["value"] = STARS
-            if name not in rows or row["value"] == STARS:
-                rows[name] = row
+            shown = show_value(name, "" if name in loaded.unset else used[name])
+            if shown and (any(SECRET_NAME.search(str(part)) for part in key) or holds_secret(loaded.config, key)):
+                shown = STARS
+            if name not in rows or shown == STARS:
+                default = f"{DEFAULT} ({document.path}:{document.line(key)})" if shown else DEFAULT
+                rows[name] = _row(settings, name, shown, default)
     return [rows[name] for name in sorted(rows)]

@@ -68,7 +68,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
         f"listening on {url_of(public)}",
         *([f"admin port: {url_of(admin_socket)} (/metrics, /readyz?all, /api/v1, /console)"] if admin_socket else ()),
         f"sources: {', '.join(f'/webhooks/{name}' for name in config.sources)}",
-        *(f"{name} = {value}" for name, value in settings.summary().items()),
+        *(f"{name} = {value or 'not set'}" for name, value in settings.summary().items()),
         f"connections: {listener.limit} at most",
         promise,
     ]

@@ -286,7 +286,7 @@ class Settings(BaseSettings):
             raise ConfigError(f"RUNHOOK_DATA: can't write {path}: {error.strerror}") from None
 
     def summary(self) -> dict[str, str]:
-        """Return each variable with its value in use, secrets as stars."""
+        """Return each variable with its value in use, secrets as stars; "" stands for not set."""
         shown = {
             str(item.validation_alias): show_value(str(item.validation_alias), str(getattr(self, name)))
             for name, item in type(self).model_fields.items()
@@ -301,10 +301,8 @@ class Settings(BaseSettings):
 
 
 def show_value(name: str, value: str) -> str:
-    """Return the value of a variable as it may be shown: that of a secret as stars, an address without its password."""
-    if not value:
-        return "not set"
-    return STARS if SECRET_NAME.search(name) else hide_password(value)
+    """Return the value of a variable for output: a secret as stars, an address without its password. "" stays ""."""
+    return STARS if value and SECRET_NAME.search(name) else hide_password(value)
 
 
 def new_local_key() -> str:

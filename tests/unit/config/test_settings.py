@@ -138,7 +138,7 @@ def test_the_summary_and_the_repr_show_no_secret() -> None:
 
     assert settings.summary()["REDIS_URL"] == "redis://user:********@host/0"
     assert settings.summary()["SKYVERN_API_KEY"] == "********"
-    assert settings.summary()["PUBLIC_URL"] == "not set"
+    assert settings.summary()["PUBLIC_URL"] == ""
     assert "sekret" not in str(settings.summary())
     assert "sekret" not in repr(settings)
 
