@@ -226,7 +226,7 @@ def check(settings: Settings, config: Config, patience: float) -> None:
 
 
 def _trouble(settings: Settings, config: Config) -> str:
-    """Return why Redis or the ledger can't be used now, or "". Raises NotStarted for what waiting does not mend."""
+    """Return why Redis or the ledger can't be used now, or "". Raises NotStarted for what waiting does not fix."""
     client = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     try:

@@ -5,7 +5,7 @@ Its rules:
   that vanishes while it is sent a large answer would hold its locks until the server's TCP gives up, which takes 15
   minutes. What TCP doesn't notice, such as a proxy that holds a connection, the client gives up by time.
 - What is confirmed is on disk, whatever the server's `synchronous_commit` is; `weaknesses` says what a session can't
-  mend.
+  fix.
 - Behind a connection pooler each transaction may have another session, and a pooler refuses or ignores settings at
   connecting: there limits and `synchronous_commit` are set in each transaction, in one request with its BEGIN.
 - Statements that wait for nothing of each other go in one request (`BoundedConnection.together`, libpq's pipeline

@@ -32,7 +32,7 @@ class FindingRow(Result):
 
 
 class Examination(Result):
-    """What was found, in the order in which it should be mended."""
+    """What was found, in the order in which it should be fixed."""
 
     items: list[FindingRow]
     complete: bool = Field(description="Whether all was tried in the time that there is.")

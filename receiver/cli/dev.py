@@ -248,9 +248,9 @@ def summary(
     settings: Settings, config: Config, host: str, port: int, durability: str, admin: ListenAddress | None = None
 ) -> list[str]:
     """Return lines about what is running and where its data is."""
-    sinks = ", ".join(config.sinks) or "none"
     from receiver.runtime.embedded_valkey import find_server
 
+    sinks = ", ".join(config.sinks) or "none"
     redis = f"{find_server().name} in redis/" if settings.embedded_redis else hide_password(settings.redis_url)
     lines = [f"ready: http://{display_host(host)}:{port}/webhooks/{source}" for source in config.sources]
     if settings.public_url:

@@ -89,7 +89,7 @@ def follow(
 ) -> Iterator[TailEvent | TailGap]:
     """Yield what is recorded, for ever, and each gap that was found. `sleep`: waits for so many seconds.
 
-    Raises what the first call does; later only what waiting does not mend, such as a key that was revoked.
+    Raises what the first call does; later only what waiting does not fix, such as a key that was revoked.
     """
     if isinstance(client, RemoteClient):
         yield from _follow_stream(client, parameters, sleep)

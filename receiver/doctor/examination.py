@@ -58,7 +58,7 @@ def _config(settings: Settings) -> Config | None:
 
 def _of_config(report: StatusReport) -> Iterator[Finding]:
     for line in report.config_problems:
-        yield Finding("config", line, "mend it; `runhook check` shows all of it. What depends on it was not checked")
+        yield Finding("config", line, "fix it; `runhook check` shows all of it. What depends on it was not checked")
     for line in report.warnings:  # not report.advice: that is of PUBLIC_URL, which is examined
         yield Finding("config", line, "`runhook check` shows where", note=True)
     if not report.config_problems and not report.warnings:
@@ -142,7 +142,7 @@ def of_sinks(config: Config, default_base: str) -> Iterator[Finding]:
 
 
 def _of_sink(name: str, answer: Future[str], seconds: float) -> Finding:
-    todo = f"mend its options or its server; `runhook sink test {name}` sends a sample"
+    todo = f"fix its options or its server; `runhook sink test {name}` sends a sample"
     try:
         said = answer.result(max(0.0, seconds))
     except SinkError as error:

@@ -54,9 +54,7 @@ def examine(public_url: str, sources: Sequence[str], missing: Trouble | None) ->
         addresses = resolve(host, port, _RESOLVING)
     except OSError as error:
         reason = error.strerror or str(error)
-        yield Finding(
-            "public_url.host", f"{host} can't be resolved: {reason}", "set its DNS record, or mend PUBLIC_URL"
-        )
+        yield Finding("public_url.host", f"{host} can't be resolved: {reason}", "set its DNS record, or fix PUBLIC_URL")
         return
     yield _host(public_url, host, addresses)
     for number, source in enumerate(sources):
@@ -151,7 +149,7 @@ def _judged(url: str, source: str, answer: _Answer) -> Finding:
     elif answer.status in (502, 503, 504):
         todo = "the receiver is down or too busy, or the proxy in front can't reach it: `runhook status`"
     elif answer.status < 300:
-        todo = "that is no receiver of Runhook: it takes what is not signed. Mend PUBLIC_URL, or the proxy's routes"
+        todo = "that is no receiver of Runhook: it takes what is not signed. Fix PUBLIC_URL, or the proxy's routes"
     else:
         todo = "that is not the receiver's own answer: have the proxy pass /webhooks/ on to it as it comes"
     return Finding("public_url.answer", what, todo)

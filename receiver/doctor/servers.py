@@ -32,7 +32,7 @@ _NTP: Final = "run NTP (chrony, systemd-timesyncd) on both: when a webhook came 
 def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:
     """Yield what is found of Redis; `report` says what it promises."""
     if report.trouble:
-        how = "`runhook dev` starts it, or set REDIS_URL" if report.embedded else "start it, or mend REDIS_URL"
+        how = "`runhook dev` starts it, or set REDIS_URL" if report.embedded else "start it, or fix REDIS_URL"
         yield Finding("redis", f"{report.url} can't be used: {report.trouble}", how)
         return
     todo = report.weak and "change its settings as it says; receivers do not use it as it is"
@@ -77,7 +77,7 @@ def of_ledger(settings: Settings, report: LedgerReport) -> Iterator[Finding]:
         else:
             yield from _of_database(ledger, report)
     except LedgerUnavailable as error:
-        todo = remedy_for(str(error)).words or "start its database, or mend DATABASE_URL"
+        todo = remedy_for(str(error)).words or "start its database, or fix DATABASE_URL"
         yield Finding("ledger", f"{report.url} can't be used: {error}", todo)
     finally:
         ledger.close()

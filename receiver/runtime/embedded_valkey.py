@@ -23,7 +23,7 @@ from receiver.errors import NotStarted
 from receiver.runtime.parent_death import end, spawn
 from receiver.runtime.redis_client import OLDEST_REDIS, connect
 
-# Seconds in which a server must answer at its start, not counting the time in which it loads its data.
+# Maximum seconds until a server responds, not counting the time to load its data.
 START_TIMEOUT: Final = 30.0
 
 _NO_SERVER: Final = (
@@ -33,8 +33,8 @@ _NO_SERVER: Final = (
     "  brew install valkey                 macOS\n"
     "Or set REDIS_URL to a server that is running, such as redis://127.0.0.1:6379/0"
 )
-_FULL = 1 << 20  # free bytes with which a disk counts as full
-_LOG_CAP = 1 << 20  # bytes after which the log file is set aside at a start
+_FULL = 1 << 20  # a disk with fewer free bytes counts as full
+_LOG_CAP = 1 << 20  # maximum bytes of the log file; a larger one is renamed at a start
 _CAUSES = (  # what Valkey writes, and what it means in one line
     ("No space left on device", "the disk is full"),
     ("Can't recover from AOF write error", "it could not write to its disk"),
@@ -45,7 +45,7 @@ _CAUSES = (  # what Valkey writes, and what it means in one line
 
 
 class ServerProgram(NamedTuple):
-    """A program that can be run. `name`: how messages call it."""
+    """A program to run. `name`: its name in messages."""
 
     path: str
     name: str
@@ -103,7 +103,7 @@ class EmbeddedValkey:
         return "unix://" + quote(str(self.socket))
 
     def start(self) -> None:
-        """Start it, or start it again, and return when it answers. Raises NotStarted."""
+        """Start or restart the server, and wait until it responds. Raises NotStarted."""
         self.launch()
         deadline = time.monotonic() + START_TIMEOUT
         while not (answer := self._answers()):
@@ -117,7 +117,7 @@ class EmbeddedValkey:
             time.sleep(0.02)
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Start the process without waiting for its answer. Raises NotStarted."""
+        """Start the process without waiting for a response. Raises NotStarted."""
         program = find_server()
         self.name = program.name
         try:
@@ -147,7 +147,7 @@ class EmbeddedValkey:
             "port": "0",
             "unixsocket": str(self.socket),
             "unixsocketperm": "700",
-            "hz": "1",  # rounds a second of its own housekeeping; nothing of ours waits for one
+            "hz": "1",  # rounds of housekeeping a second; Runhook waits for none of them
             "dir": str(self.directory),
             "logfile": str(self.log),
             "appendonly": "yes",
@@ -182,7 +182,7 @@ class EmbeddedValkey:
         return f"killed by signal {-code}" if code is not None and code < 0 else f"it ended with code {code}"
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End it: SIGTERM, and SIGKILL after `timeout` seconds. Then another can use the directory."""
+        """End the server: SIGTERM, and SIGKILL after `timeout` seconds. Then another one can use the directory."""
         if self.process is not None:
             end(self.process, timeout)
         if self._lock is not None:

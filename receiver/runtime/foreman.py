@@ -1,6 +1,6 @@
-"""Run several programs in one terminal: prefix what they print, start again what ends, stop all of them together.
+"""Run several programs in one terminal: prefix their output, restart those that end, and stop all of them together.
 
-It knows a program as something to launch, and nothing of what the programs are.
+This module only knows how to launch a program, not what it does.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from receiver.runtime.forked import ForkedProcess
 from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, respawn_delay, stop_signals
 from receiver.runtime.working_flag import WorkingFlag
 
-# How a program of ours begins a line about its start, above all why it could not.
+# Prefix of a line in which one of Runhook's programs says why it could not start.
 ERROR_PREFIX: Final = "runhook: "
 
-# Seconds that it waits at the most: a signal, SIGCHLD among them, and what a program prints end the wait.
+# Maximum seconds of one wait. A signal, such as SIGCHLD, and a program's output end it sooner.
 _LONGEST_WAIT: Final = 10.0
 _COLOURS = (36, 33, 32, 35, 34, 31)
 
 
 class Process(Protocol):
-    """What is asked of a process: what `subprocess.Popen` and `ForkedProcess` have in common."""
+    """The common methods of `subprocess.Popen` and `ForkedProcess`."""
 
     stdout: IO[bytes] | None
 
@@ -51,11 +51,11 @@ class Process(Protocol):
 
 @dataclass(slots=True)
 class Program:
-    """A program and its present process. `launch`: starts it anew, its output in a pipe or nowhere.
+    """A program and its current process. `launch`: starts a process, its output in a pipe or nowhere.
 
-    `why`: why it ended, given its exit code. `works`: whether it has said that it does its work. `grace`: seconds that
-    it has to end after SIGTERM. `last`: it is stopped after all the others have ended. `take`: is given each line of
-    its output, and the foreman, in place of the console.
+    `why`: returns why it ended, given its exit code. `works`: whether it has reported that it works. `grace`: seconds
+    to end after SIGTERM. `last`: whether it is stopped after all others have ended. `take`: gets each line of its
+    output, and the foreman; None to print the lines.
     """
 
     name: str
@@ -68,9 +68,9 @@ class Program:
     process: Process | None = None
     restarts: Restarts = field(default_factory=Restarts)
     errors: list[str] = field(default_factory=list)
-    # It was asked to end, so as to be started again.
+    # Whether it is being ended to be started again.
     renewed: bool = False
-    # A last line of its output whose end has not come yet.
+    # The beginning of a line whose end it has not printed yet.
     unfinished: bytes = b""
 
 
@@ -120,11 +120,11 @@ class Foreman:
                 self._stop()
 
     def starting(self) -> list[str]:
-        """Return the names of the programs that have not said yet that they work."""
+        """Return the names of the programs that do not work yet."""
         return [each.name for each in self._programs if each.process is None or not each.works()]
 
     def renew(self, names: Collection[str]) -> None:
-        """End these programs and start them again, with what has changed for them meanwhile."""
+        """Restart these programs, for example with a changed environment. Those that are not running are skipped."""
         for each in self._programs:
             if each.name in names and each.process is not None:
                 each.renewed = True
@@ -206,7 +206,7 @@ class Foreman:
                 self._ended(program, code)
 
     def _finish(self, program: Program) -> None:
-        """Print the last lines of a program that has ended, and let go of its process."""
+        """Print the last lines of a program that has ended, and drop its process."""
         if program.process is not None and program.process.stdout is not None:
             self._read(program)
         if program.process is not None and program.process.stdout is not None:  # a grandchild still holds the pipe

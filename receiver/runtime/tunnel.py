@@ -40,9 +40,9 @@ _INSTALL: Final = (
 
 
 class Tunnel:
-    """The first of these programs on PATH, for the server at `target`. Raises NotStarted when there is none.
+    """The first tunnel program on PATH, for the server at `target`. Raises NotStarted if none is installed.
 
-    `url`: the public URL that it has named last, without a / at the end.
+    `url`: the last public URL that it named, without a / at the end; "" before the first.
     """
 
     def __init__(self, target: str) -> None:
@@ -65,7 +65,7 @@ class Tunnel:
         return self.process
 
     def start(self) -> None:
-        """Start it, and return when it has named its URL. Raises NotStarted, with its last lines."""
+        """Start the program, and wait for its URL. Raises NotStarted with its last lines."""
         process, until, unfinished = self.launch(), time.monotonic() + START_TIMEOUT, b""
         assert process.stdout is not None
         while not self.url:
@@ -79,7 +79,7 @@ class Tunnel:
                 raise NotStarted(f"{self.name} {exit_text(process.wait())}{self._said()}")
 
     def take(self, line: str) -> bool:
-        """Take a line that the program has printed. Returns whether it names a URL other than the last one."""
+        """Read a line of the program's output. Returns whether it names a URL other than the last one."""
         self._last.extend([line.strip()[:300]] if line.strip() else [])
         found = self._named.search(line)
         before, self.url = self.url, found[1].rstrip("/") if found else self.url

@@ -1,4 +1,4 @@
-"""A flag that a forked program raises once it works. Apart from `forked`, which needs ctypes."""
+"""A flag that a forked program sets once it works. Separate from `forked`, which needs ctypes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import mmap
 
 
 class WorkingFlag:
-    """What a forked program raises when it works, in memory that it shares with who has forked it."""
+    """A flag in memory that a forked program shares with its parent."""
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, 1)
@@ -15,21 +15,21 @@ class WorkingFlag:
         return bool(self._page[0])
 
     def set(self, up: bool) -> None:
-        """Raise it, or take it down."""
+        """Set or clear the flag."""
         self._page[0] = up
 
 
-# Of this process, if it was forked by one that wants to know.
+# The flag of this process, if its parent gave it one.
 _flag: WorkingFlag | None = None
 
 
 def answer_by(flag: WorkingFlag | None) -> None:
-    """Have `say_working` raise this flag, in a process that was forked just now."""
+    """Have `say_working` set this flag. Call it right after the fork."""
     global _flag  # noqa: PLW0603 - a process has one
     _flag = flag
 
 
 def say_working() -> None:
-    """Say that this program does its work, to the process that has forked it; without one, to nobody."""
+    """Report to the parent that this program does its work. Does nothing without a flag."""
     if _flag is not None:
         _flag.set(True)

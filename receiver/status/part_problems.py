@@ -151,7 +151,7 @@ def _differences(report: StatusReport) -> Iterator[Problem]:
                 f"{_named(each)}: {failing}",
                 "it is begun again by itself; if that does not help, see its log, and start the process again",
             )
-        # What everybody sees of Redis is told once, with what mends it.
+        # What everybody sees of Redis is told once, with what fixes it.
         told = report.redis.trouble or report.redis.weak or report.redis.inbox.trouble
         if each.beat.part == RECEIVER and each.beat.details.get("store") == "spool" and not told:
             why = f": {trouble}" if trouble else ""

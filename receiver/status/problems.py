@@ -56,7 +56,7 @@ def _rank(code: str) -> int:
 
 def _config(report: StatusReport) -> Iterator[Problem]:
     for line in report.config_problems:
-        yield Problem("config_wrong", line, "mend it; `runhook check` shows all of it. No part starts with it")
+        yield Problem("config_wrong", line, "fix it; `runhook check` shows all of it. No part starts with it")
     for line in [*report.warnings, *report.advice]:
         yield Problem("config_doubtful", line, "`runhook check` shows where", note=True)
 
@@ -87,7 +87,7 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
         yield Problem(
             "ledger_away",
             f"the ledger can't be used ({ledger.url}): {ledger.trouble}",
-            f"{ledger.todo or 'start its database, or mend DATABASE_URL'}. Until then webhooks "
+            f"{ledger.todo or 'start its database, or fix DATABASE_URL'}. Until then webhooks "
             "are kept, and nothing is delivered",
         )
     elif ledger.weak:
@@ -145,7 +145,7 @@ def _disk(report: StatusReport) -> Iterator[Problem]:
             counted(disk.quarantine, "request with a wrong signature is", "requests with a wrong signature are")
             + " in quarantine"
             + (f", the newest {ago(report.now - (disk.newest_refused or 0.0))} old" if disk.newest_refused else ""),
-            "`runhook quarantine list`; if a secret was wrong, mend it, then `runhook quarantine verify`",
+            "`runhook quarantine list`; if a secret was wrong, fix it, then `runhook quarantine verify`",
             note=not fresh,
         )
 
@@ -186,7 +186,7 @@ def _wait(count: int) -> str:
 def _sinks(report: StatusReport) -> Iterator[Problem]:
     for lane in report.ledger.lanes:
         if report.sinks and lane.sink not in (*report.sinks, CALLBACK):
-            continue  # nobody sends to it, so there is nothing to resume or to mend; what waits for it is told below
+            continue  # nobody sends to it, so there is nothing to resume or to fix; what waits for it is told below
         under_way = _under_way(report, lane.sink)
         if lane.paused:
             yield Problem(

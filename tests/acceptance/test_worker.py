@@ -269,7 +269,7 @@ def test_a_missing_redis_is_waited_for_and_then_given_up_in_one_line(tmp_path: P
         waiting, given_up = worker.log.splitlines()
         assert "WARNING runhook.worker msg=\"Redis can't be used (redis://127.0.0.1:1/0)" in waiting
         assert given_up.startswith("runhook: Redis can't be used (redis://127.0.0.1:1/0): ")
-        assert given_up.endswith("; start it, or mend REDIS_URL")
+        assert given_up.endswith("; start it, or fix REDIS_URL")
     finally:
         worker.end()
 

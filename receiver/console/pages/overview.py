@@ -31,7 +31,7 @@ _ENDS: Final = (
     ("terminated or timed out", "wait", ("terminated", "timed_out")),
 )
 _OTHER: Final = "other or going on"
-# Where a problem is looked at and mended, by its code; what has no page is for who runs the host.
+# Where a problem is looked at and fixed, by its code; what has no page is for who runs the host.
 PAGE_OF: Final[Mapping[str, str]] = {
     "quarantine": "/quarantine",
     "sink_paused": "/sinks",

@@ -39,7 +39,7 @@ def command(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("url", "todo"),
     [
-        ("redis://:sekret@127.0.0.1:1/0", "Connection refused; start it, or mend REDIS_URL"),
+        ("redis://:sekret@127.0.0.1:1/0", "Connection refused; start it, or fix REDIS_URL"),
         ("", "No such file or directory; `runhook dev` starts it, or set REDIS_URL"),
     ],
     ids=["another's", "our own"],

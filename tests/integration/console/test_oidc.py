@@ -168,7 +168,7 @@ def test_no_wrong_answer_is_believed(
     if fault == "client":
         assert "check client_id and client_secret of console.oidc" in answer.text
     assert SECRET not in answer.text + caplog.text
-    # And after that is mended, it works
+    # And after that is fixed, it works
     issuer.faults.clear()
     assert come_back(person, at_issuer(person)).status_code == 303
 

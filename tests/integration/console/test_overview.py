@@ -51,7 +51,7 @@ def test_a_problem_leads_to_where_it_is_mended(browser: Browser) -> None:
     # Given a sink with a dead delivery, and a deployment in which no part runs
     browser.sign_in()
     page = browser.get("/").text
-    # Then the dead letters are a click away, and what no page can mend is no link
+    # Then the dead letters are a click away, and what no page can fix is no link
     assert re.search(r'<p><a href="/console/dead">Dead letters: 1 of ', page)
     assert re.search(r"<p>No [^<]* is running", page)
     # And each page that a problem leads to is there

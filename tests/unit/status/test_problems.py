@@ -163,7 +163,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         "2 queued",
         False,
     ),
-    # What keeps receivers from Redis is told once, with what mends it
+    # What keeps receivers from Redis is told once, with what fixes it
     (
         "redis_weak",
         replace(without("receiver", receiver(store="spool", trouble="weak")), redis=RedisReport("r", weak="no AOF")),
