@@ -49,14 +49,15 @@ def read_back(
     *,
     statuses: Sequence[str] = (),
     to_the_end: bool = False,
+    with_active: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Listing:
     """Read the runs that were created since `since` (epoch seconds, Skyvern's clock), and hand each page to `on_page`.
 
     `statuses`: only runs that have one of them. `to_the_end`: a page that is not full is no proof that there is no
-    further one. `stopped`: whether to break off.
+    further one. `with_active`: hand on older active runs of these pages too. `stopped`: whether to break off.
     """
-    return _Reading(source, since, on_page, to_the_end, stopped).read(statuses)
+    return _Reading(source, since, on_page, to_the_end, with_active, stopped).read(statuses)
 
 
 @dataclass(slots=True)
@@ -67,6 +68,7 @@ class _Reading:
     since: float
     on_page: OnPage
     to_the_end: bool
+    with_active: bool
     stopped: Callable[[], bool]
     listing: Listing = field(default_factory=Listing)
 
@@ -105,9 +107,13 @@ class _Reading:
             times = [row.created_at for row in rows if row.created_at is not None]
             listing.newest = max([*times, *([] if listing.newest is None else [listing.newest])], default=None)
             listing.oldest = min([*times, *([] if listing.oldest is None else [listing.oldest])], default=None)
-            young = [row for row in rows if row.created_at is None or row.created_at >= self.since]
-            if young:
-                self.on_page(young)
+            wanted = [
+                row
+                for row in rows
+                if row.created_at is None or row.created_at >= self.since or (self.with_active and not row.final)
+            ]
+            if wanted:
+                self.on_page(wanted)
             if length_of_list(answer) < (1 if self.to_the_end else PAGE_SIZE) or (times and min(times) < self.since):
                 return True
         return False

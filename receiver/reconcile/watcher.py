@@ -153,7 +153,8 @@ class _Walk:
         self._began = self._ledger.now()
         self._first = watch.watermark is None
         back = settings.watch_back if back is None and self._first else back
-        # A first walk that imports nothing reads one page, for the time of its newest run.
+        # A first walk that imports nothing reads one page, for the time of its newest run. It remembers the active runs
+        # of this page, which may end before the list of active runs is read.
         asked = self._began - back if back else math.inf
         self._since = asked if watch.watermark is None else min(watch.watermark - OVERLAP, asked)
         self._newest: float | None = None
@@ -163,7 +164,7 @@ class _Walk:
     def run(self) -> bool:
         """Read the list back to the watermark, then the active runs, and record the outcome. Returns whether the walk
         was complete."""
-        listing = read_back(self._source, self._since, self._page, stopped=self._stopped)
+        listing = read_back(self._source, self._since, self._page, with_active=self._first, stopped=self._stopped)
         calls, trouble, retry_after = listing.calls, listing.trouble, listing.retry_after
         if not trouble and self._others_active():
             active = read_back(self._source, float("-inf"), self._page, statuses=ACTIVE, stopped=self._stopped)

@@ -22,6 +22,7 @@ from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import RUNS_KEY
+from receiver.skyvern import SkyvernReader
 from simulator.bodies import webhook
 from simulator.faults import Fault
 from simulator.samples import dumps
@@ -260,6 +261,31 @@ def test_watching_starts_now_and_a_restart_continues(simulate_skyvern: Simulate,
 
     # Then only what ended after that walk is imported, by a clock that is started later as well
     assert sorted(it.events()) == sorted((run_id, "import", "new") for run_id in (slow, later, last))
+
+
+def test_run_that_ends_during_the_first_walk_is_imported(
+    simulate_skyvern: Simulate, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a run that ends after the first call of the first walk
+    sim = simulate_skyvern(run_seconds=1000.0)
+    it = rig(sim, watch=True, watch_back=0)
+    slow = sim.submit("slow")["run_id"]
+    list_runs = SkyvernReader.list_runs
+
+    def list_and_end(*arguments: Any) -> Any:
+        answer = list_runs(*arguments)
+        if not sim.run(slow).settled:
+            sim.client.post(f"/v1/runs/{slow}/cancel")
+            sim.wait_final(slow)
+        return answer
+
+    monkeypatch.setattr(SkyvernReader, "list_runs", list_and_end)
+
+    # When it is walked
+    walk(it)
+    walk(it)
+
+    assert it.events() == [(slow, "import", "new")]
 
 
 def test_first_run_of_an_empty_account_is_imported(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
