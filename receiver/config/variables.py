@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -55,14 +56,14 @@ class Variables(Mapping[str, str]):
         """Return the value of a variable with its origin; None when it is not set. An empty one has the value ""."""
         plain = self._found.get(name)
         named = self._found.get(name + _FILE)
-        given = plain is not None and bool(plain.value.strip())
-        if named is not None and named.value.strip():
-            if plain is not None and given:
+        file = named.value.strip() if named else ""
+        if plain and plain.value.strip():
+            if file:
                 raise ConfigError(f"{name} and {name}{_FILE} are both set ({plain.origin}). Unset one of them")
-            text = _read_secret(f"{name}{_FILE}", Path(named.value.strip()))
-            if text:
-                return Variable(text, f"file {named.value.strip()} ({name}{_FILE}, {named.origin})")
-        path = None if given else self._secrets.get(name.lower())
+            return plain
+        if named and file and (text := _read_secret(name + _FILE, Path(file))):
+            return Variable(text, f"file {file} ({name}{_FILE}, {named.origin})")
+        path = self._secrets.get(name.lower())
         if path is not None and (text := _read_secret(name, path)):
             return Variable(text, f"secrets directory: {path}")
         return plain
@@ -73,19 +74,15 @@ class Variables(Mapping[str, str]):
 
     def replaced(self, name: str, value: str, origin: str) -> Self:
         """Return these variables with another value for one."""
-        copy = object.__new__(type(self))
-        copy._secrets = self._secrets
-        copy._found = {**self._found, name: Variable(value, origin)}
-        copy._found.pop(name + _FILE, None)
-        return copy
+        changed = copy(self)
+        changed._found = {**self._found, name: Variable(value, origin)}
+        changed._found.pop(name + _FILE, None)
+        return changed
 
     def __getitem__(self, name: str) -> str:
         if (found := self.find(name)) is None:
             raise KeyError(name)
         return found.value
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.find(name) is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
