@@ -36,7 +36,9 @@ COUNT_LIMIT: Final = 10_000
 
 # Parts of these: a beginning of words is common, and hits are frequent.
 _COMMON, _FREQUENT = 0.02, 0.01
-# Changes of which PostgreSQL gathers frequent hits for one page.
+# Documents that are read on PostgreSQL before its index is asked for frequent hits, and changes of which it then
+# gathers them for one page.
+_READ_ON: Final = 8000
 _WINDOW: Final = 100_000
 _LAST: Final = (1 << 63) - 1
 _ADVISORY_LOCK: Final = 0x574F524453  # "WORDS"
@@ -144,11 +146,13 @@ _COLUMNS: Final = (run_texts.c.seq, run_texts.c.source, run_texts.c.run_id, run_
 
 class _Asked(NamedTuple):
     """What the index is asked for. `hits`: the query for its runs, whose documents have all else. `frequent`: many of
-    the newest runs have all the words."""
+    the newest runs are hits. `dense`: many have all the words, but perhaps not side by side."""
 
+    query: TextQuery
     phrases: tuple[tuple[Term, ...], ...]
     hits: sa.Select[Any]
     frequent: bool
+    dense: bool
 
 
 def has_words(query: TextQuery, text: sa.ColumnElement[str] = run_texts.c.document) -> list[sa.ColumnElement[bool]]:
@@ -156,15 +160,17 @@ def has_words(query: TextQuery, text: sa.ColumnElement[str] = run_texts.c.docume
     return [contains_exactly(text, pattern) for pattern in query.patterns]
 
 
-def _newest(top: int, low: int, limit: int = NEWEST) -> sa.Select[Any]:
+def _newest(top: int, low: int, limit: int) -> sa.Select[Any]:
     """Return the query for the documents from `top` down to `low`."""
     its = sa.select(*_COLUMNS, run_texts.c.document).where(run_texts.c.seq < top, run_texts.c.seq >= low)
     return its.order_by(run_texts.c.seq.desc()).limit(limit)
 
 
-def _read(connection: sa.Connection, query: TextQuery, limit: int, top: int, low: int) -> list[Match]:
-    """Find runs by reading the documents from `top` down to `low`."""
-    some = _newest(top, low).subquery()
+def _read(
+    connection: sa.Connection, query: TextQuery, limit: int, top: int, low: int = 0, count: int | None = None
+) -> list[Match]:
+    """Find runs by reading the documents from `top` down to `low`, up to `count` or else NEWEST."""
+    some = _newest(top, low, count or NEWEST).subquery()
     rows = sa.select(*(some.c[column.name] for column in _COLUMNS)).where(*has_words(query, some.c.document))
     return [Match(*row) for row in connection.execute(rows.order_by(some.c.seq.desc()).limit(limit))]
 
@@ -178,13 +184,15 @@ def _ask(connection: sa.Connection, query: TextQuery, newest: sa.Subquery) -> _A
     beginnings = [term for term in query.terms if term.prefix]
     has_all = sa.and_(*(contains_exactly(newest.c.document, f" {term.word}") for term in query.terms))
     has_each = (contains_exactly(newest.c.document, f" {term.word}") for term in beginnings)
-    counts = (sa.func.coalesce(sa.func.sum(sa.case((has, 1), else_=0)), 0) for has in (has_all, *has_each))
-    together, *of_each = connection.execute(sa.select(*counts)).one()
+    asked = sa.and_(*has_words(query, newest.c.document)), has_all, *has_each
+    counts = (sa.func.coalesce(sa.func.sum(sa.case((has, 1), else_=0)), 0) for has in asked)
+    hits, together, *of_each = connection.execute(sa.select(*counts)).one()
     common = {term for term, count in zip(beginnings, of_each, strict=True) if count >= SAMPLE * _COMMON}
     left = (tuple(term for term in phrase if term not in common) for phrase in query.phrases)
     phrases = tuple(filter(None, left)) or query.phrases
     checked = has_words(query) if query.needs_document or phrases != query.phrases else []
-    return _Asked(phrases, sa.select(*_COLUMNS).where(*checked), together >= SAMPLE * _FREQUENT)
+    many = SAMPLE * _FREQUENT
+    return _Asked(query, phrases, sa.select(*_COLUMNS).where(*checked), hits >= many, together >= many)
 
 
 def _with_fts5(connection: sa.Connection, asked: _Asked, limit: int, top: int) -> tuple[list[Match], int]:
@@ -197,17 +205,19 @@ def _with_fts5(connection: sa.Connection, asked: _Asked, limit: int, top: int) -
 
 
 def _with_gin(connection: sa.Connection, asked: _Asked, limit: int, top: int) -> tuple[list[Match], int]:
+    if asked.frequent and len(rows := _read(connection, asked.query, limit, top, count=_READ_ON)) == limit:
+        return rows, 0
     terms = dict.fromkeys(f"'{term.word}'" + ":*" * term.prefix for phrase in asked.phrases for term in phrase)
     has_terms = sa.text("words @@ CAST(:terms AS tsquery)").bindparams(terms=" & ".join(terms))
-    # The index has no order, so all hits are gathered: of frequent ones, those of the newest changes.
-    low = max(0, top - _WINDOW) if asked.frequent else 0
+    # The index has no order, so all hits are gathered: of words that many runs have, those of the newest changes.
+    low = max(0, top - _WINDOW) if asked.dense else 0
     hits = asked.hits.where(has_terms, run_texts.c.seq < top, run_texts.c.seq >= low).cte("hits")
     hits = hits.prefix_with("MATERIALIZED", dialect="postgresql")
     # By its statistics of common words it would read the whole table, or walk it.
     _allow_scans(connection, "off")
-    rows = connection.execute(sa.select(hits).order_by(hits.c.seq.desc()).limit(limit)).all()
+    found = connection.execute(sa.select(hits).order_by(hits.c.seq.desc()).limit(limit)).all()
     _allow_scans(connection, "on")
-    return [Match(*row) for row in rows], low
+    return [Match(*row) for row in found], low
 
 
 def _allow_scans(connection: sa.Connection, value: str) -> None:

@@ -64,6 +64,7 @@ def test_search_finds_what_a_look_at_every_run_finds(
     # Given runs, some of which changed since they were indexed, and an index for all but the newest
     monkeypatch.setattr(words, "NEWEST", newest)
     monkeypatch.setattr(words, "_WINDOW", 10)
+    monkeypatch.setattr(words, "_READ_ON", 10)
     monkeypatch.setattr(words, "SAMPLE", newest)
     monkeypatch.setattr(words, "BATCH", 50)
     chance = random.Random(1)
