@@ -22,7 +22,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.inbox.reader import InboxReader
 from receiver.ledger import Ledger, first_events, retention, run_polls, statements
-from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.schema import deliveries, events, runs, to_index
 from receiver.ledger.statements import BoundStatement
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
@@ -99,6 +99,17 @@ def test_the_row_of_a_new_run_is_written_once(dispatcher: Dispatcher, ledger: Le
     assert len(of_runs) == (2 if postgresql else 1)  # PostgreSQL gets one for each event
     assert row(ledger, "tsk_1") == (first.id, 1, "completed", True, "One")
     assert row(ledger, "tsk_2") == (second.id, 1, "failed", True, None)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_each_new_run_is_queued_for_the_index(dispatcher: Dispatcher, ledger: Ledger, count: int) -> None:
+    # When so many new runs are recorded, and one of them once more
+    run_ids = [f"tsk_{number}" for number in range(count)]
+    dispatcher.dispatch([event(body(run_id)) for run_id in run_ids])
+    dispatcher.dispatch([event(body("tsk_0", "failed"))])
+    # Then the outbox has their changes in order
+    query = sa.select(to_index.c.run_id).order_by(to_index.c.seq)
+    assert ledger.read(lambda connection: connection.execute(query).scalars().all()) == [*run_ids, "tsk_0"]
 
 
 def test_the_same_event_again_changes_nothing(dispatcher: Dispatcher, ledger: Ledger) -> None:
