@@ -25,11 +25,11 @@ _KEPT: Final = 5
 _TOOLS: Final = {
     "cloudflared": (
         "tunnel --no-autoupdate --url {target}",
-        re.compile(r"\|\s+(https://[A-Za-z0-9.-]+)\s+\|"),  # in the box about the new tunnel
+        re.compile(r"\| +(https://[A-Za-z0-9.-]+) +\|\s*$"),  # in the box about the new tunnel
     ),
     "ngrok": (
         "http {target} --log stdout --log-format json",
-        re.compile(r'"msg":"started tunnel".*"url":"(https://[^"]+)"'),
+        re.compile(r'"msg":"started tunnel".*"url":"(https://[A-Za-z0-9.-]+(?::[0-9]+)?)/?"'),
     ),
     "tailscale": ("funnel {target}", re.compile(r"^(https://[A-Za-z0-9.-]+\.ts\.net(?::[0-9]+)?)/?\s*$")),
 }
@@ -80,7 +80,8 @@ class Tunnel:
 
     def take(self, line: str) -> bool:
         """Read a line of the program's output. Returns whether it names a URL other than the last one."""
-        self._last.extend([line.strip()[:300]] if line.strip() else [])
+        if text := line.strip()[:300]:  # the terminal must not obey it
+            self._last.append("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text))
         found = self._named.search(line)
         before, self.url = self.url, found[1].rstrip("/") if found else self.url
         return self.url != before

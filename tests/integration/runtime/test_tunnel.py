@@ -65,6 +65,17 @@ def test_url_is_read_from_each_program(
     assert arguments in (tmp_path / "bin" / f"{name}.calls").read_text()
 
 
+def test_text_of_a_program_is_no_url_and_no_escape_code(start: Callable[..., Tunnel]) -> None:
+    found = start(cloudflared=CLOUDFLARED)
+    space = "\N{NO-BREAK SPACE}"
+
+    taken = [found.take(f"ERR dest=/?|{space}https://evil.example{space}|"), found.take("a | https://evil.example | b")]
+    found.take("\x1b]0;title\x07failed")
+
+    assert (taken, found.url) == ([False, False], "https://four-dashed-word-url.trycloudflare.com")
+    assert found.why(1).isprintable()
+
+
 def test_first_installed_program_is_used(start: Callable[..., Tunnel]) -> None:
     assert start(tailscale=TAILSCALE, ngrok=NGROK).name == "ngrok"
 
