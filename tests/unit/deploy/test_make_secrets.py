@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from tests.support.paths import ROOT
+from tests.support.terminal import Terminal
 
 
 def make_secrets(folder: Path, key: str = "") -> str:
@@ -60,3 +62,11 @@ def test_folder_is_private_and_containers_can_read_files(tmp_path: Path) -> None
 
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "secrets").iterdir()} == {0o644}
+
+
+def test_terminal_echoes_again_after_ctrl_c(tmp_path: Path) -> None:
+    command = f"trap : INT; {ROOT}/deploy/make-secrets {tmp_path / 'secrets'}; echo ended; stty -a"
+    with Terminal(["/bin/sh", "-c", command], env={"PATH": os.environ["PATH"]}, cwd=tmp_path) as terminal:
+        terminal.answer("Skyvern API key: ", "\x03", hidden=True)
+        assert terminal.end() == 0
+    assert " echo " in terminal.shown.split("ended")[1]
