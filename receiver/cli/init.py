@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +70,13 @@ def init(
     schema = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
     texts = {CONFIG: config_text(chosen, later), DOTENV: dotenv_text(chosen, values), SCHEMA: schema}
     _write(directory, texts)
-    facts = {"directory": directory, "exposed": _is_exposed(directory), "later": later, "docs": _documentation()}
+    facts = {
+        "directory": directory,
+        "cd": shlex.quote(str(directory)),
+        "exposed": _is_exposed(directory),
+        "later": later,
+        "docs": _documentation(),
+    }
     typer.echo(rendered("next.txt.j2", **facts, has_key=bool(values["SKYVERN_API_KEY"])), nl=False)
 
 

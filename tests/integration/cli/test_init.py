@@ -108,11 +108,11 @@ def test_the_key_and_urls_come_from_the_environment(tmp_path: Path) -> None:
     init(tmp_path, "--yes", **environ)
     assert dotenv(tmp_path) == environ
     init(tmp_path / "..", "--yes", "--directory", str(tmp_path))  # refused: the files exist
-    other = tmp_path / "other"
+    other = tmp_path / "my other"
     other.mkdir()
     done = init(tmp_path, "--yes", "--skyvern-url", "http://c.example", "--directory", str(other), **environ)
     assert dotenv(other)["SKYVERN_BASE_URL"] == "http://c.example"
-    assert f"cd {other}" in done.stdout
+    assert f"cd '{other}'" in done.stdout
 
 
 def test_variables_without_a_value_are_commented_lines(tmp_path: Path) -> None:
