@@ -185,7 +185,8 @@ class Settings(BaseSettings):
         try:
             settings = cls(environ=variables, session=session)
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_input=False)
+            found = error.errors(include_url=False, include_input=False)
+            problems = [each for each in found if each["type"] != "default_factory_not_called"]  # for the others
             raise ConfigError(*(": ".join([*map(str, each["loc"]), _words(each)]) for each in problems)) from None
         # The config file may use ${RUNHOOK_DATA}, also where it is the default.
         if not variables.text("RUNHOOK_DATA"):

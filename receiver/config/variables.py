@@ -139,7 +139,7 @@ def _read_dotenv() -> dict[str, Variable]:
 def _read_secret(variable: str, path: Path) -> str:
     """Return the content of a file without blanks around it. Raises ConfigError that names `variable`."""
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8-sig").strip()  # editors of Windows begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{variable}: {path} can't be read: {_reason(error)}") from None
 

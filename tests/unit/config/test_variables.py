@@ -61,6 +61,17 @@ def test_a_file_is_read_without_the_blanks_around() -> None:
     assert Variables({"SKYVERN_API_KEY_FILE": "key"})["SKYVERN_API_KEY"] == "sekret"
 
 
+def test_byte_order_mark_is_not_part_of_a_file() -> None:
+    Path("named").write_bytes(b"\xef\xbb\xbfsecret\r\n")
+    assert Variables({"A_FILE": "named"})["A"] == "secret"
+
+
+def test_wrong_variable_is_reported_alone() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"REDIS_URL": "http://x"})
+    assert str(caught.value) == "REDIS_URL: must begin with redis:// or rediss:// or unix://"
+
+
 def test_dotenv_may_name_a_file_of_its_own() -> None:
     Path("key").write_text("sekret")
     Path(".env").write_text("KEY_FILE=key\n")
