@@ -189,5 +189,8 @@ def _wrong_call(error: Any, command: str) -> list[str]:
 def _hints(error: RunhookError) -> list[str]:
     """Return what helps at the first start, when the shipped config lacks its one variable."""
     if isinstance(error, ConfigError) and "SKYVERN_API_KEY is not set" in str(error):
-        return ["to try it without an account, start `runhook dev`: it makes a SKYVERN_API_KEY for this machine"]
+        return [
+            "to try Runhook without an account, start `runhook dev`: it makes a SKYVERN_API_KEY for this machine",
+            "to check a file without its variables: `runhook check --allow-unset`",
+        ]
     return []

@@ -266,8 +266,8 @@ def summary(
     ]
     if settings.local_key:
         lines.append(
-            "no SKYVERN_API_KEY is set: a key made for local use signs what `runhook trigger` sends"
-            + ("" if settings.skyvern_base_url else ", and no run can be submitted with it")
+            "SKYVERN_API_KEY is not set: `runhook trigger` sends samples, signed with a key of this machine"
+            + ("" if settings.skyvern_base_url else ". Set it to watch your Skyvern account and to submit runs")
         )
     if watched := _watched(settings, config):
         lines.append(watched)

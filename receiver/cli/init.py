@@ -193,8 +193,10 @@ def _value_check(name: str) -> Callable[[str], str]:
 
 def _refuse_existing(directory: Path) -> None:
     if there := [str(directory / name) for name in (CONFIG, DOTENV, SCHEMA) if os.path.lexists(directory / name)]:
-        what = f"{', '.join(there)}: already exist{'s' * (len(there) == 1)}"
-        raise RunhookError(f"{what}. Nothing was written. Move it away, or name another folder with --directory")
+        what, it = ("already exists", "it") if len(there) == 1 else ("already exist", "them")
+        raise RunhookError(
+            f"{', '.join(there)}: {what}. Nothing was written. Move {it} away, or name another folder with --directory"
+        )
 
 
 def _write(directory: Path, texts: Mapping[str, str]) -> None:

@@ -25,7 +25,7 @@ STEPS: Final = (
     "receiver.runtime.handover:Handover.take",
     "receiver.runtime.handover:Handover.hand_on",
     "receiver.runtime.handover:Handover.receive",
-    "receiver.inbox.writer:InboxWriter._send",
+    "receiver.inbox.writer:InboxWriter.append",
     "receiver.ingest.spool:Spool.append",
     "receiver.ingest.spool:Spool.peek",
     "receiver.ingest.spool:Spool.done",
