@@ -37,9 +37,16 @@ sys.path.insert(0, str(ROOT))
 from bench.batch_cost import Pipeline  # noqa: E402
 from bench.large_ledger import large_ledger  # noqa: E402
 from bench.servers import new_folder, new_valkey  # noqa: E402
-from bench.statement_cost import take_through  # noqa: E402
+from receiver.delivery.send_task import to_delivery  # noqa: E402
+from receiver.domain.delivery import DeliveryMove  # noqa: E402
+from receiver.ledger import Ledger  # noqa: E402
+from receiver.ledger.deliveries import attempts  # noqa: E402
+from receiver.ledger.deliveries.attempts import AttemptResult  # noqa: E402
+from receiver.ledger.deliveries.packed_claims import unpack  # noqa: E402
+from receiver.runtime.handover import Offer  # noqa: E402
 from tests.support.processes import descendants  # noqa: E402
 
+OWNER: Final = "bench"
 IMAGES: Final = "SELECT wal_fpi FROM pg_stat_wal"
 
 
@@ -113,6 +120,27 @@ class Grown:
                 counts = dict(re.findall(r"(\w+): (\d+)", Path(f"/proc/{pid}/io").read_text()))
                 used[pid] = cpu, int(counts["wchar"]) / 1e6, int(counts["syscr"]) / 1e6
         return used
+
+
+def take_through(pipeline: Pipeline, ledger: Ledger, size: int, number: int) -> None:
+    """Take a batch through that a deliverer waits for: it is handed on, sent and settled."""
+    handover, sink = pipeline._dispatcher._handovers["results"], pipeline._delivering._sink
+    handover.put(Offer(OWNER, number, size))
+    pipeline.dispatch(size)
+    handed_on = handover.receive()
+    assert handed_on is not None
+    claimed = unpack(handed_on.packed)
+    receipts = sink.send_many([to_delivery(each, {}) for each in claimed])
+    now = time.time()
+    results = [
+        AttemptResult(
+            id=each.id, event_id=each.event_id, created_at=each.created_at, attempt_number=each.attempt_number,
+            move=DeliveryMove.ACCEPT, outcome="accepted", reason="", started_at=now, ended_at=now,
+            receipt={"id": receipt.id},
+        )
+        for each, receipt in zip(claimed, receipts, strict=True)
+    ]  # fmt: skip
+    ledger.write(lambda connection: attempts.settle(connection, OWNER, {number: results}, now))
 
 
 def main() -> None:

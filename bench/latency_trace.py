@@ -22,7 +22,6 @@ STAGES = {
     "receiver.ledger.events:known": "runs and submissions locked, history read",
     "receiver.ledger.events:record": "events and deliveries recorded",
     "receiver.ledger.engine:Ledger.write": "committed",
-    "receiver.ledger.engine:Ledger.write_at_once": "committed, in one request",
     "receiver.inbox.reader:InboxReader.done": "entry acked and deleted",
     "receiver.wakeups.flags:wake_sinks": "sink woken",
     "receiver.wakeups.nudges:NudgeWait.wait": "deliverer has heard",

@@ -171,7 +171,6 @@ class Claimer:
             rotation=self._rotation,
             prefetch=ahead,
             has_slots=self._senders.under_way > 0,
-            budget=self._budget,
         )
         poisoned = attempts.poisoned(connection, claimed, self._budget)
         if poisoned:

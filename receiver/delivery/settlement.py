@@ -14,11 +14,10 @@ from receiver.delivery import outcome
 from receiver.delivery.send_task import SendTask
 from receiver.domain import breaker
 from receiver.domain.delivery import state_after
-from receiver.ledger import Connection, Ledger, statements
+from receiver.ledger import Connection, Ledger
 from receiver.ledger.deliveries import attempts, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.statements import BoundStatement
 from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import AttemptCounter
 
@@ -48,7 +47,7 @@ class Settlement:
         deliveries are to be released. Raises LedgerUnavailable.
 
         `started`: what has taken their slots, id → claim number. `before`: what else that transaction does, at its
-        begin, with the ledger's time. Without it, and where no breaker may move, it is one request.
+        begin, with the ledger's time.
         """
         results: Results = []
 
@@ -59,14 +58,7 @@ class Settlement:
             ended, results[:] = self.record(connection, tasks, now, started)
             return ended
 
-        def ask(connection: Connection) -> list[BoundStatement]:
-            asked, results[:] = self._asked(connection, tasks, ledger.now(), started)
-            return asked
-
-        if before or self._touched(tasks):
-            ended = ledger.write(work)
-        else:
-            ended = attempts.to_release(ledger.write_at_once(ask)) if tasks else []
+        ended = ledger.write(work) if tasks or before else []
         if results:
             self._log(results)
         return ended
@@ -74,23 +66,11 @@ class Settlement:
     def record(
         self, connection: Connection, tasks: Sequence[SendTask], now: float, started: Mapping[str, int] = {}
     ) -> tuple[list[str], Results]:
-        """Record what became of the ended `tasks`, and commit. `started`: what has taken their slots.
+        """Record what became of the ended `tasks`. `started`: what has taken their slots.
 
         Returns the events whose held deliveries are to be released, and the results.
         """
         changes = self._breaker_changes(connection, tasks, now)
-        asked, results = self._asked(connection, tasks, now, started, changes)
-        return attempts.to_release(statements.run(connection, *asked, commit=True)), results
-
-    def _asked(
-        self,
-        connection: Connection,
-        tasks: Sequence[SendTask],
-        now: float,
-        started: Mapping[str, int],
-        changes: Mapping[str, outcome.BreakerChange] = {},
-    ) -> tuple[list[BoundStatement], Results]:
-        """Return what settles the tasks, and the results. `changes`: of breakers, by lane."""
         results: Results = []
         by_claim: dict[int, list[AttemptResult]] = {}
         for task in tasks:
@@ -110,7 +90,7 @@ class Settlement:
             ]
             by_claim.setdefault(task.claim_number, []).extend(found)
             results.append((task, found))
-        return attempts.settling(connection, self._owner, by_claim, now, started), results
+        return attempts.settle(connection, self._owner, by_claim, now, started), results
 
     def _log(self, results: Results) -> None:
         counts: Counter[str] = Counter()

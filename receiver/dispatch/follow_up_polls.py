@@ -3,7 +3,6 @@ may start the run again without saying so."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
 from receiver.domain import poll_schedule
@@ -17,30 +16,24 @@ class FollowUpPolls:
 
     def __init__(self, may_ask: Callable[[str], bool]) -> None:
         self.may_ask = may_ask
-        # By source, how often it may be asked though it has been allowed before: that came to nothing.
-        self._spare: Counter[str] = Counter()
 
-    def wanted(self, events: Iterable[NewEvent], submitted: Collection[RunKey], now: float) -> dict[RunKey, float]:
-        """Return the runs that Skyvern is to be asked for, and when. `submitted`: those that have a submission."""
+    def wanted(
+        self, events: Iterable[NewEvent], submitted: Collection[RunKey], now: float, allowed: set[RunKey]
+    ) -> dict[RunKey, float]:
+        """Return the runs to poll once more, with the time of the poll. `submitted`: runs that have a submission.
+
+        `allowed`: runs that an earlier try of this transaction was allowed to poll; this call adds its own.
+        """
         found: dict[RunKey, float] = {}
         for item in events:
             if item.key in submitted:
                 wanted, due_at = _may_be_restarted(item), now + poll_schedule.AFTER_RESTART
             else:
                 wanted, due_at = _lacks_request(item), now + poll_schedule.FOR_MORE
-            if wanted and item.key not in found and self._take(item.event.source):
+            if wanted and item.key not in found and (item.key in allowed or self.may_ask(item.event.source)):
                 found[item.key] = due_at
+        allowed.update(found)
         return found
-
-    def give_back(self, keys: Iterable[RunKey]) -> None:
-        """Take note that these runs, of which `wanted` told, are not asked for."""
-        self._spare.update(source for source, _ in keys)
-
-    def _take(self, source: str) -> bool:
-        if self._spare.get(source):
-            self._spare[source] -= 1
-            return True
-        return self.may_ask(source)
 
 
 def _lacks_request(item: NewEvent) -> bool:

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from receiver.domain.event import delivery_id
 from receiver.domain.run import RunKey
+from receiver.ledger import Connection
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.claims import CLAIM
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.deliveries.packed_claims import NewClaim, pack
 from receiver.ledger.events import KnownRun, NewDelivery, NewEvent, Written
-from receiver.ledger.statements import BoundStatement
 from receiver.ledger.submissions.records import Submission
 from receiver.runtime.handover import LARGEST, Handover, Offer
 
@@ -38,7 +38,6 @@ class HandOn:
         self._offers: dict[str, Offer] = {}
         self._ids: defaultdict[str, set[str]] = defaultdict(set)  # of all tries
         self._tries = 0
-        self.answered = False
         # Of the last try: when it began, by the ledger's clock and time.monotonic(); what it claims, by sink; and what
         # of it may be sent without a further look, once it is committed.
         self._now = self._since = 0.0
@@ -75,19 +74,14 @@ class HandOn:
                     claims[sink] = ClaimAtOnce(offer.owner, offer.claim_number, now + CLAIM)
         return claims
 
-    def looks(self) -> list[BoundStatement]:
-        """Return what asks which of their lanes are shut, for the request that makes what `claims` was asked for."""
-        names = {new.lane or sink for sink, made in self._claimed.items() for _, new in made.values()}
-        return [lanes.SHUT.with_values(b_lanes=sorted(names))] if names else []
+    def made(self, connection: Connection, written: Written, runs: Mapping[RunKey, RunNow]) -> None:
+        """Take note of what was written.
 
-    def made(self, written: Written, of_run: Callable[[RunKey], RunNow | None]) -> None:
-        """Take note of what was written, at the end of it the answer to `looks`.
-
-        `of_run`: what a run has now; None where that is not known. A sink is handed ids alone where one of its
-        deliveries is of such a run, was there already when an earlier try may have made it, has a lane that is shut, or
-        is too large.
+        `runs`: what a run has now, where that is known. A sink is handed ids alone where one of its deliveries is of
+        another run, was there already when an earlier try may have made it, has a lane that is shut, or is too large.
         """
-        shut = {row.lane for row in written.answers[-1]} if self._claimed else set()
+        names = {new.lane or sink for sink, made in self._claimed.items() for _, new in made.values()}
+        shut = lanes.shut_among(connection, names)
         if self._tries == 1:  # what was there before is not of these claims
             self._claimed = {
                 sink: {key: each for key, each in claimed.items() if key in written.deliveries}
@@ -105,7 +99,7 @@ class HandOn:
             found = [
                 _new_claim(sink, key, item, new, run)
                 for key, (item, new) in claimed.items()
-                if (run := of_run(item.key)) is not None
+                if (run := runs.get(item.key)) is not None
             ]
             if len(found) == len(claimed):
                 self._sure[sink] = found
@@ -113,7 +107,6 @@ class HandOn:
     def answer(self, *, committed: bool) -> None:
         """Answer each offer once the transaction has ended. `committed`: False where that is not known: what of it was
         not committed, the deliverer won't find."""
-        self.answered = True
         for sink, offer in self._offers.items():
             ids, sure = sorted(self._ids[sink]), self._sure.get(sink, [])
             whole = committed and len(sure) == len(ids) > 0  # else an earlier try may have made others

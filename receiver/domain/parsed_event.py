@@ -35,13 +35,6 @@ class ParsedEvent(NamedTuple):
         """The run that the event is about."""
         return self.event.source, self.run.run_id
 
-    @property
-    def may_be_first(self) -> bool:
-        """Whether nothing of the event tells that the ledger has others of its run, or of one that it is linked to."""
-        run = self.run
-        told = run.test or run.retried_from or run.retried_by
-        return self.facts is not None and not told and self.event.via == "webhook"
-
 
 def parse_event(
     event: Event, redactor: Redactor, run: Run | None = None, details: Mapping[str, Any] = {}

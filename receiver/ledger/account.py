@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.expressions import storable
 from receiver.ledger.schema import agent_changes, agents, schedules
 
@@ -58,7 +58,7 @@ def record_change(connection: sa.Connection, change: AgentChange) -> None:
     """Record a change before it is made. What was there before the first one stays what is undone to."""
     row = {name: getattr(change, name) for name in ("source", "agent_id", "before", "after", "changed_at")}
     connection.execute(
-        bulk.insert_statement(connection, agent_changes)
+        dialect.insert_statement(connection, agent_changes)
         .values(row)
         .on_conflict_do_update(
             index_elements=[agent_changes.c.source, agent_changes.c.agent_id],

@@ -10,11 +10,10 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import replays, statements
+from receiver.ledger import replays
 from receiver.ledger.deliveries import fair_queue, recovery
 from receiver.ledger.engine import Ledger
 from receiver.ledger.schema import to_index
-from receiver.ledger.statements import BuiltStatement
 
 
 class Agenda(NamedTuple):
@@ -59,18 +58,14 @@ def query(on_postgresql: bool) -> Any:
     )
 
 
-_AGENDA: Final = BuiltStatement(lambda form: query(bool(form)))
+_AGENDA: Final = {"postgresql": query(True), "sqlite": query(False)}
 
 
 def read(ledger: Ledger) -> Agenda:
     """Return what there may be to do now, by the database's clock. Raises LedgerUnavailable."""
     now = ledger.now()
-    if ledger.dialect == "sqlite":
-        found: Any = ledger.first_of_sqlite(_AGENDA.on_sqlite.text, _AGENDA.on_sqlite.parameters({}))
-    else:
-        ((found,),) = ledger.read(
-            lambda connection: statements.run(connection, _AGENDA.with_values()), transaction=False
-        )
+    agenda = _AGENDA[ledger.dialect]
+    found = ledger.read(lambda connection: connection.execute(agenda).one(), transaction=False)
     due, lapses, queued, operations, words = found
     next_change = min((at - now for at in (due, lapses) if at is not None), default=math.inf)
     return Agenda(next_change, bool(queued), bool(operations), bool(words))

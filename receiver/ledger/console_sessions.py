@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.schema import console_sessions
 
 
@@ -39,7 +39,7 @@ def find(connection: sa.Connection, digest: str, now: float) -> ConsoleSession |
 def alive(connection: sa.Connection, digests: Collection[str], now: float) -> frozenset[str]:
     """Return those of the hashes of which there is a session that has not expired."""
     it = console_sessions.c
-    query = sa.select(it.hash).where(bulk.among(connection, it.hash, sorted(digests)), it.expires_at > now)
+    query = sa.select(it.hash).where(dialect.among(it.hash, sorted(digests)), it.expires_at > now)
     return frozenset(connection.execute(query).scalars())
 
 

@@ -13,13 +13,8 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger.statements import BuiltStatement
-
-_TIME: Final = "extract(epoch FROM clock_timestamp())::float8"
-# Asks PostgreSQL for its time, in seconds since the epoch; to be sent before a BEGIN, in the same request.
-ASK: Final = f"SELECT {_TIME}"
-# The same, with the BEGIN that the driver sends by itself.
-ASKING: Final = BuiltStatement(lambda _: sa.select(sa.literal_column(_TIME).label("now")))
+# Asks PostgreSQL for its time, in seconds since the epoch.
+ASK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 # Seconds after which the time is asked for again.
 FRESH_FOR: Final = 2.0
 # Seconds by which two clocks may drift apart in a second.

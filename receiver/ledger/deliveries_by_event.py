@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.expressions import unindexed
 from receiver.ledger.schema import deliveries, events
 
@@ -38,22 +38,20 @@ def event_of(delivery: sa.FromClause, *, on_postgresql: bool) -> sa.ColumnElemen
     return sa.or_(sa.and_(of.run_id != "", of_run), sa.and_(of.run_id == "", it.id == of.event_id))
 
 
-def of_events(connection: sa.Connection, keys: Collection[EventKey]) -> sa.ColumnElement[bool]:
+def of_events(keys: Collection[EventKey]) -> sa.ColumnElement[bool]:
     """Return the condition that a delivery is of one of these events."""
     it = deliveries.c
     # Of runs by the run alone, which has few events: databases would look for each event in each run.
     found = [
         sa.and_(
-            bulk.of_runs(connection, deliveries, source, run_ids),
-            bulk.among(
-                connection, unindexed(it.event_id), sorted({event_id for _, run_id, event_id in keys if run_id})
-            ),
+            dialect.of_runs(deliveries, source, run_ids),
+            dialect.among(unindexed(it.event_id), sorted({event_id for _, run_id, event_id in keys if run_id})),
         )
-        for source, run_ids in bulk.by_source((source, run_id) for source, run_id, _ in keys if run_id)
+        for source, run_ids in dialect.by_source((source, run_id) for source, run_id, _ in keys if run_id)
     ]
     # Of no run there may be very many.
     found += [
-        sa.and_(it.source == source, it.run_id == "", bulk.among(connection, it.event_id, ids))
-        for source, ids in bulk.by_source((source, event_id) for source, run_id, event_id in keys if not run_id)
+        sa.and_(it.source == source, it.run_id == "", dialect.among(it.event_id, ids))
+        for source, ids in dialect.by_source((source, event_id) for source, run_id, event_id in keys if not run_id)
     ]
     return sa.or_(sa.false(), *found)

@@ -49,7 +49,7 @@ class EarlierEvents:
         told = {sink for event in same for sink in self._sinks.get(event, ())}
         recorded = [(*key, event) for event in same if event not in self._sinks]
         if recorded:
-            query = sa.select(deliveries.c.sink).where(of_events(self._connection, recorded))
+            query = sa.select(deliveries.c.sink).where(of_events(recorded))
             told.update(self._connection.execute(query.distinct()).scalars())
         return told
 

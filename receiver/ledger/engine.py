@@ -14,12 +14,10 @@ from __future__ import annotations
 import logging
 import math
 import random
-import sqlite3
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -28,11 +26,10 @@ import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 from sqlalchemy import exc as sa_exc
 
-from handlers.support.kept_connections import KeptConnections
 from handlers.support.url import hide_password
 from receiver.domain.database_url import check_database_url
 from receiver.errors import ConfigError
-from receiver.ledger import errors, postgresql_engine, sqlite_engine, statements
+from receiver.ledger import errors, postgresql_engine, sqlite_engine
 from receiver.ledger.database_clock import DatabaseClock
 from receiver.ledger.errors import LedgerDataError, LedgerNotDurable, LedgerUnavailable, Outdated
 
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from handlers.support.postgresql import TimeLimits
-    from receiver.ledger.statements import BoundStatement
 
 T = TypeVar("T")
 log = logging.getLogger("runhook.ledger")
@@ -72,7 +68,6 @@ class Ledger:
         self._opening = threading.Lock()
         self._closed = False
         self._clock = DatabaseClock()
-        self._kept = KeptConnections[sa.Connection]()
 
     def __repr__(self) -> str:
         return f"Ledger({self.where})"
@@ -109,7 +104,7 @@ class Ledger:
         until = time.monotonic() + _TRY_FOR
         for number in range(1, _TRIES + 1):
             try:
-                with self._exclusive(), self._begun() as connection:
+                with self._exclusive(), self._engine(write=True).begin() as connection:
                     if self._require_durability and (problem := _weakness(connection)):
                         raise LedgerNotDurable(problem)
                     return work(connection)
@@ -120,42 +115,9 @@ class Ledger:
             except Outdated as changed:
                 if number == _TRIES:
                     raise LedgerUnavailable(f"{changed} while it was read, {_TRIES} times") from None
-            except (UnicodeEncodeError, struct.error) as error:  # a lone surrogate, a number too large
+            except (UnicodeEncodeError, OverflowError) as error:  # a lone surrogate, a number too large
                 raise LedgerDataError(str(error)) from error
         raise AssertionError("unreachable")
-
-    @contextmanager
-    def _begun(self) -> Iterator[sa.Connection]:
-        """Run the block in a transaction that writes. SQLite's connection is kept: the pool costs more than BEGIN."""
-        if not self._on_sqlite:
-            with self._engine(write=True).begin() as connection:
-                yield connection
-            return
-        with self._kept.one(self._engine(write=True).connect) as connection, sqlite_engine.writing(connection):
-            yield connection
-
-    def write_at_once(self, ask: Callable[[sa.Connection], Sequence[BoundStatement]]) -> list[Sequence[Any]]:
-        """Run the statements that `ask` returns in one transaction, and return the rows of each.
-
-        On PostgreSQL this is one request, and costs less than `write`. Calls `ask` again, and raises, as `write` does.
-        """
-        if not (self._on_sqlite or self._clock.stale):
-            try:
-                with self._kept.one(self._engine(write=True).connect) as connection:
-                    if not (connection.info["begin"] or (self._require_durability and _weakness(connection))):
-                        return statements.run(connection, *ask(connection), commit=True)
-            except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
-                if not errors.is_worth_a_retry(error):
-                    raise self._failed(error) from error
-            except (UnicodeEncodeError, struct.error) as error:
-                raise LedgerDataError(str(error)) from error
-        return self.write(lambda connection: statements.run(connection, *ask(connection), commit=True))
-
-    def read_at_once(self, *asked: BoundStatement) -> list[Sequence[Any]]:
-        """Run statements that only read, in one transaction, and return the rows of each. Raises as `write` does."""
-        if self._on_sqlite:
-            return self.read(lambda connection: statements.run(connection, *asked))
-        return self.write_at_once(lambda _: asked)
 
     def read(self, work: Callable[[sa.Connection], T], within: float | None = None, *, transaction: bool = True) -> T:
         """Run `work` in one read-only transaction. Raises LedgerUnavailable.
@@ -179,15 +141,6 @@ class Ledger:
                     raise self._failed(error) from error
         raise AssertionError("unreachable")
 
-    def first_of_sqlite(self, text: str, values: Sequence[Any] | Mapping[str, Any]) -> Any:
-        """Return the first row of a query of SQLite, past SQLAlchemy, which costs more. Raises LedgerUnavailable."""
-        try:
-            self._prepare()
-            with closing(self._engine(write=False).raw_connection()) as connection:
-                return connection.dbapi_connection.execute(text, values).fetchone()  # type: ignore[union-attr]
-        except (sqlite3.Error, sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
-            raise self._translated(error) from error
-
     def alter(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work`, which changes tables, as `write` does, but let its statements take the time that they need.
 
@@ -196,7 +149,6 @@ class Ledger:
 
         def without_limit(connection: sa.Connection) -> T:
             if self._on_sqlite:
-                connection.begin()  # what makes tables asks whether SQLAlchemy has
                 return work(connection)
             with postgresql_engine.without_limit(connection):
                 return work(connection)
@@ -253,7 +205,6 @@ class Ledger:
         for engine in filter(None, engines):
             sa_event.listen(engine, "checkin", _close_returned)
             engine.dispose()
-        self._kept.close()
         if self._file:
             self._file.close()
 

@@ -17,12 +17,11 @@ from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, completion_text
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import bulk, statements, words
+from receiver.ledger import dialect, words
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.history import of_runs
 from receiver.ledger.schema import deliveries, events, runs
-from receiver.ledger.statements import BoundStatement, BuiltStatement
 
 
 class KnownRun(NamedTuple):
@@ -91,19 +90,19 @@ def only_events(batch: Iterable[ParsedEvent]) -> dict[RunKey, ParsedEvent]:
 
 def lock(
     connection: sa.Connection, keys: Iterable[RunKey], now: float, only: Mapping[RunKey, ParsedEvent] = {}
-) -> BoundStatement | None:
-    """Return what inserts the runs that are not there yet, and locks them all until the transaction ends. See `known`.
+) -> Sequence[Any]:
+    """Insert the runs that are not there yet, and lock them all until the transaction ends. Returns rows for `known`.
 
     `only`: by run, the one event that is about to be recorded. Most runs are new, and have no other: their row is made
     with its status, so that it is written once.
     """
     times = {"first_seen_at": now, "updated_at": now}
-    told = {key: status(each.event, each.run) for key, each in only.items()}
+    told = {key: _status(each.event, each.run) for key, each in only.items()}
     rows = [
         {"source": key[0], "run_id": key[1], **(told.get(key) or _NOT_TOLD), "events": int(key in told), **times}
         for key in sorted(set(keys))
     ]
-    return _lock.of(connection, rows) if rows else None
+    return dialect.insert_many(connection, runs, rows, _lock, _KNOWN)
 
 
 def known(
@@ -130,20 +129,21 @@ def known(
     }
 
 
-_lock: Final = bulk.Insert(
-    runs,
-    lambda insert: insert.on_conflict_do_update(
+def _lock(insert: Any) -> Any:
+    """Lock a run that is there. Its update time moves: of two that record, the second reads what the first wrote."""
+    return insert.on_conflict_do_update(
         index_elements=[runs.c.source, runs.c.run_id], set_={"updated_at": insert.excluded.updated_at}
-    ),
-    [
-        *(runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id),
-        *(runs.c.event_id, runs.c.events, runs.c.first_seen_at),
-    ],
+    )
+
+
+_KNOWN: Final = (
+    *(runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id),
+    *(runs.c.event_id, runs.c.events, runs.c.first_seen_at),
 )
 
 
 class Written(NamedTuple):
-    """What was recorded. `deliveries`: the ids of the new ones. `answers`: the rows of each that was to follow.
+    """What was recorded. `deliveries`: the ids of the new ones.
 
     `events`: those that were not there before; of a run that was locked, these are all, once those that `known` has are
     left out.
@@ -151,7 +151,6 @@ class Written(NamedTuple):
 
     events: list[NewEvent]
     deliveries: set[str]
-    answers: Sequence[Sequence[Any]]
 
 
 def record(
@@ -160,41 +159,29 @@ def record(
     now: float,
     claims: Mapping[str, ClaimAtOnce] = {},
     made: Mapping[RunKey, ParsedEvent] = {},
-    then: Sequence[BoundStatement] = (),
-    *,
-    commit: bool = False,
 ) -> Written:
     """Write the events, their deliveries and the runs' new status.
 
     `claims`: by sink, those with which deliveries are made that wait for nothing. `made`: the runs whose row was made
-    with the status of their only event; see `lock`. `then`: what is to follow. `commit`: see statements.run.
+    with the status of their only event; see `lock`.
     """
+    rows = [_event_row(item, now) for item in batch]  # in the order in which a run's events are compared
+    new = {row.id for row in dialect.insert_many(connection, events, rows, dialect.do_nothing, (events.c.id,))}
+    made_deliveries = creation.insert(connection, _delivery_rows(batch, now, claims))
+    words.queue(connection, [item.key for item in batch if _tells_of_run(item)], now)
+    _update_runs(connection, batch, now, made)
     # Those that wait for a sink which an earlier event of the result has told: its end will release nothing of this.
-    linked = [item.event.id for item in batch if any(set(new.after) - _sinks(item) for new in item.deliveries)]
-    inserted, made_deliveries, _, *answers = statements.run(
-        connection,
-        _insert.of(connection, [event_row(item, now) for item in batch]) if batch else None,
-        creation.insertion(connection, delivery_rows(batch, now, claims)),
-        words.queueing(connection, [item.key for item in batch if _tells_of_run(item)], now),
-        *_run_updates(connection, batch, now, made),
-        *then,
-        commit=commit and not linked,
-    )
+    linked = [item.event.id for item in batch if any(set(each.after) - _sinks(item) for each in item.deliveries)]
     if linked:
         links.release_held(connection, deliveries.c.event_id.in_(linked), now)
-    new = {row.id for row in inserted}
-    return Written(
-        [item for item in batch if item.event.id in new],
-        {row.id for row in made_deliveries},
-        answers[len(answers) - len(then) :],
-    )
+    return Written([item for item in batch if item.event.id in new], set(made_deliveries))
 
 
 # Dispositions of events that no route need take.
 _NEVER_UNROUTED = ("update", "repeat", "superseded", "test")
 
 
-def event_row(item: NewEvent, now: float) -> dict[str, Any]:
+def _event_row(item: NewEvent, now: float) -> dict[str, Any]:
     """Return the row of an event."""
     event, run, facts = item.event, item.run, item.facts
     return {
@@ -225,12 +212,9 @@ def event_row(item: NewEvent, now: float) -> dict[str, Any]:
     }
 
 
-_insert: Final = bulk.Insert(
-    events, lambda insert: insert.on_conflict_do_nothing(index_elements=[events.c.id]), [events.c.id]
-)
-
-
-def delivery_rows(batch: Iterable[NewEvent], now: float, claims: Mapping[str, ClaimAtOnce]) -> Iterator[dict[str, Any]]:
+def _delivery_rows(
+    batch: Iterable[NewEvent], now: float, claims: Mapping[str, ClaimAtOnce]
+) -> Iterator[dict[str, Any]]:
     """Yield the rows of the deliveries of events. `claims`: as in `record`."""
     for item in batch:
         for new in item.deliveries:
@@ -255,9 +239,9 @@ def _tells_of_run(item: NewEvent) -> bool:
     return item.run.run_id != "" and item.disposition != "test"
 
 
-def _run_updates(
+def _update_runs(
     connection: sa.Connection, batch: Sequence[NewEvent], now: float, made: Mapping[RunKey, ParsedEvent]
-) -> list[BoundStatement]:
+) -> None:
     """Fold to one row a run: its newest event gives the run its status, and each event counts.
 
     `made`: as in `record`; of these rows, one event is counted.
@@ -271,36 +255,32 @@ def _run_updates(
         if item.newest:
             newest[item.key] = item
     rows = [
-        {**status(item.event, item.run), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
+        {**_status(item.event, item.run), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
         for key, item in sorted(newest.items(), key=itemgetter(0))
         if key not in made or _values(item.run) != _values(made[key].run)  # completed since
     ]
-    updates = [_put_status.of(connection, rows)] if rows else []
+    dialect.insert_many(connection, runs, rows, _put_status)
     for (source, run_id), count in sorted(counts.items()):
         if count:
-            updates.append(_count.with_values(b_source=source, b_run_id=run_id, b_count=count))
+            connection.execute(_COUNT, {"b_source": source, "b_run_id": run_id, "b_count": count})
     for source, run_id in sorted(made.keys() - newest.keys()):  # its only event turned out to be unreadable
-        updates.append(_forget.with_values(b_source=source, b_run_id=run_id))
-    return updates
+        connection.execute(_FORGET, {"b_source": source, "b_run_id": run_id})
 
 
-def _update_run(values: Mapping[str, Any]) -> BuiltStatement:
-    """Return an UPDATE of one run, whose key is `b_source` and `b_run_id`."""
-    source, run_id = sa.bindparam("b_source", type_=sa.Text), sa.bindparam("b_run_id", type_=sa.Text)
-    here = sa.update(runs).where(runs.c.source == source, runs.c.run_id == run_id)
-    return BuiltStatement(lambda _: here.values(values))
+_THIS_RUN: Final = sa.update(runs).where(
+    runs.c.source == sa.bindparam("b_source"), runs.c.run_id == sa.bindparam("b_run_id")
+)
+_COUNT: Final = _THIS_RUN.values(events=runs.c.events + sa.bindparam("b_count", type_=sa.Integer))
 
 
-_count: Final = _update_run({"events": runs.c.events + sa.bindparam("b_count", type_=sa.Integer)})
-
-
-def status_update(insert: Any) -> dict[str, Any]:
-    """Return what gives a run that is there already the status of its newest event, and counts those that are given."""
-    return {
+def _put_status(insert: Any) -> Any:
+    """Give a run that is there already the status of its newest event, and count the events that are given."""
+    changes = {
         **{name: insert.excluded[name] for name in (*_REPLACED, "event_id")},
         **{name: sa.func.coalesce(insert.excluded[name], runs.c[name]) for name in _KEPT},
         "events": runs.c.events + insert.excluded.events,
     }
+    return insert.on_conflict_do_update(index_elements=[runs.c.source, runs.c.run_id], set_=changes)
 
 
 # Fields of a run that its newest event replaces.
@@ -310,23 +290,16 @@ _KEPT = (
     *("title", "workflow_id", "created_at", "started_at", "finished_at", "modified_at"),
     *("retried_from", "retried_by"),
 )
-_put_status: Final = bulk.Insert(
-    runs,
-    lambda insert: insert.on_conflict_do_update(
-        index_elements=[runs.c.source, runs.c.run_id], set_=status_update(insert)
-    ),
-)
 _OF_RUN = ("run_id", *_REPLACED, *_KEPT)
 _values = attrgetter(*_OF_RUN)
-# The columns that `status` returns.
-STATUS: Final = ("source", "event_id", *_OF_RUN)
+_STATUS: Final = ("source", "event_id", *_OF_RUN)
 
 
-def status(event: Event, run: Run) -> dict[str, Any]:
+def _status(event: Event, run: Run) -> dict[str, Any]:
     """Return the columns of a run that its newest event gives it."""
-    return dict(zip(STATUS, (event.source, event.id, *_values(run)), strict=True))
+    return dict(zip(_STATUS, (event.source, event.id, *_values(run)), strict=True))
 
 
 # The status of a run of which no event has told.
 _NOT_TOLD: Final = {"event_id": "", **{name: getattr(Run(), name) for name in (*_REPLACED, *_KEPT)}}
-_forget: Final = _update_run(_NOT_TOLD)
+_FORGET: Final = _THIS_RUN.values(_NOT_TOLD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
-from receiver.ledger.bulk import insert_statement
+from receiver.ledger.dialect import insert_statement
 from receiver.ledger.schema import heartbeats
 
 

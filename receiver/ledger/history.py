@@ -16,9 +16,8 @@ import sqlalchemy as sa
 from receiver.domain.deduplication import Facts
 from receiver.domain.parsed_event import recorded_facts
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk, statements
+from receiver.ledger import dialect
 from receiver.ledger.schema import events
-from receiver.ledger.statements import BuiltStatement
 
 # Bytes of the largest body that is read along with the rest. A larger one is read by itself, so that those of a whole
 # batch's runs are never in memory together.
@@ -37,8 +36,8 @@ class PastEvent(NamedTuple):
 
 def of_runs(connection: sa.Connection, keys: Iterable[RunKey]) -> Iterator[PastEvent]:
     """Yield the events of runs that are locked, each run's in the order of recording."""
-    queries = [_of_runs.with_values(b_source=source, b_run_ids=ids) for source, ids in bulk.by_source(keys)]
-    for row in chain.from_iterable(statements.run(connection, *queries)):
+    asked = [{"b_source": source, "b_run_ids": ids} for source, ids in dialect.by_source(keys)]
+    for row in chain.from_iterable(connection.execute(_OF_RUNS, given).all() for given in asked):
         facts: Facts | None = None
         if row.disposition not in _NOT_COMPARED:
             facts = Facts(*row[-len(Facts._fields) :])
@@ -68,14 +67,12 @@ _MUST_BE_READ: Final = sa.and_(
     sa.func.length(events.c.body) <= sa.literal_column(str(READ_ALONG)),
 )
 # The events of runs of one source, at the end the columns of Facts.
-_of_runs: Final = BuiltStatement(
-    lambda form: (
-        sa.select(
-            *(events.c.source, events.c.run_id, events.c.disposition, events.c.status, events.c.completion),
-            sa.case((_MUST_BE_READ, events.c.body)).label("body"),
-            *(events.c["id" if name == "event_id" else name] for name in Facts._fields),
-        )
-        .where(bulk.of_given_runs(form, events))
-        .order_by(events.c.seq)
+_OF_RUNS: Final = (
+    sa.select(
+        *(events.c.source, events.c.run_id, events.c.disposition, events.c.status, events.c.completion),
+        sa.case((_MUST_BE_READ, events.c.body)).label("body"),
+        *(events.c["id" if name == "event_id" else name] for name in Facts._fields),
     )
+    .where(dialect.of_given_runs(events))
+    .order_by(events.c.seq)
 )

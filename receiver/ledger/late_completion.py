@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import statements, words
+from receiver.ledger import words
 from receiver.ledger.deliveries_by_event import EventKey, of_events
 from receiver.ledger.schema import deliveries, events, runs
 
@@ -55,14 +55,14 @@ def put_status(connection: sa.Connection, key: RunKey, event_id: str, run: Run, 
     }
     here = sa.and_(runs.c.source == key[0], runs.c.run_id == key[1], runs.c.event_id == event_id)
     connection.execute(sa.update(runs).where(here).values(told))
-    statements.run(connection, words.queueing(connection, [key], now))
+    words.queue(connection, [key], now)
 
 
 def lock_deliveries(connection: sa.Connection, keys: Collection[EventKey]) -> Mapping[str, Sequence[MadeDelivery]]:
     """Lock the deliveries of these events until the transaction ends, and return them by event: what is claimed after
     that is read with what this transaction has written."""
     it = deliveries.c
-    query = sa.select(it.event_id, it.sink, it.route, it.lane, it.after, it.state).where(of_events(connection, keys))
+    query = sa.select(it.event_id, it.sink, it.route, it.lane, it.after, it.state).where(of_events(keys))
     found: defaultdict[str, list[MadeDelivery]] = defaultdict(list)
     for row in connection.execute(query.order_by(it.id).with_for_update()):
         begun = row.state in (DeliveryState.SENDING, DeliveryState.DELIVERED)

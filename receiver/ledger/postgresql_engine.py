@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 
-from receiver.ledger import statements
-from receiver.ledger.database_clock import ASK, ASKING, DatabaseClock
+from receiver.ledger.database_clock import ASK, DatabaseClock
 
 if TYPE_CHECKING:
     from handlers.support.postgresql import TimeLimits
@@ -36,7 +35,8 @@ def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClo
     @sa_event.listens_for(engine, "connect")
     def _connected(connection: Any, record: Any) -> None:
         session = driver.open_session(connection, limits)
-        connection.prepares = not session.pooled
+        if session.pooled:  # another session would not know what this one has prepared
+            connection.prepare_threshold = None
         record.info["begin"] = session.prepare(connection, limits)
         record.info["weakness"] = "; ".join(session.weaknesses)
 
@@ -45,10 +45,7 @@ def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClo
         begin = connection.info["begin"]
         if clock.stale:
             asked_at = time.monotonic()
-            if begin:
-                answer = connection.exec_driver_sql(f"{ASK}; {begin}").scalar_one()
-            else:
-                answer = statements.run(connection, ASKING.with_values())[0][0].now
+            answer = connection.exec_driver_sql(f"{ASK}; {begin}" if begin else ASK).scalar_one()
             clock.note(asked_at, time.monotonic(), answer)
         elif begin:
             connection.exec_driver_sql(begin)

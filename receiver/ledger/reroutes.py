@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import Via
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.deliveries import creation, links, same_result
 from receiver.ledger.deliveries_by_event import of_event, of_events
 from receiver.ledger.engine import Ledger
@@ -156,7 +156,7 @@ def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[Result
         .where(events.c.seq.in_([each.seq for each in page]), events.c.run_id != "")
     )
     of_no_run = sa.select(deliveries.c.source, deliveries.c.run_id, deliveries.c.event_id, deliveries.c.sink).where(
-        of_events(connection, [(each.source, "", each.id) for each in page if not each.run_id])
+        of_events([(each.source, "", each.id) for each in page if not each.run_id])
     )
     found: dict[ResultKey, set[str]] = {}
     for query in (of_runs.distinct(), of_no_run):
@@ -188,7 +188,7 @@ def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) 
     made = set(creation.insert(connection, rows))
     due = {row["sink"] for row in rows if row["id"] in made and row["state"] == DeliveryState.QUEUED}
     ids = sorted({each.event_id for each in wanted})
-    connection.execute(sa.update(events).where(bulk.among(connection, events.c.id, ids)).values(unrouted=False))
+    connection.execute(sa.update(events).where(dialect.among(events.c.id, ids)).values(unrouted=False))
     if any(each.after for each in wanted):
         due.update(links.release_held(connection, deliveries.c.event_id.in_(ids), now))
     return Added(len(made), due)

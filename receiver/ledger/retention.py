@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk, words
+from receiver.ledger import dialect, words
 from receiver.ledger.attempts_by_delivery import of_deliveries
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
 from receiver.ledger.deliveries_by_event import EventKey, of_events
@@ -40,7 +40,7 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
         .limit(BATCH)
     ).all()
     under_way = sa.select(deliveries.c.event_id).where(
-        of_events(connection, _keys(page)),
+        of_events(_keys(page)),
         deliveries.c.state.not_in([state.value for state in ENDED]),
     )
     busy = set(connection.execute(under_way).scalars()) if page else set()
@@ -48,7 +48,7 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
     old = _locked(connection, [row for row in page if row.id not in busy])
     if not old:
         return Removed(0, rest)
-    theirs = of_events(connection, _keys(old))
+    theirs = of_events(_keys(old))
     connection.execute(sa.delete(attempts).where(of_deliveries(connection, theirs)))
     connection.execute(sa.delete(deliveries).where(theirs))
     connection.execute(sa.delete(events).where(events.c.id.in_([row.id for row in old])))
@@ -82,11 +82,11 @@ def _locked(connection: sa.Connection, rows: Sequence[Any]) -> list[Any]:
     """
     if not rows:
         return []
-    free = sa.select(events.c.id).where(bulk.among(connection, events.c.id, [row.id for row in rows]))
+    free = sa.select(events.c.id).where(dialect.among(events.c.id, [row.id for row in rows]))
     locked = set(connection.execute(free.order_by(events.c.id).with_for_update(skip_locked=True)).scalars())
     found = {row.id: row for row in rows if row.id in locked}
     theirs = sa.select(deliveries.c.event_id, deliveries.c.state).order_by(deliveries.c.id).with_for_update()
-    for row in connection.execute(theirs.where(of_events(connection, _keys(found.values())))):
+    for row in connection.execute(theirs.where(of_events(_keys(found.values())))):
         if DeliveryState(row.state) not in ENDED:
             found.pop(row.event_id, None)
     return list(found.values())
@@ -103,5 +103,5 @@ def remove_lanes(connection: sa.Connection, before: float) -> int:
     )
     gone = list(connection.execute(sa.select(lanes.c.lane).where(old, ~queued).limit(BATCH)).scalars())
     if gone:
-        connection.execute(sa.delete(lanes).where(bulk.among(connection, lanes.c.lane, gone), old))
+        connection.execute(sa.delete(lanes).where(dialect.among(lanes.c.lane, gone), old))
     return len(gone)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.polls import LEASE
 
@@ -51,7 +51,7 @@ _DUE = [
 def count_due(connection: sa.Connection, now: float, sources: Collection[str], limit: int) -> dict[str, int]:
     """Count the runs of each of these sources that are due, at most `limit` of each: what waits for one source hides
     nothing of another."""
-    return bulk.count_of_each(connection, runs.c.source, runs.c.due_at <= now, sources, limit)
+    return dialect.count_of_each(connection, runs.c.source, runs.c.due_at <= now, sources, limit)
 
 
 def lease_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[DueRun]:
@@ -69,7 +69,7 @@ def lease_due(connection: sa.Connection, source: str, now: float, limit: int) ->
     if taken:
         connection.execute(
             sa.update(runs)
-            .where(runs.c.source == source, bulk.among(connection, runs.c.run_id, [each.run_id for each in taken]))
+            .where(runs.c.source == source, dialect.among(runs.c.run_id, [each.run_id for each in taken]))
             .values(due_at=now + LEASE)
         )
     return taken
@@ -77,7 +77,7 @@ def lease_due(connection: sa.Connection, source: str, now: float, limit: int) ->
 
 def note_end(connection: sa.Connection, source: str, run_id: str, now: float) -> float:
     """Note that Skyvern's API shows the end of a run. Returns when that was noted first."""
-    insert = bulk.insert_statement(connection, runs).values(
+    insert = dialect.insert_statement(connection, runs).values(
         source=source, run_id=run_id, noted_at=now, first_seen_at=now, updated_at=now
     )
     noted = insert.on_conflict_do_update(
@@ -90,10 +90,10 @@ def note_end(connection: sa.Connection, source: str, run_id: str, now: float) ->
 def ask_for_more(connection: sa.Connection, wanted: Mapping[RunKey, float]) -> None:
     """Ask for runs whose end is known, each at its time, for what their events lack or what becomes of them."""
     for due_at in sorted(set(wanted.values())):
-        for source, run_ids in bulk.by_source(key for key, time in wanted.items() if time == due_at):
+        for source, run_ids in dialect.by_source(key for key, time in wanted.items() if time == due_at):
             connection.execute(
                 sa.update(runs)
-                .where(bulk.of_runs(connection, runs, source, run_ids), runs.c.due_at.is_(None))
+                .where(dialect.of_runs(runs, source, run_ids), runs.c.due_at.is_(None))
                 .values(due_at=due_at)
             )
 
@@ -156,7 +156,7 @@ def ask(
         for run_id in ids
         if run_id not in owned
     ]
-    made = _put(connection, rows)
+    made = dialect.insert_many(connection, runs, rows, _put, (runs.c.run_id,))
     for row in polled:
         _hasten_submission(connection, row, wanted[row.run_id], now)
     return len(made) + len(owned)
@@ -167,9 +167,8 @@ def _earlier(there: sa.ColumnElement[float | None], new: sa.ColumnElement[float]
     return sa.case((there.is_(None), new), (there > new + SOON, new), else_=there)
 
 
-_put: Final = bulk.Insert(
-    runs,
-    lambda insert: insert.on_conflict_do_update(
+def _put(insert: Any) -> Any:
+    return insert.on_conflict_do_update(
         index_elements=[runs.c.source, runs.c.run_id],
         set_={
             "due_at": _earlier(runs.c.due_at, insert.excluded.due_at),
@@ -177,9 +176,7 @@ _put: Final = bulk.Insert(
             "found_by": sa.case((insert.excluded.found_by != "", insert.excluded.found_by), else_=runs.c.found_by),
         },
         where=runs.c.final.is_(False),
-    ),
-    [runs.c.run_id],
-)
+    )
 
 
 def _polled_submissions(connection: sa.Connection, source: str, run_ids: Sequence[str]) -> Sequence[Any]:
@@ -189,7 +186,7 @@ def _polled_submissions(connection: sa.Connection, source: str, run_ids: Sequenc
         sa.select(submissions.c.id, submissions.c.run_id, submissions.c.due_at)
         .where(
             submissions.c.source == source,
-            bulk.among(connection, submissions.c.run_id, run_ids),
+            dialect.among(submissions.c.run_id, run_ids),
             submissions.c.due_at.is_not(None),
         )
         .order_by(submissions.c.id)
@@ -209,9 +206,9 @@ def _hasten_submission(connection: sa.Connection, polled: Any, due_at: float, no
 def statuses(connection: sa.Connection, keys: Sequence[RunKey]) -> dict[RunKey, str]:
     """Return the status of those runs of which an event is known, as the newest says."""
     found: dict[RunKey, str] = {}
-    for source, run_ids in bulk.by_source(keys):
+    for source, run_ids in dialect.by_source(keys):
         query = sa.select(runs.c.run_id, runs.c.status).where(
-            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.event_id != ""
+            runs.c.source == source, dialect.among(runs.c.run_id, run_ids), runs.c.event_id != ""
         )
         found |= {(source, row.run_id): row.status for row in connection.execute(query)}
     return found

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.schema import events, runs, submissions
 
 
@@ -73,9 +73,9 @@ def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[Ru
     """Return the status of those runs of which an event is known, or an end noted. One query a source, however many
     are asked for."""
     found: dict[RunKey, RunStatus] = {}
-    for source, run_ids in bulk.by_source(keys):
+    for source, run_ids in dialect.by_source(keys):
         query = sa.select(*_STATUS).where(
-            bulk.of_runs(connection, runs, source, run_ids),
+            dialect.of_runs(runs, source, run_ids),
             sa.or_(runs.c.event_id != "", runs.c.noted_at.is_not(None)),
         )
         for row in connection.execute(query):
@@ -128,10 +128,8 @@ def is_ours(connection: sa.Connection, source: str, run_id: str) -> bool:
 def final_runs(connection: sa.Connection, keys: Iterable[RunKey]) -> set[RunKey]:
     """Return those of the runs whose end the ledger knows."""
     found: set[RunKey] = set()
-    for source, run_ids in bulk.by_source(keys):
-        query = sa.select(runs.c.source, runs.c.run_id).where(
-            bulk.of_runs(connection, runs, source, run_ids), runs.c.final
-        )
+    for source, run_ids in dialect.by_source(keys):
+        query = sa.select(runs.c.source, runs.c.run_id).where(dialect.of_runs(runs, source, run_ids), runs.c.final)
         found |= {(row[0], row[1]) for row in connection.execute(query)}
     return found
 
@@ -151,7 +149,7 @@ def note_end(
     `noted_at`: since when the end is known, if not since `now`; the earliest counts.
     """
     noted_at = now if noted_at is None else noted_at
-    insert = bulk.insert_statement(connection, runs).values(
+    insert = dialect.insert_statement(connection, runs).values(
         source=source, run_id=run_id, first_seen_at=now, updated_at=now, noted_at=noted_at
     )
     noted = insert.on_conflict_do_update(

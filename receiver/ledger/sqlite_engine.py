@@ -75,31 +75,6 @@ def make(url: sa.URL, wait: float, begin: str) -> sa.Engine:
 
     @sa_event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
-        driver: Any = connection.connection.dbapi_connection
-        if not driver.in_transaction:
-            _execute(connection, driver, begin)
+        connection.exec_driver_sql(begin)
 
     return engine
-
-
-@contextmanager
-def writing(connection: sa.Connection) -> Iterator[None]:
-    """Run the block in a transaction that writes, and commit it. After an error it is open until the connection closes.
-
-    SQLAlchemy takes part only once the block asks it for something: its own begin and commit cost 0.1 ms in a process
-    that has just woken.
-    """
-    driver: Any = connection.connection.dbapi_connection
-    _execute(connection, driver, "BEGIN IMMEDIATE")
-    yield
-    if connection.in_transaction():
-        connection.commit()
-    else:
-        _execute(connection, driver, "COMMIT")
-
-
-def _execute(connection: sa.Connection, driver: sqlite3.Connection, statement: str) -> None:
-    try:
-        driver.execute(statement)  # half of what it costs by SQLAlchemy
-    except sqlite3.Error as error:
-        connection._handle_dbapi_exception(error, statement, None, None, None)

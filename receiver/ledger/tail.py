@@ -19,7 +19,7 @@ from receiver.domain.callback_url import LONGEST, mask_piece
 from receiver.domain.commit_order import CommitOrder
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.filters import FULL_ID, Filter
 from receiver.ledger.schema import deliveries, events, runs
@@ -170,7 +170,7 @@ def load(connection: sa.Connection, seqs: Sequence[int], *, bodies: Redactor | N
             sa.func.coalesce(runs.c.labels, "{}").label("labels"),
         )
         .outerjoin(runs, sa.and_(runs.c.source == events.c.source, runs.c.run_id == events.c.run_id))
-        .where(bulk.among(connection, events.c.seq, list(seqs)))
+        .where(dialect.among(events.c.seq, list(seqs)))
     )
     found = {row.seq: dict(row._mapping) for row in connection.execute(query)}
     by_id = {row["id"]: row for row in found.values()}
@@ -180,7 +180,7 @@ def load(connection: sa.Connection, seqs: Sequence[int], *, bodies: Redactor | N
             row["body"] = _searchable(bytes(row["body"]), row["size"], bodies).lower()
     theirs = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.route, deliveries.c.state)
     keys = [(row["source"], row["run_id"], row["id"]) for row in found.values()]
-    theirs = theirs.where(of_events(connection, keys)).order_by(deliveries.c.sink)
+    theirs = theirs.where(of_events(keys)).order_by(deliveries.c.sink)
     for event_id, *delivery in connection.execute(theirs):
         by_id[event_id]["deliveries"].append(SinkOfEvent(*delivery))
     return [found[seq] for seq in seqs if seq in found]

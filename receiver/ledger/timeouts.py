@@ -13,7 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.schema import timeouts
 
 # Seconds within which one cancellation follows another, and after the last of which the alarm is over.
@@ -22,7 +22,7 @@ SERIES: Final = 900.0
 REPEATED: Final = 2
 _HERE: Final = "receiver.ledger."
 # Modules that only run what others give them.
-_CARRIERS: Final = tuple(f"receiver.ledger.{name}" for name in ("engine", "async_ledger", "bulk", "statements"))
+_CARRIERS: Final = tuple(f"receiver.ledger.{name}" for name in ("engine", "async_ledger", "dialect"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ def operation_of(frames: Iterable[FrameType]) -> str:
 
 def note(connection: sa.Connection, operation: str, now: float) -> int:
     """Note a cancellation. Returns how many there have been in a row."""
-    insert = bulk.insert_statement(connection, timeouts).values(operation=operation, times=1, first_at=now, last_at=now)
+    insert = dialect.insert_statement(connection, timeouts)
+    insert = insert.values(operation=operation, times=1, first_at=now, last_at=now)
     goes_on = timeouts.c.last_at >= now - SERIES
     changed = insert.on_conflict_do_update(
         index_elements=[timeouts.c.operation],

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.schema import active_runs, watches
 
 # Seconds for which a walk is leased; it renews that with every page.
@@ -46,7 +46,7 @@ def every(connection: sa.Connection) -> list[Watch]:
 
 def lease(connection: sa.Connection, source: str, now: float) -> Watch | None:
     """Lease the next walk of a source, and return it as it was; None when it is not due."""
-    connection.execute(bulk.insert_statement(connection, watches).values(source=source).on_conflict_do_nothing())
+    connection.execute(dialect.insert_statement(connection, watches).values(source=source).on_conflict_do_nothing())
     row = connection.execute(
         sa.select(watches).where(watches.c.source == source, watches.c.due_at <= now).with_for_update(skip_locked=True)
     ).first()
@@ -84,35 +84,31 @@ def break_off(connection: sa.Connection, source: str, due_at: float, trouble: st
 
 def remember(connection: sa.Connection, source: str, seen: Sequence[ActiveRun], now: float) -> None:
     """Remember runs that are under way."""
-    _put(
-        connection,
-        [
-            {
-                "source": source,
-                "run_id": each.run_id,
-                "status": each.status,
-                "created_at": each.created_at,
-                "seen_at": now,
-                "first_seen_at": each.first_seen_at,
-            }
-            for each in sorted({each.run_id: each for each in seen}.values())
-        ],
-    )
+    rows = [
+        {
+            "source": source,
+            "run_id": each.run_id,
+            "status": each.status,
+            "created_at": each.created_at,
+            "seen_at": now,
+            "first_seen_at": each.first_seen_at,
+        }
+        for each in sorted({each.run_id: each for each in seen}.values())
+    ]
+    dialect.insert_many(connection, active_runs, rows, _see_again)
 
 
-_put: Final = bulk.Insert(
-    active_runs,
-    lambda insert: insert.on_conflict_do_update(
+def _see_again(insert: Any) -> Any:
+    return insert.on_conflict_do_update(
         index_elements=[active_runs.c.source, active_runs.c.run_id],
         set_={"status": insert.excluded.status, "seen_at": insert.excluded.seen_at},
-    ),
-)
+    )
 
 
 def forget(connection: sa.Connection, source: str, run_ids: Collection[str]) -> None:
     """Forget runs that have ended."""
     if run_ids:
-        connection.execute(sa.delete(active_runs).where(bulk.of_runs(connection, active_runs, source, sorted(run_ids))))
+        connection.execute(sa.delete(active_runs).where(dialect.of_runs(active_runs, source, sorted(run_ids))))
 
 
 def not_seen_since(connection: sa.Connection, source: str, moment: float) -> list[ActiveRun]:
@@ -122,7 +118,7 @@ def not_seen_since(connection: sa.Connection, source: str, moment: float) -> lis
 
 def active(connection: sa.Connection, source: str, run_ids: Iterable[str]) -> list[ActiveRun]:
     """Return those of the runs that were under way."""
-    return _active(connection, source, bulk.among(connection, active_runs.c.run_id, sorted(run_ids)))
+    return _active(connection, source, dialect.among(active_runs.c.run_id, sorted(run_ids)))
 
 
 def _active(connection: sa.Connection, source: str, which: sa.ColumnElement[bool]) -> list[ActiveRun]:

@@ -17,10 +17,9 @@ from pydantic_core import from_json
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey, members
 from receiver.domain.words import Term, TextQuery, document
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.expressions import contains_exactly
 from receiver.ledger.schema import events, run_texts, runs, to_index
-from receiver.ledger.statements import BoundStatement
 
 # Changes that one transaction indexes. On SQLite others wait meanwhile: some 20 ms.
 BATCH: Final = 128
@@ -225,13 +224,10 @@ def _allow_scans(connection: sa.Connection, value: str) -> None:
     connection.execute(sa.select(*settings))
 
 
-def queueing(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> BoundStatement | None:
-    """Return the INSERT that queues runs whose words may have changed, to be run with others."""
+def queue(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> None:
+    """Queue runs whose words may have changed."""
     rows = [{"source": source, "run_id": run_id, "queued_at": now} for source, run_id in sorted(set(keys))]
-    return _queue.of(connection, rows) if rows else None
-
-
-_queue: Final = bulk.Insert(to_index, lambda insert: insert.inline())  # its number is not asked for
+    dialect.insert_many(connection, to_index, rows)
 
 
 def index(connection: sa.Connection, redactor: Redactor) -> int:
@@ -261,7 +257,7 @@ def index(connection: sa.Connection, redactor: Redactor) -> int:
         _write_fts5(connection, "INSERT INTO words (rowid, document) VALUES (?, ?)", rows)
     done = [row.seq for row in changes if (row.source, row.run_id) not in left]
     if done:
-        connection.execute(sa.delete(to_index).where(bulk.among(connection, to_index.c.seq, done)))
+        connection.execute(sa.delete(to_index).where(dialect.among(to_index.c.seq, done)))
     return len(done)
 
 
@@ -285,8 +281,8 @@ def _documents(connection: sa.Connection, keys: Iterable[RunKey]) -> list[Any]:
     its = [*(run_texts.c[name] for name in ("seq", "source", "run_id", "document"))]
     return [
         row
-        for source, run_ids in bulk.by_source(keys)
-        for row in connection.execute(sa.select(*its).where(bulk.of_runs(connection, run_texts, source, run_ids)))
+        for source, run_ids in dialect.by_source(keys)
+        for row in connection.execute(sa.select(*its).where(dialect.of_runs(run_texts, source, run_ids)))
     ]
 
 
@@ -294,9 +290,7 @@ def _delete(connection: sa.Connection, rows: Sequence[Any]) -> None:
     if rows:
         its = [{"seq": row.seq, "document": row.document} for row in rows]
         _write_fts5(connection, "INSERT INTO words (words, rowid, document) VALUES ('delete', ?, ?)", its)
-        connection.execute(
-            sa.delete(run_texts).where(bulk.among(connection, run_texts.c.seq, [it["seq"] for it in its]))
-        )
+        connection.execute(sa.delete(run_texts).where(dialect.among(run_texts.c.seq, [it["seq"] for it in its])))
 
 
 def _write_fts5(connection: sa.Connection, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -318,8 +312,8 @@ def _texts(
     of_runs = of_runs.outerjoin_from(runs, events, events.c.id == runs.c.event_id)
     rows = [
         row
-        for source, run_ids in bulk.by_source(keys)
-        for row in connection.execute(of_runs.where(bulk.of_runs(connection, runs, source, run_ids)))
+        for source, run_ids in dialect.by_source(keys)
+        for row in connection.execute(of_runs.where(dialect.of_runs(runs, source, run_ids)))
     ]
     taken: list[Any] = []
     for row in rows:
@@ -329,7 +323,7 @@ def _texts(
         else:
             taken.append(row)
     beginning = sa.select(events.c.id, sa.func.substr(events.c.body, 1, BODY))
-    ids = bulk.among(connection, events.c.id, [row.event_id for row in taken])
+    ids = dialect.among(events.c.id, [row.event_id for row in taken])
     bodies = {event_id: bytes(body) for event_id, body in connection.execute(beginning.where(ids))} if taken else {}
     for row in taken:
         found[row.source, row.run_id] = row.updated_at, _said(row, bodies.get(row.event_id, b""), redactor)

@@ -22,7 +22,7 @@ from receiver.ledger import LedgerUnavailable
 from receiver.ledger.schema import deliveries
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.servers.deployment import Deployment
-from tests.servers.gate import END_OF_REQUEST, Gate, Mode
+from tests.servers.gate import Gate, Mode
 from tests.servers.postgres import PostgresProcess
 from tests.servers.receiver import body
 from tests.servers.scripted import Reply, ScriptedServer
@@ -171,7 +171,7 @@ def aftermath(plant: Plant) -> Aftermath:
     plant.fresh_worker()
     it.caught["after the sink accepted"] = _catch(plant, ledger, RECEIPT, "before")
     plant.fresh_worker()
-    it.caught["before the ledger's commit"] = _catch(plant, ledger, END_OF_REQUEST, "before", after=EVENT)
+    it.caught["before the ledger's commit"] = _catch(plant, ledger, b"COMMIT", "before", after=EVENT)
     plant.other_consumer.default = Reply()
     plant.fresh_worker()
     it.caught["between commit and ack"] = _catch(plant, redis, b"XACK", "before")
@@ -261,7 +261,7 @@ def test_a_receiver_killed_between_the_commit_and_the_202_makes_one_event_of_two
 
 @pytest.mark.parametrize("first", [EVENT, RECEIPT], ids=["dispatch", "settlement"])
 def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_doubled(running: Plant, first: bytes) -> None:
-    content = _catch(running, running.ledger_gate, END_OF_REQUEST, "cut", after=first)
+    content = _catch(running, running.ledger_gate, b"COMMIT", "cut", after=first)
     running.arrives(content).at_most(PROMISE)
     assert running.seen(content).total() == 1
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 
-from handlers.support.postgresql import BoundedConnection
 from receiver.dispatch.dispatcher import Dispatcher
-from receiver.ledger import Ledger, database_clock
+from receiver.ledger import Ledger
 from tests.servers.postgres import PostgresProcess
 from tests.support.labels import make_dispatcher
 from tests.support.ledger import with_tables
@@ -65,24 +63,3 @@ def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
     it = make_dispatcher(ledger, redis_url)
     yield it
     it.close()
-
-
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """One element for each request of the ledger to PostgreSQL, which is not asked for its time again."""
-    monkeypatch.setattr(database_clock, "FRESH_FOR", float("inf"))
-    noted: list[None] = []
-    until = BoundedConnection._until
-
-    def noting(self: BoundedConnection, waited: Any, limit: float) -> Generator[Any, Any, Any]:
-        steps = until(self, waited, limit)
-        try:
-            wanted = next(steps)
-            noted.append(None)  # else there is nothing to wait for
-            while True:
-                wanted = steps.send((yield wanted))
-        except StopIteration as done:
-            return done.value
-
-    monkeypatch.setattr(BoundedConnection, "_until", noting)
-    return noted

@@ -72,7 +72,7 @@ def test_a_tick_that_finds_nothing_is_one_look_at_the_ledger_and_one_request_to_
     monkeypatch.setattr("receiver.clock.REDIS_EVERY", 0.0)
     client.config_resetstat()
     asked: list[str] = []
-    for name in ("read", "first_of_sqlite", "write"):
+    for name in ("read", "write"):
         really = getattr(Ledger, name)
 
         def noted(*these: Any, _name: str = name, _really: Any = really, **options: Any) -> Any:
@@ -85,7 +85,7 @@ def test_a_tick_that_finds_nothing_is_one_look_at_the_ledger_and_one_request_to_
     clock.tick()
 
     # Then that is one query, and two commands
-    assert asked == ["first_of_sqlite" if ledger.dialect == "sqlite" else "read"]
+    assert asked == ["read"]
     assert {name: each["calls"] for name, each in cast("Any", client.info("commandstats")).items()} == {
         "cmdstat_config|resetstat": 1,
         "cmdstat_exists": 1,

@@ -2,7 +2,7 @@
 
     gate = Gate(server_port)                         clients connect to gate.port
     caught = gate.catch(b"XACK", "before")           the first request with XACK in it does not get through
-    caught = gate.catch(END_OF_REQUEST, "cut", after=b"INSERT INTO attempts")
+    caught = gate.catch(b"COMMIT", "cut", after=b"INSERT INTO attempts")
     caught.wait()                                    until that has happened
 
 Modes: `before`: the request is held back; `after`: it gets through, and its reply is held back; `cut`: it gets
@@ -16,12 +16,9 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from typing import Final, Literal, Self
+from typing import Literal, Self
 
 Mode = Literal["before", "after", "cut"]
-
-# The message Sync of PostgreSQL, which ends a request; and its transaction, if that began with it.
-END_OF_REQUEST: Final = b"S\x00\x00\x00\x04"
 
 
 class Caught:

@@ -20,7 +20,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import RunKey, parse
-from receiver.ledger import Connection, Ledger, events, replays, statements
+from receiver.ledger import Connection, Ledger, events, replays
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
@@ -75,7 +75,7 @@ def new_event(
 
 def lock_runs(connection: sa.Connection, keys: Sequence[RunKey], now: float) -> dict[RunKey, KnownRun]:
     """Lock runs, and return what is known of them."""
-    return events.known(connection, statements.run(connection, events.lock(connection, keys, now))[0], now)
+    return events.known(connection, events.lock(connection, keys, now), now)
 
 
 def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
@@ -100,11 +100,9 @@ def settle_in(
     now: float,
     *,
     started: Mapping[str, int] = {},
-    commit: bool = False,
 ) -> list[str]:
     """Settle deliveries in a transaction. Returns the events whose held deliveries are to be released."""
-    settling = attempts.settling(connection, owner, results, now, started)
-    return attempts.to_release(statements.run(connection, *settling, commit=commit))
+    return attempts.settle(connection, owner, results, now, started)
 
 
 def settle(

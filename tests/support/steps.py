@@ -17,8 +17,6 @@ from typing import Any, Final
 
 # The functions whose calls are steps.
 STEPS: Final = (
-    "receiver.ledger.sqlite_engine:_execute",
-    "receiver.ledger.statements:_OnSqlite.run",
     "sqlalchemy.engine.default:DefaultDialect.do_execute",
     "sqlalchemy.engine.default:DefaultDialect.do_commit",
     "receiver.runtime.handover:Handover.put",

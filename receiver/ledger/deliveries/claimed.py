@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
-from receiver.ledger import bulk, statements
+from receiver.ledger import dialect
 from receiver.ledger.deliveries_by_event import event_of
 from receiver.ledger.expressions import unindexed
 from receiver.ledger.schema import deliveries, events, lanes, runs
-from receiver.ledger.statements import BuiltStatement, StatementForm
 
 # The columns of a delivery that nobody has claimed.
 UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_number": 0, "prefetched": False, "claim_until": None}
@@ -84,29 +84,11 @@ class Claimed:
     event_seq: int = 0  # by which `load_bodies` finds its body; 0 when it is loaded
 
 
-def _those(form: StatementForm) -> sa.ColumnElement[bool]:
-    return bulk.among_given(form, deliveries.c.id, "b_ids")
-
-
+_IS_SENT: Final = unindexed(deliveries.c.state) == DeliveryState.SENDING
 _SHUT: Final = sa.func.coalesce(sa.or_(lanes.c.paused, lanes.c.breaker != "closed"), sa.false())
 # By their numbers, not by their ids, which have an index to be read first.
-_BODIES: Final = BuiltStatement(
-    lambda form: sa.select(events.c.seq, events.c.body, events.c.completion).where(
-        bulk.among_given(form, events.c.seq, "b_seqs")
-    )
-)
-_HANDED_ON: Final = BuiltStatement(
-    lambda form: (
-        sa.select(
-            *columns(deliveries.c), deliveries.c.prefetched, events.c.body, events.c.completion, _SHUT.label("shut")
-        )
-        .select_from(
-            deliveries.join(events, event_of(deliveries, on_postgresql=bool(form))).outerjoin(
-                lanes, lanes.c.lane == deliveries.c.lane
-            )
-        )
-        .where(_those(form), unindexed(deliveries.c.state) == DeliveryState.SENDING, of_claim())
-    )
+_BODIES: Final = sa.select(events.c.seq, events.c.body, events.c.completion).where(
+    dialect.among_given(events.c.seq, "b_seqs")
 )
 
 
@@ -122,15 +104,15 @@ def may_move(move: DeliveryMove) -> sa.ColumnElement[bool]:
     return sa.or_(*(unindexed(deliveries.c.state) == state for state in states_before(move)))
 
 
-def of_claims(form: StatementForm) -> sa.ColumnElement[bool]:
+def of_claims() -> sa.ColumnElement[bool]:
     """Return the condition that a delivery is one of those that `given_claims` gives, of b_owner, and still of the
     claim that is given with it."""
     it = deliveries.c
     named = sa.cast(it.claim_number, sa.Text) + sa.literal_column("' '", sa.Text) + it.id
     return sa.and_(
-        bulk.among_given(form, it.id, "b_ids"),
+        dialect.among_given(it.id, "b_ids"),
         it.claim_owner == sa.bindparam("b_owner"),
-        bulk.among_given(form, named, "b_claims"),
+        dialect.among_given(named, "b_claims"),
     )
 
 
@@ -189,7 +171,7 @@ def load_bodies(connection: sa.Connection, claimed: Sequence[Claimed]) -> list[C
     wanted = sorted({each.event_seq for each in claimed if each.event_seq})
     if not wanted:
         return list(claimed)
-    bodies = {row.seq: row for row in statements.run(connection, _BODIES.with_values(b_seqs=wanted))[0]}
+    bodies = {row.seq: row for row in connection.execute(_BODIES, {"b_seqs": wanted})}
     there = [each for each in claimed if not each.event_seq or each.event_seq in bodies]
     for each in there:
         if each.event_seq:
@@ -205,8 +187,8 @@ def load_handed_on(
 
     None when the lane of one is paused or shut: then none of them may be sent.
     """
-    wanted = _HANDED_ON.with_values(b_ids=list(ids), b_owner=owner, b_number=claim_number)
-    (rows,) = statements.run(connection, wanted)
+    given = {"b_ids": list(ids), "b_owner": owner, "b_number": claim_number}
+    rows = connection.execute(_handed_on(connection.dialect.name), given).all()
     if any(row.shut for row in rows):
         return None
     found = []
@@ -215,3 +197,15 @@ def load_handed_on(
         each.completion = row.completion
         found.append(each)
     return found
+
+
+@cache
+def _handed_on(database: str) -> sa.Select[Any]:
+    of_event = event_of(deliveries, on_postgresql=database == "postgresql")
+    return (
+        sa.select(
+            *columns(deliveries.c), deliveries.c.prefetched, events.c.body, events.c.completion, _SHUT.label("shut")
+        )
+        .select_from(deliveries.join(events, of_event).outerjoin(lanes, lanes.c.lane == deliveries.c.lane))
+        .where(dialect.among_given(deliveries.c.id, "b_ids"), _IS_SENT, of_claim())
+    )

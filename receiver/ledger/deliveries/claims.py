@@ -14,7 +14,7 @@ Renewal     Until the sends have ended, their owner moves `claim_until` on, for 
 Lapse       A claim that nobody renews runs out. The clock queues the delivery again, with a `lapsed` attempt, for its
             request may have arrived; that spends one of its attempts (recovery.py).
 Prefetch    A prefetched delivery starts in the slot that another send of its owner frees, before the ledger knows. The
-            transaction that settles the other gives it the slot (`taking_slots`). Only what was never tried is
+            transaction that settles the other gives it the slot (`take_slots`). Only what was never tried is
             prefetched; when it lapses that spends nothing, for it had hardly started.
 Hand-over   A deliverer with a free slot and nothing due offers to start what is new. A dispatcher of the same worker
             that takes the offer inserts deliveries as its claim (creation.py), prefetched, under the number in the
@@ -46,7 +46,7 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane, shut_since
 from receiver.domain.delivery import DeliveryMove, state_after
-from receiver.ledger import bulk, statements
+from receiver.ledger import dialect
 from receiver.ledger.deliveries import fair_queue, lanes
 from receiver.ledger.deliveries.claimed import (
     SENDING,
@@ -62,7 +62,6 @@ from receiver.ledger.deliveries.claimed import (
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.deliveries_by_event import event_of
 from receiver.ledger.schema import deliveries, events
-from receiver.ledger.statements import BoundStatement, BuiltStatement
 
 # Seconds after which a claim that nobody renews lapses: how long a killed worker's deliveries wait at the most.
 CLAIM = 15.0
@@ -79,14 +78,16 @@ CLAIM_MOST = 1024
 PROBES = 4
 
 
-def _oldest_that(on_postgresql: bool, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def _oldest_that(on_postgresql: bool, condition: sa.ColumnElement[bool], *, by_id: bool = False) -> sa.Select[Any]:
     """Return the query that locks the oldest deliveries that are due and meet `condition`, in no particular order: all
-    that their owner is told (`to_claimed`), and the size of each body.
+    that their owner is told (`to_claimed`), and the size of each body. `by_id`: the condition names them by their ids.
 
     The rows are found and locked before anything is joined to them: no plan reads more of the queue than that. SQLite
     has a small body at hand when it tells its size.
     """
-    due = fair_queue.due(sa.bindparam("b_sink", type_=sa.Text()), sa.bindparam("b_now", type_=sa.Double()))
+    sink = sa.bindparam("b_sink", type_=sa.Text())
+    now: sa.BindParameter[float] = sa.bindparam("b_now", type_=sa.Double())
+    due = fair_queue.due_by_id(sink, now) if by_id else fair_queue.due(sink, now)
     found = sa.select(*delivery_columns()).where(due, condition)
     found = found.order_by(deliveries.c.due_at).limit(sa.bindparam("b_limit", type_=sa.Integer()))
     locked = found.with_for_update(skip_locked=True).cte("due")
@@ -99,34 +100,24 @@ def _oldest_that(on_postgresql: bool, condition: sa.ColumnElement[bool]) -> sa.S
     return query.join(events, event_of(locked, on_postgresql=on_postgresql))
 
 
-_OLDEST: Final = BuiltStatement(lambda form: _oldest_that(bool(form), sa.true()))
-_CLAIM: Final = BuiltStatement(
-    lambda form: (
-        sa.update(deliveries)
-        .where(bulk.among_given(form, deliveries.c.id, "b_ids"))
-        .values(
-            state=state_after(DeliveryMove.CLAIM),
-            attempts=deliveries.c.attempts + 1,
-            updated_at=sa.bindparam("b_now"),
-            prefetched=sa.bindparam("b_prefetched"),
-            claim_owner=sa.bindparam("b_owner"),
-            claim_number=sa.bindparam("b_number"),
-            claim_until=sa.bindparam("b_until"),
-        )
+_OLDEST: Final = {database: _oldest_that(database == "postgresql", sa.true()) for database in ("postgresql", "sqlite")}
+_CLAIM: Final = (
+    sa.update(deliveries)
+    .where(dialect.among_given(deliveries.c.id, "b_ids"))
+    .values(
+        state=state_after(DeliveryMove.CLAIM),
+        attempts=deliveries.c.attempts + 1,
+        updated_at=sa.bindparam("b_now"),
+        prefetched=sa.bindparam("b_prefetched"),
+        claim_owner=sa.bindparam("b_owner"),
+        claim_number=sa.bindparam("b_number"),
+        claim_until=sa.bindparam("b_until"),
     )
 )
 # Until the transaction ends no other worker claims for the sink. On SQLite there is one writer at a time anyway.
-_LOCK: Final = BuiltStatement(
-    lambda _: sa.select(
-        sa.func.pg_advisory_xact_lock(
-            sa.func.hashtext(sa.literal("runhook claim ", sa.Text()) + sa.bindparam("b_sink", type_=sa.Text()))
-        ).label("locked")
-    )
-)
-_SLOTS_TAKEN: Final = BuiltStatement(
-    lambda _: sa.select(sa.func.count().label("slots")).where(
-        SENDING, deliveries.c.sink == sa.bindparam("b_sink"), deliveries.c.prefetched.is_(False)
-    )
+_LOCK: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('runhook claim ' || CAST(:b_sink AS TEXT)))")
+_SLOTS_TAKEN: Final = sa.select(sa.func.count()).where(
+    SENDING, deliveries.c.sink == sa.bindparam("b_sink"), deliveries.c.prefetched.is_(False)
 )
 
 
@@ -152,15 +143,13 @@ def claim(
     rotation: Rotation | None = None,
     prefetch: int = 0,
     has_slots: bool = False,
-    budget: int = 0,
 ) -> Claims:
     """Claim up to `limit` due deliveries for `sink`, oldest first, and up to `prefetch` more without a slot.
 
     `seconds`: until the claim lapses. `concurrency`: the sink's slots, over all workers; None is no limit.
     `lane_limit`: how many of one lane, for a sink that has many, which takes them by their `rotation`. Prefetches only
     what stands next in the queue and was never tried, and nothing at all for an owner that gets no slot and has none
-    (`has_slots`), or when a breaker is not closed. What it costs does not depend on how much is queued. `budget`:
-    commits in the request that claims, where that is had (statements.run), if each has spent fewer attempts.
+    (`has_slots`), or when a breaker is not closed. What it costs does not depend on how much is queued.
     """
     own, taken, oldest = _look(connection, sink, now, concurrency, 0 if lane_limit else limit + prefetch)
     if concurrency is not None:
@@ -182,12 +171,9 @@ def claim(
     if not found.rows:
         return Claims(all_due=found.all_due)
     given = {"b_owner": owner, "b_number": claim_number, "b_until": now + seconds, "b_now": now}
-    taken_now = [
-        _CLAIM.with_values(b_ids=ids, b_prefetched=prefetched, **given)
-        for prefetched in (False, True)
-        if (ids := [row.id for row in found.rows if (row.id in found.ahead) is prefetched])
-    ]
-    statements.run(connection, *taken_now, commit=found.spent < budget)
+    for prefetched in (False, True):
+        if ids := [row.id for row in found.rows if (row.id in found.ahead) is prefetched]:
+            connection.execute(_CLAIM, {"b_ids": ids, "b_prefetched": prefetched, **given})
     return Claims(
         (
             to_claimed(row, row.attempts + 1, now, prefetched=row.id in found.ahead, probe=probes.get(row.id))
@@ -201,26 +187,22 @@ def _look(
     connection: sa.Connection, sink: str, now: float, concurrency: int | None, oldest: int
 ) -> tuple[Lane | None, int, Sequence[Any]]:
     """Return the sink's own lane, how many of its slots are taken, and so many of the oldest that are due, locked."""
-    asked = [lanes.NAMED.with_values(b_lane=sink)]
+    database, taken = connection.dialect.name, 0
     if concurrency is not None:
-        on_postgresql = connection.dialect.name == "postgresql"
-        locked = [_LOCK.with_values(b_sink=sink)] if on_postgresql else []
-        asked = [*locked, _SLOTS_TAKEN.with_values(b_sink=sink), *asked]
-    if oldest:
-        asked.append(_OLDEST.with_values(b_sink=sink, b_now=now, b_limit=oldest))
-    answers = statements.run(connection, *asked)
-    rows = answers.pop() if oldest else []
-    own = lanes.one_of(answers.pop())
-    return own, answers.pop()[0].slots if concurrency is not None else 0, rows
+        if database == "postgresql":
+            connection.execute(_LOCK, {"b_sink": sink})
+        taken = connection.execute(_SLOTS_TAKEN, {"b_sink": sink}).scalar_one()
+    own = lanes.find(connection, sink)
+    due = {"b_sink": sink, "b_now": now, "b_limit": oldest}
+    return own, taken, connection.execute(_OLDEST[database], due).all() if oldest else []
 
 
 class _Found(NamedTuple):
-    """The rows of deliveries to be claimed, and the ids of those of them without a slot. `spent`: the most that one
-    has. `all_due`: nothing else was due under the same condition."""
+    """The rows of deliveries to be claimed, and the ids of those of them without a slot. `all_due`: nothing else was
+    due under the same condition."""
 
     rows: list[Any]
     ahead: Collection[str]
-    spent: int = 0
     all_due: bool = False
 
 
@@ -232,7 +214,7 @@ def _chosen(found: Iterable[Any], slots: int, prefetch: int = 0) -> _Found:
     rows = sorted(found, key=attrgetter("due_at"))
     chosen: list[Any] = []
     ahead: set[str] = set()
-    spent = total = 0
+    total = 0
     for place, row in enumerate(rows[: slots + prefetch]):
         if place >= slots and row.attempts:
             continue
@@ -240,10 +222,9 @@ def _chosen(found: Iterable[Any], slots: int, prefetch: int = 0) -> _Found:
         if chosen and total > CLAIM_BYTES:
             break
         chosen.append(row)
-        spent = max(spent, row.spent)
         if place >= slots:
             ahead.add(row.id)
-    return _Found(chosen, ahead, spent, len(chosen) == len(rows) < slots + prefetch)
+    return _Found(chosen, ahead, len(chosen) == len(rows) < slots + prefetch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,8 +254,8 @@ class _Finding:
             claimed=claimed,
             rotation=rotation,
         )
-        found = self._oldest(bulk.among(self.connection, deliveries.c.id, chosen), limit) if chosen else _NOTHING
-        rows, spent = list(found.rows), found.spent
+        found = self._oldest(dialect.among(deliveries.c.id, chosen), limit, by_id=True) if chosen else _NOTHING
+        rows = list(found.rows)
         probes: dict[str, float] = {}
         # A lane that is shut gets no slot that another could use, and of the others few: what it is sent may hang.
         hanging = lanes.count_probing(self.connection, claimed) if shut else 0
@@ -283,9 +264,8 @@ class _Finding:
             if len(rows) < limit:
                 probed, since = self.probe(waiting.lane)
                 rows += probed.rows
-                spent = max(spent, probed.spent)
                 probes |= since
-        return _Found(rows, (), spent), probes
+        return _Found(rows, ()), probes
 
     def probe(self, lane: str) -> tuple[_Found, dict[str, float]]:
         """Find the one delivery that finds out whether a shut lane is open again. Returns it too by its id, with since
@@ -296,8 +276,8 @@ class _Finding:
             lanes.end_probe(self.connection, before, self.now)
         return found, {row.id: shut_since(before, self.now) for row in found.rows} if before else {}
 
-    def _oldest(self, condition: sa.ColumnElement[bool], limit: int) -> _Found:
-        query = _oldest_that(self.connection.dialect.name == "postgresql", condition)
+    def _oldest(self, condition: sa.ColumnElement[bool], limit: int, *, by_id: bool = False) -> _Found:
+        query = _oldest_that(self.connection.dialect.name == "postgresql", condition, by_id=by_id)
         due = {"b_sink": self.sink, "b_now": self.now, "b_limit": limit}
         return _chosen(self.connection.execute(query, due).all(), limit)._replace(all_due=False)
 
@@ -308,16 +288,17 @@ def renew(connection: sa.Connection, owner: str, numbers: Collection[int], until
     return connection.execute(changed).rowcount
 
 
-def taking_slots(owner: str, started: Mapping[str, int]) -> list[BoundStatement]:
-    """Return what gives prefetched deliveries that have started, id → claim number, the slots that the same transaction
-    frees. What is not the owner's any more is left."""
-    return [_TAKE_SLOTS.with_values(**given_claims(owner, [*started.items()]))] if started else []
+def take_slots(connection: sa.Connection, owner: str, started: Mapping[str, int]) -> None:
+    """Give prefetched deliveries that have started, id → claim number, the slots that the same transaction frees. What
+    is not the owner's any more is left."""
+    if started:
+        connection.execute(_TAKE_SLOTS, given_claims(owner, [*started.items()]))
 
 
 def hand_back(connection: sa.Connection, owner: str, unstarted: Mapping[str, int], now: float) -> None:
     """Queue prefetched deliveries that never started, id → claim number. What is not the owner's any more is left."""
     if unstarted:
-        statements.run(connection, _HAND_BACK.with_values(**given_claims(owner, [*unstarted.items()]), b_now=now))
+        connection.execute(_HAND_BACK, {**given_claims(owner, [*unstarted.items()]), "b_now": now})
 
 
 def release_unknown(connection: sa.Connection, owner: str, known: Collection[int], now: float) -> int:
@@ -345,15 +326,11 @@ def _of(owner: str, numbers: Collection[int]) -> sa.ColumnElement[bool]:
 
 # It moves no delivery in any list, so it changes no column that has an index: SQLite writes the row alone, and so does
 # PostgreSQL where its page has room.
-_TAKE_SLOTS: Final = BuiltStatement(
-    lambda form: sa.update(deliveries).where(of_claims(form), deliveries.c.prefetched).values(prefetched=False)
-)
-_HAND_BACK: Final = BuiltStatement(
-    lambda form: (
-        sa.update(deliveries)
-        .where(of_claims(form), may_move(DeliveryMove.HAND_BACK))
-        .values(handed_back(sa.bindparam("b_now")))
-    )
+_TAKE_SLOTS: Final = sa.update(deliveries).where(of_claims(), deliveries.c.prefetched).values(prefetched=False)
+_HAND_BACK: Final = (
+    sa.update(deliveries)
+    .where(of_claims(), may_move(DeliveryMove.HAND_BACK))
+    .values(handed_back(sa.bindparam("b_now")))
 )
 
 

@@ -10,10 +10,9 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after
 from receiver.domain.event import delivery_id
-from receiver.ledger import bulk, statements
+from receiver.ledger import dialect
 from receiver.ledger.deliveries.claimed import UNCLAIMED
 from receiver.ledger.schema import deliveries, events
-from receiver.ledger.statements import BoundStatement
 
 
 class ClaimAtOnce(NamedTuple):
@@ -61,6 +60,8 @@ def delivery_row(
         "updated_at": now,
         "target": address,
         "target_key": key_id,
+        "attempts": 0,
+        **UNCLAIMED,
     }
     if claim is None:
         return row
@@ -75,12 +76,6 @@ def delivery_row(
 
 
 _CLAIMED: Final = state_after(DeliveryMove.CLAIM)
-_NOT_CLAIMED: Final = {"attempts": 0, **UNCLAIMED}
-
-
-def with_claim(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of a delivery with the columns of a claim, those of one that nobody has made included."""
-    return row if "claim_owner" in row else _NOT_CLAIMED | row
 
 
 def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
@@ -89,7 +84,7 @@ def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
     The events are kept until the transaction ends; one that retention has removed meanwhile gets none.
     """
     wanted = list(rows)
-    ids = bulk.among(connection, events.c.id, sorted({row["event_id"] for row in wanted}))
+    ids = dialect.among(events.c.id, sorted({row["event_id"] for row in wanted}))
     kept = sa.select(events.c.id).where(ids).order_by(events.c.id).with_for_update(read=True, key_share=True)
     there = set(connection.execute(kept).scalars())
     return insert(connection, [row for row in wanted if row["event_id"] in there])
@@ -97,19 +92,6 @@ def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
 
 def insert(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
     """Insert deliveries that are not there yet, sorted by id. Returns the ids of the new ones."""
-    return [row.id for row in statements.run(connection, insertion(connection, rows))[0]]
-
-
-def insertion(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> BoundStatement | None:
-    """Return what inserts deliveries, as `insert` does. None without any."""
     ordered = sorted(rows, key=lambda row: str(row["id"]))
-    if any("claim_owner" in row for row in ordered):
-        ordered = [with_claim(row) for row in ordered]
-    return _insert.of(connection, ordered) if ordered else None
-
-
-_insert: Final = bulk.Insert(
-    deliveries,
-    lambda insert: insert.on_conflict_do_nothing(index_elements=[deliveries.c.id]),
-    [deliveries.c.id],
-)
+    made = dialect.insert_many(connection, deliveries, ordered, dialect.do_nothing, (deliveries.c.id,))
+    return [row.id for row in made]

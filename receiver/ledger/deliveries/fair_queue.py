@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql
 
 from receiver.domain import callback
 from receiver.domain.delivery import DeliveryState
+from receiver.ledger.expressions import unindexed
 from receiver.ledger.schema import deliveries, lanes
 
 # Lanes that one statement reads: the first of a walk, and each that follows.
@@ -67,6 +68,12 @@ def one_queued(on_postgresql: bool) -> sa.Select[int]:
 def due(sink: str | sa.BindParameter[str], now: float | sa.BindParameter[float]) -> sa.ColumnElement[bool]:
     """Return the condition that a delivery is due for `sink`."""
     return sa.and_(deliveries.c.sink == sink, _QUEUED, deliveries.c.due_at <= now)
+
+
+def due_by_id(sink: sa.BindParameter[str], now: sa.BindParameter[float]) -> sa.ColumnElement[bool]:
+    """Return the same condition for deliveries that are found by their ids, and not by the index of the queue."""
+    it = deliveries.c
+    return sa.and_(unindexed(it.sink) == sink, unindexed(it.state) == DeliveryState.QUEUED, it.due_at <= now)
 
 
 def in_lane(sink: str, lane: str) -> sa.ColumnElement[bool]:

@@ -6,15 +6,14 @@ paused nor shut. Lanes are read by their names, for a sink may have ten thousand
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane, shut_since
-from receiver.ledger import bulk, statements
+from receiver.ledger import dialect
 from receiver.ledger.schema import lanes
-from receiver.ledger.statements import BuiltStatement
 
 # Seconds after which a probe whose worker vanished may be made by another.
 PROBE_LEASE = 15.0
@@ -29,12 +28,8 @@ class WorstLane(NamedTuple):
     paused: bool
 
 
-# The lane whose name is b_lane.
-NAMED: Final = BuiltStatement(lambda _: sa.select(lanes).where(lanes.c.lane == sa.bindparam("b_lane")))
-# Of the lanes whose names are b_lanes, those that are paused or shut.
-SHUT: Final = BuiltStatement(
-    lambda form: sa.select(lanes.c.lane).where(bulk.among_given(form, lanes.c.lane, "b_lanes"), _NOT_CLOSED)
-)
+_SHUT: Final = sa.select(lanes.c.lane).where(dialect.among_given(lanes.c.lane, "b_lanes"), _NOT_CLOSED)
+_NAMED: Final = sa.select(lanes).where(lanes.c.lane == sa.bindparam("b_lane"))
 
 
 def _from(row: Any) -> Lane:
@@ -49,17 +44,20 @@ def any_shut(connection: sa.Connection) -> bool:
 
 def find(connection: sa.Connection, name: str) -> Lane | None:
     """Return the lane of this name, or None when it has no row. A sink's own lane bears the sink's name."""
-    return one_of(*statements.run(connection, NAMED.with_values(b_lane=name)))
+    row = connection.execute(_NAMED, {"b_lane": name}).first()
+    return _from(row) if row else None
 
 
-def one_of(rows: Sequence[Any]) -> Lane | None:
-    """Return the lane of the rows of `NAMED`."""
-    return _from(rows[0]) if rows else None
+def shut_among(connection: sa.Connection, names: Collection[str]) -> set[str]:
+    """Return those of these lanes that are paused or shut."""
+    if not names:
+        return set()
+    return set(connection.execute(_SHUT, {"b_lanes": sorted(names)}).scalars())
 
 
 def named(connection: sa.Connection, names: Collection[str]) -> dict[str, Lane]:
     """Return those of these lanes that have a row, by name."""
-    rows = connection.execute(sa.select(lanes).where(bulk.among(connection, lanes.c.lane, sorted(names))))
+    rows = connection.execute(sa.select(lanes).where(dialect.among(lanes.c.lane, sorted(names))))
     return {row.lane: _from(row) for row in rows}
 
 
@@ -109,7 +107,7 @@ def end_probes(connection: sa.Connection, names: Collection[str], now: float) ->
     """Let another worker probe these lanes at once, for the one that did is dead. A probe too many does no harm."""
     connection.execute(
         sa.update(lanes)
-        .where(bulk.among(connection, lanes.c.lane, sorted(names)), lanes.c.breaker == "probing", lanes.c.until > now)
+        .where(dialect.among(lanes.c.lane, sorted(names)), lanes.c.breaker == "probing", lanes.c.until > now)
         .values(until=now, updated_at=now)
     )
 
@@ -138,5 +136,5 @@ def set_paused(connection: sa.Connection, sink: str, paused: bool, now: float) -
 
 
 def _put(connection: sa.Connection, lane: str, sink: str, values: dict[str, Any]) -> None:
-    insert = bulk.insert_statement(connection, lanes).values(lane=lane, sink=sink, **values)
+    insert = dialect.insert_statement(connection, lanes).values(lane=lane, sink=sink, **values)
     connection.execute(insert.on_conflict_do_update(index_elements=[lanes.c.lane], set_=values))

@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.deliveries_by_event import of_event, of_events
 from receiver.ledger.schema import attempts, deliveries, events
@@ -62,7 +62,7 @@ def _release(connection: sa.Connection, held: Sequence[Any], now: float, sinks: 
     own: dict[str, dict[str, bool]] = {}
     for row in connection.execute(
         sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.state).where(
-            of_events(connection, [(row.source, row.run_id, row.event_id) for row in held])
+            of_events([(row.source, row.run_id, row.event_id) for row in held])
         )
     ):
         _note(own.setdefault(row.event_id, {}), row.sink, row.state)
@@ -79,7 +79,7 @@ def _release(connection: sa.Connection, held: Sequence[Any], now: float, sinks: 
     if ready:  # they are locked, and held
         connection.execute(
             sa.update(deliveries)
-            .where(bulk.among(connection, deliveries.c.id, [row.id for row in ready]))
+            .where(dialect.among(deliveries.c.id, [row.id for row in ready]))
             .values(state=state_after(DeliveryMove.RELEASE), due_at=now, updated_at=now)
         )
     return {row.sink for row in ready}

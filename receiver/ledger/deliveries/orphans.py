@@ -108,7 +108,7 @@ def move(
         )
         moved += connection.execute(changed).rowcount if ids else 0
     # In the same transaction, or what waits for these would be released in between.
-    theirs = of_events(connection, [(row.source, row.run_id, row.event_id) for row in wanted])
+    theirs = of_events([(row.source, row.run_id, row.event_id) for row in wanted])
     _rename_links(connection, theirs, old, new)
     return Moved(moved, len(wanted) - len(ids), page[-1].id if len(page) == PAGE else "")
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, gave_up, state_after
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.deliveries import fair_queue, lanes, links
 from receiver.ledger.deliveries.attempts import AttemptResult, record
@@ -45,7 +45,7 @@ def release_claims(connection: sa.Connection, owner: str, now: float, started: C
     prefetched = [row for row in held if row.prefetched]
     untried = [row for row in prefetched if started is not None and row.id not in started]
     if untried:
-        connection.execute(_these(connection, untried).values(handed_back(now)))
+        connection.execute(_these(untried).values(handed_back(now)))
     hint = _UNKNOWN if started is None else _STARTED
     _lapse(connection, [row for row in prefetched if row not in untried], f"{owner} ended {hint}", 0, now)
     _lapse(connection, [row for row in held if not row.prefetched], f"{owner} ended {_STARTED}", 1, now)
@@ -84,10 +84,10 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
     changes["spent"] = deliveries.c.spent + spends
     fresh, again = [row for row in held if row.id not in before], [row for row in held if row.id in before]
     if fresh:
-        connection.execute(_these(connection, fresh).values(**changes, due_at=now))
+        connection.execute(_these(fresh).values(**changes, due_at=now))
     for place, row in enumerate(again, 1):
         due_at = now + min(_SPREAD * 2 ** before[row.id], _LONGEST) * place / len(again)
-        connection.execute(_these(connection, [row]).values(**changes, due_at=due_at))
+        connection.execute(_these([row]).values(**changes, due_at=due_at))
 
 
 def _lapses(connection: sa.Connection, held: Sequence[Any]) -> dict[str, int]:
@@ -97,15 +97,15 @@ def _lapses(connection: sa.Connection, held: Sequence[Any]) -> dict[str, int]:
     query = (
         sa.select(attempts.c.delivery_id, sa.func.count().label("times"), sa.func.max(attempts.c.number).label("last"))
         .join(deliveries, of_delivery())
-        .where(bulk.among(connection, deliveries.c.id, [row.id for row in held]), attempts.c.outcome == "lapsed")
+        .where(dialect.among(deliveries.c.id, [row.id for row in held]), attempts.c.outcome == "lapsed")
         .group_by(attempts.c.delivery_id)
     )
     numbers = {row.id: row.attempts for row in held}
     return {row.delivery_id: row.times for row in connection.execute(query) if row.last == numbers[row.delivery_id] - 1}
 
 
-def _these(connection: sa.Connection, rows: Sequence[Any]) -> sa.Update:
-    return sa.update(deliveries).where(bulk.among(connection, deliveries.c.id, [row.id for row in rows]))
+def _these(rows: Sequence[Any]) -> sa.Update:
+    return sa.update(deliveries).where(dialect.among(deliveries.c.id, [row.id for row in rows]))
 
 
 def make_due(connection: sa.Connection, now: float, limit: int = DUE_AT_ONCE) -> int:
@@ -123,7 +123,7 @@ def make_due(connection: sa.Connection, now: float, limit: int = DUE_AT_ONCE) ->
         # They are locked, and waiting. Were that said again, PostgreSQL might read the index of all that wait for it.
         connection.execute(
             sa.update(deliveries)
-            .where(bulk.among(connection, deliveries.c.id, due))
+            .where(dialect.among(deliveries.c.id, due))
             .values(state=state_after(DeliveryMove.DUE), updated_at=now)
         )
     return len(due)
@@ -166,12 +166,12 @@ def expire(connection: sa.Connection, sink: str, seconds: float, now: float) -> 
         events |= {row.event_id for row in found}
         changes = {"state": state_after(DeliveryMove.EXPIRE), "updated_at": now, "reason": gave_up(seconds) + reason}
         if found:
-            connection.execute(_these(connection, found).values(**changes))
+            connection.execute(_these(found).values(**changes))
         ended += [lane] * len(found)
         if len(ended) == PAGE:
             break
     if events:
-        links.release_held(connection, bulk.among(connection, deliveries.c.event_id, sorted(events)), now)
+        links.release_held(connection, dialect.among(deliveries.c.event_id, sorted(events)), now)
     return ended
 
 
@@ -221,6 +221,6 @@ def sweep_held(
     if len(page) == links.PAGE:
         page = [each for each in page if each != page[-1]] or page
         rest = page[-1]
-    those = bulk.among(connection, deliveries.c.event_id, sorted(set(page)))
+    those = dialect.among(deliveries.c.event_id, sorted(set(page)))
     released = links.release_held(connection, those, now, sinks)
     return released, rest

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.deliveries import creation
 from receiver.ledger.runs import RunStatus
@@ -78,7 +78,7 @@ def statuses(connection: sa.Connection, ids: Collection[str]) -> dict[str, Deliv
     rows = connection.execute(
         sa.select(deliveries.c.id, deliveries.c.state, attempts)
         .outerjoin(attempts, of_delivery())
-        .where(bulk.among(connection, deliveries.c.id, list(ids)))
+        .where(dialect.among(deliveries.c.id, list(ids)))
         .order_by(attempts.c.number)
     )
     found: dict[str, DeliveryStatus] = {}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.schema import deliveries, events, runs
 
@@ -31,10 +31,10 @@ def lock(connection: sa.Connection, event_ids: Collection[str]) -> set[str]:
 
     Returns the events that are there.
     """
-    ids = bulk.among(connection, events.c.id, sorted(set(event_ids)))
+    ids = dialect.among(events.c.id, sorted(set(event_ids)))
     keys = connection.execute(sa.select(events.c.source, events.c.run_id).where(ids, events.c.run_id != "")).all()
-    for source, run_ids in bulk.by_source((row.source, row.run_id) for row in keys):
-        mine = sa.select(runs.c.run_id).where(bulk.of_runs(connection, runs, source, run_ids))
+    for source, run_ids in dialect.by_source((row.source, row.run_id) for row in keys):
+        mine = sa.select(runs.c.run_id).where(dialect.of_runs(runs, source, run_ids))
         connection.execute(mine.order_by(runs.c.run_id).with_for_update())
     kept = sa.select(events.c.id).where(ids).order_by(events.c.id).with_for_update(key_share=True)
     return set(connection.execute(kept).scalars())
@@ -43,7 +43,7 @@ def lock(connection: sa.Connection, event_ids: Collection[str]) -> set[str]:
 def told(connection: sa.Connection, event_ids: Collection[str], sinks: Collection[str]) -> list[OfResult]:
     """Return the deliveries to these sinks of the results that the events tell."""
     asked, other = events.alias("asked"), events.alias("other")
-    wanted: Any = bulk.among(connection, asked.c.id, sorted(set(event_ids)))
+    wanted: Any = dialect.among(asked.c.id, sorted(set(event_ids)))
     of_runs = (
         sa.select(asked.c.id, deliveries.c.sink, deliveries.c.id, deliveries.c.event_id)
         .select_from(asked)
@@ -67,7 +67,7 @@ def newest_updates(connection: sa.Connection, event_ids: Collection[str]) -> dic
     query = (
         sa.select(asked.c.id, later.c.id)
         .join(later, sa.and_(later.c.source == asked.c.source, later.c.run_id == asked.c.run_id))
-        .where(bulk.among(connection, asked.c.id, sorted(set(event_ids))))
+        .where(dialect.among(asked.c.id, sorted(set(event_ids))))
         .where(later.c.repeat_of == sa.func.coalesce(asked.c.repeat_of, asked.c.id))
         .where(later.c.disposition == "update", later.c.seq > asked.c.seq)
     )

@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.filters import Condition, Filter, begins, of_deliveries
 from receiver.ledger.lists import narrowing
@@ -130,7 +130,7 @@ def _search(wanted: Filter, columns: tuple[sa.Column[Any], ...], *further: Condi
 
 def _completed(connection: sa.Connection, found: list[Row]) -> list[Row]:
     """Add what the events of the deliveries say, and their receipts. What retention removes meanwhile is left out."""
-    its = bulk.among(connection, events.c.id, [each["event_id"] for each in found])
+    its = dialect.among(events.c.id, [each["event_id"] for each in found])
     query = sa.select(events.c.id, events.c.outcome.label("status"), *_OF_EVENT).where(its)
     told = {row.id: row._mapping for row in connection.execute(query)} if found else {}
     found = [each for each in found if each["event_id"] in told]
@@ -153,7 +153,7 @@ def _receipts(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
     query = (
         sa.select(attempts.c.delivery_id, attempts.c.receipt)
         .join(deliveries, of_delivery())
-        .where(bulk.among(connection, deliveries.c.id, ids), attempts.c.receipt.is_not(None))
+        .where(dialect.among(deliveries.c.id, ids), attempts.c.receipt.is_not(None))
         .order_by(attempts.c.number)
     )
     return {row.delivery_id: json.loads(row.receipt) for row in connection.execute(query)}
@@ -167,7 +167,7 @@ def _attempts(
         return []
     it = attempts.c
     query = sa.select(attempts).join(deliveries, of_delivery())
-    query = query.where(bulk.among(connection, deliveries.c.id, [each["id"] for each in of]))
+    query = query.where(dialect.among(deliveries.c.id, [each["id"] for each in of]))
     if below is not None:
         query = query.where(it.number < below)
     tried: dict[str, list[Row]] = {each["id"]: [] for each in of}

@@ -8,7 +8,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.expressions import each_value
 from receiver.ledger.filters import Condition, Filter, begins, text_query
@@ -51,7 +51,7 @@ def by_text(wanted: Filter, table: sa.Table) -> list[SmallSet]:
         keys = find_all(connection, text_query(wanted.text), FEW)
         if keys is None:
             return None
-        return small_set(table, sa.or_(sa.false(), *_of_runs(connection, table, keys)))(connection)
+        return small_set(table, sa.or_(sa.false(), *_of_runs(table, keys)))(connection)
 
     return [found]
 
@@ -74,8 +74,8 @@ def by_event(wanted: Filter, table: sa.Table) -> list[SmallSet]:
         if len(keys) > FEW:  # the id is cut very short
             return None
         if table is deliveries:
-            return of_events(connection, [(key.source, key.run_id, key.id) for key in keys])
-        its = _of_runs(connection, table, {(key.source, key.run_id) for key in keys})
+            return of_events([(key.source, key.run_id, key.id) for key in keys])
+        its = _of_runs(table, {(key.source, key.run_id) for key in keys})
         return small_set(table, sa.or_(sa.false(), *its))(connection)
 
     return [found]
@@ -96,15 +96,15 @@ def by_delivery(wanted: Filter, table: sa.Table) -> list[SmallSet]:
         which = sa.select(it.event_id, it.source, it.run_id)
         rows = [row for each in in_states for row in connection.execute(which.where(each))]
         if table is events:
-            return bulk.among(connection, events.c.id, sorted({row.event_id for row in rows}))
-        return sa.or_(sa.false(), *_of_runs(connection, table, [(row.source, row.run_id) for row in rows]))
+            return dialect.among(events.c.id, sorted({row.event_id for row in rows}))
+        return sa.or_(sa.false(), *_of_runs(table, [(row.source, row.run_id) for row in rows]))
 
     return [found]
 
 
-def _of_runs(connection: sa.Connection, table: sa.Table, keys: Iterable[RunKey]) -> list[Condition]:
+def _of_runs(table: sa.Table, keys: Iterable[RunKey]) -> list[Condition]:
     """Return the conditions, of which each row of these runs meets one."""
-    return [bulk.of_runs(connection, table, source, run_ids) for source, run_ids in bulk.by_source(keys)]
+    return [dialect.of_runs(table, source, run_ids) for source, run_ids in dialect.by_source(keys)]
 
 
 def sources(connection: sa.Connection, table: sa.Table) -> list[str]:

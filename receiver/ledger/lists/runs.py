@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.expressions import each_value
 from receiver.ledger.filters import Condition, Filter, of_runs, text_query
 from receiver.ledger.lists import narrowing
@@ -79,8 +79,8 @@ def _all_before(since: float | None, matches: Sequence[Match]) -> bool:
 
 def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequence[Condition]) -> dict[RunKey, Row]:
     found: dict[RunKey, Row] = {}
-    for source, run_ids in bulk.by_source(keys):
-        query = sa.select(*runs.c).where(bulk.of_runs(connection, runs, source, run_ids), *conditions)
+    for source, run_ids in dialect.by_source(keys):
+        query = sa.select(*runs.c).where(dialect.of_runs(runs, source, run_ids), *conditions)
         found |= {(source, row.run_id): dict(row._mapping) for row in connection.execute(query)}
     return found
 
@@ -117,7 +117,7 @@ def _walks(connection: sa.Connection, wanted: Filter) -> list[list[Condition]]:
     """Return the walks by the index that serves most of the filter."""
     if wanted.workflow:
         its = runs.c.workflow_id == wanted.workflow
-        return [[bulk.of_source(runs, source), its, part] for source, part in _parts(connection, wanted)]
+        return [[dialect.of_source(runs, source), its, part] for source, part in _parts(connection, wanted)]
     if wanted.status and not {"completed", ""} & set(wanted.status):
         return [[runs.c.outcome == each, *unsuccessful(runs)] for each in sorted(set(wanted.status))]
     return [[]]
@@ -142,8 +142,8 @@ def _parts(connection: sa.Connection, wanted: Filter) -> Iterator[tuple[str, Con
 def _add_deliveries(connection: sa.Connection, found: Sequence[Row]) -> None:
     counts: dict[tuple[str, str], dict[str, int]] = {}
     it = deliveries.c
-    for source, run_ids in bulk.by_source((run["source"], run["run_id"]) for run in found):
-        of_these = bulk.of_runs(connection, deliveries, source, run_ids)
+    for source, run_ids in dialect.by_source((run["source"], run["run_id"]) for run in found):
+        of_these = dialect.of_runs(deliveries, source, run_ids)
         query = sa.select(it.run_id, it.state, sa.func.count()).where(of_these).group_by(it.run_id, it.state)
         for run_id, state, count in connection.execute(query):
             counts.setdefault((source, run_id), {})[state] = count

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk
+from receiver.ledger import dialect
 from receiver.ledger.filters import Filter, of_submissions
 from receiver.ledger.lists import narrowing
 from receiver.ledger.lists.paging import Key, Order, Page, Search
@@ -50,8 +50,8 @@ def one(connection: sa.Connection, submission_id: str, source: str = "") -> dict
 def _dressed(connection: sa.Connection, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows with their labels and requests as values, and their runs' outcomes."""
     outcomes: dict[tuple[str, str], str] = {}
-    for source, run_ids in bulk.by_source((each["source"], each["run_id"]) for each in found):
-        its = bulk.of_runs(connection, runs, source, run_ids)
+    for source, run_ids in dialect.by_source((each["source"], each["run_id"]) for each in found):
+        its = dialect.of_runs(runs, source, run_ids)
         for row in connection.execute(sa.select(runs.c.run_id, runs.c.outcome).where(its)):
             outcomes[source, row.run_id] = row.outcome
     for each in found:

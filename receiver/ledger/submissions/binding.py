@@ -10,7 +10,7 @@ Locks are taken in the order of events.py: runs first, sorted; then submissions,
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -20,9 +20,8 @@ from receiver.domain import callback_url
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove, SubmissionState, states_before
-from receiver.ledger import bulk, statements
+from receiver.ledger import dialect
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.statements import BoundStatement, BuiltStatement, StatementForm
 from receiver.ledger.submissions.records import Submission, from_row
 
 
@@ -52,17 +51,27 @@ class Wanted(NamedTuple):
         return [(self.source, each) for each in (self.retried_from, self.retried_by) if each]
 
 
-def candidates(wanted: Collection[Wanted]) -> BoundStatement | None:
-    """Return what locks and reads the submissions that may be those of runs. See `bind`."""
+def candidates(connection: sa.Connection, wanted: Collection[Wanted]) -> Sequence[Any]:
+    """Lock and read the submissions that may be those of runs. See `bind`."""
     if not wanted:
-        return None
-    # The token "", which no submission has, stays: for null PostgreSQL leaves that half out of the plan, thinks this
-    # cheaper than the plan that it keeps, and plans anew for each event that names none.
-    return _candidates.with_values(
-        b_ids=sorted({each.token for each in wanted}),
-        b_sources=sorted({each.source for each in wanted}),
-        b_run_ids=sorted({each.run_id for each in wanted}),
-    )
+        return ()
+    given = {
+        "b_ids": sorted({each.token for each in wanted} - {""}),
+        "b_sources": sorted({each.source for each in wanted}),
+        "b_run_ids": sorted({each.run_id for each in wanted}),
+    }
+    return connection.execute(_CANDIDATES, given).all()
+
+
+_OF_GIVEN_RUNS: Final = sa.and_(
+    dialect.among_given(submissions.c.source, "b_sources"), dialect.among_given(submissions.c.run_id, "b_run_ids")
+)
+_CANDIDATES: Final = (
+    sa.select(submissions)
+    .where(sa.or_(dialect.among_given(submissions.c.id, "b_ids"), _OF_GIVEN_RUNS))
+    .order_by(submissions.c.id)
+    .with_for_update()
+)
 
 
 def bind(
@@ -98,7 +107,8 @@ def bind(
             found, state=SubmissionState.ACCEPTED, run_id=run_id, reason="", updated_at=now
         )
         newly.append({"b_id": token, "b_run_id": run_id, "b_now": now})
-    statements.run(connection, *_ACCEPT.for_each(connection, newly))
+    if newly:
+        connection.execute(_ACCEPT, newly)
     further = [each for each in asked if each[:2] not in bound and (each.token or each.linked)]
     if further:
         _bind_further(connection, further, by_id, bound, now)
@@ -118,41 +128,28 @@ def bind(
         for key, each in sorted(result.items(), key=lambda item: item[0])
         if key not in named
     ]
-    statements.run(connection, *_NAME.for_each(connection, newly_named))
+    if newly_named:
+        connection.execute(_NAME, newly_named)
     return result
 
 
 # A submission, by its first event; and the run that came of it.
-_ACCEPT: Final = BuiltStatement(
-    lambda _: (
-        sa.update(submissions)
-        .where(submissions.c.id == sa.bindparam("b_id"))
-        .values(
-            state=SubmissionState.ACCEPTED, run_id=sa.bindparam("b_run_id"), reason="", updated_at=sa.bindparam("b_now")
-        )
+_ACCEPT: Final = (
+    sa.update(submissions)
+    .where(submissions.c.id == sa.bindparam("b_id"))
+    .values(
+        state=SubmissionState.ACCEPTED, run_id=sa.bindparam("b_run_id"), reason="", updated_at=sa.bindparam("b_now")
     )
 )
-_NAME: Final = BuiltStatement(
-    lambda _: (
-        sa.update(runs)
-        .where(
-            runs.c.source == sa.bindparam("b_source"),
-            runs.c.run_id == sa.bindparam("b_run_id"),
-            runs.c.submission_id == "",
-        )
-        .values(submission_id=sa.bindparam("b_id"), labels=sa.bindparam("b_labels"), updated_at=sa.bindparam("b_now"))
+_NAME: Final = (
+    sa.update(runs)
+    .where(
+        runs.c.source == sa.bindparam("b_source"),
+        runs.c.run_id == sa.bindparam("b_run_id"),
+        runs.c.submission_id == "",
     )
+    .values(submission_id=sa.bindparam("b_id"), labels=sa.bindparam("b_labels"), updated_at=sa.bindparam("b_now"))
 )
-
-
-def _build_candidates(form: StatementForm) -> sa.Select[Any]:
-    it = submissions.c
-    of_run = sa.and_(bulk.among_given(form, it.source, "b_sources"), bulk.among_given(form, it.run_id, "b_run_ids"))
-    found = sa.or_(bulk.among_given(form, it.id, "b_ids"), of_run)
-    return sa.select(submissions).where(found).order_by(it.id).with_for_update()
-
-
-_candidates: Final = BuiltStatement(_build_candidates)
 
 
 def _link(connection: sa.Connection, asked: Iterable[Wanted]) -> None:
@@ -195,7 +192,7 @@ def _bind_further(
 
 def _of_names(connection: sa.Connection, named: Mapping[RunKey, str]) -> dict[RunKey, Submission]:
     """Return the submissions with these ids, by run."""
-    those = bulk.among(connection, submissions.c.id, sorted(set(named.values())))
+    those = dialect.among(submissions.c.id, sorted(set(named.values())))
     found = {row.id: from_row(row) for row in connection.execute(sa.select(submissions).where(those))}
     return {key: found[submission_id] for key, submission_id in named.items() if submission_id in found}
 

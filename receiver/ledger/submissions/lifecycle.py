@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import IllegalMove
 from receiver.domain.run import RunKey
 from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_before
-from receiver.ledger import api_keys, bulk
+from receiver.ledger import api_keys, dialect
 from receiver.ledger.errors import LedgerUnavailable, Outdated
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.records import NewSubmission, Submission, from_row, one
@@ -94,7 +94,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         "created_at": now,
         "updated_at": now,
     }
-    insert = bulk.insert_statement(connection, submissions).values(row).on_conflict_do_nothing()
+    insert = dialect.insert_statement(connection, submissions).values(row).on_conflict_do_nothing()
     key_ids = [] if new.idempotency_key is None else api_keys.rotations(connection, new.key_id)
     if len(key_ids) > 1:
         _serialize(connection, f"{min(key_ids)}\0{new.idempotency_key}")
@@ -247,7 +247,7 @@ def _unbind(connection: sa.Connection, source: str, run_id: str, others: Collect
     """Unbind the run from other submissions, whose tokens its webhooks came with. They are locked."""
     connection.execute(
         sa.update(submissions)
-        .where(bulk.among(connection, submissions.c.id, others))
+        .where(dialect.among(submissions.c.id, others))
         .values(state=SubmissionState.UNKNOWN, run_id="", due_at=now, reason="its run was another's", updated_at=now)
     )
     for other in others:
@@ -339,13 +339,15 @@ def lock_runs(connection: sa.Connection, source: str, run_ids: Collection[str], 
     of their first event, which looks whether they have a submission before this one is committed, has to wait."""
     times = {"first_seen_at": now, "updated_at": now}
     rows = [{"source": source, "run_id": run_id, **times} for run_id in sorted(run_ids)]
-    return {row.run_id: LockedRun(*row) for row in _lock_rows(connection, rows)}
+    locked = dialect.insert_many(connection, runs, rows, _lock_rows, _LOCKED)
+    return {row.run_id: LockedRun(*row) for row in locked}
 
 
-_lock_rows: Final = bulk.Insert(
-    runs,
-    lambda insert: insert.on_conflict_do_update(  # with what is there, which may be later than `now`
+def _lock_rows(insert: Any) -> Any:
+    # With what is there, which may be later than `now`.
+    return insert.on_conflict_do_update(
         index_elements=[runs.c.source, runs.c.run_id], set_={"updated_at": runs.c.updated_at}
-    ),
-    [runs.c.run_id, runs.c.final, runs.c.events, runs.c.submission_id],
-)
+    )
+
+
+_LOCKED: Final = (runs.c.run_id, runs.c.final, runs.c.events, runs.c.submission_id)

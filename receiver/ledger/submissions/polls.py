@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -16,11 +16,10 @@ from receiver.domain.deduplication import Facts
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionState
-from receiver.ledger import bulk
-from receiver.ledger.events import NO_RUN, KnownRun, NewEvent
+from receiver.ledger import dialect
+from receiver.ledger.events import KnownRun
 from receiver.ledger.expressions import unindexed
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.statements import BoundStatement, BuiltStatement, StatementForm
 from receiver.ledger.submissions.records import Submission, from_row
 
 # Seconds that one poll may take.
@@ -30,7 +29,7 @@ LEASE = 90.0
 def count_due(connection: sa.Connection, now: float, sources: Collection[str], limit: int) -> dict[str, int]:
     """Count the submissions of each of these sources that are due, at most `limit` of each: what waits for one source
     hides nothing of another."""
-    return bulk.count_of_each(connection, submissions.c.source, submissions.c.due_at <= now, sources, limit)
+    return dialect.count_of_each(connection, submissions.c.source, submissions.c.due_at <= now, sources, limit)
 
 
 def lease_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[Submission]:
@@ -46,7 +45,7 @@ def lease_due(connection: sa.Connection, source: str, now: float, limit: int) ->
         )
     ]
     if taken:
-        ids = bulk.among(connection, submissions.c.id, [each.id for each in taken])
+        ids = dialect.among(submissions.c.id, [each.id for each in taken])
         connection.execute(sa.update(submissions).where(ids).values(due_at=now + LEASE))
     return taken
 
@@ -60,29 +59,19 @@ def stop_polling(connection: sa.Connection, submission_id: str, reason: str, now
     )
 
 
-def due_after_end(keys: Iterable[RunKey], due_at: float | None, now: float) -> list[BoundStatement]:
-    """Return what sets when the submissions of these runs are polled next, if they are final; None: not any more."""
-    statement = _ENDED if due_at is None else _ONCE_MORE
-    return [
-        statement.with_values(b_source=source, b_run_ids=run_ids, b_due_at=due_at, b_now=now)
-        for source, run_ids in bulk.by_source(keys)
-    ]
-
-
-def _of_final(form: StatementForm, *more: sa.ColumnElement[bool]) -> sa.Update:
+def due_after_end(connection: sa.Connection, keys: Iterable[RunKey], due_at: float | None, now: float) -> None:
+    """Set when the submissions of these runs are polled next, if they are final; None: not any more."""
     it = submissions.c
-    final = sa.exists().where(runs.c.source == it.source, runs.c.run_id == it.run_id, runs.c.final)
-    conditions = [bulk.of_given_runs(form, submissions), final, *more]
-    if form is StatementForm.MANY:  # which PostgreSQL would lock in any order
-        locked = sa.select(it.id).where(*conditions).order_by(it.id).with_for_update(of=submissions).cte("locked")
-        conditions = [it.id.in_(sa.select(locked.c.id))]
-    changed = sa.update(submissions).where(*conditions)
-    return changed.values(due_at=sa.bindparam("b_due_at"), updated_at=sa.bindparam("b_now"))
-
-
-# The runs are looked up, not all submissions that are polled.
-_ENDED: Final = BuiltStatement(lambda form: _of_final(form, unindexed(submissions.c.due_at).is_not(None)))
-_ONCE_MORE: Final = BuiltStatement(_of_final)
+    for source, run_ids in dialect.by_source(keys):
+        final = sa.exists().where(runs.c.source == it.source, runs.c.run_id == it.run_id, runs.c.final)
+        conditions = [dialect.of_runs(submissions, source, run_ids), final]
+        if due_at is None:  # the runs are looked up, not all submissions that are polled
+            conditions.append(unindexed(it.due_at).is_not(None))
+        # An UPDATE of many would lock them in any order, and others lock them by id.
+        ids = sa.select(it.id).where(*conditions).order_by(it.id).with_for_update(of=submissions)
+        if found := connection.execute(ids).scalars().all():
+            those = sa.update(submissions).where(dialect.among(it.id, found))
+            connection.execute(those.values(due_at=due_at, updated_at=now))
 
 
 def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
@@ -90,14 +79,14 @@ def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
     if not ids:
         return 0
     later = [
-        bulk.among(connection, submissions.c.id, ids),
+        dialect.among(submissions.c.id, ids),
         submissions.c.due_at > now,
         submissions.c.state.in_([SubmissionState.ACCEPTED, SubmissionState.UNKNOWN]),
     ]
     # An UPDATE of many would lock them in any order, and others lock them by id.
     locked = sa.select(submissions.c.id).where(*later).order_by(submissions.c.id).with_for_update()
     if taken := connection.execute(locked).scalars().all():
-        those = bulk.among(connection, submissions.c.id, taken)
+        those = dialect.among(submissions.c.id, taken)
         connection.execute(sa.update(submissions).where(those).values(due_at=now))
     return len(taken)
 
@@ -128,19 +117,20 @@ class Owner(NamedTuple):
 def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> dict[str, Owner]:
     """Return the submissions of those runs that have one, by run id."""
     query = sa.select(submissions.c.run_id, submissions.c.id, submissions.c.call, submissions.c.created_at).where(
-        bulk.of_runs(connection, submissions, source, sorted(run_ids))
+        dialect.of_runs(submissions, source, sorted(run_ids))
     )
     return {row.run_id: Owner(row.id, row.call, row.created_at) for row in connection.execute(query)}
 
 
 def schedule_polls(
+    connection: sa.Connection,
     batch: Sequence[ParsedEvent],
     known: Mapping[RunKey, KnownRun],
     histories: Mapping[RunKey, Sequence[Facts]],
     bound: Mapping[RunKey, Submission],
     now: float,
-) -> list[BoundStatement]:
-    """Return what ends the polling of runs that are final by then. One whose first final event is a cancel without
+) -> None:
+    """End the polling of runs that are final by now. One whose first final event is a cancel without
     output is polled once more, some time later: its output may come in a second webhook, which can be lost. An event
     that a poll brought is the result of that poll."""
     polled = {
@@ -156,10 +146,5 @@ def schedule_polls(
         elif first:
             once_more.append(key)
     later = now + poll_schedule.AFTER_CANCEL
-    return [*due_after_end(over, None, now), *due_after_end(once_more, later, now)]
-
-
-def first_ends(batch: Iterable[NewEvent], submitted: Mapping[RunKey, Submission], now: float) -> list[BoundStatement]:
-    """Return the same for webhooks that are each the first event of its run. `submitted`: by run."""
-    ends = {item.key: [item.facts] for item in batch if item.facts and item.run.final and item.key in submitted}
-    return schedule_polls((), dict.fromkeys(ends, NO_RUN), ends, {key: submitted[key] for key in ends}, now)
+    due_after_end(connection, over, None, now)
+    due_after_end(connection, once_more, later, now)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from handlers.support.resubmit_chain import CHAIN
 from receiver.domain.api_key import RESUBMIT
 from receiver.domain.run import RunKey
-from receiver.ledger import api_keys, bulk
+from receiver.ledger import api_keys, dialect
 from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import submissions
 from receiver.ledger.submissions import records
@@ -62,7 +62,7 @@ def addresses(connection: sa.Connection, source: str, submission_ids: Sequence[s
     query = sa.select(submissions.c.id, submissions.c.key_id, submissions.c.callback_url).where(
         submissions.c.source == source,
         submissions.c.callback_url != "",
-        bulk.among(connection, submissions.c.id, submission_ids),
+        dialect.among(submissions.c.id, submission_ids),
     )
     found = {}
     for row in connection.execute(query).all():

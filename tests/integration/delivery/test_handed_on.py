@@ -17,11 +17,10 @@ from receiver.config.destinations import RouteConfig
 from receiver.delivery import offer
 from receiver.delivery.offer import FRESH, ROOM
 from receiver.delivery.sender import SenderPool
-from receiver.dispatch.recorder import EventRecorder
 from receiver.domain import breaker
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
-from receiver.ledger import Ledger, LedgerUnavailable, first_events
+from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger import events as recording
 from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.deliveries.claimed import load_handed_on
@@ -29,7 +28,7 @@ from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.runtime.handover import LARGEST, HandedOn, Handover, Offer
-from tests.servers.gate import END_OF_REQUEST, Gate, Mode
+from tests.servers.gate import Gate, Mode
 from tests.servers.postgres import PostgresProcess
 from tests.support.button import press
 from tests.support.handing_on import (
@@ -115,10 +114,9 @@ COMPLETED = RouteConfig(name="completed", when={"status": "completed"}, to=["ops
 
 
 @pytest.mark.parametrize("known_one", ["completed", "failed"])
-def test_of_new_runs_and_others_each_sink_is_woken_that_has_something_that_was_not_handed_on(
+def test_sink_without_offer_is_woken_beside_one_that_is_handed_on(
     postgres_ledger: Ledger, redis_url: str, handover: Handover, known_one: str
 ) -> None:
-    """The first events of runs and all others are recorded by a transaction each, and the offer is good for one."""
     # Given a run that is known, and an offer
     recorder = make_recorder(postgres_ledger, redis_url, handover, FAILED, COMPLETED)
     recorder.dispatch([event({"run_id": "tsk_0"})])
@@ -126,11 +124,11 @@ def test_of_new_runs_and_others_each_sink_is_woken_that_has_something_that_was_n
     # When there is news of that run beside new ones
     new = [event({"run_id": f"tsk_{number}"}) for number in (1, 2, 3)]
     woken = recorder.dispatch([*new, event({"run_id": "tsk_0", "status": known_one, "output": 2})])
-    # Then the new ones are handed on, and the sink of the other one is woken
+    # Then all deliveries to the sink that made the offer are handed on, and the other sink is woken
     answer = handover.receive()
     assert answer is not None
-    assert len(answer.ids) == 3
-    assert ("ops" if known_one == "completed" else "failures") in woken
+    assert len(answer.ids) == (4 if known_one == "completed" else 3)
+    assert woken == ([] if known_one == "completed" else ["failures"])
 
 
 @pytest.mark.parametrize("name", BATCHES)
@@ -228,20 +226,18 @@ def test_between_commit_and_send_the_ledger_is_not_asked(
 
 
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize(("way", "name"), [(first_events, "insertions"), (recording, "record")])
 def test_a_pause_that_is_committed_while_the_dispatch_is_under_way_is_kept(
-    postgres_ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch, way: Any, name: str
+    postgres_ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a deliverer that waits, and whose sink is paused when a dispatcher has decided and recorded nothing
     ledger, sink = postgres_ledger, BatchSink(accept)
-    operator, record = Ledger(address(ledger)), getattr(way, name)
+    operator, record = Ledger(address(ledger)), recording.record
 
     def pausing(*arguments: Any, **named: Any) -> Any:
         operator.write(lambda connection: lanes.set_paused(connection, "ops", True, operator.now()))
         return record(*arguments, **named)
 
-    monkeypatch.setattr(way, name, pausing)
-    monkeypatch.setattr(EventRecorder, "_likely_first", lambda _, batch: batch if way is first_events else [])
+    monkeypatch.setattr(recording, "record", pausing)
     with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=1), handover):
         make_recorder(ledger, redis_url, handover).dispatch(events())
         # Then nothing is sent
@@ -261,7 +257,7 @@ def test_a_commit_that_may_not_be_hands_on_ids_alone(
         behind = Ledger(f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{path}")
         # Given an offer, and a dispatcher whose request with COMMIT is lost, or the reply to it
         handover.put(Offer("w", 7, ROOM))
-        cut = gate.catch(END_OF_REQUEST, how, after=b"INSERT INTO deliveries")
+        cut = gate.catch(b"COMMIT", how, after=b"INSERT INTO deliveries")
         thread = threading.Thread(target=lambda: make_recorder(behind, redis_url, handover).dispatch(events()))
         thread.start()
         cut.wait()
@@ -283,15 +279,14 @@ def test_a_commit_that_fails_hands_on_ids_alone(
     ledger: Ledger, redis_url: str, handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a transaction that ends in trouble once all of it is done, as when the reply to its COMMIT is not to be had
-    way = "write_at_once" if ledger.dialect == "postgresql" else "write"
-    write = getattr(Ledger, way)
+    write = Ledger.write
 
     def written(self: Ledger, work: Callable[..., Any]) -> Any:
         write(self, work)
         raise LedgerUnavailable("the connection was lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, way, written)
+        patch.setattr(Ledger, "write", written)
         handover.put(Offer("w", 7, ROOM))
         with pytest.raises(LedgerUnavailable):
             make_recorder(ledger, redis_url, handover).dispatch(events())

@@ -22,7 +22,7 @@ from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime.handover import Handover, Offer
 from receiver.wakeups.record import queue_key
-from tests.servers.gate import END_OF_REQUEST, Gate
+from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.handing_on import (
     Killed,
@@ -317,8 +317,7 @@ def test_a_dispatcher_that_is_killed_before_it_has_committed_holds_up_nobody(
     sink = BatchSink(accept)
     with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=0.1)):
         with monkeypatch.context() as patch:
-            for place in ("events.record", "first_events.insertions"):
-                patch.setattr(f"receiver.ledger.{place}", kill)
+            patch.setattr("receiver.ledger.events.record", kill)
             patch.setattr(OfferTaken, "hand_on", lambda *_, **_more: None)
             with pytest.raises(Killed):
                 make_recorder(ledger, redis_url, OfferTaken(handover)).dispatch(events())
@@ -354,7 +353,7 @@ def test_a_commit_whose_answer_the_dispatcher_never_heard_makes_nothing_be_sent_
         behind = Ledger(f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{path}")
         sink = BatchSink(accept)
         with waiting(make_deliverer(address(ledger), redis_url, sink, handover, idle_wait=1), handover):
-            cut = gate.catch(END_OF_REQUEST, "cut", after=b"INSERT INTO deliveries")
+            cut = gate.catch(b"COMMIT", "cut", after=b"INSERT INTO deliveries")
             make_recorder(behind, redis_url, handover).dispatch(events())
             cut.wait(0)
             eventually(lambda: all_delivered(ledger))

@@ -23,12 +23,12 @@ from receiver.inbox.reader import InboxReader
 from receiver.inbox.recovery import InboxRecovery
 from receiver.inbox.state import examine
 from receiver.inbox.stream import ASIDE, STREAM
-from receiver.ledger import Ledger, LedgerDataError, events, first_events, runs
+from receiver.ledger import Ledger, LedgerDataError, events, runs
 from receiver.ledger.events import NewEvent
 from receiver.routing.router import Router
 from receiver.telemetry import workers
 from receiver.wakeups import deliver_queue, flag_key
-from tests.servers.gate import END_OF_REQUEST, Gate
+from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries
 from tests.support.button import RUN_IDS, press
@@ -114,7 +114,7 @@ def test_sinks_are_woken_though_the_reply_to_the_commit_was_lost(postgres: Postg
         )
         connection = redis.Redis.from_url(redis_url, socket_timeout=10)
         it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d1"), connection)
-        cut = gate.catch(END_OF_REQUEST, "cut", after=b"INSERT INTO deliveries")
+        cut = gate.catch(b"COMMIT", "cut", after=b"INSERT INTO deliveries")
         # When it tries again
         it.run(once())
         cut.wait(0)
@@ -294,7 +294,6 @@ def test_a_batch_that_the_database_refuses_is_halved_until_the_one_to_blame_is_m
         return refuse
 
     monkeypatch.setattr(events, "record", picky(events.record))
-    monkeypatch.setattr(first_events, "insertions", picky(first_events.insertions))
     dispatcher.dispatch([event(body(f"tsk_{n}")) for n in range(8)])
 
     assert sorted(deliveries(ledger)) == [f"tsk_{n}" for n in range(8) if n != 5]
@@ -506,15 +505,14 @@ def test_an_event_that_is_too_much_for_memory_is_recorded_unread_and_its_neighbo
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = [body("tsk_1"), body("tsk_large"), body("tsk_2")]
-    row = events.event_row
+    row = events._event_row
 
     def full(item: NewEvent, now: float) -> dict[str, Any]:
         if item.run.run_id == "tsk_large":
             raise MemoryError
         return row(item, now)
 
-    for module in (events, first_events):
-        monkeypatch.setattr(module, "event_row", full)
+    monkeypatch.setattr(events, "_event_row", full)
     append(redis_url, *map(event, contents))
     dispatcher.run(once())
     assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}

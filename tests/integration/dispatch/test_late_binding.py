@@ -58,11 +58,9 @@ def due_at(ledger: Ledger) -> float | None:
     return found.due_at
 
 
-@pytest.mark.parametrize("expected_new", [True, False])
 def test_a_webhook_that_comes_while_the_answer_is_being_recorded_is_routed_as_its_submission_s(
-    dispatcher: Dispatcher, ledger: Ledger, submitted: None, expected_new: bool
+    dispatcher: Dispatcher, ledger: Ledger, submitted: None
 ) -> None:
-    dispatcher._expects_first = expected_new  # it is recorded in the one way or the other
     with ThreadPoolExecutor(1) as pool:
 
         def answered(connection: Connection) -> Future[list[str]]:
@@ -80,11 +78,9 @@ def test_a_webhook_that_comes_while_the_answer_is_being_recorded_is_routed_as_it
     assert due_at(ledger) is None
 
 
-@pytest.mark.parametrize("expected_new", [True, False])
 def test_an_answer_that_comes_while_the_webhook_is_being_recorded_tells_what_that_could_not_know(
-    dispatcher: Dispatcher, ledger: Ledger, submitted: None, expected_new: bool
+    dispatcher: Dispatcher, ledger: Ledger, submitted: None
 ) -> None:
-    dispatcher._expects_first = expected_new
     webhook = event(body("tsk_1"))
     with ThreadPoolExecutor(2) as pool:
 
@@ -209,7 +205,6 @@ def test_answers_beside_webhooks_of_the_same_runs_make_one_of_each_delivery_and_
         it, chance = make_dispatcher(ledger, redis_url, name), order(name)
         while chance:
             batch, chance = chance[: 1 + chance[0] % 3], chance[1 + chance[0] % 3 :]
-            it._expects_first = len(chance) % 2 == 0  # so both ways are taken
             tokens = [f"sub_{number}" if number % 3 else "" for number in batch]
             it.dispatch(
                 [event(body(f"tsk_{each}"), submission_id=token) for each, token in zip(batch, tokens, strict=True)]

@@ -1,10 +1,10 @@
-"""The row of a run that is new to the ledger: it is written once, and says no more than its event does."""
+"""The row of a run: a batch with new and known runs records each event as if it had come alone."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,15 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
-from handlers.support.postgresql import BoundedConnection, Execution
 from receiver.config.destinations import RouteConfig
 from receiver.dispatch.dispatcher import Dispatcher
-from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.inbox.reader import InboxReader
-from receiver.ledger import Ledger, first_events, retention, run_polls, statements
+from receiver.ledger import Ledger, retention, run_polls
+from receiver.ledger import events as recording
 from receiver.ledger.schema import deliveries, events, runs, to_index
-from receiver.ledger.statements import BoundStatement
-from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router, RunView, Verdict
@@ -67,38 +65,6 @@ def unreadable(ledger: Ledger) -> list[tuple[Any, ...]]:
     it = events.c
     query = sa.select(it.id, it.body, it.problem).where(it.disposition == "unreadable").order_by(it.seq)
     return [tuple(each) for each in ledger.read(lambda connection: connection.execute(query).all())]
-
-
-@pytest.fixture
-def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The text of each statement of a request."""
-    noted: list[str] = []
-    together = BoundedConnection.together
-
-    def run(self: BoundedConnection, asked: Sequence[Execution], **more: Any) -> list[Any]:
-        noted.extend(each.statement.text.decode() for each in asked)
-        return together(self, asked, **more)
-
-    def run_on_sqlite(self: statements._OnSqlite, driver: Any, values: Any) -> Any:
-        noted.append(self.text)
-        return on_sqlite(self, driver, values)
-
-    on_sqlite = statements._OnSqlite.run
-    monkeypatch.setattr(BoundedConnection, "together", run)
-    monkeypatch.setattr(statements._OnSqlite, "run", run_on_sqlite)
-    return noted
-
-
-def test_the_row_of_a_new_run_is_written_once(dispatcher: Dispatcher, ledger: Ledger, texts: list[str]) -> None:
-    first, second = event(body("tsk_1", title="One")), event(body("tsk_2", "failed", failure_reason="x"))
-
-    dispatcher.dispatch([first, second])
-
-    postgresql = ledger.dialect == "postgresql"
-    of_runs = [each for each in texts if "INSERT INTO runs" in each or "UPDATE runs" in each]
-    assert len(of_runs) == (2 if postgresql else 1)  # PostgreSQL gets one for each event
-    assert row(ledger, "tsk_1") == (first.id, 1, "completed", True, "One")
-    assert row(ledger, "tsk_2") == (second.id, 1, "failed", True, None)
 
 
 @pytest.mark.parametrize("count", [1, 8])
@@ -148,59 +114,29 @@ def test_a_run_whose_only_event_could_not_be_handled_has_not_ended(
     assert row(ledger, "tsk_1") == (again.id, 1, "completed", True, "One")
 
 
-def test_a_bug_of_the_short_way_is_told_and_costs_no_event(
-    ledger: Ledger,
-    redis_url: str,
-    router: Picky,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_retried_transaction_keeps_permission_to_poll_again(
+    ledger: Ledger, redis_url: str, router: Picky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> list[Any]:
-        raise ZeroDivisionError
-
+    # Given a source that may be polled once more, and a transaction whose first try fails at its end
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
-    monkeypatch.setattr(first_events, "insertions", broken)
-    first, second = event(body("tsk_1")), event(body("tsk_2"))
+    allowed, errors, record = iter([True]), [psycopg.errors.SerializationFailure()], recording.record
+    it = Dispatcher(
+        ledger, router, Redactor([]), InboxReader(connection, "d1"), connection, lambda _: next(allowed, False)
+    )
 
-    for one in (first, second):
-        assert it.dispatch([one]) == ["results"]
-
-    told = [each for each in caplog.records if each.levelname == "WARNING"]
-    assert [each.message for each in told] == [f"dispatch.other_way events=1 first={first.id}"]  # not for each event
-    assert told[0].exc_info is not None
-    assert told[0].exc_info[0] is ZeroDivisionError
-    it.close()
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        pytest.param(ZeroDivisionError(), id="a bug, after which they are recorded the other way"),
-        pytest.param(sa_exc.OperationalError("", {}, psycopg.errors.SerializationFailure()), id="a second try"),
-    ],
-)
-def test_skyvern_is_asked_for_a_run_though_it_is_recorded_at_the_second_try_only(
-    postgres_ledger: Ledger, redis_url: str, router: Picky, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    # Given a source that may be asked once, and a try that fails when that is decided
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
-    allowed, errors, insertions = iter([True]), [error], first_events.insertions
-    monkeypatch.setattr(it._follow_ups, "may_ask", lambda _: next(allowed, False))
-
-    def failing_once(*given: Any) -> list[BoundStatement]:
+    def failing_once(*given: Any, **more: Any) -> Any:
+        found = record(*given, **more)
         if errors:
-            raise errors.pop()
-        return insertions(*given)
+            raise sa_exc.OperationalError("", {}, errors.pop())
+        return found
 
-    monkeypatch.setattr(first_events, "insertions", failing_once)
-    # When a task's end comes that does not say what was asked for
+    monkeypatch.setattr(recording, "record", failing_once)
+    # When two tasks end without their request
     assert it.dispatch([event(body("tsk_1", run_request=None), via="webhook")]) == ["results"]
-    # Then Skyvern is asked for it, and for no other
-    assert errors == []
     it.dispatch([event(body("tsk_2", run_request=None), via="webhook")])
-    due = postgres_ledger.write(lambda each: run_polls.lease_due(each, "skyvern", time.time() + 3600, 10))
+    # Then the first one is polled once more, and only that one
+    assert errors == []
+    due = ledger.write(lambda each: run_polls.lease_due(each, "skyvern", time.time() + 3600, 10))
     assert [each.run_id for each in due] == ["tsk_1"]
     it.close()
 
@@ -219,8 +155,7 @@ def test_what_is_known_of_a_run_counts_though_the_runs_beside_it_are_new(
     dispatcher: Dispatcher, ledger: Ledger, beside: int
 ) -> None:
     """Given a run with an event, one that was submitted and whose webhook comes without its token, and one whose end
-    Skyvern's list has shown, when their events come with that of a new run, then each is recorded as it is alone. Few
-    events have a statement each, and many have one for all."""
+    Skyvern's list has shown, when their events come with that of a new run, then each is recorded as it is alone."""
     first = event(body("tsk_1"))
     dispatcher.dispatch([first])
     submitted(ledger, "sub_1", "tsk_2")
@@ -256,7 +191,6 @@ def test_a_submitted_run_that_retention_has_removed_is_still_its_submission_s(
     later = time.time() + 60
     assert ledger.write(lambda it: retention.remove(it, later)).events == 1
     assert ledger.read(lambda it: it.execute(sa.select(runs.c.run_id)).all()) == []
-    dispatcher._expects_first = True
 
     others = [event(body(f"wr_{number}")) for number in range(beside)]
     assert dispatcher.dispatch([*others, event(body("tsk_1", step_count=2))]) == ["results"]
@@ -275,9 +209,7 @@ def rows_of(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
     return sorted((dict(each) for each in found), key=str)
 
 
-def test_one_by_one_a_few_or_many_at_once_or_with_their_runs_locked_events_are_recorded_alike(
-    ledger: Ledger, redis_url: str, router: Picky
-) -> None:
+def test_batch_size_does_not_change_what_is_recorded(ledger: Ledger, redis_url: str, router: Picky) -> None:
     # Given events of many kinds, and routes that give some of them no delivery, one, or three that wait
     to = ["files", {"sink": "ops", "after": ["files"]}, {"sink": "results", "after": ["ops", "files"]}]
     router = Picky(
@@ -302,57 +234,15 @@ def test_one_by_one_a_few_or_many_at_once_or_with_their_runs_locked_events_are_r
         for number in range(24)
     ]
     found: dict[int, list[Any]] = {}
-    # When the same come in batches of one, of a few, all at once, and the way of runs that are known
-    for size in (1, 4, len(made), 0):
-        for at in range(0, len(made), size or 5):
-            it._expects_first = size > 0
-            it.dispatch(made[at : at + (size or 5)])
-            assert it._expects_first
+    # When the same events come in batches of one, of a few, and all at once
+    for size in (1, 4, len(made)):
+        for at in range(0, len(made), size):
+            it.dispatch(made[at : at + size])
         found[size] = [rows_of(ledger, table) for table in (runs, events, deliveries)]
         ledger.write(lambda connection: [connection.execute(sa.delete(each)) for each in (deliveries, events, runs)])
     # Then the tables say the same
-    assert [len(rows) for rows in found[0]] == [24, 24, 22]
-    assert found[1] == found[4] == found[24] == found[0]
-    it.close()
-
-
-def test_what_all_events_of_a_batch_have_alike_is_sent_once_and_recorded_of_each(
-    postgres_ledger: Ledger, redis_url: str, texts: list[str]
-) -> None:
-    # Given a batch of events that tell the same, one whose results differ, one of which some go to two sinks, and
-    # one of which some are not the first try
-    to_ops = RouteConfig.model_validate({"name": "failed", "when": {"status": "failed"}, "to": ["ops"]})
-    router = Router([RouteConfig(name="everything", to=["results"]), to_ops])
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
-
-    def batch(name: str, *more: dict[str, Any]) -> list[Event]:
-        return [event(body(f"{name}_{number}", **more[number % len(more)])) for number in range(6)]
-
-    batches = [
-        batch("same", {}),
-        batch("told", {"title": "One", "output": None}, {"status": "canceled"}, {"title": "Two", "output": [1]}),
-        batch("to", {}, {"status": "failed", "failure_reason": "x"}),
-        batch("try", {"attempt": 1}, {"attempt": 2}),
-    ]
-    found: list[list[Any]] = []
-    arrays: list[int] = []
-    # When each comes the way of new runs, and the one of runs that are known
-    for new in (True, False):
-        for each in batches:
-            it._expects_first = new
-            texts.clear()
-            it.dispatch(each)
-            arrays += [one.count("[]") for one in texts if "WITH first_of_runs" in one]
-        found.append([rows_of(postgres_ledger, table) for table in (runs, events, deliveries)])
-        postgres_ledger.write(
-            lambda connection: [connection.execute(sa.delete(each)) for each in (deliveries, events, runs)]
-        )
-    # Then the fewer values go to the server, the more alike they are, and the tables say the same
-    assert len(arrays) == len(batches)
-    assert arrays == sorted(set(arrays))
-    assert [len(rows) for rows in found[0]] == [24, 24, 27]
-    assert found[0] == found[1]
+    assert [len(rows) for rows in found[1]] == [24, 24, 22]
+    assert found[1] == found[4] == found[24]
     it.close()
 
 
@@ -394,12 +284,11 @@ def test_bodies_that_break_something_are_recorded_alike_in_whatever_company(
     lite = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
     found: list[list[Any]] = []
-    # When they come alone, a few or many at a time, and each way that there is
-    for ledger, size in itertools.product((lite, postgres_ledger), (256, 1, 4, 0)):
+    # When they come alone, a few or many at a time, on each database
+    for ledger, size in itertools.product((lite, postgres_ledger), (256, 1, 4)):
         it = Dispatcher(ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
-        for at in range(0, len(made), size or 64):
-            it._expects_first = size > 0
-            it.dispatch(made[at : at + (size or 64)])
+        for at in range(0, len(made), size):
+            it.dispatch(made[at : at + size])
         found.append([rows_of(ledger, table) for table in (runs, events, deliveries)])
         ledger.write(lambda it: [it.execute(sa.delete(each)) for each in (deliveries, events, runs)])
         it._counter.flush()
@@ -422,51 +311,4 @@ def test_a_run_s_deliveries_wait_for_each_other_as_its_route_says(
     assert it.dispatch([event(body("tsk_1"))]) == ["files"]
 
     assert states(ledger) == {"tsk_1:files": "queued", "tsk_1:ops": "held", "tsk_1:results": "held"}
-    it.close()
-
-
-@pytest.mark.parametrize("size", [1, 4, 5])
-def test_events_that_go_nowhere_take_one_request_as_well(
-    postgres_ledger: Ledger, redis_url: str, sent: list[None], size: int
-) -> None:
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(postgres_ledger, Router([]), Redactor([]), InboxReader(connection, "d1"), connection)
-    it.dispatch([event(body("tsk_0"))])  # so all is connected
-    sent.clear()
-
-    it.dispatch([event(body(f"tsk_{number}")) for number in range(1, size + 1)])
-
-    assert len(sent) == 1
-    assert all(row(postgres_ledger, f"tsk_{number}")[1] == 1 for number in range(size + 1))
-    it.close()
-
-
-def test_a_lone_event_takes_one_request_and_more_when_its_run_is_known(
-    postgres_ledger: Ledger, redis_url: str, router: Picky, sent: list[None]
-) -> None:
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(postgres_ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
-    submitted(postgres_ledger, "sub_0", "tsk_0")
-    submitted(postgres_ledger, "sub_1", "tsk_3")
-    for before in (event(body("tsk_1")), event(body("tsk_0"), submission_id="sub_0")):  # so all is connected
-        it.dispatch([before])
-        it._expects_first = False  # so the other is taken next
-
-    def requests_for(one: Event) -> int:
-        sent.clear()
-        it.dispatch([one])
-        return len(sent)
-
-    it._expects_first = True
-    assert requests_for(event(body("tsk_2"))) == 1
-    assert requests_for(event(body("tsk_3"), submission_id="sub_1")) == 2
-    assert row(postgres_ledger, "tsk_3")[1:4] == (1, "completed", True)
-    submission = postgres_ledger.read(lambda connection: records.one(connection, "sub_1"))
-    assert submission is not None
-    assert (submission.run_id, submission.due_at) == ("tsk_3", None)
-    # One that was not expected to be known is asked about once more; then those that follow are expected to be.
-    assert requests_for(event(body("tsk_2", modified_at="2026-11-24T14:06:11"))) == 4
-    assert requests_for(event(body("tsk_2", modified_at="2026-11-24T14:06:12"))) == 3
-    assert requests_for(event(body("tsk_4"))) == 2
-    assert requests_for(event(body("tsk_5"))) == 1
     it.close()

@@ -1,4 +1,4 @@
-"""Several dispatchers that get the same events at once: the two ways in which these are recorded, beside each other."""
+"""Several dispatchers that get the same events at once."""
 
 from __future__ import annotations
 
@@ -68,7 +68,6 @@ def dispatch(url: str, redis_url: str, owner: str, found: Sequence[Event], answe
             batch, left = left[:size], left[size:]
             if chance.random() < 0.7:
                 handover.put(Offer(owner, number, 32))
-            recorder._expects_first = recorder._expects_first or chance.random() < 0.5  # so both ways are taken
             recorder.dispatch(batch)
             if not handover.withdraw() and (answer := handover.receive()):
                 answers.append(answer)

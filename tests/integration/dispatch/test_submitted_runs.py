@@ -1,10 +1,10 @@
-"""The first event of a run that was submitted through us: it is recorded in two requests, and as all others are."""
+"""The events of a run that was submitted through Runhook."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -25,7 +25,7 @@ from receiver.inbox.reader import InboxReader
 from receiver.ledger import Connection, Ledger, api_keys
 from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.schema import deliveries, events, runs, submissions
-from receiver.ledger.submissions import awaited, lifecycle
+from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
@@ -78,21 +78,6 @@ def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
         yield it
 
 
-@pytest.fixture
-def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Each way in which events are recorded from now on: at once, or with their runs locked."""
-    taken: list[str] = []
-    for name in ("_record_first", "_record_locked"):
-        method = getattr(Dispatcher, name)
-
-        def run(self: Any, *given: Any, name: str = name, method: Any = method) -> Any:
-            taken.append(name)
-            return method(self, *given)
-
-        monkeypatch.setattr(Dispatcher, name, run)
-    return taken
-
-
 def rows_of(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
     """The rows of a table by key; of times, only about when Skyvern is asked."""
     left_out = {"seq", "recorded_at", "first_seen_at", "updated_at", "created_at", "answered_at"}
@@ -104,9 +89,7 @@ def rows_of(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
     return sorted(rows, key=str)
 
 
-def test_one_by_one_a_few_or_many_at_once_beside_new_ones_or_with_their_runs_locked_they_are_recorded_alike(
-    dispatcher: Dispatcher, ledger: Ledger, ways: list[str]
-) -> None:
+def test_batch_size_does_not_change_results_of_submitted_runs(dispatcher: Dispatcher, ledger: Ledger) -> None:
     # Given results of submitted runs of each kind, between those of runs that nobody has submitted
     kinds: list[dict[str, Any]] = [
         {"output": {"n": 1}},
@@ -121,23 +104,19 @@ def test_one_by_one_a_few_or_many_at_once_beside_new_ones_or_with_their_runs_loc
     made += [event(body(f"wr_{number}", **kinds[number % 5])) for number in range(10)]
     made.sort(key=lambda each: each.id)
     tables = (runs, events, deliveries, submissions)
-    # When they come in batches of one, of a few, all at once, and the way of runs that are known
-    for size in (1, 4, 30, 0):
+    # When they come in batches of one, of a few, and all at once
+    for size in (1, 4, 30):
         for number in range(20):
             submit(ledger, number, **asked[number % 4])
-        for at in range(0, len(made), size or 5):
-            dispatcher._expects_first = size > 0
-            ways.clear()
-            dispatcher.dispatch(made[at : at + (size or 5)])
-            assert ways == ["_record_first" if size else "_record_locked"]
-            assert dispatcher._expects_first
+        for at in range(0, len(made), size):
+            dispatcher.dispatch(made[at : at + size])
         found[size] = [rows_of(ledger, each) for each in tables]
         ledger.write(lambda it: [it.execute(sa.delete(each)) for each in tables])
     # Then the tables say the same
-    assert [len(rows) for rows in found[0]] == [30, 30, len(found[0][2]), 20]
-    assert found[1] == found[4] == found[30] == found[0]
+    assert [len(rows) for rows in found[1]] == [30, 30, len(found[1][2]), 20]
+    assert found[1] == found[4] == found[30]
     # And that is what becomes of such: labels, what was asked for, the caller's webhook, and the end of the polls
-    of_runs, of_events, made_deliveries, submitted = found[0]
+    of_runs, of_events, made_deliveries, submitted = found[1]
     assert {row["submission_id"]: row["labels"] for row in of_runs}["sub_0"] == '{"team": "billing"}'
     assert {row["title"] for row in of_runs} >= {"Größe ✓"}
     assert {row["sink"] for row in made_deliveries} == {"results", "billing", "shop", "ops", CALLBACK}
@@ -149,101 +128,16 @@ def test_one_by_one_a_few_or_many_at_once_beside_new_ones_or_with_their_runs_loc
     assert times["tsk_1"] == round(AFTER_RESTART / 100)
 
 
-def test_the_first_event_takes_two_requests_however_many_come_at_once_and_one_more_when_it_is_not_the_first(
-    postgres_ledger: Ledger, redis_url: str, sent: list[None]
-) -> None:
-    dispatcher = dispatching(postgres_ledger, redis_url)
-    for number in range(40):
-        submit(postgres_ledger, number)
-    for expected in (True, False):  # so all is connected
-        dispatcher._expects_first = expected
-        dispatcher.dispatch([result(int(expected))])
-
-    def requests_for(*batch: Event) -> int:
-        sent.clear()
-        dispatcher.dispatch(batch)
-        return len(sent)
-
-    assert requests_for(result(2)) == 2
-    assert requests_for(*map(result, range(3, 5))) == 2
-    assert requests_for(*map(result, range(5, 30)), event(body("wr_1"))) == 2
-    again = [result(1, modified_at=f"2026-11-24T14:06:{number}") for number in (11, 12, 13)]
-    assert [requests_for(each) for each in again] == [4, 3, 3]
-    # Those that follow are expected to be first events again as soon as one is
-    assert [requests_for(result(number)) for number in (30, 31)] == [2, 2]
-    dispatcher.close()
-
-
-Between = Callable[[Ledger], object]
-
-
 def told_by_another(ledger: Ledger, status: str = "completed") -> None:
     connection = redis.Redis()  # which it does not use
     other = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d2"), connection)
-    other._expects_first = False
     other.dispatch([event(body("tsk_0", status, step_count=7))])
 
 
-def taken_by_another_submission(ledger: Ledger) -> None:
-    submit(ledger, 99, answered=False, labels={"team": "shipping"}, webhook_url="")
-    accepted = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_0", "task_v1", 200, b"{}", due_at=time.time() + 600)
-    ledger.write(lambda it: lifecycle.record_outcome(it, "sub_99", accepted, time.time()))
-
-
-def removed(ledger: Ledger) -> None:
-    ledger.write(lambda it: it.execute(sa.delete(runs)))
-
-
-@pytest.mark.parametrize("beside", [0, 12])
-@pytest.mark.parametrize(
-    ("between", "count", "labels"),
-    [
-        (told_by_another, 2, '{"team": "billing"}'),
-        (taken_by_another_submission, 1, '{"team": "shipping"}'),
-        (removed, 1, '{"team": "billing"}'),
-    ],
-)
-def test_what_becomes_of_a_run_after_its_submission_was_read_is_seen(
-    dispatcher: Dispatcher,
-    ledger: Ledger,
-    monkeypatch: pytest.MonkeyPatch,
-    beside: int,
-    between: Between,
-    count: int,
-    labels: str,
-) -> None:
-    # Given a run that gets an event or another submission, or goes, while its own event is being dispatched
-    for number in range(1 + beside):
-        submit(ledger, number)
-    after_the_read(monkeypatch, lambda: between(ledger))
-    # When it is recorded, alone or with others
-    dispatcher.dispatch([result(number) for number in range(1 + beside)])
-    # Then it is what it is now, and nobody gets it twice
-    query = sa.select(runs.c.events, runs.c.labels).where(runs.c.run_id == "tsk_0")
-    assert tuple(ledger.read(lambda it: it.execute(query).one())) == (count, labels)
-    sinks = [key.partition(":")[2] for key in all_of(ledger, "tsk_0")]
-    of_a_team = ["billing", "callback"] if "billing" in labels else []
-    assert sorted(sinks) == [*of_a_team, "ops", "results", "shop"]
-
-
-def after_the_read(monkeypatch: pytest.MonkeyPatch, between: Callable[[], object]) -> None:
-    """Call `between` once, when submissions have been read by a dispatcher that has not recorded yet."""
-    by_run = awaited.by_run
-
-    def later(rows: Sequence[Any]) -> Any:
-        monkeypatch.undo()
-        between()
-        return by_run(rows)
-
-    monkeypatch.setattr(awaited, "by_run", later)
-
-
-def test_news_of_a_run_that_was_cancelled_meanwhile_leave_its_last_poll(
-    dispatcher: Dispatcher, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_news_of_a_run_that_was_cancelled_meanwhile_leave_its_last_poll(dispatcher: Dispatcher, ledger: Ledger) -> None:
     """It may have output, in a webhook that can be lost."""
     submit(ledger, 0)
-    after_the_read(monkeypatch, lambda: told_by_another(ledger, "canceled"))
+    told_by_another(ledger, "canceled")
 
     dispatcher.dispatch([result(0, "running")])
 
@@ -301,13 +195,12 @@ def test_the_same_event_again_changes_nothing(dispatcher: Dispatcher, ledger: Le
 
 
 def test_a_result_that_comes_before_the_answer_to_its_submit_is_bound_by_its_token(
-    dispatcher: Dispatcher, ledger: Ledger, ways: list[str]
+    dispatcher: Dispatcher, ledger: Ledger
 ) -> None:
     submit(ledger, 1, answered=False)
 
     dispatcher.dispatch([result(1)])
 
-    assert ways == ["_record_first", "_record_locked"]
     assert set(states(ledger)) == {f"tsk_1:{sink}" for sink in ("results", "billing", "shop", "ops", "callback")}
 
 

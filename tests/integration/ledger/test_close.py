@@ -62,5 +62,4 @@ def test_a_ledger_that_is_closed_keeps_no_file_open(tmp_path: Path) -> None:
     # And also not after work that was not over
     ledger.write(lambda connection: connection.execute(sa.text("SELECT 1")))
     ledger.read(lambda connection: connection.execute(sa.text("SELECT 1")))
-    ledger.first_of_sqlite("SELECT 1", {})
     assert opened_below(tmp_path) == set()

@@ -51,7 +51,7 @@ def test_deliveries_of_events_are_found_without_those_of_others_whether_or_not_t
     by_events = sa.select(deliveries.c.id).select_from(events.join(deliveries, of_event(events)))
 
     def found(connection: Connection) -> list[list[str]]:
-        of_these = sa.select(deliveries.c.id).where(of_events(connection, wanted)).order_by(deliveries.c.id)
+        of_these = sa.select(deliveries.c.id).where(of_events(wanted)).order_by(deliveries.c.id)
         joined = by_events.where(events.c.id.in_([key[2] for key in wanted])).order_by(deliveries.c.id)
         return [list(connection.execute(query).scalars()) for query in (of_these, joined)]
 
@@ -61,7 +61,7 @@ def test_deliveries_of_events_are_found_without_those_of_others_whether_or_not_t
     # And hardly more is read than they are
     assert effort(ledger, found) < 150
     # And of no events, none is
-    assert ledger.read(lambda it: it.execute(sa.select(deliveries.c.id).where(of_events(it, []))).all()) == []
+    assert ledger.read(lambda it: it.execute(sa.select(deliveries.c.id).where(of_events([]))).all()) == []
 
 
 def test_the_event_of_a_delivery_is_found_without_others_whether_or_not_it_has_a_run(ledger: Ledger) -> None:

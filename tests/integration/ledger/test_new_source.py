@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import Connection, Ledger, bulk
+from receiver.ledger import Connection, Ledger, dialect
 from receiver.ledger.deliveries import same_result
 from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.filters import Filter
@@ -16,7 +16,6 @@ from receiver.ledger.lists import events as event_lists
 from receiver.ledger.lists import runs as run_lists
 from receiver.ledger.runs import final_runs, run_statuses
 from receiver.ledger.schema import deliveries, events
-from receiver.ledger.statements import StatementForm
 from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW, new_event, record
 
@@ -47,14 +46,13 @@ def grown(ledger: Ledger) -> Ledger:
 
 def recorded(connection: Connection) -> set[str]:
     """As dispatch looks up the events of runs, in a statement that is built once."""
-    form = StatementForm.MANY if connection.dialect.name == "postgresql" else StatementForm.SQLITE
-    query = sa.select(events.c.id).where(bulk.of_given_runs(form, events))
+    query = sa.select(events.c.id).where(dialect.of_given_runs(events))
     run_ids = [run_id for _, run_id in KEYS]
     return set(connection.execute(query, {"b_source": "new", "b_run_ids": run_ids}).scalars())
 
 
 def of_deliveries(connection: Connection) -> set[str]:
-    wanted = of_events(connection, [(*key, event) for key, event in zip(KEYS, IDS, strict=True)])
+    wanted = of_events([(*key, event) for key, event in zip(KEYS, IDS, strict=True)])
     return set(connection.execute(sa.select(deliveries.c.event_id).where(wanted)).scalars())
 
 

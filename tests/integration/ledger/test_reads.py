@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 
 from handlers.support import postgresql
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, database_clock
+from receiver.ledger import Connection, Ledger, database_clock
 from receiver.ledger.database_clock import DatabaseClock, database_now
 from tests.servers.valkey import free_port
 from tests.support.ledger import new_event, record, with_tables
@@ -75,19 +75,6 @@ def test_what_is_committed_is_on_disk_also_where_sqlite_is_built_to_trust_the_ca
         sa.event.remove(sa.Pool, "connect", build_of_another_maker)
 
 
-def test_a_query_past_sqlalchemy_fails_as_any_other(tmp_path: Path) -> None:
-    # Given a ledger on SQLite without the table that is asked for, and then a file that is none
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    assert ledger.first_of_sqlite("SELECT :a, 2", {"a": 1}) == (1, 2)
-    with pytest.raises(LedgerUnavailable, match="no such table: runs"):
-        ledger.first_of_sqlite("SELECT 1 FROM runs", {})
-    ledger.close()
-    (tmp_path / "ledger.db").write_bytes(b"no database" * 100)
-    with pytest.raises(LedgerUnavailable, match="not a database"):
-        ledger.first_of_sqlite("SELECT 1 FROM runs", {})
-    ledger.close()
-
-
 def test_the_time_is_the_databases_before_anything_else_was_asked_of_it(postgres_url: str) -> None:
     # Given a host whose clock is a day behind
     with closing(Ledger(postgres_url)) as ledger:
@@ -108,7 +95,7 @@ def test_while_the_database_can_not_be_asked_the_time_is_the_hosts() -> None:
         assert abs(ledger.now() - time.time()) < 60
 
 
-def test_the_time_is_asked_for_again_by_one_who_only_writes_at_once(
+def test_each_transaction_asks_for_time_once_it_is_stale(
     postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a clock that is set, or another server in its place, would never be heard of."""
@@ -116,5 +103,17 @@ def test_the_time_is_asked_for_again_by_one_who_only_writes_at_once(
     heard: list[float] = []
     monkeypatch.setattr(postgres_ledger._clock, "note", lambda *_: heard.append(1.0))
     for _ in range(3):
-        postgres_ledger.write_at_once(lambda _: [])
+        postgres_ledger.write(lambda _: None)
     assert len(heard) == 3
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_nothing_is_prepared_behind_a_pooler(postgres_url: str, monkeypatch: pytest.MonkeyPatch, pooled: bool) -> None:
+    if pooled:
+        monkeypatch.setattr(postgresql, "backend_pid", lambda _: 1)
+    with closing(with_tables(Ledger(postgres_url))) as ledger:
+        for number in range(10):
+            record(ledger, new_event(f"tsk_{number}", "ops"))
+        query = sa.text("SELECT count(*) FROM pg_prepared_statements")
+        prepared = ledger.read(lambda connection: connection.execute(query).scalar_one())
+    assert (prepared == 0) is pooled

@@ -1,13 +1,12 @@
-"""Writing to a ledger on SQLite, on the connection that is kept: what it costs, and what trouble leaves of it."""
+"""Writing to a ledger on SQLite: what trouble leaves of a transaction."""
 
 from __future__ import annotations
 
 import resource
 import signal
 import sqlite3
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 
 from handlers.support.file_lock import FileLock
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, engine, statements
-from receiver.ledger.schema import events, runs
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, engine
+from receiver.ledger.schema import events
 from tests.support.ledger import new_event, record, states, with_tables
 
 
@@ -26,37 +25,6 @@ from tests.support.ledger import new_event, record, states, with_tables
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with closing(with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))) as it:
         yield it
-
-
-def calls_of(work: Callable[[], object]) -> int:
-    """Return how many functions `work` calls when it is done again, those in C included."""
-    work()
-    calls = 0
-
-    def note(_frame: Any, event: str, _argument: Any) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return calls
-
-
-def test_a_transaction_costs_less_than_half_of_one_by_sqlalchemy_s_pool_and_begin(ledger: Ledger) -> None:
-    """Counted in calls, which are the same on a busy machine. Either of the two alone saves a quarter or two fifths."""
-    engine = sa.create_engine(ledger.url)
-    sa_event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
-    sa_event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-
-    def as_usual() -> None:
-        with ledger._exclusive(), engine.begin():
-            pass
-
-    assert calls_of(lambda: ledger.write(lambda _: None)) < calls_of(as_usual) / 2
-    engine.dispose()
 
 
 def count(ledger: Ledger) -> int:
@@ -143,18 +111,14 @@ def test_a_full_disk_leaves_nothing_of_a_transaction_and_the_next_one_goes_on(le
 
 def test_a_statement_that_is_cancelled_leaves_nothing_of_its_transaction(ledger: Ledger) -> None:
     # Given a transaction that has written, and whose next statement takes long
-    forever = statements.BuiltStatement(
-        lambda _: sa.text(
-            "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x FROM n) SELECT max(x) AS x FROM n"
-        ).columns(sa.column("x", sa.Integer))
-    )
+    forever = sa.text("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x FROM n) SELECT max(x) FROM n")
 
     def work(connection: Connection) -> None:
         connection.exec_driver_sql("UPDATE runs SET status = 'gone'")
         driver: Any = connection.connection.dbapi_connection
         timer = threading.Timer(0.2, driver.interrupt)
         timer.start()
-        statements.run(connection, forever.with_values())
+        connection.execute(forever)
 
     record(ledger, new_event("tsk_0", "ops"))
     # When that is interrupted
@@ -166,34 +130,17 @@ def test_a_statement_that_is_cancelled_leaves_nothing_of_its_transaction(ledger:
     assert_well(ledger)
 
 
-def by_sqlalchemy(connection: Connection) -> None:
-    connection.exec_driver_sql("UPDATE runs SET status = 'gone'")
-
-
-def past_it(connection: Connection) -> None:
-    gone = statements.BuiltStatement(lambda _: sa.update(runs).values(status=sa.literal_column("'gone'")))
-    statements.run(connection, gone.with_values())
-
-
-Changes = Sequence[Callable[[Connection], None]]
-CHANGES: list[Changes] = [[by_sqlalchemy], [past_it], [past_it, by_sqlalchemy]]
-
-
-@pytest.mark.parametrize("changes", CHANGES)
-def test_a_transaction_is_one_whoever_of_both_writes(ledger: Ledger, changes: Changes) -> None:
-    """Given what was recorded, when it is changed past SQLAlchemy, by it, or both ways, then it is committed at the
-    end, and nobody sees a part of it."""
+def test_transaction_is_committed_as_a_whole(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_0", "ops"))
     query, seen = "SELECT status FROM runs", list[str]()
     with closing(sqlite3.connect(str(ledger.url.database))) as other:
 
         def work(connection: Connection) -> None:
-            for change in changes:
-                change(connection)
-                seen.extend(row[0] for row in other.execute(query).fetchall())
+            connection.exec_driver_sql("UPDATE runs SET status = 'gone'")
+            seen.extend(row[0] for row in other.execute(query).fetchall())
 
         ledger.write(work)
-        assert set(seen) == {"completed"}
+        assert seen == ["completed"]
         assert other.execute(query).fetchall() == [("gone",)]
     assert_well(ledger)
 
@@ -203,13 +150,9 @@ class Stopped(BaseException):
 
 
 @pytest.mark.parametrize("error", [Stopped, ZeroDivisionError])
-@pytest.mark.parametrize("changes", CHANGES)
-def test_a_transaction_that_is_left_by_an_error_is_rolled_back(
-    ledger: Ledger, error: type[BaseException], changes: Changes
-) -> None:
+def test_a_transaction_that_is_left_by_an_error_is_rolled_back(ledger: Ledger, error: type[BaseException]) -> None:
     def work(connection: Connection) -> None:
-        for change in changes:
-            change(connection)
+        connection.exec_driver_sql("UPDATE runs SET status = 'gone'")
         raise error
 
     record(ledger, new_event("tsk_0", "ops"))
@@ -222,7 +165,7 @@ def test_a_transaction_that_is_left_by_an_error_is_rolled_back(
 @pytest.mark.parametrize("value", ["\ud800", 2**63])
 def test_a_value_that_sqlite_has_not_is_the_value_s_fault(ledger: Ledger, value: Any) -> None:
     """As on PostgreSQL: a batch is halved until the one to blame stands alone."""
-    asked = statements.BuiltStatement(lambda _: sa.select(sa.bindparam("value", type_=sa.Text).label("value")))
+    asked = sa.select(sa.bindparam("value", value, type_=sa.Text))
     with pytest.raises(LedgerDataError):
-        ledger.write(lambda it: statements.run(it, asked.with_values(value=value)))
+        ledger.write(lambda it: it.execute(asked).all())
     assert_well(ledger)

@@ -16,7 +16,7 @@ from receiver.domain import api_key
 from receiver.domain.delivery import IllegalMove
 from receiver.domain.submission import SubmissionMove
 from receiver.errors import ConfigError, UsageError
-from receiver.ledger import Ledger, api_keys, statements
+from receiver.ledger import Ledger, api_keys
 from receiver.ledger.api_keys import Key, by_hash
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
@@ -38,8 +38,7 @@ def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str
     def work(connection: sa.Connection) -> dict[tuple[str, str], Submission]:
         lock_runs(connection, [("skyvern", run_id)], NOW)
         wanted = [binding.Wanted("skyvern", run_id, token)]
-        (candidates,) = statements.run(connection, binding.candidates(wanted))
-        return binding.bind(connection, wanted, candidates, NOW)
+        return binding.bind(connection, wanted, binding.candidates(connection, wanted), NOW)
 
     return ledger.write(work)
 

@@ -1,0 +1,205 @@
+"""The differences between SQLite and PostgreSQL in the ledger's SQL: many rows in one INSERT, and lists of values.
+
+On PostgreSQL the rows of an INSERT are one JSON parameter, and a list of values is one array: the text of a statement
+does not depend on their number. SQLite runs an INSERT for each row, and takes a list of values as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
+from itertools import groupby
+from typing import Any, Final
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement
+
+from receiver.domain.run import RunKey
+from receiver.ledger.errors import LedgerDataError
+from receiver.ledger.expressions import unseen
+
+# Adds an ON CONFLICT clause to an INSERT. A function of a module: the statement that it makes is kept.
+Conflict = Callable[[Any], Any]
+
+# Bytes of a value that PostgreSQL gets as a parameter of its own, and not in the JSON with the other rows.
+LARGE: Final = 64 << 10
+
+
+def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
+    """Return an INSERT with ON CONFLICT, which both databases spell alike but SQLAlchemy keeps apart."""
+    return _insert(connection.dialect.name, table)
+
+
+def _insert(dialect: str, table: sa.Table) -> Any:
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+
+
+def do_nothing(insert: Any) -> Any:
+    """Leave rows as they are whose key is there already."""
+    return insert.on_conflict_do_nothing()
+
+
+def insert_many(
+    connection: sa.Connection,
+    table: sa.Table,
+    rows: Sequence[dict[str, Any]],
+    conflict: Conflict | None = None,
+    returning: tuple[sa.Column[Any], ...] = (),
+) -> Sequence[Any]:
+    """Insert rows, which all have the same keys, in their order: one row per key, sorted by it, or writers deadlock.
+
+    Returns `returning` of each row that was written, in no particular order; without names, nothing. Raises
+    LedgerDataError for a value that the database cannot store.
+    """
+    if not rows:
+        return []
+    name = connection.dialect.name
+    if name != "postgresql":
+        return _all(connection.execute(_one_by_one(name, table, conflict, returning), rows), returning)
+    large = [row for row in rows if _is_large(row)]
+    small = [row for row in rows if not _is_large(row)] if large else rows
+    found: list[Any] = []
+    if small:
+        statement = _from_json(table, tuple(small[0]), conflict, returning)
+        found += _all(connection.execute(statement, {"b_rows": _rows_as_json(small)}), returning)
+    for row in large:
+        found += _all(connection.execute(_one_by_one(name, table, conflict, returning), row), returning)
+    return found
+
+
+def _is_large(row: dict[str, Any]) -> bool:
+    return any(isinstance(value, bytes) and len(value) > LARGE for value in row.values())
+
+
+def _all(result: sa.CursorResult[Any], returning: Sequence[Any]) -> Sequence[Any]:
+    return result.all() if returning else ()
+
+
+@lru_cache(maxsize=256)
+def _one_by_one(dialect: str, table: sa.Table, conflict: Conflict | None, returning: tuple[sa.Column[Any], ...]) -> Any:
+    return _completed(_insert(dialect, table), conflict, returning)
+
+
+@lru_cache(maxsize=256)
+def _from_json(
+    table: sa.Table, names: tuple[str, ...], conflict: Conflict | None, returning: tuple[sa.Column[Any], ...]
+) -> Any:
+    columns = [table.c[name] for name in names]
+    document = sa.cast(sa.bindparam("b_rows", type_=sa.Text()), postgresql.JSON())
+    given = sa.func.json_to_recordset(document).table_valued(*(sa.column(each.name, each.type) for each in columns))
+    given = given.render_derived(name="given", with_types=True)
+    rows = sa.select(*(given.c[each.name] for each in columns))
+    return _completed(postgresql.insert(table).from_select(list(names), rows), conflict, returning)
+
+
+def _completed(statement: Any, conflict: Conflict | None, returning: Sequence[sa.Column[Any]]) -> Any:
+    statement = conflict(statement) if conflict else statement
+    return statement.returning(*returning) if returning else statement.inline()
+
+
+def _rows_as_json(rows: Sequence[dict[str, Any]]) -> str:
+    try:
+        return orjson.dumps(rows, default=_hex).decode()
+    except TypeError as error:  # a lone surrogate, or an integer over 64 bits
+        raise LedgerDataError(str(error)) from error
+
+
+def _hex(value: Any) -> str:
+    """Return bytes as PostgreSQL reads them from text."""
+    assert isinstance(value, bytes)
+    return "\\x" + value.hex()
+
+
+class _List(sa.TypeDecorator[Any]):
+    """A list of values of one type, as one parameter."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, item: Any) -> None:
+        super().__init__()
+        self.item = item
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        array: Any = postgresql.ARRAY(self.item)
+        return dialect.type_descriptor(array if dialect.name == "postgresql" else sa.Text())
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        if dialect.name == "postgresql":
+            return list(value)
+        # A lone surrogate stays as it is, for the driver to refuse.
+        return json.dumps(list(value), ensure_ascii=False)
+
+
+class _Among(FunctionElement[bool]):
+    # Of no type: one that is a boolean is written with " = 1" behind it, which hides it from SQLite's planner.
+    inherit_cache = True
+    name = "among"
+
+
+@compiles(_Among, "sqlite")
+def _among_sqlite(element: _Among, compiler: Any, **options: Any) -> str:
+    column, values = (compiler.process(each, **options) for each in element.clauses)
+    return f"({column} IN (SELECT value FROM json_each({values})))"  # noqa: S608 - of parts that SQLAlchemy wrote
+
+
+@compiles(_Among, "postgresql")
+def _among_postgresql(element: _Among, compiler: Any, **options: Any) -> str:
+    column, values = (compiler.process(each, **options) for each in element.clauses)
+    return f"({column} = ANY ({values}))"
+
+
+def among(column: sa.ColumnElement[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
+    """Return the condition that `column` is one of `values`."""
+    return _Among(column, sa.bindparam(None, list(values), type_=_List(column.type), unique=True))
+
+
+def among_given(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+    """Return the condition that `column` is one of the values of the parameter `name`."""
+    return _Among(column, sa.bindparam(name, type_=_List(column.type)))
+
+
+def of_source(table: sa.Table, source: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a row of `table` is of `source`, beside others that an index serves which begins with
+    the source."""
+    return table.c.source == unseen(sa.literal(source, sa.Text))
+
+
+def of_runs(table: sa.Table, source: str, run_ids: Collection[str]) -> sa.ColumnElement[bool]:
+    """Return the condition that a row of `table` is of one of these runs, found by an index that begins with both."""
+    return sa.and_(of_source(table, source), among(table.c.run_id, run_ids))
+
+
+def of_given_runs(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Return the same condition, with the source and the runs as the parameters `b_source` and `b_run_ids`."""
+    its = table.c.source == unseen(sa.bindparam("b_source", type_=sa.Text))
+    return sa.and_(its, among_given(table.c.run_id, "b_run_ids"))
+
+
+def count_of_each(
+    connection: sa.Connection,
+    column: sa.Column[str],
+    condition: sa.ColumnElement[bool],
+    values: Iterable[str],
+    limit: int,
+) -> dict[str, int]:
+    """Count the rows with each of these values in `column` for which `condition` holds, each only up to `limit`."""
+    found = {}
+    for value in values:
+        rows = sa.select(column).where(condition, column == value).limit(limit).subquery()
+        if count := connection.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one():
+            found[value] = count
+    return found
+
+
+def by_source(keys: Iterable[RunKey]) -> list[tuple[str, list[str]]]:
+    """Group run ids by source, both sorted and without doubles: the order in which locks are taken."""
+    return [
+        (source, [run_id for _, run_id in group])
+        for source, group in groupby(sorted(set(keys)), operator.itemgetter(0))
+    ]
