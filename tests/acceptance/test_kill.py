@@ -34,7 +34,7 @@ pytestmark = pytest.mark.long
 QUEUES = (DISPATCH, deliver_queue("hook"))
 # Of the event that a rule is for: see _catch.
 EVENT, DELIVERY = b"<event>", b"<delivery>"
-RECEIPT = b'{"id":"' + DELIVERY
+RECEIPT = b'"delivery_id":"' + DELIVERY
 PROMISE = 30.0
 """Seconds within which work goes on after a part's return."""
 
