@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-from typing import Final
 from urllib.parse import urlsplit
 
 from receiver.config.models import Config
 from receiver.config.settings import LOCAL_KEY_FILE, Settings
+from receiver.domain.network import is_local_host
 from receiver.domain.trouble import Trouble
-
-# Hosts that Skyvern calls no webhook of, whatever they resolve to (1.0.56, utils/url_validators.py).
-_REFUSED_HOSTS: Final = ("localhost", "metadata.google.internal", "kubernetes.default.svc")
-_REFUSED_SUFFIXES: Final = (".local", ".localhost", ".internal", ".cluster.local", ".svc")
 
 
 def warnings(settings: Settings, config: Config) -> list[str]:
@@ -69,17 +64,11 @@ def refused_url(public_url: str) -> Trouble | None:
         host = (urlsplit(public_url).hostname or "").rstrip(".").lower()
     except ValueError:
         return None
-    if not host or not (host in _REFUSED_HOSTS or host.endswith(_REFUSED_SUFFIXES) or _is_private(host)):
+    is_service = host != "localhost" and not {".", ":"} & set(host)  # of a container network, which may be allowed
+    if not host or is_service or not is_local_host(host):
         return None
     return Trouble(
         f"Skyvern refuses a webhook_url on {host}, which is no public host, and so every submit with 400",
         "set PUBLIC_URL to where Skyvern reaches this receiver, such as https://hooks.example.com; a Skyvern of your "
         f"own takes it with {host} in its ALLOWED_HOSTS",
     )
-
-
-def _is_private(host: str) -> bool:
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return False

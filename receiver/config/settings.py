@@ -25,6 +25,7 @@ from receiver.config import dev_session
 from receiver.config.dev_session import DevSession
 from receiver.config.fields import LOCAL_KEY
 from receiver.config.variables import DEFAULT, OPTION, SECRETS_DIR, Variables, process_variables
+from receiver.domain.network import is_local_host
 from receiver.errors import ConfigError
 
 # File in the data directory with the signing key that `runhook dev` makes when SKYVERN_API_KEY is not set.
@@ -261,12 +262,12 @@ class Settings(BaseSettings):
         return self._with_key(key)
 
     def _with_key(self, key: str) -> Self:
-        """Return these settings with a key that was made here. It opens nothing at the real Skyvern."""
+        """Return these settings with a key that was made here. Only a Skyvern on this network is called with it."""
         variables = self.environ
         if variables.text("SKYVERN_API_KEY") != key:
             variables = variables.replaced("SKYVERN_API_KEY", key, f"{self.data / LOCAL_KEY_FILE}, made for local use")
         named = "skyvern_base_url" in self.model_fields_set and (self.session is None or self.session.local_key)
-        base = self.skyvern_base_url if named else ""
+        base = self.skyvern_base_url if named and is_local_host(urlsplit(self.skyvern_base_url).hostname or "") else ""
         return self.model_copy(update={"environ": variables, "local_key": True, "skyvern_base_url": base})
 
     @property

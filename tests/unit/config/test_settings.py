@@ -176,6 +176,26 @@ def test_a_local_key_is_never_sent_to_the_real_skyvern(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("url", "is_local"),
+    [
+        ("http://localhost:8090", True),
+        ("http://[::1]:8090", True),
+        ("http://10.1.2.3", True),
+        ("http://skyvern:8000", True),
+        ("http://skyvern.internal", True),
+        ("https://api.skyvern.com", False),
+        ("https://skyvern.example.com", False),
+        ("http://8.8.8.8", False),
+    ],
+)
+def test_local_key_is_sent_to_this_network_only(tmp_path: Path, url: str, is_local: bool) -> None:
+    settings = Settings.from_env({"SKYVERN_BASE_URL": url}, data=tmp_path).with_local_key()
+
+    assert settings.skyvern_base_url == (url if is_local else "")
+    assert Settings.from_env({"SKYVERN_BASE_URL": url}, data=tmp_path).skyvern_base_url == settings.skyvern_base_url
+
+
 def test_a_real_key_wins_over_a_local_one(tmp_path: Path) -> None:
     Settings.from_env({}, data=tmp_path).with_local_key()
 

@@ -64,7 +64,7 @@ def test_receiver_that_answers_an_error_is_unhealthy(tmp_path: Path) -> None:
         eventually(lambda: check(pid) == (1, "the receiver answers 500\n"))
 
 
-@pytest.mark.parametrize("command", ["worker", "clock"])
+@pytest.mark.parametrize("command", ["worker", "clock", "worker --only dev"])
 def test_worker_and_clock_are_healthy_while_they_run(tmp_path: Path, command: str) -> None:
-    with container(tmp_path, command) as pid:
+    with container(tmp_path, *command.split()) as pid:
         assert check(pid) == (0, "")
