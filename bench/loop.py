@@ -150,6 +150,7 @@ class Loop:
             "after": "4s",
             "webhook_grace": f"{GRACE:g}s",
             "watch_every": "3s",
+            "watch_back": "1h",  # runs end before the first walk begins
             "budget": "100/s",
             "concurrency": 16,
             "absent_after": "1m",

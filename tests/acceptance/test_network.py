@@ -79,7 +79,7 @@ def test_a_receiver_is_back_at_redis_after_each_fault_of_the_network(
                 eventually(lambda: metrics(receiver)["runhook_spool_events"] == 0, every=0.2)
                 all_arrive(server, list(load.acked))
                 found = metrics(receiver)
-                for task in ("commit", "commit_ahead", "watch"):
+                for task in ("commit", "watch"):
                     assert found[f'runhook_background_alive{{task="ingest.{task}"}}'] == 1, kind
                 assert {value for name, value in found.items() if "background_restarts" in name} == {0.0}, receiver.log[
                     -3000:
