@@ -132,4 +132,5 @@ def test_local_key_is_not_sent_to_an_explicit_api_base(start: Start, scripted_se
 
     # Then the server saw no request, and there is no warning about watching
     assert scripted_server.calls == []
-    assert "watch" not in dev.log
+    assert "watch." not in dev.log
+    assert "watching" not in dev.log

@@ -268,7 +268,7 @@ async def test_no_client_is_drained_for_ever(port: int, patient: None) -> None:
     ("broken", "status"),
     [
         (b"not HTTP\r\n\r\n", b"400"),
-        (REQUEST[:-2] + b"a:b\r\n" * 300, b"431"),
+        (REQUEST[:-2] + b"a:b\r\n" * 300 + b"\r\n", b"431"),
         (REQUEST.replace(b"/ ", b"/\xff ", 1), b"400"),
         (CHUNKED + b"no length\r\n", b"400"),
         (REQUEST.replace(b"Host: x", b"content-length: 1\r\ntransfer-encoding: chunked"), b"400"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from receiver.dispatch.hand_on import HandOn, RunNow
 from receiver.domain.event import delivery_id
@@ -13,6 +14,7 @@ from receiver.ledger.deliveries.claims import CLAIM
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.events import NewDelivery, NewEvent, Written
+from receiver.ledger.schema import lanes
 from receiver.runtime.handover import HandedOn, Handover, Offer
 from tests.support.ledger import new_event
 
@@ -20,12 +22,6 @@ ONE, OTHER = new_event("tsk_1", "ops"), new_event("tsk_2", "ops")
 KNOWN = RunNow({}, 1)
 HELD = new_event("tsk_3", NewDelivery("ops", "r", after=("mirror",)))
 OF_A_LANE = new_event("tsk_5", NewDelivery("ops", "r", "https://app.example"))
-
-
-class LaneRow(NamedTuple):
-    """What the ledger answers of a lane that is shut."""
-
-    lane: str
 
 
 @pytest.fixture
@@ -44,16 +40,23 @@ def hand_on(
     handover: Handover,
     *tries: list[NewEvent],
     made: set[str] | None = None,
-    shut: Sequence[LaneRow] = (),
+    shut: Sequence[str] = (),
     run: RunNow | None = KNOWN,
     committed: bool = True,
 ) -> HandedOn:
-    """Hand on what the last of these tries of a transaction makes; `made`: other ids than it was to make."""
+    """Hand on what the last of these tries of a transaction makes.
+
+    `made`: other ids than it was to make. `shut`: lanes that are paused. `run`: what each run has, None if not read.
+    """
     it = HandOn({"ops": handover})
-    for number, events in enumerate(tries):
-        it.claims(events, 100.0 + number)
-        asked = [shut] if it.looks() else []
-        it.made(Written(events, ids(*events) if made is None else made, asked), lambda _: run)
+    with sa.create_engine("sqlite://", poolclass=sa.NullPool).connect() as connection:
+        lanes.create(connection)
+        for lane in shut:
+            connection.execute(sa.insert(lanes).values(lane=lane, sink="ops", paused=True, updated_at=1.0))
+        for number, events in enumerate(tries):
+            it.claims(events, 100.0 + number)
+            known = {} if run is None else {each.key: run for each in events}
+            it.made(connection, Written(events, ids(*events) if made is None else made), known)
     it.answer(committed=committed)
     answer = handover.receive()
     assert answer is not None
@@ -73,13 +76,6 @@ def test_what_is_handed_on_is_claimed_for_as_long_as_what_a_deliverer_claims_its
     assert claims == {"ops": ClaimAtOnce("w", 3, 100.0 + CLAIM)}
 
 
-def test_the_ledger_is_asked_of_each_lane_that_something_is_handed_on_for(handover: Handover) -> None:
-    it = HandOn({"ops": handover})
-    it.claims([ONE, OF_A_LANE], 100.0)
-
-    assert [each.values for each in it.looks()] == [{"b_lanes": ["https://app.example", "ops"]}]
-
-
 def test_a_try_that_certainly_failed_leaves_what_the_next_one_makes(handover: Handover) -> None:
     answer = hand_on(handover, [ONE], [ONE])
 
@@ -89,7 +85,7 @@ def test_a_try_that_certainly_failed_leaves_what_the_next_one_makes(handover: Ha
 @pytest.mark.parametrize(
     ("why", "options"),
     [
-        ("its lane is shut", {"shut": [LaneRow("ops")]}),
+        ("its lane is shut", {"shut": ["ops"]}),
         ("its run was not read", {"run": None}),
         ("nobody knows whether it is committed", {"committed": False}),
     ],
@@ -102,7 +98,7 @@ def test_ids_alone_are_handed_on_when(handover: Handover, why: str, options: dic
 
 @pytest.mark.parametrize("shut", ["ops", "https://app.example"])
 def test_ids_alone_are_handed_on_when_one_of_their_lanes_is_shut(handover: Handover, shut: str) -> None:
-    answer = hand_on(handover, [ONE, OF_A_LANE], shut=[LaneRow(shut)])
+    answer = hand_on(handover, [ONE, OF_A_LANE], shut=[shut])
 
     assert (set(answer.ids), answer.packed) == (ids(ONE, OF_A_LANE), b"")
 
@@ -110,8 +106,8 @@ def test_ids_alone_are_handed_on_when_one_of_their_lanes_is_shut(handover: Hando
 def test_each_delivery_is_handed_on_with_its_lane(handover: Handover) -> None:
     answer = hand_on(handover, [ONE, OF_A_LANE])
 
-    lanes = {each.run_id: each.lane for each in unpack(answer.packed)}
-    assert lanes == {"tsk_1": "ops", "tsk_5": "https://app.example"}
+    found = {each.run_id: each.lane for each in unpack(answer.packed)}
+    assert found == {"tsk_1": "ops", "tsk_5": "https://app.example"}
 
 
 @pytest.mark.parametrize("made", [[ONE], []])

@@ -18,7 +18,7 @@ WHERE = "edit _REPLACED or _KEPT, which name what an event writes, in receiver/l
 
 def test_every_column_of_a_run_is_written() -> None:
     body = b'{"run_id": "tsk_1"}'
-    row = set(events.status(Event("evt_1", "s", body, time.time(), "webhook", ""), parse(body)))
+    row = set(events._status(Event("evt_1", "s", body, time.time(), "webhook", ""), parse(body)))
     key = {column.name for column in runs.primary_key}
     updated = [*events._KEPT, *events._REPLACED, "event_id"]
 
