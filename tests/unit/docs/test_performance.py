@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-PAGES = [ROOT / "docs" / "explanation" / "performance.md", ROOT / "docs" / "explanation" / "performance-tried.md"]
+PAGES = [ROOT / "docs" / "explanation" / "performance.md"]
 SECTIONS = {
     f"{page.stem}: {section.partition(chr(10))[0]}": section
     for page in PAGES
