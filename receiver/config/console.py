@@ -15,15 +15,15 @@ class ConsoleUser(Section):
     """A person who may sign in."""
 
     password: SecretStr = Field(
-        description="Argon2 hash of the password, as `runhook console hash` prints it; ${VARIABLE} keeps it out of the"
-        " file."
+        description="Argon2 hash of the password, as `runhook console hash` prints it. ${VARIABLE} keeps "
+        "it out of the file."
     )
     scopes: Scopes = Field(
         ["view"],
-        description="view sees everything; operate replays, cancels, pauses and so on as well. The others do nothing in"
-        " the console: keys that the person creates can have them.",
+        description="view reads everything, operate also acts. The other scopes can be given to keys that "
+        "the person creates.",
     )
-    source: str = Field("*", description="The only source whose things the person sees; * for all.")
+    source: str = Field("*", description="The only source that the person sees; * for all.")
 
     @field_validator("password")
     @classmethod
@@ -34,10 +34,10 @@ class ConsoleUser(Section):
 
 
 class OidcGroup(Section):
-    """What people of one group of the issuer may do."""
+    """Rights of a group of the issuer."""
 
-    scopes: Scopes = Field(["view"], description="As those of a user.")
-    source: str = Field("*", description="The only source whose things they see; * for all.")
+    scopes: Scopes = Field(["view"], description="As for a user.")
+    source: str = Field("*", description="The only source that the group sees; * for all.")
 
 
 class OidcConfig(Section):
@@ -46,32 +46,29 @@ class OidcConfig(Section):
     Its client must allow the redirect URI https://<the console's address>/console/oidc/callback.
     """
 
-    issuer: str = Field(
-        pattern=r"^https?://", description="The issuer, as it calls itself in /.well-known/openid-configuration."
-    )
-    client_id: str = Field(min_length=1, description="Our client there.")
+    issuer: str = Field(pattern=r"^https?://", description="The issuer, as in its /.well-known/openid-configuration.")
+    client_id: str = Field(min_length=1, description="Runhook's client id.")
     client_secret: OptionalKey = Field(
-        None, description="Its secret, as ${VARIABLE}. Absent for a public client: PKCE is used either way."
+        None, description="Its secret, as ${VARIABLE}. None for a public client: PKCE is always used."
     )
-    scopes: list[str] = Field(["openid", "profile", "email"], description="What the issuer is asked for.")
-    groups_claim: str = Field("groups", description="The claim of the ID token with the groups that somebody is in.")
-    name_claim: str = Field("preferred_username", description="The claim with the name that the audit has.")
+    scopes: list[str] = Field(["openid", "profile", "email"], description="Scopes to request.")
+    groups_claim: str = Field("groups", description="Claim of the ID token with the person's groups.")
+    name_claim: str = Field("preferred_username", description="Claim with the name for the audit.")
     groups: dict[str, OidcGroup] = Field(
         min_length=1,
-        description="Who may sign in, by group. Of several the first one counts; the group * is everybody at the"
-        " issuer.",
+        description="Who may sign in, by group. The first matching group counts; * is everyone at the issuer.",
     )
 
 
 class ConsoleConfig(Section):
-    """The console. Without users, `oidc`, and without RUNHOOK_CONSOLE_PASSWORD, it is off."""
+    """The console. It is off without users, `oidc` and RUNHOOK_CONSOLE_PASSWORD."""
 
-    oidc: OidcConfig | None = Field(None, description="Signing in by an OpenID Connect issuer.")
+    oidc: OidcConfig | None = Field(None, description="Sign-in by an OpenID Connect issuer.")
 
-    users: dict[Name, ConsoleUser] = Field(default_factory=dict, description="Who may sign in, by name.")
+    users: dict[Name, ConsoleUser] = Field(default_factory=dict, description="People who may sign in, by name.")
     session: Seconds = Field(
         43200.0,
         ge=60,
         le=2592000,
-        description="Time after which a person must sign in again: seconds, or such as 12h.",
+        description="Time until a person must sign in again.",
     )

@@ -35,21 +35,19 @@ def _targets(value: object) -> object:
 
 
 class RetryPolicy(Section):
-    """When a delivery is tried again: after first, first * factor, first * factor² … seconds, with jitter."""
+    """When a delivery is retried: after first, first × factor, first × factor² …, with jitter."""
 
-    attempts: Whole = Field(
-        12, ge=1, le=1000, description="Attempts before the delivery is dead, the first one included."
-    )
-    first: Seconds = Field(5.0, gt=0, le=86400, description="Delay before the second attempt: seconds, or such as 5s.")
-    factor: Number = Field(2.0, ge=1, le=100, description="By how much each delay is longer than the one before.")
-    max: Seconds = Field(3600.0, gt=0, le=604800, description="Longest delay: seconds, or such as 1h.")
+    attempts: Whole = Field(12, ge=1, le=1000, description="Maximum attempts, the first one included.")
+    first: Seconds = Field(5.0, gt=0, le=86400, description="Delay before the second attempt.")
+    factor: Number = Field(2.0, ge=1, le=100, description="Growth of the delay.")
+    max: Seconds = Field(3600.0, gt=0, le=604800, description="Maximum delay.")
     give_up_after: Seconds = Field(
         259200.0,
         gt=0,
         le=31536000,
-        description="Time after the first attempt at which a delivery is dead though attempts are left, and so is what"
-        " has waited for so long behind an open breaker: seconds, or such as 3d. Time in which the sink was paused, or"
-        " workers were stopped, does not count. A replay starts anew.",
+        description="Time after the first attempt, or behind an open breaker, after which the delivery is "
+        "dead. Time while the sink is paused or workers are stopped does not count. A replay "
+        "starts again.",
     )
 
 
@@ -57,20 +55,19 @@ Place = Literal["auto", "shared", "own"]
 
 
 class SinkConfig(Model):
-    """A destination. Beside these keys stand the options of its type."""
+    """A destination. The options of its type stand beside these keys."""
 
     type: str = Field(
-        description="What it is: database, files, s3, slack, http, notify, queue, resubmit, or a type that a package"
-        " adds."
+        description="database, files, s3, slack, http, notify, queue, resubmit, or a type that a package adds."
     )
-    retry: RetryPolicy = section(RetryPolicy, "When a delivery is tried again.")
+    retry: RetryPolicy = section(RetryPolicy, "When a delivery is retried.")
     concurrency: Whole = Field(
         8,
         ge=1,
         le=256,
         description="Maximum number of sends at once, over all workers. Each takes a thread.",
     )
-    rate: Rate | None = Field(None, description="Most sends in a time, such as 10/s or 100/m. No limit when absent.")
+    rate: Rate | None = Field(None, description="Maximum rate of sends over all workers, such as 10/s or 100/m.")
     worker: Place = Field(
         "auto",
         description="The worker process of its sends. shared: one with other sinks, until it hangs, ends its process,"
@@ -103,33 +100,30 @@ class ToSink(Model):
     sink: str = Field(description="Name of the sink.")
     after: Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
         [],
-        description="Sink, or list of sinks, whose receipts it waits for and gets. They must get the event as well:"
-        " by this route, or by an earlier one.",
+        description="Sinks whose receipts it waits for and gets: targets of this route or an earlier one.",
     )
 
 
 class RouteConfig(Model):
     """A rule: which events go to which sinks."""
 
-    name: str = Field(min_length=1, max_length=100, description="What lists and explanations call it. Unique.")
+    name: str = Field(min_length=1, max_length=100, description="A unique name, shown in lists.")
     when: Annotated[str | dict[str, Any] | None, BeforeValidator(_rule)] = Field(
         None,
-        description="A mapping of dotted paths to a value, list of values or glob, all of which must match;"
-        " or a CEL expression. Absent means always.",
+        description="A mapping or a CEL expression. Without it, the route always matches.",
     )
     to: Annotated[list[Annotated[str | ToSink, BeforeValidator(_target)]], BeforeValidator(_targets)] = Field(
-        min_length=1, description="Names of sinks, or {sink: …, after: …}."
+        min_length=1, description="Names of sinks, or `{sink: …, after: …}`."
     )
-    interim: bool = Field(False, description="Also events of runs that have not ended, or will be tried again.")
-    repeats: bool = Field(False, description="Also events that say nothing new.")
+    interim: bool = Field(False, description="Also match events of runs that have not ended or will be retried.")
+    repeats: bool = Field(False, description="Also match events that add nothing to an earlier one.")
     updates: bool = Field(
         False,
-        description="Tell its sinks again when a later event of the same result has more files or fields. Sinks that"
-        " complete what they keep (database, files, s3) get those anyway.",
+        description="Also send a later event of the same result that has more files or fields.",
     )
-    superseded: bool = Field(False, description="Also final events older than the newest one of their run.")
-    test: bool = Field(False, description="Also the test webhooks that Skyvern's Test button sends.")
-    stop: bool = Field(False, description="When this route matches, the ones after it are not evaluated.")
+    superseded: bool = Field(False, description="Also match final events older than the newest one of their run.")
+    test: bool = Field(False, description="Also match test webhooks of Skyvern's Test button.")
+    stop: bool = Field(False, description="Skip the routes below when this one matches.")
 
     @property
     def targets(self) -> tuple[ToSink, ...]:
@@ -138,16 +132,15 @@ class RouteConfig(Model):
 
 
 class CallbacksConfig(Section):
-    """The callers' own webhooks: what submitters gave as webhook_url, served by us."""
+    """Webhooks of apps that submit runs: what they gave as webhook_url."""
 
-    retry: RetryPolicy = section(RetryPolicy, "When a delivery is tried again.")
-    timeout: Seconds = Field(30.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 30s.")
+    retry: RetryPolicy = section(RetryPolicy, "When a delivery is retried.")
+    timeout: Seconds = Field(30.0, gt=0, le=3600, description="Maximum time of one send.")
     concurrency: Whole = Field(32, ge=1, le=256, description="How many sends may run at once, over all workers.")
     per_origin: Whole = Field(
         4,
         ge=1,
         le=256,
-        description="How many of them one caller may have to one origin, so that one slow server holds up nobody else."
-        " All origins of one caller together take half of the places that others leave free.",
+        description="Maximum sends at once from one key to one origin, so that a slow server delays no other.",
     )
     worker: Place = Field("auto", description="The worker process of these sends: as for a sink, and auto is shared.")

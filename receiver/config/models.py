@@ -36,26 +36,23 @@ DEFAULT_REDACT = (
 
 
 class SourceConfig(Model):
-    """Who posts to us. The URL is /webhooks/<name>."""
+    """A sender of webhooks. It posts to `/webhooks/NAME`."""
 
     secrets: Keys = Field(
         min_length=1,
-        description="API keys with which the source signs its webhooks. Several, so that a key can be rotated:"
-        " a body that any of them signed is authentic.",
+        description="API keys that sign its webhooks; several while you rotate one.",
     )
     api_base: str | None = Field(
-        None, pattern=r"^https?://", description="Base of the source's API. SKYVERN_BASE_URL when it is absent."
+        None, pattern=r"^https?://", description="Base URL of its API. Default: SKYVERN_BASE_URL."
     )
     api_key: OptionalKey = Field(
         None,
-        description="Key for the source's API: to submit and poll runs and to renew lapsed artifact URLs."
-        " Without it, nothing is asked from the API. It counts as one of the secrets: Skyvern signs with the key that"
-        " a run was submitted with.",
+        description="Key for its API, to submit and poll runs and to renew expired file URLs. It also "
+        "counts as one of `secrets`.",
     )
     watch: bool = Field(
         False,
-        description="Walk Skyvern's list of runs, and take in the end of every run of the account that no webhook"
-        " brought: runs of its UI, of schedules, of n8n and others too. Needs api_key.",
+        description="Read the account's list of runs, and import results that no webhook brought. Needs `api_key`.",
     )
 
     @property
@@ -81,107 +78,98 @@ class ServerConfig(Section):
 
     admin: Listen | None = Field(
         None,
-        description="A second port, for operators alone: a port of 127.0.0.1, or an address and a port, such as"
-        " 10.0.0.5:9000. It serves `/metrics` and `/readyz?all` without a key, `/api/v1` and `/console`; none of these"
-        " is then on the port that webhooks come to.",
+        description="A second port for operators, as PORT of 127.0.0.1 or ADDRESS:PORT. It serves "
+        "`/metrics` and `/readyz?all` without a key, `/api/v1` and `/console`; the main port "
+        "no longer does.",
     )
 
     max_body: Size = Field(
-        16 << 20, ge=1024, le=1 << 30, description="Largest body of a webhook: bytes, or such as 16MiB. Over it: 413."
+        16 << 20, ge=1024, le=1 << 30, description="Maximum size of a webhook; a larger one gets 413."
     )
     accept_weaker_durability: bool = Field(
         False,
-        description="Start although Redis does not write each event to disk before the 202, or may evict it.",
+        description="Start although Redis does not sync each event to disk before the 202, or may evict it.",
     )
 
 
 class SubmitConfig(Section):
-    """The submit API: upstream apps speak Skyvern's own API with us, with keys of ours."""
+    """The submit API: Skyvern's own API for your apps, with Runhook's keys."""
 
     rate: Rate | None = Field(
         None,
-        description="Most calls of one key in a time, such as 10/s or 100/m, where the key has no rate of its own."
-        " Absent: 200/s and 2,000 at once, in each process.",
+        description="Maximum rate of calls per key that has no rate of its own. Default: 200/s and 2,000 "
+        "at once, per process.",
     )
     max_body: Size = Field(
         4 << 20,
         ge=1024,
         le=64 << 20,
-        description="Largest body of a call, uploads of files apart: bytes, or such as 4MiB. Over it: 413.",
+        description="Maximum size of a call, uploads excepted; a larger one gets 413.",
     )
-    max_wait: Seconds = Field(
-        300.0, ge=1, le=3600, description="Longest time that `?wait=` holds a request: seconds, or such as 5m."
-    )
+    max_wait: Seconds = Field(300.0, ge=1, le=3600, description="Maximum time that `?wait=` holds a request.")
     max_waiters: Whole = Field(
         5000,
         ge=1,
         le=100_000,
-        description="Requests that may be held at once in one process; over it the answer is 503.",
+        description="Maximum held requests per process; beyond it, 503.",
     )
     waiter_share: Number = Field(
         0.5,
         gt=0,
         le=1,
-        description="Part of the places for held requests that one key may take of those which other keys leave free.",
+        description="Share of the held requests that one key may take of those that other keys leave free.",
     )
     look_budget: Rate = Field(
         "2/s",
-        description="Most calls of a source's API in a time, over all processes, to look at runs that requests wait"
-        " for, such as 2/s. Not counted: the one answer that each of them would have asked for itself.",
+        description="Maximum rate of calls of a source's API for runs that requests wait for, over all processes.",
     )
 
 
 class ReconcileConfig(Section):
-    """Polling for results that no webhook has brought."""
+    """Polling for results that no webhook brought."""
 
     enabled: bool = Field(True, description="Whether the clock polls overdue runs.")
     after: Seconds = Field(
         600.0,
         gt=0,
         le=604800,
-        description="Time after which a run without a result is polled, where its request sets no limit: seconds, or"
-        " such as 10m.",
+        description="Age at which a run without a result is polled, if its request sets no limit.",
     )
     webhook_grace: Seconds = Field(
         120.0,
         ge=0,
         le=86400,
-        description="Time that an end which Skyvern's API shows waits for its webhook, which has the same facts and"
-        " more files; then the API's answer is taken: seconds, or such as 2m. Default without PUBLIC_URL, and"
-        " in `runhook dev`: 9s, by when a run has all its files.",
+        description="How long a result seen by the API waits for its webhook, which has more files. "
+        "Default without PUBLIC_URL and in `runhook dev`: 9s.",
     )
     stuck_after: Seconds = Field(
         14400.0,
         gt=0,
         le=2592000,
-        description="Age at which a run that is still queued or running becomes an interim event, once, as one that is"
-        " paused does at its first poll: seconds, or such as 4h.",
+        description="Age at which a queued or running run becomes an interim event, once.",
     )
     watch_every: Seconds = Field(
         60.0,
         ge=1,
         le=86400,
-        description="Pause between two walks of Skyvern's list of runs: seconds, or such as 1m. Default without"
-        " PUBLIC_URL, and in `runhook dev`: 15s.",
+        description="Pause between two reads of Skyvern's list of runs. Default without PUBLIC_URL and in "
+        "`runhook dev`: 15s.",
     )
     watch_back: Seconds = Field(
         0.0,
         ge=0,
         le=2592000,
-        description="How far back the first walk of a source goes: seconds, or such as 1d. 0: runs that ended before it"
-        " are not imported.",
+        description="How far back the first read of a source goes. 0 imports only runs that end after it.",
     )
-    longest: Seconds = Field(
-        3600.0, gt=0, le=604800, description="Longest pause between two polls of one run: seconds, or such as 1h."
-    )
-    concurrency: Whole = Field(8, ge=1, le=64, description="How many polls of one source may run at once.")
-    budget: Rate = Field("60/m", description="Most calls of a source's API in a time, such as 60/m.")
+    longest: Seconds = Field(3600.0, gt=0, le=604800, description="Maximum pause between two polls of one run.")
+    concurrency: Whole = Field(8, ge=1, le=64, description="Maximum polls of one source at once.")
+    budget: Rate = Field("60/m", description="Maximum rate of calls of a source's API.")
     absent_after: Seconds = Field(
         600.0,
         ge=60,
         le=86400,
-        description="Time after which a submit whose answer was lost, and of which Skyvern's list certainly shows no"
-        " run, counts as never made, so that its Idempotency-Key is free again: seconds, or such as 10m.",
+        description="Age at which a submission counts as never sent, if its response was lost and "
+        "Skyvern's list proves that no run exists.",
     )
 
     def paced(self, *, webhooks: bool) -> Self:
@@ -194,31 +182,31 @@ class ReconcileConfig(Section):
 
 
 class Config(Model):
-    """The whole file."""
+    """The complete file."""
 
-    sources: dict[Name, SourceConfig] = Field(min_length=1, description="Who posts to us, by name.")
+    sources: dict[Name, SourceConfig] = Field(min_length=1, description="Senders of webhooks, by name.")
     sinks: dict[Name, SinkConfig] = Field(default_factory=dict, description="Destinations, by name.")
     # Empty lists, which pydantic copies, and not `list` as a factory: that costs Python's tokenizer a start.
     routes: list[RouteConfig] = Field([], description="Rules, evaluated from top to bottom.")
     redact: list[str] = Field(
         default_factory=lambda: list(DEFAULT_REDACT),
-        description="Dotted paths that are masked before anything is kept in the ledger or sent to a sink:"
-        " * is one level, ** any depth. A list here replaces the default one.",
+        description="Dotted paths that are masked before anything is stored or sent: * is one level, ** "
+        "any depth. A list replaces the default.",
     )
     allowed_addresses: list[str] = Field(
         [],
-        description="Hosts and CIDR networks that may be fetched from and posted to although they are private.",
+        description="Private hosts and CIDR networks that may be fetched from and posted to.",
     )
     server: ServerConfig = section(ServerConfig, "What the receiver accepts.")
-    inbox: InboxConfig = section(InboxConfig, "How much may wait in Redis.")
-    spool: SpoolConfig = section(SpoolConfig, "The store for when Redis is away.")
-    quarantine: QuarantineConfig = section(QuarantineConfig, "The store of requests that failed the signature check.")
-    console: ConsoleConfig = section(ConsoleConfig, "The console, for people.")
+    inbox: InboxConfig = section(InboxConfig, "Limits of the inbox in Redis.")
+    spool: SpoolConfig = section(SpoolConfig, "Limits of the spool on disk.")
+    quarantine: QuarantineConfig = section(QuarantineConfig, "Limits of the quarantine.")
+    console: ConsoleConfig = section(ConsoleConfig, "Who may sign in to the console.")
     submit: SubmitConfig = section(SubmitConfig, "The submit API.")
-    callbacks: CallbacksConfig = section(CallbacksConfig, "The callers' own webhooks.")
-    reconcile: ReconcileConfig = section(ReconcileConfig, "Polling for results that no webhook has brought.")
-    ledger: LedgerConfig = section(LedgerConfig, "What the database of the ledger must promise.")
-    retention: RetentionConfig = section(RetentionConfig, "How long ended things are kept.")
+    callbacks: CallbacksConfig = section(CallbacksConfig, "Webhooks of apps that submit runs.")
+    reconcile: ReconcileConfig = section(ReconcileConfig, "Polling for results that no webhook brought.")
+    ledger: LedgerConfig = section(LedgerConfig, "What the ledger requires of its database.")
+    retention: RetentionConfig = section(RetentionConfig, "How long events are kept.")
 
     @property
     def submits(self) -> bool:

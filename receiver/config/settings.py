@@ -100,8 +100,8 @@ class Settings(BaseSettings):
 
     config: Path = _variable(
         "RUNHOOK_CONFIG",
-        "The YAML file with sources, sinks and routes. Default: `runhook.yaml`, else `config/runhook.yaml`, else one"
-        " that ships with Runhook; `serve`, `worker` and `clock` do not start with that one.",
+        "The YAML file with sources, sinks and routes. Default: `runhook.yaml`, else "
+        "`config/runhook.yaml`, else a packaged one.",
         default_factory=find_config,
     )
     data: Path = _variable(
@@ -114,27 +114,26 @@ class Settings(BaseSettings):
     )
     database_url: str = _variable(
         "DATABASE_URL",
-        "The ledger's database: SQLite or PostgreSQL. Default: the SQLite file ledger.db in the data directory.",
+        "The ledger's database, SQLite or PostgreSQL. Default: ledger.db in the data directory.",
         default_factory=_ledger_file,
     )
     public_url: str = _variable(
-        "PUBLIC_URL", "Where Skyvern can reach this receiver, such as https://hooks.example.com."
+        "PUBLIC_URL", "URL at which Skyvern reaches the receiver, such as https://hooks.example.com."
     )
     skyvern_base_url: str = _variable(
         "SKYVERN_BASE_URL",
-        "Base of the Skyvern API for sources that set no api_base.",
+        "Base URL of the Skyvern API for sources without `api_base`.",
         default="https://api.skyvern.com",
     )
     secret: str = _variable(
         "RUNHOOK_SECRET",
-        "Master secret of 16 characters or more, the same on each host: the keys of upstream apps are derived from it,"
-        " and sign their webhooks. After a change the keys still open the API; create new ones for signed webhooks."
-        " Default: created when needed, and stored as runhook-secret in the data directory.",
+        "Master secret of at least 16 characters, the same on each host. Keys of apps are "
+        "derived from it; after a change, create new ones. Default: the file runhook-secret "
+        "in the data directory.",
     )
     console_password: str = _variable(
         "RUNHOOK_CONSOLE_PASSWORD",
-        "Password of the console's user `admin`, or its Argon2 hash. For several people see `console` in the config"
-        " file. Without either the console is off.",
+        "Password, or its Argon2 hash, of the console's user `admin`.",
     )
     console_token: str = _variable(
         "RUNHOOK_CONSOLE_TOKEN",

@@ -355,7 +355,7 @@ def test_a_variable_cannot_change_the_structure(file: Path) -> None:
         ),
         ("type: database", "type: !env X", "4: sinks.results.type: the tag !env is not allowed"),
         ("type: database", "type: 5", "4: sinks.results.type: must be a text, not a number: in quotes it is one"),
-        ("type: database, ", "", "4: sinks.results.type: is missing: What it is"),
+        ("type: database, ", "", "4: sinks.results.type: is missing: database, files"),
     ],
 )
 def test_a_mistake_is_named_with_line_and_key_and_what_would_be_right(

@@ -1,4 +1,4 @@
-"""docs/reference/sinks/*.md: every option is there, and the examples are right."""
+"""docs/reference/sinks/*.md name every option, and their examples are valid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMON = {
     "retry",
     "concurrency",
     "rate",
-}  # keys that every sink has; docs/reference/configuration.md tells of them
+}  # keys of every sink, in docs/reference/configuration.md
 
 
 def examples(page: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -36,7 +36,7 @@ def examples(page: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_option_of_a_sink_is_on_its_page(page: Path) -> None:
+def test_page_names_every_option_of_its_sink(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     missing = [name for name in sink_type(page.stem).Options.model_fields if f"`{name}`" not in text]
     assert missing == []
@@ -46,6 +46,6 @@ def test_every_option_of_a_sink_is_on_its_page(page: Path) -> None:
     ("name", "keys"),
     [pytest.param(name, keys, id=f"{page.stem}-{name}") for page in PAGES for name, keys in examples(page)],
 )
-def test_the_examples_on_a_sinks_page_are_right(name: str, keys: dict[str, Any]) -> None:
+def test_examples_on_the_page_of_a_sink_are_valid(name: str, keys: dict[str, Any]) -> None:
     options = {key: value for key, value in keys.items() if key not in COMMON}
     sink_type(keys["type"]).Options.model_validate(options)
