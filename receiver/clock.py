@@ -18,6 +18,8 @@ import redis
 from receiver import reaper, wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.delivery import backoff
+from receiver.domain import poll_schedule
 from receiver.domain.callback import CALLBACK
 from receiver.domain.redaction import Redactor
 from receiver.inbox.reader import InboxReader
@@ -27,6 +29,7 @@ from receiver.ledger import (
     Ledger,
     LedgerUnavailable,
     agenda,
+    ahead,
     audit,
     heartbeats,
     planner,
@@ -79,7 +82,8 @@ log = logging.getLogger("runhook.clock")
 
 class Clock:
     """The clock of one process. `reap`: releases what dead workers held; returns how many there were. `give_up`: by
-    sink, the seconds after which what waits behind an open breaker is dead. `redactor`: what is not indexed."""
+    sink, the seconds after which what waits behind an open breaker is dead. `redactor`: what is not indexed. `waits`:
+    the longest that Runhook sets; None: times are not checked."""
 
     def __init__(
         self,
@@ -91,6 +95,7 @@ class Clock:
         reap: Callable[[], int] | None = None,
         give_up: Mapping[str, float] = {},
         redactor: Redactor | None = None,
+        waits: ahead.LongestWaits | None = None,
     ) -> None:
         self._ledger = ledger
         self._sinks = sinks
@@ -100,6 +105,7 @@ class Clock:
         self._reap_all = reap
         self._give_up = give_up
         self._redactor = redactor or Redactor([])
+        self._waits = waits
         self._inbox = InboxReader(connection, "clock")
         self._queues = [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in sinks)]
         # What the last checks found.
@@ -259,10 +265,13 @@ class Clock:
             cleanup.sweep(self._redis, self._queues)
 
     def slow(self) -> None:
-        """Queue held deliveries that were left behind; end what has waited too long behind an open breaker; remove what
-        is past its retention; update the statistics of SQLite's planner."""
+        """Correct times written while the database's clock was ahead; queue held deliveries that were left behind; end
+        what has waited too long behind an open breaker; remove what is past its retention; update the statistics of
+        SQLite's planner."""
         if not self._every("slow", SLOW_EVERY):
             return
+        if self._waits is not None:
+            self._correct_times(self._waits)
         if self._ledger.read(lanes.any_shut):
             self._expire(self._ledger.now())
         self._sweep_held()
@@ -271,6 +280,16 @@ class Clock:
         ):
             self._remove_old(self._retain)
         self._learnt = planner.learn(self._ledger, self._learnt)
+
+    def _correct_times(self, waits: ahead.LongestWaits) -> None:
+        began, now = time.monotonic(), self._ledger.now()
+        while self._ledger.read(lambda connection: ahead.any_ahead(connection, now, waits)):
+            done = self._ledger.write(lambda connection: ahead.correct(connection, now, waits))
+            log.warning(
+                "clock.corrected deliveries=%d breakers=%d polls=%d reason=the database's clock was ahead", *done[:3]
+            )
+            if time.monotonic() - began > STEPS:
+                return
 
     def tidy(self) -> None:
         """Remove old lines of the audit, old operations, and the heartbeats and inbox readers of dead processes."""
@@ -379,4 +398,15 @@ def build(settings: Settings, config: Config, stop: Callable[[float], bool], wat
         reap=partial(reaper.reap_all, settings),
         give_up={name: config.retry_of(name).give_up_after for name in config.destinations},
         redactor=Redactor(config.redact),
+        waits=longest_waits(config),
+    )
+
+
+def longest_waits(config: Config) -> ahead.LongestWaits:
+    """Return the longest waits that the config allows, a sink's Retry-After included."""
+    policies = [config.retry_of(name) for name in config.destinations]
+    attempt = max([backoff.RETRY_AFTER_CAP * 1.05, *(policy.max for policy in policies)])
+    poll = max(poll_schedule.LONGEST_FIRST, config.reconcile.longest) * 1.25
+    return ahead.LongestWaits(
+        tuple(config.destinations), attempt, poll, max(config.reconcile.watch_every * 1.25, 3600.0)
     )

@@ -36,6 +36,7 @@ ACTIONS: Final = (
     "view.save",
     "view.rename",
     "view.remove",
+    "clock.correct",
 )
 
 
@@ -44,7 +45,7 @@ class ActionRow(Result):
 
     id: int
     at: Moment
-    actor_kind: str = Field(description="key, user or cli.")
+    actor_kind: str = Field(description="key, user, cli, or process for what Runhook does automatically.")
     actor: str = Field(description="The name of the key or user.")
     key_id: str
     action: str = Field(description="replay, cancel, resubmit, sink.pause, key.create …")

@@ -32,9 +32,11 @@ class _Reading(NamedTuple):
 class DatabaseClock:
     """Tells the database's time from what it answered last; until it has answered, and for SQLite, the host's."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic, host: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float] = time.monotonic, host: Callable[[], float] | None = None
+    ) -> None:
         self._monotonic = monotonic
-        self._host = host
+        self._host = host or time.time
         self._reading: _Reading | None = None
         self._asked_at = float("-inf")
 

@@ -30,6 +30,13 @@ Conflict = Callable[[Any], Any]
 LARGE: Final = 64 << 10
 
 
+def is_read_only(connection: sa.Connection) -> bool:
+    """Whether PostgreSQL refuses writes: it is a standby, or its settings say so. SQLite says so with a write."""
+    if connection.dialect.name != "postgresql":
+        return False
+    return bool(connection.exec_driver_sql("SELECT current_setting('transaction_read_only') = 'on'").scalar())
+
+
 def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
     """Return an INSERT with ON CONFLICT, which both databases spell alike but SQLAlchemy keeps apart."""
     return _insert(connection.dialect.name, table)

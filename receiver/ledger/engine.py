@@ -107,7 +107,9 @@ class Ledger:
                 with self._exclusive(), self._engine(write=True).begin() as connection:
                     if self._require_durability and (problem := _weakness(connection)):
                         raise LedgerNotDurable(problem)
-                    return work(connection)
+                    result = work(connection)
+                self._prepare()  # what went to a file that was deleted meanwhile was not written
+                return result
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
                 if number == _TRIES or time.monotonic() > until or not errors.is_worth_a_retry(error):
                     raise self._failed(error) from error

@@ -16,6 +16,7 @@ from sqlalchemy import exc as sa_exc
 
 from receiver.domain.trouble import Trouble
 from receiver.errors import NotStarted
+from receiver.ledger import dialect
 from receiver.ledger.engine import Ledger
 from receiver.ledger.errors import LedgerUnavailable
 from receiver.ledger.remedies import remedy_for, with_remedy
@@ -123,7 +124,7 @@ def unusable(ledger: Ledger, error: LedgerUnavailable) -> str:
 
 
 def schema_trouble(ledger: Ledger, within: float | None = None) -> Trouble | None:
-    """Return why the ledger can't be read by this program as it is; None when it can. Makes and changes nothing.
+    """Return why this program can't use the ledger as it is; None when it can. Makes and changes nothing.
 
     `within`: as for `Ledger.read`. Raises LedgerUnavailable.
     """
@@ -132,7 +133,12 @@ def schema_trouble(ledger: Ledger, within: float | None = None) -> Trouble | Non
             "there is no ledger yet",
             "name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook, whose worker makes one",
         )
-    found = ledger.read(_revision, within)
+    found, read_only = ledger.read(lambda connection: (_revision(connection), dialect.is_read_only(connection)), within)
+    if read_only:
+        return Trouble(
+            "the database is read-only",
+            "name the primary in DATABASE_URL, or set default_transaction_read_only to off for its user and database",
+        )
     if found is None:
         return Trouble(
             "this database holds no ledger yet",

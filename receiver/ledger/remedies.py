@@ -48,6 +48,11 @@ _REMEDIES: Final = tuple(
             "DATABASE_URL must name a file that this user can write, in a folder where it can make files",
             True,
         ),
+        (
+            r"in a read-only transaction",
+            "the database is read-only: name the primary in DATABASE_URL, or set default_transaction_read_only to off",
+            True,
+        ),
         (r"failed to resolve host", "is that the name of its host? it is in DATABASE_URL", True),
         (r"Connection refused", "no PostgreSQL listens there: start it, or correct DATABASE_URL", True),
     )

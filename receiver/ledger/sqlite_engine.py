@@ -3,6 +3,7 @@ itself."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -27,7 +28,7 @@ class LedgerFile:
         self._path = path
         self._wait = wait
         self._lock = FileLock(Path(f"{path}.lock"))
-        self._prepared = False
+        self._opened: tuple[int, int] | None = None
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -39,12 +40,14 @@ class LedgerFile:
             raise LedgerUnavailable(f"the ledger {error}") from None
 
     def prepare(self) -> None:
-        """Make the file, which only its owner may read, in WAL mode, which it then stays in. Raises LedgerUnavailable.
+        """Make the file, which only its owner may read, in WAL mode, which it then stays in.
 
         That is done under the lock: the first switch answers "database is locked" at once, whatever busy_timeout says,
-        while another process opens the file.
+        while another process opens the file. Raises LedgerUnavailable; from then on also once the open file is not the
+        one in the folder, for what is written to it would be lost with the process.
         """
-        if self._prepared:
+        if self._opened is not None:
+            self.require_same()
             return
         with self.exclusive():  # which makes the folder
             with suppress(OSError):  # SQLite says what is wrong with the path
@@ -54,7 +57,22 @@ class LedgerFile:
                     connection.execute("PRAGMA journal_mode=WAL")
             except sqlite3.Error as error:
                 raise LedgerUnavailable(str(error)) from error
-        self._prepared = True
+            self._opened = self._identity()
+
+    def require_same(self) -> None:
+        """Raise LedgerUnavailable when the file was deleted or replaced since it was opened. Costs 2 µs."""
+        if self._identity() != self._opened:
+            raise LedgerUnavailable(
+                f"the ledger's file {self._path} was deleted or replaced while it was open: nothing more is written to "
+                "it. Put the right file back, or leave it for Runhook to create, and restart this process"
+            )
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116 - Path.stat takes three times as long
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def close(self) -> None:
         """Close the lock."""

@@ -25,6 +25,8 @@ DELIVERY_LATE: Final = 300.0
 SEARCH_LATE: Final = 60.0
 # Seconds for which a request in quarantine counts as news.
 REFUSED_NEWS: Final = 86_400.0
+# Seconds after which corrected times need nobody any more.
+CORRECTION_LATE: Final = 900.0
 # Part of spool.max_bytes from which on it counts as nearly full.
 SPOOL_FULL: Final = 0.8
 # What a code begins with, in the order in which problems are shown.
@@ -95,6 +97,16 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
             "ledger_weak",
             f"the ledger at {ledger.url} may lose what it has confirmed: {ledger.weak}",
             "change the database's settings, or accept it with ledger.accept_weaker_durability; no part starts with it",
+        )
+    if ledger.corrected:
+        deliveries, breakers, polls, at = ledger.corrected
+        yield Problem(
+            "clock_was_ahead",
+            f"the clock of the ledger's database was ahead, and was set back: the clock process corrected the times of"
+            f" {counted(deliveries, 'delivery', 'deliveries')}, {counted(breakers, 'breaker', 'breakers')} and"
+            f" {counted(polls, 'poll', 'polls')} {ago(report.now - at)} ago",
+            "run NTP on the database's host; what the corrected rows wait for goes on",
+            note=report.now - at > CORRECTION_LATE,
         )
     for each in ledger.cancelled:
         yield Problem(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartSeen
 from receiver.inbox.state import InboxState
+from receiver.ledger.ahead import Corrected
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.words import Coverage
 
@@ -31,7 +32,7 @@ class LedgerReport:
     state), of those that have not ended, and dead ones. `oldest_due`: by sink, since when the oldest waits beyond its
     time. `orphans`: by sink that is not in the config, how many deliveries have which state. `operations`: replays and
     backfills that are running. `cancelled`: operations of ours that the database cancels for time. `search`: which runs
-    it finds."""
+    it finds. `corrected`: the last rows, lately, that a database clock had dated ahead."""
 
     url: str
     trouble: str = ""
@@ -47,6 +48,7 @@ class LedgerReport:
     missed_schedules: dict[str, int] = field(default_factory=dict)
     cancelled: list[Cancelled] = field(default_factory=list)
     search: Coverage = field(default_factory=Coverage)
+    corrected: Corrected | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from receiver.ingest import durability
 from receiver.ingest.disk_file import free_bytes
 from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import usage
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, heartbeats, replays, stats
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, ahead, heartbeats, replays, stats
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.migrate import schema_trouble
 from receiver.ledger.remedies import remedy_for
@@ -41,6 +41,8 @@ from receiver.status.report import DiskReport, LedgerReport, RedisReport, Status
 
 # Seconds that Redis has to answer.
 _TIMEOUT: Final = 2.0
+# Seconds for which a correction of times is reported.
+_CORRECTION_NEWS: Final = 86_400.0
 
 
 def survey(settings: Settings) -> StatusReport:
@@ -121,6 +123,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             missed_schedules=gauges.missed,
             cancelled=gauges.cancelled,
             search=gauges.search,
+            corrected=ahead.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),
         )
         return report, heartbeats.every(connection)
 

@@ -11,6 +11,7 @@ import pytest
 from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartBeat, PartSeen, expected
 from receiver.inbox.state import InboxState
+from receiver.ledger.ahead import Corrected
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.words import Coverage
 from receiver.status.problems import find
@@ -83,6 +84,8 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         "cancelled deliveries.claims.claim for time, 3 times in a row, the last 30 s ago",
         False,
     ),
+    ("clock_was_ahead", ledger(corrected=Corrected(3, 1, 0, NOW - 60)), "3 deliveries, 1 breaker and 0 polls", False),
+    ("clock_was_ahead", ledger(corrected=Corrected(3, 1, 0, NOW - 7200)), "0 polls 2 h ago", True),
     ("part_missing", without("clock"), "no clock is running: none was heard of", False),
     ("part_missing", without("clock", seen("clock", age=90.0)), "process 7), fell silent 90 s ago", False),
     ("part_missing", without("clock", seen("clock", age=200.0, stopped=True)), "was stopped 3 min ago", False),
