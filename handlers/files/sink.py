@@ -24,7 +24,7 @@ class FilesOptions(MirrorOptions):
     reserve: ByteSize = Field(
         ByteSize(512 * 1024**2),
         ge=0,
-        description="Free disk space that is left alone; more than spool.reserve_bytes, for the same disk.",
+        description="Free disk space to leave: more than spool.reserve_bytes on the same disk.",
     )
 
     @field_validator("path")
