@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 
 from handlers.contract import Unavailable
 from handlers.database.columns import Columns
-from handlers.database.statements import Statements
+from handlers.database.results_table import ResultsTable
 from handlers.database.table import EVENT_KEY, REQUIRED, RUN_KEY, RUN_KEY_ALONE, Column
 
 
@@ -43,15 +43,15 @@ class TableInspection:
         self._columns = columns
         self._dialect = dialect
         self._key = EVENT_KEY if all_events else RUN_KEY
-        self._whole = self.statements(columns.all, self._key)
+        self._whole = self.table(columns.all, self._key)
 
-    def statements(self, columns: Sequence[Column], key: Sequence[str]) -> Statements:
-        """Return the statements for `columns` of the table, whose rows are identified by the columns `key`."""
-        return Statements(self._name, columns, self._dialect, key)
+    def table(self, columns: Sequence[Column], key: Sequence[str]) -> ResultsTable:
+        """Return the table with only `columns`, whose rows are identified by the columns `key`."""
+        return ResultsTable(self._name, columns, self._dialect, key)
 
     @property
     def max_rows(self) -> int:
-        """How many rows one statement takes at most."""
+        """The maximum number of rows of one transaction."""
         return self._whole.max_rows
 
     def look(self, connection: sa.Connection) -> Inspected:

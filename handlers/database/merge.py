@@ -39,16 +39,6 @@ Order: TypeAlias = tuple[int, bool, datetime, datetime, str]
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-class _InTable:
-    """Stands for a value that is in the table, and was not read."""
-
-    def __repr__(self) -> str:
-        return "STORED"
-
-
-STORED: Final = _InTable()
-
-
 @dataclass(frozen=True, slots=True)
 class Value:
     """A column's value: which event said it, and how much it holds (`weight`)."""
@@ -70,13 +60,13 @@ Values: TypeAlias = Mapping[str, Value]
 class RunState:
     """What is known of one run.
 
-    `newest`: the newest event. `event`: its own columns, or None when they are in the table already. `lasting`: by
-    column, of the run and of the attempt. `results`: by status, of this attempt.
+    `newest`: the newest event. `event`: its own columns. `run`, `attempt`: values by column. `results`: values of this
+    attempt, by status.
     """
 
     newest: Order
     status: str
-    event: Mapping[str, Any] | None
+    event: Mapping[str, Any]
     run: Values
     attempt: Values
     results: Mapping[str, Values]
@@ -100,15 +90,18 @@ def order_of(cells: Mapping[str, Any]) -> Order:
 
 
 def weight_of(column: Column, cell: Any) -> int:
-    """Return how much a new cell holds, as the statement of `statements.kept` counts it in a table."""
+    """Return how much a cell holds, as `Column.prefers` counts it."""
     if column.prefers == "newest" or not isinstance(cell, bytes):
         return 0
     if column.prefers == "filled":
         return int(_EMPTY.fullmatch(cell) is None)
     try:
         value = orjson.loads(cell)
-    except ValueError:  # too deep for it
-        value = json.loads(cell)
+    except ValueError:  # nested too deeply for orjson, or text of another program
+        try:
+            value = json.loads(cell)
+        except ValueError:
+            return 1
     return len(value) if isinstance(value, (list, dict)) else 1
 
 
@@ -127,32 +120,26 @@ def of_event(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunState:
     return RunState(order, cells["status"], event, kept["run"], kept["attempt"], {cells["status"]: kept["result"]})
 
 
-def of_row(columns: Sequence[Column], cells: Mapping[str, Any], weights: Mapping[str, int | None]) -> RunState:
-    """Return the state that a row of the table holds.
-
-    `cells`: the columns that `order_of` reads, and merged_from (JSON). `weights`: of each column that is kept; None for
-    null.
-    """
-    newest = order_of(cells)
+def of_row(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunState:
+    """Return the state that a row of the table holds."""
+    state = of_event(columns, {**cells, "status": cells["status"] or ""})
     memory = _memory(cells)
-    origins, others = memory.get("columns", {}), memory.get("results", {})
+    origins = {name: _order(origin) for name, origin in memory.get("columns", {}).items()}
     kinds = {column.name: column.kind for column in columns}
-    kept: dict[str, dict[str, Value]] = {"run": {}, "attempt": {}, "result": {}}
-    for column in columns:
-        weight = weights.get(column.name)
-        if column.scope != "event" and weight is not None:
-            origin = origins.get(column.name)
-            kept[column.scope][column.name] = Value(STORED, weight, _order(origin) if origin else newest)
     results = {
         status: {
             name: Value(_decoded(kinds[name], text), weight, _order(order))
             for name, (order, weight, text) in values.items()
             if name in kinds
         }
-        for status, values in others.items()
+        for status, values in memory.get("results", {}).items()
     }
-    status = cells["status"] or ""
-    return RunState(newest, status, None, kept["run"], kept["attempt"], {**results, status: kept["result"]})
+
+    def restored(values: Values) -> Values:
+        return {name: replace(value, order=origins.get(name, value.order)) for name, value in values.items()}
+
+    visible = {status: restored(values) for status, values in state.results.items()}
+    return replace(state, run=restored(state.run), attempt=restored(state.attempt), results={**results, **visible})
 
 
 def join(old: RunState, new: RunState) -> RunState:
@@ -169,43 +156,9 @@ def join(old: RunState, new: RunState) -> RunState:
     return replace(newest, run=run, attempt=_better(old.attempt, new.attempt), results=results)
 
 
-def hides_result(old: RunState, new: RunState) -> bool:
-    """Whether `join` must remember the result that the table shows now: its values have to be read first."""
-    return (
-        bool(old.results.get(old.status))
-        and old.newest[0] == new.newest[0]
-        and new.newest >= old.newest
-        and old.status != new.status
-        and (old.status in FINAL or not new.newest[1])
-    )
-
-
-def with_result(old: RunState, cells: Mapping[str, Any]) -> RunState:
-    """Return `old` with the values of its visible result, read from the table."""
-    visible = {name: replace(value, cell=cells[name]) for name, value in old.results[old.status].items()}
-    return replace(old, results={**old.results, old.status: visible})
-
-
-def changes(columns: Sequence[Column], old: RunState, joined: RunState) -> dict[str, Any]:
-    """Return the cells of the row that differ in `joined` from the table, which holds `old`."""
-    found = dict(joined.event or {})
-    before, after = old.visible, joined.visible
-    for name in {*before, *after}:
-        value = after.get(name)
-        if value is None:
-            found[name] = None
-        elif value.cell is not STORED:
-            found[name] = value.cell
-    if MERGED_FROM in columns:
-        memory = memory_of(columns, joined)
-        if found or memory != memory_of(columns, old):
-            found[MERGED_FROM.name] = memory
-    return found
-
-
 def cells_of(columns: Sequence[Column], state: RunState) -> dict[str, Any]:
-    """Return the whole row of a state that is not in the table yet."""
-    cells: dict[str, Any] = {column.name: None for column in columns} | dict(state.event or {})
+    """Return the row of a state."""
+    cells: dict[str, Any] = {column.name: None for column in columns} | dict(state.event)
     cells.update((name, value.cell) for name, value in state.visible.items())
     if MERGED_FROM in columns:
         cells[MERGED_FROM.name] = memory_of(columns, state)

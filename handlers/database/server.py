@@ -16,11 +16,11 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import sqlalchemy as sa
@@ -29,8 +29,7 @@ from sqlalchemy import event, exc
 from handlers.contract import Unavailable
 from handlers.support import postgresql
 from handlers.support.file_lock import FileLock, NotLocked
-from handlers.support.kept_connections import KeptConnections
-from handlers.support.postgresql import LATE, BoundedConnection, Execution, Session, Statement, TimeLimits
+from handlers.support.postgresql import LATE, BoundedConnection, Session, TimeLimits
 from handlers.support.private_file import make_private_file
 from handlers.support.url import hide_secrets
 
@@ -48,20 +47,6 @@ FULL = 2
 _ROW_ERRORS = {"21", "22", "23", "38", "39", "44", "54", "P0"}
 # Classes whose message may quote the row or the statement, and so is not shown.
 _QUOTING_ERRORS = _ROW_ERRORS | {"42"}
-
-# What is told by a session's end, by a pooler that has cleared it, and by a table that was altered since it prepared.
-_OF_THE_SESSION: Final = {None, "57P01", "57P02", "57P03", "26000", "0A000"}
-
-# $1: whether for the transaction alone.
-_SET: Final = (
-    "SELECT set_config('TimeZone', 'UTC', $1::bool), set_config('statement_timeout', $2::text, $1),"
-    " set_config('lock_timeout', $3::text, $1), set_config('idle_in_transaction_session_timeout', $4::text, $1)"
-)
-_LIMITS: Final = Statement(_SET)
-_LIMITS_AND_LEVEL: Final = Statement(f"{_SET}, set_config('synchronous_commit', $5::text, $1)")
-# The share of a send's time from which on a transaction has the limits of its session, which are those of all of it:
-# the server still gives up before us.
-_WHOLE: Final = 0.95
 
 log = logging.getLogger("runhook.database")
 
@@ -92,7 +77,6 @@ class Database:
         self._engine: sa.Engine | None = None
         self._opening = threading.Lock()
         self._closed = False
-        self._kept = KeptConnections[sa.Connection]()
         self._lock = FileLock(Path(f"{url.database}.lock")) if self.is_sqlite else None
 
     @property
@@ -119,58 +103,12 @@ class Database:
         """
         with self._bounded(deadline):
             if self._lock is None:
-                with self._begun() as connection:
+                with self._open().begin() as connection:
                     self._require_durability(connection.info["session"])
                     yield connection
             else:
                 with self._lock.held(deadline - time.monotonic()), self._open().begin() as connection:
                     yield connection
-
-    def at_once(self, asked: Sequence[Execution], deadline: float) -> list[list[tuple[Any, ...]]]:
-        """Run statements on PostgreSQL in a transaction of their own, in one request. Returns the rows of each.
-
-        They may be run twice: whether a connection is still good is not asked before. Raises as `transaction`.
-        """
-        with self._bounded(deadline):
-            try:
-                return self._together(asked)
-            except psycopg.Error as error:
-                if error.sqlstate not in _OF_THE_SESSION or time.monotonic() > deadline:
-                    raise
-                self._forget_connections()  # what is idle was lost with this one
-                self._open().dispose()
-                return self._together(asked)
-
-    def _together(self, asked: Sequence[Execution]) -> list[list[tuple[Any, ...]]]:
-        with self._kept.one(self._open().connect) as connection:
-            session = connection.info["session"]
-            self._require_durability(session)
-            driver: Any = connection.connection.dbapi_connection
-            left = self._left()
-            limits = [self._limiting(session, left)] if session.pooled or left < _WHOLE * self._timeout else []
-            answers: list[list[tuple[Any, ...]]] = driver.together([*limits, *asked], commit=True)
-            return answers[len(limits) :]
-
-    def _forget_connections(self) -> None:
-        self._kept.close()
-        if not self._closed:
-            self._kept = KeptConnections[sa.Connection]()
-
-    @contextmanager
-    def _begun(self) -> Iterator[sa.Connection]:
-        """Begin a transaction; on another connection, if the one that was idle is lost."""
-        connection = self._open().connect()
-        try:
-            connection.begin()
-        except exc.DBAPIError as error:
-            connection.close()
-            if not error.connection_invalidated:
-                raise
-            connection = self._open().connect()
-            connection.begin()
-        with connection:
-            yield connection
-            connection.commit()
 
     @contextmanager
     def _bounded(self, deadline: float) -> Iterator[None]:
@@ -199,7 +137,6 @@ class Database:
         if engine is not None:
             event.listen(engine, "checkin", _close_returned)
             engine.dispose()
-        self._kept.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -217,6 +154,7 @@ class Database:
             # No prepared statements: a pooler in between may send each transaction to another connection.
             connect_args={"prepare_threshold": None},
             hide_parameters=True,
+            pool_pre_ping=True,
             pool_recycle=1800,
             pool_size=4,
             max_overflow=28,
@@ -234,10 +172,7 @@ class Database:
 
         @event.listens_for(engine, "connect")
         def _on_connect(connection: Any, record: Any) -> None:
-            session = record.info["session"] = postgresql.open_session(connection, self._limits)
-            connection.prepares = not session.pooled
-            if not session.pooled:
-                connection.together([self._limiting(session, self._timeout, for_session=True)])
+            record.info["session"] = postgresql.open_session(connection, self._limits)
 
         @event.listens_for(engine, "begin")
         def _on_begin(connection: sa.Connection) -> None:
@@ -247,24 +182,9 @@ class Database:
 
     def _begin(self, session: Session) -> str:
         """Return the beginning of a transaction in which the server gives up a little before us: it can say why."""
-        limits = self._limits_of(self._left())
+        left = max(0.0, postgresql.deadline.get() - time.monotonic())
+        limits = replace(self._limits, statement=left * 0.9, lock=left * 0.8, idle=min(left, self._limits.idle))
         return postgresql.begin(limits) if self._accept_weaker else session.begin(limits)
-
-    def _limiting(self, session: Session, left: float, *, for_session: bool = False) -> Execution:
-        """Return the statement that sets the same limits as `_begin`: of a transaction that may take `left` seconds, or
-        of all of the session's for which nothing else is said."""
-        limits = self._limits_of(left)
-        times = [f"{max(1, int(each * 1000))}".encode() for each in (limits.statement, limits.lock, limits.idle)]
-        given = [b"\x00" if for_session else b"\x01", *times]
-        if self._accept_weaker:
-            return Execution(_LIMITS, given)
-        return Execution(_LIMITS_AND_LEVEL, [*given, session.commit_level.encode()])
-
-    def _left(self) -> float:
-        return max(0.0, postgresql.deadline.get() - time.monotonic())
-
-    def _limits_of(self, left: float) -> TimeLimits:
-        return replace(self._limits, statement=left * 0.9, lock=left * 0.8, idle=min(left, self._limits.idle))
 
     def _require_durability(self, session: Session) -> None:
         """Raises Unavailable when the server may lose what it has confirmed, and the operator has not accepted that."""

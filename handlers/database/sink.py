@@ -17,9 +17,9 @@ from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOp
 from handlers.database.columns import Columns, Row
 from handlers.database.inspection import Inspected, TableInspection
 from handlers.database.options import DatabaseOptions, parse_url
+from handlers.database.results_table import ResultsTable, by_key
 from handlers.database.server import Database, RowRejected, TableMismatch
-from handlers.database.statements import Statements
-from handlers.database.writing import OtherSource, RowBatch, RowMissing, by_column, keys_of
+from handlers.database.writing import OtherSource, RowMissing, write_runs
 from handlers.support.private_file import folder_for
 
 # Bytes of one transaction's rows. A single larger row gets its own.
@@ -32,10 +32,10 @@ Answers = list[Receipt | Exception | None]
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    """The statements for the tables as they are. `look_again`: monotonic, or None when they are whole."""
+    """The tables as they are. `look_again`: monotonic, or None when they are complete."""
 
-    runs: Statements
-    events: Statements | None
+    runs: ResultsTable
+    events: ResultsTable | None
     look_again: float | None
 
 
@@ -155,41 +155,20 @@ class DatabaseSink(Sink[DatabaseOptions]):
                 answers[number] = Receipt(f"{self.options.table}/{row.run_id}", note=_note(row, fresh, notice))
 
     def _written(self, rows: Sequence[Row], deadline: float) -> list[bool]:
-        """Write the rows. Returns for each whether it was written, or else was older than the table's."""
+        """Write the rows in one transaction. Returns for each row whether no event of its run is newer."""
         tables = self._prepare(deadline)
+        cells = [self._columns.cells(row) for row in rows]
         try:
-            return self._insert_and_merge(tables, rows, deadline)
+            with self._database.transaction(deadline) as connection:
+                newest = write_runs(connection, tables.runs, cells)
+                if tables.events is not None:
+                    tables.events.complete(connection, list(by_key(tables.events, cells).values()))
         except TableMismatch as error:
             self._tables = None  # inspected again before the next attempt
             raise Unavailable(
                 f"{error}; {self.options.table} needs a unique key: {tables.runs.unique_index()}"
             ) from None
-
-    def _insert_and_merge(self, tables: _Tables, rows: Sequence[Row], deadline: float) -> list[bool]:
-        """Insert, and merge what is there already.
-
-        On PostgreSQL these are two transactions, the first of which is one request: most runs are new. A row may be
-        written again, so what fails in between does no harm.
-        """
-        batch = RowBatch(tables.runs, self._columns, rows)
-        statements = [tables.runs.insert(batch.by_column)]
-        if tables.events is not None:
-            events = dict(zip(keys_of(tables.events, self._columns, rows), rows, strict=True))
-            each_once = [events[key].values for key in sorted(events)]
-            statements.append(tables.events.put(by_column(self._columns, each_once)))
-        if not self._database.is_sqlite:
-            inserted, *_ = self._database.at_once([tables.runs.at_once(each) for each in statements], deadline)
-            there = batch.there(inserted)
-            if not there:
-                return batch.fresh({})
-            with self._database.transaction(deadline) as connection:
-                return batch.fresh(batch.merge_into(connection, there))
-        with self._database.transaction(deadline) as connection:
-            there = batch.there(connection.exec_driver_sql(*statements[0]))
-            newest = batch.merge_into(connection, there) if there else {}
-            for each in statements[1:]:
-                connection.exec_driver_sql(*each)
-        return batch.fresh(newest)
+        return newest
 
     def _prepare(self, deadline: float) -> _Tables:
         """Inspect the tables, once as long as they are whole; create what the option `create` allows."""
@@ -211,15 +190,15 @@ class DatabaseSink(Sink[DatabaseOptions]):
 
     def _as_found(self, found: Sequence[Inspected]) -> _Tables:
         pairs = list(zip(self._inspections, found, strict=True))
-        statements = [each.statements(seen.usable, seen.key) for each, seen in pairs]
+        tables = [each.table(seen.usable, seen.key) for each, seen in pairs]
         notices = [each.notice(seen) for each, seen in pairs]
         told = "; ".join(notice for notice in notices if notice)
         if told != self._told:
             self._told = self._notice = told
         whole = not any(seen.missing for seen in found)
         return _Tables(
-            statements[0],
-            statements[1] if len(statements) > 1 else None,
+            tables[0],
+            tables[1] if len(tables) > 1 else None,
             None if whole else time.monotonic() + LOOK_AGAIN,
         )
 

@@ -8,34 +8,24 @@ Its rules:
   fix.
 - Behind a connection pooler each transaction may have another session, and a pooler refuses or ignores settings at
   connecting: there limits and `synchronous_commit` are set in each transaction, in one request with its BEGIN.
-- Statements that wait for nothing of each other go in one request (`BoundedConnection.together`, libpq's pipeline
-  mode), which is a transaction of its own without BEGIN and COMMIT: a request costs two changes of process, which takes
-  longer than many a statement.
 - Values over 2 kB are compressed by lz4 where the server has it, its operator has chosen nothing, and the session is
   ours alone: PostgreSQL's own method takes four times as long to write them.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import psycopg
-from psycopg import generators, pq
-from psycopg.adapt import Transformer
+from psycopg import pq
 from psycopg.conninfo import make_conninfo
-from psycopg.errors import error_from_result
 
 LATE: Final = "the server did not answer in time"
-
-# After so many requests of a session, and each time that they are twice as many, it plans anew what it has prepared:
-# the plans that PostgreSQL keeps may be of the time when the tables were small, until somebody analyzes these.
-PLAN_ANEW: Final = 32
 
 # When the transaction of this context must have ended: time.monotonic(), in seconds.
 deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
@@ -99,128 +89,13 @@ class Session:
         return ""
 
 
-class Statement:
-    """A statement that is run often, and so kept for as long as its process: each session prepares it once.
-
-    `text`: with $1, $2, … for values, each with a cast, for the server is told no types.
-    """
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text.encode()
-
-
-class Execution(NamedTuple):
-    """A statement to be run with values in PostgreSQL's binary format; see postgresql_binary.py. None is NULL."""
-
-    statement: Statement
-    values: Sequence[bytes | None] = ()
-
-
 class BoundedConnection(psycopg.Connection[Any]):
     """A connection on which no wait outlasts `deadline`, nor `longest_wait` seconds.
 
-    libpq's own time-outs cover only connecting, and TCP's only a peer whose kernel has gone as well. `prepares`:
-    whether each transaction has the same session, so that a statement is prepared once.
+    libpq's own time-outs cover only connecting, and TCP's only a peer whose kernel has gone as well.
     """
 
     longest_wait: float = float("inf")
-    prepares: bool = False
-
-    def __init__(self, pgconn: pq.abc.PGconn) -> None:
-        super().__init__(pgconn)
-        self._names: dict[Statement, bytes] = {}  # of what the session has prepared
-        self._outdated = False  # whether it has prepared more, which is of no use any more
-        self._numbers = itertools.count(1)
-        self._requests = 0
-
-    def together(self, asked: Sequence[Execution], *, commit: bool = False) -> list[list[tuple[Any, ...]]]:
-        """Run statements in one request, and return the rows of each. Begins a transaction where none is open.
-
-        `commit`: commit with the last one. Where no transaction was open the request then is one, which the server ends
-        with it: all of it is committed, or none. All statements have the time of one, `longest_wait`: the server
-        answers at the end, so until then a connection that is held looks like one that is slow. Raises psycopg.Error
-        for the first that fails: none after it was run.
-        """
-        with self.lock:
-            idle = self.pgconn.transaction_status == pq.TransactionStatus.IDLE
-            begins = idle and not commit and not self.autocommit
-            commits = commit and not idle
-            new = dict.fromkeys(each.statement for each in asked if self.prepares and each.statement not in self._names)
-            names = {statement: b"runhook_%d" % next(self._numbers) for statement in new}
-            before = self._outdated + begins
-            self.pgconn.enter_pipeline_mode()
-            try:
-                self._send(asked, names, begins=begins, commits=commits)
-                results = self.wait(_results(self.pgconn))
-            except BaseException:
-                self.close()  # its answers would be taken for those of the next request
-                raise
-            if not self.closed:
-                self.pgconn.exit_pipeline_mode()
-            self._outdated = self._outdated and not (results and _done(results[0]))
-            answers = results[before + len(names) :]
-            self._names |= {name: names[name] for name, it in zip(names, results[before:], strict=False) if _done(it)}
-            for result in results:
-                if result.status == pq.ExecStatus.FATAL_ERROR:
-                    raise self._failed(result)
-            if not results or results[-1].status != pq.ExecStatus.PIPELINE_SYNC:
-                raise psycopg.OperationalError("the connection was lost")
-            return [self._rows(result) for _, result in zip(asked, answers, strict=False)]
-
-    def _send(
-        self, asked: Sequence[Execution], names: Mapping[Statement, bytes], *, begins: bool, commits: bool
-    ) -> None:
-        """Queue the messages of a request. `names`: under which what the session lacks is to be prepared."""
-        connection = self.pgconn
-        if self._outdated:
-            connection.send_query_params(b"DEALLOCATE ALL", None)
-        if begins:
-            connection.send_query_params(b"BEGIN", None)
-        for statement, name in names.items():
-            connection.send_prepare(name, statement.text)
-        for statement, values in asked:
-            binary = [pq.Format.BINARY] * len(values)
-            if self.prepares:
-                name = names.get(statement) or self._names[statement]
-                connection.send_query_prepared(name, values, binary, pq.Format.BINARY)
-            else:
-                connection.send_query_params(statement.text, values, None, binary, pq.Format.BINARY)
-        self._requests += 1
-        if self.prepares and self._requests >= PLAN_ANEW and self._requests.bit_count() == 1:
-            connection.send_query_params(b"DISCARD PLANS", None)
-        if commits:
-            connection.send_query_params(b"COMMIT", None)
-        connection.pipeline_sync()
-
-    def _failed(self, result: pq.abc.PGresult) -> psycopg.Error:
-        error = error_from_result(result, encoding=self.info.encoding)
-        # After DEALLOCATE or DISCARD; or for a table that was altered since it was prepared. The session stays as it
-        # is: a request of its own leaves no transaction to roll back.
-        if isinstance(error, (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported)):
-            self._names.clear()
-            self._outdated = True
-        return error
-
-    def _rows(self, result: pq.abc.PGresult) -> list[tuple[Any, ...]]:
-        if not result.nfields:
-            return []
-        reader = Transformer(self)
-        reader.set_pgresult(result)
-        return reader.load_rows(0, result.ntuples, tuple)
-
-    def rollback(self) -> None:
-        """Roll back as psycopg does, which may tell the session to forget all that is prepared. Nothing once closed."""
-        if self.closed or self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
-            return
-        super().rollback()
-        if self._names or self._outdated:
-            self._names.clear()
-            self._outdated = False
-            with self.lock:
-                self.pgconn.send_query(b"DEALLOCATE ALL")
-                self.wait(generators.execute(self.pgconn))
 
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Wait as psycopg does. Raises OperationalError, with the connection closed, when that takes too long."""
@@ -238,23 +113,6 @@ class BoundedConnection(psycopg.Connection[Any]):
                 wanted = gen.send(ready)
         except StopIteration as done:
             return done.value
-
-
-def _results(connection: pq.abc.PGconn) -> Generator[Any, Any, list[pq.abc.PGresult]]:
-    """Send what is queued, and return the result of each message, up to the end of the request or of the connection:
-    the last one tells that the request has ended, and with it its transaction."""
-    yield from generators.send(connection)
-    found: list[pq.abc.PGresult] = []
-    while connection.status != pq.ConnStatus.BAD:
-        results = yield from generators.fetch_many(connection)
-        found += results
-        if not results or results[0].status == pq.ExecStatus.PIPELINE_SYNC:
-            break
-    return found
-
-
-def _done(result: pq.abc.PGresult) -> bool:
-    return result.status == pq.ExecStatus.COMMAND_OK
 
 
 # No such directory can be: libpq reads its parameters before it looks for the server's socket in there.

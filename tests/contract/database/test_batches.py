@@ -10,8 +10,6 @@ from decimal import Decimal
 import pytest
 
 from handlers.contract import Receipt, Refused, Unavailable
-from handlers.database.sent_rows import FEW
-from handlers.database.server import Database
 from handlers.testing.conformance import (
     make_delivery,
     sample_run,
@@ -51,7 +49,7 @@ def test_a_run_whose_row_a_trigger_drops_gets_no_receipt_and_costs_its_batch_not
     (missing,) = [answer for answer in answers if not isinstance(answer, Receipt)]
     assert missing is answers[3]
     assert isinstance(missing, Unavailable)
-    assert "keeps no row of this run" in str(missing)
+    assert "has no row of this run" in str(missing)
     assert len(database.rows()) == 7
 
 
@@ -100,7 +98,7 @@ def test_a_batch_of_every_size_is_answered_in_order(database: ResultsDb) -> None
         ]
 
 
-@pytest.mark.parametrize("size", [1, 2, FEW, FEW + 1, 3 * FEW])
+@pytest.mark.parametrize("size", [1, 2, 24])
 def test_a_row_is_the_same_however_many_are_written_with_it(pg: ResultsDb, size: int) -> None:
     # Given columns of every kind, and rows of which some lack their values
     kinds = ("text", "number", "boolean", "timestamp", "integer", "json")
@@ -124,7 +122,7 @@ def test_a_row_is_the_same_however_many_are_written_with_it(pg: ResultsDb, size:
     assert len(rows) == size
 
 
-@pytest.mark.parametrize("size", [1, FEW + 1])
+@pytest.mark.parametrize("size", [1, 9])
 @pytest.mark.parametrize("history", [False, True])
 def test_a_column_that_no_row_had_a_value_for_is_written_once_one_has(pg: ResultsDb, size: int, history: bool) -> None:
     # Given a sink whose rows had no summary until now
@@ -142,7 +140,7 @@ def test_a_column_that_no_row_had_a_value_for_is_written_once_one_has(pg: Result
             assert found[f"tsk_a{number}"] == found[f"tsk_c{number}"] == (None, None)
 
 
-@pytest.mark.parametrize("size", [1, FEW + 1])
+@pytest.mark.parametrize("size", [1, 9])
 def test_a_value_that_is_missing_is_null_whatever_a_table_has_for_its_default(pg: ResultsDb, size: int) -> None:
     pg.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, summary TEXT DEFAULT 'none yet')")
     sink = pg.sink()
@@ -152,11 +150,9 @@ def test_a_value_that_is_missing_is_null_whatever_a_table_has_for_its_default(pg
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_rows_that_are_alike_or_not_have_the_values_of_their_events(
-    pg: ResultsDb, history: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_are_alike_or_not_have_the_values_of_their_events(pg: ResultsDb, history: bool) -> None:
     # Given batches whose rows have one status and source; two statuses; two of each, and no type; two attempts
-    size = FEW + 2
+    size = 10
     batches = {
         "a": [event(f"a{number}", 1) for number in range(size)],
         "b": [replace(event(f"b{number}", 1), status=("failed", "completed")[number % 2]) for number in range(size)],
@@ -164,13 +160,9 @@ def test_rows_that_are_alike_or_not_have_the_values_of_their_events(
         "d": [event(f"d{number}", 1, attempt=1 + number % 2, status="canceled") for number in range(size)],
     }
     sink = pg.sink(history=history)
-    asked: list[None] = []
-    at_once = Database.at_once
-    monkeypatch.setattr(Database, "at_once", lambda *given: (asked.append(None), at_once(*given))[1])
-    # When they are written, in whatever order, each by one request: none is refused, and tried again by halves
+    # When they are written, in whatever order
     for name in ("a", "b", "c", "d", "c", "a"):
         assert all(isinstance(answer, Receipt) for answer in sink.send_many(batches[name]))
-    assert len(asked) == 6
     # Then each row has what its own event says
     told = {
         each.run_id: (each.status, each.source, each.run_type or None, each.run["status"], each.run.get("attempt", 1))

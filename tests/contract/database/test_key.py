@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from handlers.contract import Receipt, Refused
-from handlers.database.statements import Statements
+from handlers.database.results_table import ResultsTable
 from handlers.database.table import RUN_KEY, RUN_KEY_ALONE, STANDARD
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.support.results_db import ResultsDb
@@ -25,7 +25,7 @@ def primary_key(database: ResultsDb) -> list[str]:
 @pytest.fixture
 def by_run_id(database: ResultsDb) -> ResultsDb:
     """A database with a table whose key is the run's id alone."""
-    table = Statements("skyvern_runs", STANDARD, database.engine.dialect.name, RUN_KEY_ALONE)
+    table = ResultsTable("skyvern_runs", STANDARD, database.engine.dialect.name, RUN_KEY_ALONE)
     database.execute(table.create_table())
     return database
 
@@ -60,7 +60,7 @@ def test_a_table_keyed_by_run_id_refuses_another_source(by_run_id: ResultsDb) ->
 
 
 def test_a_key_of_the_operators_own_is_left_as_it_is(pg: ResultsDb) -> None:
-    table = Statements("skyvern_runs", STANDARD, "postgresql", RUN_KEY_ALONE)
+    table = ResultsTable("skyvern_runs", STANDARD, "postgresql", RUN_KEY_ALONE)
     pg.execute(table.create_table())
     pg.execute("ALTER TABLE skyvern_runs DROP CONSTRAINT skyvern_runs_pkey")
     pg.execute("CREATE UNIQUE INDEX mine ON skyvern_runs (run_id)")

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from functools import reduce
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,38 +116,13 @@ def test_what_was_modified_last_is_the_newest_though_it_arrived_first() -> None:
     assert _row([last, late])["status"] == _row([late, last])["status"] == "completed"
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "hidden"),
-    [
-        ({"status": "failed"}, {"status": "completed"}, True),
-        ({"status": "failed"}, {"status": "failed"}, False),
-        ({"status": "failed", "attempt": 1}, {"status": "completed", "attempt": 2}, False),
-        ({"status": "failed", "minute": 9}, {"status": "completed"}, False),
-        ({"status": "running"}, {"status": "completed"}, False),
-        ({"status": "running"}, {"status": "paused"}, True),
-    ],
-)
-def test_the_values_of_a_result_are_read_back_only_when_they_may_be_shown_again(
-    old: dict[str, Any], new: dict[str, Any], hidden: bool
-) -> None:
-    before, after = (_state(event("wr_1", **{"minute": minute, **fields})) for minute, fields in ((1, old), (2, new)))
-    assert merge.hides_result(before, after) is hidden
-
-
 @given(histories)
-def test_what_a_row_remembers_is_read_back_from_it(history: list[Delivery]) -> None:
+def test_a_row_holds_all_that_merging_needs(history: list[Delivery]) -> None:
     joined = reduce(merge.join, map(_state, history))
-    cells = merge.cells_of(COLUMNS.all, joined)
-    weights = {
-        column.name: None if cells[column.name] is None else merge.weight_of(column, cells[column.name])
-        for column in COLUMNS.all
-    }
-    found = merge.of_row(COLUMNS.all, cells, weights)
-    assert merge.changes(COLUMNS.all, found, merge.join(found, found)) == {}
-    orders = {name: value.rank for name, value in found.visible.items()}
-    assert orders == {name: value.rank for name, value in joined.visible.items()}
-    others = {status: dict(values) for status, values in joined.results.items() if values and status != joined.status}
-    assert {status: dict(values) for status, values in found.results.items() if status != found.status} == others
+    found = merge.of_row(COLUMNS.all, merge.cells_of(COLUMNS.all, joined))
+    # A status without values leaves nothing to remember.
+    results = {status: values for status, values in joined.results.items() if values or status == joined.status}
+    assert found == replace(joined, results=results)
 
 
 def test_a_memory_that_another_program_has_written_past_is_not_believed() -> None:
@@ -156,5 +130,5 @@ def test_a_memory_that_another_program_has_written_past_is_not_believed() -> Non
     row = _row([older, newer])
     assert row["merged_from"] is not None
     written_past = row | {"event_id": "evt_other", "modified_at": NOW}
-    found = merge.of_row(COLUMNS.all, written_past, {"output": 1})
+    found = merge.of_row(COLUMNS.all, written_past)
     assert found.visible["output"].order == found.newest
