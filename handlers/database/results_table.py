@@ -85,11 +85,9 @@ class ResultsTable:
             index_elements=self.key,
             set_={column.name: kept.get(column.name, excluded[column.name]) for column in others},
         )
+        given = self._records(self.key) if self.postgresql else sa.bindparam("keys", expanding=True)
         self._select = (
-            sa.select(*map(self._read, columns))
-            .where(sa.tuple_(*keys).in_(sa.bindparam("keys", expanding=True)))
-            .order_by(*keys)
-            .with_for_update()
+            sa.select(*map(self._read, columns)).where(sa.tuple_(*keys).in_(given)).order_by(*keys).with_for_update()
         )
 
     @property
@@ -107,10 +105,11 @@ class ResultsTable:
 
     def read(self, connection: sa.Connection, keys: Sequence[Key]) -> list[dict[str, Any]]:
         """Return the rows of `keys`. PostgreSQL locks them in the order of their keys, so writers never deadlock."""
-        rows = connection.execute(self._select, {"keys": keys})
+        given = [dict(zip(self.key, key, strict=True)) for key in keys]
+        parameters = {"rows": orjson.dumps(given).decode()} if self.postgresql else {"keys": list(keys)}
         return [
             {column.name: _value(column.kind, cell) for column, cell in zip(self.columns, row, strict=True)}
-            for row in rows
+            for row in connection.execute(self._select, parameters)
         ]
 
     def overwrite(self, connection: sa.Connection, rows: Sequence[Cells]) -> None:
@@ -146,11 +145,15 @@ class ResultsTable:
         if not self.postgresql:
             rows = sqlite.insert(self._untyped).values({name: sa.bindparam(name) for name in names})
             return rows, rows.excluded
-        records = sa.func.json_to_recordset(sa.cast(sa.bindparam("rows"), sa.JSON(none_as_null=True)))
-        new = records.table_valued(*(sa.column(each.name, POSTGRESQL[each.kind]) for each in self.columns))
-        selected = sa.select(new.render_derived(name="new", with_types=True))
-        inserted = postgresql.insert(self._untyped).from_select(names, selected)
+        inserted = postgresql.insert(self._untyped).from_select(names, self._records(names))
         return inserted, inserted.excluded
+
+    def _records(self, names: Sequence[str]) -> Any:
+        """Return the SELECT that makes rows of the columns `names` of one JSON parameter."""
+        kinds = {column.name: column.kind for column in self.columns}
+        rows = sa.func.json_to_recordset(sa.cast(sa.bindparam("rows", type_=sa.Text), postgresql.JSON))
+        new = rows.table_valued(*(sa.column(name, POSTGRESQL[kinds[name]]) for name in names))
+        return sa.select(new.render_derived(name="new", with_types=True))
 
     def _parameters(self, rows: Sequence[Cells]) -> Any:
         names = [column.name for column in self.columns]
