@@ -156,11 +156,10 @@ class ResultsTable:
         return sa.select(new.render_derived(name="new", with_types=True))
 
     def _parameters(self, rows: Sequence[Cells]) -> Any:
+        if self.postgresql:
+            return {"rows": orjson.dumps(rows, default=_fragment).decode()}
         names = [column.name for column in self.columns]
-        if not self.postgresql:
-            return [{name: _for_sqlite(row[name]) for name in names} for row in rows]
-        records = [{name: _for_json(cell) for name in names if (cell := row[name]) is not None} for row in rows]
-        return {"rows": orjson.dumps(records).decode()}
+        return [{name: _for_sqlite(row[name]) for name in names} for row in rows]
 
     def _read(self, column: Column) -> Any:
         """Return the expression that reads a column. Times are read as text: Python lacks some of PostgreSQL's."""
@@ -194,13 +193,9 @@ _FROM_TABLE: Final[Mapping[str, Callable[[Any], Any]]] = {
 }
 
 
-def _for_json(cell: Any) -> Any:
-    """Return what orjson writes. Values that are JSON already are inserted as they are."""
-    if isinstance(cell, bytes):
-        return orjson.Fragment(cell)
-    if isinstance(cell, Decimal):
-        return orjson.Fragment(str(cell))
-    return cell  # text, int of 64 bits, bool, datetime
+def _fragment(cell: bytes | Decimal) -> orjson.Fragment:
+    """Insert JSON and decimals as they are."""
+    return orjson.Fragment(cell if isinstance(cell, bytes) else str(cell))
 
 
 def _for_sqlite(cell: Any) -> Any:
