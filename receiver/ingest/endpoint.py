@@ -14,11 +14,12 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import orjson
+from starlette.types import Message, Receive, Scope, Send
 
 from receiver.domain.event import Event, event_id
 from receiver.domain.network import network_of
@@ -53,34 +54,6 @@ _ACCEPTED: Final[dict[str, Any]] = {
 
 log = logging.getLogger("runhook.ingest")
 
-Message = MutableMapping[str, Any]
-
-
-class Receive(Protocol):
-    """ASGI's receive."""
-
-    def __call__(self) -> Awaitable[Message]: ...
-
-
-class Send(Protocol):
-    """ASGI's send."""
-
-    def __call__(self, message: Message, /) -> Awaitable[None]: ...
-
-
-class Commits(Protocol):
-    """The part of the group commit that ingest needs."""
-
-    def commit(self, event: Event) -> Awaitable[None]:
-        """Commit an event."""
-
-
-class QuarantineSink(Protocol):
-    """The part of the quarantine that ingest needs."""
-
-    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float, network: str) -> None:
-        """Keep a refused request from `network`, if there is room."""
-
 
 class PollHints(Protocol):
     """The part of the poll hints that ingest needs."""
@@ -109,28 +82,31 @@ _OUTCOMES: Final[dict[type[RequestError], str]] = {
 
 
 class Ingest:
-    """The ASGI application. `sources`: secrets by source name. `max_body`: bytes."""
+    """The ASGI application. `sources`: secrets by source name. `max_body`: bytes.
+
+    `commit`: GroupCommit.commit. `quarantine`: QuarantineWriter.offer.
+    """
 
     def __init__(
         self,
         sources: Mapping[str, Sequence[str]],
         max_body: int,
-        group_commit: Commits,
-        quarantine: QuarantineSink,
+        commit: Callable[[Event], Awaitable[None]],
+        quarantine: Callable[[str, str, bytes, str, float, str], None],
         poll_hints: PollHints,
         metrics: ReceiverMetrics,
         bodies: HeldBodies,
     ) -> None:
         self._sources = sources
         self._max_body = max_body
-        self._group_commit = group_commit
+        self._commit = commit
         self._quarantine = quarantine
         self._poll_hints = poll_hints
         self._metrics = metrics
         self._bodies = bodies
         self._log_lines = TokenBucket(rate=1, burst=20)
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         try:
             event_id = await self._ingest(scope, receive)
@@ -153,7 +129,7 @@ class Ingest:
             await send(_ACCEPTED)
             await send({"type": "http.response.body", "body": b'{"event_id":"%b"}' % event_id.encode()})
 
-    async def _ingest(self, scope: Message, receive: Receive) -> str:
+    async def _ingest(self, scope: Scope, receive: Receive) -> str:
         """Commit the request's event, and return its id. Raises RequestError or _Disconnected."""
         source, secrets, submission_id = self._address(scope["path"], scope["method"])
         length, signature = _read_headers(scope["headers"])
@@ -191,7 +167,7 @@ class Ingest:
             await self._poll_hints.add_run(source, run_id)
 
     async def _accept(
-        self, source: str, secrets: Sequence[str], submission_id: str, signature: str, body: bytes, scope: Message
+        self, source: str, secrets: Sequence[str], submission_id: str, signature: str, body: bytes, scope: Scope
     ) -> str:
         at, size = time.time(), len(body)
         if size > OFF_LOOP:
@@ -200,9 +176,9 @@ class Ingest:
             event = _authentic_id(source, secrets, signature, body)
         if not event:
             network = network_of(client[0]) if (client := scope.get("client")) else ""
-            self._quarantine.offer(source, signature, body, submission_id, at, network)
+            self._quarantine(source, signature, body, submission_id, at, network)
             raise Unauthorized("the signature fits none of the source's secrets")
-        kept = self._group_commit.commit(Event(event, source, body, at, "webhook", submission_id))
+        kept = self._commit(Event(event, source, body, at, "webhook", submission_id))
         if size <= CHECKED:
             self._check_shape(event, body)  # while the commit is under way
         await kept

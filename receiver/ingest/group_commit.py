@@ -366,8 +366,7 @@ class GroupCommit:
 
     async def _drain_some(self) -> None:
         batch = await self._on_disk(self._spool.peek)
-        if not batch.events:  # another receiver on this data directory drains
-            await asyncio.sleep(1.0)
+        if not batch.events:  # another receiver on this data directory was faster
             await self._on_disk(self._spool.count)
             return
         await self._append(batch.events, DRAIN_TIMEOUT)

@@ -283,48 +283,25 @@ def giving_way(kept: Mapping[str, Kept], new: Kept, max_count: int, max_bytes: i
 
     Takes time in proportion to how many are kept, however many of them must go.
     """
-    everything, others = _Room(max_count, max_bytes), _Room(max_count // OTHERS_PART, max_bytes // OTHERS_PART)
-    for each in (*kept.values(), new):
-        everything.add(each)
-        if not each.is_run:
-            others.add(each)
+    everything = [*kept.values(), new]
+    others = [each for each in everything if not each.is_run]
+    over = [len(everything) - max_count, sum(each.size for each in everything) - max_bytes]
+    over_others = [len(others) - max_count // OTHERS_PART, sum(each.size for each in others) - max_bytes // OTHERS_PART]
     candidates = [name for name, each in kept.items() if not each.is_run]
     if new.is_run:
-        counts = Counter(each.network for each in (*kept.values(), new) if each.is_run)
+        crowds = Counter(each.network for each in everything if each.is_run)
         loose = _loose_runs(kept, new.at, max_count, max_bytes)
-        candidates += sorted(loose, key=lambda name: -counts[kept[name].network])
+        candidates += sorted(loose, key=lambda name: -crowds[kept[name].network])
     dropped: list[str] = []
-
-    def fits() -> bool:
-        return everything.is_enough() and (new.is_run or others.is_enough())
-
-    for name in candidates:
-        if fits():
-            break
+    while max(over) > 0 or (not new.is_run and max(over_others) > 0):
+        if len(dropped) == len(candidates):
+            return None
+        name = candidates[len(dropped)]
         dropped.append(name)
-        everything.remove(kept[name])
-        if not kept[name].is_run:
-            others.remove(kept[name])
-    return dropped if fits() else None
-
-
-class _Room:
-    """What is kept, against how much of it there may be."""
-
-    def __init__(self, max_count: int, max_bytes: int) -> None:
-        self._left = max_count
-        self._bytes_left = max_bytes
-
-    def add(self, each: Kept) -> None:
-        self._left -= 1
-        self._bytes_left -= each.size
-
-    def remove(self, each: Kept) -> None:
-        self._left += 1
-        self._bytes_left += each.size
-
-    def is_enough(self) -> bool:
-        return self._left >= 0 and self._bytes_left >= 0
+        for each in (over,) if kept[name].is_run else (over, over_others):
+            each[0] -= 1
+            each[1] -= kept[name].size
+    return dropped
 
 
 def _loose_runs(kept: Mapping[str, Kept], now: float, max_count: int, max_bytes: int) -> list[str]:

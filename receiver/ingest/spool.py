@@ -1,15 +1,14 @@
 """The spool: a table on the receiver's own disk that takes events while Redis is unavailable. Each is on disk before
 `append` returns.
 
-Several receivers may share it: each appends, and one at a time drains. What a killed receiver leaves is drained by the
-next one. Used by one thread at a time; it knows neither Redis nor the event loop.
+Several receivers may share it: each appends and drains. What two of them send is one event, for it has one id. What a
+killed receiver leaves is drained by the next one. Used by one thread at a time; it knows neither Redis nor the event
+loop.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -48,7 +47,6 @@ class Spool:
         self._max_bytes = max_bytes
         self._reserve_bytes = reserve_bytes
         self._file = DiskFile(directory, _NAME, ("frame BLOB NOT NULL",))
-        self._draining = -1  # the lock of the process that drains
         # Events that wait, and the bytes that they take. Any thread may read them.
         self.events = 0
         self.bytes = 0
@@ -101,10 +99,8 @@ class Spool:
     def peek(self, count: int = 256, size: int = 4 << 20) -> Batch:
         """Return the oldest events: up to `count`, about `size` bytes, at least one if there is one. Raises OSError.
 
-        Returns none while another process drains. A row that can't be read gets a negative id, and stays for a person.
+        A row that can't be read gets a negative id, and stays for a person.
         """
-        if not self._may_drain():
-            return Batch(())
         events: list[Event] = []
         damaged: list[int] = []
         taken = last = 0
@@ -135,24 +131,6 @@ class Spool:
         if not self.events:
             with self._file.read() as connection:
                 self._file.shrink(connection)
-            self._stop_draining()
-
-    def _may_drain(self) -> bool:
-        if self._draining < 0:
-            make_private_folder(self.directory)
-            handle = os.open(self.directory / "drain", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(handle)
-                return False
-            self._draining = handle
-        return True
-
-    def _stop_draining(self) -> None:
-        if self._draining >= 0:
-            os.close(self._draining)
-            self._draining = -1
 
     def free(self) -> int:
         """Return the free bytes on the spool's disk beyond the reserve; less than 0 when it is eaten into."""
@@ -161,7 +139,6 @@ class Spool:
 
     def close(self) -> None:
         """Close the spool. What is left in it is drained by the next process."""
-        self._stop_draining()
         self._file.close()
 
 

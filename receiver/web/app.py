@@ -155,7 +155,7 @@ def create_app(
 
     hints = PollHintWriter(settings.redis_url, background)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
-    ingest = Ingest(secrets, config.server.max_body, group_commit, quarantine, hints, metrics, bodies)
+    ingest = Ingest(secrets, config.server.max_body, group_commit.commit, quarantine.offer, hints, metrics, bodies)
     webhooks = [Route(PREFIX + "{address:path}", ingest), Route(PREFIX.rstrip("/"), ingest)]
     handlers: Any = {HTTPException: _http_error, RequestError: _request_error, Exception: _bug}
     app = Application(routes=webhooks, lifespan=lifespan, exception_handlers=handlers)

@@ -72,7 +72,13 @@ class Bench:
         sources = {"skyvern": (SECRET,)}
         self.bodies = HeldBodies(room)
         self.app = endpoint.Ingest(
-            sources, MAX_BODY, self.group_commit, self.refusals, self.poll_hints, self.metrics, self.bodies
+            sources,
+            MAX_BODY,
+            lambda event: self.group_commit.commit(event),
+            self.refusals.offer,
+            self.poll_hints,
+            self.metrics,
+            self.bodies,
         )
 
     async def post(
