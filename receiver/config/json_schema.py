@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, ByteSize, SecretStr
@@ -122,35 +123,42 @@ def _open_to_variables(schema: Any) -> Any:
 
 
 def reference(*, sinks: bool = True) -> str:
-    """Return tables of all variables and keys, with the options of each built-in sink type unless `sinks` is False."""
+    """Return lists of all variables and keys, with the options of each built-in sink type unless `sinks` is False."""
     from handlers.registry import BUILT_IN
 
-    variables = [(item.validation_alias, _default(item), item.description) for item in Settings.model_fields.values()]
-    variables += [(name, "", text) for name, text in OTHER_VARIABLES.items()]
-    rows = [f"| `{name}` | {default} | {text} |\n" for name, default, text in variables if name]
-    parts = [
-        "### Environment\n\n| variable | default | |\n|---|---|---|\n",
-        *rows,
-        _table("The file", Config),
-        _table("sources.*name*", SourceConfig),
-        _table("sinks.*name*", SinkConfig, leave_out={"options"}),
-        _table("sinks.*name*.retry", RetryPolicy),
-        _table("console.users.*name*", ConsoleUser),
-        _table("console.oidc", OidcConfig),
-        _table("console.oidc.groups.*group*", OidcGroup),
-        _table("routes[]", RouteConfig),
-        _table("routes[].to[], in its long form", ToSink),
+    variables = [
+        (str(item.validation_alias), _default(item), item.description)
+        for item in Settings.model_fields.values()
+        if item.validation_alias
     ]
-    for name, item in Config.model_fields.items():
-        if isinstance(item.annotation, type) and issubclass(item.annotation, BaseModel):
-            parts.append(_table(name, item.annotation))
+    variables += [(name, "", text) for name, text in OTHER_VARIABLES.items()]
+    sections = {
+        name: item.annotation
+        for name, item in Config.model_fields.items()
+        if isinstance(item.annotation, type) and issubclass(item.annotation, BaseModel)
+    }
+    parts = [
+        "### Environment\n\n",
+        *(_item(name, default, text) for name, default, text in variables),
+        _section("The file", Config, leave_out=sections.keys()),
+        f"- {', '.join(f'`{name}`' for name in sections)}: see below.\n",
+        _section("sources.*name*", SourceConfig),
+        _section("sinks.*name*", SinkConfig, leave_out=["options"]),
+        _section("sinks.*name*.retry", RetryPolicy),
+        _section("console.users.*name*", ConsoleUser),
+        _section("console.oidc", OidcConfig),
+        _section("console.oidc.groups.*group*", OidcGroup),
+        _section("routes[]", RouteConfig),
+        _section("routes[].to[], in its long form", ToSink),
+    ]
+    parts += [_section(name, model) for name, model in sections.items()]
     if sinks:
         parts += [f"\n### Options of `type: {kind}`\n\n{sink_reference(kind)}" for kind in sorted(BUILT_IN)]
     return "".join(parts)
 
 
 def sink_reference(kind: str) -> str:
-    """Return the table of the options of a sink type, nested ones after it, for its page in docs/reference/sinks."""
+    """Return the list of the options of a sink type, nested ones after it, for its page in docs/reference/sinks."""
     from handlers.registry import sink_type
 
     options = sink_type(kind).Options
@@ -161,7 +169,7 @@ def sink_reference(kind: str) -> str:
         parts.append(f"\nAs in the files sink: {names}.\n")
     for name, item in options.model_fields.items():
         if model := model_in(item.annotation):
-            parts.append(f"\n`{name}`: {_first_paragraph(model)}\n\n{_rows(model, set())}")
+            parts.append(f"\n`{name}`: {_first_paragraph(model)}\n\n{_rows(model)}")
     return "".join(parts)
 
 
@@ -172,21 +180,25 @@ def put_reference(page: str, text: str) -> str:
     return f"{before}{begin}\n{text}{end}{after}" if begin and end else text
 
 
-def _table(title: str, model: type[BaseModel], leave_out: set[str] | None = None) -> str:
-    return f"\n### {title}\n\n{_first_paragraph(model)}\n\n{_rows(model, leave_out or set())}"
+def _section(title: str, model: type[BaseModel], leave_out: Collection[str] = ()) -> str:
+    return f"\n### {title}\n\n{_first_paragraph(model)}\n\n{_rows(model, leave_out)}"
 
 
 def _first_paragraph(model: type[BaseModel]) -> str:
     return " ".join((model.__doc__ or "").split("\n\n")[0].split())
 
 
-def _rows(model: type[BaseModel], leave_out: set[str]) -> str:
-    rows = [
-        f"| `{name}` | {_default(item)} | {_cell(item.description or '')} |\n"
+def _rows(model: type[BaseModel], leave_out: Collection[str] = ()) -> str:
+    items = [
+        _item(name, _default(item), item.description)
         for name, item in model.model_fields.items()
         if name not in leave_out
     ]
-    return f"| key | default | |\n|---|---|---|\n{''.join(rows)}"
+    return "".join(items)
+
+
+def _item(name: str, default: str, description: str | None) -> str:
+    return f"- `{name}`{f' ({default})' if default else ''}: {' '.join((description or '').split())}\n"
 
 
 def _default(item: FieldInfo) -> str:
@@ -214,7 +226,3 @@ def _duration(seconds: float) -> str:
 
 def _code(text: str) -> str:
     return f"`{text}`" if text and ("{" in text or " " not in text) else text
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

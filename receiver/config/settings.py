@@ -1,4 +1,4 @@
-"""The settings of a process: what each variable means. It knows nothing of the YAML file.
+"""The settings of a process, each from one variable. The YAML file is read elsewhere.
 
 Each setting is declared once, as a field: its name, type, default, variable and help. `Settings.summary()` prints them
 with secrets as stars, and docs/reference/configuration.md lists them.
@@ -40,12 +40,12 @@ CONFIG_FILES: Final = (Path("runhook.yaml"), Path("config/runhook.yaml"), PACKAG
 
 # Variables without a field: the YAML file uses the first one, and commands read the others where they need them.
 OTHER_VARIABLES: Final = {
-    "SKYVERN_API_KEY": "The key in the shipped config: it checks signatures, and calls Skyvern's API.",
-    "RUNHOOK_URL": "The service that commands work on, instead of this machine's ledger.",
+    "SKYVERN_API_KEY": "Skyvern's API key, as the packaged config names it.",
+    "RUNHOOK_URL": "Remote service for commands.",
     "RUNHOOK_KEY": "API key for RUNHOOK_URL.",
-    "RUNHOOK_MCP_TOKEN": "Token that clients of `runhook mcp --http` send.",
-    "RUNHOOK_LISTEN_SECRET": "Secret with which `runhook listen` signs what it posts.",
-    SECRETS_DIR: "Directory with a file for each secret, named like its variable. Default: /run/secrets.",
+    "RUNHOOK_MCP_TOKEN": "Token for clients of `runhook mcp --http`.",
+    "RUNHOOK_LISTEN_SECRET": "Secret of `runhook listen`.",
+    SECRETS_DIR: "Directory with a file per variable. Default: /run/secrets.",
 }
 
 _SHORTEST_SECRET = 16
@@ -137,17 +137,17 @@ class Settings(BaseSettings):
     )
     console_token: str = _variable(
         "RUNHOOK_CONSOLE_TOKEN",
-        "Token for one sign-in to the console as admin, at /console/login?token=…. `runhook dev` makes one.",
+        "Token for one sign-in as admin, at /console/login?token=…. `runhook dev` creates one.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = _variable(
-        "RUNHOOK_LOG_LEVEL", "Least severe lines that processes log: debug, info, warning or error.", default="info"
+        "RUNHOOK_LOG_LEVEL", "Minimum level of log lines: debug, info, warning or error.", default="info"
     )
     log_format: Literal["logfmt", "json"] = _variable(
-        "RUNHOOK_LOG_FORMAT", "Form of these lines: logfmt or json.", default="logfmt"
+        "RUNHOOK_LOG_FORMAT", "Format of log lines: logfmt or json.", default="logfmt"
     )
     dev_key: str = _variable(
         "RUNHOOK_DEV_KEY",
-        "Set by `runhook dev` for its processes: another secret of each source, with which `runhook trigger` signs.",
+        "Set by `runhook dev`: another secret of each source, with which `runhook trigger` signs.",
     )
     environ: Variables = Field(repr=False)
     # The `runhook dev` that runs in this folder, if these settings mean the same service.

@@ -23,7 +23,7 @@ def test_commands_page_has_every_command_and_option() -> None:
 
     assert [name for name in COMMANDS if f"### runhook {name}" not in page] == []
     section = page.partition("### runhook replay\n")[2].partition("\n### ")[0]
-    assert {"--dry-run", "--backfill", "--expect", "--source"} <= set(re.findall(r"--[\w-]+", section))
+    assert {"--dry-run", "--backfill", "--expect", "filters"} <= set(re.findall(r"--[\w-]+|filters", section))
 
 
 def test_calls_page_has_every_call_with_its_parameters() -> None:
@@ -33,5 +33,5 @@ def test_calls_page_has_every_call_with_its_parameters() -> None:
     assert "- `name` (required): " in page.partition("## POST /keys\n")[2].partition("\n## ")[0]
     runs = page.partition("## GET /runs\n")[2].partition("\n## ")[0]
     assert "Scope: view." in runs
-    assert "run_prefix" in runs
+    assert "- Shared: filters, `limit after`" in runs
     assert "- Items: `source run_id " in runs
