@@ -189,7 +189,7 @@ class TooMany(RequestError):
 
 
 class Busy(RequestError):
-    """Our own trouble. Always 503 with Retry-After: Skyvern retries it, and would never retry a 4xx."""
+    """Runhook or a server it needs is unavailable: 503 with Retry-After, which Skyvern retries, unlike a 4xx."""
 
     exit_code = 3
     status = 503

@@ -59,7 +59,7 @@ def api_key_remedy(source: str) -> str:
 
 
 def refused_url(public_url: str) -> Trouble | None:
-    """Return why Skyvern refuses webhook URLs that begin with `public_url`; None when it does not, or there is none."""
+    """Return why Skyvern refuses webhook URLs that begin with `public_url`; None if it does not or is empty."""
     try:
         host = (urlsplit(public_url).hostname or "").rstrip(".").lower()
     except ValueError:
@@ -68,7 +68,7 @@ def refused_url(public_url: str) -> Trouble | None:
     if not host or is_service or not is_local_host(host):
         return None
     return Trouble(
-        f"Skyvern refuses a webhook_url on {host}, which is no public host, and so every submit with 400",
+        f"Skyvern refuses a webhook_url on {host}, which is not a public host: every submit gets 400",
         "set PUBLIC_URL to where Skyvern reaches this receiver, such as https://hooks.example.com; a Skyvern of your "
         f"own takes it with {host} in its ALLOWED_HOSTS",
     )

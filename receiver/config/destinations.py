@@ -81,7 +81,7 @@ class SinkConfig(Model):
     @model_validator(mode="before")
     @classmethod
     def _gather_options(cls, data: Any) -> Any:
-        """Move every key that is no field here to `options`, which the handler checks."""
+        """Move every key that is not a field here to `options`, which the handler checks."""
         if not isinstance(data, dict):
             return data
         own = {key: value for key, value in data.items() if key in cls.model_fields}

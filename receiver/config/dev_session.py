@@ -58,7 +58,7 @@ class DevSession:
 
 
 def running() -> DevSession | None:
-    """Return the session of the `dev` that runs in this folder; None when there is none, or its file can't be read."""
+    """Return the session of the `dev` that runs in this folder; None if no `dev` runs or its file is unreadable."""
     with suppress(OSError, ValueError, TypeError, UnicodeDecodeError):
         handle = os.open(FILE, os.O_RDONLY | _FLAGS)
         with os.fdopen(handle, "rb") as file:

@@ -33,7 +33,7 @@ class ListenAddress(NamedTuple):
 
 
 def parse_size(value: object) -> object:
-    """Return the bytes of "16MiB" or "500kB". What is no string is left to the model. Raises ValueError."""
+    """Return the bytes of "16MiB" or "500kB". Other types are left to the model. Raises ValueError."""
     if not isinstance(value, str):
         return reject_bool(value)
     found = _SIZE.fullmatch(value.strip())
@@ -74,7 +74,7 @@ def _stripped(value: object) -> object:
 
 
 def _keys(value: object) -> object:
-    """Remove empty keys: "${OLD_KEY:-}" is no key once the rotation is over."""
+    """Remove empty keys: "${OLD_KEY:-}" is empty after a rotation."""
     if not isinstance(value, list):
         return value
     keys = [each for each in map(_stripped, value) if each != ""]

@@ -19,7 +19,7 @@ from receiver.domain.callback import CALLBACK
 from receiver.errors import ConfigError, suggest
 from receiver.routing.validation import order_problems, rule_problems, rule_warnings
 
-# A variable without a default, and what stands for one that is not set where only names are wanted.
+# A variable without a default, and the placeholder for an unset one when only names are collected.
 _NEEDED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _OPENS_NOTHING = "https://not-set.invalid"
 
@@ -342,7 +342,7 @@ def load_without_secrets(path: Path, environ: Mapping[str, str]) -> Config:
 
 
 def file_hash(path: Path) -> str:
-    """Return what tells one content of the config file from another: 12 hex digits, or "" for none."""
+    """Return a hash of the config file: 12 hex digits, or "" if it is unreadable."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     except OSError:

@@ -125,7 +125,7 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def _key(detail: ErrorDetails, value: Any) -> Key:
-    """Return the error's location without what is no key of the file: a union's branch, a validator's name."""
+    """Return the error's location as keys of the file, without branches of unions and names of validators."""
     key: list[str | int] = []
     parts = detail["loc"]
     for index, part in enumerate(parts):
@@ -141,7 +141,7 @@ def _key(detail: ErrorDetails, value: Any) -> Key:
 def _text(detail: ErrorDetails, model: type[BaseModel], key: Key, value: Any) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if detail["loc"] and detail["loc"][-1] == "[key]":
-        return "is no name: use letters, digits, - and _, at most 63, beginning with a letter or digit"
+        return "is not a valid name: use letters, digits, - and _, at most 63, beginning with a letter or digit"
     if kind == "extra_forbidden":
         return unknown(str(key[-1]), fields_at(model, key[:-1])) if key else "unknown key"
     if kind in ("value_error", "assertion_error"):

@@ -246,7 +246,7 @@ class Settings(BaseSettings):
         return "config" not in self.model_fields_set and self.config == PACKAGED_CONFIG
 
     def with_local_key(self) -> Self:
-        """Return these settings with a SKYVERN_API_KEY, made and kept in the data directory when there is none.
+        """Return these settings with a SKYVERN_API_KEY, created in the data directory if unset.
 
         For `runhook dev` and the demo: the shipped config works without an account, and without a publicly known
         secret. Only its owner can read the file. Raises ConfigError when it can't be written.
@@ -275,7 +275,7 @@ class Settings(BaseSettings):
         return bool(self.public_url) and not self.dev_key
 
     def master_secret(self, *, make: bool = False) -> str:
-        """Return the secret that upstream apps' keys are derived from; "" when there is none and `make` is false.
+        """Return the secret that upstream apps' keys are derived from; "" if it is unset and `make` is false.
 
         RUNHOOK_SECRET, or what a file in the data directory holds, readable by its owner only. Raises ConfigError when
         the file can't be written.

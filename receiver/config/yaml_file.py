@@ -1,7 +1,7 @@
-"""Read YAML text into plain values, each with its line. It knows nothing of what the file means.
+"""Read YAML text into plain values, each with its line, whatever the keys mean.
 
 Stricter and plainer than stock YAML, because a person writes this file and a typing mistake must not pass unseen:
-- only `true` and `false` are booleans, dates stay text, `010` is no octal number, and keys are always text;
+- only `true` and `false` are booleans, dates stay text, `010` is not octal, and keys are always text;
 - a key that is written twice is an error, and so is any tag that is not plain YAML;
 - aliases and merge keys work, up to a bound on how much they unfold to.
 `${VAR}` and `${VAR:-default}` are replaced in scalar values after parsing, so that no value can change the structure.
@@ -155,7 +155,7 @@ def write(value: Any) -> str:
 def read(path: Path, environ: Mapping[str, str]) -> Document:
     """Parse the file `path`.
 
-    Raises ConfigError when it can't be read or is no YAML at all; everything else is in the document's `problems`.
+    Raises ConfigError for an unreadable file or invalid YAML; other mistakes are in the document's `problems`.
     """
     return parse(_text(path), path, environ)
 
@@ -312,7 +312,7 @@ class _Builder:
                 try:
                     return int(text, 0) if kind == "int" else float(text)
                 except ValueError:
-                    self.document.lose(key, "is no number that can be used; put it in quotes if it is text")
+                    self.document.lose(key, "is not a valid number; put it in quotes if it is text")
                     return None
         used: dict[str, str] = {}
         try:
@@ -358,7 +358,7 @@ def expand(text: str, environ: Mapping[str, str], used: dict[str, str] | None = 
 
 
 def _closing(text: str, start: int) -> int:
-    """Return the index of the brace that closes the one before `start`, or -1."""
+    """Return the index of the brace that closes the one preceding `start`, or -1."""
     depth = 1
     for index in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[index], 0)

@@ -110,7 +110,7 @@ def of_disk(report: DiskReport) -> Iterator[Finding]:
         yield Finding(
             "disk.free",
             f"{report.directory} has {size(report.free)} free; spool.reserve_bytes keeps {size(reserve)}",
-            "free some: below the reserve webhooks are answered 503 when Redis is away, or embedded" if short else "",
+            "free disk space: below the reserve, webhooks get 503 while Redis is down or embedded" if short else "",
         )
     status = os.statvfs(report.directory)
     if status.f_files:  # some file systems have no such limit

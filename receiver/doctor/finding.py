@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`check`: a fixed word, such as redis.durability. `what` was found; `todo`: what to do about it, "" when it is
-    well. `note`: nobody has to at once, as of the notes of `runhook status`."""
+    """A result. `check`: a fixed word, such as redis.durability; `what`: what was observed; `todo`: the fix, "" if none
+    is needed; `note`: not urgent, as the notes of `runhook status`."""
 
     check: str
     what: str

@@ -79,7 +79,7 @@ _USED: Final[tuple[tuple[str, ...], ...]] = (
     ("ZRANGE", _RQ, "0", "1"),
     ("ZREM", _RQ, "member"),
 )
-# Commands of which an ACL allows each subcommand by itself.
+# Commands whose subcommands an ACL allows separately.
 _WITH_SUBCOMMANDS: Final = frozenset({"CLIENT", "CONFIG", "MEMORY", "SCRIPT", "XGROUP", "XINFO"})
 
 

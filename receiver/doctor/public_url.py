@@ -1,4 +1,4 @@
-"""PUBLIC_URL as Skyvern sees it: a public host, a valid certificate, and our own answer to a request without signature.
+"""PUBLIC_URL as Skyvern sees it: a public host, a valid certificate, and Runhook's response to an unsigned request.
 
 The request carries no signature, so the receiver keeps nothing of it. It is made from here: a network that does not let
 its own hosts reach its public address fails it, though Skyvern may get through.
@@ -34,7 +34,7 @@ _BODY: Final = b'{"probe": "runhook doctor"}'
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """An answer to the probe. `code`: of our own errors, or "". `valid_until`: of the certificate; None without TLS."""
+    """A response to the probe. `code`: of a Runhook error, or ""; `valid_until`: None without TLS."""
 
     status: int
     code: str
@@ -43,7 +43,7 @@ class _Answer:
 
 
 def examine(public_url: str, sources: Sequence[str], missing: Trouble | None) -> Iterator[Finding]:
-    """Yield what is found of `public_url`. `missing`: what does not work when there is none; None when all does."""
+    """Yield findings about `public_url`. `missing`: what does not work without it, or None."""
     if not public_url:
         what, todo = missing or ("PUBLIC_URL is not set", "")
         yield Finding("public_url", what, todo, note=True)
@@ -138,7 +138,7 @@ def _certificate(host: str, answer: _Answer) -> Iterator[Finding]:
 
 
 def _judged(url: str, source: str, answer: _Answer) -> Finding:
-    """Say what the answer to a request without a signature means: 401 with our own code is right."""
+    """Return a finding for the response to an unsigned request: 401 with Runhook's code is right."""
     what = f"{url} answers {answer.status}"
     if (answer.status, answer.code) == (Unauthorized.status, Unauthorized.code):
         return Finding("public_url.answer", f"{what} to a request without signature, as it should")
@@ -149,7 +149,7 @@ def _judged(url: str, source: str, answer: _Answer) -> Finding:
     elif answer.status in (502, 503, 504):
         todo = "the receiver is down or too busy, or the proxy in front can't reach it: `runhook status`"
     elif answer.status < 300:
-        todo = "that is no receiver of Runhook: it takes what is not signed. Fix PUBLIC_URL, or the proxy's routes"
+        todo = "another server responds there: it accepts unsigned requests. Fix PUBLIC_URL, or the proxy's routes"
     else:
         todo = "that is not the receiver's own answer: have the proxy pass /webhooks/ on to it as it comes"
     return Finding("public_url.answer", what, todo)

@@ -26,7 +26,7 @@ OLDEST_POSTGRESQL: Final = (12,)
 OLDEST_SQLITE: Final = (3, 35)
 # The part of its memory from which on Redis is nearly full.
 _NEARLY_FULL: Final = 0.9
-_NTP: Final = "run NTP (chrony, systemd-timesyncd) on both: when a webhook came is told by this host's clock"
+_NTP: Final = "run NTP (chrony, systemd-timesyncd) on both: this host's clock gives the time of a webhook"
 
 
 def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:

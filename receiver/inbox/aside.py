@@ -19,9 +19,8 @@ from receiver.domain.frame import EARLIEST, FORGED, FRAME, LATEST, MACS, UNKNOWN
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.stream import ASIDE, GROUP, STREAM
 
-# KEYS: inbox, what is set aside. ARGV: group, now, then an entry's id, and why, for each. A script that has written
-# once, were it nothing, may go on in a Redis that is full; and this one makes room in the inbox. Returns how many were
-# moved.
+# KEYS: inbox, entries set aside. ARGV: group, now, then an id and a reason for each entry. A script that has written
+# once may continue in a full Redis, and this one frees memory of the inbox. Returns the number of moved entries.
 _SET_ASIDE: Final = """
 redis.call('XDEL', KEYS[1], '0-1')
 local moved = 0

@@ -18,7 +18,7 @@ _STEP: Final = 8  # entries that are read at a time before their bytes are count
 _ACK_WAIT: Final = 50
 
 # KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time. Where the stream is
-# larger than so many bytes, any entry may be large, and each is read by itself. An entry that is neither new to the
+# larger than this number of bytes, any entry may be large, so each is read alone. An entry that is neither new to the
 # group nor pending would never be read, since something has moved the group's place: then all are read again.
 _READ: Final = """
 local entries, size = {}, 0
@@ -97,7 +97,7 @@ class InboxReader:
                 raise
 
     def read(self, count: int = 256, block_ms: int | None = None) -> list[Entry]:
-        """Read up to `count` new entries, which are then pending for this consumer; [] if there are none.
+        """Read up to `count` new entries, which are then pending for this consumer; or [].
 
         `block_ms`: wait so long for the first one (less than the client's socket timeout); None does not wait.
         """
@@ -152,7 +152,7 @@ class InboxReader:
 
     def flush(self, then: Iterable[tuple[Any, ...]] = ()) -> None:
         """Acknowledge and delete now what is done. `then`: commands of the same request, so that it is one fsync; a
-        Redis that is full refuses them, and that is no error."""
+        full Redis refuses them, which is not an error."""
         pipeline: Any = self._redis.pipeline(transaction=False)
         acknowledged = self._acknowledge(pipeline)
         for command in then:

@@ -74,10 +74,10 @@ class InboxRecovery:
         self._reader = reader
 
     def take(self, idle_ms: int = IDLE, alone_ms: int = IDLE_ALONE, count: int = 8) -> Taken | None:
-        """Take entries that a reader took `idle_ms` ago and never acknowledged; None if there are none.
+        """Take entries that a reader took `idle_ms` ago and never acknowledged, or None.
 
-        Up to `count`, about READ_BYTES; or one alone, which is tried again after `alone_ms` only. Those that are beyond
-        help are set aside. Call it again until there are none.
+        At most `count` and about READ_BYTES; or one alone, which is retried only after `alone_ms`. Hopeless entries are
+        set aside. Call it until it returns None.
         """
         for _ in range(_MOST_LOOKS):
             pending = self._pending(idle_ms)

@@ -22,15 +22,15 @@ ASIDE: Final = "runhook:inbox:aside"
 LEFT: Final = "runhook:inbox:left"
 LEFT_SECONDS: Final = 60
 
-# What is said when something else has written the inbox's key, and what mends it.
+# The error, with its fix, when another program has written the inbox's key.
 SPOILT: Final = (
-    f"the key {STREAM} in Redis is no stream, so something else has written it: move it away "
-    f"(RENAME {STREAM} {STREAM}.wrong), and events go on by themselves"
+    f"the key {STREAM} in Redis is not a stream, so another program has written it: rename it "
+    f"(RENAME {STREAM} {STREAM}.wrong), and Runhook resumes automatically"
 )
 
 
 def spoilt(error: BaseException | str) -> str:
-    """Return SPOILT when `error` is Redis's answer that the inbox's key is no stream; "" for all other errors."""
+    """Return SPOILT if `error` means that the inbox's key has the wrong type; "" for other errors."""
     return SPOILT if isinstance(error, redis.ResponseError | str) and str(error).startswith("WRONGTYPE") else ""
 
 

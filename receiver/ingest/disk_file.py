@@ -74,7 +74,7 @@ class DiskFile:
 
     @contextmanager
     def look(self) -> Iterator[Connection | None]:
-        """Read without opening the file for good, or making it; None if there is none. Raises OSError."""
+        """Open the file for one read without creating it; None if it is missing. Raises OSError."""
         if not self.path.exists():
             yield None
             return

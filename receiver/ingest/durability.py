@@ -63,7 +63,7 @@ def assess(found: Mapping[str, str], max_body: int = 0) -> Durability:
 async def examine(client: redis.asyncio.Redis, max_body: int = 0) -> Durability:
     """Examine a Redis's settings, after a write that proves that it takes any.
 
-    Raises redis.RedisError, OSError or TimeoutError when it is away.
+    Raises redis.RedisError, OSError or TimeoutError if it is unavailable.
     """
     pipeline: Any = client.pipeline(transaction=False)  # one round trip: on a busy machine each takes long
     pipeline.set(_PROBE, "1", ex=60)
@@ -108,7 +108,7 @@ def check_at_start(
     *,
     away: Callable[[str], None] = lambda _: None,
 ) -> Durability | None:
-    """Examine the Redis at `redis_url`. None when it is away: events then go to the spool until it is back.
+    """Examine the Redis at `redis_url`. None if it is unavailable: events then go to the spool.
 
     `away` is called with the reason then. Raises NotStarted when the promise does not hold and the operator has not
     accepted that (`accept_weaker`), and when Redis does not let us in.

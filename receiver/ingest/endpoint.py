@@ -2,7 +2,7 @@
 
 The order is fixed: source and announced length before a byte of the body is read, the limit again while it comes in,
 the signature over the raw bytes, then the commit. The answer to an authentic body never depends on its shape. So while
-the commit is under way a body is checked in brief, and logged and counted if it is no run; full parsing, which costs
+the commit is under way a body is checked in brief, and logged and counted if it is not a run; full parsing, which costs
 as much as all of this together, is left to the dispatcher. Bodies over CHECKED bytes are not checked.
 
 It is an ASGI application behind a Starlette route; a Starlette endpoint function would cost half as much again.
@@ -65,7 +65,7 @@ class PollHints(Protocol):
         """Whether `add_run` would be heeded now: looking for a run's id has a cost of its own."""
 
     async def add_run(self, source: str, run_id: str) -> None:
-        """Ask for a poll of a run that nobody submitted here."""
+        """Ask for a poll of a run that was not submitted here."""
 
 
 class _Disconnected(Exception):
@@ -157,8 +157,8 @@ class Ingest:
             raise
 
     async def _hint_run(self, source: str, message: Message, receive: Receive) -> None:
-        """Ask for a poll of the run that a body too large is about. Its id is among the first bytes, which nobody has
-        signed. `message`: the first piece of the body, if it was received."""
+        """Ask for a poll of the run of an oversized body. Its id is in the first bytes, which are not verified.
+        `message`: the first piece of the body, if it was received."""
         with suppress(TimeoutError):
             async with asyncio.timeout(BEGINNING_TIMEOUT):
                 message = message or await receive()
@@ -185,7 +185,7 @@ class Ingest:
         return event
 
     def _check_shape(self, event_id: str, body: bytes) -> None:
-        """Log and count an authentic body that is no run. The answer does not depend on it."""
+        """Log and count an authentic body that is not a run. The response does not depend on it."""
         if _is_run(body):
             return
         problem = parse(body).problem
@@ -206,7 +206,7 @@ class Ingest:
             raise NotFound("no such source")
         if method != "POST":
             raise NotAllowed("a webhook is a POST", headers={"Allow": "POST"})
-        # A token that is none of ours binds nothing, and is no reason to refuse an authentic body.
+        # An unknown token binds nothing, and does not refuse an authentic body.
         return source, secrets, submission_id if _TOKEN.fullmatch(submission_id) else ""
 
     def _checked(self, message: Message) -> bytes:
@@ -263,7 +263,7 @@ def _authentic_id(source: str, secrets: Sequence[str], signature: str, body: byt
 def _is_run(body: bytes) -> bool:
     """Whether `body` is most likely a run: an object with an id. False means that it must be parsed to know.
 
-    What Skyvern sends is told by how it looks. To read all of it takes as long as to authenticate it.
+    The check looks for marks of Skyvern's bodies: parsing takes as long as authenticating.
     """
     if body[:1] == b"{" and body[-1:] == b"}" and (b'"run_id":"' in body or b'"task_id":"' in body):
         return True
@@ -275,7 +275,7 @@ def _is_run(body: bytes) -> bool:
 
 
 def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, str]:
-    """Return (announced length or 0, signature or "") of a request. Two signatures that differ are none.
+    """Return (announced length or 0, signature or "") of a request. Two different signatures count as "".
 
     Raises BadRequest.
     """

@@ -289,7 +289,7 @@ class GroupCommit:
 
     async def _examine(self) -> bool:
         """Make a write in Redis and examine its durability. False when Redis can't or must not be used."""
-        async with self._examining:  # two at once would make each other's connections anew
+        async with self._examining:  # two at once would reset each other's connections
             return await self._examine_alone()
 
     async def _examine_alone(self) -> bool:

@@ -42,7 +42,7 @@ _NETWORKS: Final = 1024
 # Bytes a second that are kept, after a burst of ten times as many (or one body of the largest size).
 BYTES_RATE: Final = 4 << 20
 _WAITING: Final = 64  # requests of one kind that wait to be written
-# The part of the room that requests without a run have at most: one in so many.
+# Requests without a run get at most 1/OTHERS_PART of the room.
 OTHERS_PART: Final = 4
 # Seconds for which the older half of the runs gives way to nothing.
 STAYS_FOR: Final = 3 * 86400.0

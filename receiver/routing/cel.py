@@ -100,7 +100,7 @@ def _check_pattern(pattern: Token) -> None:
         _library().evaluate(f"''.matches({pattern.text})")
     except Exception as error:  # noqa: BLE001 - the library raises what it likes
         reason = _one_line(error).rpartition("error: ")[2].partition(". Check function")[0]
-        raise CelError(f"{pattern.text} is no valid pattern {pattern.where}: {reason}") from None
+        raise CelError(f"{pattern.text} is not a valid pattern {pattern.where}: {reason}") from None
 
 
 def _check_constant(program: Any) -> None:
@@ -116,7 +116,7 @@ def _check_constant(program: Any) -> None:
 def _syntax_problem(source: str, message: str) -> str:
     found = _PROBLEM.search(message)
     if not found:
-        return f"is no valid CEL: {_one_line(message)[:200]}"
+        return f"is not valid CEL: {_one_line(message)[:200]}"
     line, column, reason = int(found[1]), int(found[2]), found[3]
     position = sum(len(text) + 1 for text in source.split("\n")[: line - 1]) + column - 1
     reason = (
@@ -133,7 +133,7 @@ def _syntax_problem(source: str, message: str) -> str:
         hint = "; write straight quotes"
     elif re.search(r"(?<![=!<>])=(?!=)", source) and "=" in source[max(0, position - 1) : position + 1]:
         hint = "; write == to compare"
-    return f"is no valid CEL {where(source, position)}: {reason}{hint}"
+    return f"is not valid CEL {where(source, position)}: {reason}{hint}"
 
 
 # --- Evaluation
@@ -174,7 +174,7 @@ class Evaluation:
             value = expression.program.execute(self._context)
         except Exception as error:  # noqa: BLE001 - the library raises what it likes
             return Outcome(False, self._explain(error, expression), isinstance(error, KeyError | IndexError))
-        except BaseException as error:  # a panic of the Rust library is no Exception
+        except BaseException as error:  # a panic of the Rust library is a BaseException
             if type(error).__name__ != "PanicException":
                 raise
             return Outcome(False, "the CEL library failed")

@@ -62,7 +62,7 @@ class Token:
 
 
 def tokens(source: str, *, lenient: bool = False) -> list[Token]:
-    """Split an expression into tokens. `lenient`: skip what is none, instead of raising CelError."""
+    """Split an expression into tokens. `lenient`: skip invalid text instead of raising CelError."""
     found: list[Token] = []
     position = 0
     while position < len(source):
@@ -94,10 +94,10 @@ class _Scope:
 
 
 class Scan:
-    """One pass over the tokens of a valid expression: its names, and the paths that it mentions.
+    """A single scan of the tokens of a valid expression: its names, and the paths that it mentions.
 
     `literal` gives the value of a string literal. A path ends where it can't be known from the text alone: at an index
-    that is no literal text, or at a call.
+    other than a literal, or at a call.
     """
 
     def __init__(self, source: str, literal: Callable[[str], object]) -> None:
@@ -201,7 +201,7 @@ class Scan:
         return self._text(index) if self._text(index - 1) != "." else ""
 
     def _pattern(self, index: int) -> None:
-        """Check a pattern: the library compiles it anew at each step, so a stranger must not be able to give one."""
+        """Check a pattern: the library compiles it again at each step, so payloads must not contain one."""
         argument = index + 2 if self._text(index - 1) == "." else index + 4
         if self._text(argument + 1) != ")" or self.tokens[argument].kind != "string":
             raise CelError(f"matches needs a pattern in quotes {self.tokens[index].where}")

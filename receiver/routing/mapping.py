@@ -1,4 +1,4 @@
-"""Rules written as a mapping of dotted paths to what is wanted there. Pure; knows neither CEL nor routes.
+"""Rules written as a mapping of dotted paths to expected values. Pure; independent of CEL and routes.
 
     status: [failed, timed_out]        any of them
     output.vendor: "Acme*"             glob: * any text, ? one character
@@ -30,7 +30,7 @@ Problem = tuple[tuple[str | int, ...], str]
 
 
 class Condition(NamedTuple):
-    """What is wanted at one path. `texts` are the globs; `values` are compared as they are."""
+    """The expected values at one path. `texts` are the globs; `values` are compared as they are."""
 
     path: str
     parts: tuple[str, ...]
@@ -39,7 +39,7 @@ class Condition(NamedTuple):
     wanted: str
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is one of what is wanted."""
+        """Whether `value` is one of the expected values."""
         if isinstance(value, str):
             return value in self.values or any(glob.match(value) for glob in self.globs)
         return any(_same(value, wanted) for wanted in self.values)
@@ -66,14 +66,14 @@ def _compile(
         path, here = f"{prefix}{name}", (*keys, name)
         if isinstance(wanted, Mapping):
             if not wanted:
-                problems.append((here, "is an empty mapping; say what is wanted below it"))
+                problems.append((here, "is an empty mapping; add the expected fields"))
             _compile(wanted, f"{path}.", here, conditions, problems)
         elif problem := _path_problem(path):
             problems.append((here, problem))
         else:
             wishes = wanted if isinstance(wanted, list) else [wanted]
             if not wishes:
-                problems.append((here, "is an empty list, which nothing matches; say what is wanted"))
+                problems.append((here, "is an empty list, which nothing matches; add values"))
             for index, wish in enumerate(wishes):
                 if isinstance(wish, list | Mapping):
                     problems.append(((*here, index), "must be a single value; a list means any of its values"))
@@ -83,7 +83,7 @@ def _compile(
 def _path_problem(path: str) -> str:
     parts = path.split(".")
     if not all(parts):
-        return "is no dotted path, such as output.vendor"
+        return "is not a dotted path such as output.vendor"
     if parts[0] == "event" and (len(parts) == 1 or parts[1] not in EVENT_FIELDS or len(parts) > 2):
         guess = difflib.get_close_matches(parts[1] if len(parts) > 1 else "", EVENT_FIELDS, 1)
         hint = f"did you mean event.{guess[0]}?" if guess else f"an event has {', '.join(EVENT_FIELDS)}"

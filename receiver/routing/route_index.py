@@ -18,7 +18,7 @@ from receiver.routing.cel_scan import Token, tokens
 # Fields of the run that expressions see as moments, not as texts.
 TIMES = ("created_at", "modified_at", "queued_at", "started_at", "finished_at", "next_attempt_at")
 
-# So many routes are tested in less time than it takes to look for those that can match.
+# Up to this number, testing all routes is faster than looking up those that can match.
 FEW = 8
 
 _SIGNS_OF_CHOICE = ("||", "?")
@@ -84,13 +84,13 @@ def _comparison(found: Sequence[Token], literal: Callable[[str], object]) -> Wan
 
 
 def _path(kinds: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the path that `run.a.b` or `event.source` names, as mappings have it; () for what is none."""
+    """Return the path that `run.a.b` or `event.source` names, as mappings have it, or ()."""
     names = tuple(texts[::2])
     if set(kinds[::2]) != {"name"} or set(texts[1::2]) != {"."} or len(texts) % 2 == 0:
         return ()
     if names[0] == "event":
         return names
-    # A field of the run with the name of the other root is none that a mapping could name.
+    # A mapping cannot name a field of the run that has the name of the other root.
     return names[1:] if names[0] == "run" and names[1:2] not in ((), ("event",), *((time,) for time in TIMES)) else ()
 
 
@@ -126,7 +126,7 @@ class RouteIndex:
                     found.update(number for numbers in by_text.values() for number in numbers)
                     break
                 found.update(by_text.get(value, ()))
-                if not value.isascii():  # expressions see what is no text of Unicode as question marks
+                if not value.isascii():  # expressions see invalid Unicode as question marks
                     found.update(by_text.get(value.encode("utf-8", "replace").decode(), ()))
         yield from sorted(found)
 

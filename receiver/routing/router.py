@@ -136,15 +136,14 @@ class Router:
         self.failures: Counter[str] = Counter()
 
     def tells_again(self, sink: str, route: str) -> bool:
-        """Whether `sink`, which has a result because of `route`, is told when there is more of it: it completes what it
-        keeps, or the route says so."""
+        """Whether `sink`, which has a result because of `route`, gets updates: the sink completes what it stores,
+        or the route asks for updates."""
         return sink in self._completing or route in self._telling_again
 
     def match(self, view: RunView, *, told: Collection[str] = (), explain: bool = False) -> Verdict:
         """Match an event against the routes, from top to bottom. Never raises.
 
-        `told`: the sinks that got the result before, of which `view` is an update: only those get it that are told
-        again, see `tells_again`.
+        `told`: sinks that got the result before. Those get the update `view` only if `tells_again` is true.
         `explain`: let the reasons name values of the run, to show to a person. Without it they hold nothing of it.
         """
         subject = _Subject(view, self._rules, explain)
@@ -272,7 +271,7 @@ def _normalized(view: RunView) -> dict[str, Any]:
 
 
 def _with_times(run: dict[str, Any], rules: cel.Rules) -> dict[str, Any]:
-    """Return the run with its times as moments, which CEL can compare and subtract. What is no time stays text."""
+    """Return the run with its times as moments, which CEL can compare and subtract. An invalid time stays text."""
     for name in TIMES:
         if rules.mentions(name) and isinstance(run.get(name), str):
             run[name] = utc(run[name]) or run[name]

@@ -25,7 +25,7 @@ class RouteTarget(Protocol):
 
 
 class Route(Protocol):
-    """A rule as somebody wrote it."""
+    """A rule as written in the config."""
 
     @property
     def name(self) -> str:
@@ -123,7 +123,7 @@ def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
 
 
 def rule_warnings(route: Route) -> list[str]:
-    """Return what is valid in a rule, and yet most likely not meant: names and values that are misspelt."""
+    """Return warnings about a valid rule: names and values that are probably misspelt."""
     found = [
         f"Skyvern sends no field {name}; did you mean {guess}?"
         for name in mentioned_fields(route.when)

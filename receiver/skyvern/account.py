@@ -27,7 +27,7 @@ SETTINGS: Final = (
     *("sequential_key",),
 )
 _NULL_HEADERS: Final = ((None, "extra_http_headers"), (None, "cdp_connect_headers"))
-# What each version has anew.
+# Members that change with each version.
 _OF_VERSION: Final = frozenset({"workflow_id", "created_at", "modified_at", "deleted_at"})
 _SURROGATES: Final = re.compile(r"\\(u[dD][89abAB][0-9a-fA-F]{2})\\(u[dD][c-fC-F][0-9a-fA-F]{2})|\\.")
 
@@ -155,7 +155,7 @@ def _block(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return the settings in which two answers to a GET of an agent differ, but for what each version has anew."""
+    """Return the settings in which two responses to a GET of an agent differ, except those of each version."""
     wanted = (*SETTINGS, "workflow_definition")
     return [name for name in wanted if _lasting(before.get(name)) != _lasting(after.get(name))]
 
@@ -171,7 +171,7 @@ def _lasting(value: Any) -> Any:
 
 
 def as_yaml(definition: Mapping[str, Any]) -> bytes:
-    """Return the definition as the body of a PUT, which is read as YAML. JSON is YAML but for characters beyond the
+    """Return the definition as the body of a PUT, which is read as YAML. JSON is YAML except for characters beyond the
     Basic Multilingual Plane, which JSON may write as two escapes and YAML only as one."""
     text = json.dumps(definition, ensure_ascii=True, separators=(", ", ": "))
     return _SURROGATES.sub(_one_escape, text).encode()

@@ -65,7 +65,7 @@ class _Origin:
         own = {"x-api-key": self._key, "accept-encoding": "identity"}
         url = self.base + call.path + ("?" + call.query if call.query else "")
         try:
-            # As bytes: a caller's header may have any, and goes on as it came. They were read as Latin-1.
+            # As bytes: a caller's header is passed on unchanged. Headers were read as Latin-1.
             given = {**call.headers, **own}.items()
             headers = [(name.encode(), value.strip(" \t").encode("latin-1")) for name, value in given]
             if not all(_HEADER_VALUE.fullmatch(value) for _, value in headers):
@@ -146,7 +146,7 @@ class Streamed:
 
 class _Client:
     """What both clients have in common. `base`: such as https://api.skyvern.com; `answer_cap`: bytes of the largest
-    answer that is read. Raises ConfigError for a base that is no http(s) URL or a key that no header can carry."""
+    answer that is read. Raises ConfigError for a base without http(s) or a key that is not a valid header."""
 
     def __init__(
         self, base: str, api_key: str, *, patience: Patience | None = None, answer_cap: int = ANSWER_CAP

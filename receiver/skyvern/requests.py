@@ -16,7 +16,7 @@ READ_LIMIT: Final = 30.0
 ACT_LIMIT: Final = 110.0
 # Seconds for a file of 30 MB, which is the largest that Skyvern takes, over a slow line.
 UPLOAD_LIMIT: Final = 600.0
-# Pages and runs a page that GET /v1/runs gives at the most (1.0.56, agent_protocol.get_runs_v2).
+# Maximum pages, and runs per page, of GET /v1/runs (1.0.56, agent_protocol.get_runs_v2).
 MAX_PAGES: Final = 100
 PAGE_SIZE: Final = 100
 

@@ -3,7 +3,7 @@
     Answered       Skyvern, or another server at that address, answered: a status, headers, a body
     Unreachable    there is no usable answer; `ambiguous` when the call may have created a run all the same
 
-`submitted` reads the answer to a submit as one of three: Created, Rejected (certainly no run), Lost (nobody knows).
+`submitted` reads the answer to a submit as one of three: Created, Rejected (no run exists), Lost (unknown).
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Answered:
         return retry_after(self.headers, time.time())
 
     def json(self) -> Any:
-        """Return the body parsed, or None when it is no JSON."""
+        """Return the parsed body, or None for invalid JSON."""
         return _json(self.body)
 
     def json_outline(self) -> Any:
-        """Return the JSON object in the body, in which a text stands for each member that is large; None when it is
-        no JSON."""
+        """Return the JSON object in the body, in which a text stands for each large member; None for
+        invalid JSON."""
         return _json(outline(self.body))
 
 
@@ -109,7 +109,7 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Certainly no run. `retry_after`: seconds, when the API said so."""
+    """No run exists. `retry_after`: seconds, if the API named them."""
 
     status: int
     retry_after: float | None = None
@@ -126,7 +126,7 @@ class Lost:
 class ListedRun:
     """One line of GET /v1/runs. Times are seconds since the epoch.
 
-    `workflow_id`: the agent's permanent id. `trigger`: who started it ("scheduled", "api" …), where Skyvern says so.
+    `workflow_id`: the agent's permanent id. `trigger`: "scheduled", "api" …, if Skyvern names it.
     """
 
     run_id: str
@@ -149,7 +149,7 @@ class ListedRun:
 class ListedArtifact:
     """One line of GET /v1/runs/{id}/artifacts.
 
-    `name`: of the file, also of one that stands in an archive. `signed_url` is None when it is absent, or is no http(s)
+    `name`: of the file, also of one that stands in an archive. `signed_url` is None if it is absent or not an http(s)
     URL. `unchanged_since`: when the record was made, in seconds since the epoch; None once Skyvern has changed it.
     """
 
@@ -173,7 +173,7 @@ def submitted(answer: Answer) -> Created | Rejected | Lost:
         if isinstance(run_id, str):
             return Created(run_id, _text(found.get("run_type")), _text(found.get("status")))
         return Lost(f"status {answer.status} without a run id")
-    # A redirect was not followed and a 4xx created nothing, except 408: a proxy gave up on a server that may go on.
+    # A redirect was not followed and a 4xx created nothing, except 408: a proxy gave up, the server may not have.
     if 300 <= answer.status < 500 and answer.status != HTTPStatus.REQUEST_TIMEOUT:
         return Rejected(answer.status, answer.retry_after)
     if answer.status == HTTPStatus.SERVICE_UNAVAILABLE and "retry-after" in answer.headers:
@@ -252,7 +252,7 @@ def artifacts_run_id(run_id: str, run: Mapping[str, Any]) -> str:
 
 
 def expires_at(body: bytes) -> float | None:
-    """Return when the first signed URL in `body` expires, in seconds since the epoch; None when there is none."""
+    """Return when the first signed URL in `body` expires, in seconds since the epoch, or None."""
     expiries = [expiry for found in _URL.finditer(body) if (expiry := _expiry_of(found[0])) is not None]
     return min(expiries, default=None)
 

@@ -14,7 +14,7 @@ from receiver.skyvern.account import ListedSchedule
 def last_due(schedule: ListedSchedule, now: float) -> float | None:
     """Return the last time up to `now` at which it should have started a run, in seconds since the epoch.
 
-    None when there is none: it is paused, has not come to its first time, or was changed since. A single time that was
+    None if it is paused, has not reached its first time, or was changed since. A single time that was
     canceled counts for nothing. Raises ValueError for a schedule that can't be read.
     """
     if not schedule.enabled or schedule.dispatch == "canceled":

@@ -80,7 +80,7 @@ class ReceiverSamples(Collector):
             "runhook_background_restarts", "Background tasks that were begun again after an error.", labels=["task"]
         )
         failures = CounterMetricFamily(
-            "runhook_background_failures", "Errors of background tasks that nobody waits for.", labels=["task"]
+            "runhook_background_failures", "Errors of background tasks without a waiting caller.", labels=["task"]
         )
         for task in counted.tasks():
             alive.add_metric([task.name], float(task.alive))

@@ -1,6 +1,6 @@
 """Who may see what is for operators alone: who reaches the admin port; without one, the holder of a key. Knows no key.
 
-Loopback is no proof of anything: behind a proxy on the same host the whole world comes from there.
+Loopback proves nothing: behind a proxy on the same host, all requests come from there.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ ADMIN: Final = "runhook.admin"
 
 
 async def _no_keys(_: Request) -> None:
-    raise NoKey("this is served on the admin port only (`runhook serve --admin-port`), and there is none")
+    raise NoKey("this is served only on the admin port, which is off; start `runhook serve --admin-port`")
 
 
 class OperatorAccess:
-    """Decides who is an operator. `check_key`: set by who knows keys; raises RequestError for what is no operator's."""
+    """Decide who is an operator. `check_key` raises RequestError for a key without operator rights."""
 
     def __init__(self, has_admin_port: bool) -> None:
         self.has_admin_port = has_admin_port

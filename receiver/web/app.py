@@ -95,9 +95,9 @@ def check_at_start(settings: Settings, config: Config) -> str:
         settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config)
     )
     if full and (found is None or settings.embedded_redis):
-        away = "Redis is away, and " if found is None else ""
-        return f"no event can be kept now, and the answer is 503 until one can: {away}{full}"
-    return str(found) if found else "on disk before 202: yes, in the spool (Redis is away)"
+        away = "Redis is down, and " if found is None else ""
+        return f"webhooks get 503, because no event can be stored: {away}{full}"
+    return str(found) if found else "on disk before 202: yes, in the spool (Redis is down)"
 
 
 def _spool(settings: Settings, config: Config) -> Spool:
@@ -180,4 +180,4 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _bug(_: Request, error: Exception) -> JSONResponse:
     log.error("web.bug error=%r", error_location(error))
-    return JSONResponse({"error": {"code": "internal", "message": "a bug of ours; it is in the log"}}, 500)
+    return JSONResponse({"error": {"code": "internal", "message": "internal error; see the log"}}, 500)

@@ -2,7 +2,7 @@
 
 What Redis and the ledger answer is reused for a few seconds, so that no client can turn requests into load on them;
 for longer where a backlog is long, so that counting it again and again costs no more than counting a short one.
-When one of them is away its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0. All of it is for
+While one of them is down, its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0. All of it is for
 operators alone (receiver.web.access).
 """
 
@@ -45,13 +45,13 @@ BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
 
 
 def fresh_for(gauges: Gauges | None) -> float:
-    """Return the seconds for which these answers are reused. None: the ledger was away."""
+    """Return the seconds for which these answers are reused. None: the ledger was unavailable."""
     counted = sum(gauges.counts.values()) if gauges is not None else 0
     return min(OLDEST, max(FRESH_FOR, counted / COUNTED_A_SECOND))
 
 
 class PolledMetrics(Collector):
-    """The ledger's and the workers' samples as of the last poll; None for what was away then."""
+    """The ledger's and the workers' samples as of the last poll; None for a server that was unavailable."""
 
     def __init__(self, sinks: list[str], routes: list[str], sources: list[str]) -> None:
         self._sinks = sinks
@@ -111,7 +111,7 @@ class PolledMetrics(Collector):
         lost = orphans.orphaned(gauges.counts, self._sinks).values()
         yield GaugeMetricFamily(
             "runhook_deliveries_orphaned",
-            "Deliveries that have not ended, of sinks that are not in the config: nobody sends them.",
+            "Pending deliveries of sinks that are not in the config.",
             float(sum(sum(states.values()) for states in lost)),
         )
         yield from (counts, age, breaker, paused)
@@ -150,7 +150,7 @@ class PolledMetrics(Collector):
         )
         gap = GaugeMetricFamily(
             "runhook_watch_gap_timestamp_seconds",
-            "When Skyvern's list last ended before a walk had reached the one before; 0: never.",
+            "When Skyvern's list last ended too early, so that runs may be missing; 0: never.",
             labels=["source"],
         )
         missed = GaugeMetricFamily(

@@ -100,12 +100,12 @@ class AllParts:
                 self._read_at = time.monotonic()
         found = self._report
         wrong = {"receiver": unready, "redis": found.redis, "ledger": found.ledger}
-        if not (found.redis and found.ledger):  # else nobody knows
+        if not (found.redis and found.ledger):  # else unknown
             wrong |= {part: _last(seen) for part, seen in parts.missing(found.seen, self._expected).items()}
         wrong = {name: text for name, text in wrong.items() if text}
         if not wrong:
             return JSONResponse({"status": "ready", "parts": self._expected})
-        message = f"not all is well: {', '.join(sorted(wrong))}; `runhook status` says what to do"
+        message = f"not ready: {', '.join(sorted(wrong))}; see `runhook status`"
         return JSONResponse(
             {"error": {"code": "unavailable", "message": message}, "wrong": wrong}, 503, {"Retry-After": "10"}
         )

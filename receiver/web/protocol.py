@@ -68,7 +68,7 @@ class Listening:
         return {"open": len(states), "head": states.count("head"), "body": states.count("body")}
 
     def close_idle(self) -> bool:
-        """Close the oldest connection that waits for a next request. False if there is none."""
+        """Close the oldest connection that waits for a next request. False if none waits."""
         for peer in self.peers:
             if peer.is_idle():
                 del self.peers[peer]

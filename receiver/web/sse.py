@@ -19,7 +19,7 @@ def event(kind: str, event_id: str, data: bytes) -> bytes:
 
 
 def still_here(event_id: str = "") -> bytes:
-    """Return a sign of life, of which a client tells nobody. `event_id`: as of an event."""
+    """Return an SSE keep-alive comment. `event_id`: as of an event."""
     return b": still here\n" + (b"id: " + event_id.encode() + b"\n" if event_id else b"") + b"\n"
 
 

@@ -136,7 +136,7 @@ def test_a_submit_api_without_a_public_url_is_warned_of_at_the_start(
 
 def test_without_redis_it_starts_and_says_where_events_go(receiver_factory: Receivers) -> None:
     receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
-    assert "runhook: on disk before 202: yes, in the spool (Redis is away)\n" in receiver.log
+    assert "runhook: on disk before 202: yes, in the spool (Redis is down)\n" in receiver.log
     receiver.acked(body(1))
 
 
@@ -144,9 +144,9 @@ def test_with_neither_redis_nor_room_on_the_disk_it_promises_nothing(receiver_fa
     # Given a receiver that has no Redis, and no free space that it may use
     receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0", spool={"reserve_bytes": "900TiB"})
     # Then it says so, in its summary and when it tells that Redis is away
-    eventually(lambda: "Redis is away, and free disk space is under spool.reserve_bytes" in receiver.log)
+    eventually(lambda: "Redis is down, and free disk space is under spool.reserve_bytes" in receiver.log)
     eventually(lambda: "ingest.redis_away" in receiver.log)
-    assert "the answer is 503 until one can" in receiver.log
+    assert "webhooks get 503" in receiver.log
     assert "in the spool" not in receiver.log
     assert "events go to the spool" not in receiver.log
     eventually(lambda: receiver.post(body(1)).status_code == 503)

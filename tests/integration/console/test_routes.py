@@ -118,10 +118,10 @@ def test_rules_are_tried_beside_those_of_today_and_not_saved(people: Browser, se
     [
         ("routes:\n- name: [\n", "rules:3: not YAML: expected the node content, but found '<stream end>' (column 1)"),
         ("routes:\n  - {name: a, to: [nowhere]}", "rules:2: routes[0].to[0]: there is no sink nowhere"),
-        ("routes:\n  - {name: a, when: run.x ==, to: [ops]}", "rules:2: routes[0].when: is no valid CEL"),
+        ("routes:\n  - {name: a, when: run.x ==, to: [ops]}", "rules:2: routes[0].when: is not valid CEL"),
         ('routes:\n  - {name: a, when: {title: "${PATH}"}, to: [ops]}', "the variable PATH is not set"),
         ("sinks: {}", "only the routes can be tried"),
-        ("routes:\n  - {name: a, when: \"run.title.matches('(')\", to: [ops]}", "is no valid pattern"),
+        ("routes:\n  - {name: a, when: \"run.title.matches('(')\", to: [ops]}", "is not a valid pattern"),
     ],
 )
 @pytest.mark.usefixtures("in_this_process")

@@ -39,7 +39,7 @@ def examined(url: str) -> dict[str, Finding]:
             "https://www.example/webhooks/skyvern",
         ),
         (Reply(502), "the proxy in front can't reach it"),
-        (Reply(200, body=b"ok"), "it takes what is not signed"),
+        (Reply(200, body=b"ok"), "it accepts unsigned requests"),
         (Reply(drop=True), "start `runhook serve`"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_name_with_a_private_address_is_told(
 def test_a_host_that_skyvern_refuses_is_told_with_what_to_do(server: ScriptedServer) -> None:
     server.script.append(Reply(401, body=OURS))
     found = examined(f"http://localhost:{server.port}")["public_url.host"]
-    assert "every submit with 400" in found.what
+    assert "every submit gets 400" in found.what
     assert found.todo.startswith("set PUBLIC_URL to where Skyvern reaches this receiver")
 
 

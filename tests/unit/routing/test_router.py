@@ -283,7 +283,7 @@ def test_all_rules_together_say_what_each_says_alone() -> None:
         ("run.a.exists(i, v, v == 1)", "the name v is not known at character 17"),
         ("run.a.exists(run, run == 1)", "choose another"),
         ("run.a.exists(e, x == 1)", "the name x is not known"),
-        ("run.a.matches('(')", "'(' is no valid pattern at character 15: unclosed group"),
+        ("run.a.matches('(')", "'(' is not a valid pattern at character 15: unclosed group"),
         ("run.a.matches(run.b)", "matches needs a pattern in quotes"),
         (".run.a == 1", "begins a name with a dot"),
         ("run.a{b: 1}", "makes a message"),
@@ -291,7 +291,7 @@ def test_all_rules_together_say_what_each_says_alone() -> None:
         ("1 / 0 == 1", "always fails: division by zero"),
         ("(" * 33 + "true" + ")" * 33, "nested more than 32 deep at character 33"),
         ("true" + " " * 5000, "longer than 4096 characters"),
-        ("\x00", "is no valid CEL"),
+        ("\x00", "is not valid CEL"),
     ],
 )
 def test_an_expression_that_can_never_work_is_refused_at_load_with_its_place(rule: str, problem: str) -> None:
@@ -308,7 +308,7 @@ def test_an_expression_that_can_never_work_is_refused_at_load_with_its_place(rul
         ({}, (), "is an empty mapping"),
         ({"status": []}, ("status",), "is an empty list"),
         ({"status": {}}, ("status",), "is an empty mapping"),
-        ({"output..x": 1}, ("output..x",), "is no dotted path"),
+        ({"output..x": 1}, ("output..x",), "is not a dotted path"),
         ({"status": [["a"]]}, ("status", 0), "must be a single value"),
         ({"status": ["a", {"b": 1}]}, ("status", 1), "must be a single value"),
         ({"event.vai": "x"}, ("event.vai",), "did you mean event.via?"),
