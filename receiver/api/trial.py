@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Final
 
 from pydantic import Field
@@ -33,8 +35,41 @@ MOST_CHANGED: Final = 100
 # Seconds of this processor's time after which no further event is compared.
 TIME: Final = 1.0
 
-# One at a time in a process: its host answers webhooks.
-_trying = threading.Lock()
+
+class _Turns:
+    """Trials of one process: one at a time, for its host answers webhooks. A caller for whom another one had to be
+    refused then waits for as long as its trial took."""
+
+    def __init__(self) -> None:
+        self._trying, self._guard = threading.Lock(), threading.Lock()
+        self._not_before: dict[str, float] = {}  # by caller; infinite while it has a trial
+        self._refused = False
+
+    @contextmanager
+    def of(self, actor: Actor) -> Iterator[None]:
+        """Hold the turn of a caller. Raises Busy."""
+        caller, began = f"{actor.kind} {actor.name} {actor.key_id}", time.monotonic()
+        with self._guard:
+            self._not_before = {name: at for name, at in self._not_before.items() if at > began}
+            if caller in self._not_before:
+                raise Busy("you try rules already, or have just done so; try again in a few seconds", retry_after=5)
+            self._not_before[caller] = math.inf
+        rest = 0.0
+        try:
+            if not self._trying.acquire(timeout=TIME):
+                self._refused = True
+                raise Busy("other rules are being tried now; try again in a few seconds")
+            self._refused = False
+            try:
+                yield
+            finally:
+                rest = time.monotonic() - began if self._refused else 0.0
+                self._trying.release()
+        finally:
+            self._not_before[caller] = time.monotonic() + rest
+
+
+_TURNS: Final = _Turns()
 
 
 class TrialParameters(Scoped):
@@ -92,24 +127,21 @@ def get_rules(service: Service, _actor: Actor, _wanted: Scoped) -> RulesText:
     return RulesText(rules=routes_text(service.config))
 
 
-def try_rules(service: Service, _actor: Actor, wanted: TrialParameters) -> Trial:
+def try_rules(service: Service, actor: Actor, wanted: TrialParameters) -> Trial:
     """Tell what rules would do with a body, and what they would change for old events. Nothing is saved."""
     config = service.config
     if wanted.source and wanted.source not in config.sources:
         raise Invalid(f"source {wanted.source}: there is none; there are {', '.join(config.sources)}")
-    if not _trying.acquire(timeout=TIME):
-        raise Busy("other rules are being tried now; try again in a few seconds")
-    try:
-        given = (service.settings, config, wanted, TIME)
+    given = (service.settings, config, wanted, TIME)
+    with _TURNS.of(actor):
         if wanted.rules.strip() in ("", routes_text(config).strip()):
             return _tried(*given)
         # A few characters of a rule can take hours, and all memory: not of the process that answers webhooks.
-        return run_bounded(_tried, *given)
-    except TookTooMuch:
-        most = f"{PROCESSOR} s of a processor, {CLOCK:g} s by the clock or {MEMORY >> 20} MiB"
-        return Trial(problems=[f"to try these rules took over {most}"], warnings=[], body=None, comparison=None)
-    finally:
-        _trying.release()
+        try:
+            return run_bounded(_tried, *given)
+        except TookTooMuch:
+            most = f"{PROCESSOR} s of a processor, {CLOCK:g} s by the clock or {MEMORY >> 20} MiB"
+            return Trial(problems=[f"to try these rules took over {most}"], warnings=[], body=None, comparison=None)
 
 
 def _tried(settings: Settings, config: Config, wanted: TrialParameters, seconds: float) -> Trial:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.ledger.database_clock import database_now
+from receiver.ledger.dialect import json_text
 from receiver.ledger.expressions import storable
 from receiver.ledger.schema import audit
 
@@ -77,7 +78,7 @@ def record(
         "key_id": actor.key_id,
         "action": action,
         "source": source,
-        "selection": json.dumps(selection),
+        "selection": json_text(selection),
         "count": count,
         "outcome": outcome,
         "detail": storable(detail),

@@ -30,6 +30,11 @@ Conflict = Callable[[Any], Any]
 LARGE: Final = 64 << 10
 
 
+def json_text(value: Any) -> str:
+    """Return JSON whose text any client can read: without lone surrogates, which Python's own would escape."""
+    return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+
+
 def is_read_only(connection: sa.Connection) -> bool:
     """Whether PostgreSQL refuses writes: it is a standby, or its settings say so. SQLite says so with a write."""
     if connection.dialect.name != "postgresql":

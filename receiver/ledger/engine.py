@@ -122,7 +122,8 @@ class Ledger:
         raise AssertionError("unreachable")
 
     def read(self, work: Callable[[sa.Connection], T], within: float | None = None, *, transaction: bool = True) -> T:
-        """Run `work` in one read-only transaction. Raises LedgerUnavailable.
+        """Run `work` in one read-only transaction. Raises LedgerUnavailable, and LedgerDataError for a value that no
+        database can hold.
 
         `within`: seconds after which a PostgreSQL that does not answer is given up, sooner than the limits say.
         `transaction`: False for a query that stands for itself; PostgreSQL is then asked once and not three times.
@@ -141,6 +142,8 @@ class Ledger:
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
                 if number == 2 or time.monotonic() > until or not errors.is_worth_a_retry(error):
                     raise self._failed(error) from error
+            except (UnicodeEncodeError, OverflowError) as error:
+                raise LedgerDataError(str(error)) from error
         raise AssertionError("unreachable")
 
     def alter(self, work: Callable[[sa.Connection], T]) -> T:

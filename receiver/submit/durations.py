@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from receiver.ledger import LedgerUnavailable, run_polls
+from receiver.ledger import LedgerDataError, LedgerUnavailable, run_polls
 from receiver.ledger.async_ledger import AsyncLedger
 
 # Seconds for which the durations of an agent's runs are not read again.
@@ -23,8 +23,8 @@ class RunDurations:
         self._known: OrderedDict[tuple[str, str], tuple[float, Sequence[float]]] = OrderedDict()
 
     async def of(self, source: str, request: Mapping[str, Any]) -> Sequence[float]:
-        """Return the seconds that the latest runs of the agent took which `request` names. Empty when it names none, or
-        the ledger does not answer."""
+        """Return how many seconds the latest runs of the agent in `request` took. Empty when it names no agent, or the
+        ledger can't be asked for it."""
         agent_id = request.get("agent_id") or request.get("workflow_id")
         if not isinstance(agent_id, str):
             return ()
@@ -33,7 +33,7 @@ class RunDurations:
         if known is None or now - known[0] > FRESH_FOR:
             try:
                 found = await self._ledger.read(lambda connection: run_polls.durations(connection, *key))
-            except LedgerUnavailable:
+            except (LedgerUnavailable, LedgerDataError):
                 return ()
             known = self._known[key] = now, found
             while len(self._known) > _REMEMBERED:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,13 @@ from typing import Any
 import pytest
 
 from receiver.api.service import Service
-from receiver.errors import Invalid
+from receiver.errors import Busy, Invalid
 from receiver.ledger import Ledger, route_counts
 from receiver.ledger.events import NewDelivery
 from tests.support import api
 from tests.support.api import actor, call
 from tests.support.ledger import new_event, record
+from tests.support.waiting import PATIENCE, eventually
 
 ROUTES = [
     {"name": "failures", "when": {"status": "failed"}, "to": ["ops"]},
@@ -24,6 +27,7 @@ ROUTES = [
         "to": ["results", {"sink": "chat", "after": "results"}],
     },
 ]
+RAW = '{"run_id": "tsk_1", "status": "completed"}'
 
 
 @pytest.fixture
@@ -84,3 +88,29 @@ def test_a_body_is_explained(service: Service, given: dict[str, Any], expected: 
 def test_what_can_not_be_explained(service: Service, given: dict[str, Any]) -> None:
     with pytest.raises(Invalid):
         call(service, "explain", **given)
+
+
+@pytest.mark.long
+def test_long_trials_of_one_caller_leave_others_a_turn(service: Service) -> None:
+    # Given a caller who has rules tried that would take hours
+    endless = "[0, 1].all(a, " * 30 + "true" + ")" * 30
+    rules = json.dumps({"routes": [{"name": "slow", "when": endless, "to": ["ops"]}]})
+    ada = f"ada of {service.ledger.where}"
+    thread = threading.Thread(target=lambda: call(service, "try_rules", actor(name=ada), rules=rules, raw=RAW))
+    thread.start()
+    # Then nobody else is served meanwhile, and that caller neither then nor right afterwards
+    eventually(lambda: refusal(service, "bob") == "other rules are being tried now; try again in a few seconds")
+    for _ in range(2):
+        assert "you try rules already, or have just done so" in refusal(service, ada)
+        thread.join(PATIENCE)
+    # And another caller gets its turn
+    assert refusal(service, "bob") == ""
+
+
+def refusal(service: Service, name: str) -> str:
+    """Why a short trial of a caller is refused; "" when it is not."""
+    try:
+        call(service, "try_rules", actor(name=name), raw=RAW)
+    except Busy as busy:
+        return str(busy)
+    return ""

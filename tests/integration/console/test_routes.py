@@ -174,13 +174,6 @@ def test_rules_that_take_too_much_hold_up_nobody(people: Browser, server: Submit
         assert "took over" in page
 
 
-def test_one_at_a_time(people: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "TIME", 0.0)
-    with trial._trying:
-        assert people.press("/routes", "try_rules", raw=FAILED).status_code == 503
-    assert people.press("/routes", "try_rules", raw=FAILED).status_code == 200
-
-
 def test_who_may_look_at_one_source_compares_its_events_alone(server: Submitting) -> None:
     record(server.ledger, new_event("tsk_secret"))
     ana = Browser(server.url)
