@@ -11,7 +11,7 @@ JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 3)))
 # Where the environment forbids it, each of many processes would compile all that it imports anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install lock demo test proofs lint format types chaos bench loop upstream docs dist clean
+.PHONY: install lock demo test proofs lint format types chaos bench bench-large loop upstream docs dist clean
 
 install: $(VENV)/.installed
 
@@ -54,16 +54,19 @@ chaos: install
 
 # Runs submitted through us and past us, with every fault of a simulated Skyvern, which is the truth. Some minutes.
 loop: install
-	@$(BIN)/python bench/loop.py $(if $(RUNS),--runs $(RUNS)) $(ARGS)
+	@$(BIN)/python -m tests.loop.run $(if $(RUNS),--runs $(RUNS)) $(ARGS)
 
 # The newest Skyvern of the package registry against what docs/reference/skyvern.md says. ARGS="--version 1.0.56", "--keep FOLDER".
 upstream: install
 	@$(BIN)/python -m tests.upstream $(ARGS)
 
-# Everything beside others, some ten minutes, into bench/RESULTS.md. PART=ingest makes one part of it anew, and
-# PART=ingest ARGS="--sizes 2000" runs its program with other options, for a look.
+# Measure Runhook beside other stacks in at most ten minutes, into bench/RESULTS.md. PARTS="ack sinks" prints some of it.
 bench: install
-	@$(BIN)/python -m bench $(PART) $(if $(ARGS),--options="$(ARGS)")
+	@$(BIN)/python -m bench $(PARTS)
+
+# Lists, searches and the pipeline at 1,000,000 runs on both databases: about half an hour, into bench/RESULTS-large.md.
+bench-large: install
+	@$(BIN)/python -m bench large
 
 # The documentation site in site/. Fails on broken links and anchors, and on resources from other hosts.
 docs: install

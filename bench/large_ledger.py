@@ -1,32 +1,30 @@
-"""Ledgers of many runs for the benchmarks, filled fast, and kept where they are wanted again.
+"""Ledgers of many runs for the benchmarks, filled fast.
 
-The rows are those of `tests/support/listed.py`, and the words of all runs as the clock indexes them. They are written
-in one transaction that nothing has to survive, before the indexes are made. A body has some 30 bytes; what a body takes
-is read and written once whatever the size of the ledger.
+The rows are those of `tests/support/listed.py`. They are written in one transaction that nothing has to survive, before
+the indexes are created. A body has some 30 bytes: a larger one is read and written once in a ledger of any size.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, DropIndex
 
+from bench.words import documents
 from receiver.ledger import Ledger, planner, words
-from receiver.ledger.migrate import HEAD, ensure_schema
 from receiver.ledger.schema import attempts, deliveries, events, run_texts, runs, submissions, to_index
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import with_tables
 from tests.support.listed import fill_within
 
 # As in production, with 256 MB of buffers.
-SETTINGS: Final = {"shared_buffers": "256MB", "autovacuum": "on"}
-_FILLING: Final = {
+SETTINGS: Final[dict[str, Any]] = {"shared_buffers": "256MB", "autovacuum": "on"}
+_FILLING: Final[dict[str, Any]] = {
     "shared_buffers": "1GB",
     "maintenance_work_mem": "512MB",
     "max_wal_size": "8GB",
@@ -49,33 +47,24 @@ FROM runs
 
 @contextlib.contextmanager
 def large_ledger(
-    database: str, folder: Path, count: int, settings: Mapping[str, str] = MappingProxyType({})
+    database: str, folder: Path, count: int, *, with_words: bool = False
 ) -> Iterator[tuple[Ledger, PostgresProcess | None]]:
-    """A ledger of `count` runs in a folder, where it is left; filled unless the folder has it. Its server, if any.
+    """Fill a ledger with `count` runs in a new folder. Yields it with its server, if it has one.
 
-    `settings`: of PostgreSQL, which is else as in production. Raises ValueError when another release has filled it, or
-    nobody to its end.
+    `with_words`: documents of many words, instead of those that the clock would index.
     """
-    folder.mkdir(mode=0o755, exist_ok=True, parents=True)
-    done = folder / "filled"
-    if done.exists() and (found := done.read_text()) != f"{HEAD} {count}":
-        raise ValueError(f"{folder} holds revision and rows {found}, not {HEAD} {count}: remove it, or name another")
-    if not done.exists():
-        if any(folder.iterdir()):  # somebody fills it now, or was interrupted
-            raise ValueError(f"{folder} holds a ledger that is not filled to its end: wait, or remove it")
-        began = time.monotonic()
-        with _opened(database, folder, _FILLING) as (ledger, _):
-            fill(with_tables(ledger), count)
-        done.write_text(f"{HEAD} {count}")
-        print(f"{database}: filled with {count:,} in {time.monotonic() - began:.0f} s", flush=True)
-    with _opened(database, folder, {**SETTINGS, **settings}) as (ledger, server):
-        ensure_schema(ledger)
+    folder.mkdir(mode=0o755)
+    began = time.monotonic()
+    with _opened(database, folder, _FILLING) as (ledger, _):
+        fill(with_tables(ledger), count, documents(count) if with_words else None)
+    print(f"  {database}: filled with {count:,} runs in {time.monotonic() - began:.0f} s", flush=True)
+    with _opened(database, folder, SETTINGS) as (ledger, server):
         yield ledger, server
 
 
 @contextlib.contextmanager
 def _opened(
-    database: str, folder: Path, settings: Mapping[str, str]
+    database: str, folder: Path, settings: Mapping[str, Any]
 ) -> Iterator[tuple[Ledger, PostgresProcess | None]]:
     with contextlib.ExitStack() as stack:
         server, url = None, f"sqlite:///{folder / 'ledger.db'}"
@@ -88,10 +77,13 @@ def _opened(
         yield ledger, server
 
 
-def fill(ledger: Ledger, count: int) -> None:
-    """Fill an empty ledger with `count` runs, and let the database learn what is in it."""
+def fill(ledger: Ledger, count: int, texts: Iterable[str] | None = None) -> None:
+    """Fill an empty ledger with `count` runs, and let the database collect its statistics.
+
+    `texts`: the runs' documents; those that the clock would index when absent.
+    """
     if ledger.dialect == "postgresql":
-        ledger.alter(lambda connection: _fill(connection, count))
+        ledger.alter(lambda connection: _fill(connection, count, texts))
     ledger.close()
     engine = sa.create_engine(ledger.url)
     if ledger.dialect == "postgresql":
@@ -106,14 +98,26 @@ def fill(ledger: Ledger, count: int) -> None:
         for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE * 1000}", "threads=2"):
             driver.execute(f"PRAGMA {setting}").fetchall()
         driver.execute("BEGIN")
-        _fill(connection, count)
+        _fill(connection, count, texts)
         driver.execute("COMMIT")
     engine.dispose()
     planner.learn(ledger, 0)  # as the clock does it
     ledger.close()
 
 
-def _fill(connection: sa.Connection, count: int) -> None:
+def _write(connection: sa.Connection, texts: Iterable[str]) -> None:
+    columns, driver = "seq, source, run_id, changed_at, document", connection.connection.driver_connection
+    assert driver is not None
+    rows = ((number, "main", f"tsk_{number}", float(number), text) for number, text in enumerate(texts, 1))
+    if connection.dialect.name == "sqlite":
+        driver.executemany(f"INSERT INTO run_texts ({columns}) VALUES (?, ?, ?, ?, ?)", rows)
+        return
+    with driver.cursor().copy(f"COPY run_texts ({columns}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def _fill(connection: sa.Connection, count: int, texts: Iterable[str] | None) -> None:
     indexes = [each for table in _TABLES for each in table.indexes]
     for index in indexes:
         connection.execute(DropIndex(index))
@@ -126,7 +130,10 @@ def _fill(connection: sa.Connection, count: int) -> None:
         connection.exec_driver_sql("ALTER TABLE deliveries ADD CONSTRAINT pk_deliveries PRIMARY KEY (id)")
     else:
         fill_within(connection, count, hashed=True)
-    connection.exec_driver_sql(_TEXTS)
+    if texts is None:
+        connection.exec_driver_sql(_TEXTS)
+    else:
+        _write(connection, texts)
     words.create_index(connection)
     # The numbers of changes go on behind those of the runs.
     if on_postgresql:

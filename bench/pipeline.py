@@ -1,210 +1,128 @@
-"""How fast one worker moves events from the inbox into ledger and PostgreSQL sink, against one RQ job an event.
+"""From the POST to the committed row, beside apps on task queues: latency at a steady rate, and throughput.
 
-    python bench/pipeline.py [--events 20000] [--jobs 1500] [--rounds 2]
-
-Both find their backlog waiting in the same Valkey (appendfsync always) and write to the same PostgreSQL (fsync on), one
-after the other, several rounds. The rival is a plain app: an RQ SimpleWorker whose job parses the body and, in one
-transaction, writes the event, the delivery and the attempt, and upserts the run's row. Ours is `runhook worker` (its
-dispatch process and its sink process); the clock stops when every row is there and every delivery says delivered.
+Each side checks the signature, has the webhook on disk before its 202, and commits one row of the same PostgreSQL
+table. Runhook does more in that time: ledger, deduplication, routing, attempts. The sides run one after the other, in
+alternating rounds, each with new servers; `bench/rows.py` says how a row is noticed.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import json
-import os
-import signal
-import statistics
-import subprocess
 import sys
-import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Final, Protocol
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from bench import load
+from bench.figures import Figure, at_least, at_most, median, percentile, spread
+from bench.load import FLAT_OUT, webhooks
+from bench.peers.processes import WORKERS, Peer, install
+from bench.rows import Rows
+from bench.system import Runhook, Servers, cpu, new_servers
 
-import psycopg  # noqa: E402
-import redis  # noqa: E402
-
-from bench.servers import new_folder, new_postgres, new_valkey  # noqa: E402
-from receiver.domain.event import Event, event_id  # noqa: E402
-from receiver.domain.frame import EntryKeys  # noqa: E402
-from receiver.inbox.writer import InboxWriter  # noqa: E402
-from receiver.runtime.parent_death import die_with_parent  # noqa: E402
-from tests.servers.postgres import PostgresProcess  # noqa: E402
-from tests.servers.valkey import ValkeyProcess  # noqa: E402
-from tests.support.run_ids import run_id  # noqa: E402
-
-PATIENCE = 300.0
-
-RIVAL = '''
-import json, os, sys
-import psycopg
-from redis import Redis
-from rq import Queue, SimpleWorker
-
-_connection = None
-
-def connection():
-    global _connection
-    if _connection is None:
-        _connection = psycopg.connect(os.environ["RIVAL_DATABASE"])
-    return _connection
-
-def handle(body):
-    run = json.loads(body)
-    db = connection()
-    with db.transaction():
-        db.execute("INSERT INTO events (run_id, status, body) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                   (run["run_id"], run["status"], body.encode()))
-        db.execute("INSERT INTO deliveries (run_id, sink, state) VALUES (%s, 'results', 'delivered')", (run["run_id"],))
-        db.execute("INSERT INTO attempts (run_id, outcome) VALUES (%s, 'accepted')", (run["run_id"],))
-        db.execute("""INSERT INTO results (run_id, status, output) VALUES (%s, %s, %s)
-                      ON CONFLICT (run_id) DO UPDATE SET status = excluded.status, output = excluded.output""",
-                   (run["run_id"], run["status"], json.dumps(run["output"])))
-
-if __name__ == "__main__":
-    client = Redis.from_url(os.environ["RIVAL_REDIS"])
-    SimpleWorker([Queue("rival", connection=client)], connection=client, log_job_description=False).work(
-        burst=True, logging_level="ERROR")
-'''
-
-TABLES = """
-DROP TABLE IF EXISTS events, deliveries, attempts, results;
-CREATE TABLE events (id bigserial PRIMARY KEY, run_id text UNIQUE, status text, body bytea);
-CREATE TABLE deliveries (id bigserial PRIMARY KEY, run_id text, sink text, state text);
-CREATE TABLE attempts (id bigserial PRIMARY KEY, run_id text, outcome text);
-CREATE TABLE results (run_id text PRIMARY KEY, status text, output jsonb);
-"""
+RATE: Final = 100.0
+# Seconds between two looks at the table: while latency is measured, and while throughput is.
+FINE, COARSE = 0.001, 0.02
+RUNHOOK: Final = "runhook"
 
 
-def body(number: int) -> bytes:
-    """A run's result of about 2 kB."""
-    run = {
-        "run_id": run_id(number),
-        "run_type": "task_v1",
-        "status": "completed",
-        "created_at": "2026-11-24T14:05:09.165039",
-        "modified_at": "2026-11-24T14:06:11.165039",
-        "output": {"number": number, "total": number * 1.5, "lines": [{"name": "x" * 40, "n": n} for n in range(25)]},
-    }
-    return json.dumps(run, separators=(",", ":")).encode()
+class Side(Protocol):
+    """A system that turns webhooks into rows."""
+
+    port: int
+
+    def pids(self) -> list[int]:
+        """Return all its processes, with its servers."""
+        ...
 
 
-def child(command: list[str], environ: dict[str, str], log: Path, tree: Path = ROOT) -> subprocess.Popen[bytes]:
-    """Start a process that runs the code of `tree` and ends with this one."""
-    parent = os.getpid()
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            command, env={**os.environ, **environ}, cwd=tree, stdout=out, stderr=out,
-            preexec_fn=lambda: die_with_parent(parent),
-        )  # fmt: skip
+@dataclass
+class Measured:
+    """Of all rounds of a side: seconds at RATE; rows a second and microseconds of CPU a row, flat out."""
+
+    seconds: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
 
-def wait_for(condition: Any, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"it did not finish:\n{log.read_text()[-3000:]}")
-        time.sleep(0.02)
+def start(name: str, servers: Servers, stack: ExitStack, *, tiny: bool) -> tuple[Side, str]:
+    """Start a side. Returns it, and the database of its table."""
+    if name == RUNHOOK:
+        url = servers.database()
+        results = {"type": "database", "url": url, "table": "results"}
+        return stack.enter_context(Runhook(servers, {"results": results}, ledger=url)), url
+    peer = stack.enter_context(Peer(name, servers, Path(sys.executable).parent if tiny else None))
+    return peer, peer.database
 
 
-def ours(folder: Path, valkey: ValkeyProcess, postgres: PostgresProcess, events: int) -> float:
-    """Events a second through `runhook worker`."""
-    database = postgres.create_database()
-    url = postgres.url(database)
-    config = folder / "runhook.yaml"
-    config.write_text(
-        json.dumps(
-            {
-                "sources": {"skyvern": {"secrets": ["bench"]}},
-                "sinks": {"results": {"type": "database", "url": url, "table": "results"}},
-                "routes": [{"name": "everything", "to": ["results"]}],
-            }
-        )
-    )
-    client = valkey.connect()
-    client.flushdb()
+def one_round(name: str, found: Measured, seconds: float, *, tiny: bool) -> None:
+    """Start a side, measure it, and end it. Raises SystemExit when rows are missing."""
+    with new_servers() as servers, ExitStack() as stack:
+        side, database = start(name, servers, stack, tiny=tiny)
+        load.post(side.port, webhooks(side.port, [0]))  # which makes Runhook's table
+        rows = stack.enter_context(Rows(database, FINE))
+        first = 1
 
-    async def fill() -> None:
-        writer = InboxWriter(valkey.url, timeout=30, keys=EntryKeys({"skyvern": ["bench"]}))
-        for start in range(0, events, 500):
-            bodies = [body(number) for number in range(start, min(start + 500, events))]
-            await writer.append([Event(event_id("skyvern", each), "skyvern", each, time.time()) for each in bodies])
-        await writer.close()
+        def through(count: int, rate: float) -> tuple[list[float], float, float]:
+            nonlocal first
+            requests = webhooks(side.port, range(first, first + count))
+            first += count
+            used = cpu(side.pids())
+            posted = load.post(side.port, requests, rate)
+            took = rows.wait_for(posted.due)
+            last = max(rows.at[run_id] for run_id in posted.due)
+            return list(took.values()), count / (last - posted.began), (cpu(side.pids()) - used) / count * 1e6
 
-    asyncio.run(fill())
-    environ = {"REDIS_URL": valkey.url, "DATABASE_URL": url, "RUNHOOK_CONFIG": str(config), "RUNHOOK_DATA": str(folder)}
-    log = folder / "worker.log"
-    began = time.monotonic()
-    from receiver.wakeups import wake_dispatcher
+        through(10 if tiny else 300, RATE)
+        found.seconds += through(max(20, int(RATE * seconds)), RATE)[0]
+        rows.every = COARSE
+        _, guess, _ = through(50 if tiny else 400, FLAT_OUT)
+        _, rate, used = through(100 if tiny else max(400, int(guess * seconds)), FLAT_OUT)
+        found.rates.append(rate)
+        found.cpu.append(used)
 
-    wake_dispatcher(client)
-    worker = child([sys.executable, "-m", "receiver.cli", "worker"], environ, log)
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as db:
 
-        def done() -> bool:
+def measure(names: Sequence[str], rounds: int, seconds: float, *, tiny: bool) -> dict[str, Measured]:
+    """Measure all sides in alternating rounds. A side that fails is reported, and the others continue."""
+    found = {name: Measured() for name in names}
+    for number in range(rounds):
+        for name in names[:: 1 if number % 2 == 0 else -1]:
             try:
-                row = db.execute(
-                    "SELECT (SELECT count(*) FROM results), (SELECT count(*) FROM deliveries WHERE state = 'delivered')"
-                ).fetchone()
-            except psycopg.errors.UndefinedTable:
-                return False
-            return row == (events, events)
-
-        wait_for(done, worker, log)
-    seconds = time.monotonic() - began
-    worker.send_signal(signal.SIGTERM)
-    worker.wait(30)
-    client.close()
-    return events / seconds
+                one_round(name, found[name], seconds, tiny=tiny)
+            except (Exception, SystemExit) as error:
+                if name == RUNHOOK:
+                    raise
+                found[name].failures.append(str(error)[-200:])
+            mine = found[name]
+            print(f"  round {number + 1}: {name} {mine.rates[-1:]} rows/s {mine.failures[-1:]}", flush=True)
+    return found
 
 
-def rival(folder: Path, valkey: ValkeyProcess, postgres: PostgresProcess, jobs: int) -> float:
-    """Events a second through an app with one RQ job an event."""
-    from rq import Queue
-
-    database = postgres.create_database()
-    url = postgres.url(database).replace("+psycopg", "")
-    (folder / "rival.py").write_text(RIVAL)
-    with psycopg.connect(url, autocommit=True) as db:
-        db.execute(TABLES)
-    client = redis.Redis.from_url(valkey.url)
-    client.flushdb()
-    queue = Queue("rival", connection=client)
-    queue.enqueue_many([Queue.prepare_data("rival.handle", (body(number).decode(),)) for number in range(jobs)])
-    log = folder / "rival.log"
-    began = time.monotonic()
-    environ = {"RIVAL_REDIS": valkey.url, "RIVAL_DATABASE": url, "PYTHONPATH": str(folder)}
-    worker = child([sys.executable, str(folder / "rival.py")], environ, log)
-    if worker.wait(PATIENCE):
-        raise SystemExit(f"the rival failed:\n{log.read_text()[-3000:]}")
-    seconds = time.monotonic() - began
-    with psycopg.connect(url) as db:
-        row = db.execute("SELECT count(*) FROM results").fetchone()
-        assert row == (jobs,), row
-    client.close()
-    return jobs / seconds
-
-
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--events", type=int, default=20_000)
-    arguments.add_argument("--jobs", type=int, default=1_500)
-    arguments.add_argument("--rounds", type=int, default=2)
-    options = arguments.parse_args()
-    with new_folder() as folder, new_valkey(folder) as valkey, new_postgres(folder) as postgres:
-        ratios = []
-        for number in range(1, options.rounds + 1):
-            theirs = rival(folder, valkey, postgres, options.jobs)
-            mine = ours(folder, valkey, postgres, options.events)
-            ratios.append(mine / theirs)
-            ratio = f"ratio {mine / theirs:.1f}"
-            print(f"round {number}: runhook {mine:,.0f}/s  one job an event {theirs:,.0f}/s  {ratio}")
-        print(f"median ratio {statistics.median(ratios):.1f}")
-
-
-if __name__ == "__main__":
-    main()
+def figures(*, tiny: bool = False) -> list[Figure]:
+    """Measure, and return the figures."""
+    peers = ["rq"] if tiny else list(WORKERS)
+    versions = "" if tiny else install(peers)
+    found = measure([RUNHOOK, *peers], rounds=1 if tiny else 3, seconds=0.2 if tiny else 3.0, tiny=tiny)
+    ours = found[RUNHOOK]
+    p50, p99 = (percentile(ours.seconds, share) * 1000 for share in (50, 99))
+    compared = {name: median(found[name].rates) for name in peers if found[name].rates}
+    fastest = max(compared, key=lambda name: compared[name])
+    rows = [
+        at_most("POST → committed row, 100/s: p50", p50, 8, "{:.1f} ms"),
+        at_most("POST → committed row, 100/s: p99", p99, 25, "{:.1f} ms"),
+        at_least(
+            f"pipeline, flat out: rows/s of Runhook, of {fastest}'s, the fastest peer",
+            *(median(ours.rates) / compared[fastest], 2.5, "{:.2f} ×"),
+        ),
+    ]
+    for name, mine in found.items():
+        if mine.rates:
+            latency = " / ".join(f"{percentile(mine.seconds, share) * 1000:.1f}" for share in (50, 99))
+            rows.append(Figure(f"{name}: p50 / p99 at 100/s", f"{latency} ms"))
+            rows.append(
+                Figure(f"{name}: flat out", f"{spread(mine.rates)} rows/s, {median(mine.cpu):,.0f} µs of CPU a row")
+            )
+        rows += [Figure(f"{name}: failed", each) for each in mine.failures]
+    return [*rows, *([] if tiny else [Figure("versions of the peers", versions)])]

@@ -1,1 +1,1 @@
-"""Runhook beside what people would use instead."""
+"""Apps on task queues that do the same work as Runhook, each set up as its documentation recommends for throughput."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.loop import Loop
-from bench.loop_faults import FAULTS
 from simulator.faults import Fault
+from tests.loop.faults import FAULTS
+from tests.loop.run import Loop
 
 pytestmark = pytest.mark.long
 

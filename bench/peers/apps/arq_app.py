@@ -1,4 +1,4 @@
-"""arq: one process that runs many jobs on its event loop."""
+"""arq. Its reference (`arq.worker.Worker`): `max_jobs` at once instead of 10, `poll_delay` instead of 0.5 s."""
 
 from __future__ import annotations
 
@@ -15,23 +15,30 @@ _pool: list[ArqRedis] = []
 
 
 async def deliver(_context: dict[str, Any], body: str) -> None:
+    """Run the job."""
     await store_async(body)
 
 
 class WorkerSettings:
+    """What the command `arq` reads."""
+
     functions = (deliver,)
     redis_settings = RedisSettings.from_dsn(REDIS)
     keep_result = 0
+    max_jobs = 100
+    poll_delay = 0.005
 
 
 @asynccontextmanager
 async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    """Open and close the connections of the web process."""
     _pool.append(await create_pool(RedisSettings.from_dsn(REDIS)))
     yield
     await _pool.pop().aclose()
 
 
 async def enqueue(body: str) -> None:
+    """Queue the job."""
     await _pool[0].enqueue_job("deliver", body)
 
 

@@ -1,8 +1,7 @@
-"""What all peers do alike: check the signature, answer 202 once the task is queued, and write one row.
+"""What all peers share: check the signature, respond 202 once the task is on disk, and commit one row.
 
-As plain as an app is that somebody writes in an afternoon, and as safe as its library is when it is asked to be: the
-broker has every task on disk before the answer, and a task that was taken by a worker that died is tried again, where
-the library can do that.
+A peer is as safe as its library can be: Valkey has every task on disk before the response, and a task of a worker that
+died runs again where the library supports that.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,19 +24,21 @@ from starlette.routing import Route
 REDIS = os.environ["PEER_REDIS"]
 DATABASE = os.environ["PEER_DATABASE"]
 SECRET = os.environ["PEER_SECRET"].encode()
+# Connections of a process that commits on an event loop: dramatiq's and Celery's have as many threads.
+CONNECTIONS = 16
 
 INSERT = """INSERT INTO results (run_id, status, output) VALUES (%s, %s, %s)
 ON CONFLICT (run_id) DO UPDATE SET status = excluded.status, output = excluded.output"""
 
 _local = threading.local()
-_pools: list[AsyncConnectionPool] = []
+_pools: list[Any] = []
 
 
 def webhook(
     enqueue: Callable[[str], Awaitable[object]],
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None,
 ) -> Starlette:
-    """Return the app that takes webhooks. `enqueue`: has a body on disk when it returns."""
+    """Return the app that receives webhooks. `enqueue`: has a body on disk when it returns."""
 
     async def receive(request: Request) -> Response:
         body = await request.body()
@@ -51,7 +52,7 @@ def webhook(
 
 
 def store(body: str) -> None:
-    """Write the row of a run, over a connection of this thread."""
+    """Commit the row of a run, over a connection of this thread."""
     run = json.loads(body)
     connection = getattr(_local, "connection", None)
     if connection is None:
@@ -60,10 +61,14 @@ def store(body: str) -> None:
 
 
 async def store_async(body: str) -> None:
-    """Write the row of a run, over a connection of this process's pool."""
-    if not _pools:  # they belong to the event loop, which is there only now
-        _pools.append(AsyncConnectionPool(DATABASE, min_size=4, max_size=10, open=False, kwargs={"autocommit": True}))
-        await _pools[0].open()
+    """Commit the row of a run, over a connection of this process's pool."""
+    if not _pools:  # a pool belongs to an event loop, which runs only now
+        from psycopg_pool import AsyncConnectionPool
+
+        settings = {"autocommit": True}
+        pool = AsyncConnectionPool(DATABASE, min_size=CONNECTIONS, max_size=CONNECTIONS, open=False, kwargs=settings)
+        _pools.append(pool)
+        await pool.open()
     run = json.loads(body)
     async with _pools[0].connection() as connection:
         await connection.execute(INSERT, (run["run_id"], run["status"], json.dumps(run["output"])))

@@ -1,4 +1,4 @@
-"""Dramatiq with Redis: its workers acknowledge a message when it is done, by default."""
+"""Dramatiq, which acknowledges late. "Workers" in its guide: a process per core; `--threads` for tasks that wait."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ dramatiq.set_broker(RedisBroker(url=REDIS))
 
 @dramatiq.actor
 def deliver(body: str) -> None:
+    """Run the task."""
     store(body)
 
 
 async def enqueue(body: str) -> None:
+    """Queue the task."""
     await run_in_threadpool(deliver.send, body)
 
 

@@ -1,4 +1,4 @@
-"""RQ: `rq worker-pool`, whose workers run jobs in their own process (a fork for each job is slower by far)."""
+"""RQ. Its page "Notes on Performance" (docs/benchmark.md) recommends SimpleWorker for jobs of milliseconds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ queue = Queue("results", connection=Redis.from_url(REDIS))
 
 
 def deliver(body: str) -> None:
+    """Run the job."""
     store(body)
 
 
 async def enqueue(body: str) -> None:
+    """Queue the job."""
     await run_in_threadpool(queue.enqueue, "rq_app.deliver", body, result_ttl=0)
 
 

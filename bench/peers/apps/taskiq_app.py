@@ -1,4 +1,4 @@
-"""Taskiq over a Redis stream, its broker that acknowledges."""
+"""Taskiq over a Redis stream, its broker that acknowledges. "CLI" in its guide: `--max-prefetch` for many messages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ broker = RedisStreamBroker(url=REDIS, consumer_id="0")
 
 @broker.task(task_name="deliver")
 async def deliver(body: str) -> None:
+    """Run the task."""
     await store_async(body)
 
 
 @asynccontextmanager
 async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    """Open and close the broker of the web process."""
     await broker.startup()
     yield
     await broker.shutdown()

@@ -1,7 +1,4 @@
-"""What is done again and again costs no more with a long backlog than with a short one, on both databases.
-
-`bench/backlog.py` measures the same with a million of each.
-"""
+"""What is done again and again costs no more with a long backlog than with a short one, on both databases."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,16 +68,3 @@ def test_a_filled_ledger_is_as_one_that_has_grown(ledger: Ledger, grown: Ledger)
     assert {name: made_by for name, made_by in ledger.read(statements).items() if name in before} == before
     # And nothing is left to index
     assert ledger.read(words.coverage) == words.Coverage()
-
-
-def test_a_ledger_that_another_process_fills_is_left_alone(tmp_path: Path) -> None:
-    # Given a folder with a ledger that is not filled to its end
-    (tmp_path / "ledger.db").write_bytes(b"what the other has written")
-    # When it is asked for
-    with (
-        pytest.raises(ValueError, match="not filled to its end"),
-        large_ledger.large_ledger("sqlite", tmp_path, COUNT),
-    ):
-        pass
-    # Then nothing was written to it
-    assert (tmp_path / "ledger.db").read_bytes() == b"what the other has written"

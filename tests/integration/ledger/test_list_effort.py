@@ -1,6 +1,6 @@
 """A page of any list, with any filter, first or late, reads no more of a large ledger than of a small one.
 
-`bench/lists.py` measures the same with a million events.
+`python -m bench large` measures the same with a million runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Proof of the closed loop: runs submitted through us and past us, while Skyvern does all that it is known to do.
 
-    python bench/loop.py [--runs 2000] [--seed 0] [--postgres] [--all] [--verbose]
+    python -m tests.loop.run [--runs 2000] [--seed 0] [--postgres] [--all] [--verbose]
 
 A simulated Skyvern with every fault on is the truth to compare with. Webhooks are lost, late, doubled, out of order;
 callers ask before, between and after them; recordings are half written; runs are started again, and from the UI; the
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -24,30 +25,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import httpx2
+import sqlalchemy as sa
 
-import httpx2  # noqa: E402
-import sqlalchemy as sa  # noqa: E402
-
-from bench import loop_checks as checks  # noqa: E402
-from bench.loop_callers import MANNERS, Callers, press_test_button, start_outside  # noqa: E402
-from bench.loop_checks import Check  # noqa: E402
-from bench.loop_faults import FAULTS, OF_READS  # noqa: E402
-from bench.loop_truth import MAPPED, TITLES, Expected, expect, routes  # noqa: E402
-from bench.servers import new_folder, new_postgres, new_valkey  # noqa: E402
-from receiver.domain.submission import OPEN  # noqa: E402
-from receiver.ledger import Connection  # noqa: E402
-from receiver.ledger.schema import runs, submissions  # noqa: E402
-from simulator.api import create_app  # noqa: E402
-from simulator.faults import Fault  # noqa: E402
-from simulator.options import Options  # noqa: E402
-from simulator.runs import TASK_V2  # noqa: E402
-from simulator.server import Serving  # noqa: E402
-from simulator.world import World  # noqa: E402
-from tests.servers.deployment import Deployment  # noqa: E402
-from tests.servers.http import ScriptedServer  # noqa: E402
-from tests.servers.slack import FakeSlack  # noqa: E402
+from receiver.domain.submission import OPEN
+from receiver.ledger import Connection
+from receiver.ledger.schema import runs, submissions
+from simulator.api import create_app
+from simulator.faults import Fault
+from simulator.options import Options
+from simulator.runs import TASK_V2
+from simulator.server import Serving
+from simulator.world import World
+from tests.loop import checks
+from tests.loop.callers import MANNERS, Callers, press_test_button, start_outside
+from tests.loop.checks import Check
+from tests.loop.faults import FAULTS, OF_READS
+from tests.loop.truth import MAPPED, TITLES, Expected, expect, routes
+from tests.servers.deployment import Deployment
+from tests.servers.http import ScriptedServer
+from tests.servers.postgres import PostgresProcess
+from tests.servers.slack import FakeSlack
+from tests.servers.valkey import ValkeyProcess
 
 KEY = "the-key-of-the-loop"
 SECRET = "the-master-secret-of-the-loop"
@@ -367,10 +366,13 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="Tell what still moves.")
     options = parser.parse_args()
     with ExitStack() as stack:
-        folder = stack.enter_context(new_folder())
-        valkey, url = stack.enter_context(new_valkey(folder)), ""
+        folder, url = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runhook-loop-"))), ""
+        folder.chmod(0o755)  # PostgreSQL may run as another user
+        valkey = ValkeyProcess(folder / "valkey").start()
+        stack.callback(valkey.kill)
         if options.postgres:
-            postgres = stack.enter_context(new_postgres(folder))
+            postgres = PostgresProcess(folder / "postgres").start()
+            stack.callback(postgres.kill)
             url = postgres.url(postgres.create_database())
         loop = Loop(options.runs, options.seed, folder / "loop", valkey.url, url)
         loop.verbose = options.verbose

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from bench import loop_checks as checks
-from bench.loop_truth import Expected, differences, expect, settled
 from simulator.options import Options
 from simulator.runs import TASK_V2, WORKFLOW, SimRun, now
 from simulator.world import World
+from tests.loop import checks
+from tests.loop.truth import Expected, differences, expect, settled
 from tests.servers.http import Request
 
 LABELS = {"parity": "odd", "number": "1"}

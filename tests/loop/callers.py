@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx2
 
-from bench.loop_truth import INVOICES, ORDERS
 from simulator.faults import OF_CALLS, Fault, drawn
+from tests.loop.truth import INVOICES, ORDERS
 
 SUBMITTERS = 8
 ASKERS = 24

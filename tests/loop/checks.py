@@ -15,12 +15,12 @@ from typing import Any
 
 import httpx2
 
-from bench.loop_truth import Expected, differences, whole_files
 from receiver.domain.run import FINAL
 from receiver.domain.signature import verify
 from simulator import bodies
 from simulator.faults import Fault
 from simulator.world import World
+from tests.loop.truth import Expected, differences, whole_files
 from tests.servers.http import Request
 
 # Columns of the bodies that GET answers with whose value differs from call to call, or hangs on the road.
