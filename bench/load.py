@@ -66,11 +66,6 @@ def run(number: int, **fields: Any) -> dict[str, Any]:
     }
 
 
-def loads(content: bytes) -> Any:
-    """Return the value of a JSON body."""
-    return json.loads(content)
-
-
 def dumps(value: Mapping[str, Any]) -> bytes:
     """Return the bytes of a JSON body."""
     return json.dumps(value, separators=(",", ":")).encode()

@@ -209,5 +209,5 @@ class Runhook:
         """Run `runhook … --json`, and return what it prints."""
         environ = {**os.environ, **self.environ}
         line = [*RUNHOOK, *arguments, "--json"]
-        done = subprocess.run(line, env=environ, cwd=ROOT, stdout=subprocess.PIPE, timeout=PATIENCE, check=True)
+        done = subprocess.run(line, env=environ, cwd=ROOT, capture_output=True, timeout=PATIENCE, check=True)
         return json.loads(done.stdout)
