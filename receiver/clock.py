@@ -31,8 +31,8 @@ from receiver.ledger import (
     agenda,
     ahead,
     audit,
+    dialect,
     heartbeats,
-    planner,
     replays,
     retention,
     words,
@@ -117,7 +117,6 @@ class Clock:
         # Where the sweeps go on.
         self._swept_held = ""
         self._kept_after = retention.BEGINNING
-        self._learnt = 0  # the number of the newest event, when SQLite's planner last learnt
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
         self._bugs: dict[str, str] = {}  # by check: errors that are nobody's but ours, of the last tick
@@ -266,8 +265,7 @@ class Clock:
 
     def slow(self) -> None:
         """Correct times written while the database's clock was ahead; queue held deliveries that were left behind; end
-        what has waited too long behind an open breaker; remove what is past its retention; update the statistics of
-        SQLite's planner."""
+        what has waited too long behind an open breaker; remove what is past its retention."""
         if not self._every("slow", SLOW_EVERY):
             return
         if self._waits is not None:
@@ -279,7 +277,6 @@ class Clock:
             self._every("retention", TIDY_EVERY) or self._kept_after != retention.BEGINNING
         ):
             self._remove_old(self._retain)
-        self._learnt = planner.learn(self._ledger, self._learnt)
 
     def _correct_times(self, waits: ahead.LongestWaits) -> None:
         began, now = time.monotonic(), self._ledger.now()
@@ -292,11 +289,13 @@ class Clock:
                 return
 
     def tidy(self) -> None:
-        """Remove old lines of the audit, old operations, and the heartbeats and inbox readers of dead processes."""
+        """Remove old lines of the audit, old operations, and the heartbeats and inbox readers of dead processes; update
+        the statistics of SQLite's planner."""
         if not self._every("tidy", TIDY_EVERY):
             return
         self._remove_told(self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR))
         self._ledger.write(heartbeats.forget)
+        self._ledger.alter(dialect.learn)
         board.forget(self._redis)
         self._inbox.tidy()
 

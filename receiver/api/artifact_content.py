@@ -17,7 +17,7 @@ from pydantic import Field
 from handlers import registry
 from handlers.contract import ReadableFile, Sink, SinkError
 from handlers.mirror.content_types import DEFAULT, content_type
-from receiver.api.artifacts import ArtifactRow, StoredCopy
+from receiver.api.artifacts import ArtifactRow, StoredCopy, files_of
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Result, Scoped
 from receiver.api.runs import one_run
@@ -28,7 +28,6 @@ from receiver.domain.api_key import VIEW
 from receiver.domain.redaction import Redactor
 from receiver.errors import Busy, NotFound
 from receiver.ledger import Connection
-from receiver.ledger.lists import artifacts as lists
 from receiver.ledger.lists.bodies import EventBody, read_body
 
 # What a browser shows in place. All else is downloaded, for it could run code, or be taken for a page of ours.
@@ -154,7 +153,7 @@ def get_artifact_content(service: Service, actor: Actor, wanted: ContentParamete
 def _named(service: Service, wanted: ContentParameters) -> ArtifactRow:
     def read(connection: Connection) -> ArtifactRow:
         run = one_run(connection, wanted.source, wanted.run_id)
-        files = lists.files_of(connection, run, Redactor(service.config.redact))
+        files = files_of(connection, run, Redactor(service.config.redact))
         for each in files:
             if each["name"] == wanted.name:
                 return ArtifactRow.model_validate(each)

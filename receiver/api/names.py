@@ -4,8 +4,8 @@ because all is well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
@@ -30,21 +30,12 @@ _WHY: Final = {
 }
 
 
-class _Kind(NamedTuple):
-    """Names of a kind that config and ledger have. `name`: of the member of the filter; `ours`: those of the config;
-    `has`: whether the ledger has one, of one source or of all; `every`: all that it has."""
-
-    name: str
-    ours: Callable[[Config], list[str]]
-    has: Callable[[Connection, str, str], bool]
-    every: Callable[[Connection], list[str]]
-
-
-_NAMED: Final = (
-    _Kind("source", lambda config: list(config.sources), names.has_source, names.sources),
-    _Kind("sink", lambda config: list(config.destinations), names.has_sink, names.sinks),
-    _Kind("route", lambda config: [each.name for each in config.routes], names.has_route, names.routes),
-)
+# Members of a filter that name what the config has: the names there, and whether the ledger still has this one.
+_NAMED: Final[Mapping[str, tuple[Callable[[Config], list[str]], Callable[[Connection, str, str], bool]]]] = {
+    "source": (lambda config: list(config.sources), names.has_source),
+    "sink": (lambda config: list(config.destinations), names.has_sink),
+    "route": (lambda config: [each.name for each in config.routes], names.has_route),
+}
 
 
 def none_such(kind: str, identifier: str) -> NotFound:
@@ -55,52 +46,41 @@ def none_such(kind: str, identifier: str) -> NotFound:
 
 
 def check_names(config: Callable[[], Config], connection: Connection, wanted: Filter, *, empty: bool) -> None:
-    """Raise Invalid for a name in the filter that neither the ledger nor the config knows, with what would be right.
+    """Raise Invalid for a name in the filter that is not known, with what would be right.
 
     Only for one who may see all sources, for it tells what there is. `config`: returns it, or raises what reading it
     raises. `empty`: nothing was found; only then all names are looked up.
     """
     for status in wanted.status:
         if status not in FINAL and status not in ACTIVE and not names.has_status(connection, status):
-            known = [*sorted(FINAL), *ACTIVE, *names.statuses(connection)]
-            raise unknown("status", status, "no run ended so", known)
+            raise unknown("status", status, "no run ended so", [*sorted(FINAL), *ACTIVE])
     if not empty:
         return
-    for kind in _asked(wanted):
-        ours = _configured(config, kind) or []
-        if _is_unknown(kind, ours, connection, wanted, ""):
-            raise _no_such_name(kind, wanted, [*ours, *kind.every(connection)])
+    check_may_come(config, connection, wanted)
     if wanted.run_id and not names.has_run(connection, wanted.run_id):
         raise no_run(connection, wanted.run_id)
     if wanted.event_id and not names.events_beginning(connection, wanted.event_id):
         raise no_such("event_id", wanted.event_id, "event")
 
 
-def check_may_come(config: Callable[[], Config], connection: Connection, wanted: Filter, source: str) -> None:
-    """Raise Invalid for a source, sink or route of which no event can come, for neither the config nor the ledger knows
-    it: who follows events would wait for ever. A run, a workflow or a label may come any time.
+def check_may_come(config: Callable[[], Config], connection: Connection, wanted: Filter, source: str = "") -> None:
+    """Raise Invalid for a source, sink or route that neither the config nor the ledger knows, with those of the config:
+    who follows events would wait for ever. A run, a workflow or a label may come any time.
 
-    `config`: as of `check_names`; where it can't be read, nobody knows what may come. `source`: the only one that the
-    caller may see, who is told names of the config alone; "" for all.
+    `config`: as of `check_names`; where it can't be read, all are taken for known. `source`: the only one that the
+    caller may see; "" for all.
     """
-    for kind in _asked(wanted):
-        ours = _configured(config, kind)
-        if ours is not None and _is_unknown(kind, ours, connection, wanted, source):
-            raise _no_such_name(kind, wanted, ours if source else [*ours, *kind.every(connection)])
-
-
-def _asked(wanted: Filter) -> list[_Kind]:
-    """Return the kinds of which the filter has a name. Of no others is the config read."""
-    return [kind for kind in _NAMED if getattr(wanted, kind.name)]
-
-
-def _is_unknown(kind: _Kind, ours: Sequence[str], connection: Connection, wanted: Filter, source: str) -> bool:
-    value = getattr(wanted, kind.name)
-    return value not in ours and not kind.has(connection, value, source)
-
-
-def _no_such_name(kind: _Kind, wanted: Filter, known: Sequence[str]) -> Invalid:
-    return unknown(kind.name, getattr(wanted, kind.name), f"there is no such {kind.name}", known)
+    asked = {name: value for name in _NAMED if (value := getattr(wanted, name))}
+    if not asked:
+        return
+    try:
+        known = config()
+    except (RunhookError, OSError):
+        return
+    for name, value in asked.items():
+        configured, is_known = _NAMED[name]
+        if value not in (there := configured(known)) and not is_known(connection, value, source):
+            raise unknown(name, value, f"there is no such {name}", there)
 
 
 def no_such(name: str, value: str, what: str = "") -> Invalid:
@@ -146,14 +126,6 @@ def whole_id(connection: Connection, name: str, identifier: str, source: str) ->
 def several_begin_so(found: Sequence[str]) -> str:
     """Return what is wrong with an id that is cut so short that these, and maybe more, begin so."""
     return f"several begin so, such as {' and '.join(found[:2])}"
-
-
-def _configured(config: Callable[[], Config], kind: _Kind) -> list[str] | None:
-    """Return the names that the config has; None when it can't be read."""
-    try:
-        return kind.ours(config())
-    except (RunhookError, OSError):
-        return None
 
 
 def _a(thing: str) -> str:

@@ -23,7 +23,7 @@ from receiver.domain.breaker import Lane, Observation
 from receiver.domain.delivery import DeliveryMove, gave_up
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.expressions import storable
+from receiver.ledger.dialect import storable
 
 _AVAILABLE = Observation(True)
 _ACCEPT = DeliveryMove.ACCEPT

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.ledger import dialect
-from receiver.ledger.expressions import storable
+from receiver.ledger.dialect import storable
 from receiver.ledger.schema import agent_changes, agents, schedules
 
 

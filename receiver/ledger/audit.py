@@ -14,8 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.dialect import json_text
-from receiver.ledger.expressions import storable
+from receiver.ledger.dialect import json_text, storable
 from receiver.ledger.schema import audit
 
 BEGUN: Final = "begun"

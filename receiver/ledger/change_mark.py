@@ -6,7 +6,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryState
 from receiver.ledger.schema import deliveries, events, runs
 
 Mark = tuple[Any, ...]
@@ -18,10 +17,9 @@ def mark(connection: sa.Connection) -> Mark:
     Each value is the last one of an index. Of two changes in one transaction, or at the very same time, one may show
     with the next change only.
     """
-    it = deliveries.c
     newest = [
         sa.select(sa.func.max(events.c.seq)),
         sa.select(sa.func.max(runs.c.updated_at)),
-        *(sa.select(sa.func.max(it.updated_at)).where(it.state == state.value) for state in DeliveryState),
+        sa.select(sa.func.max(deliveries.c.updated_at)),
     ]
     return tuple(connection.execute(sa.select(*(each.scalar_subquery() for each in newest))).one())

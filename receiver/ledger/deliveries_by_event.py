@@ -11,7 +11,7 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from receiver.ledger import dialect
-from receiver.ledger.expressions import unindexed
+from receiver.ledger.dialect import unindexed
 from receiver.ledger.schema import deliveries, events
 
 # Source, run id, and the event's own id.

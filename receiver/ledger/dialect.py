@@ -1,4 +1,5 @@
-"""The differences between SQLite and PostgreSQL in the ledger's SQL: many rows in one INSERT, and lists of values.
+"""The differences between SQLite and PostgreSQL in the ledger's SQL: many rows in one INSERT, lists of values, texts,
+and what planners are told.
 
 On PostgreSQL the rows of an INSERT are one JSON parameter, and a list of values is one array: the text of a statement
 does not depend on their number. SQLite runs an INSERT for each row, and takes a list of values as JSON.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import operator
+import string
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -21,10 +23,11 @@ from sqlalchemy.sql.expression import FunctionElement
 
 from receiver.domain.run import RunKey
 from receiver.ledger.errors import LedgerDataError
-from receiver.ledger.expressions import unseen
 
 # Adds an ON CONFLICT clause to an INSERT. A function of a module: the statement that it makes is kept.
 Conflict = Callable[[Any], Any]
+
+_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 # Bytes of a value that PostgreSQL gets as a parameter of its own, and not in the JSON with the other rows.
 LARGE: Final = 64 << 10
@@ -177,20 +180,32 @@ def among_given(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bo
 
 
 def of_source(table: sa.Table, source: str) -> sa.ColumnElement[bool]:
-    """Return the condition that a row of `table` is of `source`, beside others that an index serves which begins with
-    the source."""
-    return table.c.source == unseen(sa.literal(source, sa.Text))
+    """Return the condition that a row of `table` is of `source`, for which no index is used: the run's id finds it."""
+    return unindexed(table.c.source) == source
 
 
 def of_runs(table: sa.Table, source: str, run_ids: Collection[str]) -> sa.ColumnElement[bool]:
-    """Return the condition that a row of `table` is of one of these runs, found by an index that begins with both."""
+    """Return the condition that a row of `table` is of one of these runs, found by an index that begins with the id."""
     return sa.and_(of_source(table, source), among(table.c.run_id, run_ids))
 
 
 def of_given_runs(table: sa.Table) -> sa.ColumnElement[bool]:
     """Return the same condition, with the source and the runs as the parameters `b_source` and `b_run_ids`."""
-    its = table.c.source == unseen(sa.bindparam("b_source", type_=sa.Text))
+    its = unindexed(table.c.source) == sa.bindparam("b_source", type_=sa.Text)
     return sa.and_(its, among_given(table.c.run_id, "b_run_ids"))
+
+
+def each_value(column: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Select the texts in a column of the rows that meet the conditions, but "", by a jump in an index from each to the
+    next: it begins with the column, or has the conditions for its own."""
+
+    def following(last: Any) -> sa.ScalarSelect[Any]:
+        further = sa.select(column).where(*conditions, column > last)
+        return further.order_by(column).limit(1).scalar_subquery()
+
+    walk = sa.select(following("").label("value")).cte(recursive=True)
+    walk = walk.union_all(sa.select(following(walk.c.value)).where(walk.c.value.is_not(None)))
+    return sa.select(walk.c.value).where(walk.c.value.is_not(None))
 
 
 def count_of_each(
@@ -215,3 +230,83 @@ def by_source(keys: Iterable[RunKey]) -> list[tuple[str, list[str]]]:
         (source, [run_id for _, run_id in group])
         for source, group in groupby(sorted(set(keys)), operator.itemgetter(0))
     ]
+
+
+def storable(text: str) -> str:
+    """Return text of others as every database takes it: without NUL and lone surrogates, cut to 500 characters."""
+    return text.replace("\0", "").encode(errors="replace").decode()[:500]
+
+
+def unindexed(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return the column as a value for which no index is used: the statement has a better one."""
+    return column.concat("") if isinstance(column.type, sa.Text) else column + 0
+
+
+def row_by_row(*conditions: sa.ColumnElement[bool]) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions as one that each row is checked with: no index and no join is chosen for it."""
+    return [sa.and_(*conditions).is_(sa.true())] if conditions else []
+
+
+def use_indexes(connection: sa.Connection) -> None:
+    """Let PostgreSQL, until the transaction ends, read by indexes in their order: never a whole table, and no bitmaps,
+    which gather all before the first row is returned."""
+    if connection.dialect.name == "postgresql":
+        names = ("enable_seqscan", "enable_bitmapscan")
+        connection.execute(sa.select(*(sa.func.set_config(name, "off", True) for name in names)))
+
+
+def learn(connection: sa.Connection) -> None:
+    """Let SQLite look at a part of the tables that have grown much, or it takes an index for another. PostgreSQL does
+    so by itself."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
+        connection.exec_driver_sql("PRAGMA optimize(0x10002)")
+
+
+class _Spelt(FunctionElement[Any]):
+    """What has another name on each database."""
+
+    inherit_cache = True
+
+
+class _Position(_Spelt):
+    """Where a text is in another, from 1; 0: nowhere."""
+
+    inherit_cache = True
+    name = "position_in"
+    type = sa.Integer()
+
+
+class _Whole(_Spelt):
+    """The number without its fraction; of one that is not negative."""
+
+    inherit_cache = True
+    name = "whole"
+    type = sa.BigInteger()
+
+
+_FORMS: Final = {
+    "sqlite": {"position_in": "instr({})", "whole": "CAST({} AS INTEGER)"},
+    "postgresql": {"position_in": "strpos({})", "whole": "CAST(floor({}) AS BIGINT)"},
+}
+
+
+@compiles(_Position)
+@compiles(_Whole)
+def _spelt(element: Any, compiler: Any, **options: Any) -> str:
+    return _FORMS[compiler.dialect.name][element.name].format(compiler.process(element.clauses, **options))
+
+
+def contains(column: sa.ColumnElement[Any], part: str) -> sa.ColumnElement[bool]:
+    """Return the condition that `part` is somewhere in the column, with the letters A-Z in either case."""
+    return contains_exactly(sa.func.lower(column), part.translate(_LOWER))
+
+
+def contains_exactly(column: sa.ColumnElement[Any], part: str) -> sa.ColumnElement[bool]:
+    """Return the condition that `part` is somewhere in the column."""
+    return _Position(column, sa.literal(part, sa.Text())) > 0
+
+
+def bucket_of(moment: sa.ColumnElement[Any], seconds: float) -> sa.ColumnElement[int]:
+    """Return the number of the bucket, of so many seconds, that a time since the epoch is in."""
+    return _Whole(moment / sa.literal(float(seconds), sa.Double()))

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from receiver.domain.delivery import DeliveryState
 from receiver.domain.words import BadSearch, TextQuery, parse_query
 from receiver.errors import Invalid
 from receiver.ledger.deliveries_by_event import of_event
-from receiver.ledger.expressions import contains, contains_exactly, starts_with, unindexed
+from receiver.ledger.dialect import contains, contains_exactly, row_by_row
 from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
 from receiver.ledger.words import has_words
 
@@ -28,6 +29,9 @@ _SHORTENED: Final = re.compile(r"(dlv|evt)_[0-9a-v][0-9a-f]{11,31}")
 LIMIT = 50
 
 Condition = sa.ColumnElement[bool]
+
+# The condition of the index by state, in its own words, by which a planner knows it.
+NOT_DELIVERED: Final = deliveries.c.state != sa.literal_column("'delivered'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,91 +104,17 @@ def id_trouble(identifier: str) -> str:
     return ""
 
 
-class _Terms:
-    """How conditions are written. `bounded`: for a statement that itself reads a bounded number of rows, so that
-    neither an index nor a join may be chosen for a condition: a join by hash would read all of the other table."""
-
-    def __init__(self, *, bounded: bool) -> None:
-        self._bounded = bounded
-
-    def name(self, column: sa.Column[Any]) -> Any:
-        """Return the column as a condition names it."""
-        return unindexed(column) if self._bounded else column
-
-    def there_is(self, table: sa.Table, conditions: Sequence[Condition], of: sa.Table) -> Condition:
-        """Return the condition that `table` has a row that belongs to one of `of`."""
-        query = sa.select(_ONE).select_from(table).where(*conditions).correlate(of)
-        # No planner turns a scalar subquery into a join.
-        return query.limit(1).scalar_subquery() == 1 if self._bounded else query.exists()
-
-    def common(
-        self,
-        wanted: Filter,
-        source: sa.Column[Any],
-        run_id: sa.Column[Any],
-        moment: sa.Column[Any],
-        outcome: sa.Column[Any] | None = None,
-        run_type: sa.Column[Any] | None = None,
-    ) -> list[Condition]:
-        """Return the conditions on columns that most tables have; None where one has none."""
-        found: list[Condition] = []
-        if wanted.source:
-            found.append(self.name(source) == wanted.source)
-        if wanted.run_id:
-            found.append(self.name(run_id) == wanted.run_id)
-        if wanted.run_prefix:
-            found.append(starts_with(run_id, wanted.run_prefix))
-        if wanted.status and outcome is not None:
-            found.append(self.name(outcome).in_(wanted.status))
-        if wanted.run_type and run_type is not None:
-            found.append(self.name(run_type) == wanted.run_type)
-        if wanted.since is not None:
-            found.append(self.name(moment) >= wanted.since)
-        if wanted.until is not None:
-            found.append(self.name(moment) < wanted.until)
-        return found
-
-    def run(self, wanted: Filter) -> list[Condition]:
-        """Return the conditions on what only the row of a run has, but for the reason, which others have too."""
-        it = runs.c
-        found: list[Condition] = []
-        if wanted.workflow:
-            found.append(self.name(it.workflow_id) == wanted.workflow)
-        if wanted.title:
-            found.append(contains(it.title, wanted.title))
-        found += has_labels(it.labels, wanted.labels)
-        if wanted.text:
-            said = [run_texts.c.source == it.source, run_texts.c.run_id == it.run_id]
-            found.append(self.there_is(run_texts, [*said, *has_words(text_query(wanted.text))], runs))
-        return found
-
-    def delivery(self, wanted: Filter) -> list[Condition]:
-        """Return the conditions on what only a delivery has, but for its reason."""
-        it = deliveries.c
-        found: list[Condition] = []
-        if wanted.sink:
-            found.append(self.name(it.sink) == wanted.sink)
-        if wanted.route:
-            found.append(self.name(it.route) == wanted.route)
-        if wanted.state:
-            found.append(self.name(it.state).in_(wanted.state))
-        return found
-
-    def its_run(self, wanted: Filter, table: sa.Table, reason: sa.Column[Any]) -> list[Condition]:
-        """Return the conditions on the run of a row of `table`, whose own reason is in `reason`."""
-        its = [runs.c.source == table.c.source, runs.c.run_id == table.c.run_id]
-        found: list[Condition] = []
-        if own := _FREE.run(wanted):
-            found.append(self.there_is(runs, [*its, *own], table))
-        if wanted.reason:
-            failed = self.there_is(runs, [*its, contains(runs.c.failure_reason, wanted.reason)], table)
-            found.append(sa.or_(contains(reason, wanted.reason), failed))
-        return found
-
-
 _ONE: Final[sa.ColumnElement[int]] = sa.literal_column("1")
-# Within the subquery of one row: by its key.
-_FREE: Final = _Terms(bounded=False)
+
+
+def has(of: sa.Table, table: sa.Table, key: Sequence[Condition], *conditions: Condition) -> Condition:
+    """Return the condition that a row of `of` has one in `table` with this key, which meets the conditions.
+
+    It is looked up for each row, by the key: no planner turns a scalar subquery into a join, which may read a whole
+    table.
+    """
+    query = sa.select(_ONE).select_from(table).where(*key, *row_by_row(*conditions)).correlate(of)
+    return query.limit(1).scalar_subquery() == 1
 
 
 def has_labels(column: sa.Column[Any], labels: Mapping[str, str]) -> list[Condition]:
@@ -201,85 +131,148 @@ def text_query(text: str) -> TextQuery:
         raise Invalid(f"text: {error}", [{"name": "text", "message": f"text: {error}"}]) from None
 
 
-def of_submissions(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
-    """Return the conditions that a submission is wanted; event, sink and route say nothing of one. `bounded`: see
-    `_Terms`.
+def unsuccessful(table: sa.Table) -> list[Condition]:
+    """Return the conditions of the index on what went wrong, in its own words, by which a planner knows it."""
+    return [table.c.outcome != sa.literal_column(value) for value in ("'completed'", "''")]
+
+
+def in_states(*states: str) -> list[Condition]:
+    """Return the conditions that a delivery is in one of these states."""
+    its = deliveries.c.state
+    one_of = its == states[0] if len(states) == 1 else its.in_(states)
+    return [one_of] if DeliveryState.DELIVERED in states else [one_of, NOT_DELIVERED]
+
+
+def same_run(table: sa.Table, other: sa.Table) -> list[Condition]:
+    """Return the conditions that two rows are of the same run."""
+    return [table.c.source == other.c.source, table.c.run_id == other.c.run_id]
+
+
+def _common(wanted: Filter, table: sa.Table, moment: sa.Column[Any]) -> list[Condition]:
+    """Return the conditions on columns that all of these tables have."""
+    it = table.c
+    found: list[Condition] = []
+    if wanted.source:
+        found.append(it.source == wanted.source)
+    if wanted.run_id:
+        found.append(it.run_id == wanted.run_id)
+    if wanted.run_prefix:
+        found.append(sa.func.substr(it.run_id, 1, len(wanted.run_prefix)) == wanted.run_prefix)
+    if wanted.since is not None:
+        found.append(moment >= wanted.since)
+    if wanted.until is not None:
+        found.append(moment < wanted.until)
+    return found
+
+
+def _ended(wanted: Filter, table: sa.Table) -> list[Condition]:
+    """Return the conditions on what runs and events have."""
+    found: list[Condition] = [table.c.outcome.in_(wanted.status)] if wanted.status else []
+    return [*found, table.c.run_type == wanted.run_type] if wanted.run_type else found
+
+
+def _of_run(wanted: Filter) -> list[Condition]:
+    """Return the conditions on what only the row of a run has, but for the reason, which others have too."""
+    it = runs.c
+    found: list[Condition] = []
+    if wanted.workflow:
+        found.append(it.workflow_id == wanted.workflow)
+    if wanted.title:
+        found.append(contains(it.title, wanted.title))
+    found += has_labels(it.labels, wanted.labels)
+    if wanted.text:
+        found.append(has(runs, run_texts, same_run(run_texts, runs), *has_words(text_query(wanted.text))))
+    return found
+
+
+def _of_delivery(wanted: Filter) -> list[Condition]:
+    """Return the conditions on what only a delivery has, but for its reason."""
+    it = deliveries.c
+    found: list[Condition] = []
+    if wanted.sink:
+        found.append(it.sink == wanted.sink)
+    if wanted.route:
+        found.append(it.route == wanted.route)
+    if wanted.state:
+        found += in_states(*wanted.state)
+    return found
+
+
+def _its_run(wanted: Filter, table: sa.Table, own: sa.Column[Any]) -> list[Condition]:
+    """Return the conditions on the run of a row of `table`, whose reason may also be in its `own` column."""
+    found: list[Condition] = []
+    if of_run := _of_run(wanted):
+        found.append(has(table, runs, same_run(runs, table), *of_run))
+    if wanted.reason:
+        failed = has(table, runs, same_run(runs, table), contains(runs.c.failure_reason, wanted.reason))
+        found.append(sa.or_(contains(own, wanted.reason), failed))
+    return found
+
+
+def of_submissions(wanted: Filter) -> list[Condition]:
+    """Return the conditions that a submission is wanted; event, sink and route say nothing of one.
 
     Its state is one of its own, and what both it and its run have may be in either.
     """
     if wanted.impossible:
         return [sa.false()]
-    it, terms, run = submissions.c, _Terms(bounded=bounded), runs.c
-    found = terms.common(wanted, it.source, it.run_id, it.created_at)
-    found += has_labels(it.labels, wanted.labels)
-    its = [run.source == it.source, run.run_id == it.run_id]
+    it, run = submissions.c, runs.c
+
+    def of_its_run(condition: Condition) -> Condition:
+        return has(submissions, runs, same_run(runs, submissions), condition)
+
+    found = [*_common(wanted, submissions, it.created_at), *has_labels(it.labels, wanted.labels)]
     if wanted.state:
-        found.append(terms.name(it.state).in_(wanted.state))
+        found.append(it.state.in_(wanted.state))
     if wanted.status:
-        found.append(terms.there_is(runs, [*its, run.outcome.in_(wanted.status)], submissions))
+        found.append(of_its_run(run.outcome.in_(wanted.status)))
     if wanted.run_type:
-        of_run = terms.there_is(runs, [*its, run.run_type == wanted.run_type], submissions)
-        found.append(sa.or_(terms.name(it.run_type) == wanted.run_type, of_run))
+        found.append(sa.or_(it.run_type == wanted.run_type, of_its_run(run.run_type == wanted.run_type)))
     if wanted.title:
-        of_run = terms.there_is(runs, [*its, contains(run.title, wanted.title)], submissions)
-        found.append(sa.or_(contains(it.title, wanted.title), of_run))
-    if own := _FREE.run(replace(wanted, title="", labels={})):
-        found.append(terms.there_is(runs, [*its, *own], submissions))
-    if wanted.reason:
-        of_run = terms.there_is(runs, [*its, contains(run.failure_reason, wanted.reason)], submissions)
-        found.append(sa.or_(contains(it.reason, wanted.reason), of_run))
-    return found
+        found.append(sa.or_(contains(it.title, wanted.title), of_its_run(contains(run.title, wanted.title))))
+    return found + _its_run(replace(wanted, title="", labels={}), submissions, it.reason)
 
 
-def of_runs(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
-    """Return the conditions that a run is wanted. `bounded`: see `_Terms`."""
+def of_runs(wanted: Filter) -> list[Condition]:
+    """Return the conditions that a run is wanted."""
     if wanted.impossible:
         return [sa.false()]
-    it, terms = runs.c, _Terms(bounded=bounded)
-    found = terms.common(wanted, it.source, it.run_id, it.updated_at, it.outcome, it.run_type)
-    found += terms.run(wanted)
+    it = runs.c
+    found = [*_common(wanted, runs, it.updated_at), *_ended(wanted, runs), *_of_run(wanted)]
     if wanted.reason:
         found.append(contains(it.failure_reason, wanted.reason))
     if wanted.event_id:
-        named = begins(terms.name(events.c.id), wanted.event_id)  # of the run's own events, which are found by the run
-        its = [events.c.source == it.source, events.c.run_id == it.run_id, named]
-        found.append(terms.there_is(events, its, runs))
-    if own := terms.delivery(wanted):
-        its = [deliveries.c.source == it.source, deliveries.c.run_id == it.run_id]
-        found.append(terms.there_is(deliveries, [*its, *own], runs))
+        found.append(has(runs, events, same_run(events, runs), begins(events.c.id, wanted.event_id)))
+    if own := _of_delivery(wanted):
+        found.append(has(runs, deliveries, same_run(deliveries, runs), *own))
     return found
 
 
-def of_events(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
-    """Return the conditions that an event is wanted. `bounded`: see `_Terms`."""
+def of_events(wanted: Filter) -> list[Condition]:
+    """Return the conditions that an event is wanted."""
     if wanted.impossible:
         return [sa.false()]
-    it, terms = events.c, _Terms(bounded=bounded)
-    found = terms.common(wanted, it.source, it.run_id, it.recorded_at, it.outcome, it.run_type)
+    it = events.c
+    found = [*_common(wanted, events, it.recorded_at), *_ended(wanted, events)]
     if wanted.event_id:
-        found.append(begins(terms.name(it.id), wanted.event_id))
-    if own := terms.delivery(wanted):
-        found.append(terms.there_is(deliveries, [of_event(events), *own], events))
-    return found + terms.its_run(wanted, events, it.problem)
+        found.append(begins(it.id, wanted.event_id))
+    if own := _of_delivery(wanted):
+        found.append(has(events, deliveries, [of_event(events)], *own))
+    return found + _its_run(wanted, events, it.problem)
 
 
-def of_deliveries(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
-    """Return the conditions that a delivery is wanted. `bounded`: see `_Terms`."""
+def of_deliveries(wanted: Filter) -> list[Condition]:
+    """Return the conditions that a delivery is wanted."""
     if wanted.impossible:
         return [sa.false()]
-    it, terms = deliveries.c, _Terms(bounded=bounded)
-    found = terms.common(wanted, it.source, it.run_id, it.created_at)
+    it = deliveries.c
+    found = _common(wanted, deliveries, it.created_at)
     if wanted.event_id:
-        found.append(begins(terms.name(it.event_id), wanted.event_id))
-    found += terms.delivery(wanted)
-    told: list[Condition] = []
-    if wanted.status:
-        told.append(events.c.outcome.in_(wanted.status))
-    if wanted.run_type:
-        told.append(events.c.run_type == wanted.run_type)
-    if told:
-        found.append(terms.there_is(events, [events.c.id == it.event_id, *told], deliveries))
-    return found + terms.its_run(wanted, deliveries, it.reason)
+        found.append(begins(it.event_id, wanted.event_id))
+    found += _of_delivery(wanted)
+    if ended := _ended(wanted, events):
+        found.append(has(deliveries, events, [events.c.id == it.event_id], *ended))
+    return found + _its_run(wanted, deliveries, it.reason)
 
 
 def matching_events(query: sa.Select[Any], wanted: Filter) -> sa.Select[Any]:

@@ -9,8 +9,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.run import RESTARTABLE
-from receiver.ledger.filters import Filter, of_runs
-from receiver.ledger.lists.paging import unsuccessful
+from receiver.ledger.filters import Filter, of_runs, unsuccessful
 from receiver.ledger.schema import runs
 from receiver.ledger.totals import Span
 
@@ -34,7 +33,7 @@ def failed_runs(connection: sa.Connection, wanted: Filter, span: Span) -> tuple[
     """Return the runs that failed, were terminated or timed out, the newest first, and from when on all of them are
     there. Times of `wanted` do not count: `span` does."""
     it = runs.c
-    rest = of_runs(replace(wanted, since=None, until=None), bounded=True)
+    rest = of_runs(replace(wanted, since=None, until=None))
     found: list[FailedRun] = []
     edge = span.since
     for outcome in sorted(RESTARTABLE):

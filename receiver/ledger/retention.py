@@ -58,8 +58,7 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
         removed = connection.execute(
             sa.delete(runs)
             .where(
-                runs.c.source == source,
-                runs.c.run_id.in_({row.run_id for row in old if row.source == source}),
+                dialect.of_runs(runs, source, sorted({row.run_id for row in old if row.source == source})),
                 runs.c.updated_at < before,
                 ~left,
             )

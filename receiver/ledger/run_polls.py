@@ -69,7 +69,7 @@ def lease_due(connection: sa.Connection, source: str, now: float, limit: int) ->
     if taken:
         connection.execute(
             sa.update(runs)
-            .where(runs.c.source == source, dialect.among(runs.c.run_id, [each.run_id for each in taken]))
+            .where(dialect.of_runs(runs, source, [each.run_id for each in taken]))
             .values(due_at=now + LEASE)
         )
     return taken
@@ -208,7 +208,7 @@ def statuses(connection: sa.Connection, keys: Sequence[RunKey]) -> dict[RunKey, 
     found: dict[RunKey, str] = {}
     for source, run_ids in dialect.by_source(keys):
         query = sa.select(runs.c.run_id, runs.c.status).where(
-            runs.c.source == source, dialect.among(runs.c.run_id, run_ids), runs.c.event_id != ""
+            dialect.of_runs(runs, source, run_ids), runs.c.event_id != ""
         )
         found |= {(source, row.run_id): row.status for row in connection.execute(query)}
     return found

@@ -11,8 +11,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger.deliveries_by_event import of_event
-from receiver.ledger.expressions import each_value
-from receiver.ledger.filters import Filter, begins, matching_deliveries, matching_events
+from receiver.ledger.filters import Filter, begins, in_states, matching_deliveries, matching_events
 from receiver.ledger.schema import deliveries, events
 
 # The kinds of operations. A backfill gives a sink old events; the others move deliveries that there are.
@@ -69,8 +68,7 @@ def _named_ids(selection: Selection) -> sa.CompoundSelect[Any]:
     if selection.delivery_ids:
         found.append(sa.select(it.c.id).where(sa.or_(*(begins(it.c.id, each) for each in selection.delivery_ids))))
     if selection.run_ids:
-        sources: Any = [selection.source] if selection.source else each_value(deliveries.c.source)
-        found.append(sa.select(it.c.id).where(it.c.source.in_(sources), it.c.run_id.in_(selection.run_ids)))
+        found.append(sa.select(it.c.id).where(it.c.run_id.in_(selection.run_ids)))
     if selection.event_ids:
         found.append(_ids_of_events(selection.event_ids))
     return sa.union_all(*found)
@@ -86,7 +84,7 @@ def _ids_of_events(beginnings: Iterable[str]) -> sa.Select[Any]:
 def taken_ids(kind: str, selection: Selection, *, force: bool) -> sa.Select[Any]:
     """Select the ids of the deliveries that an operation takes."""
     states = [state.value for state in takes(kind, selection, force=force)]
-    return _selected_ids(selection).where(deliveries.c.state.in_(states))
+    return _selected_ids(selection).where(*in_states(*states))
 
 
 def _selected_ids(selection: Selection) -> sa.Select[Any]:
@@ -97,8 +95,6 @@ def _selected_ids(selection: Selection) -> sa.Select[Any]:
         found = found.where(it.id.in_(_named_ids(selection)))
     if selection.event_id:
         found = found.where(it.id.in_(_ids_of_events([selection.event_id])))
-    if selection.run_id and not selection.source:  # whose index begins with the source
-        found = found.where(it.source.in_(each_value(it.source)))
     if selection.sinks:
         found = found.where(it.sink.in_(selection.sinks))
     return found.with_only_columns(it.id)

@@ -16,7 +16,8 @@ from receiver.ledger import account, timeouts, watches
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
-from receiver.ledger.expressions import each_value
+from receiver.ledger.dialect import each_value
+from receiver.ledger.filters import in_states
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
@@ -72,7 +73,8 @@ def count_of(connection: sa.Connection, sink: str, states: Collection[DeliverySt
     It reads no others, but of those that were delivered or cancelled all sinks': no index of them begins with a sink.
     """
     of_sink = sa.select(sa.func.count()).select_from(deliveries).where(deliveries.c.sink == sink)
-    return sum(connection.execute(sa.select(*(of_sink.where(_in(state)).scalar_subquery() for state in states))).one())
+    counts = (of_sink.where(_in(state), *in_states(state)).scalar_subquery() for state in states)
+    return sum(connection.execute(sa.select(*counts)).one())
 
 
 def oldest_due(connection: sa.Connection, now: float) -> dict[str, float]:

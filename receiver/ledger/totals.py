@@ -14,8 +14,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger.expressions import bucket_of
-from receiver.ledger.filters import Condition, Filter, of_deliveries, of_runs
+from receiver.ledger.dialect import bucket_of
+from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries, of_runs
 from receiver.ledger.schema import deliveries, events, runs
 
 # Rows that one count looks at.
@@ -59,7 +59,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that have `key` in common. `bucket`: its number, see `expressions.bucket_of`; None without buckets.
+    """Rows that have `key` in common. `bucket`: its number, see `dialect.bucket_of`; None without buckets.
 
     `good`: completed runs, delivered deliveries. `ended`: those that have a result, good or not.
     """
@@ -99,7 +99,7 @@ def count_runs(
     subject = _Subject(
         runs.c.updated_at,
         runs,
-        [runs.c.events > 0, *of_runs(_timeless(wanted), bounded=True)],
+        [runs.c.events > 0, *of_runs(_timeless(wanted))],
         runs.c.outcome == "completed",
         runs.c.final,
     )
@@ -114,12 +114,12 @@ def count_deliveries(
     subject = _Subject(
         it.updated_at,
         _joined({column.table for column in columns}),
-        [it.state.in_(wanted.state or _STATES), *of_deliveries(_timeless(wanted), bounded=True)],
+        of_deliveries(_timeless(wanted)),
         it.state == DeliveryState.DELIVERED.value,
         it.state.in_((DeliveryState.DELIVERED.value, DeliveryState.DEAD.value)),
     )
-    states = wanted.state or _STATES
-    edge = max(_edge(connection, it.updated_at, span, it.state == state) for state in states)
+    narrowed = [in_states(state) for state in wanted.state] or [[]]
+    edge = max(_edge(connection, it.updated_at, span, *each) for each in narrowed)
     return _count(connection, subject, replace(span, since=edge), columns, bucket)
 
 
@@ -136,7 +136,7 @@ def ages(connection: sa.Connection, wanted: Filter, span: Span) -> dict[str, lis
         sa.select(it.sink, it.updated_at - runs.c.finished_at)
         .select_from(_joined({runs}))
         .where(delivered, it.updated_at >= edge, it.updated_at < span.until, runs.c.finished_at.is_not(None))
-        .where(_NOT_REPLAYED, *of_deliveries(_timeless(wanted), bounded=True))
+        .where(_NOT_REPLAYED, *of_deliveries(_timeless(wanted)))
         .order_by(it.updated_at.desc())
         .limit(AGES)
     )
@@ -158,7 +158,7 @@ def ages_over_time(connection: sa.Connection, wanted: Filter, span: Span, bucket
         newest = (
             sa.select(it.source, it.run_id, it.updated_at)
             .where(it.state == DeliveryState.DELIVERED.value, it.updated_at >= since, it.updated_at < until)
-            .where(_NOT_REPLAYED, *of_deliveries(_timeless(wanted), bounded=True))
+            .where(_NOT_REPLAYED, *of_deliveries(_timeless(wanted)))
             .order_by(it.updated_at.desc())
             .limit(most)
             .subquery()
@@ -173,7 +173,6 @@ def ages_over_time(connection: sa.Connection, wanted: Filter, span: Span, bucket
 
 # Of one that has been delivered: a replay forgets what was tried in vain before.
 _NOT_REPLAYED: Final = sa.or_(deliveries.c.attempts <= 1, deliveries.c.tried_at.is_not(None), deliveries.c.spent > 0)
-_STATES: Final = tuple(state.value for state in DeliveryState)
 
 
 def _timeless(wanted: Filter) -> Filter:

@@ -18,7 +18,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey, members
 from receiver.domain.words import Term, TextQuery, document
 from receiver.ledger import dialect
-from receiver.ledger.expressions import contains_exactly
+from receiver.ledger.dialect import contains_exactly
 from receiver.ledger.schema import events, run_texts, runs, to_index
 
 # Changes that one transaction indexes. On SQLite others wait meanwhile: some 20 ms.

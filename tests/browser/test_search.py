@@ -19,7 +19,6 @@ pytestmark = pytest.mark.long
 def person(chromium: Browser, deployment: ConsoleDeployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitor]:
     """Somebody at a console whose pages look at two rows each, where two of eight runs, far apart, are wanted."""
     monkeypatch.setattr(paging, "SCAN", 2)
-    monkeypatch.setattr(paging, "_FIRST", 1)
     for number in range(8):
         title = "Wanted" if number in (0, 3) else "Other"
         record(deployment.ledger, new_event(f"tsk_{number}", title=title), now=deployment.ledger.now())

@@ -12,7 +12,7 @@ from receiver.domain.event import event_id
 from receiver.ledger import Ledger
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries, events, runs, submissions
-from receiver.ledger.lists.paging import Key, Order, Page
+from receiver.ledger.lists.paging import Key, KeysetList, Page
 from tests.support import run_ids
 from tests.support.ledger import NOW
 
@@ -20,12 +20,12 @@ from tests.support.ledger import NOW
 RARE: Final = "rare"
 
 # The lists, each with its order.
-LISTS: Final[dict[str, tuple[Callable[[sa.Connection, Filter, Key | None, int], Page], Order]]] = {
-    "runs": (runs.list_runs, runs.ORDER),
-    "events": (events.list_events, events.ORDER),
-    "deliveries": (deliveries.list_deliveries, deliveries.ORDER),
-    "attempts": (deliveries.list_attempts, deliveries.ORDER),
-    "submissions": (submissions.list_submissions, submissions.ORDER),
+LISTS: Final[dict[str, tuple[Callable[[sa.Connection, Filter, Key | None, int], Page], KeysetList]]] = {
+    "runs": (runs.list_runs, runs.LISTING),
+    "events": (events.list_events, events.LISTING),
+    "deliveries": (deliveries.list_deliveries, deliveries.LISTING),
+    "attempts": (deliveries.list_attempts, deliveries.LISTING),
+    "submissions": (submissions.list_submissions, submissions.LISTING),
 }
 # Filters, by what they filter: what most rows have, what some have, and what few or none have; those whose rows are the
 # same few however many there are stand in `filters_among`.

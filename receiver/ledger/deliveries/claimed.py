@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger import dialect
 from receiver.ledger.deliveries_by_event import event_of
-from receiver.ledger.expressions import unindexed
+from receiver.ledger.dialect import unindexed
 from receiver.ledger.schema import deliveries, events, lanes, runs
 
 # The columns of a delivery that nobody has claimed.

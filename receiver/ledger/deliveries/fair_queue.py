@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql
 
 from receiver.domain import callback
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger.expressions import unindexed
+from receiver.ledger.dialect import unindexed
 from receiver.ledger.schema import deliveries, lanes
 
 # Lanes that one statement reads: the first of a walk, and each that follows.

@@ -12,20 +12,22 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import dialect
 from receiver.ledger.attempts_by_delivery import of_delivery
-from receiver.ledger.filters import Condition, Filter, begins, of_deliveries
+from receiver.ledger.filters import Condition, Filter, begins, in_states, of_deliveries
 from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, Order, Page, Row, Search
+from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, Walk
 from receiver.ledger.schema import attempts, deliveries, events
 
-ORDER: Final = Order((deliveries.c.updated_at, deliveries.c.id))
 # Who sends it, and a caller's address with what signs for it, are nobody else's business.
 _UNSHOWN: Final = frozenset({"claim_owner", "claim_number", "prefetched", "target", "target_key"})
 _SHOWN: Final = tuple(column for column in deliveries.c if column.name not in _UNSHOWN)
+_KEY: Final = (deliveries.c.updated_at, deliveries.c.id)
+LISTING: Final = KeysetList(_SHOWN, _KEY)
 
 # What is needed of the delivery of an attempt.
 _TRIED: Final = tuple(
     deliveries.c[name] for name in ("id", "event_id", "source", "run_id", "sink", "state", "attempts", "updated_at")
 )
+_WITH_ATTEMPTS: Final = KeysetList(_TRIED, _KEY)
 
 
 def list_deliveries(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
@@ -35,7 +37,7 @@ def list_deliveries(connection: sa.Connection, wanted: Filter, after: Key | None
     """
     if wanted.impossible:
         return [], None
-    found, rest = _search(wanted, _SHOWN).page(connection, after, limit)
+    found, rest = _page(connection, LISTING, wanted, after, limit)
     return _completed(connection, found), rest
 
 
@@ -45,7 +47,6 @@ def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, 
     if wanted.impossible:
         return [], None
     it = deliveries.c
-    search = _search(wanted, _TRIED, it.attempts > 0)
     rows: list[Row] = []
     if after is not None:
         *place, below = after
@@ -58,7 +59,7 @@ def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, 
             rows += _attempts(connection, begun, below, limit)
         if len(rows) >= limit:
             return rows, (*place, rows[-1]["number"])
-    found, rest = search.page(connection, after, limit - len(rows))
+    found, rest = _page(connection, _WITH_ATTEMPTS, wanted, after, limit - len(rows), it.attempts > 0)
     whole: list[Row] = []
     for row in found:
         left = limit - len(rows) - sum(each["attempts"] for each in whole)
@@ -96,36 +97,16 @@ def attempts_of(connection: sa.Connection, beginning: str, wanted: Filter, after
     return rows, (rows[-1]["sink"], rows[-1]["delivery_id"], rows[-1]["number"]) if more else None
 
 
-# The states that any delivery is in, which are seldom all.
-_IN_USE: Final = sa.union_all(
-    *(
-        sa.select(sa.literal(state.value)).where(sa.select(deliveries.c.id).where(deliveries.c.state == state).exists())
-        for state in DeliveryState
-    )
-)
-
-
-def _search(wanted: Filter, columns: tuple[sa.Column[Any], ...], *further: Condition) -> Search:
-    def walks(connection: sa.Connection) -> list[list[Condition]]:
-        states: Sequence[str] = sorted(set(wanted.state)) or connection.execute(_IN_USE).scalars().all()
-        return [[deliveries.c.state == each] for each in states]
-
-    return Search(
-        ORDER,
-        columns,
-        # The state is that of the walk, and of a set that is read as a whole it is still to be checked.
-        conditions=[*of_deliveries(replace(wanted, state=()), bounded=True), *further],
-        walks=walks,
-        since=wanted.since,  # what was created since then has changed since then
-        floor=0.0,  # a bound, by which SQLite's planner sees that the index on state and time fits best
-        sets=[
-            *narrowing.by_event(wanted, deliveries),
-            *narrowing.by_run(wanted, deliveries),
-            *narrowing.by_text(wanted, deliveries),
-        ],
-        wide=narrowing.by_source(wanted, deliveries),
-        of_sets=of_deliveries(Filter(state=wanted.state), bounded=True),
-    )
+def _page(
+    connection: sa.Connection, listing: KeysetList, wanted: Filter, after: Key | None, limit: int, *more: Condition
+) -> Page:
+    # What was created since then has changed since then. By when it changed, it may have been created before `until`.
+    states, rest = sorted(set(wanted.state)), replace(wanted, state=())
+    if not states or DeliveryState.DELIVERED in states:  # of those delivered there is no index
+        walk = Walk(conditions=[*of_deliveries(wanted), *more], since=wanted.since)
+    else:
+        walk = Walk([in_states(each) for each in states], [*of_deliveries(rest), *more], wanted.since)
+    return narrowing.page(connection, listing, wanted, [*of_deliveries(wanted), *more], walk, after, limit)
 
 
 def _completed(connection: sa.Connection, found: list[Row]) -> list[Row]:
@@ -182,3 +163,18 @@ def _attempts(
         for row in of
         for each in tried[row["id"]]
     ]
+
+
+def receipts_of(connection: sa.Connection, source: str, run_id: str, limit: int) -> list[Row]:
+    """Return the newest receipts of a run's deliveries that name what was written, the newest first, each with its sink
+    and the time."""
+    it = attempts.c
+    query = (
+        sa.select(it.delivery_id, deliveries.c.sink, it.receipt, it.ended_at)
+        .join(deliveries, of_delivery())
+        .where(deliveries.c.run_id == run_id, deliveries.c.source == source, it.receipt.is_not(None))
+        .order_by(it.ended_at.desc(), it.delivery_id)
+        .limit(limit)
+    )
+    found = [{**row._mapping, "receipt": json.loads(row.receipt)} for row in connection.execute(query)]
+    return [each for each in found if each["receipt"].get("keys")]

@@ -6,21 +6,23 @@ The one that is due first comes first; one that was asked for in vain is due aga
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.filters import Filter, of_runs, of_submissions
+from receiver.ledger.dialect import each_value
+from receiver.ledger.filters import Condition, Filter, of_runs, of_submissions
 from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, Order, Page, Row, Search
+from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, Walk
 from receiver.ledger.schema import runs, submissions
 
-_SUBMISSIONS: Final = Order((submissions.c.due_at, submissions.c.source, submissions.c.id), ascending=True)
-_RUNS: Final = Order((runs.c.due_at, runs.c.source, runs.c.run_id), ascending=True)
 _BOTH: Final = ("source", "run_id", "run_type", "title", "labels", "due_at", "polls")
 _OF_SUBMISSION: Final = tuple(submissions.c[name] for name in (*_BOTH, "id", "call", "state", "created_at", "reason"))
 _OF_RUN: Final = tuple(runs.c[name] for name in (*_BOTH, "submission_id", "first_seen_at", "noted_at"))
+_SUBMISSIONS: Final = KeysetList(_OF_SUBMISSION, [submissions.c[each] for each in ("due_at", "source", "id")], True)
+_RUNS: Final = KeysetList(_OF_RUN, [runs.c[each] for each in ("due_at", "source", "run_id")], True)
 
 
 def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
@@ -35,46 +37,37 @@ def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, l
     rows: list[Row] = []
     part, place = (0, None) if after is None else (after[0], after[1:])
     if part == 0:
-        found, rest = _submissions(connection, wanted, now).page(connection, place, limit)
+        found, rest = _page(connection, _SUBMISSIONS, wanted, of_submissions(wanted), now, place, limit)
         rows = [_of_submission(each) for each in found]
         if rest is not None:
             return rows, (0, *rest)
         place = None
         if len(rows) == limit:  # which of the runs are missing is for the next page to say
             return rows, (1, 0.0, "", "")
-    found, rest = _runs(connection, wanted, now).page(connection, place, limit - len(rows))
+    found, rest = _page(
+        connection, _RUNS, wanted, [runs.c.final.is_(False), *of_runs(wanted)], now, place, limit - len(rows)
+    )
     rows += [_of_run(each) for each in found]
     return rows, None if rest is None else (1, *rest)
 
 
-def _submissions(connection: sa.Connection, wanted: Filter, now: float) -> Search:
-    it = submissions.c
-    sources = [wanted.source] if wanted.source else narrowing.sources(connection, submissions)
-    return Search(
-        _SUBMISSIONS,
-        columns=_OF_SUBMISSION,
-        conditions=[sa.or_(it.polls > 0, it.due_at <= now), *of_submissions(wanted, bounded=True)],
-        walks=[[it.source == each, it.due_at.is_not(None)] for each in sources],
-        sets=narrowing.by_run(wanted, submissions),
-        of_sets=[it.due_at.is_not(None)],
-    )
-
-
-def _runs(connection: sa.Connection, wanted: Filter, now: float) -> Search:
-    it = runs.c
-    sources = [wanted.source] if wanted.source else narrowing.sources(connection, runs)
-    return Search(
-        _RUNS,
-        columns=_OF_RUN,
-        conditions=[
-            it.final.is_(False),
-            sa.or_(it.polls > 0, it.due_at <= now),
-            *of_runs(wanted, bounded=True),
-        ],
-        walks=[[it.source == each, it.due_at.is_not(None)] for each in sources],
-        sets=[*narrowing.by_event(wanted, runs), *narrowing.by_run(wanted, runs)],
-        of_sets=[it.due_at.is_not(None)],
-    )
+def _page(
+    connection: sa.Connection,
+    listing: KeysetList,
+    wanted: Filter,
+    conditions: Sequence[Condition],
+    now: float,
+    after: Key | None,
+    limit: int,
+) -> Page:
+    table = listing.key[0].table
+    it = table.c
+    is_due = it.due_at.is_not(None)
+    sources = [wanted.source] if wanted.source else connection.execute(each_value(it.source, is_due)).scalars()
+    needed = [sa.or_(it.polls > 0, it.due_at <= now), *conditions]
+    walk = Walk([[it.source == each, is_due] for each in sources], needed)
+    # Its times are those of submissions and runs, and not of when they are due.
+    return narrowing.page(connection, listing, wanted, [is_due, *needed], walk, after, limit)
 
 
 def _of_submission(row: Row) -> Row:

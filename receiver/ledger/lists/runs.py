@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -11,18 +11,17 @@ import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.ledger import dialect
-from receiver.ledger.expressions import each_value
 from receiver.ledger.filters import Condition, Filter, of_runs, text_query
 from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, Order, Page, Row, Search, unsuccessful
+from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row
 from receiver.ledger.schema import deliveries, runs
 from receiver.ledger.words import Match, find
 
-ORDER: Final = Order((runs.c.updated_at, runs.c.source, runs.c.run_id))
+LISTING: Final = KeysetList(tuple(runs.c), (runs.c.updated_at, runs.c.run_id, runs.c.source))
 # Of the others nothing is known but that Skyvern is to be asked for them.
 _REPORTED: Final = runs.c.events > 0
-# Runs with the words that one page looks at, at the most, and at once.
-_LOOKED_AT, _AT_ONCE = 2000, 200
+# Runs with the words that are looked at together.
+_AT_ONCE: Final = 200
 # Runs in a row that changed too early, after which no later one is looked for; and seconds by which the order of
 # changes may differ from that of their times.
 _MANY, _LATE = 50, 120.0
@@ -40,7 +39,7 @@ def list_runs(connection: sa.Connection, wanted: Filter, after: Key | None, limi
     """
     if wanted.impossible:
         return [], None
-    found, rest = (_with_words if wanted.text else _along_time)(connection, wanted, after, limit)
+    found, rest = (_with_words if wanted.text else page)(connection, wanted, after, limit)
     _add_deliveries(connection, found)
     for run in found:
         run["labels"] = json.loads(run["labels"])
@@ -49,10 +48,10 @@ def list_runs(connection: sa.Connection, wanted: Filter, after: Key | None, limi
 
 def _with_words(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
     """Return a page of runs that say the words, by the index of words. Its numbers are the places of the list."""
-    query, conditions = text_query(wanted.text), [_REPORTED, *of_runs(replace(wanted, text=""), bounded=True)]
+    query, conditions = text_query(wanted.text), _conditions(replace(wanted, text=""))
     rows: list[Row] = []
     before, looked_at = None if after is None else after[0], 0
-    while looked_at < _LOOKED_AT:
+    while looked_at < SCAN:
         wanted_now = _AT_ONCE if len(conditions) > 1 else limit - len(rows)
         found = find(connection, query, wanted_now, before)
         there = _rows(connection, [match.key for match in found.matches], conditions)
@@ -80,63 +79,21 @@ def _all_before(since: float | None, matches: Sequence[Match]) -> bool:
 def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequence[Condition]) -> dict[RunKey, Row]:
     found: dict[RunKey, Row] = {}
     for source, run_ids in dialect.by_source(keys):
-        query = sa.select(*runs.c).where(dialect.of_runs(runs, source, run_ids), *conditions)
+        query = sa.select(*runs.c).where(dialect.of_runs(runs, source, run_ids), *dialect.row_by_row(*conditions))
         found |= {(source, row.run_id): dict(row._mapping) for row in connection.execute(query)}
     return found
 
 
-def _along_time(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
-    return search(wanted).page(connection, after, limit)
+def page(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+    """Return a page of the rows of runs that are wanted by when they changed, also where words are."""
+    if wanted.impossible:
+        return [], None
+    walk = narrowing.walk(runs, wanted, _conditions)
+    return narrowing.page(connection, LISTING, wanted, _conditions(wanted), walk, after, limit)
 
 
-def search(wanted: Filter) -> Search:
-    """Return the search for the runs that are wanted, the one that changed last first, also by words."""
-    return Search(
-        ORDER,
-        columns=tuple(runs.c),
-        conditions=[_REPORTED, *of_runs(wanted, bounded=True)],
-        walks=lambda it: _walks(it, wanted),
-        since=wanted.since,
-        until=wanted.until,
-        floor=0.0,  # a bound, by which SQLite's planner sees that the index on time fits best
-        sets=[
-            *narrowing.by_event(wanted, runs),
-            *narrowing.by_run(wanted, runs),
-            *narrowing.by_text(wanted, runs),
-        ],
-        wide=[*narrowing.by_delivery(wanted, runs), *narrowing.by_source(wanted, runs)],
-        dear=bool(wanted.state),  # it is that of another table
-    )
-
-
-# The conditions of the two indexes that begin with source and workflow, in their words.
-_PARTS: Final[tuple[Any, ...]] = tuple(sa.literal_column(each, sa.Integer) for each in ("runs.final", "NOT runs.final"))
-
-
-def _walks(connection: sa.Connection, wanted: Filter) -> list[list[Condition]]:
-    """Return the walks by the index that serves most of the filter."""
-    if wanted.workflow:
-        its = runs.c.workflow_id == wanted.workflow
-        return [[dialect.of_source(runs, source), its, part] for source, part in _parts(connection, wanted)]
-    if wanted.status and not {"completed", ""} & set(wanted.status):
-        return [[runs.c.outcome == each, *unsuccessful(runs)] for each in sorted(set(wanted.status))]
-    return [[]]
-
-
-def _parts(connection: sa.Connection, wanted: Filter) -> Iterator[tuple[str, Condition]]:
-    """Yield the sources that have runs of the workflow, with each part that has some: to look for that costs less than
-    to plan a walk."""
-    given = sa.select(sa.literal(wanted.source, sa.Text).label("value"))
-    source = (given if wanted.source else each_value(runs.c.source)).subquery("sources").c.value
-    of_workflow = sa.select(sa.literal_column("1", sa.Integer)).where(
-        runs.c.source == source, runs.c.workflow_id == wanted.workflow
-    )
-    # No planner turns a scalar subquery into a join.
-    query = sa.select(source, *(of_workflow.where(part).limit(1).scalar_subquery() for part in _PARTS))
-    for name, *there in connection.execute(query):
-        for part, found in zip(_PARTS, there, strict=True):
-            if found:
-                yield name, part
+def _conditions(wanted: Filter) -> list[Condition]:
+    return [_REPORTED, *of_runs(wanted)]
 
 
 def _add_deliveries(connection: sa.Connection, found: Sequence[Row]) -> None:

@@ -33,10 +33,10 @@ submissions = Table(
     partial_index(
         "uq_submissions_key_id_idempotency_key", "idempotency_key IS NOT NULL", "key_id", "idempotency_key", unique=True
     ),
-    partial_index("ix_submissions_due", "due_at IS NOT NULL", "source", "due_at"),
-    Index(None, "source", "run_id"),
+    partial_index("ix_submissions_due", "due_at IS NOT NULL", "source", "due_at", "id"),
+    Index("ix_submissions_run_id", "run_id", "source"),
     Index(None, "key_id", "request_hash", "created_at"),
-    Index(None, "created_at"),
+    Index("ix_submissions_created_at", "created_at", "id"),
 )
 
 # Walks of Skyvern's list of runs. Times of `watermark` are by Skyvern's clock.

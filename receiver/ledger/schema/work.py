@@ -41,12 +41,13 @@ runs = Table(
     Column("due_at", Double),  # when Skyvern is asked next for a run without a submission; null: never
     Column("polls", Integer, nullable=False, server_default="0"),
     Column("found_by", Text, nullable=False, server_default=""),  # "import": a walk of Skyvern's list found its end
-    PrimaryKeyConstraint("source", "run_id"),
-    Index(None, "updated_at"),
-    partial_index("ix_runs_due", "due_at IS NOT NULL", "source", "due_at"),
-    partial_index("ix_runs_durations", "final", "source", "workflow_id", "updated_at"),
-    partial_index("ix_runs_active", "NOT final AND workflow_id IS NOT NULL", "source", "workflow_id", "updated_at"),
-    partial_index("ix_runs_unsuccessful", UNSUCCESSFUL, "outcome", "updated_at"),
+    PrimaryKeyConstraint("run_id", "source"),
+    # Of lists: each ends with the list's order, see lists/paging.py.
+    Index("ix_runs_updated_at", "updated_at", "run_id", "source"),
+    Index("ix_runs_source", "source", "updated_at", "run_id"),
+    partial_index("ix_runs_workflow", "workflow_id IS NOT NULL", "workflow_id", "updated_at", "run_id", "source"),
+    partial_index("ix_runs_unsuccessful", UNSUCCESSFUL, "outcome", "updated_at", "run_id", "source"),
+    partial_index("ix_runs_due", "due_at IS NOT NULL", "source", "due_at", "run_id"),
 )
 
 events = Table(
@@ -78,9 +79,10 @@ events = Table(
     Column("body", LargeBinary, nullable=False),
     Column("completion", Text, nullable=False, server_default=""),  # JSON object: members that the body lacks, or ""
     Index("uq_events_id", "id", unique=True),
-    Index(None, "source", "run_id"),
-    Index(None, "recorded_at"),
-    partial_index("ix_events_unsuccessful", UNSUCCESSFUL, "outcome", "recorded_at"),
+    Index("ix_events_run_id", "run_id", "source"),
+    Index("ix_events_recorded_at", "recorded_at", "seq"),
+    Index("ix_events_source", "source", "recorded_at", "seq"),
+    partial_index("ix_events_unsuccessful", UNSUCCESSFUL, "outcome", "recorded_at", "seq"),
 )
 
 deliveries = Table(
@@ -110,7 +112,7 @@ deliveries = Table(
     Column("updated_at", Double, nullable=False),
     Column("target", Text, nullable=False, server_default=""),  # a callback's address, if not its submission's
     Column("target_key", Text, nullable=False, server_default=""),  # the id of the API key that gave it, and signs
-    Index(None, "source", "run_id", "event_id"),  # none begins with the event: see deliveries_by_event.py
+    Index("ix_deliveries_run_id", "run_id", "event_id"),  # none begins with the event: see deliveries_by_event.py
     partial_index("ix_deliveries_queued", "state = 'queued'", "sink", "due_at"),
     partial_index("ix_deliveries_queued_lane", "state = 'queued' AND lane <> sink", "sink", "lane", "due_at"),
     partial_index("ix_deliveries_waiting", "state = 'waiting'", "due_at"),
@@ -120,7 +122,8 @@ deliveries = Table(
     partial_index(
         "ix_deliveries_stopped", "state = 'held' OR state = 'waiting' OR state = 'dead'", "state", "sink", "due_at"
     ),
-    Index("ix_deliveries_state_updated_at", "state", "updated_at"),
+    Index("ix_deliveries_updated_at", "updated_at", "id"),
+    partial_index("ix_deliveries_state", "state <> 'delivered'", "state", "updated_at", "id"),
 )
 
 attempts = Table(

@@ -17,8 +17,8 @@ from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionState
 from receiver.ledger import dialect
+from receiver.ledger.dialect import unindexed
 from receiver.ledger.events import KnownRun
-from receiver.ledger.expressions import unindexed
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.records import Submission, from_row
 

@@ -120,7 +120,6 @@ async def test_a_list_that_is_short_goes_on(
 ) -> None:
     # Given pages that look at two rows each, and two runs that are wanted, far apart
     monkeypatch.setattr(paging, "SCAN", 2)
-    monkeypatch.setattr(paging, "_FIRST", 1)
     for number in range(8):
         record(book, new_event(f"tsk_{number}", title="wanted" if number in (0, 3) else "other"), now=NOW + number)
     async with local() as client:

@@ -88,7 +88,7 @@ def test_what_waits_for_a_lost_sink_is_cancelled_and_brought_back(runhook: Runho
         runhook("cancel", "--sink", "old")
     assert runhook("cancel", "--sink", "old", "--undo").endswith(": 1 delivery to restore\n")
     assert states(book) == before
-    with pytest.raises(UsageError, match="--sink odl: there is no such sink; did you mean old"):
+    with pytest.raises(UsageError, match="--sink odl: there is no such sink; there are"):
         runhook("cancel", "--sink", "odl")
 
 

@@ -193,7 +193,7 @@ def test_the_command_prints_a_line_for_each_event_until_it_has_enough(local: Led
         (["--since", "soon"], "--since soon: must be a time ago"),
         (["--source", "skyven"], "--source skyven: there is no such source; did you mean skyvern?"),
         (["--sink", "resuts"], "--sink resuts: there is no such sink; did you mean results?"),
-        (["--sink", "x"], "--sink x: there is no such sink; there are results, archive"),
+        (["--sink", "x"], "--sink x: there is no such sink; there are results"),
         (["--route", "evrything"], "--route evrything: there is no such route; did you mean everything?"),
         (["--state", "deed"], "--state deed: "),
     ],

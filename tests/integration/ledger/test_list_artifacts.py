@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from receiver.api import artifacts
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.filters import Filter
-from receiver.ledger.lists import artifacts, missing
+from receiver.ledger.lists import missing
 from receiver.ledger.lists.bodies import read_body
 from receiver.ledger.lists.deliveries import list_attempts, list_deliveries
-from receiver.ledger.lists.paging import Key, Order, Page, Search
+from receiver.ledger.lists.paging import Key, KeysetList, Page, Walk
 from receiver.ledger.schema import deliveries, events, runs, submissions
 from tests.support.ledger import claim, new_event, record, settle
 
@@ -72,7 +73,7 @@ def mirrored(ledger: Ledger) -> Ledger:
 def test_files_are_listed_with_where_they_are_stored(mirrored: Ledger, limit: int) -> None:
     # When all files are listed, page by page
     found = all_pages(
-        mirrored, lambda it, after, most: artifacts.list_artifacts(it, Filter(), after, most, REDACTOR), limit
+        mirrored, lambda it, after, most: artifacts.files_of_runs(it, Filter(), after, most, REDACTOR), limit
     )
     # Then those of the run that changed last come first, each once
     assert [(row["run_id"], row["name"]) for row in found] == [
@@ -105,7 +106,7 @@ def test_thousands_of_files_are_found_where_they_are_at_once(ledger: Ledger) -> 
     settle(ledger, claim(ledger, "local"), DeliveryMove.ACCEPT, receipt={"id": "/m/", "keys": keys})
     # When a page of them is listed, then it does not compare each with each
     began = time.thread_time()
-    found, _ = ledger.read(lambda it: artifacts.list_artifacts(it, Filter(), None, 50, REDACTOR))
+    found, _ = ledger.read(lambda it: artifacts.files_of_runs(it, Filter(), None, 50, REDACTOR))
     assert time.thread_time() - began < 3
     assert [row["stored"][0]["key"] for row in found] == keys[:50]
 
@@ -113,9 +114,7 @@ def test_thousands_of_files_are_found_where_they_are_at_once(ledger: Ledger) -> 
 @pytest.mark.parametrize(("source", "there"), [("skyvern", 1), ("other", 0)])
 def test_a_place_that_is_made_up_shows_nothing_of_another_source(mirrored: Ledger, source: str, there: int) -> None:
     wanted, delivery = Filter(source=source), delivery_id(new_event("tsk_1", **FILES).event.id, "s3")
-    files, _ = mirrored.read(
-        lambda it: artifacts.list_artifacts(it, wanted, (0.0, "skyvern", "tsk_2", 0), 50, REDACTOR)
-    )
+    files, _ = mirrored.read(lambda it: artifacts.files_of_runs(it, wanted, (0.0, "tsk_2", "skyvern", 0), 50, REDACTOR))
     attempts, _ = mirrored.read(lambda it: list_attempts(it, wanted, (0.0, delivery, 9), 50))
     assert (len(files), len(attempts)) == (there, there)
 
@@ -123,8 +122,8 @@ def test_a_place_that_is_made_up_shows_nothing_of_another_source(mirrored: Ledge
 def test_what_changes_between_the_statements_of_a_page_is_shown_once_or_left_out(mirrored: Ledger) -> None:
     # A delivery that goes from state to state is met in both of their walks.
     it = deliveries.c
-    search = Search(Order((it.updated_at, it.id)), (it.sink,), walks=[[it.state == "delivered"]] * 2)
-    rows, rest = mirrored.read(lambda connection: search.page(connection, None, 50))
+    listing, walk = KeysetList((it.sink,), (it.updated_at, it.id)), Walk([[it.state == "delivered"]] * 2)
+    rows, rest = mirrored.read(lambda connection: listing.page(connection, walk, None, 50))
     assert ([row["sink"] for row in rows], rest) == (["local", "s3"], None)
     # Retention removes a delivery and its event after the delivery was read, and before the event is.
     mirrored.write(lambda connection: connection.execute(sa.delete(events)))
@@ -133,10 +132,10 @@ def test_what_changes_between_the_statements_of_a_page_is_shown_once_or_left_out
 
 def test_a_page_of_files_reads_a_bounded_number_of_bytes(mirrored: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "MOST_BYTES", 1)
-    found, rest = mirrored.read(lambda it: artifacts.list_artifacts(it, Filter(), None, 50, REDACTOR))
+    found, rest = mirrored.read(lambda it: artifacts.files_of_runs(it, Filter(), None, 50, REDACTOR))
     assert [row["run_id"] for row in found] == ["tsk_2"]
     assert rest is not None
-    found, rest = mirrored.read(lambda it: artifacts.list_artifacts(it, Filter(), rest, 50, REDACTOR))
+    found, rest = mirrored.read(lambda it: artifacts.files_of_runs(it, Filter(), rest, 50, REDACTOR))
     assert [row["run_id"] for row in found] == ["tsk_1"] * 4
     assert rest is None
 
@@ -144,7 +143,7 @@ def test_a_page_of_files_reads_a_bounded_number_of_bytes(mirrored: Ledger, monke
 def test_the_files_of_one_run(mirrored: Ledger) -> None:
     for wanted, count in ((Filter(run_id="tsk_1"), 4), (Filter(run_id="tsk_1", source="other"), 0)):
         found, rest = mirrored.read(
-            lambda it, wanted=wanted: artifacts.list_artifacts(it, wanted, None, 50, REDACTOR)  # type: ignore[misc]
+            lambda it, wanted=wanted: artifacts.files_of_runs(it, wanted, None, 50, REDACTOR)  # type: ignore[misc]
         )
         assert len(found) == count
         assert rest is None

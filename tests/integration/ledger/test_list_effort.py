@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from receiver.ledger import Ledger
 from receiver.ledger.filters import Filter
-from receiver.ledger.lists import narrowing, paging
+from receiver.ledger.lists import paging
 from receiver.ledger.lists.paging import Key
 from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW
@@ -36,9 +36,6 @@ SERVED = [
 def modest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that few rows reach."""
     monkeypatch.setattr(paging, "SCAN", 100)
-    monkeypatch.setattr(paging, "SMALL", 100)
-    monkeypatch.setattr(paging, "_FIRST", 25)
-    monkeypatch.setattr(narrowing, "FEW_DELIVERIES", 50)
 
 
 def efforts(ledger: Ledger, count: int) -> dict[str, int]:
@@ -55,9 +52,9 @@ def efforts(ledger: Ledger, count: int) -> dict[str, int]:
 
 
 def half_way(connection: sa.Connection, name: str) -> Key:
-    order = LISTS[name][1]
-    middle = sa.select(sa.func.avg(order.columns[0])).scalar_subquery()
-    query = sa.select(*order.columns).where(order.columns[0] <= middle).order_by(*order.terms()).limit(1)
+    key = LISTS[name][1].key
+    middle = sa.select(sa.func.avg(key[0])).scalar_subquery()
+    query = sa.select(*key).where(key[0] <= middle).order_by(*(each.desc() for each in key)).limit(1)
     return tuple(connection.execute(query).one())
 
 

@@ -199,8 +199,6 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that few rows reach."""
     monkeypatch.setattr(paging, "SCAN", 30)
-    monkeypatch.setattr(paging, "SMALL", 30)
-    monkeypatch.setattr(paging, "_FIRST", 14)
 
 
 def one_of(*values: Any) -> st.SearchStrategy[Any]:
@@ -379,7 +377,7 @@ numbers = st.integers(0, 500)
 def test_runs(world: World, wanted: Filter, limit: int, number: int) -> None:
     wanted = by_event(world, wanted, number)
     expected = [run for run in world.runs.values() if is_wanted_run(world, wanted, run)]
-    expected.sort(key=lambda run: (run["updated_at"], run["source"], run["run_id"]), reverse=True)
+    expected.sort(key=lambda run: (run["updated_at"], run["run_id"], run["source"]), reverse=True)
     found = [(row["source"], row["run_id"]) for row in pages(world, list_runs, wanted, limit)]
     keys = [(run["source"], run["run_id"]) for run in expected]
     # Found by words they come in the order of indexing, which is about that of their changes.
@@ -443,12 +441,12 @@ def test_rows_that_several_walks_have_are_shown_once_on_one_of_the_pages(ledger:
     # Given a list with more rows than a page, each of which is met in three walks
     record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(5)))
     it = deliveries.c
-    search = paging.Search(paging.Order((it.updated_at, it.id)), (it.run_id,), walks=[[it.state == "queued"]] * 3)
+    listing, walk = paging.KeysetList((it.run_id,), (it.updated_at, it.id)), paging.Walk([[it.state == "queued"]] * 3)
     # When it is read page by page, and what one statement returns are all the same two rows
-    rows, rest = ledger.read(lambda connection: search.page(connection, None, 2))
+    rows, rest = ledger.read(lambda connection: listing.page(connection, walk, None, 2))
     found = [row["run_id"] for row in rows]
     while rest is not None:
-        rows, rest = ledger.read(lambda connection: search.page(connection, rest, 2))  # noqa: B023
+        rows, rest = ledger.read(lambda connection: listing.page(connection, walk, rest, 2))  # noqa: B023
         found += [row["run_id"] for row in rows]
     # Then there is each row once
     assert sorted(found) == [f"tsk_{number}" for number in range(5)]

@@ -75,6 +75,6 @@ def test_some_runs_of_a_new_source_are_found_without_its_others(grown: Ledger) -
     assert {name: grown.read(look) for name, (look, _) in LOOKS.items()} == {
         name: wanted for name, (_, wanted) in LOOKS.items()
     }
-    # And no other is read: of each of these steps, on PostgreSQL, all 3,000 were
+    # And no other is read, but by a page those that it may look at: of each of these, on PostgreSQL, all 3,000 were
     read = {name: effort(grown, look) for name, (look, _) in LOOKS.items()}
-    assert {name: each for name, each in read.items() if each > 1_000} == {}, read
+    assert {name: each for name, each in read.items() if each > (2_500 if "page" in name else 1_000)} == {}, read

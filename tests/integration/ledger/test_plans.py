@@ -104,7 +104,7 @@ def test_submission_is_found_by_both_indexes_of_postgresql(postgresql: Ledger, t
     (plan,) = plans_of_work(postgresql, lambda it: binding.candidates(it, wanted)).values()
     # Then no other one is read
     assert ("pk_submissions" in str(plan)) is bool(token)
-    assert "ix_submissions_source_run_id" in str(plan)
+    assert "ix_submissions_run_id" in str(plan)
     assert "Seq Scan" not in str(plan)
 
 
@@ -116,7 +116,7 @@ def test_submissions_are_found_by_both_indexes_of_sqlite(sqlite: Ledger, tokens:
     searched = [line for line in plan if line.startswith("SEARCH submissions")]
     assert [line.partition("USING INDEX ")[2] for line in searched] == [
         "sqlite_autoindex_submissions_1 (id=?)",
-        "ix_submissions_source_run_id (source=? AND run_id=?)",
+        "ix_submissions_run_id (run_id=? AND source=?)",
     ]
 
 
@@ -139,4 +139,4 @@ def test_claim_finds_the_event_of_a_delivery_by_its_run_on_sqlite(sqlite: Ledger
     assert len(joined) == 2
     for plan in joined:
         searched = [line.partition("USING INDEX ")[2] for line in plan if line.startswith("SEARCH events")]
-        assert searched == ["ix_events_source_run_id (source=? AND run_id=?)", "uq_events_id (id=?)"]
+        assert searched == ["ix_events_run_id (run_id=? AND source=?)", "uq_events_id (id=?)"]

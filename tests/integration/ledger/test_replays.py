@@ -363,3 +363,11 @@ def test_operations_are_listed_page_by_page_and_by_source(ledger: Ledger) -> Non
     assert ids == ["op_3", "op_2", "op_1", "op_0"]
     of_a = ledger.read(lambda it: replays.list_operations(it, source="a"))
     assert [(each.id, each.source, each.actor) for each in of_a] == [("op_2", "a", "me"), ("op_1", "a", "me")]
+
+
+def test_operation_takes_runs_named_in_both_ways(mixed: Ledger) -> None:
+    # Given runs that are named, and one of them besides
+    wanted = Selection(run_ids=("tsk_1", "tsk_2"), run_id="tsk_2")
+    # When they are selected, then both conditions hold
+    found = mixed.read(lambda connection: examples(connection, "replay", wanted, 10))
+    assert {row["run_id"] for row in found} == {"tsk_2"}

@@ -446,7 +446,7 @@ def test_an_empty_list_says_whether_there_is_nothing_at_all(runhook: Run, tmp_pa
         (["runs", "--status", "faild"], "--status faild: no run ended so; did you mean failed?"),
         (["events", "--status", "completed", "--status", "ok"], "--status ok: no run ended so; there are canceled, "),
         (["deliveries", "--sink", "opps"], "--sink opps: there is no such sink; did you mean ops?"),
-        (["dead", "--sink", "nowhere"], "--sink nowhere: there is no such sink; there are ops, results"),
+        (["dead", "--sink", "nowhere"], "--sink nowhere: there is no such sink; there are ops"),
         (["runs", "--source", "skyven"], "--source skyven: there is no such source; did you mean skyvern?"),
         (
             ["deliveries", "--run", "tsk_00000000000l"],
