@@ -12,59 +12,62 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 
-from handlers.support import address_registries as registries
-from handlers.support.address_registries import IPAddress, IPNetwork
 from handlers.support.daemon_pool import in_thread
 
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 # (host, port, seconds) → addresses as text. Raises OSError, TimeoutError among them.
 Resolver = Callable[[str, int, float], Sequence[str]]
 
-# Addresses at which a cloud tells its own machines their secrets, whatever the registries say of them.
-_METADATA: tuple[IPNetwork, ...] = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "169.254.169.254/32",
-        "168.63.129.16/32",  # Azure's, in a public range
-        "100.100.100.200/32",
-        "192.0.0.192/32",
-        "fd00:ec2::/32",
-        "fd20:ce::/32",
-    )
+_PRIVATE, _RESERVED = "a private address", "a reserved address"
+_METADATA = "a cloud metadata address"
+# What a payload must not reach, and why. The first network that holds an address counts; IPv6 addresses outside
+# 2000::/3 are reserved. Clouds tell their own machines secrets at the metadata addresses.
+_DENIED: tuple[tuple[IPNetwork, str], ...] = tuple(
+    (ipaddress.ip_network(network), why)
+    for network, why in {
+        "169.254.169.254/32": _METADATA,
+        "168.63.129.16/32": _METADATA,  # Azure's, in a public range
+        "100.100.100.200/32": _METADATA,
+        "192.0.0.192/32": _METADATA,
+        "fd00:ec2::/32": _METADATA,
+        "fd20:ce::/32": _METADATA,
+        "0.0.0.0/8": "not an address of a host",
+        "10.0.0.0/8": _PRIVATE,
+        "100.64.0.0/10": "a shared address (carrier-grade NAT)",
+        "127.0.0.0/8": "a loopback address",
+        "169.254.0.0/16": "a link-local address",
+        "172.16.0.0/12": _PRIVATE,
+        "192.0.0.0/24": _RESERVED,
+        "192.0.2.0/24": _RESERVED,
+        "192.88.99.0/24": _RESERVED,
+        "192.168.0.0/16": _PRIVATE,
+        "198.18.0.0/15": _RESERVED,
+        "198.51.100.0/24": _RESERVED,
+        "203.0.113.0/24": _RESERVED,
+        "224.0.0.0/4": "a multicast address",
+        "240.0.0.0/4": _RESERVED,
+        "::/128": "not an address of a host",
+        "::1/128": "a loopback address",
+        "::/96": "an IPv4 address inside IPv6",
+        "::ffff:0:0:0/96": "an IPv4 address inside IPv6",
+        "64:ff9b:1::/48": "an IPv4 address inside IPv6 (NAT64)",
+        "2001::/32": "an IPv4 address inside IPv6 (Teredo)",
+        "2001::/23": _RESERVED,
+        "2001:db8::/32": _RESERVED,
+        "2002::/16": "an IPv4 address inside IPv6 (6to4)",
+        "3fff::/20": _RESERVED,
+        "fc00::/7": _PRIVATE,
+        "fe80::/10": "a link-local address",
+        "fec0::/10": _PRIVATE,
+        "ff00::/8": "a multicast address",
+    }.items()
 )
-# Special-purpose blocks in words, by their names in the registries. Every other one is "a reserved address".
-_WORDS = {
-    "Loopback": "a loopback address",
-    "Loopback Address": "a loopback address",
-    "Link Local": "a link-local address",
-    "Link-Local Unicast": "a link-local address",
-    "Private-Use": "a private address",
-    "Unique-Local": "a private address",
-    "Shared Address Space": "a shared address (carrier-grade NAT)",
-    "This network": "no address of a host",
-    "This host on this network": "no address of a host",
-    "Unspecified Address": "no address of a host",
-}
-# Reachable from anywhere as the registries see it, and yet answered by the network that one is in.
-_ANSWERED_NEARBY = frozenset(
-    {
-        "Port Control Protocol Anycast",
-        "Traversal Using Relays around NAT Anycast",
-        "DNS-SD Service Registration Protocol Anycast",
-    }
-)
-_SITE_LOCAL = ipaddress.IPv6Network("fec0::/10")  # deprecated (RFC 3879), and in no registry; routers may still know it
-# IPv6 addresses that stand for an IPv4 one: a connection to them is one to that, so it is judged.
+_IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
+# IPv6 addresses that stand for an IPv4 address: a connection to one is a connection to that address.
 _STANDS_FOR_IPV4 = (
     (ipaddress.IPv6Network("::ffff:0:0/96"), ""),
-    (ipaddress.IPv6Network("64:ff9b::/96"), " (NAT64)"),  # what a network with IPv6 alone resolves names to (DNS64)
-)
-# Ones that take a packet to an IPv4 address by way of a relay, which nobody knows: refused whatever they hold.
-_RELAYED = (
-    (ipaddress.IPv6Network("::ffff:0:0:0/96"), ""),
-    (ipaddress.IPv6Network("::/96"), ""),
-    (ipaddress.IPv6Network("64:ff9b:1::/48"), " (NAT64)"),
-    (ipaddress.IPv6Network("2002::/16"), " (6to4)"),
-    (ipaddress.IPv6Network("2001::/32"), " (Teredo)"),
+    (ipaddress.IPv6Network("64:ff9b::/96"), " (NAT64)"),  # what DNS64 resolves names to
 )
 _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 
@@ -72,41 +75,21 @@ _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 def why_forbidden(address: IPAddress) -> str:
     """Return why no payload may reach this address ("a loopback address"), or "".
 
-    Allowed is what IANA's registries say is global unicast: in a block that is allotted, and in no special-purpose
-    block that is not reachable from anywhere. An address that stands for an IPv4 one is judged as that.
+    An address that stands for an IPv4 address is judged as that.
     """
-    if any(address.version == network.version and address in network for network in _METADATA):
-        return "a cloud metadata address"
     if isinstance(address, ipaddress.IPv6Address):
-        return _why_forbidden_6(address)
-    return _why_not_global(address)
-
-
-def _why_forbidden_6(address: ipaddress.IPv6Address) -> str:
-    for network, kind in _STANDS_FOR_IPV4:
-        if address in network:
-            why = why_forbidden(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
-            return f"{why} inside IPv6{kind}" if why else ""
-    special = registries.special_block(address)
-    if special is None or special.network.prefixlen < 128:  # :: and ::1 are no IPv4 addresses
-        for network, kind in _RELAYED:
+        for network, kind in _STANDS_FOR_IPV4:
             if address in network:
-                return f"an IPv4 address inside IPv6{kind}"
+                why = why_forbidden(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
+                return f"{why} inside IPv6{kind}" if why else ""
+    for denied, why in _DENIED:
+        if address.version == denied.version and address in denied:
+            return why
+    if isinstance(address, ipaddress.IPv4Address):
+        return ""
     if (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
         return "an IPv4 address inside IPv6 (ISATAP)"
-    return "a private address" if address in _SITE_LOCAL else _why_not_global(address)
-
-
-def _why_not_global(address: IPAddress) -> str:
-    """Return why the registries do not count the address as global unicast, or ""."""
-    if registries.is_multicast(address):
-        return "a multicast address"
-    special = registries.special_block(address)
-    if special is not None and (not special.is_global or special.name in _ANSWERED_NEARBY):
-        return _WORDS.get(special.name, "a reserved address")
-    if special is not None or registries.is_allotted(address):
-        return ""
-    return "a reserved address (nobody has been given it)"
+    return "" if address in _IPV6_UNICAST else _RESERVED
 
 
 def literal_addresses(host: str) -> list[IPAddress]:

@@ -5,7 +5,7 @@ Its rules, for the first URL and again for each redirect:
 - the name is resolved once, every address is checked, and the connection goes to the checked address itself (TLS and
   the Host header keep the name), so DNS rebinding between check and connect gains nothing. Odd spellings of an address
   (decimal, octal, trailing dots, other scripts) need no rule of their own: what they resolve to is checked;
-- only what is global unicast by IANA's registries is called, unless the operator allows the host or its network; an
+- only public unicast addresses are called, unless the operator allows the host or its network; an
   IPv6 address that stands for an IPv4 one is judged as that;
 - request headers (an API key) are sent to the origin of the first URL only;
 - one deadline over everything, also over a body that trickles; no proxy, no netrc, no cookies, no decompression.
@@ -37,8 +37,7 @@ import httpcore2
 import httpx2
 
 from handlers.contract import Refused, Unavailable
-from handlers.support.address_policy import AllowedAddresses, Resolver, resolve
-from handlers.support.address_registries import IPAddress
+from handlers.support.address_policy import AllowedAddresses, IPAddress, Resolver, resolve
 from handlers.support.deadline import Deadline
 from handlers.support.http_connection import HttpConnection, IdleConnections
 from handlers.support.url import MAX_URL, PORTS

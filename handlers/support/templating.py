@@ -99,12 +99,12 @@ class Template:
         """
         import jinja2
 
-        from handlers.support.template_sandbox import budget
+        from handlers.support.template_sandbox import time_limit
 
         pieces: list[str] = []
         length = 0
         try:
-            with budget():
+            with time_limit():
                 for piece in self._template.generate(context):
                     length += len(piece)
                     if length > self.max_length:
@@ -136,15 +136,14 @@ def compile(  # noqa: A001 - always called as templating.compile
     import jinja2
     from jinja2 import meta
 
-    from handlers.support.template_sandbox import budget, environment, metered
+    from handlers.support.template_sandbox import environment, limited
 
     sandbox = environment(finalize, _to_json)
     try:
         tree = sandbox.parse(source, name=name)
         _check(tree, name, variables)
         used = meta.find_undeclared_variables(tree)
-        with budget():  # constant parts are worked out now
-            return Template(sandbox.from_string(metered(tree)), name, max_length, used)
+        return Template(sandbox.from_string(limited(tree)), name, max_length, used)
     except jinja2.exceptions.SecurityError as error:
         raise TemplateError(f"{name}: {_one_line(error.message or '')}") from None
     except jinja2.TemplateSyntaxError as error:

@@ -130,54 +130,22 @@ def test_the_context_of_a_delivery_is_complete_even_when_its_body_could_not_be_p
 BURNS = {
     "loops": "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
     "filtered loop": "{% for a in range(90000) %}{% for b in range(90000) if b < 0 %}{% endfor %}{% endfor %}",
+    "loops over a payload": "{% for a in run.text %}{% for b in run.text %}{% endfor %}{% endfor %}",
     "one loop of large filters": "{% for a in range(90000) %}{% set x = range(90000) | sum %}{% endfor %}",
-    "chained filters": "{% for i in range(900) %}{% set x = range(90000) "
-    + "| map('string') " * 50
-    + "| list %}{% endfor %}",
     "recursion": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
     "doubled text": "{% set ns = namespace(x='ab') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
     "joined text": "{% set ns = namespace(x='ab') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
     "doubled list": "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-    "nested list": "{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}",
-    "nested mapping": "{% set ns = namespace(x=1) %}{% for i in range(60) %}"
-    "{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}",
-    "texts in a list": "{% set ns = namespace(x=[]) %}{% for i in range(9000) %}"
-    "{% set ns.x = ns.x + [run.text ~ i] %}{% endfor %}",
-    "slices": "{% set ns = namespace(x=[]) %}{% for i in range(9000) %}"
-    "{% set ns.x = ns.x + [run.text[i:]] %}{% endfor %}",
-    "captured text": "{% set x %}{% for i in range(90000) %}" + "x" * 60_000 + "{% endfor %}{% endset %}",
-    "captured values": "{% set x %}{% for i in range(90000) %}{{ run.text }}{% endfor %}{% endset %}",
-    "join": "{{ range(90000) | join('x' * 200000) }}",
-    "join of a text": "{{ ('x' * 200000).join(range(90000) | map('string')) }}",
-    "replace": "{{ ('x' * 200000) | replace('x', 'y' * 200000) }}",
-    "replace of a text": "{{ ('x' * 200000).replace('x', 'y' * 200000) }}",
-    "center": "{{ 'x' | center(10000000000) }}",
-    "ljust": "{{ 'x'.ljust(10000000000) }}",
-    "zfill": "{{ 'x'.zfill(10000000000) }}",
-    "expandtabs": "{{ ('\\t' * 100000).expandtabs(90000) }}",
-    "width": "{{ '%10000000000d' % 1 }}",
-    "given width": "{{ '%*d' % (10000000000, 1) }}",
-    "format filter": "{{ '%10000000000d' | format(1) }}",
-    "format of a text": "{{ '{:10000000000}'.format(1) }}",
-    "nested format": "{{ '{:{}}'.format(1, 10000000000) }}",
-    "repeated format": "{{ ('%(a)s' * 700) % {'a': run.text} }}",
-    "indent": "{{ ('\\n' * 200000) | indent(90000, true, true) }}",
-    "wordwrap": "{{ run.text | wordwrap(1, true, 'x' * 1000) }}",
-    "json indent": "{{ run | tojson(indent=100000000) }}",
+    "range": "{% for a in range(100000000) %}{% endfor %}",
+    "repetition": "{{ 'x' * 100000000000 }}",
     "power": "{% set ns = namespace(x=9 ** 60) %}{% for i in range(90) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
-    "round": "{{ 1.5 | round(1000000000, 'ceil') }}",
-    "bytes": "{{ (5).to_bytes(10000000000, 'big') }}",
-    "lists summed": "{{ (range(90000) | map('string') | map('list') | sum(start=[])) | length }}",
-    "translate": "{{ run.text.translate({120: 'y' * 200000}) }}",
-    "batch": "{{ [1] | batch(10000000000, 1) | list }}",
 }
 _BURN = """
 import json, resource, sys, time
 from handlers.contract import Refused
 from handlers.support import template_sandbox, templating
 
-template_sandbox.MAX_STEPS //= 10  # so that all of them together are stopped soon
-template_sandbox.MAX_SECONDS /= 10
+template_sandbox.MAX_SECONDS /= 10  # so that all of them are stopped soon
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 context = {"run": {"text": "x" * 1_000_000}}
 for name, source in json.load(sys.stdin).items():
@@ -204,7 +172,7 @@ def test_a_template_that_burns_time_or_memory_is_stopped() -> None:
 
     assert done.returncode == 0, (done.stderr[-2000:], list(found))
     assert found.keys() == BURNS.keys()
-    stopped = "too long|too much text|too large|a number over|only numbers|not for templates|unexpected keyword"
+    stopped = "too long|too large"
     assert {name: said for name, (_, said) in found.items() if not re.search(stopped, said)} == {}
     assert {name: seconds for name, (seconds, _) in found.items() if seconds > template_sandbox.MAX_SECONDS} == {}
 
