@@ -21,7 +21,6 @@ from handlers.files.disk import (
     READ,
     is_hidden,
     new_file,
-    open_locked,
     open_subfolder,
     temporary_name,
     translated_errors,
@@ -115,16 +114,6 @@ class LocalStore:
         One that the disk has no room for counts against its delivery alone, which is tried again: others fit.
         """
         self._write(target, incoming, expected=incoming.expected, streamed=True, encoding=incoming.content_encoding)
-
-    def discard_partial(self, target: ObjectTarget, size: int) -> None:  # noqa: ARG002 - the protocol's names
-        """See Store. A temporary file that another worker writes now is left."""
-        directory, _, name = target.key.rpartition("/")
-        with translated_errors(self._root), self._opened(directory, make=False) as folder:
-            temporary = temporary_name(target, name)
-            if folder is None or temporary not in os.listdir(folder):  # noqa: PTH208 - of an open folder
-                return
-            os.close(open_locked(folder, temporary))
-            os.unlink(temporary, dir_fd=folder)
 
     def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         """See Store. All writers of the file hold the folder's lock while they compare and replace."""

@@ -231,7 +231,7 @@ class _Transfer:
         """Store one file. `trusted`: its URL is the API's. `incomplete`: why it may be a part, and is kept as one."""
         folder = self.folder
         if not incomplete and (found := folder.find(artifact, artifact.size)) is not None:
-            return self._reused(artifact, found)
+            return found
         written: list[ObjectTarget] = []
 
         def receive(incoming: IncomingFile) -> None:
@@ -245,17 +245,11 @@ class _Transfer:
         try:
             incoming = self.fetcher.fetch(artifact, receive, trusted=trusted)
         except _Found as error:
-            return self._reused(artifact, error.entry)
+            return error.entry
         encoding = incoming.content_encoding
         return folder.stored(
             artifact, written[-1], incoming.size, incoming.sha256, encoding=encoding, why=incomplete[:300]
         )
-
-    def _reused(self, artifact: Artifact, found: StoredFile) -> StoredFile:
-        """Return the entry of a file that is stored already, also if an earlier attempt was killed when storing it."""
-        if self.folder.delivery.attempt > 1:
-            self.backend.discard_partial(self.folder.target_of(artifact, found.size), found.size)
-        return found
 
 
 class _Found(Exception):

@@ -73,10 +73,6 @@ class Store(Protocol):
         """Write the bytes of `incoming`. When iterating them raises, the store is left as it was."""
         ...
 
-    def discard_partial(self, target: ObjectTarget, size: int) -> None:
-        """Remove what a killed attempt of this event may have left of the object, which is stored with `size` bytes."""
-        ...
-
     def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         """Write `body` if the stored version is still `version` (None: nothing is stored). False when it is not."""
         ...

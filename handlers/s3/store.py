@@ -7,8 +7,8 @@ multipart upload). The whole body's is in the object's metadata as `sha256`, whe
 from __future__ import annotations
 
 import base64
+import hashlib
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -21,30 +21,18 @@ from handlers.mirror.download import IncomingFile
 from handlers.mirror.store import FETCHING_THREADS, MAX_DOCUMENT, ObjectTarget, Stored
 from handlers.s3.errors import error_code, is_missing, translated_errors
 from handlers.s3.options import S3Options, tag_value
-from handlers.s3.upload import BUFFERS, PART, BufferPool, Upload, abort_leftovers, b64_sha256
 from handlers.support import templating
-from handlers.support.daemon_pool import DaemonPool
 from handlers.support.deadline import Deadline
 
-# Largest body, in bytes, that is sent without a buffer of the pool.
+# Bytes of the largest body that is written by one request with its SHA-256; longer ones are streamed.
 SMALL = 1024 * 1024
+# Bytes of a part of a longer body: 10,000 parts, S3's limit, are 80 GB. Parts in memory, of all bodies together.
+PART = 8 * 1024 * 1024
+_PARTS_IN_MEMORY = 5
+_THREADS = 4
 # Bytes of an object that are read at once.
 _CHUNK = 256 << 10
 _PRECONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
-
-
-# Seconds by which the server's clock may differ from ours: S3 refuses requests beyond.
-_CLOCKS_APART = 900.0
-
-
-def _left_before(target: ObjectTarget) -> float:
-    """Return when an upload of the object must have begun to be a leftover and no other event's, under way now.
-
-    At a later attempt all are taken for leftovers of the earlier one: if another event's is among them, its delivery is
-    tried again, and finds the object stored.
-    """
-    now = time.time() + _CLOCKS_APART
-    return now if target.delivery.attempt > 1 else now - target.deadline.seconds - 2 * _CLOCKS_APART
 
 
 class S3Store:
@@ -57,8 +45,7 @@ class S3Store:
         self._made: Any = None
         # Whether the server honours If-None-Match; some silently ignore it. None until the first write has shown.
         self._honours_if_none_match: bool | None = None
-        self._buffers = BufferPool()
-        self._pool = DaemonPool(BUFFERS, "part")
+        self._transfers: Any = None
         self._tags = {
             name: templating.compile(source, name=f"tags.{name}", finalize=tag_value, max_length=1024)
             for name, source in options.tags.items()
@@ -66,11 +53,12 @@ class S3Store:
 
     def close(self) -> None:
         """Close connections and let idle threads end."""
-        self._pool.close()
         with self._lock:
+            if self._transfers is not None:
+                self._transfers.shutdown(cancel=True)
             if self._made is not None:
                 self._made.close()
-                self._made = None
+            self._transfers = self._made = None
 
     def check(self) -> str:
         """Ask whether the bucket is there and lets us in. Raises Unavailable."""
@@ -154,12 +142,8 @@ class S3Store:
         return bool(written)
 
     def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
-        """See Store. Small bodies are one PutObject, longer ones go through an Upload."""
+        """See Store. Longer bodies go through boto3's transfer manager, which aborts the upload when reading fails."""
         encoding = {"ContentEncoding": incoming.content_encoding} if incoming.content_encoding else {}
-        announced = incoming.artifact.sha256
-        create = {"Metadata": {"sha256": announced}} if announced else {}
-        if self._options.checksums:
-            create["ChecksumAlgorithm"] = "SHA256"  # type: ignore[assignment]
         chunks = iter(incoming)
         head = bytearray()
         for chunk in chunks:
@@ -170,30 +154,22 @@ class S3Store:
             with translated_errors(self._name):
                 self._put(target, bytes(head), **encoding)
             return
-        upload = Upload(
-            self._client(),
-            self._name,
-            target.key,
-            buffers=self._buffers,
-            pool=self._pool,
-            deadline=target.deadline,
-            put=lambda body: self._put(target, body, **encoding),
-            create=lambda: {**self._settings(target), **encoding, **create},
-            checksums=self._options.checksums,
-            left_before=_left_before(target),
-        )
-        with upload:
-            upload.write(head)
-            del head
-            for chunk in chunks:
-                upload.write(chunk)
-            upload.finish()
+        arguments: dict[str, Any] = {**self._settings(target), **encoding}
+        if incoming.artifact.sha256:
+            arguments["Metadata"] = {"sha256": incoming.artifact.sha256}
+        if self._options.checksums:
+            arguments["ChecksumAlgorithm"] = "SHA256"
+        with translated_errors(self._name):
+            if target.delivery.attempt > 1:
+                self._abort_uploads(target.key)
+            self._transfer_manager().upload(_Body(head, chunks), self._name, target.key, arguments).result()
 
-    def discard_partial(self, target: ObjectTarget, size: int) -> None:
-        """See Store. Only what is longer than a part was uploaded in parts."""
-        if size > PART:
-            with translated_errors(self._name):
-                abort_leftovers(self._client(), self._name, target.key, _left_before(target))
+    def _abort_uploads(self, key: str) -> None:
+        """Abort uploads of an object that a killed attempt left: their parts cost money and are not listed."""
+        found = self._client().list_multipart_uploads(Bucket=self._name, Prefix=key)
+        for upload in found.get("Uploads", ()):
+            if upload["Key"] == key:
+                self._client().abort_multipart_upload(Bucket=self._name, Key=key, UploadId=upload["UploadId"])
 
     def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         """See Store. Without conditional writes at the server, the version just read has to do."""
@@ -247,14 +223,14 @@ class S3Store:
 
     def _put(self, target: ObjectTarget, body: bytes, **more: Any) -> None:
         target.deadline.remaining()
-        digest = b64_sha256(body)
+        digest = hashlib.sha256(body)
         if self._options.checksums:
-            more["ChecksumSHA256"] = digest
+            more["ChecksumSHA256"] = base64.b64encode(digest.digest()).decode()
         self._client().put_object(
             Bucket=self._name,
             Key=target.key,
             Body=body,
-            Metadata={"sha256": base64.b64decode(digest).hex()},
+            Metadata={"sha256": digest.hexdigest()},
             **self._settings(target),
             **more,
         )
@@ -287,6 +263,18 @@ class S3Store:
                     self._made = self._make()
             return self._made
 
+    def _transfer_manager(self) -> Any:
+        """Return the transfer manager, which all uploads share, so that their memory is bounded."""
+        from boto3.s3.transfer import TransferConfig, create_transfer_manager
+
+        client = self._client()
+        with self._lock:
+            if self._transfers is None:
+                config = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=_THREADS)
+                config.max_in_memory_upload_chunks = _PARTS_IN_MEMORY
+                self._transfers = create_transfer_manager(client, config)
+            return self._transfers
+
     def _make(self) -> Any:
         # Loading boto3 takes 0.1 s: only a process that sends should pay it, not every command.
         import boto3
@@ -297,7 +285,7 @@ class S3Store:
             connect_timeout=min(10.0, options.timeout),
             read_timeout=min(60.0, options.timeout),
             retries={"total_max_attempts": 1, "mode": "standard"},
-            max_pool_connections=FETCHING_THREADS + BUFFERS + 64,
+            max_pool_connections=FETCHING_THREADS + _THREADS + 64,
             request_checksum_calculation="when_required",  # they are given explicitly with each call
             response_checksum_validation="when_required",
             tcp_keepalive=True,
@@ -319,3 +307,19 @@ class S3Store:
             aws_session_token=plain(options.session_token),
             config=config,
         )
+
+
+class _Body:
+    """A body that the transfer manager reads. Errors of reading reach the caller of the upload."""
+
+    def __init__(self, head: bytearray, chunks: Iterator[bytes]) -> None:
+        self._buffer = head
+        self._chunks = chunks
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer at the end."""
+        while len(self._buffer) < size and (chunk := next(self._chunks, None)) is not None:
+            self._buffer += chunk
+        data = bytes(memoryview(self._buffer)[:size])
+        del self._buffer[:size]
+        return data

@@ -27,7 +27,7 @@ from handlers.files.disk import translated_errors
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
 from tests.servers import warm_python
 from tests.servers.artifacts import ArtifactServer
-from tests.support.mirror import PDF, Loopback, Place, entry, files_of, full_run, plain
+from tests.support.mirror import PDF, Loopback, Place, entry, full_run, plain
 from tests.support.mirror_events_suite import MirrorEventsSuite
 from tests.support.mirror_suite import MirrorSuite
 from tests.support.waiting import eventually
@@ -256,27 +256,6 @@ class TestFilesMirror(MirrorSuite):
         place.sink().send(replace(delivery, attempt=2))
         kept = ["invoice.pdf", "recording.webm", "screenshot.png", "screenshot.png"]
         assert sorted(map(plain, place.tree())) == sorted([*kept, "latest.json", "manifest.json", "run.json"])
-
-    def test_what_a_kill_has_left_goes_when_another_event_has_stored_the_file(
-        self, place: Place, tmp_path: Path, server: ArtifactServer
-    ) -> None:
-        run = full_run(server)
-        gate = threading.Event()
-        server.add("/v1/artifacts/a_9/content", b"v" * 4_000_000, gate=gate)
-        delivery = make_delivery(run)
-        root = tmp_path / "deep" / "archive"
-        child = warm_python.start(["-c", _CHILD, str(root), json.dumps(run), delivery.event_id], tmp_path / "log")
-        eventually(lambda: any(root.rglob(".recording-*.part")) or child.poll() is not None)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-        gate.set()
-        update = make_delivery({**run, "modified_at": "2030-01-01T00:00:00"}, other_events=True)
-        place.sink().send(update)
-        assert list(root.rglob(".*")) != []
-        place.sink().send(replace(delivery, attempt=2))
-        assert list(root.rglob(".*")) == []
-        assert files_of(place.tree(), delivery)["recording.webm"] == b"v" * 4_000_000
-        assert [plain(key) for key in place.tree()].count("recording.webm") == 1
 
     def test_each_file_is_on_disk_before_it_has_its_name_and_the_name_before_the_receipt(
         self, place: Place, tmp_path: Path, server: ArtifactServer, monkeypatch: pytest.MonkeyPatch

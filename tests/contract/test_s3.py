@@ -33,7 +33,7 @@ from handlers.testing.conformance import (
 from tests.servers import warm_python
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.seaweedfs import S3Server
-from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, files_of, full_run, plain, sha
+from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, full_run, plain, sha
 from tests.support.mirror_events_suite import MirrorEventsSuite
 from tests.support.mirror_suite import MirrorSuite
 from tests.support.s3_objects import Objects, calls_of, events_of, not_implemented, options_for, without_condition
@@ -165,30 +165,6 @@ class TestS3Mirror(MirrorSuite):
         kept = ["invoice.pdf", "recording.webm", "screenshot.png", "screenshot.png"]
         assert sorted(map(plain, objects.listed())) == sorted([*kept, "latest.json", "manifest.json", "run.json"])
         assert objects.head("/recording.webm")["ContentLength"] == len(body)
-
-    def test_what_a_kill_has_left_goes_when_another_event_has_stored_the_file(
-        self, place: Place, objects: Objects, server: ArtifactServer, tmp_path: Path
-    ) -> None:
-        gate = threading.Event()
-        body = b"v" * (20 << 20)
-        run = full_run(server, recording_url=server.add("/recording.webm", body, gate=gate))
-        delivery = make_delivery(run)
-        options = options_for(
-            objects.server, objects.bucket, prefix=objects.root + "{{ run.run_type }}/{{ run.run_id }}/"
-        )
-        line = ["-c", _CHILD, json.dumps(options), json.dumps(run), delivery.event_id]
-        child = warm_python.start(line, tmp_path / "log")
-        eventually(lambda: objects.uploads() or child.poll() is not None, every=0.05)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-        gate.set()
-        place.sink().send(make_delivery({**run, "modified_at": "2030-01-01T00:00:00"}, other_events=True))
-        assert len(objects.uploads()) == 1, "it may be another worker's, under way"
-        place.sink().send(replace(delivery, attempt=2))
-        assert objects.uploads() == []
-        tree = place.tree()
-        assert files_of(tree, delivery)["recording.webm"] == body
-        assert [plain(key) for key in tree].count("recording.webm") == 1
 
     def test_an_upload_that_another_worker_ends_is_tried_again_and_no_fault_of_the_bucket(
         self, place: Place, objects: Objects, server: ArtifactServer
