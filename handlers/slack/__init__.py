@@ -5,9 +5,8 @@ client           slack_sdk's clients, and Slack's answers as Refused and Unavail
 blocks           a run's result as a message (pure)
 escape           text from a payload escaped for Slack (pure)
 templates        an operator's own words for a message
-threads          posting: each message once, in its thread; repeated failures as one count
-incidents        which messages belong to one thread (pure)
-incident_count   how often an incident was repeated, and how that is shown (pure)
+threads          post each message once, in its thread; count repeated failures
+incidents        which messages belong to one thread, and how often an incident was repeated (pure)
 screenshot       a run's final screenshot, fetched and uploaded
 """
 

@@ -1,23 +1,32 @@
-"""Decide which messages belong to one thread, and how they are found again. Pure.
+"""Which messages belong to one thread, and how often an incident was repeated. Pure.
 
-A topic is what a thread is about: one run, or one incident (the same workflow failing for the same reason). It is
-stored in Slack's message metadata, because a sink has no ledger, and any process can read it back from there.
+A topic is what a thread is about: one run, or one incident (the same workflow failing for the same reason). Topics and
+counts are stored in Slack's message metadata: a sink has no ledger, and every process can read them there.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC
 from typing import Any, Literal
 
 from handlers.contract import Delivery
+from handlers.slack.blocks import SECTION_MAX, SlackMessage, section
+from handlers.slack.escape import code, link, utf16_length
 from handlers.support.timestamps import epoch
-from handlers.support.wording import failure_reason, run_errors, without_particulars
+from handlers.support.wording import failure_reason, format_duration, run_errors, safe_url, without_particulars
 
 ThreadBy = Literal["run", "incident", "none"]
 
 MESSAGE_EVENT = "runhook_message"
+COUNT_EVENT = "runhook_tally"
+# Runs that a count names, and deliveries that it remembers by their mark, so that none is counted twice.
+RECENT = 10
+REMEMBERED = 60
+# Characters of a run's URL; ten of them, with the rest, are well within Slack's limit of metadata.
+URL_MAX = 300
 FAILURES = frozenset({"failed", "terminated", "timed_out"})
 # Seconds; a run's first message is not searched for further back.
 RUN_LOOKBACK = 7 * 86400.0
@@ -80,12 +89,95 @@ def message_metadata(delivery: Delivery, topic: Topic | None) -> dict[str, Any]:
 
 
 def payload_of(message: Mapping[str, Any], event_type: str) -> Mapping[str, Any]:
-    """Return the payload of our metadata of `event_type` on a message from Slack, or {}."""
+    """Return the payload of Runhook's metadata of `event_type` on a message from Slack, or {}."""
     metadata = message.get("metadata")
     if not isinstance(metadata, Mapping) or metadata.get("event_type") != event_type:
         return {}
     payload = metadata.get("event_payload")
     return payload if isinstance(payload, Mapping) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRun:
+    """A run that a count names."""
+
+    run: str
+    url: str
+    at: str
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> SeenRun:
+        """Return the run of a delivery. `url` is "" when it is unsafe or too long."""
+        moment = delivery.received_at.astimezone(UTC)
+        url = safe_url(delivery.run.get("app_url"))
+        return cls(delivery.run_id[:80], url if len(url) <= URL_MAX else "", f"{moment:%Y-%m-%d %H:%M} UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentCount:
+    """How often an incident was repeated after its first message. `marks`: recently counted deliveries."""
+
+    repeats: int = 0
+    marks: tuple[str, ...] = ()
+    recent: tuple[SeenRun, ...] = ()
+
+    def add(self, more: Mapping[str, SeenRun]) -> IncidentCount:
+        """Return this count with the runs of `more` (by mark) that it has not counted yet."""
+        new = {one: seen for one, seen in more.items() if one not in self.marks}
+        if not new:
+            return self
+        return replace(
+            self,
+            repeats=self.repeats + len(new),
+            marks=(*self.marks, *new)[-REMEMBERED:],
+            recent=(*self.recent, *new.values())[-RECENT:],
+        )
+
+    def to_metadata(self, topic: str) -> dict[str, Any]:
+        """Return the count as message metadata, which may hold text, numbers and flat objects."""
+        recent = [{"run": seen.run, "url": seen.url, "at": seen.at} for seen in self.recent]
+        payload = {"topic": topic, "count": self.repeats, "deliveries": " ".join(self.marks), "recent": recent}
+        return {"event_type": COUNT_EVENT, "event_payload": payload}
+
+    @classmethod
+    def from_metadata(cls, payload: Mapping[str, Any]) -> IncidentCount:
+        """Read the count from message metadata. Malformed values are skipped."""
+        count, marks, recent = payload.get("count"), payload.get("deliveries"), payload.get("recent")
+        runs: Iterable[Any] = recent if isinstance(recent, list) else ()
+        seen = [
+            SeenRun(*(str(item.get(name) or "") for name in ("run", "url", "at")))
+            for item in runs
+            if isinstance(item, Mapping)
+        ]
+        return cls(
+            count if isinstance(count, int) and count >= 0 else 0,
+            tuple(marks.split()[-REMEMBERED:]) if isinstance(marks, str) else (),
+            tuple(seen[-RECENT:]),
+        )
+
+
+def repeat_reply(count: IncidentCount) -> SlackMessage:
+    """Return the reply under an incident's first message."""
+    text = f"🔁 Seen again: {count.repeats + 1} times by now"
+    lines: list[str] = []
+    for line in map(_line, reversed(count.recent)):
+        if sum(map(utf16_length, lines)) + utf16_length(line) < SECTION_MAX - 200:
+            lines.append(line)
+    older = count.repeats - len(lines)
+    more = f"\nand {older} before" if older > 0 else ""
+    blocks = [section(f"*{text}*\n" + "\n".join(lines) + more)]
+    return SlackMessage(text, blocks)
+
+
+def repeat_line(first: SlackMessage, number: int, seconds: float) -> SlackMessage:
+    """Return a webhook's message about a repeated incident. `first`: the message that this run alone would have had."""
+    text = f"🔁 {number} times within {format_duration(seconds)}, for the same reason"
+    return SlackMessage(f"{text}: {first.text}", [*first.blocks[:2], section(f"*{text}*")])
+
+
+def _line(seen: SeenRun) -> str:
+    parts = [code(seen.run, 90), code(seen.at, 40), link(seen.url, "open")]
+    return "• " + " ".join(part for part in parts if part)
 
 
 def _earliest(delivery: Delivery, now: float) -> float:

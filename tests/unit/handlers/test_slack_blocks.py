@@ -16,8 +16,15 @@ from hypothesis import strategies as st
 from handlers.contract import Artifact, Delivery
 from handlers.slack import escape
 from handlers.slack.blocks import BLOCKS_MAX, MessageStyle, build
-from handlers.slack.incident_count import RECENT, IncidentCount, SeenRun, repeat_line, repeat_reply
-from handlers.slack.incidents import normalized_reason, topic_of
+from handlers.slack.incidents import (
+    RECENT,
+    IncidentCount,
+    SeenRun,
+    normalized_reason,
+    repeat_line,
+    repeat_reply,
+    topic_of,
+)
 from handlers.slack.templates import TemplateOption, Templates
 from handlers.support import wording
 from handlers.testing.conformance import BODIES, make_delivery, sample_run
