@@ -3,7 +3,6 @@
 options   the sink's options
 sink      the sink: a mirror whose store is a bucket
 store     bytes by key in a bucket, through boto3
-upload    a body of any length with a fixed amount of memory
 errors    S3's errors as Refused and Unavailable
 """
 
