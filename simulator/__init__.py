@@ -3,5 +3,5 @@
     simulator.api.create_app(Options(…))     the ASGI app
     `runhook simulate`                       the same as a command
 
-It knows nothing of the receiver beyond the signature: to it, Runhook is one more callback URL and one more caller.
+Of the receiver it shares only the signature: Runhook is one more callback URL and one more caller.
 """

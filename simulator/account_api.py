@@ -180,7 +180,7 @@ def _shown(schedule: SimSchedule) -> Response:
 
 
 def _cadence(asked: ScheduleRequest) -> dict[str, Any]:
-    """Return the fields of a SimSchedule. Raises Rejection (400) for a cron expression or a time zone that is none."""
+    """Return the fields of a SimSchedule. Raises Rejection (400) for an invalid cron expression or time zone."""
     try:
         ZoneInfo(asked.timezone)
         if asked.cron_expression is not None:

@@ -72,7 +72,7 @@ class SimAgent:
         return f"w_{self.number:06d}{self.version:04d}"
 
     def update(self, given: Mapping[str, Any], now: datetime) -> None:
-        """Make a new version from `given`: members that it leaves out go back to their defaults, but for some."""
+        """Make a new version from `given`: most members that it leaves out return to their defaults."""
         self.members = {
             **{name: self.members[name] for name in _KEPT if name in self.members},
             **{name: given[name] for name in (*_DEFAULTS, *_KEPT) if name in given},

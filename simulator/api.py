@@ -49,7 +49,7 @@ from simulator.requests import (
 from simulator.runs import RUN_TYPES, TASK_V2, WORKFLOW, SimRun
 from simulator.world import World, marked
 
-# Runs that a search finds at the most.
+# Maximum runs that a search finds.
 MOST_MATCHES = 1000
 # Ratio of tasks without an engine that Skyvern runs with another one than its default.
 REROUTED = 0.1

@@ -54,7 +54,7 @@ class StoredArtifact:
         return CONTENT_TYPES.get(self.type, "application/octet-stream")
 
     def seed(self) -> StoredArtifact:
-        """Return the first half of it, as Skyvern stores a recording while a run goes on: its record says 0 bytes."""
+        """Return the first half of it, as Skyvern stores a recording during a run: its record says 0 bytes."""
         return replace(self, content=self.content[: len(self.content) // 2], size=0)
 
     def changed(self, moment: datetime) -> StoredArtifact:

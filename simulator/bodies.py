@@ -1,7 +1,7 @@
 """Bodies about a run: of its webhook, by run type, and of the API's answers. Pure.
 
 Keys and their order come from simulator.samples, which has them from a real server; here the values of a run are
-put in. `Link` makes the URL of an artifact anew for every answer, as Skyvern does, inside of output too.
+put in. `Link` signs the URL of an artifact for every response, as Skyvern does, inside of output too.
 """
 
 from __future__ import annotations

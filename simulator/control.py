@@ -25,7 +25,7 @@ from simulator.world import World
 
 
 class OutsideRun(BaseModel):
-    """The body of POST /_sim/start: a run that nobody submitted through the API's documented calls.
+    """The body of POST /_sim/start: a run that was not submitted through the API's documented calls.
 
     `webhook_url`: what the UI's form, n8n or Zapier sends; None: nothing; the run's agent may have a URL of its own.
     """
@@ -158,7 +158,7 @@ async def _add_schedule(request: Request) -> Response:
 
 
 async def _stop_schedules(request: Request) -> Response:
-    """Let no schedule fire by itself any more, or let them again: {"stopped": true}."""
+    """Stop or resume the automatic firing of schedules: {"stopped": true}."""
     options = world_of(request).options
     options.schedules_stopped = bool((await json_of(request)).get("stopped"))
     return JSONResponse({"stopped": options.schedules_stopped})

@@ -109,6 +109,6 @@ def check(ratios: Mapping[str, float]) -> dict[Fault, float]:
         if name not in list(Fault):
             raise ValueError(f"no such fault: {name}; there are {', '.join(Fault)}")
         if not 0 <= ratio <= 1:
-            raise ValueError(f"{name}: {ratio:g} is no ratio between 0 and 1")
+            raise ValueError(f"{name}: {ratio:g} is not a ratio between 0 and 1")
         checked[Fault(name)] = float(ratio)
     return checked

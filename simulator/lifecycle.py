@@ -1,4 +1,4 @@
-"""How a simulated run proceeds by itself: its statuses, its files, its webhooks. Knows no API.
+"""How a simulated run proceeds: its statuses, its files, its webhooks. Knows no API.
 
 What Skyvern 1.0.56 does at the end of a run, in this order: the final status is set; the recording is written out,
 its record first; uploads end; downloads are saved; the webhook goes out. Who asks in between sees a final run with a
@@ -41,7 +41,7 @@ class SimWebhook(NamedTuple):
 
 
 class Lifecycle:
-    """Lets runs live. `spawn`: starts something that goes on by itself; `restart`: starts a run again as another;
+    """Advance runs. `spawn`: starts a background task; `restart`: starts a run again as another;
     `release`: deletes the files that were attached to a run."""
 
     def __init__(

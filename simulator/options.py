@@ -19,7 +19,7 @@ class Options:
     uploads a recording stays half under the fault `half`. `paused_seconds`, `queued_seconds`: of the faults `pause`
     and `queue`. `ratios`: may be changed while it runs. `local_storage`: artifact URLs are null or file://, as on a
     self-hosted server without object storage. `clock_skew`: what is added to the webhooks' timestamp header.
-    `schedules_stopped`: no schedule fires by itself. `shows_attempts`: whether GET /v1/runs/{id} of a workflow has
+    `schedules_stopped`: no schedule fires. `shows_attempts`: whether GET /v1/runs/{id} of a workflow has
     attempt and retry_pending, as Skyvern 1.0.56 does.
     """
 

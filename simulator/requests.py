@@ -154,7 +154,7 @@ def key_of(request: Request) -> str | None:
 
 
 def run_of(request: Request, message: str = "Task run not found {}") -> SimRun:
-    """Return the run that the path names. Raises Rejection (404) with `message` when there is none."""
+    """Return the run that the path names. Raises Rejection (404) with `message` for an unknown run."""
     run_id = request.path_params["run_id"]
     run = world_of(request).find(run_id)
     if run is None:
@@ -186,7 +186,7 @@ async def apply_faults(world: World, text: str = "") -> frozenset[Fault]:
 
 
 async def json_of(request: Request) -> dict[str, Any]:
-    """Return the request's body. Raises Rejection (422) for one that is no JSON object."""
+    """Return the request's body. Raises Rejection (422) unless it is a JSON object."""
     try:
         parsed = await request.json()
     except (JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -256,7 +256,7 @@ async def http_error(_: Request, error: Exception) -> Response:
 
 
 async def caller_gone(_: Request, error: Exception) -> Response:
-    """Return the answer to a request whose caller went away before all of it had come: nobody reads it."""
+    """Return an unread response to a request whose caller disconnected before its end."""
     assert isinstance(error, ClientDisconnect)
     return Response(status_code=400)
 
@@ -267,4 +267,4 @@ async def abort_connection(request: Request, _: Exception) -> Response:
     transport = getattr(getattr(request.scope["server_send"], "__self__", None), "transport", None)
     if transport is not None:
         transport.abort()
-    return Response(status_code=502)  # nobody reads it
+    return Response(status_code=502)  # never read

@@ -1,7 +1,7 @@
 """`run_request`, the echo of a run's request, which differs from answer to answer. Pure.
 
-The answer to a submit has the request as it came; a poll, and a workflow's webhook, only what Skyvern 1.0.56 builds
-anew from the run's row: no title of a task, no headers, no files.
+The response to a submit has the request as it came; a poll, and a workflow's webhook, only what Skyvern 1.0.56
+builds from the run's row: no title of a task, no headers, no files.
 """
 
 from __future__ import annotations

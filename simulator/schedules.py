@@ -63,7 +63,7 @@ class SimSchedule:
 
 
 def cron_runs(expression: str, timezone: str, after: datetime, count: int) -> list[datetime]:
-    """Return the next `count` moments of a cron expression of five fields. Raises ValueError for one that is none."""
+    """Return the next `count` moments of a cron expression of five fields. Raises ValueError for an invalid one."""
     parts = expression.split()
     if len(parts) != len(_RANGES):
         raise ValueError("Invalid cron expression")

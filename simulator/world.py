@@ -189,7 +189,7 @@ class World:
     # Agents, schedules, uploads.
 
     def agent(self, workflow_id: str) -> SimAgent:
-        """Return the agent with this permanent id, which is made if there is none."""
+        """Return the agent with this permanent id, created if it is missing."""
         if workflow_id not in self.agents:
             self.add_agent(f"Workflow {workflow_id}", workflow_id)
         return self.agents[workflow_id]
@@ -236,7 +236,7 @@ class World:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._sender.aclose()
 
-    # What goes on by itself.
+    # Background tasks.
 
     def _spawn(self, what: Coroutine[Any, Any, None]) -> None:
         task = awaited(what, "simulate.run")

@@ -12,14 +12,14 @@ Where = Literal["here", "elsewhere", "nowhere"]
 
 
 def where(url: str | None, hooks: str) -> Where:
-    """Return where results go that are posted to `url`. `hooks`: our own URL of the source, without a token."""
+    """Return where results go that are posted to `url`. `hooks`: Runhook's URL of the source, without a token."""
     if not url:
         return "nowhere"
     return "here" if hooks and f"{_place(url)}/".startswith(f"{_place(hooks)}/") else "elsewhere"
 
 
 def hooks_of(public_url: str, source: str) -> str:
-    """Return the URL at which webhooks of a source reach us, without a token; "" when nobody knows our own."""
+    """Return the URL at which webhooks of a source reach us, without a token; "" without a public URL."""
     return f"{public_url}/webhooks/{source}" if public_url else ""
 
 

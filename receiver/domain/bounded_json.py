@@ -53,7 +53,7 @@ def _balanced() -> re.Pattern[bytes]:
 
 
 class NoMembers(ValueError):
-    """The members of a body can't be told apart, for the reason that it is raised with."""
+    """The members of a body cannot be separated, for the given reason."""
 
 
 def too_much(body: bytes) -> int:
@@ -78,7 +78,7 @@ def _rough(text: bytes) -> int:
 
 
 def _memory(counts: list[int], text: int, shared: int = 0) -> int:
-    """Return the bytes of so many _MARKS, and of `text` bytes in strings. `shared`: values that Python has already."""
+    """Return the bytes of `counts` _MARKS, and of `text` bytes in strings. `shared`: values that Python has already."""
     lists, empty_lists, objects, empty_objects, commas, colons, quotes = counts
     strings = max(0, (quotes + 1) // 2 - colons)  # the rest are keys, each of which is kept once
     numbers = max(0, commas + 1 - strings - empty_lists - empty_objects - shared)
@@ -95,7 +95,7 @@ def _memory(counts: list[int], text: int, shared: int = 0) -> int:
 
 
 def _close(text: bytes) -> int:
-    """Do as `_rough` does, but for nothing that stands in a string, and not for values that Python has but once."""
+    """Estimate as `_rough` does, without what is in strings and without values that Python shares."""
     counts, size, shared, position = [0] * len(_MARKS), 0, 0, 0
     while position < len(text):
         window = text[position : position + _WINDOW]
@@ -134,9 +134,9 @@ def fitting_members(body: bytes, memory: int) -> tuple[dict[str, bytes], frozens
 
 
 def outline(body: bytes) -> bytes:
-    """Return the JSON object in `body`, in which a text stands for each member that is large; b"" when it is none.
+    """Return the JSON object in `body`, in which a text replaces each large member; b"" for anything else.
 
-    What a run's state is stands in small members. Values that are not built hold up nobody: millions of them take a
+    A run's state is in small members. Values that are not built cost no time: millions of them take a
     second or more, in which no other thread runs. What is in large members is not checked. A small `body` is returned
     as it is.
     """
@@ -157,16 +157,16 @@ def _split(body: bytes) -> dict[str, bytes]:
     """Return the text of each member. Raises NoMembers."""
     position = _after_space(body, 3 if body.startswith(b"\xef\xbb\xbf") else 0)
     if body[position : position + 1] != b"{":
-        raise NoMembers("it is no JSON object")
+        raise NoMembers("it is not a JSON object")
     members: dict[str, bytes] = {}
     position = _after_space(body, position + 1)
     while body[position : position + 1] != b"}":
         name = _ONE_STRING.match(body, position)
         if name is None or len(members) == MAX_MEMBERS:
-            raise NoMembers("it is no JSON" if name is None else f"it has more than {MAX_MEMBERS} members")
+            raise NoMembers("it is not JSON" if name is None else f"it has more than {MAX_MEMBERS} members")
         position = _after_space(body, name.end())
         if body[position : position + 1] != b":":
-            raise NoMembers("it is no JSON")
+            raise NoMembers("it is not JSON")
         start = _after_space(body, position + 1)
         end = _end_of_value(body, start)
         members[json.loads(name[0].decode("utf-8", "replace"), strict=False)] = body[start:end]
@@ -174,7 +174,7 @@ def _split(body: bytes) -> dict[str, bytes]:
         if body[position : position + 1] == b",":
             position = _after_space(body, position + 1)
         elif body[position : position + 1] != b"}":
-            raise NoMembers("it is no JSON")
+            raise NoMembers("it is not JSON")
     return members
 
 
@@ -188,7 +188,7 @@ def _end_of_value(body: bytes, start: int) -> int:
     if body[start : start + 1] not in (b"[", b"{"):
         found = _ONE_STRING.match(body, start) or _SCALAR.match(body, start)
         if found is None:
-            raise NoMembers("it is no JSON")
+            raise NoMembers("it is not JSON")
         return found.end()
     balanced, levels, position = _balanced(), 1, start + 1
     while levels:
@@ -207,7 +207,7 @@ def _end_of_value(body: bytes, start: int) -> int:
             position = text.end()
             continue
         else:
-            raise NoMembers("it is no JSON")
+            raise NoMembers("it is not JSON")
         if levels > MAX_LEVELS:
             raise NoMembers(f"it is nested deeper than {MAX_LEVELS} levels")
         position += 1

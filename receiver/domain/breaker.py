@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 # Unavailable answers in a row that open the breaker.
 THRESHOLD = 5
-# Seconds before the first probe, and before each one at the most while the lane has not been shut for long.
+# Seconds before the first probe, and the maximum before later ones while the lane has not been shut for long.
 FIRST, LONGEST = 2.0, 60.0
-# The part of the time that the lane has been shut for after which it is probed again, and seconds at the most.
+# The share of its shut time after which a lane is probed again, and the maximum in seconds.
 IDLE_SHARE, LONGEST_IDLE = 0.1, 1800.0
 
 
@@ -59,7 +59,7 @@ def cooldown(failures: int, shut_for: float = 0.0) -> float:
 def shut_since(lane: Lane, now: float) -> float:
     """Return since when a lane that is not closed counts as shut, at a probe that begins `now`.
 
-    Time in which nobody probed it though it was to be does not count: workers were stopped, or it was paused.
+    Time without due probes does not count: workers were stopped, or it was paused.
     """
     late = max(now - lane.until, 0.0) if lane.until else 0.0
     return min(lane.opened_at + late, now) if lane.opened_at else 0.0

@@ -22,13 +22,13 @@ ROUTE: Final = "caller"
 def lane_of(url: str, key_id: str) -> str:
     """Return the lane of an address that the caller with this key gave: one breaker, and a few places.
 
-    Text that is no address has a lane as well; its delivery is refused when it is sent.
+    Text that is not an address has a lane as well; its delivery is refused when it is sent.
     """
     return f"{CALLBACK} {key_id} {origin_of(url)}"
 
 
 def origin_of(url: str) -> str:
-    """Return the origin of an address as lanes and lists show it; "nowhere" for text that is no address."""
+    """Return the origin of an address as lanes and lists show it; "nowhere" for text that is not an address."""
     found = origin(url.strip())
     host = found.host[:253].rstrip(".") if found else ""
     if found is None or not host or not host.isprintable() or " " in host or found.scheme not in PORTS:

@@ -1,4 +1,4 @@
-"""Our own callback URLs in what others write: the token in them is secret, so no sink and no caller sees one. Pure.
+"""Runhook's callback URLs in what others write: the token in them is secret, so no sink and no caller sees one. Pure.
 
 Skyvern repeats the URL in `webhook_callback_url`, in `run_request`, and in the sentence that says why a webhook could
 not be delivered. A member that is nothing but such a URL becomes the caller's own URL, or null; inside longer text, and
@@ -16,18 +16,18 @@ STARS: Final = "sub_********"
 
 _SLASH = r"(?:\\?/|%2[Ff]|\\u002[fF])"
 _SECRET = rf"(webhooks{_SLASH}[^/\\%\"\x00-\x20]{{1,200}}{_SLASH})(sub_[0-9a-f]{{32}})"
-# Bytes of what is searched for, at the most.
+# Maximum bytes of a match.
 LONGEST: Final = 256
 # A URL up to our path. Text in JSON has escapes, which only slashes may need here.
 _BEFORE = r"https?:(?:[^\"\\\x00-\x20]|\\/){1,2000}\\?/"
 _IN_BYTES = re.compile(_SECRET.encode())
-# A string that is only such a URL, and is no name of a member.
+# A string that is only such a URL, and not the name of a member.
 _STRING = re.compile(f'"{_BEFORE}{_SECRET}"'.encode() + rb"(?!\s*:)")
 _TOKEN = re.compile(r"/webhooks/[^/]+/(sub_[0-9a-f]{32})\Z")
 
 
 def token_of(run: Any) -> str:
-    """Return the token in the callback URL that a run's own members name; "" when there is none."""
+    """Return the token in the callback URL that a run's own members name, or ""."""
     request = run.get("run_request") if isinstance(run, Mapping) else None
     for place in (request, run):
         for name in ("webhook_url", "webhook_callback_url"):
@@ -39,16 +39,16 @@ def token_of(run: Any) -> str:
 
 
 def tokens_in(body: bytes) -> list[str]:
-    """Return the tokens of ours that the JSON text `body` has, sorted."""
+    """Return Runhook's tokens in the JSON text `body`, sorted."""
     if b"webhooks" not in body or b"sub_" not in body:
         return []
     return sorted({found[2].decode() for found in _IN_BYTES.finditer(body)})
 
 
 def mask_piece(piece: bytes) -> bytes:
-    """Return a piece of a JSON text with stars for each token of ours in it, and as long as it was.
+    """Return a piece of a JSON text with stars for each of Runhook's tokens, in the same length.
 
-    A token at its end may go on in the next piece: hold LONGEST - 1 bytes back.
+    A token at its end may continue in the next piece: hold LONGEST - 1 bytes back.
     """
     if b"sub_" not in piece:
         return piece
@@ -58,7 +58,7 @@ def mask_piece(piece: bytes) -> bytes:
 def mask_bytes(body: bytes, shown: Mapping[str, str] | None = None) -> bytes:
     """Return the JSON text `body` without our tokens; every other byte stays. The very same object if it has none.
 
-    `shown`: callers' webhook URLs by token. Where there is none, or "", the member becomes null.
+    `shown`: callers' webhook URLs by token. Without one, or for "", the member becomes null.
     """
     # The longer one first: it is found in less time, and is mostly not there.
     if b"webhooks" not in body or b"sub_" not in body or not _IN_BYTES.search(body):

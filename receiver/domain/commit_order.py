@@ -1,8 +1,8 @@
-"""The order in which rows may be told whose numbers were given out before their transactions were committed.
+"""The order in which rows may be released whose numbers were assigned before their transactions committed.
 
 A row may be seen later than one with a higher number, or never. What follows rows by their numbers must skip none: so
 the rows behind a gap wait, until each transaction that could fill it has ended, or for PATIENCE seconds. After that
-they are told beside the order, and the gap stays open.
+they are released out of order, and the gap stays open.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Final
 
 # Seconds for which rows wait behind a gap.
 PATIENCE: Final = 2.0
-# Rows that may have been told behind a gap before it is given up. No transaction of ours lasts for so many.
+# Rows released behind a gap before it is given up. No transaction lasts that long.
 MOST_BEHIND: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What is to be told now, in order: `seqs`, up to and with `settled` of them in their place for good."""
+    """Rows to release now, in order: `seqs`, of which those up to `settled` have their final place."""
 
     seqs: Sequence[int]
     settled: int
@@ -27,9 +27,9 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class CommitOrder:
-    """How far rows were told. `low`: all up to this number were told, or will never be. `beyond`: those above it.
+    """Which rows were released. `low`: no row up to this number is left. `beyond`: released rows above it.
 
-    `holders`: the transactions that could fill gaps up to `top` when they were asked for; None while nobody has asked.
+    `holders`: the transactions that could fill gaps up to `top` when they were asked for; None before.
     `since`: when the oldest gap was met, by the caller's clock; None without one.
     """
 
@@ -41,7 +41,7 @@ class CommitOrder:
 
     @property
     def has_gap(self) -> bool:
-        """Whether the transactions that are under way must be known to go on."""
+        """Whether the open transactions must be known to continue."""
         return self.since is not None
 
     def asked(self, top: int, holders: Collection[str]) -> CommitOrder:
@@ -53,7 +53,7 @@ class CommitOrder:
         return self.holders is not None and self.holders.isdisjoint(holders)
 
     def advance(self, seen: Sequence[int], ended: bool, now: float) -> tuple[CommitOrder, Told]:
-        """Return the order after `seen`, and what of that is to be told.
+        """Return the order after `seen`, and the rows of it to release.
 
         `seen`: all numbers above `low` that there are, in order, up to a limit. `ended`: what `ended` said before they
         were read.

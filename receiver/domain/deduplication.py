@@ -2,8 +2,8 @@
 
 Skyvern sends several webhooks for one run, so neither the body's hash nor the run's id shows a repeat. Two events say
 the same when attempt, outcome, retry_pending and statement (output, failure reason, errors) are the same; what Skyvern
-writes anew at every answer (signed URLs, modified_at) is no fact. `modified_at` only orders. One that says the same and
-has more than all before it (files, members: see extent.py) is an update, any other a repeat.
+writes again in every response (signed URLs, modified_at) is not a fact. `modified_at` only orders. An event with the
+same facts and more files or members than all earlier ones (see extent.py) is an update, any other a repeat.
 The rules and their reasons are in docs/decisions/0003-what-makes-a-repeat.md.
 """
 

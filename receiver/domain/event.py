@@ -45,7 +45,7 @@ def delivery_id(event: str, sink: str) -> str:
 def short_id(identifier: str) -> str:
     """Return the beginning of an event's, delivery's or submission's id, as all tables show it.
 
-    Commands take one of an event or delivery that is cut so. Ids of operations are shorter, and shown whole.
+    Commands take one of an event or delivery that is cut so. Ids of operations are shorter, and not cut.
     """
     return identifier[:SHORT_ID]
 

@@ -111,7 +111,7 @@ def read_frame(frame: bytes) -> Event:
 
 
 def read_entry(fields: Mapping[bytes, Any], keys: EntryKeys | None) -> Event | str:
-    """Return the event of an entry's fields, or why there is none. `keys`: None to check no MAC."""
+    """Return the event of an entry's fields, or the reason why it is invalid. `keys`: None to check no MAC."""
     frame, macs = fields.get(FRAME), fields.get(MACS, b"")
     if type(frame) is not bytes or type(macs) is not bytes:
         return NO_EVENT

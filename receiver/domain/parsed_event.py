@@ -28,7 +28,7 @@ class ParsedEvent(NamedTuple):
     body: bytes
     facts: Facts | None = None
     completion: Mapping[str, Any] = {}
-    data: dict[str, Any] = {}  # noqa: RUF012 - a field of a tuple, which nobody changes
+    data: dict[str, Any] = {}  # noqa: RUF012 - a field of a tuple, never changed
 
     @property
     def key(self) -> RunKey:

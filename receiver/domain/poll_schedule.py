@@ -17,7 +17,7 @@ FEWEST_DURATIONS: Final = 5
 TOLERANCE: Final = 1.25
 # Seconds before the second poll; each further one comes after twice as long.
 AGAIN: Final = 15.0
-# Seconds between two searches for the run of a lost answer, at the most.
+# Maximum seconds between two searches for the run of a lost response.
 UNKNOWN_LONGEST: Final = 900.0
 # Seconds after which a submission without a trace is lost.
 LOST_AFTER: Final = 86_400.0
@@ -69,7 +69,7 @@ def _usual(durations: Sequence[float]) -> float | None:
 
 
 def next_poll(polls: int, now: float, chance: float, longest: float, *, retry_after: float | None = None) -> float:
-    """Return when to poll again after `polls` polls in vain. `chance` in [0, 1): jitter; `longest`: seconds."""
+    """Return when to poll again after `polls` polls. `chance` in [0, 1): jitter; `longest`: seconds."""
     wait = min(AGAIN * 2.0 ** min(max(polls, 0), 32), longest) * (0.75 + chance / 2)
     if retry_after is not None:
         wait = max(wait, min(retry_after, LONGEST_FIRST))

@@ -111,7 +111,7 @@ class Redactor:
         return value if items is None else items
 
     def _mask_text(self, body: bytes) -> bytes:
-        """Mask bytes that are no JSON object: the value that follows `"name":`, as far as it goes."""
+        """Mask bytes that are not a JSON object: the value that follows `"name":`, as far as it goes."""
         if self._in_text is None:
             return body
         parts: list[bytes] = []

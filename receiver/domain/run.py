@@ -72,7 +72,7 @@ class Run(NamedTuple):
     be delivered, its output there, is completed. `attempt`: from 1. Times: seconds since the epoch, or None.
     `retried_from`, `retried_by`: ids of the runs that Skyvern started again as this one, and for this one.
     `test`: it is a test webhook of Skyvern's UI, about a run that never was.
-    `data`: the whole body ({} when it is no JSON object). `left_out`: the members that are too much for the memory; a
+    `data`: the whole body ({} unless it is a JSON object). `left_out`: the members that are too much for the memory; a
     text that tells them apart stands for each. `problem`: why the body can't be understood, or "";
     it holds nothing of the payload. With a problem any other field may be empty.
     """
@@ -93,7 +93,7 @@ class Run(NamedTuple):
     retried_from: str | None = None
     retried_by: str | None = None
     test: bool = False
-    data: dict[str, Any] = {}  # noqa: RUF012 - a field of a tuple, which nobody changes
+    data: dict[str, Any] = {}  # noqa: RUF012 - a field of a tuple, never changed
     problem: str = ""
     left_out: tuple[str, ...] = ()
 
@@ -129,7 +129,7 @@ def parse(body: bytes, *, briefly: bool = False) -> Run:
 
 
 def parse_state(body: bytes, *, briefly: bool = False) -> Run:
-    """Do as `parse`, but for the texts: for a caller that has `told_by` add them, from other data."""
+    """Parse without the texts, for a caller that adds them by `told_by` from other data."""
     data, problem, left_out = _load(body)
     if problem:
         return Run(problem=problem)
@@ -187,7 +187,7 @@ def _texts(data: dict[str, Any]) -> tuple[str | None, ...]:
 
 
 def storable(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Return members of JSON that is no body of a run, a request's for instance, as `parse` would have them there.
+    """Return members of other JSON than a run, such as a request, in the form of `parse`.
 
     Those that are nested too deeply for a body are left out.
     """
@@ -233,7 +233,7 @@ def _load(body: bytes) -> tuple[dict[str, Any], str, tuple[str, ...]]:
             return _load_in_part(body, memory)
         data = _read(body, MAX_DEPTH)
     except json.JSONDecodeError as error:
-        return {}, f"it is no JSON: {error.msg} at character {error.pos}", ()
+        return {}, f"it is not JSON: {error.msg} at character {error.pos}", ()
     except RecursionError:
         return {}, f"it is nested deeper than {MAX_DEPTH} levels", ()
     if not isinstance(data, dict):
@@ -340,7 +340,7 @@ def _text(value: Any, limit: int) -> str | None:
 
 
 def _attempt(value: Any) -> int:
-    """Absent is 1, and so is anything that is no attempt."""
+    """Return 1 for an absent or invalid attempt."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and 1 <= value <= MAX_ATTEMPT else 1

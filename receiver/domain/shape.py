@@ -7,7 +7,7 @@ webhook lacks its request, a poll lacks ten to twenty-eight of the webhook's mem
     its completion       kept beside the body: the request of its submission, what earlier events of the run had, and
                          what one more call of Skyvern's API tells
 
-and what nobody knows is null, so that a rule sees null whichever way the body came. Bodies stay as they came.
+and unknown members are null, so that a rule sees null whichever way the body came. Bodies stay as they came.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ _WEBHOOK: Final[dict[str, dict[str, Deriving]]] = {
 }
 # All members above.
 NAMED: Final = frozenset({*DESCRIPTIVE, *OF_RESULT, *(name for members in _WEBHOOK.values() for name in members)})
-# What tells of the delivery of a webhook, and not of the run.
+# Members about the delivery of a webhook, not about the run.
 _OF_DELIVERY: Final = frozenset({"webhook_callback_url", "webhook_failure_reason", "run_request"})
 # By run type, further members that each run has, for rules and columns.
 _FURTHER: Final[dict[str, dict[str, Deriving]]] = {
@@ -189,7 +189,7 @@ _FURTHER: Final[dict[str, dict[str, Deriving]]] = {
 
 
 class _Lacking(NamedTuple):
-    """What becomes of the members that a body may lack: `null` by itself, or what follows from others."""
+    """What becomes of the members that a body may lack: `null`, or a value derived from others."""
 
     null: Mapping[str, None]
     derived: Sequence[tuple[str, Deriving]]
@@ -269,7 +269,7 @@ def completion_of(
 
 
 def of_details(run: Data, details: Data) -> dict[str, Any]:
-    """Return what one more call of Skyvern's API tells of a polled `run`, under the names that its webhook has.
+    """Return what one more call of Skyvern's API adds to a polled `run`, under the names of its webhook.
 
     `details`: the answer to GET /api/v1/tasks/{id} (a task), /api/v2/tasks/{id} (a task_v2) or /v1/workflows/runs/{id}
     (a workflow's run). They have all that a poll lacks, with the webhook's values. What a delivery changes is left

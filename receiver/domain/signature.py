@@ -42,7 +42,7 @@ def _mac(body: bytes, secret: str) -> bytes:
 
 @lru_cache(maxsize=256)
 def _keyed(secret: str) -> hmac.HMAC:
-    """Return what begins each HMAC with `secret`, to be copied. To begin anew, as `hmac.digest` does, costs as much as
+    """Return an HMAC with `secret`, to be copied. To set up another one, as `hmac.digest` does, costs as much as
     all the rest for a small body."""
     return hmac.new(secret.encode(), digestmod="sha256")
 

@@ -36,7 +36,7 @@ class SubmissionMove(StrEnum):
     # The answer was lost, or the process that waited for it died.
     MISS = "miss"
     GIVE_UP = "give up"
-    # The run that its token bound is another submission's: the API's answer says so.
+    # The API shows that the run which its token bound belongs to another submission.
     UNBIND = "unbind"
 
 

@@ -17,5 +17,5 @@ class Trouble(NamedTuple):
 
 
 def redis_todo(*, embedded: bool) -> str:
-    """Return what a person can do about a Redis that is away. `embedded`: it is ours, for no REDIS_URL is set."""
+    """Return the fix for an unavailable Redis. `embedded`: Runhook starts it, because REDIS_URL is not set."""
     return "`runhook dev` starts it, or set REDIS_URL" if embedded else "start it, or fix REDIS_URL"

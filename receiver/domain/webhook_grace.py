@@ -18,8 +18,8 @@ SUBMIT_TIME: Final = 120.0
 
 
 def may_be_removed(run: Run, now: float, kept: float | None) -> bool:
-    """Whether a run that the ledger does not know has ended so long ago that its events may have been there and are
-    removed by now. `kept`: seconds for which events are kept; None: for ever."""
+    """Whether a run that the ledger does not know ended so early that retention may have
+    removed its events. `kept`: seconds for which events are kept; None: for ever."""
     ended_at = run.finished_at or run.modified_at or run.created_at
     return kept is not None and ended_at is not None and now - ended_at > kept + LONG_PAST
 

@@ -45,7 +45,7 @@ _PLAIN: Final = bytes(
 )
 _TOO_LONG: Final = re.compile(rf"([^ \n]{{{MAX_WORD}}})[^ \n]+")
 _OBJECTS: Final = {dict}
-# Whether all members of an object count: none has such a name.
+# Whether all members of an object count: no member has such a name.
 _PLAIN_NAMES: Final = frozenset({FILES, *VOLATILE}).isdisjoint
 _PIECE: Final = re.compile(r'"(?P<quoted>[^"]*)(?P<closed>"?)(?P<star>\*?)|(?P<bare>[^\s"]+)')
 # Han and kana, after normalisation: the blocks of Unicode 15.
@@ -63,7 +63,7 @@ class BadSearch(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A word that is searched for. `prefix`: words that begin so are found as well."""
+    """A word that is searched for. `prefix`: also find words with this beginning."""
 
     word: str
     prefix: bool = False
@@ -135,8 +135,8 @@ class Said(NamedTuple):
 def said(title: str | None, failure_reason: str | None, output: Any) -> Said:
     """Return the words of a run: of its title, why it failed, and its output.
 
-    Of the output, which was redacted, the texts and numbers count, and not the names; nor what Skyvern writes anew at
-    every answer, such as signed URLs. Only the first MAX_TEXT characters are looked at.
+    Of the output, which was redacted, the texts and numbers count, and not the names; nor what Skyvern writes again in
+    every response, such as signed URLs. Only the first MAX_TEXT characters are looked at.
     """
     values = (title or "", failure_reason or "", output)
     found: dict[str, None] = {}  # as a set in the order in which they were added

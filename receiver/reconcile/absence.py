@@ -19,9 +19,9 @@ from receiver.reconcile.resolver import SKEW
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern import ListedRun
 
-# Runs that one search fetches at the most: the rest is fetched at the next one.
+# Maximum runs that one search fetches; the next one fetches the rest.
 READS: Final = 500
-# Runs of the same call that are fetched at the most, to see whether the list shows its tokens.
+# Maximum runs of the same call that are fetched, to check that the list shows its tokens.
 REFERENCE_RUNS: Final = 3
 
 

@@ -34,7 +34,7 @@ class NotChanged(RunhookError):
 
 @dataclass(slots=True)
 class Survey:
-    """The agents and schedules of one source. `changed`: agents whose URL is ours by this command."""
+    """The agents and schedules of one source. `changed`: agents that this command has pointed at Runhook."""
 
     source: str
     agents: list[ListedAgent] = field(default_factory=list)
@@ -94,7 +94,7 @@ def undo(ledger: Ledger, source: PolledSource, agent: ListedAgent, change: Agent
     """Put back where an agent's results went. Raises NotChanged, LedgerUnavailable."""
     if agent.callback_url != change.after:
         ledger.write(lambda connection: account.forget_change(connection, source.name, agent.id))
-        raise NotChanged("it was changed by somebody else meanwhile, and is left as it is")
+        raise NotChanged("another change was made since, so it is not changed")
     _set_url(source, agent, change.before)
     ledger.write(lambda connection: account.forget_change(connection, source.name, agent.id))
 
@@ -105,7 +105,7 @@ def _set_url(source: PolledSource, agent: ListedAgent, url: str | None) -> None:
         raise NotChanged(f"Skyvern gives an agent that is called {_UNTITLED!r} another title when it is saved")
     before = _get(source, agent.id)
     if (before.get("webhook_callback_url") or None) != agent.callback_url:
-        raise NotChanged("it was changed by somebody else meanwhile; look again")
+        raise NotChanged("another change was made at the same time; list the agents again")
     definition = {**definition_of(before), "webhook_callback_url": url}
     source.wait_for_budget()
     answer = source.reader.update_agent(agent.id, as_yaml(definition), int(before.get("version") or 0))

@@ -20,7 +20,7 @@ Take = Callable[[PolledSource, bytes, Run, RunAge, str], Intake]
 @dataclass(slots=True)
 class ImportReport:
     """What GET /v1/runs lists. `missing`: final runs whose end the ledger does not know. `young`: those of them that
-    ended so lately that their webhook may still come."""
+    ended so recently that their webhook may still come."""
 
     source: str
     final: int = 0
@@ -39,7 +39,7 @@ def import_runs(
 ) -> ImportReport:
     """List final runs, the newest first, back to `since` (epoch seconds), and report those that the ledger lacks.
 
-    With `take` each of them is fetched and handed to it. `show` is told back to when it has come, as epoch seconds.
+    With `take` each of them is fetched and handed to it. `show` gets the time reached so far, in epoch seconds.
     Raises LedgerUnavailable.
     """
     report = ImportReport(source.name)

@@ -127,4 +127,4 @@ class ResultIntake:
         try:
             wakeups.wake_sinks(self._redis, sinks)
         except redis.RedisError:
-            log.info("reconcile.unheard redis is away; the clock wakes the sinks when it is back")
+            log.info("reconcile.unheard redis is down; the clock wakes the sinks later")

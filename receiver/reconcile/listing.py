@@ -2,7 +2,7 @@
 
 The list is ordered by the time of creation, the newest first, and new runs push others to later pages: a run may be
 read twice, and none is missed. It ends at page 100 (1.0.56), that is after 10,000 runs, and cannot be asked for a time.
-Where it ends too early, it is read again for each status by itself, and then for each type of run.
+Where it ends too early, it is read again for each status, and then for each type of run.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def read_back(
 ) -> Listing:
     """Read the runs that were created since `since` (epoch seconds, Skyvern's clock), and hand each page to `on_page`.
 
-    `statuses`: only runs that have one of them. `to_the_end`: a page that is not full is no proof that there is no
-    further one. `with_active`: hand on older active runs of these pages too. `stopped`: whether to break off.
+    `statuses`: only runs that have one of them. `to_the_end`: a page that is not full may have a
+    next one. `with_active`: hand on older active runs of these pages too. `stopped`: whether to break off.
     """
     return _Reading(source, since, on_page, to_the_end, with_active, stopped).read(statuses)
 

@@ -1,7 +1,7 @@
 """Poll hints: submissions and runs whose webhook was too large, so that their result should be polled for, soon.
 
-A hint comes from a request that nobody has authenticated. So it is bounded in rate and number, those of runs that
-nobody submitted here more than the others, and the worst that a false one does is a poll too early. Losing one does no
+A hint comes from an unauthenticated request. So it is bounded in rate and number, those of runs that were
+not submitted here more than the others, and the worst that a false one does is a poll too early. Losing one does no
 harm either: an overdue run is polled anyway, and a watched source is walked.
 
     runhook:hints            sorted set: submission id → when, in seconds since the epoch
@@ -55,16 +55,16 @@ class PollHintWriter:
         self._retrying: asyncio.Task[None] | None = None
 
     async def add(self, submission_id: str) -> None:
-        """Add a hint that `submission_id` should be polled. While Redis is away it is kept in memory."""
+        """Add a hint that `submission_id` should be polled. While Redis is down it stays in memory."""
         if self._bucket.take(1, time.monotonic()):
             await self._add(KEY, submission_id)
 
     def takes_runs(self) -> bool:
-        """Take one hint of a run from what is left for them; False when there is none."""
+        """Take one hint of a run from their budget; False if it is used up."""
         return self._run_bucket.take(1, time.monotonic())
 
     async def add_run(self, source: str, run_id: str) -> None:
-        """Add a hint that a run should be polled, after `takes_runs` has said so."""
+        """Add a hint that a run should be polled, once `takes_runs` allows it."""
         await self._add(RUNS_KEY, f"{source} {run_id}")
 
     async def _add(self, key: str, member: str) -> None:

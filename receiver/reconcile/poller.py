@@ -1,4 +1,4 @@
-"""Polls Skyvern's API for results that no webhook has brought. Bounded, and goes on without Redis.
+"""Polls Skyvern's API for results that no webhook has brought. Bounded, and independent of Redis.
 
 A final answer becomes an event, via poll, and goes through the same Dispatcher as one from the inbox; when it may is
 decided in intake.py. A submission whose answer was lost is first resolved by its token. Each poll is leased in the
@@ -53,7 +53,7 @@ from receiver.skyvern import Answer, Answered, Patience, SkyvernReader, Unreacha
 # Of one poll: shorter than its lease, and the next poll is the retry.
 PATIENCE = Patience(tries=1, limit=25.0)
 _MAX_UNKNOWN = 50
-# Polls of runs that only a request which nobody signed has named: one in ten seconds, and so many at once.
+# Polls of runs named by an unsigned request only: one in ten seconds, and a burst.
 RUN_HINTS_PER_SECOND = 0.1
 RUN_HINTS_AT_ONCE = 10.0
 
@@ -168,7 +168,7 @@ class Reconciler:
             if not poll_hints.any_hints(self._redis):
                 return
             ids = poll_hints.pop_poll_hints(self._redis)
-            # At most so many a tick: whoever knows the URL could make them up.
+            # Bounded per tick: any client that knows the URL can invent them.
             keys = poll_hints.pop_run_hints(self._redis, 1) if self._run_hints.take(1, time.monotonic()) else []
         except redis.RedisError:
             return
@@ -310,7 +310,7 @@ class Reconciler:
     # By hand.
 
     def count_due(self, most: int = 10_000) -> int:
-        """Count the polls that are due, `most` of each kind and source at the most."""
+        """Count the polls that are due, at most `most` per kind and source."""
         now = self._ledger.now()
         counts = [
             self._ledger.read(lambda connection: kind.count_due(connection, now, self._sources, most))  # noqa: B023
@@ -319,8 +319,8 @@ class Reconciler:
         return sum(number for each in counts for number in each.values())
 
     def drain(self, seconds: float, show: Callable[[int], None] = lambda _: None) -> int:
-        """Poll all that is due, within the budget and `seconds`. Returns how many polls were made; `show` is told
-        meanwhile."""
+        """Poll all that is due, within the budget and `seconds`. Returns the number of polls; `show` gets
+        the progress."""
         until = time.monotonic() + seconds
         count = 0
         while time.monotonic() < until:
@@ -377,7 +377,7 @@ def build(settings: Settings, config: Config, watch_back: float | None = None) -
         resolver = Resolver(name, reader, ledger, late, wake, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
         polled.append(PolledSource(name, reader, budget, resolver, source.watch, hooks_of(settings.public_url, name)))
     reconcile = config.reconcile.paced(webhooks=settings.waits_for_webhooks)
-    if (kept := config.retention.events) is not None:  # what was removed has been told once
+    if (kept := config.retention.events) is not None:  # what was removed was reported once
         reconcile = reconcile.model_copy(update={"watch_back": min(reconcile.watch_back, kept)})
         watch_back = None if watch_back is None else min(watch_back, kept)
     return Reconciler(ledger, dispatcher, connection, reconcile, polled, watch_back)

@@ -29,13 +29,13 @@ from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, liste
 
 # Seconds by which Skyvern's clock may differ from ours.
 SKEW: Final = 120.0
-# Submissions of workflow runs that are searched for by their tokens at the most: each takes a call.
+# Maximum submissions of workflow runs that are searched for by their tokens: each takes a call.
 TOKEN_SEARCHES: Final = 5
 # The calls that make workflow runs, whose callback URLs Skyvern's search covers.
 _SEARCHABLE: Final = frozenset({"agents", "workflows", "login", "download_files", "legacy_workflow"})
-# Pages of 100 runs that one search lists at the most: only as far back as the oldest submission that it is for.
+# Maximum pages of 100 runs that one search lists: only as far back as the oldest submission that it is for.
 PAGES: Final = 20
-# Runs that one search fetches at the most.
+# Maximum runs that one search fetches.
 READS: Final = 40
 # Pauses before the searches that are made while the caller of a submit still waits, in seconds.
 INLINE: Final = (0.5, 2.0, 4.0)
@@ -211,7 +211,7 @@ class Resolver:
 async def search_for_run(
     resolver: Resolver, submission: Submission, due_at: Callable[[float], float], pool: Executor | None
 ) -> Answered | None:
-    """Search for the run of a lost answer a few times, while the caller of the submit waits. None if that is in vain.
+    """Search for the run of a lost response a few times, while the caller of the submit waits. None if it is not found.
 
     `pool`: whose threads search; where all are busy, the time may be up before one is free.
     """

@@ -127,7 +127,7 @@ def _has_come(due: DueRun) -> bool:
 
 
 def _is_hearsay(due: DueRun) -> bool:
-    """Whether the run was only said to be there, by a request that nobody signed."""
+    """Whether the run is known only from an unsigned request."""
     return due.noted_at is None and due.found_by == "" and due.events == 0
 
 

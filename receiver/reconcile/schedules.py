@@ -12,7 +12,7 @@ from receiver.skyvern.account import ListedSchedule, listed_schedules
 from receiver.skyvern.requests import PAGE_SIZE
 from receiver.skyvern.schedules import last_due, scheduled_run_id
 
-# Seconds that a run may begin after its time: Skyvern's own scheduler starts one a minute at the most.
+# Seconds that a run may begin after its time: Skyvern's own scheduler starts at most one a minute.
 LATE: Final = 600.0
 # Seconds that the clock of Skyvern's database may be behind.
 _SKEW: Final = 120.0
@@ -21,7 +21,7 @@ _MOST_PAGES: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class ScheduleCheck:
-    """A schedule, when it should have started a run last, and whether it did (None: nobody can tell)."""
+    """A schedule, when it should have started a run last, and whether it did (None: unknown)."""
 
     schedule: ListedSchedule
     due_at: float | None = None

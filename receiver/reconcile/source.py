@@ -15,7 +15,8 @@ BUDGET_PAUSE = 0.2
 
 @dataclass(slots=True)
 class PolledSource:
-    """A source whose API can be called. `budget`: how many of so many calls may be made now. `watch`: whether its list
+    """A source whose API can be called. `budget`: takes calls from the rate limit and
+    returns how many may be made now. `watch`: whether its list
     of runs is walked. `hooks`: the URL at which its webhooks reach us, without a token, or ""."""
 
     name: str

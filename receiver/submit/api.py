@@ -1,4 +1,4 @@
-"""The submit API as a part of the web application: Skyvern's own paths, for upstream apps with keys of ours.
+"""The submit API as a part of the web application: Skyvern's own paths, for upstream apps with Runhook's keys.
 
 It builds the other modules of this package, and turns a request into their arguments and their replies into responses.
 Errors have Skyvern's shape, {"detail": …}.
@@ -104,7 +104,7 @@ def submit(context: Context) -> WebPart:
         ("POST", "/v1/runs/{run_id}/retry_webhook", api.retry_webhook),
         ("POST", "/api/v1/tasks/{run_id}/retry_webhook", api.retry_legacy_webhook),
     ]
-    # Skyvern accepts a trailing slash, and its SDKs send one here and there.
+    # Skyvern accepts a trailing slash, and its SDKs sometimes send one.
     routes = [
         Route(path + slash, api.serve(handler), methods=[method])
         for method, path, handler in table
@@ -213,11 +213,11 @@ class _Api:
             except LedgerUnavailable as trouble:
                 if self._log_limit.take(1, time.monotonic()):
                     log.warning("submit.unavailable ledger=%s", trouble)
-                return to_response(error(503, "The ledger is away; nothing was done", retry_after="5"))
+                return to_response(error(503, "The ledger is unavailable; nothing was done", retry_after="5"))
             except LedgerDataError:
                 return to_response(error(422, "The request holds a text that can't be kept"))
             except ClientDisconnect:
-                return Response(status_code=400)  # nobody reads it
+                return Response(status_code=400)  # never read
 
         return serve
 

@@ -29,7 +29,7 @@ from receiver.submit.replies import Refusal, Reply, error
 CACHE_SECONDS = 5.0
 # Seconds between two updates of a key's `used_at` in the ledger.
 USED_AT_INTERVAL = 60.0
-# Calls a second, and at once, of a key for which nobody set a rate: a thousand may well begin to wait together.
+# Calls a second, and at once, of a key without a rate: a thousand may well begin to wait together.
 USUAL_RATE: Final = (200.0, 2000.0)
 INVALID_KEY: Final = "Invalid credentials"
 EXPIRED_KEY: Final = "The API key has expired"
@@ -147,7 +147,7 @@ class Authenticator:
         """Count and log a refused call, and return what to raise."""
         self._refused[reason] = self._refused.get(reason, 0) + 1
         if self._lines.take(1, time.monotonic()):
-            # Of what is no key of ours nothing is logged: it may be a key of somebody else.
+            # An unknown key is not logged: it may belong to another service.
             hint = api_key.hint(presented) if _FORM.fullmatch(presented) else "none"
             log.warning("submit.refused reason=%s status=%d key=%s address=%s", reason, reply.status, hint, address)
         return Refusal(reply)
@@ -183,7 +183,7 @@ class Authenticator:
             await self._ledger.write(lambda connection: api_keys.mark_used(connection, key_id, at))
 
     async def _take(self, key: Key) -> bool:
-        """Return whether the key may make a call now. A rate that somebody set counts over all processes."""
+        """Return whether the key may make a call now. A configured rate counts over all processes."""
         if rate := key.rate or self._default_rate:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, self._limits.take, f"key/{key.id}", parse_rate(rate)) > 0
@@ -202,7 +202,7 @@ class Authenticator:
 
 
 def presented_key(headers: Mapping[str, str]) -> str:
-    """Return the key in `x-api-key`, or in `authorization` as a Bearer token; "" when there is none."""
+    """Return the key in `x-api-key`, or in `authorization` as a Bearer token, or ""."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return (headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")).strip()
 

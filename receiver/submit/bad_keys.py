@@ -1,4 +1,4 @@
-"""Calls with a key that is none: how many are looked up in the ledger, by address and in all. Reads no clock."""
+"""Calls with an unknown key: limits of their lookups in the ledger, by address and in all. Reads no clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_ADDRESSES: Final = 4096
 
 
 class BadKeyThrottle:
-    """Tells how many keys that nobody knows yet may be looked up."""
+    """Limit the lookups of unknown keys."""
 
     def __init__(self) -> None:
         self._all = TokenBucket(*IN_ALL)

@@ -71,8 +71,8 @@ class Body(Protocol):
 class StreamedResponse(StreamingResponse):
     """A body in chunks that is closed however its response ends: a caller may disconnect before the first one, too.
 
-    `on_close`: called then. A body that must not, or can't, go on breaks the connection off: what the caller has got
-    must not look whole.
+    `on_close`: called then. A body that must not, or cannot, continue breaks off the connection: what the caller has
+    got must not look complete.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ class EventStreams:
                 last, first = run_id, own
         try:
             with self._places.place(key.id):
-                pass  # the place is held from the first event on: a stream that nobody reads is never begun
+                pass  # the place is held from the first event on: an unread stream never begins
         except TooManyWaiters as problem:
             return error(503, str(problem), retry_after="5")
         return self._held(source, key, last, first)
@@ -68,7 +68,7 @@ class EventStreams:
             told = _Told(run_id, now.run_type, now.outcome, now.attempt)
             yield told.event("")
         known: WaitedRun | None = None
-        followed = {run_id}  # runs that name each other in a circle are no chain
+        followed = {run_id}  # runs that name each other in a circle end the chain
         while True:
             state = await self._states.wait_for_change((source.name, run_id), known, KEEP_ALIVE)
             if state is None and self._states.stopped:

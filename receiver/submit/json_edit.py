@@ -25,7 +25,7 @@ _skip_space: Any = decoder.WHITESPACE.match  # type: ignore[attr-defined]
 
 
 class NotAnObject(ValueError):
-    """The text is no JSON object. `position`: the character where that was seen, or None for another kind of value."""
+    """The text is not a JSON object. `position`: of the mistake, or None for another kind of value."""
 
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ def has_too_many_values(text: bytes, most: int = MAX_VALUES) -> bool:
     # Many may stand inside of strings. Without escapes, each quote begins or ends one.
     text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     count = strings = position = 0
-    while count <= most and strings <= 2 * most:  # what is no JSON may have strings with nothing between them
+    while count <= most and strings <= 2 * most:  # invalid JSON may have strings with nothing between them
         opening = text.find(b'"', position)
         if opening < 0:
             return count + _separators(text, position, len(text)) > most
@@ -71,7 +71,7 @@ def has_too_many_values(text: bytes, most: int = MAX_VALUES) -> bool:
         count += _separators(text, position, opening)
         position = text.find(b'"', opening + 1) + 1
         if not position:
-            return False  # the string has no end: the parser says so
+            return False  # the string has no end: the parser raises
     return True
 
 

@@ -43,7 +43,7 @@ class SingleFlight(Generic[K, V]):
     def _ended(self, key: K, task: asyncio.Future[V]) -> None:
         self._tasks.pop(key, None)
         if not task.cancelled():
-            task.exception()  # seen here, for all calls may have been cancelled; asyncio logs what nobody has seen
+            task.exception()  # seen here, for all calls may have been cancelled; asyncio logs unseen ones
 
 
 class TooManyWaiters(Exception):
@@ -133,7 +133,7 @@ class LongPoll(Generic[K, V]):
         return None
 
     async def _run(self) -> None:
-        """Query until nobody waits."""
+        """Query until no request waits."""
         while self._waiting:
             pause = POLL_INTERVAL
             try:

@@ -1,6 +1,6 @@
 """Work on bodies, whose size callers choose: small ones are worked on at once, large ones by a thread.
 
-The event loop serves everybody, webhooks included, so nothing of a caller's size may be computed on it.
+The event loop serves all requests, webhooks included, so nothing of a caller's size may be computed on it.
 """
 
 from __future__ import annotations

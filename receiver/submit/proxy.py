@@ -1,7 +1,7 @@
 """Forwards calls that are Skyvern's own business, with the source's API key, and returns the answers.
 
-Answers to reads are streamed, whatever their size. None that holds a secret of ours goes out, and no token of our
-callback URLs: in a large answer, and in one that is no JSON, there are stars for it.
+Answers to reads are streamed, whatever their size. None with one of Runhook's secrets goes out, and no token of its
+callback URLs: in a large response, and in one that is not JSON, stars replace it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from receiver.submit.request.source import Source
 BUFFER_LIMIT = 4 << 20
 
 
-# Content types that are no text. In all others, unknown ones too, tokens are masked; that leaves the length as it is.
+# Binary content types. In all others, unknown ones too, tokens are masked; that leaves the length as it is.
 _NO_TEXT = ("image/", "video/", "audio/", "font/", "application/zip", "application/gzip", "application/pdf")
 
 
 class SecretInBody(Exception):
-    """A secret of ours was found in a body that is already being sent; the connection is aborted."""
+    """One of Runhook's secrets was found in a body that is already being sent; the connection is aborted."""
 
 
 class Proxy:

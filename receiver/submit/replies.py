@@ -1,7 +1,7 @@
 """Replies to callers, in Skyvern's own shape: status, headers, body. Pure.
 
 Skyvern's answer is passed on as it is, with our callback URL in it replaced by the caller's own; its errors get our
-submission id. What is no answer of Skyvern's (a page of HTML, a redirect, silence) becomes 502, 503 or 504. What holds
+submission id. Anything else (a page of HTML, a redirect, silence) becomes 502, 503 or 504. What holds
 a secret of the source is never passed on.
 """
 
@@ -75,7 +75,7 @@ def invalid(where: str | None, message: str, kind: str = "value_error") -> Reply
 
 
 def malformed(problem: NotAnObject) -> Reply:
-    """Return the 422 for a body that is no JSON object, as Skyvern words it."""
+    """Return the 422 for a body that is not a JSON object, as Skyvern words it."""
     if problem.position is None:
         return invalid(
             None, "Input should be a valid dictionary or object to extract fields from", "model_attributes_type"
@@ -86,8 +86,8 @@ def malformed(problem: NotAnObject) -> Reply:
 
 def relay(answer: Answer, secrets: SecretScan = NO_SECRETS, *, replacing: Mapping[bytes, bytes] | None = None) -> Reply:
     """Return Skyvern's `answer` as a caller may see it. `replacing`: texts of the body, such as our callback URL, and
-    their replacements. An answer becomes a 502 when it holds one of `secrets`, or nobody can look into it because it
-    is compressed, which we never ask for."""
+    their replacements. An answer becomes a 502 when it holds one of `secrets`, or is compressed, which Runhook
+    never asks for."""
     if isinstance(answer, Unreachable):
         return unreachable(answer)
     if answer.status != _NOT_MODIFIED and not 200 <= answer.status < 300 and answer.status < 400:
@@ -140,7 +140,7 @@ def submit_reply(answer: Answer, secrets: SecretScan, replacing: Mapping[bytes, 
 
 def keeps_idempotency_key(answer: Answer) -> bool:
     """Return whether the Idempotency-Key of a submit stays bound to this answer. An answer that says "later", or that
-    an operator can put right (a wrong key of ours), frees the key for another request."""
+    an operator can put right (Runhook's key is wrong), frees the key for another request."""
     result = submitted(answer)
     return not isinstance(result, Rejected) or result.status in _LASTING_REFUSALS
 

@@ -1,6 +1,6 @@
 """GET of a run: from the ledger once it is final, else from Skyvern; on request held until it has ended.
 
-An end that Skyvern shows before its webhook came is told to the caller at once, and noted in the ledger: the clock
+An end that Skyvern shows before its webhook is returned to the caller at once, and noted in the ledger: the clock
 asks for it when the webhook has had its time to come.
 """
 
@@ -171,7 +171,7 @@ class Results:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         believed = True  # an end that is only noted
-        followed = {run_id}  # runs that name each other in a circle are no chain
+        followed = {run_id}  # runs that name each other in a circle end the chain
         while True:
             state = await self._states.wait_until(
                 (source.name, run_id), WaitedRun.has_ended if believed else WaitedRun.is_proven, until - loop.time()
@@ -214,7 +214,7 @@ class Results:
         )
 
     async def last_of_chain(self, run: RunKey) -> str:
-        """Return the id of the run that Skyvern started last for this one; its own when there is none."""
+        """Return the id of the run that Skyvern started last for this one; or its own."""
         return await self._ledger.read(lambda connection: runs.last_of_chain(connection, *run))
 
     async def from_ledger(self, source: Source, key: Key, run_id: str) -> Reply | None:
@@ -296,7 +296,7 @@ class Results:
         return Reply(200, body, headers)
 
     async def note_end(self, source: str, run: Run, *, at_once: bool = False) -> None:
-        """Note that Skyvern shows the end of a run, if it does. Where that fails the request goes on: a run that was
+        """Note that Skyvern shows the end of a run, if it does. If that fails, the request continues: a run that was
         submitted here is polled when it is overdue.
 
         `at_once`: its webhook is not waited for. A run without a submission is bound by the token in its callback URL,
@@ -307,7 +307,7 @@ class Results:
         if not run.final or run.problem:
             return
         if not at_once and may_be_removed(run, time.time(), self._kept):
-            return  # what was removed has been told once
+            return  # what was removed was reported once
         if not at_once and now - self._noted.get(key, float("-inf")) < NOTE_INTERVAL:
             return
         if len(self._noted) >= _MAX_NOTED:

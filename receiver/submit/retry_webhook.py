@@ -1,6 +1,6 @@
 """retry_webhook of a run that was submitted here: the caller's webhook is sent by us, so it is we who resend it.
 
-Passed on, Skyvern would post to our own callback URL, which has the result already, and the caller would get nothing.
+Passed on, Skyvern would post to Runhook's callback URL, which has the result already, and the caller would get nothing.
 The delivery is replayed in the ledger, as durable as any, and its next attempt awaited; the answer has Skyvern's shape.
 """
 
@@ -138,7 +138,7 @@ class WebhookRetrier:
         return await self._ledger.read(lambda connection: runs.result(connection, source.name, run_id))
 
     async def _wait_for_attempt(self, delivery: str, before: DeliveryStatus, deadline: float) -> DeliveryStatus | None:
-        """Return the delivery after its next attempt; None when there was none in time."""
+        """Return the delivery after its next attempt; None if it took too long."""
 
         def ended(now: DeliveryStatus) -> bool:
             return now.state is DeliveryState.CANCELLED or (now.number > before.number and now.outcome != "lapsed")

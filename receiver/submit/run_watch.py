@@ -1,4 +1,4 @@
-"""Looks at Skyvern for the runs that somebody waits for, so that an end whose webhook is lost is seen within seconds.
+"""Polls Skyvern for the runs that requests wait for, so that an end whose webhook is lost is seen within seconds.
 
 One look a run, however many wait for it in this process or in others: looks are claimed in Redis, and an end that one
 process saw is noted in the ledger, where the others see it. All looks of a source share a budget. A few runs are asked
@@ -41,11 +41,11 @@ ABSENT_INTERVAL: Final = 60.0
 # Seconds without looks after Skyvern said 429 without a Retry-After, and the longest one that is honoured.
 PAUSE: Final = 10.0
 LONGEST_PAUSE: Final = 300.0
-# Seconds without anybody who waits, after which looks count for nothing.
+# Seconds without a waiting request, after which polls are forgotten.
 FORGOTTEN_AFTER: Final = 5.0
-# Runs due at once up to which each is asked for by itself.
+# Runs due at once up to which each is polled separately.
 DIRECT: Final = 4
-# Pages of 100 active runs that one look lists at the most; twice as many as its runs fill, where that is more.
+# Maximum pages of 100 active runs that one poll lists; twice as many as its runs fill, if that is more.
 PAGES: Final = 5
 # Seconds that the next page waits for a call in the budget, and between two tries.
 PAGE_WAIT: Final = 5.0
@@ -56,7 +56,7 @@ PAGE_SIZE: Final = 100
 SLIPS: Final = 3
 # Calls of one look that are under way at once.
 _CONCURRENCY: Final = 8
-# KEYS: claim. ARGV: milliseconds. One that never lapses, or later than ours do, is somebody else's: it counts for none.
+# KEYS: claim. ARGV: milliseconds. One that never lapses, or lapses later, is foreign: it does not count.
 _CLAIM: Final = """
 local lapses = redis.call('PTTL', KEYS[1])
 if lapses > 0 and lapses <= tonumber(ARGV[1]) then return 0 end
@@ -125,9 +125,9 @@ NoteEnd = Callable[[Run], Awaitable[None]]
 
 
 class RunWatch:
-    """The runs of one source that somebody waits for. `api`: not retried, with a short time limit.
+    """The runs of one source that requests wait for. `api`: not retried, with a short time limit.
 
-    `take`: takes up to so many calls out of the budget, and returns how many there were.
+    `take`: takes up to that many calls out of the budget, and returns the number taken.
     """
 
     def __init__(
@@ -224,8 +224,8 @@ class RunWatch:
         return [run_id for run_id in missing if run_id not in set(new)], new
 
     async def _take_a_page(self) -> bool:
-        """Take a call for the next page out of the budget, or wait for one: of a list that is broken off and begun
-        anew each time, the later pages would never be read. False after PAGE_WAIT, or when nobody waits any more."""
+        """Take a call for the next page out of the budget, or wait for one: a list that is broken off and restarted
+        each time would never reach its later pages. False after PAGE_WAIT, or when no request waits."""
         until = time.monotonic() + PAGE_WAIT
         while not await self._take(1):
             now = time.monotonic()
@@ -263,7 +263,7 @@ class RunWatch:
 
     def _saw(self, run_id: str, look: Look) -> None:
         if run_id not in self._watched:
-            return  # nobody waits for it any more
+            return  # no request waits for it
         now = time.monotonic()
         self._watched[run_id].looked_at = now
         self._watched[run_id].due_at = now + LOOK_INTERVAL
@@ -294,7 +294,7 @@ class RunWatch:
 
 @dataclass(frozen=True, slots=True)
 class WaitedRun:
-    """What is known of a run that somebody waits for: by the ledger, and by a look at Skyvern."""
+    """The state of a run that requests wait for: by the ledger, and by a poll of Skyvern."""
 
     status: RunStatus | None
     look: Look | None
@@ -309,7 +309,7 @@ class WaitedRun:
         return self.status is not None and self.status.final
 
     def is_proven(self) -> bool:
-        """Whether the end can be told: from the ledger, or from Skyvern's answer."""
+        """Whether the end is known: from the ledger, or from Skyvern's response."""
         return self.is_known() or self.answer is not None
 
     def has_ended(self) -> bool:
@@ -332,7 +332,7 @@ class WaitedRuns:
     async def query(self, keys: Collection[RunKey]) -> dict[RunKey, WaitedRun]:
         """Return the states of those of the runs of which anything is known, and let the others be looked at.
 
-        While the ledger is away its newest answer counts, and the looks go on.
+        While the ledger is unavailable, its newest response counts, and polling continues.
         """
         with suppress(LedgerUnavailable):
             self._known = await self._ledger.read(lambda connection: run_statuses(connection, keys))

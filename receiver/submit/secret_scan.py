@@ -13,7 +13,7 @@ from typing import Final
 
 # Bytes of a secret under which it is not looked for: any text may contain it.
 SHORTEST: Final = 6
-# Bytes that are searched at a time: the search lets nobody else compute meanwhile.
+# Bytes that are searched at a time: the search blocks other computation.
 _STEP: Final = 1 << 20
 # Bytes that one byte of a secret may take in an escaped form, such as \u0061, nested twice.
 _LONGEST_ESCAPE: Final = 9

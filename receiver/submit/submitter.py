@@ -166,7 +166,7 @@ class Submitter:
         return reply
 
     async def _record_outcome_in_time(self, submission_id: str, outcome: SubmitOutcome) -> Submission | None:
-        """Record how a submit ended. Returns None when that takes longer than the caller may wait; it goes on then."""
+        """Record how a submit ended. Returns None if that takes longer than the caller may wait; it then continues."""
         recording = awaited(self._record_outcome(submission_id, outcome), "submit.record")
         self._recordings.add(recording)
         recording.add_done_callback(self._recordings.discard)
@@ -213,7 +213,7 @@ class Submitter:
         else:
             reply = await self._earlier_reply(source, submission, is_disconnected)
         if submission.state is SubmissionState.REJECTED and reply.status in (429, 503):
-            reply = reply.with_headers(retry_after=_retry_after(first))  # it created no run, and says so to all
+            reply = reply.with_headers(retry_after=_retry_after(first))  # it created no run, so all get Retry-After
         return reply.for_submission(submission.id).with_headers(**{REPLAYED_HEADER: "true"})
 
     async def _wait_for_answer(self, submission: Submission) -> Submission:

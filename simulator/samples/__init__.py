@@ -1,4 +1,4 @@
-"""Webhook bodies of our own, one for each run type and way to end, as Skyvern would send them: for demo, tests, trials.
+"""Sample webhook bodies, one for each run type and way to end, as Skyvern would send them: for demo, tests, trials.
 
 Pure: the time is passed in, and with run id and number it fixes every byte. A sample's name is `<run type>.<ending>`;
 `SERIES` are several bodies about one run, in the order in which Skyvern sends them.

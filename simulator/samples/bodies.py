@@ -1,4 +1,4 @@
-"""One template for each family of run types, with the keys that Skyvern 1.0.56 sends, in its order. Values are ours."""
+"""One template for each family of run types, with the keys of Skyvern 1.0.56 in its order, and invented values."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def invoice(seq: int) -> dict[str, Any]:
 
 
 def _files(moment: Moment, number: str, *, downloads: bool) -> dict[str, Any]:
-    """Return the signed URLs and the downloaded file of a run; nulls when there are none."""
+    """Return the signed URLs and the downloaded file of a run, or nulls."""
     base = moment.artifacts
     modified = moment.ago(1)
     files = [artifacts.downloaded_file(base, number, moment.now, modified)] if base and downloads else []

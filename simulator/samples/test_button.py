@@ -1,4 +1,4 @@
-"""The webhooks of the Test button in Skyvern's UI (1.0.56): signed, completed, and alike but for their times. Pure.
+"""The webhooks of the Test button in Skyvern's UI (1.0.56): signed, completed, and alike except for their times. Pure.
 
 They differ from a run's: times are aware, a task has its `run_request`, and nothing that they name exists.
 """

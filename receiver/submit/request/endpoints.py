@@ -1,6 +1,6 @@
 """The endpoints that create runs and take a callback URL: their paths, and what differs between them. Pure.
 
-Read in the source of Skyvern 1.0.56. Its other endpoints that create runs are no submissions: `POST
+Read in the source of Skyvern 1.0.56. Its other endpoints that create runs do not make submissions: `POST
 /v1/run/workflows/blocks` is for the debugger of its own editor, and `POST /v1/workflows/runs/{id}/retry` takes no body
 that could hold a callback URL.
 """

@@ -1,6 +1,6 @@
 """The request of a submission as it is kept with it: redacted, and bounded in size. Pure.
 
-It tells what a run was asked for, which Skyvern's own answers leave out in part, and what submitting it again takes.
+It has what a run was asked for, which Skyvern's responses leave out in part, and what a resubmission needs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HEADERS: Final = ("x-max-steps-override",)
 
 
 def kept_request(call: SubmitCall, fields: Mapping[str, Any], redactor: Redactor) -> dict[str, Any] | None:
-    """Return what is kept of a request: its members without labels and webhook, which are kept by themselves, and
+    """Return what is kept of a request: its members without labels and webhook, which are stored separately, and
     where it went. None for one that is too large, or nested deeper than a run's body may be.
 
     `fields`: parsed from its body. What `redactor` masks in a run's body, or in the `run_request` of one, is masked.

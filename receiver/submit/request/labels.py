@@ -28,7 +28,7 @@ class LabelError(ValueError):
 
 
 def labels_of(header: str, member: Any = None) -> dict[str, str]:
-    """Return the labels of a request, sorted by name. `header`: "" when there is none. Raises LabelError.
+    """Return the labels of a request, sorted by name. `header`: or "". Raises LabelError.
 
     `member`: the body's `labels`, an object of texts, numbers and truth values. Where both name a label, the body wins.
     """

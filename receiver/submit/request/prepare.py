@@ -1,4 +1,4 @@
-"""A submit request, checked and turned into what is recorded and what is sent to Skyvern. Pure but for the id."""
+"""A submit request, checked and turned into what is recorded and what is sent to Skyvern. Pure except for the id."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Prepared:
 
 
 def prepare(source: Source, key: Key, call: SubmitCall, redactor: Redactor) -> Prepared:
-    """Check a request. Raises Refusal for one that is no JSON object or has too many values, whose labels or
+    """Check a request. Raises Refusal for one that is not a JSON object or has too many values, whose labels or
     Idempotency-Key can't be recorded, or whose webhook can never be called.
 
     `redactor`: masks what is kept of the request.
@@ -93,7 +93,7 @@ def prepare(source: Source, key: Key, call: SubmitCall, redactor: Redactor) -> P
 
 
 def parse_request(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in a caller's body. Raises Refusal for what is none, or has too many values to be parsed
+    """Return the JSON object in a caller's body. Raises Refusal for any other body, or for too many values to be parsed
     while others wait."""
     if has_too_many_values(body):
         raise Refusal(error(413, f"The body has more than {MAX_VALUES} values"))

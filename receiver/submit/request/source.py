@@ -25,13 +25,13 @@ class Source:
     allowed: AllowedAddresses = field(default_factory=lambda: AllowedAddresses(()))
 
     def callback_url(self, submission_id: str) -> str:
-        """Return our own URL, which Skyvern calls for a submission; "" without a public URL."""
+        """Return Runhook's URL, which Skyvern calls for a submission; "" without a public URL."""
         return f"{self.callback_base}/{submission_id}" if self.callback_base else ""
 
     def webhook_url(self, given: str) -> str:
         """Return the caller's webhook URL as it is kept, "" for none. Raises Refusal for one that can never be called.
 
-        Our own callback URL counts as none: the webhook would only come back here.
+        Runhook's own callback URL counts as absent: the webhook would only come back here.
         """
         try:
             url = webhook_url.normalize(given)

@@ -154,7 +154,7 @@ def test_undo_leaves_an_agent_that_was_changed_by_somebody_else(
     found = connect("--undo", "--yes")
 
     assert found.exit_code == 1
-    assert "changed by somebody else" in found.stderr
+    assert "another change was made" in found.stderr
     assert sim.world.agents[one].callback == ELSEWHERE
 
 

@@ -303,7 +303,7 @@ def test_a_run_that_only_lost_its_webhook_is_shown_as_what_it_is(runhook: Runhoo
 
 @pytest.mark.parametrize(
     ("body", "problem"),
-    [(b"no json", "it is no JSON"), (b"[]", "it is an array"), (b'{"status": "completed"}', "run_id")],
+    [(b"no json", "it is not JSON"), (b"[]", "it is an array"), (b'{"status": "completed"}', "run_id")],
 )
 def test_a_body_that_cannot_be_understood_says_so(
     runhook: Runhook, config: Path, tmp_path: Path, body: bytes, problem: str

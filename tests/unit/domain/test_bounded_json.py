@@ -138,9 +138,9 @@ def test_of_several_members_the_smaller_ones_are_read() -> None:
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        (many(b"[],", 128 * KIB), "it is no JSON object"),
-        (of(many(b"[],", 128 * KIB))[:-5], "it is no JSON"),
-        (of(many(b"[],", 128 * KIB), b',"a" 1'), "it is no JSON"),
+        (many(b"[],", 128 * KIB), "it is not a JSON object"),
+        (of(many(b"[],", 128 * KIB))[:-5], "it is not JSON"),
+        (of(many(b"[],", 128 * KIB), b',"a" 1'), "it is not JSON"),
         (of(b"[" * (128 * KIB)), f"it is nested deeper than {MAX_LEVELS} levels"),
         (of(b'{"a":' * (30 * KIB)), f"it is nested deeper than {MAX_LEVELS} levels"),
         (HEAD + b",".join(b'"%d":[[],[],[]]' % n for n in range(10_000)) + b"}", f"it has more than {MAX_MEMBERS}"),
