@@ -171,9 +171,9 @@ def growth(few: Side, many: Side, database: str, first: int, count: int, rounds:
     ]
 
 
-def figures(*, tiny: bool = False) -> list[Figure]:
-    """Measure, and return the figures."""
-    few, many, count, rounds = (200, 2000, 50, 1) if tiny else (10_000, 1_000_000, 5000, 5)
+def figures(*, tiny: bool = False, runs: int = 1_000_000) -> list[Figure]:
+    """Measure, and return the figures. `runs`: of the larger ledger."""
+    few, many, count, rounds = (200, 2000, 50, 1) if tiny else (10_000, runs, 5000, 5)
     first, found = 10_000_000, list[Figure]()  # the numbers of posted runs are behind those of the ledger
     for database, name in DATABASES.items():
         with (

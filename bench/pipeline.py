@@ -8,6 +8,7 @@ alternating rounds, each with new servers; `bench/rows.py` says how a row is not
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ RATE: Final = 100.0
 # Seconds between two looks at the table: while latency is measured, and while throughput is.
 FINE, COARSE = 0.001, 0.02
 RUNHOOK: Final = "runhook"
+# Seconds after which no further round begins.
+BUDGET: Final = 300.0
 
 
 class Side(Protocol):
@@ -86,8 +89,10 @@ def one_round(name: str, found: Measured, seconds: float, *, tiny: bool) -> None
 
 def measure(names: Sequence[str], rounds: int, seconds: float, *, tiny: bool) -> dict[str, Measured]:
     """Measure all sides in alternating rounds. A side that fails is reported, and the others continue."""
-    found = {name: Measured() for name in names}
+    found, began = {name: Measured() for name in names}, time.monotonic()
     for number in range(rounds):
+        if time.monotonic() - began > BUDGET * number / (number + 1):  # this round would end too late
+            break
         for name in names[:: 1 if number % 2 == 0 else -1]:
             try:
                 one_round(name, found[name], seconds, tiny=tiny)

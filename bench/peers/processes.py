@@ -31,7 +31,7 @@ QUIET_CELERY: Final = "--loglevel ERROR --without-gossip --without-mingle --with
 # The commands of two worker processes. Each app says which page of the documentation recommends its options.
 WORKERS: Final[Mapping[str, list[str]]] = {
     "dramatiq": ["dramatiq dramatiq_app --processes 2 --threads 16"],
-    "taskiq": ["taskiq worker taskiq_app:broker --workers 2 --max-prefetch 100 --no-parse --log-level ERROR"],
+    "taskiq": ["taskiq worker taskiq_app:broker --workers 2 --log-level ERROR"],
     "arq": ["arq arq_app.WorkerSettings"] * 2,
     "celery": [f"celery -A celery_app:celery worker -P threads -c 16 -n {n} {QUIET_CELERY}" for n in ("one", "two")],
     "rq": ["rq worker-pool -q -n 2 -w rq.SimpleWorker -u {redis} results"],

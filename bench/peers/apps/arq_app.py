@@ -25,8 +25,8 @@ class WorkerSettings:
     functions = (deliver,)
     redis_settings = RedisSettings.from_dsn(REDIS)
     keep_result = 0
-    max_jobs = 100
-    poll_delay = 0.005
+    max_jobs = 32
+    poll_delay = 0.01
 
 
 @asynccontextmanager

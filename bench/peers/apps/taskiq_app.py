@@ -1,4 +1,7 @@
-"""Taskiq over a Redis stream, its broker that acknowledges. "CLI" in its guide: `--max-prefetch` for many messages."""
+"""Taskiq over a Redis stream, its broker that acknowledges. "CLI" in its guide: 2 workers, 100 tasks each at once.
+
+The same page has `--max-prefetch` for high message rates, which made no difference here.
+"""
 
 from __future__ import annotations
 
