@@ -91,7 +91,7 @@ def measure(names: Sequence[str], rounds: int, seconds: float, *, tiny: bool) ->
     """Measure all sides in alternating rounds. A side that fails is reported, and the others continue."""
     found, began = {name: Measured() for name in names}, time.monotonic()
     for number in range(rounds):
-        if time.monotonic() - began > BUDGET * number / (number + 1):  # this round would end too late
+        if number and time.monotonic() - began > BUDGET * number / (number + 1):  # this round would end too late
             break
         for name in names[:: 1 if number % 2 == 0 else -1]:
             try:

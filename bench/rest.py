@@ -51,10 +51,10 @@ def idle(seconds: float, *, wait: bool) -> list[Figure]:
         dev = Dev(folder, config=json.dumps(config), python=sys.executable)
         try:
             dev.ready()
-            pids = {dev.process.pid, *descendants(dev.process.pid)}
             deadline, quiet = time.monotonic() + LONGEST, not wait
+            pids = {dev.process.pid, *descendants(dev.process.pid)}
             while not quiet and time.monotonic() < deadline:
-                time.sleep(10 if len(pids) == 1 else SETTLE)
+                time.sleep(SETTLE)
                 pids = {dev.process.pid, *descendants(dev.process.pid)}
                 before = sum(map(used, pids))
                 time.sleep(SETTLE)
