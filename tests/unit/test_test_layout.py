@@ -6,7 +6,7 @@ import re
 
 from tests.support.paths import ROOT
 
-SHARED = ("support", "servers", "chaos", "upstream")
+SHARED = ("support", "servers", "chaos", "loop", "upstream")
 IMPORT = re.compile(r"\b(?:from|import) +tests\.(\w+)")  # also within the code that a test hands to an interpreter
 
 
