@@ -24,7 +24,7 @@ class ConsoleAction:
 
     `asks`: the question before it is done; "" to do it at once. `template`: of the page that shows the result, for
     what no other page shows, such as a new key; it gets `result`, and what `values` adds. `selected`: fields that are
-    sent with the rows that somebody has selected. `failed`: whether a result is no success. `leads`: the path, below
+    sent with the selected rows. `failed`: whether a result is a failure. `leads`: the path, below
     PATH, of the page that shows more of a result; "" to go back to where the button was.
     """
 

@@ -17,7 +17,7 @@ HEIGHT: Final = 130
 SPARK_HEIGHT: Final = 24
 # Part of a bar's place that is left free.
 _GAP: Final = 0.18
-# Labels that one axis has at the most.
+# Maximum labels of an axis.
 _MOST_TIMES: Final = 6
 _MOST_VALUES: Final = 3
 # A highest value below this is nothing.
@@ -41,7 +41,7 @@ class Buckets:
 
     @classmethod
     def until(cls, now: float, seconds: float, count: int) -> Buckets:
-        """Return so many, the last of which `now` is in. They begin at whole multiples of `seconds`, as totals do."""
+        """Return `count` buckets, the last of which contains `now`. They begin at multiples of `seconds`."""
         return cls((math.floor(now / seconds) - count + 1) * seconds, seconds, count)
 
     @property
@@ -131,7 +131,7 @@ def count_text(value: float) -> str:
 
 
 def stacked(name: str, buckets: Buckets, series: Sequence[Values]) -> Chart:
-    """Return a chart of counts, one above the other. A negative value is none."""
+    """Return a chart of counts, one above the other. Negative values are left out."""
     sums = [sum(_known(each.values, place) or 0 for each in series) for place in range(buckets.count)]
     top, y = _scale(max(sums, default=0.0), count_text, whole=True)
     bars = _bars(buckets.count, series, top, WIDTH, HEIGHT)
@@ -223,7 +223,7 @@ def _y(value: float, top: float, height: float) -> float:
 
 
 def _known(values: Sequence[float | None], place: int) -> float | None:
-    """Return a value; None where there is none, or one that can't be drawn."""
+    """Return a value; None if it is missing or cannot be drawn."""
     value = values[place] if place < len(values) else None
     return value if value is not None and 0 <= value <= _LARGEST else None
 
@@ -287,7 +287,7 @@ def _stretches(
 
 
 def values_of(buckets: Buckets, found: Mapping[float, float]) -> list[float | None]:
-    """Return the values of series that are known by the time at which their bucket begins; 0 where there is none."""
+    """Return the values of series that are known by the time at which their bucket begins; or 0."""
     values: list[float | None] = [0.0] * buckets.count
     for at, value in found.items():
         if (place := buckets.place(at)) is not None:

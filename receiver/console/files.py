@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 from receiver.console.page import PATH
 
-# Seconds for which a link is good at the least; the same link is made for a while, so that browsers keep the file.
+# Minimum seconds for which a link is valid; the same link is made for a while, so that browsers keep the file.
 GOOD_FOR: Final = 3600
 _SAME_FOR: Final = 600
 
@@ -30,7 +30,7 @@ class FileLinks:
         return f"{PATH}/files/{quote(name, safe='')}?{urlencode({**told, 'signature': self._mac(name, told)})}"
 
     def person(self, name: str, given: Mapping[str, str], now: float) -> str | None:
-        """Return by whom a link was made; None for one that was not made here, or is not good any more."""
+        """Return by whom a link was made; None for an invalid or expired one."""
         told = {key: given.get(key, "") for key in ("source", "run_id", "by", "until")}
         signature = given.get("signature", "").encode("utf-8", "replace")
         is_ours = hmac.compare_digest(signature, self._mac(name, told).encode())

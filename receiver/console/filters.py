@@ -118,7 +118,7 @@ def _by_name(given: Query) -> dict[str, list[str]]:
 
 
 def _with_given(listed: Sequence[str], chosen: Sequence[str]) -> Sequence[str]:
-    """Return the choices of a field; what is given stays, though there is no such thing: the list then says so."""
+    """Return the choices of a field; given values stay, even unknown ones: the list then reports them."""
     return [*listed, *(each for each in chosen if each not in listed)] if listed else ()
 
 

@@ -1,4 +1,4 @@
-"""The console over HTTP: pages, their live parts, what their buttons do, files. Off where nobody may sign in."""
+"""The console over HTTP: pages, their live parts, what their buttons do, files. Off unless someone may sign in."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ if TYPE_CHECKING:
     from receiver.config.console import OidcConfig
     from receiver.console.oidc import Oidc
 
-_TITLES: Final = {422: "Not valid", 503: "Not now"}  # of errors whose name in HTTP is none for people
+_TITLES: Final = {422: "Not valid", 503: "Not now"}  # of errors with a technical HTTP name
 
 log = logging.getLogger("runhook.console")
 
-# Fields of a form that are no part of the call.
+# Fields of a form that are not part of the call.
 _OWN_FIELDS: Final = frozenset({"form_token", "back", "sure", "selected"})
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def console(context: Context) -> WebPart:
-    """Return the part that serves /console; one without routes where nobody may sign in."""
+    """Return the part that serves /console; one without routes unless someone may sign in."""
     settings, config = context.settings, context.config.console
     people = people_of(
         config, settings.console_password, settings.console_token, lambda: settings.master_secret(make=True)
@@ -111,7 +111,7 @@ def _url_of(request: Request) -> str:
 
 
 def _way_back(request: Request, error: RequestError) -> str:
-    """Return where to go on after an error: to the page whose form was refused, or without what is not valid."""
+    """Return the next page after an error: to the page whose form was refused, or without what is not valid."""
     shortened = isinstance(error, Invalid) and request.method == "GET"
     return request.url.path if shortened else str(getattr(request.state, "back", f"{PATH}/"))
 
@@ -165,11 +165,11 @@ class _Console:
             except LedgerUnavailable as trouble:
                 if self._log_limit.take(1, time.monotonic()):
                     log.warning("console.unavailable ledger=%s", trouble)
-                problem = Busy("The ledger is away; `runhook status` on the host says what to do.", retry_after=5)
+                problem = Busy("The ledger is unavailable; run `runhook status` on the host.", retry_after=5)
             except LedgerDataError:
                 problem = Invalid("A text of the address can't be in the ledger, such as one with a NUL.")
             except ClientDisconnect:
-                return Response(status_code=400)  # nobody reads it
+                return Response(status_code=400)  # never read
             return await self._problem(request, problem)
 
         return handle
@@ -231,8 +231,8 @@ class _Console:
         return self._renderer.html(shown.template, {**beside, **values}, signed_in, _url_of(request), notice), 200
 
     def _refused(self, shown: ConsolePage, signed_in: SignedIn, request: Request, error: Invalid) -> str:
-        """Return the page of a list whose filter is not valid: its form, as it was filled in. Raises `error` where
-        there is none."""
+        """Return the page of a list whose filter is not valid: its form, as it was filled in. Raises `error` for
+        a page without a form."""
         query = request.query_params.multi_items()
         wrong = {each["name"]: each["message"].removeprefix(f"{each['name']}: ") for each in error.problems}
         valid = [each for each in query if each[0] not in wrong]

@@ -1,4 +1,4 @@
-"""Signing in by an OpenID Connect issuer: the authorization code flow with PKCE, and who somebody is then.
+"""Signing in by an OpenID Connect issuer: the authorization code flow with PKCE, and the rights of a person.
 
 What belongs to one sign-in (state, nonce, the code's verifier) is in a signed cookie of ten minutes. The issuer is the
 operator's choice, so it may be at any address; what it answers is bounded, and believed only when its token is.
@@ -35,7 +35,7 @@ LASTS: Final = 600
 CALL: Final = 10.0
 FRESH: Final = 3600.0
 AGAIN: Final = 10.0
-# Bytes of an answer, characters of a name, and of the page that is wanted.
+# Bytes of an answer, characters of a name, and of the requested page.
 _MOST: Final = 256 << 10
 _LONGEST_NAME: Final = 100
 _LONGEST_WHERE: Final = 2000
@@ -112,8 +112,7 @@ class Oidc:
         return urlsplit(self._config.issuer).netloc
 
     def begin(self, redirect: str, where: str) -> Begun:
-        """Begin a sign-in. `redirect`: our address that the issuer sends the browser back to; `where`: the page that
-        is wanted."""
+        """Begin a sign-in. `redirect`: where the issuer sends the browser back to; `where`: the requested page."""
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         asked = {
             "response_type": "code",
@@ -133,7 +132,7 @@ class Oidc:
         return Begun(location, self._signed(orjson.dumps(kept)))
 
     def begun(self, given: Mapping[str, str], cookie: str) -> Mapping[str, Any]:
-        """Return what was kept of the sign-in that comes back with this query and cookie. It asks nobody. Raises
+        """Return what was kept of the sign-in that comes back with this query and cookie. Makes no request. Raises
         BadRequest for one that this browser did not begin here: any site can send people to our address."""
         kept = self._opened(cookie)
         if kept is None or not hmac.compare_digest(
@@ -191,7 +190,7 @@ class Oidc:
 
     def _person(self, claims: Mapping[str, Any]) -> Person:
         """Return who this is: of the first group of the config that they are in."""
-        # An address that the issuer has not checked may be anybody's.
+        # An address that the issuer has not checked proves nothing.
         doubtful = {"email"} if claims.get("email_verified", True) in (False, "false") else set()
         told = dict.fromkeys((self._config.name_claim, "email", "sub"))
         names = (claims.get(each) for each in told if each not in doubtful)
@@ -315,7 +314,7 @@ def verified_claims(token: str, keys: Mapping[str, Any], *, issuer: str, client_
             leeway=LEEWAY,
             options={"require": list(_CLAIMS)},
         )
-    except (PyJWTError, ValueError) as error:  # the latter for a key that is none
+    except (PyJWTError, ValueError) as error:  # the latter for an invalid key
         raise BadToken(f"{type(error).__name__}: {error}") from None
     several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
     if claims.get("azp", None if several else client_id) != client_id:
@@ -333,5 +332,7 @@ def _key_of(token: str, keys: Mapping[str, Any]) -> jwt.PyJWK:
     there = [each for each in jwt.PyJWKSet(given).keys if each.public_key_use in (None, "sig")]
     found = [each for each in there if named is None or each.key_id == named]
     if len(found) != 1:
-        raise UnknownKey("its key is none of the issuer's" if named else "it does not say which of the keys signed it")
+        raise UnknownKey(
+            "its key is not one of the issuer's" if named else "it does not say which of the keys signed it"
+        )
     return found[0]

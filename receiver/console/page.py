@@ -56,8 +56,8 @@ def given_of(query: Query) -> list[tuple[str, str]]:
 
 
 class Further(NamedTuple):
-    """Where a list goes on. `path`: of its next page. `is_short`: this one is not full, for it is long until the next
-    row that is wanted. `searched_to`: the time down to which it looked; None where the list has another order."""
+    """Where a list continues. `path`: of its next page. `is_short`: this one is not full, because the next matching
+    row is far away. `searched_to`: the time down to which it looked; None where the list has another order."""
 
     path: str
     is_short: bool
@@ -65,7 +65,7 @@ class Further(NamedTuple):
 
 
 def further(path: str, given: Query, page: Page[Any]) -> Further | None:
-    """Return where the list goes on of which `page` was asked for with `given`, or None at its end."""
+    """Return where the list continues of which `page` was asked for with `given`, or None at its end."""
     if not page.next:
         return None
     limit = int(dict(given).get("limit", LIMIT))

@@ -1,6 +1,6 @@
 """Passwords of the console: Argon2 hashes, and what they are checked against.
 
-Argon2 is imported with the first password: a receiver that nobody signs in to does without.
+Argon2 is imported with the first password: a receiver without sign-ins does without.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def is_password(hashed: str, password: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who may sign in. `credential`: changes with the password, and tells nothing about it."""
+    """A person who may sign in. `credential`: changes with the password, and reveals nothing about it."""
 
     name: str
     hashed: str = field(repr=False)

@@ -1,4 +1,4 @@
-"""Pages as HTML: templates of our own, in which every value is escaped, and the headers of every answer."""
+"""Pages as HTML: Runhook's templates, in which every value is escaped, and the headers of every response."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Renderer:
         return _LIVE in self._environment.get_template(template).blocks
 
     def live(self, template: str, values: Mapping[str, Any], actor: Actor, this_url: str) -> str:
-        """Return that part of a page, for anybody who may see what `actor` may: its forms have no token. What a page
+        """Return that part of a page, for each person with the rights of `actor`: its forms have no token. What a page
         imports is there as in the page."""
         known = {"this_url": this_url, "is_live": True, **_allowed(actor), **values}
         macros = {
@@ -143,7 +143,7 @@ class Renderer:
         return str(getattr(self._environment.get_template(template).module, name)(*values))
 
     def _links(self, *, all_sources: bool) -> dict[str, list[tuple[PageLink, str]]]:
-        """Return the links, with their paths, to the pages that somebody may see, by group."""
+        """Return the links, with their paths, to the pages that a person may see, by group."""
         groups: dict[str, list[tuple[PageLink, str]]] = {}
         for each in self._pages:
             if each.link and (all_sources or not each.all_sources):

@@ -1,4 +1,4 @@
-"""Signing in to the console: who somebody is, for how long, and that a form was ours."""
+"""Signing in to the console: who a person is, for how long, and whether a form is genuine."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ SIGNING_IN: Final = "runhook_oidc"
 # Seconds for which a session is believed without asking the ledger: so long is one still served that was ended on
 # another host.
 FRESH_FOR: Final = 5.0
-# Tries to sign in, a second and at once: of one network, and of all networks from which nobody has signed in yet. A
-# name has no limit, with which anybody could shut its owner out.
+# Tries to sign in, a second and at once: of one network, and of all networks without a sign-in yet. A
+# name has no limit, because an attacker could use it to lock out its owner.
 PER_NETWORK: Final = (0.1, 10)
 OF_STRANGERS: Final = (1.0, 60)
 _MOST: Final = 4096
@@ -45,7 +45,7 @@ log = logging.getLogger("runhook.console")
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """Somebody who is signed in. `form_token`: what each form of this session must hold."""
+    """A person who is signed in. `form_token`: what each form of this session must hold."""
 
     person: Person
     form_token: str = field(repr=False)
@@ -110,7 +110,7 @@ class SignIn:
         return network
 
     def _check(self, person: Person | None, password: str) -> bool:
-        """Called in a thread. A name that nobody has takes as long as one that somebody has."""
+        """Called in a thread. An unknown name takes as long as a known one."""
         if person is None and not self._dummy:
             self._dummy = hash_password(secrets.token_hex())
         return is_password(person.hashed if person else self._dummy, password)
@@ -203,7 +203,7 @@ def check_same_origin(request: Request) -> None:
     origin = request.headers.get("origin")
     same = fetched == "same-origin" if fetched is not None else False
     if fetched is None and origin is not None:
-        with suppress(ValueError):  # it is no address
+        with suppress(ValueError):  # it is not an address
             same = urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
     if not same:
         raise Forbidden("the form came from another site")

@@ -80,7 +80,7 @@ class SignInPages:
         return page(self._renderer.html("login.html", {**values, **self._ways}), status)
 
     async def login(self, request: Request) -> Response:
-        """Sign somebody in."""
+        """Sign a person in."""
         check_same_origin(request)
         form = dict(await form_of(request, MAX_LOGIN))
         name, where = form.get("name", ""), form.get("next", "")
@@ -114,7 +114,7 @@ class SignInPages:
         return answer
 
     async def logout(self, request: Request) -> Response:
-        """Sign somebody out, on every host."""
+        """Sign a person out, on every host."""
         check_same_origin(request)
         signed_in = await self._sign_in.who(request)
         if signed_in is not None:
@@ -132,6 +132,6 @@ class SignInPages:
 
 
 def _redirect_uri(request: Request) -> str:
-    """Return where the issuer sends the browser back to. A host that somebody made up is none of those it allows."""
+    """Return where the issuer sends the browser back to. The issuer refuses an invented host."""
     scheme = "https" if is_secure(request) else "http"
     return f"{scheme}://{request.headers.get('host', '')}{PATH}/oidc/callback"

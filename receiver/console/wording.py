@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-# Members of one value that are told.
+# Members of one value that are shown.
 _MOST: Final = 3
 _NAMES: Final = {
     "delivery_ids": "deliveries",

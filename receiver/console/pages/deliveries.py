@@ -69,8 +69,8 @@ _MOVES: Final = (
 
 
 def resubmits(service: Service) -> list[tuple[str, str]]:
-    """Return the buttons that submit runs again: what each says, and the sink it names. Where there is one sink that
-    does so, nobody has to name it; where there is none, there is no button."""
+    """Return the buttons that submit runs again: what each says, and the sink it names. A single resubmit
+    sink is chosen automatically; without one, there is no button."""
     found = [name for name, sink in service.config.sinks.items() if sink.type == "resubmit"]
     return [("Submit again", "")] if len(found) == 1 else [(f"Submit again by {name}", name) for name in found]
 
@@ -126,7 +126,7 @@ def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Qu
 
 
 def _on_rows(states: AbstractSet[str]) -> list[tuple[str, str, str]]:
-    """Return what can be done with deliveries in one of `states`, any if there are none: the action, its verb, and no
+    """Return what can be done with deliveries in one of `states`, any by default: the action, its verb, and no
     sink."""
     return [(each.name, each.verb, "") for each in _MOVES if not states or states & each.states]
 
@@ -151,7 +151,7 @@ def _groups(service: Service, actor: Actor, taken: Mapping[str, Sequence[str]]) 
 
 
 def _group(taken: Mapping[str, Sequence[str]], sink: str, reason: str, count: int) -> dict[str, Any]:
-    """Return what is told of dead letters that are alike. Where they have no part of the reason in common, no filter
+    """Return what is shown of dead letters that are alike. Where they have no part of the reason in common, no filter
     finds them."""
     part = common_part(reason)
     alike = {**taken, "sink": [sink], "reason": [part]} if len(part) >= _TELLING else {}

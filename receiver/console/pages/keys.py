@@ -44,7 +44,7 @@ ACTIONS: Final = (
     ConsoleAction(
         ROTATE_KEY,
         "Rotate",
-        asks="Give this key a successor? The old one works for another day, so that whoever uses it can change over.",
+        asks="Give this key a successor? The old one works for another day, so that its users can switch.",
         template="key_created.html",
         values=lambda *_: {"here": "Keys"},
     ),
@@ -52,6 +52,6 @@ ACTIONS: Final = (
         REVOKE_KEYS,
         "Revoke",
         lambda result: "The key is revoked." if result.count else "The key was revoked already.",
-        "Revoke this key? Whoever uses it is refused within 5 seconds, and it can't be brought back.",
+        "Revoke this key? Its users are refused within 5 seconds, and it cannot be restored.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Results that are overdue: when Skyvern is asked next, and how often that was in vain."""
+"""Results that are overdue: when Skyvern is polled next, and how often it was."""
 
 from __future__ import annotations
 

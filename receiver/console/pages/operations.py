@@ -40,7 +40,7 @@ def _shown(row: OperationRow) -> dict[str, Any]:
 
 
 def seconds_left(row: OperationRow) -> float | None:
-    """Return how long an operation will still take if it goes on as before; None when that is not known."""
+    """Return how long an operation will still take at its present speed; None if unknown."""
     took = row.updated_at - row.created_at
     if row.state != "running" or row.done <= 0 or took <= 0:
         return None

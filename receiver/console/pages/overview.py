@@ -30,7 +30,7 @@ _ENDS: Final = (
     ("failed", "bad", ("failed",)),
     ("terminated or timed out", "wait", ("terminated", "timed_out")),
 )
-_OTHER: Final = "other or going on"
+_OTHER: Final = "other or active"
 # Where a problem is looked at and fixed, by its code; what has no page is for who runs the host.
 PAGE_OF: Final[Mapping[str, str]] = {
     "quarantine": "/quarantine",
@@ -44,7 +44,7 @@ PAGE_OF: Final[Mapping[str, str]] = {
     "watch_trouble": "/schedules",
     "schedules_missed": "/schedules",
 }
-# What is told of a sink to who may not see all of its deliveries.
+# What is shown of a sink to a person who may not see all of its deliveries.
 _UNKNOWN: Final[Mapping[str, Any]] = {"state": "", "reason": "", "counts": {}, "oldest": None}
 
 
@@ -76,11 +76,11 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
             "runs": _throughput(buckets, runs.items[1:]),
             "success": _success(buckets, runs.items[1:]),
             "ages": lines(
-                "Age of results",
+                "Delay of results",
                 buckets,
                 [
-                    _ages("half within", "accent", buckets, {each.at: each.age_p50 for each in ages.items}),
-                    _ages("95 % within", "wait", buckets, {each.at: each.age_p95 for each in ages.items}),
+                    _ages("median", "accent", buckets, {each.at: each.age_p50 for each in ages.items}),
+                    _ages("p95", "wait", buckets, {each.at: each.age_p95 for each in ages.items}),
                 ],
                 ago,
             ),
@@ -112,19 +112,19 @@ def _of_runs(runs: Totals, window: Window) -> list[dict[str, Any]]:
             "tone": "",
         },
         {
-            "name": "ended otherwise",
+            "name": "failed",
             "value": f"{unsuccessful:,}",
             "path": _path("/incidents", window=window.name),
             "tone": "bad" if unsuccessful else "",
         },
         {
-            "name": "half of the results within",
+            "name": "median delay",
             "value": "–" if everyone.age_p50 is None else ago(everyone.age_p50),
             "path": "",
             "tone": "",
         },
         {
-            "name": "95 % within",
+            "name": "p95 delay",
             "value": "–" if everyone.age_p95 is None else ago(everyone.age_p95),
             "path": "",
             "tone": "",
@@ -158,13 +158,13 @@ def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[dict[str
     return [
         *found,
         {
-            "name": "deliveries under way",
+            "name": "deliveries pending",
             "value": waiting("queued", "sending", "held"),
             "path": f"{PATH}/deliveries?state=queued&state=sending&state=held",
             "tone": "",
         },
         {
-            "name": "wait for another attempt",
+            "name": "retrying",
             "value": waiting("waiting"),
             "path": _path("/deliveries", state="waiting"),
             "tone": "",

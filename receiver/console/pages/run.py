@@ -1,4 +1,4 @@
-"""One run told whole."""
+"""A run: timeline, output, files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FileView(NamedTuple):
 
 
 def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
-    """Return one run told whole."""
+    """Return a run with timeline, output and files."""
     told = GET_RUN.call(service, actor, GET_RUN.parse(names, query))
     output, note = _output(service, actor, told)
     files, more_files = _files(service, actor, told)

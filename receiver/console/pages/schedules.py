@@ -1,4 +1,4 @@
-"""Schedules and connected agents: which results of Skyvern's accounts come here by themselves."""
+"""Schedules and connected agents: which results of Skyvern's accounts arrive automatically."""
 
 from __future__ import annotations
 

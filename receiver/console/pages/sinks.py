@@ -74,7 +74,7 @@ def _chart(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
 
 def _resumed(result: ResumeResult) -> str:
     breakers = counted(result.probed, "shut breaker is", "shut breakers are")
-    return f"{result.sink.name} goes on." + (f" {breakers} tried at once." if result.probed else "")
+    return f"{result.sink.name} resumed." + (f" {breakers} tried at once." if result.probed else "")
 
 
 def _moved(result: MoveResult) -> str:
@@ -95,7 +95,7 @@ ACTIONS: Final = (
         PAUSE_SINK,
         "Pause",
         lambda row: f"{row.name} is paused: its deliveries wait.",
-        "Pause this sink? Nothing more is sent to it, and its deliveries wait until it goes on.",
+        "Pause this sink? Nothing more is sent to it, and its deliveries wait until it is resumed.",
     ),
     ConsoleAction(
         MOVE_SINK,

@@ -45,7 +45,7 @@ def submission(service: Service, actor: Actor, names: Mapping[str, str], query: 
         ("type", found.run_type),
         ("answer", f"HTTP {found.answer_status}" if found.answer_status else ""),
         ("labels", ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items()))),
-        ("asked in vain", counted(found.polls, "time", "times") if found.polls else ""),
+        ("polled", counted(found.polls, "time", "times") if found.polls else ""),
     ]
     return {
         "title": found.title or found.id,

@@ -84,7 +84,7 @@ def test_the_audit_tells_who_did_what_to_whom_it_concerns(operated: Submitting, 
     assert "sink.pause" in whole
     assert "tsk_2" in whole
     assert "sink.pause" not in admin.get("/audit?actor=bo").text
-    assert "Nobody did such a thing in this time" in admin.get("/audit?until=2h").text
+    assert "No matching actions in this time" in admin.get("/audit?until=2h").text
     # And of it their own to who has one source
     own = bo.get("/audit").text
     assert "tsk_2" in own
@@ -95,4 +95,4 @@ def test_the_audit_tells_who_did_what_to_whom_it_concerns(operated: Submitting, 
 def test_empty_lists_say_what_would_fill_them(as_person: AsPerson) -> None:
     admin = as_person("admin")
     assert "No operation yet" in admin.get("/operations").text
-    assert "Nobody has done anything yet" in admin.get("/audit").text
+    assert "No actions recorded yet" in admin.get("/audit").text

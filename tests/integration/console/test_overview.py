@@ -39,7 +39,7 @@ def test_numbers_lead_to_their_lists(browser: Browser) -> None:
     page = browser.get("/").text
     assert figure(page, "runs") == ("3", "/console/runs?since=24h")
     assert figure(page, "successful") == ("66.7 %", "/console/runs?since=24h&status=completed")
-    assert figure(page, "ended otherwise")[0] == "1"
+    assert figure(page, "failed")[0] == "1"
     assert figure(page, "dead letters")[0] == "1"
     assert figure(page, "results overdue")[0] == "0"
     # And charts say in words what they show

@@ -52,7 +52,7 @@ def test_a_sink_is_paused_and_goes_on(shut: Submitting, as_person: AsPerson) -> 
     after = admin.click(asked, "Pause")
     assert "results is paused" in after.text
     assert lane_of(shut, "results").paused
-    assert "results goes on." in admin.click(after, "Resume").text
+    assert "results resumed." in admin.click(after, "Resume").text
     assert not lane_of(shut, "results").paused
     # And one whose breaker is open is tried at once
     assert "1 shut breaker" in admin.click(admin.get("/sinks/ops"), "Try now").text

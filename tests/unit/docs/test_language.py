@@ -56,6 +56,7 @@ SWEPT = (
     "SECURITY.md",
     "docs",
     "receiver/config",
+    "receiver/console",
     "receiver/doctor",
     "receiver/domain",
     "receiver/errors.py",
@@ -76,6 +77,7 @@ ELSEWHERE = (
     *(f"docs/decisions/00{number}" for number in ("07", "08", "15", "16", "17", "18")),
     "docs/reference/commands.md",
     "docs/reference/api-calls.md",
+    "receiver/console/live.py",
 )
 
 Text = tuple[int, str]
@@ -102,6 +104,8 @@ def texts(path: Path) -> Iterator[Text]:
     if path.suffix == ".py":
         yield from texts_of_code(source)
     else:
+        if path.suffix == ".html":
+            source = re.sub(r"{%.*?%}", " ", source)
         yield from ((source[: found.start()].count("\n") + 1, found[0]) for found in re.finditer(r"(?:.+\n?)+", source))
 
 
