@@ -15,15 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from typer.main import get_command
-
 from handlers.registry import BUILT_IN
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import ROOT
 from receiver.api.models import Filtered
 from receiver.api.openapi import document
-from receiver.cli import build_app
-from receiver.cli.commands import COMMANDS
+from receiver.cli.commands import COMMANDS, load
 from receiver.config.json_schema import reference, sink_reference
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -83,7 +80,7 @@ def commands() -> Iterator[tuple[str, str, Any]]:
         for name, listed in COMMANDS.items():
             if listed.panel != panel:
                 continue
-            command: Any = get_command(build_app(name)).commands[name]  # type: ignore[attr-defined]
+            command = load(name)
             below = getattr(command, "commands", {})
             for sub, each in below.items():
                 yield panel, f"{name} {sub}", each

@@ -77,8 +77,8 @@ class Endpoint(Generic[P, R]):
         for name, value in query:
             given.setdefault(name, []).append(value)
         _check_size(given)
-        wrong = [(name, "given twice") for name, values in given.items() if len(values) > 1 and not self._many(name)]
-        given = {name: values if self._many(name) else values[0] for name, values in given.items()}
+        wrong = [(name, "given twice") for name, values in given.items() if len(values) > 1 and not self.is_list(name)]
+        given = {name: values if self.is_list(name) else values[0] for name, values in given.items()}
         if body.strip():
             try:
                 read = orjson.loads(body)
@@ -96,7 +96,8 @@ class Endpoint(Generic[P, R]):
             raise Invalid("; ".join(each["message"] for each in problems), problems)
         return self.validated({**given, **path}, as_json=bool(body.strip()))
 
-    def _many(self, name: str) -> bool:
+    def is_list(self, name: str) -> bool:
+        """Whether a parameter takes several values."""
         field = self.parameters.model_fields.get(name)
         return field is not None and get_origin(field.annotation) in (tuple, list)
 

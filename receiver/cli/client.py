@@ -1,19 +1,16 @@
-"""One way to call the functions of the API, whether on this machine's ledger or on a remote service."""
+"""One way to call the functions of the API, on this machine's ledger or on a remote service."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import typer
 from pydantic import BaseModel
 
 from receiver.api.models import MAX_LIMIT, Page, Parameters, Scoped
@@ -23,7 +20,7 @@ from receiver.cli.profiles import remote_service
 from receiver.config.settings import Settings
 from receiver.domain.api_key import VIEW
 from receiver.errors import Invalid, RunhookError, UsageError
-from receiver.ledger import LedgerDataError
+from receiver.ledger import Ledger, LedgerDataError
 
 if TYPE_CHECKING:
     from receiver.api.artifact_content import ContentParameters
@@ -36,40 +33,35 @@ R = TypeVar("R", bound=BaseModel)
 T = TypeVar("T")
 L = TypeVar("L", bound=Scoped)
 
-PANEL: Final = "Where"
-
 
 class Client(Protocol):
-    """What commands call. `where`: what they work on; `tell`: write that to standard error when it is used first."""
+    """What commands call. `where`: the ledger or service; `announce`: print it to standard error at the first call."""
 
     where: str
-    tell: bool
+    announce: bool
 
     def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
-        """Return the result. Raises RequestError as the function of the endpoint, and NotStarted."""
+        """Return the result. Raises RequestError as the endpoint's function, and NotStarted."""
 
-    def content(
-        self, wanted: ContentParameters, start: int = 0, tag: str = ""
-    ) -> AbstractContextManager[StoredContent]:
-        """Give the block a file that a sink has stored: from `start` on, if that is the one with this tag, else whole.
-        Raises as `call`, from the block too."""
+    def content(self, wanted: ContentParameters) -> AbstractContextManager[StoredContent]:
+        """Give the block a stored file. Raises as `call`, from the block too."""
 
 
-class _Looking(Service):
-    """A service of which only what there is is asked: it needs no variable that the config takes a secret from."""
+class _ReadOnlyService(Service):
+    """A service for calls that only read: its config needs none of the variables that hold secrets."""
 
     @cached_property
     def config(self) -> Config:
-        """The config, with nothing behind what is not set. Raises ConfigError."""
+        """The config, without the values of unset variables. Raises ConfigError."""
         from receiver.config.loader import load_without_secrets
 
         return load_without_secrets(self.settings.config, self.settings.environ)
 
 
 class LocalClient:
-    """Calls the functions on this machine's ledger, which is opened by the first call.
+    """Calls the functions on this machine's ledger, which the first call opens. For any thread.
 
-    `config`, `data`: the config file and the data directory, if they were named.
+    `config`, `data`: the config file and the data directory, if options named them.
     """
 
     def __init__(
@@ -78,42 +70,46 @@ class LocalClient:
         self.where = where(settings)
         self.config = config
         self.data = data
-        self.tell = False
+        self.announce = False
         self.settings = settings
         self._stack = stack
-        self._service: Service | None = None
-        self._looking: Service
+        self._ledger: Ledger | None = None
         self._opening = threading.Lock()
 
     def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
-        """Return the result. Raises RequestError as the function of the endpoint, and NotStarted. For any thread."""
-        acting, looking = self._services()
+        """Return the result. Raises RequestError as the endpoint's function, and NotStarted."""
+        service = self._reading if endpoint.scope == VIEW else self._acting
         try:
-            return endpoint.call(looking if endpoint.scope == VIEW else acting, Actor.local(), parameters)
+            return endpoint.call(service, Actor.local(), parameters)
         except LedgerDataError:
-            raise Invalid("a text of the call can't be in the ledger, such as one with a NUL") from None
+            raise Invalid("the call contains characters the database cannot store, such as NUL") from None
 
     @contextmanager
-    def content(self, wanted: ContentParameters, start: int = 0, tag: str = "") -> Iterator[StoredContent]:
-        """See Client. It is read from the sink's own store, which needs the secrets of the config."""
+    def content(self, wanted: ContentParameters) -> Iterator[StoredContent]:
+        """See Client. The sink's own store is read, which needs the secrets of the config."""
         from receiver.api.artifact_content import ArtifactFiles  # with the sinks, which no other command needs
         from receiver.cli.remote import StoredContent
 
-        with closing(ArtifactFiles(self._services()[0])) as files:
+        with closing(ArtifactFiles(self._acting)) as files:
             found = files.find(Actor.local(), wanted)
-            begin = start if tag == found.etag else 0
-            size = found.facts.size
-            yield StoredContent(size, begin, found.etag, found.file.encoding, found.chunks(begin, size))
+            yield StoredContent(found.facts.size, found.file.encoding, found.chunks(0, found.facts.size))
 
-    def _services(self) -> tuple[Service, Service]:
-        """Return the service for those who act, and for those who only look. Raises NotStarted."""
+    @cached_property
+    def _acting(self) -> Service:
+        return Service(self.settings, self._open())
+
+    @cached_property
+    def _reading(self) -> Service:
+        return _ReadOnlyService(self.settings, self._open())
+
+    def _open(self) -> Ledger:
+        """Return the ledger, opened. Raises NotStarted."""
         with self._opening:
-            if self._service is None:
-                ledger = self._stack.enter_context(open_ledger(self.settings))
-                self._service, self._looking = Service(self.settings, ledger), _Looking(self.settings, ledger)
-                if self.tell or sys.stderr.isatty():
+            if self._ledger is None:
+                self._ledger = self._stack.enter_context(open_ledger(self.settings))
+                if self.announce or sys.stderr.isatty():
                     sys.stderr.write(f"runhook: ledger: {self.where}\n")
-            return self._service, self._looking
+            return self._ledger
 
 
 @contextmanager
@@ -124,7 +120,7 @@ def open_client(
     config: Path | None = None,
     data: Path | None = None,
 ) -> Iterator[Client]:
-    """Give the block a client of what the options name. Raises UsageError, ConfigError, and NotStarted."""
+    """Give the block the client that the options select. Raises UsageError, ConfigError and NotStarted."""
     remote = remote_service(url, key, profile)
     if remote is None:
         with ExitStack() as stack:
@@ -132,19 +128,16 @@ def open_client(
         return
     for option, given in (("--config", config), ("--data", data)):
         if given is not None:
-            raise UsageError(f"{option}: is of this machine, and {remote.url} is not; one of them")
+            raise UsageError(f"{option} is for this machine and does not fit the remote service {remote.url}")
     from receiver.cli.remote import RemoteClient
 
-    client = RemoteClient(remote)
-    try:
+    with closing(RemoteClient(remote)) as client:
         yield client
-    finally:
-        client.close()
 
 
 def rows_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit: int) -> Iterator[T]:
-    """Yield the rows of a list, page by page, until there are `limit`. Raises as `Client.call`."""
-    if "limit" not in type(parameters).model_fields:  # a short list, which comes whole
+    """Yield at most `limit` rows of a list, page by page. Raises as `Client.call`."""
+    if "limit" not in type(parameters).model_fields:  # a short list in one piece
         yield from client.call(endpoint, parameters).items[:limit]
         return
     pages = pages_of(client, endpoint, parameters, limit)
@@ -152,7 +145,7 @@ def rows_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit
 
 
 def pages_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit: int) -> Iterator[Page[T]]:
-    """Yield the pages of a list, also those without a row, until they have `limit` rows. Raises as `Client.call`."""
+    """Yield pages of a list, empty ones too, until they have `limit` rows. Raises as `Client.call`."""
     while limit > 0:
         page = client.call(endpoint, parameters.model_copy(update={"limit": min(limit, MAX_LIMIT)}))
         yield page
@@ -160,61 +153,5 @@ def pages_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limi
         if page.next is None:
             return
         if page.next == getattr(parameters, "after", ""):
-            raise RunhookError(f"{client.where}: {endpoint.name} goes on where it began")
+            raise RunhookError(f"{client.where}: {endpoint.name} returns the same page again")
         parameters = parameters.model_copy(update={"after": page.next})
-
-
-# The options of each command that works on a remote service as on this machine's ledger.
-_OPTIONS: Final[dict[str, Any]] = {
-    "url": Annotated[
-        str | None,
-        typer.Option("--url", metavar="URL", help="A remote service (RUNHOOK_URL).", rich_help_panel=PANEL),
-    ],
-    "key": Annotated[
-        str | None,
-        typer.Option(
-            "--key",
-            metavar="KEY",
-            help="Its API key; others on this machine can see it here, but not in RUNHOOK_KEY.",
-            rich_help_panel=PANEL,
-        ),
-    ],
-    "profile": Annotated[
-        str | None,
-        typer.Option(
-            "--profile",
-            metavar="NAME",
-            help="A service of ~/.config/runhook/profiles.toml.",
-            rich_help_panel=PANEL,
-        ),
-    ],
-    "config": Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FILE", help="The config file (RUNHOOK_CONFIG).", rich_help_panel=PANEL),
-    ],
-    "data": Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Data directory (RUNHOOK_DATA).", rich_help_panel=PANEL),
-    ],
-}
-
-
-def with_client(command: Callable[..., None]) -> Callable[..., None]:
-    """Return `command`, whose first parameter is a Client, with the options that say which in its place."""
-    signature = inspect.signature(command, eval_str=True)
-    _, *own = signature.parameters.values()
-
-    @functools.wraps(command)
-    def call(**given: Any) -> None:
-        named = {name: given.pop(name) for name in _OPTIONS}
-        with open_client(**named) as client:
-            command(client, **given)
-
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        for name, option in _OPTIONS.items()
-    ]
-    keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
-    call.__signature__ = signature.replace(parameters=[*keywords, *options])  # type: ignore[attr-defined]
-    call.__annotations__ = {each.name: each.annotation for each in [*keywords, *options]}
-    return call

@@ -276,7 +276,7 @@ def summary(
 
 
 def _watched(settings: Settings, config: Config) -> str:
-    """Return how results come from the accounts that are watched; "" when there are none."""
+    """Return how results come from the accounts that are watched; "" without any."""
     found = [source.api(settings.skyvern_base_url) for source in config.sources.values() if source.watch]
     bases = sorted({api[0] for api in found if api is not None})
     if not bases or not config.reconcile.enabled:

@@ -1,4 +1,4 @@
-"""`runhook inbox`: entries of the inbox that were set aside."""
+"""`runhook inbox`: inbox entries that were set aside."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import redis
 import typer
 
-from receiver.cli.options import ConfigFile, DataDirectory, Limit, ListJson, Output, chosen_form, load_config
-from receiver.cli.output import clean, out, print_rows, show_when
+from receiver.cli.lists import parse_columns
+from receiver.cli.options import ConfigFile, DataDirectory, Limit, ListJson, Output, chosen_form, load_config, new_app
+from receiver.cli.output import clean, out, print_rows
 from receiver.cli.profiles import here_only
 from receiver.config.settings import Settings
 from receiver.domain.event import Event
@@ -24,9 +25,9 @@ from receiver.inbox.writer import InboxUnavailable, append_each
 from receiver.ledger.filters import LIMIT
 from receiver.runtime.redis_client import connect, unusable
 
-app = typer.Typer(no_args_is_help=True)
+app = new_app()
 
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids as `list` shows them.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of entries.")]
 
 
 @app.command("list")
@@ -38,23 +39,12 @@ def list_(
     output: Output = None,
     as_json: ListJson = False,
 ) -> None:
-    """List the entries that were set aside, the oldest first, and why."""
+    """List entries that were set aside with their reasons, oldest first."""
     form = chosen_form(output, as_json)
-    settings = Settings.from_env(config=config, data=data)
-    with _redis(settings) as client:
-        print_rows(
-            (_row(each) for each in itertools.islice(list_aside(client), limit)),
-            {
-                "id": "id",
-                "since": lambda row: show_when(row["set_aside_at"]),
-                "source": lambda row: clean(row["source"], 40),
-                "event": lambda row: clean(row["event_id"], 40),
-                "bytes": "size",
-                "why": "why",
-            },
-            "Nothing was set aside.",
-            form,
-        )
+    with _redis(Settings.from_env(config=config, data=data)) as client:
+        rows = (_row(each) for each in itertools.islice(list_aside(client), limit))
+        columns = parse_columns("id since=set_aside_at source event=event_id bytes=size why")
+        print_rows(rows, columns, "no entry was set aside", form)
 
 
 def _row(each: AsideEntry) -> dict[str, Any]:
@@ -71,19 +61,19 @@ def _row(each: AsideEntry) -> dict[str, Any]:
 @app.command()
 @here_only
 def accept(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = None) -> None:
-    """Sign entries and put them into the inbox again. Only what you know to be of your own receivers."""
+    """Sign entries and put them back into the inbox. Accept only entries that your own receivers wrote."""
     settings, loaded = load_config(config, data)
     if not ids:
-        raise UsageError("name the ids to accept, as `runhook inbox list` shows them")
+        raise UsageError("nothing selected: pass ids from `runhook inbox list`")
     with _redis(settings) as client:
         events = [_acceptable(client, each) for each in dict.fromkeys(ids)]
         for event in events:
             if event.source not in loaded.sources:
-                raise UsageError(f"{event.id} can't be accepted: its source is not in the config")
+                raise UsageError(f"{event.id} cannot be accepted: its source is not in the config")
         try:
             asyncio.run(append_each(settings.redis_url, loaded.sources, events, lambda _: None))
         except InboxUnavailable as error:
-            raise NotStarted(f"Redis takes no events now ({error}); nothing was dropped") from None
+            raise NotStarted(f"Redis does not accept events ({error}); nothing was dropped") from None
         drop_aside(client, ids)
     out().print(f"{len(events)} accepted.")
 
@@ -91,10 +81,10 @@ def accept(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = Non
 def _acceptable(client: redis.Redis, aside_id: str) -> Event:
     fields = fields_of(client, aside_id)
     if fields is None:
-        raise _not_there([aside_id])
+        raise _not_found([aside_id])
     event = read_entry(fields, None)
     if isinstance(event, str):
-        raise UsageError(f"{aside_id} can't be accepted: {event}")
+        raise UsageError(f"{aside_id} cannot be accepted: {event}")
     return event
 
 
@@ -102,32 +92,28 @@ def _acceptable(client: redis.Redis, aside_id: str) -> Event:
 @here_only
 def drop(
     ids: Ids = None,
-    every: Annotated[bool, typer.Option("--all", help="Drop everything.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Delete all entries.")] = False,
     config: ConfigFile = None,
     data: DataDirectory = None,
 ) -> None:
-    """Drop entries that were set aside, for good."""
-    if bool(ids) == every:
-        raise UsageError("name the ids to drop, or --all")
+    """Delete entries that were set aside."""
+    if bool(ids) == everything:
+        raise UsageError("nothing selected: pass ids, or --all")
     settings, _ = load_config(config, data)
     with _redis(settings) as client:
-        if every:
-            count = drop_all(client)
-        elif unknown := [each for each in ids or () if fields_of(client, each) is None]:
-            raise _not_there(unknown)
-        else:
-            count = drop_aside(client, ids or ())
+        if unknown := [each for each in ids or () if fields_of(client, each) is None]:
+            raise _not_found(unknown)
+        count = drop_all(client) if everything else drop_aside(client, ids or ())
     out().print(f"{count} dropped.")
 
 
-def _not_there(ids: Sequence[str]) -> UsageError:
-    named = ", ".join(clean(each, 60) for each in ids)
-    return UsageError(f"not set aside: {named}; `runhook inbox list` shows what is")
+def _not_found(ids: Sequence[str]) -> UsageError:
+    return UsageError(f"not set aside: {', '.join(clean(each, 60) for each in ids)}; see `runhook inbox list`")
 
 
 @contextmanager
 def _redis(settings: Settings) -> Iterator[redis.Redis]:
-    """Give the block a client. Raises NotStarted when Redis can't be used."""
+    """Give the block a client. Raises NotStarted if Redis cannot be used."""
     with connect(settings.redis_url, timeout=10.0, connect_timeout=2.0, retries=0) as client:
         try:
             yield client

@@ -1,97 +1,106 @@
-"""The ledger as commands use it: opened for one question or change, and one line when it can't be used."""
+"""The ledger as commands use it: opened for one call, with a one-line error if it cannot be used."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from handlers.support.daemon_pool import in_thread
 from handlers.support.url import hide_password
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
-from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema, is_missing, require_durability, schema_trouble, unusable
 from receiver.ledger.remedies import with_remedy
 
 if TYPE_CHECKING:
+    from receiver.api.actions.audited import ActionOutcome
     from receiver.config.models import Config
 
-T = TypeVar("T")
-
-# Seconds that the receiver's start waits for the ledger, without which it takes webhooks all the same.
+# Seconds that the receiver's start waits for the ledger; it accepts webhooks without it.
 PATIENCE: Final = 4.0
 
 
 @contextmanager
-def open_ledger(settings: Settings, *, tell: bool = False, make: bool = False) -> Iterator[Ledger]:
-    """Open the ledger for the block. Raises NotStarted, from the block as well, when it can't be used.
+def open_ledger(settings: Settings, *, announce: bool = False, create: bool = False) -> Iterator[Ledger]:
+    """Open the ledger for the block. Raises NotStarted, from the block too, if it cannot be used.
 
-    `tell`: write to standard error which one it is. `make`: make its tables, and say so, if there are none and an
-    option or a variable names it. Else nothing is made: a command that was called in the wrong folder would read an
-    empty ledger of its own.
+    `announce`: print to standard error which one it is. `create`: create its tables if they are missing and an option
+    or a variable names it; else a command in the wrong folder would read an empty ledger of its own.
     """
     ledger = Ledger(settings.database_url)
     try:
         trouble = schema_trouble(ledger)
-        if trouble and make and settings.names_ledger and is_missing(ledger):
+        if trouble and create and settings.names_ledger and is_missing(ledger):
             ensure_schema(ledger)
-            sys.stderr.write(f"runhook: there was no ledger: a new one is made: {where(settings)}\n")
+            sys.stderr.write(f"runhook: new ledger created: {where(settings)}\n")
         elif trouble:
             raise NotStarted(trouble.at(where(settings)))
-        elif tell:
+        elif announce:
             sys.stderr.write(f"runhook: ledger: {where(settings)}\n")
         yield ledger
     except LedgerUnavailable as error:
-        raise NotStarted(f"the ledger can't be used: {with_remedy(str(error))}") from None
+        raise NotStarted(f"ledger unavailable: {with_remedy(str(error))}") from None
     finally:
         ledger.close()
 
 
+@contextmanager
+def audited_here(settings: Settings, action: str, selection: Mapping[str, Any]) -> Iterator[ActionOutcome]:
+    """Record what the block does in the audit, as this machine's user. Without a ledger, the block runs unaudited.
+
+    Raises NotStarted if the ledger fails later.
+    """
+    from receiver.api.actions.audited import ActionOutcome, audited
+    from receiver.api.service import Actor
+
+    entered = False
+    try:
+        with open_ledger(settings) as ledger, audited(ledger, Actor.local(), action, selection) as outcome:
+            entered = True
+            yield outcome
+    except NotStarted:
+        if entered:
+            raise
+        yield ActionOutcome()
+
+
 def where(settings: Settings) -> str:
-    """Return which ledger is meant, without its password."""
+    """Return the address of the ledger, without its password."""
     kind, slashes, path = settings.database_url.partition(":///")
-    if kind.startswith("sqlite") and slashes:  # whose path may begin at the folder that the command was called in
+    if kind.startswith("sqlite") and slashes:  # whose path may be relative to the working directory
         return f"{kind}:///{Path(path).absolute()}"
     return hide_password(settings.database_url)
 
 
-def read_ledger(data: Path | None, query: Callable[[Connection], T], *, tell: bool | None) -> T:
-    """Return what `query` finds. `data`: the data directory, if one was named. Raises NotStarted.
-
-    `tell`: write to standard error which ledger is read; None: if that is a terminal. Once a command is enough.
-    """
-    with open_ledger(Settings.from_env(data=data), tell=sys.stderr.isatty() if tell is None else tell) as ledger:
-        return ledger.read(query)
-
-
 def warning_at_start(settings: Settings, config: Config) -> str:
-    """Return in one line what a receiver can't do for now, for want of the ledger; "" when it can do everything.
+    """Return in one line what a receiver cannot do without the ledger; "" if it can do everything.
 
-    Webhooks are kept without it. That it has no tables yet is no news: the worker makes them. Raises NotStarted when
-    it may lose what it has confirmed and nobody accepts that, and ConfigError for a wrong DATABASE_URL.
+    Webhooks are stored without it. Missing tables are fine: the worker creates them. Raises NotStarted if the
+    ledger may lose confirmed data and the config does not accept that, and ConfigError for a wrong DATABASE_URL.
     """
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     if ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists():
-        return ""  # worker or clock make it
+        return ""  # the worker or the clock creates it
 
-    def ask() -> str:
+    def check() -> str:
         try:
             require_durability(ledger)
             trouble = schema_trouble(ledger)
             if trouble is None or is_missing(ledger):
                 return ""
-            return f"{trouble.at(ledger.where)}. Webhooks are kept meanwhile; all else may fail"
+            return f"{trouble.at(ledger.where)}. Webhooks are stored; everything else may fail"
         finally:
             ledger.close()
 
     try:
-        # Looking up a name may take longer than any limit.
-        return in_thread("ledger-at-start", ask).result(PATIENCE)
+        # Resolving a host name may take longer than any limit.
+        return in_thread("ledger-at-start", check).result(PATIENCE)
     except LedgerUnavailable as error:
-        away = error
+        problem = error
     except TimeoutError:
-        away = LedgerUnavailable(f"no answer within {PATIENCE:g} s")
-    return f"{unusable(ledger, away)}. Webhooks are kept meanwhile; the submit API answers 503"
+        problem = LedgerUnavailable(f"no response within {PATIENCE:g} s")
+    return f"{unusable(ledger, problem)}. Webhooks are stored; the submit API responds 503"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from receiver.cli.output import Form, clean
 from receiver.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -18,17 +18,8 @@ if TYPE_CHECKING:
     from receiver.config.settings import Settings
 
 
-class Form(StrEnum):
-    """The form in which a list is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
-
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")]
-DataDirectory = Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Config file (RUNHOOK_CONFIG).")]
+DataDirectory = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data directory (RUNHOOK_DATA).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[
     Form | None,
@@ -36,20 +27,22 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FORM",
-        help="Print a table, json, jsonl (an object a line) or csv.",
+        help="Print table, json, jsonl (one object per line) or csv.",
         show_default=False,
     ),
 ]
 ListJson = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
-Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Host = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")]
+Port = Annotated[
+    int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port to listen on; 0: any free port.")
+]
 AdminPort = Annotated[
     str,
     typer.Option(
         "--admin-port",
         metavar="[ADDRESS:]PORT",
-        help="A second port, of 127.0.0.1 unless an address is given, for /metrics, /readyz?all, /api/v1 and /console,"
-        " which are then not on the first (server.admin).",
+        help="Serve /metrics, /readyz?all, /api/v1 and /console on this port only. Default address: 127.0.0.1"
+        " (server.admin).",
         show_default=False,
     ),
 ]
@@ -58,48 +51,52 @@ WatchSince = Annotated[
     typer.Option(
         "--since",
         metavar="TIME",
-        help="Also import runs of watched accounts that were created since then, such as 24h. Default: only runs that"
-        " end after the first start.",
+        help="Also import runs of watched accounts created since then, such as 24h. Default: only runs that end after"
+        " the first start.",
         show_default=False,
     ),
 ]
-Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="At most so many rows.")]
-SourceName = Annotated[str, typer.Option("--source", help="Only this source.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
-# From how many on a person is asked first, on a terminal: where the change can be taken back, or only sends what is due
-# anyhow; and where it can't, for a sink may then act twice, or what was kept is gone.
-ASKED_FROM = 1001
-ASKED_FOR_GOOD_FROM = 11
+Limit = Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=10_000, help="Maximum number of rows.")]
+SourceName = Annotated[str, typer.Option("--source", metavar="NAME", help="Filter by source.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the prompt.")]
+# How many items need a confirmation on a terminal: if the change can be undone or is due anyway, and if it is final.
+CONFIRM_FROM = 1001
+CONFIRM_FINAL_FROM = 11
 
 
-def confirm(count: int, question: str, *, yes: bool, for_good: bool = True) -> None:
-    """Ask before a change of `count` things when a person is there to answer. Raises typer.Abort for a no.
+def new_app() -> typer.Typer:
+    """Return a group of commands with plain help."""
+    return typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
-    `for_good`: the change can't be taken back.
+
+def confirm(count: int, question: str, *, yes: bool, final: bool = True) -> None:
+    """Ask before changing `count` items, if a person can answer. Raises typer.Abort for a no.
+
+    `final`: the change cannot be undone.
     """
-    if count >= (ASKED_FOR_GOOD_FROM if for_good else ASKED_FROM) and may_ask(yes=yes):
+    if count >= (CONFIRM_FINAL_FROM if final else CONFIRM_FROM) and can_ask(yes=yes):
         typer.confirm(question, abort=True)
 
 
-def may_ask(*, yes: bool) -> bool:
-    """Whether a person is there to answer who has not said yes already."""
+def can_ask(*, yes: bool) -> bool:
+    """Whether a person is at the terminal and has not said yes already."""
     return not yes and sys.stdin.isatty()
 
 
 def chosen_form(output: Form | None, as_json: bool) -> Form:
-    """Return the form that --output and --json ask for. Raises UsageError when they differ."""
+    """Return the format that --output and --json select. Raises UsageError if they differ."""
     if as_json and output not in (None, Form.JSON):
-        raise UsageError(f"--json and --output {output}: one of them")
+        raise UsageError(f"--json and --output {output} are mutually exclusive")
     return Form.JSON if as_json else output or Form.TABLE
 
 
 def load_config(config: Path | None, data: Path | None, *, alone: bool = False) -> tuple[Settings, Config]:
     """Return the settings and the config that the options name. Raises ConfigError.
 
-    `alone`: for a process that runs on its own. It logs from now on, and needs a config file: in the wrong folder it
-    would work by the wrong rules.
+    `alone`: for a process of its own. It starts logging and needs a config file: in the wrong folder it would use the
+    wrong routes.
     """
-    from receiver.config.loader import load  # not needed by commands that read the ledger alone
+    from receiver.config.loader import load  # not needed by commands that only read the ledger
     from receiver.config.settings import CONFIG_FILES, Settings
     from receiver.telemetry import logs
 
@@ -113,7 +110,7 @@ def load_config(config: Path | None, data: Path | None, *, alone: bool = False) 
 
 
 def parse_admin_port(text: str) -> ListenAddress | None:
-    """Return where --admin-port listens; None for "". Raises UsageError."""
+    """Return the address of --admin-port; None for "". Raises UsageError."""
     from receiver.config.fields import ListenAddress, parse_listen_address
 
     if not text:
@@ -127,10 +124,7 @@ def parse_admin_port(text: str) -> ListenAddress | None:
 
 
 def parse_time(text: str) -> float | None:
-    """Return what --since says in seconds since the epoch, as the API understands times; None for "".
-
-    Raises UsageError.
-    """
+    """Return the time of --since in seconds since the epoch; None for "". Raises UsageError."""
     from receiver.api.models import parse_moment
 
     if not text:
@@ -141,12 +135,21 @@ def parse_time(text: str) -> float | None:
         raise UsageError(f"--since {text}: {problem}") from None
 
 
-def parse_labels(pairs: Sequence[str] | None) -> dict[str, str]:
-    """Return the labels of --label NAME=VALUE. Raises UsageError."""
-    labels = {}
+def parse_pairs(option: str, pairs: Sequence[str] | None) -> dict[str, str]:
+    """Return the values of NAME=VALUE pairs by name. Raises UsageError. `option`: how messages call them."""
+    values = {}
     for pair in pairs or ():
         name, found, value = pair.partition("=")
         if not found or not name:
-            raise UsageError(f"--label {pair}: write NAME=VALUE")
-        labels[name] = value
-    return labels
+            raise UsageError(f"{option}{pair}: write NAME=VALUE")
+        values[name] = value
+    return values
+
+
+def check_id(identifier: str) -> None:
+    """Raise UsageError if `identifier` is not a valid id, or is cut too short."""
+    from receiver.ledger.filters import id_trouble
+
+    if trouble := id_trouble(identifier):
+        shown = clean(identifier, 60)
+        raise UsageError(f"{shown}: {trouble}" if shown.strip() else trouble)

@@ -1,10 +1,7 @@
-"""How commands print: tables for people; JSON, JSON lines and CSV for programs.
+"""How commands print: tables for people; JSON, JSON lines and CSV for programs; progress on a terminal.
 
-Text from payloads is printed as text, never as markup. CSV has the values as they are: a text that begins with = is not
-changed, for then no program could take it for what it was. Whoever opens such a file in a spreadsheet imports its
-columns as text.
-
-What makes tables is imported with the first one: other output does not need it.
+Text from payloads is printed as text, never as markup. CSV holds each value unchanged; a spreadsheet must import the
+columns as text. rich is imported with the first table: other output does not need it.
 """
 
 from __future__ import annotations
@@ -14,14 +11,14 @@ import json
 import re
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from handlers.support import timestamps
-from receiver.cli.options import Form
 from receiver.domain.event import short_id
 
 if TYPE_CHECKING:
@@ -29,56 +26,44 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 # Control characters would let a payload move the cursor or forge lines in a terminal.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Ids that tables cut to what commands accept.
+_LONG_ID: Final = re.compile(r"(evt|dlv|sub)_\w{12,}")
+# Characters of a cell.
+_LONGEST: Final = 120
 
-
-class Ids(NamedTuple):
-    """A column of ids, which are the member `name` of each row: cut to what commands take, and whole where two that the
-    table has would look alike."""
-
-    name: str
-
-    def cells(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return the cells of these rows."""
-        ids = [row[self.name] for row in rows]
-        alike = Counter(map(short_id, set(ids)))
-        return [each if alike[short_id(each)] > 1 else short_id(each) for each in ids]
-
-
-# What a table shows: by heading, the row's key, a function of the row, or ids.
-Columns = Mapping[str, str | Callable[[Mapping[str, Any]], Any] | Ids]
-
-_GAP = 2  # columns between two cells
-_MIN_LAST = 24  # columns that the last cell needs to stand beside its row
-
-COLOURS = {
-    "✓": "green",
-    "✗": "red",
-    "…": "yellow",
-    "completed": "green",
-    "delivered": "green",
-    "accepted": "green",
-    "failed": "red",
-    "terminated": "red",
-    "timed_out": "red",
-    "dead": "red",
-    "refused": "red",
-    "waiting": "yellow",
-    "canceled": "yellow",
-    "cancelled": "yellow",
-    "unavailable": "yellow",
-    "queued": "cyan",
-    "sending": "cyan",
-    "held": "cyan",
-    "running": "cyan",
+_COLOURS: Final = {
+    "green": ("✓", "completed", "delivered", "accepted"),
+    "red": ("✗", "failed", "terminated", "timed_out", "dead", "refused"),
+    "yellow": ("…", "waiting", "canceled", "cancelled", "unavailable"),
+    "cyan": ("queued", "sending", "held", "running"),
 }
+_STYLES: Final = {word: colour for colour, words in _COLOURS.items() for word in words}
+
+
+class Form(StrEnum):
+    """The format of a list."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+# The columns of a table: by heading, a member of the row or a function of the row.
+Columns = Mapping[str, str | Callable[[Mapping[str, Any]], Any]]
 
 
 def out() -> Console:
-    """Return the console for a command's output: standard output, where text is wrapped on a terminal only."""
+    """Return the console of standard output, which wraps text on a terminal only."""
     from rich.console import Console
 
     return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+
+
+def warn(text: str) -> None:
+    """Print a line to standard error."""
+    sys.stderr.write(f"runhook: {text}\n")
 
 
 def print_json(value: Any) -> None:
@@ -93,24 +78,18 @@ def clean(value: Any, limit: int = 0) -> str:
 
 
 def relative_path(path: str) -> str:
-    """Return `path` relative to the working directory, or as it is when it is not below that."""
+    """Return `path` relative to the working directory if it is below that."""
     return path.removeprefix(str(Path.cwd()) + "/")
 
 
 def show_time(moment: float | str | None) -> str:
-    """Return a time as ISO 8601, UTC, to the second; "" for None.
-
-    `moment`: seconds since the epoch, or ISO 8601 as the API has it.
-    """
+    """Return a time as ISO 8601, UTC, to the second; "" for None. `moment`: seconds since the epoch, or ISO 8601."""
     seconds = timestamps.epoch(moment) if isinstance(moment, str) else moment
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def show_when(moment: float | str | None) -> str:
-    """Return a time for a table: "3m ago" or "in 3m" on a terminal, else ISO 8601; "" for None.
-
-    `moment`: seconds since the epoch, or ISO 8601 as the API has it.
-    """
+    """Return a time for a table: "3m ago" or "in 3m" on a terminal, else as `show_time`."""
     seconds = timestamps.epoch(moment) if isinstance(moment, str) else moment
     if seconds is None or not sys.stdout.isatty():
         return show_time(seconds)
@@ -119,7 +98,7 @@ def show_when(moment: float | str | None) -> str:
 
 
 def show_duration(seconds: float) -> str:
-    """Return a duration as one number and one unit, such as 5m."""
+    """Return a duration as a number and a unit, such as 5m."""
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * size:
             return f"{seconds // size:.0f}{unit}"
@@ -131,61 +110,79 @@ def iso(seconds: float | None) -> str | None:
     return None if seconds is None else timestamps.iso(seconds)
 
 
-def with_iso_times(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `row` with each *_at and *_until time as ISO 8601."""
-    return {
-        key: iso(value) if isinstance(value, float) and key.endswith(("_at", "_until")) else value
-        for key, value in row.items()
-    }
-
-
 def show_counts(counts: Mapping[str, int]) -> str:
     """Return counts by state as "3 dead, 1 queued"."""
     return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
 
 
+def show_value(name: str, value: Any) -> str:
+    """Return the member `name` of a row as a cell: times as `show_when`, counts by state, pairs, lists."""
+    if value is None or value is False:
+        return ""
+    if value is True:
+        return "yes"
+    if (isinstance(value, float) and name in ("at", "since", "until")) or name.endswith(("_at", "_until")):
+        return show_when(value)
+    if isinstance(value, Mapping):
+        if value and all(type(each) is int for each in value.values()):
+            return show_counts(value)
+        return " ".join(f"{key}={show_value(str(key), each)}" for key, each in sorted(value.items()))
+    if isinstance(value, list | tuple):
+        return ",".join(show_value("", each) for each in value)
+    return clean(value, 0 if name.endswith("id") else _LONGEST)
+
+
 def print_rows(
     rows: Iterable[Mapping[str, Any]], columns: Columns, empty: str, form: Form, *, names: Sequence[str] = ()
 ) -> None:
-    """Print `rows` in this form. JSON lines and CSV are printed while `rows` yields them.
+    """Print `rows` in this format. JSON lines and CSV are printed while `rows` yields them.
 
-    `columns`: what a table shows. `empty`: its text without rows. `names`: the members of each row, for the head of a
-    CSV; those of the first row by default.
+    `columns`: of a table. `empty`: what a table without rows prints. `names`: the members of a row, for the header of
+    a CSV; by default those of the first row.
     """
+    if form is Form.TABLE:
+        listed = list(rows)
+        cells = [_cells(column, listed) for column in columns.values()]
+        print_table(list(columns), list(zip(*cells, strict=True)), empty)
+        return
+    for_programs = (
+        {
+            name: iso(value) if isinstance(value, float) and name.endswith(("_at", "_until")) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    )
     if form is Form.JSON:
-        print_json([with_iso_times(row) for row in rows])
-        return
-    if form is Form.JSONL:
-        for row in rows:
-            sys.stdout.write(_compact(with_iso_times(row)) + "\n")
-        return
-    if form is Form.CSV:
-        _print_csv(map(with_iso_times, rows), names)
-        return
-    found = list(rows)
-    cells = [_cells(column, found) for column in columns.values()]
-    print_table(list(columns), list(zip(*cells, strict=True)), empty)
+        print_json(list(for_programs))
+    elif form is Form.JSONL:
+        for row in for_programs:
+            sys.stdout.write(_compact(row) + "\n")
+    else:
+        _print_csv(for_programs, names)
 
 
-def _cells(column: str | Callable[[Mapping[str, Any]], Any] | Ids, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    if isinstance(column, Ids):
-        return column.cells(rows)
-    return [row[column] if isinstance(column, str) else column(row) for row in rows]
+def _cells(column: str | Callable[[Mapping[str, Any]], Any], rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    if callable(column):
+        return [column(row) for row in rows]
+    cells = [show_value(column, row[column]) for row in rows]
+    short = [short_id(each) if _LONG_ID.fullmatch(each) else each for each in cells]
+    return short if len(set(short)) == len(set(cells)) else cells  # complete ids where two would look alike
 
 
 def _print_csv(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Print a line of names, and a line for each row. What is nested stands there as JSON."""
+    """Print a header and a line for each row. Nested values are JSON."""
     writer = csv.writer(sys.stdout)
     shown = clean if sys.stdout.isatty() else str
-    if names:
-        writer.writerow(names)
+    header = list(names)
+    if header:
+        writer.writerow(header)
     for row in rows:
-        if not names:
-            names = list(row)
-            writer.writerow(names)
+        if not header:
+            header = list(row)
+            writer.writerow(header)
+        values = map(row.get, header)
         writer.writerow(
-            shown(value) if isinstance(value, str) else "" if value is None else _compact(value)
-            for value in map(row.get, names)
+            shown(each) if isinstance(each, str) else "" if each is None else _compact(each) for each in values
         )
 
 
@@ -194,44 +191,50 @@ def _compact(value: Any) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str) -> None:
-    """Print a table in which known statuses and states are coloured; `empty` when there are no rows.
+    """Print a table in which statuses and states are coloured; `empty` if there are no rows.
 
-    On a terminal the last column is folded, or stands below its row when there is no room beside it. Elsewhere a row
-    is one line, however long, for `grep` and log files.
+    On a terminal cells are folded to its width. Elsewhere a row is one line, for `grep` and log files.
     """
-    from rich.cells import cell_len
     from rich.table import Table
-    from rich.text import Text
 
     console = out()
     if not rows:
         console.print(empty)
         return
-    cells = [[clean(cell) for cell in row] for row in rows]
-    widths = [max(cell_len(each) for each in column) for column in zip(columns, *cells, strict=True)]
-    needed = sum(widths[:-1]) + _GAP * (len(columns) - 1)
-    if console.is_terminal and needed + min(widths[-1], _MIN_LAST) <= console.width:
-        table = Table(header_style="bold", box=None, pad_edge=False)
-        for column in columns[:-1]:
-            table.add_column(column, no_wrap=True)
-        table.add_column(columns[-1], overflow="fold", ratio=1)
-        for row in cells:
-            table.add_row(*map(coloured, row))
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in table.columns:
+        column.overflow, column.no_wrap = "fold", not console.is_terminal
+    for row in rows:
+        table.add_row(*(coloured(clean(cell)) for cell in row))
+    if console.is_terminal:
         console.print(table)
         return
-    between = "\n  " if console.is_terminal else " " * _GAP
-    for row, style in [(list(columns), "bold"), *((row, "") for row in cells)]:
-        line = Text(" " * _GAP).join(
-            coloured(cell, style).append(" " * (width - cell_len(cell)))
-            for cell, width in zip(row[:-1], widths, strict=False)
-        )
-        line.append(between).append_text(coloured(row[-1], style))
-        line.rstrip()
-        console.print(line, soft_wrap=True)
+    console.width = 100_000
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
 
 
 def coloured(cell: str, style: str = "") -> Text:
-    """Return a cell in the colour that a known status or state has, or in `style`."""
+    """Return a cell in the colour of its status or state, or in `style`."""
     from rich.text import Text
 
-    return Text(cell, style=style or COLOURS.get(cell.strip(), ""))
+    return Text(cell, style=style or _STYLES.get(cell.strip(), ""))
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Give the block a function to call with how many of `total` are done.
+
+    It shows a bar with the remaining time on a terminal, and nothing elsewhere.
+    """
+    if not total or not (sys.stderr.isatty() and sys.stdout.isatty()):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    label = TextColumn("{task.description}", markup=False)
+    with Progress(label, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,4 +1,7 @@
-"""`runhook quarantine`: requests that failed the signature check, kept on this machine."""
+"""`runhook quarantine`: requests that failed the signature check, stored on the receiver's host.
+
+On this machine it works without a ledger, which then has no record of it.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,16 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.api import quarantine as api_quarantine
 from receiver.api.actions import quarantine as actions
-from receiver.api.actions.quarantine import DROP_QUARANTINE, VERIFY_QUARANTINE
+from receiver.api.actions.quarantine import DROP_QUARANTINE, VERIFY_QUARANTINE, QuarantineSelection
 from receiver.api.endpoint import Endpoint
-from receiver.api.quarantine import LIST_QUARANTINE
-from receiver.cli.acting import audited_here
-from receiver.cli.client import Client, LocalClient, rows_of, with_client
-from receiver.cli.options import Form, ListJson, Output, chosen_form, load_config
-from receiver.cli.output import clean, out, print_rows, relative_path, show_when
+from receiver.api.quarantine import LIST_QUARANTINE, QuarantineRow
+from receiver.cli.client import Client, LocalClient, rows_of
+from receiver.cli.ledger_access import audited_here
+from receiver.cli.lists import parse_columns
+from receiver.cli.options import ListJson, Output, chosen_form, load_config, new_app
+from receiver.cli.output import Form, clean, out, print_rows
+from receiver.cli.parameters import with_client
 from receiver.config.loader import load_without_secrets
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -25,92 +29,58 @@ from receiver.errors import NotStarted, UsageError
 from receiver.inbox.writer import InboxUnavailable
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
-app = typer.Typer(no_args_is_help=True)
+app = new_app()
 
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids as `list` shows them.")]
-
-
-def _store(settings: Settings, config: Config) -> Quarantine:
-    if not settings.data.is_dir():
-        raise NotStarted(f"there is no data directory {settings.data}; name the right one with --data or RUNHOOK_DATA")
-    return Quarantine(settings.data / "quarantine", config.quarantine.max_count, config.quarantine.max_bytes)
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of requests.")]
+_EMPTY = "the quarantine is empty"
 
 
 @app.command("list")
 @with_client
 def list_(client: Client, output: Output = None, as_json: ListJson = False) -> None:
-    """List what is in quarantine, the oldest first; of a remote service what its receiver's host has."""
+    """List requests in quarantine, oldest first."""
     form = chosen_form(output, as_json)
-    if isinstance(client, LocalClient):  # which needs no ledger
-        settings = Settings.from_env(config=client.config, data=client.data)
-        loaded = load_without_secrets(settings.config, settings.environ)
-        rows, where = [_row(each) for each in _store(settings, loaded).list()], _where(settings)
+    if isinstance(client, LocalClient):
+        config = load_without_secrets(client.settings.config, client.settings.environ)
+        rows = [QuarantineRow.of(each) for each in _store(client.settings, config).list()]
     else:
-        found = rows_of(client, LIST_QUARANTINE, LIST_QUARANTINE.validated({}), sys.maxsize)
-        rows, where = [each.model_dump() for each in found], client.where
-    print_rows(
-        rows,
-        {
-            "id": "id",
-            "source": "source",
-            "received": lambda row: show_when(row["received_at"]),
-            "bytes": "size",
-            "signature": lambda row: clean(row["signature"], 20),
-        },
-        f"The quarantine is empty ({where}).",
-        form,
-    )
-
-
-def _where(settings: Settings) -> str:
-    return relative_path(str(settings.data / "quarantine"))
-
-
-def _row(refused: QuarantinedRequest) -> dict[str, Any]:
-    return api_quarantine.QuarantineRow.of(refused).model_dump()
+        rows = list(rows_of(client, LIST_QUARANTINE, LIST_QUARANTINE.validated({}), sys.maxsize))
+    columns = parse_columns("id source received=received_at bytes=size signature")
+    print_rows((each.model_dump() for each in rows), columns, _EMPTY, form)
 
 
 @app.command()
 @with_client
 def verify(client: Client, ids: Ids = None, output: Output = None, as_json: ListJson = False) -> None:
-    """Check the signatures again with the present secrets, and let the authentic requests in. Ends with 1 for none."""
+    """Check signatures again with the current secrets, and accept authentic requests. Exits with 1 if none is."""
     form = chosen_form(output, as_json)
     if isinstance(client, LocalClient):
-        settings, loaded = load_config(client.config, client.data)
-        verdicts, where = _verify_here(settings, loaded, ids), _where(settings)
-        rows = [{**_row(refused), "verdict": verdict} for refused, verdict in verdicts]
+        verdicts = _verify_here(*load_config(client.config, client.data), ids)
+        rows = [{**QuarantineRow.of(refused).model_dump(), "verdict": verdict} for refused, verdict in verdicts]
         count, authentic = len(verdicts), len(actions.authentic_of(verdicts))
     else:
-        told = client.call(VERIFY_QUARANTINE, _guarded(client, VERIFY_QUARANTINE, ids))
-        rows = [{**each.request.model_dump(), "verdict": each.verdict} for each in told.items]
-        count, authentic, where = told.count, told.authentic, client.where
-    print_rows(
-        rows,
-        {
-            "id": "id",
-            "source": "source",
-            "verdict": lambda row: "let in" if row["verdict"] == "authentic" else row["verdict"],
-        },
-        f"The quarantine is empty ({where}).",
-        form,
-    )
+        found = client.call(VERIFY_QUARANTINE, _selection(client, VERIFY_QUARANTINE, ids))
+        rows = [{**each.request.model_dump(), "verdict": each.verdict} for each in found.items]
+        count, authentic = found.count, found.authentic
+    accepted = {"verdict": lambda row: "accepted" if row["verdict"] == actions.AUTHENTIC else row["verdict"]}
+    print_rows(rows, {**parse_columns("id source"), **accepted}, _EMPTY, form)
     if count and form is Form.TABLE:
-        out().print(f"{authentic} let in, {count - authentic} stay in quarantine.")
+        out().print(f"{authentic} accepted, {count - authentic} still in quarantine.")
     if count and not authentic:
         raise typer.Exit(1)
 
 
 def _verify_here(settings: Settings, config: Config, ids: Sequence[str] | None) -> list[tuple[QuarantinedRequest, str]]:
-    """Check what is in quarantine here, let in what is authentic, and return the verdicts. Raises NotStarted."""
+    """Check requests, accept the authentic ones, and return the verdicts. Raises NotStarted."""
     store = _store(settings, config)
-    verdicts = actions.check(config, store, _chosen(store.list(), ids))
+    verdicts = actions.check(config, store, _chosen(store, ids))
     if verdicts:
-        with audited_here(settings, actions.VERIFY, {"ids": ids} if ids else {}) as told:
+        with audited_here(settings, actions.VERIFY, {"ids": ids} if ids else {}) as outcome:
             try:
-                actions.let_in(settings, config, store, actions.authentic_of(verdicts), told)
+                actions.let_in(settings, config, store, actions.authentic_of(verdicts), outcome)
             except InboxUnavailable as error:
-                told.detail = f"Redis takes no events now ({error})"
-                raise NotStarted(f"{told.detail}; what was not let in stays in quarantine") from None
+                outcome.detail = f"Redis does not accept events ({error})"
+                raise NotStarted(f"{outcome.detail}; the others stay in quarantine") from None
     return verdicts
 
 
@@ -119,27 +89,27 @@ def _verify_here(settings: Settings, config: Config, ids: Sequence[str] | None) 
 def drop(
     client: Client,
     ids: Ids = None,
-    every: Annotated[bool, typer.Option("--all", help="Drop everything.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Delete all requests.")] = False,
 ) -> None:
-    """Drop requests for good."""
-    if bool(ids) == every:
-        raise UsageError("name the ids to drop, or --all")
-    if not isinstance(client, LocalClient):
-        out().print(f"{client.call(DROP_QUARANTINE, _guarded(client, DROP_QUARANTINE, ids)).count} dropped.")
-        return
-    settings, loaded = load_config(client.config, client.data)
-    store = _store(settings, loaded)
-    chosen = _chosen(store.list(), ids)
-    with audited_here(settings, actions.DROP, {"ids": ids} if ids else {}) as told:
-        store.remove(chosen)
-        told.count = len(chosen)
-    out().print(f"{len(chosen)} dropped.")
+    """Delete requests from quarantine."""
+    if bool(ids) == everything:
+        raise UsageError("nothing selected: pass ids, or --all")
+    if isinstance(client, LocalClient):
+        settings, config = load_config(client.config, client.data)
+        store = _store(settings, config)
+        chosen = _chosen(store, ids)
+        with audited_here(settings, actions.DROP, {"ids": ids} if ids else {}) as outcome:
+            store.remove(chosen)
+            outcome.count = count = len(chosen)
+    else:
+        count = client.call(DROP_QUARANTINE, _selection(client, DROP_QUARANTINE, ids)).count
+    out().print(f"{count} dropped.")
 
 
-def _guarded(
-    client: Client, endpoint: Endpoint[actions.QuarantineSelection, Any], ids: Sequence[str] | None
-) -> actions.QuarantineSelection:
-    """Return the selection of these, or of all that there are now and no others."""
+def _selection(
+    client: Client, endpoint: Endpoint[QuarantineSelection, Any], ids: Sequence[str] | None
+) -> QuarantineSelection:
+    """Return the selection of `ids`, or of all requests that are there now and no others."""
     if ids:
         return endpoint.validated({"ids": ids})
     until = time.time()
@@ -147,11 +117,14 @@ def _guarded(
     return endpoint.validated({"expect": count, "until": until})
 
 
-def _chosen(kept: Sequence[QuarantinedRequest], ids: Sequence[str] | None) -> list[QuarantinedRequest]:
-    if not ids:
-        return list(kept)
-    unknown = sorted(set(ids) - {each.id for each in kept})
-    if unknown:
-        named = ", ".join(clean(each, 60) for each in unknown)
-        raise UsageError(f"not in quarantine: {named}; `runhook quarantine list` shows what is")
-    return [each for each in kept if each.id in set(ids)]
+def _store(settings: Settings, config: Config) -> Quarantine:
+    if not settings.data.is_dir():  # else a command in a wrong folder would find nothing
+        raise NotStarted(f"data directory {settings.data} not found: set --data or RUNHOOK_DATA")
+    return Quarantine(settings.data / "quarantine", config.quarantine.max_count, config.quarantine.max_bytes)
+
+
+def _chosen(store: Quarantine, ids: Sequence[str] | None) -> list[QuarantinedRequest]:
+    there = store.list()
+    if missing := sorted(set(ids or ()) - {each.id for each in there}):
+        raise UsageError(f"not in quarantine: {', '.join(clean(each, 60) for each in missing)}")
+    return [each for each in there if not ids or each.id in ids]

@@ -1,121 +1,137 @@
-"""`runhook reconcile`: poll Skyvern now for results that no webhook has brought."""
+"""`runhook reconcile`: polls Skyvern now for results that no webhook brought."""
 
 from __future__ import annotations
 
 import math
-import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from receiver.api.names import unknown
+from receiver.cli.completion import completer
 from receiver.cli.ledger_access import open_ledger
-from receiver.cli.names import chosen_sources
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config, parse_time
-from receiver.cli.output import clean, iso, out, print_json, print_table, show_time
+from receiver.cli.output import clean, iso, out, print_json, print_table, progress, show_time, warn
+from receiver.cli.parameters import named_options
 from receiver.cli.profiles import here_only
-from receiver.cli.progress import ProgressLine
+from receiver.domain.counting import counted
+from receiver.errors import ConfigError
 from receiver.ledger import Ledger
 from receiver.reconcile.importer import ImportReport, Take, import_runs
 from receiver.reconcile.poller import build
 from receiver.reconcile.source import PolledSource
 
+if TYPE_CHECKING:
+    from receiver.config.models import Config
+    from receiver.config.settings import Settings
+
+Source = Annotated[
+    str | None, typer.Option("--source", metavar="NAME", help="Only this source.", autocompletion=completer("source"))
+]
+
 
 @here_only
 def reconcile(
-    since: Annotated[str, typer.Option("--since", help="How far to go back: 2h, 7d …")] = "24h",
-    take: Annotated[
-        bool, typer.Option("--import", help="Fetch the runs that are missing, and route them as events.")
-    ] = False,
-    source: Annotated[str | None, typer.Option("--source", help="Only this source.")] = None,
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="How far to go back: 2h, 7d …")] = "24h",
+    take: Annotated[bool, typer.Option("--import", help="Import missing runs, and route them as events.")] = False,
+    source: Source = None,
     seconds: Annotated[
-        float, typer.Option("--for", min=0, max=3600, help="Seconds for polling overdue submissions.")
+        float, typer.Option("--for", metavar="SECONDS", min=0, max=3600, help="Time for polling overdue submissions.")
     ] = 60.0,
     config: ConfigFile = None,
     data: DataDirectory = None,
     as_json: Json = False,
 ) -> None:
-    """Poll overdue submissions, then list the final runs of Skyvern's API whose result never came here."""
+    """Poll overdue submissions, then list final runs at Skyvern whose result is missing here."""
     settings, loaded = load_config(config, data)
     oldest = parse_time(since) or 0.0
-    with open_ledger(settings, tell=True) as ledger, closing(build(settings, loaded)) as reconciler:
+    with open_ledger(settings, announce=True) as ledger, closing(build(settings, loaded)) as reconciler:
         polled = chosen_sources(reconciler.sources, source, loaded, settings)
-        with ProgressLine("polls", reconciler.count_due()) as progress:
-            polls = reconciler.drain(seconds, progress.show)
+        with progress("polls", reconciler.count_due()) as show:
+            polls = reconciler.drain(seconds, show)
         reports = [_imported(ledger, each, oldest, reconciler.take if take else None) for each in polled]
     if as_json:
-        print_json(
-            {
-                "polls": polls,
-                "sources": [
-                    {
-                        "source": each.source,
-                        "final": each.final,
-                        "missing": [
-                            {
-                                "run_id": run.run_id,
-                                "run_type": run.run_type,
-                                "status": run.status,
-                                "created_at": iso(run.created_at),
-                                "imported": run.run_id in each.imported,
-                                "young": run.run_id in each.young,
-                            }
-                            for run in each.missing
-                        ],
-                        "trouble": each.trouble,
-                    }
-                    for each in reports
-                ],
-            }
-        )
+        print_json({"polls": polls, "sources": [_as_json(each) for each in reports]})
     else:
-        rows = [
-            [
-                each.source,
-                clean(run.run_id, 60),
-                run.run_type,
-                run.status,
-                show_time(run.created_at),
-                _what(run.run_id, each),
-            ]
-            for each in reports
-            for run in each.missing
-        ]
-        asked = [each for each in reports if not each.trouble or each.final]
-        nothing = (
-            "Whether a result is missing is not known."
-            if any(each.trouble for each in reports)
-            else "No result is missing."
-        )
-        print_table(["source", "run", "type", "status", "created", ""], rows, nothing)
-        final, missing = sum(each.final for each in reports), sum(len(each.missing) for each in reports)
-        taken = sum(len(each.imported) for each in reports)
-        young = sum(len(each.young) for each in reports)
-        counted = (
-            f"{final} final runs since {show_time(oldest)}, {missing} of them were missing"
-            + (f", {taken} imported." if take else "; --import takes them in.")
-            if asked
-            else "Skyvern's list of runs could not be read: see below."
-        )
-        out().print(
-            f"{polls} overdue submissions polled; {counted}"
-            + (f" The webhook of {young} may still come: take them in later." if young else "")
-        )
-    trouble = [f"{each.source}: {each.trouble}" for each in reports if each.trouble]
-    if trouble:
-        for line in trouble:
-            sys.stderr.write(f"runhook: {line}\n")
+        _print(reports, polls, oldest, take=take)
+    for each in reports:
+        if each.trouble:
+            warn(f"{each.source}: {each.trouble}")
+    if any(each.trouble for each in reports):
         raise typer.Exit(1)
+
+
+def chosen_sources(
+    sources: Sequence[PolledSource], name: str | None, config: Config, settings: Settings
+) -> list[PolledSource]:
+    """Return the sources whose Skyvern can be called: the one called `name`, or all.
+
+    Raises UsageError for an unknown name, and ConfigError if none can be called.
+    """
+    if name is not None and name not in config.sources:
+        with named_options({}):
+            raise unknown("source", name, "not found", list(config.sources))
+    chosen = [each for each in sources if name in (None, each.name)]
+    if not chosen:
+        from receiver.config.advice import missing_api_key
+
+        raise ConfigError(missing_api_key(settings, config, name or next(iter(config.sources))))
+    return chosen
 
 
 def _imported(ledger: Ledger, source: PolledSource, oldest: float, take: Take | None) -> ImportReport:
     now = time.time()
-    with ProgressLine(f"{source.name}: hours back", max(1, math.ceil((now - oldest) / 3600))) as progress:
-        return import_runs(ledger, source, oldest, take, lambda seen: progress.show(int((now - seen) // 3600)))
+    with progress(f"{source.name}: hours back", max(1, math.ceil((now - oldest) / 3600))) as show:
+        return import_runs(ledger, source, oldest, take, lambda seen: show(int((now - seen) // 3600)))
+
+
+def _as_json(report: ImportReport) -> dict[str, Any]:
+    missing = [
+        {
+            "run_id": run.run_id,
+            "run_type": run.run_type,
+            "status": run.status,
+            "created_at": iso(run.created_at),
+            "imported": run.run_id in report.imported,
+            "young": run.run_id in report.young,
+        }
+        for run in report.missing
+    ]
+    return {"source": report.source, "final": report.final, "missing": missing, "trouble": report.trouble}
+
+
+def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: bool) -> None:
+    rows = [
+        [
+            each.source,
+            clean(run.run_id, 60),
+            run.run_type,
+            run.status,
+            show_time(run.created_at),
+            _what(run.run_id, each),
+        ]
+        for each in reports
+        for run in each.missing
+    ]
+    failed = any(each.trouble for each in reports)
+    empty = "unknown whether results are missing" if failed else "no results are missing"
+    print_table(["source", "run", "type", "status", "created", "result"], rows, empty)
+    summary = f"{counted(polls, 'overdue submission', 'overdue submissions')} polled; "
+    if any(not each.trouble or each.final for each in reports):
+        final, missing = sum(each.final for each in reports), sum(len(each.missing) for each in reports)
+        summary += f"{final} final runs since {show_time(oldest)}, {missing} of them missing"
+        summary += f", {sum(len(each.imported) for each in reports)} imported." if take else "; --import imports them."
+    else:
+        summary += "Skyvern's list of runs could not be read, see below."
+    if young := sum(len(each.young) for each in reports):
+        summary += f" The webhook of {young} may still come; import them later."
+    out().print(summary)
 
 
 def _what(run_id: str, report: ImportReport) -> str:
     if run_id in report.imported:
         return "imported"
-    return "its webhook may still come" if run_id in report.young else "missing"
+    return "webhook may still come" if run_id in report.young else "missing"

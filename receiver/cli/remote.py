@@ -1,4 +1,4 @@
-"""Calls of the JSON API of a remote service."""
+"""Calls of a remote service: its JSON API, and its submit API as an upstream app uses it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
+from urllib.parse import quote
 
 import httpx2
 from pydantic import BaseModel, ValidationError
@@ -18,9 +20,9 @@ from receiver import __version__
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Parameters
 from receiver.api.problem import CONTENT_TYPE, TYPE
-from receiver.cli.output import clean
+from receiver.cli.output import clean, warn
 from receiver.cli.profiles import RemoteService
-from receiver.errors import Busy, Invalid, NotStarted, RequestError, RunhookError
+from receiver.errors import Busy, Invalid, NotStarted, RequestError, RunhookError, UsageError
 
 if TYPE_CHECKING:
     from receiver.api.artifact_content import ContentParameters
@@ -28,28 +30,26 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R", bound=BaseModel)
 
-# Seconds between two parts of an answer: longer than the service takes to give up; and for all of it.
+# Seconds between two parts of a response, longer than the service takes to give up; for Skyvern's response, which the
+# submit API passes on; and for a complete response.
 TIMEOUT: Final = 30.0
+SUBMIT_TIMEOUT: Final = 60.0
 LONGEST: Final = 300.0
-# Bytes of an answer that are taken: a service sends none that is nearly as long.
 MOST_BYTES: Final = 64 << 20
-# Most tries of a read that is answered with 503, and seconds between two of them at the most.
+# Tries of a read that gets 503, and seconds between two of them at most.
 TRIES: Final = 4
 LONGEST_PAUSE: Final = 10.0
 
-# The number that an error of the system begins with, which tells people nothing.
+# The number that an error of the operating system begins with.
 _ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
-# What a message repeats of an answer.
-_LONGEST = 400
+# Characters of a response that a message repeats.
+_LONGEST: Final = 400
 
 
 class StoredContent(NamedTuple):
-    """A file of a run, as it is stored: the bytes from `start` on. `size`: of the whole; `tag`: of exactly these bytes;
-    `encoding`: its content coding, or ""."""
+    """A file of a run as it is stored. `size`: its bytes; `encoding`: its content coding, or ""."""
 
     size: int
-    start: int
-    tag: str
     encoding: str
     chunks: Iterator[bytes]
 
@@ -60,120 +60,127 @@ class RemoteClient:
     def __init__(self, service: RemoteService) -> None:
         self.service = service
         self.where = service.url
-        self.tell = False
-        self._told_where = False
+        self.announce = False
+        self._announced = False
         self._http = httpx2.Client(
             base_url=service.url,
             timeout=TIMEOUT,
-            follow_redirects=False,  # the key is for this service alone
-            # Problem details are what Skyvern's clients never ask for: so no call of ours is taken for one of its API.
+            follow_redirects=False,  # the key is for this service only
+            # Skyvern's clients never accept problem details: so no call is taken for one of Skyvern's API.
             headers={"user-agent": f"runhook/{__version__}", "accept": f"application/json, {CONTENT_TYPE}"},
             auth=_Bearer(service.key),
         )
-        if service.url.startswith("http://") and not _is_loopback(self._http.base_url.host):
-            sys.stderr.write(f"runhook: WARNING: {service.url}: the key and all answers go there unencrypted\n")
+        if service.url.startswith("http://") and not is_loopback(self._http.base_url.host):
+            warn(f"WARNING: {service.url}: the key and all responses are sent unencrypted")
 
     def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
-        """Return the result. Raises the RequestError that the service answers with, and NotStarted without an answer.
+        """Return the result. Raises the service's RequestError, and NotStarted without a response.
 
-        A read that is answered with 503 is made again after as long as the service says.
+        A read that gets 503 is retried after the time that the service states.
         """
         path, rest = endpoint.path_and_rest(parameters)
-        read = endpoint.method == "GET"
-        tries = TRIES if read else 1
-        while True:
-            tries -= 1
-            answer, body = self._send(endpoint.method, path, rest)
+        for left in range((TRIES if endpoint.method == "GET" else 1) - 1, -1, -1):
+            response, body = self._send(endpoint.method, path, rest)
             try:
-                return _result(endpoint, answer, body, self.where)
+                return _result(endpoint, response, body, self.where)
             except Busy as busy:
-                if not tries:
+                if not left:
                     raise
                 time.sleep(_pause(busy.headers.get("Retry-After", "")))
+        raise AssertionError
 
     @contextmanager
-    def stream(
-        self,
-        method: str,
-        path: str,
-        parameters: Mapping[str, Any],
-        *,
-        headers: Mapping[str, str] | None = None,
-        silence: float | None = None,
-    ) -> Iterator[httpx2.Response]:
-        """Make a call whose answer is no JSON, and give the answer while it comes. Raises as `call`.
-
-        Between two parts of it may pass `silence` seconds, or as much time as the service likes.
-        """
-        timeout = httpx2.Timeout(TIMEOUT, read=silence)
-        request = self._http.build_request(method, path, params=parameters, headers=headers, timeout=timeout)
-        with reaching(self.where):
-            answer = self._http.send(request, stream=True)
-        try:
-            if not answer.is_success:
-                with reaching(self.where):
-                    body = read_bounded(answer, self.where)
-                _raise_problem(answer, body, self.where)
-            yield answer
-        finally:
-            answer.close()
-
-    @contextmanager
-    def content(self, wanted: ContentParameters, start: int = 0, tag: str = "") -> Iterator[StoredContent]:
+    def content(self, wanted: ContentParameters) -> Iterator[StoredContent]:
         """See Client."""
         from receiver.api.artifact_content import GET_CONTENT  # with the sinks, which no other call needs
 
         path, rest = GET_CONTENT.path_and_rest(wanted)
         headers = {"accept": "*/*", "accept-encoding": "identity"}
-        headers |= {"range": f"bytes={start}-", "if-range": tag} if start else {}
-        with self.stream("GET", path, rest, headers=headers, silence=TIMEOUT) as answer:
-            begin, size = start_and_size(answer.status_code, answer.headers)
-            encoding = answer.headers.get("content-encoding", "")
-            yield StoredContent(size, begin, answer.headers.get("etag", ""), encoding, self._chunks(answer))
+        with reaching(self.where), self._http.stream("GET", path, params=rest, headers=headers) as response:
+            if not response.is_success:
+                _raise_problem(response, read_bounded(response, self.where), self.where)
+            size = response.headers.get("content-length", "")
+            if not size.isdecimal():
+                raise NotStarted("the service does not state the file's size; does it have another version?")
+            yield StoredContent(int(size), response.headers.get("content-encoding", ""), self._chunks(response))
 
-    def _chunks(self, answer: httpx2.Response) -> Iterator[bytes]:
+    def _chunks(self, response: httpx2.Response) -> Iterator[bytes]:
         with reaching(self.where):
-            yield from answer.iter_raw()
+            yield from response.iter_raw()
+
+    def submit(self, path: str, request: Mapping[str, Any], labels: Mapping[str, str], key: str) -> dict[str, Any]:
+        """Submit a run as an upstream app does, and return it; also one submitted before with the same Idempotency-Key.
+
+        Raises RunhookError with the service's reason, UsageError if the API key is not allowed to, and NotStarted
+        without a response: the same call with the same `key` then submits no second run.
+        """
+        body = {**request, "labels": dict(labels)} if labels else dict(request)
+        return self._submit_call("POST", path, json=body, headers={"idempotency-key": key})
+
+    def run(self, run_id: str, wait: float) -> dict[str, Any]:
+        """Return a run of the submit API, which waits up to `wait` seconds for its end. Raises as `submit`."""
+        return self._submit_call("GET", f"/v1/runs/{quote(run_id, safe='')}", params={"wait": f"{wait:g}"})
+
+    def _submit_call(self, method: str, path: str, **further: Any) -> dict[str, Any]:
+        with (
+            reaching(self.where, SUBMIT_TIMEOUT),
+            self._http.stream(method, path, timeout=SUBMIT_TIMEOUT, **further) as response,
+        ):
+            body = read_bounded(response, self.where)
+        try:
+            value = json.loads(body)
+        except ValueError:
+            value = None
+        if response.is_success and isinstance(value, dict):
+            return value
+        detail = value.get("detail") if isinstance(value, dict) else None
+        retry_after = response.headers.get("retry-after", "")
+        why = f": {clean(detail, _LONGEST)}" if detail else " without a reason; is Runhook there?"
+        later = f"; retry after {clean(retry_after, 40)} s" if retry_after else ""
+        message = f"{self.where} responds {response.status_code}{why}{later}"
+        if response.status_code == HTTPStatus.FORBIDDEN:
+            raise UsageError(f"{message}; `runhook keys list` there shows its keys")
+        raise RunhookError(message)
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
     def _send(self, method: str, path: str, rest: dict[str, Any]) -> tuple[httpx2.Response, bytes]:
-        if (self.tell or sys.stderr.isatty()) and not self._told_where:
-            sys.stderr.write(f"runhook: service: {self.where}\n")
-            self._told_where = True
-        given = {"params": rest} if method == "GET" else {"json": rest}
-        with reaching(self.where), self._http.stream(method, path, **given) as answer:  # type: ignore[arg-type]
-            return answer, read_bounded(answer, self.where)
+        if (self.announce or sys.stderr.isatty()) and not self._announced:
+            warn(f"service: {self.where}")
+            self._announced = True
+        given: dict[str, Any] = {"params": rest} if method == "GET" else {"json": rest}
+        with reaching(self.where), self._http.stream(method, path, **given) as response:
+            return response, read_bounded(response, self.where)
 
 
 @contextmanager
 def reaching(where: str, seconds: float = TIMEOUT) -> Iterator[None]:
-    """Give a block in which an answer of `where` that does not come within so many seconds is a NotStarted."""
+    """Give a block in which errors of the connection to `where` become NotStarted."""
     try:
         yield
     except httpx2.TimeoutException:
-        raise NotStarted(f"{where}: no answer within {seconds:g} s") from None
+        raise NotStarted(f"{where}: no response within {seconds:g} s") from None
     except httpx2.HTTPError as error:
         reason = clean(_ERRNO.sub("", str(error)).rstrip(".") or type(error).__name__, _LONGEST)
-        raise NotStarted(f"can't reach {where}: {reason}; is Runhook serving there?") from None
+        raise NotStarted(f"cannot reach {where}: {reason}; is Runhook running there?") from None
 
 
-def read_bounded(answer: httpx2.Response, where: str) -> bytes:
-    """Return the body of an answer. Raises NotStarted for one without an end, in bytes or in time."""
+def read_bounded(response: httpx2.Response, where: str) -> bytes:
+    """Return the body of a response. Raises NotStarted for one that is too long, in bytes or in time."""
     body, began = bytearray(), time.monotonic()
-    for part in answer.iter_bytes():
+    for part in response.iter_bytes():
         body += part
         if len(body) > MOST_BYTES:
-            raise NotStarted(f"{where}: the answer is longer than {MOST_BYTES >> 20} MiB; is Runhook there?")
+            raise NotStarted(f"{where}: the response is longer than {MOST_BYTES >> 20} MiB; is Runhook there?")
         if time.monotonic() - began > LONGEST:
-            raise NotStarted(f"{where}: the answer has not ended within {LONGEST:g} s")
+            raise NotStarted(f"{where}: the response is not complete after {LONGEST:g} s")
     return bytes(body)
 
 
 class _Bearer(httpx2.Auth):
-    """Puts the key into each request, and is not shown with it."""
+    """Puts the key into each request, and does not show it."""
 
     def __init__(self, key: str) -> None:
         self._key = key
@@ -183,74 +190,56 @@ class _Bearer(httpx2.Auth):
         yield request
 
 
-def _result(endpoint: Endpoint[Any, R], answer: httpx2.Response, body: bytes, where: str) -> R:
-    if not answer.is_success:
-        _raise_problem(answer, body, where)
+def _result(endpoint: Endpoint[Any, R], response: httpx2.Response, body: bytes, where: str) -> R:
+    if not response.is_success:
+        _raise_problem(response, body, where)
     try:
         return endpoint.result.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = clean(".".join(str(each) for each in first["loc"]), _LONGEST) or "the answer"
+        place = clean(".".join(str(each) for each in first["loc"]), _LONGEST) or "the response"
         raise RunhookError(
-            f"{where}: the answer to {endpoint.name} is none that this version ({__version__}) knows: "
-            f"{place}: {first['msg']}; is the service of another version?"
+            f"{where}: the response to {endpoint.name} is not supported by version {__version__}: {place}: "
+            f"{first['msg']}; does the service have another version?"
         ) from None
 
 
-def _raise_problem(answer: httpx2.Response, body: bytes, where: str) -> NoReturn:
-    """Raise the error of an answer: the service's own in its words, or what else stands there."""
-    if answer.is_redirect:
-        place = clean(answer.headers.get("location", ""), _LONGEST)
-        raise NotStarted(f"{where}: is redirected to {place}, where the key is not sent; name the right address")
-    status = answer.status_code
-    kind = answer.headers.get("content-type", "").partition(";")[0]
-    if kind == CONTENT_TYPE:
+def _raise_problem(response: httpx2.Response, body: bytes, where: str) -> NoReturn:
+    """Raise the error of a response: the service's own, or what else it is."""
+    if response.is_redirect:
+        place = clean(response.headers.get("location", ""), _LONGEST)
+        raise NotStarted(f"{where} redirects to {place}, where the key is not sent; use the right address")
+    status = response.status_code
+    if response.headers.get("content-type", "").partition(";")[0] == CONTENT_TYPE:
         try:
-            error = _error(json.loads(body), status, answer.headers.get("retry-after", ""))
+            error = _error(json.loads(body), status, response.headers.get("retry-after", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
             error = None
         if error is not None:
             raise error
-    hint = "; is Runhook there, and its JSON API?" if status in (404, 405, 501) else ""
-    raise NotStarted(f"{where}: answers {status} without saying why{hint}")
+    hint = "; does Runhook serve its JSON API there?" if status in (404, 405, 501) else ""
+    raise NotStarted(f"{where} responds {status} without a reason{hint}")
 
 
-def _error(said: Mapping[str, Any], status: int, retry_after: str) -> RequestError:
-    """Return the error of ours that problem details tell of; of a newer service's code, one that says the same."""
-    code, detail = str(said["type"]).removeprefix(TYPE), clean(said["detail"], _LONGEST)
+def _error(problem: Mapping[str, Any], status: int, retry_after: str) -> RequestError:
+    """Return the error of problem details; for a code of a newer service, one of the same status."""
+    code, detail = str(problem["type"]).removeprefix(TYPE), clean(problem["detail"], _LONGEST)
     known = {cls.code: cls for cls in RequestError.__subclasses__()}
     cls = known.get(code) or next((each for each in known.values() if each.status == status), RequestError)
     if cls is Busy:
         return Busy(detail, retry_after=int(retry_after) if retry_after.isdecimal() else 2)
     if cls is Invalid:
-        problems = [
-            {"name": clean(each["name"], _LONGEST), "message": clean(each["message"], _LONGEST)}
-            for each in said.get("errors", ())
-        ]
-        return Invalid(detail, problems)
+        errors = problem.get("errors", ())
+        return Invalid(detail, [{name: clean(each[name], _LONGEST) for name in ("name", "message")} for each in errors])
     return cls(detail, headers={"Retry-After": retry_after} if retry_after else {})
-
-
-def start_and_size(status: int, headers: Mapping[str, str]) -> tuple[int, int]:
-    """Return where the bytes of an answer begin in the file, and the size of the whole. Raises NotStarted."""
-    try:
-        if status == 206:
-            unit, _, rest = headers["content-range"].partition(" ")
-            part, _, size = rest.partition("/")
-            if unit == "bytes":
-                return int(part.partition("-")[0]), int(size)
-        elif status == 200:
-            return 0, int(headers["content-length"])
-    except (KeyError, ValueError):
-        pass
-    raise NotStarted("the service does not say how long the file is; is it of another version?")
 
 
 def _pause(retry_after: str) -> float:
     return min(float(retry_after), LONGEST_PAUSE) if retry_after.isdecimal() else 2.0
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

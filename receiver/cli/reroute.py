@@ -1,96 +1,87 @@
-"""`runhook reroute`: today's rules on old events."""
+"""`runhook reroute`: the current routes, applied to old events."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
 from receiver.api.actions.reroutes import REROUTE, ReroutedRow, RerouteParameters, RerouteResult
-from receiver.cli.api_options import api_options, check_times, given_options, named_options
-from receiver.cli.client import Client, with_client
-from receiver.cli.options import Form, Limit, ListJson, Output, Yes, chosen_form, confirm, may_ask
-from receiver.cli.output import Ids, clean, print_rows
-from receiver.cli.progress import ProgressLine
+from receiver.cli.client import Client
+from receiver.cli.completion import completer
+from receiver.cli.lists import parse_columns
+from receiver.cli.options import Limit, ListJson, Output, Yes, can_ask, chosen_form, confirm
+from receiver.cli.output import Form, clean, print_rows, progress
+from receiver.cli.parameters import check_times, given_options, named_options, with_filter
 from receiver.domain.counting import counted
 from receiver.errors import UsageError
 from receiver.ledger.filters import LIMIT
 
 
-@with_client
-@api_options(RerouteParameters, without=("into", "dry_run", "after"))
+@with_filter(RerouteParameters, without=("into", "dry_run", "after"))
 def reroute(
     client: Client,
     asked: dict[str, Any],
-    sink: Annotated[str | None, typer.Option("--sink", help="Only what this sink would get.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
+    sink: Annotated[
+        str | None,
+        typer.Option("--sink", metavar="NAME", help="Only deliveries to this sink.", autocompletion=completer("sink")),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List only.")] = False,
     limit: Limit = LIMIT,
     output: Output = None,
     as_json: ListJson = False,
     yes: Yes = False,
 ) -> None:
-    """Apply today's rules to old events: list what each would reach, and send what is new.
+    """Apply the current routes to old events: list where each would go, and create missing deliveries.
 
-    A sink that has a result already, however its delivery ended, gets none of it again: `runhook replay` does that.
-    Callers' own webhooks follow no rule, and are left alone. The table shows the newest events; all of them are routed.
-    With --url the rules are those of the service.
+    A sink that already has a result gets it again only by `runhook replay`. Callers' own webhooks are not affected.
+    The table shows the newest events, but all are routed. A remote service applies its own routes.
     """
     form = chosen_form(output, as_json)
     into = given_options({"sink": sink}).get("sink", "")
     if not asked.keys() & {"since", "until", "run"}:
-        raise UsageError("say which events: --since 7d, --until TIME or --run ID")
-    client.tell = True
+        raise UsageError("nothing selected: pass --since 7d, --until TIME or --run ID")
+    client.announce = True
     with named_options(asked):
         wanted = REROUTE.validated({**asked, "into": into})
         check_times(wanted, asked)
-        _reroute(client, wanted, form, limit, dry_run=dry_run, yes=yes)
+        reroute_events(client, wanted, form, limit, dry_run=dry_run, yes=yes)
 
 
-def _reroute(client: Client, wanted: RerouteParameters, form: Form, limit: int, *, dry_run: bool, yes: bool) -> None:
-    # Whoever is asked sees the plan first. What is made then is decided anew, since the ledger goes on meanwhile: the
-    # rules are asked a second time, about the stretches of events that lack something and no others.
-    found, made, asks = _Plan(), 0, may_ask(yes=yes)
-    lacking: list[_Stretch] = []
-    for stretch, told in _calls(client, wanted.model_copy(update={"dry_run": dry_run or asks})):
-        if found.add(told):
-            lacking.append(stretch)
-        made += told.made
-        wanted = wanted.model_copy(update={"until": told.until})
-    print_rows(
-        (each.model_dump(mode="json") for each in (found.events[:limit] if form is Form.TABLE else found.events)),
-        {
-            "event": Ids("id"),
-            "run": "run_id",
-            "status": "status",
-            "what it is": "disposition",
-            "reaches": lambda row: ", ".join(row["reaches"]) or "nothing",
-            "new": lambda row: ", ".join(row["added"]),
-        },
-        "no such events",
-        form,
-    )
-    console = typer.echo if form is Form.TABLE else partial(typer.echo, err=True)
-    console(_summary(found))
-    for route, failures in sorted(found.failures.items()):
-        console(f"the rule of route {clean(route, 60)} could not be evaluated on {failures} of them")
-    count = found.new.total()
+def reroute_events(
+    client: Client, wanted: RerouteParameters, form: Form, limit: int, *, dry_run: bool, yes: bool
+) -> None:
+    """Print where the routes would send old events, and create what is missing unless it is a dry run."""
+    # A person sees the plan before the question; the routes are then applied again, since the ledger has changed.
+    plan, created, asks = _Plan(), 0, can_ask(yes=yes)
+    for found in _calls(client, wanted.model_copy(update={"dry_run": dry_run or asks})):
+        plan.add(found)
+        created += found.made
+        wanted = wanted.model_copy(update={"until": found.until})
+    events = plan.events[:limit] if form is Form.TABLE else plan.events
+    columns = parse_columns("event=id run=run_id status disposition reaches new=added")
+    print_rows((each.model_dump(mode="json") for each in events), columns, "no events found", form)
+    say = typer.echo if form is Form.TABLE else partial(typer.echo, err=True)
+    say(plan.summary())
+    for route, failures in sorted(plan.failures.items()):
+        say(f"route {clean(route, 60)} could not be evaluated for {counted(failures, 'event', 'events')}")
+    count = plan.new.total()
     if dry_run or not count:
         return
     if asks:
-        confirm(count, f"Make {counted(count, 'delivery', 'deliveries')}?", yes=yes)
-        with ProgressLine("deliveries", count) as progress:
-            for stretch in lacking:
-                for _, told in _calls(client, wanted, stretch):
-                    made += told.made
-                    progress.show(made)
-    console(f"{counted(made, 'delivery is', 'deliveries are')} made; the clock wakes the sinks within a second")
+        confirm(count, f"Create {counted(count, 'delivery', 'deliveries')}?", yes=yes)
+        with progress("deliveries", count) as show:
+            for found in _calls(client, wanted):
+                created += found.made
+                show(created)
+    say(f"{counted(created, 'delivery', 'deliveries')} created; sending starts within a second")
 
 
 class _Plan:
-    """What all calls have told. `new`: deliveries by sink; of the events that tell one result a sink gets one."""
+    """What all calls returned. `new`: deliveries by sink; a sink gets one of the events with the same result."""
 
     def __init__(self) -> None:
         self.events: list[ReroutedRow] = []
@@ -99,47 +90,29 @@ class _Plan:
         self.left = 0
         self._reached: set[tuple[str, str, str, str]] = set()
 
-    def add(self, told: RerouteResult) -> int:
-        """Add what a call has told. Returns how many new deliveries that are."""
-        before = self.new.total()
-        for each in told.events:
+    def add(self, found: RerouteResult) -> None:
+        """Add what a call returned."""
+        for each in found.events:
             result = (each.source, each.run_id, each.result)
             added = tuple(sink for sink in each.added if (*result, sink) not in self._reached)
             self._reached.update((*result, sink) for sink in added)
             self.new.update(added)
             self.events.append(each.model_copy(update={"added": added}))
-        self.failures.update(told.failures)
-        self.left += told.left
-        return self.new.total() - before
+        self.failures.update(found.failures)
+        self.left += found.left
+
+    def summary(self) -> str:
+        """Return the plan in one sentence."""
+        sinks = ", ".join(f"{clean(name, 60)} {count}" for name, count in sorted(self.new.items()))
+        new = counted(self.new.total(), "new delivery", "new deliveries") + (f" ({sinks})" if sinks else "")
+        skipped = f"; skipped: {self.left} of runs that have changed since" if self.left else ""
+        return f"{counted(len(self.events), 'event', 'events')}: {new}{skipped}"
 
 
-class _Stretch(NamedTuple):
-    """The old events that one call was about: those before the place `after`, back to `end`. "", None: from the newest,
-    to the oldest."""
-
-    after: str = ""
-    end: str | None = None
-
-
-_WHOLE: Final = _Stretch()
-
-
-def _calls(
-    client: Client, wanted: RerouteParameters, stretch: _Stretch = _WHOLE
-) -> Iterator[tuple[_Stretch, RerouteResult]]:
-    """Make calls until all events of a stretch were asked about. Raises RunhookError."""
-    after: str | None = stretch.after
-    while after is not None and (stretch.end is None or not after or int(after) > int(stretch.end)):
-        begun = after
-        update: dict[str, Any] = {"after": after}
-        told = client.call(REROUTE, wanted.model_copy(update=update))
-        wanted, after = wanted.model_copy(update={"until": told.until}), told.next
-        yield _Stretch(begun, after), told
-
-
-def _summary(found: _Plan) -> str:
-    """Return what the plan says, in one sentence."""
-    sinks = ", ".join(f"{clean(name, 60)} {count}" for name, count in sorted(found.new.items()))
-    more = f"; left out: {found.left} of runs that have gone on since" if found.left else ""
-    new = counted(found.new.total(), "new delivery", "new deliveries") + (f" ({sinks})" if sinks else "")
-    return f"{counted(len(found.events), 'event', 'events')}: {new}{more}"
+def _calls(client: Client, wanted: RerouteParameters) -> Iterator[RerouteResult]:
+    """Make calls until all events were routed. Raises RunhookError."""
+    after: str | None = ""
+    while after is not None:
+        found = client.call(REROUTE, wanted.model_copy(update={"after": after}))
+        wanted, after = wanted.model_copy(update={"until": found.until}), found.next
+        yield found

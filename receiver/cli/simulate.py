@@ -46,7 +46,7 @@ def simulate(
 ) -> None:
     """Simulate Skyvern: its API, runs that take a few seconds, signed webhooks, artifacts, and faults on request.
 
-    A prompt or title that holds the name of a fault in square brackets, as in "Get the invoice \\[lose]", has it.
+    A prompt or title that holds the name of a fault in square brackets, as in "Get the invoice [lose]", has it.
     """
     if faults:
         from simulator.faults import HELP, Fault

@@ -173,13 +173,6 @@ def sink_reference(kind: str) -> str:
     return "".join(parts)
 
 
-def put_reference(page: str, text: str) -> str:
-    """Return `page` with `text` between the marks, or just `text` where it has none."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    return f"{before}{begin}\n{text}{end}{after}" if begin and end else text
-
-
 def _section(title: str, model: type[BaseModel], leave_out: Collection[str] = ()) -> str:
     return f"\n### {title}\n\n{_first_paragraph(model)}\n\n{_rows(model, leave_out)}"
 

@@ -97,7 +97,7 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
     it.runhook("replay", "--all", "--wait")
     it.all_delivered(10)
     some = it.deliveries()[0]
-    assert "1 delivered: --force sends those again" in it.runhook("replay", some["id"], code=1)
+    assert "1 delivered: use --force to send them again" in it.runhook("replay", some["id"], code=1)
     assert "wr_nobody: there is no such run" in it.runhook("replay", some["id"], "wr_nobody", "--force", code=2)
     it.runhook("replay", some["id"], "--force")
     eventually(lambda: keys(consumer)[some["id"]] == 4)
@@ -180,6 +180,6 @@ def test_what_waits_for_a_sink_that_was_renamed_is_told_of_and_goes_to_the_new_o
 
     # Then it is told of, and when it is moved it is sent under the key that it had
     eventually(lambda: "the sink renamed is not in the config and has 1 waiting" in it.log_of("worker"))
-    assert "now with hooks: 1 delivery of renamed" in it.runhook("sink", "move", "renamed", "hooks")
+    assert "moved to hooks: 1 delivery of renamed" in it.runhook("sink", "move", "renamed", "hooks")
     it.all_delivered(1, sink="hooks")
     assert keys(consumer) == {waiting["id"]: 1}

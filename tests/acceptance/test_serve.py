@@ -210,6 +210,6 @@ def test_without_its_ledger_it_takes_webhooks_and_says_what_it_lacks(
     assert receiver.post(body()).status_code == 202
     eventually(lambda: "WARNING: the ledger" in receiver.log)
     (line,) = [line for line in receiver.log.splitlines() if "WARNING: the ledger" in line]
-    assert "start it, or correct DATABASE_URL. Webhooks are kept meanwhile; the submit API answers 503" in line
+    assert "start it, or correct DATABASE_URL. Webhooks are stored; the submit API responds 503" in line
     assert "sekret" not in receiver.log
     assert "Traceback" not in receiver.log

@@ -196,10 +196,10 @@ def _import_all() -> None:
 
     from handlers import registry
     from receiver.cli import serve
-    from receiver.cli.commands import COMMANDS
+    from receiver.cli.commands import COMMANDS, find
 
-    for listed in COMMANDS.values():
-        import_module(listed.module)
+    for name in COMMANDS:
+        find(name)
     for module in ("receiver.clock", "receiver.dispatch.dispatcher", "receiver.worker", "receiver.delivery.deliverer"):
         import_module(module)
     serve.web_parts()

@@ -25,7 +25,7 @@ def run_command(*arguments: str, environ: Mapping[str, str] | None = None) -> st
 
     `environ`: variables besides those of this process.
     """
-    done = CliRunner().invoke(build_app(arguments[0]), list(arguments), env=environ)
+    done = CliRunner().invoke(build_app(), list(arguments), env=environ)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code == 0, done.output

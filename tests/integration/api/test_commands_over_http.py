@@ -92,7 +92,7 @@ def test_an_operation_of_a_remote_service_is_watched_and_stopped(runhook: Runhoo
         (["evt_0123456789ab"], 2, "evt_0123456789ab: there is no such event"),
         (["dlv_0123456789ab"], 2, "dlv_0123456789ab: there is no such delivery"),
         # What is known, and has nothing to be replayed, is none
-        (["tsk_3"], 1, "nothing to replay of tsk_3: no delivery matches"),
+        (["tsk_3"], 1, "nothing to replay: nothing matches"),
         (["tsk_1", "tsk_3"], 1, "tsk_3: there is nothing to replay of it"),
     ],
 )
@@ -110,8 +110,8 @@ def test_an_unknown_id_and_nothing_to_do_end_differently(
 def test_a_sink_of_a_remote_service_is_paused_and_goes_on(
     runhook: Runhook, monkeypatch: pytest.MonkeyPatch, api_server: Submitting
 ) -> None:
-    assert "callback is paused" in runhook("sink", "pause", "callback")
-    assert runhook("sink", "resume", "callback") == "callback goes on\n"
+    assert "callback paused" in runhook("sink", "pause", "callback")
+    assert runhook("sink", "resume", "callback") == "callback resumed\n"
     assert runhook("sink", "resume", "callback") == "callback was not paused\n"
     for name, words in (("slak", "no sink is called slak"), ("callback", "can't be tested")):
         with pytest.raises(Invalid, match=words):
@@ -131,8 +131,8 @@ def test_keys_of_a_remote_service_are_made_listed_and_revoked(runhook: Runhook, 
         runhook("keys", "create", "app", "--scope", "submit", "--source", "skyvern")
     # And rotated, by who has its scopes, with an end
     shown = runhook("keys", "rotate", "dashboard", "--grace", "2h", "--expires", "30d")
-    assert re.search(r"^rhk_\w+.*\n\nThis is shown once. dashboard may view for source skyvern until 20", shown)
-    assert "The old one, rhk_" in shown
+    assert re.search(r"^rhk_\w+.*\n\nIt is shown only once. dashboard: view for source skyvern until 20", shown)
+    assert "The old key, rhk_" in shown
     old = next(row for row in json.loads(runhook("keys", "list", "--json")) if row["id"] == made["id"])
     assert old["replaced_by"]
     assert not old["expired"]
@@ -149,7 +149,7 @@ def test_keys_of_a_remote_service_are_made_listed_and_revoked(runhook: Runhook, 
 def test_the_quarantine_of_a_remote_service_is_checked_again_and_dropped(
     runhook: Runhook, api_server: Submitting
 ) -> None:
-    assert "The quarantine is empty" in runhook("quarantine", "list")
+    assert "the quarantine is empty" in runhook("quarantine", "list")
     store = Quarantine(api_server.settings.data / "quarantine", 9, 1 << 20)
     for number, secret in enumerate(("other", "wrong", "wrong")):  # the first is the source's own
         body = json.dumps({"run_id": f"tsk_{number}"}).encode()
@@ -157,14 +157,14 @@ def test_the_quarantine_of_a_remote_service_is_checked_again_and_dropped(
 
     ids = [row["id"] for row in json.loads(runhook("quarantine", "list", "--json"))]
     assert len(ids) == 3
-    assert "1 let in, 2 stay in quarantine." in runhook("quarantine", "verify")
+    assert "1 accepted, 2 still in quarantine." in runhook("quarantine", "verify")
     assert runhook("quarantine", "drop", ids[1]) == "1 dropped.\n"
     assert runhook("quarantine", "drop", "--all") == "1 dropped.\n"
     assert store.list() == []
 
 
 def test_failed_runs_are_submitted_again_only_where_a_sink_knows_how(runhook: Runhook) -> None:
-    with pytest.raises(UsageError, match="say what to resubmit"):
+    with pytest.raises(UsageError, match="nothing selected to resubmit"):
         runhook("resubmit")
     with pytest.raises(Invalid, match="the config has no sink of type resubmit") as refused:
         runhook("resubmit", "--status", "failed")

@@ -139,18 +139,18 @@ def test_an_answer_without_an_end_is_cut_off(
     monkeypatch.setattr("receiver.cli.remote.MOST_BYTES", 2 << 20)
     for status in (200, 500):
         scripted_server.script = [Reply(status, b"x" * (3 << 20))]
-        with pytest.raises(NotStarted, match="the answer is longer than 2 MiB; is Runhook there"):
+        with pytest.raises(NotStarted, match="the response is longer than 2 MiB; is Runhook there"):
             remote.call(NUMBERS, PageParameters())
     monkeypatch.setattr("receiver.cli.remote.LONGEST", -1.0)
     scripted_server.script = [page(1)]
-    with pytest.raises(NotStarted, match="has not ended within -1 s"):
+    with pytest.raises(NotStarted, match="the response is not complete after -1 s"):
         remote.call(NUMBERS, PageParameters())
 
 
 def test_a_list_that_goes_round_ends(remote: RemoteClient, scripted_server: ScriptedServer) -> None:
     scripted_server.default = page(after="a")
 
-    with pytest.raises(RunhookError, match="numbers goes on where it began"):
+    with pytest.raises(RunhookError, match="numbers returns the same page again"):
         list(rows_of(remote, NUMBERS, PageParameters(), 3))
 
 
@@ -187,13 +187,13 @@ def test_an_action_is_never_made_twice(remote: RemoteClient, scripted_server: Sc
         (problem(429, "too_many", "too many calls"), TooMany, "too many calls"),
         (problem(403, "forbidden", "no\x1b[2J\nmore"), Forbidden, "no\N{REPLACEMENT CHARACTER}"),
         (problem(404, "a_code_of_a_later_release", "gone"), NotFound, "gone"),
-        (Reply(302, b"", {"location": "https://evil.example/"}), NotStarted, "is redirected to https://evil.example/"),
-        (Reply(404, b"<html>"), NotStarted, "answers 404 without saying why; is Runhook there"),
-        (Reply(500, b"{"), NotStarted, "answers 500 without saying why"),
-        (Reply(500, b"{", {"content-type": "application/problem+json"}), NotStarted, "answers 500 without"),
-        (Reply(200, b"<html>"), RunhookError, "the answer to numbers is none that this version"),
+        (Reply(302, b"", {"location": "https://evil.example/"}), NotStarted, "redirects to https://evil.example/"),
+        (Reply(404, b"<html>"), NotStarted, "responds 404 without a reason; does Runhook serve"),
+        (Reply(500, b"{"), NotStarted, "responds 500 without a reason"),
+        (Reply(500, b"{", {"content-type": "application/problem+json"}), NotStarted, "responds 500 without"),
+        (Reply(200, b"<html>"), RunhookError, "the response to numbers is not supported by version"),
         (Reply(200, b'{"items": [{}]}'), RunhookError, "items.0.number: Field required"),
-        (Reply(hang_up=True), NotStarted, "without sending a response; is Runhook serving there?"),
+        (Reply(hang_up=True), NotStarted, "without sending a response; is Runhook running there?"),
     ],
 )
 def test_what_goes_wrong_is_one_line_without_the_key(
@@ -222,7 +222,7 @@ def test_a_service_that_is_not_there_is_one_line() -> None:
         port = taken.getsockname()[1]
 
     client = RemoteClient(RemoteService(f"http://127.0.0.1:{port}", KEY))
-    with pytest.raises(NotStarted, match=f"can't reach http://127.0.0.1:{port}: "):
+    with pytest.raises(NotStarted, match=f"cannot reach http://127.0.0.1:{port}: "):
         client.call(NUMBERS, PageParameters())
     client.close()
 
@@ -248,6 +248,6 @@ def test_a_key_that_goes_unencrypted_is_told(capsys: pytest.CaptureFixture[str],
 
 
 def test_a_folder_of_this_machine_and_a_service_are_a_mistake(tmp_path: Path) -> None:
-    said = r"--data: is of this machine, and https://a\.example is not"
+    said = r"--data is for this machine and does not fit the remote service https://a\.example"
     with pytest.raises(RunhookError, match=said), open_client(url="https://a.example", key=KEY, data=tmp_path):
         raise AssertionError

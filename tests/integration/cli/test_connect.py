@@ -54,7 +54,7 @@ def connect(
 
     def run(*arguments: str, answer: str = "") -> Result:
         found = CliRunner().invoke(
-            build_app("connect"), ["connect", "--config", "c.json", *arguments], input=answer, catch_exceptions=True
+            build_app(), ["connect", "--config", "c.json", *arguments], input=answer, catch_exceptions=True
         )
         if isinstance(found.exception, Exception):
             raise found.exception
@@ -207,10 +207,10 @@ def test_a_wrong_call_says_what_would_be_right(
     connect: Connect, skyvern_simulator: SkyvernSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for arguments, words in (
-        (["--apply", "--undo"], "one of them"),
-        (["--apply", "--json"], "say --yes too"),
-        (["--agent", "wpid_nobody"], "no such agent"),
-        (["--source", "nobody"], "--source nobody: there is no such source; there are skyvern"),
+        (["--apply", "--undo"], "mutually exclusive"),
+        (["--apply", "--json"], "--json requires --yes"),
+        (["--agent", "wpid_nobody"], "agent not found"),
+        (["--source", "nobody"], "--source nobody: not found; there are skyvern"),
     ):
         with pytest.raises(UsageError, match=words):
             connect(*arguments)
@@ -283,7 +283,7 @@ def test_a_question_that_nobody_can_answer_changes_nothing_and_is_one_line(
 
     assert end.value.code == 1
     assert "Change 1 agent?" in (shown := capsys.readouterr()).out
-    assert shown.err.splitlines()[1:] == ["runhook: not confirmed, so nothing was changed; --yes asks nothing"]
+    assert shown.err.splitlines()[1:] == ["runhook: aborted, nothing changed; use --yes to skip the prompt"]
     assert skyvern_simulator.world.agents[one].callback is None
 
 
@@ -313,4 +313,4 @@ def test_a_schedule_that_should_have_run_and_did_not_is_missing(
 
     assert {each["name"]: each["ran"] for each in source["schedules"]} == {"Ran": True, "Silent": False}
     assert {each["results"] for each in source["schedules"]} == {"nowhere"}
-    assert table.count("missing: none was started at") == 1
+    assert table.count("missing: no run started at") == 1

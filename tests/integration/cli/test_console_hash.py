@@ -35,4 +35,4 @@ def test_a_password_becomes_its_hash(hash_of: HashOf) -> None:
 def test_a_password_that_is_none(password: str, hash_of: HashOf) -> None:
     code, out, errors = hash_of(password)
     assert (code, out) == (2, "")
-    assert "must have 8 characters or more" in errors
+    assert "must have at least 8 characters" in errors

@@ -1,25 +1,21 @@
-"""The files of a run into a folder: from this machine's sinks and from a service, resumed, checked, and safe."""
+"""Files of a run into a folder: from this machine's sinks and from a service, checked and safe."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from receiver.api.artifact_content import ContentParameters
 from receiver.api.artifacts import ArtifactRow
 from receiver.cli import download
-from receiver.cli.client import Client, LocalClient
+from receiver.cli.client import LocalClient
 from receiver.cli.download import names_of
-from receiver.cli.progress import ProgressLine
-from receiver.cli.remote import RemoteClient, StoredContent, start_and_size
-from receiver.errors import Busy, NotStarted
+from receiver.cli.remote import RemoteClient, StoredContent
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.skyvern import KEY
 from tests.servers.submitting import Submitting
@@ -63,52 +59,48 @@ def test_the_files_of_a_run_are_fetched_and_nothing_is_overwritten(
     folder = tmp_path / "got"
     remote = where(place, service)
 
-    code, shown, _ = said("artifacts", "tsk_1", "--download", str(folder), *remote)
+    code, shown, _ = said("run", "tsk_1", "--download", str(folder), *remote)
 
     assert code == 0, shown
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == FILES
     assert "recording.webm: 1000.0 KiB" in shown
     # And what is there stays, unless it may be replaced
     (folder / "notes.txt").write_text("mine")
-    code, shown, error = said("artifacts", "tsk_1", "--download", str(folder), *remote)
-    assert (code, "notes.txt: is there already, and is left as it is; --force replaces it" in shown) == (1, True)
-    assert error.endswith("runhook: 6 of 6 files could not be had\n")
+    code, shown, error = said("run", "tsk_1", "--download", str(folder), *remote)
+    assert (code, "notes.txt: skipped: the file exists; --force replaces it" in shown) == (1, True)
+    assert error.endswith("runhook: 6 of 6 files not downloaded\n")
     assert (folder / "notes.txt").read_text() == "mine"
-    assert said("artifacts", "tsk_1", "--download", str(folder), "--force", *remote)[0] == 0
+    assert said("run", "tsk_1", "--download", str(folder), "--force", *remote)[0] == 0
     assert (folder / "notes.txt").read_bytes() == FILES["notes.txt"]
 
 
 @pytest.mark.parametrize("place", ["here", "there"])
-def test_what_broke_off_is_gone_on_with(
+def test_interrupted_file_is_retried_and_never_kept(
     service: Submitting, said: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    # Given a store whose bytes end early, in each of the tries
+    # Given a store whose bytes end early
     client: Any = LocalClient if place == "here" else RemoteClient
-    whole, starts = client.content, []
+    complete, tries = client.content, []
 
     @contextmanager
-    def short(self: Any, wanted: Any, start: int = 0, tag: str = "") -> Iterator[StoredContent]:
-        with whole(self, wanted, start, tag) as found:
-            starts.append(found.start)
-            cut = iter([b"".join(found.chunks)[:1000]])
-            yield found._replace(chunks=cut)
+    def short(self: Any, wanted: Any) -> Iterator[StoredContent]:
+        tries.append(wanted.name)
+        with complete(self, wanted) as found:
+            yield found._replace(chunks=iter([b"".join(found.chunks)[:1000]]))
 
     monkeypatch.setattr(client, "content", short)
     monkeypatch.setattr(download, "PAUSE", 0.0)
-    monkeypatch.setattr(download, "TRIES", 2)
     folder = tmp_path / "got"
-    arguments = ["artifacts", "tsk_1", "--download", str(folder), *where(place, service)]
+    arguments = ["run", "tsk_1", "--download", str(folder), *where(place, service)]
     code, shown, _ = said(*arguments)
     assert code == 1
-    assert "recording.webm: it broke off after 2,000 of 1,024,000 bytes" in shown
-    assert not (folder / "recording.webm").exists()
+    assert "recording.webm: interrupted after 1,000 of 1,024,000 bytes" in shown
+    assert tries.count("recording.webm") == download.TRIES
+    assert [path.name for path in folder.iterdir() if path.name.startswith((".", "recording"))] == []
     # When it is called again, and the bytes come
-    monkeypatch.setattr(client, "content", whole)
+    monkeypatch.setattr(client, "content", complete)
     assert said(*arguments, "--force")[0] == 0
-    # Then the rest was asked for, and the file is whole
-    assert max(starts) == 1000
-    assert (folder / "recording.webm").read_bytes() == FILES["recording.webm"]
-    assert [path for path in folder.iterdir() if path.name.startswith(".")] == []
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == FILES
 
 
 @pytest.mark.parametrize("place", ["here", "there"])
@@ -125,7 +117,7 @@ def test_what_no_sink_has_stored_comes_from_skyvern(
     record(service.ledger, new_event("tsk_2", downloaded_files=files))
     got = tmp_path / "got"
 
-    code, shown, error = said("artifacts", "tsk_2", "--download", str(got), *where(place, service))
+    code, shown, error = said("run", "tsk_2", "--download", str(got), *where(place, service))
 
     assert code == 1, shown
     assert {path.name: path.read_bytes() for path in got.iterdir()} == {"kept.txt": b"behind the key"}
@@ -136,18 +128,20 @@ def test_what_no_sink_has_stored_comes_from_skyvern(
     assert keys == [KEY]
 
 
-def test_what_is_no_run_is_said_plainly(service: Submitting, said: Callable[..., Said], tmp_path: Path) -> None:
-    assert said("artifacts", "--download", str(tmp_path / "got"))[2].startswith("runhook: --download: say of which run")
-    assert said("artifacts", "--force")[0] == 2
-    assert "there is no such run" in said("artifacts", "tsk_404", "--download", str(tmp_path / "got"))[2]
+def test_unknown_run_or_missing_folder_is_a_mistake(
+    service: Submitting, said: Callable[..., Said], tmp_path: Path
+) -> None:
+    assert said("run", "tsk_1", "--force")[::2] == (2, "runhook: --force requires --download DIR\n")
+    assert said("run", "tsk_1", "--download", "")[0] == 2
+    assert said("run", "tsk_404", "--download", str(tmp_path / "got"))[0] == 2
 
 
 def test_a_checksum_that_is_wrong_keeps_nothing(service: Submitting, said: Callable[..., Said], tmp_path: Path) -> None:
     files = [{"url": "https://files.test/notes.txt", "filename": "notes.txt", "checksum": "0" * 64}]
     store_files(service.ledger, tmp_path / "archive", "tsk_3", "archive", downloaded_files=files)
-    code, shown, _ = said("artifacts", "tsk_3", "--download", str(tmp_path / "got"))
+    code, shown, _ = said("run", "tsk_3", "--download", str(tmp_path / "got"))
     assert code == 1
-    assert "notes.txt: what is stored is not what the run's checksum is of; it was not kept" in shown
+    assert "notes.txt: discarded: the stored file does not match the run's checksum" in shown
     assert not (tmp_path / "got" / "notes.txt").exists()
     assert not list((tmp_path / "got").glob(".notes*"))
 
@@ -160,32 +154,32 @@ def test_what_stands_in_the_way_of_one_file_keeps_no_other_from_coming(
     (tmp_path / "mine").write_text("mine")
     (folder / "page.html").symlink_to(tmp_path / "mine")
 
-    code, shown, error = said("artifacts", "tsk_1", "--download", str(folder), "--force")
+    code, shown, error = said("run", "tsk_1", "--download", str(folder), "--force")
 
     assert code == 1
-    assert "notes.txt: a folder of this name is there, and is left as it is" in shown
-    assert error.endswith("runhook: 1 of 6 files could not be had\n")
+    assert "notes.txt: skipped: a folder of this name exists" in shown
+    assert error.endswith("runhook: 1 of 6 files not downloaded\n")
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert (tmp_path / "mine").read_text() == "mine"
     assert (folder / "page.html").read_bytes() == FILES["page.html"]
     assert not (folder / "page.html").is_symlink()
 
 
-def test_a_disk_that_is_full_names_the_file(
+def test_full_disk_names_the_file(
     service: Submitting, said: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: ProgressLine, done: int) -> None:
-        raise OSError(28, "No space left on device")
+    @contextmanager
+    def full(self: Any, wanted: Any) -> Iterator[StoredContent]:
+        def chunks() -> Iterator[bytes]:
+            raise OSError(28, "No space left on device")
+            yield b""
 
-    monkeypatch.setattr(ProgressLine, "show", full)
-    code, _, error = said("artifacts", "tsk_1", "--download", str(tmp_path / "got"))
+        yield StoredContent(10, "", chunks())
+
+    monkeypatch.setattr(LocalClient, "content", full)
+    code, _, error = said("run", "tsk_1", "--download", str(tmp_path / "got"))
     assert code == 3
-    assert re.search(r"got/\.invoice\.pdf\.[0-9a-f]{12}\.part: no space left on device\n$", error)
-
-
-def test_an_empty_folder_is_not_the_working_directory(service: Submitting, said: Callable[..., Said]) -> None:
-    told = said("artifacts", "tsk_1", "--download", "", "--force")
-    assert told[::2] == (2, "runhook: --download: is empty; give it a value, or leave it out\n")
+    assert re.search(r"got/\.invoice\.pdf\.part: no space left on device\n$", error)
 
 
 def test_a_name_leads_nowhere_else_and_is_taken_once() -> None:
@@ -198,34 +192,3 @@ def test_a_name_leads_nowhere_else_and_is_taken_once() -> None:
     assert len({name.casefold() for name in names}) == 7
     assert len({name.casefold() for name in names_of([row(each) for each in ("a-3.txt", "a.txt", "A.txt")])}) == 3
     assert not any("/" in name or name in (".", "..") or "\x00" in name for name in names)
-
-
-def test_an_answer_that_tells_no_length_is_refused() -> None:
-    assert start_and_size(206, {"content-range": "bytes 5-9/10"}) == (5, 10)
-    assert start_and_size(200, {"content-length": "10"}) == (0, 10)
-    for status, headers in ((206, {}), (200, {}), (206, {"content-range": "bytes 5-9/*"}), (204, {})):
-        with pytest.raises(NotStarted, match="does not say how long"):
-            start_and_size(status, headers)
-
-
-@pytest.mark.parametrize("start", [0, 3])
-def test_a_file_that_is_replaced_between_two_parts_is_no_mixture(tmp_path: Path, start: int) -> None:
-    # Given a part of one version
-    versions = iter(
-        [StoredContent(10, 0, '"a"', "", iter([b"aaaaa"])), StoredContent(10, start, '"b"', "", iter([b"b"]))]
-    )
-
-    class Replaced:
-        @contextmanager
-        def content(self, *_: object) -> Iterator[StoredContent]:
-            yield next(versions)
-
-    target = tmp_path / "video.webm"
-    version = hashlib.sha256(b'"a"').hexdigest()[:12]
-    part = tmp_path / f".video.webm.{version}.part"
-    part.write_bytes(b"aaaaa")
-    # When the rest is of another
-    with pytest.raises(Busy, match="replaced"):
-        download._receive(cast("Client", Replaced()), cast("ContentParameters", None), target)
-    # Then what is there is as it was
-    assert part.read_bytes() == b"aaaaa"

@@ -10,6 +10,7 @@ import redis
 from typer.testing import CliRunner, Result
 
 from receiver.cli.inbox import app
+from receiver.domain.event import short_id
 from receiver.domain.frame import FORGED, EntryKeys
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox.aside import list_aside, set_aside
@@ -67,7 +68,7 @@ def test_an_entry_that_was_set_aside_is_accepted_or_dropped(
     # Then both are listed, with why
     shown = command("list").output
     assert FORGED in shown
-    assert event(body("tsk_1")).id in shown
+    assert short_id(event(body("tsk_1")).id) in shown
     assert "because" not in shown, "a stranger's own words"
     ours, theirs = (each.aside_id for each in list_aside(client))
     # And one that is no event can't be accepted, nor one that is not there
@@ -82,7 +83,7 @@ def test_an_entry_that_was_set_aside_is_accepted_or_dropped(
     assert isinstance(command("drop").exception, UsageError)
     assert command("drop", "--all").output == "1 dropped.\n"
     assert list(list_aside(client)) == []
-    assert command("list").output == "Nothing was set aside.\n"
+    assert command("list").output == "no entry was set aside\n"
 
 
 def test_a_redis_that_cannot_be_used_is_named_with_the_cause(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

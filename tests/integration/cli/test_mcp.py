@@ -16,20 +16,23 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx2
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from receiver.cli.client import LocalClient
-from receiver.cli.mcp_tools import ANSWER_BYTES, instructions, tools
 from receiver.config.settings import Settings
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, replays
-from receiver.ledger.lists import paging
+from receiver.mcp.tools import RESULT_BYTES, bounded, instructions, tools
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support.command import Said
-from tests.support.ledger import NOW, claim, new_event, record, settle, with_tables
+from tests.support.ledger import claim, new_event, record, settle, with_tables
 from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ def local(book: Ledger, tmp_path: Path) -> Iterator[Callable[..., Client]]:
     """A client of the tools on the ledger of this machine, in this process."""
     from mcp import Client
 
-    from receiver.cli.mcp_server import server_of
+    from receiver.mcp.server import server_of
 
     environ = {"DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db", "REDIS_URL": "redis://127.0.0.1:1/0"}
     settings = Settings.from_env(environ, data=tmp_path, config=tmp_path / "c.json")
@@ -83,10 +86,10 @@ async def test_tools_only_look_unless_more_is_allowed(local: Callable[..., Clien
         # A model reads all of it before it does anything
         assert len(json.dumps([tool.model_dump(by_alias=True, exclude_none=True) for tool in looking])) < 42_000
         (runs,) = (tool for tool in looking if tool.name == "list_runs")
-        assert {"title", "status", "since", "after", "at"} <= runs.input_schema["properties"].keys()
+        assert {"title", "status", "since", "after"} <= runs.input_schema["properties"].keys()
         assert all(tool.annotations and tool.annotations.read_only_hint for tool in looking)
         assert {"list_runs", "get_run", "get_status", "explain", "wait_for_run", "tail"} <= {t.name for t in looking}
-        assert "there is no tool replay" in await refusal(client, "replay", {"ids": ["dlv_000000000000"]})
+        assert "unknown tool replay" in await refusal(client, "replay", {"ids": ["dlv_000000000000"]})
     async with local("operate") as client:
         acting = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert set(acting) > {tool.name for tool in looking} | {"replay", "cancel", "pause_sink"}
@@ -108,56 +111,43 @@ async def test_pages_fit_into_an_answer_and_their_cursor_goes_on_where_it_ends(
             sizes.append(len(result.content[0].text))
             page = said(result)
             assert "cut" not in page
-            seen += [row["run_id"] for row in page["answer"]["items"]]
-            after = page["answer"]["next"]
+            seen += [row["run_id"] for row in page["result"]["items"]]
+            after = page["result"]["next"]
     assert sorted(seen) == [f"tsk_{number:03}" for number in range(70)]
-    assert max(sizes) <= ANSWER_BYTES
+    assert max(sizes) <= RESULT_BYTES
     assert len(sizes) >= 4
 
 
-async def test_a_list_that_is_short_goes_on(
-    local: Callable[..., Client], book: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given pages that look at two rows each, and two runs that are wanted, far apart
-    monkeypatch.setattr(paging, "SCAN", 2)
-    for number in range(8):
-        record(book, new_event(f"tsk_{number}", title="wanted" if number in (0, 3) else "other"), now=NOW + number)
-    async with local() as client:
-        # Then one call finds both, or as many as it asks for
-        found = said(await client.call_tool("list_runs", {"title": "wanted"}))["answer"]
-        assert ([row["run_id"] for row in found["items"]], found["next"]) == (["tsk_3", "tsk_0"], None)
-        first = said(await client.call_tool("list_runs", {"title": "wanted", "limit": 1}))["answer"]
-        assert [row["run_id"] for row in first["items"]] == ["tsk_3"]
-        assert first["next"]
-        # And a tail, which has no end, is answered at once
-        assert said(await client.call_tool("tail", {}))["answer"]["items"] == []
-
-
-async def test_an_answer_that_is_too_long_is_cut_and_read_on(local: Callable[..., Client], book: Ledger) -> None:
+async def test_long_result_is_shortened(local: Callable[..., Client], book: Ledger) -> None:
     record(book, *(new_event("tsk_1", "ops", failure_reason=f"{number} " + "x" * 4000) for number in range(30)))
     async with local() as client:
         result = await client.call_tool("get_run", {"run_id": "tsk_1"})
-        assert len(result.content[0].text) <= ANSWER_BYTES
+        assert len(result.content[0].text) <= RESULT_BYTES
         found = said(result)
-        (cut,) = [each for each in found["cut"] if each["at"] == "/events"]
-        assert (cut["of"], cut["offset"]) == (30, len(found["answer"]["events"]))
-        rest = said(await client.call_tool("get_run", {"run_id": "tsk_1", "at": "/events", "offset": cut["offset"]}))
-        assert rest["answer"][0]["id"] not in [each["id"] for each in found["answer"]["events"]]
-        last = said(await client.call_tool("get_run", {"run_id": "tsk_1", "at": "/events/29/id"}))
-        assert last == {"answer": (last["answer"])}
-        assert last["answer"].startswith("evt_")
-        assert "there is nothing at 30" in await refusal(client, "get_run", {"run_id": "tsk_1", "at": "/events/30"})
+        assert found["result"]["run"]["run_id"] == "tsk_1"
+        assert "cut" in found
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=300),
+        lambda inner: st.lists(inner, max_size=30) | st.dictionaries(st.text(max_size=200), inner, max_size=30),
+        max_leaves=60,
+    )
+)
+def test_result_is_never_longer_than_its_bound(value: Any) -> None:
+    assert bounded(value, 10**7) == {"result": value}
+    for wrapped in (value, [value] * 300, {str(number): [value] for number in range(300)}, [[[[[[[[value]]]]]]]] * 99):
+        assert len(orjson.dumps(bounded(wrapped, RESULT_BYTES))) <= RESULT_BYTES
 
 
 async def test_mistakes_are_told_with_what_would_be_right(local: Callable[..., Client]) -> None:
     async with local() as client:
         assert "did you mean status?" in await refusal(client, "list_runs", {"statuss": ["failed"]})
-        assert "tsk_nobody: there is none" in await refusal(client, "get_run", {"run_id": "tsk_nobody"})
-        assert await refusal(client, "list_runs", {"offset": -1}) == (
-            "invalid: at: must be a JSON pointer; offset: must be a number from 0 on"
-        )
+        assert "not_found: run tsk_nobody: " in await refusal(client, "get_run", {"run_id": "tsk_nobody"})
+        assert (await refusal(client, "list_runs", {"limit": 0})).startswith("invalid: limit: must be ")
         wanted = {"body": {"run_id": "tsk_1", "status": "completed"}}
-        found = said(await client.call_tool("explain", wanted))["answer"]
+        found = said(await client.call_tool("explain", wanted))["result"]
         assert [(each["route"], each["matched"]) for each in found["routes"]] == [("all", True)]
 
 
@@ -165,12 +155,12 @@ async def test_a_replay_by_filter_is_counted_first(local: Callable[..., Client],
     record(book, *(new_event(f"tsk_{number}", "ops") for number in range(3)))
     settle(book, claim(book, "ops"), DeliveryMove.DIE)
     async with local("operate") as client:
-        preview = said(await client.call_tool("replay", {"sink": "ops", "dry_run": True}))["answer"]
+        preview = said(await client.call_tool("replay", {"sink": "ops", "dry_run": True}))["result"]
         assert (preview["count"], book.read(replays.list_operations)) == (3, [])
         wanted = {"sink": "ops", "until": preview["until"]}
         assert "expect" in await refusal(client, "replay", wanted)
         assert "not_as_expected: " in await refusal(client, "replay", {**wanted, "expect": 2})
-        made = said(await client.call_tool("replay", {**wanted, "expect": 3}))["answer"]
+        made = said(await client.call_tool("replay", {**wanted, "expect": 3}))["result"]
         assert [each.id for each in book.read(replays.list_operations)] == [made["operation"]["id"]]
 
 
@@ -179,12 +169,12 @@ async def test_a_wait_ends_in_time_and_goes_on_when_it_is_asked_again(
 ) -> None:
     wanted = {"run_id": "tsk_1", "seconds": 0.2}
     async with local() as client:
-        waited = said(await client.call_tool("wait_for_run", wanted))["answer"]
-        assert waited == {"ended": False, "run": None, "call_again_with": {**wanted, "source": ""}}
-        waiting = asyncio.create_task(client.call_tool("wait_for_run", {**waited["call_again_with"], "seconds": 30}))
+        waited = said(await client.call_tool("wait_for_run", wanted))["result"]
+        assert waited == {"ended": False, "run": None}
+        waiting = asyncio.create_task(client.call_tool("wait_for_run", {**wanted, "seconds": 30}))
         await asyncio.sleep(0)
         record(book, new_event("tsk_1", "ops"))
-        ended = said(await waiting)["answer"]
+        ended = said(await waiting)["result"]
         assert (ended["ended"], ended["run"]["outcome"]) == (True, "completed")
 
 
@@ -203,14 +193,14 @@ async def test_a_run_is_submitted_once_and_waited_for_over_stdio(
     async with Client(server, mode="legacy") as client:
         # When a model submits a task, and does so again since it has lost the answer
         task = {"prompt": "complete", "title": "one", "labels": {"team": "a"}, "idempotency_key": "key-of-this-run"}
-        run = said(await client.call_tool("submit_task", task))["answer"]
-        again = said(await client.call_tool("submit_task", task))["answer"]
+        run = said(await client.call_tool("submit_task", task))["result"]
+        again = said(await client.call_tool("submit_task", task))["result"]
         # Then there is one run, and its end comes
         assert run["run_id"] == again["run_id"]
         assert len(service.rows()) == 1
         ended: dict[str, Any] = {"ended": False}
         while not ended["ended"]:
-            ended = said(await client.call_tool("wait_for_run", {"run_id": run["run_id"], "seconds": 5}))["answer"]
+            ended = said(await client.call_tool("wait_for_run", {"run_id": run["run_id"], "seconds": 5}))["result"]
         assert ended["run"]["labels"] == {"team": "a"}
         # And what the key may not do, no option allows
         assert "forbidden: this needs the scope operate" in await refusal(client, "pause_sink", {"sink": "callback"})
@@ -241,7 +231,7 @@ async def test_over_http_a_client_needs_the_token(book: Ledger, served_http: str
             httpx2.AsyncClient(headers=headers, timeout=PATIENCE, trust_env=False) as http,
             Client(streamable_http_client(served_http, http_client=http), mode=mode) as client,
         ):
-            rows = said(await client.call_tool("list_runs", {}))["answer"]["items"]
+            rows = said(await client.call_tool("list_runs", {}))["result"]["items"]
             assert [row["run_id"] for row in rows] == ["tsk_1"]
     async with httpx2.AsyncClient(timeout=PATIENCE, trust_env=False) as http:
         for given in ({}, {"authorization": "Bearer wrong"}):
@@ -254,6 +244,25 @@ def served_http(book: Ledger, tmp_path: Path) -> Iterator[str]:
     environ |= {"DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db", "RUNHOOK_DATA": str(tmp_path)}
     with served({**environ, "RUNHOOK_MCP_TOKEN": "a-token-of-the-tests"}) as url:
         yield url
+
+
+async def test_unfinished_requests_do_not_shut_clients_out(book: Ledger, served_http: str) -> None:
+    # Given 300 connections that never finish the head of their request
+    host, port = urlsplit(served_http).hostname, urlsplit(served_http).port
+    with ExitStack() as stack:
+        for _ in range(300):
+            held = stack.enter_context(socket.create_connection((host, port), timeout=PATIENCE))
+            held.sendall(b"POST /mcp HTTP/1.1\r\nhost: x\r\n")
+        # Then a client is served
+        from mcp import Client
+        from mcp.client.streamable_http import streamable_http_client
+
+        headers = {"authorization": "Bearer a-token-of-the-tests"}
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=PATIENCE, trust_env=False) as http,
+            Client(streamable_http_client(served_http, http_client=http), mode="auto") as client,
+        ):
+            assert said(await client.call_tool("list_runs", {}))["result"]["items"] == []
 
 
 def test_a_port_that_is_in_use_is_one_line_and_no_token_is_told(

@@ -184,7 +184,7 @@ def test_a_command_of_this_machine_says_so(said: Callable[..., Said]) -> None:
         code, _, error = said(*command, "--url", "https://a.example")
 
         assert (code, error.count("\n")) == (2, 1)
-        assert error.startswith(f"runhook: {' '.join(command)} works on this machine only, and takes no --url")
+        assert error.startswith(f"runhook: {' '.join(command)} works on this machine only and does not accept --url")
 
 
 def test_a_command_of_one_host_works_on_no_other_ledger_than_the_one_that_is_meant(
@@ -197,9 +197,7 @@ def test_a_command_of_one_host_works_on_no_other_ledger_than_the_one_that_is_mea
         code, out, error = said(*command)
 
         assert (code, out, error.count("\n")) == (2, "", 1), command
-        assert error.startswith(
-            "runhook: RUNHOOK_URL (environment) names a service, and this command works on its host"
-        ), command
+        assert error.startswith("runhook: RUNHOOK_URL (environment) names a remote service"), command
     monkeypatch.setenv("RUNHOOK_URL", "")
     assert "RUNHOOK_URL" not in said("sink", "columns")[2]
 

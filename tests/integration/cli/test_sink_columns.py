@@ -34,7 +34,7 @@ def runhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runhook:
         "routes": [],
     }
     (tmp_path / "c.json").write_text(json.dumps(config))
-    return lambda *arguments: CliRunner().invoke(build_app("sink"), ["sink", *arguments, "--config", "c.json"])
+    return lambda *arguments: CliRunner().invoke(build_app(), ["sink", *arguments, "--config", "c.json"])
 
 
 def test_the_sql_is_shown_and_nothing_changes_until_it_is_asked_for(runhook: Runhook, tmp_path: Path) -> None:
@@ -45,21 +45,21 @@ def test_the_sql_is_shown_and_nothing_changes_until_it_is_asked_for(runhook: Run
     assert shown.exit_code == 0
     assert shown.output.splitlines() == [
         "ALTER TABLE skyvern_runs ADD COLUMN downloaded_files TEXT;",
-        "results: nothing was changed; `runhook sink columns results --apply` does this",
+        "results: nothing changed; `runhook sink columns results --apply` runs these statements",
     ]
     (found,) = json.loads(runhook("columns", "results", "--json").output)
     assert found["missing"] == ["ALTER TABLE skyvern_runs ADD COLUMN downloaded_files TEXT"]
     assert "done" in runhook("columns", "results", "--apply").output
-    assert runhook("columns", "results", "--apply").output == "results: nothing is missing\n"
+    assert runhook("columns", "results", "--apply").output == "results: no column is missing\n"
     with closing(sqlite3.connect(tmp_path / "results.db")) as database, database:
         assert database.execute("SELECT downloaded_files FROM skyvern_runs").fetchall() == []
 
 
 def test_a_sink_without_a_table_is_an_error_in_words(runhook: Runhook) -> None:
     for arguments, words in (
-        (["ops"], "ops is no database sink; those here are results, away"),
+        (["ops"], "ops: name one database sink of: results, away"),
         (["nobody"], "no sink is called nobody"),
-        (["--apply"], "--apply needs the name of one sink; those here are results, away"),
+        (["--apply"], "--apply: name one database sink of: results, away"),
     ):
         done = runhook("columns", *arguments)
         assert isinstance(done.exception, UsageError)
@@ -70,7 +70,7 @@ def test_without_a_name_all_are_shown_though_one_is_away(runhook: Runhook, tmp_p
     done = runhook("columns")
     lines = done.output.splitlines()
     assert done.exit_code == 1
-    assert any(line.startswith("results: nothing was changed") for line in lines)
+    assert any(line.startswith("results: nothing changed") for line in lines)
     assert any(line.startswith("away: the database file can't be") for line in lines), lines
 
 

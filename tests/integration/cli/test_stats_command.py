@@ -31,7 +31,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stats(data: Path, *arguments: str) -> Result:
     where = ("--data", str(data), "--config", str(data / "c.yaml"))
-    return CliRunner().invoke(build_app("stats"), ["stats", *arguments, *where])
+    return CliRunner().invoke(build_app(), ["stats", *arguments, *where])
 
 
 def test_people_see_how_many_there_were_and_how_they_ended(data: Path) -> None:
@@ -57,7 +57,7 @@ def test_programs_get_rows(data: Path) -> None:
 def test_what_was_left_out_is_said(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(totals, "SCAN", 1)
     shown = stats(data, "--by", "status", "--top", "1")
-    assert "nothing before" in shown.stderr
+    assert "only changes since" in shown.stderr
     monkeypatch.undo()
     assert "1 runs are in smaller groups" in stats(data, "--by", "status", "--top", "1").stderr
 

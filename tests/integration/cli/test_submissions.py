@@ -141,7 +141,7 @@ def test_callers_webhooks_are_listed_with_the_addresses_that_are_shut(
 
     assert ops.split()[:2] == ["ops", "files"]
     assert callback.split("  ")[0] == "callback"
-    assert "1 origin shut" in callback
+    assert "1 breaker open" in callback
     assert callback.endswith("https://dead.example: the caller's server answered 503")
     (shut,) = row["origins"]["shut"]
     assert (shut["origin"], shut["breaker"]) == ("https://dead.example", "open")

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from receiver.cli.submit import parse_parameters
-from receiver.errors import UsageError
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
 from tests.support.command import Said
@@ -79,8 +77,10 @@ def test_what_is_wrong_is_said(said: Callable[..., Said], remote: list[str]) -> 
         given = [] if wrong == ["submit", "a"] else remote
         code, _, error = said(*wrong, *given)
         assert (code, error.count("\n")) == (2, 1), wrong
-    with pytest.raises(UsageError, match="write NAME=VALUE"):
-        parse_parameters(["a"])
+    assert said("submit", "--agent", "wpid_1", "--param", "a", *remote)[::2] == (
+        2,
+        "runhook: --param a: write NAME=VALUE\n",
+    )
 
 
 def test_the_console_is_named(said: Callable[..., Said]) -> None:
@@ -94,4 +94,4 @@ def test_a_key_that_is_none_of_the_service_is_a_wrong_call(said: Callable[..., S
     url = remote[1]
     code, shown, told = said("submit", "Get it", "--url", url, "--key", "rhk_wrong")
     assert (code, shown) == (2, "")
-    assert told == f"runhook: {url}: answers 403: Invalid credentials; `runhook keys list` there shows its keys\n"
+    assert told == f"runhook: {url} responds 403: Invalid credentials; `runhook keys list` there shows its keys\n"

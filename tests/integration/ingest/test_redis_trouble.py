@@ -118,7 +118,7 @@ def test_a_spool_whose_host_is_gone_is_sent_from_its_disk(
     acked = receiver.acked(*(body(number) for number in range(20)))
     elsewhere = receiver.call("spool", "send")
     assert elsewhere.returncode == 3
-    assert elsewhere.stderr.startswith("runhook: Redis can't be used")
+    assert elsewhere.stderr.startswith("runhook: Redis unavailable")
     receiver.stop()
     assert "stopped_with_spool" in receiver.log.splitlines()[-1]
     assert "20" in receiver.log.splitlines()[-1]
@@ -130,7 +130,7 @@ def test_a_spool_whose_host_is_gone_is_sent_from_its_disk(
     # Then all of them arrive, once, and nothing is left
     assert sent.stdout == "20 sent.\n", sent.stderr
     assert sorted(ids_in_inbox(server)) == sorted(acked)
-    assert receiver.call("spool", "send", "--data", str(tmp_path / "disk")).stdout == "The spool is empty.\n"
+    assert receiver.call("spool", "send", "--data", str(tmp_path / "disk")).stdout == "the spool is empty\n"
     nowhere = receiver.call("spool", "send", "--data", str(tmp_path / "nothing"))
     assert (nowhere.returncode, len(nowhere.stderr.splitlines())) == (2, 1)
 

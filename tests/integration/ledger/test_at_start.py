@@ -133,7 +133,7 @@ def test_the_receiver_tells_at_its_start_what_it_lacks(
     # One that is away is told, with what that means
     line = told(f"postgresql://u:sekret@127.0.0.1:{free_port()}/db")
     assert line.startswith("the ledger can't be used (postgresql+psycopg://u:********@127.0.0.1:")
-    assert line.endswith("Webhooks are kept meanwhile; the submit API answers 503")
+    assert line.endswith("Webhooks are stored; the submit API responds 503")
     # And one that may lose what it confirms is refused
     with postgres.altered(fsync="off"), pytest.raises(NotStarted, match="fsync is off"):
         told(postgres_url)
@@ -150,7 +150,7 @@ def test_the_receiver_reports_a_ledger_of_another_schema(ledger: Ledger, tmp_pat
         f"the ledger's schema is {revision}, and this version of Runhook needs {HEAD} ({ledger.where}): name a new"
     )
     assert line.startswith(expected)
-    assert line.endswith("Webhooks are kept meanwhile; all else may fail")
+    assert line.endswith("Webhooks are stored; everything else may fail")
 
 
 def test_a_ledger_that_answers_nothing_holds_up_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,5 +158,5 @@ def test_a_ledger_that_answers_nothing_holds_up_no_start(tmp_path: Path, monkeyp
     monkeypatch.setattr(Ledger, "weakness", lambda _: time.sleep(30))  # as a resolver of names may do
     settings = Settings.from_env({"DATABASE_URL": "postgresql://h/db", "RUNHOOK_DATA": str(tmp_path)})
     watch = Stopwatch()
-    assert "no answer within 0.2 s" in warning_at_start(settings, CONFIG)
+    assert "no response within 0.2 s" in warning_at_start(settings, CONFIG)
     watch.at_most(10)

@@ -176,7 +176,7 @@ def call(data: Path, *arguments: str, **environ: str) -> Result:
         json.dumps({"sources": {"skyvern": {"secrets": ["s"], "api_key": "k"}, "bare": {"secrets": ["s"]}}})
     )
     environ = {"RUNHOOK_CONFIG": str(config), "RUNHOOK_DATA": str(data), "REDIS_URL": "redis://127.0.0.1:9", **environ}
-    return CliRunner().invoke(build_app("keys"), ["keys", *arguments], env=environ)
+    return CliRunner().invoke(build_app(), ["keys", *arguments], env=environ)
 
 
 def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:

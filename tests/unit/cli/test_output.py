@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.cli.options import Form, chosen_form
-from receiver.cli.output import Ids, print_rows, show_when
+from receiver.cli.options import chosen_form
+from receiver.cli.output import Form, print_rows, print_table, progress, show_when
 from receiver.errors import UsageError
 
 ROW = {
@@ -35,13 +36,15 @@ def printed(capsys: pytest.CaptureFixture[str], form: Form, *rows: Mapping[str, 
     return capsys.readouterr().out
 
 
-def test_ids_are_cut_as_far_as_they_stay_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ids_are_cut_unless_two_would_look_alike(capsys: pytest.CaptureFixture[str]) -> None:
     # Given ids of one second, of which two begin alike as far as they are shown
     ids = ["evt_g855e2ffbc12" + "0" * 20, "evt_g855e2ffbc12" + "1" * 20, "evt_g855e2ffaaaa" + "0" * 20]
     # When they are listed, one of them twice
-    print_rows([{"id": each} for each in (*ids, ids[2])], {"event": Ids("id")}, "none", Form.TABLE)
-    # Then these two are whole, and the rest is cut
-    assert capsys.readouterr().out.split() == ["event", ids[0], ids[1], "evt_g855e2ffaaaa", "evt_g855e2ffaaaa"]
+    print_rows([{"id": each} for each in (*ids, ids[2])], {"event": "id"}, "none", Form.TABLE)
+    # Then they are complete, and cut where they differ
+    assert capsys.readouterr().out.split() == ["event", *ids, ids[2]]
+    print_rows([{"id": each} for each in ids[1:]], {"event": "id"}, "none", Form.TABLE)
+    assert capsys.readouterr().out.split() == ["event", "evt_g855e2ffbc12", "evt_g855e2ffaaaa"]
 
 
 def test_json_is_one_array(capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +108,7 @@ def test_json_is_short_for_output_json(output: Form | None, as_json: bool, form:
 
 
 def test_two_forms_at_once_are_a_mistake() -> None:
-    with pytest.raises(UsageError, match="--json and --output csv: one of them"):
+    with pytest.raises(UsageError, match="--json and --output csv are mutually exclusive"):
         chosen_form(Form.CSV, True)
 
 
@@ -123,3 +126,63 @@ def test_a_time_is_relative_on_a_terminal_and_iso_elsewhere(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert show_when(moment) == shown
     assert show_when(None) == ""
+
+
+NAMES = ["event", "run", "state", "receipt"]
+ROWS = [["evt_1", "tsk_1", "delivered", "s3://runs/a/very/long/receipt/indeed/evt_1"], ["evt_2", "tsk_2", "dead", ""]]
+
+
+def test_row_is_one_line_unless_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    print_table(NAMES, ROWS, "nothing")
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert (head.split(), first.split(), second) == (NAMES, ROWS[0], "evt_2  tsk_2  dead")
+
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_table(NAMES, ROWS, "nothing")
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) <= 40 for line in lines)
+    assert len(lines) > 3
+
+
+def test_payload_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(NAMES, [["evt_1", "tsk_1", "dead", "\nevt_2  tsk_2  delivered\x1b[2J"]], "")
+
+    shown = capsys.readouterr().out
+    assert (shown.count("\n"), "\x1b" in shown) == (2, False)
+
+
+def test_character_that_a_terminal_lacks_is_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    stream = io.TextIOWrapper(shown, encoding="iso8859-1", errors="replace")
+    monkeypatch.setattr("sys.stdout", stream)
+    print_table(NAMES, [["evt_1…", "Bücher", "dead", ""]], "")
+    stream.flush()
+
+    assert "evt_1?  Bücher".encode("iso8859-1") in shown.getvalue()
+
+
+def test_progress_is_a_bar_on_standard_error_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    bar, result = Terminal(), Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", bar)
+    monkeypatch.setattr("sys.stdout", result)
+    with progress("deliveries [b]", 1000) as show:
+        show(250)
+        show(1000)
+    assert "1000/1000" in bar.getvalue()
+    assert "deliveries [b]" in bar.getvalue()
+    assert result.getvalue() == ""
+
+    nothing = io.StringIO()
+    monkeypatch.setattr("sys.stderr", nothing)
+    with progress("deliveries", 1000) as show:
+        show(1)
+    assert nothing.getvalue() == ""

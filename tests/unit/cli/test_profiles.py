@@ -69,17 +69,17 @@ def test_options_win_over_profiles_and_those_over_variables(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("https://a.example", None, None), "--url: needs a key: --key, RUNHOOK_KEY or a profile"),
-        ((None, "rhk_secret", None), "--key: opens a remote service; name it with --url"),
-        (("https://a.example", "rhk_secret", "prod"), "--profile and --url: one of them"),
+        (("https://a.example", None, None), "--url needs a key: --key, RUNHOOK_KEY or a profile"),
+        ((None, "rhk_secret", None), "--key needs a remote service: name it with --url"),
+        (("https://a.example", "rhk_secret", "prod"), "--profile and --url are mutually exclusive"),
         (("a.example", "rhk_secret", None), "--url: must be a URL such as https://"),
         (("https://a.example:x", "rhk_secret", None), "--url: must be a URL such as https://"),
         (("ftp://a.example", "rhk_secret", None), "--url: must be a URL such as https://"),
         (("https://a.example?x=1", "rhk_secret", None), "--url: must be a URL such as https://"),
-        (("https://me:pw@a.example", "rhk_secret", None), "--url: must hold no user and no password"),
-        (("https://a.example", "rhk_sec\nret", None), "the key has a character that no key has"),
-        (("https://a.example", "rhk_sécret", None), "the key has a character that no key has"),
-        ((None, None, "prd"), "--profile prd: is not in "),
+        (("https://me:pw@a.example", "rhk_secret", None), "--url: must not contain a user or password"),
+        (("https://a.example", "rhk_sec\nret", None), "the key contains a character that no key has"),
+        (("https://a.example", "rhk_sécret", None), "the key contains a character that no key has"),
+        ((None, None, "prd"), "--profile prd: not found in "),
     ],
 )
 def test_a_wrong_word_is_one_line_without_the_key(
@@ -99,7 +99,7 @@ def test_a_wrong_word_is_one_line_without_the_key(
 def test_a_file_that_others_can_read_is_refused(home: Path, mode: int) -> None:
     path = write(home, mode=mode)
 
-    with pytest.raises(ConfigError, match="holds keys, and others can read it; `chmod 600 "):
+    with pytest.raises(ConfigError, match="contains keys and other users can read it; run `chmod 600 "):
         remote_service(None, None, "prod")
     path.chmod(0o400)
     assert remote_service(None, None, "prod") is not None
@@ -108,11 +108,11 @@ def test_a_file_that_others_can_read_is_refused(home: Path, mode: int) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[prod]\nurl = "x', "is no TOML"),
-        ('[prod]\nkey = "rhk_secret"\n', "prod: has no url"),
-        ('[prod]\nurl = "https://a"\nkeys = "rhk_secret"\n', "prod.keys: there is no such member; there are url, key"),
-        ("[prod]\nurl = 3\n", "prod.url: must be a text"),
-        ('prod = "rhk_secret"\n', "prod: must be a table"),
+        ('[prod]\nurl = "x', "not valid TOML"),
+        ('[prod]\nkey = "rhk_secret"\n', "prod.url: Field required"),
+        ('[prod]\nurl = "https://a"\nkeys = "rhk_secret"\n', "prod.keys: Extra inputs are not permitted"),
+        ("[prod]\nurl = 3\n", "prod.url: Input should be a valid string"),
+        ('prod = "rhk_secret"\n', "prod: Input should be"),
     ],
 )
 def test_a_wrong_file_is_one_line_without_the_key(home: Path, text: str, said: str) -> None:
@@ -126,7 +126,7 @@ def test_a_wrong_file_is_one_line_without_the_key(home: Path, text: str, said: s
 
 
 def test_a_file_that_is_not_there_says_how_one_looks(home: Path) -> None:
-    with pytest.raises(RunhookError, match=r"profiles\.toml: no such file; write"):
+    with pytest.raises(RunhookError, match=r"profiles\.toml: not found; write"):
         remote_service(None, None, "prod")
 
 

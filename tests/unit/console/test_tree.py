@@ -8,7 +8,7 @@ import pytest
 
 from receiver.api.outline import outline
 from receiver.cli.output import out
-from receiver.cli.run import _tree
+from receiver.cli.run import tree
 from receiver.console.rendering import Renderer
 
 BODY = {"run_id": "tsk_1", "error": None, "output": {"n": 1, "<b>": None}, "url": None, "files": {"a": None}}
@@ -25,7 +25,7 @@ def test_a_page_names_what_is_null_in_one_line_of_its_object() -> None:
 
 
 def test_a_command_does_so_as_well(capsys: pytest.CaptureFixture[str]) -> None:
-    out().print(_tree("run", outline(BODY)))
+    out().print(tree("run", outline(BODY)))
 
     assert [line.lstrip("│├└─ ") for line in capsys.readouterr().out.splitlines()] == [
         *("run: 5 members", "run_id: tsk_1", "output: 2 members", "n: 1", "null: <b>"),

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from receiver.cli import build_app
-from receiver.cli.commands import COMMANDS
+from receiver.cli.commands import COMMANDS, load
 from tests.support.paths import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+OPTIONS = ("--version", "--help", "-h", "--install-completion", "--show-completion")
 VARIABLES = r"(?:[A-Z_]+=\S* +)*"
 
 
@@ -35,14 +34,14 @@ def shown(page: Path) -> Iterator[str]:
 
 @functools.cache
 def command_of(name: str) -> Any:
-    return get_command(build_app(name)).commands[name]  # type: ignore[attr-defined]
+    return load(name)
 
 
 def problem(text: str) -> str | None:
     """What is wrong with a command's words, of which values may be made up."""
     words = shlex.split(re.split(r" [|#;>]|&&", text)[0].replace("[", " ").replace("]", " "))
     if not words or words[0].startswith("-"):
-        return None if not words or words[0] in ("--version", "--help", "-h") else f"no option {words[0]}"
+        return None if not words or words[0] in OPTIONS else f"no option {words[0]}"
     name, *words = words
     if name not in COMMANDS:
         return f"no command {name}"

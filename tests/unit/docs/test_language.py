@@ -67,6 +67,8 @@ SWEPT = (
     "receiver/skyvern",
     "receiver/submit",
     "receiver/telemetry",
+    "receiver/cli",
+    "receiver/mcp",
     "receiver/web",
     "simulator",
 )

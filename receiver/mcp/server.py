@@ -1,7 +1,6 @@
 """Tools over the Model Context Protocol, on standard input and output or over HTTP. The only module that knows the SDK.
 
-The SDK speaks each revision of the protocol: those that begin with a handshake, and those without. Over HTTP no session
-is kept, so that a client goes on after the server was started anew.
+Over HTTP there are no sessions, so that clients continue after a restart.
 """
 
 from __future__ import annotations
@@ -26,12 +25,14 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver import __version__
-from receiver.cli.mcp_tools import ModelTool, error_text
-from receiver.errors import RequestError, RunhookError
+from receiver.errors import RunhookError
+from receiver.mcp.tools import ModelTool, error_text
+from receiver.runtime.process import raise_file_limit
+from receiver.web.protocol import Listening, connection_limit, options
 from receiver.web.server import listen, make_server, url_of
 
 PATH: Final = "/mcp"
-# Bytes of one message of a client.
+# Bytes of a client's message.
 MAX_BODY: Final = 1 << 20
 
 log = logging.getLogger("runhook.mcp")
@@ -47,7 +48,7 @@ def server_of(tools: Sequence[ModelTool], instructions: str) -> Server[Any]:
             input_schema=tool.schema,
             annotations=types.ToolAnnotations(
                 read_only_hint=tool.reads,
-                destructive_hint=not tool.reads and not tool.gentle,
+                destructive_hint=not tool.reads and not tool.reversible,
                 open_world_hint=not tool.reads,
             ),
         )
@@ -60,14 +61,14 @@ def server_of(tools: Sequence[ModelTool], instructions: str) -> Server[Any]:
     async def on_call_tool(_: ServerRequestContext, call: types.CallToolRequestParams) -> types.CallToolResult:
         tool = by_name.get(call.name)
         if tool is None:
-            return _said(f"there is no tool {call.name[:100]}; there are {', '.join(by_name)}", failed=True)
+            return _result(f"unknown tool {call.name[:100]}; known: {', '.join(by_name)}", failed=True)
         try:
-            return _said(orjson.dumps(await tool.run(call.arguments or {})).decode())
-        except (RequestError, RunhookError) as error:
-            return _said(error_text(error), failed=True)
+            return _result(orjson.dumps(await tool.run(call.arguments or {})).decode())
+        except RunhookError as error:
+            return _result(error_text(error), failed=True)
         except Exception:
             log.exception("mcp.failed tool=%s", call.name)
-            return _said("internal: this is a mistake in Runhook, told in its log", failed=True)
+            return _result("internal error; see the server log", failed=True)
 
     return Server(
         "runhook",
@@ -78,12 +79,12 @@ def server_of(tools: Sequence[ModelTool], instructions: str) -> Server[Any]:
     )
 
 
-def _said(text: str, *, failed: bool = False) -> types.CallToolResult:
+def _result(text: str, *, failed: bool = False) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=failed)
 
 
 def run_stdio(server: Server[Any]) -> None:
-    """Serve the one client at standard input and output until it closes them."""
+    """Serve the client at standard input and output until it closes them."""
 
     async def serve() -> None:
         async with stdio_server() as (reading, writing):
@@ -93,20 +94,22 @@ def run_stdio(server: Server[Any]) -> None:
 
 
 def run_http(server: Server[Any], host: str, port: int, make_token: Callable[[], str]) -> None:
-    """Serve clients until SIGTERM or SIGINT. Raises NotStarted when the address can't be used.
+    """Serve clients until SIGTERM or SIGINT, with the receiver's limits on connections and requests.
 
-    `make_token`: returns the token that they need, and may tell it: it is called when the server listens.
+    `make_token`: returns the token of clients; called once the server listens. Raises NotStarted if the address cannot
+    be used.
     """
     listener = listen(host, port, "--http")
     token = make_token()
     sys.stderr.write(f"runhook: MCP at {url_of(listener)}{PATH}\n")
-    config = uvicorn.Config(http_app(server, token), log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    limit = Listening(connection_limit(raise_file_limit()))
+    config = uvicorn.Config(http_app(server, token), **options(limit, timeout_graceful_shutdown=2))
     make_server(SimpleNamespace(stop=lambda: None), config).run(sockets=[listener])
 
 
 def http_app(server: Server[Any], token: str) -> Starlette:
     """Return the application that serves clients with `token` at PATH."""
-    # A page in a browser can't know the token, whatever name it has given this address.
+    # Pages in a browser do not have the token, whatever name they give this address.
     security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     app = server.streamable_http_app(
         streamable_http_path=PATH,
@@ -115,12 +118,12 @@ def http_app(server: Server[Any], token: str) -> Starlette:
         max_request_body_size=MAX_BODY,
         transport_security=security,
     )
-    app.add_middleware(_Guarded, token=token)
+    app.add_middleware(_TokenCheck, token=token)
     return app
 
 
-class _Guarded:
-    """Answers 401 to requests without the token."""
+class _TokenCheck:
+    """Responds 401 to requests without the token."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
@@ -130,7 +133,7 @@ class _Guarded:
         if scope["type"] == "http":
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not hmac.compare_digest(given, self._expected):
-                answer = PlainTextResponse("the token is missing or wrong", 401, {"www-authenticate": "Bearer"})
-                await answer(scope, receive, send)
+                response = PlainTextResponse("missing or wrong token", 401, {"www-authenticate": "Bearer"})
+                await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -9,8 +9,8 @@ import pytest
 from receiver.api.actions.chosen import TakenResult
 from receiver.api.actions.deliveries import REPLAY_DELIVERIES
 from receiver.api.operations import OperationRow
+from receiver.cli.actions import How, act
 from receiver.cli.client import Client
-from receiver.cli.on_many import How, act
 from receiver.errors import RunhookError
 
 NOW = 1_795_529_602.0
@@ -20,7 +20,7 @@ DELIVERY = "dlv_000000000001"
 class Service:
     """Counts seven, and keeps what it is asked for."""
 
-    tell = False
+    announce = False
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -59,7 +59,7 @@ def test_ids_are_guarded_by_the_count_that_was_given(expect: int | None) -> None
 def test_another_count_than_expected_changes_nothing() -> None:
     for ids in ([], [DELIVERY]):
         service = Service()
-        with pytest.raises(RunhookError, match="7 match now; nothing was changed"):
+        with pytest.raises(RunhookError, match="7 match now; nothing changed"):
             replay(service, ids, How(dry_run=False, expect=6, wait=False, yes=True))
         assert [each.dry_run for each in service.asked] == [True]
 

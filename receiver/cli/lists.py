@@ -1,0 +1,248 @@
+"""Commands that list: made from endpoints of the API, whose parameters are their options and whose rows they print."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, get_args
+
+import typer
+
+from receiver.api.artifacts import LIST_ARTIFACTS
+from receiver.api.audit import LIST_AUDIT
+from receiver.api.endpoint import Endpoint
+from receiver.api.lists import LIST_ATTEMPTS, LIST_DELIVERIES, LIST_EVENTS, LIST_SUBMISSIONS
+from receiver.api.operations import LIST_OPERATIONS
+from receiver.api.runs import LIST_RUNS
+from receiver.api.totals import GET_TOTALS, Totals
+from receiver.cli.client import Client, rows_of
+from receiver.cli.completion import completer
+from receiver.cli.options import Limit, ListJson, Output, check_id, chosen_form
+from receiver.cli.output import (
+    Columns,
+    Form,
+    iso,
+    print_rows,
+    relative_path,
+    show_duration,
+    show_value,
+    show_when,
+    warn,
+)
+from receiver.cli.parameters import check_times, named_options, with_filter
+from receiver.domain.delivery import DeliveryState
+from receiver.domain.event import short_id
+from receiver.errors import UsageError
+from receiver.ledger.filters import LIMIT
+from receiver.status.problem import size
+
+Row = Mapping[str, Any]
+
+
+def list_command(
+    endpoint: Endpoint[Any, Any],
+    columns: str,
+    computed: Columns | None = None,
+    *,
+    empty: str,
+    doc: str = "",
+    argument: tuple[str, Callable[[str], dict[str, Any]]] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    most: int = LIMIT,
+    note: Callable[[Any], str] | None = None,
+) -> Callable[..., None]:
+    """Return the command that lists what `endpoint` returns, with an option for each parameter.
+
+    `columns`: of the table, each as MEMBER or HEADING=MEMBER; `computed` follow them. `empty`: what a table without
+    rows prints. `argument`: the metavar of an id, and a function that returns its parameters. `fixed`: parameters that
+    are not options. `most`: rows by default. `note`: returns a remark on a list that comes in one piece.
+    """
+    fixed = fixed or {}
+    table = {**parse_columns(columns), **(computed or {})}
+
+    def command(
+        client: Client,
+        asked: dict[str, Any],
+        limit: int,
+        output: Form | None,
+        as_json: bool,
+        identifier: str | None = None,
+    ) -> None:
+        form = chosen_form(output, as_json)
+        named = argument[1](identifier) if argument and identifier is not None else {}
+        client.announce = form is Form.TABLE
+        with named_options(asked, named):
+            parameters = endpoint.validated({**fixed, **asked, **named})
+            check_times(parameters, asked)
+            result = None if note is None else client.call(endpoint, parameters)
+            rows = rows_of(client, endpoint, parameters, limit) if result is None else iter(result.items[:limit])
+            # Times are text for programs, and numbers for a table, which shows them relative to now.
+            mode = "python" if form is Form.TABLE else "json"
+            dumped = (row.model_dump(mode=mode) for row in rows)
+            print_rows(dumped, table, empty, form, names=list(row_model(endpoint).model_fields))
+        if note is not None and (remark := note(result)):
+            warn(remark)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = {"limit": (most, Limit), "output": (None, Output), "as_json": (False, ListJson)}
+    if argument:
+        help_ = "Its id. Default: all."
+        id_ = typer.Argument(metavar=argument[0], help=help_, autocompletion=completer("run"), show_default=False)
+        options = {"identifier": (None, Annotated[str | None, id_]), **options}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter("client", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            *(
+                inspect.Parameter(name, keyword, default=value, annotation=kind)
+                for name, (value, kind) in options.items()
+            ),
+        ]
+    )
+    command.__doc__ = doc or endpoint.summary
+    made = with_filter(endpoint.parameters, without={"limit", "after", *fixed})(command)
+    made.lists = endpoint  # type: ignore[attr-defined]  # for scripts/reference.py
+    return made
+
+
+def parse_columns(columns: str) -> Columns:
+    """Return the columns of a table by heading, from "MEMBER HEADING=MEMBER …"."""
+    pairs = ((heading, member or heading) for heading, _, member in (each.partition("=") for each in columns.split()))
+    return {heading.replace("_", " "): member for heading, member in pairs}
+
+
+def row_model(endpoint: Endpoint[Any, Any]) -> Any:
+    """Return the model of the rows of a list."""
+    (row,) = get_args(endpoint.result.model_fields["items"].annotation)
+    return row
+
+
+def of_run(identifier: str) -> dict[str, str]:
+    """Return the parameter for one run. Raises UsageError for an empty id, which would mean all runs."""
+    if not identifier:
+        raise UsageError("an id is empty")
+    return {"run": identifier}
+
+
+def _of_any(identifier: str) -> dict[str, Any]:
+    """Return the parameter for an id of a delivery, an event or a run. Raises UsageError for one cut too short."""
+    check_id(identifier)
+    if identifier.startswith("dlv_"):
+        return {"delivery": identifier}
+    return {"event_id" if identifier.startswith("evt_") else "run": identifier}
+
+
+def _disposition(event: Row) -> str:
+    what = str(event["disposition"])
+    if event["repeat_of"]:
+        what += f" of {short_id(event['repeat_of'])}"
+    if event["unrouted"] and what != "test":
+        what += ", unrouted"
+    return what + (f": {show_value('problem', event['problem'])}" if event["problem"] else "")
+
+
+def _result(row: Row) -> str:
+    """Return what came of a delivery or an attempt: its receipt, or the reason and when it is due."""
+    if receipt := row["receipt"]:
+        note = f" ({receipt['note']})" if receipt.get("note") else ""
+        return relative_path(receipt.get("id", "")) + note
+    due = f"; next attempt {show_when(row['due_at'])}" if row.get("state") == "waiting" else ""
+    return show_value("reason", row["reason"]) + due
+
+
+def stored_at(file: Row) -> str:
+    """Return where a file of a run is stored."""
+    places = [f"{each['sink']}: {relative_path(each['key'] or each['url'])}" for each in file["stored"]]
+    return "; ".join(places) or f"only at Skyvern: {file['url']}"
+
+
+def size_of(file: Row) -> str:
+    """Return the size of a file of a run."""
+    return "" if file["size"] is None else size(file["size"])
+
+
+def _note(found: Totals) -> str:
+    notes = []
+    if found.others:
+        notes.append(f"{found.others} {found.of} are in smaller groups; --top shows more")
+    if found.counted_since is not None:
+        notes.append(f"too many to count: only changes since {iso(found.counted_since)} are included")
+    return "; ".join(notes)
+
+
+def _age(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.1f}s" if seconds < 10 else show_duration(seconds)
+
+
+_YET: Final = "; send a first webhook with `runhook trigger`"
+
+runs = list_command(
+    LIST_RUNS,
+    "run=run_id type=run_type status=outcome attempt events deliveries changed=updated_at why=failure_reason",
+    empty=f"no runs found{_YET}",
+)
+events = list_command(
+    LIST_EVENTS,
+    "event=id run=run_id status=outcome via received=received_at",
+    {"what": _disposition},
+    empty=f"no events found{_YET}",
+)
+deliveries = list_command(
+    LIST_DELIVERIES,
+    "event=event_id run=run_id status sink state attempts",
+    {"receipt or reason": _result},
+    empty="no deliveries found",
+)
+dead = list_command(
+    LIST_DELIVERIES,
+    "delivery=id run=run_id status sink attempts why=reason",
+    empty="no dead letters found",
+    doc="List dead letters with their reasons. `runhook replay` sends them again.",
+    fixed={"state": (DeliveryState.DEAD,)},
+)
+attempts = list_command(
+    LIST_ATTEMPTS,
+    "delivery=delivery_id sink attempt=number outcome began=started_at",
+    {
+        "seconds": lambda row: f"{row['ended_at'] - row['started_at']:.3f}",
+        **parse_columns("worker"),
+        "receipt or reason": _result,
+    },
+    empty="no attempts found",
+    argument=("DELIVERY|EVENT|RUN", _of_any),
+)
+submissions = list_command(
+    LIST_SUBMISSIONS,
+    "submission=id state run=run_id status call submitted=created_at next_poll=due_at polls labels why=reason",
+    empty="no submissions found; create a key with `runhook keys create` and submit a run with it",
+)
+operations = list_command(
+    LIST_OPERATIONS,
+    "operation=id kind state done of=total began=created_at selection",
+    empty="no operations found",
+)
+artifacts = list_command(
+    LIST_ARTIFACTS,
+    "run=run_id file=name kind",
+    {"size": size_of, "where": stored_at},
+    empty="no files found",
+    argument=("RUN", of_run),
+)
+audit = list_command(
+    LIST_AUDIT, "when=at who=actor did=action count outcome selection detail", empty="no actions recorded"
+)
+stats = list_command(
+    GET_TOTALS,
+    "",
+    {
+        "what": lambda row: " · ".join(show_value("", value) or "-" for value in row["key"].values()) or "all",
+        "from": lambda row: show_value("at", row["at"]),
+        **parse_columns("count good ended"),
+        "success": lambda row: "" if row["success_rate"] is None else f"{100 * row['success_rate']:.1f} %",
+        **parse_columns("per_hour=per_hour"),
+        "age p50": lambda row: _age(row["age_p50"]),
+        "age p95": lambda row: _age(row["age_p95"]),
+    },
+    empty="nothing to count",
+    most=10_000,
+    note=_note,
+)
