@@ -167,7 +167,7 @@ class Services(Protocol):
         ...
 
     def sources(self) -> Sequence[str]:
-        """Return the names of all sources, in the order of the config; () where there are none."""
+        """Return the names of all sources, in the order of the config; () without sources."""
         ...
 
     def allowed_addresses(self) -> Sequence[str]:

@@ -105,7 +105,7 @@ class HttpOptions(SinkOptions):
     def _are_headers(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
         for name, content in value.items():
             if not _HEADER_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of a header")
+                raise ValueError(f"{name!r} is not a valid header name")
             if name.lower() in _RESERVED_HEADERS or name.lower().startswith(("webhook-", "runhook-")):
                 raise ValueError(f"{name} is set by Runhook itself; for content-type there is content_type")
             text = content.get_secret_value()
@@ -148,7 +148,7 @@ def signing_key(secret: str) -> bytes:
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("begins with whsec_, and what follows is no base64") from None
+        raise ValueError("begins with whsec_, but the rest is not valid base64") from None
     if not key:
         raise ValueError("begins with whsec_, and nothing follows")
     return key

@@ -66,7 +66,7 @@ class NotifyOptions(SinkOptions):
                 scheme, mark, _ = url.get_secret_value().partition("://")
                 shown = f"{scheme}://…" if mark and _SCHEME.fullmatch(scheme) else "it"
                 raise ValueError(
-                    f"number {number}: {shown} is no Apprise URL; https://appriseit.com/services lists them"
+                    f"number {number}: {shown} is not an Apprise URL; https://appriseit.com/services lists them"
                 )
         return value
 
@@ -92,7 +92,7 @@ def _escaped(value: Any) -> str:
 
 
 def _inert(text: str) -> str:
-    """Return text of a payload that mentions nobody and hides no address behind other words or in a picture."""
+    """Return text of a payload without mentions, and without addresses behind other words or in pictures."""
     return wording.without_links(wording.without_mentions(text))
 
 

@@ -100,22 +100,19 @@ def _load(name: str, points: tuple[EntryPoint, ...]) -> type[Sink[Any]]:
     if len(points) > 1:
         raise BrokenSinkType(f"sink type {name!r} is claimed by {' and '.join(map(_where, points))}: uninstall one")
     (point,) = points
+    broken = f"sink type {name!r} ({_where(point)})"
     try:
         cls = point.load()
     except Exception as error:  # a third party's module may raise anything when imported
-        raise BrokenSinkType(f"sink type {name!r} ({_where(point)}) can't be imported: {_line(error)}") from error
+        words = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
+        raise BrokenSinkType(f"{broken} can't be imported: {words}") from error
     if not (isinstance(cls, type) and issubclass(cls, Sink)):
-        raise BrokenSinkType(f"sink type {name!r} ({_where(point)}) is not a subclass of handlers.contract.Sink")
+        raise BrokenSinkType(f"{broken} is not a subclass of handlers.contract.Sink")
     options = getattr(cls, "Options", None)
     if not (isinstance(options, type) and issubclass(options, SinkOptions)):
-        raise BrokenSinkType(f"sink type {name!r} ({_where(point)}): its Options must be a subclass of SinkOptions")
+        raise BrokenSinkType(f"{broken}: its Options must be a subclass of SinkOptions")
     return cls
 
 
 def _where(point: EntryPoint) -> str:
     return f"{point.value} of {point.dist.name} {point.dist.version}" if point.dist else point.value
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from itertools import chain
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from handlers.contract import Delivery, Refused
 from handlers.database import values
-from handlers.database.table import STANDARD, Column, Kind
+from handlers.database.table import MERGED_FROM, STANDARD, Column, Kind
 from handlers.database.values import ConversionError
 from handlers.support.run_title import titles
 
@@ -29,32 +27,25 @@ _CONVERT: Mapping[Kind, Callable[[Any], Any]] = {
 
 
 class Row(NamedTuple):
-    """A delivery's values, in the order of `Columns.names`. JSON is bytes, numbers are int or Decimal, times are UTC.
+    """The row of a delivery. `cells`: values by column; JSON is bytes, numbers are int or Decimal, times are UTC.
 
     `size`: about its bytes. `unconverted`: names of mapped columns whose value did not fit and is null.
     """
 
-    run_id: str
-    values: tuple[Any, ...]
+    cells: dict[str, Any]
     size: int
     unconverted: tuple[str, ...] = ()
 
 
 class Columns:
-    """The standard columns and the operator's own, which win over later standard ones of the same name.
-
-    `names`: of a row's values. Where the operator has a column by the name of a standard one, the last one counts.
-    """
+    """The standard columns and the operator's own, which win over later standard columns of the same name."""
 
     def __init__(self, mapped: Mapping[str, MappedColumn]) -> None:
         taken = {name.lower() for name in mapped}
         self.standard = tuple(column for column in STANDARD if column.name not in taken)
         self.own = tuple(Column(name, each.type, "result") for name, each in mapped.items())
         self.all: tuple[Column, ...] = (*self.standard, *self.own)
-        self.names: tuple[str, ...] = (*_MEMBERS, *_OTHERS, *mapped)
         self._mapped = [(name, each.keys[0], each.keys[1:], _CONVERT[each.type]) for name, each in mapped.items()]
-        kinds = {column.name: column.kind for column in chain(STANDARD, self.own)}
-        self._sized = itemgetter(*(place for place, name in enumerate(self.names) if kinds[name] in ("text", "json")))
 
     def row(self, delivery: Delivery, now: datetime) -> Row:
         """Return the row of `delivery`. Raises Refused when its body could not be parsed or names no run."""
@@ -62,21 +53,17 @@ class Columns:
             raise Refused(f"no row can be made of the body: {delivery.problem or 'it has no run_id'}")
         member = delivery.run.get
         try:
-            cells: list[Any] = [
-                None if (value := member(name)) is None else read(value) for name, read in _READ_MEMBERS
-            ]
-            cells += _others(delivery, now)
-            unconverted = self._map(delivery, cells) if self._mapped else ()
+            cells = {
+                column: None if (value := member(name)) is None else read(value) for column, name, read in _READ_MEMBERS
+            }
+            cells |= _others(delivery, now)
+            unconverted = self._map(delivery, cells)
         except RecursionError:
             raise Refused("no row can be made of the body: it is nested too deeply") from None
-        size = 64 + sum(map(len, filter(None, self._sized(cells))))
-        return Row(cells[_RUN_ID], tuple(cells), size, unconverted)
+        size = 64 + sum(len(cell) for cell in cells.values() if isinstance(cell, (str, bytes)))
+        return Row(cells, size, unconverted)
 
-    def cells(self, row: Row) -> dict[str, Any]:
-        """Return a row's values by column."""
-        return dict(zip(self.names, row.values, strict=True))
-
-    def _map(self, delivery: Delivery, cells: list[Any]) -> tuple[str, ...]:
+    def _map(self, delivery: Delivery, cells: dict[str, Any]) -> tuple[str, ...]:
         """Add the values of the operator's columns. Returns the names of those whose value did not fit."""
         unconverted: list[str] = []
         for name, first, further, convert in self._mapped:
@@ -87,9 +74,9 @@ class Columns:
             if further:
                 value = values.value_at(value, further)
             try:
-                cells.append(None if value is None else convert(value))
+                cells[name] = None if value is None else convert(value)
             except ConversionError:
-                cells.append(None)
+                cells[name] = None
                 unconverted.append(name)
         return tuple(unconverted)
 
@@ -124,54 +111,43 @@ _READ: Final[Mapping[Kind, Callable[[Any], Any]]] = {
     "json": values.to_json,
 }
 _KINDS: Final = {column.name: column.kind for column in STANDARD}
-_READ_MEMBERS: Final = [(member, _READ[_KINDS[name]]) for name, member in _MEMBERS.items()]
-# The rest of them, in the order of `_others`.
-_OTHERS: Final = (
-    *("run_id", "source", "run_type", "status", "attempt", "retry_pending", "output", "title", "prompt", "url"),
-    *("parameters", "workflow_id", "workflow_run_id", "retried_from", "retried_by", "labels", "links", "event_id"),
-    *("via", "is_test", "received_at", "delivered_at", "merged_from"),
-)
-_RUN_ID: Final = len(_MEMBERS)
+_READ_MEMBERS: Final = [(column, name, _READ[_KINDS[column]]) for column, name in _MEMBERS.items()]
 
 
-def _others(delivery: Delivery, now: datetime) -> tuple[Any, ...]:
+def _others(delivery: Delivery, now: datetime) -> dict[str, Any]:
+    """Return the other standard columns."""
     run, storable = delivery.run, values.storable
     asked = run.get("run_request")
     request: Mapping[str, Any] = asked if isinstance(asked, dict) else {}
     run_id, run_type = storable(delivery.run_id), storable(delivery.run_type) or None
     output, parameters = _output(run), _first(run.get("parameters"), request.get("parameters"))
-    return (
+    workflow_ids = (run.get(name) for name in ("workflow_permanent_id", "workflow_id", "agent_id"))
+    return {
         # A press of Skyvern's Test button can name a run that is there: a test has a row of its own.
-        f"test-{run_id}" if delivery.test else run_id,
-        storable(delivery.source),
-        run_type,
-        storable(delivery.status),
-        _attempt(run.get("attempt")),
-        run.get("retry_pending") is True,
-        None if output is None else values.to_json(output),
-        next((storable(title) for title in titles(run) if title), None),
-        _first_text(run.get("prompt"), request.get("prompt")),
-        _first_text(run.get("url"), request.get("url")),
-        None if parameters is None else values.to_json(parameters),
-        _first_text(
-            run.get("workflow_permanent_id"),
-            run.get("workflow_id"),
-            run.get("agent_id"),
-            request.get("workflow_id"),
-            request.get("agent_id"),
-        ),
-        _first_text(run.get("workflow_run_id"), run_id if run_type == "workflow_run" else None),
-        _first_text(run.get("retried_from_workflow_run_id")),
-        _first_text(run.get("retried_by_workflow_run_id")),
-        values.to_json(dict(delivery.labels)) if delivery.labels else None,
-        _links(delivery) if delivery.receipts else None,
-        storable(delivery.event_id),
-        storable(delivery.via),
-        delivery.test,
-        delivery.received_at.astimezone(UTC),
-        now,
-        None,
-    )
+        "run_id": f"test-{run_id}" if delivery.test else run_id,
+        "source": storable(delivery.source),
+        "run_type": run_type,
+        "status": storable(delivery.status),
+        "attempt": _attempt(run.get("attempt")),
+        "retry_pending": run.get("retry_pending") is True,
+        "output": None if output is None else values.to_json(output),
+        "title": next((storable(title) for title in titles(run) if title), None),
+        "prompt": _first_text(run.get("prompt"), request.get("prompt")),
+        "url": _first_text(run.get("url"), request.get("url")),
+        "parameters": None if parameters is None else values.to_json(parameters),
+        "workflow_id": _first_text(*workflow_ids, request.get("workflow_id"), request.get("agent_id")),
+        "workflow_run_id": _first_text(run.get("workflow_run_id"), run_id if run_type == "workflow_run" else None),
+        "retried_from": _first_text(run.get("retried_from_workflow_run_id")),
+        "retried_by": _first_text(run.get("retried_by_workflow_run_id")),
+        "labels": values.to_json(dict(delivery.labels)) if delivery.labels else None,
+        "links": _links(delivery) if delivery.receipts else None,
+        "event_id": storable(delivery.event_id),
+        "via": storable(delivery.via),
+        "is_test": delivery.test,
+        "received_at": delivery.received_at.astimezone(UTC),
+        "delivered_at": now,
+        MERGED_FROM.name: None,
+    }
 
 
 def _links(delivery: Delivery) -> bytes | None:
@@ -213,6 +189,6 @@ def _first_text(*values_: Any) -> str | None:
 
 
 def _attempt(value: Any) -> int:
-    """Return the attempt's number; 1 for anything that is none."""
+    """Return the attempt's number; 1 for any other value."""
     number = None if value is None else _integer(value)
     return number if number is not None and 1 <= number < 2**31 else 1

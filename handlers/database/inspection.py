@@ -1,8 +1,8 @@
 """Compare a table with the columns that the sink would write, and create or alter it when that is asked for.
 
-A table that is missing is created whole. One that exists is only altered by `runhook sink columns --apply`, but for the
-operator's own columns, which the config asks for: two versions of the product may use it at the same time, views and
-other programs read it, and it may be owned by somebody else. Standard columns that it lacks are not written meanwhile.
+A table that is missing is created complete. One that exists is only altered by `runhook sink columns --apply`, except
+for the operator's own columns, which the config asks for: two versions of the product may use it at the same time,
+views and other programs read it, and another user may own it. Standard columns that it lacks are not written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from handlers.database.table import EVENT_KEY, REQUIRED, RUN_KEY, RUN_KEY_ALONE,
 class Inspected:
     """What there is of a table. `usable`: the columns that can be written; all of them when there is no table yet.
 
-    `missing`: those it lacks. `unlike`: "name (TYPE)" of standard columns of other types, which are left alone. `key`:
+    `missing`: those it lacks. `unlike`: "name (TYPE)" of standard columns of other types, which are not written. `key`:
     the columns that identify a row.
     """
 

@@ -44,7 +44,7 @@ class MappedColumn(BaseModel):
     def _not_empty(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         keys = value.split(".") if isinstance(value, str) else value
         if not keys or not all(keys):
-            raise ValueError("is no path; right would be output.total")
+            raise ValueError("is not a valid path; use one such as output.total")
         return value
 
 
@@ -93,7 +93,7 @@ class DatabaseOptions(SinkOptions):
     def _is_table(cls, value: str) -> str:
         parts = value.split(".")
         if len(parts) > 2 or not all(_NAME.fullmatch(part) for part in parts):
-            raise ValueError("is no table name: letters, digits and _, at most 63 of them, or schema.table")
+            raise ValueError("is not a valid table name: use at most 63 letters, digits and _, or schema.table")
         return value
 
     @model_validator(mode="after")
@@ -114,7 +114,7 @@ class DatabaseOptions(SinkOptions):
     def _are_columns(cls, value: dict[str, MappedColumn]) -> dict[str, MappedColumn]:
         for name in value:
             if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no column name: letters, digits and _, at most 63 of them")
+                raise ValueError(f"{name!r} is not a valid column name: use at most 63 letters, digits and _")
             if name.lower() in RESERVED:
                 raise ValueError(f"{name} is a column that the table has already; choose another name")
         if len({name.lower() for name in value}) < len(value):
@@ -129,7 +129,7 @@ def parse_url(text: str) -> URL:
     try:
         url = make_url(text.strip())
     except (ArgumentError, ValueError):
-        raise ValueError(f"is no database URL; {_RIGHT}") from None
+        raise ValueError(f"is not a valid database URL; {_RIGHT}") from None
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         if has_raw_at(text):
             raise ValueError("has several @; in a user or password write @ as %40 and / as %2F")

@@ -99,7 +99,7 @@ class Database:
         """Run a transaction that commits or fails by `deadline` (time.monotonic(), seconds).
 
         Raises Unavailable, TableMismatch (a subclass) or RowRejected. Then nothing was written; or all of it, if the
-        connection was lost at the commit. Unavailable too when what it confirms could be lost, and nobody accepts that.
+        connection was lost at the commit. Unavailable too when it may lose what it confirms and `accept_weaker` is off.
         """
         with self._bounded(deadline):
             if self._lock is None:
@@ -266,7 +266,7 @@ class Database:
 
 
 def _close_returned(_connection: Any, record: ConnectionPoolEntry) -> None:
-    """Close a connection that comes back to a pool of which nobody takes any more."""
+    """Close a connection that comes back to a closed pool."""
     record.invalidate()
 
 

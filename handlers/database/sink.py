@@ -66,11 +66,11 @@ class DatabaseSink(Sink[DatabaseOptions]):
         self._max_rows = self._runs.max_rows
         self._tables: _Tables | None = None
         self._preparing = threading.Lock()
-        self._notice = ""  # what the next receipt tells of the tables
+        self._notice = ""  # of the tables, for the next receipt
         self._told = ""
 
     def send(self, delivery: Delivery) -> Receipt:
-        """Write the row. The receipt's id is table/run_id; a note says so when the row already holds a newer event."""
+        """Write the row. The receipt's id is table/run_id; a note reports when the row already holds a newer event."""
         (answer,) = self.send_many([delivery])
         if isinstance(answer, Exception):
             raise answer
@@ -152,12 +152,12 @@ class DatabaseSink(Sink[DatabaseOptions]):
         else:
             for (number, row), fresh in zip(part, written, strict=True):
                 notice, self._notice = self._notice, ""
-                answers[number] = Receipt(f"{self.options.table}/{row.run_id}", note=_note(row, fresh, notice))
+                answers[number] = Receipt(f"{self.options.table}/{row.cells['run_id']}", note=_note(row, fresh, notice))
 
     def _written(self, rows: Sequence[Row], deadline: float) -> list[bool]:
         """Write the rows in one transaction. Returns for each row whether no event of its run is newer."""
         tables = self._prepare(deadline)
-        cells = [self._columns.cells(row) for row in rows]
+        cells = [row.cells for row in rows]
         try:
             with self._database.transaction(deadline) as connection:
                 newest = write_runs(connection, tables.runs, cells)

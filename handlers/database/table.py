@@ -76,23 +76,14 @@ STANDARD: Final[tuple[Column, ...]] = (
     MERGED_FROM,
 )
 
-# Without these an older event can't be told from a newer one, so every table needs them.
+# These tell an older event from a newer one, so every table needs them.
 REQUIRED: Final = frozenset({"run_id", "attempt", "status", "retry_pending", "modified_at", "received_at", "event_id"})
 
 # Configs may have columns of their own by these names, and theirs win.
 LATER: Final = frozenset(
     {
-        "summary",
-        "prompt",
-        "url",
-        "parameters",
-        "workflow_title",
-        "workflow_run_id",
-        "retried_from",
-        "retried_by",
-        "screenshot_urls",
-        "downloaded_files",
-        MERGED_FROM.name,
+        *("summary", "prompt", "url", "parameters", "workflow_title", "workflow_run_id", "retried_from", "retried_by"),
+        *("screenshot_urls", "downloaded_files", MERGED_FROM.name),
     }
 )
 RESERVED: Final = frozenset(column.name for column in STANDARD) - LATER | {MERGED_FROM.name}

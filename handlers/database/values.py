@@ -113,14 +113,14 @@ def to_timestamp(value: Any) -> datetime:
 
 
 def moment(value: Any) -> datetime | None:
-    """Return the same, and None for what is no time."""
+    """Convert ISO 8601 text; None for any other value."""
     return utc(value.strip()) if isinstance(value, str) else None
 
 
 def value_at(value: Any, keys: Sequence[str]) -> Any:
     """Return what is at the path `keys` in `value`; None when there is nothing. Numbers index lists."""
     for key in keys:
-        if isinstance(value, (dict, Mapping)):  # the first is told at once
+        if isinstance(value, (dict, Mapping)):  # dict first: a test for Mapping is slow
             value = value.get(key)
         elif isinstance(value, (list, tuple)) and key.isdecimal() and len(key) < 8 and int(key) < len(value):
             value = value[int(key)]

@@ -2,7 +2,7 @@
 
 sink      the options, and the sink: a mirror whose store is a folder
 store     bytes by key below a folder
-disk      folders one inside the other, and names that one writer has, through no symbolic link
+disk      folders one inside the other, and new files, through no symbolic link
 """
 
 from handlers.files.sink import FilesOptions, FilesSink

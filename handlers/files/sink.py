@@ -31,7 +31,7 @@ class FilesOptions(MirrorOptions):
     @classmethod
     def _path(cls, value: Path) -> Path:
         if not str(value).strip() or value == Path():
-            raise ValueError("a folder such as var/archive is wanted")
+            raise ValueError("is not a valid folder: use one such as var/archive")
         return value
 
 

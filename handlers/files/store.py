@@ -1,6 +1,6 @@
 """Bytes by key below a local folder. It knows no run; what is stored under which names is the mirror's decision.
 
-A file is made anew under a temporary name, synced, renamed, and its folder synced. One that came with a content coding
+A file is written under a temporary name, synced, renamed, and its folder synced. One that came with a content coding
 (gzip) is kept as it came, with the coding in a hidden file beside it, which a copy of the folder takes along.
 """
 
@@ -22,7 +22,6 @@ from handlers.files.disk import (
     is_hidden,
     new_file,
     open_subfolder,
-    temporary_name,
     translated_errors,
 )
 from handlers.mirror.download import IncomingFile
@@ -37,7 +36,7 @@ _CODING = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,40}", re.ASCII)  # of a header; lo
 class LocalStore:
     """The Store protocol over a local folder. `root` may be a symbolic link; none below it is followed.
 
-    `reserve`: bytes of free disk space that are left alone.
+    `reserve`: bytes of disk space to leave free.
     """
 
     def __init__(self, root: Path, reserve: int = 0) -> None:
@@ -57,13 +56,15 @@ class LocalStore:
                             found[name] = status.st_size
         return found
 
-    def digest(self, key: str, size: int, deadline: Deadline) -> str | None:
+    def identify(self, key: str, size: int, deadline: Deadline) -> tuple[str, str] | None:
         """See Store. Reads the whole file; None when it has another size or is missing."""
         digest = hashlib.sha256()
         with self._opened_file(key) as file:
             for chunk in _chunks(file, deadline):
                 digest.update(chunk)
-            return digest.hexdigest() if file is not None and file.tell() == size else None
+            if file is None or file.tell() != size:
+                return None
+        return digest.hexdigest(), self._encoding(key)
 
     def read(self, key: str, deadline: Deadline) -> Stored | None:
         """See Store. The version is the SHA-256; None too for a document over MAX_DOCUMENT."""
@@ -85,7 +86,7 @@ class LocalStore:
         return ReadableFile(size, version, self._encoding(key), lambda *part: self._part(key, version, *part))
 
     def _encoding(self, key: str) -> str:
-        """Return the content coding that is noted beside a file; "" for none, and for what is no coding."""
+        """Return the content coding that is noted beside a file; "" without a valid one."""
         directory, slash, name = key.rpartition("/")
         with self._opened_file(directory + slash + _note_name(name)) as note:
             said = note.read(41).decode("ascii", "replace") if note is not None else ""
@@ -168,7 +169,7 @@ class LocalStore:
             assert folder is not None
             self._check_room(folder, expected, streamed=streamed)
             unchecked = 0
-            with new_file(folder, temporary_name(target, name), name) as write:
+            with new_file(folder, target, name) as write:
                 for chunk in chunks:
                     target.deadline.remaining()
                     write(chunk)
@@ -228,7 +229,7 @@ def _note_encoding(folder: int, target: ObjectTarget, name: str, encoding: str) 
     """Note beside the file `name` that its bytes have a content coding, or that they have none any more."""
     note = _note_name(name)
     if encoding:
-        with new_file(folder, temporary_name(target, note), note) as write:
+        with new_file(folder, target, note) as write:
             write(encoding.encode("ascii", "replace"))
     else:
         with suppress(FileNotFoundError):

@@ -33,10 +33,10 @@ _RETRYABLE = frozenset({408, 425, 429})
 # Age of an event up to which Skyvern may still be storing the run's files: it converts a recording for up to 300 s
 # (VIDEO_COMPRESSION_TIMEOUT_SECONDS) and waits 30 s for its uploads.
 LOOK_FOR = timedelta(seconds=360)
-LOOK_AGAIN = 20.0  # seconds until such a file is looked for again, at the least
+LOOK_AGAIN = 20.0  # minimum seconds until such a file is looked for again
 
 
-# Bytes a second that a host must send at least, over each stretch of so many seconds: less holds a place for nothing.
+# Minimum bytes a second that a host must send, over each stretch of LEAST_RATE_OVER seconds.
 LEAST_RATE = 4096
 LEAST_RATE_OVER = 20.0
 
@@ -115,7 +115,7 @@ class IncomingFile:
         if self.announced is not None and self.announced > cap:
             raise SkipArtifact(_over_cap(cap))
         allowance.check(self.announced or 0)
-        self._compare_size(self.announced)  # before anything is transferred in vain
+        self._compare_size(self.announced)  # before anything is transferred
 
     @property
     def sha256(self) -> str:

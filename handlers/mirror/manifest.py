@@ -27,7 +27,7 @@ VERSION = 2
 class StoredFile:
     """A file that is stored. `path`: where, from the event's directory ("../files/…"); "" when it is there under its
     name. `checked`: its SHA-256 was compared with one that the sender gave; `size_checked`: its size was. `incomplete`:
-    why it may be only a part; "" when nothing says so. `source`: its URL without the signature, "" for the event's
+    why it may be only a part; "" for a complete file. `source`: its URL without the signature, "" for the event's
     body. `stored_at`: ISO 8601 in UTC."""
 
     name: str
@@ -164,15 +164,6 @@ def order_in_latest(document: bytes) -> Order | None:
         return int(attempt), float(modified), float(received), str(event_id)
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
-
-
-def manifest_in_latest(document: bytes) -> str:
-    """Return where the manifest is that a `latest.json` names, relative to that file; "" when it can't be read."""
-    try:
-        directory, slash, name = str(json.loads(document)["manifest"]).rpartition("/")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
-    return f"{directory}/{name}" if slash and directory == safe_file_name(directory) else ""
 
 
 def iso_utc(moment: datetime) -> str:

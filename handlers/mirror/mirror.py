@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from handlers.contract import Artifact, Delivery, ReadableFile, Receipt, Refused, Services, Unavailable
-from handlers.mirror.artifacts import artifacts_of, with_listed
-from handlers.mirror.completeness import RECORDING, expected, named_as, record_of, unfinished
-from handlers.mirror.content_types import JSON
+from handlers.mirror.artifacts import RECORDING, artifacts_of, expected, named_as, record_of, unfinished, with_listed
 from handlers.mirror.download import (
     LOOK_AGAIN,
     ArtifactFetcher,
@@ -36,7 +34,7 @@ from handlers.mirror.download import (
     as_dependency_failure,
     may_look_again,
 )
-from handlers.mirror.fan_out import FanOut, run_within
+from handlers.mirror.fan_out import run_all, run_within
 from handlers.mirror.manifest import (
     Manifest,
     SkippedFile,
@@ -45,12 +43,11 @@ from handlers.mirror.manifest import (
     latest_document,
     replaces_latest,
 )
-from handlers.mirror.names import safe_file_name
+from handlers.mirror.names import JSON, safe_file_name
 from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
 from handlers.mirror.run_folder import RunFolder
-from handlers.mirror.store import FETCHING_THREADS, ObjectTarget, Store
+from handlers.mirror.store import ObjectTarget, Store
 from handlers.support import templating
-from handlers.support.daemon_pool import DaemonPool
 from handlers.support.deadline import Deadline
 from handlers.support.url import without_query
 
@@ -74,7 +71,6 @@ class Mirror:
         self._fixed_parts = re.split(r"\{[{%#]", options.prefix)[0].count("/")
         # Of a single source, or the first one, folders have no mark: they had none when there was no other.
         self._unmarked = frozenset(services.sources()[:1])
-        self._pool = DaemonPool(FETCHING_THREADS, "fetch")
         self._allowed_addresses = services.allowed_addresses()
         self._making_client = threading.Lock()
         self._made_client: GuardedClient | None = None
@@ -99,7 +95,6 @@ class Mirror:
 
     def close(self) -> None:
         """Close connections and let idle threads end."""
-        self._pool.close()
         self._store.close()
         if self._made_client is not None:
             self._made_client.close()
@@ -123,7 +118,7 @@ class Mirror:
         fetcher = ArtifactFetcher(self._client(), self._services, delivery, listing, cap, allowance, deadline)
         names = frozenset(artifact.name for artifact in wanted)
         transfer = _Transfer(self._store, folder, fetcher, names, self._options.on_missing)
-        results = FanOut(wanted, transfer.store).run(self._pool, self._options.parallel - 1, deadline)
+        results = run_all(wanted, transfer.store, self._options.parallel, deadline)
         _raise_most_severe([result for result in results if isinstance(result, Exception)])
         stored = [body, *(result for result in results if isinstance(result, StoredFile))]
         skipped = [*(result for result in results if isinstance(result, SkippedFile)), *skipped]
@@ -136,7 +131,7 @@ class Mirror:
         rendered = self._prefix.render(templating.context_of(delivery))
         parts = [part.strip() for part in rendered.split("/") if part.strip()]
         if any(part in (".", "..") or "\\" in part or min(part) < " " for part in parts):
-            raise Refused("the prefix template gives a part that is no name")
+            raise Refused("the prefix template gives a part that is not a valid name")
         if self._unmarked and delivery.source not in self._unmarked and "source" not in self._prefix.used:
             parts.insert(self._fixed_parts, safe_file_name(delivery.source) + SOURCE_MARK)
         prefix = "".join(part + "/" for part in parts)

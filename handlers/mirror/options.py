@@ -54,7 +54,7 @@ class MirrorOptions(SinkOptions):
     @classmethod
     def _public_url(cls, value: str) -> str:
         if value and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
-            raise ValueError("an address such as https://files.example/runs/ is wanted")
+            raise ValueError("is not a valid address: use one such as https://files.example/runs/")
         return value.rstrip("/") + "/" if value else ""
 
 

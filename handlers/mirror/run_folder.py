@@ -1,11 +1,11 @@
-"""What a store has of a run, and where a delivery's event and files are written in it.
+"""Where a delivery's event and files are written in a store, and what is stored already.
 
     <prefix><event id>/        the event's body and manifest
     <prefix>files/             the run's files, each under a name that is made of what identifies its bytes
 
-Two events that name one file have one name for it, whether they know of each other or not, in whatever order or at
-once they are sent: so it is stored once. That they need not fetch it twice is a matter of looking: at a later attempt,
-or where the ledger knows other events of the run, the store is read first. The first event of a run reads nothing.
+Two events that name one file have one name for it, in whatever order or at once they are sent. At a later attempt, or
+where the ledger knows other events of the run, the store is listed first, so that a stored file is not fetched again.
+The first event of a run reads nothing.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from datetime import UTC, datetime
 
 from handlers.contract import Artifact, Delivery
 from handlers.mirror.artifacts import url_identity
-from handlers.mirror.content_types import DEFAULT, JSON, content_type
-from handlers.mirror.manifest import Manifest, StoredFile, iso_utc, manifest_in_latest, stored_files
-from handlers.mirror.names import key_part, safe_file_name, with_suffix
+from handlers.mirror.manifest import Manifest, StoredFile, iso_utc, stored_files
+from handlers.mirror.names import DEFAULT, JSON, content_type, key_part, safe_file_name, with_suffix
 from handlers.mirror.store import ObjectTarget, Store
 from handlers.support.deadline import Deadline
 from handlers.support.url import without_query
 
-# Largest body, in bytes, that is written without first reading whether it is stored: more would be sent in vain.
+# Bytes of the largest body that is written before looking whether it is stored.
 MAX_OPTIMISTIC_WRITE = 1024 * 1024
 
-# Artifacts that are written once and never changed: a screenshot's id, or its URL, is enough to know its bytes.
+# Artifacts that are written once and never changed: a screenshot's id, or its URL, identifies its bytes.
 _NEVER_CHANGED = "screenshot"
 # The kinds whose names in an event are numbered by their place, which another event may give to another file.
 _NUMBERED = frozenset({"screenshot", "recording"})
@@ -35,38 +34,46 @@ _DIGITS = 12
 
 
 class RunFolder:
-    """The folder of a delivery's run: what earlier attempts and other events have left, and what this one adds."""
+    """The folder of a delivery's run. `directory`: of the event, relative to `prefix`; `path`: the same, complete.
+
+    `is_new`: whether the store reported at the first write that it had nothing of this event.
+    """
 
     def __init__(self, store: Store, delivery: Delivery, prefix: str, deadline: Deadline) -> None:
         self.delivery = delivery
         self.deadline = deadline
         self.prefix = prefix
-        # Of the event, relative to the prefix, and whole.
         self.directory = ("test-" if delivery.test else "") + safe_file_name(delivery.event_id) + "/"
         self.path = prefix + self.directory
-        # The store reported at the first write that it had nothing of this event.
         self.is_new = False
         self._files = self.path if delivery.test else prefix + _files_directory(prefix, delivery.run_id)
         self._store = store
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}  # of what is stored, by key
         self._manifest = b""
-        # What manifests say: this event's by name, and all by key.
-        self._own: dict[str, StoredFile] = {}
-        self._listed: dict[str, StoredFile] = {}
+        self._listed: dict[str, StoredFile] = {}  # in this event's manifest, by name
 
     def write_body(self) -> StoredFile:
-        """Write the event's body; then, unless all is new, read what is stored of the run."""
+        """Write the event's body; then, unless all is new, look what is stored of the run."""
         body, target = self.delivery.payload, self.target("run.json", DEFAULT if self.delivery.problem else JSON)
+        entry = _entry(
+            Artifact("event", "run.json", ""), len(body), hashlib.sha256(body).hexdigest(), target.content_type
+        )
         optimistic = self.delivery.attempt == 1 and len(body) <= MAX_OPTIMISTIC_WRITE
         self.is_new = optimistic and self._store.put_if_absent(target, body)
-        if not self.is_new or self.delivery.other_events:
-            self._read()
         if not self.is_new:
-            event = Artifact("event", "run.json", "", sha256=hashlib.sha256(body).hexdigest(), size=len(body))
-            if (same := self._at(self.path + event.name, event)) is not None:
-                return replace(_event_file(body, target.content_type), stored_at=same.stored_at)
+            self._list(self.path)
+            if self.path + "manifest.json" in self._sizes:
+                found = self._store.read(self.path + "manifest.json", self.deadline)
+                self._manifest = found.body if found else b""
+                self._listed = stored_files(self._manifest)
+        if not self.delivery.test and (not self.is_new or self.delivery.other_events):
+            self._list(self._files)
+        if self.is_new:
+            return entry
+        same = self._at(target.key, Artifact("event", "run.json", "", sha256=entry.sha256, size=len(body)))
+        if same is None:
             self._store.put(target, body)
-        return _event_file(body, target.content_type)
+        return entry if same is None else replace(entry, stored_at=same.stored_at)
 
     def target(self, name: str, content_type: str) -> ObjectTarget:
         """Return where a document of this event is written."""
@@ -74,23 +81,17 @@ class RunFolder:
 
     def target_of(self, artifact: Artifact, size: int | None, *, incomplete: bool = False) -> ObjectTarget:
         """Return where a file is written. `size`: in bytes, if known. `incomplete`: it may be only a part."""
-        return ObjectTarget(
-            self._key(artifact, size, incomplete=incomplete), content_type(artifact.name), self.delivery, self.deadline
-        )
+        key = self._key(artifact, size, incomplete=incomplete)
+        return ObjectTarget(key, content_type(artifact.name), self.delivery, self.deadline)
 
     def find(self, artifact: Artifact, size: int | None) -> StoredFile | None:
-        """Return the stored file if it is whole and the same, and so needs no download; else None.
-
-        `size`: its bytes, if known.
-        """
-        before = self._own.get(artifact.name)
+        """Return the stored file if it is complete and the same, so that it need not be fetched. `size`: if known."""
+        keys = [self._key(artifact, size)]
+        before = self._listed.get(artifact.name)
         if before is not None and _may_be(artifact, before):
-            found = self._at(self._key_of(before), artifact)
-            if found is not None and size in (None, found.size):
-                return found
-        key = self._key(artifact, size)
-        found = self._at(key, artifact)
-        return found if found is not None and size in (None, found.size) else None
+            keys.insert(0, self._key_of(before))
+        found = (self._at(key, artifact) for key in keys)
+        return next((entry for entry in found if entry is not None and size in (None, entry.size)), None)
 
     def stored(
         self, artifact: Artifact, target: ObjectTarget, size: int, sha256: str, *, encoding: str = "", why: str = ""
@@ -109,44 +110,24 @@ class RunFolder:
         """Return the keys of the entries by their names, and last that of the manifest."""
         return {**{entry.name: self._key_of(entry) for entry in entries}, "manifest.json": self.path + "manifest.json"}
 
-    def _read(self) -> None:
-        """Read what is stored: this event's manifest and that of the newest event, and which files there are."""
-        if not self.is_new:
-            self._list(self.path)
-            if self.path + "manifest.json" in self._sizes:
-                self._manifest = self._document(self.path + "manifest.json")
-                self._own = stored_files(self._manifest)
-                self._listed = {self._key_of(entry): entry for entry in self._own.values()}
-        if self.delivery.test or not self.delivery.run_id:
-            return
-        newest = manifest_in_latest(self._document(self.prefix + "latest.json"))
-        if newest and self.prefix + newest != self.path + "manifest.json":
-            directory = self.prefix + newest.rpartition("/")[0] + "/"
-            for entry in stored_files(self._document(self.prefix + newest)).values():
-                if entry.path.startswith("../"):  # what stands in that event's own directory is for that event alone
-                    self._listed.setdefault(_joined(directory, entry), entry)
-        self._list(self._files)
-
     def _list(self, directory: str) -> None:
         for name, size in self._store.list_directory(directory, self.deadline).items():
             self._sizes[directory + name] = size
-
-    def _document(self, key: str) -> bytes:
-        found = self._store.read(key, self.deadline)
-        return found.body if found else b""
 
     def _at(self, key: str, artifact: Artifact) -> StoredFile | None:
         """Return an entry for the object at `key` if it can be shown to be `artifact`."""
         size = self._sizes.get(key)
         if size is None or artifact.size not in (None, size):
             return None
-        before = self._listed.get(key)
-        if before is not None and before.size != size:
-            before = None
-        sha256 = before.sha256 if before is not None else self._store.digest(key, size, self.deadline)
-        if sha256 is None or artifact.sha256 not in (None, sha256):
+        before = next((each for each in self._listed.values() if self._key_of(each) == key and each.size == size), None)
+        entry = before
+        if entry is None:
+            found = self._store.identify(key, size, self.deadline)
+            if found is None:
+                return None
+            entry = replace(_entry(artifact, size, found[0], content_type(artifact.name)), content_encoding=found[1])
+        if artifact.sha256 not in (None, entry.sha256):
             return None
-        entry = before or self._unlisted(key, _entry(artifact, size, sha256, content_type(artifact.name)))
         return replace(
             entry,
             name=artifact.name,
@@ -154,11 +135,6 @@ class RunFolder:
             checked=entry.checked or artifact.sha256 is not None,
             size_checked=entry.size_checked or artifact.size is not None,
         )
-
-    def _unlisted(self, key: str, entry: StoredFile) -> StoredFile:
-        """Return the entry of a stored file that no manifest at hand lists, with what only its store knows."""
-        kept = self._store.find_file(key, self.deadline)
-        return entry if kept is None else replace(entry, content_encoding=kept.encoding)
 
     def _key(self, artifact: Artifact, size: int | None, *, incomplete: bool = False) -> str:
         identity = _identity(artifact, size)
@@ -171,7 +147,9 @@ class RunFolder:
         return self._files + with_suffix(name, ("-incomplete-" if incomplete else "-") + digest[:_DIGITS])
 
     def _key_of(self, entry: StoredFile) -> str:
-        return _joined(self.path, entry)
+        if entry.path.startswith("../"):
+            return self.prefix + entry.path.removeprefix("../")
+        return self.path + (entry.path or entry.name)
 
     def _relative(self, key: str, name: str) -> str:
         """Return a key as a manifest of this event writes it; "" for a file of its own directory under its name."""
@@ -188,9 +166,9 @@ def _files_directory(prefix: str, run_id: str) -> str:
 
 
 def _identity(artifact: Artifact, size: int | None) -> tuple[str, ...]:
-    """Return what tells the bytes of a file from all others of its run; () when that is not known.
+    """Return what identifies the bytes of a file among all files of its run; () when that is not known.
 
-    A file without a checksum is told by its id, or its URL, and its size, since a recording or log grows under one id.
+    Without a checksum that is its id, or its URL, and its size, since a recording or log grows under one id.
     """
     if artifact.sha256 is not None and artifact.kind == "download":
         return ("sha256", artifact.sha256)
@@ -201,20 +179,8 @@ def _identity(artifact: Artifact, size: int | None) -> tuple[str, ...]:
 
 
 def _may_be(artifact: Artifact, entry: StoredFile) -> bool:
-    """Whether an entry of this event's own manifest can be of the file that the event names."""
+    """Whether an entry of this event's manifest can be of the file that the event names."""
     return entry.kind == artifact.kind and entry.artifact_id in (None, artifact.artifact_id) and not entry.incomplete
-
-
-def _joined(directory: str, entry: StoredFile) -> str:
-    """Return the key of a manifest's entry. `directory`: the manifest's, which ends in /."""
-    if not entry.path.startswith("../"):
-        return directory + (entry.path or entry.name)
-    above, slash, _ = directory[:-1].rpartition("/")
-    return above + slash + entry.path.removeprefix("../")
-
-
-def _event_file(body: bytes, content_type: str) -> StoredFile:
-    return _entry(Artifact("event", "run.json", ""), len(body), hashlib.sha256(body).hexdigest(), content_type)
 
 
 def _entry(artifact: Artifact, size: int, sha256: str, content_type: str) -> StoredFile:

@@ -12,8 +12,6 @@ from handlers.support.deadline import Deadline
 
 # Largest manifest that is read back, in bytes.
 MAX_DOCUMENT = 32 * 1024 * 1024
-# Files that all runs together fetch at once, besides one for each run.
-FETCHING_THREADS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +43,16 @@ class Store(Protocol):
         """Return the names and sizes in bytes of the objects directly under `directory`, which ends in /."""
         ...
 
-    def digest(self, key: str, size: int, deadline: Deadline) -> str | None:
-        """Return the SHA-256 (hex) of the `size` bytes at `key`; None when it can't be had cheaply."""
+    def identify(self, key: str, size: int, deadline: Deadline) -> tuple[str, str] | None:
+        """Return SHA-256 (hex) and content coding of the `size` bytes at `key`; None when they cost a transfer."""
         ...
 
     def read(self, key: str, deadline: Deadline) -> Stored | None:
-        """Return the document at `key`, up to MAX_DOCUMENT bytes; None when there is none."""
+        """Return the document at `key`, up to MAX_DOCUMENT bytes; None when it is missing."""
         ...
 
     def find_file(self, key: str, deadline: Deadline) -> ReadableFile | None:
-        """Return the object at `key`, of any size, to read parts of it; None when there is none."""
+        """Return the object at `key`, of any size, to read parts of it; None when it is missing."""
         ...
 
     def put(self, target: ObjectTarget, body: bytes) -> None:

@@ -2,8 +2,8 @@
 
 The body is sent as it was received. Fields beside it let a consumer filter without parsing:
     key  event_id  source  run_id  run_type  outcome  via  received_at  encoding  test
-`encoding` tells how the body was put in: whole, base64 (not text that the queue takes), or omitted (larger than it
-takes; a small object in its place says where the body is stored). Fields without a value are left out.
+`encoding` says how the message holds the body: whole, base64 (not text that the queue takes), or omitted (larger than
+the queue takes; a small object in its place says where the body is stored). Fields without a value are left out.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ _MESSAGES: Mapping[str, str] = {
     "WRONGPASS": "it does not take the user or password",
     "NOAUTH": "it wants a password",
     "NoPermissionError": "its user may not write there; EVAL, GET, SET and XADD are needed",
-    "WRONGTYPE": "the key of that name is no stream",
+    "WRONGTYPE": "the key of that name is not a stream",
     "OutOfMemoryError": "it has no memory left for writes",
     "OOM": "it has no memory left for writes",
     "ReadOnlyError": "it is a read-only replica",

@@ -91,7 +91,7 @@ def _check_redis(options: QueueOptions) -> None:
         parts = urlsplit(options.url.get_secret_value())
         _ = parts.port
     except ValueError:
-        raise ValueError("url is no address; it looks like redis://HOST:6379/0") from None
+        raise ValueError("url is not a valid address: it looks like redis://HOST:6379/0") from None
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("url must begin with redis://, rediss:// or unix://")
     if not options.stream.isprintable() or any(mark in options.stream for mark in "{}"):
@@ -100,7 +100,7 @@ def _check_redis(options: QueueOptions) -> None:
 
 def _check_aws(options: QueueOptions) -> None:
     if options.to == "sns" and not _ARN.fullmatch(options.topic_arn or ""):
-        raise ValueError("topic_arn is no ARN of a topic; it looks like arn:aws:sns:REGION:ACCOUNT:NAME")
+        raise ValueError("topic_arn is not the ARN of a topic: it looks like arn:aws:sns:REGION:ACCOUNT:NAME")
     for name in ("queue_url", "endpoint_url"):
         url = getattr(options, name)
         if url is None:

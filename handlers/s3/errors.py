@@ -1,7 +1,8 @@
 """Translate errors of S3 and boto3 into Refused and Unavailable. None of their messages is passed on: some hold keys.
 
 Nearly every error is Unavailable, also one that only an operator can fix (a wrong key, no such bucket): thousands of
-deliveries must not die of one misconfiguration. Refused is what this delivery itself causes: a key that S3 can't take.
+deliveries must not die because of one misconfiguration. Refused is for what the delivery itself causes: a key that S3
+rejects.
 """
 
 from __future__ import annotations

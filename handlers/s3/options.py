@@ -67,7 +67,7 @@ class S3Options(MirrorOptions):
     @classmethod
     def _endpoint_url(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", value):
-            raise ValueError("an address such as https://s3.example:9000 is wanted")
+            raise ValueError("is not a valid address: use one such as https://s3.example:9000")
         return value.rstrip("/") if value else value
 
     @field_validator("tags")

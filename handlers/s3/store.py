@@ -16,9 +16,9 @@ from urllib.parse import quote, urlencode, urlsplit
 from botocore.exceptions import ClientError
 
 from handlers.contract import Delivery, ReadableFile, Unavailable
-from handlers.mirror.content_types import is_inline_safe
 from handlers.mirror.download import IncomingFile
-from handlers.mirror.store import FETCHING_THREADS, MAX_DOCUMENT, ObjectTarget, Stored
+from handlers.mirror.names import is_inline_safe
+from handlers.mirror.store import MAX_DOCUMENT, ObjectTarget, Stored
 from handlers.s3.errors import error_code, is_missing, translated_errors
 from handlers.s3.options import S3Options, tag_value
 from handlers.support import templating
@@ -85,12 +85,14 @@ class S3Store:
                 return found
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def digest(self, key: str, size: int, deadline: Deadline) -> str | None:
+    def identify(self, key: str, size: int, deadline: Deadline) -> tuple[str, str] | None:
         """See Store. None when the object's metadata has no digest, or the object another size."""
         with translated_errors(self._name):
             head = self._read_or_none("head_object", key, deadline)
         sha256 = head.get("Metadata", {}).get("sha256") if head else None
-        return str(sha256) if head and sha256 and head.get("ContentLength") == size else None
+        if not head or not sha256 or head.get("ContentLength") != size:
+            return None
+        return str(sha256), str(head.get("ContentEncoding") or "")
 
     def read(self, key: str, deadline: Deadline) -> Stored | None:
         """See Store. The version is the ETag."""
@@ -285,7 +287,7 @@ class S3Store:
             connect_timeout=min(10.0, options.timeout),
             read_timeout=min(60.0, options.timeout),
             retries={"total_max_attempts": 1, "mode": "standard"},
-            max_pool_connections=FETCHING_THREADS + _THREADS + 64,
+            max_pool_connections=100,
             request_checksum_calculation="when_required",  # they are given explicitly with each call
             response_checksum_validation="when_required",
             tcp_keepalive=True,

@@ -1,4 +1,4 @@
-"""Escape text for Slack, so that it mentions nobody, forges no link, and ends no code block. Pure.
+"""Escape text for Slack, so that it makes no mention and no link, and ends no code block. Pure.
 
 Slack gives three characters a meaning (`&`, `<`, `>`), reads `@here` where parsing is on, and ends code at a backtick.
 Lengths are counted in UTF-16 units, the stricter of the two readings of Slack's limits. It knows no runs or messages.
@@ -45,7 +45,7 @@ def code_block(text: object, limit: int) -> str:
 
 
 def link(url: object, label: object, limit: int = 80) -> str:
-    """Return a Slack link to `url`, or "" when that is no safe http(s) URL."""
+    """Return a Slack link to `url`, or "" when that is not a safe http(s) URL."""
     address = safe_url(url)
     inner = _fit(_one_line(label, limit), limit, {**_ENTITIES, "|": "¦"})
     return f"<{address}|{inner}>" if address and inner else ""

@@ -88,5 +88,5 @@ def _read(fetcher: ArtifactFetcher, shot: Artifact) -> bytes:
     fetcher.fetch(shot, receive)
     picture = b"".join(pieces)
     if not picture.startswith(_SIGNATURES):
-        raise SkipArtifact("what its address gives is no picture")
+        raise SkipArtifact("its address does not give a picture")
     return picture

@@ -96,7 +96,7 @@ def _check_address(url: str, like: str) -> None:
         host = parts.hostname or ""
         _ = parts.port
     except ValueError:
-        raise ValueError(f"is no address; it looks like {like}") from None
+        raise ValueError(f"is not a valid address: it looks like {like}") from None
     if parts.scheme not in ("http", "https") or not host or not url.isascii() or " " in url or not url.isprintable():
         raise ValueError(f"must be an address like {like}")
     if parts.scheme == "http" and not _is_loopback(host):

@@ -1,4 +1,4 @@
-"""An operator's own templates for a message, by outcome. It knows nothing of Slack's API.
+"""An operator's own templates for a message, by outcome. It does not depend on Slack's API.
 
     templates:
       failed: "{{ run.workflow_title }} broke: {{ reason }}"
@@ -41,7 +41,7 @@ def _escaped(value: Any) -> str:
 
 
 def _link(url: Any, label: Any) -> _Link:
-    """Return a link, or only the label when `url` is no http(s) URL."""
+    """Return a link, or only the label when `url` is not an http(s) URL."""
     shown = templating.plain(label)
     return _Link(escape.link(url, shown, 300) or escape.mrkdwn(shown, 300))
 

@@ -117,7 +117,7 @@ class AllowedAddresses:
         """`entries`: host names ("minio.internal"), addresses, or CIDR networks ("10.1.0.0/16"); a name or address may
         have a port ("skyvern:8000", "[fd00::1]:8000"), and then only that port is meant.
 
-        Raises ValueError for an entry that is none of these.
+        Raises ValueError for any other entry.
         """
         self._hosts: set[tuple[str, int | None]] = set()
         self._networks: list[tuple[IPNetwork, int | None]] = []
@@ -131,7 +131,7 @@ class AllowedAddresses:
             except ValueError:
                 if not text or any(mark in text for mark in "/:@* []") or port == 0 or (port or 0) > 65535:
                     raise ValueError(
-                        f"{entry!r} is no host name, address or network such as minio.internal, 10.1.2.3 or 10.1.0.0/16"
+                        f"{entry!r} is not a host name, address or network like minio.internal, 10.1.2.3 or 10.1.0.0/16"
                     ) from None
                 self._hosts.add((text.lower().rstrip("."), port))
 

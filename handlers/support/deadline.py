@@ -30,7 +30,7 @@ class Deadline:
         return other
 
     def remaining(self) -> float:
-        """Return the seconds that are left. Raises DeadlineExceeded when there are none."""
+        """Return the seconds that are left. Raises DeadlineExceeded when the time is over."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded(f"not done within {self.seconds:g} s")

@@ -192,7 +192,7 @@ class GuardedClient:
         """GET `url`, following redirects; read the body inside the `with`, in the thread that opened it.
 
         `headers` are sent to the origin of `url` only. `deadline` (or seconds) covers everything including the body.
-        Any status that is no redirect is returned. Raises Refused and Unavailable.
+        Any status except a redirect is returned. Raises Refused and Unavailable.
         """
         deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = parse_url(url)
@@ -290,7 +290,7 @@ def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
     if not url.host:
         raise Refused("an address without a host")
     if ":" not in url.host and not _HOST.fullmatch(url.raw_host):
-        raise Refused("an address whose host is no name")
+        raise Refused("an address whose host is not a valid name")
     if len(url.host) > MAX_HOST or (url.port is not None and not 0 < url.port < 65536):
         raise Refused("an address whose host or port can't exist")
     if url.userinfo:

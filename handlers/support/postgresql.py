@@ -9,7 +9,7 @@ Its rules:
 - Behind a connection pooler each transaction may have another session, and a pooler refuses or ignores settings at
   connecting: there limits and `synchronous_commit` are set in each transaction, in one request with its BEGIN.
 - Values over 2 kB are compressed by lz4 where the server has it, its operator has chosen nothing, and the session is
-  ours alone: PostgreSQL's own method takes four times as long to write them.
+  not shared by a pooler: PostgreSQL's own method takes four times as long to write them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TimeLimits:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a server says of itself. `commit_level`: the value of synchronous_commit that is at least `on`.
+    """What a server reports. `commit_level`: the value of synchronous_commit that is at least `on`.
 
     `pooled`: whether a pooler is in between, so that it may be another session's turn at each transaction.
     """
@@ -79,7 +79,7 @@ class Session:
     def prepare(self, connection: psycopg.Connection[Any], limits: TimeLimits) -> str:
         """Set what can be set once and for all, for that saves 60 µs a transaction.
 
-        Returns how each transaction begins; "" when the driver begins it by itself.
+        Returns how each transaction begins; "" when the driver begins it.
         """
         if self.pooled:
             return self.begin(limits)

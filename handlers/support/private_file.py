@@ -40,11 +40,11 @@ def sync_folder(path: Path) -> None:
 def folder_for(path: Path) -> Path:
     """Return the folder `path` itself, or the nearest one around it that is there, in which it would be made.
 
-    Raises PermissionError when that is no folder, or this user may not write in it.
+    Raises PermissionError when that is not a folder, or this user may not write in it.
     """
     there = next(each for each in (path, *path.parents) if each.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise PermissionError(f"this user may not write in {there}" if there.is_dir() else f"{there} is no folder")
+        raise PermissionError(f"this user may not write in {there}" if there.is_dir() else f"{there} is not a folder")
     return there
 
 

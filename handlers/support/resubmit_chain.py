@@ -19,10 +19,10 @@ RETRIED: Final = frozenset({"failed", "timed_out", "terminated"})
 
 
 def try_number(labels: Mapping[str, str]) -> int:
-    """Return which try of its chain a run with these labels was, from 1. Raises Refused for a label that is none."""
+    """Return which try of its chain a run with these labels was, from 1. Raises Refused for an invalid label."""
     text = labels.get(TRY, "1")
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) > 0):
-        raise Refused(f"the label {TRY} is no number, so nobody knows how often this run was tried")
+        raise Refused(f"the label {TRY} is not a number, so the count of tries is unknown")
     return int(text)
 
 

@@ -11,7 +11,7 @@ _EPOCH_WITHOUT_ZONE: Final = datetime(1970, 1, 1)  # noqa: DTZ001
 
 
 def utc(text: object) -> datetime | None:
-    """Parse an ISO 8601 time, which is UTC unless it has an offset. None for what is no such text."""
+    """Parse an ISO 8601 time, which is UTC unless it has an offset. None for any other value."""
     moment = _parse(text)
     if moment is None:
         return None
@@ -37,7 +37,7 @@ def iso(seconds: float) -> str:
 
 
 def _parse(text: object) -> datetime | None:
-    """Return a time as it is told, which may be without a zone."""
+    """Return the time, which may lack a zone."""
     if not isinstance(text, str):
         return None
     try:

@@ -1,7 +1,7 @@
 """Take URLs apart: origin, user and password, and a form that may be shown. Pure: no name is resolved.
 
 The one place where secrets of addresses are hidden: what prints or logs one calls `hide_password`, and what repeats
-somebody else's message about one `hide_secrets`.
+another program's message about one `hide_secrets`.
 """
 
 from __future__ import annotations
@@ -17,45 +17,17 @@ MAX_URL = 8192
 PORTS = {"http": 80, "https": 443}
 
 STARS = "********"
-_LONG = 6  # characters from which on a secret is no word that occurs elsewhere
+_LONG = 6  # minimum characters of a secret that does not occur as a word elsewhere
 
-# Parameters of libpq, SQLAlchemy, redis-py and of our own whose values are no secret. All others are hidden.
+# Parameters of libpq, SQLAlchemy, redis-py and Runhook whose values are not secret. All others are hidden.
 _SHOWN = frozenset(
-    {
-        "application_name",
-        "cache",
-        "channel_binding",
-        "client_encoding",
-        "connect_timeout",
-        "db",
-        "dbname",
-        "gssencmode",
-        "health_check_interval",
-        "host",
-        "hostaddr",
-        "keepalives",
-        "keepalives_count",
-        "keepalives_idle",
-        "keepalives_interval",
-        "load_balance_hosts",
-        "max_connections",
-        "mode",
-        "port",
-        "protocol",
-        "socket_connect_timeout",
-        "socket_keepalive",
-        "socket_timeout",
-        "ssl_cert_reqs",
-        "ssl_min_version",
-        "sslmode",
-        "sslrootcert",
-        "target_session_attrs",
-        "tcp_user_timeout",
-        "user",
-        "username",
-        "virtual_host",
-        "virtualhost",
-    }
+    """
+    application_name cache channel_binding client_encoding connect_timeout db dbname gssencmode
+    health_check_interval host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval
+    load_balance_hosts max_connections mode port protocol socket_connect_timeout socket_keepalive socket_timeout
+    ssl_cert_reqs ssl_min_version sslmode sslrootcert target_session_attrs tcp_user_timeout user username
+    virtual_host virtualhost
+    """.split()  # noqa: SIM905 - a list of words is read more easily without quotes
 )
 # Hosts with their ports, several for libpq, and what follows them; also a text's punctuation after that.
 _HOST = r"(?:\[[^\]@]*\]|[^:/@,\[\]]*)(?::\d*)?"
@@ -96,7 +68,7 @@ def http_parts(url: str) -> SplitResult | None:
 
 
 def origin(url: str) -> Origin | None:
-    """Return the origin of `url`; None for what is no URL."""
+    """Return the origin of `url`; None for an invalid URL."""
     try:
         parts = urlsplit(url)
         return Origin(parts.scheme.lower(), (parts.hostname or "").lower(), parts.port or PORTS.get(parts.scheme, 0))
@@ -107,7 +79,7 @@ def origin(url: str) -> Origin | None:
 def split_userinfo(url: str) -> tuple[str, str]:
     """Return `url` without user:password and fragment, and the Basic authorization header that they make, or "".
 
-    Raises ValueError for what is no URL.
+    Raises ValueError for an invalid URL.
     """
     parts = urlsplit(url)
     user, mark, host = parts.netloc.rpartition("@")
@@ -129,7 +101,7 @@ def has_raw_at(url: str) -> bool:
 def without_query(text: str) -> str:
     """Return `text` without query, fragment and user name, which may be shown: signatures are in the query.
 
-    Never raises: what is no URL at all is cut at the first ? or #.
+    Never raises: an invalid URL is cut at the first ? or #.
     """
     bare = text.partition("#")[0].partition("?")[0]
     scheme, mark, rest = bare.partition("://")
@@ -140,8 +112,8 @@ def without_query(text: str) -> str:
 def hide_password(url: str) -> str:
     """Return `url`, also one of a database or of Redis, with its password and all other secrets as stars.
 
-    A connection string of key=value pairs is taken too. Of the query only parameters that are known to be no secret
-    keep their values. What can't be read is hidden rather than shown. Never raises.
+    A connection string of key=value pairs is taken too. Only known parameters of the query that are not secret keep
+    their values. What can't be read is hidden rather than shown. Never raises.
     """
     scheme, mark, rest = url.partition("://")
     if not mark or not re.fullmatch(r"\s*[A-Za-z][A-Za-z0-9+.\-]*", scheme):

@@ -215,7 +215,7 @@ def step_count(run: Mapping[str, Any]) -> str:
 
 
 def format_time(value: object) -> str:
-    """Return one of Skyvern's datetimes for people, in UTC; "" when it is none."""
+    """Return one of Skyvern's datetimes for people, in UTC; "" for any other value."""
     at = utc(value)
     return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else ""
 

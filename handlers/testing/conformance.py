@@ -59,7 +59,7 @@ class NoServices:
         return {}
 
     def sources(self) -> Sequence[str]:
-        """Return (): nobody posts."""
+        """Return (): the host has no sources."""
         return ()
 
     def allowed_addresses(self) -> Sequence[str]:
@@ -227,7 +227,7 @@ class SinkConformance:
         assert isinstance(sink.send(make_delivery()), Receipt)
 
     def test_receipts_of_other_sinks_may_be_there_or_missing(self, sink: Sink[Any]) -> None:
-        """Check that receipts of dead deliveries (None) and receipts without links are no problem."""
+        """Check that receipts of dead deliveries (None) and receipts without links are accepted."""
         there = {"id": "x", "keys": ["run.json"], "urls": {"run.json": "https://files.example/run.json"}}
         receipts = {"archive": there, "mirror": None, "other": {"id": "y"}}
         answer = sink.send(make_delivery(receipts=receipts, labels={"team": "billing"}, via="poll"))
@@ -248,7 +248,7 @@ class SinkConformance:
         sink.send(make_delivery())
         real = [item for item in target.seen() if repr(item) not in before]
         assert real, "the delivery left nothing new"
-        assert not [item for item in real if target.is_marked(item)], "marked as a test, and was none"
+        assert not [item for item in real if target.is_marked(item)], "marked as a test, but it was not one"
         before = list(map(repr, target.seen()))
         sink.send(make_delivery(test=True))
         new = [item for item in target.seen() if repr(item) not in before]
@@ -289,11 +289,11 @@ class SinkConformance:
     def test_a_check_tells_whether_sends_get_through_and_leaves_nothing(
         self, target: SinkUnderTest, sink: Sink[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Check that `check` says something of a server that is there, or "", and raises for one that is away."""
+        """Check that `check` describes a server that is there, or returns "", and raises for one that is down."""
         before = list(map(repr, target.seen()))
         said = sink.check()
         assert isinstance(said, str)
-        assert list(map(repr, target.seen())) == before, "a check is no send"
+        assert list(map(repr, target.seen())) == before, "a check sends nothing"
         for trouble, options in target.away.items():
             away = self.build(target, options)
             try:
@@ -301,7 +301,7 @@ class SinkConformance:
                 assert not (said and answer), f"{trouble}: {answer}"
             except (Refused, Unavailable) as error:
                 answer = str(error)
-                assert said, "it can tell that a server is away, and so must say of one that is there"
+                assert said, "a sink that reports an unavailable server reports one that is available too"
             finally:
                 away.close()
             self.assert_clean(target, answer)

@@ -34,7 +34,7 @@ def sample_run(run_id: str | None = None, **changes: Any) -> dict[str, Any]:
         "queued_at": None,
         "started_at": "2026-03-01T10:00:03.250000",
         "finished_at": "2026-03-01T10:02:05.250000Z",
-        "failure_reason": f"The site asked for a code that nobody had {MARKER}",
+        "failure_reason": f"The site asked for an unknown code {MARKER}",
         "output": {"invoice": {"number": "2026-17", "total": 1500, "note": MARKER}, "lines": [1, 2.5, None]},
         "extracted_information": None,
         "downloaded_files": [],
@@ -63,7 +63,7 @@ def read_run(body: bytes) -> tuple[dict[str, Any], str]:
         )
         run = _clean(run, 400)
     except json.JSONDecodeError:
-        return {}, "it is no JSON"
+        return {}, "it is not JSON"
     except RecursionError:
         return {}, "it is nested too deeply"
     if not isinstance(run, dict):
@@ -127,7 +127,7 @@ def _nested(depth: int) -> Any:
     return value
 
 
-# Bodies that have broken some layer of some program. A sink accepts or refuses each, and goes on.
+# Bodies that have broken some layer of some program. A sink accepts or refuses each, and continues.
 BODIES: Mapping[str, bytes] = {
     "no output": _body(output=None, failure_reason=None),
     "output is a list": _body(output=[{"a": 1}, MARKER]),

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from handlers import registry
 from handlers.contract import ReadableFile, Sink, SinkError
-from handlers.mirror.content_types import DEFAULT, content_type
+from handlers.mirror.names import DEFAULT, content_type
 from receiver.api.artifacts import ArtifactRow, StoredCopy, files_of
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Result, Scoped

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from handlers.mirror.content_types import DEFAULT
+from handlers.mirror.names import DEFAULT
 from receiver.api.artifact_content import ArtifactContent, ArtifactFiles, ContentParameters
 from receiver.api.artifacts import ArtifactRow
 from receiver.api.call_pool import CallPool

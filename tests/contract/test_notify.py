@@ -203,9 +203,9 @@ def test_a_slow_service_is_given_up_in_time(receiver: Receiver) -> None:
     ("options", "words"),
     [
         ({"urls": []}, "at least 1 item"),
-        ({"urls": f"bogus://{SECRET}"}, "number 1: bogus://… is no Apprise URL"),
-        ({"urls": ["json://localhost", f"{SECRET}"]}, "number 2: it is no Apprise URL"),
-        ({"urls": f"slack://{SECRET}"}, "slack://… is no Apprise URL"),
+        ({"urls": f"bogus://{SECRET}"}, "number 1: bogus://… is not an Apprise URL"),
+        ({"urls": ["json://localhost", f"{SECRET}"]}, "number 2: it is not an Apprise URL"),
+        ({"urls": f"slack://{SECRET}"}, "slack://… is not an Apprise URL"),
         ({"urls": "json://localhost", "title": "{{ rum }}"}, "unknown variable rum; did you mean run"),
         ({"urls": "json://localhost", "body": "{{ run"}, "body, line 1"),
     ],

@@ -343,7 +343,7 @@ def test_a_run_that_skyvern_calls_no_failure_any_more_is_left_alone(
     api: FakeSubmitApi, sink_at: MakeSink, beside: dict[str, Any]
 ) -> None:
     api.beside = beside
-    assert "no failure" in sink_at(api.url).send(make_delivery()).note
+    assert "did not fail" in sink_at(api.url).send(make_delivery()).note
     assert api.made == {}
 
 
@@ -360,7 +360,7 @@ def test_a_server_that_is_no_runhook_gets_no_submit_for_the_count_would_be_lost(
     api: FakeSubmitApi, sink_at: MakeSink
 ) -> None:
     api.script = [Reply(200, body=json.dumps({"status": "failed", "run_request": ASKED}).encode())]
-    with pytest.raises(Refused, match="no submit API of Runhook"):
+    with pytest.raises(Refused, match="not a submit API of Runhook"):
         sink_at(api.url).send(make_delivery())
     assert api.made == {}
 
@@ -386,8 +386,8 @@ def test_a_server_that_is_no_runhook_gets_no_submit_for_the_count_would_be_lost(
         (Reply(429, {"retry-after": "5"}), Unavailable, "429"),
         (Reply(503, {"retry-after": "5"}), Unavailable, "503"),
         (Reply(502, body=b'{"detail": "what became of the call is not known"}'), Unavailable, "not known"),
-        (Reply(200, {"x-runhook-from": "skyvern"}, b"<html>"), Unavailable, "no JSON object"),
-        (Reply(200, {"x-runhook-from": "skyvern"}, b"[]"), Unavailable, "no JSON object"),
+        (Reply(200, {"x-runhook-from": "skyvern"}, b"<html>"), Unavailable, "not a JSON object"),
+        (Reply(200, {"x-runhook-from": "skyvern"}, b"[]"), Unavailable, "not a JSON object"),
     ],
 )
 @pytest.mark.parametrize("call", ["the look", "the submit"])

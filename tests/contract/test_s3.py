@@ -185,15 +185,15 @@ class TestS3Mirror(MirrorSuite):
         sink.send(replace(delivery, attempt=2))
         assert self.one(place, "/recording.webm") == body
 
-    def test_a_later_event_costs_four_reads_and_no_file_again(self, place: Place, server: ArtifactServer) -> None:
+    def test_a_later_event_looks_at_stored_files_and_fetches_none(self, place: Place, server: ArtifactServer) -> None:
         sink = place.sink()
         sink.send(make_delivery())
         run = full_run(server)
         sink.send(make_delivery(run))
         calls, fetched = calls_of(sink), len(server.seen)
         sink.send(make_delivery({**run, "modified_at": "2030-01-01T00:00:00"}, other_events=True))
-        # latest.json and the manifest that it names, which files there are; latest.json once more, to move it.
-        assert sorted(calls) == [*["GetObject"] * 3, "ListObjectsV2", *["PutObject"] * 3]
+        # Which files there are, and each of them; latest.json, to move it.
+        assert sorted(calls) == ["GetObject", *["HeadObject"] * 4, "ListObjectsV2", *["PutObject"] * 3]
         assert server.paths()[fetched:] == ["/v1/artifacts/a_9/content"], "the recording is asked for its size"
 
     def test_without_a_manifest_what_is_there_is_compared_by_checksum(
@@ -347,7 +347,7 @@ def test_each_answer_of_s3_is_one_clear_line(error: Exception, kind: type[Except
     [
         ({}, "bucket"),
         ({"bucket": "No_Bucket"}, "lower-case letters"),
-        ({"bucket": "runs", "endpoint_url": "minio:9000"}, "an address such as"),
+        ({"bucket": "runs", "endpoint_url": "minio:9000"}, "use one such as"),
         ({"bucket": "runs", "access_key_id": "a"}, "belong together"),
         ({"bucket": "runs", "sse": "rot13"}, "AES256"),
         ({"bucket": "runs", "sse_kms_key_id": "k"}, "needs sse: aws:kms"),

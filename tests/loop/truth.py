@@ -130,9 +130,7 @@ def expect(
         labels=labels,
     )
     columns = Columns(DatabaseOptions.model_validate({"url": "sqlite:///nowhere.db", "columns": MAPPED}).columns)
-    found.row = {
-        name: settled(value) for name, value in columns.cells(columns.row(delivery, datetime.now(UTC))).items()
-    }
+    found.row = {name: settled(value) for name, value in columns.row(delivery, datetime.now(UTC)).cells.items()}
     return found
 
 

@@ -21,7 +21,7 @@ from receiver.errors import Invalid
 from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE
 
 if TYPE_CHECKING:
-    from handlers.resubmit.options import ResubmitOptions
+    from handlers.resubmit.sink import ResubmitOptions
 
 REPLAYABLE: Final = (DeliveryState.DEAD, DeliveryState.DELIVERED, DeliveryState.WAITING)
 _NOT_REPLAYED: Final = (
@@ -117,7 +117,7 @@ def restore(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenR
 
 def resubmitter(config: Config, name: str) -> tuple[str, ResubmitOptions]:
     """Return the sink that submits runs again, and its options. Raises Invalid."""
-    from handlers.resubmit.options import ResubmitOptions  # with its templates, which no other call needs
+    from handlers.resubmit.sink import ResubmitOptions  # with its templates, which no other call needs
 
     found = [each for each, sink in config.sinks.items() if sink.type == "resubmit"]
     if name and name not in found:

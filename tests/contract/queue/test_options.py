@@ -20,7 +20,7 @@ from tests.support.queue_sink import SECRET
         ({"to": "sqs"}, "to: sqs needs queue_url"),
         ({"to": "sns"}, "to: sns needs topic_arn"),
         ({"to": "redis-stream", "url": f"http://:{SECRET}@host"}, "url must begin with redis://"),
-        ({"to": "redis-stream", "url": "redis://h:x/"}, "url is no address"),
+        ({"to": "redis-stream", "url": "redis://h:x/"}, "url is not a valid address"),
         ({"to": "redis-stream", "url": "redis://h", "stream": "a{b}"}, "no braces"),
         ({"to": "redis-stream", "url": "redis://h", "region": "eu-west-1"}, "region does not go with to: redis-stream"),
         ({"to": "sqs", "queue_url": "https://sqs.eu-west-1.amazonaws.com/1/a", "stream": "x"}, "stream does not go"),

@@ -111,7 +111,7 @@ def test_redis_says_no_in_many_ways_and_all_are_unavailable(valkey_factory: Call
     client.acl_setuser("reader", enabled=True, passwords=[f"+{SECRET}"], commands=["+get", "+ping"], keys=["*"])
     host = f"127.0.0.1:{server.port}"
     for options, words in [
-        ({"url": server.url, "stream": "no-stream"}, "is no stream"),
+        ({"url": server.url, "stream": "no-stream"}, "is not a stream"),
         ({"url": f"redis://reader:{SECRET}@{host}/0"}, "may not write"),
         ({"url": f"redis://reader:wrong@{host}/0"}, "does not take the user or password"),
         ({"url": f"redis://{host}/9999"}, "Redis refuses"),

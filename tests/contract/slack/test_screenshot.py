@@ -69,7 +69,7 @@ def test_a_mirrored_screenshot_serves_when_the_senders_is_gone(slack: FakeSlack,
     ("pages", "fault", "words"),
     [
         ({}, None, "answered 404"),
-        ({"/s.png": b"<html>sign in</html>"}, None, "is no picture"),
+        ({"/s.png": b"<html>sign in</html>"}, None, "does not give a picture"),
         (
             {"/s.png": PNG},
             ("files.getUploadURLExternal", 200, b'{"ok":false,"error":"missing_scope"}'),

@@ -294,7 +294,7 @@ def test_a_sink_that_makes_its_folder_with_the_first_delivery_is_well_unless_it_
     # But where it could not be made, that is a fault, which says what is in the way
     (tmp_path / "out").write_text("a file")
     (found,) = examination.of_sinks(loaded, "")
-    assert (found.ok, found.what) == (False, f"{tmp_path / 'out'} is no folder")
+    assert (found.ok, found.what) == (False, f"{tmp_path / 'out'} is not a folder")
 
 
 def test_a_receiver_answers_the_probe_and_keeps_nothing_of_it(

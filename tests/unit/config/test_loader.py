@@ -384,7 +384,7 @@ def test_a_mistake_is_named_with_line_and_key_and_what_would_be_right(
         ("retention: {events: 5m}", "9: retention.events: must be at least 3600"),
         ("redact: ['a..b']", "9: redact[0]: 'a..b' has an empty name in it"),
         ("redact: token", "9: redact: must be a list"),
-        ("allowed_addresses: ['http://x']", "9: allowed_addresses[0]: 'http://x' is no host name"),
+        ("allowed_addresses: ['http://x']", "9: allowed_addresses[0]: 'http://x' is not a host name"),
         ("severs: {}", "9: severs: unknown key; did you mean server?"),
     ],
 )

@@ -133,7 +133,7 @@ def test_the_last_output_of_a_run_reaches_its_sinks_and_stands_whatever_the_orde
             continue
         assert output_of(last) in [output_of(dict(each.run)) for each in reached]
         # And in any order of delivery the row and the newest folder have it
-        states = [merge.of_event(COLUMNS.all, COLUMNS.cells(COLUMNS.row(each, NOW))) for each in reached]
+        states = [merge.of_event(COLUMNS.all, COLUMNS.row(each, NOW).cells) for each in reached]
         for written in (states, states[::-1]):
             cells = merge.cells_of(COLUMNS.all, reduce(merge.join, written))
             assert json.loads(cells["output"] or b"null") == output_of(last)

@@ -167,7 +167,7 @@ def test_the_operator_lists_hosts_and_networks(entries: list[str], host: str, ad
     "entry", ["http://x", "a b", "", "10.0.0.0/99", "*.internal", "host:0", "host:99999", "host:x", "[x"]
 )
 def test_a_listing_that_means_nothing_is_an_error(entry: str) -> None:
-    with pytest.raises(ValueError, match="is no host name, address or network"):
+    with pytest.raises(ValueError, match="is not a host name, address or network"):
         AllowedAddresses([entry])
 
 

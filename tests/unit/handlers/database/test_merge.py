@@ -27,7 +27,7 @@ histories = st.lists(run_events(), min_size=1, max_size=5)
 
 
 def _state(delivery: Delivery) -> RunState:
-    return merge.of_event(COLUMNS.all, COLUMNS.cells(COLUMNS.row(delivery, NOW)))
+    return merge.of_event(COLUMNS.all, COLUMNS.row(delivery, NOW).cells)
 
 
 def _row(deliveries: Iterable[Delivery]) -> dict[str, Any]:
@@ -56,8 +56,8 @@ def test_a_value_is_lost_to_no_event_of_its_result(history: list[Delivery], chan
     row = _row(history)
     chance.shuffle(history)
     assert _row(history) == row
-    newest = max(history, key=lambda delivery: merge.order_of(COLUMNS.cells(COLUMNS.row(delivery, NOW))))
-    rows = [COLUMNS.cells(COLUMNS.row(delivery, NOW)) for delivery in history]
+    newest = max(history, key=lambda delivery: merge.order_of(COLUMNS.row(delivery, NOW).cells))
+    rows = [COLUMNS.row(delivery, NOW).cells for delivery in history]
     attempt = [cells for cells in rows if cells["attempt"] == newest.run["attempt"]]
     result = [cells for cells in attempt if cells["status"] == newest.status]
     for scope, column in (

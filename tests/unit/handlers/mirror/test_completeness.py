@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from handlers.contract import Artifact
-from handlers.mirror.artifacts import with_listed
-from handlers.mirror.completeness import expected, named_as, record_of, unfinished
+from handlers.mirror.artifacts import expected, named_as, record_of, unfinished, with_listed
 
 URL = "https://api.example/v1/artifacts/a_9/content"
 ENDED = "2026-03-01T10:00:00.5"

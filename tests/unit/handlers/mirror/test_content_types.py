@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from handlers.mirror.content_types import content_type, is_inline_safe
+from handlers.mirror.names import content_type, is_inline_safe
 
 
 @pytest.mark.parametrize(
