@@ -55,6 +55,7 @@ SWEPT = (
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs",
+    "handlers",
     "receiver/config",
     "receiver/console",
     "receiver/doctor",
