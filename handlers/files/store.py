@@ -105,10 +105,6 @@ class LocalStore:
         """See Store."""
         self._write(target, (body,))
 
-    def put_if_absent(self, _target: ObjectTarget, _body: bytes) -> bool:
-        """See Store. Always False: on a local disk, checking first costs nothing."""
-        return False
-
     def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
         """See Store. A file that fails in the middle is removed.
 

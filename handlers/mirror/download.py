@@ -147,7 +147,7 @@ class IncomingFile:
 
     def _checked(self) -> Iterator[bytes]:
         chunks = self._download.chunks()
-        stretch = _Stretch(self._host_seconds)
+        begun, size_then = self._host_seconds, 0  # of the stretch over which the rate is measured
         while True:
             self._deadline.remaining()
             asked = time.monotonic()
@@ -161,8 +161,10 @@ class IncomingFile:
                 raise SkipArtifact(_over_cap(self._cap))
             self._allowance.take(len(chunk))
             self._taken += len(chunk)
-            if stretch.is_too_slow(self.size, self._host_seconds):
-                raise Unavailable(f"{self._what} comes at less than {LEAST_RATE:,} bytes a second", dependency=True)
+            if (took := self._host_seconds - begun) >= LEAST_RATE_OVER:
+                if self.size - size_then < LEAST_RATE * took:
+                    raise Unavailable(f"{self._what} comes at less than {LEAST_RATE:,} bytes a second", dependency=True)
+                begun, size_then = self._host_seconds, self.size
             self._hash.update(chunk)
             yield chunk
         if self.announced is not None and self.size != self.announced:
@@ -181,22 +183,6 @@ class IncomingFile:
     @property
     def _what(self) -> str:
         return f"a {self.artifact.kind} from {self._download.url.host}"
-
-
-class _Stretch:
-    """Measures how much comes in each stretch of the host's own time."""
-
-    def __init__(self, host_seconds: float) -> None:
-        self._size = 0
-        self._began = host_seconds
-
-    def is_too_slow(self, size: int, host_seconds: float) -> bool:
-        """Whether less came than must in a stretch that is over now. `size`, `host_seconds`: of the file so far."""
-        if host_seconds - self._began < LEAST_RATE_OVER:
-            return False
-        slow = size - self._size < LEAST_RATE * (host_seconds - self._began)
-        self._size, self._began = size, host_seconds
-        return slow
 
 
 Receive = Callable[[IncomingFile], None]

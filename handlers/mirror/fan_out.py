@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from typing import TypeVar
@@ -39,7 +40,7 @@ def run_all(items: Sequence[T], work: Callable[[T], R], threads: int, deadline: 
                 results[number] = error
 
     futures = [in_thread("fetch", take_items) for _ in range(min(threads, len(items)))]
-    if wait(futures, deadline.extended(GRACE).remaining()).not_done:
+    if wait(futures, _patience(deadline)).not_done:
         raise Unavailable(f"not done within {deadline.seconds:g} s")
     return [result for result in results if result is not None]
 
@@ -47,6 +48,10 @@ def run_all(items: Sequence[T], work: Callable[[T], R], threads: int, deadline: 
 def run_within(deadline: Deadline, work: Callable[[], R]) -> R:
     """Return or raise what `work` does, run in a thread of its own. Raises Unavailable if it outlasts the deadline."""
     future = in_thread("send", work)
-    if not wait([future], deadline.extended(GRACE).remaining()).done:
+    if not wait([future], _patience(deadline)).done:
         raise Unavailable(f"not done within {deadline.seconds:g} s")
     return future.result()
+
+
+def _patience(deadline: Deadline) -> float:
+    return max(0.0, deadline.at + GRACE - time.monotonic())

@@ -23,9 +23,6 @@ from handlers.mirror.store import ObjectTarget, Store
 from handlers.support.deadline import Deadline
 from handlers.support.url import without_query
 
-# Bytes of the largest body that is written before looking whether it is stored.
-MAX_OPTIMISTIC_WRITE = 1024 * 1024
-
 # Artifacts that are written once and never changed: a screenshot's id, or its URL, identifies its bytes.
 _NEVER_CHANGED = "screenshot"
 # The kinds whose names in an event are numbered by their place, which another event may give to another file.
@@ -36,7 +33,7 @@ _DIGITS = 12
 class RunFolder:
     """The folder of a delivery's run. `directory`: of the event, relative to `prefix`; `path`: the same, complete.
 
-    `is_new`: whether the store reported at the first write that it had nothing of this event.
+    `is_new`: whether it is the first attempt of the run's first event, so that nothing is stored of either.
     """
 
     def __init__(self, store: Store, delivery: Delivery, prefix: str, deadline: Deadline) -> None:
@@ -45,7 +42,7 @@ class RunFolder:
         self.prefix = prefix
         self.directory = ("test-" if delivery.test else "") + safe_file_name(delivery.event_id) + "/"
         self.path = prefix + self.directory
-        self.is_new = False
+        self.is_new = delivery.attempt == 1 and not delivery.other_events
         self._files = self.path if delivery.test else prefix + _files_directory(prefix, delivery.run_id)
         self._store = store
         self._sizes: dict[str, int] = {}  # of what is stored, by key
@@ -58,18 +55,14 @@ class RunFolder:
         entry = _entry(
             Artifact("event", "run.json", ""), len(body), hashlib.sha256(body).hexdigest(), target.content_type
         )
-        optimistic = self.delivery.attempt == 1 and len(body) <= MAX_OPTIMISTIC_WRITE
-        self.is_new = optimistic and self._store.put_if_absent(target, body)
         if not self.is_new:
             self._list(self.path)
             if self.path + "manifest.json" in self._sizes:
                 found = self._store.read(self.path + "manifest.json", self.deadline)
                 self._manifest = found.body if found else b""
                 self._listed = stored_files(self._manifest)
-        if not self.delivery.test and (not self.is_new or self.delivery.other_events):
-            self._list(self._files)
-        if self.is_new:
-            return entry
+            if not self.delivery.test:
+                self._list(self._files)
         same = self._at(target.key, Artifact("event", "run.json", "", sha256=entry.sha256, size=len(body)))
         if same is None:
             self._store.put(target, body)

@@ -59,14 +59,6 @@ class Store(Protocol):
         """Write `body`, over whatever is there."""
         ...
 
-    def put_if_absent(self, target: ObjectTarget, body: bytes) -> bool:
-        """Write `body` if the key is free. False when it is taken, or when this store can't tell: check then.
-
-        A store may write twice at its first call, to find out whether it can tell; that body should be one that is the
-        same at every attempt.
-        """
-        ...
-
     def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
         """Write the bytes of `incoming`. When iterating them raises, the store is left as it was."""
         ...

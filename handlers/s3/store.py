@@ -43,8 +43,6 @@ class S3Store:
         self._name = options.bucket
         self._lock = threading.Lock()
         self._made: Any = None
-        # Whether the server honours If-None-Match; some silently ignore it. None until the first write has shown.
-        self._honours_if_none_match: bool | None = None
         self._transfers: Any = None
         self._tags = {
             name: templating.compile(source, name=f"tags.{name}", finalize=tag_value, max_length=1024)
@@ -134,15 +132,6 @@ class S3Store:
         with translated_errors(self._name):
             self._put(target, body)
 
-    def put_if_absent(self, target: ObjectTarget, body: bytes) -> bool:
-        """See Store. The first call writes twice, to learn whether the server honours If-None-Match."""
-        if self._honours_if_none_match is False:
-            return False
-        written = self._put_if(target, body, IfNoneMatch="*")
-        if self._honours_if_none_match is None:
-            self._honours_if_none_match = (self._put_if(target, body, IfNoneMatch="*") if written else written) is False
-        return bool(written)
-
     def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
         """See Store. Longer bodies go through boto3's transfer manager, which aborts the upload when reading fails."""
         encoding = {"ContentEncoding": incoming.content_encoding} if incoming.content_encoding else {}
@@ -176,10 +165,17 @@ class S3Store:
     def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         """See Store. Without conditional writes at the server, the version just read has to do."""
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
-        written = self._put_if(target, body, **condition)
-        if written is None:
-            self.put(target, body)
-        return written is not False
+        with translated_errors(self._name):
+            try:
+                self._put(target, body, **condition)
+            except ClientError as error:
+                code, status = error_code(error)
+                if code in _PRECONDITION_FAILED or status in (409, 412):
+                    return False
+                if code != "NotImplemented":
+                    raise
+                self._put(target, body)
+        return True
 
     def location(self, key: str) -> str:
         """Return the s3:// URI of `key`."""
@@ -208,20 +204,6 @@ class S3Store:
                 return None
             raise
         return answer
-
-    def _put_if(self, target: ObjectTarget, body: bytes, **condition: str) -> bool | None:
-        """Whether it was written; None, and nothing written, when the server knows no conditional writes."""
-        with translated_errors(self._name):
-            try:
-                self._put(target, body, **condition)
-            except ClientError as error:
-                code, status = error_code(error)
-                if code in _PRECONDITION_FAILED or status in (409, 412):
-                    return False
-                if code != "NotImplemented":
-                    raise
-                return None
-        return True
 
     def _put(self, target: ObjectTarget, body: bytes, **more: Any) -> None:
         target.deadline.remaining()

@@ -23,12 +23,6 @@ class Deadline:
         """The point in time, by time.monotonic()."""
         return self._end
 
-    def extended(self, seconds: float) -> Deadline:
-        """Return a deadline that is `seconds` later, for waiting until others have reported their own timeout."""
-        other = Deadline(self.seconds)
-        other._end = self._end + seconds
-        return other
-
     def remaining(self) -> float:
         """Return the seconds that are left. Raises DeadlineExceeded when the time is over."""
         left = self._end - time.monotonic()
