@@ -1,6 +1,6 @@
 """What is wrong, in plain words, and what to do about it: a pure function of a report.
 
-A problem needs a person, and makes `runhook status` end with 1. A note is worth a look, and does not. Each code has a
+A problem needs a person, and makes `runhook status` exit with 1. A note does not. Each code has a
 section in docs/how-to/operations.md.
 """
 
@@ -25,7 +25,7 @@ DELIVERY_LATE: Final = 300.0
 SEARCH_LATE: Final = 60.0
 # Seconds for which a request in quarantine counts as news.
 REFUSED_NEWS: Final = 86_400.0
-# Seconds after which corrected times need nobody any more.
+# Seconds after which corrected times are only a note.
 CORRECTION_LATE: Final = 900.0
 # Part of spool.max_bytes from which on it counts as nearly full.
 SPOOL_FULL: Final = 0.8
@@ -58,7 +58,7 @@ def _rank(code: str) -> int:
 
 def _config(report: StatusReport) -> Iterator[Problem]:
     for line in report.config_problems:
-        yield Problem("config_wrong", line, "fix it; `runhook check` shows all of it. No part starts with it")
+        yield Problem("config_wrong", line, "fix it (`runhook check` lists all errors); processes cannot start")
     for line in [*report.warnings, *report.advice]:
         yield Problem("config_doubtful", line, "`runhook check` shows where", note=True)
 
@@ -70,33 +70,33 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
         yield Problem(
             "redis_full",
             f"Redis has no memory left ({redis.url}): {redis.trouble}",
-            "the dispatcher drains the inbox if it can reach the ledger; else raise maxmemory, or remove what else is "
-            "there. Until then webhooks go to the spool of each receiver",
+            "start the ledger so that the inbox drains, raise maxmemory, or remove other data. Until then webhooks go "
+            "to the spool of each receiver",
         )
     elif redis.trouble:
         yield Problem(
             "redis_away",
-            f"Redis can't be used ({redis.url}): {redis.trouble}",
+            f"Redis is unavailable ({redis.url}): {redis.trouble}",
             f"{start}. Until then webhooks go to the spool of each receiver, and deliveries are slower",
         )
     elif redis.weak:
         yield Problem(
             "redis_weak",
             f"Redis at {redis.url} does not promise that a 202 means on disk: {redis.weak}",
-            "change its settings as it says; receivers do not use it as it is, and write to their spools",
+            "change the named setting; until then receivers write to their spools",
         )
     if ledger.trouble:
         yield Problem(
             "ledger_away",
-            f"the ledger can't be used ({ledger.url}): {ledger.trouble}",
+            f"the ledger is unavailable ({ledger.url}): {ledger.trouble}",
             f"{ledger.todo or 'start its database, or fix DATABASE_URL'}. Until then webhooks "
-            "are kept, and nothing is delivered",
+            "are stored, and nothing is delivered",
         )
     elif ledger.weak:
         yield Problem(
             "ledger_weak",
             f"the ledger at {ledger.url} may lose what it has confirmed: {ledger.weak}",
-            "change the database's settings, or accept it with ledger.accept_weaker_durability; no part starts with it",
+            "change the database's settings, or set ledger.accept_weaker_durability; processes cannot start",
         )
     if ledger.corrected:
         deliveries, breakers, polls, at = ledger.corrected
@@ -105,15 +105,15 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
             f"the clock of the ledger's database was ahead, and was set back: the clock process corrected the times of"
             f" {counted(deliveries, 'delivery', 'deliveries')}, {counted(breakers, 'breaker', 'breakers')} and"
             f" {counted(polls, 'poll', 'polls')} {ago(report.now - at)} ago",
-            "run NTP on the database's host; what the corrected rows wait for goes on",
+            "run NTP on the database's host; the corrected rows resume",
             note=report.now - at > CORRECTION_LATE,
         )
     for each in ledger.cancelled:
         yield Problem(
             "ledger_slow",
             f"the database cancelled {each.operation} for time, {counted(each.times, 'time', 'times')} in a row, "
-            f"the last {ago(report.now - each.last_at)} ago: what it does stands still",
-            "see that the database is not overloaded, and that its tables are analyzed and vacuumed; else report it",
+            f"the last {ago(report.now - each.last_at)} ago: its work has stopped",
+            "check the load of the database, and analyze and vacuum its tables",
         )
 
 
@@ -126,28 +126,28 @@ def _disk(report: StatusReport) -> Iterator[Problem]:
         yield Problem(
             "disk_full",
             f"{disk.directory} has {size(disk.free)} free, less than spool.reserve_bytes ({size(reserve)})",
-            "free some: the answer to webhooks is 503 when Redis is away too, or embedded",
+            "free disk space; while Redis is down or embedded, webhooks get 503",
         )
     elif disk.free is not None and disk.free < 2 * reserve:
-        yield Problem("disk_low", f"{disk.directory} has {size(disk.free)} free", "free some soon", note=True)
+        yield Problem("disk_low", f"{disk.directory} has {size(disk.free)} free", "free disk space soon", note=True)
     if disk.spool_limit and disk.spool_bytes > SPOOL_FULL * disk.spool_limit:
         yield Problem(
             "spool_full",
             f"the spool holds {size(disk.spool_bytes)} of {size(disk.spool_limit)} (spool.max_bytes)",
-            "bring Redis back, or raise spool.max_bytes: at its limit the answer to webhooks is 503",
+            "start Redis, or raise spool.max_bytes; at the limit, webhooks get 503",
         )
     if disk.spool_left:
         yield Problem(
             "spool_left",
-            f"{disk.directory}/spool holds up to {size(disk.spool_left)} of events of receivers that are gone",
-            "start `runhook serve` here, which takes them in, or run `runhook spool send`",
+            f"{disk.directory}/spool holds up to {size(disk.spool_left)} of events of stopped receivers",
+            "start `runhook serve` here, or run `runhook spool send`",
         )
     if disk.set_aside:
         yield Problem(
             "spool_damaged",
             counted(disk.set_aside, "damaged file of the spool was", "damaged files of the spool were")
             + f" set aside in {disk.directory}/spool",
-            "look at them; what they held was acked",
+            "inspect them: their events were acknowledged",
             note=True,
         )
     if disk.quarantine:
@@ -168,14 +168,14 @@ def _inbox(report: StatusReport) -> Iterator[Problem]:
         yield Problem(
             "inbox_unreadable",
             f"the inbox can't be read: {inbox.trouble}",
-            "rename that key (RENAME), find out who wrote it, and let Runhook make a new one; events are in the spools",
+            "rename that key (RENAME) and find the program that wrote it; events are in the spools",
         )
     if inbox.set_aside:
         yield Problem(
             "inbox_set_aside",
             counted(inbox.set_aside, "entry of the inbox was", "entries of the inbox were")
-            + " set aside: written by no receiver, or the end of a dispatcher each time",
-            "`runhook inbox list` shows them, and why; then `runhook inbox accept` or `runhook inbox drop`",
+            + " set aside: their signature is invalid, or they ended a dispatcher",
+            "`runhook inbox list` shows the reasons; then `runhook inbox accept` or `runhook inbox drop`",
         )
     if inbox.unknown_sources:
         yield Problem(
@@ -198,13 +198,13 @@ def _wait(count: int) -> str:
 def _sinks(report: StatusReport) -> Iterator[Problem]:
     for lane in report.ledger.lanes:
         if report.sinks and lane.sink not in (*report.sinks, CALLBACK):
-            continue  # nobody sends to it, so there is nothing to resume or to fix; what waits for it is told below
+            continue  # a removed sink cannot be resumed; its deliveries are reported below
         under_way = _under_way(report, lane.sink)
         if lane.paused:
             yield Problem(
                 "sink_paused",
                 f"{lane.sink} was paused by an operator{_since(lane.paused_at, report.now)}; {_wait(under_way)}",
-                f"`runhook sink resume {lane.sink}` lets them go on",
+                f"`runhook sink resume {lane.sink}` resumes delivery",
                 note=not under_way,
             )
         if lane.breaker != "closed" and lane.lane == lane.sink != CALLBACK:
@@ -213,7 +213,7 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
                 f"{lane.sink} does not answer{_for(lane.opened_at, report.now)}: {lane.reason or 'unavailable'}; "
                 f"{_wait(under_way)}, "
                 f"and the next probe is {probe_time(lane, report.now)}",
-                f"`runhook sink test {lane.sink}` tries it; once it is well, `runhook sink resume {lane.sink}` probes",
+                f"`runhook sink test {lane.sink}` tests it; once it works, `runhook sink resume {lane.sink}` probes",
                 note=not under_way,  # and then nothing is there to probe it with
             )
     shut = [lane for lane in report.ledger.lanes if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
@@ -221,15 +221,15 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
         yield Problem(
             "callers_down",
             f"{len(shut)} servers of callers do not answer, such as {shut[0].lane.removeprefix(CALLBACK).strip()}",
-            "that is their owners' business; `runhook sink list` shows them",
+            "no action needed; `runhook sink list` shows them",
             note=True,
         )
     for sink, states in sorted(report.ledger.orphans.items()):
         counts = ", ".join(f"{amount(count)} {state}" for state, count in sorted(states.items()))
         yield Problem(
             "sink_gone",
-            f"the sink {sink} is not in the config and has deliveries that nobody sends: {counts}",
-            f"`runhook sink move {sink} NEW`, or `runhook cancel --sink {sink}`, or put it back",
+            f"removed sink {sink} still has pending deliveries: {counts}",
+            f"`runhook sink move {sink} NEW`, `runhook cancel --sink {sink}`, or restore it in the config",
         )
 
 
@@ -247,14 +247,14 @@ def _for(since: float, now: float) -> str:
 
 def _deliveries(report: StatusReport) -> Iterator[Problem]:
     shut = {lane.sink for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"}
-    # That nobody sends to them is told by now.
+    # Missing senders are already reported.
     shut |= {parts.sink_of(part) for part in parts.missing(report.parts, report.expected)}
     for sink, since in sorted(report.ledger.oldest_due.items()):
         if sink in report.sinks and sink not in shut and report.now - since > DELIVERY_LATE:
             yield Problem(
                 "delivery_late",
                 f"a delivery to {sink} should have been sent {ago(report.now - since)} ago",
-                "the worker or the clock is stopped or too slow, or what it waits for is: "
+                "the worker or the clock is stopped or too slow, or it waits for another sink: "
                 f"`runhook deliveries --sink {sink}`",
             )
     dead = {sink: n for (sink, state), n in sorted(report.ledger.counts.items()) if state == DeliveryState.DEAD}
@@ -263,7 +263,7 @@ def _deliveries(report: StatusReport) -> Iterator[Problem]:
         yield Problem(
             "delivery_dead",
             f"dead letters: {counts}",
-            "`runhook dead` shows why, `runhook replay` sends again",
+            "`runhook dead` shows the reasons, `runhook replay` sends them again",
             note=True,
         )
     if report.ledger.operations:
@@ -277,14 +277,14 @@ def _runs(report: StatusReport) -> Iterator[Problem]:
         yield Problem(
             "watch_trouble",
             f"Skyvern's list of runs of {source} can't be read: {trouble}",
-            "see SKYVERN_BASE_URL and the source's api_key; results that no webhook brings are not found meanwhile",
+            "check SKYVERN_BASE_URL and the source's api_key; results without a webhook are not found until then",
         )
     for source, count in sorted(report.ledger.missed_schedules.items()):
         if count:
             yield Problem(
                 "schedules_missed",
-                counted(count, "schedule", "schedules") + f" of {source} started no run when it was time",
-                "`runhook connect` names them",
+                counted(count, "schedule", "schedules") + f" of {source} did not start a run on time",
+                "`runhook connect` lists them",
                 note=True,
             )
 

@@ -158,7 +158,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         "1 servers of callers do not answer, such as https://c",
         True,
     ),
-    ("sink_gone", ledger(orphans={"old": {"queued": 2, "held": 1}}), "old is not in the config", False),
+    ("sink_gone", ledger(orphans={"old": {"queued": 2, "held": 1}}), "removed sink old still has", False),
     # Nobody sends to it any more, so it is neither down nor paused; `resume` and `test` would know no such sink
     (
         "sink_gone",
