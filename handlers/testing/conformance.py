@@ -199,9 +199,7 @@ class SinkConformance:
         self.assert_clean(target, json.dumps(receipt.to_dict()), payload=False)
         self.assert_clean(target, caplog.text)
 
-    def test_the_same_delivery_again_is_accepted_and_leaves_one_thing_if_the_sink_is_idempotent(
-        self, target: SinkUnderTest, sink: Sink[Any]
-    ) -> None:
+    def test_same_delivery_again_is_accepted_once_if_idempotent(self, target: SinkUnderTest, sink: Sink[Any]) -> None:
         """Check that a second attempt succeeds, with one result and one receipt id if the sink is idempotent."""
         delivery = make_delivery()
         first = sink.send(delivery)
@@ -257,9 +255,7 @@ class SinkConformance:
 
     # Batches
 
-    def test_a_batch_is_answered_in_order_and_a_bad_delivery_harms_no_other(
-        self, target: SinkUnderTest, sink: Sink[Any]
-    ) -> None:
+    def test_batch_is_answered_in_order_despite_a_bad_delivery(self, target: SinkUnderTest, sink: Sink[Any]) -> None:
         """Check that each delivery of a batch gets its own answer, in the batch's order."""
         good = [make_delivery() for _ in range(len(BODIES) + 1)]
         batch = [good[0]]
@@ -286,7 +282,7 @@ class SinkConformance:
 
     # Failures
 
-    def test_a_check_tells_whether_sends_get_through_and_leaves_nothing(
+    def test_check_reports_the_server_and_leaves_nothing(
         self, target: SinkUnderTest, sink: Sink[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         """Check that `check` describes a server that is there, or returns "", and raises for one that is down."""

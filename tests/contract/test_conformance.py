@@ -137,14 +137,14 @@ class AllOrNothing(Good):
         (Logs, "test_a_delivery_arrives_and_its_receipt_says_where", ["sink", "caplog"]),
         (
             SendsAgain,
-            "test_the_same_delivery_again_is_accepted_and_leaves_one_thing_if_the_sink_is_idempotent",
+            "test_same_delivery_again_is_accepted_once_if_idempotent",
             ["sink"],
         ),
         (Breaks, "test_no_body_breaks_the_sink", ["sink", "few keys", "caplog"]),
         (LosesAll, "test_eight_threads_may_send_at_once", ["sink"]),
         (Hides, "test_a_test_delivery_is_marked_as_one", ["sink"]),
-        (Shuffles, "test_a_batch_is_answered_in_order_and_a_bad_delivery_harms_no_other", ["sink"]),
-        (AllOrNothing, "test_a_batch_is_answered_in_order_and_a_bad_delivery_harms_no_other", ["sink"]),
+        (Shuffles, "test_batch_is_answered_in_order_despite_a_bad_delivery", ["sink"]),
+        (AllOrNothing, "test_batch_is_answered_in_order_despite_a_bad_delivery", ["sink"]),
     ],
 )
 def test_what_a_sink_does_wrong_is_found(

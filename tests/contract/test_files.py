@@ -97,7 +97,7 @@ class TestFilesMirror(MirrorSuite):
             place.sink().send(make_delivery())
         assert list(elsewhere.iterdir()) == []
 
-    def test_links_and_pipes_in_the_events_folder_are_replaced_and_not_followed(
+    def test_links_and_pipes_are_replaced_and_not_followed(
         self, place: Place, tmp_path: Path, server: ArtifactServer
     ) -> None:
         victim = tmp_path / "victim"
@@ -199,9 +199,7 @@ class TestFilesMirror(MirrorSuite):
             "manifest.json": f"{base}{delivery.event_id}/manifest.json",
         }
 
-    def test_a_kill_in_the_middle_leaves_nothing_that_the_next_try_does_not_mend(
-        self, place: Place, tmp_path: Path, server: ArtifactServer
-    ) -> None:
+    def test_next_attempt_repairs_what_a_kill_left(self, place: Place, tmp_path: Path, server: ArtifactServer) -> None:
         run = full_run(server)
         gate = threading.Event()
         server.add("/v1/artifacts/a_9/content", b"v" * 4_000_000, gate=gate)
@@ -223,7 +221,7 @@ class TestFilesMirror(MirrorSuite):
         assert sorted(map(plain, place.tree())) == sorted([*kept, "latest.json", "manifest.json", "run.json"])
         assert list(root.rglob(".*")) == []
 
-    def test_each_file_is_on_disk_before_it_has_its_name_and_the_name_before_the_receipt(
+    def test_files_and_names_are_synced_before_the_receipt(
         self, place: Place, tmp_path: Path, server: ArtifactServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Kill -9 can't show it, for the page cache survives that: it is in the order of the calls."""

@@ -350,7 +350,7 @@ def test_connections_are_used_again_also_by_many_threads(server: ScriptedServer)
     assert len({request.peer for request in server.requests}) <= 9
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_replaced(server: ScriptedServer) -> None:
+def test_connection_closed_by_the_server_is_replaced(server: ScriptedServer) -> None:
     with sink_to(server.url) as sink:
         server.script += [Reply(200, {"connection": "close"})]
         sink.send(make_delivery())
@@ -399,7 +399,7 @@ def test_a_client_certificate_is_shown(authority: Authority, password: str) -> N
             sink.send(make_delivery())
 
 
-def test_a_certificate_that_is_missing_or_broken_waits_for_the_operator(authority: Authority, tmp_path: Path) -> None:
+def test_missing_or_broken_certificate_is_unavailable(authority: Authority, tmp_path: Path) -> None:
     (tmp_path / "broken.pem").write_text("nonsense")
     for path, says in (("gone.pem", "No such file"), ("broken.pem", "can't be used for TLS")):
         with sink_to("https://127.0.0.1:1", cert=str(tmp_path / path)) as sink, pytest.raises(Unavailable, match=says):
@@ -433,7 +433,7 @@ def test_a_certificate_that_is_missing_or_broken_waits_for_the_operator(authorit
         ({"retries": 3}, "retries"),
     ],
 )
-def test_wrong_options_say_what_would_be_right_and_hide_what_is_secret(options: dict[str, Any], says: str) -> None:
+def test_wrong_option_is_explained_without_secrets(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says) as caught:
         HttpOptions.model_validate({"url": "https://app.example/hooks", **options})
     assert "pw-5e1f" not in str(caught.value)

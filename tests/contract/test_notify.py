@@ -149,7 +149,7 @@ def test_the_operators_words_are_used(receiver: Receiver) -> None:
     assert seen["message"] == "because @\u2060everyone <\u2060@&1> a@b.example <b>"
 
 
-def test_a_payload_makes_no_link_or_picture_and_the_operators_own_link_stays_one(receiver: Receiver) -> None:
+def test_payload_makes_no_link_and_the_operators_link_stays(receiver: Receiver) -> None:
     sink = make(urls=[receiver.url()], title="{{ title }}", body="{{ reason }} [the run]({{ run.app_url }})")
     reason = "![x](https://evil.example/x.png) [log in](https://evil.example) <https://evil.example|here> a[1] (b)"
 

@@ -56,7 +56,7 @@ TOY = """
 """
 
 
-def test_the_built_in_types_are_found_though_nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_built_in_types_need_no_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", lambda **_: ())
     registry._entry_points.cache_clear()
     try:
@@ -66,7 +66,7 @@ def test_the_built_in_types_are_found_though_nothing_is_installed(monkeypatch: p
         registry._entry_points.cache_clear()
 
 
-def test_a_built_in_type_is_found_without_a_look_into_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_built_in_type_is_found_without_reading_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     def look(**_: str) -> None:
         raise AssertionError("a file of each distribution is read")
 
@@ -127,7 +127,7 @@ def test_an_unknown_type_suggests_what_was_meant() -> None:
         ("toy = toy:ToySink", TOY + "\n    ToySink.Options = dict", "its Options must be a subclass of SinkOptions"),
     ],
 )
-def test_a_broken_type_says_whose_it_is_and_why_and_stops_no_other(
+def test_broken_type_names_its_distribution_and_stops_no_other(
     install: Install, entry_point: str, code: str | None, says: str
 ) -> None:
     install("toy", entry_point, code)

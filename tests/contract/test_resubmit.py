@@ -122,7 +122,7 @@ def test_changes_are_a_merge_patch_whose_texts_may_be_templates(
     assert {name: api.submitted.get(name) for name in expected} == expected
 
 
-def test_a_workflow_keeps_its_parameters_and_has_its_steps_in_a_header(api: FakeSubmitApi, sink_at: MakeSink) -> None:
+def test_workflow_keeps_parameters_and_sends_steps_in_header(api: FakeSubmitApi, sink_at: MakeSink) -> None:
     api.asked = {"workflow_id": "wpid_1", "parameters": {"a": 1, "b": [2]}, "webhook_url": "https://app.example/h"}
     api.beside = {"run_with": "agent", "ai_fallback": None}
     run = sample_run("wr_1", run_type="workflow_run", ai_fallback=True, extra_http_headers={"x": "y"})
@@ -243,9 +243,7 @@ def test_the_request_that_was_kept_is_sent_again_as_it_was(
     assert sent.headers.get("x-max-steps-override") == steps
 
 
-def test_what_is_masked_in_the_kept_request_is_taken_from_skyvern_or_refused(
-    api: FakeSubmitApi, sink_at: MakeSink
-) -> None:
+def test_masked_fields_come_from_skyvern_or_are_refused(api: FakeSubmitApi, sink_at: MakeSink) -> None:
     api.asked = {"prompt": "p", "parameters": {"user": "me", "password": "real"}}
     request = {"workflow_id": "wpid_1", "parameters": {"user": "me", "password": MASK}}
     api.kept = {"path": "/v1/run/agents", "request": request}
@@ -259,9 +257,7 @@ def test_what_is_masked_in_the_kept_request_is_taken_from_skyvern_or_refused(
         sink_at(api.url).send(delivery)
 
 
-def test_a_run_that_skyvern_started_again_counts_as_the_one_that_was_submitted(
-    api: FakeSubmitApi, sink_at: MakeSink
-) -> None:
+def test_run_restarted_by_skyvern_counts_as_the_submitted_run(api: FakeSubmitApi, sink_at: MakeSink) -> None:
     api.beside_headers = {"x-runhook-submitted-run": "wr_first"}
 
     receipt = sink_at(api.url).send(make_delivery(sample_run("wr_second")))
@@ -273,9 +269,7 @@ def test_a_run_that_skyvern_started_again_counts_as_the_one_that_was_submitted(
 
 
 @pytest.mark.parametrize("told", ["in the body", "by Runhook"])
-def test_what_skyvern_itself_has_started_again_is_not_submitted_again(
-    api: FakeSubmitApi, sink_at: MakeSink, told: str
-) -> None:
+def test_run_restarted_by_skyvern_is_not_submitted_again(api: FakeSubmitApi, sink_at: MakeSink, told: str) -> None:
     run = sample_run("wr_1")
     if told == "in the body":
         run = {**run, "retried_by_workflow_run_id": "wr_2"}
@@ -320,7 +314,7 @@ def old(delivery: Delivery, hours: float) -> Delivery:
         (old(make_delivery(), 25), "its result came 25 h ago"),
     ],
 )
-def test_what_needs_no_new_run_is_accepted_with_a_note_and_nobody_is_asked(
+def test_run_that_needs_no_retry_gets_a_note_without_a_request(
     api: FakeSubmitApi, sink_at: MakeSink, delivery: Delivery, note: str
 ) -> None:
     receipt = sink_at(api.url, max_age=86_400 if "h ago" in note else 1e9).send(delivery)
@@ -339,7 +333,7 @@ def test_a_count_that_nobody_can_read_ends_the_chain(api: FakeSubmitApi, sink_at
 
 
 @pytest.mark.parametrize("beside", [{"status": "completed"}, {"status": "running"}, {"retry_pending": True}])
-def test_a_run_that_skyvern_calls_no_failure_any_more_is_left_alone(
+def test_run_that_no_longer_failed_is_not_submitted_again(
     api: FakeSubmitApi, sink_at: MakeSink, beside: dict[str, Any]
 ) -> None:
     api.beside = beside
@@ -356,9 +350,7 @@ def test_two_events_of_one_run_make_one_new_run(api: FakeSubmitApi, sink_at: Mak
     assert len(api.made) == 1
 
 
-def test_a_server_that_is_no_runhook_gets_no_submit_for_the_count_would_be_lost(
-    api: FakeSubmitApi, sink_at: MakeSink
-) -> None:
+def test_server_other_than_runhook_gets_no_submission(api: FakeSubmitApi, sink_at: MakeSink) -> None:
     api.script = [Reply(200, body=json.dumps({"status": "failed", "run_request": ASKED}).encode())]
     with pytest.raises(Refused, match="not a submit API of Runhook"):
         sink_at(api.url).send(make_delivery())
@@ -481,7 +473,7 @@ def test_the_real_submit_api_gives_a_request_that_it_takes_again(
     assert sim.run(first.id).callback == f"{rig.url}/webhooks/skyvern/{new_row['id']}"
 
 
-def test_a_request_that_skyvern_refused_can_be_put_right_and_replayed(
+def test_refused_request_can_be_fixed_and_replayed(
     submitting: Callable[..., Submitting], simulate_skyvern: Callable[..., SkyvernSimulator], sink_at: MakeSink
 ) -> None:
     sim = simulate_skyvern(ratios={Fault.FAIL: 1.0})

@@ -166,7 +166,7 @@ class TestS3Mirror(MirrorSuite):
         assert sorted(map(plain, objects.listed())) == sorted([*kept, "latest.json", "manifest.json", "run.json"])
         assert objects.head("/recording.webm")["ContentLength"] == len(body)
 
-    def test_an_upload_that_another_worker_ends_is_tried_again_and_no_fault_of_the_bucket(
+    def test_upload_aborted_by_another_worker_is_retried(
         self, place: Place, objects: Objects, server: ArtifactServer
     ) -> None:
         gate = threading.Event()
@@ -196,7 +196,7 @@ class TestS3Mirror(MirrorSuite):
         assert sorted(calls) == ["GetObject", *["HeadObject"] * 4, *["ListObjectsV2"] * 2, *["PutObject"] * 3]
         assert server.paths()[fetched:] == ["/v1/artifacts/a_9/content"], "the recording is asked for its size"
 
-    def test_without_a_manifest_what_is_there_is_compared_by_checksum(
+    def test_stored_files_without_manifest_are_compared_by_checksum(
         self, place: Place, objects: Objects, server: ArtifactServer
     ) -> None:
         delivery = make_delivery(full_run(server))
@@ -215,9 +215,7 @@ class TestS3Mirror(MirrorSuite):
         assert sorted(server.paths()) == ["/v1/artifacts/a_1/content", "/v1/artifacts/a_9/content"]
         assert calls.count("PutObject") == 2, "only what could not be shown to be the same, and the manifest"
 
-    def test_an_event_that_was_not_there_costs_one_call_for_each_thing_that_is_kept(
-        self, place: Place, server: ArtifactServer
-    ) -> None:
+    def test_new_event_costs_one_call_per_stored_object(self, place: Place, server: ArtifactServer) -> None:
         sink = place.sink()
         sink.send(make_delivery())
         calls = calls_of(sink)
@@ -232,9 +230,7 @@ class TestS3Mirror(MirrorSuite):
         assert calls == [*["PutObject"] * 3, *listed, *["PutObject"] * 2, "GetObject", "PutObject"]
 
     @pytest.mark.parametrize("server_does", ["ignores", "does not know"])
-    def test_a_server_without_conditional_writes_is_asked_before_latest_is_moved(
-        self, place: Place, server_does: str
-    ) -> None:
+    def test_latest_is_read_first_without_conditional_writes(self, place: Place, server_does: str) -> None:
         def event(hour: int) -> Delivery:
             return make_delivery(sample_run("tsk_1", modified_at=f"2026-03-01T{hour}:00:00"))
 
@@ -257,7 +253,7 @@ class TestS3Mirror(MirrorSuite):
         assert receipt.urls["run.json"] == f"https://cdn.example/{key}"
         assert receipt.id == f"s3://{objects.bucket}/{objects.root}task_v1/tsk_ü/{delivery.event_id}/"
 
-    def test_a_server_that_hangs_in_the_middle_is_unavailable_in_time(
+    def test_server_that_hangs_midway_is_unavailable_in_time(
         self, s3_factory: Callable[[], S3Server], server: ArtifactServer
     ) -> None:
         own = s3_factory()
@@ -279,9 +275,7 @@ class TestS3Mirror(MirrorSuite):
         own.resume()
         sink.close()
 
-    def test_credentials_come_from_the_environment_when_none_are_given(
-        self, objects: Objects, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_credentials_default_to_the_environment(self, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", objects.server.access_key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", objects.server.secret_key)
         options = {"bucket": objects.bucket, "endpoint_url": objects.server.endpoint, "prefix": objects.root}

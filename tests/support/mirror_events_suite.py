@@ -71,9 +71,7 @@ class MirrorEventsSuite:
 
     # Several events of one run
 
-    def test_a_file_is_read_with_the_content_coding_that_it_came_with(
-        self, place: Place, server: ArtifactServer
-    ) -> None:
+    def test_file_is_read_with_its_content_coding(self, place: Place, server: ArtifactServer) -> None:
         # Given a download that is served with a content coding, and a later event that does not name it
         body = gzip.compress(PDF, mtime=0)
         url = server.add("/v1/artifacts/a_1/content", body, headers={"content-encoding": "gzip"})
@@ -216,9 +214,7 @@ class MirrorEventsSuite:
         assert sink.send(second).note == ""
         assert files_of(place.tree(), second)["recording.webm"] == VIDEO
 
-    def test_a_part_is_known_by_its_announced_size_and_not_transferred(
-        self, place: Place, server: ArtifactServer
-    ) -> None:
+    def test_incomplete_recording_is_known_by_its_announced_size(self, place: Place, server: ArtifactServer) -> None:
         gate = threading.Event()
         server.add(RECORDING, PART, gate=gate)
         sink = place.sink(Loopback([record(server, len(VIDEO))]), timeout=8)
@@ -265,9 +261,7 @@ class MirrorEventsSuite:
 
     # Files that only the API lists
 
-    def test_a_log_is_kept_though_its_record_has_the_size_of_its_beginning(
-        self, place: Place, server: ArtifactServer
-    ) -> None:
+    def test_log_is_stored_although_its_record_has_an_old_size(self, place: Place, server: ArtifactServer) -> None:
         log, har = b"line\n" * 900, b'{"log": {}}'
         listed = [
             Artifact("skyvern_log", "skyvern_log.log", server.add("/log", log), size=5, artifact_id="a_30"),

@@ -128,7 +128,7 @@ class MirrorSuite:
             "nothing is overwritten"
         )
 
-    def test_latest_is_the_newest_when_events_come_at_once_and_in_any_order(self, place: Place) -> None:
+    def test_latest_is_the_newest_of_concurrent_events(self, place: Place) -> None:
         deliveries = [make_delivery(sample_run("tsk_1", modified_at=f"2026-03-01T10:00:{n:02}")) for n in range(8)]
         shuffled = random.Random(7).sample(deliveries, len(deliveries))
         sink = place.sink()
@@ -247,15 +247,13 @@ class MirrorSuite:
         assert "invoice.pdf" not in map(plain, place.tree())
         assert self.one(place, "/recording.webm") == VIDEO
 
-    def test_a_file_that_is_gone_fails_the_delivery_where_the_operator_wants_that(
-        self, place: Place, server: ArtifactServer
-    ) -> None:
+    def test_missing_file_fails_the_delivery_if_configured(self, place: Place, server: ArtifactServer) -> None:
         run = sample_run(downloaded_files=[entry(server.url + "/gone")])
         with pytest.raises(Unavailable, match="is missing"):
             place.sink(on_missing="fail").send(make_delivery(run))
 
     @pytest.mark.parametrize("url", ["file:///etc/hostname", None, "/etc/hostname", "C:\\x", "ftp://127.0.0.1/x"])
-    def test_a_local_path_is_never_opened_but_may_be_fetched_from_the_api(
+    def test_local_path_is_fetched_from_the_api_and_never_opened(
         self, place: Place, server: ArtifactServer, url: str | None
     ) -> None:
         delivery = make_delivery(sample_run(downloaded_files=[entry(url, artifact_id="a_7")]))
@@ -350,9 +348,7 @@ class MirrorSuite:
         assert "larger than the cap" in receipt.note
         assert not [key for key in place.tree() if key.endswith((".pdf", ".webm"))]
 
-    def test_over_the_total_of_an_event_is_noted_and_other_files_are_kept(
-        self, place: Place, server: ArtifactServer
-    ) -> None:
+    def test_file_over_the_events_total_is_noted(self, place: Place, server: ArtifactServer) -> None:
         files = [entry(server.add(f"/f/{n}", PDF), filename=f"{n}.pdf") for n in range(3)]
         files += [entry(server.add("/f/3", PDF + b"x", chunked=True), filename="3.pdf", checksum=None, file_size=None)]
         sink = place.sink(max_event_bytes=2 * len(PDF) + 100, parallel=1)
@@ -400,7 +396,7 @@ class MirrorSuite:
 
     # Names and prefixes
 
-    def test_no_run_id_leaves_the_prefix_or_gets_into_anothers_folder(self, place: Place) -> None:
+    def test_run_id_never_leaves_its_own_folder(self, place: Place) -> None:
         run_ids = [
             "../../../etc", "..", ".", "/etc/passwd", "a/b", "a_b", "a\\b", "a:b", "\0", "x\ny", "\u202eevil", "", "~",
             "%2e%2e%2f", "ü" * 190, "latest.json", "-rf", "a" * 199, "a" * 200, " ", "CON", "\ud800x", "{{ 7 * 7 }}",
@@ -419,9 +415,7 @@ class MirrorSuite:
             assert key.isprintable()
         assert place.outside() == []
 
-    def test_no_filename_leaves_its_folder_and_none_overwrites_another(
-        self, place: Place, server: ArtifactServer
-    ) -> None:
+    def test_filename_never_leaves_its_folder_or_overwrites(self, place: Place, server: ArtifactServer) -> None:
         names = [
             "../../evil", "/etc/passwd", "..", ".", "", "run.json", "manifest.json", "latest.json", "a\0b", "a\nb",
             "a/b", "a\\b", "Invoice.pdf", "invoice.pdf", "invoice.pdf", ".htaccess", "\u202egnp.exe",
@@ -491,7 +485,7 @@ class MirrorSuite:
     # Timeouts and load
 
     @pytest.mark.parametrize("files", [1, 5])
-    def test_a_server_that_trickles_ends_with_the_timeout_and_says_nothing_against_the_place(
+    def test_trickling_server_times_out_without_blaming_the_store(
         self, place: Place, server: ArtifactServer, files: int
     ) -> None:
         stop = threading.Event()

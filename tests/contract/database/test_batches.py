@@ -17,7 +17,7 @@ from handlers.testing.conformance import (
 from tests.support.results_db import ResultsDb, event
 
 
-def test_one_row_that_the_database_refuses_costs_its_batch_nothing(database: ResultsDb) -> None:
+def test_refused_row_does_not_harm_its_batch(database: ResultsDb) -> None:
     """Here by a rule that the operator made."""
     database.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, step_count INTEGER CHECK (step_count < 100))")
     batch = [event(f"tsk_{number}", 1, step_count=number * 2) for number in range(64)]
@@ -31,7 +31,7 @@ def test_one_row_that_the_database_refuses_costs_its_batch_nothing(database: Res
     assert len(database.rows()) == 50
 
 
-def test_a_run_whose_row_a_trigger_drops_gets_no_receipt_and_costs_its_batch_nothing(database: ResultsDb) -> None:
+def test_row_dropped_by_a_trigger_gets_no_receipt(database: ResultsDb) -> None:
     sink = database.sink()
     sink.add_columns()
     if database.engine.dialect.name == "sqlite":
@@ -53,14 +53,14 @@ def test_a_run_whose_row_a_trigger_drops_gets_no_receipt_and_costs_its_batch_not
     assert len(database.rows()) == 7
 
 
-def test_rows_are_written_in_one_order_so_that_writers_never_lock_each_other_out(sqlite: ResultsDb) -> None:
+def test_rows_are_written_in_key_order(sqlite: ResultsDb) -> None:
     runs = [f"tsk_{number}" for number in range(100, 140)]
     random.Random(2).shuffle(runs)
     sqlite.sink().send_many([event(run, 1) for run in runs])
     assert [row["run_id"] for row in sqlite.query("SELECT run_id FROM skyvern_runs ORDER BY rowid")] == sorted(runs)
 
 
-def test_an_event_that_a_newer_one_in_its_batch_outdates_is_told_so(sqlite: ResultsDb) -> None:
+def test_outdated_event_of_a_batch_gets_a_note(sqlite: ResultsDb) -> None:
     answers = sqlite.sink().send_many([event("tsk_1", 5), event("tsk_1", 1), event("tsk_2", 1)])
     assert [answer.note for answer in answers if isinstance(answer, Receipt)] == [
         "",
@@ -124,7 +124,7 @@ def test_a_row_is_the_same_however_many_are_written_with_it(pg: ResultsDb, size:
 
 @pytest.mark.parametrize("size", [1, 9])
 @pytest.mark.parametrize("history", [False, True])
-def test_a_column_that_no_row_had_a_value_for_is_written_once_one_has(pg: ResultsDb, size: int, history: bool) -> None:
+def test_column_is_written_from_its_first_value_on(pg: ResultsDb, size: int, history: bool) -> None:
     # Given a sink whose rows had no summary until now
     sink = pg.sink(history=history)
     sink.send_many([event(f"tsk_a{number}", 1) for number in range(size)])
@@ -141,7 +141,7 @@ def test_a_column_that_no_row_had_a_value_for_is_written_once_one_has(pg: Result
 
 
 @pytest.mark.parametrize("size", [1, 9])
-def test_a_value_that_is_missing_is_null_whatever_a_table_has_for_its_default(pg: ResultsDb, size: int) -> None:
+def test_missing_value_is_null_despite_the_tables_default(pg: ResultsDb, size: int) -> None:
     pg.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, summary TEXT DEFAULT 'none yet')")
     sink = pg.sink()
     sink.add_columns()
@@ -150,7 +150,7 @@ def test_a_value_that_is_missing_is_null_whatever_a_table_has_for_its_default(pg
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_rows_that_are_alike_or_not_have_the_values_of_their_events(pg: ResultsDb, history: bool) -> None:
+def test_each_row_has_the_values_of_its_event(pg: ResultsDb, history: bool) -> None:
     # Given batches whose rows have one status and source; two statuses; two of each, and no type; two attempts
     size = 10
     batches = {

@@ -14,7 +14,7 @@ from tests.support.results_db import ResultsDb, event
 from tests.support.waiting import eventually
 
 
-def test_a_connection_in_use_is_closed_when_its_transaction_has_ended(database: ResultsDb, tmp_path: Path) -> None:
+def test_connection_in_use_closes_after_its_transaction(database: ResultsDb, tmp_path: Path) -> None:
     # Given a transaction under way
     used = Database(database.engine.url, 5)
     with used.transaction(time.monotonic() + 5) as connection:
@@ -26,9 +26,7 @@ def test_a_connection_in_use_is_closed_when_its_transaction_has_ended(database: 
     assert_nothing_is_open(database, tmp_path)
 
 
-def test_a_send_that_is_not_over_when_its_sink_is_closed_leaves_no_connection(
-    database: ResultsDb, tmp_path: Path
-) -> None:
+def test_send_during_close_leaves_no_connection(database: ResultsDb, tmp_path: Path) -> None:
     # Given a sink that is closed while a thread of it prepares a row
     sink = database.sink()
     sink.send(event("tsk_1", 1))

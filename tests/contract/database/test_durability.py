@@ -35,7 +35,7 @@ for number in range(4):
 """
 
 
-def test_each_receipt_comes_after_a_sync_of_the_sqlite_file_that_has_the_row(tmp_path: Path) -> None:
+def test_sqlite_receipt_comes_after_the_row_is_synced(tmp_path: Path) -> None:
     strace, trace = shutil.which("strace"), tmp_path / "trace"
     if strace is None:
         if os.environ.get("CI"):
@@ -66,7 +66,7 @@ def test_each_receipt_comes_after_a_sync_of_the_sqlite_file_that_has_the_row(tmp
         assert synced[-1] > written[-1]
 
 
-def test_a_row_with_a_receipt_survives_a_kill_of_a_server_that_commits_asynchronously(
+def test_row_survives_a_kill_of_an_asynchronous_server(
     postgres_factory: Callable[..., PostgresProcess],
 ) -> None:
     # Given a PostgreSQL with a common tuning, which writes its log out every 10 s at the most
@@ -82,7 +82,7 @@ def test_a_row_with_a_receipt_survives_a_kill_of_a_server_that_commits_asynchron
     database.close()
 
 
-def test_a_database_that_may_lose_what_it_confirmed_is_written_only_when_that_is_accepted(
+def test_weak_durability_must_be_accepted_by_the_operator(
     postgres: PostgresProcess, pg: ResultsDb, caplog: pytest.LogCaptureFixture
 ) -> None:
     with postgres.altered(fsync="off"):

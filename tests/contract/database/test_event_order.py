@@ -22,7 +22,7 @@ from tests.support.results_db import ResultsDb, event
 from tests.support.run_events import run_events
 
 
-def test_a_newer_event_replaces_the_row_and_an_older_one_does_not(database: ResultsDb) -> None:
+def test_newer_event_replaces_the_row_and_older_does_not(database: ResultsDb) -> None:
     sink = database.sink()
     sink.send(event("tsk_1", 1, status="running", output=None))
     assert sink.send(event("tsk_1", 3, status="completed", output={"n": 3})).note == ""
@@ -47,7 +47,7 @@ def test_a_later_attempt_wins_though_its_clock_is_behind(database: ResultsDb) ->
     )
 
 
-def test_null_output_never_replaces_output_of_the_same_attempt_and_status(database: ResultsDb) -> None:
+def test_null_output_never_replaces_output_of_the_same_result(database: ResultsDb) -> None:
     sink = database.sink()
     sink.send(event("wr_1", 1, status="canceled", output={"n": 1}))
     nothings: list[Any] = [None, {}, [], {"block": None}, {"a": [None, {'b\\"': {}}], "c": []}]
@@ -59,7 +59,7 @@ def test_null_output_never_replaces_output_of_the_same_attempt_and_status(databa
     assert database.row()["output"] is None, "another status is a new result"
 
 
-def test_output_that_came_before_an_empty_one_is_shown_in_any_order(database: ResultsDb) -> None:
+def test_output_wins_over_empty_output_in_any_order(database: ResultsDb) -> None:
     sink = database.sink()
     nothings: list[Any] = [{"block": None}, {"a": [None, {"b": {}}]}, []]
     somethings: list[Any] = [{"n": 1}, {"a": [None, {"b": False}]}, [0], "", "null"]
@@ -102,7 +102,7 @@ def test_an_event_without_a_time_is_as_new_as_its_arrival(database: ResultsDb) -
     assert database.row()["status"] == "canceled"
 
 
-def test_within_an_attempt_a_final_event_wins_over_an_interim_one_with_a_fast_clock(database: ResultsDb) -> None:
+def test_final_event_wins_over_an_interim_one_with_a_fast_clock(database: ResultsDb) -> None:
     sink = database.sink()
     sink.send(event("wr_1", 9, status="running", output=None))
     sink.send(event("wr_1", 5, status="failed", retry_pending=True))
@@ -171,7 +171,7 @@ def _write(sink: DatabaseSink, order: list[Delivery], batches: Any) -> None:
         del left[:size]
 
 
-def test_events_of_any_kind_make_the_same_row_in_every_order_and_batching(database: ResultsDb) -> None:
+def test_events_make_the_same_row_in_every_order_and_batching(database: ResultsDb) -> None:
     """As a webhook, a poll and a webhook sent again do, whichever is routed first: nothing is lost, nothing differs."""
     sink = database.sink(columns={"n": {"path": "output.n", "type": "number"}}, history=True)
     sink.add_columns()
@@ -196,7 +196,7 @@ def test_events_of_any_kind_make_the_same_row_in_every_order_and_batching(databa
     check()
 
 
-def test_an_update_completes_the_row_and_a_half_list_takes_nothing_from_a_whole_one(database: ResultsDb) -> None:
+def test_update_completes_the_row_and_never_shortens_a_list(database: ResultsDb) -> None:
     """A poll between the status and the uploads, then the webhook: and the same in the other order."""
     poll = event("wr_1", 1, status="completed", recording_url=None, downloaded_files=[{"filename": "a"}])
     files = [{"filename": "a"}, {"filename": "b"}]
@@ -220,7 +220,7 @@ def test_an_update_completes_the_row_and_a_half_list_takes_nothing_from_a_whole_
         database.execute("DELETE FROM skyvern_runs")
 
 
-def test_a_status_that_returns_has_what_it_had_whichever_event_came_first(database: ResultsDb) -> None:
+def test_returning_status_shows_its_values_in_any_order(database: ResultsDb) -> None:
     history = [
         event("tsk_1", 1, status="failed", output={"n": 1}),
         event("tsk_1", 2, status="completed", output=None, failure_reason=None),
@@ -235,7 +235,7 @@ def test_a_status_that_returns_has_what_it_had_whichever_event_came_first(databa
         database.execute("DELETE FROM skyvern_runs")
 
 
-def test_what_a_row_remembers_goes_when_another_program_has_written_past_it(database: ResultsDb) -> None:
+def test_memory_is_dropped_after_another_program_wrote_the_row(database: ResultsDb) -> None:
     sink = database.sink()
     sink.send(event("tsk_1", 1))
     sink.send(event("tsk_1", 2, output=None))
@@ -253,7 +253,7 @@ def test_more_links_stay_when_a_later_delivery_has_fewer(database: ResultsDb) ->
     assert database.row()["links"] == links
 
 
-def test_the_history_has_each_event_once_as_it_was_though_the_run_has_one_row(database: ResultsDb) -> None:
+def test_history_has_each_event_once_as_it_was(database: ResultsDb) -> None:
     sink = database.sink(history=True, columns={"total": "output.invoice.total"})
     first = event("tsk_1", 1, status="running", output=None)
     last = event("tsk_1", 2, recording_url="https://files.example/1.webm")
@@ -278,7 +278,7 @@ def test_the_same_event_again_fills_columns_that_are_new(database: ResultsDb) ->
     assert database.row()["total"] == 1500
 
 
-def test_the_same_event_again_rewrites_what_the_config_says_otherwise_now(database: ResultsDb) -> None:
+def test_same_event_again_follows_a_changed_config(database: ResultsDb) -> None:
     delivery = event("tsk_1", 1)
     database.sink(columns={"total": "output.invoice.number"}).send(delivery)
     database.sink(columns={"total": "output.invoice.total"}).send(delivery)

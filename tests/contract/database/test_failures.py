@@ -19,7 +19,7 @@ from tests.support.results_db import ResultsDb, event
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 
-def test_a_server_that_is_killed_and_returns_goes_on_with_what_it_had(
+def test_killed_server_continues_with_its_rows_when_it_returns(
     postgres_factory: Callable[..., PostgresProcess],
 ) -> None:
     server = postgres_factory()
@@ -89,7 +89,7 @@ def test_a_locked_table_is_unavailable_in_time(pg: ResultsDb) -> None:
     assert isinstance(sink.send(event("tsk_1", 2)), Receipt)
 
 
-def test_a_sqlite_file_that_another_process_holds_is_unavailable_in_time(sqlite: ResultsDb, tmp_path: Path) -> None:
+def test_locked_sqlite_file_is_unavailable_in_time(sqlite: ResultsDb, tmp_path: Path) -> None:
     sink = sqlite.sink(timeout=4)
     sink.send(event("tsk_1", 1))
     with (tmp_path / "results.db.lock").open("w") as lock:

@@ -32,7 +32,7 @@ from handlers.database import DatabaseOptions
         ({"columns": {"Total": "output.a", "total": "output.b"}}, "differ only in upper and lower case"),
     ],
 )
-def test_wrong_options_say_what_would_be_right_and_hide_the_password(options: dict[str, Any], says: str) -> None:
+def test_wrong_option_is_explained_without_the_password(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says) as caught:
         DatabaseOptions.model_validate({"url": "sqlite:///var/results.db", **options})
     assert "pw-5e1f" not in str(caught.value)

@@ -80,7 +80,7 @@ def test_a_row_tells_what_became_of_the_run(database: ResultsDb) -> None:
     }
 
 
-def test_a_workflow_run_has_its_workflow_and_its_run_by_whichever_names_they_came(database: ResultsDb) -> None:
+def test_workflow_run_has_its_ids_under_all_their_names(database: ResultsDb) -> None:
     workflow = {"run_type": "workflow_run", "workflow_title": "Monthly", "retried_from_workflow_run_id": "wr_0"}
     sent = workflow | {"workflow_id": "wpid_1", "workflow_run_id": "wr_1", "parameters": {"year": 2026}}
     asked = workflow | {"run_request": {"agent_id": "wpid_1", "parameters": {"year": 2026}}}
@@ -92,7 +92,7 @@ def test_a_workflow_run_has_its_workflow_and_its_run_by_whichever_names_they_cam
     assert found == [(*common, "wr_1"), (*common, "wr_2")]
 
 
-def test_times_are_times_to_the_database_whatever_the_session_thinks_of_zones(pg: ResultsDb) -> None:
+def test_times_do_not_depend_on_the_sessions_time_zone(pg: ResultsDb) -> None:
     pg.execute("ALTER ROLE postgres SET timezone = 'Asia/Tokyo'")
     try:
         pg.sink().send(make_delivery(sample_run("tsk_1")))
@@ -163,7 +163,7 @@ def test_a_body_that_names_no_run_is_refused_with_the_reason(database: ResultsDb
 # --- Columns of the operator's own
 
 
-def test_mapped_columns_have_their_types_and_what_does_not_fit_is_null_and_noted(database: ResultsDb) -> None:
+def test_mapped_column_is_null_and_noted_if_a_value_does_not_fit(database: ResultsDb) -> None:
     sink = database.sink(
         columns={
             "total": {"path": "output.invoice.total", "type": "number"},

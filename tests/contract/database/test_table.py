@@ -53,7 +53,7 @@ def test_a_table_in_another_schema_is_used(pg: ResultsDb) -> None:
     assert len(pg.rows('analytics."Runs_history"')) == 2
 
 
-def test_a_table_of_an_earlier_release_is_used_as_it_is_and_the_command_that_adds_columns_is_told_once(
+def test_table_of_earlier_release_is_used_and_noted_once(
     database: ResultsDb,
 ) -> None:
     _make_first_release(database)
@@ -69,7 +69,7 @@ def test_a_table_of_an_earlier_release_is_used_as_it_is_and_the_command_that_add
     assert len(database.query("SELECT * FROM failures")) == 1
 
 
-def test_the_command_adds_what_it_shows_and_running_sinks_of_both_releases_go_on(
+def test_command_adds_columns_while_sinks_of_both_releases_run(
     database: ResultsDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _make_first_release(database)
@@ -121,7 +121,7 @@ def test_a_table_of_somebody_else_is_used_and_not_altered(pg: ResultsDb) -> None
         pg.execute("DROP ROLE writer")
 
 
-def test_other_columns_are_left_alone_and_those_of_another_type_are_named(pg: ResultsDb) -> None:
+def test_other_columns_are_kept_and_other_types_reported(pg: ResultsDb) -> None:
     _make_first_release(pg)
     pg.execute("ALTER TABLE skyvern_runs ADD COLUMN mine INTEGER DEFAULT 7, ADD COLUMN parameters TEXT DEFAULT 'x'")
     sink = pg.sink()
@@ -135,7 +135,7 @@ def test_other_columns_are_left_alone_and_those_of_another_type_are_named(pg: Re
     }
 
 
-def test_a_table_needs_the_columns_that_order_events_and_the_command_adds_them(database: ResultsDb) -> None:
+def test_table_needs_the_columns_that_order_events(database: ResultsDb) -> None:
     database.execute("CREATE TABLE skyvern_runs (run_id VARCHAR(200) UNIQUE, mine INTEGER DEFAULT 7, status TEXT)")
     database.execute("INSERT INTO skyvern_runs (run_id, status) VALUES ('tsk_1', 'old'), ('tsk_2', 'old')")
     sink = database.sink()
@@ -150,14 +150,14 @@ def test_a_table_needs_the_columns_that_order_events_and_the_command_adds_them(d
     ]
 
 
-def test_a_column_that_orders_events_and_has_another_type_is_an_error_in_words(pg: ResultsDb) -> None:
+def test_ordering_column_of_another_type_is_a_clear_error(pg: ResultsDb) -> None:
     pg.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, attempt TEXT)")
     pg.sink().add_columns()
     with pytest.raises(Unavailable, match=r"has another type than every row needs in the columns attempt \(TEXT\)"):
         pg.sink().send(event("tsk_1", 1))
 
 
-def test_a_column_of_the_operators_own_by_a_later_name_stays_the_operators(database: ResultsDb) -> None:
+def test_operators_column_wins_over_a_later_standard_column(database: ResultsDb) -> None:
     sink = database.sink(columns={"url": "output.invoice.number", "Summary": {"path": "step_count", "type": "integer"}})
     sink.send(make_delivery(sample_run("tsk_1", url="https://shop.example", summary="Done")))
     row = database.row()
@@ -165,7 +165,7 @@ def test_a_column_of_the_operators_own_by_a_later_name_stays_the_operators(datab
     assert "summary" not in row
 
 
-def test_with_create_off_the_table_and_columns_of_ones_own_must_be_there(database: ResultsDb) -> None:
+def test_without_create_the_table_and_own_columns_must_exist(database: ResultsDb) -> None:
     sink = database.sink(create=False, columns={"total": "output.invoice.total"})
     with pytest.raises(Unavailable, match=r"^there is no table skyvern_runs, and create is false$"):
         sink.send(make_delivery())
@@ -176,7 +176,7 @@ def test_with_create_off_the_table_and_columns_of_ones_own_must_be_there(databas
     assert isinstance(sink.send(make_delivery()), Receipt), "put right by the operator, it goes on"
 
 
-def test_columns_of_ones_own_are_added_when_the_config_asks_for_them(database: ResultsDb) -> None:
+def test_own_columns_are_added_when_configured(database: ResultsDb) -> None:
     _make_first_release(database)
     database.sink(columns={"total": {"path": "output.invoice.total", "type": "integer"}}).send(event("tsk_1", 1))
     assert database.row()["total"] == 1500
@@ -190,7 +190,7 @@ def test_the_command_makes_tables_that_are_not_there(database: ResultsDb) -> Non
     assert _columns(database, "skyvern_runs_history") == ALL
 
 
-def test_a_table_that_lets_a_run_have_two_rows_is_named_with_the_remedy(database: ResultsDb) -> None:
+def test_table_without_unique_key_is_reported_with_remedy(database: ResultsDb) -> None:
     database.execute("CREATE TABLE skyvern_runs (run_id TEXT)")
     database.sink().add_columns()
     with pytest.raises(Unavailable, match=r"CREATE UNIQUE INDEX .*ON skyvern_runs \(run_id\)"):

@@ -109,7 +109,7 @@ def topic_of(topic: str, queue: str) -> str:
     return arn
 
 
-def test_a_message_holds_the_body_as_received_and_attributes_to_choose_by(name: str) -> None:
+def test_message_holds_the_body_and_attributes(name: str) -> None:
     delivery = make_delivery(sample_run("wr_1", status="completed"))
     receipt = make(to="sqs", queue_url=queue_of(name)).send(delivery)
     (message,) = waiting(name)
@@ -121,7 +121,7 @@ def test_a_message_holds_the_body_as_received_and_attributes_to_choose_by(name: 
     assert receipt.id
 
 
-def test_a_fifo_queue_keeps_a_runs_order_and_drops_the_same_delivery(name: str) -> None:
+def test_fifo_queue_keeps_order_and_drops_duplicates(name: str) -> None:
     sink = make(to="sqs", queue_url=queue_of(f"{name}.fifo"))
     deliveries = [make_delivery(sample_run("wr_1")) for _ in range(3)]
     for delivery in [*deliveries, *deliveries]:
@@ -182,7 +182,7 @@ def entries(**failed: Any) -> bytes:
         (200, entries(Code="InvalidParameterValue", SenderFault=True), Refused, "InvalidParameterValue"),
     ],
 )
-def test_an_answer_of_aws_decides_what_happens_next_and_is_asked_for_once(
+def test_response_of_aws_decides_and_is_requested_once(
     status: int, body: bytes, kind: type[Exception], words: str
 ) -> None:
     with ScriptedServer() as server:

@@ -44,7 +44,7 @@ class TestRedisStream(SinkConformance):
         client.close()
 
 
-def test_an_entry_holds_the_body_as_received_and_fields_to_choose_by(redis_url: str) -> None:
+def test_stream_entry_holds_the_body_and_fields(redis_url: str) -> None:
     body = BODIES["NUL"]
     delivery = make_delivery(body=body)
     receipt = make(to="redis-stream", url=redis_url, stream="runs").send(delivery)

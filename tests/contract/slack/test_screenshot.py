@@ -79,7 +79,7 @@ def test_a_mirrored_screenshot_serves_when_the_senders_is_gone(slack: FakeSlack,
         ({"/s.png": PNG}, ("files.completeUploadExternal", 429, b""), "too many messages"),
     ],
 )
-def test_trouble_with_a_screenshot_is_a_note_and_the_message_stands(
+def test_failed_screenshot_is_a_note_on_the_receipt(
     slack: FakeSlack, bot: Make, pages: dict[str, bytes], fault: tuple[str, int, bytes] | None, words: str
 ) -> None:
     slack.pages = pages
@@ -100,14 +100,14 @@ def test_a_payload_can_not_have_a_private_address_fetched(slack: FakeSlack) -> N
     sink.close()
 
 
-def test_no_screenshot_is_sent_where_it_is_not_wanted_or_by_webhook(slack: FakeSlack, bot: Make, webhook: Make) -> None:
+def test_screenshot_is_optional_and_never_sent_by_webhook(slack: FakeSlack, bot: Make, webhook: Make) -> None:
     slack.pages = {"/s.png": PNG}
     for sink in (bot(screenshot=False), webhook()):
         assert sink.send(photographed(slack, "/s.png")).note == ""
     assert slack.files == {}
 
 
-def test_an_upload_address_that_is_less_safe_than_the_api_is_not_used(slack: FakeSlack, bot: Make) -> None:
+def test_upload_address_without_tls_is_not_used(slack: FakeSlack, bot: Make) -> None:
     slack.pages = {"/s.png": PNG}
     answer = {"ok": True, "file_id": "F1", "upload_url": "ftp://files.example/x"}
     slack.fail("files.getUploadURLExternal", 200, json.dumps(answer).encode())

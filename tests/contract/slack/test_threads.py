@@ -51,7 +51,7 @@ def test_an_incident_is_one_message_and_one_reply_that_counts(slack: FakeSlack, 
     assert "seen 5 times" in receipts[-1].note
 
 
-def test_other_workflows_reasons_and_successes_have_messages_of_their_own(slack: FakeSlack, bot: Make) -> None:
+def test_other_workflows_reasons_and_successes_are_separate(slack: FakeSlack, bot: Make) -> None:
     sink = bot(thread="incident")
     for delivery in (failing(), failing(workflow_id="wpid_2"), failing(failure_reason="No search form")):
         sink.send(delivery)
@@ -147,7 +147,7 @@ def test_a_bot_that_may_not_read_counts_as_far_as_it_remembers(slack: FakeSlack,
     assert "4 times by now" in slack.messages[1]["text"]
 
 
-def test_a_webhook_shows_an_incident_once_and_again_at_round_numbers(slack: FakeSlack, webhook: Make) -> None:
+def test_webhook_shows_an_incident_at_round_numbers(slack: FakeSlack, webhook: Make) -> None:
     sink = webhook(thread="incident")
     receipts = [sink.send(failing()) for _ in range(12)]
     assert len(slack.messages) == 2
@@ -156,7 +156,7 @@ def test_a_webhook_shows_an_incident_once_and_again_at_round_numbers(slack: Fake
     assert "number 12 of one incident" in receipts[-1].note
 
 
-def test_a_webhooks_incident_is_not_counted_before_its_first_message_is_there(slack: FakeSlack, webhook: Make) -> None:
+def test_webhook_counts_only_after_its_first_message(slack: FakeSlack, webhook: Make) -> None:
     sink = webhook(thread="incident")
     slack.fail(HOOK, 503, times=2)
     for _ in range(2):

@@ -16,7 +16,7 @@ from tests.support.open_files import opened_below
 
 
 @pytest.mark.parametrize("kind", ["read", "write"])
-def test_a_connection_in_use_is_closed_when_its_transaction_has_ended(ledger: Ledger, kind: str) -> None:
+def test_connection_in_use_closes_after_its_transaction(ledger: Ledger, kind: str) -> None:
     # Given a transaction under way
     used: list[Any] = []
 

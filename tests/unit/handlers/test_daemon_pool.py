@@ -8,7 +8,7 @@ from handlers.support.daemon_pool import DaemonPool
 from tests.support.waiting import eventually
 
 
-def test_a_pool_never_has_more_threads_than_its_size_and_ends_them() -> None:
+def test_pool_limits_and_ends_its_threads() -> None:
     before = threading.active_count()
     pool = DaemonPool(3, "test")
     done = threading.Semaphore(0)
@@ -21,7 +21,7 @@ def test_a_pool_never_has_more_threads_than_its_size_and_ends_them() -> None:
     eventually(lambda: threading.active_count() <= before)
 
 
-def test_work_that_blocks_keeps_no_other_from_a_thread_while_there_is_room() -> None:
+def test_blocked_work_leaves_other_threads_free() -> None:
     for used in range(200):  # of a pool that counts idle threads, every tenth failed
         pool, release, started = DaemonPool(8, "test"), threading.Event(), threading.Semaphore(0)
         for _ in range(used % 8):

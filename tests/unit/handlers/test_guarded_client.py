@@ -50,7 +50,7 @@ def full() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("addresses", [1, 200])
-def test_a_server_that_drops_packets_is_given_up_when_the_time_to_connect_is_over(full: int, addresses: int) -> None:
+def test_server_that_drops_packets_is_given_up_in_time(full: int, addresses: int) -> None:
     names = Names(["127.0.0.1"] * addresses)
     client = GuardedClient(["127.0.0.1"], timeout=60, connect_timeout=0.3, resolver=names)
     watch = Stopwatch()
@@ -205,7 +205,7 @@ def test_an_error_never_shows_a_signature() -> None:
         ("nonsense?sig", "nonsense"),
     ],
 )
-def test_what_is_kept_of_an_address_has_no_signature_and_no_password(url: str, kept: str) -> None:
+def test_stored_address_has_no_signature_and_no_password(url: str, kept: str) -> None:
     assert without_query(url) == kept
 
 
@@ -220,7 +220,7 @@ def test_no_spelling_of_this_machine_is_reached(server: ArtifactServer, spelling
     assert server.seen == []
 
 
-def test_a_public_name_that_answers_with_a_private_address_is_refused(server: ArtifactServer) -> None:
+def test_public_name_with_a_private_address_is_refused(server: ArtifactServer) -> None:
     names = Names(["127.0.0.1"])
     with pytest.raises(Refused, match=r"files\.example is a loopback address"):
         fetch(GuardedClient(resolver=names), f"http://files.example:{server.port}/")
@@ -238,7 +238,7 @@ def test_a_listed_host_is_reached_by_its_name_and_resolved_once(server: Artifact
     assert server.seen[0].headers["host"] == f"files.internal:{server.port}"
 
 
-def test_the_connection_goes_to_the_checked_address_when_the_name_changes_its_mind(server: ArtifactServer) -> None:
+def test_connection_goes_to_the_checked_address(server: ArtifactServer) -> None:
     """DNS rebinding: good at the check, private at the connect. There is no second look-up that could differ."""
     with socket.create_server(("127.0.0.2", 0)) as private:
         names = Names(["127.0.0.1"], ["127.0.0.2"])
@@ -333,7 +333,7 @@ def test_one_silent_wait_is_shorter_than_the_deadline() -> None:
         watch.at_most(10)
 
 
-def test_a_name_that_is_not_found_and_a_look_up_that_hangs_are_unavailable() -> None:
+def test_unknown_names_and_hanging_lookups_are_unavailable() -> None:
     def not_there(host: str, port: int, seconds: float) -> Sequence[str]:
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
@@ -357,7 +357,7 @@ def test_a_closed_port_is_unavailable() -> None:
         fetch(GuardedClient(["127.0.0.1"]), f"http://127.0.0.1:{port}/")
 
 
-def test_a_process_that_may_open_no_more_files_says_that_and_blames_no_server(server: ArtifactServer) -> None:
+def test_file_limit_of_the_process_is_reported(server: ArtifactServer) -> None:
     client = GuardedClient(["127.0.0.1"])
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.open(os.devnull, os.O_RDONLY)
@@ -476,7 +476,7 @@ def test_a_get_that_met_a_server_which_hung_up_is_sent_once_more(method: str, se
         client.close()
 
 
-def test_a_server_that_hangs_up_on_a_new_connection_is_asked_once() -> None:
+def test_server_that_closes_a_new_connection_is_asked_once() -> None:
     seen: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

@@ -202,7 +202,7 @@ def test_a_second_request_goes_over_the_same_connection() -> None:
 
 
 @pytest.mark.parametrize("surplus", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil"])
-def test_a_connection_that_the_server_has_closed_or_spoken_on_is_not_used_again(surplus: bytes) -> None:
+def test_stale_connection_is_not_reused(surplus: bytes) -> None:
     more, sent = threading.Event(), threading.Event()
 
     def talk(accepted: socket.socket) -> None:
@@ -236,7 +236,7 @@ def is_open(connection: HttpConnection) -> bool:
     return bool(connection._stream.get_extra_info("socket").fileno() >= 0)
 
 
-def test_the_latest_connection_is_used_first_and_none_after_the_set_is_closed() -> None:
+def test_latest_connection_is_used_first_and_none_after_close() -> None:
     with server(answering(LENGTH), connections=3) as connect:
         first, second, third = used(connect), used(connect), used(connect)
         idle = IdleConnections()
@@ -253,7 +253,7 @@ def test_the_latest_connection_is_used_first_and_none_after_the_set_is_closed() 
         assert not is_open(third)
 
 
-def test_idle_connections_are_closed_when_they_are_too_old_or_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections_are_closed_by_age_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
     with server(answering(LENGTH), connections=4) as connect:
         first, second, third, fourth = (used(connect) for _ in range(4))
         idle = IdleConnections(2)

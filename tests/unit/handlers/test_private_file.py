@@ -11,9 +11,7 @@ import pytest
 from handlers.support.private_file import make_private_folder
 
 
-def test_each_folder_that_is_made_is_private_and_its_name_is_synced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_folder_is_private_and_its_name_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
     for _ in range(2):  # there is nothing to do the second time
@@ -23,7 +21,7 @@ def test_each_folder_that_is_made_is_private_and_its_name_is_synced(
 
 
 @pytest.mark.parametrize("answer", [errno.EACCES, errno.EINVAL, errno.EIO])
-def test_a_folder_that_can_not_be_synced_is_made_and_a_disk_that_fails_is_told(
+def test_failed_sync_of_a_folder_is_raised_only_for_disk_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int
 ) -> None:
     def fsync(_handle: int) -> None:

@@ -85,7 +85,7 @@ def assert_harmless(message: dict[str, Any], hosts: frozenset[str] = frozenset({
 
 
 @given(text=hostile)
-def test_no_text_of_a_payload_can_mention_or_link_or_break_the_message(text: str) -> None:
+def test_payload_text_cannot_mention_link_or_break_the_message(text: str) -> None:
     delivery = hostile_delivery(
         failure_reason=text, workflow_title=text, title=text, run_type=text, attempt=2, step_count=text,
         errors=[{"error_code": text, "reasoning": text}, text], failure_category=[{"category": text}],
@@ -102,7 +102,7 @@ def test_no_text_of_a_payload_can_mention_or_link_or_break_the_message(text: str
 
 
 @given(text=hostile, limit=st.integers(10, 300))
-def test_escaped_text_keeps_its_limit_and_is_never_cut_within_an_escape(text: str, limit: int) -> None:
+def test_escaped_text_is_never_cut_within_an_escape(text: str, limit: int) -> None:
     for made in (escape.mrkdwn(text, limit), escape.code(text, limit), escape.code_block(text, limit)):
         assert escape.utf16_length(made) <= limit
         assert not re.search(r"&(?!amp;|lt;|gt;)", made)
@@ -128,7 +128,7 @@ def test_an_address_that_is_no_web_address_is_left_out(url: object) -> None:
     assert escape.link(url, "Open the run") == ""
 
 
-def test_characters_that_mean_something_to_slack_are_encoded_in_an_address() -> None:
+def test_special_characters_are_encoded_in_an_address() -> None:
     assert escape.link("https://app.example/a|b?q=<x>`y é", "open") == (
         "<https://app.example/a%7Cb?q=%3Cx%3E%60y%20%C3%A9|open>"
     )
@@ -199,7 +199,7 @@ def test_mirrored_files_are_linked_and_signed_links_then_are_not() -> None:
     assert "s3://" not in text
 
 
-def test_where_nothing_was_mirrored_signed_links_are_shown_with_a_warning() -> None:
+def test_signed_links_are_shown_if_nothing_was_mirrored() -> None:
     artifacts = [Artifact("recording", "recording.webm", "https://signed.example/r?sig=1&kid=k")]
     text = all_text(blocks_of(make_delivery(), artifacts=artifacts))
     assert "<https://signed.example/r?sig=1&kid=k|recording.webm>" in text
@@ -251,7 +251,7 @@ def test_a_duration_reads_as_people_say_it(seconds: float, words: str) -> None:
 # --- Templates
 
 
-def test_an_operators_words_take_the_place_of_ours_and_values_in_them_are_escaped() -> None:
+def test_operators_words_replace_the_text_and_values_are_escaped() -> None:
     templates = Templates(
         {
             "failed": TemplateOption(
@@ -340,7 +340,7 @@ def test_an_incident_is_one_workflow_failing_in_one_way() -> None:
     assert key(replace(failing("No login form"), sink="other")) != first
 
 
-def test_what_is_not_shown_costs_little_however_much_of_it_there_is() -> None:
+def test_hidden_parts_of_large_bodies_cost_little() -> None:
     run = sample_run(errors=[{"error_code": "E", "reasoning": "x" * 20}] * 200_000)
     run["app_url"] = "https://app.example/" + "<" * 5_000_000
     delivery = make_delivery(run)
@@ -358,7 +358,7 @@ def test_only_failures_are_incidents() -> None:
     assert topic_of(replace(failing("x"), test=True), "incident", 3600, 1e9) is None
 
 
-def test_a_count_counts_each_delivery_once_and_survives_a_trip_through_slack() -> None:
+def test_count_includes_each_delivery_once() -> None:
     seen = {
         f"mark{number}": SeenRun(f"wr_{number}", "https://app.example/1", "2026-03-01 10:02 UTC")
         for number in range(30)

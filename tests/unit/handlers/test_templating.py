@@ -62,7 +62,7 @@ def test_a_wrong_template_is_one_clear_line_at_load(source: str, words: str) -> 
         ("{{ run.missing | tojson }}", "has no attribute 'missing'"),
     ],
 )
-def test_a_template_that_does_not_fit_the_run_is_refused_without_showing_values(source: str, words: str) -> None:
+def test_template_that_does_not_fit_is_refused_without_values(source: str, words: str) -> None:
     with pytest.raises(Refused) as caught:
         render(source, run={"text": "hush-hush"})
     assert words in str(caught.value)
@@ -101,7 +101,7 @@ def test_a_field_of_the_payload_wins_over_a_method_of_its_name() -> None:
     assert render("{% for k, v in run.items() %}{{ k }}={{ v }}{% endfor %}", run={"a": 1}) == "a=1"
 
 
-def test_the_finalizer_has_the_last_word_on_each_value_but_not_on_the_template() -> None:
+def test_finalizer_converts_values_but_not_template_text() -> None:
     template = templating.compile(
         "a/{{ run.x }}/{% set y = run.x ~ '/' %}{{ y | upper }}", variables=["run"], finalize=_no_slash
     )
@@ -116,7 +116,7 @@ def test_json_is_not_escaped_for_html() -> None:
     assert render("{{ run.x | tojson }}", run={"x": "<ü> & 'é'"}) == "\"<ü> & 'é'\""
 
 
-def test_the_context_of_a_delivery_is_complete_even_when_its_body_could_not_be_parsed() -> None:
+def test_context_is_complete_for_an_unparseable_body() -> None:
     delivery = Delivery(
         key="dlv_1", event_id="evt_1", sink="s", attempt=7, source="skyvern", run_id="", run_type="", status="",
         received_at=datetime(2026, 3, 4, 5, 6, tzinfo=UTC), body=b"\xff", run={}, problem="not JSON",

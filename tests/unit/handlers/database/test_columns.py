@@ -20,7 +20,7 @@ def test_a_row_has_each_standard_column_once() -> None:
     assert sorted(Columns({}).row(make_delivery(sample_run()), NOW).cells) == sorted(column.name for column in STANDARD)
 
 
-def test_a_column_of_the_operator_wins_over_a_standard_one_of_its_name() -> None:
+def test_operators_column_wins_over_a_standard_column() -> None:
     columns = Columns({"summary": MappedColumn(path="output.invoice.total", type="integer")})
     row = columns.row(make_delivery(sample_run("tsk_1", summary="done")), NOW)
     assert row.cells["summary"] == 1500

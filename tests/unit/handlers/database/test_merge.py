@@ -74,7 +74,7 @@ def test_a_value_is_lost_to_no_event_of_its_result(history: list[Delivery], chan
     assert row["event_id"] == newest.event_id
 
 
-def test_a_poll_between_status_and_uploads_is_completed_by_the_webhook_and_the_other_way_round() -> None:
+def test_poll_and_webhook_complete_each_other() -> None:
     half = event("tsk_1", 1, downloaded_files=[{"filename": "a"}], screenshot_urls=None, recording_url=None)
     whole = event(
         "tsk_1",
@@ -90,7 +90,7 @@ def test_a_poll_between_status_and_uploads_is_completed_by_the_webhook_and_the_o
         assert row["recording_url"] == "https://files.example/2"
 
 
-def test_another_status_shows_nothing_of_the_result_before_and_its_return_shows_it_again() -> None:
+def test_other_status_hides_a_result_until_its_status_returns() -> None:
     failed = event("tsk_1", 1, status="failed", output={"n": 1}, failure_reason="why")
     completed = event("tsk_1", 2, status="completed", output=None, failure_reason=None)
     again = event("tsk_1", 3, status="failed", output=None, failure_reason=None)
@@ -103,14 +103,14 @@ def test_another_status_shows_nothing_of_the_result_before_and_its_return_shows_
     assert (row["output"], row["failure_reason"]) == (b'{"n":1}', "why")
 
 
-def test_a_new_attempt_starts_with_no_files_and_no_recording_but_with_what_the_run_is() -> None:
+def test_new_attempt_keeps_the_run_but_not_the_files() -> None:
     first = event("wr_1", 1, attempt=1, recording_url="https://files.example/1", workflow_title="Monthly")
     second = event("wr_1", 2, attempt=2, recording_url=None, workflow_title=None, status="running", output=None)
     row = _row([first, second])
     assert (row["recording_url"], row["workflow_title"], row["output"]) == (None, "Monthly", None)
 
 
-def test_what_was_modified_last_is_the_newest_though_it_arrived_first() -> None:
+def test_last_modified_event_is_newest_even_if_it_arrived_first() -> None:
     last = event("tsk_1", 5, status="completed")
     late = replace(event("tsk_1", 3, status="failed"), received_at=NOW)
     assert _row([last, late])["status"] == _row([late, last])["status"] == "completed"
@@ -125,7 +125,7 @@ def test_a_row_holds_all_that_merging_needs(history: list[Delivery]) -> None:
     assert found == replace(joined, results=results)
 
 
-def test_a_memory_that_another_program_has_written_past_is_not_believed() -> None:
+def test_memory_of_a_row_written_by_others_is_ignored() -> None:
     older, newer = event("tsk_1", 1), event("tsk_1", 2, recording_url=None, output=None)
     row = _row([older, newer])
     assert row["merged_from"] is not None

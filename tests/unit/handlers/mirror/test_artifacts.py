@@ -28,7 +28,7 @@ def names_and_kinds(run: dict[str, Any]) -> list[tuple[str, str]]:
     return [(artifact.kind, artifact.name) for artifact in artifacts_of(run)]
 
 
-def test_a_run_lists_downloads_then_recordings_then_screenshots_each_once() -> None:
+def test_run_lists_downloads_recordings_and_screenshots_once() -> None:
     run = {
         "downloaded_files": [
             {
@@ -98,7 +98,7 @@ def test_an_odd_field_is_as_if_it_were_not_there(fields: dict[str, Any], expecte
         JSON | st.lists(st.dictionaries(st.sampled_from(["url", "filename", "checksum", "file_size"]), JSON | TEXT)),
     )
 )  # fmt: skip
-def test_any_body_gives_the_same_safe_and_different_names_each_time(run: dict[str, Any]) -> None:
+def test_any_body_gives_the_same_safe_and_unique_names(run: dict[str, Any]) -> None:
     found = artifacts_of(run)
     assert artifacts_of(run) == found
     names = [artifact.name for artifact in found]
@@ -108,7 +108,7 @@ def test_any_body_gives_the_same_safe_and_different_names_each_time(run: dict[st
     json.dumps([artifact.url for artifact in found]).encode()
 
 
-def test_thousands_of_files_with_one_name_and_names_and_addresses_of_megabytes_cost_little() -> None:
+def test_huge_names_and_thousands_of_files_cost_little() -> None:
     began = time.thread_time()
     same = artifacts_of({"downloaded_files": [{"url": f"{API}/{n}", "filename": "a.pdf"} for n in range(10_000)]})
     assert [artifact.name for artifact in (same[0], same[1], same[-1])] == ["a.pdf", "a-2.pdf", "a-10000.pdf"]
@@ -166,7 +166,7 @@ def test_a_fresh_address_is_taken_only_from_the_same_file(artifact: Artifact, fo
     assert fresh is None or (fresh.name, fresh.sha256) == (artifact.name, artifact.sha256)
 
 
-def test_a_path_on_skyverns_own_disk_names_the_artifact_that_the_api_gives() -> None:
+def test_path_on_skyverns_disk_names_the_apis_artifact() -> None:
     path = "file:///skyvern/artifacts/o_1/tsk_1/00_0_stp_1/2026-11-24T20:25:13.757258_a_600731_screenshot_action.png"
     (named,) = artifacts_of({"screenshot_urls": [path]})
     listed = [

@@ -31,13 +31,13 @@ def recording(**changes: Any) -> Artifact:
         ({"size": 5, "unchanged_since": ENDED_AT - 3}, {"finished_at": 7}, False),
     ],
 )
-def test_a_record_from_before_the_end_that_nobody_changed_is_of_a_part(
+def test_unchanged_record_from_before_the_end_is_incomplete(
     record: dict[str, Any], run: dict[str, Any], doubted: bool
 ) -> None:
     assert bool(unfinished(recording(**record), run)) == doubted
 
 
-def test_without_a_record_nothing_is_doubted_and_nothing_is_expected() -> None:
+def test_recording_without_record_is_accepted() -> None:
     assert unfinished(None, {"finished_at": ENDED}) == ""
     assert expected(recording(), None) == recording()
     assert named_as(recording(), None, ()) == recording()
@@ -61,7 +61,7 @@ def test_a_record_is_of_the_same_recording(listed: list[Artifact], found: int | 
     assert (record.size if record else None) == found
 
 
-def test_the_bytes_are_to_be_as_the_record_says_and_from_where_it_says() -> None:
+def test_record_gives_the_expected_bytes_and_address() -> None:
     record = recording(size=7, sha256="0" * 64, url="https://b.example/x.mp4", name="x.mp4")
     wanted = expected(recording(artifact_id=None), record)
     assert (wanted.size, wanted.sha256, wanted.url, wanted.artifact_id) == (7, "0" * 64, record.url, "a_9")

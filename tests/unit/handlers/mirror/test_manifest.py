@@ -68,7 +68,7 @@ def test_a_document_can_always_be_written() -> None:
     assert json.loads(Manifest(event_fields(delivery), []).dump())["received_at"] == "2026-03-01T00:00:00Z"
 
 
-def test_the_newest_event_with_output_is_the_latest_in_each_order_of_a_cancel() -> None:
+def test_latest_has_the_output_in_each_order_of_a_cancel() -> None:
     series = [
         make_delivery(
             {"run_id": "r", "status": "canceled", "modified_at": f"2026-03-01T10:00:0{second}", "output": said}

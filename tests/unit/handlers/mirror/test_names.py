@@ -51,7 +51,7 @@ def test_two_values_never_become_one_part() -> None:
     assert len(set(parts)) == len(parts)
 
 
-def test_taken_names_get_the_first_free_number_also_where_only_case_differs() -> None:
+def test_taken_names_get_a_number_also_if_only_case_differs() -> None:
     taken = UsedNames(["run.json"])
     given_names = [
         taken.reserve(name) for name in ("a.pdf", "A.pdf", "a-2.pdf", "a.pdf", "run.json", "README", "README")

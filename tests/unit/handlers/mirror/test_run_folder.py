@@ -45,7 +45,7 @@ def key(artifact: Artifact, size: int | None, **where: object) -> str:
          Artifact("download", "a.pdf", CONTENT, sha256=SHA, artifact_id="a_2")),
     ],
 )  # fmt: skip
-def test_a_file_has_one_place_in_whatever_event_and_order_it_is_named(one: Artifact, other: Artifact) -> None:
+def test_file_has_one_place_in_every_event_and_order(one: Artifact, other: Artifact) -> None:
     later = make_delivery(sample_run("tsk_1", output="more"))
     assert key(one, 5) == key(other, 5, delivery=later)
     assert key(one, 5).startswith("task_v1/tsk_1/files/")
@@ -68,7 +68,7 @@ def test_two_files_have_two_places(one: Artifact, size: int, other: Artifact, ot
     assert key(one, size) != key(other, other_size)
 
 
-def test_a_part_stands_apart_and_what_has_no_size_in_the_events_own_directory() -> None:
+def test_incomplete_files_and_unknown_sizes_are_stored_apart() -> None:
     recording = Artifact("recording", "recording.webm", CONTENT, artifact_id="a_9")
     delivery = make_delivery(sample_run("tsk_1"))
     there = folder(delivery)

@@ -28,7 +28,7 @@ class SlowStore(LocalStore):
             time.sleep(2)
 
 
-def test_a_store_that_takes_all_the_time_is_not_excused_by_the_artifacts_host(tmp_path: Path) -> None:
+def test_slow_store_is_not_excused_by_the_artifacts_host(tmp_path: Path) -> None:
     stop = threading.Event()
     with ArtifactServer() as server:
         run = sample_run(downloaded_files=[{"url": server.add("/slow", trickle=stop), "filename": "a.bin"}])
@@ -56,7 +56,7 @@ class LastMoment(LocalStore):
 SETUP = 0.5
 
 
-def test_a_timeout_between_two_chunks_counts_against_the_host_that_took_the_time(tmp_path: Path) -> None:
+def test_timeout_between_chunks_counts_against_the_slow_host(tmp_path: Path) -> None:
     stop = threading.Event()
     with ArtifactServer() as server:
         run = sample_run(downloaded_files=[{"url": server.add("/slow", trickle=stop), "filename": "a.bin"}])
