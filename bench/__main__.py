@@ -15,7 +15,7 @@ import argparse
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,7 @@ from bench import ack, pipeline, rest, sinks
 from bench.figures import Figure, machine, table
 
 HERE: Final = Path(__file__).resolve().parent
-PARTS: Final[dict[str, Callable[..., list[Figure]]]] = {
+PARTS: Final[dict[str, Callable[..., Iterable[Figure]]]] = {
     "ack": ack.figures,
     "pipeline": pipeline.figures,
     "sinks": sinks.figures,
@@ -41,15 +41,16 @@ measured.
 """
 
 
-def run(name: str, part: Callable[..., list[Figure]], *, tiny: bool) -> list[Figure]:
-    """Return the figures of a part, or one that says why it failed."""
+def run(name: str, part: Callable[..., Iterable[Figure]], *, tiny: bool) -> Iterator[Figure]:
+    """Yield the figures of a part, and one that says why it failed if it does."""
     began = time.monotonic()
     print(f"{name} …", flush=True)
     try:
-        return part(tiny=tiny)
+        yield from part(tiny=tiny)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        return [Figure(f"{name}: failed", str(error).strip()[-300:].replace("\n", " ").replace("|", "/"), is_met=False)]
+        reason = str(error).strip()[-300:].replace("\n", " ").replace("|", "/")
+        yield Figure(f"{name}: failed", reason, is_met=False)
     finally:
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
 

@@ -171,18 +171,17 @@ def growth(few: Side, many: Side, database: str, first: int, count: int, rounds:
     ]
 
 
-def figures(*, tiny: bool = False, runs: int = 1_000_000) -> list[Figure]:
-    """Measure, and return the figures. `runs`: of the larger ledger."""
+def figures(*, tiny: bool = False, runs: int = 1_000_000) -> Iterator[Figure]:
+    """Measure, and yield the figures. `runs`: of the larger ledger."""
     few, many, count, rounds = (200, 2000, 50, 1) if tiny else (10_000, runs, 5000, 5)
-    first, found = 10_000_000, list[Figure]()  # the numbers of posted runs are behind those of the ledger
+    first = 10_000_000  # the numbers of posted runs are behind those of the ledger
     for database, name in DATABASES.items():
         with (
             new_servers() as servers,
             side(database, servers, few, first) as one,
             side(database, servers, many, first) as two,
         ):
-            found += pages(one, two, name)
+            yield from pages(one, two, name)
             one.pipeline(first + 1, count)
             two.pipeline(first + 1, count)
-            found += growth(one, two, name, first + 1 + count, count, rounds)
-    return found
+            yield from growth(one, two, name, first + 1 + count, count, rounds)

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -113,6 +113,7 @@ def starts(rounds: int) -> list[Figure]:
     ]
 
 
-def figures(*, tiny: bool = False) -> list[Figure]:
-    """Measure, and return the figures."""
-    return [*idle(1 if tiny else 30, wait=not tiny), *starts(0 if tiny else 4)]
+def figures(*, tiny: bool = False) -> Iterator[Figure]:
+    """Measure, and yield the figures."""
+    yield from idle(1 if tiny else 30, wait=not tiny)
+    yield from starts(0 if tiny else 4)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -28,9 +29,8 @@ def hook(consumer: Consumer) -> dict[str, Any]:
     return {"type": "http", "url": f"{consumer.url}/hook", "secret": "s" * 32, "concurrency": SLOTS}
 
 
-def http_one_by_one(servers: Servers, count: int) -> list[Figure]:
-    """Return deliveries per second to a consumer that takes 20 ms, on both databases."""
-    found = []
+def http_one_by_one(servers: Servers, count: int) -> Iterator[Figure]:
+    """Yield deliveries per second to a consumer that takes 20 ms, on both databases."""
     for database in ("SQLite", "PostgreSQL"):
         with ExitStack() as stack:
             consumer = stack.enter_context(new_consumer(servers.folder, CONSUMER_SECONDS))
@@ -43,8 +43,7 @@ def http_one_by_one(servers: Servers, count: int) -> list[Figure]:
             name = f"HTTP sink, one a request, 20 ms consumer, {SLOTS} slots, {database}"
             repeated = stats["requests"] - stats["deliveries"]
             note = f" deliveries/s; {stats['most']:.0f} open at once, {repeated:.0f} repeated"
-            found.append(at_least(name, count / (stats["last"] - posted.began), 1200, "{:,.0f}", note))
-    return found
+            yield at_least(name, count / (stats["last"] - posted.began), 1200, "{:,.0f}", note)
 
 
 def two_sinks(servers: Servers, count: int) -> Figure:
@@ -143,12 +142,10 @@ def submitted(servers: Servers, count: int) -> list[Figure]:
     ]
 
 
-def figures(*, tiny: bool = False) -> list[Figure]:
-    """Measure, and return the figures."""
+def figures(*, tiny: bool = False) -> Iterator[Figure]:
+    """Measure, and yield the figures."""
     with new_servers() as servers:
-        return [
-            *http_one_by_one(servers, 50 if tiny else 8000),
-            two_sinks(servers, 50 if tiny else 8000),
-            mirror(servers, 5 if tiny else 300),
-            *submitted(servers, 20 if tiny else 2000),
-        ]
+        yield from http_one_by_one(servers, 50 if tiny else 8000)
+        yield two_sinks(servers, 50 if tiny else 8000)
+        yield mirror(servers, 5 if tiny else 300)
+        yield from submitted(servers, 20 if tiny else 2000)
