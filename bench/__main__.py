@@ -12,6 +12,7 @@ have each commit on disk. A part that fails is reported in the table, and the ot
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import traceback
@@ -30,9 +31,12 @@ PARTS: Final[dict[str, Callable[..., Iterable[Figure]]]] = {
     "rest": rest.figures,
 }
 LARGE: Final = "large"
+BUSY: Final = (
+    "**The machine had other work: latencies, rates and starts say nothing. Measure again at a load below 1.**\n\n"
+)
 ABOUT: Final = """# {title}
 
-Written by `{command}` in {minutes:.0f} minutes. {machine}.
+{busy}Written by `{command}` in {minutes:.0f} minutes. {machine}.
 
 The clients, all servers and the peers run on this machine. Compare ratios rather than rates: a rate belongs to its
 machine and its load. [Performance](../docs/explanation/performance.md) explains what each figure means and how it is
@@ -71,6 +75,7 @@ def main() -> int:
     if options.parts == [LARGE]:
         path, title = HERE / "RESULTS-large.md", "Results at 1,000,000 runs"
     began, where, found = time.monotonic(), machine(), list[Figure]()
+    busy = BUSY if os.getloadavg()[0] > 1 else ""
     for name in options.parts or parts:
         found += run(name, parts[name], tiny=options.tiny)
     print(table(found))
@@ -78,7 +83,7 @@ def main() -> int:
         command = "make bench-large" if options.parts else "make bench"
         minutes = (time.monotonic() - began) / 60
         path.write_text(
-            ABOUT.format(title=title, command=command, minutes=minutes, machine=where) + table(found) + "\n"
+            ABOUT.format(title=title, command=command, minutes=minutes, machine=where, busy=busy) + table(found) + "\n"
         )
     return int(any(each.name.endswith(": failed") for each in found))
 
