@@ -1,4 +1,4 @@
-"""Compare a table with the columns that the sink would write, and create or alter it when that is asked for.
+"""Compare a table with the columns that the sink would write, and create or alter it on request.
 
 A table that is missing is created complete. One that exists is only altered by `runhook sink columns --apply`, except
 for the operator's own columns, which the config asks for: two versions of the product may use it at the same time,
@@ -92,7 +92,7 @@ class TableInspection:
         return replace(found, usable=(*found.usable, *own), missing=missing)
 
     def plan(self, found: Inspected) -> list[str]:
-        """Return the statements that make the table whole."""
+        """Return the statements that add what the table lacks."""
         if found.exists:
             return [self._whole.add_column(column) for column in found.missing]
         index = [] if self._key == RUN_KEY else [self._whole.create_index("run_id")]

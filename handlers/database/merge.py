@@ -7,7 +7,7 @@ without modified_at counts as modified when it was received.
 A row has the newest event's status, attempt, times of arrival and so on. For all other columns (`Column.scope`) a value
 stays until a better one comes in the same scope: within the attempt and status ("result"), the attempt, or the run. The
 better one is the newer, or first the one that has more (`Column.prefers`): a half list of files is completed, and never
-takes the place of a whole one.
+replaces a complete one.
 
 `join` is commutative, associative and idempotent; so the row is the same in any order, alone or in batches. For that a
 row remembers in `merged_from` which columns are of another event than its newest, and what the other statuses of the

@@ -113,7 +113,7 @@ class ResultsTable:
         ]
 
     def overwrite(self, connection: sa.Connection, rows: Sequence[Cells]) -> None:
-        """Write whole rows, each with another key."""
+        """Write complete rows, each with another key."""
         connection.execute(self._overwrite, self._parameters(rows))
 
     def complete(self, connection: sa.Connection, rows: Sequence[Cells]) -> None:

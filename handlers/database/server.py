@@ -1,4 +1,4 @@
-"""One database: connections, locks, time limits, and a driver's errors as ours. Knows no table.
+"""One database: connections, locks, time limits, and a driver's errors as Refused and Unavailable. Knows no table.
 
 Its rules:
 - Every wait ends at the deadline: for a connection, a lock, a statement, or a server that was stopped in the middle of
@@ -112,7 +112,7 @@ class Database:
 
     @contextmanager
     def _bounded(self, deadline: float) -> Iterator[None]:
-        """Bound all waits for PostgreSQL inside, and raise a driver's errors as ours."""
+        """Bound all waits for PostgreSQL inside, and translate a driver's errors."""
         token = postgresql.deadline.set(deadline)
         try:
             yield

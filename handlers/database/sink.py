@@ -67,7 +67,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
         self._tables: _Tables | None = None
         self._preparing = threading.Lock()
         self._notice = ""  # of the tables, for the next receipt
-        self._told = ""
+        self._reported = ""
 
     def send(self, delivery: Delivery) -> Receipt:
         """Write the row. The receipt's id is table/run_id; a note reports when the row already holds a newer event."""
@@ -93,12 +93,12 @@ class DatabaseSink(Sink[DatabaseOptions]):
         return answers  # type: ignore[return-value]
 
     def missing_columns(self) -> list[str]:
-        """Return the statements that would make the tables whole, which may be none. Raises Unavailable."""
+        """Return the statements that would add what the tables lack. Raises Unavailable."""
         with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
             return [sql for each in self._inspections for sql in each.plan(each.look(connection))]
 
     def add_columns(self) -> list[str]:
-        """Make the tables whole; return the statements that did. Raises Unavailable, and then nothing is changed."""
+        """Add what the tables lack; return the statements. Raises Unavailable, and then nothing is changed."""
         done: list[str] = []
         with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
             for each in self._inspections:
@@ -108,7 +108,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
         return done
 
     def check(self) -> str:
-        """Connect, and look at the tables. A SQLite file that is not there yet is not made."""
+        """Connect, and inspect the tables. A missing SQLite file is not created."""
         if self._database.is_sqlite and not (path := Path(self._database.file)).exists():
             try:
                 folder_for(path.absolute().parent)
@@ -136,7 +136,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
             yield part
 
     def _write(self, part: list[tuple[int, Row]], answers: Answers, deadline: float) -> None:
-        """Write `part` and set its answers. A part that fails for its data is halved until the bad row is alone."""
+        """Write `part` and set its answers. A part with a bad row is halved until that row is alone."""
         try:
             written = self._written([row for _, row in part], deadline)
         except (RowRejected, RowMissing, OtherSource) as error:
@@ -171,7 +171,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
         return newest
 
     def _prepare(self, deadline: float) -> _Tables:
-        """Inspect the tables, once as long as they are whole; create what the option `create` allows."""
+        """Inspect the tables, once if they are complete; create what the option `create` allows."""
         tables = self._tables
         if tables is not None and (tables.look_again is None or time.monotonic() < tables.look_again):
             return tables
@@ -192,14 +192,14 @@ class DatabaseSink(Sink[DatabaseOptions]):
         pairs = list(zip(self._inspections, found, strict=True))
         tables = [each.table(seen.usable, seen.key) for each, seen in pairs]
         notices = [each.notice(seen) for each, seen in pairs]
-        told = "; ".join(notice for notice in notices if notice)
-        if told != self._told:
-            self._told = self._notice = told
-        whole = not any(seen.missing for seen in found)
+        notice = "; ".join(filter(None, notices))
+        if notice != self._reported:
+            self._reported = self._notice = notice
+        complete = not any(seen.missing for seen in found)
         return _Tables(
             tables[0],
             tables[1] if len(tables) > 1 else None,
-            None if whole else time.monotonic() + LOOK_AGAIN,
+            None if complete else time.monotonic() + LOOK_AGAIN,
         )
 
 

@@ -2,7 +2,7 @@
 
 Databases refuse NUL and lone surrogates in text, NaN and Infinity in JSON, integers past 64 bits in integer columns.
 None of these may lose a result: text gets U+FFFD instead, JSON null, and a column that can't hold a value is null,
-while the whole value stays in the JSON of `output`.
+while the complete value stays in the JSON of `output`.
 """
 
 from __future__ import annotations

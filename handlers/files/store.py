@@ -29,7 +29,7 @@ from handlers.mirror.store import MAX_DOCUMENT, ObjectTarget, Stored
 from handlers.support.deadline import Deadline
 
 _CHUNK = 1 << 20  # bytes of a file that are read at once
-_CHECK_EVERY = 4 << 20  # bytes written between two looks at the free disk space
+_CHECK_EVERY = 4 << 20  # bytes written between two checks of the free disk space
 _CODING = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,40}", re.ASCII)  # of a header; longer ones are cut before
 
 
@@ -77,7 +77,7 @@ class LocalStore:
             return None if file is None else Stored(bytes(body), hashlib.sha256(body).hexdigest())
 
     def find_file(self, key: str, deadline: Deadline) -> ReadableFile | None:
-        """See Store. The version is that of the file's bytes as the file system tells it."""
+        """See Store. The version is made of the file's status in the file system."""
         deadline.remaining()
         with self._opened_file(key) as file:
             if file is None:

@@ -236,7 +236,7 @@ def record_of(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None
 
 
 def expected(artifact: Artifact, record: Artifact | None) -> Artifact:
-    """Return `artifact` with the size and SHA-256 that its bytes must have to be whole, as far as they are known.
+    """Return `artifact` with the size and SHA-256 that its bytes must have to be complete, as far as known.
 
     Its URL is the record's: the one in the event may lead to the part under its first ending.
     """
@@ -259,7 +259,7 @@ def named_as(artifact: Artifact, record: Artifact | None, taken: Collection[str]
 
 
 def unfinished(record: Artifact | None, run: Mapping[str, Any]) -> str:
-    """Return why the recording can't be whole yet, whatever its size is; "" when nothing speaks against it."""
+    """Return why the recording can't be complete yet, whatever its size is, or ""."""
     if record is None or record.sha256 is not None or record.size is None or record.unchanged_since is None:
         return ""
     ended = epoch(run.get("finished_at"))

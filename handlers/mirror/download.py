@@ -1,4 +1,4 @@
-"""Fetch one artifact into a store, streamed and verified. A file that is wrong or short never ends as if it were whole.
+"""Fetch one artifact into a store, streamed and verified. A wrong or short file is never stored as complete.
 
     returns        the store has it; its size and SHA-256 are known
     SkipArtifact   it can't be had or must not be: gone for good, over the cap, a forbidden address
@@ -278,7 +278,7 @@ class ArtifactFetcher:
 
 
 def may_look_again(delivery: Delivery) -> bool:
-    """Whether a file that is not there, or only in part, may come, and a further attempt is left to look for it."""
+    """Whether a missing or incomplete file may still come, and an attempt is left to look for it."""
     return not delivery.last_attempt and datetime.now(UTC) - delivery.received_at < LOOK_FOR
 
 

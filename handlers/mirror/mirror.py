@@ -77,7 +77,7 @@ class Mirror:
 
     @cached_property
     def _prefix(self) -> templating.Template:
-        """Return the template of prefixes, made when it is needed: who only checks the config needs none."""
+        """Return the template of prefixes, made when it is needed: a check of the config needs none."""
         return compile_prefix(self._options.prefix)
 
     def send(self, delivery: Delivery) -> Receipt:
@@ -199,7 +199,7 @@ class _Transfer:
             return _skipped(artifact, str(reason))
 
     def _recording(self, artifact: Artifact) -> StoredFile:
-        """Store a recording that is whole, as far as Skyvern's record tells; else look again, and at last take it."""
+        """Store a recording that is complete by Skyvern's record; else look again, and at the end store it as it is."""
         again = may_look_again(self.folder.delivery)
         record: Artifact | None = None
         try:

@@ -36,7 +36,7 @@ class ObjectTarget:
 class Store(Protocol):
     """Bytes by key; keys use `/`. Methods raise Refused and Unavailable.
 
-    A write is atomic: a reader sees the whole object or none.
+    A write is atomic: a reader sees the complete object or none.
     """
 
     def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:

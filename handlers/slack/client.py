@@ -1,4 +1,4 @@
-"""Call Slack: slack_sdk's clients without their redirects, retries, sleeps and logs, and its answers as errors.
+"""Call Slack: slack_sdk's clients without their redirects, retries, sleeps and logs, and its responses as errors.
 
     accepted      200 "ok" of a webhook, {"ok": true} of the API
     Unavailable   429 (with Slack's Retry-After), 5xx, timeouts, redirects, garbage, and everything that an operator

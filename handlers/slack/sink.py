@@ -1,6 +1,6 @@
 """The sink `slack`: one message for one delivery, by incoming webhook or by bot token.
 
-It decides which calls are made in which order; blocks.py builds the message, and client.py translates Slack's answers.
+It decides which calls are made in which order. blocks.py builds the message, client.py translates the responses.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class ThreadPoster:
         self._channel = channel
         self._known: OrderedDict[str, Thread] = OrderedDict()
         self._turn = threading.Lock()
-        self._guard = threading.Lock()  # of what is known, for those who wait for their turn
+        self._guard = threading.Lock()  # of known threads, while others have their turn
         self._cannot_read = False
 
     def post(self, api: Api, delivery: Delivery, message: SlackMessage, topic: Topic | None) -> Posted:

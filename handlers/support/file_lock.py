@@ -15,8 +15,7 @@ from pathlib import Path
 
 from handlers.support.private_file import make_private_folder
 
-# Seconds between two tries: the first pause, and the longest that it grows to. With 5 ms who waits for 9 ms sleeps on
-# for 2.3 when the lock is free, and now for 1.4, with as much CPU.
+# Seconds between two tries: the first pause, and the longest that it grows to.
 _PAUSES = (0.0005, 0.002)
 
 

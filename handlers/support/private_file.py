@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-# What a folder answers that this user may only write in, and one on a file system that syncs no folder.
+# Errors of a folder in which this user may only write, and of a file system that syncs no folder.
 _NOT_SYNCED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL})
 
 
