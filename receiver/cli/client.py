@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -137,20 +136,14 @@ def open_client(
 
 def rows_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit: int) -> Iterator[T]:
     """Yield at most `limit` rows of a list, page by page. Raises as `Client.call`."""
-    if "limit" not in type(parameters).model_fields:  # a short list in one piece
-        yield from client.call(endpoint, parameters).items[:limit]
-        return
-    pages = pages_of(client, endpoint, parameters, limit)
-    yield from islice((row for page in pages for row in page.items), limit)
-
-
-def pages_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit: int) -> Iterator[Page[T]]:
-    """Yield pages of a list, empty ones too, until they have `limit` rows. Raises as `Client.call`."""
+    is_paged = "limit" in type(parameters).model_fields  # else a short list in one piece
     while limit > 0:
-        page = client.call(endpoint, parameters.model_copy(update={"limit": min(limit, MAX_LIMIT)}))
-        yield page
+        if is_paged:
+            parameters = parameters.model_copy(update={"limit": min(limit, MAX_LIMIT)})
+        page = client.call(endpoint, parameters)
+        yield from page.items[:limit]
         limit -= len(page.items)
-        if page.next is None:
+        if not is_paged or page.next is None:
             return
         if page.next == getattr(parameters, "after", ""):
             raise RunhookError(f"{client.where}: {endpoint.name} returns the same page again")

@@ -14,39 +14,43 @@ from receiver.telemetry import logs
 if TYPE_CHECKING:
     from simulator.faults import Fault
 
-FAULTS_HELP = "NAME=RATIO, such as lose=0.2 for a fifth of the runs; may be given several times. --faults lists them."
+FAULTS_HELP = "A fault and its share of the runs, such as lose=0.2; repeatable. See --faults."
 
 
 def simulate(
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port to listen on; 0: any free port.")
     ] = 8090,
     host: Host = "127.0.0.1",
     api_key: Annotated[
         list[str] | None,
-        typer.Option("--api-key", help="A key that it accepts and signs with. Default: SKYVERN_API_KEY, or dev's own."),
+        typer.Option(
+            "--api-key",
+            metavar="KEY",
+            help="API key to accept and sign with. Default: SKYVERN_API_KEY, or that of dev.",
+        ),
     ] = None,
     fault: Annotated[list[str] | None, typer.Option("--fault", metavar="NAME=RATIO", help=FAULTS_HELP)] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Which runs the faults fall on.")] = 0,
-    speed: Annotated[float, typer.Option("--speed", min=0.01, help="How many times faster all waits are.")] = 1.0,
-    run_seconds: Annotated[float, typer.Option("--run-seconds", min=0, help="How long a run takes, about.")] = 2.0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed that selects the runs with faults.")] = 0,
+    speed: Annotated[float, typer.Option("--speed", min=0.01, help="Factor by which all waits are shorter.")] = 1.0,
+    run_seconds: Annotated[float, typer.Option("--run-seconds", min=0, help="Duration of a run, about.")] = 2.0,
     gap_seconds: Annotated[
-        float, typer.Option("--gap-seconds", min=0, help="Between a run's final status and its webhook, about.")
+        float, typer.Option("--gap-seconds", min=0, help="Time from the final status to the webhook, about.")
     ] = 0.8,
-    late_seconds: Annotated[float, typer.Option("--late-seconds", min=0, help="How late a late webhook is.")] = 20.0,
+    late_seconds: Annotated[float, typer.Option("--late-seconds", min=0, help="Delay of a late webhook.")] = 20.0,
     url_seconds: Annotated[
-        float, typer.Option("--url-seconds", min=1, help="How long signed URLs of artifacts are good for.")
+        float, typer.Option("--url-seconds", min=1, help="Lifetime of signed artifact URLs.")
     ] = 3600.0,
     local_storage: Annotated[
-        bool, typer.Option("--local-storage", help="Artifact URLs are null or file://, as without object storage.")
+        bool, typer.Option("--local-storage", help="Use null or file:// artifact URLs, as without object storage.")
     ] = False,
-    public_url: Annotated[str, typer.Option("--public-url", help="Where others reach this server.")] = "",
+    public_url: Annotated[str, typer.Option("--public-url", help="URL at which others reach this server.")] = "",
     data: DataDirectory = None,
-    faults: Annotated[bool, typer.Option("--faults", help="List the faults, and do nothing else.")] = False,
+    faults: Annotated[bool, typer.Option("--faults", help="List the faults and exit.")] = False,
 ) -> None:
-    """Simulate Skyvern: its API, runs that take a few seconds, signed webhooks, artifacts, and faults on request.
+    """Run a simulated Skyvern: its API, short runs, signed webhooks, artifacts, and faults on request.
 
-    A prompt or title that holds the name of a fault in square brackets, as in "Get the invoice [lose]", has it.
+    A run has a fault if its prompt or title names it in brackets, as in "Get the invoice [lose]".
     """
     if faults:
         from simulator.faults import HELP, Fault
@@ -76,7 +80,7 @@ def simulate(
     )
     sock = listen(host, port)
     base = f"http://{host}:{sock.getsockname()[1]}"
-    typer.echo(f"A simulated Skyvern is at {base} (SKYVERN_BASE_URL={base}).", err=True)
+    typer.echo(f"Simulated Skyvern at {base} (SKYVERN_BASE_URL={base})", err=True)
     if options.ratios:
         chosen = ", ".join(f"{name} {ratio:.0%}" for name, ratio in options.ratios.items())
         typer.echo(f"Faults: {chosen}; seed {seed}.", err=True)

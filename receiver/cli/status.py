@@ -47,16 +47,8 @@ def _print_status(found: Status, now: float) -> None:
         mark = Text("note: ", style="yellow") if problem.note else Text("WRONG: ", style="red")
         _print_finding(mark, problem.what, problem.todo)
     out().print("")
-    processes = [
-        [each.part, each.state, each.host, each.pid, each.version, each.config, f"{ago(each.beat_age)} ago"]
-        for each in found.parts
-        if each.state != "ended" or each.part in found.expected
-    ]
-    missing = [
-        [part, "missing", *[""] * 5] for part in found.expected if all(part != each.part for each in found.parts)
-    ]
     head = ["process", "state", "host", "pid", "version", "config", "heartbeat"]
-    print_table(head, [*processes, *missing], "no process is running")
+    print_table(head, _processes(found), "no process is running")
     out().print("")
     print_table(["what", "state", "details"], _stores(found, now), "")
     sinks = sorted({*found.ledger.deliveries, *found.ledger.orphans, *(lane.sink for lane in found.ledger.lanes)})
@@ -65,6 +57,22 @@ def _print_status(found: Status, now: float) -> None:
         print_table(
             ["sink", "state", "deliveries", "oldest due", "why"], [_sink(found, each, now) for each in sinks], ""
         )
+
+
+def _processes(found: Status) -> list[list[Any]]:
+    """Return rows of running and stuck processes, and for each expected one that is not running its newest state."""
+    rows: list[list[Any]] = []
+    for part in dict.fromkeys([*found.expected, *(each.part for each in found.parts)]):
+        theirs = [each for each in found.parts if each.part == part]
+        shown = [each for each in theirs if each.state in ("running", "stuck")]
+        if not shown and part in found.expected:
+            shown = sorted(theirs, key=lambda each: each.beat_age)[:1]
+            rows += [] if shown else [[part, "missing", *[""] * 5]]
+        rows += [
+            [each.part, each.state, each.host, each.pid, each.version, each.config, f"{ago(each.beat_age)} ago"]
+            for each in shown
+        ]
+    return rows
 
 
 def _stores(found: Status, now: float) -> list[list[str]]:
