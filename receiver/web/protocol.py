@@ -5,7 +5,7 @@
     connections    at most `Listening.limit` on each port; idle ones give way, then more get 503 with Retry-After
     responses      a client that takes nothing of one for UNREAD_SECONDS is disconnected
 
-Bodies are limited by the endpoints that read them. A proxy in front of Runhook can do the rest: see docs/deployment.md.
+Bodies are limited by the endpoints that read them. A proxy does the rest: docs/how-to/deployment.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""RQ. Its page "Notes on Performance" (docs/benchmark.md) recommends SimpleWorker for jobs of milliseconds."""
+"""RQ. Its page "Notes on Performance" recommends SimpleWorker for jobs of milliseconds."""
 
 from __future__ import annotations
 

@@ -87,6 +87,13 @@ def test_each_file_of_the_repository_is_there(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_files_of_the_repository_name_pages_that_exist() -> None:
+    named = set(re.findall(r"docs/[\w/-]+\.md\b", SOURCES))
+    generated = {"docs/reference/commands.md", "docs/reference/api-calls.md"}
+
+    assert {name for name in named - generated if not (ROOT / name).exists()} == set()
+
+
 def test_each_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     optional = project["project"]["optional-dependencies"]
