@@ -8,25 +8,20 @@ from pydantic import Field
 
 from handlers.support.duration import Seconds
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import MAX_VALUES, Filtered, Moment, Result
+from receiver.api.models import ByDelivery, Moment, Result
 from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
 from receiver.api.totals import bucketed_span, percentile
 from receiver.domain.api_key import VIEW
-from receiver.domain.delivery import DeliveryState
 from receiver.ledger import Connection, totals
 
 
-class AgesParameters(Filtered):
+class AgesParameters(ByDelivery):
     """Of which deliveries, and in which stretches of time. Times are those of the deliveries."""
 
     bucket: Annotated[Seconds, Field(ge=1)] = Field(
         3600.0, description="How long each stretch of time is; they begin at whole hours, in UTC."
     )
-    route: str = Field("", max_length=200, description="Only by this route.")
-    sink: str = Field("", max_length=200, description="Only to this sink.")
-    event_id: str = Field("", max_length=50, description="Only of this event; its beginning will do.")
-    state: tuple[DeliveryState, ...] = Field((), max_length=MAX_VALUES, description="Only in this state now.")
 
 
 class AgeRow(Result):

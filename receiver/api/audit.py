@@ -60,10 +60,10 @@ class ActionRow(Result):
 class AuditParameters(PageParameters):
     """Which actions."""
 
-    action: tuple[str, ...] = Field((), max_length=MAX_VALUES, description="Only this action.")
-    actor: str = Field("", max_length=200, description="Only by this key or user, by name.")
-    since: MomentParameter | None = Field(None, description="Only what happened since then: 15m, 2h, 7d, or a time.")
-    until: MomentParameter | None = Field(None, description="Only what happened before then.")
+    action: tuple[str, ...] = Field((), max_length=MAX_VALUES, description="Filter by action.")
+    actor: str = Field("", max_length=200, description="Filter by name of the key or user.")
+    since: MomentParameter | None = Field(None, description="Start of the time range: 15m, 2h or 7d ago, or a time.")
+    until: MomentParameter | None = Field(None, description="End of the time range.")
 
 
 def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page[ActionRow]:

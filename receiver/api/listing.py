@@ -1,43 +1,62 @@
-"""A page of a list of the ledger, as the API returns it."""
+"""Lists of the API, page by page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from receiver.api import cursor
+from receiver.api.endpoint import Endpoint
 from receiver.api.models import FilterParameters, Page, Result
 from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
+from receiver.domain.api_key import VIEW
 from receiver.ledger import Connection
 from receiver.ledger.filters import Filter
 
+F = TypeVar("F", bound=FilterParameters)
 T = TypeVar("T", bound=Result)
 
 # (connection, filter, after, limit) → (rows, next): see receiver.ledger.lists.
 Listing = Callable[[Connection, Filter, tuple[Any, ...] | None, int], tuple[Sequence[Any], tuple[Any, ...] | None]]
 
 
+class ListEndpoint(Endpoint[F, Page[T]], Generic[F, T]):
+    """A call that lists rows of the ledger.
+
+    `row`: model of a row. `parameters`: its filter. `page`: reads a page; its name is that of the call. `key`: types of
+    the values of its cursor. `about`: what it lists, in which order.
+    """
+
+    def __init__(self, row: type[T], parameters: type[F], page: Listing, key: Sequence[type[Any]], about: str) -> None:
+        def read(service: Service, actor: Actor, wanted: F) -> Page[T]:
+            return listed(service, actor, page, wanted, row, key)
+
+        read.__doc__, read.__module__ = about, parameters.__module__
+        name, result = page.__name__, Page[row]  # type: ignore[valid-type]
+        super().__init__(name, "GET", "/" + name.removeprefix("list_"), VIEW, parameters, result, read)
+
+
 def listed(
     service: Service,
     actor: Actor,
-    listing: Listing,
+    page: Listing,
     wanted: FilterParameters,
     row: type[T],
     key: Sequence[type[Any]],
 ) -> Page[T]:
-    """Return the page of `listing` that is wanted. `key`: of what its positions are made.
+    """Return the page that is wanted. `key`: types of the values of its cursor.
 
-    Raises Invalid, also when the filter names what is not there and `actor` may see all sources.
+    Raises Invalid, also when the filter names what does not exist and `actor` may see all sources.
     """
-    name = listing.__name__
+    name = page.__name__
     after = cursor.decode(name, wanted.after, key)
 
     def read(connection: Connection) -> tuple[Sequence[Any], tuple[Any, ...] | None]:
-        page, rest = listing(connection, wanted.filter(), after, wanted.limit)
+        found, rest = page(connection, wanted.filter(), after, wanted.limit)
         if not wanted.after and not actor.source:
-            check_names(lambda: service.config, connection, wanted.filter(), empty=not page and rest is None)
-        return page, rest
+            check_names(lambda: service.config, connection, wanted.filter(), empty=not found and rest is None)
+        return found, rest
 
     found, rest = service.ledger.read(read)
     return Page(items=[row.model_validate(each) for each in found], next=cursor.encode(name, rest))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import Field
 
-from receiver.api.endpoint import Endpoint
-from receiver.api.listing import listed
-from receiver.api.models import FilterParameters, Moment, Page, Result
-from receiver.api.service import Actor, Service
-from receiver.domain.api_key import VIEW
+from receiver.api.listing import ListEndpoint
+from receiver.api.models import FilterParameters, Moment, Result
 from receiver.ledger.lists import missing
 
 
@@ -35,10 +34,11 @@ class MissingParameters(FilterParameters):
     """Which overdue results."""
 
 
-def list_missing(service: Service, actor: Actor, wanted: MissingParameters) -> Page[MissingRow]:
-    """List the results that are overdue, the one that is polled next first."""
-    return listed(service, actor, missing.list_missing, wanted, MissingRow, (int, float, str, str))
-
-
-LIST_MISSING = Endpoint("list_missing", "GET", "/missing", VIEW, MissingParameters, Page[MissingRow], list_missing)
-ENDPOINTS = (LIST_MISSING,)
+LIST_MISSING: Final = ListEndpoint(
+    MissingRow,
+    MissingParameters,
+    missing.list_missing,
+    (int, float, str, str),
+    "List the results that are overdue, the one that is polled next first.",
+)
+ENDPOINTS: Final = (LIST_MISSING,)

@@ -21,6 +21,7 @@ from pydantic import (
 
 from handlers.support import timestamps
 from handlers.support.duration import parse_duration
+from receiver.domain.delivery import DeliveryState
 from receiver.ledger.filters import LIMIT, Filter
 
 T = TypeVar("T")
@@ -115,7 +116,7 @@ class Parameters(BaseModel):
 class Scoped(Parameters):
     """Base of what a call takes that is about things of sources. The actor's own `source` is put in before the call."""
 
-    source: str = Field("", description="Only this source.")
+    source: str = Field("", description="Filter by source.")
 
 
 class Result(BaseModel):
@@ -125,10 +126,10 @@ class Result(BaseModel):
 
 
 class PageParameters(Scoped):
-    """Base of what a list takes. `after`: `next` of the page before."""
+    """Base of what a list takes."""
 
-    limit: int = Field(LIMIT, ge=1, le=MAX_LIMIT, description="At most so many rows in a page.")
-    after: str = Field("", max_length=1000, description="Where to go on: `next` of the page before.")
+    limit: int = Field(LIMIT, ge=1, le=MAX_LIMIT, description="Maximum rows per page.")
+    after: str = Field("", max_length=1000, description="Cursor: `next` from the previous page.")
 
 
 class Page(Result, Generic[T]):
@@ -161,21 +162,21 @@ class Filtered(Scoped):
     `filter()` is what the ledger is asked with.
     """
 
-    run: str = Field("", max_length=200, description="Only this run; `run_prefix` for those that begin so.")
-    run_prefix: str = Field("", max_length=200, description="Only runs whose id begins so.")
+    run: str = Field("", max_length=200, description="Filter by run id.")
+    run_prefix: str = Field("", max_length=200, description="Filter by the beginning of the run id.")
     status: tuple[str, ...] = Field(
-        (), max_length=MAX_VALUES, description="Only runs that ended so: completed, failed, terminated, …"
+        (), max_length=MAX_VALUES, description="Filter by final status: completed, failed, terminated, …"
     )
-    run_type: str = Field("", max_length=50, description="Only this type: task, task_v2, workflow_run, …")
-    workflow: str = Field("", max_length=200, description="Only runs of this workflow or agent (its permanent id).")
-    title: str = Field("", max_length=200, description="Only runs whose title has this text in it.")
+    run_type: str = Field("", max_length=50, description="Filter by run type: task, task_v2, workflow_run, …")
+    workflow: str = Field("", max_length=200, description="Filter by workflow or agent (its permanent id).")
+    title: str = Field("", max_length=200, description="Filter by text in the title.")
     label: tuple[Label, ...] = Field(
-        (), max_length=MAX_VALUES, description="Only with this label, NAME=VALUE; all that are given."
+        (), max_length=MAX_VALUES, description="Filter by label, NAME=VALUE. All labels must match."
     )
-    reason: str = Field("", max_length=200, description="Only with this text in the reason of the failure.")
-    text: str = Field("", max_length=500, description="Words in the title, reason or output.")
-    since: MomentParameter | None = Field(None, description="Only what happened since then: 15m, 2h, 7d, or a time.")
-    until: MomentParameter | None = Field(None, description="Only what happened before then.")
+    reason: str = Field("", max_length=200, description="Filter by text in the failure reason.")
+    text: str = Field("", max_length=500, description="Search for words in the title, reason or output.")
+    since: MomentParameter | None = Field(None, description="Start of the time range: 15m, 2h or 7d ago, or a time.")
+    until: MomentParameter | None = Field(None, description="End of the time range.")
 
     def filter(self) -> Filter:
         """Return the ledger's filter of these parameters."""
@@ -187,6 +188,15 @@ class Filtered(Scoped):
                 # No run has both. Were one left out, an action would take more than it was asked to.
                 labels[name] = _NO_LABEL
         return Filter(**{**given, "run_id": self.run, "labels": labels})
+
+
+class ByDelivery(Filtered):
+    """The filter of rows that are deliveries, or have them."""
+
+    event_id: str = Field("", max_length=50, description="Filter by event id, or its beginning.")
+    route: str = Field("", max_length=200, description="Filter by route of a delivery.")
+    sink: str = Field("", max_length=200, description="Filter by sink of a delivery.")
+    state: tuple[DeliveryState, ...] = Field((), max_length=MAX_VALUES, description="Filter by state of a delivery.")
 
 
 class FilterParameters(PageParameters, Filtered):

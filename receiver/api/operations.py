@@ -53,7 +53,7 @@ class OperationState(StrEnum):
 class OperationsParameters(PageParameters):
     """Which operations."""
 
-    state: tuple[OperationState, ...] = Field((), max_length=MAX_VALUES, description="Only in this state.")
+    state: tuple[OperationState, ...] = Field((), max_length=MAX_VALUES, description="Filter by state.")
 
 
 class OperationParameters(Scoped):

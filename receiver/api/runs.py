@@ -8,13 +8,12 @@ from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.listing import Listing, listed
-from receiver.api.models import MAX_VALUES, FilterParameters, Page, Result, Scoped
+from receiver.api.models import ByDelivery, FilterParameters, Page, Result, Scoped
 from receiver.api.names import none_such
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
 from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, timeline_of
 from receiver.domain.api_key import VIEW
-from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection
 from receiver.ledger.filters import Filter
@@ -86,15 +85,8 @@ def get_run(service: Service, _actor: Actor, wanted: RunParameters) -> RunDetail
     return service.ledger.read(read)
 
 
-class RunsParameters(FilterParameters):
+class RunsParameters(FilterParameters, ByDelivery):
     """Which runs. Times are those of the last change."""
-
-    event_id: str = Field("", max_length=50, description="Only the run of this event; its beginning will do.")
-    route: str = Field("", max_length=200, description="Only runs that this route has sent on.")
-    sink: str = Field("", max_length=200, description="Only runs with a delivery to this sink.")
-    state: tuple[DeliveryState, ...] = Field(
-        (), max_length=MAX_VALUES, description="Only runs with a delivery in this state."
-    )
 
 
 class RunsPage(Page[RunRow]):

@@ -11,11 +11,10 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from handlers.support.duration import Seconds
 from handlers.support.wording import without_particulars
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import MAX_VALUES, Filtered, Moment, Result
+from receiver.api.models import ByDelivery, Filtered, Moment, Result
 from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
-from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid, suggest
 from receiver.ledger import Connection, totals
 from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Counted, Group, Span
@@ -49,7 +48,7 @@ def _known(by: tuple[str, ...]) -> tuple[str, ...]:
     return by
 
 
-class TotalsParameters(Filtered):
+class TotalsParameters(ByDelivery):
     """What is counted, and by what. Times are those of the last change."""
 
     by: Annotated[tuple[str, ...], BeforeValidator(_names), AfterValidator(_known)] = Field(
@@ -60,12 +59,6 @@ class TotalsParameters(Filtered):
     )
     top: int = Field(
         50, ge=1, le=500, description="At most so many groups, the largest; the rest is counted as others."
-    )
-    event_id: str = Field("", max_length=50, description="Only of this event; its beginning will do.")
-    route: str = Field("", max_length=200, description="Only with a delivery that this route made.")
-    sink: str = Field("", max_length=200, description="Only with a delivery to this sink.")
-    state: tuple[DeliveryState, ...] = Field(
-        (), max_length=MAX_VALUES, description="Only with a delivery in this state."
     )
 
 
