@@ -14,9 +14,8 @@ from receiver.ledger.lists.paging import Key, KeysetList, Page, Walk
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.words import find_all
 
-# Runs with the words, and events whose ids begin so, that are looked up one by one.
-FEW_RUNS: Final = 500
-FEW_EVENTS: Final = 50
+# Runs with the words, or events whose ids begin so, that are looked up one by one.
+FEW: Final = 200
 # What sorts behind all that begins alike, by bytes.
 _LAST: Final = "\U0010ffff"
 
@@ -66,14 +65,14 @@ def _sets(connection: sa.Connection, table: sa.FromClause, wanted: Filter) -> It
         yield begins(events.c.id, wanted.event_id)
     elif wanted.event_id and "event_id" in table.c:
         named = sa.select(events.c.id, events.c.run_id).where(begins(events.c.id, wanted.event_id))
-        found = connection.execute(named.limit(FEW_EVENTS + 1)).all()
-        if len(found) <= FEW_EVENTS:  # else the id is cut very short
-            of_runs = among(table.c.run_id, sorted({each.run_id for each in found}))
-            ids = among(deliveries.c.event_id, [each.id for each in found])
-            yield sa.and_(of_runs, ids) if table is deliveries else of_runs
+        found = connection.execute(named.limit(FEW + 1)).all()
+        if len(found) == 1 and table is deliveries:
+            yield sa.and_(table.c.run_id == found[0].run_id, table.c.event_id == found[0].id)
+        elif len(found) <= FEW:  # else the id is cut very short
+            yield among(table.c.run_id, sorted({each.run_id for each in found}))
     if wanted.run_id:
         yield table.c.run_id == wanted.run_id
     if wanted.run_prefix:
         yield begins_with(table, wanted.run_prefix)
-    if wanted.text and (keys := find_all(connection, text_query(wanted.text), FEW_RUNS)) is not None:
+    if wanted.text and (keys := find_all(connection, text_query(wanted.text), FEW)) is not None:
         yield among(table.c.run_id, sorted({run_id for _, run_id in keys}))
