@@ -33,5 +33,5 @@ def test_calls_page_has_every_call_with_its_parameters() -> None:
     assert "- `name` (required): " in page.partition("## POST /keys\n")[2].partition("\n## ")[0]
     runs = page.partition("## GET /runs\n")[2].partition("\n## ")[0]
     assert "Scope: view." in runs
-    assert "- Shared: filters, `limit after" in runs
+    assert "- Shared: filters, `event_id route sink state limit after" in runs
     assert "- Items: `source run_id " in runs
