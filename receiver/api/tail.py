@@ -24,7 +24,7 @@ from receiver.domain.api_key import VIEW
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError
-from receiver.ledger import Connection, Ledger, tail
+from receiver.ledger import Connection, tail
 from receiver.ledger.filters import Filter
 from receiver.ledger.tail import Position, Tail
 
@@ -141,47 +141,34 @@ def read_tail(service: Service, actor: Actor, wanted: TailParameters) -> TailPag
     """List the events after a position, the oldest first. Over HTTP it is a stream unless only JSON is accepted."""
     ledger = service.ledger
     given = decode(wanted.after)
-    now = ledger.known_now()
+    now, until = ledger.known_now(), time.monotonic() + _SETTLE
 
     def begin(connection: Connection) -> Position:
         check(service, actor, connection, wanted)
         return start(connection, wanted, now)
 
-    position = ledger.read(begin)
+    place = Tail(ledger.read(begin))
     gap = None
     if given is not None and now - given.at > _MISSES_NOTHING:
         with suppress(ConfigError):  # then it is not known here for how long events are kept
             gap = gap_before(given, service.config.retention.events, now)
-    end = settled(ledger)
     found: list[dict[str, Any]] = []
     asked = wanted.filter()
+    bodies = searched(service, asked)
     for _ in range(_PAGES):
-        rows = ledger.read(
-            functools.partial(tail.page, after=position.seq, until=end.seq, most=PAGE, bodies=searched(service, asked))
-        )
+        read = functools.partial(tail.follow, tail=place, now=time.monotonic(), most=PAGE, bodies=bodies)
+        place, rows = ledger.read(read)
         for row in rows:
-            position = Position(row["seq"], row["recorded_at"])
             if tail.matches(row, asked):
                 found.append(row)
                 if len(found) == wanted.limit:
+                    place = Tail(Position(row["seq"], row["recorded_at"]))
                     break
-        if len(found) == wanted.limit:
+        if len(found) == wanted.limit or (len(rows) < PAGE and not place.gap) or time.monotonic() > until:
             break
-        if len(rows) < PAGE:
-            position = max(position, end)
-            break
-    return TailPage(items=[shown(each) for each in found], next=encode(position), gap=gap)
-
-
-def settled(ledger: Ledger) -> Position:
-    """Return the position of the newest event before which none can come any more, as far as that is known soon."""
-    until = time.monotonic() + _SETTLE
-    now = ledger.known_now()
-    state: Tail = ledger.read(lambda connection: tail.begin(connection, now))
-    while state.order.has_gap and time.monotonic() < until:
-        time.sleep(_LOOK)
-        state, _ = ledger.read(functools.partial(tail.follow, tail=state, now=0.0, most=1))
-    return state.position
+        if place.gap:
+            time.sleep(_LOOK)
+    return TailPage(items=[shown(each) for each in found], next=encode(place.position), gap=gap)
 
 
 TAIL: Final = Endpoint("tail", "GET", "/tail", VIEW, TailParameters, TailPage, read_tail)

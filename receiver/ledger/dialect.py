@@ -45,6 +45,22 @@ def is_read_only(connection: sa.Connection) -> bool:
     return bool(connection.exec_driver_sql("SELECT current_setting('transaction_read_only') = 'on'").scalar())
 
 
+_WRITERS: Final = sa.text(
+    "SELECT virtualtransaction FROM pg_locks WHERE relation = CAST(:name AS regclass) AND mode = 'RowExclusiveLock'"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+def writers(connection: sa.Connection, table: sa.Table) -> frozenset[str] | None:
+    """Return the open transactions that have written rows of `table`, or are about to; each may commit rows later.
+
+    None on SQLite: it has one at a time, and no other transaction sees the numbers that it uses.
+    """
+    if connection.dialect.name != "postgresql":
+        return None
+    return frozenset(connection.scalars(_WRITERS, {"name": table.name}))
+
+
 def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
     """Return an INSERT with ON CONFLICT, which both databases spell alike but SQLAlchemy keeps apart."""
     return _insert(connection.dialect.name, table)

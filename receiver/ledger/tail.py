@@ -1,8 +1,8 @@
 """Events in the order of recording, as they are committed: what live views follow. Reads only.
 
-On PostgreSQL a number is given out before its transaction commits, so an event may be seen after one with a higher
-number: domain/commit_order.py has the rule by which none is skipped. Who could still fill a gap holds a lock on the
-table, which an INSERT takes before it takes its number.
+On PostgreSQL a number is given out before its transaction commits, so an event may be committed after one with a higher
+number. Events behind a missing number wait until each transaction that could fill it has ended, or for PATIENCE
+seconds: none is skipped, and each event's number is a place to resume from.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.callback_url import LONGEST, mask_piece
-from receiver.domain.commit_order import CommitOrder
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.ledger import dialect
@@ -26,13 +24,9 @@ from receiver.ledger.schema import deliveries, events, runs
 
 # Bytes of a body in which a text is looked for.
 SEARCHED: Final = 256 << 10
-# Numbers below the newest event in which a gap may be filled when somebody begins to follow.
-_WINDOW: Final = 1000
+# Seconds that events wait behind a missing number. No transaction of Runhook takes longer.
+PATIENCE: Final = 30.0
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-_HOLDERS: Final = sa.text(
-    "SELECT virtualtransaction FROM pg_locks WHERE relation = 'events'::regclass AND mode = 'RowExclusiveLock'"
-    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-)
 
 
 class Position(NamedTuple):
@@ -42,12 +36,19 @@ class Position(NamedTuple):
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """How far the events were read. `position`: what a reader can go on from without missing one."""
+class Gap(NamedTuple):
+    """Numbers up to `top` are missing, which `writers` may still commit. `since`: when that was seen."""
 
-    order: CommitOrder
+    top: int
+    writers: frozenset[str]
+    since: float
+
+
+class Tail(NamedTuple):
+    """How far a reader has come. `gap`: why it has not come to the newest event, if it has not."""
+
     position: Position
+    gap: Gap | None = None
 
 
 class SinkOfEvent(NamedTuple):
@@ -56,13 +57,6 @@ class SinkOfEvent(NamedTuple):
     sink: str
     route: str
     state: str
-
-
-class NewEvents(NamedTuple):
-    """Rows in the order in which they are told: up to `settled` of them each is a position to go on from."""
-
-    rows: Sequence[dict[str, Any]]
-    settled: int
 
 
 def newest(connection: sa.Connection, now: float) -> Position:
@@ -93,61 +87,37 @@ def known(connection: sa.Connection, position: Position) -> Position:
     return Position(top if first is None else first - 1, position.at)
 
 
-def begin(connection: sa.Connection, now: float) -> Tail:
-    """Begin to follow: what is there is told, but for what is still to be committed below the newest."""
-    top = newest(connection, now)
-    low = max(0, top.seq - _WINDOW)
-    there = sorted(connection.scalars(sa.select(events.c.seq).where(events.c.seq > low, events.c.seq <= top.seq)))
-    order, _ = CommitOrder(low, frozenset(there)).advance(there, False, now)
-    if order.has_gap:
-        order = order.asked(top.seq, _holders(connection))
-    return Tail(order, top if order.low == top.seq else _position(connection, order.low, top))
-
-
 def follow(
-    connection: sa.Connection, tail: Tail, now: float, most: int, *, bodies: Redactor | None = None
-) -> tuple[Tail, NewEvents]:
-    """Return what has come since, up to `most` events, and how far that is. `now`: of a clock that no one sets."""
-    order = _not_beyond_the_newest(connection, tail.order)
-    ended = order.has_gap and order.ended(_holders(connection))
-    seqs = sa.select(events.c.seq).where(events.c.seq > order.low).order_by(events.c.seq)
-    seen = list(connection.scalars(seqs.limit(len(order.beyond) + most)))
-    order, told = order.advance(seen, ended, now)
-    if order.has_gap and order.holders is None:
-        order = order.asked(seen[-1], _holders(connection))
-    rows = load(connection, told.seqs, bodies=bodies)
-    # What was removed meanwhile is not told; the settled ones stay the first.
-    settled = sum(row["seq"] <= order.low for row in rows)
-    position = tail.position if order.low == tail.order.low else _position(connection, order.low, tail.position)
-    return Tail(order, position), NewEvents(rows, settled)
-
-
-def _not_beyond_the_newest(connection: sa.Connection, order: CommitOrder) -> CommitOrder:
-    """SQLite gives out the numbers of removed events again, if those were the newest."""
-    if connection.dialect.name == "postgresql":
-        return order
-    top = connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
-    return order if top >= order.low else replace(order, low=top, beyond=frozenset())
-
-
-def _position(connection: sa.Connection, low: int, before: Position) -> Position:
-    at = connection.scalar(sa.select(events.c.recorded_at).where(events.c.seq == low))
-    return Position(low, before.at if at is None else at)
-
-
-def _holders(connection: sa.Connection) -> frozenset[str]:
-    """Return the transactions that have written events, or are about to, and have not ended."""
-    if connection.dialect.name != "postgresql":
-        return frozenset()  # there is one at a time, and what it has not committed has no number
-    return frozenset(connection.scalars(_HOLDERS))
-
-
-def page(
-    connection: sa.Connection, after: int, until: int, most: int, *, bodies: Redactor | None = None
-) -> list[dict[str, Any]]:
-    """Return up to `most` events above `after`, up to and with `until`, in order."""
-    seqs = sa.select(events.c.seq).where(events.c.seq > after, events.c.seq <= until).order_by(events.c.seq)
-    return load(connection, list(connection.scalars(seqs.limit(most))), bodies=bodies)
+    connection: sa.Connection,
+    tail: Tail,
+    now: float,
+    most: int,
+    *,
+    bodies: Redactor | None = None,
+    until: int | None = None,
+) -> tuple[Tail, list[dict[str, Any]]]:
+    """Return up to `most` events after a place, and how far that is. `now`: by a clock that is never set. `until`: the
+    last number. `bodies`: as for `load`."""
+    (low, at), gap = tail
+    writers = dialect.writers(connection, events)
+    if writers is None:  # SQLite gives out the numbers of removed events again, if those were the newest
+        low = min(low, connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0)
+    above = sa.select(events.c.seq).where(events.c.seq > low, sa.true() if until is None else events.c.seq <= until)
+    found = list(connection.scalars(above.order_by(events.c.seq).limit(most)))
+    ended = gap is not None and (gap.writers.isdisjoint(writers or ()) or now - gap.since >= PATIENCE)
+    known, end = gap.top if gap and ended else low, low
+    for seq in found:
+        if writers is not None and seq > max(known, end) + 1:
+            break
+        end = seq
+    if not found or end == found[-1]:
+        gap = None
+    elif gap is None or ended:
+        gap = Gap(found[-1], dialect.writers(connection, events) or frozenset(), now)
+    rows = load(connection, [seq for seq in found if seq <= end], bodies=bodies)
+    if rows:
+        at = rows[-1]["recorded_at"]
+    return Tail(Position(end, at), gap), rows
 
 
 def load(connection: sa.Connection, seqs: Sequence[int], *, bodies: Redactor | None = None) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from receiver.api import tail_feed, tail_stream
+from receiver.api import tail_stream
 from receiver.ledger import api_keys, tail
 from receiver.ledger.schema import events
 from tests.servers.submitting import Submitting
@@ -25,8 +25,8 @@ from tests.support.waiting import PATIENCE, eventually
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail_feed, "INTERVAL", 0.05)
-    monkeypatch.setattr(tail_feed, "KEYS_EVERY", 0.05)
+    monkeypatch.setattr(tail_stream, "INTERVAL", 0.05)
+    monkeypatch.setattr(tail_stream, "KEYS_EVERY", 0.05)
     # The thread that reads here lets its connection go only when something comes.
     monkeypatch.setattr(tail_stream, "KEEP_ALIVE", 0.3)
 
@@ -114,7 +114,7 @@ def test_events_come_as_they_are_recorded_each_to_those_who_want_it(api_server: 
 def test_who_comes_back_gets_all_that_it_missed_in_order_and_goes_on(
     api_server: Submitting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tail_feed, "PAGE", 4)
+    monkeypatch.setattr(tail_stream, "PAGE", 4)
     key = api_server.key("view")
     with stream(api_server, key) as first:
         first.begun()
@@ -182,15 +182,15 @@ def test_a_stream_ends_when_its_key_is_revoked(api_server: Submitting) -> None:
 def test_who_does_not_read_costs_no_memory_and_gets_the_rest_when_it_reads(
     api_server: Submitting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tail_feed, "QUEUE_BYTES", 1)
+    monkeypatch.setattr(tail_stream, "QUEUE_BYTES", 1)
     queued: list[int] = []
-    put = tail_feed.Follower.put
+    put = tail_stream.Follower.put
 
-    def counted(follower: tail_feed.Follower, piece: tail_feed.Piece) -> None:
+    def counted(follower: tail_stream.Follower, piece: tail_stream.Piece) -> None:
         put(follower, piece)
         queued.append(len(follower._pieces))
 
-    monkeypatch.setattr(tail_feed.Follower, "put", counted)
+    monkeypatch.setattr(tail_stream.Follower, "put", counted)
     host, _, port = api_server.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), 60) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -12,45 +12,39 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.domain.commit_order import PATIENCE
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger, tail
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter, of_events
 from receiver.ledger.schema import events, runs
-from receiver.ledger.tail import Tail
+from receiver.ledger.tail import PATIENCE, Tail
 from tests.support.ledger import NOW, new_event, record, with_tables
 
 
 class Follower:
-    """One that follows a ledger, at moments that the test gives."""
+    """One that follows a ledger, at moments that the test gives, from now on or from another one's place."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, place: Tail | None = None) -> None:
         self.ledger = ledger
-        self.tail: Tail = ledger.read(lambda connection: tail.begin(connection, NOW))
+        self.place = place or Tail(ledger.read(lambda connection: tail.newest(connection, NOW)))
 
-    def new(self, now: float = 0.0, most: int = 100) -> tuple[list[str], int]:
-        """The runs of what is new, and how many of them are positions to go on from."""
-        self.tail, found = self.ledger.read(lambda connection: tail.follow(connection, self.tail, now, most))
-        return [row["run_id"] for row in found.rows], found.settled
-
-    def missed(self, after: int) -> list[str]:
-        """What one who comes back is told: all up to the position of those who are there."""
-        found = self.ledger.read(lambda connection: tail.page(connection, after, self.tail.position.seq, 100))
-        return [row["run_id"] for row in found]
+    def new(self, now: float = 0.0, most: int = 100) -> list[str]:
+        """The runs of what is new."""
+        self.place, rows = self.ledger.read(lambda connection: tail.follow(connection, self.place, now, most))
+        return [row["run_id"] for row in rows]
 
 
 def test_what_is_recorded_is_told_once_with_its_run_and_its_sinks(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_0"))
     follower = Follower(ledger)
-    assert follower.new() == ([], 0)
+    assert follower.new() == []
     record(ledger, new_event("tsk_1", "results"), new_event("tsk_2", title="Nightly"))
     record(ledger, new_event("tsk_3"))
-    assert follower.new(most=2) == (["tsk_1", "tsk_2"], 2)
-    position = follower.tail.position
-    assert follower.new() == (["tsk_3"], 1)
-    assert follower.new() == ([], 0)
-    assert follower.missed(position.seq) == ["tsk_3"]
+    assert follower.new(most=2) == ["tsk_1", "tsk_2"]
+    before = follower.place
+    assert follower.new() == ["tsk_3"]
+    assert follower.new() == []
+    assert Follower(ledger, before).new() == ["tsk_3"]
     rows = ledger.read(lambda connection: tail.load(connection, [2, 3], bodies=Redactor(())))
     assert [(row["title"], [each.sink for each in row["deliveries"]]) for row in rows] == [
         (None, ["results"]),
@@ -91,7 +85,7 @@ def test_who_follows_a_moment_gets_what_was_recorded_since(ledger: Ledger) -> No
     for number in range(4):
         record(ledger, new_event(f"tsk_{number}"), now=NOW + number)
     found = ledger.read(lambda connection: tail.since(connection, NOW + 2))
-    assert Follower(ledger).missed(found.seq) == ["tsk_2", "tsk_3"]
+    assert Follower(ledger, Tail(found)).new() == ["tsk_2", "tsk_3"]
     later = ledger.read(lambda connection: tail.since(connection, NOW + 60))
     assert later == ledger.read(lambda connection: tail.newest(connection, 0.0))
 
@@ -101,15 +95,15 @@ def test_numbers_that_sqlite_gives_out_again_are_told(tmp_path: Any) -> None:
     record(ledger, new_event("tsk_1"), new_event("tsk_2"))
     follower = Follower(ledger)
     ledger.write(lambda connection: connection.execute(sa.delete(events)))
-    assert follower.new() == ([], 0)
+    assert follower.new() == []
     record(ledger, new_event("tsk_3"))
-    assert follower.new() == (["tsk_3"], 1)
+    assert follower.new() == ["tsk_3"]
     # Nor does one miss them who comes back when there are as many as before
-    before = follower.tail.position
+    before = follower.place.position
     ledger.write(lambda connection: connection.execute(sa.delete(events)))
     record(ledger, *(new_event(f"tsk_{number}") for number in range(4, 8)), now=NOW + 5)
     place = ledger.read(lambda connection: tail.known(connection, before))
-    assert Follower(ledger).missed(place.seq) == ["tsk_4", "tsk_5", "tsk_6", "tsk_7"]
+    assert Follower(ledger, Tail(place)).new() == ["tsk_4", "tsk_5", "tsk_6", "tsk_7"]
     ledger.close()
 
 
@@ -128,46 +122,42 @@ def uncommitted(ledger: Ledger, run_id: str) -> Iterator[psycopg.Connection]:
         connection.rollback()
 
 
-def test_an_event_that_is_committed_after_a_later_one_comes_in_its_place(postgres_ledger: Ledger) -> None:
+def test_late_commit_comes_in_its_place(postgres_ledger: Ledger) -> None:
     follower = Follower(postgres_ledger)
     with uncommitted(postgres_ledger, "first") as first:
         record(postgres_ledger, new_event("tsk_2"))
-        assert follower.new(0.0) == ([], 0), "what is before it may come yet"
-        assert follower.new(PATIENCE / 2) == ([], 0)
+        assert follower.new(0.0) == [], "what is before it may come yet"
+        assert follower.new(PATIENCE / 2) == []
+        # And one who resumes at an earlier place waits for it as well
+        other = Follower(postgres_ledger, Tail(follower.place.position))
+        assert other.new(PATIENCE / 2) == []
         first.commit()
-    assert follower.new(PATIENCE / 2) == (["first", "tsk_2"], 2)
+    assert follower.new(PATIENCE / 2) == ["first", "tsk_2"]
+    assert other.new(PATIENCE / 2) == ["first", "tsk_2"]
 
 
-def test_an_event_that_is_never_committed_holds_up_nothing(postgres_ledger: Ledger) -> None:
+def test_rolled_back_number_holds_up_nothing(postgres_ledger: Ledger) -> None:
     follower = Follower(postgres_ledger)
     with uncommitted(postgres_ledger, "never"):
         record(postgres_ledger, new_event("tsk_2"))
-        assert follower.new(0.0) == ([], 0)
+        assert follower.new(0.0) == []
     # another one is under way by now, and can't be the one before
     with uncommitted(postgres_ledger, "later"):
-        assert follower.new(0.1) == (["tsk_2"], 1)
+        record(postgres_ledger, new_event("tsk_4"))
+        assert follower.new(0.1) == ["tsk_2"]
+        assert follower.new(0.2) == []
+    assert follower.new(0.3) == ["tsk_4"]
 
 
-def test_an_event_that_comes_very_late_is_told_beside_the_order(postgres_ledger: Ledger) -> None:
+def test_writer_that_hangs_holds_up_others_for_a_time(postgres_ledger: Ledger) -> None:
     follower = Follower(postgres_ledger)
-    before = follower.tail.position.seq
-    with uncommitted(postgres_ledger, "late") as late:
+    with uncommitted(postgres_ledger, "hangs"):
         record(postgres_ledger, new_event("tsk_2"))
-        assert follower.new(0.0) == ([], 0)
-        assert follower.new(PATIENCE) == (["tsk_2"], 0)
-        assert follower.tail.position.seq == before, "who goes on from here must not miss the late one"
-        late.commit()
-    assert follower.new(60.0)[0] == ["late"]
-    assert follower.missed(before) == ["late", "tsk_2"]
-
-
-def test_who_begins_while_an_event_is_being_recorded_gets_that_one(postgres_ledger: Ledger) -> None:
-    with uncommitted(postgres_ledger, "first") as first:
-        record(postgres_ledger, new_event("tsk_2"))
-        follower = Follower(postgres_ledger)
-        assert follower.new(0.0) == ([], 0)
-        first.commit()
-    assert follower.new(0.1) == (["first"], 1)
+        assert follower.new(0.0) == []
+        assert follower.new(PATIENCE - 1) == []
+        assert follower.new(PATIENCE) == ["tsk_2"]
+        record(postgres_ledger, new_event("tsk_3"))
+        assert follower.new(PATIENCE) == ["tsk_3"]
 
 
 TEXTS = st.sampled_from(["", "a", "A", "Nightly é", "É", "%", "_"])

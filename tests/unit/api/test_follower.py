@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from receiver.api.tail import TailParameters
-from receiver.api.tail_feed import Follower, Piece
+from receiver.api.tail_stream import Follower, Piece
 from receiver.ledger.tail import Position
 
 
