@@ -25,19 +25,14 @@ from starlette.responses import Response
 from receiver.api.service import Actor, Service
 from receiver.api.tail import PAGE, TAIL, TailParameters, check, decode, encode, gap_before, shown, start
 from receiver.domain.redaction import Redactor
-from receiver.errors import Busy
-from receiver.ledger import Connection, LedgerUnavailable, api_keys, tail
+from receiver.ledger import Connection, api_keys, tail
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.tail import Position, Tail
 from receiver.runtime.background import Background
-from receiver.submit.connection import StreamedResponse
-from receiver.submit.long_poll import TooManyWaiters, WaiterLimit
+from receiver.submit.streams import Streams
 from receiver.web import sse
 
-# Streams of one process, and the part of them that one key may have of what others leave.
-MAX_STREAMS: Final = 1000
-KEY_SHARE: Final = 0.5
 # Seconds after which a client is to come back. Not all of them in the same moment.
 RETRY: Final = (1.0, 3.0)
 KEEP_ALIVE: Final = sse.KEEP_ALIVE
@@ -61,10 +56,10 @@ class Follower:
     """One stream. `kind`: what it asks for, wherever it begins. `key_hash`: of its key. `position`: after the last
     event that was taken from it. `lost`: whether its queue was dropped."""
 
-    def __init__(self, kind: TailParameters, key_hash: str, position: Position) -> None:
+    def __init__(self, kind: TailParameters, key_hash: str) -> None:
         self.kind = kind
         self.key_hash = key_hash
-        self.position = position
+        self.position = Position(0, 0.0)
         self.lost = self.ended = False
         self._pieces: deque[Piece] = deque()
         self._bytes = 0
@@ -110,16 +105,13 @@ class TailStreams:
     def __init__(self, service: Service, ledger: AsyncLedger, background: Background) -> None:
         self._service = service
         self._ledger = ledger
-        self._background = background
+        self._streams = Streams(background, "api.tail", self._look)
         self._kept = service.config.retention.events
         self._redactor = Redactor(service.config.redact)
-        self._places = WaiterLimit(MAX_STREAMS, KEY_SHARE)
         self._followers: set[Follower] = set()
-        self._task: asyncio.Task[None] | None = None
         self._tail: Tail | None = None
         self._begun = asyncio.Event()
         self._keys_at = 0.0
-        self._stopped = False
 
     @staticmethod
     def wanted(request: Request) -> bool:
@@ -145,42 +137,35 @@ class TailStreams:
 
         found = await self._ledger.read(read)
         begin = found if given is not None or parameters.since is not None else None
-        try:
-            with self._places.place(key.id):
-                pass  # the place is held from the first event on: a stream that nobody reads is never begun
-        except TooManyWaiters:
-            raise Busy("too many streams are open", retry_after=5) from None
         opening = sse.retry(random.uniform(*RETRY))
         if given is not None and (gap := gap_before(given, self._kept, now)) is not None:
             opening += sse.event("gap", "", gap.model_dump_json().encode())
-        return StreamedResponse(self._held(key, parameters.from_anywhere(), begin, opening), 200, sse.HEADERS)
+        kind = parameters.from_anywhere()
+        return self._streams.respond(key.id, opening, lambda: self._stream(Follower(kind, key.hash), begin))
 
     def stop(self) -> None:
         """End all streams: their clients come back to the next process."""
-        self._stopped = True
+        self._streams.stopped = True
         self._begun.set()
         for follower in self._followers:
             follower.end()
 
-    async def _held(
-        self, key: Key, kind: TailParameters, begin: Position | None, opening: bytes
-    ) -> AsyncGenerator[bytes, None]:
-        follower = Follower(kind, key.hash, begin or Position(0, 0.0))
+    async def _stream(self, follower: Follower, begin: Position | None) -> AsyncGenerator[bytes, None]:
+        if not self._followers:
+            self._tail = None
+            self._begun.clear()
+        self._followers.add(follower)
+        self._streams.keep_looking()
         try:
-            with self._places.place(key.id):
-                yield opening
-                self._followers.add(follower)
-                newest = await self._begin()
-                if begin is None:
-                    follower.position = newest
-                    follower.clear()
-                    yield sse.still_here(encode(newest))
-                else:
-                    follower.lost = True  # what came before is read first
-                async for data in self._events(follower):
-                    yield data
-        except (TooManyWaiters, LedgerUnavailable):
-            return  # the client comes back, and misses nothing
+            await self._begun.wait()
+            follower.position = begin or self._position
+            if begin is None:
+                follower.clear()
+                yield sse.still_here(encode(follower.position))
+            else:
+                follower.lost = True  # what came before is read first
+            async for data in self._events(follower):
+                yield data
         finally:
             self._followers.discard(follower)
 
@@ -230,36 +215,15 @@ class TailStreams:
         """Return what masks the bodies in which a text is looked for; None when none is."""
         return self._redactor if any(kind.text for kind in kinds) else None
 
-    async def _begin(self) -> Position:
-        """Begin to read for all streams, unless that is under way, and return how far all have come."""
-        if self._task is None or self._task.done():
-            self._tail = None
-            self._begun.clear()
-            self._task = self._background.keep("api.tail", self._run)
-        while self._tail is None:
-            if self._stopped:
-                raise LedgerUnavailable("the receiver is being stopped")
-            await self._begun.wait()
-        return self._position
-
-    async def _run(self) -> None:
-        """Read until there is no stream."""
-        while self._followers:
-            pause = INTERVAL
-            with suppress(LedgerUnavailable):
-                limit_waits()  # and not what is left to the request that began this
-                if self._tail is None:
-                    self._tail = Tail(await self._ledger.read(functools.partial(tail.newest, now=self._ledger.now())))
-                    self._begun.set()
-                pause = await self._read(self._tail)
-            await asyncio.sleep(pause)
-
-    async def _read(self, before: Tail) -> float:
+    async def _look(self) -> float:
         """Read once, and pass on what is new. Returns seconds until the next read. Raises LedgerUnavailable."""
+        if self._tail is None:
+            self._tail = Tail(await self._ledger.read(functools.partial(tail.newest, now=self._ledger.now())))
+            self._begun.set()
         now = time.monotonic()
         kinds = frozenset(each.kind for each in self._followers)
         checks_keys = now - self._keys_at >= KEYS_EVERY
-        work = _reading(before, kinds, now, checks_keys, self._bodies(kinds))
+        work = _reading(self._tail, kinds, now, checks_keys, self._bodies(kinds))
         after, pieces, count, valid = await self._ledger.read(work)
         self._tail = after
         if checks_keys:

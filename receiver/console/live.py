@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple
 
 from starlette.responses import Response
@@ -21,12 +22,11 @@ from starlette.responses import Response
 from receiver.api.service import Actor
 from receiver.console.page import ConsolePage, Query
 from receiver.console.sign_in import SignedIn
-from receiver.errors import Busy, RequestError
+from receiver.errors import RequestError
 from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, change_mark, console_sessions
-from receiver.ledger.async_ledger import AsyncLedger, limit_waits
+from receiver.ledger.async_ledger import AsyncLedger
 from receiver.runtime.background import Background
-from receiver.submit.connection import StreamedResponse
-from receiver.submit.long_poll import TooManyWaiters, WaiterLimit
+from receiver.submit.streams import Streams
 from receiver.web import sse
 
 # Seconds between two renderings of one view, at the least and at the most.
@@ -41,9 +41,6 @@ REST: Final = 60.0
 # But for no more seconds than these by the first rule: what costs much may have been imported just now.
 LONGEST_REST: Final = 30.0
 _A_SEND: Final = 0.0001
-# Streams of one process, and the part of them that one person may have of what others leave.
-MAX_STREAMS: Final = 1000
-SHARE: Final = 0.5
 _RETRY: Final = 2.0
 _NEVER: Final = float("-inf")
 
@@ -111,42 +108,35 @@ class LiveParts:
         self._background = background
         self._render = render
         self._views: dict[Shown, _View] = {}
-        self._places = WaiterLimit(MAX_STREAMS, SHARE)
+        self._streams = Streams(background, "console.look", self._look)
+        self._checked = _NEVER
         self._happened = _NEVER
         self._mark: change_mark.Mark | None = None
         self._due = asyncio.Event()
-        self._stopped = False
 
     def open(self, shown: Shown, signed_in: SignedIn) -> Response:
         """Return the stream of a page for somebody. Raises Busy."""
-        person = signed_in.person.name
-        try:
-            with self._places.place(person):
-                pass  # the place is held from the first event on: a stream that nobody reads is never begun
-        except TooManyWaiters:
-            raise Busy("too many pages are open", retry_after=5) from None
-        return StreamedResponse(self._held(shown, signed_in.digest, person), 200, sse.HEADERS)
+        stream = partial(self._stream, shown, signed_in.digest)
+        return self._streams.respond(signed_in.person.name, sse.retry(_RETRY), stream)
 
-    async def _held(self, shown: Shown, session: str, person: str) -> AsyncGenerator[bytes, None]:
-        with suppress(TooManyWaiters), self._places.place(person):
-            viewer, view = _Viewer(session), self._views.setdefault(shown, _View(shown))
-            view.viewers.add(viewer)
-            self._due.set()
-            self._background.keep("console.look", self._look)
-            self._background.keep("console.live", self._render_all)
-            try:
-                yield sse.retry(_RETRY)
-                async for event in self._events(view, viewer):
-                    yield event
-            finally:
-                view.viewers.discard(viewer)
-                if not view.viewers:
-                    self._views.pop(shown, None)
-                    self._due.set()
+    async def _stream(self, shown: Shown, session: str) -> AsyncGenerator[bytes, None]:
+        viewer, view = _Viewer(session), self._views.setdefault(shown, _View(shown))
+        view.viewers.add(viewer)
+        self._due.set()
+        self._streams.keep_looking()
+        self._background.keep("console.live", self._render_all)
+        try:
+            async for event in self._events(view, viewer):
+                yield event
+        finally:
+            view.viewers.discard(viewer)
+            if not view.viewers:
+                self._views.pop(shown, None)
+                self._due.set()
 
     async def _events(self, view: _View, viewer: _Viewer) -> AsyncGenerator[bytes, None]:
         told = b""
-        while not viewer.ended and not self._stopped:
+        while not viewer.ended and not self._streams.stopped:
             changed = view.changed
             if view.text != told:
                 told = view.text
@@ -158,22 +148,18 @@ class LiveParts:
             except TimeoutError:
                 yield sse.still_here()
 
-    async def _look(self) -> None:
-        """See what happens in the ledger, and whose session has ended, until nobody looks at a page."""
-        checked = _NEVER
-        while self._views and not self._stopped:
-            with suppress(LedgerUnavailable):
-                limit_waits()
-                checks = time.monotonic() - checked >= SESSIONS_EVERY
-                sessions = {viewer.session for view in self._views.values() for viewer in view.viewers}
-                mark, alive = await self._ledger.read(_looking(sessions if checks else set(), self._ledger.now()))
-                if mark != self._mark:
-                    self._mark, self._happened = mark, time.monotonic()
-                    self._due.set()
-                if checks:
-                    checked = time.monotonic()
-                    self._end(sessions - alive)
-            await asyncio.sleep(LOOK)
+    async def _look(self) -> float:
+        """See what happens in the ledger, and whose session has ended. Returns seconds until the next look."""
+        checks = time.monotonic() - self._checked >= SESSIONS_EVERY
+        sessions = {viewer.session for view in self._views.values() for viewer in view.viewers}
+        mark, alive = await self._ledger.read(_looking(sessions if checks else set(), self._ledger.now()))
+        if mark != self._mark:
+            self._mark, self._happened = mark, time.monotonic()
+            self._due.set()
+        if checks:
+            self._checked = time.monotonic()
+            self._end(sessions - alive)
+        return LOOK
 
     def _end(self, sessions: AbstractSet[str]) -> None:
         for view in self._views.values() if sessions else ():
@@ -183,7 +169,7 @@ class LiveParts:
 
     async def _render_all(self) -> None:
         """Render what is due, one after the other, until nobody looks at a page."""
-        while self._views and not self._stopped:
+        while self._views and not self._streams.stopped:
             view = min(self._views.values(), key=self._due_at)
             pause = self._due_at(view) - time.monotonic()
             if pause <= 0:
@@ -213,7 +199,7 @@ class LiveParts:
 
     def stop(self) -> None:
         """End all streams: their browsers come back to the next process."""
-        self._stopped = True
+        self._streams.stopped = True
         self._due.set()
         for view in self._views.values():
             view.tell()

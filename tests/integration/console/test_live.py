@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from receiver.console import live, sign_in
+from receiver.submit import streams
 from receiver.console.catalogue import PAGES
 from receiver.console.http import _Console
 from receiver.console.rendering import Renderer
@@ -221,7 +222,7 @@ def test_what_nobody_may_follow(browser: Browser) -> None:
 
 @pytest.fixture
 def one_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "MAX_STREAMS", 1)
+    monkeypatch.setattr(streams, "MAX_STREAMS", 1)
 
 
 @pytest.mark.usefixtures("one_place")

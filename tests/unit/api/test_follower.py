@@ -13,7 +13,7 @@ def test_what_comes_as_the_wait_ends_is_taken() -> None:
     piece = Piece(b"event", Position(1, 0.0))
 
     async def wait() -> Piece | None:
-        follower = Follower(TailParameters(), "", Position(0, 0.0))
+        follower = Follower(TailParameters(), "")
         waiting = asyncio.create_task(follower.next(0))
         await asyncio.sleep(0)  # it waits now, and its time is up in the next turn of the loop
         asyncio.get_running_loop().call_soon(follower.put, piece)
