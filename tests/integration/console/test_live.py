@@ -9,11 +9,11 @@ from urllib.parse import quote
 import pytest
 
 from receiver.console import live, sign_in
-from receiver.submit import streams
 from receiver.console.catalogue import PAGES
 from receiver.console.http import _Console
 from receiver.console.rendering import Renderer
 from receiver.ledger import schema
+from receiver.submit import streams
 from receiver.web import sse
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser
