@@ -40,7 +40,7 @@ class Streams:
         """Return a stream for a client: `opening`, then `events`. Raises Busy when it has too many."""
         try:
             with self._places.place(client):
-                pass  # the place is held from the first event on: a stream that nobody reads is never begun
+                pass  # the place is held from the first event on: a stream may never be read
         except TooManyWaiters:
             raise Busy("too many streams are open", retry_after=5) from None
         return StreamedResponse(self._held(client, opening, events), 200, sse.HEADERS)
