@@ -28,12 +28,12 @@ from receiver.ledger import (
     Connection,
     Ledger,
     LedgerUnavailable,
+    actions,
     agenda,
     ahead,
     audit,
     dialect,
     heartbeats,
-    replays,
     retention,
     words,
 )
@@ -228,7 +228,7 @@ class Clock:
         """Make steps of the operations that are running, each in a short transaction."""
         began, more = time.monotonic(), self._agenda.operations
         while more:
-            made = self._ledger.write(lambda connection: replays.step(connection, self._ledger.now()))
+            made = self._ledger.write(lambda connection: actions.step(connection, self._ledger.now()))
             wakeups.wake_sinks(self._redis, made.sinks)
             more = made.more and time.monotonic() - began < STEPS
 
@@ -311,7 +311,7 @@ class Clock:
     def _remove_told(self, before: float) -> None:
         """Remove lines of the audit, and operations, that ended before then."""
         self._ledger.write(lambda connection: audit.remove(connection, before))
-        self._ledger.write(lambda connection: replays.remove(connection, before))
+        self._ledger.write(lambda connection: actions.remove(connection, before))
 
     def _remove_old(self, retain: float) -> None:
         began, before, removed = time.monotonic(), self._ledger.now() - retain, 0

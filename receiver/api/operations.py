@@ -1,4 +1,4 @@
-"""Operations: replays, backfills, cancels of many, and how far they are."""
+"""Operations: actions, backfills, cancels of many, and how far they are."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from receiver.api.models import MAX_VALUES, AskedFor, Moment, Page, PageParamete
 from receiver.api.names import none_such
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
-from receiver.ledger import replays
-from receiver.ledger.replays import Operation
+from receiver.ledger import actions
+from receiver.ledger.actions import Operation
 
 
 class OperationRow(Result):
@@ -66,7 +66,7 @@ def list_operations(service: Service, _actor: Actor, wanted: OperationsParameter
     """List the operations, the newest first."""
     position = cursor.decode("operations", wanted.after, (float, str))
     found = service.ledger.read(
-        lambda it: replays.list_operations(
+        lambda it: actions.list_operations(
             it, wanted.limit, source=wanted.source, state=wanted.state, before=position and (position[0], position[1])
         )
     )
@@ -81,7 +81,7 @@ def get_operation(service: Service, _actor: Actor, wanted: OperationParameters) 
 
 def find_operation(service: Service, wanted: OperationParameters) -> Operation:
     """Return the operation. Raises NotFound, also for one of another source."""
-    operation = service.ledger.read(lambda it: replays.get(it, wanted.id))
+    operation = service.ledger.read(lambda it: actions.get(it, wanted.id))
     if operation is None or wanted.source not in ("", operation.source):
         raise none_such("operation", wanted.id)
     return operation

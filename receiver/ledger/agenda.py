@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import replays
+from receiver.ledger import actions
 from receiver.ledger.deliveries import fair_queue, recovery
 from receiver.ledger.engine import Ledger
 from receiver.ledger.schema import to_index
@@ -48,7 +48,7 @@ def query(on_postgresql: bool) -> Any:
         due.label("due"),
         lapses.label("lapses"),
         fair_queue.one_queued(on_postgresql).scalar_subquery().is_not(None).label("queued"),
-        replays.ONE_RUNNING.scalar_subquery().is_not(None).label("operations"),
+        actions.ONE_RUNNING.scalar_subquery().is_not(None).label("operations"),
         sa.select(to_index.c.seq)
         .order_by(to_index.c.seq.desc())
         .limit(1)

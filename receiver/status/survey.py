@@ -31,7 +31,7 @@ from receiver.ingest import durability
 from receiver.ingest.disk_file import free_bytes
 from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import usage
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, ahead, heartbeats, replays, stats
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, actions, ahead, heartbeats, stats
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.migrate import schema_trouble
 from receiver.ledger.remedies import remedy_for
@@ -118,7 +118,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             lanes=lanes.not_closed(connection),
             orphans=orphans.orphaned(gauges.counts, sinks) if sinks is not None else {},
             newest_event=gauges.newest_event,
-            operations=replays.count_running(connection),
+            operations=actions.count_running(connection),
             watch_trouble={watch.source: watch.trouble for watch in gauges.watches if watch.trouble},
             missed_schedules=gauges.missed,
             cancelled=gauges.cancelled,

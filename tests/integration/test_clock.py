@@ -19,14 +19,14 @@ from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.inbox.stream import STREAM
-from receiver.ledger import Ledger, audit, replays, retention
+from receiver.ledger import Ledger, actions, audit, retention
+from receiver.ledger.actions import Action, Selection
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import lanes, links, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter
 from receiver.ledger.schema import audit as audit_table
 from receiver.ledger.schema import deliveries, events
-from receiver.ledger.selection import Selection
 from receiver.ledger.words import Coverage, coverage
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.servers.gate import Gate
@@ -232,7 +232,7 @@ def test_a_lapsed_claim_is_taken_back_and_sent_again(clock: Clock, ledger: Ledge
 def test_a_replay_is_worked_off_and_its_sinks_woken(clock: Clock, ledger: Ledger, client: redis.Redis) -> None:
     record(ledger, new_event("tsk_1", "ops"))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
-    ledger.write(lambda connection: replays.create(connection, "op_1", "replay", Selection(), time.time()))
+    ledger.write(lambda connection: actions.create(connection, "op_1", Action("replay", Selection()), time.time()))
 
     clock.tick()
 
@@ -287,11 +287,11 @@ def test_a_tick_makes_the_steps_that_it_has_time_for_and_one_for_what_has_a_rate
     clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an operation of several steps
-    monkeypatch.setattr(replays, "STEP", 10)
+    monkeypatch.setattr(actions, "STEP", 10)
     fill(ledger, 35, "ops", "dead", events=35)
 
     def begin(name: str, rate: float = 0.0) -> None:
-        ledger.write(lambda it: replays.create(it, name, "replay", Selection(), time.time(), rate=rate))
+        ledger.write(lambda it: actions.create(it, name, Action("replay", Selection(), rate=rate), time.time()))
 
     begin("op_1")
     # When the clock has no time, a tick makes one step; and all of them when it has
@@ -299,19 +299,19 @@ def test_a_tick_makes_the_steps_that_it_has_time_for_and_one_for_what_has_a_rate
         short.setattr("receiver.clock.STEPS", 0.0)
         clock.operations()
         assert Counter(states(ledger).values())["queued"] <= 10
-        done = ledger.read(lambda it: replays.get(it, "op_1"))
+        done = ledger.read(lambda it: actions.get(it, "op_1"))
         assert done is not None
         assert done.done == 10
     monkeypatch.setattr("receiver.clock.STEPS", PATIENCE)
     clock.operations()
-    finished = ledger.read(lambda it: replays.get(it, "op_1"))
+    finished = ledger.read(lambda it: actions.get(it, "op_1"))
     assert finished is not None
     assert (finished.state, finished.done) == ("done", 35)
     # And what has a rate gets no more than that
     settle(ledger, claim(ledger, "ops", limit=35, now=time.time() + 1), DeliveryMove.DIE)
     begin("op_2", rate=0.001)
     clock.operations()
-    slow = ledger.read(lambda it: replays.get(it, "op_2"))
+    slow = ledger.read(lambda it: actions.get(it, "op_2"))
     assert slow is not None
     assert (slow.state, slow.done) == ("running", 1)
 

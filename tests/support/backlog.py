@@ -12,13 +12,13 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, agenda, replays, retention, stats
+from receiver.ledger import Ledger, actions, agenda, retention, stats
+from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import claims, lanes, orphans, recovery
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.schema import operations
-from receiver.ledger.selection import Selection
 from tests.support.ledger import NOW, every_lane, settle_in
 
 OPS, CALLBACK = "ops", "callback"
@@ -208,7 +208,7 @@ def make(ledger: Ledger, count: int) -> None:
         for name, until in (("away", NOW), ("shut", NOW + 1000), (f"{CALLBACK} https://h000060", NOW)):
             lane = Lane(name, name.split()[0], breaker="open", failures=5, until=until, opened_at=1)
             ledger.write(lambda connection, lane=lane: lanes.put(connection, lane, NOW))  # type: ignore[misc]
-        ledger.write(lambda connection: replays.create(connection, "op", "replay", Selection(sink="dead"), NOW))
+        ledger.write(lambda connection: actions.create(connection, "op", Action("replay", Selection(sink="dead")), NOW))
         nobody = Selection(sink="nobody").to_json()
         ledger.write(lambda it: it.execute(sa.update(operations).values(state="running", selection=nobody)))
 
@@ -272,7 +272,7 @@ OPERATIONS: Final[dict[str, Callable[[sa.Connection], object]]] = {
     "release held deliveries": lambda connection: recovery.sweep_held(connection, NOW, ["held"]),
     "remove old events, all waited for": lambda connection: retention.remove(connection, NOW + 99_999),
     "remove old lanes": lambda connection: retention.remove_lanes(connection, NOW + 99_999),
-    "a step of a replay that finds none": lambda connection: replays.step(connection, NOW),
+    "a step of a replay that finds none": lambda connection: actions.step(connection, NOW),
     "metrics": stats.read,
     "what has an end by time": lambda connection: recovery.any_expired(connection, "away", 500, NOW),
     "end by time": lambda connection: recovery.expire(connection, "away", 500, NOW),

@@ -20,15 +20,15 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.signature import sign
 from receiver.domain.submission import SubmissionMove
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger, account, api_keys, audit, replays, saved_views
+from receiver.ledger import Ledger, account, actions, api_keys, audit, saved_views
 from receiver.ledger.account import AgentChange
+from receiver.ledger.actions import BACKFILL, REPLAY, Action, Selection
 from receiver.ledger.api_keys import Key
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import cancellation
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.saved_views import SavedView
 from receiver.ledger.schema import deliveries, events
-from receiver.ledger.selection import BACKFILL, REPLAY, Selection
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
@@ -229,10 +229,10 @@ def _operate(ledger: Ledger, data: Path, now: float, text: str) -> None:
     ledger.write(lambda it: audit.record(it, who, "replay", chosen, 12, detail=text))
     ledger.write(lambda it: audit.record(it, who, "sink.test", {"sink": "chat"}, 1, outcome=audit.FAILED, detail=text))
     for kind, sink in ((REPLAY, ""), (BACKFILL, "crm")):
-        name = f"op_{os.urandom(4).hex()}"
+        action = Action(kind, Selection(), sink, force=True)
         ledger.write(
-            lambda it, kind=kind, sink=sink, name=name: replays.create(  # type: ignore[misc]
-                it, name, kind, Selection(), now, sink=sink, force=True, actor=who.name
+            lambda it, action=action: actions.create(  # type: ignore[misc]
+                it, f"op_{os.urandom(4).hex()}", action, now, actor=who.name
             )
         )
     for owner, name in (("user:admin", "Failed today"), ("user:ana", "Dead letters of billing")):

@@ -20,7 +20,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import RunKey, parse
-from receiver.ledger import Connection, Ledger, events, replays
+from receiver.ledger import Connection, Ledger, actions, events
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
@@ -131,7 +131,7 @@ def settle(
 
 def work_off(ledger: Ledger) -> None:
     """Make the steps of all operations that the clock would make."""
-    while ledger.write(lambda it: replays.step(it, time.time())).more:
+    while ledger.write(lambda it: actions.step(it, time.time())).more:
         pass
 
 

@@ -20,11 +20,10 @@ from receiver.api.names import check_id, check_names, whole_id
 from receiver.api.operations import OperationRow
 from receiver.api.service import Actor, Service
 from receiver.errors import Invalid, NotAsExpected, NotFound
-from receiver.ledger import Connection, replays, selection
+from receiver.ledger import Connection, actions
+from receiver.ledger.actions import BACKFILL, Action, CountChanged, Operation, Selection
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.filters import FULL_ID, VISIBLE, Filter, id_trouble
-from receiver.ledger.replays import CountChanged, Operation
-from receiver.ledger.selection import BACKFILL, Selection
 
 # Ids that one call takes, and examples that a preview shows.
 MOST_IDS: Final = 1000
@@ -99,55 +98,38 @@ def of_ids(ids: Sequence[str]) -> dict[str, Any]:
 
 
 def take(
-    service: Service,
-    actor: Actor,
-    kind: str,
-    chosen: Chosen,
-    wanted: Selection,
-    *,
-    action: str = "",
-    sink: str = "",
-    force: bool = False,
-    rate: float = 0.0,
-    hint: str = "",
+    service: Service, actor: Actor, chosen: Chosen, action: Action, *, name: str = "", hint: str = ""
 ) -> TakenResult:
-    """Preview or begin an operation on what is chosen. `action`: what the audit calls it, by default as its kind.
+    """Preview or begin an action on what is chosen. `name`: what the audit calls it, by default as its kind.
 
     Raises Invalid for a filter without `expect`, for an id that nothing of the actor's source has or that several begin
     with, and of one who may see all sources for names that are not there; NotAsExpected; and NotFound, with `hint`, for
     an id of which there is nothing to take.
     """
-    wanted = _with_whole_ids(service, wanted)
+    action = replace(action, selection=_with_whole_ids(service, action.selection))
 
     def preview(connection: Connection) -> TakenResult:
-        found = _preview(connection, kind, wanted, sink, force=force)
+        found = _preview(connection, action)
         if not actor.source:
-            check_names(lambda: service.config, connection, wanted, empty=not found.count)
+            check_names(lambda: service.config, connection, action.selection, empty=not found.count)
         if not found.count:
             _require_known(connection, actor, chosen.ids)
         return found
 
     def require_each(connection: Connection) -> None:
         for identifier in chosen.ids:
-            one = replace(wanted, **of_ids([identifier]))
-            if not selection.count(connection, kind, one, sink, force=force):
+            one = replace(action, selection=replace(action.selection, **of_ids([identifier])))
+            if not one.count(connection):
                 _require_known(connection, actor, [identifier])
-                raise NotFound(f"{identifier}: there is nothing to {kind} of it{hint}")
+                raise NotFound(f"{identifier}: there is nothing to {action.kind} of it{hint}")
 
     if chosen.dry_run:
         return service.ledger.read(preview)
     if not chosen.ids and chosen.expect is None:
         raise Invalid("expect: say how many it must be, as the same call with dry_run counts them; or give ids")
-
     if chosen.expect is None:
         service.ledger.read(require_each)
-
-    def work(connection: Connection) -> Operation:
-        return begin(
-            connection, actor, kind, wanted, action=action, sink=sink, force=force, rate=rate, expect=chosen.expect
-        )
-
-    operation = service.ledger.write(work)
+    operation = service.ledger.write(lambda connection: begin(connection, actor, action, chosen.expect, name))
     return TakenResult(
         dry_run=False,
         count=operation.total,
@@ -183,59 +165,38 @@ def _require_known(connection: Connection, actor: Actor, ids: Sequence[str]) -> 
         check_id(connection, "ids", identifier, actor.source)
 
 
-def _preview(connection: Connection, kind: str, wanted: Selection, sink: str, *, force: bool) -> TakenResult:
+def _preview(connection: Connection, action: Action) -> TakenResult:
     now = database_now(connection)
+    wanted = action.selection
     until = now if wanted.until is None else min(now, wanted.until)
     if not wanted.named:
         wanted = replace(wanted, until=until)
-    count = selection.count(connection, kind, wanted, sink, force=force)
-    shown = selection.examples(connection, kind, wanted, EXAMPLES, sink, force=force)
-    left = selection.count_states(connection, wanted) if not count and kind != BACKFILL else {}
-    every = selection.count(connection, kind, replace(wanted, sinks=()), sink, force=force) if wanted.sinks else count
+        action = replace(action, selection=wanted)
+    count = action.count(connection)
+    every = replace(action, selection=replace(wanted, sinks=())).count(connection) if wanted.sinks else count
     return TakenResult(
         dry_run=True,
         count=count,
-        examples=shown,
+        examples=action.examples(connection, EXAMPLES),
         until=until,
         operation=None,
-        left=left,
+        left=actions.count_states(connection, wanted) if not count and action.kind != BACKFILL else {},
         orphaned=every - count,
     )
 
 
-def begin(
-    connection: Connection,
-    actor: Actor,
-    kind: str,
-    wanted: Selection,
-    *,
-    action: str = "",
-    sink: str = "",
-    force: bool = False,
-    rate: float = 0.0,
-    expect: int | None = None,
-) -> Operation:
-    """Create an operation, with its line in the audit. One without a rate is worked off at once, as far as a step
-    goes; the clock does the rest. Raises NotAsExpected."""
+def begin(connection: Connection, actor: Actor, action: Action, expect: int | None = None, name: str = "") -> Operation:
+    """Begin an action, with its line in the audit. One without a rate is worked off at once, as far as a step goes; the
+    clock does the rest. Raises NotAsExpected."""
     now = database_now(connection)
     try:
-        operation = replays.create(
-            connection,
-            f"op_{secrets.token_hex(8)}",
-            kind,
-            wanted,
-            now,
-            sink=sink,
-            force=force,
-            rate=rate,
-            expect=expect,
-            actor=actor.name,
-        )
+        made = actions.create(connection, f"op_{secrets.token_hex(8)}", action, now, expect=expect, actor=actor.name)
     except CountChanged as changed:
         raise NotAsExpected(expect or 0, changed.count) from None
-    told = audit_selection(operation.selection) | ({"into": sink} if sink else {}) | ({"force": True} if force else {})
-    audited.note(connection, actor, action or kind, told, operation.total, source=wanted.source, detail=operation.id)
-    return operation if rate else replays.step_once(connection, operation, now)
+    more = ({"into": action.sink} if action.sink else {}) | ({"force": True} if action.force else {})
+    selection = audit_selection(made.selection) | more
+    audited.note(connection, actor, name or action.kind, selection, made.total, source=made.source, detail=made.id)
+    return made if action.rate else actions.step_once(connection, made, now)
 
 
 def audit_selection(wanted: Selection) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from receiver.domain.api_key import OPERATE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid
-from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE
+from receiver.ledger.actions import BACKFILL, CANCEL, REPLAY, RESTORE, Action
 
 if TYPE_CHECKING:
     from handlers.resubmit.sink import ResubmitOptions
@@ -74,7 +74,7 @@ def replay(service: Service, actor: Actor, wanted: ReplayParameters) -> TakenRes
     force = wanted.force or DeliveryState.DELIVERED in wanted.state
     selection = selection_of(wanted, sinks=tuple(service.config.destinations))
     hint = "" if force else _NOT_REPLAYED
-    return take(service, actor, REPLAY, wanted, selection, force=force, rate=wanted.rate, hint=hint)
+    return take(service, actor, wanted, Action(REPLAY, selection, force=force, rate=wanted.rate), hint=hint)
 
 
 def backfill(service: Service, actor: Actor, wanted: BackfillParameters) -> TakenResult:
@@ -82,7 +82,7 @@ def backfill(service: Service, actor: Actor, wanted: BackfillParameters) -> Take
     require_sink(service.config, wanted.into)
     if wanted.into == CALLBACK:
         raise Invalid(f"into: {CALLBACK}: callers' webhooks are made for their own runs, and not afterwards")
-    return take(service, actor, BACKFILL, wanted, selection_of(wanted), sink=wanted.into, rate=wanted.rate)
+    return take(service, actor, wanted, Action(BACKFILL, selection_of(wanted), wanted.into, rate=wanted.rate))
 
 
 def resubmit(service: Service, actor: Actor, wanted: ResubmitParameters) -> TakenResult:
@@ -102,17 +102,20 @@ def resubmit(service: Service, actor: Actor, wanted: ResubmitParameters) -> Take
         f"; only failed runs can, whose result came in the last {options.max_age / 3600:g} h (max_age of {sink}), and "
         f"that {sink} has no delivery of: one that it has is replayed"
     )
-    return take(service, actor, BACKFILL, wanted, selection, action="resubmit", sink=sink, rate=wanted.rate, hint=hint)
+    action = Action(BACKFILL, selection, sink, rate=wanted.rate)
+    return take(service, actor, wanted, action, name="resubmit", hint=hint)
 
 
 def cancel(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenResult:
     """Cancel deliveries that wait: held, queued and waiting ones. What is being sent goes on."""
-    return take(service, actor, CANCEL, wanted, selection_of(wanted), hint="; only what waits can be cancelled")
+    return take(service, actor, wanted, Action(CANCEL, selection_of(wanted)), hint="; only what waits can be cancelled")
 
 
 def restore(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenResult:
     """Bring back cancelled deliveries: due at once, with all of their attempts."""
-    return take(service, actor, RESTORE, wanted, selection_of(wanted), hint="; only what is cancelled comes back")
+    return take(
+        service, actor, wanted, Action(RESTORE, selection_of(wanted)), hint="; only what is cancelled comes back"
+    )
 
 
 def resubmitter(config: Config, name: str) -> tuple[str, ResubmitOptions]:

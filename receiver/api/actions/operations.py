@@ -8,7 +8,7 @@ from receiver.api.operations import OperationParameters, OperationRow, find_oper
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import OPERATE
 from receiver.errors import Conflict
-from receiver.ledger import Connection, replays
+from receiver.ledger import Connection, actions
 from receiver.ledger.database_clock import database_now
 
 
@@ -17,7 +17,7 @@ def cancel_operation(service: Service, actor: Actor, wanted: OperationParameters
     found = find_operation(service, wanted)
 
     def stop(connection: Connection) -> bool:
-        stopped = replays.cancel(connection, wanted.id, database_now(connection))
+        stopped = actions.cancel(connection, wanted.id, database_now(connection))
         if stopped:
             told = {"operation": wanted.id}
             audited.note(connection, actor, "operation.cancel", told, 1, source=found.source)

@@ -14,7 +14,7 @@ from receiver.domain.api_key import VIEW
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import short_id
 from receiver.errors import Conflict, Forbidden, Invalid, NotAsExpected, NotFound, RequestError
-from receiver.ledger import Ledger, replays
+from receiver.ledger import Ledger, actions
 from receiver.ledger.events import NewEvent
 from tests.support import api
 from tests.support.api import actor, call, done
@@ -37,8 +37,8 @@ def service(ledger: Ledger, tmp_path: Path) -> Service:
 
 def work_off(it: Service) -> None:
     """What the clock does."""
-    while it.ledger.read(replays.count_running):
-        it.ledger.write(lambda connection: replays.step(connection, time.time()))
+    while it.ledger.read(actions.count_running):
+        it.ledger.write(lambda connection: actions.step(connection, time.time()))
 
 
 def in_state(it: Service, *wanted: str) -> set[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from receiver.ledger import replays
-from receiver.ledger.selection import REPLAY, Selection
+from receiver.ledger import actions
+from receiver.ledger.actions import REPLAY, Action, Selection
 from tests.servers.submitting import Submitting
 from tests.support.api import done
 from tests.support.console import Browser, forms
@@ -20,7 +20,7 @@ def begun(server: Submitting, number: int, **selection: object) -> str:
     record(server.ledger, new_event(f"tsk_{number}", "results", source="skyvern"), now=time.time() - 60)
     server.ledger.write(lambda it: it.exec_driver_sql("UPDATE deliveries SET state = 'dead'"))
     name, wanted = f"op_{number:016}", Selection(**selection)  # type: ignore[arg-type]
-    server.ledger.write(lambda it: replays.create(it, name, REPLAY, wanted, time.time(), actor="cron"))
+    server.ledger.write(lambda it: actions.create(it, name, Action(REPLAY, wanted), time.time(), actor="cron"))
     return name
 
 
@@ -68,7 +68,7 @@ def test_operations_are_not_everybodys(operated: Submitting, as_person: AsPerson
     assert name not in bo.get("/operations").text
     assert bo.get(f"/operations/{name}").status_code == 404
     assert bo.act("cancel_operation", id=name, sure="yes").status_code == 404
-    found = operated.ledger.read(lambda it: replays.get(it, name))
+    found = operated.ledger.read(lambda it: actions.get(it, name))
     assert found
     assert found.state == "running"
 

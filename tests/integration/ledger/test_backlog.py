@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import Connection, Ledger, replays, retention, stats
+from receiver.ledger import Connection, Ledger, actions, retention, stats
 from receiver.ledger.deliveries import claims, fair_queue, links
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.schema import deliveries
@@ -23,8 +23,8 @@ SMALL, LARGE = 300, 15_000
 def modest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that few rows reach."""
     monkeypatch.setattr(stats, "COUNT_LIMIT", 200)
-    monkeypatch.setattr(replays, "PAGE", 200)
-    monkeypatch.setattr(replays, "SEARCH", 0)
+    monkeypatch.setattr(actions, "PAGE", 200)
+    monkeypatch.setattr(actions, "SEARCH", 0)
     monkeypatch.setattr(retention, "BATCH", 100)
     monkeypatch.setattr(links, "PAGE", 100)
 

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from receiver.domain.event import short_id
 from receiver.ledger import Connection, Ledger
+from receiver.ledger.actions import REPLAY, Action, Selection
 from receiver.ledger.deliveries_by_event import event_of, of_event, of_events
 from receiver.ledger.schema import deliveries, events
-from receiver.ledger.selection import REPLAY, Selection, count
 from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW
 
@@ -92,7 +92,7 @@ def test_an_operation_on_what_is_named_reads_hardly_more(ledger: Ledger) -> None
             delivery_ids=(f"dlv_{event}",), event_ids=(event,), run_ids=(run,), source="main"
         ),
     }
-    found = {name: ledger.read(lambda it: count(it, REPLAY, each, force=True)) for name, each in cases.items()}  # noqa: B023
+    found = {name: ledger.read(lambda it: Action(REPLAY, each, force=True).count(it)) for name, each in cases.items()}  # noqa: B023
     assert found == {**dict.fromkeys(cases, 1), "of several kinds": 2}
-    read = {name: effort(ledger, lambda it: count(it, REPLAY, each, force=True)) for name, each in cases.items()}  # noqa: B023
+    read = {name: effort(ledger, lambda it: Action(REPLAY, each, force=True).count(it)) for name, each in cases.items()}  # noqa: B023
     assert {name: each for name, each in read.items() if each > 150} == {}

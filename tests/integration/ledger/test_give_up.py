@@ -14,11 +14,11 @@ from receiver.delivery.send_task import SendTask
 from receiver.delivery.settlement import Settlement
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import ENDED, DeliveryState
-from receiver.ledger import Ledger, replays
+from receiver.ledger import Ledger, actions
+from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import attempts
-from receiver.ledger.selection import Selection
 from tests.support import queries
 from tests.support.ledger import NOW, every_lane, new_event, record, states
 
@@ -120,8 +120,8 @@ def test_a_replay_of_what_was_given_up_starts_anew(callbacks: World, ledger: Led
     assert set(states(ledger).values()) == {"dead"}
 
     began = callbacks.now
-    ledger.write(lambda it: replays.create(it, "op_1", "replay", Selection(), began))
-    ledger.write(lambda it: replays.step(it, began))
+    ledger.write(lambda it: actions.create(it, "op_1", Action("replay", Selection()), began))
+    ledger.write(lambda it: actions.step(it, began))
     callbacks.live(began + 4 * HOUR)
     assert states(ledger) == {"tsk_1:callback": "waiting"}
 

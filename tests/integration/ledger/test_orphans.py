@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
-from receiver.ledger import Ledger, replays, stats
+from receiver.ledger import Ledger, actions, stats
+from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import cancellation, lanes, orphans
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.selection import Selection
 from tests.support import queries
 from tests.support.ledger import NOW, claim, new_event, record, settle, states
 
@@ -119,10 +119,10 @@ def test_a_sink_that_has_the_event_already_gets_no_second_delivery_of_it(ledger:
 
 def work_off(ledger: Ledger, kind: str, selection: Selection, now: float = NOW + 60) -> int:
     """Begin an operation, and make the steps of the clock. Returns how many it has moved."""
-    begun = ledger.write(lambda it: replays.create(it, f"op_{secrets.token_hex(4)}", kind, selection, now))
-    while ledger.read(replays.count_running):
-        ledger.write(lambda it: replays.step(it, now + 1))
-    done = ledger.read(lambda it: replays.get(it, begun.id))
+    begun = ledger.write(lambda it: actions.create(it, f"op_{secrets.token_hex(4)}", Action(kind, selection), now))
+    while ledger.read(actions.count_running):
+        ledger.write(lambda it: actions.step(it, now + 1))
+    done = ledger.read(lambda it: actions.get(it, begun.id))
     assert done is not None
     return done.done
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
-from receiver.ledger import Ledger, replays
+from receiver.ledger import Ledger, actions
+from receiver.ledger.actions import Action, Operation, Selection
 from receiver.ledger.deliveries import cancellation, claims
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.replays import Operation
 from receiver.ledger.schema import operations
-from receiver.ledger.selection import Selection, count, examples
 from tests.support import queries
 from tests.support.ledger import NOW, claim, new_event, record, settle, states
 
 TWO = {"tsk_1:ops", "tsk_2:ops"}
 
 
-def create(ledger: Ledger, selection: Selection = Selection(), kind: str = "replay", **options: object) -> Operation:  # noqa: B008
-    return ledger.write(
-        lambda connection: replays.create(connection, "op_1", kind, selection, NOW + 10, **options)  # type: ignore[arg-type]
-    )
+def create(ledger: Ledger, selection: Selection = Selection(), kind: str = "replay", **options: Any) -> Operation:  # noqa: B008
+    expect = options.pop("expect", None)
+    action = Action(kind, selection, **options)
+    return ledger.write(lambda connection: actions.create(connection, "op_1", action, NOW + 10, expect=expect))
 
 
 def finish(ledger: Ledger, now: float = NOW + 11) -> list[str]:
     woken: set[str] = set()
-    while ledger.read(replays.count_running):
-        woken |= set(ledger.write(lambda connection: replays.step(connection, now)).sinks)
+    while ledger.read(actions.count_running):
+        woken |= set(ledger.write(lambda connection: actions.step(connection, now)).sinks)
     return sorted(woken)
 
 
@@ -66,7 +67,7 @@ def test_a_replay_takes_what_was_chosen_and_has_ended(
     mixed: Ledger, selection: Selection, options: dict[str, bool], replayed: set[str]
 ) -> None:
     before = states(mixed)
-    counted = mixed.read(lambda connection: count(connection, "replay", selection, **options))
+    counted = mixed.read(lambda connection: Action("replay", selection, **options).count(connection))
 
     operation = create(mixed, selection, **options)
     woken = finish(mixed)
@@ -87,7 +88,7 @@ def test_a_replay_works_a_second_and_a_third_time_with_the_same_key(ledger: Ledg
 
     for number in (2, 3, 4):
         ledger.write(
-            lambda connection: replays.create(connection, f"op_{number}", "replay", Selection(), NOW + number)  # noqa: B023
+            lambda connection: actions.create(connection, f"op_{number}", Action("replay", Selection()), NOW + number)  # noqa: B023
         )
         finish(ledger)
         (again,) = claim(ledger, "ops", now=NOW + 20)
@@ -96,12 +97,12 @@ def test_a_replay_works_a_second_and_a_third_time_with_the_same_key(ledger: Ledg
 
 
 def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replays, "STEP", 3)
+    monkeypatch.setattr(actions, "STEP", 3)
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     create(ledger)
-    ledger.write(lambda connection: replays.step(connection, NOW + 11))
-    half = ledger.read(lambda connection: replays.get(connection, "op_1"))
+    ledger.write(lambda connection: actions.step(connection, NOW + 11))
+    half = ledger.read(lambda connection: actions.get(connection, "op_1"))
     assert half is not None
     assert (half.state, half.done, half.total) == ("running", 3, 8)
 
@@ -109,7 +110,7 @@ def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger, mon
     finish(again)
     again.close()
 
-    done = ledger.read(lambda connection: replays.get(connection, "op_1"))
+    done = ledger.read(lambda connection: actions.get(connection, "op_1"))
     assert done is not None
     assert (done.state, done.done) == ("done", 8)
     assert set(states(ledger).values()) == {"queued"}
@@ -131,24 +132,24 @@ def test_a_rate_is_kept(ledger: Ledger) -> None:
 
     counts = []
     for now in (NOW + 10, NOW + 10.4, NOW + 11, NOW + 12):
-        ledger.write(lambda connection: replays.step(connection, now))  # noqa: B023
+        ledger.write(lambda connection: actions.step(connection, now))  # noqa: B023
         counts.append(list(states(ledger).values()).count("queued"))
 
     assert counts == [1, 1, 3, 5]
 
 
 def test_a_cancelled_operation_takes_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replays, "STEP", 2)
+    monkeypatch.setattr(actions, "STEP", 2)
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(5)))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     create(ledger)
-    ledger.write(lambda connection: replays.step(connection, NOW + 11))
+    ledger.write(lambda connection: actions.step(connection, NOW + 11))
 
-    assert ledger.write(lambda connection: replays.cancel(connection, "op_1", NOW + 11))
+    assert ledger.write(lambda connection: actions.cancel(connection, "op_1", NOW + 11))
     finish(ledger)
 
     assert sorted(states(ledger).values()) == ["dead"] * 3 + ["queued"] * 2
-    assert not ledger.write(lambda connection: replays.cancel(connection, "op_1", NOW + 12))
+    assert not ledger.write(lambda connection: actions.cancel(connection, "op_1", NOW + 12))
 
 
 def test_a_new_sink_is_filled_with_the_fullest_event_of_a_result_and_not_if_it_has_one_of_them(ledger: Ledger) -> None:
@@ -219,7 +220,7 @@ def test_a_new_sink_is_filled_with_old_events_once(ledger: Ledger) -> None:
 
     operation = create(ledger, Selection(), "backfill", sink="results")
     woken = finish(ledger)
-    again = ledger.read(lambda connection: count(connection, "backfill", Selection(), "results"))
+    again = ledger.read(lambda connection: Action("backfill", Selection(), "results").count(connection))
 
     assert (operation.total, woken, again) == (3, ["results"], 0)
     assert [name for name in sorted(states(ledger)) if name.endswith("results")] == [
@@ -244,10 +245,10 @@ def test_only_what_waits_can_be_cancelled(mixed: Ledger) -> None:
 
 def test_an_operation_that_would_take_others_than_expected_is_not_begun(mixed: Ledger) -> None:
     before = states(mixed)
-    with pytest.raises(replays.CountChanged) as raised:
+    with pytest.raises(actions.CountChanged) as raised:
         create(mixed, Selection(), expect=2)
     assert raised.value.count == 3
-    assert mixed.read(replays.list_operations) == []
+    assert mixed.read(actions.list_operations) == []
     assert states(mixed) == before
 
     assert create(mixed, Selection(), expect=3).total == 3
@@ -257,15 +258,15 @@ def test_operations_that_ended_long_ago_are_removed_a_bounded_number_at_once(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given three that are done, one that ended later, and one that runs, and is old
-    monkeypatch.setattr(replays, "BATCH", 2)
+    monkeypatch.setattr(actions, "BATCH", 2)
     record(ledger, new_event("tsk_1", "ops"))
     for number, when in enumerate((NOW, NOW + 1, NOW + 2, NOW + 50)):
-        ledger.write(lambda it: replays.create(it, f"op_{number}", "replay", Selection(), when))  # noqa: B023
-    ledger.write(lambda it: replays.create(it, "op_runs", "cancel", Selection(), NOW + 5))
+        ledger.write(lambda it: actions.create(it, f"op_{number}", Action("replay", Selection()), when))  # noqa: B023
+    ledger.write(lambda it: actions.create(it, "op_runs", Action("cancel", Selection()), NOW + 5))
 
-    assert [ledger.write(lambda it: replays.remove(it, NOW + 10)) for _ in range(3)] == [2, 1, 0]
+    assert [ledger.write(lambda it: actions.remove(it, NOW + 10)) for _ in range(3)] == [2, 1, 0]
 
-    assert [each.id for each in ledger.read(replays.list_operations)] == ["op_3", "op_runs"]
+    assert [each.id for each in ledger.read(actions.list_operations)] == ["op_3", "op_runs"]
 
 
 def test_a_replay_takes_none_that_died_after_it_was_begun(mixed: Ledger) -> None:
@@ -278,7 +279,7 @@ def test_a_replay_takes_none_that_died_after_it_was_begun(mixed: Ledger) -> None
 
     # Then only those are sent again that were counted
     assert {name for name, state in states(mixed, sink="ops").items() if state == "queued"} == TWO
-    done = mixed.read(lambda connection: replays.get(connection, "op_1"))
+    done = mixed.read(lambda connection: actions.get(connection, "op_1"))
     assert done is not None
     assert (done.state, done.done, done.total) == ("done", 2, 2)
 
@@ -309,7 +310,7 @@ def test_a_cancel_takes_none_that_was_made_after_it_was_begun(ledger: Ledger) ->
 
     # Then only those are cancelled that were counted
     assert {name for name, state in states(ledger).items() if state == "cancelled"} == TWO
-    done = ledger.read(lambda connection: replays.get(connection, "op_1"))
+    done = ledger.read(lambda connection: actions.get(connection, "op_1"))
     assert done is not None
     assert (done.state, done.done, done.total) == ("done", 2, 2)
 
@@ -318,7 +319,7 @@ def test_all_that_match_are_cancelled_and_brought_back_step_by_step(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given some that wait for two sinks, one that has ended, and one that waits for the end of another
-    monkeypatch.setattr(replays, "STEP", 2)
+    monkeypatch.setattr(actions, "STEP", 2)
     after = new_event("tsk_9", "ops", NewDelivery("chat", "everything", after=["ops"]))
     record(ledger, after, *(new_event(f"tsk_{n}", "ops", "results") for n in range(5)))
     settle(ledger, claim(ledger, "ops", limit=1), DeliveryMove.ACCEPT, receipt={"id": "r"})
@@ -333,12 +334,12 @@ def test_all_that_match_are_cancelled_and_brought_back_step_by_step(
     cancelled = {name for name, state in states(ledger).items() if state == "cancelled"}
     assert cancelled == {name for name in before if name.endswith(":ops")} - {ended}
     assert states(ledger)["tsk_9:chat"] == "queued"
-    reasons = ledger.read(lambda it: examples(it, "restore", Selection(), 9))
+    reasons = ledger.read(lambda it: Action("restore", Selection()).examples(it, 9))
     assert {row["reason"] for row in reasons} == {"cancelled by an operator, with op_1"}
     assert operation.total == 5
 
     # And all of them can be brought back, with what waits for nothing as it was
-    ledger.write(lambda it: replays.create(it, "op_2", "restore", Selection(), NOW + 20, expect=5))
+    ledger.write(lambda it: actions.create(it, "op_2", Action("restore", Selection()), NOW + 20, expect=5))
     finish(ledger, NOW + 21)
     assert states(ledger) == {**before, "tsk_9:chat": "queued"}
 
@@ -347,21 +348,21 @@ def test_a_kind_of_a_later_release_is_left_to_it(mixed: Ledger) -> None:
     before = states(mixed)
     create(mixed, Selection(sink="ops"))
     mixed.write(lambda it: it.execute(sa.update(operations).values(kind="forget", selection='{"unheard": "of"}')))
-    made = mixed.write(lambda it: replays.step(it, NOW + 11))
+    made = mixed.write(lambda it: actions.step(it, NOW + 11))
     assert (made.sinks, made.more, states(mixed)) == ([], False, before)
 
 
 def test_operations_are_listed_page_by_page_and_by_source(ledger: Ledger) -> None:
     for number, source in enumerate(["", "a", "a", "b"]):
         wanted, at = Selection(source=source), NOW + number // 2
-        ledger.write(lambda it: replays.create(it, f"op_{number}", "replay", wanted, at, actor="me"))  # noqa: B023
+        ledger.write(lambda it: actions.create(it, f"op_{number}", Action("replay", wanted), at, actor="me"))  # noqa: B023
     ids = []
     before = None
-    while page := ledger.read(lambda it: replays.list_operations(it, 1, before=before)):  # noqa: B023
+    while page := ledger.read(lambda it: actions.list_operations(it, 1, before=before)):  # noqa: B023
         ids.append(page[0].id)
         before = (page[0].created_at, page[0].id)
     assert ids == ["op_3", "op_2", "op_1", "op_0"]
-    of_a = ledger.read(lambda it: replays.list_operations(it, source="a"))
+    of_a = ledger.read(lambda it: actions.list_operations(it, source="a"))
     assert [(each.id, each.source, each.actor) for each in of_a] == [("op_2", "a", "me"), ("op_1", "a", "me")]
 
 
@@ -369,5 +370,5 @@ def test_operation_takes_runs_named_in_both_ways(mixed: Ledger) -> None:
     # Given runs that are named, and one of them besides
     wanted = Selection(run_ids=("tsk_1", "tsk_2"), run_id="tsk_2")
     # When they are selected, then both conditions hold
-    found = mixed.read(lambda connection: examples(connection, "replay", wanted, 10))
+    found = mixed.read(lambda connection: Action("replay", wanted).examples(connection, 10))
     assert {row["run_id"] for row in found} == {"tsk_2"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Connection, Ledger, replays, retention
+from receiver.ledger import Connection, Ledger, actions, retention
+from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import creation
-from receiver.ledger.selection import Selection
 from tests.support.ledger import NOW, beside, claim, event_body, new_event, record, settle, states
 
 LATER = NOW + 1000
@@ -27,8 +27,8 @@ def remove(connection: Connection) -> int:
 
 
 def replay(connection: Connection) -> None:
-    replays.create(connection, "op_1", "replay", Selection(), LATER)
-    assert replays.step(connection, LATER).sinks == ["ops"]
+    actions.create(connection, "op_1", Action("replay", Selection()), LATER)
+    assert actions.step(connection, LATER).sinks == ["ops"]
 
 
 def backfill(connection: Connection) -> list[str]:

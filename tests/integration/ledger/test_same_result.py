@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Connection, Ledger, replays, reroutes
+from receiver.ledger import Connection, Ledger, actions, reroutes
+from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import orphans
-from receiver.ledger.selection import Selection
 from tests.support.ledger import NOW, beside, claim, new_event, record, settle, states
 
 LATER = NOW + 60
@@ -32,8 +32,8 @@ def reroute(connection: Connection) -> int:
 
 
 def backfill(connection: Connection) -> int:
-    replays.create(connection, "op_1", "backfill", Selection(), LATER, sink="new")
-    return len(replays.step(connection, LATER).sinks)
+    actions.create(connection, "op_1", Action("backfill", Selection(), sink="new"), LATER)
+    return len(actions.step(connection, LATER).sinks)
 
 
 @pytest.fixture

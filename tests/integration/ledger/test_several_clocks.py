@@ -13,11 +13,11 @@ import redis
 from receiver.clock import Clock
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, replays
+from receiver.ledger import Ledger, actions
+from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import PROBE_LEASE
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.selection import Selection
 from tests.support import queries
 from tests.support.ledger import claim, new_event, record, settle, states
 
@@ -26,7 +26,7 @@ def test_three_clocks_on_the_same_work_neither_double_nor_deadlock(
     ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given lapsed claims, waits that are over, held ones whose sinks have ended, and a replay in small steps
-    monkeypatch.setattr(replays, "STEP", 7)
+    monkeypatch.setattr(actions, "STEP", 7)
     now = time.time()
     long_ago = now - 100
     record(ledger, *(new_event(f"lapsed_{n}", "ops") for n in range(100)), now=long_ago)
@@ -40,14 +40,14 @@ def test_three_clocks_on_the_same_work_neither_double_nor_deadlock(
     held = [new_event(f"held_{n}", NewDelivery("late", "r", after=("results",))) for n in range(100)]
     record(ledger, *held, now=long_ago)
     chosen = Selection(state=("dead",))
-    ledger.write(lambda connection: replays.create(connection, "op_1", "replay", chosen, now))
+    ledger.write(lambda connection: actions.create(connection, "op_1", Action("replay", chosen), now))
 
     # When three clocks look at it at the same time, again and again
     def run() -> None:
         url = ledger.url.render_as_string(hide_password=False)
         clock = Clock(Ledger(url), ["ops", "mail", "results", "late"], redis.Redis.from_url(redis_url), retain=None)
         try:
-            while ledger.read(replays.count_running):
+            while ledger.read(actions.count_running):
                 clock.tick()
                 assert time.time() < now + 30
         finally:
@@ -72,7 +72,7 @@ def test_three_clocks_on_the_same_work_neither_double_nor_deadlock(
     }
     lapsed = claim(ledger, "ops", limit=100, now=now + 1000)
     assert {each.spent for each in lapsed} == {1}
-    operation = ledger.read(lambda connection: replays.get(connection, "op_1"))
+    operation = ledger.read(lambda connection: actions.get(connection, "op_1"))
     assert operation is not None
     assert (operation.state, operation.done, operation.total) == ("done", 100, 100)
 

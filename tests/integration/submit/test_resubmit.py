@@ -17,8 +17,8 @@ from handlers.resubmit import ResubmitOptions, ResubmitSink
 from handlers.testing.conformance import NoServices
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.deliverer import Deliverer
-from receiver.ledger import Ledger, replays
-from receiver.ledger.selection import Selection
+from receiver.ledger import Ledger, actions
+from receiver.ledger.actions import Action, Selection
 from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
@@ -61,8 +61,8 @@ def deliveries(rig: Submitting, state: str = "delivered") -> list[dict[str, Any]
 
 def replay(rig: Submitting) -> None:
     now = time.time()
-    rig.ledger.write(lambda c: replays.create(c, "op_1", "replay", Selection(sink="again"), now, force=True))
-    rig.ledger.write(lambda c: replays.step(c, now))
+    rig.ledger.write(lambda c: actions.create(c, "op_1", Action("replay", Selection(sink="again"), force=True), now))
+    rig.ledger.write(lambda c: actions.step(c, now))
 
 
 @pytest.mark.parametrize(("public", "budget"), [(True, 2), (False, 1)], ids=["by webhook", "by polling"])

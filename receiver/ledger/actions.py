@@ -1,22 +1,25 @@
-"""Replays, backfills and cancels of many as durable operations, which restarts do not stop.
+"""Actions on many deliveries: what one takes, and how it is worked off as an operation that restarts do not stop.
 
-A step moves a bounded number of deliveries and the cursor in one transaction. The clock makes the steps. What an
-operation takes is what matched when it was begun: it takes nothing that was made later, a replay nothing that ended
-later, and a restore nothing that was cancelled later.
+An operation takes what matched when it was begun: nothing that was made later, a replay nothing that ended later, and a
+restore nothing that was cancelled later. A step moves a bounded number of deliveries and the cursor in one transaction.
+The clock makes the steps.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger.deliveries import cancellation, creation, lanes, resend, same_result
+from receiver.ledger.deliveries_by_event import of_event
+from receiver.ledger.filters import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.schema import deliveries, events, operations
-from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE, Selection, count, missing_events, taken_ids
 
 # Deliveries that one step moves at the most.
 STEP = 500
@@ -30,6 +33,11 @@ SEARCH: Final = 0.1
 _SKEW: Final = 1.0
 # The look for one that is running, so that a step is to be made.
 ONE_RUNNING: Final = sa.select(sa.literal_column("1", sa.Integer())).where(operations.c.state == "running").limit(1)
+# The kinds of operations. A backfill gives a sink old events; the others move deliveries that there are.
+REPLAY: Final = "replay"
+BACKFILL: Final = "backfill"
+CANCEL: Final = "cancel"
+RESTORE: Final = "restore"
 
 
 class CountChanged(Exception):
@@ -41,65 +49,208 @@ class CountChanged(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
-    """A replay of deliveries, a backfill of `sink` with old events, or a cancel or restore of deliveries.
+class Selection(Filter):
+    """What an operation takes: deliveries by id, or all that the filter finds. Its limit does not count.
 
-    `source`: whose things it takes, "" for all; `actor`: who began it, or "".
+    `delivery_ids`, `event_ids`, `run_ids`: only these, and those of these; of the first two a beginning will do.
+    `sinks`: those that exist; deliveries of others are orphaned, and nobody would send them. Empty: not known.
     """
 
-    id: str
+    delivery_ids: tuple[str, ...] = ()
+    event_ids: tuple[str, ...] = ()
+    run_ids: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Return its JSON, as the ledger keeps it."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value and name != "limit"})
+
+    @classmethod
+    def from_json(cls, text: str) -> Selection:
+        """Return the selection that `to_json` wrote."""
+        kept: dict[str, Any] = json.loads(text)
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+        return cls(**fields)
+
+    @property
+    def named(self) -> bool:
+        """Whether what it takes is named by ids, so that it is little."""
+        return bool(self.delivery_ids or self.event_ids or self.run_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What is done with what a selection finds. `sink`: that a backfill gives old events; `force`: a replay of what was
+    delivered, too; `rate`: deliveries a second, 0 for no limit."""
+
     kind: str
     selection: Selection
-    sink: str
-    force: bool
-    rate: float
+    sink: str = ""
+    force: bool = False
+    rate: float = 0.0
+
+    @property
+    def states(self) -> list[DeliveryState]:
+        """The states of the deliveries that it takes. A replay: never one that is queued or being sent, a delivered one
+        only by force, and one that waits for its next attempt only when that state was asked for."""
+        if self.kind != REPLAY:
+            return states_before(DeliveryMove.CANCEL if self.kind == CANCEL else DeliveryMove.RESTORE)
+        taken = [DeliveryState.DEAD, DeliveryState.DELIVERED] if self.force else [DeliveryState.DEAD]
+        assert set(taken) <= set(states_before(DeliveryMove.REPLAY))
+        return [*taken, DeliveryState.WAITING] if DeliveryState.WAITING in self.selection.state else taken
+
+    def taken(self, begun: float | None = None) -> sa.Select[Any]:
+        """Select what it takes: deliveries, or for a backfill events. `begun`: when it was begun, for a backfill."""
+        if self.kind == BACKFILL:
+            return _missing_events(self.selection, self.sink, begun)
+        return _selected(self.selection).where(deliveries.c.state.in_([state.value for state in self.states]))
+
+    def count(self, connection: sa.Connection) -> int:
+        """Count what it would take now."""
+        return connection.execute(sa.select(sa.func.count()).select_from(self.taken().subquery())).scalar_one()
+
+    def examples(self, connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
+        """Return the first few of what it would take now, by id: deliveries, or for a backfill events."""
+        it, event = deliveries.c, events.c
+        if self.kind == BACKFILL:
+            names = (event.id, event.source, event.run_id, event.outcome.label("status"))
+            query = self.taken().with_only_columns(*names).order_by(event.seq)
+        else:
+            names = (it.id, it.source, it.run_id, it.sink, it.state, it.reason)  # type: ignore[assignment]
+            query = self.taken().with_only_columns(*names).order_by(it.id)
+        return [dict(row._mapping) for row in connection.execute(query.limit(limit))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation(Action):
+    """An action that was begun. `source`: whose things it takes, "" for all; `actor`: who began it, or ""."""
+
+    id: str
     state: str
     total: int
-    done: int
-    cursor: str
+    done: int = 0
+    cursor: str = ""
     created_at: float
     updated_at: float
     source: str = ""
     actor: str = ""
 
 
+def count_states(connection: sa.Connection, selection: Selection) -> dict[str, int]:
+    """Count the deliveries that a selection would have in each state, if it asked for none."""
+    it = _selected(replace(selection, state=())).add_columns(deliveries.c.state).subquery()
+    return {row[0]: row[1] for row in connection.execute(sa.select(it.c.state, sa.func.count()).group_by(it.c.state))}
+
+
+def _named_ids(selection: Selection) -> sa.CompoundSelect[Any]:
+    """Select the ids of the deliveries that are named, or are of one of those: by an index for each kind."""
+    it = deliveries.alias("named")
+    found = []
+    if selection.delivery_ids:
+        found.append(sa.select(it.c.id).where(sa.or_(*(begins(it.c.id, each) for each in selection.delivery_ids))))
+    if selection.run_ids:
+        found.append(sa.select(it.c.id).where(it.c.run_id.in_(selection.run_ids)))
+    if selection.event_ids:
+        found.append(_ids_of_events(selection.event_ids))
+    return sa.union_all(*found)
+
+
+def _ids_of_events(beginnings: Iterable[str]) -> sa.Select[Any]:
+    """Select the ids of the deliveries of events whose ids begin so."""
+    it, event = deliveries.alias("of_named"), events.alias("named_event")
+    named = sa.or_(*(begins(event.c.id, each) for each in beginnings))
+    return sa.select(it.c.id).select_from(event.join(it, of_event(event, it))).where(named)
+
+
+def _selected(selection: Selection) -> sa.Select[Any]:
+    """Select the ids of the deliveries of a selection, whether or not an operation takes them."""
+    it = deliveries.c
+    found = matching_deliveries(selection)
+    if selection.named:
+        found = found.where(it.id.in_(_named_ids(selection)))
+    if selection.event_id:
+        found = found.where(it.id.in_(_ids_of_events([selection.event_id])))
+    if selection.sinks:
+        found = found.where(it.sink.in_(selection.sinks))
+    return found.with_only_columns(it.id)
+
+
+def _missing_events(selection: Selection, sink: str, begun: float | None = None) -> sa.Select[Any]:
+    """The events that a backfill takes: of each new result that `sink` has no delivery of, the last that adds to it,
+    whichever of its events is named.
+
+    `begun`: when it was begun. What has been added since takes no result out of it.
+    """
+    other, later = events.alias("other"), events.alias("later")
+    result = sa.func.coalesce(events.c.repeat_of, events.c.id)
+
+    def of_result(event: sa.FromClause) -> sa.ColumnElement[bool]:
+        return sa.and_(
+            event.c.source == events.c.source,
+            event.c.run_id == events.c.run_id,
+            sa.func.coalesce(event.c.repeat_of, event.c.id) == result,
+        )
+
+    has_one = (
+        sa.select(sa.literal(1))
+        .select_from(other.join(deliveries, of_event(other)))
+        .where(of_result(other), deliveries.c.sink == sink)
+        .exists()
+    )
+    adds = [of_result(later), later.c.disposition == "update", later.c.seq > events.c.seq]
+    adds += [] if begun is None else [later.c.recorded_at < begun]
+    has_later = sa.select(sa.literal(1)).where(*adds).exists()
+    found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
+        events.c.disposition.in_(("new", "update")), ~has_one, ~has_later
+    )
+    if selection.named:
+        named = [events.c.id.in_(_ids_of_results(selection.event_ids))] if selection.event_ids else []
+        found = found.where(sa.or_(sa.false(), *named, events.c.run_id.in_(selection.run_ids)))
+    return matching_events(found, selection)
+
+
+def _ids_of_results(beginnings: Iterable[str]) -> sa.Select[Any]:
+    """Select the ids of all events that tell a result of which an event's id begins so."""
+    named, it = events.alias("named_event"), events.alias("of_its_result")
+    of_run = sa.and_(it.c.source == named.c.source, it.c.run_id == named.c.run_id)
+    alike = sa.func.coalesce(it.c.repeat_of, it.c.id) == sa.func.coalesce(named.c.repeat_of, named.c.id)
+    chosen = sa.or_(*(begins(named.c.id, each) for each in beginnings))
+    return sa.select(it.c.id).select_from(named.join(it, sa.and_(of_run, alike))).where(chosen)
+
+
 def create(
     connection: sa.Connection,
     operation_id: str,
-    kind: str,
-    selection: Selection,
+    action: Action,
     now: float,
     *,
-    sink: str = "",
-    force: bool = False,
-    rate: float = 0.0,
     expect: int | None = None,
     actor: str = "",
 ) -> Operation:
-    """Create the operation. It takes only what exists before `now`, so that it ends.
+    """Begin an action. It takes only what exists before `now`, so that it ends.
 
     `expect`: how many it must be; raises CountChanged when it would be others. `actor`: who begins it.
     """
+    selection = action.selection
     if not selection.named:
-        selection = replace(selection, until=now if selection.until is None else min(selection.until, now))
-    total = count(connection, kind, selection, sink, force=force)
+        until = now if selection.until is None else min(selection.until, now)
+        action = replace(action, selection=replace(selection, until=until))
+    total = action.count(connection)
     if expect not in (None, total):
         raise CountChanged(total)
-    values = {
-        "id": operation_id,
-        "kind": kind,
-        "sink": sink,
-        "force": force,
-        "rate": rate,
-        "state": "running" if total else "done",
-        "total": total,
-        "created_at": now,
-        "updated_at": now,
-        "source": selection.source,
-        "actor": actor,
-    }
-    connection.execute(sa.insert(operations).values(selection=selection.to_json(), **values))
-    return Operation(selection=selection, done=0, cursor="", **values)  # type: ignore[arg-type]
+    made = Operation(
+        *(getattr(action, each.name) for each in fields(Action)),
+        id=operation_id,
+        state="running" if total else "done",
+        total=total,
+        created_at=now,
+        updated_at=now,
+        source=selection.source,
+        actor=actor,
+    )
+    row = {each.name: getattr(made, each.name) for each in fields(Operation)}
+    connection.execute(sa.insert(operations).values({**row, "selection": made.selection.to_json()}))
+    return made
 
 
 def _from(row: Mapping[str, Any]) -> Operation:
@@ -214,7 +365,7 @@ def _step(connection: sa.Connection, operation: Operation, limit: int, now: floa
 def _move(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
     """Move up to `limit` deliveries. Returns how many, the new cursor ("" at the end), and sinks that got work."""
     selection, kind = operation.selection, operation.kind
-    query = taken_ids(kind, selection, force=operation.force).order_by(deliveries.c.id).limit(limit)
+    query = operation.taken().order_by(deliveries.c.id).limit(limit)
     if kind in (REPLAY, RESTORE) and not selection.named:
         # One that has ended since, or was cancelled, is none of those that were counted.
         query = query.where(deliveries.c.updated_at <= operation.created_at + _SKEW)
@@ -246,9 +397,7 @@ def _cancelled_by(operation: Operation) -> str:
 
 
 def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    query = (
-        missing_events(operation.selection, operation.sink, operation.created_at).order_by(events.c.seq).limit(limit)
-    )
+    query = operation.taken(operation.created_at).order_by(events.c.seq).limit(limit)
     cursor, rows = operation.cursor, list[Any]()
     for page in _pages(connection, events.c.seq, int(cursor or 0)):
         within = events.c.seq > int(cursor or 0)
