@@ -16,7 +16,8 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import short_id
 from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger, actions, audit
+from receiver.ledger import Ledger, audit
+from receiver.ledger import actions as ledger_actions
 from tests.support import queries
 from tests.support.command import Runhook, Said, run_command
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
@@ -142,7 +143,7 @@ def test_a_replay_leaves_what_nobody_would_send_and_says_so(runhook: Runhook, bo
 
     assert "skipped: 1 delivery of removed sinks" in said
     assert "1 delivery to replay" in said
-    book.write(lambda it: actions.step(it, time.time()))
+    book.write(lambda it: ledger_actions.step(it, time.time()))
     assert (states(book)["tsk_1:old"], states(book)["tsk_3:new"]) == ("dead", "queued")
     gone = (
         r"old: it is not in the config any more, so nobody would send to it; `runhook sink move old NAME` .*--sink old`"
@@ -173,9 +174,9 @@ def test_a_replay_of_nothing_makes_no_operation_and_says_why(runhook: Runhook, b
     assert runhook("replay", "--sink", "new", "--dry-run").startswith(
         "0 deliveries to replay\nnothing to replay: 1 delivered: "
     )
-    assert book.read(actions.list_operations) == []
+    assert book.read(ledger_actions.list_operations) == []
     runhook("replay", "--sink", "new", "--force")
-    assert [each.total for each in book.read(actions.list_operations)] == [1]
+    assert [each.total for each in book.read(ledger_actions.list_operations)] == [1]
 
 
 def test_what_waits_is_tried_now(runhook: Runhook, book: Ledger) -> None:
@@ -186,7 +187,7 @@ def test_what_waits_is_tried_now(runhook: Runhook, book: Ledger) -> None:
 
     runhook("replay", delivery["id"], "--state", "waiting")
 
-    book.write(lambda it: actions.step(it, time.time()))
+    book.write(lambda it: ledger_actions.step(it, time.time()))
     assert states(book)["tsk_3:new"] == "queued"
 
 
@@ -283,7 +284,11 @@ def test_who_waits_for_an_operation_that_no_clock_works_off_is_told_once(
     def sleep(_: float) -> None:
         looks.append(1)
         if len(looks) == 4:
-            book.write(lambda it: [actions.cancel(it, each.id, time.time()) for each in actions.list_operations(it)])
+            book.write(
+                lambda it: [
+                    ledger_actions.cancel(it, each.id, time.time()) for each in ledger_actions.list_operations(it)
+                ]
+            )
 
     monkeypatch.setattr(actions.time, "sleep", sleep)
     monkeypatch.setattr(actions, "PATIENCE", 0.0)
