@@ -15,9 +15,8 @@ from receiver.api.models import Filtered, Moment, Result
 from receiver.api.service import Actor, Service
 from receiver.api.totals import bucketed_span
 from receiver.domain.api_key import VIEW
-from receiver.ledger import incidents
-from receiver.ledger.incidents import FailedRun
-from receiver.ledger.totals import Span
+from receiver.ledger import totals
+from receiver.ledger.totals import FailedRun, Span
 
 # Stretches of the trend: so many of the time before, then so many of the time that is wanted.
 TREND: Final = 24
@@ -66,7 +65,7 @@ def list_incidents(service: Service, _actor: Actor, wanted: IncidentParameters) 
     """Group runs that failed by workflow and reason, and compare with the time before."""
     span = bucketed_span(service, wanted, None)
     whole = Span(2 * span.since - span.until, span.until)
-    found, edge = service.ledger.read(lambda it: incidents.failed_runs(it, wanted.filter(), whole))
+    found, edge = service.ledger.read(lambda it: totals.failed_runs(it, wanted.filter(), whole))
     rows = grouped(found, span)
     return Incidents(
         since=span.since,

@@ -12,7 +12,7 @@ from receiver.api.models import Moment, MomentParameter, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.config.destinations import RouteConfig
 from receiver.domain.api_key import VIEW
-from receiver.ledger import route_counts
+from receiver.ledger import stats
 
 # Seconds that are counted if nothing else is said: a day.
 USUAL: Final = 86_400.0
@@ -56,7 +56,7 @@ class RoutesParameters(Scoped):
 def list_routes(service: Service, _actor: Actor, wanted: RoutesParameters) -> RoutesResult:
     """List the routes in their order, with the deliveries that each has made lately, by state."""
     since = time.time() - USUAL if wanted.since is None else wanted.since
-    counted = service.ledger.read(lambda it: route_counts.count(it, since, wanted.source))
+    counted = service.ledger.read(lambda it: stats.count_routes(it, since, wanted.source))
     rows = [_row(route, counted.by_route.get(route.name, {})) for route in service.config.routes]
     known = {route.name for route in service.config.routes}
     rows += [

@@ -13,8 +13,8 @@ from handlers.support.url import hide_password
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.errors import with_remedy
 from receiver.ledger.migrate import ensure_schema, is_missing, require_durability, schema_trouble, unusable
-from receiver.ledger.remedies import with_remedy
 
 if TYPE_CHECKING:
     from receiver.api.actions.audited import ActionOutcome

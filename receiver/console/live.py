@@ -23,7 +23,7 @@ from receiver.api.service import Actor
 from receiver.console.page import ConsolePage, Query
 from receiver.console.sign_in import SignedIn
 from receiver.errors import RequestError
-from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, change_mark, console_sessions
+from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, console_sessions, stats
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.runtime.background import Background
 from receiver.submit.streams import Streams
@@ -111,7 +111,7 @@ class LiveParts:
         self._streams = Streams(background, "console.look", self._look)
         self._checked = _NEVER
         self._happened = _NEVER
-        self._mark: change_mark.Mark | None = None
+        self._mark: stats.Mark | None = None
         self._due = asyncio.Event()
 
     def open(self, shown: Shown, signed_in: SignedIn) -> Response:
@@ -205,6 +205,6 @@ class LiveParts:
             view.tell()
 
 
-def _looking(sessions: AbstractSet[str], now: float) -> Callable[[Connection], tuple[change_mark.Mark, frozenset[str]]]:
+def _looking(sessions: AbstractSet[str], now: float) -> Callable[[Connection], tuple[stats.Mark, frozenset[str]]]:
     """Return the work of one look: what is new, and which of the sessions go on."""
-    return lambda connection: (change_mark.mark(connection), console_sessions.alive(connection, sessions, now))
+    return lambda connection: (stats.mark(connection), console_sessions.alive(connection, sessions, now))

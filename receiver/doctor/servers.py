@@ -14,8 +14,8 @@ from receiver.doctor.finding import Finding
 from receiver.doctor.permissions import of_redis_user
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, words
 from receiver.ledger.database_clock import database_now
+from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import HEAD, schema_trouble
-from receiver.ledger.remedies import remedy_for
 from receiver.runtime.redis_client import OLDEST_REDIS, connect
 from receiver.status.part_problems import SKEW
 from receiver.status.problem import size

@@ -18,8 +18,7 @@ from receiver.domain.trouble import Trouble
 from receiver.errors import NotStarted
 from receiver.ledger import dialect
 from receiver.ledger.engine import Ledger
-from receiver.ledger.errors import LedgerUnavailable
-from receiver.ledger.remedies import remedy_for, with_remedy
+from receiver.ledger.errors import LedgerUnavailable, remedy_for, with_remedy
 
 # The newest revision in migrations/versions; a test holds the two together.
 HEAD = "v1"

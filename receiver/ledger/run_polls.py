@@ -203,17 +203,6 @@ def _hasten_submission(connection: sa.Connection, polled: Any, due_at: float, no
         )
 
 
-def statuses(connection: sa.Connection, keys: Sequence[RunKey]) -> dict[RunKey, str]:
-    """Return the status of those runs of which an event is known, as the newest says."""
-    found: dict[RunKey, str] = {}
-    for source, run_ids in dialect.by_source(keys):
-        query = sa.select(runs.c.run_id, runs.c.status).where(
-            dialect.of_runs(runs, source, run_ids), runs.c.event_id != ""
-        )
-        found |= {(source, row.run_id): row.status for row in connection.execute(query)}
-    return found
-
-
 def durations(connection: sa.Connection, source: str, workflow_id: str, limit: int = 50) -> list[float]:
     """Return the seconds that the latest ended runs of an agent took, by Skyvern's own clock."""
     latest = connection.execute(

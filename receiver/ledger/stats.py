@@ -1,4 +1,5 @@
-"""The ledger's state as numbers, for /metrics: by sink, never by anything that a stranger can mint.
+"""The ledger's state as numbers, for /metrics: by sink, never by anything that a stranger can mint. And whether it has
+changed, and what routes have made.
 
 Read every few seconds, so nothing here reads more of a long backlog than of a short one.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -16,9 +17,10 @@ from receiver.ledger import account, timeouts, watches
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
+from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.dialect import each_value
 from receiver.ledger.filters import in_states
-from receiver.ledger.schema import deliveries, events
+from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
 from receiver.ledger.words import Coverage, coverage
@@ -27,6 +29,13 @@ from receiver.ledger.words import Coverage, coverage
 COUNTED = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.WAITING, DeliveryState.DEAD)
 # Up to how many deliveries of a sink in one state are counted; of more it is known that there are as many.
 COUNT_LIMIT: Final = 10_000
+
+
+# Events of which the deliveries are counted by route, the newest.
+NEWEST: Final = 10_000
+
+# Differs once something has changed that lists and counts show.
+Mark = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +138,49 @@ def _of_each(connection: sa.Connection, pairs: list[tuple[str, DeliveryState]], 
     columns = [value(sink, state).label(f"value_{number}") for number, (sink, state) in enumerate(pairs)]
     row = connection.execute(sa.select(*columns)).one()
     return {(sink, str(state)): found for (sink, state), found in zip(pairs, row, strict=True) if found is not None}
+
+
+def mark(connection: sa.Connection) -> Mark:
+    """Return what is another once an event was recorded, or a run or a delivery has changed.
+
+    Each value is the last one of an index. Of two changes in one transaction, or at the very same time, one may show
+    with the next change only.
+    """
+    newest = [
+        sa.select(sa.func.max(events.c.seq)),
+        sa.select(sa.func.max(runs.c.updated_at)),
+        sa.select(sa.func.max(deliveries.c.updated_at)),
+    ]
+    return tuple(connection.execute(sa.select(*(each.scalar_subquery() for each in newest))).one())
+
+
+class RouteCounts(NamedTuple):
+    """`by_route`: by route, deliveries by state. `since`: recorded since then, seconds since the epoch: later than was
+    asked for where there are more events than are counted. `unrouted`: events that no route has matched."""
+
+    by_route: dict[str, dict[str, int]]
+    since: float
+    unrouted: int
+
+
+def count_routes(connection: sa.Connection, since: float, source: str = "") -> RouteCounts:
+    """Count the deliveries of the newest events, NEWEST at the most, that were recorded since then."""
+    recorded: sa.Select[Any] = sa.select(
+        events.c.id, events.c.source, events.c.run_id, events.c.recorded_at, events.c.unrouted
+    )
+    recorded = recorded.where(events.c.recorded_at >= since).order_by(events.c.recorded_at.desc()).limit(NEWEST)
+    newest = recorded.cte("newest")
+    oldest, number = connection.execute(sa.select(sa.func.min(newest.c.recorded_at), sa.func.count())).one()
+    of_source = deliveries.c.source == source if source else sa.true()
+    rows = connection.execute(
+        sa.select(deliveries.c.route, deliveries.c.state, sa.func.count())
+        .select_from(newest.join(deliveries, of_event(newest)))
+        .where(of_source)
+        .group_by(deliveries.c.route, deliveries.c.state)
+    )
+    found: dict[str, dict[str, int]] = {}
+    for route, state, count_of in rows:
+        found.setdefault(route, {})[state] = count_of
+    unrouted = sa.select(sa.func.count()).select_from(newest.join(events, events.c.id == newest.c.id))
+    unrouted = unrouted.where(events.c.unrouted, events.c.source == source if source else sa.true())
+    return RouteCounts(found, oldest if number == NEWEST else since, connection.execute(unrouted).scalar_one())

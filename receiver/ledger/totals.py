@@ -1,4 +1,4 @@
-"""Totals over time: runs and deliveries counted by what they have in common. Changes nothing.
+"""Totals over time: runs and deliveries counted by what they have in common, and runs that failed. Changes nothing.
 
 Rows are counted as they are, with no counters of their own, so a total is as true as its list. A count looks at the
 SCAN rows that changed last, and says so when there are more.
@@ -9,19 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
+from receiver.domain.run import RESTARTABLE
 from receiver.ledger.dialect import bucket_of
-from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries, of_runs
+from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries, of_runs, unsuccessful
 from receiver.ledger.schema import deliveries, events, runs
 
 # Rows that one count looks at.
 SCAN: Final = 200_000
 # Groups that one statement returns, the largest first.
 GROUPS: Final = 5000
+# Failed runs of each status that are looked at, the newest.
+FAILED: Final = 5000
 # Deliveries whose age is looked at.
 AGES: Final = 2000
 # And in each of many stretches of time at the least.
@@ -219,3 +222,44 @@ def _count(
         return Counted(Group((), None, sums[0], sums[1], sum(each.ended for each in groups)), groups, span.since)
     whole = connection.execute(sa.select(*measures).select_from(subject.rows).where(*within)).one()
     return Counted(Group((), None, whole.rows, whole.good, whole.ended), groups, span.since)
+
+
+class FailedRun(NamedTuple):
+    """A run that failed. `at`: when it changed last."""
+
+    source: str
+    run_id: str
+    workflow_id: str | None
+    title: str | None
+    outcome: str
+    reason: str | None
+    at: float
+
+
+def failed_runs(connection: sa.Connection, wanted: Filter, span: Span) -> tuple[Sequence[FailedRun], float]:
+    """Return the runs that failed, were terminated or timed out, the newest first, and from when on all of them are
+    there. Times of `wanted` do not count: `span` does."""
+    it = runs.c
+    rest = of_runs(replace(wanted, since=None, until=None))
+    found: list[FailedRun] = []
+    edge = span.since
+    for outcome in sorted(RESTARTABLE):
+        query = (
+            sa.select(it.source, it.run_id, it.workflow_id, it.title, it.outcome, it.failure_reason, it.updated_at)
+            .where(it.outcome == outcome, *unsuccessful(runs), it.updated_at >= span.since, it.updated_at < span.until)
+            .order_by(it.updated_at.desc())
+            .limit(FAILED)
+        )
+        # The bound is on the rows that are read: a rare filter must not read on and on.
+        newest = query.subquery()
+        same = [newest.c.source == it.source, newest.c.run_id == it.run_id]
+        rows = connection.execute(
+            sa.select(newest).select_from(newest.join(runs, sa.and_(*same))).where(*rest) if rest else query
+        ).all()
+        found += [FailedRun(*row) for row in rows]
+        last = connection.execute(
+            sa.select(sa.func.min(newest.c.updated_at)).select_from(newest).having(sa.func.count() == FAILED)
+        ).scalar()
+        edge = max(edge, edge if last is None else float(last))
+    kept = [each for each in found if each.at >= edge]
+    return sorted(kept, key=lambda each: -each.at), edge

@@ -249,8 +249,13 @@ class _Walk:
             for each in active
             if each.status == PAUSED or now - first_seen.get(each.run_id, now) > self._settings.stuck_after
         ]
-        known = run_polls.statuses(connection, [(source, each.run_id) for each in needy])
-        return {each.run_id: now for each in needy if known.get((source, each.run_id)) != each.status}
+        known = runs.run_statuses(connection, [(source, each.run_id) for each in needy])
+        reported = {run_id for (_, run_id), run in known.items() if run.event_id}
+        return {
+            each.run_id: now
+            for each in needy
+            if each.run_id not in reported or known[source, each.run_id].status != each.status
+        }
 
     def _others_active(self) -> bool:
         """Whether active runs may exist that this walk has not seen; True at the first walk."""

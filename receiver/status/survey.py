@@ -33,8 +33,8 @@ from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import usage
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, actions, ahead, heartbeats, stats
 from receiver.ledger.deliveries import lanes, orphans
+from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import schema_trouble
-from receiver.ledger.remedies import remedy_for
 from receiver.runtime.redis_client import connect, connect_async, no_entry
 from receiver.status import board
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, change_mark, console_sessions
+from receiver.ledger import Ledger, console_sessions, stats
 from receiver.ledger.console_sessions import ConsoleSession
 from tests.support.ledger import NOW, claim, new_event, record, settle
 
 
 def test_each_event_and_each_change_of_a_delivery_is_news(ledger: Ledger) -> None:
-    marks = [ledger.read(change_mark.mark)]
+    marks = [ledger.read(stats.mark)]
 
     def is_news() -> bool:
-        marks.append(ledger.read(change_mark.mark))
+        marks.append(ledger.read(stats.mark))
         return marks[-1] != marks[-2]
 
     assert not is_news()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.ledger import Ledger, incidents
+from receiver.ledger import Ledger, totals
 from receiver.ledger.filters import Filter
 from receiver.ledger.totals import Span
 from tests.support.ledger import new_event, record
@@ -13,7 +13,7 @@ ALL = Span(0.0, 2_000.0)
 
 
 def found(ledger: Ledger, wanted: Filter, span: Span = ALL) -> tuple[list[str], float]:
-    rows, edge = ledger.read(lambda it: incidents.failed_runs(it, wanted, span))
+    rows, edge = ledger.read(lambda it: totals.failed_runs(it, wanted, span))
     return [each.run_id for each in rows], edge
 
 
@@ -41,7 +41,7 @@ def test_the_filter_narrows_them_and_its_times_do_not(runs: Ledger) -> None:
 
 def test_what_was_not_looked_at_is_said(runs: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a look that takes one run of each ending
-    monkeypatch.setattr(incidents, "MOST", 1)
+    monkeypatch.setattr(totals, "FAILED", 1)
     # Then all are there from the newest of these on
     assert found(runs, Filter()) == (["r6"], 1006.0)
     assert found(runs, Filter(), Span(0.0, 1006.0)) == (["r3"], 1003.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.ledger.remedies import remedy_for, with_remedy
+from receiver.ledger.errors import remedy_for, with_remedy
 
 
 @pytest.mark.parametrize(
