@@ -19,6 +19,8 @@ from tests.support.listed import LISTS, NOT_OF_SUBMISSIONS, fill, filters_among
 pytestmark = pytest.mark.long
 
 SMALL, LARGE, LIMIT = 400, 8_000, 10
+# What a page of up to 100 rows costs: rows and pages of PostgreSQL, hundreds of instructions of SQLite.
+BOUND = {"postgresql": 2500, "sqlite": 100}
 # What an index serves, in the order of the list or in small sets.
 SERVED = [
     *(
@@ -78,6 +80,15 @@ def test_no_page_costs_more_with_many_rows_than_with_few(ledger: Ledger) -> None
         # And what an index serves costs what it did
         dearer = {name: (before[name], now[name]) for name in SERVED if now[name] > 3 * before[name] + 500}
         assert dearer == {}, knows
+
+
+def test_page_is_bounded_without_statistics(ledger: Ledger) -> None:
+    # Given a ledger of which the database has never collected statistics
+    fill(ledger, LARGE)
+    # When each page is read
+    costs = efforts(ledger, LARGE)
+    # Then it reads what it may look at: all rows would be 8,000 runs and 16,000 deliveries
+    assert {name: cost for name, cost in costs.items() if cost > BOUND[ledger.dialect]} == {}
 
 
 def forget(ledger: Ledger) -> None:
