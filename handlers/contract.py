@@ -213,10 +213,7 @@ class Sink(ABC, Generic[O]):
         """Send the delivery. Returning means accepted; see the module's docstring for the errors."""
 
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
-        """Send a batch; return one answer for each delivery, in order. Raising means that the whole batch failed.
-
-        Take each of them once: it is made when it is taken, which is when its body is parsed.
-        """
+        """Send a batch; return one answer for each delivery, in order. Raising means that the whole batch failed."""
         answers: list[Receipt | Exception] = []
         for delivery in deliveries:
             try:

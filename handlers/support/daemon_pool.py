@@ -38,6 +38,10 @@ def _named(name: str) -> str:
     return f"{threading.current_thread().name.partition(' ')[0]} {name}"
 
 
+class LeftBehind(Exception):
+    """Raised by work whose thread was abandoned meanwhile: the thread ends, for another has its place."""
+
+
 class DaemonPool:
     """At most `size` daemon threads that run submitted work in order.
 
@@ -64,7 +68,7 @@ class DaemonPool:
             self._work.put(work)
 
     def abandon(self) -> None:
-        """Give up on one thread that hangs, and allow another in its place."""
+        """Give up on one thread that hangs, and allow another in its place. Its work raises LeftBehind at its end."""
         with self._lock:
             self.abandoned += 1
             self._threads -= 1
@@ -80,6 +84,8 @@ class DaemonPool:
         while (work := self._work.get()) is not None:
             try:
                 work()
+            except LeftBehind:
+                return
             except Exception as error:
                 log.error("background.failed thread=%s error=%s", self._name, type(error).__name__)
                 log.debug("background.failed thread=%s in full", self._name, exc_info=True)

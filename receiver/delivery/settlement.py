@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from handlers import Receipt
 from receiver.config.destinations import RetryPolicy
@@ -36,75 +36,42 @@ class Settlement:
         self._counter = counter
         self._watched: set[str] = set()  # lanes that have met trouble lately
 
-    def settle(
-        self,
-        ledger: Ledger,
-        tasks: Sequence[SendTask],
-        started: Mapping[str, int],
-        before: Callable[[Connection, float], None] | None = None,
-    ) -> list[str]:
-        """Record what became of the ended `tasks` in one transaction, count and log it. Returns the events whose held
-        deliveries are to be released. Raises LedgerUnavailable.
-
-        `started`: what has taken their slots, id → claim number. `before`: what else that transaction does, at its
-        begin, with the ledger's time.
+    def settle(self, ledger: Ledger, tasks: Sequence[SendTask], unstarted: Sequence[Claimed] = ()) -> list[str]:
+        """Record what became of the ended `tasks`, and hand back what never started, in one transaction; count and log
+        it. Returns the sinks of held deliveries that are due now. Raises LedgerUnavailable.
         """
-        results: Results = []
-
-        def work(connection: Connection) -> list[str]:
-            now = ledger.now()
-            if before:
-                before(connection, now)
-            ended, results[:] = self.record(connection, tasks, now, started)
-            return ended
-
-        ended = ledger.write(work) if tasks or before else []
+        sinks, results = ledger.write(lambda connection: self.record(connection, tasks, ledger.now(), unstarted))
         if results:
             self._log(results)
-        return ended
+        return sinks
 
     def record(
-        self, connection: Connection, tasks: Sequence[SendTask], now: float, started: Mapping[str, int] = {}
+        self, connection: Connection, tasks: Sequence[SendTask], now: float, unstarted: Sequence[Claimed] = ()
     ) -> tuple[list[str], Results]:
-        """Record what became of the ended `tasks`. `started`: what has taken their slots.
-
-        Returns the events whose held deliveries are to be released, and the results.
-        """
+        """Do so in a transaction at `now`, without counts and log. Returns the sinks, and the results."""
         changes = self._breaker_changes(connection, tasks, now)
-        results: Results = []
-        by_claim: dict[int, list[AttemptResult]] = {}
-        for task in tasks:
-            started_at = now - (time.monotonic() - task.started)  # by the ledger's clock, as all that it tells
-            found = [
-                outcome.outcome_of(
-                    each,
-                    answer,
-                    self._retry,
-                    changes.get(each.lane),
-                    started_at,
-                    now,
-                    chance=random.random(),
-                    ended_at=min(started_at + task.seconds, now),
-                )
-                for each, answer in zip(task.claimed, task.answers, strict=True)
-            ]
-            by_claim.setdefault(task.claim_number, []).extend(found)
-            results.append((task, found))
-        return attempts.settle(connection, self._owner, by_claim, now, started), results
+        results = [(task, self._results(task, changes, now)) for task in tasks]
+        settled = [result for _, found in results for result in found]
+        return attempts.settle(connection, self._owner, settled, now, unstarted), results
+
+    def _results(self, task: SendTask, changes: dict[str, outcome.BreakerChange], now: float) -> list[AttemptResult]:
+        started_at = now - (time.monotonic() - task.started)  # by the ledger's clock, as all that it records
+        ended_at = min(started_at + task.seconds, now)
+        return [
+            outcome.outcome_of(
+                *(each, answer, self._retry, changes.get(each.lane), started_at, now, random.random()),
+                ended_at=ended_at,
+            )
+            for each, answer in zip(task.claimed, task.answers, strict=True)
+        ]
 
     def _log(self, results: Results) -> None:
         counts: Counter[str] = Counter()
         for task, found in results:
-            accepted = sum([result.outcome == "accepted" for result in found])
-            if accepted:
-                counts["accepted"] += accepted
-                self._counter.add("accepted", task.seconds, accepted)
-            if accepted == len(found):
-                continue
             for each, answer, result in zip(task.claimed, task.answers, found, strict=True):
+                counts[result.outcome] += 1
+                self._counter.add(result.outcome, task.seconds)
                 if result.outcome != "accepted":
-                    counts[result.outcome] += 1
-                    self._counter.add(result.outcome, task.seconds)
                     _log_trouble(each, answer, result)
         log.info("deliver.settled sink=%s %s", self._sink, Fields(counts))
 
@@ -136,11 +103,10 @@ class Settlement:
             for task in tasks
             for each, answer in zip(task.claimed, task.answers, strict=True)
         ]
-        watched = self._watched
         touched: dict[str, list[breaker.Observation]] = {
             each.lane: []
             for each, found in answered
-            if each.probe or (found is not None and not found.available) or each.lane in watched
+            if each.probe or (found is not None and not found.available) or each.lane in self._watched
         }
         for each, found in answered if touched else ():
             if found is not None and each.lane in touched:

@@ -18,6 +18,7 @@ from receiver import wakeups
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.delivery.runner import SinkRunner
 from receiver.dispatch.decider import OF_VALUES
 from receiver.dispatch.recorder import EventRecorder
 from receiver.domain.frame import UNKNOWN_SOURCE, EntryKeys
@@ -28,20 +29,22 @@ from receiver.inbox.recovery import KILLS, InboxRecovery, Taken
 from receiver.inbox.stream import spoilt
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.routing.router import Router
-from receiver.runtime.handover import Handover
 from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import DispatchCounter
+from receiver.wakeups import deliver_queue
 
 QUEUE = wakeups.DISPATCH
 BATCH = 256
 # Bytes of bodies in one transaction (one event may be larger): a body takes ten times its size in memory while it is
 # parsed, and all who write wait for a transaction.
 PART_BYTES = 4 << 20
-# Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up.
-IDLE_WAIT = 1.0
+# Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up; and of one wait,
+# after which it sees a stop.
+IDLE_WAIT = 2.0
+_TURN = 0.2
 RECLAIM_EVERY = 4.0
 
 # What an entry may be to blame for: values that the code is not made for, and more of them than fit in memory. All
@@ -51,8 +54,8 @@ _OF_ENTRY = (*OF_VALUES, MemoryError)
 log = logging.getLogger("runhook.dispatch")
 
 
-class Dispatcher(EventRecorder, wakeups.JobBody):
-    """The body of the dispatch jobs of one process."""
+class Dispatcher(EventRecorder):
+    """The work of the dispatch jobs of one process."""
 
     def __init__(
         self,
@@ -62,10 +65,13 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         reader: InboxReader,
         connection: redis.Redis,
         may_ask: Callable[[str], bool] = lambda _: False,
-        handovers: Mapping[str, Handover] = {},
+        runners: Mapping[str, SinkRunner] = {},
+        *,
+        owns_ledger: bool = True,
     ) -> None:
-        """`may_ask`, `handovers`: see EventRecorder."""
-        super().__init__(ledger, router, redactor, DispatchCounter(connection), may_ask, handovers)
+        """`may_ask`, `runners`: see EventRecorder. `owns_ledger`: close it at the end."""
+        super().__init__(ledger, router, redactor, DispatchCounter(connection), may_ask, runners)
+        self._owns_ledger = owns_ledger
         self._reader = reader
         self._recovery = InboxRecovery(connection, reader)
         self._redis = connection
@@ -82,20 +88,23 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
             self._reader.ensure()
             if not self._put_back:  # the config is read at the start of a process only
                 put_back(self._redis, self._reader)
+                self._reader.tidy()
                 self._put_back = True
             self._process(self._unfinished)
-            more = True  # of what is there already
+            more, quiet_since = True, time.monotonic()  # more of what is there already
             while not stop():
                 if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
                     self._reclaimed_at = time.monotonic()
                     while taken := self._recovery.take():
                         self._take_again(taken)
                 entries = self._reader.read(BATCH) if more else []
-                entries = entries or self._reader.read(BATCH, block_ms=int(IDLE_WAIT * 1000))
+                entries = entries or self._reader.read(BATCH, block_ms=int(_TURN * 1000))
                 more = len(entries) > 1
-                if not entries:
+                if entries:
+                    self._process(entries)
+                    quiet_since = time.monotonic()
+                elif time.monotonic() - quiet_since > IDLE_WAIT:
                     break
-                self._process(entries)
             self._reader.flush()
             self._counter.flush()
             wakeups.finish(self._redis, QUEUE, self._read_once_more)
@@ -136,9 +145,10 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         return bool(entries)
 
     def close(self) -> None:
-        """Close the ledger and Redis."""
+        """Close the ledger, if it is the dispatcher's own, and Redis."""
         self._counter.flush()
-        self._ledger.close()
+        if self._owns_ledger:
+            self._ledger.close()
         self._redis.close()
 
     def _process(self, entries: Sequence[Entry]) -> None:
@@ -206,8 +216,8 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         self._pause.end()
         self._cut_off = 0
         self._reader.done([entry.entry_id for entry in entries])
-        if sinks:  # deliverers that get no wake-up, since Redis is full, ask the ledger
-            self._reader.flush(wakeups.wake_sinks_commands(sinks))
+        if sinks:  # their processes, when they get no wake-up since Redis is full, find it within a second
+            self._reader.flush([wakeups.wake_command(deliver_queue(sink)) for sink in sinks])
 
     def _set_aside(self, entries: Sequence[Entry]) -> None:
         """Set aside what is no event of ours: anyone who can write in Redis can add an entry."""
@@ -251,22 +261,24 @@ def build(
     config: Config,
     owner: str,
     connection: redis.Redis | None = None,
-    handovers: Mapping[str, Handover] = {},
+    *,
+    ledger: Ledger | None = None,
+    runners: Mapping[str, SinkRunner] = {},
 ) -> Dispatcher:
     """Build the dispatcher of a process called `owner`. It opens its connections on first use.
 
     `connection`: to Redis, of a caller that has one. Only `run` needs one of its own, for its blocking reads.
-    `handovers`: see EventRecorder.
+    `ledger`: the process's, which closes it. `runners`: see EventRecorder.
     """
     connection = connection or connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
-    ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
     return Dispatcher(
-        ledger,
+        ledger or Ledger(settings.database_url, require_durability=config.durable_ledger),
         make_router(config),
         Redactor(config.redact),
         InboxReader(connection, owner, keys),
         connection,
         _asking(settings, config),
-        handovers,
+        runners,
+        owns_ledger=ledger is None,
     )

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from receiver.delivery.runner import SinkRunner
+from receiver.dispatch import born_claimed
 from receiver.dispatch.decider import EventDecider
 from receiver.dispatch.follow_up_polls import FollowUpPolls
-from receiver.dispatch.hand_on import HandOn, runs_now
 from receiver.dispatch.late_binding import LateBinding
 from receiver.domain import poll_schedule
 from receiver.domain.event import Event
@@ -21,23 +22,31 @@ from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
+from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, NewEvent
 from receiver.ledger.submissions import binding, visibility
 from receiver.ledger.submissions.polls import schedule_polls
 from receiver.routing.router import Router
-from receiver.runtime.handover import Handover
 from receiver.telemetry.workers import DispatchCounter
 
 log = logging.getLogger("runhook.dispatch")
 
 
 class Recorded(NamedTuple):
-    """The new events of a batch, and the sinks whose deliverers have heard of them. `late`: the sinks that have
-    something due of events before them, whose run was bound late."""
+    """The new events of a batch, and the sinks that have something due which no runner of this process has claimed:
+    of these events, or of earlier ones whose run was bound late."""
 
     events: list[NewEvent]
-    answered: set[str]
+    due: set[str]
+
+
+class _Written(NamedTuple):
+    """What one transaction has written: the new events, what of their deliveries it has claimed, by sink, and the sinks
+    that have something due of runs that were bound late."""
+
+    events: list[NewEvent]
+    claimed: dict[str, list[Claimed]]
     late: set[str]
 
 
@@ -51,7 +60,7 @@ class _Tries(NamedTuple):
 
 class EventRecorder:
     """Records events and makes their deliveries. `may_ask`: whether a source's API may be asked once more now,
-    for what a webhook lacks. `handovers`: by sink, to deliverers of the same worker."""
+    for what a webhook lacks. `runners`: of this process, by sink: they get new deliveries from memory."""
 
     def __init__(
         self,
@@ -60,13 +69,13 @@ class EventRecorder:
         redactor: Redactor,
         counter: DispatchCounter,
         may_ask: Callable[[str], bool] = lambda _: False,
-        handovers: Mapping[str, Handover] = {},
+        runners: Mapping[str, SinkRunner] = {},
     ) -> None:
         self._ledger = ledger
         self._decider = EventDecider(router, redactor)
         self._counter = counter
         self._follow_ups = FollowUpPolls(may_ask)
-        self._handovers = handovers
+        self._runners = runners
         self._late = LateBinding(lambda: router, redactor)
 
     def dispatch(
@@ -75,7 +84,8 @@ class EventRecorder:
         parsed: Mapping[str, Run] = {},
         details: Mapping[str, Mapping[str, Any]] = {},
     ) -> list[str]:
-        """Record events and make their deliveries. Returns the sinks that now have something due, and must be woken.
+        """Record events and make their deliveries. Returns the sinks that now have something due and must be woken:
+        those without a runner in this process.
 
         `parsed`: the runs, by event id, of bodies that the caller has parsed already. `details`: what further calls of
         Skyvern's API answered, by event id: see shape.of_details. Raises LedgerUnavailable; nothing of the batch is
@@ -88,7 +98,7 @@ class EventRecorder:
     def record(self, batch: Sequence[ParsedEvent]) -> list[str]:
         """Do the same with events that are parsed."""
         started = time.monotonic()
-        recorded, answered, late = self._record(batch)
+        recorded, due = self._record(batch)
         if batch:
             log.info(
                 "dispatch.recorded events=%d new=%d deliveries=%d ms=%.1f",
@@ -101,42 +111,41 @@ class EventRecorder:
             if item.disposition == "test":
                 _log_test(item)
             self._counter.add(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
-        due = {new.sink for item in recorded for new in item.deliveries if not new.after}
-        return sorted((due - answered) | late)
+        for sink in due & self._runners.keys():
+            self._runners[sink].poke()
+        return sorted(due - self._runners.keys())
 
     def _record(self, batch: Sequence[ParsedEvent]) -> Recorded:
         """Record the batch; when the database refuses a value, halve it until the event to blame stands alone."""
         if not batch:
-            return Recorded([], set(), set())
+            return Recorded([], set())
         try:
             return self._commit(batch)
         except LedgerDataError as error:
             if len(batch) > 1:
                 half = len(batch) // 2
-                return _both(self._record(batch[:half]), self._record(batch[half:]))
+                one, other = self._record(batch[:half]), self._record(batch[half:])
+                return Recorded(one.events + other.events, one.due | other.due)
             event = batch[0].event
             log.warning("dispatch.marked event=%s run=%s problem=%s", event.id, batch[0].run.run_id, error)
             return self._commit([self._decider.unread(event, f"the ledger refused a value of it: {error}")])
 
     def _commit(self, batch: Sequence[ParsedEvent]) -> Recorded:
-        """Record the batch in one transaction."""
-        tries = _Tries({}, set())
-        hand_on, committed = HandOn(self._handovers), False
-        try:
-            recorded, late = self._ledger.write(lambda connection: self._write(connection, batch, hand_on, tries))
-            committed = True
-        finally:
-            hand_on.answer(committed=committed)
-        return Recorded(recorded, set(hand_on.sinks), late)
+        """Record the batch in one transaction, and hand what it has claimed to the runners.
 
-    def _write(
-        self, connection: Connection, batch: Sequence[ParsedEvent], hand_on: HandOn, tries: _Tries
-    ) -> tuple[list[NewEvent], set[str]]:
+        An earlier try of it may have been committed, and its response lost: what that has claimed lapses.
+        """
+        tries = _Tries({}, set())
+        written = self._ledger.write(lambda connection: self._write(connection, batch, tries))
+        for sink, claimed in written.claimed.items():
+            self._runners[sink].take(claimed)
+        return Recorded(written.events, born_claimed.left(written.events, written.claimed) | written.late)
+
+    def _write(self, connection: Connection, batch: Sequence[ParsedEvent], tries: _Tries) -> _Written:
         """Lock the runs, decide about each event by what is known about its run, and write what is new.
 
-        Returns the new events, and the sinks that have something due of runs that were bound late. An event that is
-        already in the ledger but was decided by an earlier try counts as new: that try was committed, and the response
-        to its COMMIT was lost.
+        An event that is already in the ledger but was decided by an earlier try counts as new: that try was committed,
+        and the response to its COMMIT was lost.
         """
         now = self._ledger.now()
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
@@ -160,27 +169,20 @@ class EventRecorder:
         run_polls.ask_for_more(connection, self._follow_ups.wanted(decided, bound, now, tries.follow_ups))
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         made = {key: each for key, each in only.items() if known[key].made}
-        claims = hand_on.claims(decided, now)
+        claim = born_claimed.choose(connection, self._runners, decided, now) if self._runners else None
         deciding = {item.event.id for item in decided}
         there = [tries.events[each.event.id] for each in batch if each.event.id in tries.events.keys() - deciding]
         tries.events.update((item.event.id, item) for item in decided)
         late = [key for key in bound if known[key].recorded and not known[key].submission_id]
-        written = events.record(connection, decided, now, claims, made)
+        written = events.record(connection, decided, now, claim, made)
         schedule_polls(connection, batch, known, histories, bound, now)
-        hand_on.made(connection, written, runs_now(decided, known, bound))
+        ids = written.deliveries.intersection(claim.ids) if claim else ()
+        claimed = born_claimed.claimed(decided, ids, known, bound, now) if ids else {}
         for source, run_id in restarted:
             if self._follow_ups.may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
         told = [self._late.tell(connection, key, bound[key], now, deciding) for key in sorted(late)]
-        return [*written.events, *there], set().union(*told)
-
-
-def _both(one: Recorded, other: Recorded) -> Recorded:
-    """Return what two parts of a batch came to. A sink counts as answered if it was by both that recorded any."""
-    late = one.late | other.late
-    if not (one.events and other.events):
-        return (one if one.events else other)._replace(late=late)
-    return Recorded(one.events + other.events, one.answered & other.answered, late)
+        return _Written([*written.events, *there], claimed, set().union(*told))
 
 
 def _log_test(test: NewEvent) -> None:

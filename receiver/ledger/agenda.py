@@ -11,18 +11,16 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.ledger import actions
-from receiver.ledger.deliveries import fair_queue, recovery
+from receiver.ledger.deliveries import recovery
 from receiver.ledger.engine import Ledger
 from receiver.ledger.schema import to_index
 
 
 class Agenda(NamedTuple):
     """`next_change`: seconds until a waiting delivery is due or a claim lapses; 0 or less when one is or has, infinite
-    when there is none. `queued`: whether a delivery is queued. `operations`: whether one is running. `words`: whether
-    the words of a run are to be indexed."""
+    when there is none. `operations`: whether one is running. `words`: whether the words of a run are to be indexed."""
 
     next_change: float
-    queued: bool
     operations: bool
     words: bool
 
@@ -34,11 +32,11 @@ class Agenda(NamedTuple):
     @property
     def rest(self) -> float:
         """Seconds for which there is nothing to do, as far as is known now."""
-        return 0.0 if self.queued or self.operations or self.words else max(0.0, self.next_change)
+        return 0.0 if self.operations or self.words else max(0.0, self.next_change)
 
 
 # Of a ledger that was not asked.
-UNKNOWN: Final = Agenda(next_change=0.0, queued=True, operations=True, words=True)
+UNKNOWN: Final = Agenda(next_change=0.0, operations=True, words=True)
 
 
 def query(on_postgresql: bool) -> Any:
@@ -47,7 +45,6 @@ def query(on_postgresql: bool) -> Any:
     return sa.select(
         due.label("due"),
         lapses.label("lapses"),
-        fair_queue.one_queued(on_postgresql).scalar_subquery().is_not(None).label("queued"),
         actions.ONE_RUNNING.scalar_subquery().is_not(None).label("operations"),
         sa.select(to_index.c.seq)
         .order_by(to_index.c.seq.desc())
@@ -66,6 +63,6 @@ def read(ledger: Ledger) -> Agenda:
     now = ledger.now()
     agenda = _AGENDA[ledger.dialect]
     found = ledger.read(lambda connection: connection.execute(agenda).one(), transaction=False)
-    due, lapses, queued, operations, words = found
+    due, lapses, operations, words = found
     next_change = min((at - now for at in (due, lapses) if at is not None), default=math.inf)
-    return Agenda(next_change, bool(queued), bool(operations), bool(words))
+    return Agenda(next_change, bool(operations), bool(words))

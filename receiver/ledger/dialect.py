@@ -1,8 +1,8 @@
-"""The differences between SQLite and PostgreSQL in the ledger's SQL: many rows in one INSERT, lists of values, texts,
-and what planners are told.
+"""The differences between SQLite and PostgreSQL in the ledger's SQL: many rows in one statement, lists of values,
+texts, and what planners are told.
 
-On PostgreSQL the rows of an INSERT are one JSON parameter, and a list of values is one array: the text of a statement
-does not depend on their number. SQLite runs an INSERT for each row, and takes a list of values as JSON.
+On PostgreSQL the rows of an INSERT or UPDATE are one JSON parameter, and a list of values is one array: the text of a
+statement does not depend on their number. SQLite runs the statement for each row, and takes a list of values as JSON.
 """
 
 from __future__ import annotations
@@ -120,12 +120,53 @@ def _one_by_one(dialect: str, table: sa.Table, conflict: Conflict | None, return
 def _from_json(
     table: sa.Table, names: tuple[str, ...], conflict: Conflict | None, returning: tuple[sa.Column[Any], ...]
 ) -> Any:
-    columns = [table.c[name] for name in names]
-    document = sa.cast(sa.bindparam("b_rows", type_=sa.Text()), postgresql.JSON())
-    given = sa.func.json_to_recordset(document).table_valued(*(sa.column(each.name, each.type) for each in columns))
-    given = given.render_derived(name="given", with_types=True)
-    rows = sa.select(*(given.c[each.name] for each in columns))
+    given = _recordset([(name, table.c[name].type) for name in names])
+    rows = sa.select(*(given.c[name] for name in names))
     return _completed(postgresql.insert(table).from_select(list(names), rows), conflict, returning)
+
+
+def _recordset(columns: Iterable[tuple[str, Any]]) -> sa.TableValuedAlias:
+    """Return the rows of the JSON parameter b_rows as a table with these columns, each a name and a type."""
+    document = sa.cast(sa.bindparam("b_rows", type_=sa.Text()), postgresql.JSON())
+    given = sa.func.json_to_recordset(document).table_valued(*(sa.column(*each) for each in columns))
+    return given.render_derived(name="given", with_types=True)
+
+
+# Makes an UPDATE, given what returns the value of a name in each row. A function of a module: what it makes is kept.
+Update = Callable[[Callable[[str], Any]], sa.Update]
+
+
+def update_many(
+    connection: sa.Connection,
+    key: sa.Column[Any],
+    update: Update,
+    types: tuple[tuple[str, Any], ...],
+    rows: Sequence[dict[str, Any]],
+    common: dict[str, Any],
+) -> None:
+    """Run an UPDATE of the row with each `key` in `rows`, which have the names in `types`. `common`: its parameters
+    that are the same for all."""
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        given = {"b_rows": _rows_as_json(rows), "b_keys": [row[key.name] for row in rows]}
+        connection.execute(_by_rows(key, update, types), given | common)
+    else:
+        each_row = [{**{f"b_{name}": row[name] for name, _ in types}, **common} for row in rows]
+        connection.execute(_row_by_row(key, update, types), each_row)
+
+
+@lru_cache
+def _by_rows(key: sa.Column[Any], update: Update, types: tuple[tuple[str, Any], ...]) -> sa.Update:
+    given = _recordset(types)
+    # The keys again: without statistics PostgreSQL would rather read the whole table, to join it with the rows.
+    return update(lambda name: given.c[name]).where(key == given.c[key.name], among_given(key, "b_keys"))
+
+
+@lru_cache
+def _row_by_row(key: sa.Column[Any], update: Update, types: tuple[tuple[str, Any], ...]) -> sa.Update:
+    given = {name: sa.bindparam(f"b_{name}", type_=kind) for name, kind in types}
+    return update(given.__getitem__).where(key == given[key.name])
 
 
 def _completed(statement: Any, conflict: Conflict | None, returning: Sequence[sa.Column[Any]]) -> Any:

@@ -157,17 +157,17 @@ def record(
     connection: sa.Connection,
     batch: Sequence[NewEvent],
     now: float,
-    claims: Mapping[str, ClaimAtOnce] = {},
+    claim: ClaimAtOnce | None = None,
     made: Mapping[RunKey, ParsedEvent] = {},
 ) -> Written:
     """Write the events, their deliveries and the runs' new status.
 
-    `claims`: by sink, those with which deliveries are made that wait for nothing. `made`: the runs whose row was made
-    with the status of their only event; see `lock`.
+    `claim`: with which some of the deliveries are recorded. `made`: the runs whose row was made with the status of
+    their only event; see `lock`.
     """
     rows = [_event_row(item, now) for item in batch]  # in the order in which a run's events are compared
     new = {row.id for row in dialect.insert_many(connection, events, rows, dialect.do_nothing, (events.c.id,))}
-    made_deliveries = creation.insert(connection, _delivery_rows(batch, now, claims))
+    made_deliveries = creation.insert(connection, _delivery_rows(batch, now, claim))
     words.queue(connection, [item.key for item in batch if _tells_of_run(item)], now)
     _update_runs(connection, batch, now, made)
     # Those that wait for a sink which an earlier event of the result has told: its end will release nothing of this.
@@ -212,23 +212,15 @@ def _event_row(item: NewEvent, now: float) -> dict[str, Any]:
     }
 
 
-def _delivery_rows(
-    batch: Iterable[NewEvent], now: float, claims: Mapping[str, ClaimAtOnce]
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the deliveries of events. `claims`: as in `record`."""
+def _delivery_rows(batch: Iterable[NewEvent], now: float, claim: ClaimAtOnce | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the deliveries of events. `claim`: as in `record`."""
     for item in batch:
+        event, run_id = item.event, item.run.run_id
         for new in item.deliveries:
-            yield creation.delivery_row(
-                item.event.id,
-                item.event.source,
-                item.run.run_id,
-                new.sink,
-                new.route,
-                now,
-                lane=new.lane,
-                after=new.after,
-                claim=None if new.after else claims.get(new.sink),
+            row = creation.delivery_row(
+                event.id, event.source, run_id, new.sink, new.route, now, lane=new.lane, after=new.after
             )
+            yield claim.of(row) if claim else row
 
 
 def _sinks(item: NewEvent) -> set[str]:

@@ -1,25 +1,21 @@
-"""The results of attempts in the ledger: their rows, the states of deliveries, and which held ones are released by an
-end. Sends nothing.
+"""Settle claimed deliveries: record their attempts, move them, and queue the held ones that waited for them.
 
 Each UPDATE names the claim, so a worker whose claim has lapsed changes nothing.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, state_after
+from receiver.domain.delivery import DeliveryMove, DeliveryState, after
 from receiver.ledger import dialect
-from receiver.ledger.attempts_by_delivery import of_delivery
-from receiver.ledger.deliveries import claims, links
-from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed, given_claims, may_move, of_claim, of_claims
+from receiver.ledger.deliveries import links
+from receiver.ledger.deliveries.claimed import IS_SENT, UNCLAIMED, Claimed
 from receiver.ledger.schema import attempts, deliveries
 
 
@@ -47,22 +43,21 @@ class AttemptResult(NamedTuple):
 def settle(
     connection: sa.Connection,
     owner: str,
-    results: Mapping[int, Sequence[AttemptResult]],
+    results: Sequence[AttemptResult],
     now: float,
-    started: Mapping[str, int] = {},
+    unstarted: Sequence[Claimed] = (),
 ) -> list[str]:
-    """Settle deliveries that `owner` claimed, by claim number, and give those that have `started` (id → claim number)
-    the slots that this frees. Returns the events whose held deliveries may wait for nothing any more.
+    """Settle deliveries that `owner` has claimed, and hand back those that never started. Returns the sinks of held
+    deliveries that are due now.
 
     An attempt is recorded even when the claim has lapsed meanwhile; the delivery then stays as its new owner has it.
     """
-    attempted = [(owner, each) for each in itertools.chain(*results.values())]
-    if not attempted:
-        return []
-    record(connection, attempted)
-    _move(connection, owner, results, now)
-    claims.take_slots(connection, owner, started)
-    return _with_held(connection, {each.event_id for _, each in attempted if each.move is not DeliveryMove.DEFER})
+    record(connection, [(owner, each) for each in results])
+    rows = [_moved(each) for each in results] + [_handed_back(each) for each in unstarted]
+    rows.sort(key=lambda row: str(row["id"]))
+    dialect.update_many(connection, deliveries.c.id, _move, _MOVED, rows, {"b_owner": owner, "b_now": now})
+    ended = {each.event_id for each in results if each.move is not DeliveryMove.DEFER}
+    return release_held(connection, ended, now)
 
 
 def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
@@ -98,83 +93,55 @@ def _receipt_text(receipt: Mapping[str, Any] | None) -> str | None:
         return json.dumps({"note": f"{type(error).__name__} in the sink's receipt"})
 
 
-def give_up(
-    connection: sa.Connection, owner: str, claim_number: int, claimed: Sequence[Claimed], reason: str, now: float
-) -> None:
-    """End claimed deliveries as dead, unsent. The claim was no attempt."""
-    given = {"b_ids": sorted(each.id for each in claimed), "b_owner": owner, "b_number": claim_number}
-    given |= {"b_reason": reason, "b_now": now, "b_due_at": None, "b_spends": 0, "b_attempts": -1}
-    connection.execute(_moving(DeliveryMove.DIE), given)
-    release_held(connection, _with_held(connection, {each.event_id for each in claimed}), now)
-
-
-def _move(connection: sa.Connection, owner: str, results: Mapping[int, Sequence[AttemptResult]], now: float) -> None:
-    """Move those of the deliveries that are still of their claim: all that were accepted at once."""
-    moved = sorted(((each, number) for number, of in results.items() for each in of), key=lambda it: it[0].id)
-    accepted = [(each.id, number) for each, number in moved if each.move is DeliveryMove.ACCEPT]
-    if accepted:
-        connection.execute(_ACCEPT, {**given_claims(owner, accepted), "b_reason": "", "b_now": now})
-    for each, number in moved:
-        if each.move is DeliveryMove.ACCEPT:
-            continue
-        values: dict[str, Any] = {"b_due_at": each.due_at, "b_spends": int(each.spends), "b_attempts": 0}
-        if each.move is DeliveryMove.DEFER:
-            values["b_tried_at"] = each.started_at if each.tried_at is None else each.tried_at
-        claim = {"b_ids": [each.id], "b_owner": owner, "b_number": number}
-        connection.execute(_moving(each.move), {**claim, **values, "b_reason": each.reason, "b_now": now})
-
-
-def _changing(move: DeliveryMove, condition: sa.ColumnElement[bool], **changes: Any) -> sa.Update:
-    """Return the statement that moves those of the deliveries that are in a state from which they may be."""
-    changes |= {"reason": sa.bindparam("b_reason"), "updated_at": sa.bindparam("b_now"), **UNCLAIMED}
-    return sa.update(deliveries).where(condition, may_move(move)).values(state=state_after(move), **changes)
-
-
-_ACCEPT: Final = _changing(DeliveryMove.ACCEPT, of_claims())
-
-
-@functools.cache
-def _moving(move: DeliveryMove) -> sa.Update:
-    """Return the statement of any other move, for deliveries of one claim."""
-    it = deliveries.c
-    changes: dict[str, Any] = {
-        "due_at": sa.func.coalesce(sa.bindparam("b_due_at", type_=it.due_at.type), it.due_at),
-        "spent": it.spent + sa.bindparam("b_spends", type_=it.spent.type),
-        "attempts": it.attempts + sa.bindparam("b_attempts", type_=it.attempts.type),
-    }
-    if move is DeliveryMove.DEFER:
-        changes["tried_at"] = sa.bindparam("b_tried_at", type_=it.tried_at.type)
-    return _changing(move, sa.and_(dialect.among_given(it.id, "b_ids"), of_claim()), **changes)
-
-
-def _with_held(connection: sa.Connection, event_ids: Collection[str]) -> list[str]:
-    """Return those of these events that have held deliveries. Whether what these wait for has ended, `release_held`
-    finds out."""
-    if not event_ids:
-        return []
-    return sorted(set(connection.execute(_HELD_OF, {"b_event_ids": sorted(event_ids)}).scalars()))
-
-
-_HELD_OF: Final = sa.select(deliveries.c.event_id).where(
-    links.HELD, dialect.among_given(deliveries.c.event_id, "b_event_ids")
+_MOVED: Final[tuple[tuple[str, Any], ...]] = (
+    *(("id", sa.Text()), ("number", sa.Integer()), ("state", sa.Text()), ("reason", sa.Text())),
+    *(("due_at", sa.Double()), ("tried_at", sa.Double()), ("spends", sa.Integer()), ("untried", sa.Integer())),
 )
 
 
-def release_held(connection: sa.Connection, event_ids: Sequence[str], now: float) -> list[str]:
+def _moved(each: AttemptResult) -> dict[str, Any]:
+    """Return what becomes of a delivery, in the columns of _MOVED: null leaves the value that it has."""
+    deferred = each.move is DeliveryMove.DEFER
+    return {
+        "id": each.id,
+        "number": each.attempt_number,
+        "state": after(DeliveryState.SENDING, each.move),
+        "reason": each.reason,
+        "due_at": None if each.move is DeliveryMove.ACCEPT else each.due_at,
+        "tried_at": (each.started_at if each.tried_at is None else each.tried_at) if deferred else None,
+        "spends": int(each.spends and each.move is not DeliveryMove.ACCEPT),
+        "untried": 0,
+    }
+
+
+def _handed_back(each: Claimed) -> dict[str, Any]:
+    """Do the same for a delivery that never started: its claim was no attempt."""
+    state = after(DeliveryState.SENDING, DeliveryMove.HAND_BACK)
+    unchanged = {"reason": None, "due_at": None, "tried_at": None, "spends": 0}
+    return {"id": each.id, "number": each.attempt_number, "state": state, **unchanged, "untried": 1}
+
+
+def _move(given: Callable[[str], Any]) -> sa.Update:
+    """Return the statement that moves deliveries which are still of their claim."""
+    it = deliveries.c
+    return (
+        sa.update(deliveries)
+        .where(it.attempts == given("number"), it.claim_owner == sa.bindparam("b_owner"), IS_SENT)
+        .values(
+            state=given("state"),
+            reason=sa.func.coalesce(given("reason"), it.reason),
+            due_at=sa.func.coalesce(given("due_at"), it.due_at),
+            tried_at=sa.func.coalesce(given("tried_at"), it.tried_at),
+            spent=it.spent + given("spends"),
+            attempts=it.attempts - given("untried"),
+            updated_at=sa.bindparam("b_now", type_=sa.Double()),
+            **UNCLAIMED,
+        )
+    )
+
+
+def release_held(connection: sa.Connection, event_ids: set[str], now: float) -> list[str]:
     """Queue the held deliveries of these events that wait for nothing any more. Returns their sinks."""
     if not event_ids:
         return []
-    return links.release_held(connection, dialect.among(deliveries.c.event_id, sorted(set(event_ids))), now)
-
-
-def poisoned(connection: sa.Connection, claimed: Sequence[Claimed], budget: int) -> list[Claimed]:
-    """Return those that have no attempt left of `budget`, and whose last one lapsed: they may be what kills workers."""
-    spent = {each.id: each for each in claimed if each.spent >= budget}
-    if not spent:
-        return []
-    lapsed = connection.execute(
-        sa.select(attempts.c.delivery_id, attempts.c.number)
-        .join(deliveries, of_delivery())
-        .where(dialect.among(deliveries.c.id, sorted(spent)), attempts.c.outcome == "lapsed")
-    )
-    return [spent[row.delivery_id] for row in lapsed if row.number == spent[row.delivery_id].attempt_number - 1]
+    return links.release_held(connection, dialect.among(deliveries.c.event_id, sorted(event_ids)), now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -16,11 +16,20 @@ from receiver.ledger.schema import deliveries, events
 
 
 class ClaimAtOnce(NamedTuple):
-    """The claim with which a delivery is made: of a deliverer that waits for it. See claims.py on what is handed on."""
+    """The claim with which new deliveries are recorded: those with these `ids`, for `owner`; it lapses at `until`."""
 
     owner: str
-    claim_number: int
     until: float
+    ids: Collection[str]
+
+    def of(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the row of a new delivery, claimed if it is one of these."""
+        if row["id"] not in self.ids:
+            return row
+        return row | {"state": _CLAIMED, "attempts": 1, "claim_owner": self.owner, "claim_until": self.until}
+
+
+_CLAIMED: Final = state_after(DeliveryMove.CLAIM)
 
 
 def delivery_row(
@@ -36,16 +45,15 @@ def delivery_row(
     address: str = "",
     key_id: str = "",
     again: str = "",
-    claim: ClaimAtOnce | None = None,
 ) -> dict[str, Any]:
     """Return the row of a delivery that is due `now`, or held until the sinks `after` have ended.
 
     `lane`: what its breaker guards, normally the sink itself. `address`: of a callback, if not its submission's own,
     and `key_id`: the key that gave it; `again`: why the sink gets the event once more. Such deliveries have an id, and
-    so an idempotency key, of their own. `claim`: by which it is claimed as soon as it is there.
+    so an idempotency key, of their own.
     """
     more = f"{key_id} {address}" if address else again
-    row = {
+    return {
         "id": delivery_id(event_id, f"{sink} {more}" if more else sink),
         "event_id": event_id,
         "sink": sink,
@@ -63,19 +71,6 @@ def delivery_row(
         "attempts": 0,
         **UNCLAIMED,
     }
-    if claim is None:
-        return row
-    return row | {
-        "state": _CLAIMED,
-        "attempts": 1,
-        "prefetched": True,
-        "claim_owner": claim.owner,
-        "claim_number": claim.claim_number,
-        "claim_until": claim.until,
-    }
-
-
-_CLAIMED: Final = state_after(DeliveryMove.CLAIM)
 
 
 def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:

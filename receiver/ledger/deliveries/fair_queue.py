@@ -55,14 +55,19 @@ class Rotation:
     wrapped: bool = True
 
 
-def one_queued(on_postgresql: bool) -> sa.Select[int]:
-    """Return the look for one delivery of any sink, due or not, that no worker has."""
-    queued = sa.select(sa.literal_column("1", sa.Integer())).select_from(deliveries).where(_QUEUED).limit(1)
-    if on_postgresql:
-        # In the order of an index: else it reads the whole table for one, as long as it remembers a backlog that is
-        # gone. SQLite might sort all that is queued.
-        queued = queued.order_by(deliveries.c.sink, deliveries.c.due_at)
-    return queued
+@dataclass(frozen=True, slots=True)
+class ManyLanes:
+    """A sink that has many lanes, as the worker process that claims for it sees it.
+
+    `places`: how many sends there may be; `lane_limit`: how many of one lane. `held`: how many it has claimed, by lane;
+    `probing`: how many of these are probes.
+    """
+
+    places: int
+    lane_limit: int
+    held: Counter[str]
+    probing: int
+    rotation: Rotation
 
 
 def due(sink: str | sa.BindParameter[str], now: float | sa.BindParameter[float]) -> sa.ColumnElement[bool]:
@@ -77,47 +82,38 @@ def due_by_id(sink: sa.BindParameter[str], now: sa.BindParameter[float]) -> sa.C
 
 
 def in_lane(sink: str, lane: str) -> sa.ColumnElement[bool]:
-    """Return the condition that a delivery of `sink` which is due belongs to `lane`: the sink's own, or one of many."""
+    """Return the condition that a due delivery of `sink` belongs to `lane`: the sink's own, or one of many."""
     return sa.true() if lane == sink else sa.and_(ONE_OF_MANY, deliveries.c.lane == lane)
 
 
 def choose(
-    connection: sa.Connection,
-    sink: str,
-    limit: int,
-    now: float,
-    *,
-    places: int,
-    lane_limit: int,
-    claimed: Counter[str],
-    rotation: Rotation,
+    connection: sa.Connection, sink: str, limit: int, now: float, many: ManyLanes
 ) -> tuple[list[str], list[WaitingLane]]:
     """Return the ids of up to `limit` due deliveries of lanes that are not shut, and the lanes seen that may be probed.
 
-    `places`: how many sends there may be, which are shared by key first (callback.room), then by lane. `lane_limit`:
-    how many one lane may have, with those that it has `claimed`. Keys take turns, and so do the lanes of a key, the one
+    Places are shared by key first (callback.room), then by lane. Keys take turns, and so do the lanes of a key, the one
     that has waited longest first; each lane gives one delivery before any gives another.
     """
-    shares = _Shares(places, claimed)
+    shares = _Shares(many.places, many.held)
     waiting: dict[str, list[WaitingLane]] = {}  # by key
     probes: list[WaitingLane] = []
-    for page in _walk(connection, sink, now, rotation):
+    for page in _walk(connection, sink, now, many.rotation):
         for each in page:
             key = callback.key_in(each.lane)
             if shares.room(key) <= 0:
                 continue
             if each.shut:
                 probes.append(each)
-            elif claimed[each.lane] < lane_limit:
+            elif many.held[each.lane] < many.lane_limit:
                 waiting.setdefault(key, []).append(each)
         if sum(min(len(lanes), shares.room(key)) for key, lanes in waiting.items()) >= limit:
             break
-        if rotation.after and shares.room(key := callback.key_in(rotation.after)) <= 0:
-            rotation.after = callback.behind(key)  # of a caller that has its share, no lane need be read
+        if many.rotation.after and shares.room(key := callback.key_in(many.rotation.after)) <= 0:
+            many.rotation.after = callback.behind(key)  # of a caller that has its share, no lane need be read
     turns = zip_longest(*(sorted(lanes, key=_since)[:limit] for lanes in waiting.values()))
     names = [each.lane for turn in turns for each in turn if each is not None][:limit]
-    oldest = _oldest(connection, sink, names, min(limit, lane_limit), now)
-    rounds = zip_longest(*(oldest.get(lane, [])[: lane_limit - claimed[lane]] for lane in names))
+    oldest = _oldest(connection, sink, names, min(limit, many.lane_limit), now)
+    rounds = zip_longest(*(oldest.get(lane, [])[: many.lane_limit - many.held[lane]] for lane in names))
     chosen: list[str] = []
     for each_round in rounds:
         for lane, delivery in zip(names, each_round, strict=True):
@@ -148,11 +144,6 @@ class _Shares:
             return False
         self._taken[key] += 1
         return True
-
-
-def any_due(connection: sa.Connection, sink: str, now: float, rotation: Rotation) -> bool:
-    """Whether a lane has something due that may be sent, or probed with, as far as one walk sees."""
-    return any(_walk(connection, sink, now, rotation))
 
 
 def _walk(connection: sa.Connection, sink: str, now: float, rotation: Rotation) -> Iterator[list[WaitingLane]]:

@@ -92,11 +92,6 @@ def begin_probe(connection: sa.Connection, lane: str, now: float) -> Lane | None
     return before
 
 
-def count_probing(connection: sa.Connection, names: Collection[str]) -> int:
-    """Count those of these lanes that are being probed."""
-    return sum(lane.breaker == "probing" for lane in named(connection, names).values())
-
-
 def end_probe(connection: sa.Connection, lane: Lane, now: float) -> None:
     """Undo `begin_probe` when nothing was due to probe with, or the next delivery would wait for the lease."""
     before = {"breaker": lane.breaker, "until": lane.until, "opened_at": lane.opened_at}

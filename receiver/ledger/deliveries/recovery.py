@@ -1,11 +1,12 @@
-"""Recovery of deliveries: the reaper releases the claims of dead workers; the clock lapses claims that ran out, makes
-waiting deliveries due, releases held ones that nobody released, and ends what waits for a sink that is never there.
+"""Recovery of deliveries: release the claims of dead workers, lapse claims that ran out, make waiting deliveries due,
+release held ones that nobody released, and end what waits for a sink that is never there.
 
 Each check that finds nothing costs one indexed query, and each step a bounded number of rows.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, Final
@@ -16,39 +17,29 @@ from receiver.domain.delivery import DeliveryMove, DeliveryState, gave_up, state
 from receiver.ledger import dialect
 from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.deliveries import fair_queue, lanes, links
-from receiver.ledger.deliveries.attempts import AttemptResult, record
+from receiver.ledger.deliveries.attempts import AttemptResult, record, release_held
 from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED
-from receiver.ledger.deliveries.claims import handed_back
 from receiver.ledger.schema import attempts, deliveries
 from receiver.ledger.schema import lanes as lane_rows
 
-# Deliveries that one step ends at the most.
-PAGE = 500
-
-_STARTED: Final = "while sending: it may have arrived"
-_UNKNOWN: Final = "with it prefetched: it may have arrived, or was never sent"
-
-# Seconds over which deliveries that lapse again are spread, doubled each time; the most, for work is to go on within
-# 30 s of a kill.
-_SPREAD: Final = 5.0
-_LONGEST: Final = 20.0
+# Deliveries that one step ends at most.
+PAGE: Final = 500
 # Waiting deliveries that one transaction queues.
 DUE_AT_ONCE: Final = 1000
 
+# Seconds over which deliveries that lapse again are spread, doubled each time; the most, for work is to resume within
+# 30 s of a kill.
+_SPREAD: Final = 5.0
+_LONGEST: Final = 20.0
+# Lapses in a row that end a delivery, and its reason then.
+_LAPSES: Final = 4
+POISONED: Final = f"{_LAPSES} workers in a row ended while they had it: sending it may be what kills them"
 
-def release_claims(connection: sa.Connection, owner: str, now: float, started: Collection[str] | None = None) -> int:
-    """Release up to 500 claims of a dead worker: they need not run out first. Returns how many there were.
 
-    `started`: which of its prefetched deliveries it had started, where that is known. The others were not tried.
-    """
+def release_claims(connection: sa.Connection, owner: str, now: float) -> int:
+    """Release up to 500 claims of a dead worker: they need not run out first. Returns how many there were."""
     held = _claims(connection, deliveries.c.claim_owner == owner)
-    prefetched = [row for row in held if row.prefetched]
-    untried = [row for row in prefetched if started is not None and row.id not in started]
-    if untried:
-        connection.execute(_these(untried).values(handed_back(now)))
-    hint = _UNKNOWN if started is None else _STARTED
-    _lapse(connection, [row for row in prefetched if row not in untried], f"{owner} ended {hint}", 0, now)
-    _lapse(connection, [row for row in held if not row.prefetched], f"{owner} ended {_STARTED}", 1, now)
+    _lapse(connection, held, f"{owner} ended while sending: it may have arrived", now)
     if held:
         lanes.end_probes(connection, sorted({row.lane for row in held}), now)
     return len(held)
@@ -57,51 +48,60 @@ def release_claims(connection: sa.Connection, owner: str, now: float, started: C
 def lapse_claims(connection: sa.Connection, now: float) -> int:
     """Lapse up to 500 claims that have run out. Returns how many there were."""
     held = _claims(connection, deliveries.c.claim_until < now)
-    _lapse(connection, [row for row in held if row.prefetched], f"the claim ran out {_UNKNOWN}", 0, now)
-    _lapse(connection, [row for row in held if not row.prefetched], f"the claim ran out {_STARTED}", 1, now)
+    _lapse(connection, held, "the claim ran out while sending: it may have arrived", now)
     return len(held)
 
 
 def _claims(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Sequence[Any]:
-    found = sa.select(deliveries).where(SENDING, condition).order_by(deliveries.c.claim_until).limit(500)
+    found = sa.select(deliveries).where(SENDING, condition).order_by(deliveries.c.claim_until).limit(PAGE)
     return connection.execute(found.with_for_update(skip_locked=True)).all()
 
 
-def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: int, now: float) -> None:
+def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, now: float) -> None:
     """Queue deliveries whose last attempt has an unknown result, and record it as `lapsed`.
 
-    `spends`: how many of its attempts that costs each. A delivery that kills its worker must end some day. But what was
-    prefetched had hardly started, and is not prefetched again.
-
-    What lapses again is due at different times: if one of them kills its worker, the others must not be sent together
-    with it again and again.
+    The first lapse spends none of the attempts: most of what a dead worker held had not started. What lapses again is
+    due at different times: if one delivery kills its workers, the others must not be sent with it again and again. The
+    last of _LAPSES in a row ends it as dead.
     """
+    if not held:
+        return
     before = _lapses(connection, held)
     lapsed = partial(AttemptResult, move=DeliveryMove.LAPSE, outcome="lapsed", reason=reason, ended_at=now)
     results = [lapsed(row.id, row.event_id, row.created_at, row.attempts, started_at=row.updated_at) for row in held]
     record(connection, [(row.claim_owner, result) for row, result in zip(held, results, strict=True)])
+    first = [row for row in held if not before[row.id]]
+    again = [row for row in held if 0 < before[row.id] < _LAPSES - 1]
+    last = [row for row in held if before[row.id] >= _LAPSES - 1]
     changes = {"state": state_after(DeliveryMove.LAPSE), "updated_at": now, "reason": reason, **UNCLAIMED}
-    changes["spent"] = deliveries.c.spent + spends
-    fresh, again = [row for row in held if row.id not in before], [row for row in held if row.id in before]
-    if fresh:
-        connection.execute(_these(fresh).values(**changes, due_at=now))
+    if first:
+        connection.execute(_these(first).values(**changes, due_at=now))
     for place, row in enumerate(again, 1):
         due_at = now + min(_SPREAD * 2 ** before[row.id], _LONGEST) * place / len(again)
-        connection.execute(_these([row]).values(**changes, due_at=due_at))
+        connection.execute(_these([row]).values(**changes, due_at=due_at, spent=deliveries.c.spent + 1))
+    if last:
+        dead = {"state": state_after(DeliveryMove.DIE), "reason": POISONED}
+        connection.execute(_these(last).values({**changes, **dead, "spent": deliveries.c.spent + 1}))
+        release_held(connection, {row.event_id for row in last}, now)
 
 
 def _lapses(connection: sa.Connection, held: Sequence[Any]) -> dict[str, int]:
-    """Count the lapses of each delivery whose last attempt lapsed."""
-    if not held:
-        return {}
+    """Count how many attempts in a row have lapsed before the present one of each delivery."""
     query = (
-        sa.select(attempts.c.delivery_id, sa.func.count().label("times"), sa.func.max(attempts.c.number).label("last"))
+        sa.select(attempts.c.delivery_id, attempts.c.number)
         .join(deliveries, of_delivery())
         .where(dialect.among(deliveries.c.id, [row.id for row in held]), attempts.c.outcome == "lapsed")
-        .group_by(attempts.c.delivery_id)
     )
-    numbers = {row.id: row.attempts for row in held}
-    return {row.delivery_id: row.times for row in connection.execute(query) if row.last == numbers[row.delivery_id] - 1}
+    numbers: defaultdict[str, set[int]] = defaultdict(set)
+    for row in connection.execute(query):
+        numbers[row.delivery_id].add(row.number)
+    counts = {}
+    for row in held:
+        count = 0
+        while row.attempts - count - 1 in numbers[row.id]:
+            count += 1
+        counts[row.id] = count
+    return counts
 
 
 def _these(rows: Sequence[Any]) -> sa.Update:

@@ -18,7 +18,7 @@ from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, Walk
 from receiver.ledger.schema import attempts, deliveries, events
 
 # Who sends it, and a caller's address with what signs for it, are nobody else's business.
-_UNSHOWN: Final = frozenset({"claim_owner", "claim_number", "prefetched", "target", "target_key"})
+_UNSHOWN: Final = frozenset({"claim_owner", "target", "target_key"})
 _SHOWN: Final = tuple(column for column in deliveries.c if column.name not in _UNSHOWN)
 _KEY: Final = (deliveries.c.updated_at, deliveries.c.id)
 LISTING: Final = KeysetList(_SHOWN, _KEY)

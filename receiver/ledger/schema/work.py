@@ -104,8 +104,6 @@ deliveries = Table(
     Column("tried_at", Double),  # when its first attempt began, if that failed; moved by what it waited for us
     # The claim, of a delivery that is being sent: see deliveries/claims.py. In every other state these have no value.
     Column("claim_owner", Text, nullable=False, server_default=""),  # the worker process
-    Column("claim_number", Integer, nullable=False, server_default="0"),  # of that process's transaction
-    Column("prefetched", Boolean, nullable=False, server_default=text("false")),  # it holds no slot yet
     Column("claim_until", Double),  # when it lapses
     Column("reason", Text, nullable=False, server_default=""),
     Column("created_at", Double, nullable=False),

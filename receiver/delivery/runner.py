@@ -1,0 +1,404 @@
+"""Deliver to one sink: hold what this process has claimed, send it in threads, settle what has ended, claim more.
+
+    room, take   the dispatcher of the process records new deliveries as claimed, and hands them over
+    poke         the ledger may have something due, which is claimed when there is room
+    held         the claims that the process renews
+
+One thread claims and settles; nothing else here asks the ledger. A retry frees its place: nothing sleeps. A send that
+takes longer than its sink allows is given up, and its thread is left behind rather than waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import redis
+
+from handlers import Receipt, Sink, SinkOptions, Unavailable, registry
+from handlers.support.daemon_pool import DaemonPool, LeftBehind
+from receiver.config.destinations import RetryPolicy
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+from receiver.delivery.callback_sink import CallbackSink
+from receiver.delivery.send_task import SendTask, to_delivery
+from receiver.delivery.settlement import Settlement
+from receiver.delivery.sink_services import SourceServices
+from receiver.domain.callback import CALLBACK
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.deliveries import claims
+from receiver.ledger.deliveries.claimed import Claimed, load_bodies
+from receiver.ledger.deliveries.claims import Claims
+from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
+from receiver.runtime.background import keep_thread
+from receiver.runtime.outage import Pause
+from receiver.runtime.throttle import SharedRate
+from receiver.telemetry.logs import Fields
+from receiver.telemetry.workers import AttemptCounter
+
+# Deliveries held for each place of a sink whose sends are fast, in seconds: so that no place is empty while the ledger
+# commits, and what is held waits about a second at most. Of another sink, one.
+AHEAD: Final = 4
+FAST: Final = 0.25
+# Deliveries and bytes held at most. A parsed body takes some four times its bytes.
+MOST: Final = 1024
+MOST_BYTES: Final = claims.CLAIM_BYTES
+PARSED: Final = 4
+# Batches under way, of a sink that takes many deliveries at once.
+BATCHES: Final = 2
+# Seconds that a settlement waits for other sends that are under way.
+GATHER: Final = 0.01
+# Seconds after which a sink with few free places claims all the same.
+CLAIM_AGAIN: Final = 0.25
+# Seconds without trouble before more is held than there are places.
+CALM: Final = 1.0
+# Seconds that a send may overrun its sink's own time-out before it is given up.
+GRACE: Final = 2.0
+# Sends left behind, for each place, after which a fresh process should replace this one.
+WORN_OUT: Final = 4
+# Seconds between two flushes of the counters while there is something to do.
+FLUSH: Final = 5.0
+
+log = logging.getLogger("runhook.deliver")
+
+
+class SinkRunner:
+    """Delivers to one sink in the worker process `owner`. Safe to call from any thread.
+
+    `ledger` and `connection` belong to the process, which closes them; it also renews the claims on `held()`.
+    `concurrency`: sends under way at a time, in this process. `lane_limit`: how many of one lane, for a sink that has
+    many. `on_due`: called, in the runner's thread, with the sinks whose held deliveries a settlement has queued.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        sink: Sink[SinkOptions],
+        retry: RetryPolicy,
+        concurrency: int,
+        connection: redis.Redis,
+        owner: str,
+        *,
+        rate: SharedRate | None = None,
+        lane_limit: int | None = None,
+        on_due: Callable[[Collection[str]], None] = lambda _sinks: None,
+    ) -> None:
+        self.name = sink.name
+        self.owner = owner
+        self._ledger = ledger
+        self._sink = sink
+        self._retry = retry
+        self._rate = rate
+        self._lane_limit = lane_limit
+        self._rotation = Rotation()
+        self._on_due = on_due
+        self._many = sink.batch_size > 1
+        self._places = min(concurrency, BATCHES) if self._many else concurrency
+        self._limit = sink.options.timeout + (2 * GRACE if self._many else GRACE)
+        self._threads = DaemonPool(self._places, f"send-{sink.name}")
+        self._counter = AttemptCounter(connection, sink.name)
+        self._settlement = Settlement(sink.name, retry, owner, self._counter)
+        self._pause = Pause(log, "deliver")
+        self._lock = threading.Lock()  # of what follows
+        self._held: set[Claimed] = set()
+        self._bytes = 0
+        self._todo: deque[Claimed] = deque()
+        self._unstarted: list[Claimed] = []  # withdrawn, to be handed back
+        self._running: dict[int, SendTask] = {}  # by identity; the oldest first
+        # Ended tasks, and None to make the runner's thread look around.
+        self._done: queue.SimpleQueue[SendTask | None] = queue.SimpleQueue()
+        self._ended: list[SendTask] = []  # of these, those that are not settled
+        self._poked, self._claiming = True, False
+        self._stopping = threading.Event()
+        self._stopped = threading.Event()
+        self._typical = math.inf  # seconds that a send takes, as seen lately
+        self._trouble_at = self._claimed_at = self._flushed_at = -math.inf  # by time.monotonic()
+
+    # --- What the process and the dispatcher call
+
+    def start(self) -> None:
+        """Start the thread that claims and settles. Sender threads start on demand."""
+        keep_thread(f"deliver-{self.name}", self._work, threading.Event())
+
+    def room(self) -> int:
+        """Return how many new deliveries may be recorded as claimed by this runner now.
+
+        None for a sink whose rate or lanes are counted at each claim, nor while older deliveries may be due.
+        """
+        if self._rate or self._lane_limit or self._poked or self._stopping.is_set() or self.worn_out:
+            return 0
+        with self._lock:
+            return self._free()
+
+    def take(self, claimed: Sequence[Claimed]) -> None:
+        """Send deliveries that a committed transaction has claimed for this runner; after a stop, hand them back."""
+        with self._lock:
+            stopping, idle = self._stopping.is_set(), not self._held
+            if not stopping:
+                self._held.update(claimed)
+                self._bytes += sum(map(_weight, claimed))
+                self._todo.extend(claimed)
+        if stopping:
+            with suppress(LedgerUnavailable):  # else they lapse
+                self._settlement.settle(self._ledger, [], claimed)
+            return
+        if idle:  # else its thread knows when the next send is overdue
+            self._done.put(None)
+        for _ in range(0, len(claimed), self._sink.batch_size if self._many else 1):
+            self._threads.submit(self._send_next)
+
+    def poke(self) -> None:
+        """Look for due deliveries in the ledger as soon as there is room for them."""
+        if not self._poked:
+            self._poked = True
+            self._done.put(None)
+
+    def held(self) -> list[str]:
+        """Return the ids of the claimed deliveries that are not settled."""
+        with self._lock:
+            return [each.id for each in self._held]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held and nothing is known to be due."""
+        return not (self._held or self._poked or self._claiming)
+
+    @property
+    def worn_out(self) -> bool:
+        """Whether so many sends were left behind that the process is to be replaced after an orderly stop."""
+        return self._threads.abandoned > WORN_OUT * self._places
+
+    def stop(self) -> None:
+        """Claim nothing more, and hand back what has not started. What is under way ends and is settled."""
+        self._stopping.set()
+        self._withdraw()
+        self._done.put(None)
+
+    def join(self, until: float) -> bool:
+        """Wait after `stop` until everything is settled, until `until` (time.monotonic()) at most. Return whether."""
+        return self._stopped.wait(max(0.0, until - time.monotonic()))
+
+    def close(self) -> None:
+        """End idle threads and close the sink. Leaves the ledger and Redis open."""
+        self._threads.close()
+        self._sink.close()
+
+    # --- Senders
+
+    def _send_next(self) -> None:
+        """In a thread: send what waits longest."""
+        task = self._next_task()
+        if task is None:
+            return
+        answers = self._answers(task)
+        with self._lock:
+            if self._running.pop(id(task), None) is None:
+                raise LeftBehind
+            task.answers, task.seconds = answers, time.monotonic() - task.started
+        if any(isinstance(each, Unavailable) and not each.dependency for each in answers):
+            self._trouble_at = time.monotonic()
+            self._withdraw()  # else what is held spends its attempts before the breaker opens
+        self._done.put(task)
+
+    def _next_task(self) -> SendTask | None:
+        with self._lock:
+            size = min(len(self._todo), self._sink.batch_size if self._many else 1)
+            if not size:
+                return None
+            task = SendTask([self._todo.popleft() for _ in range(size)], time.monotonic())
+            self._running[id(task)] = task
+            return task
+
+    def _answers(self, task: SendTask) -> Sequence[Receipt | Exception]:
+        try:
+            deliveries = [to_delivery(each, self._retry) for each in task.claimed]
+            answers = self._sink.send_many(deliveries) if self._many else [self._sink.send(*deliveries)]
+            if len(answers) != len(deliveries):
+                raise RuntimeError(f"{len(answers)} answers to {len(deliveries)} deliveries")
+        except Exception as error:  # noqa: BLE001 - the three kinds are distinguished at settlement
+            return [error] * len(task.claimed)
+        return answers
+
+    def _withdraw(self) -> None:
+        """Let nothing start that has not: it is handed back."""
+        with self._lock:
+            self._unstarted += self._todo
+            self._todo.clear()
+
+    # --- The thread that claims and settles
+
+    def _work(self) -> None:
+        while self._held or not self._stopping.is_set():
+            self._collect()
+            try:
+                self._settle()
+                self._claim()
+                self._pause.end()
+            except LedgerUnavailable as error:
+                fields = Fields(sink=self.name, ledger=error, unsettled=len(self._ended))
+                self._pause.wait(fields, lambda: False)
+        self._counter.flush()
+        self._stopped.set()
+
+    def _collect(self) -> None:
+        """Wait until there is something to settle or to claim. Other sends get a moment to end, too."""
+        try:
+            first = self._done.get(timeout=self._wait())
+            if first is not None and self._running:
+                time.sleep(GATHER)
+            while True:
+                self._ended += [first] if first is not None else []
+                first = self._done.get_nowait()
+        except queue.Empty:
+            pass
+        self._give_up_overdue()
+
+    def _wait(self) -> float | None:
+        """Return the seconds until something is to be done though nothing ends; None when only another thread can
+        tell."""
+        with self._lock:
+            if self._ended or self._unstarted:
+                return 0.0
+            now = time.monotonic()
+            oldest = next((task.started for task in self._running.values()), now)  # or one that starts from now on
+            at = min(oldest + self._limit if self._held else math.inf, self._claim_at())
+        return None if at == math.inf else max(0.0, at - now)
+
+    def _give_up_overdue(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            overdue = [task for task in self._running.values() if task.started + self._limit < now]
+            for task in overdue:
+                del self._running[id(task)]
+        for task in overdue:
+            self._threads.abandon()
+            task.seconds = now - task.started
+            task.answers = [Unavailable(f"no answer within {self._sink.options.timeout:g} s")] * len(task.claimed)
+        self._ended += overdue
+
+    def _settle(self) -> None:
+        """Settle what has ended and hand back what will not start. Both stay held until that is committed."""
+        with self._lock:
+            unstarted = list(self._unstarted)
+        if not self._ended and not unstarted:
+            return
+        sinks = self._settlement.settle(self._ledger, self._ended, unstarted)
+        for task in self._ended:
+            self._typical = task.seconds if self._typical == math.inf else 0.8 * self._typical + 0.2 * task.seconds
+        settled = [*unstarted, *(each for task in self._ended for each in task.claimed)]
+        self._ended = []
+        with self._lock:
+            del self._unstarted[: len(unstarted)]
+            self._held.difference_update(settled)
+            self._bytes -= sum(map(_weight, settled))
+            # What is handed back is due again; a lane that has a free place, or was probed, may have more.
+            self._poked = self._poked or bool(unstarted or self._lane_limit or any(it.probe for it in settled))
+        if sinks:
+            self._on_due(sinks)
+        if not self._held or time.monotonic() > self._flushed_at + FLUSH:
+            self._counter.flush()
+            self._flushed_at = time.monotonic()
+
+    def _claim(self) -> None:
+        """Claim and start what is due, if there is room. Raises LedgerUnavailable."""
+        with self._lock:
+            now, room, held = time.monotonic(), self._free(), list(self._held)
+            if now < self._claim_at():
+                return
+            self._poked, self._claiming, self._claimed_at = False, True, now
+        more = True  # until the ledger has answered
+        try:
+            claimed = self._claimed(room, held)
+            more = not claimed.all_due
+            if claimed:  # should the ledger go away now, these claims lapse
+                self.take(self._ledger.read(lambda connection: load_bodies(connection, claimed), transaction=False))
+        finally:
+            self._poked, self._claiming = self._poked or more, False
+
+    def _claimed(self, room: int, held: Sequence[Claimed]) -> Claims:
+        many = None
+        if self._lane_limit:
+            of_lanes, probing = Counter(each.lane for each in held), sum(each.probe for each in held)
+            many = ManyLanes(self._places, self._lane_limit, of_lanes, probing, self._rotation)
+        limit = self._allowed(room) if self._rate else room
+        if not limit:
+            return Claims()  # the process pokes once a second
+        left = max(MOST_BYTES - self._bytes, 1)
+        return self._ledger.write(
+            lambda connection: claims.claim(
+                *(connection, self.name, limit, self.owner, self._ledger.now()), most_bytes=left, many=many
+            )
+        )
+
+    def _allowed(self, wanted: int) -> int:
+        """Return how many of `wanted` the sink's rate allows now; 0 while Redis, which knows it, is unavailable."""
+        assert self._rate is not None
+        now = self._ledger.now()
+        if not self._ledger.read(lambda it: claims.due_sinks(it, [self.name], now), transaction=False):
+            return 0  # what is not sent must not count
+        try:
+            return self._rate.take(wanted)
+        except redis.RedisError:
+            return 0
+
+    def _claim_at(self) -> float:
+        """Return when to claim, by time.monotonic(): infinite for not before a send ends or somebody pokes.
+
+        A sink with few free places waits a moment for more, unless it has many lanes: a slow lane must not keep others
+        from the places that are free.
+        """
+        room = self._free()
+        if not self._poked or room <= 0 or self._stopping.is_set() or self.worn_out:
+            return math.inf
+        if self._lane_limit or 2 * room > self._most():
+            return -math.inf
+        return math.inf if self._todo else self._claimed_at + CLAIM_AGAIN
+
+    def _free(self) -> int:
+        """Return for how many more deliveries there is room."""
+        return max(0, self._most() - len(self._held)) if self._bytes < MOST_BYTES else 0
+
+    def _most(self) -> int:
+        """Return how many deliveries are held at most."""
+        alone = self._rate or self._lane_limit or self._typical > FAST
+        ahead = 1 if alone or time.monotonic() < self._trouble_at + CALM else AHEAD
+        return min(self._places * (self._sink.batch_size if self._many else 1) * ahead, MOST)
+
+
+def _weight(each: Claimed) -> int:
+    """Return about how many bytes of memory a held delivery takes."""
+    return len(each.body) * (1 + (PARSED if each.run is not None else 0))
+
+
+def build(
+    settings: Settings,
+    config: Config,
+    name: str,
+    owner: str,
+    ledger: Ledger,
+    connection: redis.Redis,
+    on_due: Callable[[Collection[str]], None] = lambda _sinks: None,
+) -> SinkRunner:
+    """Return the runner of sink `name` in the worker process `owner`. It opens nothing before its first send."""
+    services = SourceServices(config, settings.skyvern_base_url)
+    sink: Sink[Any]
+    if name == CALLBACK:
+        callbacks = config.callbacks
+        options, lookup = SinkOptions(timeout=callbacks.timeout), Ledger(settings.database_url)
+        sink = CallbackSink(options, services, lookup, settings.master_secret, config.allowed_addresses)
+        retry, concurrency, rate, lane_limit = callbacks.retry, callbacks.concurrency, None, callbacks.per_origin
+    else:
+        chosen = config.sinks[name]
+        sink = registry.build(name, chosen.type, chosen.options, services)
+        rate = SharedRate(connection, name, chosen.rate_limit) if chosen.rate_limit else None
+        retry, concurrency, lane_limit = chosen.retry, chosen.concurrency, None
+    return SinkRunner(
+        *(ledger, sink, retry, concurrency, connection, owner), rate=rate, lane_limit=lane_limit, on_due=on_due
+    )
