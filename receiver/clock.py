@@ -1,29 +1,21 @@
-"""Do what comes due: retries, lapsed claims, lost wake-ups, overdue results, retention; index what runs say.
+"""Do what comes due in the ledger: retries, lapsed claims, overdue results, operations, retention, the search index.
 
-Several clocks may run. Whatever Redis has forgotten, the ledger still knows. A tick that finds nothing costs one query,
-and every other one a request to Redis as well.
+Several clocks may run. A tick that finds nothing costs one query. The workers find what it queues.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-import redis
-
-from receiver import reaper, wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery import backoff
 from receiver.domain import poll_schedule
-from receiver.domain.callback import CALLBACK
 from receiver.domain.redaction import Redactor
-from receiver.inbox.reader import InboxReader
-from receiver.inbox.stream import spoilt
 from receiver.ledger import (
     Connection,
     Ledger,
@@ -37,32 +29,21 @@ from receiver.ledger import (
     retention,
     words,
 )
-from receiver.ledger.deliveries import claims, lanes, recovery
-from receiver.ledger.deliveries.fair_queue import Rotation
+from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.migrate import await_schema
-from receiver.reconcile import poll_hints, poller
+from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from receiver.runtime.process import error_location
-from receiver.runtime.redis_client import check_url, connect
-from receiver.status import board
+from receiver.runtime.redis_client import check_url
 from receiver.telemetry.logs import Fields
-from receiver.wakeups import cleanup
 
 # Seconds between two checks of what is due, and the most while nothing is, nor will be before the next one.
 TICK = 1.0
 QUIET_TICK = 2.0
-# Seconds between two checks of Redis, while the inbox is empty (whoever adds to it wakes the dispatcher): the inbox,
-# what dead workers left in RQ's lists, and poll hints.
-REDIS_EVERY = 4.0
-# Seconds between two checks for results that no webhook has brought: after a hint, and otherwise.
-HINTED_EVERY = 2.0
-OVERDUE_EVERY = 6.0
-# The same where no webhook is waited for, so that every result waits for such a check.
+# Seconds between two checks for results that no webhook has brought; and where no webhook is waited for, so that every
+# result waits for such a check.
+OVERDUE_EVERY = 4.0
 ALONE_EVERY = 1.0
-# Seconds between two checks for workers that died on this machine, while none of them can hold anything.
-IDLE_REAP_EVERY = 15.0
-# Seconds between two sweeps of the records of dead workers, which hold up no work.
-RECORDS_EVERY = 60.0
 # Seconds between two checks of what rarely goes wrong, and between two clean-ups of what does no harm meanwhile.
 SLOW_EVERY = 15.0
 TIDY_EVERY = 60.0
@@ -81,39 +62,28 @@ log = logging.getLogger("runhook.clock")
 
 
 class Clock:
-    """The clock of one process. `reap`: releases what dead workers held; returns how many there were. `give_up`: by
-    sink, the seconds after which what waits behind an open breaker is dead. `redactor`: what is not indexed. `waits`:
-    the longest that Runhook sets; None: times are not checked."""
+    """The clock of one process. `sinks`: those of the config. `retain`: seconds that events are kept; None: for ever.
+    `give_up`: by sink, the seconds after which what waits behind an open breaker is dead. `redactor`: what is not
+    indexed. `waits`: the longest that Runhook sets; None: times are not checked."""
 
     def __init__(
         self,
         ledger: Ledger,
         sinks: Sequence[str],
-        connection: redis.Redis,
         retain: float | None,
         reconciler: Reconciler | None = None,
-        reap: Callable[[], int] | None = None,
         give_up: Mapping[str, float] = {},
         redactor: Redactor | None = None,
         waits: ahead.LongestWaits | None = None,
     ) -> None:
         self._ledger = ledger
         self._sinks = sinks
-        self._redis = connection
         self._retain = retain
         self._reconciler = reconciler
-        self._reap_all = reap
         self._give_up = give_up
         self._redactor = redactor or Redactor([])
         self._waits = waits
-        self._inbox = InboxReader(connection, "clock")
-        self._queues = [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in sinks)]
-        # What the last checks found.
-        self._agenda = agenda.UNKNOWN
-        self._events_wait = False
-        self._rarities = False  # in Redis
-        self._hints = True
-        self._rotations = {CALLBACK: Rotation()}  # of the one sink that has many lanes
+        self._agenda = agenda.UNKNOWN  # what the last check found
         # Where the sweeps go on.
         self._swept_held = ""
         self._kept_after = retention.BEGINNING
@@ -129,7 +99,7 @@ class Clock:
 
     def _pause(self) -> float:
         """Return the seconds until the next tick: more than TICK only when it would find nothing before."""
-        if self._trouble or self._events_wait:
+        if self._trouble:
             return TICK
         return min(max(TICK, self._agenda.rest), QUIET_TICK)
 
@@ -138,28 +108,18 @@ class Clock:
         trouble: dict[str, str] = {}
         bugs: dict[str, str] = {}
         for check in (
-            self.reap,
             self.read_agenda,
             self.due,
             self.operations,
             self.slow,
             self.tidy,
-            self.check_redis,
             self.overdue,
-            self.inbox,
-            self.repair,
             self.words,
         ):
-            if "redis" in trouble and check in (self.check_redis, self.inbox, self.repair):
-                continue  # each would wait for a Redis that hangs, and what is due in the ledger would wait for them
             try:
                 check()
             except LedgerUnavailable as error:
                 trouble["ledger"] = str(error)
-            except redis.RedisError as error:
-                # A key that something else has written is no reason to stop the other checks of Redis.
-                wrong = spoilt(error)
-                trouble["inbox" if wrong else "redis"] = wrong or str(error) or type(error).__name__
             except Exception as error:
                 bugs[check.__name__] = error_location(error)
                 log.debug("clock.bug check=%s in full", check.__name__, exc_info=True)
@@ -169,22 +129,12 @@ class Clock:
             if trouble:
                 log.warning("clock.trouble %s", Fields(trouble))
             else:
-                log.warning("clock.well again")
+                log.warning("clock.recovered")
         self._trouble = set(trouble)
         if bugs != self._bugs:
             for name, place in bugs.items():
                 log.error("clock.bug check=%s error=%r: the other checks go on", name, place)
         self._bugs = bugs
-
-    def reap(self) -> None:
-        """Release what workers that died on this machine held. Not while something is away: each try would log it.
-
-        A worker holds claims, which the agenda shows, or events of the inbox: seldom, where there are neither.
-        """
-        if self._reap_all is None or self._trouble:
-            return
-        if self._events_wait or self._agenda.rest < math.inf or self._every("reap", IDLE_REAP_EVERY):
-            self._reap_all()
 
     def read_agenda(self) -> None:
         """See what there may be to do in the ledger: each of the next checks needs that."""
@@ -197,13 +147,13 @@ class Clock:
             self._ledger_away = time.monotonic()
 
     def due(self) -> None:
-        """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send.
+        """Queue what waited long enough, and take back what lapsed.
 
         Workers could not renew their claims while the ledger was away: they get PATIENCE, or what they have sent would
         be sent twice.
         """
         more = self._agenda.changes
-        if not (more or self._agenda.queued):
+        if not more:
             return
         started, now = time.monotonic(), self._ledger.now()
         patient = started - self._ledger_away < PATIENCE
@@ -218,50 +168,14 @@ class Clock:
             if queued:
                 log.debug("clock.due deliveries=%d", queued)
             more = queued == recovery.DUE_AT_ONCE and time.monotonic() - started < STEPS
-        ready = self._ledger.read(
-            lambda connection: claims.sinks_due(connection, self._sinks, now, self._rotations), transaction=False
-        )
         self._note_hang(started)
-        wakeups.wake_sinks(self._redis, ready)
 
     def operations(self) -> None:
         """Make steps of the operations that are running, each in a short transaction."""
         began, more = time.monotonic(), self._agenda.operations
         while more:
             made = self._ledger.write(lambda connection: actions.step(connection, self._ledger.now()))
-            wakeups.wake_sinks(self._redis, made.sinks)
             more = made.more and time.monotonic() - began < STEPS
-
-    def check_redis(self) -> None:
-        """See in one request whether events wait, and whether Redis has something that is rarely there.
-
-        While there is trouble, in every tick: it would seem to be over in a tick without this check.
-        """
-        self._rarities = False
-        if not (self._events_wait or self._trouble or self._every("redis", REDIS_EVERY)):
-            return
-        self._events_wait, self._rarities = False, True
-        with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.exists(*cleanup.left_behind(self._queues), *poll_hints.KEYS)
-            self._inbox.ask_waiting(pipeline)
-            found, waiting = pipeline.execute(raise_on_error=False)
-        self._rarities = found != 0
-        self._hints = self._hints or self._rarities
-        if isinstance(waiting, Exception):
-            raise waiting
-        self._events_wait = waiting > 0
-
-    def inbox(self) -> None:
-        """Wake the dispatcher when events wait and no wake-up is on its way."""
-        if self._events_wait:
-            wakeups.wake_dispatcher(self._redis)
-
-    def repair(self) -> None:
-        """Clear what killed workers left in RQ's lists."""
-        if self._every("records", RECORDS_EVERY) or (
-            self._rarities and cleanup.anything_left(self._redis, self._queues)
-        ):
-            cleanup.sweep(self._redis, self._queues)
 
     def slow(self) -> None:
         """Correct times written while the database's clock was ahead; queue held deliveries that were left behind; end
@@ -289,15 +203,13 @@ class Clock:
                 return
 
     def tidy(self) -> None:
-        """Remove old lines of the audit, old operations, and the heartbeats and inbox readers of dead processes; update
-        the statistics of SQLite's planner."""
+        """Remove old lines of the audit, old operations, and the heartbeats of dead processes; update the statistics
+        of SQLite's planner."""
         if not self._every("tidy", TIDY_EVERY):
             return
         self._remove_told(self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR))
         self._ledger.write(heartbeats.forget)
         self._ledger.alter(dialect.learn)
-        board.forget(self._redis)
-        self._inbox.tidy()
 
     def _sweep_held(self) -> None:
         began = time.monotonic()
@@ -339,12 +251,8 @@ class Clock:
 
     def overdue(self) -> None:
         """Start polls for results that no webhook has brought."""
-        if self._reconciler is None:
-            return
-        usual = ALONE_EVERY if self._reconciler.alone else OVERDUE_EVERY
-        if self._every("overdue", min(HINTED_EVERY, usual) if self._hints else usual):
-            self._reconciler.tick(hints=self._hints)
-            self._hints = False
+        if self._reconciler and self._every("overdue", ALONE_EVERY if self._reconciler.alone else OVERDUE_EVERY):
+            self._reconciler.tick()
 
     def words(self) -> None:
         """Index the words of runs that changed, for INDEX_FOR at most.
@@ -370,11 +278,10 @@ class Clock:
         return True
 
     def close(self) -> None:
-        """Close the connections to the ledger, Redis and Skyvern's API."""
+        """Close the connections to the ledger and Skyvern's API."""
         if self._reconciler is not None:
             self._reconciler.close()
         self._ledger.close()
-        self._redis.close()
 
 
 def build(settings: Settings, config: Config, stop: Callable[[float], bool], watch_back: float | None = None) -> Clock:
@@ -386,15 +293,12 @@ def build(settings: Settings, config: Config, stop: Callable[[float], bool], wat
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     await_schema(ledger, START_WITHIN, stop)
     check_url(settings.redis_url)
-    connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
     reconciler = poller.build(settings, config, watch_back) if config.reconcile.enabled else None
     return Clock(
         ledger,
         config.destinations,
-        connection,
         config.retention.events,
         reconciler,
-        reap=partial(reaper.reap_all, settings),
         give_up={name: config.retry_of(name).give_up_after for name in config.destinations},
         redactor=Redactor(config.redact),
         waits=longest_waits(config),

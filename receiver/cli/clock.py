@@ -16,7 +16,7 @@ def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory
     from receiver.clock import build
     from receiver.config.loader import file_hash
     from receiver.domain.parts import CLOCK
-    from receiver.runtime.working_flag import say_working
+    from receiver.runtime.child import say_working
     from receiver.status.heartbeat import Heartbeat
 
     stopping = threading.Event()

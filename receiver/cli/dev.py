@@ -29,12 +29,11 @@ from receiver.config.variables import OPTION, replace_environment
 from receiver.config.yaml_file import read
 from receiver.errors import NotStarted
 from receiver.runtime.data_folder import secure
-from receiver.runtime.garbage import freeze_imports
 from receiver.telemetry import logs
 from receiver.web.server import display_host, listen
 
 if TYPE_CHECKING:
-    from receiver.runtime.foreman import Program
+    from receiver.runtime.supervisor import Program, Supervisor
     from receiver.runtime.tunnel import Tunnel
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -65,7 +64,7 @@ def dev(
 ) -> None:
     """Run receiver, worker and clock together, with their own Valkey unless REDIS_URL is set. Ctrl-C stops all."""
     from receiver.ingest import durability
-    from receiver.runtime.foreman import Foreman, program
+    from receiver.runtime.supervisor import Lines, Supervisor, program
     from receiver.runtime.tunnel import Tunnel
 
     parse_time(since)  # a wrong one is an error of this command
@@ -95,9 +94,9 @@ def dev(
     worker = ["worker", "--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", f"{PATIENCE:g}"]
     clock = ["clock", *(["--since", since] if since else ())]
     programs = [
-        program("serve", partial(_runhook, serve, environ, token if private else ""), STOP_TIMEOUT),
-        program("worker", partial(_runhook, worker, environ), STOP_TIMEOUT),
-        program("clock", partial(_runhook, clock, environ), STOP_TIMEOUT),
+        program("serve", partial(_runhook, serve, environ, token if private else ""), STOP_TIMEOUT, piped=True),
+        program("worker", partial(_runhook, worker, environ), STOP_TIMEOUT, piped=True),
+        program("clock", partial(_runhook, clock, environ), STOP_TIMEOUT, piped=True),
     ]
     session = DevSession(url, pages, key, settings.local_key)
     hidden = {"RUNHOOK_CONFIG": ""} if settings.packaged_config else {}  # each command finds that one
@@ -119,27 +118,28 @@ def dev(
             str(settings.config),
             away=partial(_no_redis, settings),
         )
-        foreman = Foreman(programs)
+        say = Lines(sys.stdout, [each.name for each in programs])
+        supervisor = Supervisor(programs, say, strict=True)
         _import_all(loaded)
 
         def on_ready() -> None:
             console = f"console: {pages}/console/login?token={token} (good once)" if private else ""
             lines = summary(settings, loaded, host, port, str(promise), admin)
             for line in [*lines, *filter(None, [file.trouble, console])]:
-                foreman.say(line)
+                say("runhook", line)
 
-        foreman.run(Readiness(host, port, foreman.starting, foreman.say), on_ready)
+        supervisor.run(Readiness(host, port, supervisor.starting, partial(say, "runhook")), on_ready)
 
 
 def _start_valkey(data: Path, stack: ExitStack) -> Program:
     """Start the embedded Valkey, which `stack` ends, and return it as a program. Raises NotStarted."""
     from receiver.runtime.embedded_valkey import EmbeddedValkey
-    from receiver.runtime.foreman import Program
+    from receiver.runtime.supervisor import Program
 
     valkey = EmbeddedValkey(data)
     stack.callback(valkey.stop)
     valkey.start()
-    return Program("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process)
+    return Program("valkey", valkey.launch, why=lambda _: valkey.why(), last=True, process=valkey.process)
 
 
 def _start_tunnel(tunnel: Tunnel, environ: dict[str, str], on_change: Callable[[], None]) -> Program:
@@ -147,22 +147,23 @@ def _start_tunnel(tunnel: Tunnel, environ: dict[str, str], on_change: Callable[[
 
     After a restart the tunnel may have another URL: `on_change` is called, and serve, worker and clock restart.
     """
-    from receiver.runtime.foreman import Foreman, Program
+    from receiver.runtime.supervisor import Program
 
-    def take(line: str, foreman: Foreman) -> None:
+    def take(line: str, supervisor: Supervisor) -> None:
         if tunnel.take(line):
             environ["PUBLIC_URL"] = tunnel.url
             on_change()
-            foreman.say(
+            supervisor.say(
+                "runhook",
                 f"public URL changed to {tunnel.url}: serve, worker and clock restart with it. Agents that post to the "
-                "old one: run `runhook connect --apply`"
+                "old one: run `runhook connect --apply`",
             )
-            foreman.renew(("serve", "worker", "clock"))
+            supervisor.renew(("serve", "worker", "clock"))
 
     tunnel.start()
     environ["PUBLIC_URL"] = tunnel.url
     environ.pop("PUBLIC_URL_FILE", None)
-    return Program("tunnel", tunnel.launch, tunnel.why, take=take, process=tunnel.process)
+    return Program("tunnel", tunnel.launch, why=tunnel.why, take=take, process=tunnel.process)
 
 
 def _check_ledger(settings: Settings, config: Config) -> None:
@@ -180,18 +181,13 @@ def _check_ledger(settings: Settings, config: Config) -> None:
 
 def _import_all(config: Config) -> None:
     """Import what the programs need, so that they share it."""
-    from handlers import registry
     from receiver import clock, worker  # noqa: F401
     from receiver.cli import clock as clock_command  # noqa: F401
     from receiver.cli import serve
-    from receiver.delivery import deliverer  # noqa: F401
-    from receiver.dispatch import dispatcher  # noqa: F401
 
     serve.web_parts()
     logs.prepare()
-    for sink in config.sinks.values():
-        registry.sink_type(sink.type)
-    freeze_imports()
+    worker.preload(config)
 
 
 def _runhook(arguments: Sequence[str], environ: Mapping[str, str], console_token: str = "") -> None:

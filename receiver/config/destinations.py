@@ -65,14 +65,13 @@ class SinkConfig(Model):
         8,
         ge=1,
         le=256,
-        description="Maximum number of sends at once, over all workers. Each takes a thread.",
+        description="Maximum number of sends at once in each worker process. Each takes a thread.",
     )
     rate: Rate | None = Field(None, description="Maximum rate of sends over all workers, such as 10/s or 100/m.")
     worker: Place = Field(
         "auto",
-        description="The worker process of its sends. shared: one with other sinks, until it hangs, ends its process,"
-        " or needs much; then one of its own for a time. own: always its own. auto: shared for the types that come with"
-        " Runhook, but notify; own for the others.",
+        description="The worker process of its sends. shared: the one that dispatches. own: its own. auto: shared for"
+        " the types that come with Runhook, except notify; own for the others.",
     )
     options: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="Options of the type, checked by its handler."
@@ -136,7 +135,7 @@ class CallbacksConfig(Section):
 
     retry: RetryPolicy = section(RetryPolicy, "When a delivery is retried.")
     timeout: Seconds = Field(30.0, gt=0, le=3600, description="Maximum time of one send.")
-    concurrency: Whole = Field(32, ge=1, le=256, description="How many sends may run at once, over all workers.")
+    concurrency: Whole = Field(32, ge=1, le=256, description="Maximum number of sends at once in each worker process.")
     per_origin: Whole = Field(
         4,
         ge=1,

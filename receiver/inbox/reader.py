@@ -175,10 +175,6 @@ class InboxReader:
         removed: Any = self._redis.eval(_TIDY, 1, STREAM, GROUP, idle_ms)
         return int(removed)
 
-    def ask_waiting(self, pipeline: Any) -> None:
-        """Ask in `pipeline` how many entries the inbox has, those included that were read but not acknowledged."""
-        pipeline.xlen(STREAM)
-
 
 def _only(reply: Any) -> Any:
     """Return the entries of the one stream in a reply to XREADGROUP."""

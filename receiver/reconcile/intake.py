@@ -12,9 +12,6 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-import redis
-
-from receiver import wakeups
 from receiver.config.models import ReconcileConfig
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.attention import needs_telling
@@ -57,12 +54,9 @@ class Intake:
 class ResultIntake:
     """Takes in bodies for all sources. Threads may share it: they take turns at the dispatcher."""
 
-    def __init__(
-        self, ledger: Ledger, dispatcher: Dispatcher, connection: redis.Redis, settings: ReconcileConfig
-    ) -> None:
+    def __init__(self, ledger: Ledger, dispatcher: Dispatcher, settings: ReconcileConfig) -> None:
         self._ledger = ledger
         self._dispatcher = dispatcher
-        self._redis = connection
         self._settings = settings
         self._dispatching = threading.Lock()  # the router is not made for two threads at once
 
@@ -123,8 +117,4 @@ class ResultIntake:
         """Make what the API said an event, now. `run`: parsed from `body`. Raises LedgerUnavailable."""
         event = Event(event_id(source, body), source, body, time.time(), via, submission_id)
         with self._dispatching:
-            sinks = self._dispatcher.dispatch([event], {event.id: run}, {event.id: details or {}})
-        try:
-            wakeups.wake_sinks(self._redis, sinks)
-        except redis.RedisError:
-            log.info("reconcile.unheard redis is down; the clock wakes the sinks later")
+            self._dispatcher.dispatch([event], {event.id: run}, {event.id: details or {}})

@@ -22,7 +22,6 @@ from typing import TypeVar
 import redis
 
 from handlers.support.daemon_pool import DaemonPool
-from receiver import wakeups
 from receiver.config.fields import parse_rate
 from receiver.config.models import WATCH_ALONE_EVERY, Config, ReconcileConfig
 from receiver.config.settings import Settings
@@ -88,7 +87,7 @@ class Reconciler:
         self._searching = {each.name: threading.Lock() for each in sources}
         self._closed = False
         self._runs_first = False
-        self._intake = ResultIntake(ledger, dispatcher, connection, settings)
+        self._intake = ResultIntake(ledger, dispatcher, settings)
         self._run_polls = RunPolls(ledger, self._intake, settings, self._mark_unknown)
         self._run_hints = TokenBucket(RUN_HINTS_PER_SECOND, RUN_HINTS_AT_ONCE)
         self._watcher = Watcher(ledger, settings, lambda: self._closed, watch_back)
@@ -362,7 +361,6 @@ def build(settings: Settings, config: Config, watch_back: float | None = None) -
     dispatcher = build_dispatcher(settings, config, "reconcile", connection)
     limits = RateLimits(connection)
     late = LateBinding(partial(make_router, config), Redactor(config.redact)).tell
-    wake = partial(wakeups.try_to_wake_sinks, connection)
     polled = []
     for name, source in config.sources.items():
         if (found := source.api(settings.skyvern_base_url)) is None:
@@ -374,7 +372,7 @@ def build(settings: Settings, config: Config, watch_back: float | None = None) -
         except ConfigError as problem:
             raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
         budget = partial(limits.take, f"reconcile/{name}", parse_rate(config.reconcile.budget))
-        resolver = Resolver(name, reader, ledger, late, wake, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
+        resolver = Resolver(name, reader, ledger, late, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
         polled.append(PolledSource(name, reader, budget, resolver, source.watch, hooks_of(settings.public_url, name)))
     reconcile = config.reconcile.paced(webhooks=settings.waits_for_webhooks)
     if (kept := config.retention.events) is not None:  # what was removed was reported once

@@ -64,7 +64,7 @@ def candidates(listed: Sequence[ListedRun], wanted: Sequence[Submission]) -> lis
 class Resolver:
     """Finds runs by their tokens, for one source. Threads may share it.
 
-    `wake`: wakes sinks that have something due of a run that was bound late. `allow`: takes one API call from a budget.
+    `allow`: takes one API call from a budget.
     """
 
     def __init__(
@@ -73,14 +73,12 @@ class Resolver:
         reader: SkyvernReader,
         ledger: Ledger,
         when_late: WhenLate,
-        wake: Callable[[Collection[str]], object],
         allow: Callable[[], bool] = lambda: True,
     ) -> None:
         self._source = source
         self._reader = reader
         self._ledger = ledger
         self._when_late = when_late
-        self._wake = wake
         self._allow = allow
         self._seen: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
@@ -185,7 +183,6 @@ class Resolver:
             return {submission_id: sinks for submission_id, sinks in resolved.items() if sinks is not None}
 
         bound = self._ledger.write(work) if found else {}
-        self._wake(set().union(*bound.values()))
         return {submission_id: found[submission_id][1] for submission_id in bound}
 
     def _listed(self, wanted: Sequence[Submission]) -> list[ListedRun]:

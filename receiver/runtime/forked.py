@@ -1,6 +1,6 @@
-"""A program of ours as a fork of this process: it shares the memory of all that was imported before.
+"""Run a function in a fork of this process: it shares the memory of all that was imported before.
 
-It is used as a `subprocess.Popen` with its output in a pipe is.
+It is used as a `subprocess.Popen` is.
 """
 
 from __future__ import annotations
@@ -14,38 +14,42 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import IO, Final
 
+from receiver.errors import RunhookError
+from receiver.runtime.child import ChildStatus, report_to
 from receiver.runtime.parent_death import die_with_parent
-from receiver.runtime.working_flag import WorkingFlag, answer_by
+from receiver.runtime.process import error_location, exit_text
 
 _PR_SET_NAME: Final = 15
 _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-# What an end of the program by an error that it does not handle looks like.
-_FAILED: Final = 1
 
 
 class ForkedProcess:
-    """The process that runs `main`, and ends when that returns or raises.
+    """The process that runs `main`, and ends when that returns its exit code (None: 0) or raises.
 
-    `name`: shown by `ps -o comm`. Its output, both kinds, is read from `stdout`. `flag`: is down until `main` has
-    called `say_working`. Make it in the main thread, while there are no others.
+    `name`: shown by `ps -o comm`. `piped`: its output is read from `stdout`, and it is out of reach of the terminal's
+    Ctrl-C. Make it in the main thread, while there are no others. An error that it ends by is in `status.reason`.
     """
 
-    def __init__(self, name: str, main: Callable[[], None], flag: WorkingFlag | None = None) -> None:
-        if flag is not None:
-            flag.set(False)
-        reader, writer = os.pipe()
+    stdout: IO[bytes] | None = None
+
+    def __init__(
+        self, name: str, main: Callable[[], int | None], status: ChildStatus | None = None, *, piped: bool = False
+    ) -> None:
+        status = status or ChildStatus()
+        status.reset()
+        reader, writer = os.pipe() if piped else (-1, -1)
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
-        mask = signal.pthread_sigmask(
-            signal.SIG_BLOCK, _HANDLED
-        )  # what comes now must not end up in our handlers there
+        # A signal that comes now must not end up in the handlers of this process, over there.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         self.pid = os.fork()
         if not self.pid:
-            _be(name, main, flag, parent, writer, mask)
+            _be(name, main, status, parent, writer, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(writer)
-        self.stdout: IO[bytes] | None = os.fdopen(reader, "rb", buffering=0)
+        if piped:
+            os.close(writer)
+            self.stdout = os.fdopen(reader, "rb", buffering=0)
         self._code: int | None = None
 
     def poll(self) -> int | None:
@@ -77,38 +81,56 @@ class ForkedProcess:
             os.kill(self.pid, number)
 
 
+def in_child(function: Callable[[], int | None]) -> str:
+    """Run `function` in a process of its own, so that nothing it opens is open here. Return why it raised, or ""."""
+    status = ChildStatus()
+    code = ForkedProcess("runhook check", function, status).wait()
+    return status.reason or f"the check {exit_text(code)}" if code else ""
+
+
 def _be(
-    name: str, main: Callable[[], None], flag: WorkingFlag | None, parent: int, output: int, mask: Iterable[int]
+    name: str, main: Callable[[], int | None], status: ChildStatus, parent: int, output: int, mask: Iterable[int]
 ) -> None:  # pragma: no cover - a process of its own
     """Be the forked process. Never returns: nothing of the caller's stack may run twice."""
-    answer_by(flag)
-    code = _FAILED
+    report_to(status)
+    code = 1
     try:
         signal.set_wakeup_fd(-1)
         for number in _HANDLED:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL)
+        if output < 0:  # Ctrl-C and a closed terminal are the supervisor's business
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         die_with_parent(parent)
-        os.setsid()  # out of reach of the terminal's Ctrl-C
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for descriptor, stream in enumerate(("stdout", "stderr"), 1):
-            os.dup2(output, descriptor)  # those of before know where in their files they were
-            setattr(
-                sys, stream, os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
-            )
+        if output >= 0:
+            _redirect(output)
         _show_as(name)
-        main()
-        code = 0
+        code = main() or 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except BaseException:  # noqa: BLE001 - as the interpreter does at its end
-        sys.excepthook(*sys.exc_info())
+    except RunhookError as error:
+        code, status.reason = error.exit_code, str(error)
+    except BaseException as error:  # noqa: BLE001 - the supervisor reports it and decides
+        status.reason = error_location(error)
+        if output >= 0:
+            sys.excepthook(*sys.exc_info())
     finally:
         with contextlib.suppress(BaseException):
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(code)
+        os._exit(code)  # never waits for threads that hang
+
+
+def _redirect(output: int) -> None:  # pragma: no cover - in a process of its own
+    """Leave the terminal, and write both kinds of output to `output`."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for descriptor, stream in enumerate(("stdout", "stderr"), 1):
+        os.dup2(output, descriptor)  # the inherited streams know where in their files they were
+        setattr(sys, stream, os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False))
 
 
 def _show_as(name: str) -> None:

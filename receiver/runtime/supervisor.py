@@ -1,380 +1,315 @@
-"""Keep a set of child processes running: fork them, watch their jobs, start them again, stop them in order.
+"""Keep several processes running: start them, print what they write, restart those that end or hang, stop all in order.
 
-It opens nothing that a fork would share, and knows a child only as a function and by its SharedStatus. What the
-children do is in receiver.worker.
+It opens nothing that a fork would share, and knows a process only by how to launch it. `runhook worker` and
+`runhook dev` say what the processes do.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import os
-import signal
-import socket
-import sys
+import selectors
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from secrets import token_hex
-from typing import Final
+from typing import IO, Final, Protocol
 
-from receiver.errors import RunhookError
-from receiver.runtime.child import REPLACE, ChildContext, ChildMain, SharedStatus
+from receiver.errors import NotStarted, RunhookError, UsageError
+from receiver.runtime.child import REPLACE, ChildStatus
+from receiver.runtime.forked import ForkedProcess
 from receiver.runtime.garbage import freeze_imports
-from receiver.runtime.parent_death import die_with_parent
-from receiver.runtime.process import (
-    Restarts,
-    StopRequests,
-    drain,
-    error_location,
-    exit_text,
-    memory_of,
-    readable,
-    stop_signals,
-)
-from receiver.runtime.set_apart import SetApart
+from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, respawn_delay, stop_signals
 
-log = logging.getLogger("runhook.worker")
+# Prefix of a line in which a program reports why it could not start.
+ERROR_PREFIX: Final = "runhook: "
+# Seconds without a sign of life after which a process is killed that gives them; by then its claims lapse.
+PULSE_WITHIN: Final = 15.0
+# Seconds between two looks at a process that seems to hang: it may be the whole machine that stood still.
+_DOUBT: Final = 1.0
+# Longest wait for a signal or output: with processes that give signs of life, and without.
+_PULSE_CHECK: Final = 2.0
+_LONGEST_WAIT: Final = 10.0
 
-# Seconds after a job's timeout at which its child is killed: what an alarm could not interrupt must end before its
-# claims lapse.
-OVERSTAY: Final = 1.0
-# Seconds between two checks of the children's status: while something is sent, or one is to end, and else.
-_TICK = 0.25
-_IDLE_TICK = 2.0
-# Seconds of its own time for which a sign of life must be overdue: it may be the whole machine that stood still.
-_FROZEN = 1.0
-_MEMORY = 512 << 20  # bytes that a process may have before those who send are set apart
-_UNEXPLAINED = 2  # ends in a row of a shared process with nothing under way that are not held against anybody
+
+class Process(Protocol):
+    """The common methods of `subprocess.Popen` and `ForkedProcess`."""
+
+    stdout: IO[bytes] | None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs."""
+
+    def wait(self) -> int:
+        """Return the exit code when it has ended."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it."""
 
 
 @dataclass(slots=True)
-class _Unit:
-    """The work of one label. `unreaped`: names under which it was run that held something nobody has released."""
+class Program:
+    """A program and its current process. `launch`: starts a process, its output in a pipe or nowhere.
 
-    main: ChildMain
-    unreaped: list[str] = field(default_factory=list)
+    `status`: what its process reports; None for another program, which counts as working. `why`: returns why it ended,
+    given its exit code. `grace`: seconds to end after SIGTERM. `last`: whether it is stopped after all others.
+    `take`: gets each line of its output; None to print the lines.
+    """
 
-
-@dataclass(slots=True)
-class _Child:
-    """A place for one process at a time, which does the work of `labels`. `blamed`: what harm it came to, by the labels
-    that may have done it."""
-
-    labels: tuple[str, ...]
-    contexts: dict[str, ChildContext] = field(default_factory=dict)
+    name: str
+    launch: Callable[[], Process]
+    status: ChildStatus | None = None
+    why: Callable[[int], str] = exit_text
+    grace: float = 10.0
+    last: bool = False
+    take: Callable[[str, Supervisor], None] | None = None
+    process: Process | None = None
     restarts: Restarts = field(default_factory=Restarts)
-    pid: int = 0
-    killed: bool = False
-    blamed: dict[str, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    renewed: bool = False  # it is being ended to be started again
+    unfinished: bytes = b""  # the beginning of a line that is not complete
     frozen_since: float = 0.0
-    leaves_since: float = 0.0
-
-    @property
-    def shown(self) -> str:
-        """Its name for people."""
-        return self.labels[0] if len(self.labels) == 1 else f"{len(self.labels)} sinks in one process"
-
-    @property
-    def statuses(self) -> list[SharedStatus]:
-        return [context.status for context in self.contexts.values()]
+    was_killed: bool = False
 
     @property
     def works(self) -> bool:
-        """Whether all its labels are served."""
-        return bool(self.pid) and all(status.ready for status in self.statuses)
+        """Whether it has reported that it does its work."""
+        return self.process is not None and (self.status is None or self.status.working)
 
 
-def groups(labels: Iterable[str], sharing: Collection[str], apart: Callable[[str], bool]) -> set[tuple[str, ...]]:
-    """Return which labels have a process together: those of `sharing` that are not `apart`, and each other alone."""
-    together = tuple(label for label in labels if label in sharing and not apart(label))
-    return {(label,) for label in labels if label not in together} | ({together} if together else set())
+def program(name: str, main: Callable[[], int | None], grace: float, *, piped: bool) -> Program:
+    """Return the program that runs `main`, as a fork of this process, and calls `say_working` there."""
+    status = ChildStatus()
+    return Program(name, partial(ForkedProcess, f"runhook {name}", main, status, piped=piped), status, grace=grace)
 
 
 class Supervisor:
-    """Run `children`, functions by label, until SIGTERM or SIGINT.
+    """Run several programs until SIGTERM, SIGINT or SIGHUP; a second signal, a second later, kills them.
 
-    `stop_timeout`: seconds that children have to end after that, before they are killed; a second signal, a second
-    later, kills them at once. `reap(label, name)`: called, after the last fork, for each child that had to be killed
-    in the end. `sharing`: labels that share a process, in which `together` runs their functions, but for those that
-    are `set_apart`. Whoever does harm there is, and has a process of its own for a time: another one then takes the
-    place of the shared one, which ends in order, as at a stop, where it can. `on_working`: called once, when each child
-    has begun to serve.
+    `say(name, text)`: prints or logs a line about a program, or of it. `strict`: a program that can't start ends all.
+    `on_death(program, reason)`: called after an unexpected end; returns the programs to run in its place.
     """
 
     def __init__(
         self,
-        children: Mapping[str, ChildMain],
+        programs: Sequence[Program],
+        say: Callable[[str, str], None],
         *,
-        stop_timeout: float,
-        reap: Callable[[str, str], None],
-        sharing: Collection[str],
-        together: Callable[[Mapping[str, ChildContext]], int],
-        set_apart: SetApart,
-        on_working: Callable[[], None] = lambda: None,
+        strict: bool = False,
+        on_death: Callable[[Program, str], Sequence[Program]] = lambda program, _: [program],
     ) -> None:
-        self._units = {label: _Unit(main) for label, main in children.items()}
-        self._sharing = frozenset(sharing)
-        self._together = together
-        self._set_apart = set_apart
-        self._children: list[_Child] = []
-        self._leaving: list[_Child] = []
-        self._stop_timeout = stop_timeout
-        self._reap = reap
+        self.programs = list(programs)
+        self.say = say
+        self._strict = strict
+        self._on_death = on_death
+        self._selector = selectors.DefaultSelector()
         self._stops = StopRequests()
-        self._host = socket.gethostname()
-        self._on_working: Callable[[], None] | None = on_working
 
-    def run(self) -> int:
-        """Return the exit code: 0 when every child ended by itself in time, else 1."""
-        with stop_signals(self._stops) as reader:
-            gc.collect()
-            freeze_imports()  # or the first collection in each child copies every page
+    def run(self, ready: Callable[[], bool] | None = None, on_ready: Callable[[], None] = lambda: None) -> int:
+        """Run until asked to stop. Return the exit code: 0 when every process ended by itself in time, else 1.
+
+        `ready`: polled until it is true, by default until all programs work; then `on_ready` is called once. Raises
+        NotStarted or UsageError, with the program's own line, when one can't start and that ends all.
+        """
+        ready = ready or (lambda: not self.starting())
+        waiting = True
+        gc.collect()
+        freeze_imports()  # or the first collection in each child copies every page
+        with stop_signals(self._stops) as reader, self._selector:
+            self._selector.register(reader, selectors.EVENT_READ)
+            for each in self.programs:
+                self._follow(each)
             try:
                 while not self._stops:
-                    self._regroup()
                     self._start_due()
-                    self._watch(reader)
-                return self._stop(reader)
+                    self._wait(0.1 if waiting else self._until_next_check())
+                    for each in list(self.programs):
+                        self._kill_hung(each)
+                        self._collect(each)
+                    if waiting and ready():
+                        waiting = False
+                        on_ready()
             finally:
                 gc.unfreeze()
+                code = self._stop()
+        return code
 
-    def _regroup(self) -> None:
-        """Give each label its place: new ones are started, and what is not wanted any more is asked to end."""
-        now = time.time()
-        for child in self._children:
-            if len(child.labels) > 1:
-                self._part(
-                    child, {label: it.status.trouble for label, it in child.contexts.items() if it.status.trouble}
-                )
-        wanted = groups(self._units, self._sharing, lambda label: bool(self._set_apart.why(label, now)))
-        for child in [each for each in self._children if each.labels not in wanted]:
-            self._children.remove(child)
-            if child.pid:
-                os.kill(child.pid, signal.SIGTERM)
-                child.leaves_since = time.monotonic()
-                self._leaving.append(child)
-        self._children += [_Child(labels) for labels in sorted(wanted - {each.labels for each in self._children})]
+    def starting(self) -> list[str]:
+        """Return the names of the programs that do not work yet."""
+        return [each.name for each in self.programs if not each.works]
 
-    def _part(self, child: _Child, blamed: Mapping[str, str], *, proven: bool = True) -> None:
-        """Set those apart that have, or may have, done harm to others."""
-        now = time.time()
-        for label, why in blamed.items():
-            if label in self._sharing and (len(child.labels) > 1 or self._set_apart.why(label, now)):
-                term = self._set_apart.add(label, why, now, proven=proven)
-                log.warning("%s: has a process of its own for %.0f s: %s", label, term.until - now, why)
+    def renew(self, names: Collection[str]) -> None:
+        """Restart these programs, for example with a changed environment. Those that are not running are skipped."""
+        for each in self.programs:
+            if each.name in names and each.process is not None:
+                each.renewed = True
+                each.process.terminate()
+
+    def _until_next_check(self) -> float:
+        now = time.monotonic()
+        pulses = any(each.status and each.status.pulse_at for each in self.programs)
+        due = [each.restarts.due - now for each in self.programs if each.process is None]
+        return min([_PULSE_CHECK if pulses else _LONGEST_WAIT, *due])
 
     def _start_due(self) -> None:
         now = time.monotonic()
-        for child in self._children:
-            if not child.pid and now >= child.restarts.due and not self._stops:
-                self._start(child)
+        for each in self.programs:
+            if each.process is None and now >= each.restarts.due and not self._stops:
+                each.errors, each.unfinished, each.restarts.started_at = [], b"", now
+                each.frozen_since, each.was_killed = 0.0, False
+                try:
+                    each.process = each.launch()
+                except RunhookError:
+                    if not each.restarts.failures:
+                        raise
+                    each.restarts.due = now + respawn_delay(each.restarts.failures)
+                    continue
+                self._follow(each)
 
-    def _watch(self, reader: int) -> None:
-        """Wait for a signal, SIGCHLD among them, or the next check; then see to overdue and ended children."""
-        readable([reader], self._until_next_check())
-        drain(reader)
-        for child in self._running():
-            self._kill_overdue(child)
-            self._find_hogs(child)
-        self._kill_stragglers()
-        self._collect_ended()
-        if self._on_working and all(child.works for child in self._children):
-            self._on_working()
-            self._on_working = None
+    def _follow(self, each: Program) -> None:
+        """Read what the program prints from now on."""
+        if each.process is not None and each.process.stdout is not None:
+            os.set_blocking(each.process.stdout.fileno(), False)
+            self._selector.register(each.process.stdout, selectors.EVENT_READ, each)
 
-    def _until_next_check(self) -> float:
-        """Return the seconds after which something may be to be done that no signal tells of."""
-        now = time.monotonic()
-        running = [child for child in self._running() if not child.killed]
-        statuses = [status for child in running for status in child.statuses]
-        doubtful = self._leaving or any(child.frozen_since for child in running)
-        closely = self._stops or self._on_working or doubtful or any(status.sends for status in statuses)
-        starts = [child.restarts.due for child in self._children if not child.pid and not self._stops]
-        ends = [status.deadline + OVERSTAY for status in statuses if status.deadline]
-        due = min([now + (_TICK if closely else _IDLE_TICK), *starts, *ends])
-        return max(0.0, due - now)
+    def _wait(self, seconds: float) -> None:
+        """Wait until a program prints or a signal comes, at most `seconds`, and print what there is."""
+        for key, _ in self._selector.select(max(0.0, seconds)):
+            if isinstance(key.data, Program):
+                self._read(key.data)
+            else:
+                drain(key.fd)
 
-    def _running(self) -> list[_Child]:
-        return [child for child in (*self._children, *self._leaving) if child.pid]
+    def _read(self, each: Program) -> None:
+        """Print what the program has printed, line by line."""
+        assert each.process is not None
+        assert each.process.stdout is not None
+        while True:
+            try:
+                chunk = os.read(each.process.stdout.fileno(), 65536)
+            except BlockingIOError:
+                return
+            if not chunk:
+                self._unfollow(each)
+                if each.unfinished:
+                    self._print(each, each.unfinished)
+                    each.unfinished = b""
+                return
+            *lines, each.unfinished = (each.unfinished + chunk).split(b"\n")
+            for line in lines:
+                self._print(each, line)
 
-    def _start(self, child: _Child) -> None:
-        child.contexts = {
-            label: ChildContext(
-                name=f"{label}@{self._host}.{token_hex(4)}",
-                status=SharedStatus(),
-                predecessors=tuple(self._units[label].unreaped),
-                apart=self._set_apart.why(label, time.time()) if len(child.labels) == 1 else "",
-            )
-            for label in child.labels
-        }
-        child.restarts.started_at, child.killed = time.monotonic(), False
-        child.blamed, child.frozen_since = {}, 0.0
-        sys.stdout.flush()
-        sys.stderr.flush()
-        parent = os.getpid()
-        child.pid = os.fork()
-        if not child.pid:
-            _run_child(parent, partial(self._main, child), child.statuses[0], lambda: bool(self._stops))
-
-    def _main(self, child: _Child) -> int:
-        """In the child: do its work."""
-        if len(child.labels) > 1:
-            return self._together(child.contexts)
-        return self._units[child.labels[0]].main(child.contexts[child.labels[0]])
-
-    def _kill_overdue(self, child: _Child) -> None:
-        """Kill a child one of whose jobs outlives its timeout, or in which nothing goes on at all."""
-        now = time.monotonic()
-        late = [
-            label for label, it in child.contexts.items() if it.status.deadline and now > it.status.deadline + OVERSTAY
-        ]
-        if child.killed or not (late or self._is_frozen(child, now)):
-            return
-        if late:
-            child.blamed = dict.fromkeys(late, "a job outlived its timeout")
-            log.error("%s: a job outlives its timeout; killing process %d", ", ".join(late), child.pid)
+    def _print(self, each: Program, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip("\r")
+        if each.take is not None:
+            each.take(text, self)
+        elif text.startswith(ERROR_PREFIX):  # printed when the program has ended, or one reason would be there twice
+            each.errors = [*each.errors[-20:], text.removeprefix(ERROR_PREFIX)]
         else:
-            child.blamed = _sending(child, "nothing went on in its process while it was sending")
-            log.error("%s: nothing goes on in it; killing process %d", child.shown, child.pid)
-        self._kill(child)
+            self.say(each.name, text)
 
-    def _kill(self, child: _Child) -> None:
-        child.killed = True
-        os.kill(child.pid, signal.SIGKILL)
+    def _unfollow(self, each: Program) -> None:
+        if each.process is not None and each.process.stdout is not None:
+            self._selector.unregister(each.process.stdout)
+            each.process.stdout.close()
+            each.process.stdout = None
 
-    def _kill_stragglers(self) -> None:
-        """Kill those that were asked to end, have no job under way, and are still there."""
+    def _kill_hung(self, each: Program) -> None:
+        """Kill a process whose signs of life stay away: seen twice, for this process may be what stood still."""
         now = time.monotonic()
-        for child in self._leaving:
-            working = any(status.deadline for status in child.statuses)
-            if not (working or child.killed) and now - child.leaves_since > self._stop_timeout:
-                log.warning("%s: did not end; killing process %d", child.shown, child.pid)
-                self._kill(child)
-
-    def _find_hogs(self, child: _Child) -> None:
-        """Set those apart that are sending while the process has much memory."""
-        if child.blamed or not (sending := _sending(child, "")) or (memory := memory_of(child.pid)) <= _MEMORY:
+        if each.process is None or each.status is None or now - (each.status.pulse_at or now) < PULSE_WITHIN:
+            each.frozen_since = 0.0
             return
-        child.blamed = dict.fromkeys(sending, f"it was sending while its process had {memory >> 20} MB of memory")
-        self._part(child, child.blamed, proven=len(sending) == 1)
+        each.frozen_since = each.frozen_since or now
+        if now - each.frozen_since > _DOUBT and not each.was_killed:
+            each.was_killed = True
+            each.status.reason = f"gave no sign of life for {PULSE_WITHIN:.0f} s and was killed"
+            each.process.kill()
 
-    def _is_frozen(self, child: _Child, now: float) -> bool:
-        """Whether its signs of life stay away: seen twice, for this process may have been what stood still."""
-        if not any(0.0 < status.pulse_due < now for status in child.statuses):
-            child.frozen_since = 0.0
-            return False
-        child.frozen_since = child.frozen_since or now
-        return now - child.frozen_since > _FROZEN
-
-    def _collect_ended(self) -> None:
-        for child in self._running():
-            pid, status = os.waitpid(child.pid, os.WNOHANG)
-            if pid:
-                self._ended(child, os.waitstatus_to_exitcode(status))
-
-    def _ended(self, child: _Child, code: int) -> None:
-        """Decide when the child is started again, and log each new reason once."""
+    def _collect(self, each: Program) -> None:
+        """See whether the process has ended, print its last lines, and decide when the program is started again."""
+        if each.process is None or (code := each.process.poll()) is None:
+            return
+        self._finish(each)
         now = time.monotonic()
-        child.pid = 0
-        for label, context in child.contexts.items():
-            unit = self._units[label]
-            if context.status.ready:
-                unit.unreaped = [name for name in unit.unreaped if name not in context.predecessors]
-            unit.unreaped = [*unit.unreaped[-9:], context.name]
-        if child in self._leaving:
-            self._leaving.remove(child)
-        elif not self._stops:
-            self._restart(child, code, now)
-
-    def _restart(self, child: _Child, code: int, now: float) -> None:
-        restarts = child.restarts
-        if code == REPLACE:
-            log.info("%s: a fresh process takes over", child.shown)
-            restarts.due, restarts.failures = now, 0
+        if each.renewed or code == REPLACE:
+            if code == REPLACE:
+                self.say(each.name, "a fresh process takes over")
+            each.renewed, each.restarts.due, each.restarts.failures = False, now, 0
             return
-        status = child.statuses[0]
-        reason = status.exit_reason or exit_text(code)
-        ready = any(each.ready for each in child.statuses)
-        if restarts.failed(reason, now, stable=ready) and not child.killed:
-            times = f"{restarts.failures} times in a row, " if restarts.failures > 1 else ""
-            log.error("%s: %s (%sstarts again in %.1f s)", child.shown, reason, times, restarts.due - now)
-        blamed = child.blamed or _sending(child, f"its process ended while it was sending: {reason}")
-        if not blamed and restarts.failures > _UNEXPLAINED:
-            blamed = dict.fromkeys(child.labels, f"its process ends again and again: {reason}")
-        self._part(child, blamed, proven=len(blamed) == 1)
+        explained = each.errors and code in {1, UsageError.exit_code, NotStarted.exit_code}
+        reason = each.errors[-1] if explained else (each.status and each.status.reason) or each.why(code)
+        ours = each.take is None  # the exit codes of another program mean something else
+        failures = each.restarts.failures
+        if self._strict and ours and (code == UsageError.exit_code or (code == NotStarted.exit_code and not failures)):
+            kind = UsageError if code == UsageError.exit_code else NotStarted
+            raise kind("\n".join(each.errors) or f"{each.name} can't start: {reason}")
+        stable = each.status is None or each.status.working
+        if each.restarts.failed(reason, now, stable=stable):
+            times = f" ({each.restarts.failures} times in a row)" if each.restarts.failures > 1 else ""
+            self.say(each.name, f"{reason}{times}; starts again in {each.restarts.due - now:.1f} s")
+        place = self.programs.index(each)
+        self.programs[place : place + 1] = self._on_death(each, reason)
 
-    def _stop(self, reader: int) -> int:
-        """Ask all children to end; kill those that don't in time, or at a second signal. Return the exit code."""
-        deadline = time.monotonic() + self._stop_timeout
-        running = self._running()
-        for child in running:
-            os.kill(child.pid, signal.SIGTERM)
-        while any(child.pid for child in running) and time.monotonic() < deadline and not self._stops.urgent:
-            self._watch(reader)
-        for child in (child for child in running if child.pid):
-            why = "a second signal came" if self._stops.urgent else f"did not end within {self._stop_timeout:g} s"
-            log.warning("%s: %s; killing process %d", child.shown, why, child.pid)
-            os.kill(child.pid, signal.SIGKILL)
-            child.killed = True
-            os.waitpid(child.pid, 0)
-            child.pid = 0
-        killed = [child for child in running if child.killed]
-        for child in killed:
-            for label, context in child.contexts.items():
-                self._reap(label, context.name)
-        return 1 if killed else 0
+    def _finish(self, each: Program) -> None:
+        """Print the last lines of a program that has ended, and drop its process."""
+        if each.process is not None and each.process.stdout is not None:
+            self._read(each)
+        self._unfollow(each)  # a grandchild may still have the pipe
+        each.process = None
 
-
-def _sending(child: _Child, why: str) -> dict[str, str]:
-    """Return those of the child's labels that had a send under way, each with `why`."""
-    return {label: why for label, context in child.contexts.items() if context.status.sends}
-
-
-def _run_child(
-    parent: int, main: Callable[[], int], status: SharedStatus, stopping: Callable[[], bool] = lambda: False
-) -> None:  # pragma: no cover - in a process of its own
-    """Be the forked child. Never returns: nothing of the supervisor's stack may run twice.
-
-    `stopping`: whether a stop came while the supervisor's own signal handlers were still in force here.
-    """
-    code = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Ctrl-C and a closed terminal are the supervisor's business
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        die_with_parent(parent)
-        code = 0 if stopping() else main()
-    except RunhookError as error:
-        code, status.exit_reason = error.exit_code, str(error)
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except BaseException as error:  # noqa: BLE001 - the supervisor logs it and decides
-        status.exit_reason = error_location(error)
-    finally:
-        with contextlib.suppress(BaseException):
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)  # never waits for threads that hang
+    def _stop(self) -> int:
+        """SIGTERM to all, the last ones after the others; SIGKILL when their time is over or a second signal comes."""
+        code = 0
+        for group in (False, True):
+            running = [each for each in self.programs if each.last is group and each.process is not None]
+            for each in running:
+                assert each.process is not None
+                each.process.terminate()
+            started = time.monotonic()
+            while running:
+                self._wait(0.1)
+                for each in list(running):
+                    assert each.process is not None
+                    late = time.monotonic() - started > each.grace or self._stops.urgent
+                    if each.process.poll() is None and late:
+                        why = "a second signal came" if self._stops.urgent else f"did not end within {each.grace:g} s"
+                        self.say(each.name, f"{why}; killing process {each.process.pid}")
+                        each.process.kill()
+                        each.process.wait()
+                        code = 1
+                    if each.process.poll() is not None:
+                        self._finish(each)
+                        running.remove(each)
+        return code
 
 
-def in_child(function: Callable[[], None]) -> str:
-    """Run `function` in a process of its own, so that nothing it opens is open here. Return why it raised, or ""."""
+class Lines:
+    """Prints lines to a console, each with the name of its program in front. `colour`: whether names are coloured."""
 
-    def main() -> int:
-        function()
-        return 0
+    _COLOURS = (36, 33, 32, 35, 34, 31)
 
-    status = SharedStatus()
-    parent = os.getpid()
-    pid = os.fork()
-    if not pid:
-        _run_child(parent, main, status)
-    _, ended = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(ended)
-    return "" if code == 0 else status.exit_reason or f"the check ended with code {code}"
+    def __init__(self, console: IO[str], names: Sequence[str], *, colour: bool | None = None) -> None:
+        self._console = console
+        self._names = list(names)
+        self._colour = console.isatty() if colour is None else colour
+        self._width = max(len(name) for name in [*names, "runhook"])
+
+    def __call__(self, name: str, text: str) -> None:
+        """Print one line under `name`."""
+        label = name.ljust(self._width)
+        if self._colour:
+            known = name in self._names
+            colour = self._COLOURS[self._names.index(name) % len(self._COLOURS)] if known else 1
+            label = f"\x1b[{colour}m{label}\x1b[0m"
+        with contextlib.suppress(OSError):  # the terminal is gone; the programs need not know
+            self._console.write(f"{label} | {text}\n")
+            self._console.flush()

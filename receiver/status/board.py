@@ -24,7 +24,7 @@ KEY: Final = "runhook:parts"
 _MOST: Final = 10_000  # entries that are read: anybody who reaches Redis can write more
 
 # The time is the server's: clocks of hosts differ. A key of another type is a stranger's, and goes.
-# KEYS: hash. ARGV: seconds that a new hash lives, for `forget` lets one live on; names and heartbeats, alternating.
+# KEYS: hash. ARGV: seconds that it lives without a heartbeat; names and heartbeats, alternating.
 _PUT = """
 local now = redis.call('TIME')
 local stamp = now[1] .. '.' .. string.format('%06d', now[2]) .. ' '
@@ -35,7 +35,7 @@ if type(new) == 'table' and string.find(new.err, 'WRONGTYPE', 1, true) then
   redis.call('DEL', KEYS[1])
   new = redis.call('HSET', KEYS[1], unpack(beats))
 end
-if type(new) == 'number' and new > 0 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+if type(new) == 'number' then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
 return new
 """
 
@@ -69,7 +69,6 @@ def _parsed(value: bytes, now: float) -> PartSeen | None:
 
 def forget(client: redis.Redis) -> int:
     """Remove what came longer than FORGET_AFTER ago. Returns how many. Raises redis.RedisError."""
-    client.expire(KEY, int(FORGET_AFTER))
     old = [seen.beat.name for seen in every(client) if seen.age > FORGET_AFTER]
     return int(client.hdel(KEY, *old)) if old else 0
 

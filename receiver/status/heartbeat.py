@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from secrets import token_hex
-from types import MappingProxyType
 from typing import Any, Final
 
 import redis
@@ -44,7 +43,7 @@ class Heartbeat:
 
     `part`: see PartBeat. `config`: hash of the config file in use. `details`: called at each beat, in another thread;
     returns what JSON can hold. `watched`: the process calls `step` at least every few seconds, or counts as stuck.
-    `name`: unique to the process. `more`: what else this process is, parts by their unique names.
+    `name`: unique to the process.
     """
 
     def __init__(
@@ -57,14 +56,12 @@ class Heartbeat:
         details: Callable[[], Mapping[str, Any]] = dict,
         watched: bool = False,
         every: float = BEAT_EVERY,
-        more: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        host = socket.gethostname()
         self._settings = settings
-        names = {name or f"{part}@{host}.{token_hex(4)}": part, **more}
-        self._beats = [
-            PartBeat(each, part, host, os.getpid(), __version__, config, time.time()) for each, part in names.items()
-        ]
+        self._config = config
+        self._threads: list[threading.Thread] = []
+        self._beats: list[PartBeat] = []
+        self.add(name or f"{part}@{socket.gethostname()}.{token_hex(4)}", part)
         self._details = details
         self._watched = watched
         self._every = every
@@ -72,18 +69,28 @@ class Heartbeat:
         self._stopping = threading.Event()
         self._redis = connect(settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
         self._ledger = Ledger(settings.database_url)
+        self._forgot = False
         self._in_redis = False  # whether Redis has the newest heartbeat
         self._ledger_rests = True
-        self._threads: list[threading.Thread] = []
+
+    def add(self, name: str, part: str) -> None:
+        """Add a part that this process is as well, under a unique name."""
+        it = PartBeat(name, part, socket.gethostname(), os.getpid(), __version__, self._config, time.time())
+        self._beats = [*self._beats, it]
+        if self._threads:
+            self._log_start(it)
+
+    def _log_start(self, it: PartBeat) -> None:
+        log.info(
+            "part.started part=%s host=%s process=%d version=%s config=%s name=%s",
+            *(it.part, it.host, it.pid, it.version, it.config or "none", it.name),
+        )
 
     def start(self) -> None:
         """Begin to beat, and log that this part has started."""
         self._stepped = time.monotonic()
         for it in self._beats:
-            log.info(
-                "part.started part=%s host=%s process=%d version=%s config=%s name=%s",
-                *(it.part, it.host, it.pid, it.version, it.config or "none", it.name),
-            )
+            self._log_start(it)
         self._threads = [
             keep_thread(name, partial(self._run, tell), self._stopping)
             for name, tell in (("heartbeat.redis", self._tell_redis), ("heartbeat.ledger", self._tell_ledger))
@@ -134,6 +141,8 @@ class Heartbeat:
             board.put_file(self._settings.data, *beats)
         try:
             board.put(self._redis, *beats)
+            if not self._forgot:
+                self._forgot = board.forget(self._redis) >= 0  # once, for each start adds to them
         except (redis.RedisError, OSError):
             self._in_redis = False
             raise

@@ -54,6 +54,14 @@ def find(report: StatusReport) -> Iterator[Problem]:
             note=True,
         )
     yield from _left_spools(report.parts)
+    split = {each.beat.host: why for each in report.parts if each.alive and (why := each.beat.details.get("apart"))}
+    for host, why in split.items():
+        yield Problem(
+            "worker_split",
+            f"dispatch and each sink have their own process on {host}: {why}",
+            "find in the worker's log which process still ends, fix that sink or set `worker: own` for it, and restart "
+            "the worker",
+        )
     yield from _differences(report)
 
 
@@ -137,13 +145,6 @@ def _differences(report: StatusReport) -> Iterator[Problem]:
             "versions_differ", f"parts of several releases run: {', '.join(versions)}", "finish the upgrade", note=True
         )
     for each in running:
-        if why := each.beat.details.get("apart"):
-            yield Problem(
-                "sink_apart",
-                f"{_named(each)} has a process of its own, for a time: {why}",
-                "look at that sink; `worker: own` leaves it there",
-                note=True,
-            )
         trouble = each.beat.details.get("trouble")
         if failing := each.beat.details.get("failing"):
             yield Problem(

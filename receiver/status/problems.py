@@ -31,7 +31,7 @@ CORRECTION_LATE: Final = 900.0
 SPOOL_FULL: Final = 0.8
 # What a code begins with, in the order in which problems are shown.
 _ORDER: Final = (
-    *("config", "redis", "ledger", "disk", "part", "receiver", "task"),
+    *("config", "redis", "ledger", "disk", "part", "worker", "receiver", "task"),
     *("inbox", "spool", "sink", "delivery", "clock"),
 )
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,7 +22,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from handlers.support.address_policy import AllowedAddresses
-from receiver import wakeups
 from receiver.config.advice import api_key_remedy
 from receiver.config.fields import parse_rate
 from receiver.dispatch.dispatcher import make_router
@@ -137,7 +136,6 @@ class _Api:
         redactor = Redactor(config.redact)
         late = LateBinding(partial(make_router, config), redactor).tell
         self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
-        wake = partial(wakeups.try_to_wake_sinks, self._redis)
         for name, source in config.sources.items():
             if (found := source.api(settings.skyvern_base_url)) is None:
                 continue
@@ -148,7 +146,7 @@ class _Api:
             callback_base = hooks_of(settings.public_url, name)
             self.sources[name] = Source(name, api, callback_base, secrets, allowed)
             self._readers.append(reader)
-            self._resolvers[name] = Resolver(name, reader, ledger, late, wake)
+            self._resolvers[name] = Resolver(name, reader, ledger, late)
             look_api = SkyvernAPI(*found, patience=LOOK_PATIENCE)
             self._watches[name] = RunWatch(name, look_api, self._claims, self._take_look(name), self._note_end(name))
         self._look_limits = RateLimits(self._redis)
@@ -169,15 +167,13 @@ class _Api:
         self._stopped_at: float | None = None
         self._stopping: asyncio.Future[None] | None = None
         mask = CallbackMask(self._ledger)
-        self._submitter = Submitter(self._ledger, redactor, self._find_run, self._poll_after, late, self._wake)
+        self._submitter = Submitter(self._ledger, redactor, self._find_run, self._poll_after, late)
         grace = config.reconcile.paced(webhooks=settings.waits_for_webhooks).webhook_grace
         kept = config.retention.events
-        self._results = Results(self._ledger, self._states, self._places, mask, late, self._wake, grace, kept)
+        self._results = Results(self._ledger, self._states, self._places, mask, late, grace, kept)
         self._streams = EventStreams(self._results, self._states, self._places)
         self._proxy = Proxy(mask)
-        self._retrier = WebhookRetrier(
-            self._ledger, self._results, self._states, self._deliveries_poll, mask, self._wake
-        )
+        self._retrier = WebhookRetrier(self._ledger, self._results, self._states, self._deliveries_poll, mask)
 
     def serve(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """Return `handler` for authenticated callers, with a response for each error, and for a stop."""
@@ -351,10 +347,6 @@ class _Api:
     async def _forward(self, request: Request, caller: Caller, body: bytes) -> Response:
         path, query = path_of(request), query_of(request)
         return to_response(await self._proxy.forward(*caller, request.method, path, query, request.headers, body))
-
-    async def _wake(self, sinks: Collection[str]) -> None:
-        if sinks:
-            await asyncio.to_thread(wakeups.try_to_wake_sinks, self._redis, sinks)
 
     def _when_stopping(self) -> asyncio.Future[None]:
         """Return what is done once the server stops."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -63,7 +63,7 @@ _SharedKey = tuple[RunKey, str]  # with the id of an API key: what one may see, 
 
 
 class Results:
-    """Results for callers. `states`: of runs that are waited for. `wake`: wakes sinks; it never raises.
+    """Results for callers. `states`: of runs that are waited for.
 
     `grace`: seconds that a noted end waits for its webhook. `kept`: seconds for which events are kept; None: for ever.
     """
@@ -75,7 +75,6 @@ class Results:
         places: WaiterLimit,
         mask: CallbackMask,
         when_late: WhenLate,
-        wake: Callable[[Collection[str]], Awaitable[None]],
         grace: float,
         kept: float | None = None,
     ) -> None:
@@ -84,7 +83,6 @@ class Results:
         self._places = places
         self._mask = mask
         self._when_late = when_late
-        self._wake = wake
         self._grace = grace
         self._kept = kept
         self._from_ledger_once: SingleFlight[_SharedKey, Reply | None] = SingleFlight()
@@ -334,7 +332,7 @@ class Results:
             return sinks or ()
 
         try:
-            await self._wake(await self._ledger.write(work))
+            await self._ledger.write(work)
         except (LedgerUnavailable, LedgerDataError):
             self._noted.pop(key, None)
         except asyncio.CancelledError:  # the caller has gone, and the note may be rolled back: let the next one make it

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -41,7 +40,7 @@ _ANSWERED = re.compile(r"answered ([1-5][0-9]{2})")
 
 
 class WebhookRetrier:
-    """`wake`: wakes sinks; it never raises."""
+    """Sends the webhook of a run again, at a caller's request."""
 
     def __init__(
         self,
@@ -50,14 +49,12 @@ class WebhookRetrier:
         states: LongPoll[RunKey, WaitedRun],
         deliveries_poll: LongPoll[str, DeliveryStatus],
         mask: CallbackMask,
-        wake: Callable[[Collection[str]], Awaitable[None]],
     ) -> None:
         self._ledger = ledger
         self._results = results
         self._states = states
         self._deliveries_poll = deliveries_poll
         self._mask = mask
-        self._wake = wake
 
     async def retry(self, source: Source, key: Key, run_id: str, body: bytes) -> Reply | None:
         """Return the reply; None for a run that was not submitted here. Raises Refusal and LedgerUnavailable."""
@@ -85,7 +82,6 @@ class WebhookRetrier:
                 connection, result.status, CALLBACK, route, lane, self._ledger.now(), given, signer
             )
         )
-        await self._wake([CALLBACK])
         attempt = await self._wait_for_attempt(delivery, before, deadline)
         problem = _problem_of(attempt)
         # A reason names the host, which not every key may see.

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -85,8 +85,7 @@ def _json_reply(status: int, body: bytes) -> Reply:
 
 
 class Submitter:
-    """Submits of all sources in this process. `poll_after`: seconds until a run without limits of its own is polled.
-    `wake`: wakes sinks; it never raises."""
+    """Submits of all sources in this process. `poll_after`: seconds until a run without limits of its own is polled."""
 
     def __init__(
         self,
@@ -95,11 +94,9 @@ class Submitter:
         find_run: FindRun,
         poll_after: float,
         when_late: WhenLate,
-        wake: Callable[[Collection[str]], Awaitable[None]],
     ) -> None:
         self._ledger = ledger
         self._when_late = when_late
-        self._wake = wake
         self._redactor = redactor
         self._find_run = find_run
         self._poll_after = poll_after
@@ -178,12 +175,11 @@ class Submitter:
         clock finds the submission pending."""
         for pause in (*_WRITE_RETRIES, None):
             try:
-                submission, sinks = await self._ledger.write_patiently(
+                submission, _ = await self._ledger.write_patiently(
                     lambda connection: lifecycle.record_outcome(
                         connection, submission_id, outcome, self._ledger.now(), self._when_late
                     )
                 )
-                await self._wake(sinks)
                 return submission
             except (LedgerUnavailable, LedgerDataError) as trouble:
                 if pause is None or isinstance(trouble, LedgerDataError):

@@ -1,0 +1,283 @@
+"""One process of a worker: it dispatches, sends to its sinks, or both.
+
+Its main thread runs RQ's loop: for dispatch, or for the queue of the one sink that has the process to itself. Each sink
+has its own threads (receiver/delivery/runner.py). Once a second a thread looks for what needs no wake-up to be found:
+due deliveries, events in the inbox, claims to renew.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from secrets import token_hex
+from typing import Final
+
+import redis
+
+from receiver import wakeups
+from receiver.config.loader import file_hash
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+from receiver.delivery import runner
+from receiver.delivery.runner import SinkRunner
+from receiver.dispatch import dispatcher
+from receiver.dispatch.dispatcher import IDLE_WAIT
+from receiver.domain.parts import DISPATCH, deliver
+from receiver.errors import NotStarted, RunhookError
+from receiver.inbox.recovery import hand_back
+from receiver.inbox.stream import STREAM
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.deliveries import claims
+from receiver.ledger.deliveries.recovery import release_claims
+from receiver.runtime.background import keep_thread
+from receiver.runtime.child import REPLACE, own_status, say_working
+from receiver.runtime.liveness import LivenessLock, release_dead
+from receiver.runtime.process import StopRequests, drain, error_location, readable, stop_signals
+from receiver.runtime.redis_client import connect
+from receiver.status.heartbeat import Heartbeat
+from receiver.wakeups import worker as wakeup_worker
+from receiver.wakeups.wake import JOB_TIMEOUT
+
+# Whether a job must end: the process stops, or the job has taken its time.
+Stop = Callable[[], bool]
+
+log = logging.getLogger("runhook.worker")
+
+# Seconds between two looks for work, two renewals of claims, and two tries of what failed at the start.
+LOOK_EVERY: Final = 1.0
+RENEW_EVERY: Final = 4.0
+TRY_AGAIN: Final = 10.0
+# The job of a sink with its own process: seconds between two looks, without work until it ends, and at most.
+_LINGER_LOOK: Final = 0.02
+_QUIET: Final = 2.0
+_LINGER: Final = 10.0
+# Seconds that the main thread has to note a signal that has come.
+_SIGNAL: Final = 0.02
+# Seconds after its timeout at which a job that nothing could interrupt counts as hung.
+_OVERSTAY: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one process does. `apart`: why it has its own process although it could share one, or ""."""
+
+    sinks: tuple[str, ...]
+    dispatches: bool = False
+    apart: str = ""
+
+
+class WorkerProcess:
+    """A process called `name`, in that process. `stop_within`: seconds that sends under way have to end after a stop.
+
+    Raises RunhookError when the one sink that it is for can't be built.
+    """
+
+    def __init__(self, settings: Settings, config: Config, name: str, work: Work, stop_within: float) -> None:
+        self._settings = settings
+        self._config = config
+        self._name = name
+        self._work = work
+        self._stop_within = stop_within
+        self._suffix = f"@{socket.gethostname()}.{token_hex(4)}"
+        self._owner = name + self._suffix
+        self._stops = StopRequests()
+        self._ended = threading.Event()
+        self._replace = False
+        self._job_until = 0.0
+        self._redis = connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
+        self._look = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
+        self._ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
+        self._heartbeat = Heartbeat(
+            settings,
+            DISPATCH if work.dispatches else deliver(work.sinks[0]),
+            file_hash(settings.config),
+            name=self._owner,
+            details=lambda: {"apart": work.apart} if work.apart else {},
+        )
+        self._lock: LivenessLock | None = None
+        with suppress(OSError):  # the worker has warned of it; claims lapse by time then
+            self._lock = LivenessLock(settings.data, self._owner)
+        release_dead(settings.data, partial(release_owner, settings))
+        self._runners: dict[str, SinkRunner] = {}
+        self._not_built: dict[str, str] = {}
+        self._build_runners()
+        if not work.dispatches and self._not_built:
+            raise NotStarted(f"the sink {work.sinks[0]} can't be built: {self._not_built[work.sinks[0]]}")
+
+    def run(self) -> int:
+        """Work until SIGTERM. Return the exit code: REPLACE when a fresh process is to take over."""
+        self._heartbeat.start()
+        with stop_signals(self._stops) as reader:
+            threads = [
+                keep_thread("signs of life", lambda: self._give_signs(reader), self._ended),
+                keep_thread("each second", self._each_second, self._ended),
+            ]
+            if self._work.dispatches:
+                build = partial(dispatcher.build, self._settings, self._config, self._owner, self._redis)
+                dispatch = build(ledger=self._ledger, runners=self._runners)
+                self._serve(DISPATCH, dispatch.run, dispatch.run_while_full)
+                dispatch.close()
+            else:
+                self._serve(wakeups.deliver_queue(self._work.sinks[0]), self._linger, lambda _: None)
+            until = time.monotonic() + self._stop_within
+            settled = all(each.join(until) for each in self._runners.values())
+            self._ended.set()
+            for each in self._runners.values():
+                each.close()
+            for thread in threads:
+                thread.join(1.0)
+        self._heartbeat.stop()
+        self._ledger.close()
+        if settled and self._lock is not None:
+            self._lock.end()
+        return REPLACE if self._replace else 0
+
+    def _serve(self, queue: str, work: Callable[[Stop], None], work_anyway: Callable[[Stop], None]) -> None:
+        """Run RQ's loop until a stop. Each job may take _LINGER, and a little more for its last batch."""
+
+        def job(each: Callable[[Stop], None]) -> None:
+            now = time.monotonic()
+            self._job_until = now + JOB_TIMEOUT + _OVERSTAY
+            try:
+                each(lambda: bool(self._stops) or time.monotonic() - now > _LINGER)
+            finally:
+                self._job_until = 0.0
+
+        say_working()
+        wakeup_worker.serve(
+            *(queue, self._settings.redis_url, self._owner),
+            *(partial(job, work), partial(job, work_anyway), self._stops),
+        )
+
+    def _linger(self, stop: Stop) -> None:
+        """The job of a sink with its own process: look for due deliveries until there have been none for a while."""
+        found_at = time.monotonic()
+        try:
+            while not stop() and time.monotonic() - found_at < _QUIET:
+                if self._poke_due():
+                    found_at = time.monotonic()
+                time.sleep(_LINGER_LOOK)
+            wakeups.finish(self._redis, wakeups.deliver_queue(self._work.sinks[0]), self._poke_due)
+        except LedgerUnavailable:
+            pass  # the runner reports it; once a second there is another look
+
+    def _give_signs(self, reader: int) -> None:
+        """Give signs of life to the supervisor while no job hangs, and pass a stop on at once."""
+        stopped = False
+        while not self._ended.is_set():
+            if (status := own_status()) is not None and time.monotonic() < (self._job_until or math.inf):
+                status.pulse()
+            if self._stops and not stopped:
+                stopped = True
+                for each in self._runners.values():
+                    each.stop()
+            if readable([reader], LOOK_EVERY):
+                drain(reader)
+                time.sleep(_SIGNAL)
+
+    def _each_second(self) -> None:
+        """Find what no wake-up told of, renew what is held, and release what dead processes held."""
+        renewed = tried = time.monotonic()
+        self._redis_trouble = ""
+        while not self._ended.wait(LOOK_EVERY):
+            now = time.monotonic()
+            with suppress(LedgerUnavailable):
+                if now - renewed >= RENEW_EVERY:
+                    renewed = now
+                    self._renew()
+                if not self._stops:
+                    self._poke_due()
+            if self._work.dispatches and not self._stops:
+                self._look_into_the_inbox()
+            if now - tried >= TRY_AGAIN:
+                tried = now
+                release_dead(self._settings.data, partial(release_owner, self._settings))
+                self._build_runners()
+            if not self._replace and any(each.worn_out for each in self._runners.values()):
+                self._replace = True
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _look_into_the_inbox(self) -> None:
+        trouble = ""
+        try:
+            if self._look.xlen(STREAM):
+                wakeups.wake(self._look, DISPATCH)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            trouble = type(error).__name__
+        except redis.RedisError:
+            pass  # Redis is full, or something else wrote that key: the main thread sees it and reports it
+        if trouble and not self._redis_trouble:
+            log.warning("%s: Redis can't be used now (%s); trying again", self._name, trouble)
+        if self._redis_trouble and not trouble:
+            log.warning("%s: Redis is back", self._name)
+        self._redis_trouble = trouble
+
+    def _renew(self) -> None:
+        held = [each for runner in self._runners.values() for each in runner.held()]
+        if held:
+            until = self._ledger.now() + claims.CLAIM
+            self._ledger.write(lambda connection: claims.renew(connection, self._owner, held, until))
+
+    def _poke_due(self) -> bool:
+        """Poke the runners whose sinks have something due. Return whether there are any."""
+        names = [name for name in self._work.sinks if name in self._runners]
+        now = self._ledger.now()
+        due = self._ledger.read(lambda connection: claims.due_sinks(connection, names, now), transaction=False)
+        self._poke(due)
+        return bool(due)
+
+    def _poke(self, sinks: Collection[str]) -> None:
+        for sink in sinks:
+            if sink in self._runners:
+                self._runners[sink].poke()
+
+    def _build_runners(self) -> None:
+        """Build and start the runner of each sink that has none. One that can't be built stops no other."""
+        for sink in self._work.sinks:
+            if sink in self._runners or self._stops:
+                continue
+            try:
+                built = runner.build(
+                    *(self._settings, self._config, sink, self._owner, self._ledger, self._redis), on_due=self._poke
+                )
+            except Exception as error:  # noqa: BLE001 - of a sink's own code
+                why = str(error) if isinstance(error, RunhookError) else error_location(error)
+                if self._work.dispatches and self._not_built.get(sink) != why:
+                    log.error("deliver.not_built sink=%s %s: tried again every %.0f s", sink, why, TRY_AGAIN)
+                self._not_built[sink] = why
+                continue
+            self._not_built.pop(sink, None)
+            self._runners[sink] = built
+            built.start()
+            if self._work.dispatches:
+                self._heartbeat.add(deliver(sink) + self._suffix, deliver(sink))
+
+
+def release_owner(settings: Settings, owner: str) -> bool:
+    """Release the claims and inbox entries of a dead process. Return False when Redis or the ledger was unavailable,
+    so that some may be left; they lapse later."""
+    ledger = Ledger(settings.database_url)
+    client = connect(settings.redis_url, timeout=1.0, connect_timeout=2.0, retries=0)
+    released = 0
+    try:
+        while some := ledger.write(lambda connection: release_claims(connection, owner, ledger.now())):
+            released += some
+        entries = hand_back(client, owner)
+    except (LedgerUnavailable, redis.RedisError) as error:
+        log.warning("worker.not_released owner=%s error=%s", owner, type(error).__name__)
+        return False
+    finally:
+        ledger.close()
+        client.close()
+    if released or entries:
+        log.info("worker.released owner=%s claims=%d entries=%d", owner, released, entries)
+    return True
