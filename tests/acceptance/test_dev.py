@@ -119,18 +119,17 @@ def test_whatever_part_is_killed_is_started_again_and_work_goes_on(running: Dev)
         print(f"{took:.2f} seconds from kill -9 of {words} to a new event delivered")
 
 
-def test_a_killed_dispatcher_and_a_killed_deliverer_cost_a_moment(running: Dev) -> None:
+def test_killed_process_of_the_worker_costs_a_moment(running: Dev) -> None:
     dev = running
     supervisor = dev.part("runhook worker")
-    eventually(lambda: len(descendants(supervisor)) == 2, what=lambda: dev.log)
-    for number, child in enumerate(sorted(descendants(supervisor))):
-        dev.post(a_run(20 + number))
-        os.kill(child, signal.SIGKILL)
-        name = f"tsk_{20 + number}"
-        watch = Stopwatch()
-        eventually(lambda name=name: any(name in str(p) for p in dev.data.glob("archive/**/*")), what=lambda: dev.log)
-        print(f"{watch.seconds:.2f} seconds from kill -9 of a worker's child to its event delivered")
-        watch.at_most(10)  # claims lapse by themselves after 15
+    eventually(lambda: len(descendants(supervisor)) == 1, what=lambda: dev.log)
+    (child,) = descendants(supervisor)
+    dev.post(a_run(20))
+    os.kill(child, signal.SIGKILL)
+    watch = Stopwatch()
+    eventually(lambda: any("tsk_20" in str(p) for p in dev.data.glob("archive/**/*")), what=lambda: dev.log)
+    print(f"{watch.seconds:.2f} seconds from kill -9 of a worker's process to its event delivered")
+    watch.at_most(10)  # claims lapse by themselves after 15
 
 
 def test_a_second_one_on_the_same_data_is_one_line(running: Dev, start: Callable[..., Dev]) -> None:
@@ -141,7 +140,7 @@ def test_a_second_one_on_the_same_data_is_one_line(running: Dev, start: Callable
 def test_kill_9_leaves_no_process_and_the_next_one_finds_everything(running: Dev, start: Callable[..., Dev]) -> None:
     """Stands last of those that share one: nothing of it is left."""
     pids = descendants(running.process.pid)
-    assert len(pids) >= 5
+    assert len(pids) >= 5  # Valkey, serve, clock, the worker and its process
     running.process.kill()
     eventually(lambda: not any(alive(pid) for pid in pids))
     again = start(running.data.parent).ready()
@@ -256,7 +255,7 @@ def test_with_redis_url_the_same_code_runs_on_a_real_server(
     dev.post(a_run(3))
     eventually(lambda: any("tsk_3" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
     assert not (dev.data / "redis").exists()
-    assert server.connect().exists("rq:workers:dispatch")
+    eventually(lambda: server.connect().exists("rq:workers:dispatch"))
 
 
 def test_a_redis_without_the_promise_is_refused_before_anything_starts(

@@ -64,7 +64,7 @@ class Work(Deployment):
         def work(connection: sa.Connection) -> list[Claimed]:
             lock_runs(connection, [each.key for each in events], now)
             record_events(connection, events, now)
-            return claims.claim(connection, "hook", EACH, owner, 1, now, 15)
+            return list(claims.claim(connection, "hook", EACH, owner, now, 15))
 
         claimed = self.ledger.write(work)
         assert len(claimed) == EACH

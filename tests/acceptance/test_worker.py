@@ -1,288 +1,310 @@
-"""The worker as real processes that are killed, hung and stopped: work goes on, and nobody is left behind."""
+"""The worker as real processes that are killed, hung, stopped and cut off: work continues, and no process is left."""
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-import redis
+import sqlalchemy as sa
 
-from receiver.wakeups import wake
-from tests.servers import warm_python
+from receiver.ledger.schema import attempts
+from tests.servers.deployment import Deployment
+from tests.servers.http import Reply, ScriptedServer
 from tests.servers.valkey import ValkeyProcess
+from tests.support.ledger import new_event, record, with_tables
 from tests.support.processes import alive
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
-QUEUES = ("dispatch", "deliver:ops")
 MOMENT = 10
 """Seconds of a recovery, which takes one or two; 30 are promised."""
 
+Deploy = Callable[..., Deployment]
 
-class Worker:
-    """The stand-in worker, and the orders that it gets."""
 
-    def __init__(self, url: str, directory: Path, *, stop_timeout: float = 10, job_timeout: float = 30) -> None:
-        directory.mkdir(exist_ok=True)
-        self.log_path = directory / "worker.log"
-        self.client = redis.Redis.from_url(url, decode_responses=True)
-        arguments = [url, str(directory), str(stop_timeout), str(job_timeout), *QUEUES]
-        self.process = warm_python.start(["-m", "tests.acceptance.standin_worker", *arguments], self.log_path)
+def processes(it: Deployment) -> dict[str, int]:
+    """Return the process that does each part now, as the log has it."""
+    log = it.log_of("worker")
+    return {part: int(pid) for part, pid in re.findall(r"part\.started part=(\S+) host=\S+ process=(\d+)", log)}
 
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text()
 
-    @property
-    def serving(self) -> bool:
-        return len(self.client.hgetall("pids")) == len(QUEUES)
+def ready(it: Deployment, *parts: str) -> dict[str, int]:
+    """Wait until these parts have started; return their processes."""
+    eventually(lambda: set(parts) <= processes(it).keys(), what=lambda: it.log_of("worker"))
+    return processes(it)
 
-    def pid(self, queue: str) -> int:
-        return int(self.client.hget("pids", queue) or 0)
 
-    def ready(self) -> Worker:
-        eventually(lambda: self.serving or self.process.poll() is not None, what=lambda: f"children\n{self.log}")
-        assert self.process.poll() is None, self.log
-        return self
+def outcomes(it: Deployment) -> list[str]:
+    query = sa.select(attempts.c.outcome).order_by(attempts.c.ended_at)
+    return [str(each) for each in it.ledger.read(lambda connection: connection.scalars(query).all())]
 
-    def order(self, queue: str, name: str, **what: float) -> None:
-        self.client.rpush(f"orders:{queue}", json.dumps({"id": name, **what}))
-        wake(self.client, queue)
 
-    def began(self, queue: str) -> list[str]:
-        return list(self.client.lrange(f"began:{queue}", 0, -1))
+class Hooked:
+    """A deployment with one HTTP sink, `hook`, and others that write files."""
 
-    def done(self, queue: str) -> list[str]:
-        return [line.split()[0] for line in self.client.lrange(f"done:{queue}", 0, -1)]
+    def __init__(self, deploy: Deploy, redis_url: str, consumer: ScriptedServer, **sinks: dict[str, Any]) -> None:
+        hook = {"type": "http", "url": consumer.url, "timeout": 60, "concurrency": 2}
+        hook["retry"] = {"attempts": 50, "first": 0.2, "factor": 1.5, "max": 2}
+        self.consumer = consumer
+        self.it = deploy(redis_url, sinks={"hook": hook, **sinks})
+        with_tables(self.it.ledger)
 
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.client.close()
+    def order(self, run: str, sink: str = "hook") -> None:
+        record(self.it.ledger, new_event(run, sink))
+
+    def hold(self) -> threading.Event:
+        """Have the next send wait for this event."""
+        release = threading.Event()
+        self.consumer.script += [Reply(until=release)]
+        return release
+
+    def sending(self, run: str = "tsk_held") -> threading.Event:
+        """Begin a send that is held; return what releases it."""
+        release, before = self.hold(), len(self.consumer.requests)
+        self.order(run)
+        eventually(lambda: len(self.consumer.requests) > before, what=lambda: self.it.log_of("worker"))
+        return release
 
 
 @pytest.fixture
-def start(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
-    workers: list[Worker] = []
+def hooked(deployment: Deploy, redis_url: str) -> Any:
+    with ScriptedServer() as consumer:
+        yield lambda url=redis_url, **sinks: Hooked(deployment, url, consumer, **sinks)
 
-    def it(url: str = redis_url, **options: float) -> Worker:
-        workers.append(Worker(url, tmp_path / "data", **options))
-        return workers[-1].ready()
 
-    yield it
-    for worker in workers:
-        worker.end()
+FILES = {"type": "files", "path": "${RUNHOOK_DATA}/files"}
+
+# --- Which processes there are
+
+
+def test_dispatch_and_sinks_share_a_process_unless_told_otherwise(deployment: Deploy, redis_url: str) -> None:
+    sinks: dict[str, Any] = {name: {"type": "files", "path": f"${{RUNHOOK_DATA}}/{name}"} for name in ("a", "b", "c")}
+    sinks["c"]["worker"] = "own"
+    sinks["d"] = {"type": "notify", "urls": ["json://127.0.0.1:1"]}
+    it = deployment(redis_url, sinks=sinks)
+    with_tables(it.ledger)
+    record(it.ledger, new_event("tsk_1", "a", "b", "c"))
+    worker = it.run("worker")
+    it.all_delivered(3)
+    now = ready(it, "dispatch", *(f"deliver:{sink}" for sink in sinks))
+    assert now["dispatch"] == now["deliver:a"] == now["deliver:b"]
+    assert len(set(now.values())) == 3
+    # And they end together, in order
+    worker.terminate()
+    assert worker.wait(PATIENCE) == 0
+    assert it.log_of("worker").count("part.stopped part=deliver:") == 4
+
+
+def test_only_one_sink_runs_with_only(hooked: Callable[..., Hooked]) -> None:
+    it = hooked(files=FILES)
+    it.order("tsk_1")
+    it.order("tsk_2", "files")
+    it.it.run("worker", "--only", "files")
+    it.it.all_delivered(1, "files")
+    assert set(processes(it.it)) == {"deliver:files"}
+    assert it.it.states("hook") == {"queued": 1}
 
 
 # --- Kills and stops
 
 
-def test_each_queue_has_a_process_of_its_own_and_work_is_done(start: Callable[..., Worker]) -> None:
-    worker = start()
-    assert worker.pid("dispatch") != worker.pid("deliver:ops") != worker.process.pid
-    for queue in QUEUES:
-        worker.order(queue, f"for {queue.replace(':', '-')}")
-    eventually(lambda: all(worker.done(queue) for queue in QUEUES))
-
-
-def test_kill_9_of_a_child_in_the_middle_of_its_job_costs_a_moment(
-    start: Callable[..., Worker],
-) -> None:
-    # Given a child in the middle of a job, and a neighbour
-    worker = start()
-    neighbour = worker.pid("dispatch")
-    worker.order("deliver:ops", "long", sleep=20)
-    eventually(lambda: worker.began("deliver:ops"))
+def test_kill_9_of_the_process_in_a_send_costs_a_moment(hooked: Callable[..., Hooked]) -> None:
+    # Given the main process in the middle of a send, and a neighbour
+    it = hooked(own={**FILES, "worker": "own"})
+    it.it.run("worker")
+    before = ready(it.it, "dispatch", "deliver:hook", "deliver:own")
+    it.sending()
     # When it is killed
-    os.kill(worker.pid("deliver:ops"), signal.SIGKILL)
-    # Then another takes the work up again with nobody's help, and the neighbour never noticed
+    os.kill(before["dispatch"], signal.SIGKILL)
+    # Then another one sends again, without help, and the neighbour did not notice
     watch = Stopwatch()
-    eventually(lambda: worker.done("deliver:ops") == ["long"])
-    print(f"{watch.seconds:.2f}", "seconds from kill -9 to work done")
+    it.it.all_delivered(1, "hook")
+    print(f"{watch.seconds:.2f}", "seconds from kill -9 to delivered")
     watch.at_most(MOMENT)
-    assert worker.pid("dispatch") == neighbour
-    assert "deliver:ops: killed by signal 9 (starts again in 0.0 s)" in worker.log
-    eventually(lambda: worker.client.zcard("rq:wip:deliver:ops") == 0)
+    assert outcomes(it.it) == ["lapsed", "accepted"]
+    assert processes(it.it)["deliver:own"] == before["deliver:own"]
+    assert "main: killed by signal 9; starts again in 0.0 s" in it.it.log_of("worker")
 
 
-def test_kill_9_of_the_supervisor_leaves_no_orphan(start: Callable[..., Worker]) -> None:
-    worker = start()
-    pids = [worker.pid(queue) for queue in QUEUES]
-    worker.order("deliver:ops", "long", sleep=20)
-    eventually(lambda: worker.began("deliver:ops"))
-    worker.process.kill()
+def test_kill_9_of_the_supervisor_leaves_no_orphan(hooked: Callable[..., Hooked]) -> None:
+    it = hooked(own={**FILES, "worker": "own"})
+    it.it.run("worker")
+    pids = set(ready(it.it, "dispatch", "deliver:hook", "deliver:own").values())
+    it.sending()
+    it.it.kill_part("worker")
     eventually(lambda: not any(alive(pid) for pid in pids))
 
 
-def test_sigterm_lets_the_running_job_end_and_exits_0(start: Callable[..., Worker]) -> None:
-    worker = start()
-    pids = [worker.pid(queue) for queue in QUEUES]
-    worker.order("deliver:ops", "short", hold=1)
-    worker.order("deliver:ops", "next")
-    eventually(lambda: worker.began("deliver:ops"))
-    worker.process.terminate()
-    eventually(lambda: not alive(worker.pid("dispatch")))  # it has nothing to do: the stop has reached it
-    worker.client.set("release:short", 1)
-    assert worker.process.wait(PATIENCE) == 0
-    assert worker.done("deliver:ops") == ["short"]
-    assert worker.client.llen("rq:queue:deliver:ops") == 1  # what was not done is on its way to the next worker
-    assert not any(alive(pid) for pid in pids)
-    assert worker.client.zcard("rq:wip:deliver:ops") == 0
+def test_sigterm_lets_a_send_end_and_exits_0(hooked: Callable[..., Hooked]) -> None:
+    it = hooked()
+    worker = it.it.run("worker")
+    ready(it.it, "deliver:hook")
+    release = it.sending()
+    worker.terminate()
+    it.order("tsk_later")
+    time.sleep(0.5)
+    release.set()
+    assert worker.wait(PATIENCE) == 0
+    assert it.it.states("hook") == {"delivered": 1, "queued": 1}
+    assert outcomes(it.it) == ["accepted"]
 
 
-def test_a_signal_while_idle_ends_every_child_by_itself(start: Callable[..., Worker]) -> None:
-    worker = start()
-    worker.process.send_signal(signal.SIGINT)
-    assert worker.process.wait(PATIENCE) == 0  # 1 where a child had to be killed
-
-
-def test_a_job_that_does_not_end_in_time_is_killed_at_the_stop_and_handed_back(start: Callable[..., Worker]) -> None:
-    worker = start(stop_timeout=0.5)
-    pids = [worker.pid(queue) for queue in QUEUES]
-    worker.order("deliver:ops", "long", sleep=20)
-    eventually(lambda: worker.began("deliver:ops"))
-    worker.process.terminate()
-    assert worker.process.wait(PATIENCE) == 1
-    assert not any(alive(pid) for pid in pids)
-    assert "did not end within 0.5 s" in worker.log
-    assert worker.client.zcard("rq:wip:deliver:ops") == 0
-    assert worker.client.llen("rq:queue:deliver:ops") == 1
-
-
-def test_a_second_signal_a_second_later_does_not_wait(start: Callable[..., Worker]) -> None:
-    worker = start(stop_timeout=600)
-    worker.order("deliver:ops", "long", sleep=20)
-    eventually(lambda: worker.began("deliver:ops"))
-    worker.process.terminate()
-    worker.process.terminate()  # as a terminal and whatever runs us may do at once
-    time.sleep(1.1)
-    assert worker.process.poll() is None
-    worker.process.terminate()
-    assert worker.process.wait(PATIENCE) == 1  # 0 after the job's end
-    assert "deliver:ops: a second signal came; killing process" in worker.log
-
-
-# --- Jobs that take too long
-
-
-def test_a_job_that_no_alarm_can_interrupt_is_killed_and_its_work_done_again(
-    start: Callable[..., Worker],
-) -> None:
-    worker = start(job_timeout=1)
-    hung = worker.pid("deliver:ops")
-    worker.order("deliver:ops", "hung", hang=60)
-    eventually(lambda: worker.began("deliver:ops"))
+def test_signal_while_idle_ends_every_process_by_itself(hooked: Callable[..., Hooked]) -> None:
+    it = hooked(own={**FILES, "worker": "own"})
+    worker = it.it.run("worker")
+    ready(it.it, "dispatch", "deliver:own")
+    eventually(lambda: "worker.started" in it.it.log_of("worker"))
     watch = Stopwatch()
-    eventually(lambda: worker.done("deliver:ops") == ["hung"])
-    print(f"{watch.seconds:.2f}", "seconds from the start of a job that hangs for ever, time-out 1 s, to work done")
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(PATIENCE) == 0  # 1 where a process had to be killed
     watch.at_most(MOMENT)
-    assert not alive(hung)
-    assert "deliver:ops: a job outlives its timeout; killing process" in worker.log
 
 
-def test_a_job_that_sleeps_past_its_timeout_is_cut_off_without_a_kill(start: Callable[..., Worker]) -> None:
-    worker = start(job_timeout=1)
-    pid = worker.pid("deliver:ops")
-    worker.order("deliver:ops", "slow", sleep=20)
-    eventually(lambda: "cut off" in worker.log)
-    worker.order("deliver:ops", "next")  # the clock would wake it
-    eventually(lambda: worker.done("deliver:ops") == ["slow", "next"])
-    assert worker.pid("deliver:ops") == pid
+def test_send_that_does_not_end_is_killed_at_the_stop_and_freed(hooked: Callable[..., Hooked]) -> None:
+    it = hooked()
+    worker = it.it.run("worker", "--stop-timeout", "1")
+    pid = ready(it.it, "deliver:hook")["deliver:hook"]
+    it.sending()
+    worker.terminate()
+    assert worker.wait(PATIENCE) == 1
+    assert not alive(pid)
+    assert "did not end within 1 s" in it.it.log_of("worker")
+    assert it.it.states("hook") == {"queued": 1}
 
 
-# --- Children that end by themselves
+def test_second_signal_a_second_later_does_not_wait(hooked: Callable[..., Hooked]) -> None:
+    it = hooked()
+    worker = it.it.run("worker", "--stop-timeout", "600")
+    ready(it.it, "deliver:hook")
+    it.sending()
+    worker.terminate()
+    worker.terminate()  # as a terminal and a process manager may do at once
+    time.sleep(1.1)
+    assert worker.poll() is None
+    worker.terminate()
+    assert worker.wait(PATIENCE) == 1  # 0 after the send's end
+    assert "main: a second signal came; killing process" in it.it.log_of("worker")
 
 
-def test_a_child_in_a_crash_loop_backs_off_and_delays_nobody_else(start: Callable[..., Worker]) -> None:
-    worker = start()
-    worker.client.set("refuse:deliver:ops", 1)
-    os.kill(worker.pid("deliver:ops"), signal.SIGKILL)
-    eventually(lambda: "3 times in a row" in worker.log or worker.log.count("can't be built") >= 1)
+# --- Processes that hang or end by themselves
+
+
+def test_process_that_stands_still_is_killed_and_its_work_done_again(hooked: Callable[..., Hooked]) -> None:
+    it = hooked()
+    it.it.run("worker")
+    pid = ready(it.it, "deliver:hook")["deliver:hook"]
+    it.sending()
+    os.kill(pid, signal.SIGSTOP)
+    watch = Stopwatch()
+    it.it.all_delivered(1)
+    print(f"{watch.seconds:.2f}", "seconds from the stop of a process to its work done by another")
+    watch.at_most(30)
+    assert "main: gave no sign of life for 15 s and was killed" in it.it.log_of("worker")
+
+
+def test_three_unexplained_ends_give_each_sink_its_own_process(hooked: Callable[..., Hooked]) -> None:
+    it = hooked(files=FILES)
+    it.it.run("worker")
+    for _ in range(3):
+        now = ready(it.it, "dispatch", "deliver:hook", "deliver:files")
+        eventually(lambda: "main" not in it.it.log_of("worker") or alive(processes(it.it)["dispatch"]))
+        eventually(lambda: len({alive(pid) for pid in processes(it.it).values()}) == 1)
+        eventually(lambda pid=now["dispatch"]: processes(it.it)["dispatch"] == pid)
+        time.sleep(0.3)  # it must have begun its work for its end to count
+        os.kill(processes(it.it)["dispatch"], signal.SIGKILL)
+        eventually(lambda pid=now["dispatch"]: processes(it.it)["dispatch"] != pid, what=lambda: it.it.log_of("worker"))
+    eventually(lambda: len({processes(it.it)[part] for part in ("dispatch", "deliver:hook", "deliver:files")}) == 3)
+    assert "worker.split" in it.it.log_of("worker")
+    it.order("tsk_1")
+    it.order("tsk_2", "files")
+    it.it.all_delivered(2)
+    # And the status shows it
+    eventually(lambda: "worker_split" in str(it.it.call("status", "--json").stdout))
+
+
+BROKEN = """
+from receiver.delivery import runner
+
+def build(settings, config, name, *rest, really=runner.build, **options):
+    if name == "broken":
+        raise RuntimeError("no")
+    return really(settings, config, name, *rest, **options)
+
+runner.build = build
+"""
+
+
+@pytest.mark.parametrize("place", ["own", "shared"])
+def test_sink_that_cannot_start_delays_no_other(place: str, hooked: Callable[..., Hooked]) -> None:
+    it = hooked(broken={**FILES, "worker": place})
+    it.it.run("worker", first=BROKEN)
+    it.order("tsk_1")
+    it.it.all_delivered(1, "hook")
+    eventually(lambda: "RuntimeError at" in it.it.log_of("worker"))
     time.sleep(1.5)
-    lines = [line for line in worker.log.splitlines() if "can't be built" in line]
-    assert len(lines) == 1
-    assert "the sink of deliver:ops can't be built (2 times in a row, starts again in 0.2 s)" in lines[0]
-    worker.order("dispatch", "meanwhile")
-    eventually(lambda: worker.done("dispatch"))
-    worker.client.delete("refuse:deliver:ops")
-    worker.order("deliver:ops", "after all")
-    eventually(lambda: worker.done("deliver:ops"))
+    lines = [line for line in it.it.log_of("worker").splitlines() if "RuntimeError at" in line]
+    assert len(lines) == 1, lines
+    eventually(lambda: "no deliver:broken is running" in it.it.call("status").stdout)
 
 
-def test_a_body_that_is_worn_out_gets_a_fresh_process(start: Callable[..., Worker]) -> None:
-    worker = start()
-    pid = worker.pid("deliver:ops")
-    worker.order("deliver:ops", "last", wear_out=1)
-    eventually(lambda: worker.pid("deliver:ops") != pid)
-    worker.order("deliver:ops", "first")
-    eventually(lambda: worker.done("deliver:ops") == ["last", "first"])
-    assert "a fresh process takes over" in worker.log
-
-
-# --- Redis away
+# --- Redis fails
 
 
 @pytest.mark.parametrize("fault", ["killed", "hung"])
-def test_work_goes_on_soon_after_redis_is_back(
-    fault: str,
-    start: Callable[..., Worker],
-    valkey_factory: Callable[..., ValkeyProcess],
+def test_work_continues_soon_after_redis_is_back(
+    fault: str, hooked: Callable[..., Hooked], valkey_factory: Callable[..., ValkeyProcess]
 ) -> None:
-    # Given a worker in the middle of a job
+    # Given a worker in the middle of a send
     server = valkey_factory()
-    worker = start(server.url)
-    pids = [worker.pid(queue) for queue in QUEUES]
-    worker.order("deliver:ops", "before", sleep=1)
-    eventually(lambda: worker.began("deliver:ops"))
-    # When Redis is away, and when it hangs for longer than any time-out in the worker
+    it = hooked(server.url)
+    it.it.run("worker")
+    before = ready(it.it, "dispatch", "deliver:hook")
+    it.it.start()
+    release = it.sending()
+    # When Redis is down, and when it hangs for longer than any time-out in the worker
     if fault == "killed":
         server.kill()
-        time.sleep(2)
+        it.order("tsk_meanwhile")
+        eventually(lambda: it.it.states("hook").get("delivered") == 1)  # the ledger is enough for that
         server.start()
     else:
         server.hang()
-        time.sleep(6)
+        time.sleep(8)
         server.resume()
+    release.set()
     # Then the same processes do old and new work within seconds of its return
     watch = Stopwatch()
-    worker.order("dispatch", "after")
-    eventually(lambda: worker.done("dispatch") == ["after"])
-    # A server that hung runs what it had received, also from a client that gave up: "before" may be done twice.
-    eventually(
-        lambda: set(worker.done("deliver:ops")) == {"before"} and not worker.client.llen("orders:deliver:ops"),
-        what=lambda: worker.log,
-    )
+    it.order("tsk_after")
+    eventually(lambda: set(it.it.states("hook")) == {"delivered"}, what=lambda: it.it.log_of("worker"))
     print(f"{watch.seconds:.2f}", f"seconds from the return of a Redis that was {fault} to work done")
     watch.at_most(MOMENT)
-    assert all(alive(pid) for pid in pids)
+    assert processes(it.it) == before
+    assert all(alive(pid) for pid in before.values())
 
 
-def test_a_missing_redis_is_waited_for_and_then_given_up_in_one_line(tmp_path: Path) -> None:
-    worker = Worker("redis://127.0.0.1:1/0", tmp_path)
-    try:
-        assert worker.process.wait(PATIENCE) == 1
-        waiting, given_up = worker.log.splitlines()
-        assert "WARNING runhook.worker msg=\"Redis can't be used (redis://127.0.0.1:1/0)" in waiting
-        assert given_up.startswith("runhook: Redis can't be used (redis://127.0.0.1:1/0): ")
-        assert given_up.endswith("; start it, or fix REDIS_URL")
-    finally:
-        worker.end()
+def test_missing_redis_is_waited_for_and_reported_in_one_line(hooked: Callable[..., Hooked]) -> None:
+    it = hooked("redis://127.0.0.1:1/0").it
+    worker = it.run("worker", "--patience", "2")
+    assert worker.wait(PATIENCE) == 3
+    *_, waiting, given_up = it.log_of("worker").splitlines()
+    assert "WARNING runhook.worker msg=\"Redis can't be used (redis://127.0.0.1:1/0)" in waiting
+    assert given_up.startswith("runhook: Redis can't be used (redis://127.0.0.1:1/0): ")
+    assert given_up.endswith("; start it, or fix REDIS_URL")
 
 
-def test_a_worker_that_starts_before_its_redis_needs_no_second_start(
-    tmp_path: Path, valkey_factory: Callable[..., ValkeyProcess]
+def test_worker_that_starts_before_its_redis_needs_no_second_start(
+    hooked: Callable[..., Hooked], valkey_factory: Callable[..., ValkeyProcess]
 ) -> None:
     server = valkey_factory()
     server.kill()
-    worker = Worker(server.url, tmp_path)
-    try:
-        eventually(lambda: "waiting for it" in worker.log)
-        server.start()
-        worker.ready()
-    finally:
-        worker.end()
+    it = hooked(server.url)
+    it.it.run("worker")
+    eventually(lambda: "waiting for it" in it.it.log_of("worker"))
+    server.start()
+    it.order("tsk_1")
+    it.it.all_delivered(1)

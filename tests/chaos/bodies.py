@@ -12,7 +12,7 @@ import random
 from functools import cache, lru_cache
 from typing import Any, Final
 
-from receiver.delivery.prefetch import unrecorded_starts
+from receiver.delivery.runner import AHEAD
 from receiver.domain.event import delivery_id, event_id
 from tests.support import run_ids
 
@@ -33,9 +33,9 @@ HTTP_SINKS: Final = ("hook", "late", "flaky", "door", "tar")
 IDEMPOTENT: Final = ("results", "archive")
 CONCURRENCY: Final = 8
 """How many sends of an HTTP sink may be under way."""
-UNKNOWN: Final = CONCURRENCY + unrecorded_starts(CONCURRENCY)
-"""Most sends of one worker to one sink that can have ended without the ledger's knowing, when it is killed: one in each
-slot that the ledger knows of, and what was prefetched at its last commit, and what was prefetched since."""
+UNKNOWN: Final = CONCURRENCY * AHEAD
+"""Most sends of one worker to one sink that can have ended without the ledger's knowing, when it is killed: all that it
+held."""
 
 _TEXTS = ("</script>", "\u2028", "žluťoučký kůň", "🦊" * 3, "{{ 7 * 7 }}", "'; DROP TABLE runs; --", "\\u0000")
 

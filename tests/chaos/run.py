@@ -264,10 +264,11 @@ class _Conductor:
         self._awaited.append((step, at, frozenset(), lambda: bool(ended)))
 
     def _vanish(self, step: Step) -> None:
-        """Take a host from the network without a word, in the middle of a claim: PostgreSQL goes on waiting for it."""
+        """Take a host from the network without a word, in the middle of a claim or settlement, on which PostgreSQL
+        goes on waiting."""
         host = self.system.hosts[step.host]
         ledger = host.links["postgres"]
-        ledger.hold_at(b"COMMIT", after=b"pg_advisory_xact_lock")
+        ledger.hold_at(b"COMMIT", after=b"claim_owner")
         deadline = time.monotonic() + _CLAIM_WITHIN
         while not ledger.is_held and time.monotonic() < deadline:
             self._supervise()

@@ -46,7 +46,16 @@ async def _keep_connections(_: Any) -> None:
 
 SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     # Nobody takes back what a worker held that was killed whole: neither at once nor when its claims have run out.
-    "claim-sweep": {"receiver.ledger.deliveries.recovery:lapse_claims": 0, "receiver.runtime.liveness:reap": 0},
+    "claim-sweep": {
+        "receiver.ledger.deliveries.recovery:lapse_claims": 0,
+        "receiver.runtime.liveness:release_dead": True,
+        "receiver.worker:release_dead": True,
+        "receiver.worker_process:release_dead": True,
+    },
+    # No worker renews the claims of what it holds, so they lapse while they are sent.
+    "renewal": {"receiver.worker_process:WorkerProcess._renew": None},
+    # No worker looks for due deliveries: of retries, and of what had no room, it never hears.
+    "look": {"receiver.worker_process:WorkerProcess._poke_due": False},
     # No dispatcher takes over what a killed one had read.
     "reclaim": {"receiver.inbox.recovery:InboxRecovery.take": None},
     # No receiver sends on what it or a killed one had spooled.

@@ -16,7 +16,7 @@ import psycopg
 import redis
 
 from receiver.runtime import redis_client
-from tests.chaos.bodies import CONCURRENCY, HTTP_SINKS, SHARES
+from tests.chaos.bodies import CONCURRENCY, HTTP_SINKS, SHARES, SINKS
 from tests.chaos.host import PARTS, Host
 from tests.chaos.program import Program
 from tests.servers.postgres import PostgresProcess
@@ -137,7 +137,8 @@ class System:
                     with contextlib.suppress(OSError):
                         path = handle.readlink()
                         if path.parent.name == "workers":
-                            found.add(path.name.partition("@")[0].removeprefix("deliver:"))
+                            name = path.name.partition("@")[0].removeprefix("deliver:")
+                            found |= {"dispatch", *SINKS} if name == "main" else {name}
         return found
 
     def mode(self, consumer: str, mode: str) -> None:

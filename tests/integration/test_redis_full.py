@@ -17,14 +17,14 @@ from receiver.inbox.reader import InboxReader
 from receiver.inbox.stream import ASIDE, STREAM
 from receiver.ledger import Connection, Ledger
 from receiver.routing.router import Router
-from receiver.wakeups import DISPATCH
-from receiver.wakeups.rq_worker import Stop, run_worker
+from receiver.wakeups import DISPATCH, worker
 from tests.servers.valkey import ValkeyProcess
 from tests.support import queries
 from tests.support.events import body, event
 from tests.support.inbox import append
 from tests.support.ledger import with_tables
 from tests.support.waiting import PATIENCE
+from tests.support.wakeups import Stop
 
 KEYS = EntryKeys({"skyvern": ["secret"]})
 
@@ -52,17 +52,16 @@ def test_an_inbox_that_fills_redis_is_drained_though_no_wake_up_can_be_written(
         with pytest.raises(redis.OutOfMemoryError):
             reader.ensure()
         # When a worker begins to serve the dispatcher's queue
-        stop = Stop(time_slice=30)
-
-        class Draining(Dispatcher):
-            def run(self, stop_: Callable[[], bool]) -> None:  # a wake-up came: there is room again
-                super().run(stop_)
-                stop.ask()
-
-        it = Draining(ledger, Router([]), Redactor([]), reader, client)
+        it, stop = Dispatcher(ledger, Router([]), Redactor([]), reader, client), Stop()
         giving_up = threading.Timer(PATIENCE, stop.ask)
         giving_up.start()
-        run_worker(DISPATCH, it, server.url, "d1", stop=stop)
+
+        def work() -> None:  # there is room again for a wake-up
+            it.run(lambda: bool(stop))
+            if not client.xlen(STREAM):
+                stop.ask()
+
+        worker.serve(DISPATCH, server.url, "d1", work, lambda: it.run_while_full(lambda: bool(stop)), stop)
         giving_up.cancel()
         # Then all are in the ledger, and there is room again
         assert recorded(ledger) == 60

@@ -22,8 +22,7 @@ from receiver.api.http import api
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.console.http import console
-from receiver.delivery import deliverer
-from receiver.delivery.deliverer import Deliverer
+from receiver.delivery import runner
 from receiver.dispatch import dispatcher
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain import api_key
@@ -33,6 +32,7 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import submissions
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
+from receiver.runtime import redis_client
 from receiver.submit.api import submit
 from receiver.web.app import create_app
 from receiver.web.health import health
@@ -84,7 +84,6 @@ def submitting(
 ) -> Iterator[Callable[..., Submitting]]:
     monkeypatch.setattr(async_ledger, "WAIT", PATIENCE / 4)  # a busy machine is no ledger that hangs
     monkeypatch.setattr(dispatcher, "IDLE_WAIT", 0.1)
-    monkeypatch.setitem(Deliverer.__init__.__kwdefaults__, "idle_wait", 0.1)  # type: ignore[arg-type]
     with ExitStack() as stack:
 
         def make(
@@ -116,7 +115,7 @@ def submitting(
             if dispatching:
                 stack.callback(_working(dispatcher.build(settings, loaded, "test")))
             if delivering:
-                stack.callback(_working(deliverer.build(settings, loaded, CALLBACK, "test")))
+                stack.callback(_delivering(settings, loaded))
             if polling:
                 stack.callback(_ticking(poller.build(settings, loaded)))
             rig = Submitting(url, settings, ledger, serving)
@@ -145,7 +144,34 @@ def _ticking(reconciler: Reconciler) -> Callable[[], None]:
     return end
 
 
-def _working(worker: Dispatcher | Deliverer) -> Callable[[], None]:
+def _delivering(settings: Settings, config: Config) -> Callable[[], None]:
+    """Deliver callers' webhooks, as a worker would; returns what ends it."""
+    ledger = Ledger(settings.database_url)
+    connection = redis_client.connect(settings.redis_url, timeout=5.0, connect_timeout=2.0, retries=1)
+    sink = runner.build(settings, config, CALLBACK, "test", ledger, connection)
+    sink.start()
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(0.1):
+            sink.poke()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+
+    def end() -> None:
+        ended.set()
+        thread.join(120)
+        sink.stop()
+        sink.join(time.monotonic() + 120)
+        sink.close()
+        ledger.close()
+        connection.close()
+
+    return end
+
+
+def _working(worker: Dispatcher) -> Callable[[], None]:
     """Work in a thread, as the worker would; returns what ends it."""
     ended = threading.Event()
 

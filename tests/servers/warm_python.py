@@ -200,7 +200,7 @@ def _import_all() -> None:
 
     for name in COMMANDS:
         find(name)
-    for module in ("receiver.clock", "receiver.dispatch.dispatcher", "receiver.worker", "receiver.delivery.deliverer"):
+    for module in ("receiver.clock", "receiver.dispatch.dispatcher", "receiver.worker", "receiver.wakeups.worker"):
         import_module(module)
     serve.web_parts()
     registry.sink_types()

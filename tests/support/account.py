@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from receiver.config.destinations import RouteConfig
+from receiver.config.destinations import RetryPolicy, RouteConfig
 from receiver.delivery.send_task import to_delivery
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.event import Event, event_id
@@ -81,7 +81,7 @@ class Account:
         found: dict[RunKey, list[Any]] = {}
         while claimed := claim(self.ledger, sink, limit=500, now=time.time() + 5):
             for each in claimed:
-                found.setdefault((each.source, each.run_id), []).append(to_delivery(each, {}))
+                found.setdefault((each.source, each.run_id), []).append(to_delivery(each, RetryPolicy()))
         return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -14,12 +15,11 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, actions, agenda, retention, stats
 from receiver.ledger.actions import Action, Selection
-from receiver.ledger.deliveries import claims, lanes, orphans, recovery
-from receiver.ledger.deliveries.attempts import AttemptResult
+from receiver.ledger.deliveries import attempts, claims, lanes, orphans, recovery
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.deliveries.fair_queue import Rotation
+from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.schema import operations
-from tests.support.ledger import NOW, every_lane, settle_in
+from tests.support.ledger import NOW, every_lane, result_of
 
 OPS, CALLBACK = "ops", "callback"
 
@@ -214,17 +214,12 @@ def make(ledger: Ledger, count: int) -> None:
 
 
 def _claim(sink: str, limit: int, **options: Any) -> Callable[[sa.Connection], list[Claimed]]:
-    return lambda connection: claims.claim(connection, sink, limit, "w", 1, NOW, 15, **options)
+    return lambda connection: claims.claim(connection, sink, limit, "w", NOW, **options)
 
 
 def _settled(connection: sa.Connection) -> None:
-    claimed = _claim("new", 20)(connection)
-    move = DeliveryMove.ACCEPT
-    results = [
-        AttemptResult(each.id, each.event_id, each.created_at, each.attempt_number, move, "accepted", "", NOW, NOW)
-        for each in claimed
-    ]
-    settle_in(connection, "w", {1: results}, NOW)
+    results = [result_of(each, DeliveryMove.ACCEPT) for each in _claim("new", 20)(connection)]
+    attempts.settle(connection, "w", results, NOW)
 
 
 def _reaped(connection: sa.Connection) -> None:
@@ -237,8 +232,8 @@ def _lapsed(connection: sa.Connection) -> None:
     assert recovery.lapse_claims(connection, NOW + 16) == 20
 
 
-def _due(sink: str, rotation: Rotation | None = None) -> Callable[[sa.Connection], object]:
-    return lambda connection: claims.has_due(connection, sink, NOW, rotation)
+def _due(*sinks: str) -> Callable[[sa.Connection], object]:
+    return lambda connection: claims.due_sinks(connection, sinks, NOW)
 
 
 # The sink `later` is lost.
@@ -252,16 +247,16 @@ _CONFIGURED: Final = (OPS, "new", "away", "shut", "tied", CALLBACK, "held", "dea
 # What workers, clocks and receivers do by themselves again and again.
 OPERATIONS: Final[dict[str, Callable[[sa.Connection], object]]] = {
     "claim a batch": _claim("new", 64),
-    "claim for slots, and prefetch": _claim("new", 8, concurrency=8, prefetch=32),
-    "claim for slots, and prefetch where all was tried before": _claim(OPS, 8, concurrency=8, prefetch=32),
+    "claim where all was tried before": _claim(OPS, 8),
     "claim of many that are due at one moment": _claim("tied", 64),
     "claim past an open breaker": _claim("shut", 64),
     "claim a probe": _claim("away", 64),
-    "claim of many lanes": _claim(CALLBACK, 16, concurrency=16, lane_limit=4),
+    "claim of many lanes": _claim(CALLBACK, 16, many=ManyLanes(16, 4, Counter(), 0, Rotation())),
     "is something due": _due("new"),
     "is something due behind an open breaker": _due("shut"),
     "is something due to probe with": _due("away"),
-    "is something due in many lanes": _due(CALLBACK, Rotation()),
+    "is something due in many lanes": _due(CALLBACK),
+    "what is due of all sinks": _due(*_CONFIGURED),
     "settle": _settled,
     "release the claims of a dead worker": _reaped,
     "lapse claims": _lapsed,

@@ -25,14 +25,14 @@ from receiver.ledger.account import AgentChange
 from receiver.ledger.actions import BACKFILL, REPLAY, Action, Selection
 from receiver.ledger.api_keys import Key
 from receiver.ledger.audit import AuditActor
-from receiver.ledger.deliveries import cancellation
+from receiver.ledger.deliveries import attempts, cancellation
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.saved_views import SavedView
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
-from tests.support.ledger import claim, new_event, record, settle_in
+from tests.support.ledger import claim, new_event, record
 from tests.support.paths import ROOT
 from tests.support.words import index
 
@@ -144,7 +144,7 @@ def _settle(
         )
         for each in claim(ledger, sink, limit=most, now=now)
     ]
-    ledger.write(lambda connection: settle_in(connection, "w", {1: results}, now))
+    ledger.write(lambda connection: attempts.settle(connection, "w", results, now))
 
 
 def _place_in_time(ledger: Ledger, now: float) -> None:

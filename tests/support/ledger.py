@@ -7,7 +7,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,22 +87,18 @@ def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
     return ledger.write(work)
 
 
-def claim(ledger: Ledger, sink: str, owner: str = "w", limit: int = 10, now: float = NOW) -> list[Claimed]:
-    """Claim what is due, as a deliverer does it: with the bodies."""
-    claimed = ledger.write(lambda connection: claims.claim(connection, sink, limit, owner, 1, now, 15))
+def claim(ledger: Ledger, sink: str, owner: str = "w", limit: int = 10, now: float = NOW, **more: Any) -> list[Claimed]:
+    """Claim what is due, as a runner does it: with the bodies."""
+    claimed = ledger.write(lambda connection: claims.claim(connection, sink, limit, owner, now, 15, **more))
     return ledger.read(lambda connection: load_bodies(connection, claimed))
 
 
-def settle_in(
-    connection: sa.Connection,
-    owner: str,
-    results: Mapping[int, Sequence[AttemptResult]],
-    now: float,
-    *,
-    started: Mapping[str, int] = {},
-) -> list[str]:
-    """Settle deliveries in a transaction. Returns the events whose held deliveries are to be released."""
-    return attempts.settle(connection, owner, results, now, started)
+def result_of(each: Claimed, move: DeliveryMove, now: float = NOW, **fields: object) -> AttemptResult:
+    """The result of an attempt that ended `now`."""
+    outcome = {DeliveryMove.ACCEPT: "accepted", DeliveryMove.DEFER: "unavailable", DeliveryMove.DIE: "refused"}[move]
+    reason = "" if move is DeliveryMove.ACCEPT else "no"
+    of = (each.id, each.event_id, each.created_at, each.attempt_number)
+    return AttemptResult(*of, move, outcome, reason, now, now, **fields)  # type: ignore[arg-type]
 
 
 def settle(
@@ -111,22 +107,15 @@ def settle(
     move: DeliveryMove,
     owner: str = "w",
     now: float = NOW,
-    claim_number: int = 1,
     **fields: object,
 ) -> list[str]:
-    outcome = {DeliveryMove.ACCEPT: "accepted", DeliveryMove.DEFER: "unavailable", DeliveryMove.DIE: "refused"}[move]
-    reason = "" if move is DeliveryMove.ACCEPT else "no"
-    results = [
-        AttemptResult(
-            each.id, each.event_id, each.created_at, each.attempt_number, move, outcome, reason, now, now, **fields
-        )  # type: ignore[arg-type]
-        for each in claimed
-    ]
-    return ledger.write(
-        lambda connection: attempts.release_held(
-            connection, settle_in(connection, owner, {claim_number: results}, now), now
-        )
-    )
+    """Settle claimed deliveries alike. Returns the sinks of held ones that are due now."""
+    results = [result_of(each, move, now, **fields) for each in claimed]
+    return ledger.write(lambda connection: attempts.settle(connection, owner, results, now))
+
+
+def hand_back(ledger: Ledger, claimed: Sequence[Claimed], owner: str = "w", now: float = NOW) -> None:
+    ledger.write(lambda connection: attempts.settle(connection, owner, [], now, claimed))
 
 
 def work_off(ledger: Ledger) -> None:

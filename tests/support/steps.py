@@ -19,10 +19,6 @@ from typing import Any, Final
 STEPS: Final = (
     "sqlalchemy.engine.default:DefaultDialect.do_execute",
     "sqlalchemy.engine.default:DefaultDialect.do_commit",
-    "receiver.runtime.handover:Handover.put",
-    "receiver.runtime.handover:Handover.take",
-    "receiver.runtime.handover:Handover.hand_on",
-    "receiver.runtime.handover:Handover.receive",
     "receiver.inbox.writer:InboxWriter.append",
     "receiver.ingest.spool:Spool.append",
     "receiver.ingest.spool:Spool.peek",
@@ -33,8 +29,8 @@ STEPS: Final = (
     "os:fsync",
     "os:fdatasync",
 )
-# What the children of a worker build tells which part they are.
-BUILT: Final = {"receiver.dispatch.dispatcher:build": "dispatch", "receiver.delivery.deliverer:build": "deliver"}
+# What a process of a worker does first tells which part it is.
+BUILT: Final = {"receiver.worker_process:WorkerProcess.__init__": "main"}
 _KILLED: Final = "killed"
 
 

@@ -18,7 +18,7 @@ import redis
 from handlers import SinkOptions
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.callback_sink import CallbackSink
-from receiver.delivery.deliverer import Deliverer
+from receiver.delivery.runner import SinkRunner
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.api_key import derive, digest
 from receiver.domain.callback import key_in
@@ -32,6 +32,7 @@ from receiver.routing.router import Router
 from tests.servers.http import Reply, ScriptedServer
 from tests.support import queries
 from tests.support.events import body, event
+from tests.support.runners import run_out
 from tests.support.waiting import eventually
 
 MASTER = "a master secret of the test"
@@ -94,19 +95,15 @@ def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
 @pytest.fixture
 def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., None]]:
     """Delivers what is due, at most `slots` at once and 2 to one origin."""
-    made: list[Deliverer] = []
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
 
-    def run(*allowed: str, master: str = MASTER, slots: int = 4, stop: Callable[[], bool] = lambda: False) -> None:
-        url = ledger.url.render_as_string(hide_password=False)
-        sink: Any = CallbackSink(SinkOptions(timeout=30), Lent(), Ledger(url), lambda: master, allowed)
-        connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-        retry = RetryPolicy(first=100)
-        made.append(Deliverer(Ledger(url), sink, retry, slots, connection, "w", idle_wait=0.02, lane_limit=2))
-        made[-1].run(stop)
+    def run(*allowed: str, master: str = MASTER, slots: int = 4, stop: Callable[[], bool] | None = None) -> None:
+        lookup = Ledger(ledger.url.render_as_string(hide_password=False))
+        sink: Any = CallbackSink(SinkOptions(timeout=30), Lent(), lookup, lambda: master, allowed)
+        run_out(SinkRunner(ledger, sink, RetryPolicy(first=100), slots, connection, "w", lane_limit=2), stop)
 
     yield run
-    for each in made:
-        each.close()
+    connection.close()
 
 
 def states(ledger: Ledger) -> dict[str, tuple[str, str]]:

@@ -64,11 +64,11 @@ def test_an_answer_that_no_database_takes_keeps_none_of_its_neighbours_from_bein
     record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(3)))
     claimed = claim(ledger, "ops")
     answers = [answer if each.run_id == "tsk_1" else Receipt(each.run_id) for each in claimed]
-    task = SendTask(1, claimed, {}, answers=answers)
+    task = SendTask(claimed, answers=answers)
     connection = redis.Redis.from_url(redis_url)
     settlement = Settlement("ops", RetryPolicy(), "w", AttemptCounter(connection, "ops"))
     # When they are settled
-    settlement.settle(ledger, [task], {})
+    settlement.settle(ledger, [task])
     # Then each is what its own answer says
     found = {each["run_id"]: each for each in rows(ledger)}
     assert {run_id: each["state"] for run_id, each in found.items()} == {
@@ -95,7 +95,7 @@ def test_each_attempt_of_a_batch_is_counted_by_its_outcome(
 
     with caplog.at_level("INFO", "runhook.deliver"):
         Settlement("counted", RetryPolicy(), "w", counter).settle(
-            ledger, [SendTask(1, claimed, {}, answers=answers, seconds=0.5)], {}
+            ledger, [SendTask(claimed, answers=answers, seconds=0.5)]
         )
 
     counter.flush()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from receiver.config.destinations import RouteConfig
+from receiver.config.destinations import RetryPolicy, RouteConfig
 from receiver.delivery.send_task import to_delivery
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.event import Event, event_id
@@ -50,7 +50,7 @@ def take(request: pytest.FixtureRequest, ledger: Ledger) -> Take:
 def told(ledger: Ledger) -> Told:
     def told(sink: str) -> list[Mapping[str, Any]]:
         claimed = claim(ledger, sink, limit=500, now=time.time() + 5)
-        found = [to_delivery(each, {}).run for each in claimed]
+        found = [to_delivery(each, RetryPolicy()).run for each in claimed]
         return sorted(found, key=lambda run: str(run["modified_at"]))
 
     return told

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from handlers.contract import Delivery
-from receiver.config.destinations import RouteConfig
+from receiver.config.destinations import RetryPolicy, RouteConfig
 from receiver.delivery.send_task import to_delivery
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.dispatch.late_binding import LateBinding
@@ -29,10 +29,10 @@ from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
-from receiver.runtime.handover import Offer
 from tests.support import roads
 from tests.support.ledger import beside, claim, settle
 from tests.support.results_db import ResultsDb
+from tests.support.runners import Taking
 
 NOW = time.time()
 ROUTES = [
@@ -102,7 +102,7 @@ class Account:
         return claim(self.ledger, sink, limit=500, now=time.time() + 5)
 
     def send(self, sink: str, claimed: list[Claimed]) -> list[Delivery]:
-        sent = [to_delivery(each, {}) for each in claimed]
+        sent = [to_delivery(each, RetryPolicy()) for each in claimed]
         if sink == "rows":
             self._sink.send_many(sent)
         settle(self.ledger, claimed, DeliveryMove.ACCEPT, now=time.time())
@@ -291,29 +291,19 @@ def test_a_row_that_was_written_without_labels_gets_them(account: Account) -> No
 
 
 def test_what_binds_the_run_is_told_once(account: Account) -> None:
-    # Given a run that was told as nobody's, and a deliverer that waits for what is new
+    # Given a run that was told as nobody's, and a runner that takes what is new
     account.begin(LATE)
     account.take(account.webhook(LATE))
     account.deliver()
-    account.dispatcher._handovers = {"rows": Waiting()}  # type: ignore[dict-item]
+    account.dispatcher._runners = {"rows": Taking("waits")}
 
     # When its result comes once more with its token, and with more
     account.take(account.webhook(LATE) | {"tokens_used": 9}, token=f"sub_{LATE}")
 
-    # Then it is that deliverer's, and nothing else is due
+    # Then it is that runner's, and nothing else is due
     query = sa.select(deliveries.c.claim_owner).where(deliveries.c.sink == "rows").order_by(deliveries.c.created_at)
     assert list(account.ledger.read(lambda it: it.execute(query).scalars().all())) == ["", "waits"]
     assert account.claim("rows") == []
-
-
-class Waiting:
-    """A deliverer's end of a handover, which takes all."""
-
-    def take(self) -> Offer:
-        return Offer("waits", 1, 10)
-
-    def hand_on(self, *_: object) -> None:
-        pass
 
 
 @pytest.mark.parametrize("first", ["claim", "answer"])
@@ -327,7 +317,7 @@ def test_a_delivery_that_is_claimed_in_the_same_moment_tells_its_sink_all(
 
     # When its delivery is claimed and read, and the answer recorded, the one while the other is not committed
     def claim_it(connection: Connection) -> list[Claimed]:
-        return load_bodies(connection, claims.claim(connection, "rows", 10, "w", 1, time.time() + 5, 15))
+        return load_bodies(connection, claims.claim(connection, "rows", 10, "w", time.time() + 5))
 
     def answer_it(connection: Connection) -> list[Claimed]:
         account.record_answer(connection, LATE)

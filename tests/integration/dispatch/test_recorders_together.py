@@ -15,13 +15,11 @@ import sqlalchemy as sa
 from receiver.domain.event import Event, event_id
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger import Connection, Ledger
-from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
-from receiver.runtime.handover import HandedOn, Handover, Offer
-from tests.support.handing_on import address, make_recorder
+from tests.support.runners import Taking, address, make_recorder
 
 DISPATCHERS = 3
 SUBMITTED = 20
@@ -57,32 +55,25 @@ def submit(ledger: Ledger) -> None:
     ledger.write(record)
 
 
-def dispatch(url: str, redis_url: str, owner: str, found: Sequence[Event], answers: list[HandedOn]) -> None:
-    """Dispatch the events in an order and in batches of its own, with an offer out for most of them."""
-    chance, left = random.Random(owner), list(found)
+def dispatch(url: str, redis_url: str, runner: Taking, found: Sequence[Event]) -> None:
+    """Dispatch the events in an order and in batches of its own, with room for most of them."""
+    chance, left = random.Random(runner.owner), list(found)
     chance.shuffle(left)
-    with closing(Ledger(url)) as ledger, closing(Handover()) as handover:
-        recorder = make_recorder(ledger, redis_url, handover)
-        for number in range(1, len(left) + 1):
+    with closing(Ledger(url)) as ledger:
+        recorder = make_recorder(ledger, redis_url, ops=runner)
+        while left:
             size = chance.choice([1, 1, 2, 4, 8, 12])
             batch, left = left[:size], left[size:]
-            if chance.random() < 0.7:
-                handover.put(Offer(owner, number, 32))
+            runner.places = chance.choice([0, 5, 32])
             recorder.dispatch(batch)
-            if not handover.withdraw() and (answer := handover.receive()):
-                answers.append(answer)
-            if not left:
-                return
 
 
-def test_the_same_events_at_several_dispatchers_are_recorded_once_and_each_claim_is_handed_on_once(
-    postgres_ledger: Ledger, redis_url: str
-) -> None:
+def test_same_events_at_several_dispatchers_are_recorded_once(postgres_ledger: Ledger, redis_url: str) -> None:
     # Given runs that were submitted, others, and dispatchers that each get the same events, in another order
     submit(postgres_ledger)
-    found, answers, url = some_events(random.Random(7)), list[HandedOn](), address(postgres_ledger)
-    owners = [f"w{number}" for number in range(DISPATCHERS)]
-    threads = [threading.Thread(target=dispatch, args=(url, redis_url, each, found, answers)) for each in owners]
+    found, url = some_events(random.Random(7)), address(postgres_ledger)
+    runners = [Taking(f"w{number}") for number in range(DISPATCHERS)]
+    threads = [threading.Thread(target=dispatch, args=(url, redis_url, each, found)) for each in runners]
     # When all are at it at once
     for thread in threads:
         thread.start()
@@ -94,10 +85,9 @@ def test_the_same_events_at_several_dispatchers_are_recorded_once_and_each_claim
         said = {row.run_id: row.events for row in connection.execute(sa.select(runs.c.run_id, runs.c.events))}
         return recorded, +Counter(said)  # without the runs that others only name
 
-    def claimed(connection: sa.Connection) -> dict[str, tuple[str, int]]:
-        it = deliveries.c
-        mine = sa.select(it.id, it.claim_owner, it.claim_number).where(it.state == "sending")
-        return {row.id: (row.claim_owner, row.claim_number) for row in connection.execute(mine)}
+    def claimed(connection: sa.Connection) -> dict[str, str]:
+        mine = sa.select(deliveries.c.id, deliveries.c.claim_owner).where(deliveries.c.state == "sending")
+        return {row.id: row.claim_owner for row in connection.execute(mine)}
 
     # Then each event is there, and is counted once by its run
     there = postgres_ledger.read(lambda connection: set(connection.execute(sa.select(events.c.id)).scalars()))
@@ -110,10 +100,7 @@ def test_the_same_events_at_several_dispatchers_are_recorded_once_and_each_claim
     mine = [f"tsk_{number}" for number in range(SUBMITTED) if f"tsk_{number}" in of_run]
     assert [of_run[run_id] for run_id in mine] == [run_id.replace("tsk", "sub") for run_id in mine]
     assert len(mine) > 10
-    # And who has a claim was told of it, once, and nobody else that he may send without a look at the ledger
-    told = {(key, (answer.owner, answer.claim_number)) for answer in answers for key in answer.ids}
-    whole = [(each.id, (it.owner, it.claim_number)) for it in answers if it.packed for each in unpack(it.packed)]
-    claims = postgres_ledger.read(claimed)
-    assert claims.items() <= told
-    assert len(whole) == len({key for key, _ in whole}) > 10
-    assert set(whole) <= claims.items()
+    # And each runner got what is claimed for it, once
+    taken = [(each.id, runner.owner) for runner in runners for each in runner.taken]
+    assert len(taken) == len(set(taken)) > 10
+    assert dict(taken) == postgres_ledger.read(claimed)

@@ -23,16 +23,14 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.inbox.reader import InboxReader
 from receiver.ledger import Connection, Ledger, api_keys
-from receiver.ledger.deliveries.packed_claims import unpack
 from receiver.ledger.schema import deliveries, events, runs, submissions
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
-from receiver.runtime.handover import Handover, Offer
 from tests.support.events import body, event
-from tests.support.handing_on import make_recorder
 from tests.support.ledger import states, wait_until_blocked
+from tests.support.runners import Taking, make_recorder
 
 CALLER = "https://app.example/hook"
 ROUTES = [
@@ -221,25 +219,22 @@ def test_the_webhook_of_a_run_that_was_submitted_again_is_its_first_caller_s(
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_it_is_handed_on_whole_with_the_labels_and_the_completion_of_its_run(
+def test_a_runner_gets_it_with_the_labels_and_the_completion_of_its_run(
     ledger: Ledger, redis_url: str, count: int
 ) -> None:
     for number in range(count):
         submit(ledger, number, webhook_url="")
-    with closing(Handover()) as handover:
-        recorder = make_recorder(ledger, redis_url, handover)
-        recorder.dispatch([event(body("wr_1"))])  # so the database's time is known
-        handover.put(Offer("w", 1, 32))
+    ops = Taking()
+    recorder = make_recorder(ledger, redis_url, ops=ops)
 
-        assert recorder.dispatch([result(number) for number in range(count)]) == []
+    assert recorder.dispatch([result(number) for number in range(count)]) == []
 
-        answer = handover.receive()
-    assert answer is not None
-    whole = unpack(answer.packed)
-    assert sorted(each.run_id for each in whole) == [f"tsk_{number}" for number in range(count)]
-    for each in whole:
+    assert sorted(each.run_id for each in ops.taken) == [f"tsk_{number}" for number in range(count)]
+    for each in ops.taken:
         assert (each.labels, each.run_events) == ({"team": "billing"}, 1)
         assert json.loads(each.completion)["run_request"]["prompt"] == "Log in"
+        assert each.run is not None
+        assert each.run.data["run_request"]["prompt"] == "Log in"
     query = sa.select(deliveries.c.claim_owner, deliveries.c.state)
-    claimed = ledger.read(lambda it: it.execute(query.where(deliveries.c.run_id != "wr_1")).all())
+    claimed = ledger.read(lambda it: it.execute(query).all())
     assert [tuple(row) for row in claimed] == [("w", "sending")] * count

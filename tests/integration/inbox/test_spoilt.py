@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import httpx2
 import pytest
 import redis
 
-from receiver.clock import Clock
 from receiver.dispatch.dispatcher import QUEUE, Dispatcher
 from receiver.domain.redaction import Redactor
 from receiver.inbox.reader import InboxReader
@@ -60,7 +58,7 @@ def test_a_receiver_acks_into_the_spool_says_so_once_and_goes_on_by_itself(
         load.more(60)
         assert SPOILT in ready()[1]
         assert "events are kept: spool" in ready()[1]
-        assert receiver.log.count("no stream") == 1
+        assert receiver.log.count("is not a stream") == 1
         assert receiver.log.count("\n") < 25
         # And with the key put right all goes on
         client.pipeline(transaction=True).delete(STREAM).rename("aside", STREAM).execute()
@@ -85,40 +83,6 @@ def test_a_dispatcher_says_so_once_and_waits_for_its_next_wake_up(
     client.delete(STREAM)
     it.run(lambda: True)
     assert client.xlen(STREAM) == 0
-
-
-def test_a_clock_says_so_once_and_does_the_rest(
-    ledger: Ledger, client: redis.Redis, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = Clock(ledger, [], client, retain=None)
-    client.set(STREAM, "poison")
-    client.zadd(f"rq:failed:{QUEUE}", {"lost": 1})
-    clock.tick()
-    clock.tick()
-    assert caplog.text.count(SPOILT) == 1
-    assert client.zcard(f"rq:failed:{QUEUE}") == 0  # so the repair of RQ's lists went on
-
-    client.delete(STREAM)
-    clock.tick()
-    assert "clock.well again" in caplog.text
-
-
-def test_a_clock_whose_one_check_has_a_bug_does_the_others(
-    ledger: Ledger, client: redis.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level(logging.INFO)
-    clock = Clock(ledger, [], client, retain=None)
-    client.xadd(STREAM, {"id": "x"})
-
-    def due() -> None:
-        raise KeyError("payload")
-
-    monkeypatch.setattr(clock, "due", due)
-    clock.tick()
-    clock.tick()
-    assert caplog.text.count("clock.bug check=due error='KeyError at") == 1
-    assert "payload" not in caplog.text
-    assert client.exists(flag_key(QUEUE))  # the check of the inbox, after it
 
 
 def test_what_dead_workers_held_elsewhere_is_released_and_the_state_can_be_asked_for(client: redis.Redis) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
 
 import pytest
 import sqlalchemy as sa
 
 from receiver.ledger import Connection, Ledger, actions, retention, stats
 from receiver.ledger.deliveries import claims, fair_queue, links
-from receiver.ledger.deliveries.fair_queue import Rotation
+from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.schema import deliveries
 from tests.support import backlog
 from tests.support.backlog import CALLBACK, OPERATIONS, effort, fill, look_of_the_clock, shut_lanes
@@ -55,26 +54,19 @@ def test_a_claim_past_thousands_of_shut_lanes_reads_a_bounded_number_of_them(
     monkeypatch.setattr(fair_queue, "WALK", 200)
     monkeypatch.setattr(fair_queue, "NEXT_PAGE", 100)
 
-    def look(work: Callable[[Connection, Rotation], Any]) -> int:
-        return effort(ledger, lambda connection: work(connection, Rotation()))
-
-    def claim(connection: Connection, rotation: Rotation) -> None:
-        taken = claims.claim(connection, CALLBACK, 16, "w", 1, NOW, 15, concurrency=16, lane_limit=4, rotation=rotation)
-        assert not taken
-        assert rotation.unfinished
-
-    def has_due(connection: Connection, rotation: Rotation) -> None:
-        assert not claims.has_due(connection, CALLBACK, NOW, rotation)
+    def claim(connection: Connection) -> None:
+        many = ManyLanes(16, 4, Counter(), 0, Rotation())
+        assert not claims.claim(connection, CALLBACK, 16, "w", NOW, many=many)
+        assert many.rotation.unfinished
 
     fill(ledger, 1200, CALLBACK, lanes=400)
     shut_lanes(ledger, 400, until=NOW + 1000)
-    before = look(claim), look(has_due)
+    before = effort(ledger, claim)
     # When there are ten times as many
     fill(ledger, 12_000, CALLBACK, lanes=4000)
     shut_lanes(ledger, 4000, until=NOW + 1000)
     # Then one claim costs the same
-    assert look(claim) < 1.5 * before[0] + 60
-    assert look(has_due) < 1.5 * before[1] + 60
+    assert effort(ledger, claim) < 1.5 * before + 60
 
 
 def test_the_clocks_look_reads_next_to_nothing_of_a_long_backlog_also_when_it_is_gone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.ledger import Ledger, actions
 from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import claims, lanes, recovery
+from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import attempts
 from tests.support import queries
@@ -35,25 +37,23 @@ DEAD_CALLER = "callback https://dead.example"
 class World:
     """Deliverer and clock of one sink, at times that a test chooses. `answer`: what each send is answered."""
 
-    def __init__(self, ledger: Ledger, sink: str, *, lane_limit: int | None = None) -> None:
+    def __init__(self, ledger: Ledger, sink: str, *, many: bool = False) -> None:
         self.ledger = ledger
         self.sink = sink
         self.now = NOW
         self.answer: Receipt | Exception = Unavailable("connection refused")
         self.sends: list[float] = []
-        self._lane_limit = lane_limit
+        self._many = ManyLanes(8, 4, Counter(), 0, Rotation()) if many else None
         self._settlement = Settlement(sink, POLICY, "w", UNCOUNTED)
 
     def tick(self) -> None:
-        now, number = self.now, len(self.sends) + 1
+        now = self.now
         self.ledger.write(lambda it: recovery.make_due(it, now))
         if self.ledger.read(lambda it: recovery.any_expired(it, self.sink, POLICY.give_up_after, now)):
             self.ledger.write(lambda it: recovery.expire(it, self.sink, POLICY.give_up_after, now))
-        claimed = self.ledger.write(
-            lambda it: claims.claim(it, self.sink, 8, "w", number, now, 15, concurrency=8, lane_limit=self._lane_limit)
-        )
+        claimed = self.ledger.write(lambda it: claims.claim(it, self.sink, 8, "w", now, many=self._many))
         started = time.monotonic()
-        tasks = [SendTask(number, [each], {}, started=started, answers=[self.answer]) for each in claimed]
+        tasks = [SendTask([each], started, answers=[self.answer]) for each in claimed]
         self.sends += [now] * len(tasks)
         self.ledger.write(lambda it: self._settlement.record(it, tasks, now))
 
@@ -76,7 +76,7 @@ class World:
 
 @pytest.fixture
 def callbacks(ledger: Ledger) -> World:
-    return World(ledger, "callback", lane_limit=4)
+    return World(ledger, "callback", many=True)
 
 
 @ON_SQLITE

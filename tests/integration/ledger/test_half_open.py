@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.support.postgresql import TimeLimits
 from receiver.config.destinations import RetryPolicy
-from receiver.delivery.deliverer import Deliverer
+from receiver.delivery.runner import SinkRunner
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.deliveries.claimed import Claimed
@@ -24,7 +24,7 @@ from receiver.ledger.deliveries.claims import CLAIM
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import claim, new_event, record
-from tests.support.waiting import Stopwatch, eventually
+from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 # More than the buffers of both ends and of what is between them hold.
 LARGE = "x" * (6 << 20)
@@ -122,21 +122,22 @@ def test_who_can_wait_less_gives_up_a_connection_that_is_held_by_then_and_takes_
 def test_a_host_that_vanishes_while_it_gets_bodies_keeps_no_other_from_claiming(
     gate: Gate, through: Callable[..., Ledger], postgres_ledger: Ledger, redis_url: str
 ) -> None:
-    # Given large bodies for a sink with few slots, and a worker whose connection holds what it has claimed
+    # Given large bodies for a sink with few places, and a worker whose connection holds what it has claimed
     bodies = [new_event(f"tsk_{n}", "ops", large=LARGE) for n in range(4)]
     record(postgres_ledger, *bodies, now=time.time())
     services: Any = None
     sink = NeverSent("ops", SinkOptions(), services)
     client = redis.Redis.from_url(redis_url, socket_timeout=10)
-    vanishing = Deliverer(through(), sink, RetryPolicy(), 2, client, "vanished", idle_wait=0.02, per_slot=0)
+    vanishing = SinkRunner(through(), sink, RetryPolicy(), 2, client, "vanished")
     held = gate.catch(b"events.body, events.completion", "after")
-    thread = in_thread(lambda: vanishing.run(lambda: held.dropped))
+    vanishing.start()
     held.wait()
+    vanishing.stop()
     # When another worker claims at that moment, then nothing that the first one holds makes it wait
     watch = Stopwatch()
 
     def at_once(connection: sa.Connection) -> list[Claimed]:
-        return claims.claim(connection, "ops", 9, "other", 1, time.time(), CLAIM, concurrency=4)
+        return claims.claim(connection, "ops", 9, "other", time.time())
 
     assert len(postgres_ledger.write(at_once)) == 2
     watch.at_most(4)
@@ -148,5 +149,6 @@ def test_a_host_that_vanishes_while_it_gets_bodies_keeps_no_other_from_claiming(
     ]  # as many bytes as one takes
     assert [len(each) for each in back] == [2, 2]
     gate.forget()
-    thread.join(60)
+    assert vanishing.join(time.monotonic() + PATIENCE)
     vanishing.close()
+    client.close()

@@ -12,12 +12,10 @@ from tests.support.ledger import NOW, new_event, record
 from tests.support.waiting import PATIENCE, eventually
 
 
-def test_a_claim_is_held_with_its_lock_though_its_statements_are_prepared(
-    postgres: PostgresProcess, postgres_ledger: Ledger
-) -> None:
+def test_a_claim_is_held_though_its_statements_are_prepared(postgres: PostgresProcess, postgres_ledger: Ledger) -> None:
     # Given a session through a link, which has claimed before, so that its statements are prepared
     def claim(connection: Connection) -> int:
-        return len(claims.claim(connection, "hook", 1, "w", 1, NOW, 15, concurrency=3))
+        return len(claims.claim(connection, "hook", 1, "w", NOW))
 
     url = postgres_ledger.url.render_as_string(hide_password=False)
     with Link(postgres.port) as link:
@@ -26,14 +24,13 @@ def test_a_claim_is_held_with_its_lock_though_its_statements_are_prepared(
             record(ledger, new_event(run_id, "hook"))
         assert [ledger.write(claim) for _ in range(2)] == [1, 1]
         # When it is to be held in the middle of a claim, and claims again
-        link.hold_at(b"COMMIT", after=b"pg_advisory_xact_lock")
+        link.hold_at(b"COMMIT", after=b"claim_owner")
         claimed: list[int] = []
         claiming = threading.Thread(target=lambda: claimed.append(ledger.write(claim)))
         claiming.start()
-        # Then it stands still with its lock, and goes on when it is released
+        # Then it stands still with its delivery, which no other gets, and goes on when it is released
         eventually(lambda: link.is_held)
-        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
-        assert postgres_ledger.read(lambda it: it.exec_driver_sql(locks).scalar_one()) == 1
+        assert postgres_ledger.write(claim) == 0
         assert not claimed
         link.release()
         claiming.join(PATIENCE)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.ledger import Ledger, retention
 from receiver.ledger.deliveries import claims, fair_queue, lanes
-from receiver.ledger.deliveries.fair_queue import Rotation
+from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.events import NewDelivery
-from tests.support.ledger import NOW, every_lane, new_event, record
+from receiver.ledger.schema import deliveries
+from tests.support.ledger import NOW, claim, every_lane, new_event, record
 
 
 def to(lane: str, run_id: str) -> object:
@@ -30,21 +32,12 @@ def shut(ledger: Ledger, lane: str, until: float = NOW + 1000) -> None:
 def taken(
     ledger: Ledger, limit: int = 8, lane_limit: int = 3, now: float = NOW + 9, rotation: Rotation | None = None
 ) -> Counter[str]:
-    """The lanes of what one claim takes."""
-    claimed = ledger.write(
-        lambda connection: claims.claim(
-            connection,
-            "callback",
-            limit,
-            "w",
-            1,
-            now,
-            15,
-            concurrency=50,
-            lane_limit=lane_limit,
-            rotation=rotation or Rotation(),
-        )
-    )
+    """The lanes of what one claim takes. All claims are of one worker process, which holds what it has claimed."""
+    query = sa.select(deliveries.c.lane).where(deliveries.c.state == "sending")
+    held = Counter(ledger.read(lambda connection: connection.execute(query).scalars().all()))
+    probing = sum(each.breaker == "probing" and held[each.lane] > 0 for each in ledger.read(every_lane))
+    many = ManyLanes(50, lane_limit, held, probing, rotation or Rotation())
+    claimed = claim(ledger, "callback", limit=min(limit, 50 - held.total()), now=now, many=many)
     return Counter(each.lane.removeprefix("callback ") for each in claimed)
 
 
@@ -87,19 +80,6 @@ def test_each_of_many_lanes_gets_its_turn(ledger: Ledger, monkeypatch: pytest.Mo
     assert (first["slow"], first.total()) == (1, 8)  # though it has waited longest
     assert set(first.values()) == {1}
     assert (first + rest).total() == 50  # as many as may be claimed at once
-
-
-def test_whether_anything_is_due_is_told_past_the_backlog(ledger: Ledger) -> None:
-    backlog(ledger, "dead", 40)
-    shut(ledger, "dead")
-
-    def due(now: float) -> bool:
-        return ledger.read(lambda connection: claims.has_due(connection, "callback", now, Rotation()))
-
-    assert not due(NOW + 9)
-    backlog(ledger, "zebra", 1, NOW + 1)
-    assert due(NOW + 9)
-    assert due(NOW + 2000)
 
 
 def test_walks_go_around_and_each_begins_where_the_last_one_ended(ledger: Ledger) -> None:

@@ -11,10 +11,9 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import attempts, links, recovery
-from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.schema import deliveries
-from tests.support.ledger import NOW, claim, new_event, record, settle, settle_in, states
+from tests.support.ledger import NOW, claim, new_event, record, result_of, settle, states
 from tests.support.waiting import eventually
 
 AFTER_ARCHIVE = NewDelivery("ops", "everything", after=("archive",))
@@ -64,11 +63,7 @@ def test_of_two_sinks_that_end_at_one_moment_the_second_releases_what_waits_for_
     settled, go_on = threading.Event(), threading.Event()
 
     def settle_first(connection: sa.Connection) -> list[str]:
-        results = [
-            AttemptResult(each.id, each.event_id, each.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW)
-            for each in first
-        ]
-        released = attempts.release_held(connection, settle_in(connection, "w", {1: results}, NOW), NOW)
+        released = attempts.settle(connection, "w", [result_of(each, DeliveryMove.ACCEPT) for each in first], NOW)
         settled.set()
         go_on.wait(60)
         return released

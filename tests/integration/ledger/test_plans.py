@@ -12,16 +12,15 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger
-from receiver.ledger.deliveries import claims, lanes
-from receiver.ledger.deliveries.attempts import AttemptResult
-from receiver.ledger.deliveries.claimed import load_bodies, load_handed_on
+from receiver.ledger.deliveries import attempts, claims, lanes
+from receiver.ledger.deliveries.claimed import load_bodies
 from receiver.ledger.schema import metadata, submissions
 from receiver.ledger.submissions import binding
 from tests.support.backlog import analyze
 from tests.support.events import body, event
-from tests.support.handing_on import make_recorder
-from tests.support.ledger import NOW, new_event, record, settle_in, with_tables
+from tests.support.ledger import NOW, new_event, record, result_of, with_tables
 from tests.support.plans import asked_of, plans_of, plans_of_work
+from tests.support.runners import make_recorder
 
 
 def take_through(ledger: Ledger, number: int) -> None:
@@ -30,15 +29,11 @@ def take_through(ledger: Ledger, number: int) -> None:
     record(ledger, new_event(run_id, "ops"))
     wanted = [binding.Wanted("skyvern", run_id)]
     ledger.write(lambda it: (binding.candidates(it, wanted), lanes.shut_among(it, ["ops"])))
-    taken = ledger.write(lambda it: claims.claim(it, "ops", 8, "w", number, NOW, 15))
+    taken = ledger.write(lambda it: claims.claim(it, "ops", 8, "w", NOW))
     (loaded,) = ledger.write(lambda it: load_bodies(it, taken))
-    handed_on = ledger.write(lambda it: load_handed_on(it, "w", number, [loaded.id], NOW))
-    assert handed_on is not None
-    assert [each.id for each in handed_on] == [loaded.id]
-    accepted = AttemptResult(
-        loaded.id, loaded.event_id, loaded.created_at, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW, receipt={}
-    )
-    ledger.write(lambda it: settle_in(it, "w", {number: [accepted]}, NOW))
+    assert ledger.write(lambda it: claims.renew(it, "w", [loaded.id], NOW + 30)) == 1
+    accepted = result_of(loaded, DeliveryMove.ACCEPT, receipt={})
+    ledger.write(lambda it: attempts.settle(it, "w", [accepted], NOW))
 
 
 @pytest.fixture
@@ -56,7 +51,7 @@ def sqlite(tmp_path: Path) -> Iterator[Ledger]:
 
 def take_all_through(ledger: Ledger, redis_url: str) -> dict[str, list[str]]:
     """Take events through, one by one: new ones, one with a token, one more of a run, and a repeat. Returns plans."""
-    recorder, first = make_recorder(ledger, redis_url, None), event(body("tsk_a"))
+    recorder, first = make_recorder(ledger, redis_url), event(body("tsk_a"))
     with asked_of(ledger) as asked:
         events = [first, event(body("tsk_b"), submission_id="s"), event(body("tsk_a", n=2)), first]
         for number, each in enumerate(events):
@@ -128,15 +123,14 @@ def test_claim_finds_the_event_of_a_delivery_by_its_run_on_sqlite(sqlite: Ledger
     if known:
         analyze(sqlite)
 
-    # When it plans what finds the oldest that are due, with their events, or what was handed on
+    # When it plans what finds the oldest that are due, with their events
     def work(connection: Connection) -> None:
-        claims.claim(connection, "ops", 8, "w", 1, NOW, 15)
-        load_handed_on(connection, "w", 1, ["dlv_1", "dlv_2"], NOW)
+        claims.claim(connection, "ops", 8, "w", NOW)
 
     plans = plans_of_work(sqlite, work)
     joined = [plan for statement, plan in plans.items() if "JOIN events" in statement]
     # Then an event is found by its run, and by its id only where it has none
-    assert len(joined) == 2
+    assert len(joined) == 1
     for plan in joined:
         searched = [line.partition("USING INDEX ")[2] for line in plan if line.startswith("SEARCH events")]
         assert searched == ["ix_events_run_id (run_id=? AND source=?)", "uq_events_id (id=?)"]

@@ -240,7 +240,7 @@ def test_only_what_waits_can_be_cancelled(mixed: Ledger) -> None:
     )
 
     assert [row["run_id"] + row["sink"] for row in rows if row["id"] in cancelled] == ["tsk_3ops"]
-    assert not mixed.read(lambda connection: claims.has_due(connection, "ops", NOW + 5))
+    assert mixed.read(lambda connection: claims.due_sinks(connection, ["ops"], NOW + 5)) == []
 
 
 def test_an_operation_that_would_take_others_than_expected_is_not_begun(mixed: Ledger) -> None:

@@ -28,15 +28,15 @@ def hasty(postgres_ledger: Ledger) -> Iterator[Ledger]:
 def never_ends(ledger: Ledger) -> None:
     """A claim that takes longer than it may, as its log calls it."""
     with pytest.raises(LedgerUnavailable, match="timeout"):
-        ledger.write(lambda it: claims.claim(it, "ops", 1, "w", 1, NOW, 15, concurrency=1))
+        ledger.write(lambda it: claims.claim(it, "ops", 1, "w", NOW))
 
 
 @contextlib.contextmanager
-def slots_locked(ledger: Ledger) -> Iterator[None]:
-    """Another worker that holds the lock of the sink's slots."""
+def deliveries_locked(ledger: Ledger) -> Iterator[None]:
+    """Another transaction that keeps all others from the deliveries."""
     engine = ledger._engine(write=True)
     with engine.connect() as connection:
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('runhook claim ops'))")
+        connection.exec_driver_sql("LOCK TABLE deliveries IN EXCLUSIVE MODE")
         yield
 
 
@@ -44,7 +44,7 @@ def test_a_claim_that_is_cancelled_twice_is_an_alarm_in_the_log_in_metrics_and_i
     postgres_ledger: Ledger, hasty: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given a claim that takes longer than a statement may
-    with slots_locked(postgres_ledger), caplog.at_level(logging.INFO, "runhook.ledger"):
+    with deliveries_locked(postgres_ledger), caplog.at_level(logging.INFO, "runhook.ledger"):
         # When it happens once, then it is told
         never_ends(hasty)
         assert postgres_ledger.read(stats.read).cancelled == []

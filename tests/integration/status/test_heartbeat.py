@@ -123,7 +123,9 @@ def test_a_process_of_several_parts_is_each_of_them_everywhere_and_has_one_file(
         return [{each.beat.name: each.beat.part for each in seen} for seen in stores]
 
     # Given one that beats
-    it = Heartbeat(settings, part, "", name=name, every=0.05, more=dict(others))
+    it = Heartbeat(settings, part, "", name=name, every=0.05)
+    for each in others:
+        it.add(*each)
     it.start()
 
     # Then each store knows all parts, and the data directory has one file of them

@@ -16,13 +16,14 @@ import redis
 from handlers.resubmit import ResubmitOptions, ResubmitSink
 from handlers.testing.conformance import NoServices
 from receiver.config.destinations import RetryPolicy
-from receiver.delivery.deliverer import Deliverer
+from receiver.delivery.runner import SinkRunner
 from receiver.ledger import Ledger, actions
 from receiver.ledger.actions import Action, Selection
 from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support import queries
+from tests.support.runners import run_out
 from tests.support.waiting import eventually
 
 SINK = {"type": "resubmit", "base_url": "http://127.0.0.1:1", "key": "rhk_x"}  # stands for the one below
@@ -37,21 +38,17 @@ def delivering(rig: Submitting, redis_url: str, **options: Any) -> Iterator[None
     )
     sink: Any = ResubmitSink("again", validated, NoServices())
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    deliverer = Deliverer(Ledger(rig.settings.database_url), sink, RetryPolicy(), 4, connection, "w", idle_wait=0.1)
-    ended = threading.Event()
-
-    def work() -> None:
-        while not ended.is_set():
-            deliverer.run(ended.is_set)
-        deliverer.close()
-
-    thread = threading.Thread(target=work)
+    ledger, ended = Ledger(rig.settings.database_url), threading.Event()
+    runner = SinkRunner(ledger, sink, RetryPolicy(), 4, connection, "w")
+    thread = threading.Thread(target=run_out, args=(runner, ended.is_set))
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join(120)
+        ledger.close()
+        connection.close()
 
 
 def deliveries(rig: Submitting, state: str = "delivered") -> list[dict[str, Any]]:

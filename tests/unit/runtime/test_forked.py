@@ -14,7 +14,7 @@ PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
 from receiver.runtime.forked import ForkedProcess
-from receiver.runtime.working_flag import WorkingFlag, say_working
+from receiver.runtime.child import ChildStatus, say_working
 
 def ends(code):
     print("to stdout", flush=True)
@@ -34,25 +34,28 @@ def works():
 
 done = {}
 for name, main in (("zero", lambda: print("half", end="")), ("three", lambda: ends(3)), ("raises", fails)):
-    process = ForkedProcess(f"runhook {name}", main)
+    process = ForkedProcess(f"runhook {name}", main, piped=True)
     done[name] = [process.wait(), process.stdout.read().decode()]
 for name, end in (("term", ForkedProcess.terminate), ("kill", ForkedProcess.kill)):
-    process = ForkedProcess(f"runhook {name}", stays)
+    process = ForkedProcess(f"runhook {name}", stays, piped=True)
     assert process.stdout.read(3) == b"up\\n" and process.poll() is None
     called = Path(f"/proc/{process.pid}/comm").read_text().strip()
     assert os.getsid(process.pid) == process.pid
     end(process)
     done[name] = [process.wait(), called]
     end(process)  # it has ended: that is no error
-flag, seen = WorkingFlag(), []
+status, seen = ChildStatus(), []
 for main in (works, stays):
-    process = ForkedProcess("runhook flag", main, flag)
+    process = ForkedProcess("runhook flag", main, status, piped=True)
     assert process.stdout.read(3) == b"up\\n"
-    seen.append(bool(flag))
+    seen.append(status.working)
     process.kill()
     process.wait()
 say_working()  # to nobody
-done["flag"] = [*seen, bool(flag)]
+done["flag"] = [*seen, status.working]
+status = ChildStatus()
+process = ForkedProcess("runhook silent", fails, status)
+done["silent"] = [process.wait(), status.reason]
 print(json.dumps(done))
 """
 
@@ -73,5 +76,8 @@ def test_it_has_its_own_output_and_name_and_ends_as_a_program_does() -> None:
     assert "ValueError: why" in done["raises"][1]
     assert done["term"] == [-15, "runhook term"]
     assert done["kill"] == [-9, "runhook kill"]
+    # One without a pipe reports its error to its parent
+    assert done["silent"][0] == 1
+    assert done["silent"][1].startswith("ValueError at ")
     # What one has said, the next one in its place has not
     assert done["flag"] == [True, False, False]

@@ -1,16 +1,31 @@
-"""When a child is started again, what its status says, and which children there are."""
+"""When a process is started again, what it reports, and which processes a worker has."""
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from receiver.config.models import Config
 from receiver.errors import UsageError
-from receiver.runtime.child import SharedStatus
+from receiver.runtime.child import ChildStatus
 from receiver.runtime.process import Restarts, StopRequests, respawn_delay
-from receiver.runtime.supervisor import groups
-from receiver.worker import choose_queues
+from receiver.worker import plan
+from receiver.worker_process import Work
 
-QUEUES = ["dispatch", "deliver:ops", "deliver:results"]
+FILES = {"type": "files", "path": "/tmp/files"}
+CONFIG = Config.model_validate(
+    {
+        "sources": {"skyvern": {"secrets": ["s"]}},
+        "sinks": {
+            "ops": FILES,
+            "results": FILES,
+            "alone": {**FILES, "worker": "own"},
+            "third": {"type": "notify", "urls": ["json://127.0.0.1:1"]},
+        },
+        "routes": [],
+    }
+)
 
 
 def test_the_first_failure_costs_no_wait_and_a_crash_loop_five_seconds_at_the_most() -> None:
@@ -20,53 +35,47 @@ def test_the_first_failure_costs_no_wait_and_a_crash_loop_five_seconds_at_the_mo
     assert delays == sorted(delays)
 
 
-def test_a_status_holds_what_a_unit_says_of_itself_and_texts_on_one_line() -> None:
-    status = SharedStatus()
-    assert (status.deadline, status.ready, status.pulse_due, status.sends) == (0.0, False, 0.0, 0)
-    assert (status.exit_reason, status.trouble) == ("", "")
-    status.deadline, status.ready, status.pulse_due, status.sends = 12.5, True, 13.5, 3
-    status.exit_reason, status.trouble = "the ledger\ncan't be used", "it was\nheavy"
-    assert (status.deadline, status.ready, status.pulse_due, status.sends) == (12.5, True, 13.5, 3)
-    assert (status.exit_reason, status.trouble) == ("the ledger can't be used", "it was heavy")
+def test_status_holds_what_a_process_reports() -> None:
+    status = ChildStatus()
+    assert (status.working, status.pulse_at, status.reason) == (False, 0.0, "")
+    status.working, status.reason = True, "the ledger\ncan't be used"
+    status.pulse()
+    assert (status.working, status.reason) == (True, "the ledger can't be used")
+    assert 0.0 < status.pulse_at <= time.monotonic()
+    status.reset()
+    assert (status.working, status.pulse_at, status.reason) == (False, 0.0, "")
 
 
-def test_a_text_that_is_too_long_is_cut() -> None:
-    status = SharedStatus()
-    status.exit_reason = status.trouble = "ä" * 5000
-    assert 100 < len(status.exit_reason) < 400
-    assert 100 < len(status.trouble) < 400
+def test_long_reason_is_cut() -> None:
+    status = ChildStatus()
+    status.reason = "ä" * 5000
+    assert 100 < len(status.reason) < 400
 
 
-def test_who_shares_a_process_has_it_with_the_others_until_it_is_set_apart() -> None:
-    labels = ["dispatch", "a", "b", "c"]
-    assert groups(labels, {"a", "b", "c"}, lambda _: False) == {("dispatch",), ("a", "b", "c")}
-    assert groups(labels, {"a", "b", "c"}, {"b"}.__contains__) == {("dispatch",), ("b",), ("a", "c")}
-    assert groups(labels, {"a", "c"}, {"a", "c"}.__contains__) == {("dispatch",), ("a",), ("b",), ("c",)}
+def test_dispatch_and_sinks_that_share_have_one_process() -> None:
+    assert plan(CONFIG) == {
+        "main": Work(("ops", "results"), dispatches=True),
+        "deliver:alone": Work(("alone",)),
+        "deliver:third": Work(("third",)),
+    }
 
 
-def test_without_only_there_is_one_child_for_each_queue() -> None:
-    assert choose_queues(QUEUES, [], 1) == {queue: queue for queue in QUEUES}
-
-
-def test_more_dispatchers_share_one_queue() -> None:
-    assert choose_queues(QUEUES, ["dispatch"], 3) == {
-        "dispatch": "dispatch",
-        "dispatch-2": "dispatch",
-        "dispatch-3": "dispatch",
+def test_further_dispatchers_only_dispatch() -> None:
+    assert plan(CONFIG, ["dispatch"], 3) == {
+        "main": Work((), dispatches=True),
+        "dispatch-2": Work((), dispatches=True),
+        "dispatch-3": Work((), dispatches=True),
     }
 
 
 def test_only_takes_names_of_sinks_and_of_queues() -> None:
-    assert list(choose_queues(QUEUES, ["ops", "deliver:results", "ops"], 4)) == ["deliver:ops", "deliver:results"]
+    assert list(plan(CONFIG, ["ops", "deliver:results", "ops"], 4)) == ["deliver:ops", "deliver:results"]
+    assert plan(CONFIG, ["dispatch", "ops"])["main"] == Work(("ops",), dispatches=True)
 
 
-def test_a_sink_called_dispatch_can_be_named_by_its_queue() -> None:
-    assert list(choose_queues([*QUEUES, "deliver:dispatch"], ["deliver:dispatch"], 1)) == ["deliver:dispatch"]
-
-
-def test_only_with_an_unknown_name_says_which_there_are() -> None:
-    with pytest.raises(UsageError, match="--only opps: no such sink in the config; there are dispatch, ops, results"):
-        choose_queues(QUEUES, ["opps"], 1)
+def test_only_with_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="--only opps: no such sink in the config; there are dispatch, ops, "):
+        plan(CONFIG, ["opps"])
 
 
 def test_two_requests_to_stop_at_once_are_one_and_a_later_one_is_urgent() -> None:

@@ -36,7 +36,7 @@ def line_of(
             {"reason": "Error 111: no one = home", "note": "events go to the spool"},
         ),
         ("ingest.redis_back: events go to Redis", (), "ingest.redis_back", {"note": "events go to Redis"}),
-        ("clock.well again", (), "clock.well", {"note": "again"}),
+        ("sink.well again", (), "sink.well", {"note": "again"}),
         ("clock.trouble %s", (Fields(redis="is away"),), "clock.trouble", {"redis": "is away"}),
         (
             "%s.paused %s: tried again",

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from receiver.errors import NotStarted, UsageError
-from receiver.runtime.foreman import Foreman, Program
+from receiver.runtime.child import ChildStatus
 from receiver.runtime.parent_death import spawn
+from receiver.runtime.supervisor import Lines, Program, Supervisor
 from tests.support.waiting import PATIENCE
 
 
@@ -37,7 +38,8 @@ def run(
     def ready() -> bool:
         return until(console.getvalue()) or time.monotonic() > deadline
 
-    Foreman(programs, console, colour=colour).run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    say = Lines(console, [each.name for each in programs], colour=colour)
+    Supervisor(programs, say, strict=True).run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert time.monotonic() < deadline, console.getvalue()
     return console.getvalue()
 
@@ -76,7 +78,7 @@ def test_a_program_that_ignores_sigterm_is_killed_after_its_grace() -> None:
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(60)"
     stubborn = script("stubborn", code, grace=0.3)
     text = run([stubborn], lambda text: "up" in text)
-    assert "stubborn | does not end; killing process" in text
+    assert "stubborn | did not end within 0.3 s; killing process" in text
     assert stubborn.process is None
 
 
@@ -109,25 +111,50 @@ def test_a_program_that_was_up_and_can_not_be_started_again_is_tried_again(tmp_p
     mark.touch()
     text = run([script("web", code)], lambda text: "try 2" in text)
     assert "killed by signal 9; starts again" in text
-    assert "not yet; starts again" in text
+    assert "not yet (2 times in a row); starts again" in text
 
 
-def test_a_program_is_starting_until_it_says_that_it_works() -> None:
+def test_program_is_starting_until_it_reports_its_work() -> None:
     programs = [script("web", f"print('up'); {SLEEP}"), script("worker", f"print('up'); {SLEEP}")]
-    programs[1].works = lambda: bool(said)
-    said: list[str] = []
-    foreman = Foreman(programs, io.StringIO())
-    assert foreman.starting() == ["web", "worker"]
+    programs[1].status = status = ChildStatus()
+    supervisor = Supervisor(programs, lambda _name, _text: None)
+    assert supervisor.starting() == ["web", "worker"]
 
     seen = []
 
     def ready() -> bool:
-        seen.append(foreman.starting())
-        if said:
+        seen.append(supervisor.starting())
+        if status.working:
             os.kill(os.getpid(), signal.SIGTERM)
-        said.append("it works")
+        status.working = True
         return False
 
-    foreman.run(ready)
+    supervisor.run(ready)
 
     assert seen[:2] == [["worker"], []]
+
+
+def test_process_without_signs_of_life_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a process whose last sign of life is long ago, and one that gives none
+    monkeypatch.setattr("receiver.runtime.supervisor.PULSE_WITHIN", 0.3)
+    monkeypatch.setattr("receiver.runtime.supervisor._DOUBT", 0.1)
+    hung, other = script("worker", f"print('up'); {SLEEP}"), script("web", f"print('up'); {SLEEP}")
+    hung.status, other.status = ChildStatus(), ChildStatus()
+    hung.status.pulse()
+    text = run([hung, other], lambda text: text.count("worker  | up") == 2)
+    assert "worker  | gave no sign of life" in text
+    assert text.count("web     | up") == 1
+
+
+def test_other_programs_can_take_the_place_of_one_that_died() -> None:
+    both = [script("a", f"print('up'); {SLEEP}"), script("b", f"print('up'); {SLEEP}")]
+    lines: list[str] = []
+    supervisor = Supervisor(
+        [script("together", "raise SystemExit(9)")],
+        lambda name, text: lines.append(f"{name} {text}"),
+        on_death=lambda ended, _why: both if ended.name == "together" else [ended],
+    )
+    code = supervisor.run(lambda: {"a up", "b up"} <= set(lines), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert code == 0
+    assert [each.name for each in supervisor.programs] == ["a", "b"]
+    assert not any(each.process for each in supervisor.programs)

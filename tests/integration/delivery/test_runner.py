@@ -1,0 +1,605 @@
+"""From the ledger to a sink, with a real Valkey, both databases, and a sink that does what the test tells it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
+from receiver.config.destinations import RetryPolicy
+from receiver.delivery import runner
+from receiver.delivery.runner import SinkRunner
+from receiver.domain import breaker
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.deliveries import claims, lanes, recovery
+from receiver.ledger.events import NewDelivery
+from receiver.runtime.throttle import SharedRate
+from tests.servers.gate import Gate
+from tests.servers.postgres import PostgresProcess
+from tests.support import queries
+from tests.support.ledger import every_lane, new_event, record, with_tables
+from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
+from tests.support.waiting import PATIENCE, Stopwatch, eventually
+
+Start = Callable[..., SinkRunner]
+
+
+@pytest.fixture
+def start(ledger: Ledger, redis_url: str) -> Iterator[Start]:
+    """Starts a runner for a sink; what is left at the end of the test is stopped."""
+    made: list[SinkRunner] = []
+    client = redis.Redis.from_url(redis_url, socket_timeout=10)
+
+    def begin(
+        sink: Sink[SinkOptions],
+        *,
+        concurrency: int = 8,
+        on: Ledger | None = None,
+        rate: SharedRate | None = None,
+        lane_limit: int | None = None,
+        on_due: Callable[[Collection[str]], None] = lambda _: None,
+        **retry: Any,
+    ) -> SinkRunner:
+        policy = RetryPolicy(**{"first": 100, **retry})
+        it = SinkRunner(
+            *(on or ledger, sink, policy, concurrency, client, f"w{len(made)}"),
+            rate=rate,
+            lane_limit=lane_limit,
+            on_due=on_due,
+        )
+        made.append(it)
+        it.start()
+        return it
+
+    yield begin
+    for each in made:
+        end(each)
+    client.close()
+
+
+def end(it: SinkRunner) -> bool:
+    """Stop a runner, and return whether all was settled."""
+    it.stop()
+    ended = it.join(time.monotonic() + PATIENCE)
+    it.close()
+    return ended
+
+
+def states(ledger: Ledger, **wanted: Any) -> Counter[str]:
+    return Counter(row["state"] for row in rows(ledger, **wanted))
+
+
+def delivered(ledger: Ledger, count: int) -> Callable[[], bool]:
+    return lambda: states(ledger) == {"delivered": count}
+
+
+def make_due(ledger: Ledger) -> None:
+    """Make what waits due now, as the clock does when its time has come."""
+    ledger.write(lambda connection: recovery.make_due(connection, time.time() + 1e6))
+    ledger.write(lambda connection: connection.exec_driver_sql("UPDATE deliveries SET due_at = 0"))
+
+
+def _raise(error: Exception) -> Receipt:
+    raise error
+
+
+class Together:
+    """Counts how many sends are under way at once."""
+
+    def __init__(self, seconds: float = 0.02) -> None:
+        self.now = self.most = 0
+        self._seconds = seconds
+        self._lock = threading.Lock()
+
+    def __call__(self, delivery: Delivery) -> Receipt:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(self._seconds)
+        with self._lock:
+            self.now -= 1
+        return accept(delivery)
+
+
+# --- One sink
+
+
+def test_due_deliveries_are_sent_and_their_receipts_kept(ledger: Ledger, start: Start) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops", "other") for n in range(20)))
+    sink = ScriptedSink(accept)
+
+    it = start(sink)
+
+    eventually(lambda: states(ledger, sink="ops") == {"delivered": 20})
+    assert sorted(each.run_id for each in sink.seen) == sorted(f"tsk_{n}" for n in range(20))
+    assert states(ledger, sink="other") == {"queued": 20}
+    assert rows(ledger, sink="ops", run_id="tsk_3")[0]["receipt"] == {
+        "id": "r-tsk_3",
+        "keys": ["a", "b"],
+        "urls": {"run.json": "https://x/run.json"},
+    }
+    eventually(lambda: it.idle)
+    assert it.held() == []
+
+
+def test_deliveries_queued_later_are_sent_after_a_poke(ledger: Ledger, start: Start) -> None:
+    sink = ScriptedSink(accept)
+    it = start(sink)
+    eventually(lambda: it.idle)
+    for number in range(3):
+        record(ledger, new_event(f"tsk_{number}", "ops"))
+        it.poke()
+        eventually(delivered(ledger, number + 1))
+
+
+def test_a_route_that_failed_is_no_problem_of_the_body(ledger: Ledger, start: Start) -> None:
+    event = new_event("tsk_1", "ops")
+    record(ledger, event._replace(note="route big can't be evaluated: the types don't fit"))
+    sink = ScriptedSink(accept)
+    start(sink)
+    eventually(delivered(ledger, 1))
+    assert [each.problem for each in sink.seen] == [""]
+
+
+def test_a_sink_that_takes_many_gets_batches(ledger: Ledger, start: Start) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(120)))
+    sink = BatchSink(lambda delivery: accept(delivery) if delivery.run_id != "tsk_7" else _raise(Refused("no")))
+
+    start(sink)
+
+    eventually(lambda: states(ledger) == {"delivered": 119, "dead": 1})
+    assert sum(sink.sizes) == 120
+    assert max(sink.sizes) == 50
+    assert [row["run_id"] for row in rows(ledger, state=["dead"])] == ["tsk_7"]
+
+
+def test_a_batch_with_too_few_answers_is_retried(ledger: Ledger, start: Start) -> None:
+    class Short(BatchSink):
+        def send_many(self, deliveries: Any) -> list[Receipt | Exception]:
+            return super().send_many(deliveries)[:-1]
+
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(3)))
+    start(Short(accept))
+    eventually(lambda: states(ledger) == {"waiting": 3})
+    assert {row["reason"] for row in rows(ledger)} == {"RuntimeError in the sink's code"}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["fast", "slow"])
+def test_no_more_is_held_than_memory_has_room_for(
+    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(runner, "MOST_BYTES", 25_000)
+    record(ledger, *(new_event(f"tsk_{n}", "ops", output="x" * 10_000) for n in range(12)))
+    counting = Together(seconds)
+    start(ScriptedSink(counting))
+    eventually(delivered(ledger, 12))
+    assert counting.most <= 3, "two of one claim, and at least one by the next"
+
+
+def test_concurrency_holds_in_a_process(ledger: Ledger, start: Start) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(60)))
+    counting = Together()
+    start(ScriptedSink(counting), concurrency=3)
+    eventually(delivered(ledger, 60))
+    assert 1 < counting.most <= 3
+
+
+def test_a_fast_sink_gets_more_while_the_ledger_commits(
+    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a sink known to be fast, and a ledger that commits only when twice as much went out as there are places
+    monkeypatch.setattr(runner, "FAST", 60.0)
+    record(ledger, new_event("tsk_first", "ops"))
+    sink = ScriptedSink(accept)
+    slow = Ledger(str(ledger.url.render_as_string(hide_password=False)))
+    write, waiting = slow.write, threading.Event()
+
+    def slowly(work: Callable[[Any], Any]) -> Any:
+        result = write(work)
+        if waiting.is_set() and len(sink.seen) < 9:
+            eventually(lambda: len(sink.seen) >= 9)
+        return result
+
+    monkeypatch.setattr(slow, "write", slowly)
+    it = start(sink, concurrency=2, on=slow)
+    eventually(lambda: it.idle and states(ledger) == {"delivered": 1})
+    # When more is due
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
+    sink.answer = lambda delivery: (waiting.set(), accept(delivery))[1]
+    it.poke()
+    # Then eight go out before any of them is settled
+    eventually(delivered(ledger, 9))
+    slow.close()
+
+
+def test_a_single_delivery_costs_one_claim(ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    claim = claims.claim
+
+    def counting(*arguments: Any, **named: Any) -> Any:
+        made.append(1)
+        return claim(*arguments, **named)
+
+    monkeypatch.setattr(claims, "claim", counting)
+    record(ledger, new_event("tsk_1", "ops"))
+
+    it = start(ScriptedSink(accept))
+
+    eventually(lambda: it.idle and delivered(ledger, 1)())
+    assert len(made) == 1, "the claim has seen that nothing else was due"
+
+
+# --- Errors, retries and breakers
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (Refused("410 gone"), "dead", "410 gone"),
+        (Unavailable("503"), "waiting", "503"),
+        (KeyError("password=hunter2"), "waiting", "KeyError in the sink's code"),
+    ],
+)
+def test_the_three_kinds_of_error(ledger: Ledger, start: Start, error: Exception, state: str, reason: str) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+
+    start(ScriptedSink(lambda _: _raise(error)))
+
+    eventually(lambda: states(ledger) == {state: 1})
+    (row,) = rows(ledger)
+    assert (row["reason"], row["attempts"], row["spent"]) == (reason, 1, 1)
+
+
+def test_retries_keep_the_key_until_attempts_are_spent(ledger: Ledger, start: Start) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    sink = ScriptedSink(lambda _: _raise(Unavailable("down")))
+    it = start(sink, attempts=3)
+
+    for number in range(1, 4):
+        eventually(lambda n=number: len(sink.seen) == n and states(ledger) == {"dead" if n == 3 else "waiting": 1})  # type: ignore[misc]
+        make_due(ledger)
+        it.poke()
+
+    eventually(lambda: it.idle)
+    (row,) = rows(ledger)
+    assert (row["state"], row["attempts"]) == ("dead", 3)
+    assert {each.key for each in sink.seen} == {row["id"]}
+    assert [each.attempt for each in sink.seen] == [1, 2, 3]
+    kept = ledger.read(lambda connection: queries.list_attempts(connection, row["id"]))
+    assert [each["outcome"] for each in kept] == ["unavailable"] * 3
+
+
+def test_retry_after_is_honoured(ledger: Ledger, start: Start) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+
+    start(ScriptedSink(lambda _: _raise(Unavailable("429", retry_after=5000))), first=1)
+
+    eventually(lambda: states(ledger) == {"waiting": 1})
+    (row,) = rows(ledger)
+    assert row["due_at"] - row["updated_at"] >= 4990
+
+
+def test_an_open_breaker_parks_deliveries_unspent(ledger: Ledger, start: Start) -> None:
+    # Given a sink that is down, and more deliveries than open its breaker
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(30)))
+    up = threading.Event()
+    sink = ScriptedSink(lambda delivery: accept(delivery) if up.is_set() else _raise(Unavailable("down")))
+    it = start(sink, concurrency=2, attempts=2, first=0.001)
+
+    # When it is tried, then only a few were sent, and nothing is dead
+    eventually(lambda: it.idle and ledger.read(every_lane)[0].breaker == "open")
+    tried = len(sink.seen)
+    assert tried <= breaker.THRESHOLD + 2
+
+    # And a probe that fails spends nothing
+    for number in range(1, 6):
+        ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
+        make_due(ledger)
+        it.poke()
+        eventually(lambda n=number: len(sink.seen) == tried + n and it.idle)  # type: ignore[misc]
+    assert states(ledger)["dead"] == 0
+    assert max(row["spent"] for row in rows(ledger)) == 1
+
+    # And one that succeeds lets all of them through, without another poke
+    up.set()
+    ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
+    make_due(ledger)
+    it.poke()
+    eventually(delivered(ledger, 30))
+
+
+def test_what_is_held_when_its_sink_meets_trouble_is_handed_back(
+    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a sink that is fast, and then down
+    monkeypatch.setattr(runner, "FAST", 60.0)
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
+    sink = ScriptedSink(lambda delivery: accept(delivery) if len(sink.seen) <= 30 else _raise(Unavailable("down")))
+    it = start(sink, concurrency=2, first=100)
+    # Then its breaker opens after a few, and the others wait as if no worker had ever claimed them
+    eventually(lambda: it.idle and ledger.read(lanes.any_shut))
+    assert len(sink.seen) <= 30 + breaker.THRESHOLD + 2
+    found = Counter((row["state"], row["attempts"], row["spent"]) for row in rows(ledger))
+    assert found["queued", 0, 0] == 100 - len(sink.seen)
+    assert {state for state, _, _ in found} == {"delivered", "waiting", "queued"}
+
+
+# --- Stops and waits
+
+
+def test_a_send_that_hangs_is_given_up_and_delays_no_other(ledger: Ledger, start: Start) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(6)))
+    release = threading.Event()
+
+    def answer(delivery: Delivery) -> Receipt:
+        if delivery.run_id == "tsk_0":
+            release.wait(60)
+        return accept(delivery)
+
+    watch = Stopwatch()
+    it = start(ScriptedSink(answer, timeout=2.0), concurrency=2)
+    eventually(lambda: states(ledger) == {"delivered": 5, "waiting": 1})
+    release.set()
+    watch.at_most(30)
+    assert rows(ledger, run_id="tsk_0")[0]["reason"] == "no answer within 2 s"
+    assert not it.worn_out
+
+
+def test_a_place_left_by_a_hung_send_is_used_once(ledger: Ledger, start: Start) -> None:
+    # Given one place, whose send hangs until after it was given up
+    record(ledger, new_event("tsk_0", "ops"))
+    release, counting = threading.Event(), Together()
+    sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=0.1)
+    it = start(sink, concurrency=1)
+    eventually(lambda: states(ledger) == {"waiting": 1})
+    # When its thread comes back, and more is due
+    sink.answer = counting
+    release.set()
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(1, 20)))
+    it.poke()
+    # Then still one is sent at a time
+    eventually(lambda: states(ledger) == {"waiting": 1, "delivered": 19})
+    assert counting.most == 1
+
+
+def test_a_process_with_many_hung_sends_is_worn_out(ledger: Ledger, start: Start) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(9)))
+    release = threading.Event()
+    sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=0.01)
+    it = start(sink, concurrency=1)
+    while not it.worn_out:
+        eventually(lambda: it.idle or it.worn_out)
+        ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
+        it.poke()
+    # Then it claims nothing more
+    tried = len(sink.seen)
+    assert it.room() == 0
+    it.poke()
+    assert end(it)
+    assert len(sink.seen) == tried
+    release.set()
+
+
+def test_sends_that_hang_leave_no_other_place_empty(ledger: Ledger, start: Start) -> None:
+    # Given sends in three of four places that end only when the last one has begun
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(5)))
+    begun, last = threading.Semaphore(4), threading.Event()
+
+    def answer(delivery: Delivery) -> Receipt:
+        if not begun.acquire(blocking=False):
+            last.set()
+        elif delivery is not sink.seen[0] and not last.wait(PATIENCE):
+            raise Refused("the last one did not get a place")
+        return accept(delivery)
+
+    sink = ScriptedSink(answer, timeout=4 * PATIENCE)
+    start(sink, concurrency=4)
+
+    # Then the fourth place was used again
+    eventually(delivered(ledger, 5))
+
+
+def test_what_is_held_is_told_until_it_is_settled(ledger: Ledger, start: Start) -> None:
+    # Given a send that takes longer than a claim holds
+    record(ledger, new_event("tsk_1", "ops"))
+    release = threading.Event()
+    sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=2 * PATIENCE)
+    it = start(sink)
+    (held,) = eventually(it.held)
+    # When its process renews what is held
+    until = rows(ledger)[0]["claim_until"]
+    assert ledger.write(lambda connection: claims.renew(connection, "w0", it.held(), until + 60)) == 1
+    assert ledger.write(lambda connection: recovery.lapse_claims(connection, until + 1)) == 0
+    release.set()
+    # Then it does not lapse, and is sent once
+    eventually(delivered(ledger, 1))
+    assert held == rows(ledger)[0]["id"]
+    eventually(lambda: it.held() == [])
+    assert len(sink.seen) == 1
+
+
+def test_a_stop_finishes_what_is_under_way_and_hands_back_the_rest(ledger: Ledger, start: Start) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
+    begun = threading.Event()
+
+    def answer(delivery: Delivery) -> Receipt:
+        begun.set()
+        time.sleep(0.05)
+        return accept(delivery)
+
+    it = start(ScriptedSink(answer), concurrency=4)
+    begun.wait(PATIENCE)
+    assert end(it)
+
+    found = states(ledger)
+    assert found["sending"] == 0
+    assert 0 < found["delivered"] < 100
+    assert {row["attempts"] for row in rows(ledger, state=["queued"])} == {0}
+
+
+def test_a_stopped_runner_hands_back_what_it_is_given(ledger: Ledger, start: Start) -> None:
+    # Given a runner that is asked to stop while a send is under way
+    record(ledger, new_event("tsk_1", "ops"))
+    release = threading.Event()
+    sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=2 * PATIENCE)
+    it = start(sink)
+    eventually(lambda: sink.seen)
+    it.stop()
+    # When the dispatcher hands it what it has recorded as claimed
+    assert it.room() == 0
+    record(ledger, new_event("tsk_2", "ops"))
+    it.take(ledger.write(lambda connection: claims.claim(connection, "ops", 9, "w0", time.time())))
+    # Then that is queued as if it had never been claimed
+    eventually(lambda: rows(ledger, run_id="tsk_2")[0]["state"] == "queued")
+    release.set()
+    assert it.join(time.monotonic() + PATIENCE)
+    assert {(row["state"], row["attempts"]) for row in rows(ledger)} == {("queued", 0), ("delivered", 1)}
+
+
+def test_a_sink_gets_the_receipt_of_the_one_it_waited_for(ledger: Ledger, start: Start) -> None:
+    record(ledger, new_event("tsk_1", "archive", NewDelivery("ops", "r", after=("archive",))))
+    archive, ops = ScriptedSink(accept), ScriptedSink(accept)
+    archive.name = "archive"
+    waiting = start(ops)
+    eventually(lambda: waiting.idle)
+    assert ops.seen == []
+
+    # When the first one has it, then the other's runner is poked
+    start(archive, on_due=lambda sinks: waiting.poke() if "ops" in sinks else None)
+
+    eventually(delivered(ledger, 2))
+    assert ops.seen[0].receipts["archive"] is not None
+    assert ops.seen[0].receipts["archive"]["urls"] == {"run.json": "https://x/run.json"}
+
+
+@pytest.mark.parametrize("writes", [0, 1], ids=["before the claim", "before the settlement"])
+def test_a_ledger_outage_makes_nothing_be_sent_twice(
+    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    # Given a ledger that is gone when the delivery is claimed, or when it was sent and is to be settled
+    monkeypatch.setattr("receiver.runtime.outage.RETRY_AFTER", 0.01)
+    record(ledger, new_event("tsk_1", "ops"))
+    sink, back, failed = ScriptedSink(accept), threading.Event(), threading.Semaphore(0)
+    write, calls = ledger.write, iter(range(writes))
+    other = Ledger(str(ledger.url.render_as_string(hide_password=False)))
+
+    def until_then(work: Callable[[Any], Any]) -> Any:
+        if back.is_set() or next(calls, None) is not None:
+            return write(work)
+        failed.release()
+        raise LedgerUnavailable("gone")
+
+    monkeypatch.setattr(other, "write", until_then)
+    it = start(sink, on=other)
+    for _ in range(3):
+        assert failed.acquire(timeout=PATIENCE)
+    assert len(sink.seen) == writes
+    assert not it.idle
+    # When it is back
+    back.set()
+    # Then all is delivered once
+    eventually(delivered(ledger, 1))
+    assert len(sink.seen) == 1
+    assert end(it)
+    other.close()
+
+
+# --- Several processes
+
+
+def test_several_runners_send_each_delivery_once(ledger: Ledger, start: Start) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
+    sinks = [ScriptedSink(accept) for _ in range(3)]
+    for sink in sinks:
+        start(sink)
+    eventually(delivered(ledger, 100))
+    sent = [each.key for sink in sinks for each in sink.seen]
+    assert len(sent) == len(set(sent)) == 100
+
+
+def test_a_claim_whose_commit_was_not_heard_of_lapses(postgres: PostgresProcess, start: Start) -> None:
+    # Given a claim that is committed, and a connection that breaks before its worker hears of it
+    with Gate(postgres.port) as gate:
+        url = f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{postgres.create_database()}"
+        ledger = with_tables(Ledger(url))
+        record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(4)))
+        sink, worker = ScriptedSink(accept), Ledger(url)
+        cut = gate.catch(b"COMMIT", "cut", after=b"attempts=(deliveries.attempts")
+        it = start(sink, concurrency=4, on=worker)
+        cut.wait()
+        gate.forget()
+        eventually(lambda: it.idle)
+        # When the clock finds that nobody renews it
+        lapsed = ledger.write(lambda connection: recovery.lapse_claims(connection, ledger.now() + 16))
+        make_due(ledger)
+        it.poke()
+        # Then each was sent once, and has spent nothing
+        eventually(delivered(ledger, 4))
+        assert len(sink.seen) == 4
+        assert lapsed in (0, 4), "the cut may have come before the commit"
+        assert {row["spent"] for row in rows(ledger)} == {0}
+        assert end(it)
+        worker.close()
+        ledger.close()
+
+
+# --- Rates and lanes
+
+
+def test_a_rate_holds_over_all_workers_and_spends_no_attempts(ledger: Ledger, start: Start, redis_url: str) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(10)))
+    client = redis.Redis.from_url(redis_url)
+    sinks = [ScriptedSink(accept) for _ in range(2)]
+    runners = [start(sink, rate=SharedRate(client, "ops", (4, 3600.0))) for sink in sinks]
+    eventually(lambda: states(ledger) == {"delivered": 4, "queued": 6})
+    for it in runners:
+        it.poke()
+        eventually(lambda it=it: it.idle)  # type: ignore[misc]
+        assert it.room() == 0
+
+    assert sum(len(sink.seen) for sink in sinks) == 4
+    assert states(ledger) == {"delivered": 4, "queued": 6}
+    assert {row["spent"] for row in rows(ledger, state=["queued"])} == {0}
+    client.close()
+
+
+def test_a_rate_is_not_exceeded_while_redis_is_down(ledger: Ledger, start: Start, redis_url: str) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    client = redis.Redis.from_url(redis_url)
+    rate, gone = SharedRate(client, "ops", (4, 1.0)), redis.Redis(port=1, socket_connect_timeout=0.1)
+    sink = ScriptedSink(accept)
+    it = start(sink, rate=SharedRate(gone, "ops", (4, 1.0)))
+    eventually(lambda: it.idle)
+    assert states(ledger) == {"queued": 1}
+    start(sink, rate=rate)
+    eventually(delivered(ledger, 1))
+    client.close()
+
+
+def test_a_slow_lane_keeps_no_other_from_the_free_places(ledger: Ledger, start: Start) -> None:
+    # Given one lane whose sends hang, with a backlog, and many others
+    release = threading.Event()
+
+    def answer(delivery: Delivery) -> Receipt:
+        if delivery.run_id.startswith("slow"):
+            release.wait(PATIENCE)
+        return accept(delivery)
+
+    def to(lane: str, run_id: str) -> Any:
+        return new_event(run_id, NewDelivery("ops", "caller", lane=f"ops {lane}"))
+
+    record(ledger, *(to("slow", f"slow_{n}") for n in range(20)))
+    record(ledger, *(to(f"lane{n % 7}", f"tsk_{n}") for n in range(21)))
+    it = start(ScriptedSink(answer, timeout=2 * PATIENCE), concurrency=4, lane_limit=2)
+    # Then the others are delivered while as many of it hang as one lane may have
+    eventually(lambda: states(ledger) == {"delivered": 21, "sending": 2, "queued": 18})
+    assert it.room() == 0
+    # And it goes on by itself
+    release.set()
+    eventually(delivered(ledger, 41))
