@@ -26,7 +26,6 @@ from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.dialect import storable
 
 _AVAILABLE = Observation(True)
-_ACCEPT = DeliveryMove.ACCEPT
 
 
 class BreakerChange(NamedTuple):
@@ -77,6 +76,16 @@ def availability(answer: Receipt | Exception) -> Observation | None:
     return _AVAILABLE if isinstance(answer, (Receipt, Refused, Unavailable)) else None
 
 
+class _Verdict(NamedTuple):
+    """What becomes of the delivery, and the word and the reason for its attempt."""
+
+    move: DeliveryMove
+    outcome: str
+    why: str
+    due_at: float
+    spends: bool = True
+
+
 def outcome_of(
     claimed: Claimed,
     answer: Receipt | Exception,
@@ -90,61 +99,32 @@ def outcome_of(
 ) -> AttemptResult:
     """Return the result of one attempt. `change`: of the breaker, by the batch that the attempt was settled in, if any.
     `chance` in [0, 1) is the jitter; times are seconds since the epoch. `ended_at`: None means now."""
-
-    accepted = AttemptResult(  # by place, as for each delivery one is made: by name takes twice as long
-        claimed.id,
-        claimed.event_id,
-        claimed.created_at,
-        claimed.attempt_number,
-        _ACCEPT,
-        "accepted",
-        "",
-        started_at,
-        now if ended_at is None else ended_at,
-        now,
-        True,
-        _receipt(answer) if isinstance(answer, Receipt) else None,
-        None,
-        claimed.tried_at,
-    )
     if isinstance(answer, Receipt):
-        return accepted
-    return _failed(accepted, claimed, answer, retry, change, now, chance)
+        verdict, receipt = _Verdict(DeliveryMove.ACCEPT, "accepted", "", now), _receipt(answer)
+    else:
+        verdict, receipt = _failed(claimed, answer, retry, change, now, chance), None
+    return AttemptResult(
+        *(claimed.id, claimed.event_id, claimed.created_at, claimed.attempt_number, verdict.move, verdict.outcome),
+        *(verdict.why, started_at, now if ended_at is None else ended_at, verdict.due_at, verdict.spends),
+        receipt=receipt,
+        retry_after=_wait(answer),
+        tried_at=claimed.tried_at,
+    )
 
 
 def _failed(
-    accepted: AttemptResult,
-    claimed: Claimed,
-    answer: Exception,
-    retry: RetryPolicy,
-    change: BreakerChange | None,
-    now: float,
-    chance: float,
-) -> AttemptResult:
-    """Return the result of an attempt that failed. `accepted`: what it would be if it had not."""
-    retry_after = _wait(answer)
-
-    def result(
-        move: DeliveryMove, outcome: str, *, due_at: float = now, spends: bool = True, why: str = ""
-    ) -> AttemptResult:
-        return accepted._replace(
-            move=move,
-            outcome=outcome,
-            reason=why + reason(answer),
-            due_at=due_at,
-            spends=spends,
-            retry_after=retry_after,
-        )
-
+    claimed: Claimed, answer: Exception, retry: RetryPolicy, change: BreakerChange | None, now: float, chance: float
+) -> _Verdict:
+    why = reason(answer)
     if isinstance(answer, Refused):
-        return result(DeliveryMove.DIE, "refused")
+        return _Verdict(DeliveryMove.DIE, "refused", why, now)
     outcome = "unavailable" if isinstance(answer, Unavailable) else "error"
-    away = isinstance(answer, Unavailable) and not answer.dependency
     if backoff.is_over(retry, claimed.tried_at, now):
-        return result(DeliveryMove.DIE, outcome, why=gave_up(retry.give_up_after))
+        return _Verdict(DeliveryMove.DIE, outcome, gave_up(retry.give_up_after) + why, now)
+    away = isinstance(answer, Unavailable) and not answer.dependency
     if away and change is not None and change.before.breaker != "closed":
-        return result(DeliveryMove.DEFER, outcome, due_at=max(change.after.until, now), spends=False)
-    due = backoff.next_try(retry, claimed.spent + 1, now, chance, retry_after, since=claimed.tried_at)
+        return _Verdict(DeliveryMove.DEFER, outcome, why, max(change.after.until, now), spends=False)
+    due = backoff.next_try(retry, claimed.spent + 1, now, chance, _wait(answer), since=claimed.tried_at)
     if due is None:
-        return result(DeliveryMove.DIE, outcome)
-    return result(DeliveryMove.DEFER, outcome, due_at=due)
+        return _Verdict(DeliveryMove.DIE, outcome, why, now)
+    return _Verdict(DeliveryMove.DEFER, outcome, why, due)

@@ -90,22 +90,7 @@ class Dispatcher(EventRecorder):
                 put_back(self._redis, self._reader)
                 self._reader.tidy()
                 self._put_back = True
-            self._process(self._unfinished)
-            more, quiet_since = True, time.monotonic()  # more of what is there already
-            while not stop():
-                if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
-                    self._reclaimed_at = time.monotonic()
-                    while taken := self._recovery.take():
-                        self._take_again(taken)
-                entries = self._reader.read(BATCH) if more else []
-                entries = entries or self._reader.read(BATCH, block_ms=int(_TURN * 1000))
-                more = len(entries) > 1
-                if entries:
-                    self._process(entries)
-                    quiet_since = time.monotonic()
-                elif time.monotonic() - quiet_since > IDLE_WAIT:
-                    break
-            self._reader.flush()
+            self._take_all(stop, IDLE_WAIT)
             self._counter.flush()
             wakeups.finish(self._redis, QUEUE, self._read_once_more)
         except (LedgerUnavailable, redis.ResponseError) as error:
@@ -127,14 +112,31 @@ class Dispatcher(EventRecorder):
         """Dispatch what the inbox holds, though no wake-up can come: nothing else makes room in a Redis that is full,
         as after hours without the ledger."""
         try:
-            self._process(self._unfinished)
-            while taken := self._recovery.take():
-                self._take_again(taken)
-            while not stop() and (entries := self._reader.read(BATCH)):
-                self._process(entries)
-            self._reader.flush()
+            self._reclaimed_at = 0.0
+            self._take_all(stop, 0.0)
         except LedgerUnavailable as error:
             self._pause.wait(Fields(ledger=error, kept=len(self._unfinished)), stop)
+
+    def _take_all(self, stop: Callable[[], bool], patience: float) -> None:
+        """Dispatch what the inbox holds, and what dead dispatchers had taken, until it was quiet for `patience` seconds
+        or `stop()`."""
+        self._process(self._unfinished)
+        more, quiet_since = True, time.monotonic()  # more of what is there already
+        while not stop():
+            if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
+                self._reclaimed_at = time.monotonic()
+                while taken := self._recovery.take():
+                    self._take_again(taken)
+            entries = self._reader.read(BATCH) if more or not patience else []
+            if not entries and patience:
+                entries = self._reader.read(BATCH, block_ms=int(_TURN * 1000))
+            more = len(entries) > 1
+            if entries:
+                self._process(entries)
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since >= patience:
+                break
+        self._reader.flush()
 
     def _read_once_more(self) -> bool:
         """Dispatch what was added while the flag was still up, for which no wake-up was sent. It is done here and now:

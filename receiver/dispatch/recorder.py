@@ -20,7 +20,7 @@ from receiver.domain import poll_schedule
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run, RunKey
+from receiver.domain.run import Run
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.earlier_events import EarlierEvents
@@ -34,28 +34,12 @@ log = logging.getLogger("runhook.dispatch")
 
 
 class Recorded(NamedTuple):
-    """The new events of a batch, and the sinks that have something due which no runner of this process has claimed:
-    of these events, or of earlier ones whose run was bound late."""
-
-    events: list[NewEvent]
-    due: set[str]
-
-
-class _Written(NamedTuple):
-    """What one transaction has written: the new events, what of their deliveries it has claimed, by sink, and the sinks
-    that have something due of runs that were bound late."""
+    """The new events of a batch; what of their deliveries was claimed for runners of this process, by sink; and the
+    sinks that have something else due: of these events, or of earlier ones whose run was bound late."""
 
     events: list[NewEvent]
     claimed: dict[str, list[Claimed]]
-    late: set[str]
-
-
-class _Tries(NamedTuple):
-    """What earlier tries of one transaction did: the events that they decided, by id, and the runs that they scheduled
-    one more poll for."""
-
-    events: dict[str, NewEvent]
-    follow_ups: set[RunKey]
+    due: set[str]
 
 
 class EventRecorder:
@@ -98,7 +82,7 @@ class EventRecorder:
     def record(self, batch: Sequence[ParsedEvent]) -> list[str]:
         """Do the same with events that are parsed."""
         started = time.monotonic()
-        recorded, due = self._record(batch)
+        recorded, due = self._record(batch) if batch else ([], set[str]())
         if batch:
             log.info(
                 "dispatch.recorded events=%d new=%d deliveries=%d ms=%.1f",
@@ -115,38 +99,35 @@ class EventRecorder:
             self._runners[sink].poke()
         return sorted(due - self._runners.keys())
 
-    def _record(self, batch: Sequence[ParsedEvent]) -> Recorded:
-        """Record the batch; when the database refuses a value, halve it until the event to blame stands alone."""
-        if not batch:
-            return Recorded([], set())
+    def _record(self, batch: Sequence[ParsedEvent]) -> tuple[list[NewEvent], set[str]]:
+        """Record the batch; when the database refuses a value, halve it until the event to blame stands alone.
+
+        Returns the new events, and the sinks that have something due that was not handed to a runner.
+        """
         try:
             return self._commit(batch)
         except LedgerDataError as error:
             if len(batch) > 1:
                 half = len(batch) // 2
-                one, other = self._record(batch[:half]), self._record(batch[half:])
-                return Recorded(one.events + other.events, one.due | other.due)
+                (first, due), (second, more) = self._record(batch[:half]), self._record(batch[half:])
+                return first + second, due | more
             event = batch[0].event
             log.warning("dispatch.marked event=%s run=%s problem=%s", event.id, batch[0].run.run_id, error)
             return self._commit([self._decider.unread(event, f"the ledger refused a value of it: {error}")])
 
-    def _commit(self, batch: Sequence[ParsedEvent]) -> Recorded:
+    def _commit(self, batch: Sequence[ParsedEvent]) -> tuple[list[NewEvent], set[str]]:
         """Record the batch in one transaction, and hand what it has claimed to the runners.
 
-        An earlier try of it may have been committed, and its response lost: what that has claimed lapses.
+        An earlier try of it may have been committed, and its response lost: what that has claimed lapses, and what it
+        has queued is found as after a lost wake-up.
         """
-        tries = _Tries({}, set())
-        written = self._ledger.write(lambda connection: self._write(connection, batch, tries))
-        for sink, claimed in written.claimed.items():
+        recorded = self._ledger.write(lambda connection: self._write(connection, batch))
+        for sink, claimed in recorded.claimed.items():
             self._runners[sink].take(claimed)
-        return Recorded(written.events, born_claimed.left(written.events, written.claimed) | written.late)
+        return recorded.events, recorded.due
 
-    def _write(self, connection: Connection, batch: Sequence[ParsedEvent], tries: _Tries) -> _Written:
-        """Lock the runs, decide about each event by what is known about its run, and write what is new.
-
-        An event that is already in the ledger but was decided by an earlier try counts as new: that try was committed,
-        and the response to its COMMIT was lost.
-        """
+    def _write(self, connection: Connection, batch: Sequence[ParsedEvent]) -> Recorded:
+        """Lock the runs, decide about each event by what is known about its run, and write what is new."""
         now = self._ledger.now()
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
         wanted = [binding.Wanted.of(each) for each in of_runs]
@@ -166,13 +147,11 @@ class EventRecorder:
                 continue  # its dispatcher was killed after the commit, or heard no reply to it
             history, more = histories.get(key, []), key not in only
             decided.append(self._decider.decide(each, history, run, bound.get(key), earlier, more=more))
-        run_polls.ask_for_more(connection, self._follow_ups.wanted(decided, bound, now, tries.follow_ups))
+        run_polls.ask_for_more(connection, self._follow_ups.wanted(decided, bound, now))
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         made = {key: each for key, each in only.items() if known[key].made}
         claim = born_claimed.choose(connection, self._runners, decided, now) if self._runners else None
         deciding = {item.event.id for item in decided}
-        there = [tries.events[each.event.id] for each in batch if each.event.id in tries.events.keys() - deciding]
-        tries.events.update((item.event.id, item) for item in decided)
         late = [key for key in bound if known[key].recorded and not known[key].submission_id]
         written = events.record(connection, decided, now, claim, made)
         schedule_polls(connection, batch, known, histories, bound, now)
@@ -182,7 +161,7 @@ class EventRecorder:
             if self._follow_ups.may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
         told = [self._late.tell(connection, key, bound[key], now, deciding) for key in sorted(late)]
-        return _Written([*written.events, *there], claimed, set().union(*told))
+        return Recorded(written.events, claimed, born_claimed.left(written.events, claimed).union(*told))
 
 
 def _log_test(test: NewEvent) -> None:

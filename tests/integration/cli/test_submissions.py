@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from receiver.errors import Invalid, UsageError
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.claimed import Claimed
+from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import submissions
 from receiver.ledger.submissions import lifecycle
@@ -151,8 +153,8 @@ def test_callers_webhooks_are_paused_and_resumed(book: Ledger, runhook: Runhook)
     trouble(book)
 
     def take() -> list[Claimed]:
-        now = time.time()
-        return book.write(lambda it: claims.claim(it, "callback", 8, "w", 1, now, 15, concurrency=8, lane_limit=4))
+        many = ManyLanes(8, 4, Counter(), 0, Rotation())
+        return book.write(lambda it: claims.claim(it, "callback", 8, "w", time.time(), many=many))
 
     runhook("sink", "pause", "callback", "--config", "c.json")
     assert "paused" in runhook("sink", "list", "--config", "c.json").splitlines()[2]
