@@ -17,16 +17,22 @@ class FollowUpPolls:
     def __init__(self, may_ask: Callable[[str], bool]) -> None:
         self.may_ask = may_ask
 
-    def wanted(self, events: Iterable[NewEvent], submitted: Collection[RunKey], now: float) -> dict[RunKey, float]:
-        """Return the runs to poll once more, with the time of the poll. `submitted`: runs that have a submission."""
+    def wanted(
+        self, events: Iterable[NewEvent], submitted: Collection[RunKey], now: float, allowed: set[RunKey]
+    ) -> dict[RunKey, float]:
+        """Return the runs to poll once more, with the time of the poll. `submitted`: runs that have a submission.
+
+        `allowed`: runs that an earlier try of this transaction was allowed to poll; this call adds its own.
+        """
         found: dict[RunKey, float] = {}
         for item in events:
             if item.key in submitted:
                 wanted, due_at = _may_be_restarted(item), now + poll_schedule.AFTER_RESTART
             else:
                 wanted, due_at = _lacks_request(item), now + poll_schedule.FOR_MORE
-            if wanted and item.key not in found and self.may_ask(item.event.source):
+            if wanted and item.key not in found and (item.key in allowed or self.may_ask(item.event.source)):
                 found[item.key] = due_at
+        allowed.update(found)
         return found
 
 

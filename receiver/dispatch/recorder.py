@@ -20,7 +20,7 @@ from receiver.domain import poll_schedule
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run
+from receiver.domain.run import Run, RunKey
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.earlier_events import EarlierEvents
@@ -121,12 +121,13 @@ class EventRecorder:
         An earlier try of it may have been committed, and its response lost: what that has claimed lapses, and what it
         has queued is found as after a lost wake-up.
         """
-        recorded = self._ledger.write(lambda connection: self._write(connection, batch))
+        polled: set[RunKey] = set()  # runs that any try of it may poll once more
+        recorded = self._ledger.write(lambda connection: self._write(connection, batch, polled))
         for sink, claimed in recorded.claimed.items():
             self._runners[sink].take(claimed)
         return recorded.events, recorded.due
 
-    def _write(self, connection: Connection, batch: Sequence[ParsedEvent]) -> Recorded:
+    def _write(self, connection: Connection, batch: Sequence[ParsedEvent], polled: set[RunKey]) -> Recorded:
         """Lock the runs, decide about each event by what is known about its run, and write what is new."""
         now = self._ledger.now()
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
@@ -147,7 +148,7 @@ class EventRecorder:
                 continue  # its dispatcher was killed after the commit, or heard no reply to it
             history, more = histories.get(key, []), key not in only
             decided.append(self._decider.decide(each, history, run, bound.get(key), earlier, more=more))
-        run_polls.ask_for_more(connection, self._follow_ups.wanted(decided, bound, now))
+        run_polls.ask_for_more(connection, self._follow_ups.wanted(decided, bound, now, polled))
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         made = {key: each for key, each in only.items() if known[key].made}
         claim = born_claimed.choose(connection, self._runners, decided, now) if self._runners else None
