@@ -82,13 +82,16 @@ class DaemonPool:
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
+            left_behind = False
             try:
                 work()
             except LeftBehind:
-                return
+                left_behind = True
             except Exception as error:
                 log.error("background.failed thread=%s error=%s", self._name, type(error).__name__)
                 log.debug("background.failed thread=%s in full", self._name, exc_info=True)
             del work  # it may hold a buffer
             with self._lock:
                 self._unfinished -= 1
+            if left_behind:
+                return

@@ -63,7 +63,7 @@ CALM: Final = 1.0
 GRACE: Final = 2.0
 # Sends left behind, for each place, after which a fresh process should replace this one.
 WORN_OUT: Final = 4
-# Seconds between two flushes of the counters while there is something to do.
+# Seconds between two flushes of the counters while there is something to do; a Redis that hangs is asked seldom.
 FLUSH: Final = 5.0
 
 log = logging.getLogger("runhook.deliver")
@@ -119,7 +119,7 @@ class SinkRunner:
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._typical = math.inf  # seconds that a send takes, as seen lately
-        self._trouble_at = self._claimed_at = self._flushed_at = -math.inf  # by time.monotonic()
+        self._trouble_at = self._claimed_at = self._flush_at = self._redis_away = -math.inf  # by time.monotonic()
 
     # --- What the process and the dispatcher call
 
@@ -302,9 +302,11 @@ class SinkRunner:
             self._poked = self._poked or bool(unstarted or self._lane_limit or any(it.probe for it in settled))
         if sinks:
             self._on_due(sinks)
-        if not self._held or time.monotonic() > self._flushed_at + FLUSH:
+        now = time.monotonic()
+        if now > self._flush_at or (not self._held and now > self._redis_away):
             self._counter.flush()
-            self._flushed_at = time.monotonic()
+            took = time.monotonic() - now
+            self._flush_at, self._redis_away = now + FLUSH + 10 * took, now + (10 * took if took > 1.0 else 0.0)
 
     def _claim(self) -> None:
         """Claim and start what is due, if there is room. Raises LedgerUnavailable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import Counter
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from receiver.config.destinations import RetryPolicy
@@ -508,6 +511,28 @@ def test_a_ledger_outage_makes_nothing_be_sent_twice(
     assert len(sink.seen) == 1
     assert end(it)
     other.close()
+
+
+def test_a_redis_that_hangs_delays_no_settlement_again_and_again(ledger: Ledger) -> None:
+    # Given a Redis that takes connections and never answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        client = redis.Redis(port=port, socket_timeout=1.1, retry=Retry(NoBackoff(), 0))
+        it = SinkRunner(ledger, ScriptedSink(accept), RetryPolicy(), 8, client, "w")
+        it.start()
+        # When deliveries come one by one
+        for number in range(5):
+            record(ledger, new_event(f"tsk_{number}", "ops"))
+            it.poke()
+            eventually(delivered(ledger, number + 1))
+            eventually(lambda: it.idle)
+        # Then it was asked to count once
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+        assert end(it)
+        client.close()
 
 
 # --- Several processes
