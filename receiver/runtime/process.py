@@ -11,7 +11,6 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -35,13 +34,6 @@ def raise_file_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def memory_of(pid: int) -> int:
-    """Return the bytes of memory that a process has; 0 where nobody knows."""
-    with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-    return 0
-
-
 def readable(descriptors: Iterable[int], seconds: float) -> set[int]:
     """Return those that can be read, or have ended; wait for the first one, at most `seconds`.
 
@@ -51,34 +43,6 @@ def readable(descriptors: Iterable[int], seconds: float) -> set[int]:
     for each in descriptors:
         poll.register(each, select.POLLIN)
     return {number for number, _ in poll.poll(math.ceil(seconds * 1000))}
-
-
-class Bell:
-    """What ends a wait in `readable`, from another thread or a signal handler. It rings until `clear`."""
-
-    _ends: tuple[int, ...] = ()  # what one that could not be made has to close
-
-    def __init__(self) -> None:
-        self._ends = self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-
-    def __del__(self) -> None:
-        for end in self._ends:
-            os.close(end)
-
-    def fileno(self) -> int:
-        """Return what can be read once it rings."""
-        return self._reader
-
-    def ring(self) -> None:
-        """Ring. Never blocks."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._writer, b"\0")
-
-    def clear(self) -> None:
-        """Be silent again."""
-        drain(self._reader)
 
 
 class StopRequests:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from receiver.ledger.deliveries import claims
 from receiver.ledger.schema import attempts
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
@@ -152,6 +153,17 @@ def test_sigterm_lets_a_send_end_and_exits_0(hooked: Callable[..., Hooked]) -> N
     assert worker.wait(PATIENCE) == 0
     assert it.it.states("hook") == {"delivered": 1, "queued": 1}
     assert outcomes(it.it) == ["accepted"]
+
+
+def test_send_longer_than_a_claim_is_sent_once(hooked: Callable[..., Hooked]) -> None:
+    it = hooked()
+    it.it.run("worker")
+    it.it.run("clock")
+    it.consumer.script += [Reply(delay=claims.CLAIM + 5)]
+    it.order("tsk_1")
+    it.it.all_delivered(1)
+    assert outcomes(it.it) == ["accepted"]
+    assert len(it.consumer.requests) == 1
 
 
 def test_signal_while_idle_ends_every_process_by_itself(hooked: Callable[..., Hooked]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from receiver.runtime import process
-from receiver.runtime.process import Bell, error_location, raise_file_limit
+from receiver.runtime.process import raise_file_limit
 
 
 @pytest.fixture
@@ -29,20 +27,3 @@ def test_the_limit_is_raised_as_far_as_the_system_allows_it(hard_limit: int, mon
     monkeypatch.undo()
     raised = raise_file_limit()
     assert raised == resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 600 or hard_limit == 600
-
-
-def test_a_bell_for_which_there_are_no_files_is_one_error_that_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    unheard: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", unheard.append)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.open(os.devnull, os.O_RDONLY)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        Bell()
-    except OSError as error:
-        said = error_location(error)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert said.startswith("OSError (Too many open files) at process.py:")
-    assert unheard == []
