@@ -56,8 +56,9 @@ log = logging.getLogger("runhook.worker")
 # Seconds for which a thread may compute while another one waits for the interpreter. With Python's 0.005 an event that
 # passes three threads waits three times as long: the median latency at 100 webhooks per second doubles.
 SWITCH: Final = 0.0005
-# Seconds between two looks for work, two renewals of claims, and two tries of what failed at the start.
+# Seconds between two looks for work, signs of life, renewals of claims, and tries of what failed at the start.
 LOOK_EVERY: Final = 1.0
+SIGN_EVERY: Final = 3.0
 RENEW_EVERY: Final = 4.0
 TRY_AGAIN: Final = 10.0
 # The job of a sink with its own process: seconds between two looks, without work until it ends, and at most.
@@ -185,7 +186,7 @@ class WorkerProcess:
                 stopped = True
                 for each in self._runners.values():
                     each.stop()
-            if readable([reader], LOOK_EVERY):
+            if readable([reader], SIGN_EVERY):
                 drain(reader)
                 time.sleep(_SIGNAL)
 

@@ -29,7 +29,7 @@ PULSE_WITHIN: Final = 15.0
 # Seconds between two looks at a process that seems to hang: it may be the whole machine that stood still.
 _DOUBT: Final = 1.0
 # Longest wait for a signal or output: with processes that give signs of life, and without.
-_PULSE_CHECK: Final = 2.0
+_PULSE_CHECK: Final = 3.0
 _LONGEST_WAIT: Final = 10.0
 
 

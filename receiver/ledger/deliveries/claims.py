@@ -186,11 +186,10 @@ def renew(connection: sa.Connection, owner: str, ids: Collection[str], until: fl
     return connection.execute(_RENEW, {"b_ids": sorted(ids), "b_owner": owner, "b_until": until}).rowcount
 
 
-def due_sinks(connection: sa.Connection, sinks: Sequence[str], now: float) -> list[str]:
-    """Return those of `sinks` that have something due which a worker could claim now. One query.
-
-    What waits for a sink whose breaker is open does not count before the next probe is due.
-    """
+@lru_cache(maxsize=256)
+def _due_sinks(sinks: tuple[str, ...]) -> sa.CompoundSelect[Any]:
+    """Return the query of `due_sinks`, whose making takes longer than its run: each process asks it every second."""
+    now: sa.BindParameter[float] = sa.bindparam("b_now", type_=sa.Double())
     wanted = []
     for sink in sinks:
         oldest = sa.select(deliveries.c.due_at).where(fair_queue.due(sink, now)).order_by(deliveries.c.due_at).limit(1)
@@ -198,4 +197,12 @@ def due_sinks(connection: sa.Connection, sinks: Sequence[str], now: float) -> li
         shut = sa.select(lane_rows.c.lane).where(lane_rows.c.lane == sink, waits).exists()
         # Not EXISTS of what is due: that forgets the order, and PostgreSQL may then search the whole table for one row.
         wanted.append(sa.select(sa.literal(sink)).where(oldest.scalar_subquery().is_not(None), sa.not_(shut)))
-    return list(connection.execute(sa.union_all(*wanted)).scalars()) if wanted else []
+    return sa.union_all(*wanted)
+
+
+def due_sinks(connection: sa.Connection, sinks: Sequence[str], now: float) -> list[str]:
+    """Return those of `sinks` that have something due which a worker could claim now. One query.
+
+    What waits for a sink whose breaker is open does not count before the next probe is due.
+    """
+    return list(connection.execute(_due_sinks(tuple(sinks)), {"b_now": now}).scalars()) if sinks else []
