@@ -27,7 +27,7 @@ from tests.support.queue_sink import SECRET
         ({"to": "sqs", "queue_url": "http://queue.internal/1/a"}, "region is needed"),
         ({"to": "sqs", "queue_url": f"https://me:{SECRET}@sqs.eu-west-1.amazonaws.com/1/a"}, "without a user name"),
         ({"to": "sqs", "queue_url": "https://sqs.eu-west-1.amazonaws.com/1/a", "access_key_id": "A"}, "go together"),
-        ({"to": "sns", "topic_arn": "arn:aws:sqs:eu-west-1:1:a"}, "no ARN of a topic"),
+        ({"to": "sns", "topic_arn": "arn:aws:sqs:eu-west-1:1:a"}, "not the ARN of a topic"),
     ],
 )
 def test_wrong_options_say_what_would_be_right_and_no_secret(options: dict[str, Any], words: str) -> None:

@@ -37,7 +37,7 @@ class SlowLedger:
 async def test_a_note_whose_caller_went_away_is_made_for_the_next_one() -> None:
     # Given a caller that hangs up while the end of its run is noted, so that the note is rolled back
     ledger: Any = SlowLedger()
-    results = Results(ledger, UNUSED, UNUSED, UNUSED, UNUSED, unheard, 120.0)
+    results = Results(ledger, UNUSED, UNUSED, UNUSED, unheard, 120.0)
     ended = parse(body("tsk_1"))
     first = asyncio.create_task(results.note_end("skyvern", ended))
     await asyncio.sleep(0)
@@ -62,7 +62,7 @@ async def test_an_end_whose_events_are_removed_by_now_is_not_taken_in_again(
     # Given a run that ended long ago, and events that are kept for so long; clocks may differ by hours
     ledger: Any = SlowLedger()
     ledger.writes = 1
-    results = Results(ledger, UNUSED, UNUSED, UNUSED, UNUSED, unheard, 120.0, kept)
+    results = Results(ledger, UNUSED, UNUSED, UNUSED, unheard, 120.0, kept)
     ended_at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
     # When a GET shows it
