@@ -186,6 +186,7 @@ class WorkerProcess:
                 stopped = True
                 for each in self._runners.values():
                     each.stop()
+                log.info("worker.stopping process=%s", self._name)
             if readable([reader], SIGN_EVERY):
                 drain(reader)
                 time.sleep(_SIGNAL)
