@@ -40,7 +40,7 @@ from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime.background import keep_thread
-from receiver.runtime.child import REPLACE, own_status, say_working
+from receiver.runtime.child import REPLACE, UNFINISHED, own_status, say_working
 from receiver.runtime.liveness import LivenessLock, release_dead
 from receiver.runtime.process import StopRequests, drain, error_location, readable, stop_signals
 from receiver.runtime.redis_client import connect
@@ -119,7 +119,8 @@ class WorkerProcess:
             raise NotStarted(f"the sink {work.sinks[0]} can't be built: {self._not_built[work.sinks[0]]}")
 
     def run(self) -> int:
-        """Work until SIGTERM. Return the exit code: REPLACE when a fresh process is to take over."""
+        """Work until SIGTERM. Return the exit code: REPLACE when a fresh process is to take over, UNFINISHED when a
+        send did not end in time."""
         sys.setswitchinterval(SWITCH)
         self._heartbeat.start()
         with stop_signals(self._stops) as reader:
@@ -137,6 +138,7 @@ class WorkerProcess:
             until = time.monotonic() + self._stop_within
             settled = all(each.join(until) for each in self._runners.values())
             self._ended.set()
+            signal.raise_signal(signal.SIGCHLD)  # ends the wait for signals before its descriptor is closed
             for each in self._runners.values():
                 each.close()
             for thread in threads:
@@ -145,7 +147,9 @@ class WorkerProcess:
         self._ledger.close()
         if settled and self._lock is not None:
             self._lock.end()
-        return REPLACE if self._replace else 0
+        if self._replace:
+            return REPLACE
+        return 0 if settled else UNFINISHED
 
     def _serve(self, queue: str, work: Callable[[Stop], None], work_anyway: Callable[[Stop], None]) -> None:
         """Run RQ's loop until a stop. Each job may take _LINGER, and a little more for its last batch."""

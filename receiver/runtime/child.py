@@ -12,6 +12,8 @@ from typing import Final
 
 # Exit code of a child that asks for a fresh process in its place.
 REPLACE: Final = 75
+# Exit code of a child that was stopped with work under way.
+UNFINISHED: Final = 76
 _TEXT: Final = 16  # where the text begins
 _TEXT_BYTES: Final = 400
 

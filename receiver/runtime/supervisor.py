@@ -17,7 +17,7 @@ from functools import partial
 from typing import IO, Final, Protocol
 
 from receiver.errors import NotStarted, RunhookError, UsageError
-from receiver.runtime.child import REPLACE, ChildStatus
+from receiver.runtime.child import REPLACE, UNFINISHED, ChildStatus
 from receiver.runtime.forked import ForkedProcess
 from receiver.runtime.garbage import freeze_imports
 from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, respawn_delay, stop_signals
@@ -286,7 +286,10 @@ class Supervisor:
                         each.process.kill()
                         each.process.wait()
                         code = 1
-                    if each.process.poll() is not None:
+                    if (ended := each.process.poll()) is not None:
+                        if ended == UNFINISHED:
+                            self.say(each.name, f"a send did not end within {each.grace:g} s; it is made again")
+                            code = 1
                         self._finish(each)
                         running.remove(each)
         return code
