@@ -282,6 +282,9 @@ class SinkRunner:
             task.seconds = now - task.started
             task.answers = [Unavailable(f"no answer within {self._sink.options.timeout:g} s")] * len(task.claimed)
         self._ended += overdue
+        if overdue:  # the threads that were to send what is held may all be left behind
+            self._trouble_at = now
+            self._withdraw()
 
     def _settle(self) -> None:
         """Settle what has ended and hand back what will not start. Both stay held until that is committed."""

@@ -354,6 +354,25 @@ def test_a_send_that_hangs_is_given_up_and_delays_no_other(ledger: Ledger, start
     assert not it.worn_out
 
 
+def test_what_is_held_behind_sends_that_hang_is_sent_by_others(
+    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given one place, of a sink that was fast, so that more is held than that, and then hangs once
+    monkeypatch.setattr(runner, "FAST", 0.5)
+    record(ledger, new_event("tsk_first", "ops"))
+    release = threading.Event()
+    sink = ScriptedSink(accept, timeout=1)
+    it = start(sink, concurrency=1)
+    eventually(lambda: it.idle and states(ledger) == {"delivered": 1})
+    sink.answer = lambda delivery: (release.wait(PATIENCE) if len(sink.seen) == 2 else None, accept(delivery))[1]
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(4)))
+    it.poke()
+    eventually(lambda: len(it.held()) == 4)
+    # When that send is given up, then the others do not wait for its thread
+    eventually(lambda: states(ledger) == {"delivered": 4, "waiting": 1}, 30)
+    release.set()
+
+
 def test_a_place_left_by_a_hung_send_is_used_once(ledger: Ledger, start: Start) -> None:
     # Given one place, whose send hangs until after it was given up
     record(ledger, new_event("tsk_0", "ops"))
