@@ -343,13 +343,13 @@ class SinkRunner:
         )
 
     def _allowed(self, wanted: int) -> int:
-        """Return how many of `wanted` the sink's rate allows now; 0 while Redis, which knows it, is unavailable."""
+        """Return how many that are due, up to `wanted`, the sink's rate allows now; 0 while Redis, which knows it, is
+        unavailable."""
         assert self._rate is not None
         now = self._ledger.now()
-        if not self._ledger.read(lambda it: claims.due_sinks(it, [self.name], now), transaction=False):
-            return 0  # what is not sent must not count
+        due = self._ledger.read(lambda it: claims.count_due(it, self.name, wanted, now), transaction=False)
         try:
-            return self._rate.take(wanted)
+            return self._rate.take(due) if due else 0  # what is not sent must not count
         except redis.RedisError:
             return 0
 

@@ -206,3 +206,14 @@ def due_sinks(connection: sa.Connection, sinks: Sequence[str], now: float) -> li
     What waits for a sink whose breaker is open does not count before the next probe is due.
     """
     return list(connection.execute(_due_sinks(tuple(sinks)), {"b_now": now}).scalars()) if sinks else []
+
+
+def count_due(connection: sa.Connection, sink: str, most: int, now: float) -> int:
+    """Return how many deliveries a claim could take now, `most` at the most: of a sink that is to be probed, one."""
+    if not due_sinks(connection, [sink], now):
+        return 0
+    own = lanes.find(connection, sink)
+    if own is not None and own.breaker != "closed":
+        return 1
+    found = sa.select(deliveries.c.id).where(fair_queue.due(sink, now)).order_by(deliveries.c.due_at).limit(most)
+    return connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one()

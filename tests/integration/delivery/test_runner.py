@@ -613,6 +613,19 @@ def test_a_rate_holds_over_all_workers_and_spends_no_attempts(ledger: Ledger, st
     client.close()
 
 
+def test_a_rate_counts_what_is_sent_and_not_the_places_for_it(ledger: Ledger, start: Start, redis_url: str) -> None:
+    # Given a sink with more places than its rate allows
+    client = redis.Redis.from_url(redis_url)
+    it = start(ScriptedSink(accept), concurrency=8, rate=SharedRate(client, "ops", (4, 3600.0)))
+    # When deliveries come one by one, then as many are sent as the rate says
+    for number in range(6):
+        record(ledger, new_event(f"tsk_{number}", "ops"))
+        it.poke()
+        eventually(lambda: it.idle)
+        assert states(ledger)["delivered"] == min(number + 1, 4)
+    client.close()
+
+
 def test_a_rate_is_not_exceeded_while_redis_is_down(ledger: Ledger, start: Start, redis_url: str) -> None:
     record(ledger, new_event("tsk_1", "ops"))
     client = redis.Redis.from_url(redis_url)
