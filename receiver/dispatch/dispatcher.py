@@ -123,20 +123,30 @@ class Dispatcher(EventRecorder):
         self._process(self._unfinished)
         more, quiet_since = True, time.monotonic()  # more of what is there already
         while not stop():
-            if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
-                self._reclaimed_at = time.monotonic()
-                while taken := self._recovery.take():
-                    self._take_again(taken)
-            entries = self._reader.read(BATCH) if more or not patience else []
-            if not entries and patience:
+            recovered = self._recover_some()
+            entries = self._reader.read(BATCH) if more or recovered or not patience else []
+            if not (entries or recovered) and patience:
                 entries = self._reader.read(BATCH, block_ms=int(_TURN * 1000))
             more = len(entries) > 1
             if entries:
                 self._process(entries)
+            if entries or recovered:
                 quiet_since = time.monotonic()
             elif time.monotonic() - quiet_since >= patience:
                 break
         self._reader.flush()
+
+    def _recover_some(self) -> bool:
+        """Dispatch a few of the entries that others took and did not finish, and return whether there may be more. Of a
+        source that is not in this config there may be very many: what is new, and a stop, must not wait for them."""
+        if time.monotonic() - self._reclaimed_at <= RECLAIM_EVERY:
+            return False
+        taken = self._recovery.take()
+        if taken is None:
+            self._reclaimed_at = time.monotonic()
+            return False
+        self._take_again(taken)
+        return True
 
     def _read_once_more(self) -> bool:
         """Dispatch what was added while the flag was still up, for which no wake-up was sent. It is done here and now:

@@ -20,7 +20,7 @@ from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, EntryKeys, head
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox.reader import InboxReader
-from receiver.inbox.recovery import InboxRecovery
+from receiver.inbox.recovery import InboxRecovery, Taken
 from receiver.inbox.state import examine
 from receiver.inbox.stream import ASIDE, STREAM
 from receiver.ledger import Ledger, LedgerDataError, events, runs
@@ -468,6 +468,17 @@ def test_a_dispatcher_that_learns_a_secret_puts_back_what_it_signed(
     assert read_frame(left[FRAME]).body == body("tsk_forged")
     assert connection.xlen(STREAM) == 0
     it.close()
+
+
+def test_what_is_new_does_not_wait_for_all_that_others_left(
+    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given so many entries of a source that no worker knows that they come back before all are looked at
+    monkeypatch.setattr(InboxRecovery, "take", lambda _: Taken([]))
+    append(redis_url, event(body("tsk_1")))
+    # When a dispatcher has one round, then it ends, and a new event is recorded
+    dispatcher.run(once())
+    assert deliveries(ledger).keys() == {"tsk_1"}
 
 
 def test_events_of_an_unknown_source_wait_for_a_worker_that_knows_it(
