@@ -59,7 +59,7 @@ SWITCH: Final = 0.0005
 # Seconds between two looks for work, signs of life, renewals of claims, and tries of what failed at the start.
 LOOK_EVERY: Final = 1.0
 SIGN_EVERY: Final = 3.0
-RENEW_EVERY: Final = 4.0
+RENEW_EVERY: Final = 2.0
 TRY_AGAIN: Final = 10.0
 # The job of a sink with its own process: seconds between two looks, without work until it ends, and at most.
 _LINGER_LOOK: Final = 0.02

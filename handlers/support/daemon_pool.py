@@ -61,11 +61,12 @@ class DaemonPool:
         """Run `work` as soon as a thread is free. It should not raise: that would only be logged."""
         with self._lock:
             self._unfinished += 1
+            self._work.put(work)
             # Not the idle threads: one that has just taken its work would still count as idle.
             if self._threads < min(self._size, self._unfinished):
+                name = _named(f"{self._name}-{self._threads + 1}")
+                threading.Thread(target=self._run, name=name, daemon=True).start()  # raises where there are too many
                 self._threads += 1
-                threading.Thread(target=self._run, name=_named(f"{self._name}-{self._threads}"), daemon=True).start()
-            self._work.put(work)
 
     def abandon(self) -> None:
         """Give up on one thread that hangs, and allow another in its place. Its work raises LeftBehind at its end."""

@@ -177,7 +177,8 @@ class SinkRunner:
 
     def stop(self) -> None:
         """Claim nothing more, and hand back what has not started. What is under way ends and is settled."""
-        self._stopping.set()
+        with self._lock:  # who takes a delivery sees it, or the thread that settles sees the delivery
+            self._stopping.set()
         self._withdraw()
         self._done.put(None)
 
@@ -235,7 +236,7 @@ class SinkRunner:
     # --- The thread that claims and settles
 
     def _work(self) -> None:
-        while self._held or not self._stopping.is_set():
+        while not self._is_over():
             self._collect()
             try:
                 self._settle()
@@ -246,6 +247,10 @@ class SinkRunner:
                 self._pause.wait(fields, lambda: False)
         self._counter.flush()
         self._stopped.set()
+
+    def _is_over(self) -> bool:
+        with self._lock:
+            return self._stopping.is_set() and not self._held
 
     def _collect(self) -> None:
         """Wait until there is something to settle or to claim. Other sends get a moment to end, too."""
@@ -302,7 +307,8 @@ class SinkRunner:
             self._held.difference_update(settled)
             self._bytes -= sum(map(_weight, settled))
             # What is handed back is due again; a lane that has a free place, or was probed, may have more.
-            self._poked = self._poked or bool(unstarted or self._lane_limit or any(it.probe for it in settled))
+            if unstarted or self._lane_limit or any(it.probe for it in settled):
+                self._poked = True
         if sinks:
             self._on_due(sinks)
         now = time.monotonic()
@@ -322,10 +328,28 @@ class SinkRunner:
         try:
             claimed = self._claimed(room, held)
             more = not claimed.all_due
-            if claimed:  # should the ledger go away now, these claims lapse
-                self.take(self._ledger.read(lambda connection: load_bodies(connection, claimed), transaction=False))
+            if claimed:
+                self.take(self._loaded(claimed))
         finally:
-            self._poked, self._claiming = self._poked or more, False
+            if more:
+                self._poked = True
+            self._claiming = False
+
+    def _loaded(self, claimed: Sequence[Claimed]) -> Sequence[Claimed]:
+        """Load the bodies of what was claimed, which is renewed meanwhile. It is handed back if that fails."""
+        with self._lock:
+            self._held.update(claimed)
+        found: Sequence[Claimed] = ()
+        try:
+            found = self._ledger.read(lambda connection: load_bodies(connection, claimed), transaction=False)
+        finally:
+            with self._lock:
+                self._held.difference_update(claimed)
+                if not found:
+                    self._held.update(claimed)
+                    self._bytes += sum(map(_weight, claimed))
+                    self._unstarted += claimed
+        return found
 
     def _claimed(self, room: int, held: Sequence[Claimed]) -> Claims:
         many = None
