@@ -46,6 +46,8 @@ PART_BYTES = 4 << 20
 IDLE_WAIT = 2.0
 _TURN = 0.2
 RECLAIM_EVERY = 4.0
+# Seconds of a job for what was set aside: however much that is, new events are dispatched meanwhile.
+PUT_BACK_FOR = 2.0
 
 # What an entry may be to blame for: values that the code is not made for, and more of them than fit in memory. All
 # else, such as a ledger that is newer than this program, is no fault of its, and must move nothing out of the inbox.
@@ -80,23 +82,23 @@ class Dispatcher(EventRecorder):
         self._cut_off = 0  # jobs since the last one that finished something
         self._reclaimed_at = 0.0
         self._lines = TokenBucket(rate=1, burst=20)
-        self._put_back = False
+        self._put_back_from = "-"  # the first entry set aside that this process has not looked at; "" after the last
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Dispatch events until the inbox is quiet or `stop()`: the worker stops, or this job's time slice is over."""
         try:
             self._reader.ensure()
-            if not self._put_back:  # the config is read at the start of a process only
-                put_back(self._redis, self._reader)
+            if self._put_back_from:  # the config is read at the start of a process only
+                until = time.monotonic() + PUT_BACK_FOR
+                self._put_back_from = put_back(self._redis, self._reader, self._put_back_from, until)
                 self._reader.tidy()
-                self._put_back = True
             self._take_all(stop, IDLE_WAIT)
             self._counter.flush()
             wakeups.finish(self._redis, QUEUE, self._read_once_more)
         except (LedgerUnavailable, redis.ResponseError) as error:
             if not isinstance(error, LedgerUnavailable) and not spoilt(error):
                 raise
-            # What was read stays here; the clock sends a wake-up in a moment.
+            # What was read stays here; in a second the process looks into the inbox again.
             what = {"inbox": spoilt(error)} if spoilt(error) else {"ledger": error}
             self._pause.wait(Fields(**what, kept=len(self._unfinished)), stop)
             wakeups.lower_flag(self._redis, QUEUE)

@@ -92,26 +92,28 @@ def set_aside(client: redis.Redis, entries: Sequence[Entry]) -> int:
     return int(moved)
 
 
-def put_back(client: redis.Redis, reader: InboxReader) -> int:
+def put_back(client: redis.Redis, reader: InboxReader, begin: str, until: float) -> str:
     """Put back what was set aside for its signature, and is right by the config of this process.
 
-    A receiver that learns of a secret before the dispatcher does writes such entries. Returns how many there were.
-    Raises redis.RedisError.
+    A receiver that learns of a secret before the dispatcher does writes such entries. It looks at the entries from
+    `begin` on, until `until` by time.monotonic(), and at one at least. Returns where to go on; "" at the end. Raises
+    redis.RedisError.
     """
-    count, begin = 0, "-"
+    count = 0
     while entries := _page(client, begin, 1):
         aside_id, fields = entries[0]
         begin = "(" + aside_id.decode()
-        if fields.get(b"why", b"").decode(errors="replace") not in (FORGED, UNKNOWN_SOURCE):
-            continue
-        (entry,) = reader.entries(entries)
-        if entry.event is not None:
-            parts = [part for name in (FRAME, MACS) if name in fields for part in (name, fields[name])]
-            put: Any = client.eval(_PUT_BACK, 2, STREAM, ASIDE, aside_id, *parts)
-            count += int(put)
+        if fields.get(b"why", b"").decode(errors="replace") in (FORGED, UNKNOWN_SOURCE):
+            (entry,) = reader.entries(entries)
+            if entry.event is not None:
+                parts = [part for name in (FRAME, MACS) if name in fields for part in (name, fields[name])]
+                put: Any = client.eval(_PUT_BACK, 2, STREAM, ASIDE, aside_id, *parts)
+                count += int(put)
+        if time.monotonic() >= until:
+            break
     if count:
         log.warning("inbox.put_back entries=%d: signed by a key that is in the config now", count)
-    return count
+    return begin if entries else ""
 
 
 def _page(client: redis.Redis, begin: str, count: int) -> Any:

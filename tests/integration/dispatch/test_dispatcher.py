@@ -481,6 +481,29 @@ def test_what_is_new_does_not_wait_for_all_that_others_left(
     assert deliveries(ledger).keys() == {"tsk_1"}
 
 
+def test_much_that_was_set_aside_delays_no_new_event(
+    guarded: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given entries set aside that are right by now, and a dispatcher that has time for one of them in each job
+    now = {"skyvern": ["secret", "new secret"]}
+    old = [event(body(f"tsk_{number}")) for number in range(3)]
+    append(redis_url, *old, keys=EntryKeys({"skyvern": ["new secret"]}))
+    guarded.run(once())
+    monkeypatch.setattr("receiver.dispatch.dispatcher.PUT_BACK_FOR", 0.0)
+    append(redis_url, event(body("tsk_new")), keys=EntryKeys(now))
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d2", EntryKeys(now)), connection)
+    # When it begins, then the new event is not behind all of them
+    it.run(once())
+    assert deliveries(ledger).keys() == {"tsk_0", "tsk_new"}
+    # And in the end none is left
+    for _ in range(3):
+        it.run(once())
+    assert deliveries(ledger).keys() == {"tsk_0", "tsk_1", "tsk_2", "tsk_new"}
+    assert connection.xlen(ASIDE) == 0
+    it.close()
+
+
 def test_events_of_an_unknown_source_wait_for_a_worker_that_knows_it(
     guarded: Dispatcher,
     ledger: Ledger,
