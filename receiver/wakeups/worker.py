@@ -90,6 +90,9 @@ class WakeUpWorker(SimpleWorker):
         if self._waits:
             raise StopRequested
 
+    def check_for_suspension(self, burst: bool) -> None:
+        """Never pause: one key of whoever shares this Redis would stop dispatch, and no stop would end RQ's wait."""
+
     def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
         """Wait for a job, until a stop."""
         self._waits = True

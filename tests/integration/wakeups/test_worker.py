@@ -20,6 +20,7 @@ import redis.asyncio
 from rq import Queue, Worker
 from rq.command import send_kill_horse_command, send_shutdown_command
 from rq.job import Callback, Job
+from rq.suspension import suspend
 from rq.webhook import Webhook
 
 from receiver import wakeups
@@ -141,6 +142,12 @@ def test_nobody_can_command_a_worker_by_pub_sub(redis_url: str, client: redis.Re
     wakeups.wake(client, QUEUE)
     serve(redis_url, Jobs(then))
     assert listeners == [[(b"rq:pubsub:w.1", 0)]]
+
+
+def test_nobody_can_suspend_a_worker(redis_url: str, client: redis.Redis) -> None:
+    suspend(client)
+    wakeups.wake(client, QUEUE)
+    serve(redis_url, Jobs(lambda call, stop: stop.ask() if call == 2 else None))
 
 
 def test_rq_sees_the_worker_and_its_queue(redis_url: str, client: redis.Redis) -> None:
