@@ -31,6 +31,7 @@ _USES_TRANSPORT: Final = ("connect", "send_packed_command", "read_response", "ca
 _NO_NOTICES: Final = MaintNotificationsConfig(enabled=False)
 # What a connection tells Redis of its client. By itself each one reads the version anew, from redis-py's distribution.
 _DRIVER: Final = DriverInfo(lib_version=redis.__version__)
+_REPLICA: Final = "the server is a read-only replica"
 _RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; a time-out is not waited for twice
 
 
@@ -57,7 +58,7 @@ def connect(url: str, *, timeout: float, connect_timeout: float, retries: int) -
     `retries`: how often a command whose connection broke is sent again, without a pause: once for clients that
     keep connections, which may have gone stale, else 0.
     """
-    return redis.Redis.from_url(
+    client = redis.Redis.from_url(
         url,
         maint_notifications_config=_NO_NOTICES,
         driver_info=_DRIVER,
@@ -65,6 +66,9 @@ def connect(url: str, *, timeout: float, connect_timeout: float, retries: int) -
         socket_connect_timeout=connect_timeout,
         retry=Retry(NoBackoff(), retries, supported_errors=_RETRIED),
     )
+    pool = client.connection_pool
+    pool.connection_class = _leaving_replicas(pool.connection_class)
+    return client
 
 
 def connect_async(
@@ -100,8 +104,28 @@ def connect_async(
 
 
 @cache
+def _leaving_replicas(kind: type[Any]) -> type[Any]:
+    """Return `kind`, a class of connections, that are closed when their server has become a replica.
+
+    The address leads to the new primary by then, but a connection that stays up would reach the old one for ever.
+    """
+
+    @wraps(kind.read_response)
+    def read_response(self: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return kind.read_response(self, *arguments, **options)
+        except redis.ReadOnlyError as error:
+            self.disconnect()
+            raise redis.ConnectionError(_REPLICA) from error
+
+    return type(kind.__name__, (kind,), {"read_response": read_response})
+
+
+@cache
 def _seeing_resets(kind: type[Any]) -> type[Any]:
-    """Return `kind`, a class of asyncio connections, with one more way to see that a connection is lost.
+    """Return `kind`, a class of asyncio connections, with two more ways to see that a connection is lost.
+
+    One is that of `_leaving_replicas`.
 
     After a reset uvloop raises RuntimeError ("… the handler is closed") wherever a transport is used: on a write, in a
     read that waits, when it is closed. redis-py knows only OSError.
@@ -117,6 +141,9 @@ def _seeing_resets(kind: type[Any]) -> type[Any]:
                     raise
                 await disconnect(self, nowait=True)
                 raise redis.ConnectionError("the connection was reset") from error
+            except redis.ReadOnlyError as error:
+                await disconnect(self, nowait=True)
+                raise redis.ConnectionError(_REPLICA) from error
 
         return call
 
