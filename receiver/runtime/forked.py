@@ -28,6 +28,7 @@ class ForkedProcess:
 
     `name`: shown by `ps -o comm`. `piped`: its output is read from `stdout`, and it is out of reach of the terminal's
     Ctrl-C. Make it in the main thread, while there are no others. An error that it ends by is in `status.reason`.
+    Raises OSError when the system has no room for it.
     """
 
     stdout: IO[bytes] | None = None
@@ -43,10 +44,16 @@ class ForkedProcess:
         parent = os.getpid()
         # A signal that comes now must not end up in the handlers of this process, over there.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-        self.pid = os.fork()
-        if not self.pid:
-            _be(name, main, status, parent, writer, mask)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            self.pid = os.fork()
+            if not self.pid:
+                _be(name, main, status, parent, writer, mask)
+        except OSError:  # the system has no room for one more
+            for end in (reader, writer) if piped else ():
+                os.close(end)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if piped:
             os.close(writer)
             self.stdout = os.fdopen(reader, "rb", buffering=0)

@@ -20,7 +20,7 @@ from receiver.errors import NotStarted, RunhookError, UsageError
 from receiver.runtime.child import REPLACE, UNFINISHED, ChildStatus
 from receiver.runtime.forked import ForkedProcess
 from receiver.runtime.garbage import freeze_imports
-from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, respawn_delay, stop_signals
+from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, stop_signals
 
 # Prefix of a line in which a program reports why it could not start.
 ERROR_PREFIX: Final = "runhook: "
@@ -167,10 +167,10 @@ class Supervisor:
                 each.frozen_since, each.was_killed = 0.0, False
                 try:
                     each.process = each.launch()
-                except RunhookError:
-                    if not each.restarts.failures:
+                except (RunhookError, OSError) as error:
+                    if isinstance(error, RunhookError) and not each.restarts.failures:
                         raise
-                    each.restarts.due = now + respawn_delay(each.restarts.failures)
+                    self._again(each, f"can't be started: {error}", stable=False)
                     continue
                 self._follow(each)
 
@@ -253,11 +253,16 @@ class Supervisor:
             kind = UsageError if code == UsageError.exit_code else NotStarted
             raise kind("\n".join(each.errors) or f"{each.name} can't start: {reason}")
         stable = each.status is None or each.status.working
+        self._again(each, reason, stable=stable)
+        place = self.programs.index(each)
+        self.programs[place : place + 1] = self._on_death(each, reason)
+
+    def _again(self, each: Program, reason: str, *, stable: bool) -> None:
+        """Start a program again in a while, and print why, where that is news."""
+        now = time.monotonic()
         if each.restarts.failed(reason, now, stable=stable):
             times = f" ({each.restarts.failures} times in a row)" if each.restarts.failures > 1 else ""
             self.say(each.name, f"{reason}{times}; starts again in {each.restarts.due - now:.1f} s")
-        place = self.programs.index(each)
-        self.programs[place : place + 1] = self._on_death(each, reason)
 
     def _finish(self, each: Program) -> None:
         """Print the last lines of a program that has ended, and drop its process."""

@@ -16,7 +16,7 @@ import pytest
 from receiver.errors import NotStarted, UsageError
 from receiver.runtime.child import ChildStatus
 from receiver.runtime.parent_death import spawn
-from receiver.runtime.supervisor import Lines, Program, Supervisor
+from receiver.runtime.supervisor import Lines, Process, Program, Supervisor
 from tests.support.waiting import PATIENCE
 
 
@@ -112,6 +112,21 @@ def test_a_program_that_was_up_and_can_not_be_started_again_is_tried_again(tmp_p
     text = run([script("web", code)], lambda text: "try 2" in text)
     assert "killed by signal 9; starts again" in text
     assert "not yet (2 times in a row); starts again" in text
+
+
+def test_program_that_can_not_be_forked_is_tried_again() -> None:
+    web = script("web", "print('up'); raise SystemExit(9)")
+    launch, tries = web.launch, []
+
+    def crowded() -> Process:
+        tries.append(len(tries))
+        if len(tries) in (2, 3):
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return launch()
+
+    web.launch = crowded
+    text = run([web], lambda text: text.count("up") == 2)
+    assert "web     | can't be started: [Errno 11] Resource temporarily unavailable" in text
 
 
 def test_program_is_starting_until_it_reports_its_work() -> None:

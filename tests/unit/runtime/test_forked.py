@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from receiver.runtime.forked import ForkedProcess
 from tests.support.paths import ROOT
 
 # In a process without threads, from which a fork is safe.
@@ -81,3 +86,14 @@ def test_it_has_its_own_output_and_name_and_ends_as_a_program_does() -> None:
     assert done["silent"][1].startswith("ValueError at ")
     # What one has said, the next one in its place has not
     assert done["flag"] == [True, False, False]
+
+
+def test_a_fork_that_fails_leaves_no_signal_blocked_and_no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fork)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ()), len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(BlockingIOError):
+        ForkedProcess("runhook none", lambda: None, piped=True)
+    assert (signal.pthread_sigmask(signal.SIG_BLOCK, ()), len(list(Path("/proc/self/fd").iterdir()))) == before
