@@ -21,7 +21,7 @@ from handlers import registry
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
-from receiver.domain.parts import DISPATCH, deliver
+from receiver.domain.parts import DISPATCH, deliver, sink_of
 from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
@@ -53,12 +53,13 @@ def plan(config: Config, only: Sequence[str] = (), dispatchers: int = 1) -> dict
 
     Raises UsageError for a name that is not in the config.
     """
-    known = [DISPATCH, *config.destinations]
-    names = [name.removeprefix("deliver:") for name in only] or known
-    if unknown := [name for name in names if name not in known]:
-        raise UsageError(f"--only {unknown[0]}: no such sink in the config; there are {', '.join(known)}")
-    sinks = [name for name in dict.fromkeys(names) if name != DISPATCH]
-    dispatches = DISPATCH in names
+    known = [DISPATCH, *map(deliver, config.destinations)]
+    parts = [name if name in known else deliver(name) for name in only] or known
+    if unknown := [sink_of(part) for part in parts if part not in known]:
+        names = ", ".join([DISPATCH, *config.destinations])
+        raise UsageError(f"--only {unknown[0]}: no such sink in the config; there are {names}")
+    sinks = [sink_of(part) for part in dict.fromkeys(parts) if part != DISPATCH]
+    dispatches = DISPATCH in parts
     shared = [sink for sink in sinks if dispatches and _shares(config, sink)]
     works = {MAIN: Work(tuple(shared), dispatches=True)} if dispatches else {}
     works.update({f"{DISPATCH}-{number}": Work((), True) for number in range(2, dispatchers + 1) if dispatches})

@@ -136,7 +136,9 @@ class WorkerProcess:
             else:
                 self._serve(wakeups.deliver_queue(self._work.sinks[0]), self._linger, lambda _: None)
             until = time.monotonic() + self._stop_within
-            settled = all(each.join(until) for each in self._runners.values())
+            for each in list(self._runners.values()):
+                each.stop()  # also one that was built at the moment of the stop
+            settled = all(each.join(until) for each in list(self._runners.values()))
             self._ended.set()
             signal.raise_signal(signal.SIGCHLD)  # ends the wait for signals before its descriptor is closed
             for each in self._runners.values():
@@ -203,8 +205,8 @@ class WorkerProcess:
             now = time.monotonic()
             with suppress(LedgerUnavailable):
                 if now - renewed >= RENEW_EVERY:
-                    renewed = now
                     self._renew()
+                    renewed = now
                 if not self._stops:
                     self._poke_due()
             if self._work.dispatches and not self._stops:

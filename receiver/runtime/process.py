@@ -69,7 +69,7 @@ class StopRequests:
 
 @contextlib.contextmanager
 def stop_signals(stops: StopRequests) -> Iterator[int]:
-    """Send SIGTERM, SIGINT and SIGHUP to `stops` within the block. Call it in the main thread.
+    """Send SIGTERM, SIGINT and SIGHUP, unless that is ignored, to `stops` within the block. Call it in the main thread.
 
     Yields a file descriptor that becomes readable at each of these signals and at SIGCHLD, so that a `select` on it
     returns at once; `drain` empties it.
@@ -77,7 +77,9 @@ def stop_signals(stops: StopRequests) -> Iterator[int]:
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
-    before = {number: signal.signal(number, stops) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # as under nohup, and in a supervisor's child
+    numbers = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if hangs_up else ()))
+    before = {number: signal.signal(number, stops) for number in numbers}
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:

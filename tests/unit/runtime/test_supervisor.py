@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from receiver.config.models import Config
 from receiver.errors import UsageError
 from receiver.runtime.child import ChildStatus
-from receiver.runtime.process import Restarts, StopRequests, respawn_delay
+from receiver.runtime.process import Restarts, StopRequests, respawn_delay, stop_signals
 from receiver.worker import plan
 from receiver.worker_process import Work
 
@@ -73,6 +74,13 @@ def test_only_takes_names_of_sinks_and_of_queues() -> None:
     assert plan(CONFIG, ["dispatch", "ops"])["main"] == Work(("ops",), dispatches=True)
 
 
+def test_a_sink_may_be_called_dispatch() -> None:
+    config = CONFIG.model_copy(update={"sinks": {**CONFIG.sinks, "dispatch": CONFIG.sinks["ops"]}})
+    assert plan(config)["main"] == Work(("ops", "results", "dispatch"), dispatches=True)
+    assert plan(config, ["deliver:dispatch"]) == {"deliver:dispatch": Work(("dispatch",))}
+    assert plan(config, ["dispatch"]) == {"main": Work((), dispatches=True)}
+
+
 def test_only_with_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="--only opps: no such sink in the config; there are dispatch, ops, "):
         plan(CONFIG, ["opps"])
@@ -102,3 +110,15 @@ def test_each_new_reason_is_logged_once_and_a_stable_process_starts_over() -> No
     assert restarts.failures == 5
     assert restarts.failed("no memory", 200.0)
     assert (restarts.failures, restarts.due) == (1, 200.0)
+
+
+@pytest.mark.parametrize(("before", "stopped"), [(signal.SIG_IGN, False), (signal.SIG_DFL, True)])
+def test_a_closed_terminal_stops_what_does_not_run_under_nohup(before: signal.Handlers, stopped: bool) -> None:
+    usual, stops = signal.signal(signal.SIGHUP, before), StopRequests()
+    try:
+        with stop_signals(stops):
+            signal.raise_signal(signal.SIGHUP)
+        assert bool(stops) is stopped
+        assert signal.getsignal(signal.SIGHUP) is before
+    finally:
+        signal.signal(signal.SIGHUP, usual)
