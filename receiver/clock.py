@@ -120,11 +120,10 @@ class Clock:
                 check()
             except LedgerUnavailable as error:
                 trouble["ledger"] = str(error)
+                self._ledger_away = time.monotonic()  # which the next check must know
             except Exception as error:
                 bugs[check.__name__] = error_location(error)
                 log.debug("clock.bug check=%s in full", check.__name__, exc_info=True)
-        if "ledger" in trouble:
-            self._ledger_away = time.monotonic()
         if trouble.keys() != self._trouble:  # a server that is away says so in several ways
             if trouble:
                 log.warning("clock.trouble %s", Fields(trouble))

@@ -17,7 +17,7 @@ from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, actions, audit, retention
+from receiver.ledger import Ledger, LedgerUnavailable, actions, audit, retention
 from receiver.ledger.actions import Action, Selection
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import lanes, links, recovery
@@ -306,6 +306,24 @@ def test_a_send_that_ends_in_a_long_outage_of_the_ledger_is_not_sent_again(
     clock.close()
     ledger.close()
     gate.close()
+
+
+def test_outage_that_ends_within_a_tick_lapses_nothing(
+    clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a claim that ran out while the ledger hung
+    long_ago = time.time() - 60
+    record(ledger, new_event("tsk_1", "ops"), now=long_ago)
+    claim(ledger, "ops", now=long_ago)
+
+    # When it answers right after the first check has given it up
+    def hung() -> None:
+        raise LedgerUnavailable("no answer")
+
+    monkeypatch.setattr(clock, "read_agenda", hung)
+    clock.tick()
+    # Then the worker has time to renew its claim
+    assert states(ledger) == {"tsk_1:ops": "sending"}
 
 
 def test_what_a_run_says_is_indexed_and_what_the_config_masks_is_not(
