@@ -96,7 +96,7 @@ def put_back(client: redis.Redis, reader: InboxReader, begin: str, until: float)
     """Put back what was set aside for its signature, and is right by the config of this process.
 
     A receiver that learns of a secret before the dispatcher does writes such entries. It looks at the entries from
-    `begin` on, until `until` by time.monotonic(), and at one at least. Returns where to go on; "" at the end. Raises
+    `begin` on, until `until` by time.monotonic(), and at one at least. Returns where to continue; "" at the end. Raises
     redis.RedisError.
     """
     count = 0
