@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,7 @@ def _emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         eventually(lambda: process.poll() is not None or "ready" in log.read_text(), what=log.read_text)
         assert process.poll() is None, log.read_text()[-3000:]
+        eventually(lambda: _accepts(port), what=log.read_text)  # it says that it is ready before it listens
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -106,6 +109,12 @@ def _emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _accepts(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        return True
+    return False
 
 
 @pytest.fixture
