@@ -140,7 +140,7 @@ class Consumer:
         return json.loads(get(self.port, path)[1])
 
     def wait_for(self, count: int) -> dict[str, float]:
-        """Wait until so many deliveries have come, and return the statistics. Raises SystemExit when they do not."""
+        """Wait until that many deliveries have come, and return the statistics. Raises SystemExit when they do not."""
         wait_until(lambda: self.read("/stats")["deliveries"] >= count, lambda: str(self.read("/stats")), 0.1)
         return dict(self.read("/stats"))
 

@@ -2,7 +2,7 @@
 
 The ledgers are filled in SQL (`bench/large_ledger.py`). Then each has a Runhook of its own. Pages are read through the
 JSON API; a page costs the CPU of the receiver and of PostgreSQL, the median of several. For the pipeline the two take
-turns: so many webhooks are posted flat out, and counted until the last row of a database sink.
+turns: that number of webhooks is posted flat out, and counted until the last row of a database sink.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ log = logging.getLogger("runhook.worker")
 PATIENCE: Final = 120.0
 # Name of the process for dispatch and the sinks that share it.
 MAIN: Final = "main"
-# Unexplained ends of that process, within so many seconds, after which each of its sinks gets its own.
+# Unexplained ends of that process, and the seconds they fall within, after which each of its sinks gets its own.
 _DEATHS: Final = 3
 _WITHIN: Final = 600.0
 # Seconds that a process keeps for its last steps of the time that it has to stop.

@@ -86,7 +86,7 @@ def files_of_runs(connection: Connection, wanted: Filter, after: Key | None, lim
     """
     rows: list[Row] = []
     place = None if after is None else after[:-1]
-    # Whoever makes a place up sees nothing of another source by it.
+    # An invented place shows nothing of another source.
     if after is not None and after[-1] < _ALL and wanted.source in ("", after[2]):
         _, run_id, source = after[:-1]
         for begun in runs.page(connection, Filter(source=source, run_id=run_id), None, 1)[0]:

@@ -53,7 +53,7 @@ class Selection(Filter):
     """What an operation takes: deliveries by id, or all that the filter finds. Its limit does not count.
 
     `delivery_ids`, `event_ids`, `run_ids`: only these, and those of these; of the first two a beginning will do.
-    `sinks`: those that exist; deliveries of others are orphaned, and nobody would send them. Empty: not known.
+    `sinks`: those that exist; deliveries of others are orphaned and would not be sent. Empty: not known.
     """
 
     delivery_ids: tuple[str, ...] = ()

@@ -64,7 +64,7 @@ def correct(connection: sa.Connection, now: float, longest: LongestWaits) -> Cor
     counts = dict.fromkeys(Corrected._fields[:-1], 0)
     for table, rows, values, kind in _rules(now, longest):
         key = tuple(table.primary_key)
-        found = sa.select(*key).where(rows).limit(BATCH).with_for_update(skip_locked=True)  # waits for nobody
+        found = sa.select(*key).where(rows).limit(BATCH).with_for_update(skip_locked=True)  # never waits for a lock
         if taken := [tuple(row) for row in connection.execute(found)]:
             connection.execute(sa.update(table).where(sa.tuple_(*key).in_(taken)).values(values))
         if kind:

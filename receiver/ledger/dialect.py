@@ -1,5 +1,5 @@
 """The differences between SQLite and PostgreSQL in the ledger's SQL: many rows in one statement, lists of values,
-texts, and what planners are told.
+texts, and hints to query planners.
 
 On PostgreSQL the rows of an INSERT or UPDATE are one JSON parameter, and a list of values is one array: the text of a
 statement does not depend on their number. SQLite runs the statement for each row, and takes a list of values as JSON.
@@ -365,5 +365,5 @@ def contains_exactly(column: sa.ColumnElement[Any], part: str) -> sa.ColumnEleme
 
 
 def bucket_of(moment: sa.ColumnElement[Any], seconds: float) -> sa.ColumnElement[int]:
-    """Return the number of the bucket, of so many seconds, that a time since the epoch is in."""
+    """Return the number of the bucket, of `seconds`, that a time since the epoch is in."""
     return _Whole(moment / sa.literal(float(seconds), sa.Double()))

@@ -62,7 +62,7 @@ def first_line(error: BaseException) -> str:
 
 
 class Remedy(NamedTuple):
-    """`words`: what a person can do. `waiting_helps`: whether it may mend itself, as while a server comes up."""
+    """`words`: what a person can do. `waiting_helps`: whether it may recover by waiting, as while a server starts."""
 
     words: str
     waiting_helps: bool

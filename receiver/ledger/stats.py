@@ -1,4 +1,4 @@
-"""The ledger's state as numbers, for /metrics: by sink, never by anything that a stranger can mint. And whether it has
+"""The ledger's state as numbers, for /metrics: by sink, never by a value that a request can invent. And whether it has
 changed, and what routes have made.
 
 Read every few seconds, so nothing here reads more of a long backlog than of a short one.
@@ -164,7 +164,7 @@ class RouteCounts(NamedTuple):
 
 
 def count_routes(connection: sa.Connection, since: float, source: str = "") -> RouteCounts:
-    """Count the deliveries of the newest events, NEWEST at the most, that were recorded since then."""
+    """Count the deliveries of the newest events, at most NEWEST, that were recorded since then."""
     recorded: sa.Select[Any] = sa.select(
         events.c.id, events.c.source, events.c.run_id, events.c.recorded_at, events.c.unrouted
     )

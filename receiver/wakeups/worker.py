@@ -91,7 +91,7 @@ class WakeUpWorker(SimpleWorker):
             raise StopRequested
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Never pause: one key of whoever shares this Redis would stop dispatch, and no stop would end RQ's wait."""
+        """Never pause: one key by another user of this Redis would stop dispatch, and no stop would end RQ's wait."""
 
     def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
         """Wait for a job, until a stop."""

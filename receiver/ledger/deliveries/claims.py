@@ -10,7 +10,7 @@ Fence       What changes a claimed delivery names its id, its owner and the atte
             has lapsed changes nothing. Its attempt is recorded all the same (attempts.py).
 Renewal     While it holds a delivery, the owner moves `claim_until` on.
 Hand back   A claimed delivery that never started is queued as if it had never been claimed.
-Lapse       A claim that its owner no longer renews runs out, also one whose COMMIT was answered to nobody. The clock
+Lapse       A claim that its owner no longer renews runs out, also if its COMMIT had no reply. The clock
             queues the delivery again, with a `lapsed` attempt, for its request may have arrived (recovery.py).
 Death       A process that takes a dead owner's place releases its claims at once: they lapse.
 Poison      What lapses four times in a row may be what kills workers: it is dead.
@@ -39,7 +39,7 @@ from receiver.ledger.schema import lanes as lane_rows
 CLAIM: Final = 15.0
 # Bytes of bodies that one claim takes at most (but always one delivery).
 CLAIM_BYTES: Final = 16 << 20
-# Of the free places of a sink with many lanes, one in so many goes to probes; but always one.
+# Of the free places of a sink with many lanes, one in PROBES goes to probes, and at least one.
 PROBES: Final = 4
 
 _SINK: Final = sa.bindparam("b_sink", type_=sa.Text())
@@ -209,7 +209,7 @@ def due_sinks(connection: sa.Connection, sinks: Sequence[str], now: float) -> li
 
 
 def count_due(connection: sa.Connection, sink: str, most: int, now: float) -> int:
-    """Return how many deliveries a claim could take now, `most` at the most: of a sink that is to be probed, one."""
+    """Return how many deliveries a claim could take now, `most` at most: of a sink that is to be probed, one."""
     if not due_sinks(connection, [sink], now):
         return 0
     own = lanes.find(connection, sink)

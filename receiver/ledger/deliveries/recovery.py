@@ -1,5 +1,5 @@
 """Recovery of deliveries: release the claims of dead workers, lapse claims that ran out, make waiting deliveries due,
-release held ones that nobody released, and end what waits for a sink that is never there.
+release held ones that were left behind, and end what waits for a sink that is never there.
 
 Each check that finds nothing costs one indexed query, and each step a bounded number of rows.
 """

@@ -2,7 +2,7 @@
 
 A list has an order (its key: unique, the newest first). Each filter has a walk: conditions that an index serves which
 ends with that order, so that the next rows of the walk are a closed range of it. All other conditions are checked row
-by row, of SCAN rows a page at the most: a page may then be short, and the next goes on where this one ended. The few
+by row, of at most SCAN rows a page: a page may then be short, and the next continues where this one ended. The few
 rows of a run or an event are read as a whole and sorted. Why: docs/decisions/0013-bounded-lists.md.
 """
 
@@ -22,7 +22,7 @@ Key = tuple[Any, ...]
 Row = dict[str, Any]
 Page = tuple[list[Row], Key | None]
 
-# Rows that one page looks at, at the most, and rows of a set that is read as a whole. A quarter where rows are large.
+# Maximum rows that one page looks at, and rows of a set that is read as a whole. A quarter where rows are large.
 SCAN: Final = 2000
 
 
@@ -53,7 +53,7 @@ class KeysetList:
     large: bool = False
 
     def page(self, connection: sa.Connection, walk: Walk, after: Key | None, limit: int) -> Page:
-        """Return up to `limit` rows after this place, and the place to go on from; None at the end."""
+        """Return up to `limit` rows after this place, and the place to continue from; None at the end."""
         if not self._is_place(after):
             return [], None
         use_indexes(connection)
