@@ -90,7 +90,7 @@ class _Api:
         self._has_admin_port = context.access.has_admin_port
         self._pool = CallPool("api")
         self._artifacts = ArtifactStreams(self._service)
-        self._tail = TailStreams(self._service, self._ledger, context.background)
+        self._tail = TailStreams(self._service, self._ledger)
         self.stop = self._tail.stop
         self._log_limit = TokenBucket(1, 10)
         self._description: tuple[bytes, str] | None = None

@@ -1,7 +1,7 @@
-"""Events as they are recorded: what follows a position, for those that ask again and again.
+"""Events as they are recorded: what follows a position.
 
-Over HTTP the same call is a stream, unless JSON is asked for: see tail_stream. There and here a caller goes on where it
-was, and is told when something between may have been removed meanwhile.
+Over HTTP the same call is a stream, unless only JSON is accepted: see tail_stream. A caller resumes where it was, and
+gets a gap if retention may have removed events in between.
 """
 
 from __future__ import annotations
@@ -25,15 +25,12 @@ from receiver.domain.delivery import DeliveryState
 from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError
 from receiver.ledger import Connection, tail
-from receiver.ledger.filters import Filter
 from receiver.ledger.tail import Position, Tail
 
-# Events that one read takes; a call reads so many pages of them at the most.
+# Maximum events of one read, and reads of one call.
 PAGE: Final = 500
 _PAGES: Final = 10
-# Seconds for which all that a caller has not seen yet is there, whatever retention says.
-_MISSES_NOTHING: Final = 60.0
-# Seconds for which a call waits for transactions that may still put an event before others, and between two looks.
+# Seconds that a call waits for transactions that may still put an event before others, and between two reads.
 _SETTLE: Final = 1.0
 _LOOK: Final = 0.05
 
@@ -41,9 +38,8 @@ _LOOK: Final = 0.05
 class TailParameters(FilterParameters):
     """Which events, and after which: `after`, else all since `since`, else those from now on.
 
-    `text` is looked for in the title, the reason, and the first 256 KiB of the body, after
-    redaction. Sinks and states are those that an
-    event has when it is read.
+    `text` is searched in the title, the reason, and the first 256 KiB of the body, after redaction. Sinks and states
+    are those that an event has when it is read.
     """
 
     event_id: str = Field("", max_length=50, description="Only this event; its beginning will do.")
@@ -52,10 +48,6 @@ class TailParameters(FilterParameters):
     state: tuple[DeliveryState, ...] = Field(
         (), max_length=MAX_VALUES, description="Only events with a delivery in this state."
     )
-
-    def from_anywhere(self) -> TailParameters:
-        """Return the same without a place to begin: all who ask for the same events share that."""
-        return self.model_copy(update={"after": "", "since": None, "limit": 1})
 
 
 class TailEvent(EventRow):
@@ -70,19 +62,18 @@ class TailEvent(EventRow):
 
 
 class TailGap(Result):
-    """What a caller that comes back may have missed: events that were recorded between these times, of which those
-    that had ended were removed."""
+    """What a caller may have missed: retention removed completed events that were recorded between these times."""
 
     since: Moment
     until: Moment
 
 
 class TailPage(Result):
-    """What was recorded after the position of the call, the oldest first. `next`: the position after that."""
+    """Events recorded after the position of the call, the oldest first. `next`: the position after them."""
 
     items: Sequence[TailEvent]
-    next: str = Field(description="Give it as `after` for what comes next; there is always one.")
-    gap: TailGap | None = Field(None, description="What may be missing before these, since it was removed.")
+    next: str = Field(description="Cursor: give it as `after` for the events that follow; always present.")
+    gap: TailGap | None = Field(None, description="What may be missing before these, because retention removed it.")
 
 
 def encode(position: Position) -> str:
@@ -90,85 +81,63 @@ def encode(position: Position) -> str:
     return cursor.encode("tail", position) or ""
 
 
-def decode(given: str) -> Position | None:
-    """Return the position that a client has kept; None for "". Raises Invalid."""
-    found = cursor.decode("tail", given, (int, float))
-    return None if found is None else Position(*found)
+def start(
+    service: Service, actor: Actor, wanted: TailParameters, connection: Connection
+) -> tuple[Tail, TailGap | None]:
+    """Return the place after which the requested events begin, and what may be missing before it.
 
-
-def shown(row: dict[str, Any]) -> TailEvent:
-    """Return a row of the ledger as an event."""
-    deliveries = row["deliveries"]
-    where = {"sinks": [each.sink for each in deliveries], "routes": sorted({each.route for each in deliveries} - {""})}
-    return TailEvent.model_validate({**row, **where})
-
-
-def start(connection: Connection, wanted: TailParameters, now: float) -> Position:
-    """Return the position after which the events are that are wanted. `now`: the ledger's time."""
-    if (found := decode(wanted.after)) is not None:
-        return tail.known(connection, found)
-    return tail.newest(connection, now) if wanted.since is None else tail.since(connection, wanted.since)
-
-
-def gap_before(position: Position, kept: float | None, now: float) -> TailGap | None:
-    """Return what may have been removed after `position`. `kept`: seconds for which events are kept; None: for ever."""
-    if kept is None or position.at >= now - kept:
-        return None
-    return TailGap(since=position.at, until=now - kept)
-
-
-def check(service: Service, actor: Actor, connection: Connection, wanted: TailParameters) -> None:
-    """Raise Invalid for a status that no run has, and for a source, sink or route that can't come. A run may."""
-    if wanted.after:
-        return
-    asked = wanted.filter()
+    Raises Invalid for a status, source, sink or route that cannot occur. An unknown run may still come.
+    """
+    now = service.ledger.known_now()
+    if (found := cursor.decode("tail", wanted.after, (int, float))) is not None:
+        position = Position(*found)
+        gap = None
+        with suppress(ConfigError):  # without a config, it is unknown how long events are kept
+            kept = service.config.retention.events
+            if kept is not None and position.at < now - kept:
+                gap = TailGap(since=position.at, until=now - kept)
+        return Tail(tail.known(connection, position)), gap
     if not actor.source:
-        check_names(lambda: service.config, connection, asked, empty=False)
-    check_may_come(lambda: service.config, connection, asked, actor.source)
+        check_names(lambda: service.config, connection, wanted.filter(), empty=False)
+    check_may_come(lambda: service.config, connection, wanted.filter(), actor.source)
+    begin = tail.newest(connection, now) if wanted.since is None else tail.since(connection, wanted.since)
+    return Tail(begin), None
 
 
-def searched(service: Service, wanted: Filter) -> Redactor | None:
-    """Return what masks the bodies in which a text is looked for; None when none is."""
-    if not wanted.text:
-        return None
+def follow(
+    service: Service, wanted: TailParameters, place: Tail, connection: Connection
+) -> tuple[Tail, list[TailEvent], bool]:
+    """Return the place after the next PAGE events, those of them that match, and whether there may be more now."""
     try:
-        return Redactor(service.config.redact)
-    except ConfigError:  # what it said when they were recorded is masked in any case
-        return Redactor(())
+        redactor = Redactor(service.config.redact if wanted.text else ())
+    except ConfigError:  # bodies are recorded with what the config masked at that time
+        redactor = Redactor(())
+    place, rows, more = tail.follow(connection, place, time.monotonic(), PAGE, wanted.filter(), redactor)
+    return place, [_shown(row) for row in rows], more
+
+
+def _shown(row: dict[str, Any]) -> TailEvent:
+    sinks, routes = [sink for sink, _ in row["deliveries"]], sorted({route for _, route in row["deliveries"]} - {""})
+    return TailEvent.model_validate({**row, "sinks": sinks, "routes": routes})
 
 
 def read_tail(service: Service, actor: Actor, wanted: TailParameters) -> TailPage:
     """List the events after a position, the oldest first. Over HTTP it is a stream unless only JSON is accepted."""
-    ledger = service.ledger
-    given = decode(wanted.after)
-    now, until = ledger.known_now(), time.monotonic() + _SETTLE
-
-    def begin(connection: Connection) -> Position:
-        check(service, actor, connection, wanted)
-        return start(connection, wanted, now)
-
-    place = Tail(ledger.read(begin))
-    gap = None
-    if given is not None and now - given.at > _MISSES_NOTHING:
-        with suppress(ConfigError):  # then it is not known here for how long events are kept
-            gap = gap_before(given, service.config.retention.events, now)
-    found: list[dict[str, Any]] = []
-    asked = wanted.filter()
-    bodies = searched(service, asked)
+    ledger, until = service.ledger, time.monotonic() + _SETTLE
+    place, gap = ledger.read(functools.partial(start, service, actor, wanted))
+    found: list[TailEvent] = []
     for _ in range(_PAGES):
-        read = functools.partial(tail.follow, tail=place, now=time.monotonic(), most=PAGE, bodies=bodies)
-        place, rows = ledger.read(read)
-        for row in rows:
-            if tail.matches(row, asked):
-                found.append(row)
-                if len(found) == wanted.limit:
-                    place = Tail(Position(row["seq"], row["recorded_at"]))
-                    break
-        if len(found) == wanted.limit or (len(rows) < PAGE and not place.gap) or time.monotonic() > until:
+        place, events, more = ledger.read(functools.partial(follow, service, wanted, place))
+        found += events
+        if len(found) >= wanted.limit:
+            found = found[: wanted.limit]
+            place = Tail(Position(found[-1].seq, found[-1].recorded_at))
+            break
+        if not more or time.monotonic() > until:
             break
         if place.gap:
             time.sleep(_LOOK)
-    return TailPage(items=[shown(each) for each in found], next=encode(place.position), gap=gap)
+    return TailPage(items=found, next=encode(place.position), gap=gap)
 
 
 TAIL: Final = Endpoint("tail", "GET", "/tail", VIEW, TailParameters, TailPage, read_tail)

@@ -8,8 +8,8 @@ seconds: none is skipped, and each event's number is a place to resume from.
 from __future__ import annotations
 
 import json
-import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -19,14 +19,14 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.ledger import dialect
 from receiver.ledger.deliveries_by_event import of_events
-from receiver.ledger.filters import FULL_ID, Filter
+from receiver.ledger.filters import Filter
+from receiver.ledger.filters import of_events as is_wanted
 from receiver.ledger.schema import deliveries, events, runs
 
 # Bytes of a body in which a text is looked for.
 SEARCHED: Final = 256 << 10
 # Seconds that events wait behind a missing number. No transaction of Runhook takes longer.
 PATIENCE: Final = 30.0
-_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 class Position(NamedTuple):
@@ -49,14 +49,6 @@ class Tail(NamedTuple):
 
     position: Position
     gap: Gap | None = None
-
-
-class SinkOfEvent(NamedTuple):
-    """A delivery of an event, as it is when the event is read."""
-
-    sink: str
-    route: str
-    state: str
 
 
 def newest(connection: sa.Connection, now: float) -> Position:
@@ -88,47 +80,41 @@ def known(connection: sa.Connection, position: Position) -> Position:
 
 
 def follow(
-    connection: sa.Connection,
-    tail: Tail,
-    now: float,
-    most: int,
-    *,
-    bodies: Redactor | None = None,
-    until: int | None = None,
-) -> tuple[Tail, list[dict[str, Any]]]:
-    """Return up to `most` events after a place, and how far that is. `now`: by a clock that is never set. `until`: the
-    last number. `bodies`: as for `load`."""
+    connection: sa.Connection, tail: Tail, now: float, most: int, wanted: Filter, redactor: Redactor
+) -> tuple[Tail, list[dict[str, Any]], bool]:
+    """Look at up to `most` events after a place. Returns how far that is, those that match, and whether there are more.
+
+    `now`: by a clock that is never set. `redactor`: what it masks is not found by a text.
+    """
     (low, at), gap = tail
     writers = dialect.writers(connection, events)
     if writers is None:  # SQLite gives out the numbers of removed events again, if those were the newest
         low = min(low, connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0)
-    above = sa.select(events.c.seq).where(events.c.seq > low, sa.true() if until is None else events.c.seq <= until)
-    found = list(connection.scalars(above.order_by(events.c.seq).limit(most)))
+    above = sa.select(events.c.seq, events.c.recorded_at).where(events.c.seq > low).order_by(events.c.seq).limit(most)
+    found = connection.execute(above).all()
     ended = gap is not None and (gap.writers.isdisjoint(writers or ()) or now - gap.since >= PATIENCE)
     known, end = gap.top if gap and ended else low, low
-    for seq in found:
+    for seq, recorded_at in found:
         if writers is not None and seq > max(known, end) + 1:
             break
-        end = seq
-    if not found or end == found[-1]:
+        end, at = seq, recorded_at
+    if not found or end == found[-1].seq:
         gap = None
     elif gap is None or ended:
-        gap = Gap(found[-1], dialect.writers(connection, events) or frozenset(), now)
-    rows = load(connection, [seq for seq in found if seq <= end], bodies=bodies)
-    if rows:
-        at = rows[-1]["recorded_at"]
-    return Tail(Position(end, at), gap), rows
+        gap = Gap(found[-1].seq, dialect.writers(connection, events) or frozenset(), now)
+    rows = load(connection, [row.seq for row in found if row.seq <= end], wanted, redactor)
+    return Tail(Position(end, at), gap), rows, gap is not None or len(found) == most
 
 
-def load(connection: sa.Connection, seqs: Sequence[int], *, bodies: Redactor | None = None) -> list[dict[str, Any]]:
-    """Return events without their bodies, in the order of `seqs`, with what is known of their runs, and their sinks.
+def load(connection: sa.Connection, seqs: Sequence[int], wanted: Filter, redactor: Redactor) -> list[dict[str, Any]]:
+    """Return those of the events that match, in their order, without their bodies, with their runs and deliveries.
 
-    `bodies`: with the beginning of each body, in which a text is looked for; what this masks is not found there.
+    A text is searched in the title, the failure reason and the first SEARCHED bytes of the body, after redaction.
     """
     if not seqs:
         return []
     shown = [column for column in events.c if column.name not in ("body", "fingerprint", "statement", "completion")]
-    if bodies is not None:
+    if wanted.text:
         shown.append(sa.func.substr(events.c.body, 1, SEARCHED + LONGEST).label("body"))  # type: ignore[arg-type]
     query = (
         sa.select(
@@ -140,72 +126,32 @@ def load(connection: sa.Connection, seqs: Sequence[int], *, bodies: Redactor | N
             sa.func.coalesce(runs.c.labels, "{}").label("labels"),
         )
         .outerjoin(runs, sa.and_(runs.c.source == events.c.source, runs.c.run_id == events.c.run_id))
-        .where(dialect.among(events.c.seq, list(seqs)))
+        .where(dialect.among(events.c.seq, list(seqs)), *dialect.row_by_row(*is_wanted(replace(wanted, text=""))))
+        .order_by(events.c.seq)
     )
-    found = {row.seq: dict(row._mapping) for row in connection.execute(query)}
-    by_id = {row["id"]: row for row in found.values()}
+    rows = (dict(row._mapping) for row in connection.execute(query))
+    found = {row["id"]: row for row in rows if not wanted.text or _has_words(row, wanted.text, redactor)}
     for row in found.values():
         row["labels"], row["deliveries"] = json.loads(row["labels"]), []
-        if bodies is not None:  # in small letters, once for many words and many who follow
-            row["body"] = _searchable(bytes(row["body"]), row["size"], bodies).lower()
-    theirs = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.route, deliveries.c.state)
     keys = [(row["source"], row["run_id"], row["id"]) for row in found.values()]
-    theirs = theirs.where(of_events(keys)).order_by(deliveries.c.sink)
-    for event_id, *delivery in connection.execute(theirs):
-        by_id[event_id]["deliveries"].append(SinkOfEvent(*delivery))
-    return [found[seq] for seq in seqs if seq in found]
+    theirs = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.route).where(of_events(keys))
+    for event_id, sink, route in connection.execute(theirs.order_by(deliveries.c.sink)) if found else ():
+        found[event_id]["deliveries"].append((sink, route))
+    return list(found.values())
+
+
+def _has_words(row: dict[str, Any], text: str, redactor: Redactor) -> bool:
+    """Whether an event has each word of a text, with the letters A-Z in either case. Drops its body."""
+    body = _searchable(bytes(row.pop("body")), row["size"], redactor).lower()
+    said = [each.encode().lower() for each in (row["title"], row["failure_reason"]) if each]
+    return all(any(word in each for each in (body, *said)) for word in text.encode().lower().split())
 
 
 def _searchable(body: bytes, size: int, redactor: Redactor) -> bytes:
-    """Return the beginning of a body, without what nobody is shown: else a search would tell it letter by letter."""
+    """Return the beginning of a body, redacted: else a search would reveal what is masked letter by letter."""
     found = mask_piece(body)[:SEARCHED]
     run = parse(found) if size <= SEARCHED else None
     try:
         return redactor.apply(found, {} if run is None or run.left_out else run.data)[0]
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
-        return b""  # one body keeps nobody from following the others
-
-
-def matches(row: Mapping[str, Any], wanted: Filter) -> bool:
-    """Return whether an event as `load` returns it is wanted: the same as filters.of_events, for a row that is here.
-
-    A text is looked for in the beginning of the body as well, if the row has one.
-    """
-    if wanted.source not in ("", row["source"]) or wanted.run_id not in ("", row["run_id"]):
-        return False
-    whole = len(wanted.event_id) >= FULL_ID
-    return (
-        row["run_id"].startswith(wanted.run_prefix)
-        and (row["id"] == wanted.event_id if whole else row["id"].startswith(wanted.event_id))
-        and (not wanted.status or row["outcome"] in wanted.status)
-        and wanted.run_type in ("", row["run_type"])
-        and (wanted.since is None or row["recorded_at"] >= wanted.since)
-        and (wanted.until is None or row["recorded_at"] < wanted.until)
-        and wanted.workflow in ("", row["workflow_id"])
-        and (not wanted.title or _has(row["title"], wanted.title))
-        and (not wanted.reason or _has(row["problem"], wanted.reason) or _has(row["failure_reason"], wanted.reason))
-        and all(row["labels"].get(name) == value for name, value in wanted.labels.items())
-        and _goes_where(row["deliveries"], wanted)
-        and all(_says(row, word) for word in dict.fromkeys(wanted.text.split()))
-    )
-
-
-def _goes_where(found: Sequence[SinkOfEvent], wanted: Filter) -> bool:
-    if not (wanted.sink or wanted.route or wanted.state):
-        return True
-    return any(
-        wanted.sink in ("", each.sink)
-        and wanted.route in ("", each.route)
-        and (not wanted.state or each.state in wanted.state)
-        for each in found
-    )
-
-
-def _says(row: Mapping[str, Any], word: str) -> bool:
-    if _has(row["title"], word) or _has(row["failure_reason"], word):
-        return True
-    return word.encode().lower() in row.get("body", b"")
-
-
-def _has(text: str | None, part: str) -> bool:
-    return text is not None and part.translate(_LOWER) in text.translate(_LOWER)
+        return b""  # one body stops no stream

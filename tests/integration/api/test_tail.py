@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -14,8 +15,9 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
+from receiver.api import tail as api_tail
 from receiver.api import tail_stream
-from receiver.ledger import api_keys, tail
+from receiver.ledger import api_keys
 from receiver.ledger.schema import events
 from tests.servers.submitting import Submitting
 from tests.support.api_calls import get, problem
@@ -26,7 +28,6 @@ from tests.support.waiting import PATIENCE, eventually
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tail_stream, "INTERVAL", 0.05)
-    monkeypatch.setattr(tail_stream, "KEYS_EVERY", 0.05)
     # The thread that reads here lets its connection go only when something comes.
     monkeypatch.setattr(tail_stream, "KEEP_ALIVE", 0.3)
 
@@ -114,7 +115,7 @@ def test_events_come_as_they_are_recorded_each_to_those_who_want_it(api_server: 
 def test_who_comes_back_gets_all_that_it_missed_in_order_and_goes_on(
     api_server: Submitting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tail_stream, "PAGE", 4)
+    monkeypatch.setattr(api_tail, "PAGE", 4)
     key = api_server.key("view")
     with stream(api_server, key) as first:
         first.begun()
@@ -179,23 +180,15 @@ def test_a_stream_ends_when_its_key_is_revoked(api_server: Submitting) -> None:
         assert revoked.runs() == []
 
 
-def test_who_does_not_read_costs_no_memory_and_gets_the_rest_when_it_reads(
-    api_server: Submitting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tail_stream, "QUEUE_BYTES", 1)
-    queued: list[int] = []
-    put = tail_stream.Follower.put
-
-    def counted(follower: tail_stream.Follower, piece: tail_stream.Piece) -> None:
-        put(follower, piece)
-        queued.append(len(follower._pieces))
-
-    monkeypatch.setattr(tail_stream.Follower, "put", counted)
+def test_slow_reader_delays_nobody_and_misses_nothing(api_server: Submitting) -> None:
     host, _, port = api_server.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), 60) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         key = api_server.key("view")
         client.sendall(f"GET /api/v1/tail HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
+        got = b""
+        while b": still here" not in got:
+            got += client.recv(1 << 20)
         with stream(api_server, key) as quick_one:
             quick_one.begun()
             # more than all buffers between the two take
@@ -203,29 +196,22 @@ def test_who_does_not_read_costs_no_memory_and_gets_the_rest_when_it_reads(
                 title = "x" * 100_000
                 record(api_server.ledger, *(new_event(f"tsk_{batch}_{n}", title=title) for n in range(2)))
             eventually(lambda: len(quick_one.runs()) == 80, what=lambda: f"{len(quick_one.runs())}")
-        got = b""
         while b"tsk_39_1" not in got:
             piece = client.recv(1 << 20)
             assert piece, "it was broken off"
             got += piece
     ids = [line.split(b'"run_id":"')[1].split(b'"')[0] for line in got.split(b"\n") if line.startswith(b"data: {")]
     assert ids == [f"tsk_{batch}_{n}".encode() for batch in range(40) for n in range(2)]
-    assert max(queued) <= 1
 
 
-def test_nobody_reads_the_ledger_when_nobody_follows(api_server: Submitting, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[float] = []
-    follow = tail.follow
-
-    def counted(*given: Any, **named: Any) -> Any:
-        reads.append(time.monotonic())
-        return follow(*given, **named)
-
-    monkeypatch.setattr(tail, "follow", counted)
-    with stream(api_server, api_server.key("view")) as one:
-        one.begun()
-        eventually(lambda: len(reads) > 2, what=lambda: f"{reads}")
-    eventually(lambda: time.monotonic() - reads[-1] > 0.5, what=lambda: "the ledger is still read")
+def test_key_may_not_take_all_streams(api_server: Submitting) -> None:
+    key, other = api_server.key("view"), api_server.key("view")
+    with contextlib.ExitStack() as stack:
+        for _ in range(tail_stream.MAX_STREAMS // 2):
+            stack.enter_context(stream(api_server, key)).begun()
+        refused = get(api_server, "/tail", key)
+        assert (refused.status_code, bool(refused.headers["retry-after"])) == (503, True)
+        stack.enter_context(stream(api_server, other)).begun()
 
 
 def test_asked_for_again_and_again_it_is_a_list_that_goes_on(api_server: Submitting) -> None:
