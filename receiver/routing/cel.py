@@ -1,10 +1,10 @@
 """Rules written in CEL: compiled and checked at load, evaluated on no more of a run than they mention. Pure.
 
-The only module that imports cel, and only when a rule needs it: the import costs a quarter of a second. What that
-library leaves open is closed here. It finds a misspelt name only at run time, so names and functions are checked at
-load. It copies the whole of what it is given, so it gets the mentioned paths only. Its map and filter take time that
-grows with the square of the list (10 s for 20,000 elements), and data comes from strangers, so a rule sees a bounded
-amount of it. An evaluation that fails is no match, never an error.
+The only module that imports cel, and only when a rule needs it: the import costs a quarter of a second. Three limits of
+that library are handled here. It reports a misspelt name only at run time, so names and functions are checked at load.
+It copies all values that it is given, so it gets only the paths that a rule mentions. The time of its map and filter
+grows with the square of the list (10 s for 20,000 elements), so a rule reads a bounded number of values. An evaluation
+that fails is no match, never an error.
 """
 
 from __future__ import annotations
@@ -13,24 +13,80 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from types import ModuleType
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from receiver.routing.cel_scan import MACROS, CelError, Path, Scan, Token, Use, tokens, where
+from receiver.routing.mapping import EVENT_FIELDS
 
 MAX_LENGTH = 4096  # characters of an expression
-MAX_NESTING = 32  # brackets within brackets; the parser itself gives up at 96
 MAX_DEPTH = 64  # of data that a rule reads
 VALUE_LIMIT = 50_000  # values that a rule may read: about 50 ms
-WORK_LIMIT = 1_000_000  # steps that it may take where it goes through lists within lists: about 0.3 s
+WORK_LIMIT = 1_000_000  # steps of a rule with loops within loops: about 0.3 s
 _TEXT_UNIT = 128  # characters of text that count as one more value
 
+MACROS: Final = ("has", "all", "exists", "exists_one", "filter", "map")
+FUNCTIONS: Final = (
+    *("size", "contains", "startsWith", "endsWith", "matches", "type", "dyn"),
+    *("string", "bytes", "int", "uint", "double", "timestamp", "duration"),
+    *("getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear"),
+    *("getHours", "getMinutes", "getSeconds", "getMilliseconds"),
+)
+_TYPES: Final = ("bool", "bytes", "double", "int", "list", "map", "null_type", "string", "uint")
+_ROOTS: Final = ("run", "event")
+
 _PROBLEM = re.compile(r"ERROR: <input>:(\d+):(\d+): (?:Syntax error: )?(.*)")
+# Comments and texts. What follows searches an expression in which quotes replace each character of its texts.
+_COMMENT_OR_TEXT = re.compile(
+    r"""//[^\n]*|[rRbB]{0,2}(?:\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')""",
+    re.DOTALL,
+)
+_PATH = re.compile(
+    r"""(?<![\w.])(?P<has>has\s*\(\s*)?(?P<root>run|event)\b
+    (?P<rest>(?:\s*\.\s*[A-Za-z_]\w*\b(?!\s*\()|\s*\[\s*"+\s*\])*)(?P<closed>\s*\))?""",
+    re.VERBOSE,
+)
+_STEP = re.compile(r'\.\s*(\w+)|("+)')
+_BRACKET = re.compile(
+    r"""(?:(?<![\w.])(?P<root>[A-Za-z_]\w*)(?:\s*\.\s*\w+)*\s*\.\s*)?
+    \b(?P<macro>all|exists|exists_one|filter|map)\s*\(\s*(?P<bound>\w+)\s*,|[(\[{]|[)\]}]""",
+    re.VERBOSE,
+)
+_MATCHES = re.compile(r'(?P<method>\.\s*)?\bmatches\s*\((?P<argument>[^,()]*,)?\s*(?P<pattern>"+\s*\))?')
+
+Path = tuple[str, ...]
+
+
+class CelError(ValueError):
+    """An expression that is not valid. The message names the place in it and a fix."""
+
+
+class Use(NamedTuple):
+    """A path that an expression mentions.
+
+    `whole`: its content matters, not only whether it is there. `inside`: it is read for each element of a list.
+    """
+
+    path: Path
+    whole: bool = True
+    inside: bool = False
+
+
+class _Loop(NamedTuple):
+    """A macro over a list: its variable, and where its condition begins and ends."""
+
+    bound: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A compiled rule. `power` and `weight`: how its time grows, see `Scan`."""
+    """A compiled rule.
+
+    `power`: its time grows with this power of the number of values: 2 when a list is read for each element of another.
+    `weight`: how much more than a comparison one step may cost.
+    """
 
     source: str
     program: Any
@@ -41,9 +97,9 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an evaluation gave. `error` is "" or why it gave nothing, which is no match.
+    """The result of an evaluation. `error` is "" or why there is no result, which is no match.
 
-    `missing`: the run just does not have a field that the rule asks for, which is nothing to worry about.
+    `missing`: the run lacks a field that the rule reads, which is not an error.
     """
 
     matched: bool
@@ -60,33 +116,18 @@ def compile_rule(source: str) -> Expression:
         raise CelError("is empty; leave `when` out for always")
     if len(source) > MAX_LENGTH:
         raise CelError(f"is longer than {MAX_LENGTH} characters; split it into several routes")
-    cel = _library()
-    nesting = 0
-    for token in tokens(source, lenient=True):
-        nesting += (token.text in ("(", "[", "{", "?")) - (token.text in (")", "]", "}"))
-        if nesting > MAX_NESTING:
-            raise CelError(f"is nested more than {MAX_NESTING} deep {token.where}; split it into several routes")
     try:
-        program = cel.compile(source)
+        program = _library().compile(source)
     except ValueError as error:
         raise CelError(_syntax_problem(source, str(error))) from None
-    scan = Scan(source, literal)
-    scan.run()
-    for pattern in scan.patterns:
-        _check_pattern(pattern)
-    wrong = set(program.functions()) & set(MACROS)
-    if wrong:
-        raise CelError(
-            f"{wrong.pop()} takes a variable and a condition, such as run.errors.exists(e, e.error_code == 'X')"
-        )
-    if not scan.uses:
+    plain = _COMMENT_OR_TEXT.sub(lambda found: (" " if found[0][0] == "/" else '"') * len(found[0]), source)
+    loops, power = _loops(source, plain)
+    _check_names(program, source, plain, loops)
+    uses = _uses(source, plain, loops)
+    weight = _check_patterns(source, plain, loops)
+    if not uses:
         _check_constant(program)
-    return Expression(source, program, tuple(scan.uses), scan.power, scan.weight)
-
-
-def literal(text: str) -> object:
-    """Return the value of a literal of a valid expression."""
-    return _library().evaluate(text)
+    return Expression(source, program, tuple(uses), power, weight)
 
 
 def _library() -> ModuleType:
@@ -95,12 +136,94 @@ def _library() -> ModuleType:
     return cel
 
 
-def _check_pattern(pattern: Token) -> None:
-    try:
-        _library().evaluate(f"''.matches({pattern.text})")
-    except Exception as error:  # noqa: BLE001 - the library raises what it likes
-        reason = _one_line(error).rpartition("error: ")[2].partition(". Check function")[0]
-        raise CelError(f"{pattern.text} is not a valid pattern {pattern.where}: {reason}") from None
+def _loops(source: str, plain: str) -> tuple[list[_Loop], int]:
+    """Return the loops of an expression, and the power with which its time grows. Raises CelError."""
+    loops: list[_Loop] = []
+    open_brackets: list[tuple[str, int, int]] = []  # the loop's variable or "", its power, where it begins
+    highest = 1
+    for found in _BRACKET.finditer(plain):
+        power = open_brackets[-1][1] if open_brackets else 0
+        if macro := found["macro"]:
+            bound = found["bound"]
+            if bound in _ROOTS:
+                place = where(source, found.start("macro"))
+                raise CelError(f"{macro} gives its variable the name {bound} {place}; choose another")
+            around = [name for name, _, _ in open_brackets if name]
+            # All lists inside the elements (invoice.lines) are read once in all; any other, once for each element.
+            power += not around or found["root"] != around[-1]
+            power += macro in ("map", "filter")  # the library copies their result at each step
+            highest = max(highest, power)
+            open_brackets.append((bound, power, found.start("bound")))
+        elif found[0] in "([{":
+            open_brackets.append(("", power, 0))
+        elif open_brackets:
+            bound, _, start = open_brackets.pop()
+            if bound:
+                loops.append(_Loop(bound, start, found.start()))
+    return loops, highest
+
+
+def _check_names(program: Any, source: str, plain: str, loops: list[_Loop]) -> None:
+    """Check the names of variables and functions. Raises CelError."""
+    if dot := re.search(r"(?<![\w)\]}\"\s])\s*\.\s*[A-Za-z_]", plain):
+        raise CelError(f"begins a name with a dot {where(source, dot.start())}")
+    if message := re.search(r"(?:\b(?!in\b)\w+|[)\]\"])\s*\{", plain):
+        raise CelError(f"constructs a message, which is not supported, {where(source, message.end() - 1)}")
+    references = program.references()
+    for name in sorted(set(references["variables"]) - {*_ROOTS, *_TYPES}):
+        for found in re.finditer(rf"(?<![\w.]){re.escape(name)}\b(?!\s*\()", plain):
+            bound = [loop.bound for loop in loops if loop.start <= found.start() < loop.end]
+            if name not in bound:
+                guess = get_close_matches(name, [*_ROOTS, *bound], 1)
+                hint = f"did you mean {guess[0]}?" if guess else f'write "{name}" for a text, run.{name} for a field'
+                raise CelError(f"the name {name} is not known {where(source, found.start())}; {hint}")
+    for name in filter(str.isidentifier, sorted(references["functions"])):
+        found_call = re.search(rf"\b{name}\s*\(", plain)
+        place = where(source, found_call.start() if found_call else 0)
+        if name in MACROS:
+            raise CelError(f"{name} takes a variable and a condition, such as run.errors.exists(e, e.code == 'X')")
+        if name not in FUNCTIONS:
+            guess = get_close_matches(name, [*MACROS, *FUNCTIONS], 1)
+            hint = f"did you mean {guess[0]}?" if guess else f"there are {', '.join([*MACROS, *FUNCTIONS])}"
+            raise CelError(f"the function {name} is not known {place}; {hint}")
+
+
+def _uses(source: str, plain: str, loops: list[_Loop]) -> list[Use]:
+    """Return the paths in an expression, each up to a call or an index that is not a text. Raises CelError."""
+    uses: dict[Use, None] = {}
+    for found in _PATH.finditer(plain):
+        steps = _STEP.finditer(plain, *found.span("rest"))
+        names = (step[1] or str(_library().evaluate(source[step.start() : step.end()])) for step in steps)
+        path = [found["root"], *names]
+        if path[0] == "event" and len(path) > 1 and path[1] not in EVENT_FIELDS:
+            guess = get_close_matches(path[1], EVENT_FIELDS, 1)
+            hint = f"did you mean event.{guess[0]}?" if guess else f"an event has {', '.join(EVENT_FIELDS)}"
+            raise CelError(f"event.{path[1]} is not known {where(source, found.start('root'))}; {hint}")
+        whole = not found["has"] or len(path) == 1 or not found["closed"]  # has(run.list[0].x) reads run.list
+        uses[Use(tuple(path), whole, any(loop.start <= found.start() < loop.end for loop in loops))] = None
+    return list(uses)
+
+
+def _check_patterns(source: str, plain: str, loops: list[_Loop]) -> int:
+    """Check that each pattern is a valid literal: the library compiles it at each step. Return the weight of a step.
+
+    Raises CelError."""
+    weight = 1
+    for found in _MATCHES.finditer(plain):
+        if not found["pattern"] or bool(found["method"]) == bool(found["argument"]):
+            raise CelError(
+                f"matches needs a pattern in quotes {where(source, found.start() + len(found['method'] or ''))}"
+            )
+        start = found.start("pattern")
+        pattern = source[start : start + found["pattern"].rindex('"') + 1]
+        try:
+            _library().evaluate(f"''.matches({pattern})")
+        except Exception as error:  # noqa: BLE001 - the library raises what it likes
+            reason = _one_line(error).rpartition("error: ")[2].partition(". Check function")[0]
+            raise CelError(f"{pattern} is not a valid pattern {where(source, start)}: {reason}") from None
+        if any(loop.start <= start < loop.end for loop in loops):
+            weight = 100
+    return weight
 
 
 def _check_constant(program: Any) -> None:
@@ -134,6 +257,13 @@ def _syntax_problem(source: str, message: str) -> str:
     elif re.search(r"(?<![=!<>])=(?!=)", source) and "=" in source[max(0, position - 1) : position + 1]:
         hint = "; write == to compare"
     return f"is not valid CEL {where(source, position)}: {reason}{hint}"
+
+
+def where(source: str, position: int) -> str:
+    """Return `position` for a person: "at character 7", or with the line in an expression of several."""
+    line = source.count("\n", 0, position) + 1
+    column = position - (source.rfind("\n", 0, position) + 1) + 1
+    return f"at line {line}, character {column}" if "\n" in source.strip() else f"at character {column}"
 
 
 # --- Evaluation

@@ -17,12 +17,13 @@ from handlers.support.timestamps import utc
 from receiver.errors import ConfigError
 from receiver.routing import cel, mapping
 from receiver.routing.mapping import show
-from receiver.routing.route_index import FEW, TIMES, RouteIndex, wanted_by_expression, wanted_by_mapping
 from receiver.routing.validation import OPT_IN, UPDATE, Route, order_problems, rule_problems
 
 if TYPE_CHECKING:
     from receiver.domain.run import Run
 
+# Fields of the run that expressions see as moments, not as texts.
+_TIMES = ("created_at", "modified_at", "queued_at", "started_at", "finished_at", "next_attempt_at")
 _NOT_NEW = {
     "interim": "the run has not ended, and the route does not say `interim: true`",
     "repeat": "it says nothing new, and the route does not say `repeats: true`",
@@ -69,8 +70,7 @@ class RouteVerdict:
 
 
 class Verdict(NamedTuple):
-    """Where an event goes. No targets means unrouted. `explanations`: of the routes that were tested, so of
-    all where they are to be explained."""
+    """Where an event goes. No targets means unrouted. `explanations`: one for each route."""
 
     targets: list[Target]
     explanations: list[RouteVerdict]
@@ -91,9 +91,6 @@ class _CompiledRoute:
         elif config.when is not None:
             self.conditions = mapping.compile_mapping(config.when)[0]
             reason = " and ".join(f"{each.path} is {each.wanted}" for each in self.conditions)
-        self.wanted = wanted_by_mapping(self.conditions)
-        if self.expression:
-            self.wanted = wanted_by_expression(self.expression.source, cel.literal)
         self.yes = RouteVerdict(config.name, True, reason)
         self.no = RouteVerdict(config.name, False, "the expression is false")
         self.missing = [RouteVerdict(config.name, False, f"{each.path} is missing") for each in self.conditions]
@@ -131,7 +128,6 @@ class Router:
         self._telling_again = frozenset(each.name for each in routes if each.updates or each.repeats)
         self._routes = [_CompiledRoute(route) for route in routes]
         self._rules = cel.Rules(route.expression for route in self._routes if route.expression)
-        self._index = RouteIndex([route.wanted for route in self._routes])
         # By route, how often its expression could not be evaluated since this process began.
         self.failures: Counter[str] = Counter()
 
@@ -150,12 +146,8 @@ class Router:
         targets: dict[str, Target] = {}
         explanations: list[RouteVerdict] = []
         stopped = ""
-        every = explain or len(self._routes) <= FEW
-        candidates = () if every else self._index.candidates(subject.root)
-        for route in self._routes if every else map(self._routes.__getitem__, candidates):
+        for route in self._routes:
             config = route.config
-            if stopped and not every:
-                break
             if stopped:
                 explanations.append(RouteVerdict(config.name, False, f"{stopped} matched and says `stop: true`"))
                 continue
@@ -272,7 +264,7 @@ def _normalized(view: RunView) -> dict[str, Any]:
 
 def _with_times(run: dict[str, Any], rules: cel.Rules) -> dict[str, Any]:
     """Return the run with its times as moments, which CEL can compare and subtract. An invalid time stays text."""
-    for name in TIMES:
+    for name in _TIMES:
         if rules.mentions(name) and isinstance(run.get(name), str):
             run[name] = utc(run[name]) or run[name]
     return run

@@ -100,8 +100,7 @@ UPDATE: Final = "update"
 def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
     """Return the problems of a rule, each with the keys below `when` where it is."""
     if isinstance(when, str):
-        from receiver.routing.cel import compile_rule  # a receiver whose rules are mappings starts without it
-        from receiver.routing.cel_scan import CelError
+        from receiver.routing.cel import CelError, compile_rule
 
         try:
             compile_rule(when)

@@ -179,6 +179,7 @@ TRUE_RULES = [
     "int(run.step_count) % 2 == 1",
     "// a comment\nrun.status == 'completed'",
     "run.output[run.status == 'completed' ? 'total' : 'price'] == 1500",
+    "run.status in {'completed': 1}",
     "true",
 ]
 FALSE_RULES = [
@@ -286,10 +287,11 @@ def test_all_rules_together_say_what_each_says_alone() -> None:
         ("run.a.matches('(')", "'(' is not a valid pattern at character 15: unclosed group"),
         ("run.a.matches(run.b)", "matches needs a pattern in quotes"),
         (".run.a == 1", "begins a name with a dot"),
-        ("run.a{b: 1}", "makes a message"),
+        ("run.a{b: 1}", "constructs a message"),
         ("1 + 1", "gives a number, but a rule must give true or false"),
         ("1 / 0 == 1", "always fails: division by zero"),
-        ("(" * 33 + "true" + ")" * 33, "nested more than 32 deep at character 33"),
+        ("(" * 97 + "true" + ")" * 97, "is not valid CEL"),
+        ("run.a.exists(x, x == 1) && x == 2", "the name x is not known at character 28"),
         ("true" + " " * 5000, "longer than 4096 characters"),
         ("\x00", "is not valid CEL"),
     ],
