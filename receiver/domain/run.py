@@ -26,7 +26,7 @@ from pydantic_core import from_json
 
 from handlers.support.run_title import titles
 from handlers.support.timestamps import epoch
-from receiver.domain.bounded_json import MOST_MEMORY, NoMembers, fitting_members, outline, too_much
+from receiver.domain.bounded_json import MOST_MEMORY, SMALL, NoMembers, outline, split, too_much
 
 RunKey = tuple[str, str]  # (source, run id)
 
@@ -229,8 +229,8 @@ def undelivered(data: dict[str, Any]) -> bool:
 def _load(body: bytes) -> tuple[dict[str, Any], str, tuple[str, ...]]:
     """Return the JSON object in `body`, clean, the problem with it, and the members that are left out."""
     try:
-        if memory := too_much(body):
-            return _load_in_part(body, memory)
+        if too_much(body):
+            return _load_in_part(body)
         data = _read(body, MAX_DEPTH)
     except json.JSONDecodeError as error:
         return {}, f"it is not JSON: {error.msg} at character {error.pos}", ()
@@ -241,13 +241,13 @@ def _load(body: bytes) -> tuple[dict[str, Any], str, tuple[str, ...]]:
     return data, "", ()
 
 
-def _load_in_part(body: bytes, memory: int) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    """Do as `_load` for a body whose values take too much memory: those of its members are read that do not.
+def _load_in_part(body: bytes) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Do as `_load` for a body whose values take too much memory: only its small members are read.
 
     Raises json.JSONDecodeError, RecursionError.
     """
     try:
-        members, over = fitting_members(body, memory)
+        members, over = split(body, SMALL)
     except NoMembers as error:
         return {}, f"its values would take more than {MOST_MEMORY >> 20} MiB of memory, and {error}", ()
     data = {

@@ -83,6 +83,7 @@ PURE |= {
     "typing",
     "unicodedata",
     "urllib",
+    "msgspec",
     "orjson",
     "pydantic",
     "pydantic_core",

@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from receiver.config.destinations import RouteConfig
 from receiver.dispatch.dispatcher import Dispatcher
-from receiver.domain import bounded_json
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, EntryKeys, head_of, read_frame
 from receiver.domain.redaction import Redactor
@@ -572,11 +571,9 @@ def test_a_failure_that_no_event_is_to_blame_for_moves_nothing_out_of_the_inbox(
 
 
 def test_a_body_that_is_too_much_for_the_memory_is_routed_by_its_facts_and_says_so(
-    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    dispatcher: Dispatcher, ledger: Ledger, redis_url: str
 ) -> None:
-    monkeypatch.setattr(bounded_json, "MOST_MEMORY", 1 << 20)
-    monkeypatch.setattr(bounded_json, "SMALL", 1 << 10)
-    large = body("tsk_large", "failed", output=[[]] * 50_000, failure_reason="because")
+    large = body("tsk_large", "failed", output=[[]] * 2_500_000, failure_reason="because")
     append(redis_url, event(body("tsk_1")), event(large), event(body("tsk_2")))
     dispatcher.run(once())
     assert deliveries(ledger) == {
@@ -589,7 +586,7 @@ def test_a_body_that_is_too_much_for_the_memory_is_routed_by_its_facts_and_says_
     (problem,) = (row["problem"] for row in found if row["run_id"] == "tsk_large")
     assert problem.startswith(parse(large).note)
     # And the same again is known as such, with other URLs too
-    again = body("tsk_large", "failed", output=[[]] * 50_000, failure_reason="because", recording_url="https://x/2")
+    again = body("tsk_large", "failed", output=[[]] * 2_500_000, failure_reason="because", recording_url="https://x/2")
     dispatcher.dispatch([event(again)])
     assert dispositions(ledger)[-1][0] == "update"
 
