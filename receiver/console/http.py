@@ -1,4 +1,4 @@
-"""The console over HTTP: pages, their live parts, what their buttons do, files. Off unless someone may sign in."""
+"""The console over HTTP: pages, what their buttons do, files. Off unless someone may sign in."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route, compile_path
+from starlette.routing import Route
 
 from receiver.api.artifact_content import GET_CONTENT
 from receiver.api.artifact_stream import ArtifactStreams
@@ -24,7 +24,6 @@ from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.console.catalogue import ACTIONS, PAGES
 from receiver.console.files import FileLinks
 from receiver.console.forms import Notice, forget_notice, form_of, notice_of, set_notice
-from receiver.console.live import LiveParts, Rendered, Shown
 from receiver.console.page import PATH, ConsolePage
 from receiver.console.passwords import ADMIN, Person, people_of
 from receiver.console.rendering import Renderer, download, page, see_other, static_file
@@ -53,6 +52,9 @@ log = logging.getLogger("runhook.console")
 # Fields of a form that are not part of the call.
 _OWN_FIELDS: Final = frozenset({"form_token", "back", "sure", "selected"})
 
+# Header of a page that refreshes automatically: a notice is for the page that a person opens.
+REFRESH: Final = "x-runhook-refresh"
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -67,9 +69,8 @@ def console(context: Context) -> WebPart:
         people, oidc = _issuer(config.oidc, people, settings.master_secret(make=True))
     if not people and oidc is None:
         return WebPart()
-    ledger = AsyncLedger(_ledger(context))
-    sign_in = SignIn(ledger, people, config.session, settings.console_token)
-    server = _Console(context, people, sign_in, ledger, oidc)
+    sign_in = SignIn(AsyncLedger(_ledger(context)), people, config.session, settings.console_token)
+    server = _Console(context, people, sign_in, oidc)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -79,7 +80,6 @@ def console(context: Context) -> WebPart:
     routes = [
         Route(PATH, server.front, methods=["GET"]),
         *(Route(path, server.answering(each), methods=[method]) for method, path, each in server.signing_in.routes()),
-        Route(f"{PATH}/live", server.answering(server.live), methods=["GET"]),
         Route(f"{PATH}/static/{{name}}", server.static, methods=["GET"]),
         *(Route(f"{PATH}/do/{each.name}", server.answering(server.doing(each)), methods=["POST"]) for each in ACTIONS),
         Route(f"{PATH}/files/{{name}}", server.answering(server.file), methods=["GET"]),
@@ -87,7 +87,7 @@ def console(context: Context) -> WebPart:
         *(Route(PATH + each.path, server.answering(server.shown(each)), methods=["GET"]) for each in PAGES),
         Route(f"{PATH}/{{rest:path}}", server.answering(server.nothing), methods=["GET", "POST"]),
     ]
-    return WebPart(lifespan=lifespan, stop=server.stop, admin=routes)
+    return WebPart(lifespan=lifespan, admin=routes)
 
 
 def _issuer(config: OidcConfig, people: Mapping[str, Person], secret: str) -> tuple[Mapping[str, Person], Oidc]:
@@ -126,7 +126,6 @@ class _Console:
         context: Context,
         people: Mapping[str, Person],
         sign_in: SignIn,
-        ledger: AsyncLedger,
         oidc: Oidc | None = None,
     ) -> None:
         self._service = Service(context.settings, _ledger(context), context.config)
@@ -147,11 +146,6 @@ class _Console:
             only_name="" if oidc or config.users else ADMIN,
         )
         self._log_limit = TokenBucket(1, 10)
-        self._live = LiveParts(ledger, context.background, self._live_part)
-        self._live_pages = [
-            (compile_path(PATH + each.path)[0], each) for each in PAGES if self._renderer.has_live(each.template)
-        ]
-        self.stop = self._live.stop
 
     def answering(self, handler: Handler) -> Handler:
         """Return `handler` with a page for each error."""
@@ -204,7 +198,7 @@ class _Console:
             signed_in = await self._sign_in.who(request)
             if signed_in is None:
                 return _to_sign_in(request)
-            notice = notice_of(request, signed_in)
+            notice = None if REFRESH in request.headers else notice_of(request, signed_in)
             html, status = await self._pool.run(lambda: self._rendered(shown, signed_in, request, notice))
             answer = page(html, status)
             if notice is not None:
@@ -265,31 +259,6 @@ class _Console:
         actor, wanted = signed_in.person.actor, GET_EVENT_BODY.validated(request.path_params)
         kept = await self._pool.run(lambda: GET_EVENT_BODY.call(self._service, actor, wanted))
         return download(f"{kept.event_id}.json", kept.content())
-
-    async def live(self, request: Request) -> Response:
-        """Return the stream of the part of a page that follows what happens."""
-        signed_in = await self._sign_in.who(request)
-        if signed_in is None:
-            return Response(status_code=HTTPStatus.UNAUTHORIZED)
-        url = request.query_params.get("page", "")
-        path, _, query = url.partition("?")
-        for pattern, each in self._live_pages if local_path(url) == url else ():
-            if (found := pattern.fullmatch(unquote(path))) is not None:
-                actor = signed_in.person.actor
-                if each.all_sources:
-                    actor.require_all_sources()
-                given = parse_qsl(query, keep_blank_values=True)
-                return self._live.open(Shown.by(actor, each, url, list(found.groupdict().items()), given), signed_in)
-        raise NotFound("No part of this page follows what happens.")
-
-    async def _live_part(self, shown: Shown) -> Rendered:
-        def work() -> Rendered:
-            began = time.thread_time()
-            values = shown.page.load(self._service, shown.actor, dict(shown.names), shown.query)
-            html = self._renderer.live(shown.page.template, values, shown.actor, shown.url)
-            return Rendered(html, time.thread_time() - began)
-
-        return await self._pool.run(work)
 
     def doing(self, action: ConsoleAction) -> Handler:
         """Return the handler of an action's forms."""

@@ -47,9 +47,6 @@ _TONES: Final = {
 _TONE_OF: Final = {word: tone for tone, words in _TONES.items() for word in words.split()}
 _BACKTICKS: Final = re.compile("`([^`]+)`")
 
-# The block of a template that follows what happens.
-_LIVE: Final = "live"
-
 
 def asset_tag() -> str:
     """Return what changes with the static files, so that browsers may keep them."""
@@ -89,7 +86,6 @@ def _environment() -> jinja2.Environment:
         "notice": None,
         "saved_views": (),
         "may_be_saved": False,
-        "is_live": False,
         "now": time.time,
     }
     return it
@@ -122,21 +118,6 @@ class Renderer:
                 "links": self._links(all_sources=not actor.source),
             }
         return self._environment.get_template(template).render({**known, **values})
-
-    def has_live(self, template: str) -> bool:
-        """Whether pages of this template have a part that follows what happens: the block `live`."""
-        return _LIVE in self._environment.get_template(template).blocks
-
-    def live(self, template: str, values: Mapping[str, Any], actor: Actor, this_url: str) -> str:
-        """Return that part of a page, for each person with the rights of `actor`: its forms have no token. What a page
-        imports is there as in the page."""
-        known = {"this_url": this_url, "is_live": True, **_allowed(actor), **values}
-        macros = {
-            name: self._environment.get_template(f"{name}.html").make_module({**self._environment.globals, **known})
-            for name in ("parts", "charts", "told")
-        }
-        page = self._environment.get_template(template)
-        return "".join(page.blocks[_LIVE](page.new_context({**macros, **known})))
 
     def macro(self, template: str, name: str, *values: Any) -> str:
         """Return a part of pages, such as a chart."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 
 import sqlalchemy as sa
 
-from receiver.ledger import dialect
 from receiver.ledger.schema import console_sessions
 
 
@@ -34,13 +32,6 @@ def find(connection: sa.Connection, digest: str, now: float) -> ConsoleSession |
     it = console_sessions.c
     row = connection.execute(sa.select(console_sessions).where(it.hash == digest, it.expires_at > now)).first()
     return None if row is None else ConsoleSession(**row._mapping)
-
-
-def alive(connection: sa.Connection, digests: Collection[str], now: float) -> frozenset[str]:
-    """Return those of the hashes of which there is a session that has not expired."""
-    it = console_sessions.c
-    query = sa.select(it.hash).where(dialect.among(it.hash, sorted(digests)), it.expires_at > now)
-    return frozenset(connection.execute(query).scalars())
 
 
 def end(connection: sa.Connection, digest: str) -> None:

@@ -1,5 +1,5 @@
-"""The ledger's state as numbers, for /metrics: by sink, never by a value that a request can invent. And whether it has
-changed, and what routes have made.
+"""The ledger's state as numbers, for /metrics: by sink, never by a value that a request can invent. And what
+routes have made.
 
 Read every few seconds, so nothing here reads more of a long backlog than of a short one.
 """
@@ -20,7 +20,7 @@ from receiver.ledger.deliveries.lanes import WorstLane
 from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.dialect import each_value
 from receiver.ledger.filters import in_states
-from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.schema import deliveries, events
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
 from receiver.ledger.words import Coverage, coverage
@@ -33,9 +33,6 @@ COUNT_LIMIT: Final = 10_000
 
 # Events of which the deliveries are counted by route, the newest.
 NEWEST: Final = 10_000
-
-# Differs once something has changed that lists and counts show.
-Mark = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,20 +135,6 @@ def _of_each(connection: sa.Connection, pairs: list[tuple[str, DeliveryState]], 
     columns = [value(sink, state).label(f"value_{number}") for number, (sink, state) in enumerate(pairs)]
     row = connection.execute(sa.select(*columns)).one()
     return {(sink, str(state)): found for (sink, state), found in zip(pairs, row, strict=True) if found is not None}
-
-
-def mark(connection: sa.Connection) -> Mark:
-    """Return what is another once an event was recorded, or a run or a delivery has changed.
-
-    Each value is the last one of an index. Of two changes in one transaction, or at the very same time, one may show
-    with the next change only.
-    """
-    newest = [
-        sa.select(sa.func.max(events.c.seq)),
-        sa.select(sa.func.max(runs.c.updated_at)),
-        sa.select(sa.func.max(deliveries.c.updated_at)),
-    ]
-    return tuple(connection.execute(sa.select(*(each.scalar_subquery() for each in newest))).one())
 
 
 class RouteCounts(NamedTuple):

@@ -1,4 +1,4 @@
-"""A page that follows what happens, in a browser: what changes in it, and what stays as its reader had it."""
+"""A page that refreshes in a browser: what changes in it, and what stays as its reader had it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,11 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from receiver.console import live
 from tests.servers.console import ConsoleDeployment
 from tests.support.browser_pages import Visitor, visitor
 from tests.support.ledger import new_event, record
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "OFTEN", 0.2)
-    monkeypatch.setattr(live, "LOOK", 0.1)
-    monkeypatch.setattr(live, "REST", 0.0)
 
 
 @pytest.fixture
@@ -30,7 +22,7 @@ def person(chromium: Browser, deployment: ConsoleDeployment) -> Iterator[Visitor
         yield it
 
 
-def test_a_new_row_comes_and_the_reader_stays_where_they_are(person: Visitor, deployment: ConsoleDeployment) -> None:
+def test_new_row_appears_and_focus_stays(person: Visitor, deployment: ConsoleDeployment) -> None:
     # Given somebody at the second row of a list
     person.open("/console/runs")
     person.page.keyboard.press("j")
@@ -46,16 +38,14 @@ def test_a_new_row_comes_and_the_reader_stays_where_they_are(person: Visitor, de
     assert person.complaints == []
 
 
-def test_what_is_open_stays_open_and_forms_have_the_token_of_their_reader(
-    person: Visitor, deployment: ConsoleDeployment
-) -> None:
+def test_open_details_stay_open_and_forms_keep_their_token(person: Visitor, deployment: ConsoleDeployment) -> None:
     # Given an overview with one table of a chart open
     person.open("/console/")
     person.page.locator("#charts summary").first.click()
     record(deployment.ledger, new_event("tsk_later"), now=deployment.ledger.now())
     expect(person.page.locator("#newest")).to_contain_text("tsk_later")
     assert person.page.locator("#charts details").first.get_attribute("open") is not None
-    # And incidents, whose buttons came with the page or with the stream
+    # And incidents, whose buttons came with the page or with a refresh
     person.open("/console/incidents")
     failed = new_event("tsk_failed", status="failed", failure_reason="An entirely new trouble")
     record(deployment.ledger, failed, now=deployment.ledger.now())
@@ -66,14 +56,18 @@ def test_what_is_open_stays_open_and_forms_have_the_token_of_their_reader(
     assert person.page.locator("#not-live").is_hidden()
 
 
-def test_a_page_says_that_it_is_not_live(person: Visitor) -> None:
-    # Given a page whose stream the server refuses
-    person.page.route("**/console/live?*", lambda route: route.fulfill(status=503))
+def test_page_shows_that_it_cannot_refresh(person: Visitor) -> None:
+    # Given a page that the server refuses while it is open
     person.open("/console/runs")
+    person.page.route("**/console/runs", lambda route: route.fulfill(status=503))
     expect(person.page.locator("#not-live")).to_be_visible()
+    # When the server is back
+    person.page.unroute("**/console/runs")
+    # Then the page refreshes again
+    expect(person.page.locator("#not-live")).to_be_hidden()
 
 
-def test_a_run_follows_what_happens_and_what_plays_stays(person: Visitor, deployment: ConsoleDeployment) -> None:
+def test_run_refreshes_and_its_recording_plays_on(person: Visitor, deployment: ConsoleDeployment) -> None:
     # Given somebody who looks at a run with a recording, and has folded a part of its output
     person.open("/console/runs/wr_512004417?source=skyvern")
     page, folded = person.page, person.page.locator(".tree details details").first
@@ -81,8 +75,9 @@ def test_a_run_follows_what_happens_and_what_plays_stays(person: Visitor, deploy
     folded.locator("summary").first.click()
     assert folded.get_attribute("open") is None
     # When another result of it comes
-    told = {"failure_reason": "It was told otherwise", "output": {"a": {"b": [1]}}}
-    later = new_event("wr_512004417", status="failed", screenshot_urls=["https://files.example/last.png"], **told)
+    files = {"recording_url": "https://files.test/recording.webm", "screenshot_urls": ["https://files.test/last.png"]}
+    result = {"failure_reason": "It was told otherwise", "output": {"a": {"b": [1]}}, **files}
+    later = new_event("wr_512004417", status="failed", **result)
     record(deployment.ledger, later, now=deployment.ledger.now())
     # Then the page tells of it, and all else is as its reader had it
     expect(page.locator("#live .sub")).to_contain_text("It was told otherwise")
@@ -90,14 +85,13 @@ def test_a_run_follows_what_happens_and_what_plays_stays(person: Visitor, deploy
     assert folded.get_attribute("open") is None
     assert page.evaluate("window.video === document.querySelector('video') && window.video.isConnected")
     assert page.get_by_role("button", name="Copy id").is_visible()
-    # And files that came since are a click away
-    page.get_by_role("link", name="Show them").click()
-    expect(page.locator("[id^=files-] table")).to_be_visible()
+    # And the list has the files of that result
+    expect(page.locator("#files tbody tr")).to_have_count(2)
     assert person.complaints == []
 
 
-def test_times_grow_older_on_pages_that_do_not_follow(person: Visitor) -> None:
-    # Given somebody with a wrong clock at a page that follows nothing
+def test_times_age_on_pages_that_do_not_refresh(person: Visitor) -> None:
+    # Given somebody with a wrong clock at a page that does not refresh
     person.page.clock.install(time=0)
     person.open("/console/audit")
     first = person.page.locator("tbody time").first

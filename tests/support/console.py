@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from urllib.parse import quote
 
 import httpx2
 
@@ -127,16 +126,6 @@ class Browser:
 
     def sign_in(self, name: str = "admin", password: str = PASSWORD, where: str = "") -> httpx2.Response:
         return self.post("/login", name=name, password=password, next=where)
-
-    def live(self, path: str) -> str:
-        """Return the part of a page that follows what happens, as it is sent first."""
-        lines: list[str] = []
-        with self.session.stream("GET", f"/console/live?page={quote('/console' + path, safe='')}") as answer:
-            for line in answer.iter_lines():
-                if not line and lines:
-                    break
-                lines += [line.removeprefix("data: ")] if line.startswith("data: ") else []
-        return "\n".join(lines)
 
     def act(self, action: str, **form: str | Sequence[str]) -> httpx2.Response:
         """Send a form that no page has, of this session."""

@@ -1,16 +1,16 @@
-// The part of a page that follows what happens. A new text changes what differs in the page and nothing else, so that
-// focus, scroll, open details and ticks stay. Without it, and while it is broken, the page is as it was loaded.
+// Every few seconds the page fetches itself and takes over what differs in its part #live, so that focus, scroll, open
+// details and ticks stay. Without a script the page is as it was loaded.
 "use strict";
 
 (() => {
   const part = document.getElementById("live");
-  if (!part || !window.EventSource) return;
-  const broken = document.getElementById("not-live");
-  const token = document.querySelector('#pages input[name="form_token"]')?.value ?? "";
+  if (!part) return;
+  // Milliseconds between two refreshes; a page that takes long is fetched less often.
+  const EVERY = 5000, REST = 10;
+  const outdated = document.getElementById("not-live");
   // Of these the scripts of the page, or its reader, have made something else.
   const OWN = "th.tick, output, #selection button, [data-copy], [data-still]";
-  let source = null;
-  let retry = 0;
+  let timer = 0;
   let searching = false;
 
   const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE ? node.dataset?.href || node.id || "" : "");
@@ -70,38 +70,36 @@
   }
 
   function show(html) {
-    const fresh = document.createElement("template");
-    fresh.innerHTML = html;
-    for (const input of fresh.content.querySelectorAll('input[name="form_token"]')) input.setAttribute("value", token);
+    const fresh = new DOMParser().parseFromString(html, "text/html").getElementById("live");
     const focused = document.activeElement;
-    children(part, fresh.content);
+    if (fresh) children(part, fresh);
     if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
     document.dispatchEvent(new Event("live"));
   }
 
-  function open() {
-    close();
-    source = new EventSource(`/console/live?page=${encodeURIComponent(location.pathname + location.search)}`);
-    source.addEventListener("open", () => { broken.hidden = true; });
-    source.addEventListener("part", (event) => show(event.data));
-    source.addEventListener("error", () => {
-      broken.hidden = false;
-      if (source.readyState === EventSource.CLOSED) retry = setTimeout(open, 5000 + Math.random() * 5000);
-    });
+  async function refresh() {
+    const began = performance.now();
+    try {
+      const answer = await fetch(location.href, { headers: { "x-runhook-refresh": "1" }, redirect: "error" });
+      if (!answer.ok) throw new Error(answer.statusText);
+      const html = await answer.text();
+      if (searching) return;
+      show(html);
+      outdated.hidden = true;
+    } catch {
+      outdated.hidden = false;
+    }
+    plan(Math.max(EVERY, REST * (performance.now() - began)));
   }
 
-  function close() {
-    clearTimeout(retry);
-    source?.close();
-    source = null;
+  function plan(wait) {
+    clearTimeout(timer);
+    if (!document.hidden && !searching) timer = setTimeout(refresh, wait);
   }
 
-  // A page that nobody sees costs nothing, and is right as soon as somebody does. One that search.js has made longer is
-  // its own.
-  const follow = () => (document.hidden || searching ? close() : open());
-  document.addEventListener("searching", () => { searching = true; close(); });
-  document.addEventListener("visibilitychange", follow);
-  addEventListener("pagehide", close);
-  addEventListener("pageshow", (event) => { if (event.persisted) follow(); });
-  follow();
+  // A page in the background costs nothing, and is right as soon as it is seen. One that search.js has made longer
+  // stays as it is.
+  document.addEventListener("searching", () => { searching = true; clearTimeout(timer); });
+  document.addEventListener("visibilitychange", () => plan(0));
+  addEventListener("pageshow", (event) => plan(event.persisted ? 0 : EVERY));
 })();

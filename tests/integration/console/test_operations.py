@@ -54,7 +54,7 @@ def test_pages_follow_what_happens(operated: Submitting, as_person: AsPerson) ->
         "/sinks/results": "1 dead",
     }
     for path, text in shown.items():
-        assert text in admin.live(path)
+        assert text in admin.get(path).text
 
 
 def test_operations_are_not_everybodys(operated: Submitting, as_person: AsPerson) -> None:

@@ -116,10 +116,10 @@ def test_its_page_follows_what_becomes_of_it(browser: Browser, console_server: S
     # Given somebody who looks at a submission whose run goes on
     found = submitted(console_server, "taken", "tsk_1", title="Fetch invoices")
     browser.sign_in()
-    assert "no event yet" in browser.live(f"/submissions/{found}")
+    assert "no event yet" in browser.get(f"/submissions/{found}").text
     # When the run ends
     record(console_server.ledger, new_event("tsk_1", status="failed"))
     # Then the page's next part tells of it
-    part = browser.live(f"/submissions/{found}")
+    part = browser.get(f"/submissions/{found}").text
     assert "no event yet" not in part
     assert "/console/runs/tsk_1" in part

@@ -80,7 +80,6 @@ ELSEWHERE = (
     *(f"docs/decisions/00{number}" for number in ("07", "08", "15", "16", "17", "18")),
     "docs/reference/commands.md",
     "docs/reference/api-calls.md",
-    "receiver/console/live.py",
 )
 
 Text = tuple[int, str]
