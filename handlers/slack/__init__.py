@@ -1,7 +1,7 @@
 """The sink `slack`: messages by incoming webhook or bot token.
 
 sink             the sink and its options
-client           slack_sdk's clients, and Slack's responses as Refused and Unavailable
+client           calls of Slack over HTTP, and its responses as Refused and Unavailable
 blocks           a run's result as a message (pure)
 escape           text from a payload escaped for Slack (pure)
 templates        an operator's own words for a message

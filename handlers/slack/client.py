@@ -1,4 +1,4 @@
-"""Call Slack: slack_sdk's clients without their redirects, retries, sleeps and logs, and its responses as errors.
+"""Call Slack over HTTP, and translate its responses into errors.
 
     accepted      200 "ok" of a webhook, {"ok": true} of the API
     Unavailable   429 (with Slack's Retry-After), 5xx, timeouts, redirects, garbage, and everything that an operator
@@ -11,24 +11,16 @@ This file knows no run and no message layout. No error it raises holds a URL, a 
 from __future__ import annotations
 
 import json
-import logging
 import re
-import ssl
 import time
 from collections.abc import Mapping
-from functools import cache
-from http.client import HTTPException
-from typing import IO, Any
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
-
-from slack_sdk import WebClient
-from slack_sdk.errors import SlackApiError, SlackClientError
-from slack_sdk.web.file_upload_v2_result import FileUploadV2Result
-from slack_sdk.webhook import WebhookClient, WebhookResponse
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 from handlers.contract import Refused, SinkError, Unavailable
+from handlers.support.deadline import Deadline
+from handlers.support.guarded_client import GuardedClient
 from handlers.support.retry_after import retry_after
 
 # Bytes of a response; the largest that we ask for is a page of conversations.history with metadata.
@@ -64,10 +56,6 @@ HINTS = {
 }
 _CODE = re.compile(r"[a-z][a-z0-9_.]{1,60}")
 
-# slack_sdk logs bodies and answers on the logger that it is given; this one drops everything.
-_silent = logging.getLogger(f"{__name__}.silent")
-_silent.setLevel(logging.CRITICAL + 1)
-
 
 class ApiError(Unavailable):
     """Unavailable with Slack's error code in `code`, for a caller that has an alternative."""
@@ -77,127 +65,87 @@ class ApiError(Unavailable):
         self.code = code
 
 
-class _NoRedirect(HTTPRedirectHandler):
-    """Refuses redirects: Slack sends none, so another server would get the text and the token."""
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """An incoming webhook, for one send. `deadline`: when the send must end."""
 
-    def redirect_request(self, *_: object, **__: object) -> None:
-        return None
-
-
-@cache
-def _opener() -> OpenerDirector:
-    return build_opener(_NoRedirect(), HTTPSHandler(context=ssl.create_default_context()))
-
-
-def _exchange(request: Request, deadline: float) -> tuple[int, dict[str, str], str]:
-    """Send one request; return status, headers (names in lower case), body. Raises Unavailable on network errors."""
-    remaining = deadline - time.monotonic()
-    if remaining <= 0:
-        raise Unavailable("Slack did not answer in time")
-    try:
-        try:
-            response: Any = _opener().open(request, timeout=remaining)
-        except HTTPError as error:
-            response = error
-        with response:
-            headers = {name.lower(): str(value) for name, value in response.headers.items()}
-            return response.status, headers, _read(response, deadline).decode("utf-8", "replace")
-    except TimeoutError:
-        raise Unavailable("Slack did not answer in time") from None
-    except (OSError, HTTPException) as error:
-        cause = getattr(error, "reason", error)
-        if isinstance(cause, TimeoutError):
-            raise Unavailable("Slack did not answer in time") from None
-        raise Unavailable(f"Slack can't be reached ({type(cause).__name__})") from None
-
-
-def _read(response: IO[bytes], deadline: float) -> bytes:
-    body = bytearray()
-    read = getattr(response, "read1", response.read)
-    while chunk := read(65536):
-        body += chunk
-        if len(body) > MAX_RESPONSE:
-            raise Unavailable("Slack's answer is too large to be one")
-        if time.monotonic() > deadline:
-            raise TimeoutError
-    return bytes(body)
-
-
-class Webhook(WebhookClient):
-    """An incoming webhook, made for one send. `deadline`: time.monotonic(), in seconds."""
-
-    def __init__(self, url: str, deadline: float) -> None:
-        super().__init__(url, retry_handlers=[], logger=_silent)
-        self.deadline = deadline
-
-    def _perform_http_request_internal(self, url: str, req: Request) -> WebhookResponse:
-        status, headers, body = _exchange(req, self.deadline)
-        return WebhookResponse(url=url, status_code=status, body=body, headers=headers)
+    http: GuardedClient
+    url: str
+    deadline: Deadline
 
     def post(self, message: Mapping[str, Any]) -> None:
         """Post `message`. Returns when Slack accepted it; raises Refused or Unavailable."""
-        answer = self.send_dict(dict(message))
-        body = answer.body.strip()
-        if answer.status_code == 204 or (answer.status_code == 200 and _is_ok(body)):
+        headers = {"content-type": "application/json"}
+        answer = self.http.request(
+            "POST", self.url, content=json.dumps(message).encode(), headers=headers, deadline=self.deadline
+        )
+        body = answer.body.decode(errors="replace").strip()
+        if answer.status == 204 or (answer.status == 200 and _is_ok(body)):
             return
-        if answer.status_code == 200:
+        if answer.status == 200:
             raise Unavailable("the webhook answered 200 but not as Slack does; is its address right?")
-        raise failure(answer.status_code, answer.headers, body)
+        raise failure(answer.status, answer.headers, body)
 
 
 def _is_ok(body: str) -> bool:
     """Whether the body accepts: Slack says `ok`; compatible servers (Rocket.Chat, Zulip) say it in JSON."""
-    if body.lower() == "ok":
-        return True
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(said, dict) and (
-        said.get("ok") is True or said.get("success") is True or said.get("result") == "success"
+    said = _parsed(body)
+    return (
+        body.lower() == "ok" or said.get("ok") is True or said.get("success") is True or said.get("result") == "success"
     )
 
 
-class Api(WebClient):
-    """The Web API with a bot token, made for one send. `deadline`: time.monotonic(), in seconds."""
+def _parsed(body: str | bytes) -> dict[str, Any]:
+    """Return the JSON object in `body`; {} for anything else."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
-    def __init__(self, token: str, base_url: str, deadline: float) -> None:
-        super().__init__(token, base_url, retry_handlers=[], logger=_silent)
-        self.deadline = deadline
 
-    def _perform_urllib_http_request_internal(self, url: str, req: Request) -> dict[str, Any]:  # noqa: ARG002
-        status, headers, body = _exchange(req, self.deadline)
-        try:
-            parsed = json.loads(body)
-        except (ValueError, RecursionError):
-            parsed = None
-        if not isinstance(parsed, dict):
-            parsed = {"ok": False, "error": ""}
-        return {"status": status, "headers": headers, "body": body, "parsed_body": parsed}
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The Web API with a bot token, for one send. `deadline`: when the send must end."""
 
-    def remaining(self) -> float:
-        """Return the seconds until the deadline; 0 when it is over."""
-        return max(0.0, self.deadline - time.monotonic())
-
-    def _upload_file(self, *, url: str, data: bytes, **__: Any) -> FileUploadV2Result:
-        if urlsplit(url).scheme != urlsplit(self.base_url).scheme:
-            raise Unavailable("Slack wants the file at an address that is not safe")
-        headers = {"Content-Type": "application/octet-stream"}
-        status, _, body = _exchange(Request(url, data, headers, method="POST"), self.deadline)  # noqa: S310
-        return FileUploadV2Result(status=status, body=body)
+    http: GuardedClient
+    token: str
+    base_url: str
+    deadline: Deadline
 
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """Call `method`, named as in slack_sdk. Raises Refused, or Unavailable (ApiError where Slack gave a code)."""
-        try:
-            answer = getattr(self, method)(**arguments)
-        except SlackApiError as error:
-            response: Any = error.response
-            said = response.data if isinstance(response.data, dict) else {}
-            raise failure(response.status_code, response.headers, str(said.get("error") or "")) from None
-        except SlackClientError:
-            raise Unavailable("Slack did not take the file") from None
-        data: dict[str, Any] = answer.data
-        return data
+        """Call `method`, such as chat.postMessage. Raises Refused, and Unavailable: ApiError where Slack gave a code.
+
+        Nested arguments go as JSON; Slack's other methods read only forms.
+        """
+        if any(isinstance(value, (Mapping, list)) for value in arguments.values()):
+            kind, content = "application/json; charset=utf-8", json.dumps(arguments)
+        else:
+            kind, content = "application/x-www-form-urlencoded", urlencode(arguments)
+        answer = self.http.request(
+            "POST",
+            f"{self.base_url.rstrip('/')}/{method}",
+            content=content.encode(),
+            headers={"authorization": f"Bearer {self.token}", "content-type": kind},
+            deadline=self.deadline,
+            max_answer=MAX_RESPONSE,
+        )
+        said = _parsed(answer.body)
+        if answer.status == 200 and said.get("ok") is True:
+            return said
+        raise failure(answer.status, answer.headers, str(said.get("error") or ""))
+
+    def upload(self, content: bytes, name: str, channel: str, thread: str, *, title: str, alt_text: str) -> None:
+        """Post a file into a thread. Raises Refused or Unavailable."""
+        place = self.call("files.getUploadURLExternal", filename=name, length=len(content), alt_txt=alt_text)
+        url = str(place.get("upload_url"))
+        if urlsplit(url).scheme != urlsplit(self.base_url).scheme:
+            raise Unavailable("Slack wants the file at an address that is not safe")
+        headers = {"content-type": "application/octet-stream"}
+        if self.http.request("POST", url, content=content, headers=headers, deadline=self.deadline).status != 200:
+            raise Unavailable("Slack did not take the file")
+        files = [{"id": place.get("file_id"), "title": title}]
+        self.call("files.completeUploadExternal", files=files, channel_id=channel, thread_ts=thread)
 
 
 def failure(status: int, headers: Mapping[str, str], code: str) -> SinkError:

@@ -55,11 +55,9 @@ class ScreenshotUploader:
         if shot is None:
             return ""
         try:
-            picture = self._fetch(delivery, shot, api.remaining())
-            api.call(
-                "files_upload_v2", channel=channel, thread_ts=thread, content=picture, filename=shot.name,
-                title="Final screenshot", alt_txt="What the browser showed when the run ended",
-            )  # fmt: skip
+            picture = self._fetch(delivery, shot, api.deadline.remaining())
+            alt_text = "What the browser showed when the run ended"
+            api.upload(picture, shot.name, channel, thread, title="Final screenshot", alt_text=alt_text)
         except (SkipArtifact, SinkError) as error:
             return f"no screenshot: {error}"
         return ""

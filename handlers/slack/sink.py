@@ -9,18 +9,19 @@ import time
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import ClassVar
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions
+from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions
 from handlers.slack.blocks import LinkTo, MessagePart, MessageStyle, build
 from handlers.slack.client import Api, Webhook
 from handlers.slack.incidents import ThreadBy, topic_of
 from handlers.slack.screenshot import ScreenshotUploader, linked_artifacts
 from handlers.slack.templates import TemplateOption, Templates, When
 from handlers.slack.threads import CHANNEL_ID, ThreadPoster, WebhookPoster
+from handlers.support.deadline import Deadline
 from handlers.support.duration import Seconds
+from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, parse_url
 
 
 class SlackOptions(SinkOptions):
@@ -92,14 +93,12 @@ class SlackOptions(SinkOptions):
 def _check_address(url: str, like: str) -> None:
     """Raise ValueError, without the URL in its message, for a URL that a secret must not be sent to."""
     try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        _ = parts.port
-    except ValueError:
-        raise ValueError(f"is not a valid address: it looks like {like}") from None
-    if parts.scheme not in ("http", "https") or not host or not url.isascii() or " " in url or not url.isprintable():
+        parts = parse_url(url)
+    except Refused:
+        raise ValueError(f"must be an address like {like}") from None
+    if not url.isascii() or " " in url:
         raise ValueError(f"must be an address like {like}")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not _is_loopback(parts.host):
         raise ValueError(f"must begin with https://, for it carries a secret; it looks like {like}")
 
 
@@ -125,19 +124,18 @@ class SlackSink(Sink[SlackOptions]):
         self._thread_poster = ThreadPoster(options.channel or "")
         self._webhook_poster = WebhookPoster()
         self._screenshots = ScreenshotUploader(services, options.timeout)
+        self._http = GuardedClient(ANY_ADDRESS, timeout=options.timeout)
 
     def send(self, delivery: Delivery) -> Receipt:
         """Post the message. The receipt's id is the message's timestamp, or "webhook", since a webhook returns none."""
-        deadline = time.monotonic() + self.options.timeout
         now = time.time()
         signed = linked_artifacts(delivery.run) if "signed" in self.options.link_to else ()
         message = build(delivery, self._style, self._templates.words(delivery), signed)
         topic = topic_of(delivery, self.options.thread, self.options.window, now)
         if self.options.webhook_url is not None:
-            hook = Webhook(self.options.webhook_url.get_secret_value(), deadline)
+            hook = Webhook(self._http, self.options.webhook_url.get_secret_value(), Deadline(self.options.timeout))
             return self._webhook_poster.post(hook, message, topic, now)
-        assert self.options.token is not None
-        api = Api(self.options.token.get_secret_value(), self.options.api_url, deadline)
+        api = self._api()
         posted = self._thread_poster.post(api, delivery, message, topic)
         if not (posted.fresh and self.options.screenshot):
             return posted.receipt
@@ -149,10 +147,16 @@ class SlackSink(Sink[SlackOptions]):
         """Ask Slack whose the token is. A webhook can't be tried without a message."""
         if self.options.token is None:
             return ""
-        deadline = time.monotonic() + self.options.timeout
-        who = Api(self.options.token.get_secret_value(), self.options.api_url, deadline).call("auth_test")
+        who = self._api().call("auth.test")
         return f"Slack knows the token, of {who.get('user', '?')} in {who.get('team', '?')}"
 
     def close(self) -> None:
         """Close the connections."""
         self._screenshots.close()
+        self._http.close()
+
+    def _api(self) -> Api:
+        """Return the API for one send, whose time begins now."""
+        assert self.options.token is not None
+        deadline = Deadline(self.options.timeout)
+        return Api(self._http, self.options.token.get_secret_value(), self.options.api_url, deadline)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,10 +29,10 @@ from handlers.slack.incidents import (
     repeat_line,
     repeat_reply,
 )
+from handlers.support.deadline import Deadline
 
-# Messages of a page, and pages that are searched. Slack gives some apps much smaller pages.
-PAGE = 200
-PAGES = 10
+# Messages that are searched, the latest first. Slack gives them in pages, which are much smaller for some apps.
+SEARCHED = 200
 # Topics that a process remembers.
 KNOWN_MAX = 2000
 NOT_FOUND_ERRORS = frozenset(
@@ -86,7 +85,7 @@ class ThreadPoster:
         if topic is None:
             oldest = f"{delivery.received_at.timestamp() - 3600:.6f}"
             metadata = message_metadata(delivery, None)
-            own = self._own(api, delivery, "conversations_history", oldest=oldest)
+            own = self._own(api, delivery, "conversations.history", oldest=oldest)
             return self._update(api, own, message, metadata) if own else self._post(api, message, metadata)
         with self._counted(topic, delivery) as thread, _turn(self._turn, api.deadline):
             try:
@@ -94,7 +93,7 @@ class ThreadPoster:
                     thread.root, thread.count_at, thread.count = "", "", IncidentCount()
                 if not thread.root:
                     since, key = f"{topic.since:.6f}", topic.key
-                    found = self._find(api, "conversations_history", MESSAGE_EVENT, "topic", key, oldest=since)
+                    found = self._find(api, "conversations.history", MESSAGE_EVENT, "topic", key, oldest=since)
                     thread.root = found["ts"] if found else ""
                 return self._post_in(api, delivery, message, topic, thread)
             finally:
@@ -116,7 +115,7 @@ class ThreadPoster:
 
     def _post_in(self, api: Api, delivery: Delivery, message: SlackMessage, topic: Topic, thread: Thread) -> Posted:
         metadata = message_metadata(delivery, topic)
-        own = self._own(api, delivery, "conversations_replies", ts=thread.root) if thread.root else ""
+        own = self._own(api, delivery, "conversations.replies", ts=thread.root) if thread.root else ""
         if own:
             return self._update(api, own, message, metadata)
         if thread.root and topic.kind == "incident":
@@ -135,8 +134,8 @@ class ThreadPoster:
         """Count the delivery, and all that wait for their turn, in the one reply under the first message."""
         if mark(delivery) not in thread.count.marks:
             # Another process may have counted meanwhile.
-            one = {"oldest": thread.count_at, "latest": thread.count_at, "inclusive": True} if thread.count_at else {}
-            found = self._find(api, "conversations_replies", COUNT_EVENT, "topic", topic.key, ts=thread.root, **one)
+            one = {"oldest": thread.count_at, "latest": thread.count_at, "inclusive": "true"} if thread.count_at else {}
+            found = self._find(api, "conversations.replies", COUNT_EVENT, "topic", topic.key, ts=thread.root, **one)
             if found:
                 thread.count_at, thread.count = found["ts"], IncidentCount.from_metadata(payload_of(found, COUNT_EVENT))
             with self._guard:
@@ -172,25 +171,30 @@ class ThreadPoster:
         if not CHANNEL_ID.fullmatch(self._channel) or self._cannot_read:
             return None
         cursor: dict[str, str] = {}
-        for _ in range(PAGES):
+        left = SEARCHED
+        while left > 0:
             try:
-                page = api.call(method, channel=self._channel, limit=PAGE, include_all_metadata=True, **where, **cursor)
+                page = api.call(
+                    method, channel=self._channel, limit=left, include_all_metadata="true", **where, **cursor
+                )
             except ApiError as error:
                 if error.code not in NOT_FOUND_ERRORS | NO_READ_ERRORS:
                     raise
                 self._cannot_read = error.code in NO_READ_ERRORS
                 return None
-            for message in page.get("messages") or ():
+            messages = page.get("messages") or ()
+            for message in messages:
                 if isinstance(message, Mapping) and message.get("ts") and payload_of(message, event).get(name) == value:
                     return message
             following = (page.get("response_metadata") or {}).get("next_cursor")
-            if not following:
+            if not (messages and following):
                 return None
+            left -= len(messages)
             cursor = {"cursor": str(following)}
         return None
 
     def _post(self, api: Api, message: SlackMessage, metadata: Mapping[str, Any], **thread: str) -> Posted:
-        answer = api.call("chat_postMessage", channel=self._channel, metadata=metadata, **message.to_dict(), **thread)
+        answer = api.call("chat.postMessage", channel=self._channel, metadata=metadata, **message.to_dict(), **thread)
         ts, channel = answer.get("ts"), str(answer.get("channel") or self._channel)
         if not isinstance(ts, str):
             raise Unavailable("Slack said ok but gave no timestamp for the message")
@@ -201,7 +205,7 @@ class ThreadPoster:
 
     def _update(self, api: Api, ts: str, message: SlackMessage, metadata: Mapping[str, Any]) -> Posted:
         api.call(
-            "chat_update", channel=self._channel, ts=ts, text=message.text, blocks=message.blocks, metadata=metadata
+            "chat.update", channel=self._channel, ts=ts, text=message.text, blocks=message.blocks, metadata=metadata
         )
         return Posted(Receipt(ts), ts, ts, self._channel, False)
 
@@ -216,9 +220,9 @@ def _remembered(known: OrderedDict[str, T], topic: Topic, new: T) -> T:
 
 
 @contextmanager
-def _turn(lock: threading.Lock, deadline: float) -> Iterator[None]:
+def _turn(lock: threading.Lock, deadline: Deadline) -> Iterator[None]:
     """Hold the lock: two sends at once would both find no first message and post one each."""
-    if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+    if not lock.acquire(timeout=deadline.remaining()):
         raise Unavailable("another message of the same thread is still on its way to Slack")
     try:
         yield

@@ -35,8 +35,13 @@ class Host(NoServices):
         return [Artifact("screenshot", "s.png", self.slack.url + path) for path in self.slack.pages]
 
 
+# The sinks that the test has made; a fixture closes them.
+made: list[SlackSink] = []
+
+
 def make(options: Mapping[str, Any], services: NoServices | None = None) -> SlackSink:
-    return SlackSink("ops", SlackOptions.model_validate(dict(options)), services or NoServices())
+    made.append(SlackSink("ops", SlackOptions.model_validate(dict(options)), services or NoServices()))
+    return made[-1]
 
 
 def now(delivery: Delivery) -> Delivery:

@@ -56,7 +56,6 @@ OWNERS = {
     "prometheus_client": {"receiver/telemetry/receiver_samples", "receiver/web/metrics"},
     "typer": {"receiver/cli"},
     "boto3": {"handlers/s3/store", "handlers/queue/aws"},
-    "slack_sdk": {"handlers/slack"},
     "apprise": {"handlers/notify"},
     "jinja2": {
         "receiver/config/starter",

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers.slack import TOKEN, FakeSlack
-from tests.support.slack_sink import Host, Make, make
+from tests.support.slack_sink import Host, Make, made, make
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Close the sinks of the test."""
+    yield
+    while made:
+        made.pop().close()
 
 
 @pytest.fixture

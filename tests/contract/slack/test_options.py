@@ -23,7 +23,7 @@ from handlers.slack import SlackOptions
         ({"webhook_url": "http://hooks.slack.com/services/hush"}, "must begin with https://"),
         ({"webhook_url": "https://hooks.slack.com/hush hush"}, "must be an address like"),
         ({"webhook_url": "ftp://hooks.slack.com/hush"}, "must be an address like"),
-        ({"webhook_url": "https://[hush"}, "is not a valid address"),
+        ({"webhook_url": "https://[hush"}, "must be an address like"),
         ({"webhook_url": "https://hooks.slack.com/x", "channel": "#ops"}, "channel goes with token"),
         ({"webhook_url": "https://hooks.slack.com/x", "thread": "run"}, "thread: run needs a bot token"),
         ({"token": "xoxb-hush", "channel": "#ops", "thread": "incident"}, "thread needs the channel's id"),
