@@ -1,14 +1,13 @@
 """Find sink types by name, and build sinks from their options. Imports a sink's class only when asked for it.
 
-The built-in types are listed here, so that they are found in a plain checkout too. Other distributions add theirs by an
-entry point in the group `runhook.sinks` (docs/how-to/writing-a-sink.md), which can't replace a built-in type.
+The built-in types are listed here. Other distributions add theirs by an entry point in the group `runhook.sinks`
+(docs/how-to/writing-a-sink.md), which can't replace a built-in type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -48,17 +47,19 @@ class BrokenSinkType(ImportError):
 
 def names() -> list[str]:
     """Return the names of all sink types, sorted, without importing them."""
-    return sorted(_entry_points())
+    return sorted(BUILT_IN.keys() | entry_points(group=GROUP).names)
 
 
 def sink_type(name: str) -> type[Sink[Any]]:
     """Return the class of the sink type `name`. Raises UnknownSinkType or BrokenSinkType."""
     if name in BUILT_IN:  # to see what is installed takes a look into each distribution
-        return _load(name, _built_in(name))
-    found = _entry_points().get(name)
-    if found is None:
+        return _load(EntryPoint(name, BUILT_IN[name], GROUP))
+    points = list({point.value: point for point in entry_points(group=GROUP, name=name)}.values())
+    if not points:
         raise UnknownSinkType(name, names())
-    return _load(name, found)
+    if len(points) > 1:
+        raise BrokenSinkType(f"sink type {name!r} is claimed by {' and '.join(map(_where, points))}: uninstall one")
+    return _load(points[0])
 
 
 def sink_types() -> dict[str, type[Sink[Any]]]:
@@ -81,26 +82,8 @@ def build(name: str, type: str, options: Mapping[str, Any], services: Services) 
     return cls(name, cls.Options.model_validate(dict(options)), services)
 
 
-@cache
-def _entry_points() -> Mapping[str, tuple[EntryPoint, ...]]:
-    """Return the entry points by name: several where distributions disagree, so that the error can name them."""
-    found: dict[str, tuple[EntryPoint, ...]] = {}
-    for point in entry_points(group=GROUP):
-        others = found.get(point.name, ())
-        if all(other.value != point.value for other in others):
-            found[point.name] = (*others, point)
-    return found | {name: _built_in(name) for name in BUILT_IN}
-
-
-def _built_in(name: str) -> tuple[EntryPoint, ...]:
-    return (EntryPoint(name, BUILT_IN[name], GROUP),)
-
-
-def _load(name: str, points: tuple[EntryPoint, ...]) -> type[Sink[Any]]:
-    if len(points) > 1:
-        raise BrokenSinkType(f"sink type {name!r} is claimed by {' and '.join(map(_where, points))}: uninstall one")
-    (point,) = points
-    broken = f"sink type {name!r} ({_where(point)})"
+def _load(point: EntryPoint) -> type[Sink[Any]]:
+    broken = f"sink type {point.name!r} ({_where(point)})"
     try:
         cls = point.load()
     except Exception as error:  # a third party's module may raise anything when imported

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -14,7 +13,6 @@ from pydantic import ValidationError
 
 from handlers import registry
 from handlers.testing.conformance import NoServices
-from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE
 
 Install = Callable[..., None]
@@ -24,7 +22,6 @@ Install = Callable[..., None]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """`install("toy", "toy = toy:ToySink", code)`: a distribution, as pip would leave it on sys.path."""
     monkeypatch.syspath_prepend(tmp_path)
-    registry._entry_points.cache_clear()
     before = set(sys.modules)
 
     def put(distribution: str, entry_point: str, code: str | None = None) -> None:
@@ -36,7 +33,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             (tmp_path / f"{distribution}.py").write_text(dedent(code))
 
     yield put
-    registry._entry_points.cache_clear()
     for name in set(sys.modules) - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
@@ -54,31 +50,6 @@ TOY = """
         def send(self, delivery):
             return Receipt(id=delivery.key)
 """
-
-
-def test_built_in_types_need_no_installation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "entry_points", lambda **_: ())
-    registry._entry_points.cache_clear()
-    try:
-        assert registry.names() == sorted(registry.BUILT_IN)
-        assert registry.sink_type("database").__name__ == "DatabaseSink"
-    finally:
-        registry._entry_points.cache_clear()
-
-
-def test_built_in_type_is_found_without_reading_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(**_: str) -> None:
-        raise AssertionError("a file of each distribution is read")
-
-    monkeypatch.setattr(registry, "entry_points", look)
-    registry._entry_points.cache_clear()
-
-    assert registry.sink_type("files").__name__ == "FilesSink"
-
-
-def test_the_distribution_declares_the_same_built_in_types() -> None:
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert declared["project"]["entry-points"]["runhook.sinks"] == registry.BUILT_IN
 
 
 def test_every_built_in_type_can_be_loaded() -> None:
