@@ -11,9 +11,9 @@ Bodies are limited by the endpoints that read them. A proxy does the rest: docs/
 from __future__ import annotations
 
 import asyncio
-import http
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import httptools
@@ -64,13 +64,13 @@ class Listening:
 
     def gauges(self) -> dict[str, int]:
         """Return the number of open connections, and of those in the middle of a head or a body."""
-        states = [peer.state() for peer in self.peers]
-        return {"open": len(states), "head": states.count("head"), "body": states.count("body")}
+        heads, bodies = (sum(getattr(peer, name) for peer in self.peers) for name in ("in_head", "in_body"))
+        return {"open": len(self.peers), "head": heads, "body": bodies}
 
     def close_idle(self) -> bool:
         """Close the oldest connection that waits for a next request. False if none waits."""
         for peer in self.peers:
-            if peer.is_idle():
+            if not (peer.in_head or peer.in_body or peer.is_busy()):
                 del self.peers[peer]
                 peer.transport.close()
                 return True
@@ -89,22 +89,19 @@ class HTTPProtocol(HttpToolsProtocol):
         super().__init__(**named)
         self._listener = listener
         self._extensions = {ABORT: self.abort, **listener.extensions}
-        self._running: Any = None
-        self._unparsed = 0  # bytes received since a head or a piece of a body was complete
-        self._in_head, self._in_body = True, False
+        self.in_head, self.in_body = True, False
+        self._running: Any = None  # of pipelined requests not the newest, which is `self.cycle`
         self._received = b""  # what is being parsed
-        self._read_before = False  # whether a head is parsed that was parsed before
-        self._waiting_since: float | None = None  # when the head or body that is being received began
+        self._unparsed = 0  # bytes received since a head or a piece of a body was complete
+        self._since: float | None = None  # when the head or body that is being received began
         self._unsent, self._unsent_since = 0, 0.0
-        # The last response of the connection, and what was received after it.
-        self._refusal: RequestError | None = None
-        self._refused_at: float | None = None
-        self._drained = 0
+        self._refusal: RequestError | None = None  # the last response of the connection
+        self._drained = 0  # bytes received after it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection. One too many is refused."""
         super().connection_made(transport)
-        self._waiting_since = self.loop.time()
+        self._since = self.loop.time()
         self._listener.peers[self] = None
         over = len(self._listener.peers) - self._listener.limit
         if over <= 0 or self._listener.close_idle():
@@ -128,49 +125,46 @@ class HTTPProtocol(HttpToolsProtocol):
             if self._drained > DRAIN_BYTES:
                 self.transport.close()
             return
-        if self._waiting_since is None:
-            self._waiting_since = self.loop.time()
+        if self._since is None:
+            self._since = self.loop.time()
         self._unparsed += len(data)
-        self._parse(data)
-        if self._unparsed > MAX_HEAD:  # a head, or what follows the last chunk of a body
-            self._refuse(HeadTooLarge("the head of the request is too large"))
-        elif self._in_head and self.headers and len(self.headers) > MAX_FIELDS:
-            self._refuse(HeadTooLarge("the request has too many headers"))
-
-    def _parse(self, data: bytes) -> None:
         self._received = data
         super().data_received(data)
         self._received = b""
+        if self._unparsed > MAX_HEAD:  # a head, or what follows the last chunk of a body
+            self._refuse(HeadTooLarge("the head of the request is too large"))
+        elif self.in_head and self.headers and len(self.headers) > MAX_FIELDS:
+            self._refuse(HeadTooLarge("the request has too many headers"))
 
     def _unsupported_upgrade_warning(self) -> None:
         """Ignore a request for another protocol, as HTTP allows: httptools parses nothing behind such a head, neither
-        its body nor the next request. Another parser does, from a head that says the same about the body."""
+        its body nor the next request. So the head is parsed once more without that request."""
         upgrade = sys.exception()
         assert isinstance(upgrade, httptools.HttpParserUpgrade)
         rest = self._received[upgrade.args[0] :]
-        framing = [each for each in self.headers if each[0] in (b"content-length", b"transfer-encoding")]
+        line = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        fields = [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
+        self._new_parser()
+        self._received = b"\r\n".join([line, *fields, b"", rest])
+        super().data_received(self._received)
+
+    def _new_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self._read_before = True
-        self._parse(b"".join([b"POST / HTTP/1.1\r\n", *(b"%b: %b\r\n" % each for each in framing), b"\r\n"]))
-        self._read_before = False
-        self._parse(rest)
 
     # What httptools calls. A callback that raises ends with `send_400_response`.
 
     def on_message_begin(self) -> None:
         """Begin a request. Raises BadRequest if too many wait."""
-        if self._read_before:
-            return
-        if len(self.pipeline) >= MAX_PIPELINED:
+        if len(self.pipeline) >= MAX_PIPELINED and self._refusal is None:
             raise BadRequest("too many requests at once")
-        self._in_head = True
+        self.in_head = True
         super().on_message_begin()
         self.scope["extensions"] = self._extensions
 
     def on_headers_complete(self) -> None:
         """Start the request. Raises HeadTooLarge for a head that came in one piece and is too large."""
-        if self._read_before:
+        if self._upgrades():
             return
         if len(self.headers) > MAX_FIELDS:
             raise HeadTooLarge("the request has too many headers")
@@ -178,8 +172,13 @@ class HTTPProtocol(HttpToolsProtocol):
             raise HeadTooLarge("the head of the request is too large")
         self.scope["headers"] = self.headers.copy()  # the parser adds fields behind a chunked body to the others
         super().on_headers_complete()  # raises for an invalid target
-        self._in_head, self._in_body = False, True
-        self._unparsed, self._waiting_since = 0, self.loop.time()
+        if not self.pipeline:
+            self._running = self.cycle
+        self.in_head, self.in_body = False, True
+        self._unparsed, self._since = 0, self.loop.time()
+
+    def _upgrades(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body."""
@@ -188,18 +187,17 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End the body."""
-        if self.parser.should_upgrade():
+        if self._upgrades():
             return  # it has not begun
-        self._in_body = False
-        self._unparsed, self._waiting_since = 0, None
+        self.in_body = False
+        self._unparsed, self._since = 0, None
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Start the next request that waits, or give the last response."""
-        more = bool(self.pipeline)
+        """Start the next request that waits."""
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]
         super().on_response_complete()
-        if self._refusal is not None and not more:
-            self._give_refusal(self._refusal)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not valid HTTP, or what a callback has refused."""
@@ -207,11 +205,8 @@ class HTTPProtocol(HttpToolsProtocol):
         cause = error.__context__ if error else None
         self._refuse(cause if isinstance(cause, RequestError) else BadRequest(msg))
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._running = cycle  # of pipelined requests not the newest, which is `self.cycle`
-        super()._start_asgi_task(cycle, app)
-
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
+        """Whether a request has no complete response yet."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, error: RequestError) -> None:
@@ -219,73 +214,57 @@ class HTTPProtocol(HttpToolsProtocol):
         if self._refusal is not None or self.transport.is_closing():
             return
         self._refusal = error
-        waits = self._is_busy()
-        if self._in_body:
+        if self.in_body:
             if self.pipeline:
                 self.pipeline.popleft()  # the request whose body is broken has not started
-            elif waits:
-                waits = False
-            else:  # it has its response
+            elif not self.is_busy():  # it has its response
                 self.transport.close()
                 return
-        if waits:
-            self.flow.pause_reading()
-        else:
-            self._give_refusal(error)
-
-    def _give_refusal(self, error: RequestError) -> None:
-        if self.transport.is_closing():
-            return
-        if self._is_busy():
-            if self.cycle.response_started:
+            elif self.cycle.response_started:
                 self.abort()
                 return
-            self._disconnect()
-        body = orjson.dumps(error.to_dict())
-        fields = {"connection": "close", "content-type": "application/json", "content-length": str(len(body))}
-        lines = [f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}"]
-        lines += [f"{name.lower()}: {value}" for name, value in {**fields, **error.headers}.items()]
-        dated = b"".join(b"%b: %b\r\n" % each for each in self.server_state.default_headers)
-        self.transport.write("\r\n".join([*lines, ""]).encode() + dated + b"\r\n" + body)
-        self.transport.write_eof()
-        self.flow.resume_reading()
-        self._refused_at = self.loop.time()
+            else:
+                self._disconnect()
+                self.cycle = None  # type: ignore[assignment]  # as uvicorn has it before the first request
+        # uvicorn sends the refusal in turn, as the response to one more request.
+        self.app = self._answer_refusal
+        self._new_parser()
+        self.parser.feed_data(b"GET / HTTP/1.0\r\n\r\n")
 
-    # --- What ends a connection whose client makes no progress
-
-    def state(self) -> str:
-        """Return "head" or "body" while a request is incomplete, else ""."""
-        return "body" if self._in_body else "head" if self._in_head else ""
-
-    def is_idle(self) -> bool:
-        """Whether the connection has had its responses, and has begun no other request."""
-        return not (self._in_head or self._in_body or self._is_busy())
+    async def _answer_refusal(self, _: Any, receive: Any, send: Any) -> None:
+        """Send the refusal, and drop what the client still sends, so that it sees the response and not a reset."""
+        assert self._refusal is not None
+        body = orjson.dumps(self._refusal.to_dict())
+        fields = {"content-type": "application/json", "content-length": str(len(body)), **self._refusal.headers}
+        headers = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+        await send({"type": "http.response.start", "status": self._refusal.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+        self._disconnect()
+        self.transport.close()
 
     def check(self, now: float) -> None:
-        """End the connection if its client takes no response, or sends no complete head in time."""
+        """End the connection if its client takes no response, or sends no complete head or body in time."""
         unsent = self.transport.get_write_buffer_size()
-        if unsent:
-            if unsent != self._unsent:
-                self._unsent, self._unsent_since = unsent, now
-            elif now - self._unsent_since > UNREAD_SECONDS:
-                self._listener.ended["slow"] += 1
-                self.abort()
-        elif self.transport.is_closing():
-            return
-        elif self._refused_at is not None:
-            if now - self._refused_at > DRAIN_SECONDS:
-                self.transport.close()
-        elif self._waiting_since is not None and not self.flow.read_paused:
-            busy = self._is_busy()
-            if now - self._waiting_since > (BODY_SECONDS if self._in_body else HEAD_SECONDS):
-                self._end_slow(busy)
-
-    def _end_slow(self, busy: bool) -> None:
-        if self._in_head if not busy else self._in_body:
+        if unsent and unsent != self._unsent:
+            self._unsent, self._unsent_since = unsent, now
+        elif unsent and now - self._unsent_since > UNREAD_SECONDS:
             self._listener.ended["slow"] += 1
-            self._refuse(TimedOut(f"the {self.state()} of the request did not come in time"))
-        elif not busy:  # the rest of a request that has its response, or blank lines
-            self.transport.close()
+            self.abort()
+        elif unsent or self._since is None or self._refusal is not None or self.flow.read_paused:
+            return
+        elif now - self._since > (BODY_SECONDS if self.in_body else HEAD_SECONDS):
+            if self.in_body or (self.in_head and not self.is_busy()):
+                self._listener.ended["slow"] += 1
+                what = "body" if self.in_body else "head"
+                self._refuse(TimedOut(f"the {what} of the request did not come in time"))
+            elif not self.is_busy():  # blank lines
+                self.transport.close()
 
     def abort(self) -> None:
         """Break the connection off, so that its client does not take an incomplete response for complete."""
