@@ -1,9 +1,8 @@
 """POST /webhooks/{source}[/{submission_id}]: authenticate the request, commit its event, answer 202.
 
 The order is fixed: source and announced length before a byte of the body is read, the limit again while it comes in,
-the signature over the raw bytes, then the commit. The answer to an authentic body never depends on its shape. So while
-the commit is under way a body is checked in brief, and logged and counted if it is not a run; full parsing, which costs
-as much as all of this together, is left to the dispatcher. Bodies over CHECKED bytes are not checked.
+the signature over the raw bytes, then the commit. The response to an authentic body never depends on its shape, so
+nothing is parsed here.
 
 It is an ASGI application behind a Starlette route; a Starlette endpoint function would cost half as much again.
 """
@@ -23,18 +22,16 @@ from starlette.types import Message, Receive, Scope, Send
 
 from receiver.domain.event import Event, event_id
 from receiver.domain.network import network_of
-from receiver.domain.run import parse, scan_run_id
+from receiver.domain.run import scan_run_id
 from receiver.domain.signature import HEADER, verify
 from receiver.errors import BadRequest, Busy, NotAllowed, NotFound, RequestError, TimedOut, TooLarge, Unauthorized
-from receiver.runtime.held_bodies import HeldBodies, HeldBody, NoRoom
+from receiver.ingest.held_bodies import HeldBodies, HeldBody, NoRoom
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
 PREFIX: Final = "/webhooks/"
 # Bytes of a body above which a thread hashes it, since all other requests would wait meanwhile.
 OFF_LOOP: Final = 256 << 10
-# Bytes of a body up to which its shape is checked here: the worst takes some milliseconds.
-CHECKED: Final = 32 << 10
 # Seconds in which a body must come in, as many as Skyvern gives a whole delivery.
 BODY_TIMEOUT: Final = 30.0
 # Bytes at the beginning of a body that is too large in which its run's id is sought, and seconds to wait for them.
@@ -110,19 +107,17 @@ class Ingest:
         started = time.perf_counter()
         try:
             event_id = await self._ingest(scope, receive)
-        except TooLarge as error:
-            await self._refuse(send, error, scope["path"], receive)
         except RequestError as error:
-            await self._refuse(send, error, scope["path"])
+            await self._refuse(send, error, scope["path"], receive)
         except _Disconnected:
             self._metrics.requests["disconnected"] += 1
         except asyncio.CancelledError:
             # The server stops, and this request has had its time. Its event may be committed all the same.
-            await self._refuse(send, Busy("the receiver stops"), scope["path"])
+            await self._refuse(send, Busy("the receiver stops"), scope["path"], receive)
         except Exception:
             log.exception("ingest.bug")
             # Whatever is wrong with Runhook, the sender is to try again.
-            await self._refuse(send, Busy("the event could not be kept"), scope["path"])
+            await self._refuse(send, Busy("the event could not be kept"), scope["path"], receive)
         else:
             self._metrics.requests["accepted"] += 1
             self._metrics.request_seconds.observe(time.perf_counter() - started)
@@ -140,12 +135,11 @@ class Ingest:
             message = await receive()
             if not message.get("more_body"):
                 body = self._checked(message)
-                size = len(body)
-                self._bodies.take(size)
+                self._bodies.take(len(body))
                 try:
                     return await self._accept(source, secrets, submission_id, signature, body, scope)
                 finally:
-                    self._bodies.give(size)
+                    self._bodies.give(len(body))
             with self._bodies.hold() as held:
                 body = await self._read(message, receive, held)
                 return await self._accept(source, secrets, submission_id, signature, body, scope)
@@ -169,8 +163,8 @@ class Ingest:
     async def _accept(
         self, source: str, secrets: Sequence[str], submission_id: str, signature: str, body: bytes, scope: Scope
     ) -> str:
-        at, size = time.time(), len(body)
-        if size > OFF_LOOP:
+        at = time.time()
+        if len(body) > OFF_LOOP:
             event = await asyncio.to_thread(_authentic_id, source, secrets, signature, body)
         else:
             event = _authentic_id(source, secrets, signature, body)
@@ -178,23 +172,8 @@ class Ingest:
             network = network_of(client[0]) if (client := scope.get("client")) else ""
             self._quarantine(source, signature, body, submission_id, at, network)
             raise Unauthorized("the signature fits none of the source's secrets")
-        kept = self._commit(Event(event, source, body, at, "webhook", submission_id))
-        if size <= CHECKED:
-            self._check_shape(event, body)  # while the commit is under way
-        await kept
+        await self._commit(Event(event, source, body, at, "webhook", submission_id))
         return event
-
-    def _check_shape(self, event_id: str, body: bytes) -> None:
-        """Log and count an authentic body that is not a run. The response does not depend on it."""
-        if _is_run(body):
-            return
-        problem = parse(body).problem
-        if problem:
-            self._metrics.unreadable += 1
-            if self._log_lines.take(1, time.monotonic()):
-                log.warning(
-                    "ingest.unreadable event=%s problem=%s: kept, and marked by the dispatcher", event_id, problem
-                )
 
     def _address(self, path: str, method: str) -> tuple[str, Sequence[str], str]:
         """Return (source, its secrets, submission id or "") from the path. Raises NotFound, NotAllowed."""
@@ -223,15 +202,15 @@ class Ingest:
         received = bytearray()  # a list of pieces would take many times their bytes where each is a few
         try:
             async with asyncio.timeout(BODY_TIMEOUT) as timer:
-                held.receive(lambda: timer.reschedule(0.0))
+                held.on_evict = lambda: timer.reschedule(0.0)
                 while True:
                     piece = self._checked(message)
                     if len(received) + len(piece) > self._max_body:
                         raise TooLarge(f"the body is over {self._max_body} bytes")
-                    held.add(len(piece))
+                    self._bodies.add(held, len(piece))
                     received += piece
                     if not message.get("more_body"):
-                        held.known()  # all of it is here: no other body can come in faster
+                        self._bodies.complete(held)
                         return bytes(received)
                     message = await receive()
         except (TimeoutError, NoRoom) as problem:
@@ -239,39 +218,26 @@ class Ingest:
                 raise Busy("too many bodies at once, and this one comes slowest") from None
             raise TimedOut(f"the body did not come in within {BODY_TIMEOUT:g} s") from None
 
-    async def _refuse(self, send: Send, error: RequestError, path: str, unread: Receive | None = None) -> None:
-        """Answer with `error` in the one JSON shape. `unread`: reads the rest of the body, which is then dropped."""
+    async def _refuse(self, send: Send, error: RequestError, path: str, receive: Receive) -> None:
+        """Respond with `error`. What is left of a body that is too large is dropped, so that its sender sees it."""
         self._metrics.requests[_OUTCOMES.get(type(error), "malformed")] += 1
         if self._log_lines.take(1, time.monotonic()):
             log.warning("ingest.refused status=%d code=%s path=%.80r", error.status, error.code, path)
+        drains = isinstance(error, TooLarge)
         body = orjson.dumps(error.to_dict())
         headers = [_JSON, (b"content-length", b"%d" % len(body))]
         headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-        headers += [(b"connection", b"close")] if unread else []
+        headers += [(b"connection", b"close")] if drains else []
         await send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": unread is not None})
-        if unread is not None:
-            await _drain(unread)
+        await send({"type": "http.response.body", "body": body, "more_body": drains})
+        if drains:
+            await _drain(receive)
             await send({"type": "http.response.body", "body": b""})
 
 
 def _authentic_id(source: str, secrets: Sequence[str], signature: str, body: bytes) -> str:
     """Return the event id of an authentic body, else ""."""
     return event_id(source, body) if verify(body, signature, secrets) else ""
-
-
-def _is_run(body: bytes) -> bool:
-    """Whether `body` is most likely a run: an object with an id. False means that it must be parsed to know.
-
-    The check looks for marks of Skyvern's bodies: parsing takes as long as authenticating.
-    """
-    if body[:1] == b"{" and body[-1:] == b"}" and (b'"run_id":"' in body or b'"task_id":"' in body):
-        return True
-    try:
-        run = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(run, dict) and isinstance(run.get("run_id") or run.get("task_id"), str)
 
 
 def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, str]:

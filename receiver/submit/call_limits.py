@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from receiver.runtime.held_bodies import HeldBodies, NoRoom, OwnerHasEnough
+from receiver.ingest.held_bodies import HeldBodies, NoRoom, OwnerHasEnough
 from receiver.submit.connection import chunks_of
 from receiver.submit.long_poll import TooManyWaiters, WaiterLimit
 from receiver.submit.replies import Refusal, error
@@ -41,12 +41,11 @@ class CallLimits:
     @asynccontextmanager
     async def body(self, request: Request, key_id: str) -> AsyncIterator[bytes]:
         """Receive the body, and count its bytes, and the call, until the request is answered. Raises Refusal."""
-        with self.call(key_id), self._bodies.hold() as held:
-            held.known(key_id)
+        with self.call(key_id), self._bodies.hold(key_id) as held:
             received = bytearray()
             try:
                 async for chunk in chunks_of(request, self._max_body, BODY_TIMEOUT):
-                    held.add(len(chunk))
+                    self._bodies.add(held, len(chunk))
                     received += chunk
             except OwnerHasEnough as problem:
                 raise Refusal(error(429, str(problem), retry_after="2")) from None

@@ -70,7 +70,6 @@ class ReceiverMetrics:
         self.events = dict.fromkeys(STORES, 0)
         self.commit_seconds = {store: Histogram(SECONDS) for store in STORES}
         self.commit_events = {store: Histogram(SIZES) for store in STORES}
-        self.unreadable = 0
         self.drained = 0
         self.redis_up = False
         self.inbox_events = 0

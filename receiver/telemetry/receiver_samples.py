@@ -28,9 +28,6 @@ class ReceiverSamples(Collector):
         )
         yield _histograms("runhook_commit_seconds", "Duration of a commit.", counted.commit_seconds)
         yield _histograms("runhook_commit_events", "Events in a commit.", counted.commit_events)
-        yield CounterMetricFamily(
-            "runhook_ingest_unreadable", "Authentic bodies that could not be read as a run.", counted.unreadable
-        )
         yield CounterMetricFamily("runhook_spool_drained", "Events moved from the spool to Redis.", counted.drained)
         gauges = {
             "runhook_redis_up": ("1 when events go to Redis, 0 when they go to the spool.", counted.redis_up),

@@ -24,11 +24,11 @@ from receiver.errors import NotAllowed, NotFound, RequestError
 from receiver.ingest import durability
 from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import GroupCommit, Limits
+from receiver.ingest.held_bodies import HeldBodies
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
 from receiver.reconcile.poll_hints import PollHintWriter
 from receiver.runtime.background import Background
-from receiver.runtime.held_bodies import HeldBodies
 from receiver.runtime.process import error_location
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.access import OperatorAccess, is_admin

@@ -1,7 +1,6 @@
 """/metrics: the receiver's own counters, the workers' from Redis, and the ledger's state, in Prometheus' text format.
 
-What Redis and the ledger answer is reused for a few seconds, so that no client can turn requests into load on them;
-for longer where a backlog is long, so that counting it again and again costs no more than counting a short one.
+What Redis and the ledger reply is reused for some seconds, so that no client can turn requests into load on them.
 While one of them is down, its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0. All of it is for
 operators alone (receiver.web.access).
 """
@@ -11,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from itertools import product
 from typing import Any, Final, get_args
 
 import redis.asyncio
@@ -35,19 +35,10 @@ from receiver.telemetry.receiver_samples import ReceiverSamples
 from receiver.web.part import Context, WebPart
 from receiver.web.parts import LEDGER_WITHIN
 
-# Seconds for which the answers of Redis and the ledger are reused.
+# Seconds for which the replies of Redis and the ledger are reused.
 FRESH_FOR: Final = 5.0
-# Rows that are counted for it a second, in the mean, and the most seconds for which answers are reused on that account.
-COUNTED_A_SECOND: Final = 2_000
-OLDEST: Final = 60.0
 DISPOSITIONS: Final = (*get_args(Disposition), "unreadable")
 BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
-
-
-def fresh_for(gauges: Gauges | None) -> float:
-    """Return the seconds for which these answers are reused. None: the ledger was unavailable."""
-    counted = sum(gauges.counts.values()) if gauges is not None else 0
-    return min(OLDEST, max(FRESH_FOR, counted / COUNTED_A_SECOND))
 
 
 class PolledMetrics(Collector):
@@ -70,66 +61,57 @@ class PolledMetrics(Collector):
             "runhook_tally_up", "1 when Redis answers with the workers' counters.", float(self.counts is not None)
         )
         if self.parts is not None and not (self.parts.redis and self.parts.ledger):
-            yield self._alive(self.parts)
+            alive = Counter(seen.beat.part for seen in self.parts.seen if seen.alive)
+            expected = {part: alive[part] for part in parts.expected(self._sinks)}
+            yield _gauge("runhook_parts_alive", "Processes that are alive, by part.", "part", expected)
         if self.gauges is not None:
             yield from self._ledger(self.gauges)
         if self.counts is not None:
             yield from self._workers(self.counts)
             yield from self._dispatchers(self.dispatched)
 
-    def _alive(self, found: PartsReport) -> GaugeMetricFamily:
-        alive = GaugeMetricFamily("runhook_parts_alive", "Processes that are alive, by part.", labels=["part"])
-        counts = Counter(seen.beat.part for seen in found.seen if seen.alive)
-        for part in parts.expected(self._sinks):
-            alive.add_metric([part], float(counts[part]))
-        return alive
-
     def _ledger(self, gauges: Gauges) -> Iterator[Any]:
-        counts = GaugeMetricFamily(
-            "runhook_deliveries",
-            f"Deliveries that are not delivered, by state, counted up to {COUNT_LIMIT}.",
-            labels=["sink", "state"],
+        now, counts, lanes = gauges.read_at, gauges.counts, gauges.lanes
+        yield _filled(
+            GaugeMetricFamily(
+                "runhook_deliveries",
+                f"Deliveries that are not delivered, by state, counted up to {COUNT_LIMIT}.",
+                labels=["sink", "state"],
+            ),
+            {(sink, state.value): counts.get((sink, state.value), 0) for sink, state in product(self._sinks, COUNTED)},
         )
-        age = GaugeMetricFamily(
-            "runhook_oldest_due_seconds", "For how long the oldest delivery waits beyond its time.", labels=["sink"]
+        yield _gauge(
+            "runhook_oldest_due_seconds",
+            "For how long the oldest delivery waits beyond its time.",
+            "sink",
+            {sink: max(0.0, now - gauges.oldest_due.get(sink, now)) for sink in self._sinks},
         )
-        breaker = GaugeMetricFamily(
+        yield _gauge(
             "runhook_breaker",
             "State of the sink's breaker: 0 closed, 1 probing, 2 open; of several lanes the worst.",
-            labels=["sink"],
+            "sink",
+            {sink: BREAKER.get(lanes[sink].breaker, 0) if sink in lanes else 0 for sink in self._sinks},
         )
-        paused = GaugeMetricFamily("runhook_sink_paused", "1 when an operator paused the sink.", labels=["sink"])
-        now = gauges.read_at
-        for sink in self._sinks:
-            for state in COUNTED:
-                counts.add_metric([sink, state.value], float(gauges.counts.get((sink, state.value), 0)))
-            due = gauges.oldest_due.get(sink)
-            age.add_metric([sink], max(0.0, now - due) if due is not None else 0.0)
-            gate = gauges.lanes.get(sink)
-            breaker.add_metric([sink], float(BREAKER.get(gate.breaker, 0) if gate else 0))
-            paused.add_metric([sink], float(gate is not None and gate.paused))
-        lost = orphans.orphaned(gauges.counts, self._sinks).values()
+        paused = {sink: sink in lanes and lanes[sink].paused for sink in self._sinks}
+        yield _gauge("runhook_sink_paused", "1 when an operator paused the sink.", "sink", paused)
+        lost = orphans.orphaned(counts, self._sinks).values()
         yield GaugeMetricFamily(
             "runhook_deliveries_orphaned",
             "Pending deliveries of sinks that are not in the config.",
             float(sum(sum(states.values()) for states in lost)),
         )
-        yield from (counts, age, breaker, paused)
-        cancelled = GaugeMetricFamily(
+        yield _gauge(
             "runhook_ledger_cancelled",
             "Cancellations in a row, for time, of an operation on the ledger.",
-            labels=["operation"],
+            "operation",
+            {each.operation: each.times for each in gauges.cancelled},
         )
-        for each in gauges.cancelled:
-            cancelled.add_metric([each.operation], float(each.times))
-        yield cancelled
         if gauges.newest_event is not None:
             yield GaugeMetricFamily(
                 "runhook_last_event_timestamp_seconds",
                 "When the ledger recorded its newest event.",
                 gauges.newest_event,
             )
-
         yield GaugeMetricFamily(
             "runhook_search_behind_seconds",
             "For how long the oldest change of a run has waited to be indexed for searches.",
@@ -140,29 +122,25 @@ class PolledMetrics(Collector):
             f"Changes of runs that are not indexed for searches yet, up to {words.COUNT_LIMIT}.",
             gauges.search.unindexed,
         )
-        yield from self._watches(gauges)
-
-    def _watches(self, gauges: Gauges) -> Iterator[Any]:
-        walked = GaugeMetricFamily(
+        watches = {watch.source: watch for watch in gauges.watches}
+        yield _gauge(
             "runhook_watch_walked_timestamp_seconds",
-            "When Skyvern's list was last walked whole; 0: never.",
-            labels=["source"],
+            "When Skyvern's list was last read to its end; 0: never.",
+            "source",
+            {name: watches[name].walked_at or 0.0 if name in watches else 0.0 for name in self._sources},
         )
-        gap = GaugeMetricFamily(
+        yield _gauge(
             "runhook_watch_gap_timestamp_seconds",
             "When Skyvern's list last ended too early, so that runs may be missing; 0: never.",
-            labels=["source"],
+            "source",
+            {name: watches[name].gap_at or 0.0 if name in watches else 0.0 for name in self._sources},
         )
-        missed = GaugeMetricFamily(
-            "runhook_schedules_missed", "Schedules that started no run when they should have last.", labels=["source"]
+        yield _gauge(
+            "runhook_schedules_missed",
+            "Schedules that started no run when they should have last.",
+            "source",
+            {name: gauges.missed.get(name, 0) for name in self._sources},
         )
-        watches = {watch.source: watch for watch in gauges.watches}
-        for source in self._sources:
-            watch = watches.get(source)
-            walked.add_metric([source], watch.walked_at or 0.0 if watch else 0.0)
-            gap.add_metric([source], watch.gap_at or 0.0 if watch else 0.0)
-            missed.add_metric([source], float(gauges.missed.get(source, 0)))
-        yield from (walked, gap, missed)
 
     def _workers(self, found: dict[str, workers.SinkCounts]) -> Iterator[Any]:
         attempts = CounterMetricFamily("runhook_attempts", "Delivery attempts by outcome.", labels=["sink", "outcome"])
@@ -175,21 +153,29 @@ class PolledMetrics(Collector):
         yield from (attempts, seconds)
 
     def _dispatchers(self, found: workers.DispatchCounts) -> Iterator[Any]:
-        events = CounterMetricFamily(
-            "runhook_events", "Events recorded in the ledger, by disposition.", labels=["disposition"]
-        )
-        failed = CounterMetricFamily(
-            "runhook_rule_errors", "Rules that could not be evaluated on an event.", labels=["route"]
-        )
-        for disposition in DISPOSITIONS:
-            events.add_metric([disposition], found.events.get(disposition, 0))
-        for route in self._routes:
-            failed.add_metric([route], found.unevaluated.get(route, 0))
-        unrouted = CounterMetricFamily("runhook_events_unrouted", "Events that matched no route.", value=found.unrouted)
-        aside = CounterMetricFamily(
+        events = {each: found.events.get(each, 0) for each in DISPOSITIONS}
+        yield _counter("runhook_events", "Events recorded in the ledger, by disposition.", "disposition", events)
+        failed = {route: found.unevaluated.get(route, 0) for route in self._routes}
+        yield _counter("runhook_rule_errors", "Rules that could not be evaluated on an event.", "route", failed)
+        yield CounterMetricFamily("runhook_events_unrouted", "Events that matched no route.", value=found.unrouted)
+        yield CounterMetricFamily(
             "runhook_inbox_set_aside", "Entries of the inbox that were set aside.", value=found.aside
         )
-        yield from (events, unrouted, failed, aside)
+
+
+def _filled(family: Any, values: Mapping[Any, float]) -> Any:
+    """Return `family` with a sample of each value. The keys are the values of its labels."""
+    for key, value in values.items():
+        family.add_metric([key] if isinstance(key, str) else key, value)
+    return family
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Any:
+    return _filled(GaugeMetricFamily(name, text, labels=[label]), values)
+
+
+def _counter(name: str, text: str, label: str, values: Mapping[str, float]) -> Any:
+    return _filled(CounterMetricFamily(name, text, labels=[label]), values)
 
 
 def metrics(context: Context) -> WebPart:
@@ -223,7 +209,7 @@ def metrics(context: Context) -> WebPart:
     async def serve(request: Request) -> Response:
         await context.access.require(request)
         async with lock:
-            if time.monotonic() - state.polled_at > fresh_for(state.gauges):
+            if time.monotonic() - state.polled_at > FRESH_FOR:
                 await poll()
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 

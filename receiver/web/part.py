@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.ingest.group_commit import GroupCommit
+from receiver.ingest.held_bodies import HeldBodies
 from receiver.runtime.background import Background
-from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.access import OperatorAccess
 

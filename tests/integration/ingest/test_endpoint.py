@@ -349,7 +349,6 @@ def test_the_log_holds_no_body_and_no_secret(receiver_factory: Callable[..., Rec
     receiver = receiver_factory(redis_url)
     receiver.acked(b"a-private-thing is not json")
     refused(receiver.post(b"a-private-thing", "wrong"), 401, "bad_signature")
-    assert "ingest.unreadable event=evt_" in receiver.log
     for private in ("a-private-thing", SECRET, OLD_SECRET):
         assert private not in receiver.log
 

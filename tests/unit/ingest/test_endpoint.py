@@ -14,7 +14,7 @@ from receiver.domain.event import Event
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import Busy
 from receiver.ingest import endpoint
-from receiver.runtime.held_bodies import HeldBodies
+from receiver.ingest.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
 from tests.support.waiting import eventually
 
@@ -300,21 +300,6 @@ async def test_a_body_that_is_whole_ends_for_no_other_one() -> None:
     done.set()
     assert ((await first)[0], (await second)[0]) == (202, 202)
     assert bench.bodies.bytes == 0
-
-
-async def test_an_authentic_body_that_is_no_run_is_kept_and_counted(bench: Bench) -> None:
-    for body in (b"", b"no", b"[]", b"{}", b'{"run_id": 5}', b"[" * 30_000):
-        assert (await bench.post([body]))[0] == 202
-    assert len(bench.group_commit.events) == 6
-    assert bench.metrics.unreadable == 6
-    assert (await bench.post([b'{"run_id":"a","status":"completed"}']))[0] == 202
-    assert bench.metrics.unreadable == 6
-
-
-async def test_the_shape_of_a_body_that_takes_long_to_parse_is_left_to_the_dispatcher(bench: Bench) -> None:
-    """Whoever signs could hold up all others with it."""
-    assert (await bench.post([b"[" + b"[]," * (endpoint.CHECKED // 3) + b"1]"]))[0] == 202
-    assert (len(bench.group_commit.events), bench.metrics.unreadable) == (1, 0)
 
 
 @pytest.mark.parametrize("given", [["right", "wrong"], ["wrong", "right"], ["right", "wrong", "right"]])
