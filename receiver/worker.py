@@ -27,8 +27,7 @@ from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.migrate import ensure_schema
-from receiver.runtime.child import say_working
-from receiver.runtime.forked import in_child
+from receiver.runtime.child import in_child, say_working
 from receiver.runtime.liveness import LivenessLock, release_dead
 from receiver.runtime.process import raise_file_limit
 from receiver.runtime.redis_client import check_url, connect, no_entry, unusable
@@ -48,7 +47,7 @@ _WITHIN: Final = 600.0
 _LAST_STEPS: Final = 0.5
 
 
-def plan(config: Config, only: Sequence[str] = (), dispatchers: int = 1) -> dict[str, Work]:
+def plan(config: Config, only: Sequence[str] = ()) -> dict[str, Work]:
     """Return the work of each process, by its name. `only`: "dispatch" and names of sinks; all when empty.
 
     Raises UsageError for a name that is not in the config.
@@ -62,7 +61,6 @@ def plan(config: Config, only: Sequence[str] = (), dispatchers: int = 1) -> dict
     dispatches = DISPATCH in parts
     shared = [sink for sink in sinks if dispatches and _shares(config, sink)]
     works = {MAIN: Work(tuple(shared), dispatches=True)} if dispatches else {}
-    works.update({f"{DISPATCH}-{number}": Work((), True) for number in range(2, dispatchers + 1) if dispatches})
     works.update({deliver(sink): Work((sink,)) for sink in sinks if sink not in shared})
     return works
 
@@ -165,7 +163,6 @@ def run(
     config: Config,
     *,
     only: Sequence[str] = (),
-    dispatchers: int = 1,
     stop_timeout: float = 20.0,
     patience: float = PATIENCE,
 ) -> int:
@@ -177,7 +174,7 @@ def run(
     Ledger(settings.database_url).close()  # raises what a person wrote wrong; opens nothing
     check_url(settings.redis_url)
     raise_file_limit()  # each send may be an open socket
-    works = plan(config, only, dispatchers)
+    works = plan(config, only)
     preload(config)
     if trouble := in_child(lambda: prepare(settings, config, patience)):
         raise NotStarted(trouble)

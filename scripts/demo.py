@@ -24,7 +24,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
-from receiver.runtime.parent_death import spawn
+from receiver.runtime.child import spawn
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "var" / "demo"

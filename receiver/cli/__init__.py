@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from receiver import __version__
 from receiver.errors import ConfigError, NotStarted, RunhookError
-from receiver.runtime.garbage import relax_gc_for_imports
+from receiver.runtime.process import relax_gc_for_imports
 
 if TYPE_CHECKING:
     import typer

@@ -8,7 +8,7 @@ import time
 
 from receiver.cli.options import ConfigFile, DataDirectory, WatchSince, load_config, parse_time
 from receiver.runtime.data_folder import secure
-from receiver.runtime.garbage import freeze_imports
+from receiver.runtime.process import freeze_imports
 
 
 def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory = None) -> None:

@@ -33,8 +33,8 @@ from receiver.telemetry import logs
 from receiver.web.server import display_host, listen
 
 if TYPE_CHECKING:
+    from receiver.dev.tunnel import Tunnel
     from receiver.runtime.supervisor import Program, Supervisor
-    from receiver.runtime.tunnel import Tunnel
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to be recognized
@@ -63,9 +63,10 @@ def dev(
     config: ConfigFile = None,
 ) -> None:
     """Run receiver, worker and clock together, with their own Valkey unless REDIS_URL is set. Ctrl-C stops all."""
+    from receiver.dev.lines import Lines
+    from receiver.dev.tunnel import Tunnel
     from receiver.ingest import durability
-    from receiver.runtime.supervisor import Lines, Supervisor, program
-    from receiver.runtime.tunnel import Tunnel
+    from receiver.runtime.supervisor import Supervisor, program
 
     parse_time(since)  # a wrong one is an error of this command
     settings = Settings.from_env(config=config, data=data, join=False)
@@ -133,7 +134,7 @@ def dev(
 
 def _start_valkey(data: Path, stack: ExitStack) -> Program:
     """Start the embedded Valkey, which `stack` ends, and return it as a program. Raises NotStarted."""
-    from receiver.runtime.embedded_valkey import EmbeddedValkey
+    from receiver.dev.valkey import EmbeddedValkey
     from receiver.runtime.supervisor import Program
 
     valkey = EmbeddedValkey(data)
@@ -244,7 +245,7 @@ def summary(
     settings: Settings, config: Config, host: str, port: int, durability: str, admin: ListenAddress | None = None
 ) -> list[str]:
     """Return lines about what is running and where its data is."""
-    from receiver.runtime.embedded_valkey import find_server
+    from receiver.dev.valkey import find_server
 
     sinks = ", ".join(config.sinks) or "none"
     redis = f"{find_server().name} in redis/" if settings.embedded_redis else hide_password(settings.redis_url)

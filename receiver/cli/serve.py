@@ -14,8 +14,7 @@ from receiver.domain.database_url import check_database_url
 from receiver.errors import NotStarted
 from receiver.runtime.child import say_working
 from receiver.runtime.data_folder import secure
-from receiver.runtime.garbage import freeze_imports
-from receiver.runtime.process import raise_file_limit
+from receiver.runtime.process import freeze_imports, raise_file_limit
 from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, AdminListener, listen, make_server, url_of
 

@@ -15,7 +15,6 @@ def worker(
         list[str] | None,
         typer.Option("--only", help='Serve only this: "dispatch", or the name of a sink. May be given several times.'),
     ] = None,
-    dispatchers: Annotated[int, typer.Option("--dispatchers", min=1, max=64, help="Processes for dispatch.")] = 1,
     stop_timeout: Annotated[
         float, typer.Option("--stop-timeout", min=0, help="Seconds that a stop waits for jobs before it kills them.")
     ] = 20.0,
@@ -30,6 +29,6 @@ def worker(
 
     settings, loaded = load_config(config, data, alone=True)
     secure(settings.data)
-    code = run(settings, loaded, only=only or (), dispatchers=dispatchers, stop_timeout=stop_timeout, patience=patience)
+    code = run(settings, loaded, only=only or (), stop_timeout=stop_timeout, patience=patience)
     if code:
         raise typer.Exit(code)

@@ -2,9 +2,9 @@
 
 The only module of the receiver that starts tasks and threads:
 
-    Background.keep     what must go on until it returns: after any other end it is logged, and begun again
-    Background.spawn    what nobody waits for: an error is logged and counted
-    awaited             a part of a call that the call itself awaits: its errors are the caller's
+    Background.keep     work that must continue until it returns: after an error it is logged and started again
+    Background.spawn    work without a waiting caller: an error is logged and counted
+    awaited             a step that its caller awaits: its errors are the caller's
     keep_thread         as `keep`, in a thread
     start_thread        a thread; an error is logged
 """
@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from receiver.runtime.process import STABLE_AFTER, error_location, respawn_delay
+from receiver.runtime.process import STABLE_AFTER, Restarts, error_location
 
 # Failures in a row from which on a task counts as one that keeps failing.
 KEEPS_FAILING: Final = 3
@@ -28,46 +28,46 @@ log = logging.getLogger("runhook.background")
 T = TypeVar("T")
 
 
-class TaskState:
-    """What is known of the task of one name. `restarts`: how often it was begun again; `failures`: errors of tasks that
-    are not begun again. `last_error`: type and place, never a text that may hold a payload."""
+class TaskState(Restarts):
+    """The state of the task of one name. `errors`: of tasks that are not started again. `reason`: type and place of the
+    last error, never a text that may hold a payload."""
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.name = name
         self.alive = False
-        self.restarts = 0
-        self.failures = 0
-        self.last_error = ""
-        self.in_a_row = 0
-        self.began_at = 0.0
+        self.errors = 0
 
-    def failed(self, error: BaseException, now: float) -> float:
-        """Count the end of a task that is begun again. Return the pause before that, in seconds, which grows."""
+    def crashed(self, error: BaseException, now: float) -> float:
+        """Count and log an error of a task that is started again. Return the seconds until then."""
         self.alive = False
-        self.restarts += 1
-        self.in_a_row = 1 if now - self.began_at >= STABLE_AFTER else self.in_a_row + 1
-        self.last_error = error_location(error)
-        return respawn_delay(self.in_a_row)
+        news = self.failed(error_location(error), now)
+        pause = self.due - now
+        if news:
+            log.error(
+                "background.failed task=%s error=%r restarts=%d again_in=%.1fs",
+                *(self.name, self.reason, self.total, pause),
+            )
+        log.debug("background.failed task=%s in full", self.name, exc_info=error)
+        return pause
 
     def trouble(self, now: float) -> str:
-        """Return in words that the task keeps failing; "" for one that has not, or has been well since."""
-        recovered = self.alive and now - self.began_at >= STABLE_AFTER
-        if self.in_a_row < KEEPS_FAILING or recovered:
+        """Return that the task keeps failing, and why; "" for one that has not failed, or has run well since."""
+        recovered = self.alive and now - self.started_at >= STABLE_AFTER
+        if self.failures < KEEPS_FAILING or recovered:
             return ""
-        return f"the background task {self.name} keeps failing: {self.last_error}"
+        return f"the background task {self.name} keeps failing: {self.reason}"
 
 
 class Background:
     """The background tasks of one event loop, by name. Names are fixed words: metrics have them as labels.
 
-    `pause`: seconds before a task is begun again after so many failures in a row. `clock`: monotonic.
+    `clock`: monotonic. `pauses`: false to restart at once.
     """
 
-    def __init__(
-        self, *, pause: Callable[[int], float] = respawn_delay, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._pause = pause
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, pauses: bool = True) -> None:
         self._clock = clock
+        self._pauses = pauses
         self._states: dict[str, TaskState] = {}
         self._kept: dict[str, asyncio.Task[None]] = {}
         self._spawned: set[asyncio.Task[Any]] = set()
@@ -84,11 +84,12 @@ class Background:
 
     async def _keep(self, state: TaskState, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
-            state.alive, state.began_at = True, self._clock()
+            state.alive, state.started_at = True, self._clock()
             try:
                 await body()
             except asyncio.CancelledError as error:
-                if _is_cancelled():
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
                     state.alive = False
                     raise
                 cause: BaseException = error  # of something that it waited for
@@ -96,26 +97,13 @@ class Background:
                 cause = error
             else:
                 state.alive = False
-                state.in_a_row = 0
+                state.failures = 0
                 return
-            pause = self._failed(state, cause)
-            await asyncio.sleep(pause)
-
-    def _failed(self, state: TaskState, error: BaseException) -> float:
-        state.failed(error, self._clock())
-        pause = self._pause(state.in_a_row)
-        log.error(
-            "background.failed task=%s error=%r restarts=%d again_in=%.1fs",
-            state.name,
-            state.last_error,
-            state.restarts,
-            pause,
-        )
-        log.debug("background.failed task=%s in full", state.name, exc_info=error)
-        return pause
+            pause = state.crashed(cause, self._clock())
+            await asyncio.sleep(pause if self._pauses else 0.0)
 
     def spawn(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run `work`, for whose end nobody waits. An error is logged and counted."""
+        """Run `work` in the background. An error is logged and counted."""
         task = asyncio.create_task(work, name=name)
         self._spawned.add(task)
         task.add_done_callback(self._ended)
@@ -123,13 +111,9 @@ class Background:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._spawned.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        state = self._state(task.get_name())
-        state.failures += 1
-        state.last_error = error_location(error)
-        log.error("background.failed task=%s error=%r", state.name, state.last_error)
-        log.debug("background.failed task=%s in full", state.name, exc_info=error)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._state(task.get_name()).errors += 1
+            _log_error(task.get_name(), error)
 
     def _state(self, name: str) -> TaskState:
         return self._states.setdefault(name, TaskState(name))
@@ -139,7 +123,7 @@ class Background:
         return [self._states[name] for name in sorted(self._states)]
 
     def trouble(self) -> str:
-        """Return in words which tasks keep failing; "" when none does."""
+        """Return which tasks keep failing, and why; "" when none does."""
         now = self._clock()
         return "; ".join(filter(None, (state.trouble(now) for state in self.states())))
 
@@ -151,14 +135,13 @@ class Background:
         await asyncio.gather(*left, return_exceptions=True)
 
 
-def _is_cancelled() -> bool:
-    """Whether the running task itself was asked to end."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+def _log_error(name: str, error: BaseException) -> None:
+    log.error("background.failed task=%s error=%r", name, error_location(error))
+    log.debug("background.failed task=%s in full", name, exc_info=error)
 
 
 def awaited(work: Awaitable[T], name: str) -> asyncio.Future[T]:
-    """Start `work`, a part of a call that awaits it. If the call is cancelled first, asyncio logs its error by name."""
+    """Start `work`, a step of a call that awaits it. If the call is cancelled first, asyncio logs its error by name."""
     future = asyncio.ensure_future(work)
     if isinstance(future, asyncio.Task):
         future.set_name(name)
@@ -174,16 +157,13 @@ def keep_thread(name: str, work: Callable[[], None], stopping: threading.Event) 
     def run() -> None:
         state = TaskState(name)
         while True:
-            state.began_at = time.monotonic()
+            state.started_at = time.monotonic()
             try:
-                work()
-                return
-            except Exception as error:
-                pause = state.failed(error, time.monotonic())
-                log.error("background.failed thread=%s error=%r again_in=%.1fs", name, state.last_error, pause)
-                log.debug("background.failed thread=%s in full", name, exc_info=True)
+                return work()
+            except Exception as error:  # noqa: BLE001 - any end but the one that was meant
+                pause = state.crashed(error, time.monotonic())
             if stopping.wait(pause):
-                return
+                return None
 
     return start_thread(name, run)
 
@@ -194,9 +174,8 @@ def start_thread(name: str, work: Callable[[], None]) -> threading.Thread:
     def run() -> None:
         try:
             work()
-        except Exception as error:
-            log.error("background.failed thread=%s error=%r", name, error_location(error))
-            log.debug("background.failed thread=%s in full", name, exc_info=True)
+        except Exception as error:  # noqa: BLE001 - a thread has no caller
+            _log_error(name, error)
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from receiver.runtime.parent_death import die_with_parent
+from receiver.runtime.child import die_with_parent
 from receiver.runtime.process import error_location
 
 # Seconds of a processor that the work may take, seconds by the clock from the start of the process, and bytes.

@@ -6,56 +6,34 @@ It opens nothing that a fork would share, and knows a process only by how to lau
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import selectors
+import subprocess
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import IO, Final, Protocol
+from typing import Final
 
 from receiver.errors import NotStarted, RunhookError, UsageError
-from receiver.runtime.child import REPLACE, UNFINISHED, ChildStatus
-from receiver.runtime.forked import ForkedProcess
-from receiver.runtime.garbage import freeze_imports
-from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, stop_signals
+from receiver.runtime.child import REPLACE, UNFINISHED, ChildStatus, ForkedProcess
+from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, freeze_imports, stop_signals
 
 # Prefix of a line in which a program reports why it could not start.
 ERROR_PREFIX: Final = "runhook: "
 # Seconds without a sign of life after which a process is killed that gives them; by then its claims lapse.
 PULSE_WITHIN: Final = 15.0
-# Seconds between two looks at a process that seems to hang: it may be the whole machine that stood still.
+# Seconds for which a process must seem to hang: it may be the whole machine that stood still.
 _DOUBT: Final = 1.0
 # Longest wait for a signal or output: with processes that give signs of life, and without.
 _PULSE_CHECK: Final = 3.0
 _LONGEST_WAIT: Final = 10.0
 
-
-class Process(Protocol):
-    """The common methods of `subprocess.Popen` and `ForkedProcess`."""
-
-    stdout: IO[bytes] | None
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-
-    def poll(self) -> int | None:
-        """Return the exit code, negative for a signal; None while it runs."""
-
-    def wait(self) -> int:
-        """Return the exit code when it has ended."""
-
-    def terminate(self) -> None:
-        """Ask it to end."""
-
-    def kill(self) -> None:
-        """End it."""
+Process = subprocess.Popen[bytes] | ForkedProcess
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Program:
     """A program and its current process. `launch`: starts a process, its output in a pipe or nowhere.
 
@@ -77,7 +55,6 @@ class Program:
     renewed: bool = False  # it is being ended to be started again
     unfinished: bytes = b""  # the beginning of a line that is not complete
     frozen_since: float = 0.0
-    was_killed: bool = False
 
     @property
     def works(self) -> bool:
@@ -95,7 +72,8 @@ class Supervisor:
     """Run several programs until SIGTERM, SIGINT or SIGHUP; a second signal, a second later, kills them.
 
     `say(name, text)`: prints or logs a line about a program, or of it. `strict`: a program that can't start ends all.
-    `on_death(program, reason)`: called after an unexpected end; returns the programs to run in its place.
+    `on_death(program, reason)`: called after an end that the program did not choose, such as by a signal or an error;
+    returns the programs to run in its place.
     """
 
     def __init__(
@@ -163,16 +141,15 @@ class Supervisor:
         now = time.monotonic()
         for each in self.programs:
             if each.process is None and now >= each.restarts.due and not self._stops:
-                each.errors, each.unfinished, each.restarts.started_at = [], b"", now
-                each.frozen_since, each.was_killed = 0.0, False
+                each.errors, each.unfinished, each.restarts.started_at, each.frozen_since = [], b"", now, 0.0
                 try:
                     each.process = each.launch()
                 except (RunhookError, OSError) as error:
                     if isinstance(error, RunhookError) and not each.restarts.failures:
                         raise
                     self._again(each, f"can't be started: {error}", stable=False)
-                    continue
-                self._follow(each)
+                else:
+                    self._follow(each)
 
     def _follow(self, each: Program) -> None:
         """Read what the program prints from now on."""
@@ -189,32 +166,24 @@ class Supervisor:
                 drain(key.fd)
 
     def _read(self, each: Program) -> None:
-        """Print what the program has printed, line by line."""
-        assert each.process is not None
-        assert each.process.stdout is not None
-        while True:
+        """Print what the program has printed, line by line, and at the end of its output what is left."""
+        while each.process is not None and each.process.stdout is not None:
             try:
                 chunk = os.read(each.process.stdout.fileno(), 65536)
             except BlockingIOError:
                 return
+            *lines, each.unfinished = (each.unfinished + chunk).split(b"\n")
             if not chunk:
                 self._unfollow(each)
-                if each.unfinished:
-                    self._print(each, each.unfinished)
-                    each.unfinished = b""
-                return
-            *lines, each.unfinished = (each.unfinished + chunk).split(b"\n")
+                lines, each.unfinished = ([each.unfinished] if each.unfinished else []), b""
             for line in lines:
-                self._print(each, line)
-
-    def _print(self, each: Program, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip("\r")
-        if each.take is not None:
-            each.take(text, self)
-        elif text.startswith(ERROR_PREFIX):  # printed when the program has ended, or one reason would be there twice
-            each.errors = [*each.errors[-20:], text.removeprefix(ERROR_PREFIX)]
-        else:
-            self.say(each.name, text)
+                text = line.decode(errors="replace").rstrip("\r")
+                if each.take is not None:
+                    each.take(text, self)
+                elif text.startswith(ERROR_PREFIX):  # printed when the program has ended, or it would be there twice
+                    each.errors = [*each.errors[-20:], text.removeprefix(ERROR_PREFIX)]
+                else:
+                    self.say(each.name, text)
 
     def _unfollow(self, each: Program) -> None:
         if each.process is not None and each.process.stdout is not None:
@@ -229,8 +198,7 @@ class Supervisor:
             each.frozen_since = 0.0
             return
         each.frozen_since = each.frozen_since or now
-        if now - each.frozen_since > _DOUBT and not each.was_killed:
-            each.was_killed = True
+        if now - each.frozen_since > _DOUBT:
             each.status.reason = f"gave no sign of life for {PULSE_WITHIN:.0f} s and was killed"
             each.process.kill()
 
@@ -239,23 +207,21 @@ class Supervisor:
         if each.process is None or (code := each.process.poll()) is None:
             return
         self._finish(each)
-        now = time.monotonic()
         if each.renewed or code == REPLACE:
             if code == REPLACE:
                 self.say(each.name, "a fresh process takes over")
-            each.renewed, each.restarts.due, each.restarts.failures = False, now, 0
+            each.renewed, each.restarts.due, each.restarts.failures = False, time.monotonic(), 0
             return
         explained = each.errors and code in {1, UsageError.exit_code, NotStarted.exit_code}
         reason = each.errors[-1] if explained else (each.status and each.status.reason) or each.why(code)
-        ours = each.take is None  # the exit codes of another program mean something else
-        failures = each.restarts.failures
-        if self._strict and ours and (code == UsageError.exit_code or (code == NotStarted.exit_code and not failures)):
-            kind = UsageError if code == UsageError.exit_code else NotStarted
+        runhook = each.take is None  # the exit codes of another program mean something else
+        kind = {UsageError.exit_code: UsageError, NotStarted.exit_code: NotStarted}.get(code)
+        if self._strict and runhook and kind and (kind is UsageError or not each.restarts.failures):
             raise kind("\n".join(each.errors) or f"{each.name} can't start: {reason}")
-        stable = each.status is None or each.status.working
-        self._again(each, reason, stable=stable)
-        place = self.programs.index(each)
-        self.programs[place : place + 1] = self._on_death(each, reason)
+        self._again(each, reason, stable=each.status is None or each.status.working)
+        if code not in (0, UNFINISHED):  # as after a SIGTERM to that process alone
+            place = self.programs.index(each)
+            self.programs[place : place + 1] = self._on_death(each, reason)
 
     def _again(self, each: Program, reason: str, *, stable: bool) -> None:
         """Start a program again in a while, and print why, where that is news."""
@@ -266,8 +232,7 @@ class Supervisor:
 
     def _finish(self, each: Program) -> None:
         """Print the last lines of a program that has ended, and drop its process."""
-        if each.process is not None and each.process.stdout is not None:
-            self._read(each)
+        self._read(each)
         self._unfollow(each)  # a grandchild may still have the pipe
         each.process = None
 
@@ -275,49 +240,24 @@ class Supervisor:
         """SIGTERM to all, the last ones after the others; SIGKILL when their time is over or a second signal comes."""
         code = 0
         for group in (False, True):
-            running = [each for each in self.programs if each.last is group and each.process is not None]
-            for each in running:
-                assert each.process is not None
-                each.process.terminate()
+            running = {each: each.process for each in self.programs if each.last is group and each.process is not None}
+            for process in running.values():
+                process.terminate()
             started = time.monotonic()
             while running:
                 self._wait(0.1)
-                for each in list(running):
-                    assert each.process is not None
+                for each, process in list(running.items()):
                     late = time.monotonic() - started > each.grace or self._stops.urgent
-                    if each.process.poll() is None and late:
+                    if process.poll() is None and late:
                         why = "a second signal came" if self._stops.urgent else f"did not end within {each.grace:g} s"
-                        self.say(each.name, f"{why}; killing process {each.process.pid}")
-                        each.process.kill()
-                        each.process.wait()
+                        self.say(each.name, f"{why}; killing process {process.pid}")
+                        process.kill()
+                        process.wait()
                         code = 1
-                    if (ended := each.process.poll()) is not None:
+                    if (ended := process.poll()) is not None:
                         if ended == UNFINISHED:
                             self.say(each.name, f"a send did not end within {each.grace:g} s; it is made again")
                             code = 1
                         self._finish(each)
-                        running.remove(each)
+                        del running[each]
         return code
-
-
-class Lines:
-    """Prints lines to a console, each with the name of its program in front. `colour`: whether names are coloured."""
-
-    _COLOURS = (36, 33, 32, 35, 34, 31)
-
-    def __init__(self, console: IO[str], names: Sequence[str], *, colour: bool | None = None) -> None:
-        self._console = console
-        self._names = list(names)
-        self._colour = console.isatty() if colour is None else colour
-        self._width = max(len(name) for name in [*names, "runhook"])
-
-    def __call__(self, name: str, text: str) -> None:
-        """Print one line under `name`."""
-        label = name.ljust(self._width)
-        if self._colour:
-            known = name in self._names
-            colour = self._COLOURS[self._names.index(name) % len(self._COLOURS)] if known else 1
-            label = f"\x1b[{colour}m{label}\x1b[0m"
-        with contextlib.suppress(OSError):  # the terminal is gone; the programs need not know
-            self._console.write(f"{label} | {text}\n")
-            self._console.flush()

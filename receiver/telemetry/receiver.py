@@ -52,13 +52,13 @@ class Histogram:
 
 
 class BackgroundTask(Protocol):
-    """What is shown of a background task. `restarts`: how often it was begun again after an error; `failures`: errors
-    of tasks that are not begun again."""
+    """What is shown of a background task. `total`: how often it was started again after an error; `errors`: errors of
+    tasks that are not started again."""
 
     name: str
     alive: bool
-    restarts: int
-    failures: int
+    total: int
+    errors: int
 
 
 class ReceiverMetrics:

@@ -81,8 +81,8 @@ class ReceiverSamples(Collector):
         )
         for task in counted.tasks():
             alive.add_metric([task.name], float(task.alive))
-            restarts.add_metric([task.name], task.restarts)
-            failures.add_metric([task.name], task.failures)
+            restarts.add_metric([task.name], task.total)
+            failures.add_metric([task.name], task.errors)
         yield from (alive, restarts, failures)
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from receiver.runtime.parent_death import die_with_parent
+from receiver.runtime.child import die_with_parent
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.long

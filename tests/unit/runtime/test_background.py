@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 
 @pytest.fixture
 async def background() -> AsyncIterator[Background]:
-    it = Background(pause=lambda _: 0.0)
+    it = Background(pauses=False)
     yield it
     await it.close()
 
@@ -61,8 +61,8 @@ async def test_a_task_that_ends_by_any_error_is_logged_and_begun_again(
     await until(lambda: begun == 3)
 
     (state,) = background.states()
-    assert (state.name, state.alive, state.restarts) == ("probe", True, 2)
-    assert caplog.text.count("background.failed task=probe") == 2
+    assert (state.name, state.alive, state.total) == ("probe", True, 2)
+    assert caplog.text.count("background.failed task=probe") == 1  # once for one reason
     assert "payload" not in caplog.text
 
 
@@ -77,7 +77,7 @@ async def test_a_task_that_returns_has_ended_and_may_be_begun_anew(background: B
     await background.keep("drain", body)
 
     (state,) = background.states()
-    assert (begun, state.alive, state.restarts, background.trouble()) == (2, False, 0, "")
+    assert (begun, state.alive, state.total, background.trouble()) == (2, False, 0, "")
 
 
 async def test_a_task_runs_once_at_a_time_under_its_name(background: Background) -> None:
@@ -102,12 +102,12 @@ async def test_a_task_that_is_cancelled_by_its_owner_ends(background: Background
         await task
 
     (state,) = background.states()
-    assert (state.alive, state.restarts) == (False, 0)
+    assert (state.alive, state.total) == (False, 0)
 
 
 async def test_a_task_that_keeps_failing_is_told_of_until_it_is_well() -> None:
     now, broken = 0.0, True
-    it = Background(pause=lambda _: 0.0, clock=lambda: now)
+    it = Background(pauses=False, clock=lambda: now)
 
     async def body() -> None:
         if broken:
@@ -115,7 +115,7 @@ async def test_a_task_that_keeps_failing_is_told_of_until_it_is_well() -> None:
         await asyncio.Event().wait()
 
     it.keep("commit", body)
-    await until(lambda: it.states()[0].restarts >= 3)
+    await until(lambda: it.states()[0].total >= 3)
     assert "the background task commit keeps failing: ValueError" in it.trouble()
 
     broken = False
@@ -128,9 +128,9 @@ async def test_a_task_that_keeps_failing_is_told_of_until_it_is_well() -> None:
 
 def test_pauses_grow_and_a_long_life_begins_them_anew() -> None:
     state = TaskState("drain")
-    assert [state.failed(ValueError(), 0.0) for _ in range(8)] == [0.0, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
-    state.began_at = 100.0
-    assert state.failed(ValueError(), 100.0 + STABLE_AFTER) == 0.0
+    assert [state.crashed(ValueError(), 0.0) for _ in range(8)] == [0.0, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    state.started_at = 100.0
+    assert state.crashed(ValueError(), 101.0 + STABLE_AFTER) == 0.0
 
 
 async def test_the_error_of_a_task_that_nobody_waits_for_is_logged_and_counted(
@@ -141,7 +141,7 @@ async def test_the_error_of_a_task_that_nobody_waits_for_is_logged_and_counted(
     await until(lambda: bool(background.states()))
 
     (state,) = background.states()
-    assert (state.failures, state.restarts) == (1, 0)
+    assert (state.errors, state.total) == (1, 0)
     assert "background.failed task=wake error='OSError at" in caplog.text
     assert "payload" not in caplog.text
 
@@ -167,7 +167,7 @@ def test_a_thread_that_ends_by_an_error_is_begun_again_until_it_is_to_stop(caplo
     thread.join(10)
 
     assert not thread.is_alive()
-    assert caplog.text.count("background.failed thread=beat error='ValueError at") == 2
+    assert caplog.text.count("background.failed task=beat error='ValueError at") == 1
 
 
 def test_the_error_of_a_thread_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -181,4 +181,4 @@ def test_the_error_of_a_thread_is_logged(caplog: pytest.LogCaptureFixture) -> No
     start_thread("beat", work).join(10)
 
     assert begun.is_set()
-    assert "background.failed thread=beat error='ValueError at" in caplog.text
+    assert "background.failed task=beat error='ValueError at" in caplog.text

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from receiver.runtime import liveness
+from receiver.runtime.child import die_with_parent
 from receiver.runtime.liveness import LivenessLock, release_dead
-from receiver.runtime.parent_death import die_with_parent
 
 LIVE = """
 import sys

@@ -61,16 +61,8 @@ def test_dispatch_and_sinks_that_share_have_one_process() -> None:
     }
 
 
-def test_further_dispatchers_only_dispatch() -> None:
-    assert plan(CONFIG, ["dispatch"], 3) == {
-        "main": Work((), dispatches=True),
-        "dispatch-2": Work((), dispatches=True),
-        "dispatch-3": Work((), dispatches=True),
-    }
-
-
 def test_only_takes_names_of_sinks_and_of_queues() -> None:
-    assert list(plan(CONFIG, ["ops", "deliver:results", "ops"], 4)) == ["deliver:ops", "deliver:results"]
+    assert list(plan(CONFIG, ["ops", "deliver:results", "ops"])) == ["deliver:ops", "deliver:results"]
     assert plan(CONFIG, ["dispatch", "ops"])["main"] == Work(("ops",), dispatches=True)
 
 

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from receiver.runtime.forked import ForkedProcess
+from receiver.runtime.child import ForkedProcess
 from tests.support.paths import ROOT
+from tests.support.processes import alive
+from tests.support.waiting import eventually
 
 # In a process without threads, from which a fork is safe.
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
-from receiver.runtime.forked import ForkedProcess
+from receiver.runtime.child import ForkedProcess
 from receiver.runtime.child import ChildStatus, say_working
 
 def ends(code):
@@ -86,6 +88,24 @@ def test_it_has_its_own_output_and_name_and_ends_as_a_program_does() -> None:
     assert done["silent"][1].startswith("ValueError at ")
     # What one has said, the next one in its place has not
     assert done["flag"] == [True, False, False]
+
+
+ELSEWHERE = """
+import sys, time
+sys.platform = "darwin"
+from receiver.runtime.child import ForkedProcess
+print(ForkedProcess("runhook child", lambda: time.sleep(600)).pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_fork_ends_with_its_parent_without_prctl() -> None:
+    # Given a system whose kernel does not tell a process of its parent's end
+    with subprocess.Popen([sys.executable, "-c", ELSEWHERE], cwd=ROOT, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    eventually(lambda: not alive(child))
 
 
 def test_a_fork_that_fails_leaves_no_signal_blocked_and_no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:

