@@ -104,7 +104,7 @@ def outcome_of(
     else:
         verdict, receipt = _failed(claimed, answer, retry, change, now, chance), None
     return AttemptResult(
-        *(claimed.id, claimed.event_id, claimed.created_at, claimed.attempt_number, verdict.move, verdict.outcome),
+        *(claimed.id, claimed.event_id, claimed.attempt_number, verdict.move, verdict.outcome),
         *(verdict.why, started_at, now if ended_at is None else ended_at, verdict.due_at, verdict.spends),
         receipt=receipt,
         retry_after=_wait(answer),

@@ -99,6 +99,5 @@ def _claimed(key: str, item: NewEvent, new: NewDelivery, labels: Mapping[str, st
         completion=item.completion_text(),
         run_events=total,
         due_at=now,
-        created_at=now,
         run=run if whole else None,
     )

@@ -13,8 +13,8 @@ from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, to_compare, unreadable
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run
-from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
+from receiver.ledger.history import EarlierEvents
 from receiver.ledger.submissions.records import Submission
 from receiver.routing.router import Router, RunView
 
@@ -96,11 +96,11 @@ class EventDecider:
             parsed = complete(parsed, self._redactor, completion)
             own = own._replace(extent=parsed.facts.extent if parsed.facts else "")
         if found.disposition == "update" and earlier:
-            told = earlier.sinks_told(parsed.key, own, history)
+            told = earlier.sinks_told(own, history)
         history.append((not history and more and to_compare(parsed).facts) or own)
         event = self._route(parsed, found, run, submission, told)
         if more and earlier:
-            earlier.add(parsed.run.data, event)
+            earlier.add(event.event.id, parsed.run.data, [each.sink for each in event.deliveries])
         return event
 
     def _route(

@@ -53,7 +53,7 @@ class LateBinding:
         """
         page = [self._read(old, submission, in_order) for old in reroutes.of_run(connection, run)]
         _complete(connection, run, page, now)
-        made = _made(connection, run, page)
+        made = _made(connection, page)
         told = reroutes.sinks_of(connection, [each.old for each in page])
         submission = visibility.for_callers(connection, {run: submission})[run]
         try:
@@ -110,11 +110,11 @@ def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent], n
                 run_polls.stop(connection, *run)
 
 
-def _made(connection: Connection, run: RunKey, page: Sequence[_LateEvent]) -> Mapping[str, Sequence[MadeDelivery]]:
+def _made(connection: Connection, page: Sequence[_LateEvent]) -> Mapping[str, Sequence[MadeDelivery]]:
     """Return the deliveries of these events, by event, where any of them may lack something. They are locked."""
     if not any(each.more for each in page):
         return {}
-    return late_completion.lock_deliveries(connection, [(*run, each.old.id) for each in page])
+    return late_completion.lock_deliveries(connection, [each.old.id for each in page])
 
 
 def _is_whole(run: Run) -> bool:

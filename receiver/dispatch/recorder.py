@@ -23,8 +23,8 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, NewEvent
+from receiver.ledger.history import EarlierEvents
 from receiver.ledger.submissions import binding, visibility
 from receiver.ledger.submissions.polls import schedule_polls
 from receiver.routing.router import Router

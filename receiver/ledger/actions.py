@@ -17,7 +17,6 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger.deliveries import cancellation, creation, lanes, resend, same_result
-from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.filters import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.schema import deliveries, events, operations
 
@@ -159,7 +158,7 @@ def _ids_of_events(beginnings: Iterable[str]) -> sa.Select[Any]:
     """Select the ids of the deliveries of events whose ids begin so."""
     it, event = deliveries.alias("of_named"), events.alias("named_event")
     named = sa.or_(*(begins(event.c.id, each) for each in beginnings))
-    return sa.select(it.c.id).select_from(event.join(it, of_event(event, it))).where(named)
+    return sa.select(it.c.id).select_from(event.join(it, it.c.event_id == event.c.id)).where(named)
 
 
 def _selected(selection: Selection) -> sa.Select[Any]:
@@ -193,7 +192,7 @@ def _missing_events(selection: Selection, sink: str, begun: float | None = None)
 
     has_one = (
         sa.select(sa.literal(1))
-        .select_from(other.join(deliveries, of_event(other)))
+        .select_from(other.join(deliveries, deliveries.c.event_id == other.c.id))
         .where(of_result(other), deliveries.c.sink == sink)
         .exists()
     )
@@ -412,7 +411,7 @@ def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: 
     told = {each.asked for each in same_result.told(connection, there, [operation.sink])}
     rows = [row for row in rows if row.id in there - told]
     newest = same_result.newest_updates(connection, [row.id for row in rows])
-    made = creation.insert(
+    made = creation.add(
         connection,
         (
             creation.delivery_row(newest.get(row.id, row.id), row.source, row.run_id, operation.sink, "backfill", now)

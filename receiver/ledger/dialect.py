@@ -8,11 +8,9 @@ statement does not depend on their number. SQLite runs the statement for each ro
 from __future__ import annotations
 
 import json
-import operator
 import string
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
-from itertools import groupby
 from typing import Any, Final
 
 import orjson
@@ -236,20 +234,35 @@ def among_given(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bo
     return _Among(column, sa.bindparam(name, type_=_List(column.type)))
 
 
-def of_source(table: sa.Table, source: str) -> sa.ColumnElement[bool]:
-    """Return the condition that a row of `table` is of `source`, for which no index is used: the run's id finds it."""
-    return unindexed(table.c.source) == source
+class _Texts(FunctionElement[Any]):
+    """The texts of a JSON list, as a table with the column `value`."""
+
+    inherit_cache = True
+    name = "texts"
 
 
-def of_runs(table: sa.Table, source: str, run_ids: Collection[str]) -> sa.ColumnElement[bool]:
-    """Return the condition that a row of `table` is of one of these runs, found by an index that begins with the id."""
-    return sa.and_(of_source(table, source), among(table.c.run_id, run_ids))
+@compiles(_Texts, "sqlite")
+def _texts_sqlite(element: _Texts, compiler: Any, **options: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **options)})"
 
 
-def of_given_runs(table: sa.Table) -> sa.ColumnElement[bool]:
-    """Return the same condition, with the source and the runs as the parameters `b_source` and `b_run_ids`."""
-    its = unindexed(table.c.source) == sa.bindparam("b_source", type_=sa.Text)
-    return sa.and_(its, among_given(table.c.run_id, "b_run_ids"))
+@compiles(_Texts, "postgresql")
+def _texts_postgresql(element: _Texts, compiler: Any, **options: Any) -> str:
+    return f"json_array_elements_text(CAST({compiler.process(element.clauses, **options)} AS JSON))"
+
+
+def given_texts(name: str) -> sa.ColumnElement[str]:
+    """Return the column of the texts in the parameter `name`, a JSON list: a query of it has a row for each."""
+    table = _Texts(sa.bindparam(name, type_=sa.Text())).table_valued(sa.column("value", sa.Text()), name="given")
+    return table.c.value
+
+
+def of_runs(table: sa.Table, keys: Iterable[RunKey]) -> sa.ColumnElement[bool]:
+    """Return the condition that a row of `table` is of one of these runs: an index that begins with the run's id finds
+    it, and the source is compared with the rows that it finds."""
+    wanted = sorted(set(keys))
+    pairs = among(table.c.source + sa.literal_column("' '") + table.c.run_id, [" ".join(key) for key in wanted])
+    return sa.and_(among(table.c.run_id, sorted({run_id for _, run_id in wanted})), pairs)
 
 
 def each_value(column: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
@@ -279,14 +292,6 @@ def count_of_each(
         if count := connection.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one():
             found[value] = count
     return found
-
-
-def by_source(keys: Iterable[RunKey]) -> list[tuple[str, list[str]]]:
-    """Group run ids by source, both sorted and without doubles: the order in which locks are taken."""
-    return [
-        (source, [run_id for _, run_id in group])
-        for source, group in groupby(sorted(set(keys)), operator.itemgetter(0))
-    ]
 
 
 def storable(text: str) -> str:

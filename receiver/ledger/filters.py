@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.words import BadSearch, TextQuery, parse_query
 from receiver.errors import Invalid
-from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.dialect import contains, contains_exactly, row_by_row
 from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
 from receiver.ledger.words import has_words
@@ -257,7 +256,7 @@ def of_events(wanted: Filter) -> list[Condition]:
     if wanted.event_id:
         found.append(begins(it.id, wanted.event_id))
     if own := _of_delivery(wanted):
-        found.append(has(events, deliveries, [of_event(events)], *own))
+        found.append(has(events, deliveries, [deliveries.c.event_id == events.c.id], *own))
     return found + _its_run(wanted, events, it.problem)
 
 

@@ -15,8 +15,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import words
-from receiver.ledger.deliveries_by_event import EventKey, of_events
+from receiver.ledger import dialect, words
 from receiver.ledger.schema import deliveries, events, runs
 
 
@@ -58,11 +57,13 @@ def put_status(connection: sa.Connection, key: RunKey, event_id: str, run: Run, 
     words.queue(connection, [key], now)
 
 
-def lock_deliveries(connection: sa.Connection, keys: Collection[EventKey]) -> Mapping[str, Sequence[MadeDelivery]]:
+def lock_deliveries(connection: sa.Connection, event_ids: Collection[str]) -> Mapping[str, Sequence[MadeDelivery]]:
     """Lock the deliveries of these events until the transaction ends, and return them by event: what is claimed after
     that is read with what this transaction has written."""
     it = deliveries.c
-    query = sa.select(it.event_id, it.sink, it.route, it.lane, it.after, it.state).where(of_events(keys))
+    query = sa.select(it.event_id, it.sink, it.route, it.lane, it.after, it.state).where(
+        dialect.among(it.event_id, event_ids)
+    )
     found: defaultdict[str, list[MadeDelivery]] = defaultdict(list)
     for row in connection.execute(query.order_by(it.id).with_for_update()):
         begun = row.state in (DeliveryState.SENDING, DeliveryState.DELIVERED)

@@ -18,7 +18,6 @@ from receiver.domain.event import Via
 from receiver.domain.run import RunKey
 from receiver.ledger import dialect
 from receiver.ledger.deliveries import creation, links, same_result
-from receiver.ledger.deliveries_by_event import of_event, of_events
 from receiver.ledger.engine import Ledger
 from receiver.ledger.filters import Filter, matching_events
 from receiver.ledger.schema import deliveries, events, runs
@@ -152,11 +151,11 @@ def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[Result
         sa.select(told.c.source, told.c.run_id, sa.func.coalesce(told.c.repeat_of, told.c.id), deliveries.c.sink)
         .select_from(events)
         .join(told, sa.and_(told.c.source == events.c.source, told.c.run_id == events.c.run_id))
-        .join(deliveries, of_event(told))
+        .join(deliveries, deliveries.c.event_id == told.c.id)
         .where(events.c.seq.in_([each.seq for each in page]), events.c.run_id != "")
     )
     of_no_run = sa.select(deliveries.c.source, deliveries.c.run_id, deliveries.c.event_id, deliveries.c.sink).where(
-        of_events([(each.source, "", each.id) for each in page if not each.run_id])
+        dialect.among(deliveries.c.event_id, [each.id for each in page if not each.run_id])
     )
     found: dict[ResultKey, set[str]] = {}
     for query in (of_runs.distinct(), of_no_run):

@@ -8,11 +8,8 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryState
-from receiver.domain.run import RunKey
 from receiver.ledger import dialect, words
-from receiver.ledger.attempts_by_delivery import of_deliveries
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
-from receiver.ledger.deliveries_by_event import EventKey, of_events
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
 
 # Events that one transaction looks at, so that nobody waits long for the ledger.
@@ -40,7 +37,7 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
         .limit(BATCH)
     ).all()
     under_way = sa.select(deliveries.c.event_id).where(
-        of_events(_keys(page)),
+        _of_events(page),
         deliveries.c.state.not_in([state.value for state in ENDED]),
     )
     busy = set(connection.execute(under_way).scalars()) if page else set()
@@ -48,29 +45,19 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
     old = _locked(connection, [row for row in page if row.id not in busy])
     if not old:
         return Removed(0, rest)
-    theirs = of_events(_keys(old))
-    connection.execute(sa.delete(attempts).where(of_deliveries(connection, theirs)))
+    theirs = _of_events(old)
+    connection.execute(sa.delete(attempts).where(attempts.c.delivery_id.in_(sa.select(deliveries.c.id).where(theirs))))
     connection.execute(sa.delete(deliveries).where(theirs))
     connection.execute(sa.delete(events).where(events.c.id.in_([row.id for row in old])))
     left = sa.select(sa.literal(1)).where(events.c.source == runs.c.source, events.c.run_id == runs.c.run_id).exists()
-    gone: list[RunKey] = []
-    for source in {row.source for row in old}:
-        removed = connection.execute(
-            sa.delete(runs)
-            .where(
-                dialect.of_runs(runs, source, sorted({row.run_id for row in old if row.source == source})),
-                runs.c.updated_at < before,
-                ~left,
-            )
-            .returning(runs.c.run_id)
-        )
-        gone += [(source, run_id) for run_id in removed.scalars()]
-    words.remove(connection, gone)
+    theirs = dialect.of_runs(runs, ((row.source, row.run_id) for row in old))
+    removed = sa.delete(runs).where(theirs, runs.c.updated_at < before, ~left).returning(runs.c.source, runs.c.run_id)
+    words.remove(connection, [(row.source, row.run_id) for row in connection.execute(removed)])
     return Removed(len(old), rest)
 
 
-def _keys(rows: Iterable[Any]) -> list[EventKey]:
-    return [(row.source, row.run_id, row.id) for row in rows]
+def _of_events(rows: Iterable[Any]) -> sa.ColumnElement[bool]:
+    return dialect.among(deliveries.c.event_id, [row.id for row in rows])
 
 
 def _locked(connection: sa.Connection, rows: Sequence[Any]) -> list[Any]:
@@ -85,7 +72,7 @@ def _locked(connection: sa.Connection, rows: Sequence[Any]) -> list[Any]:
     locked = set(connection.execute(free.order_by(events.c.id).with_for_update(skip_locked=True)).scalars())
     found = {row.id: row for row in rows if row.id in locked}
     theirs = sa.select(deliveries.c.event_id, deliveries.c.state).order_by(deliveries.c.id).with_for_update()
-    for row in connection.execute(theirs.where(of_events(_keys(found.values())))):
+    for row in connection.execute(theirs.where(_of_events(found.values()))):
         if DeliveryState(row.state) not in ENDED:
             found.pop(row.event_id, None)
     return list(found.values())

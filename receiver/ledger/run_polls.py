@@ -69,7 +69,7 @@ def lease_due(connection: sa.Connection, source: str, now: float, limit: int) ->
     if taken:
         connection.execute(
             sa.update(runs)
-            .where(dialect.of_runs(runs, source, [each.run_id for each in taken]))
+            .where(dialect.of_runs(runs, ((source, each.run_id) for each in taken)))
             .values(due_at=now + LEASE)
         )
     return taken
@@ -90,12 +90,8 @@ def note_end(connection: sa.Connection, source: str, run_id: str, now: float) ->
 def ask_for_more(connection: sa.Connection, wanted: Mapping[RunKey, float]) -> None:
     """Ask for runs whose end is known, each at its time, for what their events lack or what becomes of them."""
     for due_at in sorted(set(wanted.values())):
-        for source, run_ids in dialect.by_source(key for key, time in wanted.items() if time == due_at):
-            connection.execute(
-                sa.update(runs)
-                .where(dialect.of_runs(runs, source, run_ids), runs.c.due_at.is_(None))
-                .values(due_at=due_at)
-            )
+        those = dialect.of_runs(runs, (key for key, time in wanted.items() if time == due_at))
+        connection.execute(sa.update(runs).where(those, runs.c.due_at.is_(None)).values(due_at=due_at))
 
 
 def postpone(connection: sa.Connection, source: str, run_id: str, due_at: float) -> None:

@@ -70,17 +70,10 @@ _STATUS = [
 
 
 def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, RunStatus]:
-    """Return the status of those runs of which an event is known, or an end noted. One query a source, however many
-    are asked for."""
-    found: dict[RunKey, RunStatus] = {}
-    for source, run_ids in dialect.by_source(keys):
-        query = sa.select(*_STATUS).where(
-            dialect.of_runs(runs, source, run_ids),
-            sa.or_(runs.c.event_id != "", runs.c.noted_at.is_not(None)),
-        )
-        for row in connection.execute(query):
-            found[row.source, row.run_id] = RunStatus(*row)
-    return found
+    """Return the status of those runs of which an event is known, or an end noted."""
+    known = sa.or_(runs.c.event_id != "", runs.c.noted_at.is_not(None))
+    rows = connection.execute(sa.select(*_STATUS).where(dialect.of_runs(runs, keys), known))
+    return {(row.source, row.run_id): RunStatus(*row) for row in rows}
 
 
 def result(connection: sa.Connection, source: str, run_id: str) -> RunResult | None:
@@ -127,11 +120,8 @@ def is_ours(connection: sa.Connection, source: str, run_id: str) -> bool:
 
 def final_runs(connection: sa.Connection, keys: Iterable[RunKey]) -> set[RunKey]:
     """Return those of the runs whose end the ledger knows."""
-    found: set[RunKey] = set()
-    for source, run_ids in dialect.by_source(keys):
-        query = sa.select(runs.c.source, runs.c.run_id).where(dialect.of_runs(runs, source, run_ids), runs.c.final)
-        found |= {(row[0], row[1]) for row in connection.execute(query)}
-    return found
+    query = sa.select(runs.c.source, runs.c.run_id).where(dialect.of_runs(runs, keys), runs.c.final)
+    return {(row.source, row.run_id) for row in connection.execute(query)}
 
 
 def ended_at(connection: sa.Connection, source: str, run_id: str) -> float | None:

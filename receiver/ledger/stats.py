@@ -17,7 +17,6 @@ from receiver.ledger import account, timeouts, watches
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
-from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.dialect import each_value
 from receiver.ledger.filters import in_states
 from receiver.ledger.schema import deliveries, events
@@ -157,7 +156,7 @@ def count_routes(connection: sa.Connection, since: float, source: str = "") -> R
     of_source = deliveries.c.source == source if source else sa.true()
     rows = connection.execute(
         sa.select(deliveries.c.route, deliveries.c.state, sa.func.count())
-        .select_from(newest.join(deliveries, of_event(newest)))
+        .select_from(newest.join(deliveries, deliveries.c.event_id == newest.c.id))
         .where(of_source)
         .group_by(deliveries.c.route, deliveries.c.state)
     )

@@ -18,9 +18,7 @@ from receiver.domain.callback_url import LONGEST, mask_piece
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.ledger import dialect
-from receiver.ledger.deliveries_by_event import of_events
-from receiver.ledger.filters import Filter
-from receiver.ledger.filters import of_events as is_wanted
+from receiver.ledger.filters import Filter, of_events
 from receiver.ledger.schema import deliveries, events, runs
 
 # Bytes of a body in which a text is looked for.
@@ -126,15 +124,15 @@ def load(connection: sa.Connection, seqs: Sequence[int], wanted: Filter, redacto
             sa.func.coalesce(runs.c.labels, "{}").label("labels"),
         )
         .outerjoin(runs, sa.and_(runs.c.source == events.c.source, runs.c.run_id == events.c.run_id))
-        .where(dialect.among(events.c.seq, list(seqs)), *dialect.row_by_row(*is_wanted(replace(wanted, text=""))))
+        .where(dialect.among(events.c.seq, list(seqs)), *dialect.row_by_row(*of_events(replace(wanted, text=""))))
         .order_by(events.c.seq)
     )
     rows = (dict(row._mapping) for row in connection.execute(query))
     found = {row["id"]: row for row in rows if not wanted.text or _has_words(row, wanted.text, redactor)}
     for row in found.values():
         row["labels"], row["deliveries"] = json.loads(row["labels"]), []
-    keys = [(row["source"], row["run_id"], row["id"]) for row in found.values()]
-    theirs = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.route).where(of_events(keys))
+    theirs = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.route)
+    theirs = theirs.where(dialect.among(deliveries.c.event_id, list(found)))
     for event_id, sink, route in connection.execute(theirs.order_by(deliveries.c.sink)) if found else ():
         found[event_id]["deliveries"].append((sink, route))
     return list(found.values())

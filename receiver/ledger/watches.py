@@ -108,7 +108,9 @@ def _see_again(insert: Any) -> Any:
 def forget(connection: sa.Connection, source: str, run_ids: Collection[str]) -> None:
     """Forget runs that have ended."""
     if run_ids:
-        connection.execute(sa.delete(active_runs).where(dialect.of_runs(active_runs, source, sorted(run_ids))))
+        connection.execute(
+            sa.delete(active_runs).where(dialect.of_runs(active_runs, ((source, each) for each in run_ids)))
+        )
 
 
 def not_seen_since(connection: sa.Connection, source: str, moment: float) -> list[ActiveRun]:

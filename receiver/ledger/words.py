@@ -279,11 +279,7 @@ def _locked(connection: sa.Connection, *, wait: bool) -> bool:
 def _documents(connection: sa.Connection, keys: Iterable[RunKey]) -> list[Any]:
     """Return what is indexed of these runs."""
     its = [*(run_texts.c[name] for name in ("seq", "source", "run_id", "document"))]
-    return [
-        row
-        for source, run_ids in dialect.by_source(keys)
-        for row in connection.execute(sa.select(*its).where(dialect.of_runs(run_texts, source, run_ids)))
-    ]
+    return list(connection.execute(sa.select(*its).where(dialect.of_runs(run_texts, keys))))
 
 
 def _delete(connection: sa.Connection, rows: Sequence[Any]) -> None:
@@ -310,11 +306,7 @@ def _texts(
     columns = (runs.c.source, runs.c.run_id, runs.c.updated_at, runs.c.title, runs.c.failure_reason, runs.c.event_id)
     of_runs = sa.select(*columns, size.label("size")).where(runs.c.event_id != "")
     of_runs = of_runs.outerjoin_from(runs, events, events.c.id == runs.c.event_id)
-    rows = [
-        row
-        for source, run_ids in dialect.by_source(keys)
-        for row in connection.execute(of_runs.where(dialect.of_runs(runs, source, run_ids)))
-    ]
+    rows = connection.execute(of_runs.where(dialect.of_runs(runs, keys))).all()
     taken: list[Any] = []
     for row in rows:
         bytes_left -= min(row.size or 0, BODY)

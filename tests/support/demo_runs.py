@@ -139,9 +139,7 @@ def _settle(
 ) -> None:
     outcome = {DeliveryMove.ACCEPT: "accepted", DeliveryMove.DEFER: "unavailable", DeliveryMove.DIE: "refused"}[move]
     results = [
-        AttemptResult(
-            each.id, each.event_id, each.created_at, each.attempt_number, move, outcome, reason, now - 0.42, now, **more
-        )
+        AttemptResult(each.id, each.event_id, each.attempt_number, move, outcome, reason, now - 0.42, now, **more)
         for each in claim(ledger, sink, limit=most, now=now)
     ]
     ledger.write(lambda connection: attempts.settle(connection, "w", results, now))

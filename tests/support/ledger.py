@@ -97,7 +97,7 @@ def result_of(each: Claimed, move: DeliveryMove, now: float = NOW, **fields: obj
     """The result of an attempt that ended `now`."""
     outcome = {DeliveryMove.ACCEPT: "accepted", DeliveryMove.DEFER: "unavailable", DeliveryMove.DIE: "refused"}[move]
     reason = "" if move is DeliveryMove.ACCEPT else "no"
-    of = (each.id, each.event_id, each.created_at, each.attempt_number)
+    of = (each.id, each.event_id, each.attempt_number)
     return AttemptResult(*of, move, outcome, reason, now, now, **fields)  # type: ignore[arg-type]
 
 

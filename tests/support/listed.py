@@ -99,9 +99,8 @@ SELECT {{delivery}}, {{event}}, {{name}}, 's', 'all', {_SOURCE}, 'tsk_' || n, {_
 FROM filled
 """
 _ATTEMPTS = f"""
-INSERT INTO attempts (delivery_id, number, outcome, reason, receipt, started_at, ended_at, worker,
-                      delivery_created_at)
-SELECT {{delivery}}, 1, 'accepted', '', {{receipt}}, {_AT}, {_AT}, 'w', {_AT} FROM filled
+INSERT INTO attempts (delivery_id, number, outcome, reason, receipt, started_at, ended_at, worker)
+SELECT {{delivery}}, 1, 'accepted', '', {{receipt}}, {_AT}, {_AT}, 'w' FROM filled
 """
 _SUBMISSIONS = f"""
 INSERT INTO submissions (id, source, key_id, call, state, run_id, run_type, title, labels, request_hash, reason,

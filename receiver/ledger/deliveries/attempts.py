@@ -20,13 +20,12 @@ from receiver.ledger.schema import attempts, deliveries
 
 
 class AttemptResult(NamedTuple):
-    """The result of one attempt: a tuple, for each delivery makes one. `event_id`, `created_at`: of its delivery.
-    `move`: ACCEPT, DEFER, DIE or LAPSE. `outcome`: the word in the attempts table. Times are seconds since the epoch,
-    `retry_after` is seconds."""
+    """The result of one attempt: a tuple, for each delivery makes one. `event_id`: of its delivery. `move`: ACCEPT,
+    DEFER, DIE or LAPSE. `outcome`: the word in the attempts table. Times are seconds since the epoch, `retry_after` is
+    seconds."""
 
     id: str
     event_id: str
-    created_at: float
     attempt_number: int
     move: DeliveryMove
     outcome: str
@@ -73,7 +72,6 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
             "started_at": each.started_at,
             "ended_at": each.ended_at,
             "worker": worker,
-            "delivery_created_at": each.created_at,
         }
         for worker, each in sorted(results, key=lambda result: result[1].id)
     ]

@@ -26,7 +26,7 @@ IS_SENT: Final = unindexed(deliveries.c.state) == DeliveryState.SENDING
 
 _OF_DELIVERY = (
     *("id", "event_id", "sink", "lane", "route", "attempts", "spent", "after", "source", "run_id"),
-    *("tried_at", "due_at", "created_at"),
+    *("tried_at", "due_at"),
 )
 _OF_EVENT = ("seq", "outcome", "via", "problem", "received_at")
 
@@ -57,7 +57,6 @@ class Claimed:
     run_events: int = 1  # how many events its run has, this one included
     tried_at: float | None = None  # when its first attempt began, moved by what it waited for us; None if this is it
     due_at: float = 0.0
-    created_at: float = 0.0
     event_seq: int = 0  # by which `load_bodies` finds its body; 0 when it is loaded
     receipts: Mapping[str, dict[str, Any] | None] = field(default_factory=dict)  # by sink, of those it waited for
     run: Run | None = None  # what the dispatcher of this process has parsed the body into
@@ -103,7 +102,6 @@ def to_claimed(row: Any, now: float, probe: float | None = None) -> Claimed:
         run_events=int(count),
         tried_at=tried_at,
         due_at=row.due_at,
-        created_at=row.created_at,
         event_seq=row.seq,
     )
 

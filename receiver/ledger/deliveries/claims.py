@@ -18,6 +18,7 @@ Poison      What lapses four times in a row may be what kills workers: it is dea
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from operator import attrgetter
@@ -31,7 +32,6 @@ from receiver.ledger import dialect
 from receiver.ledger.deliveries import fair_queue, lanes
 from receiver.ledger.deliveries.claimed import IS_SENT, Claimed, columns, delivery_columns, to_claimed
 from receiver.ledger.deliveries.fair_queue import ManyLanes
-from receiver.ledger.deliveries_by_event import event_of
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.schema import lanes as lane_rows
 
@@ -64,8 +64,7 @@ def _due(database: str, of: str) -> sa.Select[Any]:
     if database == "postgresql":
         locked = locked.prefix_with("MATERIALIZED")
     size = sa.func.length(events.c.body).label("size")
-    event = event_of(locked, on_postgresql=database == "postgresql")
-    return sa.select(*columns(locked.c), size).join(events, event)
+    return sa.select(*columns(locked.c), size).join(events, events.c.id == locked.c.event_id)
 
 
 _CLAIM: Final = (
@@ -186,18 +185,16 @@ def renew(connection: sa.Connection, owner: str, ids: Collection[str], until: fl
     return connection.execute(_RENEW, {"b_ids": sorted(ids), "b_owner": owner, "b_until": until}).rowcount
 
 
-@lru_cache(maxsize=256)
-def _due_sinks(sinks: tuple[str, ...]) -> sa.CompoundSelect[Any]:
-    """Return the query of `due_sinks`, whose making takes longer than its run: each process asks it every second."""
-    now: sa.BindParameter[float] = sa.bindparam("b_now", type_=sa.Double())
-    wanted = []
-    for sink in sinks:
-        oldest = sa.select(deliveries.c.due_at).where(fair_queue.due(sink, now)).order_by(deliveries.c.due_at).limit(1)
-        waits = sa.or_(lane_rows.c.paused, sa.and_(lane_rows.c.breaker != "closed", lane_rows.c.until > now))
-        shut = sa.select(lane_rows.c.lane).where(lane_rows.c.lane == sink, waits).exists()
-        # Not EXISTS of what is due: that forgets the order, and PostgreSQL may then search the whole table for one row.
-        wanted.append(sa.select(sa.literal(sink)).where(oldest.scalar_subquery().is_not(None), sa.not_(shut)))
-    return sa.union_all(*wanted)
+_ASKED: Final = dialect.given_texts("b_sinks")
+# Not EXISTS of what is due: that forgets the order, and PostgreSQL may then search the whole table for one row.
+_OLDEST: Final = (
+    sa.select(deliveries.c.due_at).where(fair_queue.due(_ASKED, _NOW)).order_by(deliveries.c.due_at).limit(1)
+)
+_WAITS: Final = sa.or_(lane_rows.c.paused, sa.and_(lane_rows.c.breaker != "closed", lane_rows.c.until > _NOW))
+_DUE_SINKS: Final = sa.select(_ASKED).where(
+    _OLDEST.scalar_subquery().is_not(None),
+    sa.not_(sa.select(lane_rows.c.lane).where(lane_rows.c.lane == _ASKED, _WAITS).exists()),
+)
 
 
 def due_sinks(connection: sa.Connection, sinks: Sequence[str], now: float) -> list[str]:
@@ -205,7 +202,7 @@ def due_sinks(connection: sa.Connection, sinks: Sequence[str], now: float) -> li
 
     What waits for a sink whose breaker is open does not count before the next probe is due.
     """
-    return list(connection.execute(_due_sinks(tuple(sinks)), {"b_now": now}).scalars()) if sinks else []
+    return list(connection.scalars(_DUE_SINKS, {"b_sinks": json.dumps(list(sinks)), "b_now": now}))
 
 
 def count_due(connection: sa.Connection, sink: str, most: int, now: float) -> int:

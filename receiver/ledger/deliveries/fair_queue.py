@@ -70,7 +70,7 @@ class ManyLanes:
     rotation: Rotation
 
 
-def due(sink: str | sa.BindParameter[str], now: float | sa.BindParameter[float]) -> sa.ColumnElement[bool]:
+def due(sink: str | sa.ColumnElement[str], now: float | sa.BindParameter[float]) -> sa.ColumnElement[bool]:
     """Return the condition that a delivery is due for `sink`."""
     return sa.and_(deliveries.c.sink == sink, _QUEUED, deliveries.c.due_at <= now)
 

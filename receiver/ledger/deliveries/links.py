@@ -15,8 +15,6 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after
 from receiver.ledger import dialect
-from receiver.ledger.attempts_by_delivery import of_delivery
-from receiver.ledger.deliveries_by_event import of_event, of_events
 from receiver.ledger.schema import attempts, deliveries, events
 
 # Held deliveries that one statement looks at.
@@ -29,6 +27,7 @@ def held(of: sa.FromClause = deliveries) -> sa.ColumnElement[bool]:
 
 
 HELD: Final = held()
+_ACCEPTED: Final = sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted")
 
 
 def release_held(
@@ -40,7 +39,7 @@ def release_held(
     """
     released: set[str] = set()
     query = (
-        sa.select(*(deliveries.c[name] for name in ("id", "source", "run_id", "event_id", "sink", "after")))
+        sa.select(*(deliveries.c[name] for name in ("id", "event_id", "sink", "after")))
         .where(HELD, condition)
         .order_by(deliveries.c.event_id, deliveries.c.id)  # as their index has them: by id alone, all are read
         .limit(PAGE)
@@ -62,7 +61,7 @@ def _release(connection: sa.Connection, held: Sequence[Any], now: float, sinks: 
     own: dict[str, dict[str, bool]] = {}
     for row in connection.execute(
         sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.state).where(
-            of_events([(row.source, row.run_id, row.event_id) for row in held])
+            dialect.among(deliveries.c.event_id, sorted({row.event_id for row in held}))
         )
     ):
         _note(own.setdefault(row.event_id, {}), row.sink, row.state)
@@ -97,8 +96,8 @@ def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -
     query = (
         sa.select(deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
         .select_from(events)
-        .join(deliveries, of_event(events))
-        .outerjoin(attempts, sa.and_(of_delivery(), attempts.c.outcome == "accepted"))
+        .join(deliveries, deliveries.c.event_id == events.c.id)
+        .outerjoin(attempts, _ACCEPTED)
         .where(events.c.id == event_id, deliveries.c.sink.in_(sinks))
         .order_by(attempts.c.number)
     )
@@ -122,8 +121,8 @@ def _earlier(connection: sa.Connection, event_ids: Collection[str]) -> Sequence[
         sa.select(later.c.id.label("event_id"), deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
         .select_from(later)
         .join(events, sa.and_(events.c.source == later.c.source, events.c.run_id == later.c.run_id))
-        .join(deliveries, of_event(events))
-        .outerjoin(attempts, sa.and_(of_delivery(), attempts.c.outcome == "accepted"))
+        .join(deliveries, deliveries.c.event_id == events.c.id)
+        .outerjoin(attempts, _ACCEPTED)
         .where(
             later.c.id.in_(event_ids),
             later.c.run_id != "",

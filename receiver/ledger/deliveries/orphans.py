@@ -16,9 +16,8 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.event import delivery_id
-from receiver.ledger import stats
+from receiver.ledger import dialect, stats
 from receiver.ledger.deliveries import same_result
-from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.schema import deliveries
 
 # Deliveries that one transaction changes at the most, so that nobody waits long for the ledger.
@@ -108,7 +107,7 @@ def move(
         )
         moved += connection.execute(changed).rowcount if ids else 0
     # In the same transaction, or what waits for these would be released in between.
-    theirs = of_events([(row.source, row.run_id, row.event_id) for row in wanted])
+    theirs = dialect.among(deliveries.c.event_id, sorted(event_ids))
     _rename_links(connection, theirs, old, new)
     return Moved(moved, len(wanted) - len(ids), page[-1].id if len(page) == PAGE else "")
 

@@ -15,7 +15,6 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, gave_up, state_after
 from receiver.ledger import dialect
-from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.deliveries import fair_queue, lanes, links
 from receiver.ledger.deliveries.attempts import AttemptResult, record, release_held
 from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED
@@ -68,7 +67,7 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, now: flo
         return
     before = _lapses(connection, held)
     lapsed = partial(AttemptResult, move=DeliveryMove.LAPSE, outcome="lapsed", reason=reason, ended_at=now)
-    results = [lapsed(row.id, row.event_id, row.created_at, row.attempts, started_at=row.updated_at) for row in held]
+    results = [lapsed(row.id, row.event_id, row.attempts, started_at=row.updated_at) for row in held]
     record(connection, [(row.claim_owner, result) for row, result in zip(held, results, strict=True)])
     first = [row for row in held if not before[row.id]]
     again = [row for row in held if 0 < before[row.id] < _LAPSES - 1]
@@ -87,10 +86,8 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, now: flo
 
 def _lapses(connection: sa.Connection, held: Sequence[Any]) -> dict[str, int]:
     """Count how many attempts in a row have lapsed before the present one of each delivery."""
-    query = (
-        sa.select(attempts.c.delivery_id, attempts.c.number)
-        .join(deliveries, of_delivery())
-        .where(dialect.among(deliveries.c.id, [row.id for row in held]), attempts.c.outcome == "lapsed")
+    query = sa.select(attempts.c.delivery_id, attempts.c.number).where(
+        dialect.among(attempts.c.delivery_id, [row.id for row in held]), attempts.c.outcome == "lapsed"
     )
     numbers: defaultdict[str, set[int]] = defaultdict(set)
     for row in connection.execute(query):

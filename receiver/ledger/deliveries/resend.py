@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import dialect
-from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.deliveries import creation
 from receiver.ledger.runs import RunStatus
 from receiver.ledger.schema import attempts, deliveries
@@ -77,7 +76,7 @@ def statuses(connection: sa.Connection, ids: Collection[str]) -> dict[str, Deliv
     """Return the status of each of these deliveries that exists."""
     rows = connection.execute(
         sa.select(deliveries.c.id, deliveries.c.state, attempts)
-        .outerjoin(attempts, of_delivery())
+        .outerjoin(attempts, attempts.c.delivery_id == deliveries.c.id)
         .where(dialect.among(deliveries.c.id, list(ids)))
         .order_by(attempts.c.number)
     )

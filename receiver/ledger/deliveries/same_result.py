@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from receiver.ledger import dialect
-from receiver.ledger.deliveries_by_event import of_event
 from receiver.ledger.schema import deliveries, events, runs
 
 
@@ -33,9 +32,8 @@ def lock(connection: sa.Connection, event_ids: Collection[str]) -> set[str]:
     """
     ids = dialect.among(events.c.id, sorted(set(event_ids)))
     keys = connection.execute(sa.select(events.c.source, events.c.run_id).where(ids, events.c.run_id != "")).all()
-    for source, run_ids in dialect.by_source((row.source, row.run_id) for row in keys):
-        mine = sa.select(runs.c.run_id).where(dialect.of_runs(runs, source, run_ids))
-        connection.execute(mine.order_by(runs.c.run_id).with_for_update())
+    mine = sa.select(runs.c.run_id).where(dialect.of_runs(runs, ((row.source, row.run_id) for row in keys)))
+    connection.execute(mine.order_by(runs.c.source, runs.c.run_id).with_for_update())
     kept = sa.select(events.c.id).where(ids).order_by(events.c.id).with_for_update(key_share=True)
     return set(connection.execute(kept).scalars())
 
@@ -48,14 +46,14 @@ def told(connection: sa.Connection, event_ids: Collection[str], sinks: Collectio
         sa.select(asked.c.id, deliveries.c.sink, deliveries.c.id, deliveries.c.event_id)
         .select_from(asked)
         .join(other, sa.and_(other.c.source == asked.c.source, other.c.run_id == asked.c.run_id))
-        .join(deliveries, of_event(other))
+        .join(deliveries, deliveries.c.event_id == other.c.id)
         .where(wanted, asked.c.run_id != "", deliveries.c.sink.in_(sorted(set(sinks))))
         .where(sa.func.coalesce(other.c.repeat_of, other.c.id) == sa.func.coalesce(asked.c.repeat_of, asked.c.id))
     )
     of_no_run = (
         sa.select(asked.c.id, deliveries.c.sink, deliveries.c.id, deliveries.c.event_id)
         .select_from(asked)
-        .join(deliveries, of_event(asked))
+        .join(deliveries, deliveries.c.event_id == asked.c.id)
         .where(wanted, asked.c.run_id == "", deliveries.c.sink.in_(sorted(set(sinks))))
     )
     return [OfResult(*row) for query in (of_runs, of_no_run) for row in connection.execute(query)]

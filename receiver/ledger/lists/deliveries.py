@@ -11,7 +11,6 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import dialect
-from receiver.ledger.attempts_by_delivery import of_delivery
 from receiver.ledger.filters import Condition, Filter, begins, in_states, of_deliveries
 from receiver.ledger.lists import narrowing
 from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, Walk
@@ -85,7 +84,7 @@ def attempts_of(connection: sa.Connection, beginning: str, wanted: Filter, after
     """Return a page of the attempts of the deliveries that are wanted and whose id begins so, each one's oldest first.
     Its positions are the sink, the delivery's id and the number of the attempt."""
     told = [deliveries.c[name] for name in _OF_DELIVERY]
-    query = sa.select(attempts, *told).join(deliveries, of_delivery())
+    query = sa.select(attempts, *told).join(deliveries, deliveries.c.id == attempts.c.delivery_id)
     query = query.where(begins(deliveries.c.id, beginning), *of_deliveries(wanted))
     order = (deliveries.c.sink, deliveries.c.id, attempts.c.number)
     if after is not None:
@@ -133,7 +132,7 @@ def _receipts(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Any]:
         return {}
     query = (
         sa.select(attempts.c.delivery_id, attempts.c.receipt)
-        .join(deliveries, of_delivery())
+        .join(deliveries, deliveries.c.id == attempts.c.delivery_id)
         .where(dialect.among(deliveries.c.id, ids), attempts.c.receipt.is_not(None))
         .order_by(attempts.c.number)
     )
@@ -147,7 +146,7 @@ def _attempts(
     if not of:
         return []
     it = attempts.c
-    query = sa.select(attempts).join(deliveries, of_delivery())
+    query = sa.select(attempts).join(deliveries, deliveries.c.id == attempts.c.delivery_id)
     query = query.where(dialect.among(deliveries.c.id, [each["id"] for each in of]))
     if below is not None:
         query = query.where(it.number < below)
@@ -171,7 +170,7 @@ def receipts_of(connection: sa.Connection, source: str, run_id: str, limit: int)
     it = attempts.c
     query = (
         sa.select(it.delivery_id, deliveries.c.sink, it.receipt, it.ended_at)
-        .join(deliveries, of_delivery())
+        .join(deliveries, deliveries.c.id == attempts.c.delivery_id)
         .where(deliveries.c.run_id == run_id, deliveries.c.source == source, it.receipt.is_not(None))
         .order_by(it.ended_at.desc(), it.delivery_id)
         .limit(limit)

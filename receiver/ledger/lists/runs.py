@@ -77,11 +77,8 @@ def _all_before(since: float | None, matches: Sequence[Match]) -> bool:
 
 
 def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequence[Condition]) -> dict[RunKey, Row]:
-    found: dict[RunKey, Row] = {}
-    for source, run_ids in dialect.by_source(keys):
-        query = sa.select(*runs.c).where(dialect.of_runs(runs, source, run_ids), *dialect.row_by_row(*conditions))
-        found |= {(source, row.run_id): dict(row._mapping) for row in connection.execute(query)}
-    return found
+    query = sa.select(*runs.c).where(dialect.of_runs(runs, keys), *dialect.row_by_row(*conditions))
+    return {(row.source, row.run_id): dict(row._mapping) for row in connection.execute(query)}
 
 
 def page(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
@@ -99,10 +96,9 @@ def _conditions(wanted: Filter) -> list[Condition]:
 def _add_deliveries(connection: sa.Connection, found: Sequence[Row]) -> None:
     counts: dict[tuple[str, str], dict[str, int]] = {}
     it = deliveries.c
-    for source, run_ids in dialect.by_source((run["source"], run["run_id"]) for run in found):
-        of_these = dialect.of_runs(deliveries, source, run_ids)
-        query = sa.select(it.run_id, it.state, sa.func.count()).where(of_these).group_by(it.run_id, it.state)
-        for run_id, state, count in connection.execute(query):
-            counts.setdefault((source, run_id), {})[state] = count
+    of_these = dialect.of_runs(deliveries, ((run["source"], run["run_id"]) for run in found))
+    query = sa.select(it.source, it.run_id, it.state, sa.func.count()).where(of_these)
+    for source, run_id, state, count in connection.execute(query.group_by(it.source, it.run_id, it.state)):
+        counts.setdefault((source, run_id), {})[state] = count
     for run in found:
         run["deliveries"] = counts.get((run["source"], run["run_id"]), {})

@@ -42,11 +42,11 @@ def one(connection: sa.Connection, submission_id: str, source: str = "") -> dict
 
 def _dressed(connection: sa.Connection, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows with their labels and requests as values, and their runs' outcomes."""
-    outcomes: dict[tuple[str, str], str] = {}
-    for source, run_ids in dialect.by_source((each["source"], each["run_id"]) for each in found):
-        its = dialect.of_runs(runs, source, run_ids)
-        for row in connection.execute(sa.select(runs.c.run_id, runs.c.outcome).where(its)):
-            outcomes[source, row.run_id] = row.outcome
+    its = dialect.of_runs(runs, ((each["source"], each["run_id"]) for each in found))
+    outcomes = {
+        (row.source, row.run_id): row.outcome
+        for row in connection.execute(sa.select(runs.c.source, runs.c.run_id, runs.c.outcome).where(its))
+    }
     for each in found:
         each["labels"] = json.loads(each["labels"])
         each["request"] = None if each["request"] is None else json.loads(each["request"])

@@ -62,16 +62,18 @@ def stop_polling(connection: sa.Connection, submission_id: str, reason: str, now
 def due_after_end(connection: sa.Connection, keys: Iterable[RunKey], due_at: float | None, now: float) -> None:
     """Set when the submissions of these runs are polled next, if they are final; None: not any more."""
     it = submissions.c
-    for source, run_ids in dialect.by_source(keys):
-        final = sa.exists().where(runs.c.source == it.source, runs.c.run_id == it.run_id, runs.c.final)
-        conditions = [dialect.of_runs(submissions, source, run_ids), final]
-        if due_at is None:  # the runs are looked up, not all submissions that are polled
-            conditions.append(unindexed(it.due_at).is_not(None))
-        # An UPDATE of many would lock them in any order, and others lock them by id.
-        ids = sa.select(it.id).where(*conditions).order_by(it.id).with_for_update(of=submissions)
-        if found := connection.execute(ids).scalars().all():
-            those = sa.update(submissions).where(dialect.among(it.id, found))
-            connection.execute(those.values(due_at=due_at, updated_at=now))
+    wanted = list(keys)
+    if not wanted:
+        return
+    final = sa.exists().where(runs.c.source == it.source, runs.c.run_id == it.run_id, runs.c.final)
+    conditions = [dialect.of_runs(submissions, wanted), final]
+    if due_at is None:  # the runs are looked up, not all submissions that are polled
+        conditions.append(unindexed(it.due_at).is_not(None))
+    # An UPDATE of many would lock them in any order, and others lock them by id.
+    ids = sa.select(it.id).where(*conditions).order_by(it.id).with_for_update(of=submissions)
+    if found := connection.execute(ids).scalars().all():
+        those = sa.update(submissions).where(dialect.among(it.id, found))
+        connection.execute(those.values(due_at=due_at, updated_at=now))
 
 
 def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
@@ -117,7 +119,7 @@ class Owner(NamedTuple):
 def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> dict[str, Owner]:
     """Return the submissions of those runs that have one, by run id."""
     query = sa.select(submissions.c.run_id, submissions.c.id, submissions.c.call, submissions.c.created_at).where(
-        dialect.of_runs(submissions, source, sorted(run_ids))
+        dialect.of_runs(submissions, ((source, each) for each in run_ids))
     )
     return {row.run_id: Owner(row.id, row.call, row.created_at) for row in connection.execute(query)}
 

@@ -509,3 +509,10 @@ def explain(ledger: Ledger) -> Callable[[], list[str]]:
         return found
 
     return plans
+
+
+def test_due_sinks_are_found_among_a_thousand(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "sink_7", "sink_900"))
+
+    sinks = [f"sink_{number}" for number in range(1000)]
+    assert ledger.read(lambda it: claims.due_sinks(it, sinks, NOW)) == ["sink_7", "sink_900"]

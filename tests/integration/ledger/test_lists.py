@@ -158,7 +158,6 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
             "started_at": 1.0,
             "ended_at": 2.0,
             "worker": "w",
-            "delivery_created_at": each["created_at"],
         }
         for each in sent
         # One that is being sent has no row of its newest attempt yet.

@@ -264,7 +264,6 @@ def born(key: str, event: str, now: float) -> Claimed:
         *(key, event, "ops", "ops", "everything", 1, 0, False, "skyvern", "tsk", "completed", "webhook", "", NOW),
         labels={},
         after=(),
-        created_at=now,
     )
 
 

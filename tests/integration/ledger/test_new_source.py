@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from receiver.ledger import Connection, Ledger, dialect
 from receiver.ledger.deliveries import same_result
-from receiver.ledger.deliveries_by_event import of_events
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import events as event_lists
 from receiver.ledger.lists import runs as run_lists
@@ -45,14 +44,12 @@ def grown(ledger: Ledger) -> Ledger:
 
 
 def recorded(connection: Connection) -> set[str]:
-    """As dispatch looks up the events of runs, in a statement that is built once."""
-    query = sa.select(events.c.id).where(dialect.of_given_runs(events))
-    run_ids = [run_id for _, run_id in KEYS]
-    return set(connection.execute(query, {"b_source": "new", "b_run_ids": run_ids}).scalars())
+    """As dispatch looks up the events of runs."""
+    return set(connection.execute(sa.select(events.c.id).where(dialect.of_runs(events, KEYS))).scalars())
 
 
 def of_deliveries(connection: Connection) -> set[str]:
-    wanted = of_events([(*key, event) for key, event in zip(KEYS, IDS, strict=True)])
+    wanted = dialect.among(deliveries.c.event_id, IDS)
     return set(connection.execute(sa.select(deliveries.c.event_id).where(wanted)).scalars())
 
 

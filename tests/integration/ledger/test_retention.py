@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger, actions, retention
 from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import creation
+from receiver.ledger.schema import deliveries
 from tests.support.ledger import NOW, beside, claim, event_body, new_event, record, settle, states
 
 LATER = NOW + 1000
@@ -54,3 +56,19 @@ def test_no_delivery_is_added_to_an_event_that_is_being_removed(old: Ledger) -> 
         assert (removed, made) == (1, [])
     assert states(old) == {}
     assert event_body(old, EVENT) is None
+
+
+def test_backfill_makes_no_delivery_of_a_removed_event(postgres_ledger: Ledger) -> None:
+    # Given a result that a backfill has counted, and an update of it that came afterwards
+    first = new_event("tsk_1", "ops")
+    update = new_event("tsk_1", disposition="update", recording_url="r")._replace(repeat_of=first.event.id)
+    record(postgres_ledger, first)
+    postgres_ledger.write(lambda it: actions.create(it, "op_1", Action("backfill", Selection(), "db"), NOW + 1))
+    record(postgres_ledger, update, now=NOW + 2)
+    # When retention removes the update while the backfill makes its step
+    with beside(postgres_ledger, remove, lambda it: actions.step(it, LATER)) as (removed, _):
+        # Then the event that is gone gets no delivery
+        assert removed == 1
+        assert states(postgres_ledger) == {"tsk_1:ops": "queued"}
+        made = postgres_ledger.read(lambda it: it.execute(sa.select(deliveries.c.event_id)).scalars().all())
+        assert made == [first.event.id]

@@ -1,0 +1,422 @@
+"""The tables. The revision in migrations/versions makes them as they are declared here.
+
+Times are doubles: seconds since the epoch, UTC. Documents are JSON text, bodies are bytes: a body may hold what
+no JSON column takes (NUL, lone surrogates, integers of 5,000 digits). Texts compare by their bytes: on PostgreSQL
+they have the collation "C".
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite gives out row numbers only to a column that is INTEGER PRIMARY KEY.
+Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def partial_index(name: str, where: str, *columns: str, unique: bool = False) -> Index:
+    """Return an index of the rows that meet a condition."""
+    return Index(name, *columns, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
+
+
+# --- Events and their deliveries.
+
+# What few runs and events meet, of those that have an end: for lists of what went wrong.
+UNSUCCESSFUL: Final = "outcome <> 'completed' AND outcome <> ''"
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("run_type", Text, nullable=False, server_default=""),
+    Column("status", Text, nullable=False, server_default=""),  # as Skyvern says
+    Column("outcome", Text, nullable=False, server_default=""),  # after correction, see domain/run.undelivered
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("retry_pending", Boolean, nullable=False, server_default=text("false")),
+    Column("final", Boolean, nullable=False, server_default=text("false")),
+    Column("title", Text),
+    Column("workflow_id", Text),
+    Column("failure_reason", Text),
+    Column("created_at", Double),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("modified_at", Double),
+    Column("event_id", Text, nullable=False, server_default=""),  # the newest event
+    Column("events", Integer, nullable=False, server_default="0"),
+    Column("submission_id", Text, nullable=False, server_default=""),
+    Column("labels", Text, nullable=False, server_default="{}"),
+    Column("first_seen_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("retried_from", Text),  # the run that Skyvern started again as this one
+    Column("retried_by", Text),  # the run that Skyvern started again for this one
+    Column("noted_at", Double),  # when Skyvern's API first showed its end, though no event has brought it yet
+    Column("due_at", Double),  # when Skyvern is asked next for a run without a submission; null: never
+    Column("polls", Integer, nullable=False, server_default="0"),
+    Column("found_by", Text, nullable=False, server_default=""),  # "import": a walk of Skyvern's list found its end
+    PrimaryKeyConstraint("run_id", "source"),
+    # Of lists: each ends with the list's order, see lists/paging.py.
+    Index("ix_runs_updated_at", "updated_at", "run_id", "source"),
+    Index("ix_runs_source", "source", "updated_at", "run_id"),
+    partial_index("ix_runs_workflow", "workflow_id IS NOT NULL", "workflow_id", "updated_at", "run_id", "source"),
+    partial_index("ix_runs_unsuccessful", UNSUCCESSFUL, "outcome", "updated_at", "run_id", "source"),
+    partial_index("ix_runs_due", "due_at IS NOT NULL", "source", "due_at", "run_id"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=True),  # the order of recording
+    Column("id", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("run_id", Text, nullable=False),  # "" when the body does not tell
+    Column("via", Text, nullable=False),
+    Column("run_type", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("retry_pending", Boolean, nullable=False),
+    Column("final", Boolean, nullable=False),
+    Column("modified_at", Double),
+    Column("fingerprint", Text, nullable=False),  # "": not compared yet, nor have statement and extent been computed
+    Column("statement", Text, nullable=False, server_default=""),  # the fingerprint without the files
+    Column("extent", Text, nullable=False, server_default=""),  # how much it has: see domain/extent.py
+    Column("output_null", Boolean, nullable=False),
+    Column("disposition", Text, nullable=False),  # new | interim | update | repeat | superseded | test | unreadable
+    Column("repeat_of", Text),
+    Column("unrouted", Boolean, nullable=False),
+    Column("problem", Text, nullable=False),
+    Column("submission_id", Text, nullable=False),
+    Column("received_at", Double, nullable=False),
+    Column("recorded_at", Double, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("completion", Text, nullable=False, server_default=""),  # JSON object: members that the body lacks, or ""
+    Index("uq_events_id", "id", unique=True),
+    Index("ix_events_run_id", "run_id", "source"),
+    Index("ix_events_recorded_at", "recorded_at", "seq"),
+    Index("ix_events_source", "source", "recorded_at", "seq"),
+    partial_index("ix_events_unsuccessful", UNSUCCESSFUL, "outcome", "recorded_at", "seq"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("event_id", Text, nullable=False),
+    Column("sink", Text, nullable=False),
+    Column("lane", Text, nullable=False),  # what a breaker guards: the sink, or one destination of it
+    Column("route", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("after", Text, nullable=False, server_default="[]"),  # JSON list of sinks whose end it waits for
+    Column("state", Text, nullable=False),
+    # The number of the newest attempt; a claim that is handed back takes its number back.
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("spent", Integer, nullable=False, server_default="0"),  # counts against the sink's budget
+    Column("due_at", Double, nullable=False),
+    Column("tried_at", Double),  # when its first attempt began, if that failed; moved by what it waited for us
+    # The claim, of a delivery that is being sent: see deliveries/claims.py. In every other state these have no value.
+    Column("claim_owner", Text, nullable=False, server_default=""),  # the worker process
+    Column("claim_until", Double),  # when it lapses
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("target", Text, nullable=False, server_default=""),  # a callback's address, if not its submission's
+    Column("target_key", Text, nullable=False, server_default=""),  # the id of the API key that gave it, and signs
+    Index("ix_deliveries_event_id", "event_id"),
+    Index("ix_deliveries_run_id", "run_id"),
+    partial_index("ix_deliveries_queued", "state = 'queued'", "sink", "due_at"),
+    partial_index("ix_deliveries_queued_lane", "state = 'queued' AND lane <> sink", "sink", "lane", "due_at"),
+    partial_index("ix_deliveries_waiting", "state = 'waiting'", "due_at"),
+    partial_index("ix_deliveries_sending", "state = 'sending'", "claim_until"),
+    partial_index("ix_deliveries_held", "state = 'held'", "event_id"),
+    # What does not go straight through, for counts: one that does has no entry here.
+    partial_index(
+        "ix_deliveries_stopped", "state = 'held' OR state = 'waiting' OR state = 'dead'", "state", "sink", "due_at"
+    ),
+    Index("ix_deliveries_updated_at", "updated_at", "id"),
+    partial_index("ix_deliveries_state", "state <> 'delivered'", "state", "updated_at", "id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("delivery_id", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),  # accepted | refused | unavailable | error | lapsed
+    Column("reason", Text, nullable=False),
+    Column("receipt", Text),  # JSON
+    Column("retry_after", Double),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double, nullable=False),
+    Column("worker", Text, nullable=False),
+    PrimaryKeyConstraint("delivery_id", "number"),
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("lane", Text, primary_key=True),
+    Column("sink", Text, nullable=False),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("paused_at", Double, nullable=False, server_default="0"),  # 0 while it is not
+    Column("breaker", Text, nullable=False, server_default="closed"),  # closed | open | probing
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("until", Double, nullable=False, server_default="0"),  # no probe before
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("opened_at", Double, nullable=False, server_default="0"),  # since when it is not closed; 0: it is
+    Column("updated_at", Double, nullable=False),
+    partial_index("ix_lanes_shut", "paused OR breaker <> 'closed'", "sink"),
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),  # replay | backfill | cancel | restore
+    Column("selection", Text, nullable=False),  # JSON: what it was asked to take
+    Column("sink", Text, nullable=False),  # a backfill's sink
+    Column("force", Boolean, nullable=False),
+    Column("rate", Double, nullable=False),  # a second; 0 is as fast as it goes
+    Column("state", Text, nullable=False),  # running | done | cancelled
+    Column("total", Integer, nullable=False),
+    Column("done", Integer, nullable=False, server_default="0"),
+    Column("cursor", Text, nullable=False, server_default=""),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("source", Text, nullable=False, server_default=""),  # whose things it takes; "": of all
+    Column("actor", Text, nullable=False, server_default=""),  # who began it
+    Index(None, "state"),
+    Index(None, "created_at", "id"),
+)
+
+# --- Runs that were submitted here, and what is known of Skyvern's account.
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("id", Text, primary_key=True),  # the token in the callback URL
+    Column("source", Text, nullable=False),
+    Column("key_id", Text, nullable=False),  # whose call it was
+    Column("call", Text, nullable=False),  # tasks | agents | workflows | legacy
+    Column("state", Text, nullable=False),  # pending | accepted | rejected | unknown | lost
+    Column("run_id", Text, nullable=False, server_default=""),
+    Column("run_type", Text, nullable=False, server_default=""),
+    Column("title", Text),
+    Column("labels", Text, nullable=False, server_default="{}"),  # JSON
+    Column("callback_url", Text, nullable=False, server_default=""),  # the caller's; elsewhere: webhook_url
+    Column("idempotency_key", Text),
+    Column("request_hash", Text, nullable=False),  # of the request as it was sent
+    Column("request", Text),  # JSON: what was asked for, after redaction; null when it was not kept
+    Column("answer_status", Integer),
+    Column("answer", LargeBinary),  # the answer to the caller, after redaction
+    Column("due_at", Double),  # when to poll next; null: never
+    Column("polls", Integer, nullable=False, server_default="0"),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("created_at", Double, nullable=False),
+    Column("answered_at", Double),
+    Column("updated_at", Double, nullable=False),
+    partial_index(
+        "uq_submissions_key_id_idempotency_key", "idempotency_key IS NOT NULL", "key_id", "idempotency_key", unique=True
+    ),
+    partial_index("ix_submissions_due", "due_at IS NOT NULL", "source", "due_at", "id"),
+    Index("ix_submissions_run_id", "run_id", "source"),
+    Index(None, "key_id", "request_hash", "created_at"),
+    Index("ix_submissions_created_at", "created_at", "id"),
+)
+
+# Walks of Skyvern's list of runs. Times of `watermark` are by Skyvern's clock.
+watches = Table(
+    "watches",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("watermark", Double),  # each run that was created before is known, or remembered in active_runs
+    Column("due_at", Double, nullable=False, server_default="0"),  # of the next walk; while one is made, its lease
+    Column("walked_at", Double),  # when a walk was last complete
+    Column("gap_at", Double),  # when the list last ended before the watermark was reached
+    Column("trouble", Text, nullable=False, server_default=""),  # why the last walk was not complete
+)
+
+# Runs that a walk saw under way. A run that leaves this list of Skyvern's has ended.
+active_runs = Table(
+    "active_runs",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", Double),  # by Skyvern's clock
+    Column("seen_at", Double, nullable=False),
+    Column("first_seen_at", Double, nullable=False),
+    PrimaryKeyConstraint("source", "run_id"),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("schedule_id", Text, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("next_run", Double),  # the next time at which it is to start a run
+    Column("missed", Double),  # the last such time at which it did not
+    Column("checked_at", Double, nullable=False),
+    PrimaryKeyConstraint("source", "schedule_id"),
+)
+
+# The agents of an account as the clock saw them last, of sources that are watched.
+agents = Table(
+    "agents",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("callback_url", Text),  # without query and password; null: its results go nowhere
+    Column("checked_at", Double, nullable=False),
+    PrimaryKeyConstraint("source", "agent_id"),
+)
+
+# What `runhook connect --undo` puts back.
+agent_changes = Table(
+    "agent_changes",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("before", Text),  # the agent's callback URL before it was ours
+    Column("after", Text, nullable=False),
+    Column("changed_at", Double, nullable=False),
+    PrimaryKeyConstraint("source", "agent_id"),
+)
+
+# --- People and programs: what they may do, and what they did.
+
+# Who did what: see audit.py.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("actor_kind", Text, nullable=False),  # cli | key | user …
+    Column("actor", Text, nullable=False),
+    Column("key_id", Text, nullable=False),  # of an API key, or ""
+    Column("action", Text, nullable=False),
+    Column("source", Text, nullable=False),  # on whose things; "": of all
+    Column("selection", Text, nullable=False),  # JSON: what it was asked to take
+    Column("count", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),  # begun | done | failed
+    Column("detail", Text, nullable=False),
+    Column("ended_at", Double),  # null while it is begun
+    Index(None, "at"),
+    Index(None, "source", "id"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hash", Text, nullable=False),  # SHA-256 of the whole key, hex
+    Column("hint", Text, nullable=False),  # how the key begins
+    Column("scopes", Text, nullable=False),  # "submit read operate resubmit"
+    Column("source", Text, nullable=False),
+    Column("rate", Text),  # such as 10/s
+    Column("created_at", Double, nullable=False),
+    Column("used_at", Double),
+    Column("revoked_at", Double),
+    Column("expires_at", Double),  # by the database's clock; null: never
+    Column("replaced_by", Text, nullable=False, server_default=""),  # id of the key that it was rotated to
+    Index("uq_keys_hash", "hash", unique=True),
+)
+
+# Who is signed in to the console.
+console_sessions = Table(
+    "console_sessions",
+    metadata,
+    Column("hash", Text, primary_key=True),  # SHA-256 of the token, hex
+    Column("user", Text, nullable=False),
+    Column("credential", Text, nullable=False),  # hash of what the password was checked against
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Index(None, "expires_at"),
+)
+
+# Views of the console by name: see saved_views.py.
+saved_views = Table(
+    "saved_views",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),  # kind:name of who saved it
+    Column("source", Text, nullable=False),  # the only one that its owner may see; "": all
+    Column("name", Text, nullable=False),
+    Column("path", Text, nullable=False),  # below /console
+    Column("shared", Boolean, nullable=False),
+    Column("saved_at", Double, nullable=False),
+    Index("uq_saved_views_owner_source_name", "owner", "source", "name", unique=True),
+)
+
+# --- What runs say, as words: see domain/words.py and ledger/words.py.
+
+# Changes of runs that are not indexed yet: an outbox. Recording adds a row; the clock indexes the run and deletes it.
+# SQLite must never give out a number again, so its column is AUTOINCREMENT.
+to_index = Table(
+    "to_index",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=True),  # the order of changes
+    Column("source", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("queued_at", Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# What each run says. The index over it is `words`, a table of FTS5, or a column of PostgreSQL: see ledger/words.py.
+run_texts = Table(
+    "run_texts",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=False),  # of its change
+    Column("source", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("changed_at", Double, nullable=False),  # the run's updated_at when it was read
+    Column("document", Text, nullable=False),
+    Index("uq_run_texts_source_run_id", "source", "run_id", unique=True),
+)
+
+# --- What processes and hosts report of themselves.
+
+# Operations that the database cancelled for time.
+timeouts = Table(
+    "timeouts",
+    metadata,
+    Column("operation", Text, primary_key=True),  # the function, such as deliveries.claims.claim
+    Column("times", Integer, nullable=False),
+    Column("first_at", Double, nullable=False),  # of those that followed each other
+    Column("last_at", Double, nullable=False),
+)
+
+# The newest heartbeat of each process; see domain/parts.py.
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("beat", Text, nullable=False),  # JSON
+    Column("beat_at", Double, nullable=False),  # by the database's clock
+)
