@@ -36,7 +36,7 @@ from receiver.domain.parts import DISPATCH, deliver
 from receiver.errors import NotStarted, RunhookError
 from receiver.inbox.recovery import hand_back
 from receiver.inbox.stream import STREAM
-from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime.background import keep_thread
@@ -83,7 +83,7 @@ class Work:
 class WorkerProcess:
     """A process called `name`, in that process. `stop_within`: seconds that sends under way have to end after a stop.
 
-    Raises RunhookError when the one sink that it is for can't be built.
+    Making it starts nothing.
     """
 
     def __init__(self, settings: Settings, config: Config, name: str, work: Work, stop_within: float) -> None:
@@ -111,47 +111,59 @@ class WorkerProcess:
         self._lock: LivenessLock | None = None
         with suppress(OSError):  # the worker has warned of it; claims lapse by time then
             self._lock = LivenessLock(settings.data, self._owner)
-        release_dead(settings.data, partial(release_owner, settings))
         self._runners: dict[str, SinkRunner] = {}
         self._not_built: dict[str, str] = {}
-        self._build_runners()
-        if not work.dispatches and self._not_built:
-            raise NotStarted(f"the sink {work.sinks[0]} can't be built: {self._not_built[work.sinks[0]]}")
 
     def run(self) -> int:
         """Work until SIGTERM. Return the exit code: REPLACE when a fresh process is to take over, UNFINISHED when a
-        send did not end in time."""
+        send did not end in time. Raises NotStarted when the one sink that it is for can't be built."""
         sys.setswitchinterval(SWITCH)
-        self._heartbeat.start()
-        with stop_signals(self._stops) as reader:
+        with stop_signals(self._stops) as reader:  # before the first send
             threads = [
                 keep_thread("signs of life", lambda: self._give_signs(reader), self._ended),
-                keep_thread("each second", self._each_second, self._ended),
+                keep_thread("renewals", self._renew_claims, self._ended),
             ]
-            if self._work.dispatches:
-                build = partial(dispatcher.build, self._settings, self._config, self._owner, self._redis)
-                dispatch = build(ledger=self._ledger, runners=self._runners)
-                self._serve(DISPATCH, dispatch.run, dispatch.run_while_full)
-                dispatch.close()
-            else:
-                self._serve(wakeups.deliver_queue(self._work.sinks[0]), self._linger, lambda _: None)
-            until = time.monotonic() + self._stop_within
-            for each in list(self._runners.values()):
-                each.stop()  # also one that was built at the moment of the stop
-            settled = all(each.join(until) for each in list(self._runners.values()))
-            self._ended.set()
-            signal.raise_signal(signal.SIGCHLD)  # ends the wait for signals before its descriptor is closed
-            for each in self._runners.values():
-                each.close()
-            for thread in threads:
-                thread.join(1.0)
+            try:
+                self._work_until_stop(threads)
+                settled = self._finish_sends()
+            finally:
+                self._ended.set()
+                signal.raise_signal(signal.SIGCHLD)  # ends the wait for signals before its descriptor is closed
+                for thread in threads:
+                    thread.join(1.0)
+        for each in self._runners.values():
+            each.close()
         self._heartbeat.stop()
         self._ledger.close()
+        self._redis.close()
         if settled and self._lock is not None:
             self._lock.end()
         if self._replace:
             return REPLACE
         return 0 if settled else UNFINISHED
+
+    def _work_until_stop(self, threads: list[threading.Thread]) -> None:
+        release_dead(self._settings.data, partial(release_owner, self._settings))
+        self._build_runners()
+        if not self._work.dispatches and self._not_built:
+            (sink,) = self._work.sinks
+            raise NotStarted(f"the sink {sink} can't be built: {self._not_built[sink]}")
+        self._heartbeat.start()
+        threads.append(keep_thread("each second", self._each_second, self._ended))
+        if self._work.dispatches:
+            build = partial(dispatcher.build, self._settings, self._config, self._owner, self._redis)
+            dispatch = build(ledger=self._ledger, runners=self._runners)
+            self._serve(DISPATCH, dispatch.run, dispatch.run_while_full)
+        else:
+            self._serve(wakeups.deliver_queue(self._work.sinks[0]), self._linger, lambda _: None)
+
+    def _finish_sends(self) -> bool:
+        """Wait until the sends under way have ended and are settled, but not after the stop's time. Return whether."""
+        until = (self._stops.first_at or time.monotonic()) + self._stop_within
+        runners = list(self._runners.values())
+        for each in runners:
+            each.stop()  # also one that was built at the moment of the stop
+        return all(each.join(until) for each in runners)
 
     def _serve(self, queue: str, work: Callable[[Stop], None], work_anyway: Callable[[Stop], None]) -> None:
         """Run RQ's loop until a stop. Each job may take _LINGER, and a little more for its last batch."""
@@ -190,7 +202,7 @@ class WorkerProcess:
                 status.pulse()
             if self._stops and not stopped:
                 stopped = True
-                for each in self._runners.values():
+                for each in list(self._runners.values()):
                     each.stop()
                 log.info("worker.stopping process=%s", self._name)
             if readable([reader], SIGN_EVERY):
@@ -198,15 +210,12 @@ class WorkerProcess:
                 time.sleep(_SIGNAL)
 
     def _each_second(self) -> None:
-        """Find what no wake-up told of, renew what is held, and release what dead processes held."""
-        renewed = tried = time.monotonic()
+        """Find work that no wake-up reported, release what dead processes held, and build what could not be built."""
+        tried = time.monotonic()
         self._redis_trouble = ""
         while not self._ended.wait(LOOK_EVERY):
             now = time.monotonic()
             with suppress(LedgerUnavailable):
-                if now - renewed >= RENEW_EVERY:
-                    self._renew()
-                    renewed = now
                 if not self._stops:
                     self._poke_due()
             if self._work.dispatches and not self._stops:
@@ -234,11 +243,19 @@ class WorkerProcess:
             log.warning("%s: Redis is back", self._name)
         self._redis_trouble = trouble
 
-    def _renew(self) -> None:
-        held = [each for runner in self._runners.values() for each in runner.held()]
-        if held:
-            until = self._ledger.now() + claims.CLAIM
-            self._ledger.write(lambda connection: claims.renew(connection, self._owner, held, until))
+    def _renew_claims(self) -> None:
+        """Renew the claims on what the runners own. This thread does nothing else: what hangs must not delay it."""
+        while not self._ended.wait(RENEW_EVERY):
+            runners = list(self._runners.values())
+            owned = [each for runner in runners for each in runner.owned()]
+            at = time.monotonic()
+            with suppress(LedgerUnavailable):
+                renewed = set(self._ledger.write(partial(self._renew, owned)) if owned else ())
+                for runner in runners:
+                    runner.renewed(renewed, at)
+
+    def _renew(self, owned: Collection[str], connection: Connection) -> list[str]:
+        return claims.renew(connection, self._owner, owned, self._ledger.now() + claims.CLAIM)
 
     def _poke_due(self) -> bool:
         """Poke the runners whose sinks have something due. Return whether there are any."""
@@ -276,8 +293,8 @@ class WorkerProcess:
 
 
 def release_owner(settings: Settings, owner: str) -> bool:
-    """Release the claims and inbox entries of a dead process. Return False when Redis or the ledger was unavailable,
-    so that some may be left; they lapse later."""
+    """Release the claims and inbox entries of a dead process. Return False when that failed, as without Redis or the
+    ledger, so that some may be left; they lapse later."""
     ledger = Ledger(settings.database_url)
     client = connect(settings.redis_url, timeout=1.0, connect_timeout=2.0, retries=0)
     released = 0
@@ -285,8 +302,8 @@ def release_owner(settings: Settings, owner: str) -> bool:
         while some := ledger.write(lambda connection: release_claims(connection, owner, ledger.now())):
             released += some
         entries = hand_back(client, owner)
-    except (LedgerUnavailable, redis.RedisError) as error:
-        log.warning("worker.not_released owner=%s error=%s", owner, type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - what a dead process left must not keep this one from its work
+        log.warning("worker.not_released owner=%s error=%s", owner, error_location(error))
         return False
     finally:
         ledger.close()

@@ -60,7 +60,8 @@ class CallbackSink(Sink[SinkOptions]):
         try:
             submission, owner, target = self._ledger.read(lambda connection: _destination(connection, delivery))
         except LedgerUnavailable:
-            raise Unavailable("the ledger is unavailable, so the caller's webhook URL is not known") from None
+            why = "the ledger is unavailable, so the caller's webhook URL is not known"
+            raise Unavailable(why, dependency=True) from None
         wanted = target or (submission.webhook_url if submission else "")
         if submission is None or not wanted or owner is None:
             raise Refused("no webhook was requested for this run")

@@ -2,7 +2,7 @@
 
     room, take   the dispatcher of the process records new deliveries as claimed, and hands them over
     poke         the ledger may have something due, which is claimed when there is room
-    held         the claims that the process renews
+    owned, renewed   the claims that the process renews
 
 One thread claims and settles; nothing else here asks the ledger. A retry frees its place: nothing sleeps. A send that
 takes longer than its sink allows is given up, and its thread is left behind rather than waited for.
@@ -72,7 +72,7 @@ log = logging.getLogger("runhook.deliver")
 class SinkRunner:
     """Delivers to one sink in the worker process `owner`. Safe to call from any thread.
 
-    `ledger` and `connection` belong to the process, which closes them; it also renews the claims on `held()`.
+    `ledger` and `connection` belong to the process, which closes them; it also renews the claims on `owned()`.
     `concurrency`: sends under way at a time, in this process. `lane_limit`: how many of one lane, for a sink that has
     many. `on_due`: called, in the runner's thread, with the sinks whose held deliveries a settlement has queued.
     """
@@ -107,7 +107,7 @@ class SinkRunner:
         self._settlement = Settlement(sink.name, retry, owner, self._counter)
         self._pause = Pause(log, "deliver")
         self._lock = threading.Lock()  # of what follows
-        self._held: set[Claimed] = set()
+        self._owned: set[Claimed] = set()
         self._bytes = 0
         self._todo: deque[Claimed] = deque()
         self._unstarted: list[Claimed] = []  # withdrawn, to be handed back
@@ -140,9 +140,9 @@ class SinkRunner:
     def take(self, claimed: Sequence[Claimed]) -> None:
         """Send deliveries that a committed transaction has claimed for this runner; after a stop, hand them back."""
         with self._lock:
-            stopping, idle = self._stopping.is_set(), not self._held
+            stopping, idle = self._stopping.is_set(), not self._owned
             if not stopping:
-                self._held.update(claimed)
+                self._owned.update(claimed)
                 self._bytes += sum(map(_weight, claimed))
                 self._todo.extend(claimed)
         if stopping:
@@ -160,15 +160,22 @@ class SinkRunner:
             self._poked = True
             self._done.put(None)
 
-    def held(self) -> list[str]:
+    def owned(self) -> list[str]:
         """Return the ids of the claimed deliveries that are not settled."""
         with self._lock:
-            return [each.id for each in self._held]
+            return [each.id for each in self._owned]
+
+    def renewed(self, ids: Collection[str], at: float) -> None:
+        """Let these deliveries be sent later: their claims were renewed at `at`, by time.monotonic(), or after it."""
+        with self._lock:
+            for each in self._owned:
+                if each.id in ids:
+                    each.start_by = at + claims.START_WITHIN
 
     @property
     def idle(self) -> bool:
         """Whether nothing is held and nothing is known to be due."""
-        return not (self._held or self._poked or self._claiming)
+        return not (self._owned or self._poked or self._claiming)
 
     @property
     def worn_out(self) -> bool:
@@ -210,10 +217,15 @@ class SinkRunner:
 
     def _next_task(self) -> SendTask | None:
         with self._lock:
-            size = min(len(self._todo), self._sink.batch_size if self._many else 1)
-            if not size:
+            now, size = time.monotonic(), self._sink.batch_size if self._many else 1
+            batch: list[Claimed] = []
+            while self._todo and len(batch) < size:
+                each = self._todo.popleft()
+                (batch if now < each.start_by else self._unstarted).append(each)
+            if not batch:
+                self._done.put(None)  # what may not start any more is handed back
                 return None
-            task = SendTask([self._todo.popleft() for _ in range(size)], time.monotonic())
+            task = SendTask(batch, now)
             self._running[id(task)] = task
             return task
 
@@ -250,7 +262,7 @@ class SinkRunner:
 
     def _is_over(self) -> bool:
         with self._lock:
-            return self._stopping.is_set() and not self._held
+            return self._stopping.is_set() and not self._owned
 
     def _collect(self) -> None:
         """Wait until there is something to settle or to claim. Other sends get a moment to end, too."""
@@ -273,7 +285,7 @@ class SinkRunner:
                 return 0.0
             now = time.monotonic()
             oldest = next((task.started for task in self._running.values()), now)  # or one that starts from now on
-            at = min(oldest + self._limit if self._held else math.inf, self._claim_at())
+            at = min(oldest + self._limit if self._owned else math.inf, self._claim_at())
         return None if at == math.inf else max(0.0, at - now)
 
     def _give_up_overdue(self) -> None:
@@ -297,14 +309,16 @@ class SinkRunner:
             unstarted = list(self._unstarted)
         if not self._ended and not unstarted:
             return
-        sinks = self._settlement.settle(self._ledger, self._ended, unstarted)
+        sinks, paused = self._settlement.settle(self._ledger, self._ended, unstarted)
+        if paused:
+            self._withdraw()
         for task in self._ended:
             self._typical = task.seconds if self._typical == math.inf else 0.8 * self._typical + 0.2 * task.seconds
         settled = [*unstarted, *(each for task in self._ended for each in task.claimed)]
         self._ended = []
         with self._lock:
             del self._unstarted[: len(unstarted)]
-            self._held.difference_update(settled)
+            self._owned.difference_update(settled)
             self._bytes -= sum(map(_weight, settled))
             # What is handed back is due again; a lane that has a free place, or was probed, may have more.
             if unstarted or self._lane_limit or any(it.probe for it in settled):
@@ -312,7 +326,7 @@ class SinkRunner:
         if sinks:
             self._on_due(sinks)
         now = time.monotonic()
-        if now > self._flush_at or (not self._held and now > self._redis_away):
+        if now > self._flush_at or (not self._owned and now > self._redis_away):
             self._counter.flush()
             took = time.monotonic() - now
             self._flush_at, self._redis_away = now + FLUSH + 10 * took, now + (10 * took if took > 1.0 else 0.0)
@@ -320,7 +334,7 @@ class SinkRunner:
     def _claim(self) -> None:
         """Claim and start what is due, if there is room. Raises LedgerUnavailable."""
         with self._lock:
-            now, room, held = time.monotonic(), self._free(), list(self._held)
+            now, room, held = time.monotonic(), self._free(), list(self._owned)
             if now < self._claim_at():
                 return
             self._poked, self._claiming, self._claimed_at = False, True, now
@@ -338,15 +352,15 @@ class SinkRunner:
     def _loaded(self, claimed: Sequence[Claimed]) -> Sequence[Claimed]:
         """Load the bodies of what was claimed, which is renewed meanwhile. It is handed back if that fails."""
         with self._lock:
-            self._held.update(claimed)
+            self._owned.update(claimed)
         found: Sequence[Claimed] = ()
         try:
             found = self._ledger.read(lambda connection: load_bodies(connection, claimed), transaction=False)
         finally:
             with self._lock:
-                self._held.difference_update(claimed)
+                self._owned.difference_update(claimed)
                 if not found:
-                    self._held.update(claimed)
+                    self._owned.update(claimed)
                     self._bytes += sum(map(_weight, claimed))
                     self._unstarted += claimed
         return found
@@ -359,12 +373,15 @@ class SinkRunner:
         limit = self._allowed(room) if self._rate else room
         if not limit:
             return Claims()  # the process pokes once a second
-        left = max(MOST_BYTES - self._bytes, 1)
-        return self._ledger.write(
+        left, began = max(MOST_BYTES - self._bytes, 1), time.monotonic()
+        claimed = self._ledger.write(
             lambda connection: claims.claim(
                 *(connection, self.name, limit, self.owner, self._ledger.now()), most_bytes=left, many=many
             )
         )
+        for each in claimed:
+            each.start_by = began + claims.START_WITHIN
+        return claimed
 
     def _allowed(self, wanted: int) -> int:
         """Return how many that are due, up to `wanted`, the sink's rate allows now; 0 while Redis, which knows it, is
@@ -392,7 +409,7 @@ class SinkRunner:
 
     def _free(self) -> int:
         """Return for how many more deliveries there is room."""
-        return max(0, self._most() - len(self._held)) if self._bytes < MOST_BYTES else 0
+        return max(0, self._most() - len(self._owned)) if self._bytes < MOST_BYTES else 0
 
     def _most(self) -> int:
         """Return how many deliveries are held at most."""

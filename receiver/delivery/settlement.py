@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from handlers import Receipt
 from receiver.config.destinations import RetryPolicy
@@ -34,25 +34,30 @@ class Settlement:
         self._retry = retry
         self._owner = owner
         self._counter = counter
-        self._watched: set[str] = set()  # lanes that have met trouble lately
 
-    def settle(self, ledger: Ledger, tasks: Sequence[SendTask], unstarted: Sequence[Claimed] = ()) -> list[str]:
+    def settle(
+        self, ledger: Ledger, tasks: Sequence[SendTask], unstarted: Sequence[Claimed] = ()
+    ) -> tuple[list[str], bool]:
         """Record what became of the ended `tasks`, and hand back what never started, in one transaction; count and log
-        it. Returns the sinks of held deliveries that are due now. Raises LedgerUnavailable.
+        it. Returns the sinks of held deliveries that are due now, and whether the sink is paused. Raises
+        LedgerUnavailable.
         """
-        sinks, results = ledger.write(lambda connection: self.record(connection, tasks, ledger.now(), unstarted))
+        sinks, paused, results = ledger.write(lambda it: self.record(it, tasks, ledger.now(), unstarted))
         if results:
             self._log(results)
-        return sinks
+        return sinks, paused
 
     def record(
         self, connection: Connection, tasks: Sequence[SendTask], now: float, unstarted: Sequence[Claimed] = ()
-    ) -> tuple[list[str], Results]:
-        """Do so in a transaction at `now`, without counts and log. Returns the sinks, and the results."""
-        changes = self._breaker_changes(connection, tasks, now)
+    ) -> tuple[list[str], bool, Results]:
+        """Do so in a transaction at `now`, without counts and log. Returns the same, and the results."""
+        its = {self._sink, *(each.lane for task in tasks for each in task.claimed)} if tasks else ()
+        rows = lanes.named(connection, its) if its else {}
+        changes = self._breaker_changes(connection, rows, tasks, now)
         results = [(task, self._results(task, changes, now)) for task in tasks]
         settled = [result for _, found in results for result in found]
-        return attempts.settle(connection, self._owner, settled, now, unstarted), results
+        sinks = attempts.settle(connection, self._owner, settled, now, unstarted)
+        return sinks, self._sink in rows and rows[self._sink].paused, results
 
     def _results(self, task: SendTask, changes: dict[str, outcome.BreakerChange], now: float) -> list[AttemptResult]:
         started_at = now - (time.monotonic() - task.started)  # by the ledger's clock, as all that it records
@@ -76,13 +81,10 @@ class Settlement:
         log.info("deliver.settled sink=%s %s", self._sink, Fields(counts))
 
     def _breaker_changes(
-        self, connection: Connection, tasks: Sequence[SendTask], now: float
+        self, connection: Connection, rows: Mapping[str, breaker.Lane], tasks: Sequence[SendTask], now: float
     ) -> dict[str, outcome.BreakerChange]:
         """Move the breaker of each lane that met trouble, or was probed. Returns their changes by lane."""
-        touched = self._touched(tasks)
-        if not touched:
-            return {}
-        rows = lanes.named(connection, touched)
+        touched = _touched(tasks, {name for name, row in rows.items() if row.failures})
         changes = {}
         for name in sorted(touched):
             before = rows.get(name) or breaker.Lane(name, self._sink)
@@ -91,27 +93,27 @@ class Settlement:
                 lanes.put(connection, after, now)
                 if after.breaker != before.breaker:
                     log.warning("breaker.%s lane=%s reason=%s", after.breaker, name, after.reason)
-            (self._watched.add if after.failures else self._watched.discard)(name)
             changes[name] = outcome.BreakerChange(before, after)
         return changes
 
-    def _touched(self, tasks: Sequence[SendTask]) -> dict[str, list[breaker.Observation]]:
-        """Return what was seen of each lane whose breaker may move: one that met trouble, now or lately, or was
-        probed."""
-        answered = [
-            (each, outcome.availability(answer))
-            for task in tasks
-            for each, answer in zip(task.claimed, task.answers, strict=True)
-        ]
-        touched: dict[str, list[breaker.Observation]] = {
-            each.lane: []
-            for each, found in answered
-            if each.probe or (found is not None and not found.available) or each.lane in self._watched
-        }
-        for each, found in answered if touched else ():
-            if found is not None and each.lane in touched:
-                touched[each.lane].append(found)
-        return touched
+
+def _touched(tasks: Sequence[SendTask], troubled: Collection[str]) -> dict[str, list[breaker.Observation]]:
+    """Return what was seen of each lane whose breaker may move: one that met trouble now, or is among `troubled`, or
+    was probed."""
+    answered = [
+        (each, outcome.availability(answer))
+        for task in tasks
+        for each, answer in zip(task.claimed, task.answers, strict=True)
+    ]
+    touched: dict[str, list[breaker.Observation]] = {
+        each.lane: []
+        for each, found in answered
+        if each.probe or (found is not None and not found.available) or each.lane in troubled
+    }
+    for each, found in answered if touched else ():
+        if found is not None and each.lane in touched:
+            touched[each.lane].append(found)
+    return touched
 
 
 def _log_trouble(claimed: Claimed, answer: Receipt | Exception, result: AttemptResult) -> None:

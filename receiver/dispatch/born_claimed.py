@@ -15,7 +15,7 @@ from receiver.domain.run import RunKey
 from receiver.ledger import Connection
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.deliveries.claims import CLAIM
+from receiver.ledger.deliveries.claims import CLAIM, START_WITHIN
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
 from receiver.ledger.submissions.records import Submission
@@ -42,10 +42,12 @@ def claimed(
     known: Mapping[RunKey, KnownRun],
     bound: Mapping[RunKey, Submission],
     now: float,
+    began: float,
 ) -> dict[str, list[Claimed]]:
     """Return, by sink, those of the deliveries of these events that have been recorded as claimed, which are `ids`.
 
-    `known`, `bound`: what was known of their runs, and the submissions that these were bound to.
+    `known`, `bound`: what was known of their runs, and the submissions that these were bound to. `began`: when the
+    transaction did, by time.monotonic().
     """
     counts = Counter(item.key for item in events if item.disposition != "test")
     found: defaultdict[str, list[Claimed]] = defaultdict(list)
@@ -56,7 +58,7 @@ def claimed(
             submission = None if run.submission_id else bound.get(item.key)
             labels = submission.labels if submission else run.labels
             total = max(run.events + counts[item.key], 1)
-            found[new.sink].append(_claimed(key, item, new, labels, total, now))
+            found[new.sink].append(_claimed(key, item, new, labels, total, now, began))
     return found
 
 
@@ -74,7 +76,9 @@ def _due(events: Sequence[NewEvent]) -> Iterator[tuple[NewEvent, NewDelivery]]:
                 yield item, new
 
 
-def _claimed(key: str, item: NewEvent, new: NewDelivery, labels: Mapping[str, str], total: int, now: float) -> Claimed:
+def _claimed(
+    key: str, item: NewEvent, new: NewDelivery, labels: Mapping[str, str], total: int, now: float, began: float
+) -> Claimed:
     event, run = item.event, item.run
     # What was read in part, or came otherwise, reads differently in the ledger: the sink's process parses it again.
     whole = event.via == "webhook" and not (run.problem or run.left_out)
@@ -100,4 +104,5 @@ def _claimed(key: str, item: NewEvent, new: NewDelivery, labels: Mapping[str, st
         run_events=total,
         due_at=now,
         run=run if whole else None,
+        start_by=began + START_WITHIN,
     )

@@ -129,7 +129,7 @@ class EventRecorder:
 
     def _write(self, connection: Connection, batch: Sequence[ParsedEvent], polled: set[RunKey]) -> Recorded:
         """Lock the runs, decide about each event by what is known about its run, and write what is new."""
-        now = self._ledger.now()
+        began, now = time.monotonic(), self._ledger.now()
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
         wanted = [binding.Wanted.of(each) for each in of_runs]
         linked = [key for each in wanted for key in each.linked]
@@ -157,7 +157,7 @@ class EventRecorder:
         written = events.record(connection, decided, now, claim, made)
         schedule_polls(connection, batch, known, histories, bound, now)
         ids = written.deliveries.intersection(claim.ids) if claim else ()
-        claimed = born_claimed.claimed(decided, ids, known, bound, now) if ids else {}
+        claimed = born_claimed.claimed(decided, ids, known, bound, now, began) if ids else {}
         for source, run_id in restarted:
             if self._follow_ups.may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)

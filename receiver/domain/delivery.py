@@ -49,6 +49,7 @@ MOVES: dict[tuple[DeliveryState, DeliveryMove], DeliveryState] = {
     (DeliveryState.HELD, DeliveryMove.CANCEL): DeliveryState.CANCELLED,
     (DeliveryState.QUEUED, DeliveryMove.CLAIM): DeliveryState.SENDING,
     (DeliveryState.QUEUED, DeliveryMove.CANCEL): DeliveryState.CANCELLED,
+    (DeliveryState.QUEUED, DeliveryMove.ACCEPT): DeliveryState.DELIVERED,  # its claim lapsed during the send
     (DeliveryState.SENDING, DeliveryMove.ACCEPT): DeliveryState.DELIVERED,
     (DeliveryState.SENDING, DeliveryMove.DEFER): DeliveryState.WAITING,
     (DeliveryState.SENDING, DeliveryMove.DIE): DeliveryState.DEAD,

@@ -68,17 +68,17 @@ class StopRequests:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._first: float | None = None
+        self.first_at: float | None = None  # by time.monotonic()
         self.urgent = False
 
     def __call__(self, _signum: int = 0, _frame: FrameType | None = None) -> None:
-        if self._first is None:
-            self._first = self._clock()
-        elif self._clock() - self._first >= 1.0:
+        if self.first_at is None:
+            self.first_at = self._clock()
+        elif self._clock() - self.first_at >= 1.0:
             self.urgent = True
 
     def __bool__(self) -> bool:
-        return self._first is not None
+        return self.first_at is not None
 
 
 @contextlib.contextmanager

@@ -155,15 +155,72 @@ def test_sigterm_lets_a_send_end_and_exits_0(hooked: Callable[..., Hooked]) -> N
     assert outcomes(it.it) == ["accepted"]
 
 
+HANGING = """
+import time
+from receiver import worker_process
+from receiver.delivery import runner
+
+def build(settings, config, name, *rest, really=runner.build, tries=[], **options):
+    if name == "broken":
+        tries.append(1)
+        if len(tries) == 2 or FIRST:
+            time.sleep(300)
+        raise RuntimeError("no")
+    return really(settings, config, name, *rest, **options)
+
+runner.build = build
+worker_process.TRY_AGAIN = 1.0
+FIRST = """
+
+
 def test_send_longer_than_a_claim_is_sent_once(hooked: Callable[..., Hooked]) -> None:
-    it = hooked()
-    it.it.run("worker")
+    # Given a neighbour whose constructor hangs, the second time
+    it = hooked(broken=FILES)
+    it.it.run("worker", first=f"{HANGING}False")
     it.it.run("clock")
     it.consumer.script += [Reply(delay=claims.CLAIM + 5)]
     it.order("tsk_1")
     it.it.all_delivered(1)
     assert outcomes(it.it) == ["accepted"]
     assert len(it.consumer.requests) == 1
+
+
+def test_sigterm_during_the_start_lets_a_send_end(hooked: Callable[..., Hooked]) -> None:
+    # Given a process in which one sink sends while the next one is not built yet
+    it = hooked(broken=FILES)
+    it.order("tsk_1")
+    release = it.hold()
+    worker = it.it.run("worker", first=f"{HANGING}True".replace("300", "3"))
+    eventually(lambda: it.consumer.requests, what=lambda: it.it.log_of("worker"))
+    worker.terminate()
+    time.sleep(0.5)
+    release.set()
+    assert worker.wait(PATIENCE) == 0, it.it.log_of("worker")
+    assert outcomes(it.it) == ["accepted"]
+
+
+LATE_JOB = """
+import time
+from receiver.dispatch.dispatcher import Dispatcher
+
+def run(self, stop):
+    while not stop():
+        time.sleep(0.01)
+    time.sleep(2)
+
+Dispatcher.run = run
+"""
+
+
+def test_time_to_stop_includes_that_of_the_last_job(hooked: Callable[..., Hooked]) -> None:
+    # Given a send that does not end, and a job that ends two seconds after the signal
+    it = hooked()
+    worker = it.it.run("worker", "--stop-timeout", "3", first=LATE_JOB)
+    ready(it.it, "deliver:hook")
+    it.sending()
+    worker.terminate()
+    assert worker.wait(PATIENCE) == 1
+    assert "did not end within 3 s; it is made again" in it.it.log_of("worker")
 
 
 def test_signal_while_idle_ends_every_process_by_itself(hooked: Callable[..., Hooked]) -> None:

@@ -1,6 +1,7 @@
 """Settle claimed deliveries: record their attempts, move them, and queue the held ones that waited for them.
 
-Each UPDATE names the claim, so a worker whose claim has lapsed changes nothing.
+Each UPDATE names the claim, so a worker whose claim has lapsed changes nothing, with one exception: what its sink
+accepted is delivered if no other worker has claimed it since.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from receiver.domain.delivery import DeliveryMove, DeliveryState, after
 from receiver.ledger import dialect
 from receiver.ledger.deliveries import links
 from receiver.ledger.deliveries.claimed import IS_SENT, UNCLAIMED, Claimed
+from receiver.ledger.dialect import unindexed
 from receiver.ledger.schema import attempts, deliveries
 
 
@@ -49,7 +51,8 @@ def settle(
     """Settle deliveries that `owner` has claimed, and hand back those that never started. Returns the sinks of held
     deliveries that are due now.
 
-    An attempt is recorded even when the claim has lapsed meanwhile; the delivery then stays as its new owner has it.
+    An attempt is recorded even when the claim has lapsed meanwhile. The delivery then stays as it is, unless the sink
+    accepted it and it is still queued.
     """
     record(connection, [(owner, each) for each in results])
     rows = [_moved(each) for each in results] + [_handed_back(each) for each in unstarted]
@@ -60,7 +63,7 @@ def settle(
 
 
 def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
-    """Record attempts, each with the worker that made it. One that is there already stays."""
+    """Record attempts, each with the worker that made it. A result replaces `lapsed`; another one stays."""
     rows = [
         {
             "delivery_id": each.id,
@@ -75,7 +78,13 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
         }
         for worker, each in sorted(results, key=lambda result: result[1].id)
     ]
-    dialect.insert_many(connection, attempts, rows, dialect.do_nothing)
+    dialect.insert_many(connection, attempts, rows, _replace_lapsed)
+
+
+def _replace_lapsed(insert: Any) -> Any:
+    key = (attempts.c.delivery_created_at, attempts.c.delivery_id, attempts.c.number)
+    changed = {each.name: insert.excluded[each.name] for each in attempts.c if each not in key}
+    return insert.on_conflict_do_update(index_elements=key, set_=changed, where=attempts.c.outcome == "lapsed")
 
 
 def _receipt_text(receipt: Mapping[str, Any] | None) -> str | None:
@@ -94,6 +103,7 @@ def _receipt_text(receipt: Mapping[str, Any] | None) -> str | None:
 _MOVED: Final[tuple[tuple[str, Any], ...]] = (
     *(("id", sa.Text()), ("number", sa.Integer()), ("state", sa.Text()), ("reason", sa.Text())),
     *(("due_at", sa.Double()), ("tried_at", sa.Double()), ("spends", sa.Integer()), ("untried", sa.Integer())),
+    ("accepted", sa.Integer()),
 )
 
 
@@ -109,6 +119,7 @@ def _moved(each: AttemptResult) -> dict[str, Any]:
         "tried_at": (each.started_at if each.tried_at is None else each.tried_at) if deferred else None,
         "spends": int(each.spends and each.move is not DeliveryMove.ACCEPT),
         "untried": 0,
+        "accepted": int(each.move is DeliveryMove.ACCEPT),
     }
 
 
@@ -116,15 +127,17 @@ def _handed_back(each: Claimed) -> dict[str, Any]:
     """Do the same for a delivery that never started: its claim was no attempt."""
     state = after(DeliveryState.SENDING, DeliveryMove.HAND_BACK)
     unchanged = {"reason": None, "due_at": None, "tried_at": None, "spends": 0}
-    return {"id": each.id, "number": each.attempt_number, "state": state, **unchanged, "untried": 1}
+    return {"id": each.id, "number": each.attempt_number, "state": state, **unchanged, "untried": 1, "accepted": 0}
 
 
 def _move(given: Callable[[str], Any]) -> sa.Update:
-    """Return the statement that moves deliveries which are still of their claim."""
+    """Return the statement that moves deliveries which are still of their claim, or were accepted after it lapsed."""
     it = deliveries.c
+    claimed = sa.and_(it.claim_owner == sa.bindparam("b_owner"), IS_SENT)
+    lapsed = sa.and_(given("accepted") == 1, unindexed(it.state) == DeliveryState.QUEUED)
     return (
         sa.update(deliveries)
-        .where(it.attempts == given("number"), it.claim_owner == sa.bindparam("b_owner"), IS_SENT)
+        .where(it.attempts == given("number"), sa.or_(claimed, lapsed))
         .values(
             state=given("state"),
             reason=sa.func.coalesce(given("reason"), it.reason),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -60,6 +61,7 @@ class Claimed:
     event_seq: int = 0  # by which `load_bodies` finds its body; 0 when it is loaded
     receipts: Mapping[str, dict[str, Any] | None] = field(default_factory=dict)  # by sink, of those it waited for
     run: Run | None = None  # what the dispatcher of this process has parsed the body into
+    start_by: float = math.inf  # no send starts later, by time.monotonic(): the claim may have lapsed
 
 
 def delivery_columns() -> list[sa.Column[Any]]:

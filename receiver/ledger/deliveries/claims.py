@@ -8,7 +8,7 @@ Making      One transaction claims due deliveries, oldest first, past the lanes 
             stays open. Dispatch records new deliveries as claimed by a sink of its process that has room (creation.py).
 Fence       What changes a claimed delivery names its id, its owner and the attempt's number, so a process whose claim
             has lapsed changes nothing. Its attempt is recorded all the same (attempts.py).
-Renewal     While it holds a delivery, the owner moves `claim_until` on.
+Renewal     While it holds a delivery, the owner moves `claim_until` on. It starts no send once that may have passed.
 Hand back   A claimed delivery that never started is queued as if it had never been claimed.
 Lapse       A claim that its owner no longer renews runs out, also if its COMMIT had no reply. The clock
             queues the delivery again, with a `lapsed` attempt, for its request may have arrived (recovery.py).
@@ -37,6 +37,8 @@ from receiver.ledger.schema import lanes as lane_rows
 
 # Seconds after which a claim that its owner does not renew lapses: the longest wait of a killed worker's deliveries.
 CLAIM: Final = 15.0
+# Seconds after the beginning of a claim, or of its renewal, within which a send may start.
+START_WITHIN: Final = CLAIM - 1
 # Bytes of bodies that one claim takes at most (but always one delivery).
 CLAIM_BYTES: Final = 16 << 20
 # Of the free places of a sink with many lanes, one in PROBES goes to probes, and at least one.
@@ -171,18 +173,30 @@ class _Finding:
         return rows, {row.id: shut_since(before, self._now) for row in rows}
 
 
+_THESE: Final = dialect.among_given(deliveries.c.id, "b_ids")
+_UNLOCKED: Final = (
+    sa.select(deliveries.c.id)
+    .where(_THESE, IS_SENT, deliveries.c.claim_owner == sa.bindparam("b_owner"))
+    .with_for_update(skip_locked=True)
+    .cte("unlocked")
+)
 _RENEW: Final = (
     sa.update(deliveries)
-    .where(dialect.among_given(deliveries.c.id, "b_ids"), IS_SENT, deliveries.c.claim_owner == sa.bindparam("b_owner"))
+    .where(_THESE, deliveries.c.id.in_(sa.select(_UNLOCKED.c.id)))
     .values(claim_until=sa.bindparam("b_until"))
+    .returning(deliveries.c.id)
 )
 
 
-def renew(connection: sa.Connection, owner: str, ids: Collection[str], until: float) -> int:
-    """Move the end of the owner's claims on these deliveries to `until`. Returns how many it still has."""
+def renew(connection: sa.Connection, owner: str, ids: Collection[str], until: float) -> list[str]:
+    """Move the end of the owner's claims on these deliveries to `until`. Returns those that it has renewed.
+
+    It waits for no other transaction: a delivery that one has locked is left out, and may be renewed the next time.
+    """
     if not ids:
-        return 0
-    return connection.execute(_RENEW, {"b_ids": sorted(ids), "b_owner": owner, "b_until": until}).rowcount
+        return []
+    given = {"b_ids": sorted(ids), "b_owner": owner, "b_until": until}
+    return list(connection.execute(_RENEW, given).scalars())
 
 
 _ASKED: Final = dialect.given_texts("b_sinks")

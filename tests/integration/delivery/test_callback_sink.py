@@ -9,16 +9,18 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 
-from handlers import SinkOptions
+from handlers import SinkOptions, Unavailable
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.callback_sink import CallbackSink
 from receiver.delivery.runner import SinkRunner
+from receiver.delivery.send_task import to_delivery
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.api_key import derive, digest
 from receiver.domain.callback import key_in
@@ -26,12 +28,14 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.signature import verify
 from receiver.ledger import Connection, Ledger, api_keys
 from receiver.ledger.deliveries import lanes
+from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
 from tests.servers.http import Reply, ScriptedServer
 from tests.support import queries
 from tests.support.events import body, event
+from tests.support.ledger import claim
 from tests.support.runners import run_out
 from tests.support.waiting import eventually
 
@@ -250,6 +254,17 @@ def test_another_master_secret_signs_nothing(
     assert caller.requests == []
     assert states(ledger)["tsk_1"][0] == "waiting"
     assert "RUNHOOK_SECRET is another one" in states(ledger)["tsk_1"][1]
+
+
+def test_unavailable_ledger_is_no_fault_of_the_caller(ledger: Ledger, ended: Callable[..., bytes]) -> None:
+    ended("tsk_1", "https://caller.example/")
+    (claimed,) = claim(ledger, "callback", now=time.time(), many=ManyLanes(4, 2, Counter(), 0, Rotation()))
+    gone = Ledger("postgresql+psycopg://postgres@127.0.0.1:1/runhook")
+    sink = CallbackSink(SinkOptions(timeout=30), Lent(), gone, lambda: MASTER, ())  # type: ignore[arg-type]
+    with pytest.raises(Unavailable, match="the ledger is unavailable") as raised:
+        sink.send(to_delivery(claimed, RetryPolicy()))
+    assert raised.value.dependency
+    sink.close()
 
 
 def test_a_slow_caller_holds_up_nobody_else(

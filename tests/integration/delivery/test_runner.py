@@ -128,7 +128,7 @@ def test_due_deliveries_are_sent_and_their_receipts_kept(ledger: Ledger, start: 
         "urls": {"run.json": "https://x/run.json"},
     }
     eventually(lambda: it.idle)
-    assert it.held() == []
+    assert it.owned() == []
 
 
 def test_deliveries_queued_later_are_sent_after_a_poke(ledger: Ledger, start: Start) -> None:
@@ -367,7 +367,7 @@ def test_what_is_held_behind_sends_that_hang_is_sent_by_others(
     sink.answer = lambda delivery: (release.wait(PATIENCE) if len(sink.seen) == 2 else None, accept(delivery))[1]
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(4)))
     it.poke()
-    eventually(lambda: len(it.held()) == 4)
+    eventually(lambda: len(it.owned()) == 4)
     # When that send is given up, then the others do not wait for its thread
     eventually(lambda: states(ledger) == {"delivered": 4, "waiting": 1}, 30)
     release.set()
@@ -433,17 +433,64 @@ def test_what_is_held_is_told_until_it_is_settled(ledger: Ledger, start: Start) 
     release = threading.Event()
     sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=2 * PATIENCE)
     it = start(sink)
-    (held,) = eventually(it.held)
+    (held,) = eventually(it.owned)
     # When its process renews what is held
     until = rows(ledger)[0]["claim_until"]
-    assert ledger.write(lambda connection: claims.renew(connection, "w0", it.held(), until + 60)) == 1
+    assert ledger.write(lambda connection: claims.renew(connection, "w0", it.owned(), until + 60)) == [held]
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, until + 1)) == 0
     release.set()
     # Then it does not lapse, and is sent once
     eventually(delivered(ledger, 1))
     assert held == rows(ledger)[0]["id"]
-    eventually(lambda: it.held() == [])
+    eventually(lambda: it.owned() == [])
     assert len(sink.seen) == 1
+
+
+def test_send_starts_only_while_its_claim_holds(ledger: Ledger, start: Start) -> None:
+    # Given two claims whose process stood still until they may have lapsed, of which one was renewed meanwhile
+    sink = ScriptedSink(accept)
+    it = start(sink, concurrency=1)
+    eventually(lambda: it.idle)
+    release = threading.Event()
+    sink.answer = lambda delivery: (release.wait(PATIENCE), accept(delivery))[1]
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(3)))
+    claimed = ledger.write(lambda connection: claims.claim(connection, "ops", 9, "w0", time.time()))
+    it.take(claimed[:1])
+    eventually(lambda: sink.seen)
+    for each in claimed[1:]:
+        each.start_by = time.monotonic()
+    it.take(claimed[1:])
+    it.renewed({claimed[2].id}, time.monotonic())
+    # When a place is free, then that one is sent, and the other only by a new claim, as if it had never had one
+    release.set()
+    eventually(delivered(ledger, 3))
+    assert [each.key for each in sink.seen] == [claimed[0].id, claimed[2].id, claimed[1].id]
+    assert {row["attempts"] for row in rows(ledger)} == {1}
+
+
+def test_paused_sink_gets_nothing_after_the_sends_under_way(
+    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a fast sink, for which more is claimed than is under way
+    monkeypatch.setattr(runner, "FAST", 60.0)
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
+    steps, sink = threading.Semaphore(5), ScriptedSink(accept)
+    sink.answer = lambda delivery: (steps.acquire(timeout=PATIENCE), accept(delivery))[1]
+    it = start(sink, concurrency=2)
+    eventually(lambda: states(ledger)["delivered"] == 5)
+    eventually(lambda: len(it.owned()) > 2)
+    # When an operator pauses it, and the next send ends
+    ledger.write(lambda connection: lanes.set_paused(connection, "ops", True, time.time()))
+    begun = len(sink.seen)
+    steps.release()
+    eventually(lambda: states(ledger)["delivered"] == 6)
+    eventually(lambda: len(it.owned()) <= 2)
+    for _ in range(9):
+        steps.release()
+    # Then only what had begun by then is sent, and the rest waits unspent
+    eventually(lambda: it.idle)
+    assert len(sink.seen) <= begun + 1
+    assert {row["attempts"] for row in rows(ledger, state=["queued"])} == {0}
 
 
 def test_a_stop_finishes_what_is_under_way_and_hands_back_the_rest(ledger: Ledger, start: Start) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from handlers import Receipt, Refused, Unavailable
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.send_task import SendTask
 from receiver.delivery.settlement import Settlement
+from receiver.domain import breaker
+from receiver.domain.breaker import Lane
 from receiver.ledger import Ledger
+from receiver.ledger.deliveries import lanes
 from receiver.telemetry import workers
 from receiver.telemetry.workers import AttemptCounter
-from tests.support.ledger import claim, new_event, record
+from tests.support.ledger import claim, every_lane, new_event, record
 from tests.support.scripted_sink import rows
 
 
@@ -103,4 +107,20 @@ def test_each_attempt_of_a_batch_is_counted_by_its_outcome(
     assert (found.outcomes, found.seconds) == ({"accepted": 2, "refused": 2}, 2.0)
     assert "deliver.settled sink=counted accepted=2 refused=2" in caplog.text
     assert [claimed[n].id in caplog.text for n in range(4)] == [False, True, False, True]
+    connection.close()
+
+
+def test_failures_before_a_restart_count_for_the_breaker(ledger: Ledger, redis_url: str) -> None:
+    # Given a sink whose last answers to an earlier process were failures, one too few to open its breaker
+    record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(2)))
+    shaky = Lane("ops", "ops", failures=breaker.THRESHOLD - 1)
+    ledger.write(lambda connection: lanes.put(connection, shaky, time.time()))
+    connection = redis.Redis.from_url(redis_url)
+    settlement = Settlement("ops", RetryPolicy(), "w", AttemptCounter(connection, "ops"))
+    # When it accepts, and then fails
+    for each, answer in zip(claim(ledger, "ops"), (Receipt("1"), Unavailable("down")), strict=True):
+        settlement.settle(ledger, [SendTask([each], answers=[answer])])
+    # Then that is the first failure in a row
+    (lane,) = ledger.read(every_lane)
+    assert (lane.breaker, lane.failures) == ("closed", 1)
     connection.close()

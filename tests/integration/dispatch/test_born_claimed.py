@@ -87,7 +87,7 @@ def test_what_a_runner_gets_is_what_the_ledger_has(ledger: Ledger, redis_url: st
 
 
 def by_id(claimed: list[Claimed]) -> dict[str, dict[str, Any]]:
-    return {each.id: dataclasses.asdict(each) | {"run": None} for each in claimed}
+    return {each.id: dataclasses.asdict(each) | {"run": None, "start_by": 0} for each in claimed}
 
 
 def test_a_runner_gets_no_more_than_it_has_room_for(ledger: Ledger, redis_url: str) -> None:
@@ -223,7 +223,7 @@ def test_a_slow_sink_leaves_what_it_has_no_place_for_in_the_ledger(
     recorder.dispatch(events(20))
     recorder.dispatch(events(30))
     assert sum(row["state"] == "sending" for row in rows(ledger)) == 4
-    assert len(it.held()) == 4
+    assert len(it.owned()) == 4
     assert it.room() == 0
     # And the oldest goes first when there is room
     release.set()
@@ -238,7 +238,7 @@ def test_new_deliveries_do_not_pass_a_backlog(ledger: Ledger, redis_url: str, ru
     sink = ScriptedSink(lambda delivery: (release.wait(60), accept(delivery))[1], timeout=120)
     it = SinkRunner(ledger, sink, POLICY, 4, redis.Redis.from_url(redis_url), "w")
     it.start()
-    eventually(lambda: len(it.held()) == 4)
+    eventually(lambda: len(it.owned()) == 4)
     # When a new event comes, then it is queued behind that
     make_recorder(ledger, redis_url, ops=it).dispatch(events(21)[20:])
     assert rows(ledger, run_id="tsk_20")[0]["state"] == "queued"

@@ -19,6 +19,7 @@ from receiver.ledger.deliveries import attempts, claims, lanes, recovery
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.schema import deliveries
+from tests.servers.postgres import PostgresProcess
 from tests.support import queries
 from tests.support.backlog import look_of_the_clock
 from tests.support.ledger import (
@@ -32,6 +33,7 @@ from tests.support.ledger import (
     result_of,
     settle,
     states,
+    with_tables,
 )
 
 # --- Connections
@@ -191,14 +193,24 @@ def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_ke
 
     assert states(ledger) == {"tsk_1:results": "delivered"}
     kept = ledger.read(lambda connection: queries.list_attempts(connection, awake[0].id))
-    assert [(each["number"], each["outcome"]) for each in kept] == [(1, "lapsed"), (2, "accepted")]
+    assert [(each["number"], each["outcome"]) for each in kept] == [(1, "refused"), (2, "accepted")]
+
+
+def test_receipt_after_a_lapse_counts_if_nobody_has_claimed_since(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "results"))
+    claimed = claim(ledger, "results")
+    assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 16)) == 1
+    settle(ledger, claimed, DeliveryMove.ACCEPT, now=NOW + 17, receipt={"id": "r1"})
+    assert states(ledger) == {"tsk_1:results": "delivered"}
+    (attempt,) = ledger.read(lambda connection: queries.list_attempts(connection, claimed[0].id))
+    assert (attempt["outcome"], attempt["receipt"]) == ("accepted", {"id": "r1"})
 
 
 def test_settled_with_others_a_claim_that_lapsed_stays_with_its_new_owner(ledger: Ledger) -> None:
     # Given two deliveries that were claimed together, of which one has lapsed and is claimed again by the same owner
     record(ledger, *(new_event(f"tsk_{number}", "ops") for number in (1, 2)))
     first, second = sorted(claim(ledger, "ops"), key=lambda each: each.run_id)
-    assert ledger.write(lambda connection: claims.renew(connection, "w", [second.id], NOW + 99)) == 1
+    assert ledger.write(lambda connection: claims.renew(connection, "w", [second.id], NOW + 99)) == [second.id]
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 16)) == 1
     (again,) = claim(ledger, "ops", now=NOW + 16)
     # When the answers to the first claim come
@@ -237,7 +249,7 @@ def test_a_renewed_claim_does_not_lapse(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"))
     (claimed,) = claim(ledger, "results", owner="w")
 
-    assert ledger.write(lambda connection: claims.renew(connection, "w", [claimed.id], NOW + 60)) == 1
+    assert ledger.write(lambda connection: claims.renew(connection, "w", [claimed.id], NOW + 60)) == [claimed.id]
 
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 30)) == 0
 
@@ -247,11 +259,28 @@ def test_a_claim_is_renewed_by_its_owner_alone(ledger: Ledger) -> None:
     record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(3)))
     mine, other, unknown = (claim(ledger, "ops", owner=owner, limit=1)[0].id for owner in ("w", "dead", "w"))
     # When an owner renews what it knows, and asks for another's
-    assert ledger.write(lambda connection: claims.renew(connection, "w", [mine, other], NOW + 60)) == 1
+    assert ledger.write(lambda connection: claims.renew(connection, "w", [mine, other], NOW + 60)) == [mine]
     # Then the others lapse
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 30)) == 2
     assert Counter(states(ledger).values()) == {"sending": 1, "queued": 2}
     assert unknown != mine
+
+
+def test_renewal_waits_for_no_row_that_another_transaction_has(postgres: PostgresProcess) -> None:
+    # Given two claims, one of whose rows another transaction has locked
+    ledger = with_tables(
+        Ledger(f"postgresql+psycopg://postgres@127.0.0.1:{postgres.port}/{postgres.create_database()}")
+    )
+    record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(2)))
+    locked, free = (each.id for each in claim(ledger, "ops", owner="w"))
+
+    def renew_meanwhile(connection: sa.Connection) -> list[str]:
+        connection.execute(sa.select(deliveries).where(deliveries.c.id == locked).with_for_update())
+        return ledger.write(lambda other: claims.renew(other, "w", [locked, free], NOW + 60))
+
+    # When both are renewed, then the other one is, at once
+    assert ledger.write(renew_meanwhile) == [free]
+    ledger.close()
 
 
 # --- Claims that lapse

@@ -139,8 +139,11 @@ class Deliveries(RuleBasedStateMachine):
         for each in mine:
             it = self.model[each.id]
             if move is not DeliveryMove.HAND_BACK:
-                it.outcomes.setdefault(each.attempt_number, word[move])
+                before = it.outcomes.setdefault(each.attempt_number, word[move])
+                it.outcomes[each.attempt_number] = word[move] if before == "lapsed" else before
             if not it.is_claim(owner, each.attempt_number):
+                if move is DeliveryMove.ACCEPT and (it.state, it.attempts) == ("queued", each.attempt_number):
+                    it.leave("delivered")
                 continue
             if move is DeliveryMove.HAND_BACK:
                 it.attempts -= 1
@@ -157,7 +160,7 @@ class Deliveries(RuleBasedStateMachine):
         owner, each = one
         it, until = self.model[each.id], self.now + claims.CLAIM
         mine = it.state == "sending" and it.owner == owner
-        assert self.ledger.write(lambda c: claims.renew(c, owner, [each.id], until)) == mine
+        assert self.ledger.write(lambda c: claims.renew(c, owner, [each.id], until)) == [each.id] * mine
         if mine:
             it.until = until
 

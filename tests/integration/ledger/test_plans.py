@@ -30,7 +30,7 @@ def take_through(ledger: Ledger, number: int) -> None:
     ledger.write(lambda it: (binding.candidates(it, wanted), lanes.shut_among(it, ["ops"])))
     taken = ledger.write(lambda it: claims.claim(it, "ops", 8, "w", NOW))
     (loaded,) = ledger.write(lambda it: load_bodies(it, taken))
-    assert ledger.write(lambda it: claims.renew(it, "w", [loaded.id], NOW + 30)) == 1
+    assert ledger.write(lambda it: claims.renew(it, "w", [loaded.id], NOW + 30)) == [loaded.id]
     accepted = result_of(loaded, DeliveryMove.ACCEPT, receipt={})
     ledger.write(lambda it: attempts.settle(it, "w", [accepted], NOW))
 

@@ -18,6 +18,7 @@ LEGAL = {
     ("held", "cancel"): "cancelled",
     ("queued", "claim"): "sending",
     ("queued", "cancel"): "cancelled",
+    ("queued", "accept"): "delivered",
     ("sending", "accept"): "delivered",
     ("sending", "defer"): "waiting",
     ("sending", "die"): "dead",
