@@ -18,7 +18,7 @@ from handlers import registry
 from handlers.contract import ReadableFile, Sink, SinkError
 from handlers.mirror.names import DEFAULT, content_type
 from receiver.api.artifacts import ArtifactRow, StoredCopy, files_of
-from receiver.api.endpoint import Endpoint
+from receiver.api.endpoint import call
 from receiver.api.models import Result, Scoped
 from receiver.api.runs import one_run
 from receiver.api.service import Actor, Service
@@ -186,13 +186,4 @@ def _away(where: str, error: SinkError) -> Busy:
     return Busy(f"{where}: {error}", retry_after=5)
 
 
-GET_CONTENT: Final = Endpoint(
-    "get_artifact_content",
-    "GET",
-    "/artifacts/content",
-    VIEW,
-    ContentParameters,
-    ContentFacts,
-    get_artifact_content,
-)
-ENDPOINTS = (GET_CONTENT,)
+GET_CONTENT: Final = call("GET", "/artifacts/content", VIEW, get_artifact_content)

@@ -18,7 +18,7 @@ from handlers.mirror.names import DEFAULT
 from receiver.api.artifact_content import ArtifactContent, ArtifactFiles, ContentParameters
 from receiver.api.artifacts import ArtifactRow
 from receiver.api.call_pool import CallPool
-from receiver.api.etag import is_known
+from receiver.api.responses import is_known
 from receiver.api.service import Actor, Service
 from receiver.errors import Busy
 from receiver.skyvern import BrokenOff

@@ -14,7 +14,7 @@ from pydantic import Field
 from handlers.contract import Artifact
 from handlers.mirror.artifacts import artifacts_of
 from handlers.support.url import without_query
-from receiver.api.endpoint import Endpoint
+from receiver.api.endpoint import call
 from receiver.api.listing import listed
 from receiver.api.models import FilterParameters, Moment, Page, Result
 from receiver.api.service import Actor, Service
@@ -178,7 +178,4 @@ def _by_name(keys: Sequence[str]) -> _Keys:
     return _Keys(own, shared)
 
 
-LIST_ARTIFACTS = Endpoint(
-    "list_artifacts", "GET", "/artifacts", VIEW, ArtifactsParameters, Page[ArtifactRow], list_artifacts
-)
-ENDPOINTS = (LIST_ARTIFACTS,)
+LIST_ARTIFACTS: Final = call("GET", "/artifacts", VIEW, list_artifacts)

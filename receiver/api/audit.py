@@ -1,19 +1,73 @@
-"""The audit as a list: who did what, when, on how many."""
+"""The audit: the list of actions, and how actions of the API are recorded."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Final
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 from pydantic import Field
 
 from receiver.api import cursor
-from receiver.api.endpoint import Endpoint
+from receiver.api.endpoint import call
 from receiver.api.models import MAX_VALUES, AskedFor, Moment, MomentParameter, Page, PageParameters, Result
 from receiver.api.names import unknown
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
-from receiver.ledger import Connection, audit
+from receiver.errors import RunhookError
+from receiver.ledger import Connection, Ledger, audit
+from receiver.ledger.audit import AuditActor
+
+
+@dataclass(slots=True)
+class ActionOutcome:
+    """How an action outside of the ledger ended, as the block that does it says. `count`: on how many."""
+
+    count: int = 0
+    outcome: str = audit.DONE
+    detail: str = ""
+
+
+def note(
+    connection: Connection,
+    actor: Actor,
+    action: str,
+    selection: Mapping[str, Any],
+    count: int,
+    *,
+    source: str = "",
+    detail: str = "",
+) -> None:
+    """Write an action that is done in this transaction into the audit."""
+    audit.record(connection, _auditable(actor), action, selection, count, source=source, detail=detail)
+
+
+@contextmanager
+def audited(
+    ledger: Ledger, actor: Actor, action: str, selection: Mapping[str, Any], *, source: str = ""
+) -> Iterator[ActionOutcome]:
+    """Write an action outside of the ledger into the audit, before the block does it and after it.
+
+    A block that raises has failed. Raises LedgerUnavailable before anything is done.
+    """
+    begun = ledger.write(
+        lambda it: audit.record(it, _auditable(actor), action, selection, 0, source=source, outcome=audit.BEGUN)
+    )
+    done = ActionOutcome()
+    try:
+        yield done
+    except BaseException as error:
+        done.outcome = audit.FAILED
+        done.detail = done.detail or (str(error) if isinstance(error, RunhookError) else type(error).__name__)
+        raise
+    finally:
+        ledger.write(lambda it: audit.end(it, begun, done.outcome, done.count, done.detail))
+
+
+def _auditable(actor: Actor) -> AuditActor:
+    return AuditActor(actor.kind, actor.name, actor.key_id)
+
 
 # What is done, as commands, buttons and calls name it. The ledger may have others, of another version.
 ACTIONS: Final = (
@@ -91,5 +145,4 @@ def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page
     return Page(items=[ActionRow(**asdict(each)) for each in found], next=cursor.encode("audit", last))
 
 
-LIST_AUDIT = Endpoint("list_audit", "GET", "/audit", VIEW, AuditParameters, Page[ActionRow], list_audit)
-ENDPOINTS = (LIST_AUDIT,)
+LIST_AUDIT: Final = call("GET", "/audit", VIEW, list_audit)

@@ -1,25 +1,22 @@
-"""All calls of the API."""
+"""All calls of the API: the endpoints of the modules that are listed here, in their order."""
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, Final
 
 from receiver.api import (
     account,
-    ages,
     artifact_content,
     artifacts,
     audit,
     deliveries,
     events,
-    examination,
-    explain,
     incidents,
     keys,
-    lists,
-    missing,
     operations,
     quarantine,
+    reroutes,
     routes,
     runs,
     sinks,
@@ -30,46 +27,30 @@ from receiver.api import (
     trial,
     views,
 )
-from receiver.api.actions import agents as agent_actions
-from receiver.api.actions import deliveries as delivery_actions
-from receiver.api.actions import keys as key_actions
-from receiver.api.actions import moves, reroutes
-from receiver.api.actions import operations as operation_actions
-from receiver.api.actions import quarantine as quarantine_actions
-from receiver.api.actions import sinks as sink_actions
 from receiver.api.endpoint import Endpoint
 
-ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
-    *runs.ENDPOINTS,
-    *lists.ENDPOINTS,
-    *submissions.ENDPOINTS,
-    *deliveries.ENDPOINTS,
-    *events.ENDPOINTS,
-    *missing.ENDPOINTS,
-    *incidents.ENDPOINTS,
-    *account.ENDPOINTS,
-    *artifacts.ENDPOINTS,
-    *artifact_content.ENDPOINTS,
-    *tail.ENDPOINTS,
-    *status.ENDPOINTS,
-    *examination.ENDPOINTS,
-    *operations.ENDPOINTS,
-    *audit.ENDPOINTS,
-    *sinks.ENDPOINTS,
-    *routes.ENDPOINTS,
-    *keys.ENDPOINTS,
-    *quarantine.ENDPOINTS,
-    *explain.ENDPOINTS,
-    *trial.ENDPOINTS,
-    *totals.ENDPOINTS,
-    *views.ENDPOINTS,
-    *ages.ENDPOINTS,
-    *delivery_actions.ENDPOINTS,
-    *operation_actions.ENDPOINTS,
-    *sink_actions.ENDPOINTS,
-    *moves.ENDPOINTS,
-    *reroutes.ENDPOINTS,
-    *key_actions.ENDPOINTS,
-    *agent_actions.ENDPOINTS,
-    *quarantine_actions.ENDPOINTS,
+_MODULES: Final[tuple[ModuleType, ...]] = (
+    runs,
+    events,
+    deliveries,
+    submissions,
+    incidents,
+    account,
+    artifacts,
+    artifact_content,
+    tail,
+    status,
+    operations,
+    audit,
+    sinks,
+    routes,
+    keys,
+    quarantine,
+    trial,
+    totals,
+    views,
+    reroutes,
+)
+ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = tuple(
+    each for module in _MODULES for each in vars(module).values() if isinstance(each, Endpoint)
 )

@@ -1,24 +1,67 @@
-"""One delivery, with its attempts."""
+"""Deliveries and attempts: the lists, one delivery, and replay, cancel, restore, backfill, resubmit."""
 
 from __future__ import annotations
 
-from typing import Final
+import time
+from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
-from receiver.api.endpoint import Endpoint
-from receiver.api.models import Result, Scoped
-from receiver.api.names import none_such, several_begin_so
+from handlers.support.resubmit_chain import RETRIED
+from receiver.api import cursor
+from receiver.api.chosen import Chosen, TakenResult, selection_of, take
+from receiver.api.endpoint import call
+from receiver.api.listing import ListEndpoint, listed
+from receiver.api.models import MAX_VALUES, ByDelivery, FilterParameters, Page, Result, Scoped
+from receiver.api.names import check_names, no_such, none_such, several_begin_so
 from receiver.api.rows import AttemptRow, DeliveryRow
 from receiver.api.service import Actor, Service
-from receiver.domain.api_key import VIEW
+from receiver.api.sinks import require_live_sink, require_sink
+from receiver.config.models import Config
+from receiver.domain.api_key import OPERATE, VIEW
+from receiver.domain.callback import CALLBACK
+from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid
-from receiver.ledger import Connection
+from receiver.ledger import Connection, names
+from receiver.ledger.actions import BACKFILL, CANCEL, REPLAY, RESTORE, Action
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries as lists
 
+if TYPE_CHECKING:
+    from handlers.resubmit.sink import ResubmitOptions
+
+
 # Attempts that are told of one delivery.
 MOST: Final = 200
+
+
+class DeliveriesParameters(FilterParameters, ByDelivery):
+    """Which deliveries. Times are those of creation."""
+
+
+class AttemptsParameters(DeliveriesParameters):
+    """Whose attempts. Times are those of the delivery's creation."""
+
+    delivery: str = Field("", max_length=50, description="Filter by delivery id, or its beginning.")
+
+
+def list_attempts(service: Service, actor: Actor, wanted: AttemptsParameters) -> Page[AttemptRow]:
+    """List the attempts: of the delivery that changed last, and its newest, first; of one delivery the oldest first."""
+    if not wanted.delivery:
+        key = (float, str, int)
+        return listed(service, actor, lists.list_attempts, wanted, AttemptRow, key)
+
+    after = cursor.decode("attempts_of", wanted.after, (str, str, int))
+
+    def read(connection: Connection) -> Page[AttemptRow]:
+        rows, rest = lists.attempts_of(connection, wanted.delivery, wanted.filter(), after, wanted.limit)
+        if not actor.source and after is None:
+            if not rows and not names.deliveries_beginning(connection, wanted.delivery):
+                raise no_such("delivery", wanted.delivery)
+            check_names(lambda: service.config, connection, wanted.filter(), empty=not rows)
+        return Page(items=[AttemptRow.model_validate(each) for each in rows], next=cursor.encode("attempts_of", rest))
+
+    return service.ledger.read(read)
 
 
 class DeliveryParameters(Scoped):
@@ -51,7 +94,129 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
     return service.ledger.read(read)
 
 
-GET_DELIVERY = Endpoint(
-    "get_delivery", "GET", "/deliveries/{delivery}", VIEW, DeliveryParameters, DeliveryDetails, get_delivery
+GET_DELIVERY: Final = call("GET", "/deliveries/{delivery}", VIEW, get_delivery)
+
+
+REPLAYABLE: Final = (DeliveryState.DEAD, DeliveryState.DELIVERED, DeliveryState.WAITING)
+_NOT_REPLAYED: Final = (
+    "; what was delivered is sent again with force, what waits with state waiting, and what was cancelled is brought "
+    "back with restore"
 )
-ENDPOINTS = (GET_DELIVERY,)
+
+
+class DeliverySelection(Chosen):
+    """Which deliveries: by id, or all that the filter finds."""
+
+    event_id: str = Field("", max_length=200, description="Only of this event.")
+    sink: str = Field("", max_length=200, description="Only to this sink.")
+    route: str = Field("", max_length=200, description="Only by this route.")
+    state: tuple[DeliveryState, ...] = Field((), max_length=MAX_VALUES, description="Only in this state.")
+
+
+class ReplayParameters(DeliverySelection):
+    """Which deliveries are sent again: dead letters, unless `state` or `force` says otherwise."""
+
+    state: tuple[DeliveryState, ...] = Field(
+        (),
+        max_length=MAX_VALUES,
+        description="Only in this state: dead (the default), delivered, or waiting: those are tried now.",
+    )
+    force: bool = Field(False, description="Also what was delivered already.")
+    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="So many a second at the most; 0: no limit.")
+
+
+class BackfillParameters(Chosen):
+    """Which old results a sink gets: events or runs by id, or all that the filter finds."""
+
+    into: str = Field(max_length=200, description="The sink that gets them.")
+    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="So many a second at the most; 0: no limit.")
+
+
+class ResubmitParameters(Chosen):
+    """Which failed runs are submitted again: by id, or all that the filter finds."""
+
+    into: str = Field("", max_length=200, description="The sink of type resubmit; needed where there are several.")
+    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="So many a second at the most; 0: no limit.")
+
+
+def replay(service: Service, actor: Actor, wanted: ReplayParameters) -> TakenResult:
+    """Send deliveries again, under the same idempotency keys. Those of sinks that left the config are left."""
+    if unknown := set(wanted.state) - set(REPLAYABLE):
+        raise Invalid(f"state: {min(unknown)}: only dead, delivered and waiting ones can be replayed")
+    if wanted.sink:
+        require_live_sink(service, wanted.sink)
+    force = wanted.force or DeliveryState.DELIVERED in wanted.state
+    selection = selection_of(wanted, sinks=tuple(service.config.destinations))
+    hint = "" if force else _NOT_REPLAYED
+    return take(service, actor, wanted, Action(REPLAY, selection, force=force, rate=wanted.rate), hint=hint)
+
+
+def backfill(service: Service, actor: Actor, wanted: BackfillParameters) -> TakenResult:
+    """Give a sink old results that it has no delivery of, by no rule."""
+    require_sink(service.config, wanted.into)
+    if wanted.into == CALLBACK:
+        raise Invalid(f"into: {CALLBACK}: callers' webhooks are made for their own runs, and not afterwards")
+    return take(service, actor, wanted, Action(BACKFILL, selection_of(wanted), wanted.into, rate=wanted.rate))
+
+
+def resubmit(service: Service, actor: Actor, wanted: ResubmitParameters) -> TakenResult:
+    """Submit failed runs again, each once, through a sink of type resubmit.
+
+    The sink knows the request of a run that was submitted here, and asks Skyvern for that of any other; a run that
+    Skyvern itself will try again, or that has come right meanwhile, it leaves. What it made is its receipt.
+    """
+    sink, options = resubmitter(service.config, wanted.into)
+    statuses = sorted(set(wanted.status or RETRIED) & RETRIED)
+    if not statuses:
+        raise Invalid(f"status: only {', '.join(sorted(RETRIED))} runs can be submitted again")
+    too_old = time.time() - options.max_age
+    since = too_old if wanted.since is None else max(too_old, wanted.since)
+    selection = selection_of(wanted, status=tuple(statuses), since=since)
+    hint = (
+        f"; only failed runs can, whose result came in the last {options.max_age / 3600:g} h (max_age of {sink}), and "
+        f"that {sink} has no delivery of: one that it has is replayed"
+    )
+    action = Action(BACKFILL, selection, sink, rate=wanted.rate)
+    return take(service, actor, wanted, action, name="resubmit", hint=hint)
+
+
+def cancel(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenResult:
+    """Cancel deliveries that wait: held, queued and waiting ones. What is being sent goes on."""
+    return take(service, actor, wanted, Action(CANCEL, selection_of(wanted)), hint="; only what waits can be cancelled")
+
+
+def restore(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenResult:
+    """Bring back cancelled deliveries: due at once, with all of their attempts."""
+    return take(
+        service, actor, wanted, Action(RESTORE, selection_of(wanted)), hint="; only what is cancelled comes back"
+    )
+
+
+def resubmitter(config: Config, name: str) -> tuple[str, ResubmitOptions]:
+    """Return the sink that submits runs again, and its options. Raises Invalid."""
+    from handlers.resubmit.sink import ResubmitOptions  # with its templates, which no other call needs
+
+    found = [each for each, sink in config.sinks.items() if sink.type == "resubmit"]
+    if name and name not in found:
+        raise Invalid(f"into: {name} is no sink of type resubmit; there are {', '.join(found) or 'none'}")
+    if not found:
+        raise Invalid("the config has no sink of type resubmit, which knows how runs are submitted again: add one")
+    if not name and len(found) > 1:
+        raise Invalid(f"into: say which; there are {', '.join(found)}")
+    chosen = name or found[0]
+    return chosen, ResubmitOptions.model_validate(dict(config.sinks[chosen].options))
+
+
+REPLAY_DELIVERIES: Final = call("POST", "/deliveries/replay", OPERATE, replay)
+CANCEL_DELIVERIES: Final = call("POST", "/deliveries/cancel", OPERATE, cancel)
+RESTORE_DELIVERIES: Final = call("POST", "/deliveries/restore", OPERATE, restore)
+BACKFILL_SINK: Final = call("POST", "/events/backfill", OPERATE, backfill)
+RESUBMIT_RUNS: Final = call("POST", "/runs/resubmit", OPERATE, resubmit)
+LIST_DELIVERIES: Final = ListEndpoint(
+    DeliveryRow,
+    DeliveriesParameters,
+    lists.list_deliveries,
+    (float, str),
+    "List the deliveries with their receipts, the one that changed last first.",
+)
+LIST_ATTEMPTS: Final = call("GET", "/attempts", VIEW, list_attempts)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Generic, TypeVar, get_origin
+from typing import Any, Final, Generic, TypeVar, get_origin, get_type_hints
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -136,6 +136,23 @@ class Endpoint(Generic[P, R]):
         for name in self.path_names:
             path = re.sub(rf"{{{name}(:path)?}}", quote(str(dumped.pop(name, "")), safe=""), path)
         return ROOT + path, dumped
+
+
+def call(
+    method: str,
+    path: str,
+    scope: str,
+    function: Callable[[Service, Actor, P], R],
+    *,
+    name: str = "",
+    all_sources: bool = False,
+) -> Endpoint[P, R]:
+    """Return the endpoint of a function. `name`: by default the function's; see Endpoint for the rest."""
+    types = get_type_hints(function)
+    *_, parameters = (kind for kind in types if kind != "return")
+    return Endpoint(
+        name or function.__name__, method, path, scope, types[parameters], types["return"], function, all_sources
+    )
 
 
 def _problem(name: str, text: str) -> dict[str, str]:

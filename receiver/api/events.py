@@ -1,4 +1,4 @@
-"""One event, with its body."""
+"""Events: the list, and one with its body."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from receiver.api.endpoint import Endpoint
-from receiver.api.models import Result, Scoped
+from receiver.api.endpoint import call
+from receiver.api.listing import ListEndpoint
+from receiver.api.models import ByDelivery, FilterParameters, Result, Scoped
 from receiver.api.names import none_such, several_begin_so
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
@@ -27,6 +28,10 @@ LARGEST: Final = 64 << 20
 MAX_DEPTH: Final = 200
 # Integers beyond these are texts: many readers make doubles of them.
 _LARGEST_INTEGER: Final = 2**63
+
+
+class EventsParameters(FilterParameters, ByDelivery):
+    """Which events. Times are those of recording."""
 
 
 class EventParameters(Scoped):
@@ -100,11 +105,11 @@ def _body(service: Service, row: dict[str, Any]) -> EventBody:
     return body
 
 
-GET_EVENT = Endpoint("get_event", "GET", "/events/{event_id}", VIEW, EventParameters, EventDetails, get_event)
-GET_EVENT_BODY = Endpoint(
-    "get_event_body", "GET", "/events/{event_id}/body", VIEW, EventParameters, KeptBody, get_event_body
+LIST_EVENTS: Final = ListEndpoint(
+    EventRow, EventsParameters, lists.list_events, (float, int), "List the events without their bodies, newest first."
 )
-ENDPOINTS = (GET_EVENT, GET_EVENT_BODY)
+GET_EVENT: Final = call("GET", "/events/{event_id}", VIEW, get_event)
+GET_EVENT_BODY: Final = call("GET", "/events/{event_id}/body", VIEW, get_event_body)
 
 
 def json_safe(value: Any, depth: int = 0) -> Any:

@@ -28,9 +28,8 @@ from receiver.api.artifact_stream import ArtifactStreams
 from receiver.api.call_pool import CallPool
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import ROOT, Endpoint
-from receiver.api.etag import etag_of, is_known
 from receiver.api.operator_key import OperatorKeys
-from receiver.api.problem import CONTENT_TYPE, problem_of
+from receiver.api.responses import CONTENT_TYPE, etag_of, is_known, problem_of
 from receiver.api.service import Actor, Service
 from receiver.api.tail import TAIL
 from receiver.api.tail_stream import TailStreams

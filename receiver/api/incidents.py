@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import Field
 
 from handlers.support.wording import without_particulars
-from receiver.api.endpoint import Endpoint
+from receiver.api.endpoint import call
 from receiver.api.models import Filtered, Moment, Result
 from receiver.api.service import Actor, Service
 from receiver.api.totals import bucketed_span
@@ -126,7 +126,4 @@ def common_part(reasons: Iterable[str]) -> str:
     return part if len(part) >= _SHORTEST else ""
 
 
-LIST_INCIDENTS: Final = Endpoint(
-    "list_incidents", "GET", "/incidents", VIEW, IncidentParameters, Incidents, list_incidents
-)
-ENDPOINTS: Final = (LIST_INCIDENTS,)
+LIST_INCIDENTS: Final = call("GET", "/incidents", VIEW, list_incidents)

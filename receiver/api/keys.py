@@ -1,17 +1,30 @@
-"""The API keys, never their hashes."""
+"""API keys: list, create, rotate, revoke. A key can only grant scopes, sources, rates and lifetimes it has."""
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
 from pydantic import Field
 
+from receiver.api import audit as audited
 from receiver.api import cursor
-from receiver.api.endpoint import Endpoint
-from receiver.api.models import Moment, Page, PageParameters, Result
+from receiver.api.endpoint import call
+from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
+from receiver.config.advice import missing_api_key
+from receiver.config.fields import parse_rate
+from receiver.config.models import Config
+from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
-from receiver.domain.api_key import VIEW
-from receiver.ledger import api_keys
+from receiver.domain.api_key import OPERATE, VIEW
+from receiver.errors import ConfigError, Conflict, Forbidden, Invalid, NotFound
+from receiver.ledger import Connection, Ledger, api_keys
 from receiver.ledger.api_keys import Key
+from receiver.ledger.database_clock import database_now
+from receiver.submit.auth import USUAL_RATE
 
 
 class KeyRow(Result):
@@ -51,5 +64,307 @@ def list_keys(service: Service, _actor: Actor, wanted: PageParameters) -> Page[K
     return Page(items=[KeyRow.of(key) for key in found], next=cursor.encode("keys", last))
 
 
-LIST_KEYS = Endpoint("list_keys", "GET", "/keys", VIEW, PageParameters, Page[KeyRow], list_keys)
-ENDPOINTS = (LIST_KEYS,)
+LIST_KEYS: Final = call("GET", "/keys", VIEW, list_keys)
+
+
+LONGEST_NAME: Final = 100
+# What the audit calls it.
+CREATE: Final = "key.create"
+ROTATE: Final = "key.rotate"
+REVOKE: Final = "key.revoke"
+# Seconds that a key may be good for, and for which one that is replaced still works: by default, and at the most.
+LONGEST_LIFE: Final = 3650 * 86400.0
+GRACE: Final = 86400.0
+LONGEST_GRACE: Final = 90 * 86400.0
+
+
+class NewKeyParameters(Scoped):
+    """A new key. `source`: whose things it is for; * for all. It may be left out where there is one only."""
+
+    name: str = Field(description=f"What it is called in lists: 1 to {LONGEST_NAME} printable characters.")
+    scopes: tuple[str, ...] = Field(
+        api_key.SCOPES, min_length=1, max_length=10, description=f"Of {', '.join(api_key.ALL_SCOPES)}: those you have."
+    )
+    rate: str | None = Field(None, max_length=50, description="Most calls in a time, such as 10/s or 100/m.")
+    expires_in: float | None = Field(
+        None, gt=0, le=LONGEST_LIFE, description="Seconds after which it is refused; null: never, or as your own key."
+    )
+
+
+class NewKey(Result):
+    """A key that was created. `key` is shown this once."""
+
+    row: KeyRow
+    key: str
+
+
+class RotationParameters(Scoped):
+    """A key that gets a successor."""
+
+    key: str = Field(max_length=200, description="Its id, or its name if no other key in use has that.")
+    grace: float = Field(
+        GRACE, ge=0, le=LONGEST_GRACE, description="Seconds for which the old one still works beside the new one."
+    )
+    expires_in: float | None = Field(
+        None,
+        gt=0,
+        le=LONGEST_LIFE,
+        description="Seconds after which the new one is refused; null: it lives as long as the old one was to.",
+    )
+
+
+class RotatedKey(NewKey):
+    """The successor of a key, shown this once, and the old one."""
+
+    old: KeyRow
+
+
+class KeysParameters(Scoped):
+    """Which keys."""
+
+    ids: tuple[str, ...] = Field(min_length=1, max_length=1000, description="Their ids, as lists show them.")
+
+
+class RevokedKeys(Result):
+    """`count`: how many were revoked; those that were so already do not count."""
+
+    count: int
+
+
+def make_key(
+    settings: Settings,
+    config: Config,
+    ledger: Ledger,
+    actor: Actor,
+    wanted: NewKeyParameters,
+    latest: float | None = None,
+) -> tuple[Key, str]:
+    """Create a key, with its line in the audit, and return it with the whole key, which nobody can see again.
+
+    `latest`: the time at which it ends at the latest, None for no bound.
+    Raises Invalid, and ConfigError where no key can be made. Whether the actor may give it is not asked here.
+    """
+    source = check_key(settings, config, wanted)
+    master = checked_master(settings, ledger)
+
+    def work(connection: Connection) -> tuple[Key, str]:
+        key, whole = _issued(
+            connection,
+            master,
+            wanted.name.strip(),
+            frozenset(wanted.scopes),
+            source,
+            wanted.rate,
+            wanted.expires_in,
+            latest,
+        )
+        told: dict[str, Any] = {
+            "key": key.id,
+            "name": key.name,
+            "scopes": in_order(key.scopes),
+            "source": source,
+            "rate": key.rate,
+        }
+        told |= {"expires_in": wanted.expires_in} if wanted.expires_in else {}
+        audited.note(connection, actor, CREATE, told, 1, source=_audited_source(source))
+        return key, whole
+
+    return ledger.write(work)
+
+
+def _issued(
+    connection: Connection,
+    master: str,
+    name: str,
+    scopes: frozenset[str],
+    source: str,
+    rate: str | None,
+    life: float | None,
+    latest: float | None,
+) -> tuple[Key, str]:
+    """Insert a new key, and return it with the whole key. `life`: seconds, None for no end but `latest`."""
+    now, key_id = database_now(connection), secrets.token_hex(6)
+    whole = api_key.derive(master, key_id)
+    ends = [each for each in (None if life is None else now + life, latest) if each is not None]
+    digest, hint = api_key.digest(whole), api_key.hint(whole)
+    key = Key(key_id, name, digest, hint, scopes, source, rate, now, expires_at=min(ends, default=None))
+    api_keys.create(connection, key)
+    return key, whole
+
+
+def check_key(settings: Settings, config: Config, wanted: NewKeyParameters) -> str:
+    """Return the source of a new key: the only one for "". Raises Invalid, and ConfigError for a source whose API
+    nobody may call."""
+    name, scopes = wanted.name, wanted.scopes
+    if not scopes:
+        raise Invalid(f"scope: give at least one of {', '.join(api_key.ALL_SCOPES)}")
+    if unknown := sorted(set(scopes) - set(api_key.ALL_SCOPES)):
+        raise Invalid(f"scope: {unknown[0]!r} is none; there are {', '.join(api_key.ALL_SCOPES)}")
+    if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+        raise Invalid(f"the name must be 1 to {LONGEST_NAME} printable characters")
+    if wanted.rate is not None:
+        try:
+            parse_rate(wanted.rate)
+        except ValueError as error:
+            raise Invalid(f"rate: {error}") from None
+    return _source_of(settings, config, wanted.source, scopes)
+
+
+def _source_of(settings: Settings, config: Config, source: str, scopes: Collection[str]) -> str:
+    chosen = source or (next(iter(config.sources)) if len(config.sources) == 1 else "")
+    if chosen == api_key.ALL_SOURCES:
+        if wrong := sorted(set(scopes) - {api_key.VIEW, OPERATE}):
+            raise Invalid(f"source '*': a key of all sources can view and operate, but not {', '.join(wrong)}")
+    elif chosen not in config.sources:
+        what = f"source {source}: there is no such source" if source else "source: say which"
+        raise Invalid(f"{what}; there are {', '.join(config.sources)}")
+    elif set(scopes) - {api_key.VIEW} and config.sources[chosen].api(settings.skyvern_base_url) is None:
+        raise ConfigError(missing_api_key(settings, config, chosen))
+    return chosen
+
+
+def _audited_source(source: str) -> str:
+    return "" if source == api_key.ALL_SOURCES else source
+
+
+def checked_master(settings: Settings, ledger: Ledger) -> str:
+    """Return the master secret. Raises ConfigError when a key in use was made with another: its webhooks would be
+    signed wrongly."""
+    master = settings.master_secret(make=True)
+    for key in ledger.read(api_keys.every):
+        if key.in_use and api_key.digest(api_key.derive(master, key.id)) != key.hash:
+            where = (
+                "RUNHOOK_SECRET" if settings.secret else f"RUNHOOK_SECRET is not set, and {settings.data}/{SECRET_FILE}"
+            )
+            raise ConfigError(
+                f"{where}: is not the secret that key {key.id} ({key.name[:40]}) was made with; set"
+                " RUNHOOK_SECRET to the same value on each host, or revoke the keys that were made with the other one"
+            )
+    return master
+
+
+@contextmanager
+def _hiding_the_host(actor: Actor) -> Iterator[None]:
+    """Answer a ConfigError, which names files of the host and keys of other sources, to those who may see all."""
+    try:
+        yield
+    except ConfigError as error:
+        hidden = f"no key can be made for source {actor.source}: `runhook keys create` on the host says why"
+        raise Conflict(hidden if actor.source else str(error)) from None
+
+
+def create_key(service: Service, actor: Actor, wanted: NewKeyParameters) -> NewKey:
+    """Create an API key, which is shown this once. You can give the scopes that you have, for your own source."""
+    _require_scopes(actor, wanted.scopes)
+    chosen = wanted.model_copy(update={"rate": _rate_within(service, actor, wanted.rate)})
+    latest = _own_end(service, actor, wanted.expires_in)
+    with _hiding_the_host(actor):
+        key, whole = make_key(service.settings, service.config, service.ledger, actor, chosen, latest)
+    return NewKey(row=KeyRow.of(key), key=whole)
+
+
+def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> RotatedKey:
+    """Give a key a successor with the same name, scopes, source and rate, and let the old one work for a while."""
+    with _hiding_the_host(actor):
+        master = checked_master(service.settings, service.ledger)
+    old = service.ledger.read(lambda it: _to_rotate(it, wanted))
+    _require_scopes(actor, old.scopes)
+    rate = _rate_within(service, actor, old.rate)
+    planned = None if old.expires_at is None else old.expires_at - old.created_at
+    life, latest = wanted.expires_in or planned, _own_end(service, actor, wanted.expires_in)
+
+    def work(connection: Connection) -> tuple[Key, str, Key]:
+        api_keys.one(connection, old.id, lock=True)  # of two rotations at once, the second finds it replaced
+        before = _to_rotate(connection, wanted.model_copy(update={"key": old.id}))
+        key, whole = _issued(connection, master, old.name, old.scopes, old.source, rate, life, latest)
+        api_keys.replace(connection, before.id, key.id, key.created_at + wanted.grace)
+        told = {"key": before.id, "name": key.name, "by": key.id, "grace": wanted.grace}
+        audited.note(connection, actor, ROTATE, told, 1, source=_audited_source(key.source))
+        after = api_keys.one(connection, before.id)
+        assert after is not None
+        return key, whole, after
+
+    key, whole, after = service.ledger.write(work)
+    return RotatedKey(row=KeyRow.of(key), key=whole, old=KeyRow.of(after))
+
+
+def _to_rotate(connection: Connection, wanted: RotationParameters) -> Key:
+    """Return the key that is meant. Raises NotFound, Invalid for a name of several, and Conflict for one not in use."""
+    by_id = api_keys.one(connection, wanted.key)
+    found = [by_id] if by_id else api_keys.named(connection, wanted.key)
+    found = [each for each in found if wanted.source in ("", each.source)]
+    if not found:
+        raise NotFound(f"no such key in use: {wanted.key}; `runhook keys list` lists them")
+    if len(found) > 1:
+        raise Invalid(f"{wanted.key}: is the name of {len(found)} keys: {', '.join(each.id for each in found)}")
+    key = found[0]
+    if key.replaced_by:
+        raise Conflict(f"key {key.id} was rotated already: its successor is {key.replaced_by}")
+    if not key.in_use:
+        raise Conflict(f"key {key.id} {'was revoked' if key.revoked_at is not None else 'has expired'}")
+    return key
+
+
+def _require_scopes(actor: Actor, scopes: Collection[str]) -> None:
+    if actor.kind != "cli" and (missing := sorted(set(scopes) - actor.scopes)):
+        raise Forbidden(f"scopes: {actor.name} has no {', '.join(missing)}, and can't give it")
+
+
+def _own_key(service: Service, actor: Actor) -> Key | None:
+    return service.ledger.read(lambda it: api_keys.one(it, actor.key_id)) if actor.key_id else None
+
+
+def _own_end(service: Service, actor: Actor, life: float | None) -> float | None:
+    """Return when the actor's own key ends, None for never. Raises Forbidden for a `life` (seconds) beyond that."""
+    own = _own_key(service, actor)
+    if own is None or own.expires_at is None:
+        return None
+    left = own.expires_at - service.ledger.read(database_now)
+    if life is not None and life > left:
+        raise Forbidden(f"expires_in: {actor.name} expires in {max(0, int(left)):,} s, and can't give more")
+    return own.expires_at
+
+
+def _rate_within(service: Service, actor: Actor, rate: str | None) -> str | None:
+    """Return the rate of a new key: no more than that of the actor's own, in a time or at once. Raises Forbidden."""
+    own = _own_key(service, actor)
+    if own is None:
+        return rate
+    if rate is None:
+        return own.rate
+    usual_rate, usual_at_once = USUAL_RATE
+    most, within = usual_at_once, usual_at_once / usual_rate
+    may = f"{usual_rate:g}/s"
+    if known := own.rate or service.config.submit.rate:
+        may, (most, within) = known, parse_rate(known)
+    try:
+        count, seconds = parse_rate(rate)
+    except ValueError as error:
+        raise Invalid(f"rate: {error}") from None
+    if count / seconds > most / within or count > most:
+        raise Forbidden(f"rate: {actor.name} may make {may}, and can't give more")
+    return rate
+
+
+def revoke_keys(service: Service, actor: Actor, wanted: KeysParameters) -> RevokedKeys:
+    """Revoke API keys. They are refused within 5 seconds."""
+    ids = sorted(set(wanted.ids))
+
+    def work(connection: Connection) -> int:
+        found = {key_id: api_keys.one(connection, key_id) for key_id in ids}
+        unknown = [each for each, key in found.items() if key is None or wanted.source not in ("", key.source)]
+        if unknown:
+            raise NotFound(f"no such key: {', '.join(unknown)}; `runhook keys list` lists them")
+        now = database_now(connection)
+        revoked = [each for each in ids if api_keys.revoke(connection, each, now)]
+        sources = {_audited_source(key.source) for key in found.values() if key is not None}
+        source = sources.pop() if len(sources) == 1 else ""
+        audited.note(connection, actor, REVOKE, {"keys": ids}, len(revoked), source=source)
+        return len(revoked)
+
+    return RevokedKeys(count=service.ledger.write(work))
+
+
+CREATE_KEY: Final = call("POST", "/keys", OPERATE, create_key)
+ROTATE_KEY: Final = call("POST", "/keys/rotate", OPERATE, rotate_key)
+REVOKE_KEYS: Final = call("POST", "/keys/revoke", OPERATE, revoke_keys)

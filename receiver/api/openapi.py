@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from receiver.api.artifact_content import GET_CONTENT
 from receiver.api.endpoint import ROOT, Endpoint
-from receiver.api.problem import CONTENT_TYPE, TYPE
+from receiver.api.responses import CONTENT_TYPE, TYPE
 from receiver.api.tail import TAIL
 from receiver.errors import (
     Busy,

@@ -1,20 +1,24 @@
-"""Operations: actions, backfills, cancels of many, and how far they are."""
+"""Operations: actions on many that the clock works off. List, show, cancel."""
 
 from __future__ import annotations
 
 import json
 from enum import StrEnum
+from typing import Final
 
 from pydantic import Field
 
+from receiver.api import audit as audited
 from receiver.api import cursor
-from receiver.api.endpoint import Endpoint
+from receiver.api.endpoint import call
 from receiver.api.models import MAX_VALUES, AskedFor, Moment, Page, PageParameters, Result, Scoped
 from receiver.api.names import none_such
 from receiver.api.service import Actor, Service
-from receiver.domain.api_key import VIEW
-from receiver.ledger import actions
+from receiver.domain.api_key import OPERATE, VIEW
+from receiver.errors import Conflict
+from receiver.ledger import Connection, actions
 from receiver.ledger.actions import Operation
+from receiver.ledger.database_clock import database_now
 
 
 class OperationRow(Result):
@@ -87,10 +91,24 @@ def find_operation(service: Service, wanted: OperationParameters) -> Operation:
     return operation
 
 
-LIST_OPERATIONS = Endpoint(
-    "list_operations", "GET", "/operations", VIEW, OperationsParameters, Page[OperationRow], list_operations
-)
-GET_OPERATION = Endpoint(
-    "get_operation", "GET", "/operations/{id}", VIEW, OperationParameters, OperationRow, get_operation
-)
-ENDPOINTS = (LIST_OPERATIONS, GET_OPERATION)
+LIST_OPERATIONS: Final = call("GET", "/operations", VIEW, list_operations)
+GET_OPERATION: Final = call("GET", "/operations/{id}", VIEW, get_operation)
+
+
+def cancel_operation(service: Service, actor: Actor, wanted: OperationParameters) -> OperationRow:
+    """Stop an operation that runs. What it has done stays done."""
+    found = find_operation(service, wanted)
+
+    def stop(connection: Connection) -> bool:
+        stopped = actions.cancel(connection, wanted.id, database_now(connection))
+        if stopped:
+            told = {"operation": wanted.id}
+            audited.note(connection, actor, "operation.cancel", told, 1, source=found.source)
+        return stopped
+
+    if not service.ledger.write(stop):
+        raise Conflict(f"operation {wanted.id}: it is {find_operation(service, wanted).state}, and does not run")
+    return OperationRow.of(find_operation(service, wanted))
+
+
+CANCEL_OPERATION: Final = call("POST", "/operations/{id}/cancel", OPERATE, cancel_operation)

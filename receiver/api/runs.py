@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import Field
 
-from receiver.api.endpoint import Endpoint
+from receiver.api.endpoint import call
 from receiver.api.listing import Listing, listed
 from receiver.api.models import ByDelivery, FilterParameters, Page, Result, Scoped
 from receiver.api.names import none_such
@@ -104,6 +104,5 @@ def list_runs(service: Service, actor: Actor, wanted: RunsParameters) -> RunsPag
     return RunsPage(items=page.items, next=page.next, unindexed=unindexed)
 
 
-LIST_RUNS = Endpoint("list_runs", "GET", "/runs", VIEW, RunsParameters, RunsPage, list_runs)
-GET_RUN = Endpoint("get_run", "GET", "/runs/{run_id}", VIEW, RunParameters, RunDetails, get_run)
-ENDPOINTS = (LIST_RUNS, GET_RUN)
+LIST_RUNS: Final = call("GET", "/runs", VIEW, list_runs)
+GET_RUN: Final = call("GET", "/runs/{run_id}", VIEW, get_run)

@@ -1,4 +1,4 @@
-"""One submission, with its run."""
+"""Submissions and overdue results: the lists, and one submission with its run."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ from typing import Final
 
 from pydantic import Field
 
-from receiver.api.endpoint import Endpoint
+from receiver.api.endpoint import call
 from receiver.api.keys import KeyRow
-from receiver.api.models import Result, Scoped
+from receiver.api.listing import ListEndpoint
+from receiver.api.models import MAX_VALUES, FilterParameters, Moment, Result, Scoped
 from receiver.api.names import none_such
 from receiver.api.rows import RunRow, SubmissionRow
 from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, submission_timeline
 from receiver.domain.api_key import VIEW
+from receiver.domain.submission import SubmissionState
 from receiver.ledger import Connection, api_keys
 from receiver.ledger.filters import Filter
-from receiver.ledger.lists import runs, submissions
+from receiver.ledger.lists import missing, runs, submissions
+
+
+class SubmissionsParameters(FilterParameters):
+    """Which submissions. Times are those of creation."""
+
+    state: tuple[SubmissionState, ...] = Field((), max_length=MAX_VALUES, description="Filter by state.")
 
 
 class SubmissionParameters(Scoped):
@@ -55,7 +63,43 @@ def get_submission(service: Service, _actor: Actor, wanted: SubmissionParameters
     return service.ledger.read(read)
 
 
-GET_SUBMISSION: Final = Endpoint(
-    "get_submission", "GET", "/submissions/{id}", VIEW, SubmissionParameters, SubmissionDetails, get_submission
+GET_SUBMISSION: Final = call("GET", "/submissions/{id}", VIEW, get_submission)
+
+
+class MissingRow(Result):
+    """A result that is overdue: of a submission, or of a run that no submission is for."""
+
+    kind: str = Field(description="submission or run.")
+    source: str
+    run_id: str
+    submission_id: str
+    call: str
+    state: str
+    run_type: str
+    title: str | None
+    labels: dict[str, str]
+    known_since: Moment = Field(description="When it was submitted, or first seen.")
+    ended_at: Moment | None = Field(description="When Skyvern first showed its end, which no webhook has brought.")
+    due_at: Moment = Field(description="When Skyvern is asked next.")
+    polls: int = Field(description="How often that was in vain.")
+    reason: str
+
+
+class MissingParameters(FilterParameters):
+    """Which overdue results."""
+
+
+LIST_MISSING: Final = ListEndpoint(
+    MissingRow,
+    MissingParameters,
+    missing.list_missing,
+    (int, float, str, str),
+    "List the results that are overdue, the one that is polled next first.",
 )
-ENDPOINTS = (GET_SUBMISSION,)
+LIST_SUBMISSIONS: Final = ListEndpoint(
+    SubmissionRow,
+    SubmissionsParameters,
+    submissions.list_submissions,
+    (float, str),
+    "List the runs that were submitted here, newest first, without answers and callers' webhooks.",
+)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import Field
 
 from receiver.api import cursor
-from receiver.api.endpoint import Endpoint
+from receiver.api.endpoint import call
 from receiver.api.models import MAX_VALUES, FilterParameters, Moment, Result
 from receiver.api.names import check_may_come, check_names
 from receiver.api.rows import EventRow
@@ -140,5 +140,4 @@ def read_tail(service: Service, actor: Actor, wanted: TailParameters) -> TailPag
     return TailPage(items=found, next=encode(place.position), gap=gap)
 
 
-TAIL: Final = Endpoint("tail", "GET", "/tail", VIEW, TailParameters, TailPage, read_tail)
-ENDPOINTS = (TAIL,)
+TAIL: Final = call("GET", "/tail", VIEW, read_tail, name="tail")

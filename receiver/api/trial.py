@@ -11,9 +11,9 @@ from typing import Final
 
 from pydantic import Field
 
-from receiver.api.endpoint import Endpoint
-from receiver.api.explain import Explanation, explain
+from receiver.api.endpoint import call
 from receiver.api.models import MAX_VALUES, Label, Result, Scoped
+from receiver.api.routes import Explanation, explain
 from receiver.api.service import Actor, Service
 from receiver.config.loader import routes_text, with_routes
 from receiver.config.models import Config
@@ -199,6 +199,5 @@ def _compared(ledger: Ledger, config: Config, tried: Config, wanted: TrialParame
     return Comparison(compared=compared, complete=complete, changed=count, items=changed, failures=failures)
 
 
-GET_RULES: Final = Endpoint("get_rules", "GET", "/routes/rules", VIEW, Scoped, RulesText, get_rules)
-TRY_RULES: Final = Endpoint("try_rules", "POST", "/routes/try", VIEW, TrialParameters, Trial, try_rules)
-ENDPOINTS = (GET_RULES, TRY_RULES)
+GET_RULES: Final = call("GET", "/routes/rules", VIEW, get_rules)
+TRY_RULES: Final = call("POST", "/routes/try", VIEW, try_rules)

@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl, urlencode
 
 from pydantic import AfterValidator, Field
 
-from receiver.api.actions import audited
-from receiver.api.endpoint import Endpoint
+from receiver.api import audit as audited
+from receiver.api.endpoint import call
 from receiver.api.models import Moment, Page, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import OPERATE, VIEW
@@ -176,12 +176,7 @@ def _row(view: SavedView, owner: str) -> SavedViewRow:
     )
 
 
-LIST_VIEWS: Final = Endpoint("list_views", "GET", "/views", VIEW, Scoped, Page[SavedViewRow], list_views)
-SAVE_VIEW: Final = Endpoint("save_view", "POST", "/views", VIEW, SaveViewParameters, SavedViewRow, save_view)
-RENAME_VIEW: Final = Endpoint(
-    "rename_view", "POST", "/views/{id}/rename", VIEW, RenameViewParameters, SavedViewRow, rename_view
-)
-REMOVE_VIEW: Final = Endpoint(
-    "remove_view", "POST", "/views/{id}/remove", VIEW, ViewParameters, SavedViewRow, remove_view
-)
-ENDPOINTS: Final = (LIST_VIEWS, SAVE_VIEW, RENAME_VIEW, REMOVE_VIEW)
+LIST_VIEWS: Final = call("GET", "/views", VIEW, list_views)
+SAVE_VIEW: Final = call("POST", "/views", VIEW, save_view)
+RENAME_VIEW: Final = call("POST", "/views/{id}/rename", VIEW, rename_view)
+REMOVE_VIEW: Final = call("POST", "/views/{id}/remove", VIEW, remove_view)

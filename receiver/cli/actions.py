@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
-from receiver.api.actions.chosen import TakenResult
-from receiver.api.actions.deliveries import (
+from receiver.api.chosen import TakenResult
+from receiver.api.deliveries import (
     BACKFILL_SINK,
     CANCEL_DELIVERIES,
     REPLAY_DELIVERIES,
@@ -24,9 +24,8 @@ from receiver.api.actions.deliveries import (
     ReplayParameters,
     ResubmitParameters,
 )
-from receiver.api.actions.operations import CANCEL_OPERATION
 from receiver.api.endpoint import Endpoint
-from receiver.api.operations import GET_OPERATION, OperationRow
+from receiver.api.operations import CANCEL_OPERATION, GET_OPERATION, OperationRow
 from receiver.cli.client import Client
 from receiver.cli.completion import completer
 from receiver.cli.options import Yes, check_id, confirm

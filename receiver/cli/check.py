@@ -157,7 +157,7 @@ def _after(sink: str, others: Sequence[str]) -> str:
 
 
 def _explain(loaded: Loaded, name: str, source: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    from receiver.api.explain import explain
+    from receiver.api.routes import explain
 
     return {"body": name, **explain(loaded.config, source, _body(name), labels, time.time()).model_dump()}
 

@@ -10,9 +10,8 @@ import typer
 
 from handlers.support import timestamps
 from handlers.support.duration import parse_duration
-from receiver.api.actions import keys as actions
-from receiver.api.actions.keys import CREATE_KEY, REVOKE_KEYS, ROTATE_KEY
-from receiver.api.keys import LIST_KEYS, KeyRow
+from receiver.api import keys as actions
+from receiver.api.keys import CREATE_KEY, LIST_KEYS, REVOKE_KEYS, ROTATE_KEY, KeyRow
 from receiver.api.service import Actor
 from receiver.cli.client import Client, LocalClient
 from receiver.cli.completion import completer

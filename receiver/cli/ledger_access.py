@@ -17,7 +17,7 @@ from receiver.ledger.errors import with_remedy
 from receiver.ledger.migrate import ensure_schema, is_missing, require_durability, schema_trouble, unusable
 
 if TYPE_CHECKING:
-    from receiver.api.actions.audited import ActionOutcome
+    from receiver.api.audit import ActionOutcome
     from receiver.config.models import Config
 
 # Seconds that the receiver's start waits for the ledger; it accepts webhooks without it.
@@ -54,7 +54,7 @@ def audited_here(settings: Settings, action: str, selection: Mapping[str, Any]) 
 
     Raises NotStarted if the ledger fails later.
     """
-    from receiver.api.actions.audited import ActionOutcome, audited
+    from receiver.api.audit import ActionOutcome, audited
     from receiver.api.service import Actor
 
     entered = False

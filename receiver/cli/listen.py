@@ -13,8 +13,7 @@ import typer
 from rich.text import Text
 
 from handlers.support.url import http_parts
-from receiver.api.events import GET_EVENT_BODY
-from receiver.api.lists import LIST_EVENTS
+from receiver.api.events import GET_EVENT_BODY, LIST_EVENTS
 from receiver.api.models import MAX_LIMIT
 from receiver.api.rows import EventRow
 from receiver.api.tail import TAIL, TailGap, TailParameters

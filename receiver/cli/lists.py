@@ -10,10 +10,12 @@ import typer
 
 from receiver.api.artifacts import LIST_ARTIFACTS
 from receiver.api.audit import LIST_AUDIT
+from receiver.api.deliveries import LIST_ATTEMPTS, LIST_DELIVERIES
 from receiver.api.endpoint import Endpoint
-from receiver.api.lists import LIST_ATTEMPTS, LIST_DELIVERIES, LIST_EVENTS, LIST_SUBMISSIONS
+from receiver.api.events import LIST_EVENTS
 from receiver.api.operations import LIST_OPERATIONS
 from receiver.api.runs import LIST_RUNS
+from receiver.api.submissions import LIST_SUBMISSIONS
 from receiver.api.totals import GET_TOTALS, Totals
 from receiver.cli.client import Client, rows_of
 from receiver.cli.completion import completer

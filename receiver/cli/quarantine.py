@@ -12,10 +12,15 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.api.actions import quarantine as actions
-from receiver.api.actions.quarantine import DROP_QUARANTINE, VERIFY_QUARANTINE, QuarantineSelection
+from receiver.api import quarantine as actions
 from receiver.api.endpoint import Endpoint
-from receiver.api.quarantine import LIST_QUARANTINE, QuarantineRow
+from receiver.api.quarantine import (
+    DROP_QUARANTINE,
+    LIST_QUARANTINE,
+    VERIFY_QUARANTINE,
+    QuarantineRow,
+    QuarantineSelection,
+)
 from receiver.cli.client import Client, LocalClient, rows_of
 from receiver.cli.ledger_access import audited_here
 from receiver.cli.lists import parse_columns

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from receiver import __version__
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Parameters
-from receiver.api.problem import CONTENT_TYPE, TYPE
+from receiver.api.responses import CONTENT_TYPE, TYPE
 from receiver.cli.output import clean, warn
 from receiver.cli.profiles import RemoteService
 from receiver.errors import Busy, Invalid, NotStarted, RequestError, RunhookError, UsageError

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.api.actions.reroutes import REROUTE, ReroutedRow, RerouteParameters, RerouteResult
+from receiver.api.reroutes import REROUTE, ReroutedRow, RerouteParameters, RerouteResult
 from receiver.cli.client import Client
 from receiver.cli.completion import completer
 from receiver.cli.lists import parse_columns

@@ -9,10 +9,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from handlers import Refused, SinkError, Unavailable
-from receiver.api.actions import sinks as actions
-from receiver.api.actions.moves import MOVE_SINK
-from receiver.api.actions.sinks import PAUSE_SINK, RESUME_SINK, TEST_SINK
-from receiver.api.sinks import LIST_SINKS, require_sink
+from receiver.api import sinks as actions
+from receiver.api.sinks import LIST_SINKS, MOVE_SINK, PAUSE_SINK, RESUME_SINK, TEST_SINK, require_sink
 from receiver.api.status import LaneRow
 from receiver.cli.client import Client, LocalClient
 from receiver.cli.completion import completer

@@ -9,8 +9,7 @@ from typing import Any, Final
 import typer
 from rich.text import Text
 
-from receiver.api.examination import GET_DOCTOR, FindingRow
-from receiver.api.status import GET_STATUS, LaneRow, Status, status_of
+from receiver.api.status import GET_DOCTOR, GET_STATUS, FindingRow, LaneRow, Status, status_of
 from receiver.cli.client import Client, LocalClient
 from receiver.cli.options import Json, Output, chosen_form
 from receiver.cli.output import Form, clean, out, print_json, print_rows, print_table, show_counts

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from receiver.api.actions.chosen import Chosen, TakenResult
+from receiver.api.chosen import Chosen, TakenResult
 from receiver.api.endpoint import Endpoint
 from receiver.api.service import Actor, Service
 from receiver.errors import NotAsExpected

@@ -8,18 +8,18 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
-from receiver.api.actions.chosen import TakenResult
-from receiver.api.actions.deliveries import (
+from receiver.api.chosen import TakenResult
+from receiver.api.deliveries import (
     BACKFILL_SINK,
     CANCEL_DELIVERIES,
+    GET_DELIVERY,
+    LIST_DELIVERIES,
     REPLAY_DELIVERIES,
     REPLAYABLE,
     RESTORE_DELIVERIES,
     RESUBMIT_RUNS,
 )
-from receiver.api.deliveries import GET_DELIVERY
 from receiver.api.endpoint import Endpoint
-from receiver.api.lists import LIST_DELIVERIES
 from receiver.api.outline import outline
 from receiver.api.service import Actor, Service
 from receiver.api.totals import GET_TOTALS

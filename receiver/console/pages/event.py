@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from receiver.api.deliveries import LIST_ATTEMPTS, LIST_DELIVERIES
 from receiver.api.events import GET_EVENT, GET_EVENT_BODY
-from receiver.api.lists import LIST_ATTEMPTS, LIST_DELIVERIES
 from receiver.api.models import MAX_LIMIT
 from receiver.api.outline import outline
 from receiver.api.rows import EventRow

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from receiver.api.actions.keys import CREATE_KEY, LONGEST_NAME, REVOKE_KEYS, ROTATE_KEY
-from receiver.api.keys import LIST_KEYS
+from receiver.api.keys import CREATE_KEY, LIST_KEYS, LONGEST_NAME, REVOKE_KEYS, ROTATE_KEY
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage, PageLink, Query, further, given_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from receiver.api.missing import LIST_MISSING
 from receiver.api.service import Actor, Service
+from receiver.api.submissions import LIST_MISSING
 from receiver.console.filters import filter_form
 from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from receiver.api.actions.operations import CANCEL_OPERATION
-from receiver.api.operations import GET_OPERATION, LIST_OPERATIONS, OperationRow
+from receiver.api.operations import CANCEL_OPERATION, GET_OPERATION, LIST_OPERATIONS, OperationRow
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
 from receiver.console.filters import filter_form

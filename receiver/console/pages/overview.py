@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from receiver.api.ages import GET_AGES
-from receiver.api.missing import LIST_MISSING
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
 from receiver.api.status import GET_STATUS, Status
-from receiver.api.totals import GET_TOTALS, TotalRow, Totals
+from receiver.api.submissions import LIST_MISSING
+from receiver.api.totals import GET_AGES, GET_TOTALS, TotalRow, Totals
 from receiver.console.charts import Buckets, Chart, Values, lines, sparkline, stacked, values_of
 from receiver.console.page import PATH, ConsolePage, PageLink, Query
 from receiver.console.window import Window, window_links, window_of

@@ -7,9 +7,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from handlers.support import timestamps
-from receiver.api.actions.quarantine import DROP_QUARANTINE, VERIFY_QUARANTINE, DropResult, VerifyResult
 from receiver.api.outline import outline
-from receiver.api.quarantine import GET_QUARANTINED, LIST_QUARANTINE
+from receiver.api.quarantine import (
+    DROP_QUARANTINE,
+    GET_QUARANTINED,
+    LIST_QUARANTINE,
+    VERIFY_QUARANTINE,
+    DropResult,
+    VerifyResult,
+)
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage, PageLink, Query, further, given_of

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from receiver.api.events import GET_EVENT, GET_EVENT_BODY, LARGEST_VALUE
-from receiver.api.lists import LIST_EVENTS
+from receiver.api.events import GET_EVENT, GET_EVENT_BODY, LARGEST_VALUE, LIST_EVENTS
 from receiver.api.routes import LIST_ROUTES
 from receiver.api.runs import GET_RUN
 from receiver.api.service import Actor, Service

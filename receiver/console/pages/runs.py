@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from handlers.support.resubmit_chain import RETRIED
-from receiver.api.actions.deliveries import REPLAY_DELIVERIES, REPLAYABLE, RESUBMIT_RUNS
+from receiver.api.deliveries import REPLAY_DELIVERIES, REPLAYABLE, RESUBMIT_RUNS
 from receiver.api.models import Filtered
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service

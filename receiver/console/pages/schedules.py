@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from receiver.api.account import LIST_AGENTS, LIST_CONNECTED_AGENTS, LIST_SCHEDULES, LIST_WATCHES
-from receiver.api.actions.agents import CONNECT_AGENT, DISCONNECT_AGENT, ConnectResult
+from receiver.api.account import (
+    CONNECT_AGENT,
+    DISCONNECT_AGENT,
+    LIST_AGENTS,
+    LIST_CONNECTED_AGENTS,
+    LIST_SCHEDULES,
+    LIST_WATCHES,
+    ConnectResult,
+)
 from receiver.api.models import MAX_LIMIT
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from receiver.api.actions.moves import MOVE_SINK, MoveResult
-from receiver.api.actions.sinks import PAUSE_SINK, RESUME_SINK, TEST_SINK, ResumeResult, SinkTestResult
-from receiver.api.lists import LIST_ATTEMPTS
+from receiver.api.deliveries import LIST_ATTEMPTS
 from receiver.api.models import Scoped
 from receiver.api.service import Actor, Service
-from receiver.api.sinks import GET_SINK, LIST_SINKS, SinkRow
+from receiver.api.sinks import (
+    GET_SINK,
+    LIST_SINKS,
+    MOVE_SINK,
+    PAUSE_SINK,
+    RESUME_SINK,
+    TEST_SINK,
+    MoveResult,
+    ResumeResult,
+    SinkRow,
+    SinkTestResult,
+)
 from receiver.api.totals import GET_TOTALS, TotalRow
 from receiver.console.action import ConsoleAction
 from receiver.console.charts import Buckets, Chart, Values, stacked, values_of

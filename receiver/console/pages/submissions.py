@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from receiver.api.lists import LIST_SUBMISSIONS
 from receiver.api.outline import outline
 from receiver.api.service import Actor, Service
-from receiver.api.submissions import GET_SUBMISSION
+from receiver.api.submissions import GET_SUBMISSION, LIST_SUBMISSIONS
 from receiver.console.filters import filter_form
 from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 from receiver.console.pages.deliveries import resubmits

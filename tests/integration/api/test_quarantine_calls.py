@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from receiver.api.actions.audited import ActionOutcome
-from receiver.api.actions.quarantine import let_in
+from receiver.api.audit import ActionOutcome
+from receiver.api.quarantine import let_in
 from receiver.api.service import Service
 from receiver.domain.signature import sign
 from receiver.errors import Busy, Invalid, NotAsExpected, NotFound

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.api.actions import reroutes
+from receiver.api import reroutes
 from receiver.api.service import Service
 from receiver.errors import Invalid
 from receiver.ledger import Ledger

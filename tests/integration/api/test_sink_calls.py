@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.api.actions import moves
+from receiver.api import sinks as moves
 from receiver.api.service import Service
 from receiver.domain.breaker import Lane
 from receiver.errors import Busy, Forbidden, Invalid, NotFound

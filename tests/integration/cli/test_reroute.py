@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from receiver.api.actions.reroutes import REROUTE
+from receiver.api.reroutes import REROUTE
 from receiver.cli import reroute
 from receiver.cli.client import open_client
 from receiver.cli.output import Form

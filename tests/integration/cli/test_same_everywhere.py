@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.api import examination as api_examination
+from receiver.api import status as api_examination
 from receiver.api.names import none_such
 from receiver.doctor import examination
 from receiver.doctor.finding import Finding

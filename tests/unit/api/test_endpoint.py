@@ -7,7 +7,7 @@ import pytest
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import FilterParameters, Result, Scoped
-from receiver.api.problem import problem_of
+from receiver.api.responses import problem_of
 from receiver.api.service import Actor, Service
 from receiver.errors import Forbidden, Invalid
 

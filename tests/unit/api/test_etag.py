@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.api.etag import etag_of, is_known
+from receiver.api.responses import etag_of, is_known
 
 TAG = etag_of(b"{}")
 

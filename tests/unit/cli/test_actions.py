@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from receiver.api.actions.chosen import TakenResult
-from receiver.api.actions.deliveries import REPLAY_DELIVERIES
+from receiver.api.chosen import TakenResult
+from receiver.api.deliveries import REPLAY_DELIVERIES
 from receiver.api.operations import OperationRow
 from receiver.cli.actions import How, act
 from receiver.cli.client import Client

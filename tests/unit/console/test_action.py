@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from receiver.api.actions.chosen import Chosen, TakenResult
+from receiver.api.chosen import Chosen, TakenResult
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Parameters, Result, parse_moment
 from receiver.api.service import Actor, Service

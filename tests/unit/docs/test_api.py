@@ -11,7 +11,7 @@ import pytest
 
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.openapi import ERRORS
-from receiver.api.problem import problem_of
+from receiver.api.responses import problem_of
 from receiver.errors import Invalid, NotAsExpected
 from tests.support.paths import ROOT
 

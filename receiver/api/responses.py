@@ -1,7 +1,9 @@
-"""Errors of the API as RFC 9457 problem details."""
+"""What responses of the API have in common: problem details (RFC 9457) and ETags (RFC 9110)."""
 
 from __future__ import annotations
 
+import re
+from hashlib import blake2b
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -25,3 +27,17 @@ def problem_of(error: RequestError) -> dict[str, Any]:
     if isinstance(error, NotAsExpected):
         found["count"] = error.count
     return found
+
+
+_TAGS = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
+
+def etag_of(body: bytes) -> str:
+    """Return the ETag of an answer. A weak one, since a proxy may compress the bytes."""
+    return f'W/"{blake2b(body, digest_size=16).hexdigest()}"'
+
+
+def is_known(if_none_match: str, etag: str) -> bool:
+    """Return whether the client has the answer with this ETag already, by its If-None-Match; weakly compared."""
+    given = if_none_match.strip()
+    return given == "*" or etag.removeprefix("W/") in _TAGS.findall(given)

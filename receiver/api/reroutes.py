@@ -9,8 +9,8 @@ from typing import Final
 
 from pydantic import Field
 
-from receiver.api.actions.audited import audited
-from receiver.api.endpoint import Endpoint
+from receiver.api.audit import audited
+from receiver.api.endpoint import call
 from receiver.api.models import Filtered, Moment, Result
 from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
@@ -112,5 +112,4 @@ def _asked(
     )
 
 
-REROUTE: Final = Endpoint("reroute", "POST", "/events/reroute", OPERATE, RerouteParameters, RerouteResult, reroute)
-ENDPOINTS = (REROUTE,)
+REROUTE: Final = call("POST", "/events/reroute", OPERATE, reroute)

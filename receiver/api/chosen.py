@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
-from receiver.api.actions import audited
+from receiver.api import audit as audited
 from receiver.api.models import Filtered, Moment, Result
 from receiver.api.names import check_id, check_names, whole_id
 from receiver.api.operations import OperationRow
