@@ -21,6 +21,7 @@ from handlers.support.file_lock import acquire
 from handlers.support.private_file import make_private_folder
 from receiver.errors import NotStarted
 from receiver.runtime.child import end, spawn
+from receiver.runtime.process import exit_text
 from receiver.runtime.redis_client import OLDEST_REDIS, connect
 
 # Maximum seconds until a server responds, not counting the time to load its data.
@@ -41,6 +42,12 @@ _CAUSES = (  # what Valkey writes, and what it means in one line
     ("Bad file format reading the append only file", "its append-only file is damaged"),
     ("Permission denied", "it may not write to its directory"),
     ("Can't handle RDB format", "its data was written by a newer Valkey"),
+)
+
+# On disk before each reply, and nothing evicted. `hz`: rounds of housekeeping a second; Runhook waits for none of them.
+_OPTIONS: Final = (
+    "--port 0 --unixsocketperm 700 --daemonize no --hz 1 --maxmemory-policy noeviction"
+    " --appendonly yes --appendfsync always --no-appendfsync-on-rewrite no"
 )
 
 
@@ -64,25 +71,17 @@ def find_server() -> ServerProgram:
             return ServerProgram(str(get_binary_path()), "the embedded Valkey")
     except ImportError:
         pass
-    for name in ("valkey-server", "redis-server"):
-        if path := shutil.which(name):
-            _check_version(path)
-            return ServerProgram(path, path)
-    raise NotStarted(_NO_SERVER)
-
-
-def _check_version(path: str) -> None:
-    """Raise NotStarted for a Redis that lacks commands. One that does not print its version fails at its start."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+    path = shutil.which("valkey-server") or shutil.which("redis-server")
+    if not path:
+        raise NotStarted(_NO_SERVER)
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # without a version it fails at its start
         output = subprocess.run([path, "--version"], check=False, capture_output=True, text=True, timeout=5).stdout  # noqa: S603
-        version = re.match(r"Redis server v=(\d+)\.(\d+)\S*", output)
-        if version and (int(version[1]), int(version[2])) < OLDEST_REDIS:
-            number = version[0].partition("=")[2]
+        version = re.match(r"Redis server v=((\d+)\.(\d+)\S*)", output)
+        if version and (int(version[2]), int(version[3])) < OLDEST_REDIS:
             oldest = ".".join(map(str, OLDEST_REDIS))
-            raise NotStarted(
-                f"{path} is Redis {number}: Runhook needs {oldest} or later. Upgrade it, or pip install"
-                " 'runhook[embedded]'"
-            )
+            upgrade = f"Runhook needs {oldest} or later. Upgrade it, or pip install 'runhook[embedded]'"
+            raise NotStarted(f"{path} is Redis {version[1]}: {upgrade}")
+    return ServerProgram(path, path)
 
 
 class EmbeddedValkey:
@@ -143,43 +142,27 @@ class EmbeddedValkey:
         return self.process
 
     def _options(self) -> list[str]:
-        options = {
-            "port": "0",
-            "unixsocket": str(self.socket),
-            "unixsocketperm": "700",
-            "hz": "1",  # rounds of housekeeping a second; Runhook waits for none of them
-            "dir": str(self.directory),
-            "logfile": str(self.log),
-            "appendonly": "yes",
-            "appendfsync": "always",
-            "no-appendfsync-on-rewrite": "no",
-            "maxmemory-policy": "noeviction",
-            "save": "",
-            "daemonize": "no",
-        }
-        return [part for name, value in options.items() for part in (f"--{name}", value)]
+        paths = ["--unixsocket", str(self.socket), "--dir", str(self.directory), "--logfile", str(self.log)]
+        return [*_OPTIONS.split(), "--save", "", *paths]
 
     def why(self) -> str:
         """Return in one line, from its log, why the process ended."""
         with contextlib.suppress(OSError), self.log.open("rb") as file:
             file.seek(self._log_start)
-            lines = file.read()[-20_000:].decode(errors="replace").splitlines()
-            text = "\n".join(lines)
+            text = file.read()[-20_000:].decode(errors="replace")
             found = next((cause for sign, cause in _CAUSES if sign in text), "")
             free = shutil.disk_usage(self.directory).free
             if free < _FULL and (not found or "disk" in found):  # it does not always say so itself
                 found = "the disk is full"
             if found:
                 return f"{found} ({free >> 20} MiB free)" if "disk" in found else found
-            if refused := re.search(r"^>>> '(.*)'\n(.+)", text, re.MULTILINE):
-                return f"it refuses the option {refused[1]}: {refused[2]}"
+            lines = text.splitlines()
             loud = [line.split(" # ", 1)[1] for line in lines if " # " in line and "overcommit" not in line]
             if loud:
                 return loud[-1].rstrip(".")
             if lines and self.process and (self.process.returncode or 0) > 0:
                 return lines[-1]
-        code = self.process.returncode if self.process else None
-        return f"killed by signal {-code}" if code is not None and code < 0 else f"it ended with code {code}"
+        return exit_text(self.process.returncode) if self.process and self.process.returncode else "it ended"
 
     def stop(self, timeout: float = 10.0) -> None:
         """End the server: SIGTERM, and SIGKILL after `timeout` seconds. Then another one can use the directory."""

@@ -10,6 +10,7 @@ A process without a file, or on another machine, never counts as dead.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import socket
 import time
@@ -19,9 +20,12 @@ from pathlib import Path
 from typing import Final
 
 from handlers.support.private_file import make_private_folder
+from receiver.runtime.process import error_location
 
 _STALE_AFTER: Final = 86_400.0  # seconds after which a file from another kernel is removed
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+log = logging.getLogger("runhook.worker")
 
 
 def boot_id() -> str:
@@ -62,8 +66,8 @@ class LivenessLock:
 def release_dead(directory: Path, release: Callable[[str], bool]) -> bool:
     """Call `release(owner)` for each process that is certainly dead. Return whether all were released.
 
-    It stops at the first one for which that returns False; the next call starts with it again. Any number of
-    processes may call this at the same time.
+    It stops at the first one for which that returns False; the next call starts with it again. An owner for which it
+    raises is logged and forgotten: what that one held lapses by time. Any number of processes may call this at once.
     """
     with suppress(OSError):  # no directory: no worker has run here
         for path in sorted((directory / "workers").glob("[!.]*")):
@@ -73,12 +77,20 @@ def release_dead(directory: Path, release: Callable[[str], bool]) -> bool:
                 handle = os.open(path, os.O_RDWR)
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if os.read(handle, 100).decode(errors="replace").strip() == boot_id():
-                        if not release(path.name):
-                            return False
-                        path.unlink(missing_ok=True)
-                    elif time.time() - os.fstat(handle).st_mtime > _STALE_AFTER:
+                    here = os.read(handle, 100).decode(errors="replace").strip() == boot_id()
+                    if here and not _released(path.name, release):
+                        return False
+                    if here or time.time() - os.fstat(handle).st_mtime > _STALE_AFTER:
                         path.unlink(missing_ok=True)
                 finally:
                     os.close(handle)
     return True
+
+
+def _released(owner: str, release: Callable[[str], bool]) -> bool:
+    try:
+        return release(owner)
+    except Exception as error:
+        log.error("worker.not_released owner=%r error=%s", owner, error_location(error))
+        log.debug("worker.not_released in full", exc_info=True)
+        return True

@@ -1,7 +1,4 @@
-"""What a job's body does while the ledger is away: log it once, and wait a moment before the next try.
-
-Without the wait each new event would wake a job that fails at once. Knows no ledger: its caller does.
-"""
+"""The pause of a loop while a server is unavailable: logged once, then each minute, until it is back."""
 
 from __future__ import annotations
 
@@ -14,31 +11,29 @@ from typing import Final
 RETRY_AFTER: Final = 1.0
 # Seconds after which an outage that lasts is logged again.
 LOG_EVERY: Final = 60.0
-_POLL: Final = 0.05  # seconds between two checks whether the worker must stop
+_POLL: Final = 0.05  # seconds between two checks whether the loop must stop
 
 
 class Pause:
-    """The pauses of one job's body during an outage. `name`: how its log lines begin, such as "dispatch"."""
+    """The pauses of one loop. `name`: how its log lines begin, such as "dispatch"."""
 
     def __init__(self, log: logging.Logger, name: str) -> None:
         self._log = log
         self._name = name
-        self._since: float | None = None
-        self._logged_at = 0.0
+        self._since = self._logged_at = 0.0
 
     def wait(self, reason: object, stop: Callable[[], bool]) -> None:
-        """Log that the ledger is away because of `reason`, and return after RETRY_AFTER, or once `stop()` is true."""
+        """Log `reason`, and return after RETRY_AFTER, or once `stop()` is true."""
         now = time.monotonic()
-        if self._since is None:
-            self._since, self._logged_at = now, float("-inf")
-        if now - self._logged_at > LOG_EVERY:
+        self._since = self._since or now
+        if not self._logged_at or now - self._logged_at > LOG_EVERY:
             self._logged_at = now
             self._log.warning("%s.paused %s: what was acked is safe, and is tried again", self._name, reason)
         while time.monotonic() - now < RETRY_AFTER and not stop():
             time.sleep(_POLL)
 
     def end(self) -> None:
-        """Log that the ledger answers again, if there was an outage."""
-        if self._since is not None:
+        """Log that work resumes, if it was paused."""
+        if self._since:
             self._log.warning("%s.resumed after=%.1f", self._name, time.monotonic() - self._since)
-            self._since = None
+            self._since = self._logged_at = 0.0

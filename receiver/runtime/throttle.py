@@ -57,7 +57,9 @@ class SharedRate:
         """Take up to `wanted` out of the window. Return how many there were."""
         try:
             return self._take(wanted)
-        except redis.ResponseError:  # the window is no list of times; where that is not why, this fails as well
+        except redis.OutOfMemoryError:  # as a ResponseError too, but the window is right
+            raise
+        except redis.ResponseError:  # the window is not a list of times, or this fails as well
             self._limiter.clear(self._item, self._name)
             return self._take(wanted)
 

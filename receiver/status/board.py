@@ -21,40 +21,55 @@ from handlers.support.private_file import make_private_file
 from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
 
 KEY: Final = "runhook:parts"
-_MOST: Final = 10_000  # entries that are read: anybody who reaches Redis can write more
+# Entries above which old ones are removed, and above which none is read: a program that starts again and again leaves
+# one each time, and any program that reaches Redis can write more.
+_MANY: Final = 5_000
+_MOST: Final = 10_000
 
-# The time is the server's: clocks of hosts differ. A key of another type is a stranger's, and goes.
-# KEYS: hash. ARGV: seconds that it lives without a heartbeat; names and heartbeats, alternating.
-_PUT = """
-local now = redis.call('TIME')
-local stamp = now[1] .. '.' .. string.format('%06d', now[2]) .. ' '
-local beats = {unpack(ARGV, 2)}
-for place = 2, #beats, 2 do beats[place] = stamp .. beats[place] end
+# The time is the server's: clocks of hosts differ. A key of another type was not written by Runhook, and is deleted.
+# KEYS: hash. ARGV: seconds that it lives without a heartbeat; entries above which those go that are older than a
+# minute; names and heartbeats, alternating.
+_PUT: Final = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+local beats = {unpack(ARGV, 3)}
+for place = 2, #beats, 2 do beats[place] = string.format('%.6f ', now) .. beats[place] end
 local new = redis.pcall('HSET', KEYS[1], unpack(beats))
 if type(new) == 'table' and string.find(new.err, 'WRONGTYPE', 1, true) then
   redis.call('DEL', KEYS[1])
   new = redis.call('HSET', KEYS[1], unpack(beats))
 end
-if type(new) == 'number' then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+if type(new) ~= 'number' then return new end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[2]) then
+  local all = redis.call('HGETALL', KEYS[1])
+  for place = 1, #all, 2 do
+    local at = tonumber(string.match(all[place + 1], '^[0-9.]+ ')) or 0
+    if math.abs(now - at) > 60 then redis.call('HDEL', KEYS[1], all[place]) end
+  end
+end
 return new
 """
 
 
 def put(client: redis.Redis, *beats: PartBeat) -> None:
     """Write the newest heartbeats of a process, one for each part that it is. Raises redis.RedisError."""
-    client.eval(_PUT, 1, KEY, int(FORGET_AFTER), *(text for each in beats for text in (each.name, each.to_json())))
+    client.eval(
+        _PUT, 1, KEY, int(FORGET_AFTER), _MANY, *(text for each in beats for text in (each.name, each.to_json()))
+    )
 
 
 def every(client: redis.Redis) -> list[PartSeen]:
-    """Return the newest heartbeat of each process. What can't be read is left out. Raises redis.RedisError."""
+    """Return the newest heartbeat of each process, without those that can't be read.
+
+    Returns none of more than _MOST, until the next heartbeat removes old ones. Raises redis.RedisError.
+    """
     with client.pipeline(transaction=False) as pipeline:
         pipeline.time()
         pipeline.hlen(KEY)
         (seconds, micros), count = pipeline.execute()
-    if count > _MOST:
-        raise redis.ResponseError(f"{KEY} has {count} entries, which Runhook did not write: delete it")
     now = seconds + micros / 1e6
-    fields: Any = client.hgetall(KEY)
+    fields: Any = client.hgetall(KEY) if count <= _MOST else {}
     return [seen for value in fields.values() if (seen := _parsed(value, now)) is not None]
 
 

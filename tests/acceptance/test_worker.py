@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from receiver.ledger.deliveries import claims
 from receiver.ledger.schema import attempts
+from receiver.runtime.liveness import boot_id
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.valkey import ValkeyProcess
@@ -258,6 +259,17 @@ def test_second_signal_a_second_later_does_not_wait(hooked: Callable[..., Hooked
     worker.terminate()
     assert worker.wait(PATIENCE) == 1  # 0 after the send's end
     assert "main: a second signal came; killing process" in it.it.log_of("worker")
+
+
+def test_name_that_is_not_text_among_dead_workers_stops_nothing(hooked: Callable[..., Hooked]) -> None:
+    it = hooked()
+    folder = it.it.data / "workers"
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(b"main@\xff.1")).write_text(boot_id())
+    it.it.run("worker")
+    it.order("tsk_1")
+    it.it.all_delivered(1)
+    assert "worker.not_released" in it.it.log_of("worker")
 
 
 # --- Processes that hang or end by themselves

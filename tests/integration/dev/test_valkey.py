@@ -189,15 +189,6 @@ def test_wheel_without_a_binary_counts_as_no_server(path: Path, data: Path, monk
         EmbeddedValkey(data).start()
 
 
-def test_refused_option_is_named(path: Path, data: Path) -> None:
-    program = path / "redis-server"
-    program.write_text(f'#!/bin/sh\nexec {get_binary_path()} "$@" --not-an-option yes\n')
-    program.chmod(0o755)
-
-    with pytest.raises(NotStarted, match='redis-server did not start: it refuses the option not-an-option "yes": Bad'):
-        EmbeddedValkey(data).start()
-
-
 def test_program_that_cannot_run_says_why(path: Path, data: Path) -> None:
     program = path / "redis-server"
     program.write_text("#!/bin/sh\necho 'liblzf.so.1: no such file' >&2\nexit 127\n")

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from receiver.runtime.throttle import SharedRate
+from tests.servers.valkey import ValkeyProcess
 
 LIMIT = (3, 60.0)
 
@@ -45,3 +46,16 @@ def test_a_window_that_a_stranger_has_written_is_begun_anew(
         assert rate.take(2) == 2
         assert rate.take(2) == 1
         assert rate.take(1) == 0
+
+
+def test_full_redis_keeps_the_window(valkey_factory: Callable[..., ValkeyProcess]) -> None:
+    with redis.Redis.from_url(valkey_factory().url) as client:
+        # Given a rate of which one is left, in a Redis that becomes full
+        rate = SharedRate(client, "sink/ops", LIMIT)
+        assert rate.take(2) == 2
+        client.config_set("maxmemory", "1kb")
+        with pytest.raises(redis.OutOfMemoryError):
+            rate.take(1)
+        # Then the same one is left when there is room again
+        client.config_set("maxmemory", "0")
+        assert rate.take(3) == 1

@@ -213,18 +213,22 @@ def test_what_others_write_among_heartbeats_is_left_out(client: redis.Redis, val
     assert board.every(client) == []
 
 
-def test_a_key_of_another_type_is_trouble_and_no_crash(
-    settings: Settings, client: redis.Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_key_of_another_type_is_reported(settings: Settings, client: redis.Redis, ledger: Ledger) -> None:
     client.set(board.KEY, "x")
     watch = PartsWatch(settings.redis_url, ledger)
     assert "WRONGTYPE" in watch.read().redis
-
-    client.delete(board.KEY)
-    monkeypatch.setattr(board, "_MOST", 2)
-    client.hset(board.KEY, mapping={str(number): "" for number in range(3)})
-    assert "3 entries" in watch.read().redis
     watch.close()
+
+
+@pytest.mark.parametrize("value", ["1.5 {}", "no heartbeat", "9e300 {}", "inf {}"])
+def test_too_many_heartbeats_are_replaced_by_the_newest(client: redis.Redis, value: str) -> None:
+    # Given what 12,000 starts within a day leave
+    client.hset(board.KEY, mapping={f"clock@{number}": value for number in range(12_000)})
+    # Then they are no trouble of Redis, and the next heartbeat removes them
+    assert board.every(client) == []
+    for part in ("clock", "dispatch"):
+        board.put(client, PartBeat(f"{part}@host", part, "host", 1, "1", "", 1.0))
+    assert sorted(seen.beat.part for seen in board.every(client)) == ["clock", "dispatch"]
 
 
 def test_a_ledger_without_tables_costs_no_beat_elsewhere(tmp_path: Path, redis_url: str, client: redis.Redis) -> None:

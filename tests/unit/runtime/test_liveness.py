@@ -112,6 +112,22 @@ def test_owner_that_could_not_be_released_is_found_again(tmp_path: Path, dead: C
     assert it.released == ["main@a.1", "main@a.2"]
 
 
+def test_owner_that_cannot_be_released_stops_no_other(tmp_path: Path, dead: Callable[..., None]) -> None:
+    dead("main@a.1")
+    dead("main@a.2")
+    released = []
+
+    def release(owner: str) -> bool:
+        if owner == "main@a.1":
+            raise UnicodeEncodeError("utf-8", owner, 0, 1, "surrogates not allowed")
+        released.append(owner)
+        return True
+
+    assert release_dead(tmp_path, release)
+    assert released == ["main@a.2"]
+    assert list((tmp_path / "workers").iterdir()) == []
+
+
 def test_other_files_in_the_folder_stop_nothing(tmp_path: Path, dead: Callable[..., None]) -> None:
     # Given a dead process's file among others
     dead("main@a.1")
