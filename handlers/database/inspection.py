@@ -16,20 +16,18 @@ from sqlalchemy.dialects import postgresql
 from handlers.contract import Unavailable
 from handlers.database.columns import Columns
 from handlers.database.results_table import ResultsTable
-from handlers.database.table import EVENT_KEY, REQUIRED, RUN_KEY, RUN_KEY_ALONE, Column
+from handlers.database.table import EVENT_KEY, REQUIRED, RUN_KEY, Column
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
     """What there is of a table. `usable`: the columns that can be written; all of them when there is no table yet.
 
-    `missing`: those it lacks. `unlike`: "name (TYPE)" of standard columns of other types, which are not written. `key`:
-    the columns that identify a row.
+    `missing`: those it lacks. `unlike`: "name (TYPE)" of standard columns of other types, which are not written.
     """
 
     exists: bool
     usable: tuple[Column, ...]
-    key: tuple[str, ...]
     missing: tuple[Column, ...] = ()
     unlike: tuple[str, ...] = ()
 
@@ -43,11 +41,11 @@ class TableInspection:
         self._columns = columns
         self._dialect = dialect
         self._key = EVENT_KEY if all_events else RUN_KEY
-        self._whole = self.table(columns.all, self._key)
+        self._whole = self.table(columns.all)
 
-    def table(self, columns: Sequence[Column], key: Sequence[str]) -> ResultsTable:
-        """Return the table with only `columns`, whose rows are identified by the columns `key`."""
-        return ResultsTable(self._name, columns, self._dialect, key)
+    def table(self, columns: Sequence[Column]) -> ResultsTable:
+        """Return the table with only `columns`."""
+        return ResultsTable(self._name, columns, self._dialect, self._key)
 
     @property
     def max_rows(self) -> int:
@@ -117,7 +115,7 @@ class TableInspection:
         inspector = sa.inspect(connection)
         table = self._whole.table
         if not inspector.has_table(table.name, table.schema):
-            return Inspected(False, self._columns.all, self._key)
+            return Inspected(False, self._columns.all)
         present = {each["name"].lower(): each["type"] for each in inspector.get_columns(table.name, table.schema)}
         missing = tuple(column for column in self._columns.all if column.name.lower() not in present)
         unlike = {
@@ -129,21 +127,7 @@ class TableInspection:
             and not isinstance(present[column.name.lower()], _ALIKE[column.kind])
         }
         usable = tuple(column for column in self._columns.all if column not in missing and column not in unlike)
-        key = self._key
-        if key == RUN_KEY and not self._is_unique(inspector, RUN_KEY):
-            key = RUN_KEY_ALONE
-        return Inspected(True, usable, key, missing, tuple(unlike.values()))
-
-    def _is_unique(self, inspector: sa.Inspector, key: Sequence[str]) -> bool:
-        """Whether exactly these columns identify a row of the table, and run_id alone does not."""
-        table = self._whole.table
-        found: list[Sequence[str | None]] = [
-            inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"],
-            *(each["column_names"] for each in inspector.get_unique_constraints(table.name, table.schema)),
-            *(each["column_names"] for each in inspector.get_indexes(table.name, table.schema) if each["unique"]),
-        ]
-        unique = [{str(name).lower() for name in names} for names in found if names]
-        return set(key) in unique and {"run_id"} not in unique
+        return Inspected(True, usable, missing, tuple(unlike.values()))
 
 
 _ALIKE: dict[str, type | tuple[type, ...]] = {

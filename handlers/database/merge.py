@@ -136,7 +136,8 @@ def of_row(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunState:
     }
 
     def restored(values: Values) -> Values:
-        return {name: replace(value, order=origins.get(name, value.order)) for name, value in values.items()}
+        changed = {name: replace(values[name], order=order) for name, order in origins.items() if name in values}
+        return {**values, **changed}
 
     visible = {status: restored(values) for status, values in state.results.items()}
     return replace(state, run=restored(state.run), attempt=restored(state.attempt), results={**results, **visible})

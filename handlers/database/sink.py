@@ -19,7 +19,7 @@ from handlers.database.inspection import Inspected, TableInspection
 from handlers.database.options import DatabaseOptions, parse_url
 from handlers.database.results_table import ResultsTable, by_key
 from handlers.database.server import Database, RowRejected, TableMismatch
-from handlers.database.writing import OtherSource, RowMissing, write_runs
+from handlers.database.writing import RowMissing, write_runs
 from handlers.support.private_file import folder_for
 
 # Bytes of one transaction's rows. A single larger row gets its own.
@@ -139,7 +139,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
         """Write `part` and set its answers. A part with a bad row is halved until that row is alone."""
         try:
             written = self._written([row for _, row in part], deadline)
-        except (RowRejected, RowMissing, OtherSource) as error:
+        except (RowRejected, RowMissing) as error:
             if len(part) > 1:
                 middle = len(part) // 2
                 self._write(part[:middle], answers, deadline)
@@ -190,7 +190,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
 
     def _as_found(self, found: Sequence[Inspected]) -> _Tables:
         pairs = list(zip(self._inspections, found, strict=True))
-        tables = [each.table(seen.usable, seen.key) for each, seen in pairs]
+        tables = [each.table(seen.usable) for each, seen in pairs]
         notices = [each.notice(seen) for each, seen in pairs]
         notice = "; ".join(filter(None, notices))
         if notice != self._reported:

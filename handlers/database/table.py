@@ -29,10 +29,8 @@ class Column:
 MERGED_FROM: Final = Column("merged_from", "json")
 
 # A run's id is one only among those of its source; it comes first, so that the key finds a run by its id alone as well.
-# An operator's own table may have RUN_KEY_ALONE.
 SOURCE: Final = "source"
 RUN_KEY: Final = ("run_id", SOURCE)
-RUN_KEY_ALONE: Final = ("run_id",)
 EVENT_KEY: Final = ("event_id",)
 
 STANDARD: Final[tuple[Column, ...]] = (
@@ -76,8 +74,8 @@ STANDARD: Final[tuple[Column, ...]] = (
     MERGED_FROM,
 )
 
-# These tell an older event from a newer one, so every table needs them.
-REQUIRED: Final = frozenset({"run_id", "attempt", "status", "retry_pending", "modified_at", "received_at", "event_id"})
+# These identify a row, and tell an older event from a newer one, so every table needs them.
+REQUIRED: Final = frozenset({*RUN_KEY, "attempt", "status", "retry_pending", "modified_at", "received_at", *EVENT_KEY})
 
 # Configs may have columns of their own by these names, and theirs win.
 LATER: Final = frozenset(

@@ -7,25 +7,20 @@ from functools import reduce
 
 import sqlalchemy as sa
 
-from handlers.contract import Refused, Unavailable
+from handlers.contract import Unavailable
 from handlers.database import merge
 from handlers.database.merge import RunState
 from handlers.database.results_table import Cells, Key, ResultsTable
-from handlers.database.table import SOURCE
 
 
 class RowMissing(Unavailable):
     """The database has no row of a run after it was inserted: it was deleted meanwhile, or a trigger drops it."""
 
 
-class OtherSource(Refused):
-    """The table, whose key is the run's id alone, holds a run of another source with the same id."""
-
-
 def write_runs(connection: sa.Connection, table: ResultsTable, rows: Sequence[Cells]) -> list[bool]:
     """Write what the events `rows` say of their runs. Returns for each event whether none of its run's is newer.
 
-    Raises RowMissing and OtherSource.
+    Raises RowMissing.
     """
     by_run: dict[Key, list[Cells]] = {}
     for row in rows:
@@ -40,22 +35,16 @@ def write_runs(connection: sa.Connection, table: ResultsTable, rows: Sequence[Ce
     there = {key: several.get(key) or _fold(table, by_run[key]) for key in by_run if key not in inserted}
     newest = {key: state.newest for key, state in several.items()}
     if there:
-        newest |= _merge(connection, table, there, by_run)
+        newest |= _merge(connection, table, there)
     return [(last := newest.get(table.key_of(row))) is None or merge.order_of(row) >= last for row in rows]
 
 
-def _merge(
-    connection: sa.Connection,
-    table: ResultsTable,
-    new: dict[Key, RunState],
-    by_run: dict[Key, list[Cells]],
-) -> dict[Key, merge.Order]:
+def _merge(connection: sa.Connection, table: ResultsTable, new: dict[Key, RunState]) -> dict[Key, merge.Order]:
     """Merge states of runs with their rows. Returns the newest event of each run."""
     newest: dict[Key, merge.Order] = {}
     changed: list[Cells] = []
     for row in table.read(connection, list(new)):
         key = table.key_of(row)
-        _check_source(row, by_run[key][0])
         old = merge.of_row(table.columns, row)
         joined = merge.join(old, new[key])
         newest[key] = joined.newest
@@ -75,16 +64,4 @@ def _merge(
 
 
 def _fold(table: ResultsTable, events: Sequence[Cells]) -> RunState:
-    for each in events[1:]:
-        _check_source(events[0], each)
     return reduce(merge.join, (merge.of_event(table.columns, each) for each in events))
-
-
-def _check_source(one: Cells, other: Cells) -> None:
-    """Raise OtherSource for cells of two sources, which meet only in a table whose key is the run's id alone."""
-    sources = {one.get(SOURCE), other.get(SOURCE)} - {None}
-    if len(sources) > 1:
-        raise OtherSource(
-            "the table's key is run_id alone, and it has this run id of another source: give it the key "
-            "(run_id, source)"
-        )

@@ -19,7 +19,10 @@ from tests.support.results_db import ResultsDb, event
 
 def test_refused_row_does_not_harm_its_batch(database: ResultsDb) -> None:
     """Here by a rule that the operator made."""
-    database.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, step_count INTEGER CHECK (step_count < 100))")
+    database.execute(
+        "CREATE TABLE skyvern_runs (run_id TEXT, source TEXT, step_count INTEGER CHECK (step_count < 100), "
+        "PRIMARY KEY (run_id, source))"
+    )
     batch = [event(f"tsk_{number}", 1, step_count=number * 2) for number in range(64)]
     sink = database.sink()
     sink.add_columns()
@@ -70,7 +73,10 @@ def test_outdated_event_of_a_batch_gets_a_note(sqlite: ResultsDb) -> None:
 
 
 def test_a_refusal_quotes_nothing_of_the_row(pg: ResultsDb) -> None:
-    pg.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, failure_reason VARCHAR(3), title TEXT NOT NULL)")
+    pg.execute(
+        "CREATE TABLE skyvern_runs (run_id TEXT, source TEXT, failure_reason VARCHAR(3), title TEXT NOT NULL, "
+        "PRIMARY KEY (run_id, source))"
+    )
     pg.sink().add_columns()
     for run in (sample_run(failure_reason="SECRET"), sample_run(failure_reason="abc", app_url="SECRET")):
         with pytest.raises(Refused) as caught:
@@ -142,7 +148,10 @@ def test_column_is_written_from_its_first_value_on(pg: ResultsDb, size: int, his
 
 @pytest.mark.parametrize("size", [1, 9])
 def test_missing_value_is_null_despite_the_tables_default(pg: ResultsDb, size: int) -> None:
-    pg.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, summary TEXT DEFAULT 'none yet')")
+    pg.execute(
+        "CREATE TABLE skyvern_runs (run_id TEXT, source TEXT, summary TEXT DEFAULT 'none yet', "
+        "PRIMARY KEY (run_id, source))"
+    )
     sink = pg.sink()
     sink.add_columns()
     sink.send_many([event(f"tsk_{number}", 1) for number in range(size)])

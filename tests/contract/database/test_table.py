@@ -136,12 +136,16 @@ def test_other_columns_are_kept_and_other_types_reported(pg: ResultsDb) -> None:
 
 
 def test_table_needs_the_columns_that_order_events(database: ResultsDb) -> None:
-    database.execute("CREATE TABLE skyvern_runs (run_id VARCHAR(200) UNIQUE, mine INTEGER DEFAULT 7, status TEXT)")
+    database.execute("CREATE TABLE skyvern_runs (run_id VARCHAR(200), mine INTEGER DEFAULT 7, status TEXT)")
     database.execute("INSERT INTO skyvern_runs (run_id, status) VALUES ('tsk_1', 'old'), ('tsk_2', 'old')")
     sink = database.sink()
-    with pytest.raises(Unavailable, match=r"lacks the columns attempt, .*, which every row needs: `runhook sink col"):
+    with pytest.raises(
+        Unavailable, match=r"lacks the columns source, attempt, .*, which every row needs: `runhook sink col"
+    ):
         sink.send(event("tsk_1", 1))
     database.sink().add_columns()
+    database.execute("UPDATE skyvern_runs SET source = 'skyvern'")
+    database.execute("CREATE UNIQUE INDEX mine ON skyvern_runs (run_id, source)")
     sink.send(event("tsk_1", 1))
     rows = database.rows()
     assert [(row["run_id"], row["status"], row["mine"]) for row in rows] == [
@@ -193,7 +197,7 @@ def test_the_command_makes_tables_that_are_not_there(database: ResultsDb) -> Non
 def test_table_without_unique_key_is_reported_with_remedy(database: ResultsDb) -> None:
     database.execute("CREATE TABLE skyvern_runs (run_id TEXT)")
     database.sink().add_columns()
-    with pytest.raises(Unavailable, match=r"CREATE UNIQUE INDEX .*ON skyvern_runs \(run_id\)"):
+    with pytest.raises(Unavailable, match=r"CREATE UNIQUE INDEX .*ON skyvern_runs \(run_id, source\)"):
         database.sink().send(make_delivery())
 
 
