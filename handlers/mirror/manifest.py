@@ -166,6 +166,16 @@ def order_in_latest(document: bytes) -> Order | None:
         return None
 
 
+def manifest_path(document: bytes) -> str:
+    """Return the path of the manifest that a `latest.json` names, relative to it; "" when it can't be read."""
+    try:
+        path = json.loads(document)["manifest"]
+        directory = path.removesuffix("/manifest.json")
+        return path if path != directory == safe_file_name(directory) else ""
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ""
+
+
 def iso_utc(moment: datetime) -> str:
     """Return ISO 8601 in UTC with Z, to the second."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

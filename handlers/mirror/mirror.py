@@ -14,11 +14,8 @@ file knows neither S3 nor disks: a `Store` does.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from handlers.contract import Artifact, Delivery, ReadableFile, Receipt, Refused, Services, Unavailable
@@ -49,10 +46,8 @@ from handlers.mirror.run_folder import RunFolder
 from handlers.mirror.store import ObjectTarget, Store
 from handlers.support import templating
 from handlers.support.deadline import Deadline
+from handlers.support.guarded_client import GuardedClient
 from handlers.support.url import without_query
-
-if TYPE_CHECKING:
-    from handlers.support.guarded_client import GuardedClient
 
 # Ends the folder of a source: no value of a template has it, so no run of another source can name that folder.
 SOURCE_MARK = "~"
@@ -71,14 +66,8 @@ class Mirror:
         self._fixed_parts = re.split(r"\{[{%#]", options.prefix)[0].count("/")
         # Of a single source, or the first one, folders have no mark: they had none when there was no other.
         self._unmarked = frozenset(services.sources()[:1])
-        self._allowed_addresses = services.allowed_addresses()
-        self._making_client = threading.Lock()
-        self._made_client: GuardedClient | None = None
-
-    @cached_property
-    def _prefix(self) -> templating.Template:
-        """Return the template of prefixes, made when it is needed: a check of the config needs none."""
-        return compile_prefix(self._options.prefix)
+        self._client = GuardedClient(services.allowed_addresses())
+        self._prefix = compile_prefix(options.prefix)
 
     def send(self, delivery: Delivery) -> Receipt:
         """Store the event and its files. Raises Refused, and Unavailable, also when the options' timeout is over."""
@@ -96,17 +85,7 @@ class Mirror:
     def close(self) -> None:
         """Close connections and let idle threads end."""
         self._store.close()
-        if self._made_client is not None:
-            self._made_client.close()
-
-    def _client(self) -> GuardedClient:
-        """Return the HTTP client. A receiver, which only checks the options of its sinks, imports none."""
-        with self._making_client:
-            if self._made_client is None:
-                from handlers.support.guarded_client import GuardedClient
-
-                self._made_client = GuardedClient(self._allowed_addresses)
-            return self._made_client
+        self._client.close()
 
     def _send(self, delivery: Delivery, deadline: Deadline) -> Receipt:
         folder = RunFolder(self._store, delivery, self._prefix_of(delivery), deadline)
@@ -115,7 +94,7 @@ class Mirror:
         wanted, skipped = self._wanted(delivery, listing)
         cap = self._options.max_artifact_bytes
         allowance = ByteAllowance(self._options.max_event_bytes)
-        fetcher = ArtifactFetcher(self._client(), self._services, delivery, listing, cap, allowance, deadline)
+        fetcher = ArtifactFetcher(self._client, self._services, delivery, listing, cap, allowance, deadline)
         names = frozenset(artifact.name for artifact in wanted)
         transfer = _Transfer(self._store, folder, fetcher, names, self._options.on_missing)
         results = run_all(wanted, transfer.store, self._options.parallel, deadline)

@@ -33,21 +33,22 @@ def safe_file_name(text: str, cap: int = MAX_NAME) -> str:
     kept = "".join(_safe(char) for char in unicodedata.normalize("NFC", text))
     name = _trim(" ".join(kept.split(" ")))
     if len(name.encode()) > cap:
-        stem, dot, ending = name.rpartition(".")
-        if not dot or not stem or len(ending.encode()) > _ENDING:
-            stem, dot, ending = name, "", ""
-        room = cap - len((dot + ending).encode())
-        name = _trim(_cut(stem, room) + dot + ending)
+        stem, ending = _split(name)
+        name = _trim(_cut(stem, cap - len(ending.encode())) + ending)
     return name
 
 
 def with_suffix(name: str, suffix: str) -> str:
     """Return a safe file name with `suffix` before its ending, no longer than MAX_NAME."""
-    stem, dot, ending = name.rpartition(".")
-    if not dot or not stem or len(ending.encode()) > _ENDING:
-        stem, dot, ending = name, "", ""
-    tail = suffix + dot + ending
+    stem, ending = _split(name)
+    tail = suffix + ending
     return _cut(stem, MAX_NAME - len(tail.encode())) + tail
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the stem and the ending of a file name; "" for an ending that is too long to be one."""
+    stem, dot, ending = name.rpartition(".")
+    return (stem, dot + ending) if stem and len(ending.encode()) <= _ENDING else (name, "")
 
 
 def _cut(stem: str, room: int) -> str:

@@ -14,10 +14,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 
 from handlers.contract import Artifact, Delivery
 from handlers.mirror.artifacts import url_identity
-from handlers.mirror.manifest import Manifest, StoredFile, iso_utc, stored_files
+from handlers.mirror.manifest import Manifest, StoredFile, iso_utc, manifest_path, stored_files
 from handlers.mirror.names import DEFAULT, JSON, content_type, key_part, safe_file_name, with_suffix
 from handlers.mirror.store import ObjectTarget, Store
 from handlers.support.deadline import Deadline
@@ -113,12 +114,9 @@ class RunFolder:
         if size is None or artifact.size not in (None, size):
             return None
         before = next((each for each in self._listed.values() if self._key_of(each) == key and each.size == size), None)
-        entry = before
+        entry = before or self._identified(key, artifact, size)
         if entry is None:
-            found = self._store.identify(key, size, self.deadline)
-            if found is None:
-                return None
-            entry = replace(_entry(artifact, size, found[0], content_type(artifact.name)), content_encoding=found[1])
+            return None
         if artifact.sha256 not in (None, entry.sha256):
             return None
         return replace(
@@ -128,6 +126,22 @@ class RunFolder:
             checked=entry.checked or artifact.sha256 is not None,
             size_checked=entry.size_checked or artifact.size is not None,
         )
+
+    def _identified(self, key: str, artifact: Artifact, size: int) -> StoredFile | None:
+        """Return an entry for the object at `key`, by its digest in the store or in the newest event's manifest."""
+        found = self._store.identify(key, size, self.deadline)
+        if found is None:
+            return next((each for each in self._newest if self._key_of(each) == key and each.size == size), None)
+        return replace(_entry(artifact, size, found[0], content_type(artifact.name)), content_encoding=found[1])
+
+    @cached_property
+    def _newest(self) -> Sequence[StoredFile]:
+        """Return the shared files of the event that `latest.json` names."""
+        latest = self._store.read(self.prefix + "latest.json", self.deadline)
+        path = manifest_path(latest.body) if latest else ""
+        manifest = self._store.read(self.prefix + path, self.deadline) if path else None
+        files = stored_files(manifest.body).values() if manifest else ()
+        return [each for each in files if each.path.startswith("../")]
 
     def _key(self, artifact: Artifact, size: int | None, *, incomplete: bool = False) -> str:
         identity = _identity(artifact, size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -300,7 +301,7 @@ class _Body:
         self._buffer = head
         self._chunks = chunks
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = sys.maxsize) -> bytes:
         """Return the next `size` bytes, fewer at the end."""
         while len(self._buffer) < size and (chunk := next(self._chunks, None)) is not None:
             self._buffer += chunk

@@ -1,4 +1,4 @@
-"""Jinja2's sandbox for operators' templates, with limits on time and on what one operation makes.
+"""Jinja2's sandbox for operators' templates, with a limit on time.
 
 A thread cannot be ended from outside, so a template stops itself: each turn of a loop and each call checks a deadline.
 This module knows no delivery and no sink.
@@ -21,10 +21,8 @@ from jinja2.visitor import NodeTransformer
 
 # Seconds of CPU that one rendering may take.
 MAX_SECONDS = 3.0
-# Maximum length of a range, and of a text or list that an operator or a call makes.
-MAX_RANGE: Final = 100_000
+# Maximum length of a text or list that is repeated by `*`.
 MAX_LENGTH: Final = 4 * 1024 * 1024
-_MAX_BITS: Final = 1 << 16  # of a product of whole numbers
 
 # `random` would differ at every attempt. The others are for HTML or debugging, and `finalize` escapes values.
 _DROPPED_FILTERS = ("random", "pprint", "xmlattr", "safe", "forceescape", "escape", "e", "urlize", "striptags")
@@ -32,15 +30,7 @@ _DROPPED_FILTERS = ("random", "pprint", "xmlattr", "safe", "forceescape", "escap
 _end: ContextVar[float] = ContextVar("end", default=float("inf"))
 
 
-def _range(*args: int) -> range:
-    values = range(*args)
-    if len(values) > MAX_RANGE:
-        raise SecurityError(f"a range has more than {MAX_RANGE:,} numbers: its loop is too large")
-    return values
-
-
-_GLOBALS: Final[Mapping[str, Any]] = {"range": _range, "dict": dict, "namespace": jinja2.utils.Namespace}
-GLOBALS: Final = frozenset(_GLOBALS)
+GLOBALS: Final = frozenset({"range", "dict", "namespace"})
 
 
 @contextmanager
@@ -56,17 +46,13 @@ def time_limit() -> Iterator[None]:
 class Sandbox(ImmutableSandboxedEnvironment):
     """Jinja2's sandbox, in which a field of the payload wins over a method of dict with the same name."""
 
-    intercepted_binops = frozenset({"*", "**", "+"})
+    intercepted_binops = frozenset({"*"})
 
     def tick(self) -> bool:
         """Check the time limit. Each turn of a loop calls this; returns True."""
         if time.thread_time() > _end.get():
             raise SecurityError("it takes too long; are its loops too large?")
         return True
-
-    def joined(self, *values: Any) -> Any:
-        """Return what `~` makes."""
-        return _limited("".join(map(str, values)))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Return what `obj.attribute` gives."""
@@ -83,48 +69,33 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, PYI063 - as in Jinja2
         """Return what a call gives."""
         __self.tick()
-        return _limited(super().call(__context, __obj, *args, **kwargs))
+        return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        """Return what an operator gives. Raises SecurityError for a result that would be huge."""
-        if operator == "**" and not (isinstance(left, float) or (abs(left) < 1 << 64 and abs(right) <= 64)):
-            raise SecurityError("the power is too large")
-        if operator == "*":
-            for value, times in ((left, right), (right, left)):
-                if hasattr(value, "__len__") and isinstance(times, int) and len(value) * times > MAX_LENGTH:
-                    raise SecurityError("the repeated value is too large")
-            if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > _MAX_BITS:
-                raise SecurityError("the product is too large")
-        return _limited(super().call_binop(context, operator, left, right))
-
-
-def _limited(value: Any) -> Any:
-    if isinstance(value, (str, bytes, list, tuple)) and len(value) > MAX_LENGTH:
-        raise SecurityError("it makes a value that is too large")
-    return value
+        """Return what `*` gives. Raises SecurityError for a text or list that would be huge."""
+        for value, times in ((left, right), (right, left)):
+            if hasattr(value, "__len__") and isinstance(times, int) and len(value) * times > MAX_LENGTH:
+                raise SecurityError("the repeated value is too large")
+        return super().call_binop(context, operator, left, right)
 
 
 class _Ticking(NodeTransformer):
-    """Makes loops and macros of a template check the time limit, and `~` the length of its result."""
+    """Makes the loops of a template check the time limit."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - Jinja2 calls it so
         self.generic_visit(node)
         if node.test is not None:
-            node.test = nodes.And(_call("tick", node), node.test, lineno=node.lineno)
-        node.body.insert(0, nodes.ExprStmt(_call("tick", node), lineno=node.lineno))
+            node.test = nodes.And(_tick(node), node.test, lineno=node.lineno)
+        node.body.insert(0, nodes.ExprStmt(_tick(node), lineno=node.lineno))
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - Jinja2 calls it so
-        self.generic_visit(node)
-        return _call("joined", node, *node.nodes)
 
-
-def _call(name: str, at: nodes.Node, *args: nodes.Expr) -> nodes.Call:
-    return nodes.Call(nodes.EnvironmentAttribute(name), list(args), [], None, None, lineno=at.lineno)
+def _tick(at: nodes.Node) -> nodes.Call:
+    return nodes.Call(nodes.EnvironmentAttribute("tick"), [], [], None, None, lineno=at.lineno)
 
 
 def limited(tree: nodes.Template) -> nodes.Template:
-    """Return the tree of a template with checks of its limits."""
+    """Return the tree of a template whose loops check the time limit."""
     return _Ticking().visit(tree)  # type: ignore[no-any-return]
 
 
@@ -138,7 +109,7 @@ def environment(finalize: Callable[[Any], str], to_json: Callable[[Any], str]) -
         keep_trailing_newline=True,
         extensions=("jinja2.ext.loopcontrols",),
     )
-    made.globals = dict(_GLOBALS)
+    made.globals = {name: made.globals[name] for name in GLOBALS}
     for dropped in _DROPPED_FILTERS:
         made.filters.pop(dropped, None)
     made.filters["tojson"] = to_json

@@ -112,6 +112,8 @@ class Template:
                     pieces.append(piece)
         except Refused:
             raise
+        except OverflowError:
+            raise Refused(f"the template {self.name} can't be filled: a range or number in it is too large") from None
         except jinja2.TemplateError as error:  # its message holds names of the template, not values
             raise Refused(f"the template {self.name} can't be filled: {_one_line(error.message or '')}") from None
         except Exception as error:  # noqa: BLE001 - whatever a filter raises; its message may hold a value

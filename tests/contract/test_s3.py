@@ -33,7 +33,7 @@ from handlers.testing.conformance import (
 from tests.servers import warm_python
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.seaweedfs import S3Server
-from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, full_run, plain, sha
+from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, files_of, full_run, plain, sha
 from tests.support.mirror_events_suite import MirrorEventsSuite
 from tests.support.mirror_suite import MirrorSuite
 from tests.support.s3_objects import Objects, calls_of, events_of, not_implemented, options_for, without_condition
@@ -195,6 +195,19 @@ class TestS3Mirror(MirrorSuite):
         # Which files there are, and each of them; latest.json, to move it.
         assert sorted(calls) == ["GetObject", *["HeadObject"] * 4, *["ListObjectsV2"] * 2, *["PutObject"] * 3]
         assert server.paths()[fetched:] == ["/v1/artifacts/a_9/content"], "the recording is asked for its size"
+
+    def test_a_later_event_stores_no_large_file_again(self, place: Place, server: ArtifactServer) -> None:
+        """The store has no digest of a file in parts whose sender gave none: the newest event's manifest has it."""
+        sink = place.sink()
+        run = sample_run("tsk_1", recording_url=server.add("/v1/artifacts/a_9/content", VIDEO * 3))
+        sink.send(make_delivery(run))
+        calls = calls_of(sink)
+        later = make_delivery({**run, "modified_at": "2030-01-01T00:00:00"}, other_events=True)
+        sink.send(later)
+        assert files_of(place.tree(), later)["recording.webm"] == VIDEO * 3
+        assert calls.count("PutObject") == 3
+        assert "UploadPart" not in calls
+        assert "CreateMultipartUpload" not in calls
 
     def test_stored_files_without_manifest_are_compared_by_checksum(
         self, place: Place, objects: Objects, server: ArtifactServer
