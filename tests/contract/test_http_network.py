@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers import Receipt, Unavailable
+from handlers import Receipt, Refused, Unavailable
 from handlers.http import HttpOptions, HttpSink
 from handlers.testing.conformance import NoServices
 from handlers.testing.samples import make_delivery
@@ -142,7 +142,20 @@ def send(sink: HttpSink, key: str = "a", body: bytes = b'{"task_id": "tsk_1", "s
         ((b"HTTP/1.1 200 OK\r\n\r\n", b"until the end"), "accepted"),
         ((b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 70_000,), "accepted"),
         ((b"HTTP/1.1 204 No Content\r\n\r\n",), "accepted"),
+        ((b"HTTP/1.1 200\r\ncontent-length: 2\r\n\r\nok",), "accepted"),
+        ((b"HTTP/1.1 200 OK\ncontent-length: 2\n\nok",), "accepted"),
+        ((b"HTTP/1.1 103 Hints\r\n\r\n" + CHUNKED, b"\r\n1\r\no\r\n", b"1;x=y\r\nk\r\n0\r\nt: v\r\n\r\n"), "accepted"),
+        ((CHUNKED + b"\r\n" + b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n",), "accepted"),
+        ((b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",), "accepted"),
         ((), "the connection broke"),
+        ((b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nxyz",), "the connection broke"),
+        ((b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nok",), "the connection broke"),
+        ((b"HTTP/1.1 200 OK\r\ncontent-length: -2\r\n\r\nok",), "the connection broke"),
+        ((CHUNKED + b"\r\n2\r\nok\r\n",), "the connection broke"),
+        ((CHUNKED + b"\r\n0\r\nt: " + b"y" * 800_000 + b"\r\n\r\n",), "the connection broke"),
+        ((b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nok",), "the connection broke"),
+        ((b"HTTP/1.1 200 OK\r\nno header\r\ncontent-length: 2\r\n\r\nok",), "the connection broke"),
+        ((b"HTTP/1.1 200 OK\r\nx: a\x00b\r\ncontent-length: 2\r\n\r\nok",), "the connection broke"),
         ((b"HTTP/1.1 2",), "the connection broke"),
         ((b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok",), "the connection broke"),
         ((b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000 + b"\r\n\r\n",), "the connection broke"),
@@ -183,6 +196,8 @@ def test_response_is_complete_or_delivery_is_retried(
     "response",
     [
         OK + EVIL,
+        OK + b"junk",
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok" + EVIL,
         b"HTTP/1.1 204 No Content\r\n\r\n" + EVIL,
         b"HTTP/1.1 304 Not Modified\r\ncontent-length: 45\r\n\r\n" + EVIL,
         CHUNKED + b"content-length: 2\r\n\r\n2\r\nok\r\n0\r\n\r\n" + EVIL,
@@ -226,6 +241,21 @@ def test_reset_before_or_within_response_is_unavailable(
     assert "the connection broke" in send(sink_to(server))
 
     assert len(server.requests) == 1
+
+
+def test_response_before_the_whole_request_counts(
+    serve: Callable[..., Server], sink_to: Callable[..., HttpSink]
+) -> None:
+    """A server says 413 and hangs up while a large body is on its way."""
+
+    def talk(accepted: socket.socket) -> None:
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        accepted.recv(100)
+        accepted.sendall(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
+        accepted.shutdown(socket.SHUT_WR)
+
+    with pytest.raises(Refused, match="answered 413"):
+        send(sink_to(serve(talk)), body=b"x" * (64 << 20))
 
 
 @pytest.mark.parametrize("how", [reset, socket.socket.close])

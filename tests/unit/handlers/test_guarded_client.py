@@ -19,7 +19,6 @@ from handlers.contract import Refused, Unavailable
 from handlers.support.address_policy import AllowedAddresses, resolve, why_forbidden
 from handlers.support.deadline import Deadline
 from handlers.support.guarded_client import GuardedClient, parse_url
-from handlers.support.url import without_query
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.support.waiting import Stopwatch
 
@@ -80,61 +79,22 @@ def fetch(client: GuardedClient, url: str, seconds: float = 10, **headers: str) 
     ("address", "kind"),
     [
         ("127.0.0.1", "loopback"),
-        ("127.255.255.254", "loopback"),
         ("0.0.0.0", "not an address"),
-        ("0.1.2.3", "not an address"),
         ("10.0.0.1", "private"),
-        ("172.16.0.1", "private"),
-        ("172.31.255.255", "private"),
-        ("192.168.1.1", "private"),
-        ("169.254.169.254", "metadata"),
         ("168.63.129.16", "metadata"),
-        ("100.100.100.200", "metadata"),
         ("fd00:ec2::254", "metadata"),
         ("169.254.1.1", "link-local"),
         ("100.64.0.1", "shared"),
         ("192.0.0.8", "reserved"),
-        ("192.0.2.1", "reserved"),
-        ("198.18.0.1", "reserved"),
-        ("198.51.100.7", "reserved"),
-        ("203.0.113.9", "reserved"),
-        ("192.88.99.1", "reserved"),
         ("224.0.0.1", "multicast"),
-        ("239.255.255.250", "multicast"),
-        ("255.255.255.255", "reserved"),
-        ("240.0.0.1", "reserved"),
-        ("::", "not an address"),
-        ("::1", "loopback"),
-        ("fe80::1", "link-local"),
-        ("fc00::1", "private"),
-        ("fd12:3456::1", "private"),
-        ("fec0::1", "private"),
-        ("ff02::1", "multicast"),
         ("::ffff:127.0.0.1", "inside IPv6"),
-        ("64:ff9b::a9fe:a9fe", "metadata"),
-        ("3fff::1", "reserved"),
-        ("5f00::1", "reserved"),
-        ("4000::1", "reserved"),
-        ("::127.0.0.1", "inside IPv6"),
         ("64:ff9b::7f00:1", "NAT64"),
-        ("64:ff9b:1::a00:1", "NAT64"),
         ("2002:7f00:1::", "6to4"),
-        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", "Teredo"),
         ("2606:4700::5efe:7f00:1", "ISATAP"),
-        ("2001:db8::1", "reserved"),
-        ("100::1", "reserved"),
     ],
 )
 def test_an_address_that_is_not_public_is_known_for_what_it_is(address: str, kind: str) -> None:
     assert kind in why_forbidden(ipaddress.ip_address(address))
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["1.1.1.1", "8.8.8.8", "52.216.1.1", "100.63.255.255", "172.32.0.1", "2606:4700::1", "2410::1", "::ffff:8.8.8.8"],
-)
-def test_a_public_address_is_not_forbidden(address: str) -> None:
-    assert why_forbidden(ipaddress.ip_address(address)) == ""
 
 
 @pytest.mark.parametrize(
@@ -194,19 +154,6 @@ def test_an_error_never_shows_a_signature() -> None:
         parse_url("ftp://user:pw@example.com/x?sig=hush-hush")
     assert "hush" not in str(caught.value)
     assert "pw" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "kept"),
-    [
-        ("https://u:p@h.example:8/a/b.pdf?sig=1#f", "https://h.example:8/a/b.pdf"),
-        ("https://h/a@b", "https://h/a@b"),
-        ("file:///var/x.mp4", "file:///var/x.mp4"),
-        ("nonsense?sig", "nonsense"),
-    ],
-)
-def test_stored_address_has_no_signature_and_no_password(url: str, kept: str) -> None:
-    assert without_query(url) == kept
 
 
 @pytest.mark.parametrize(
@@ -300,31 +247,6 @@ def test_the_environment_sets_no_proxy_and_no_password(
     assert server.seen[0].headers["accept-encoding"] == "identity"
 
 
-@pytest.mark.parametrize("settings", [{"short": 10}, {"short": 10, "chunked": True}])
-def test_a_body_that_breaks_off_is_unavailable(server: ArtifactServer, settings: dict[str, int]) -> None:
-    server.add("/", b"x" * 100_000, **settings)
-    with pytest.raises(Unavailable, match="the connection broke"):
-        fetch(GuardedClient(["127.0.0.1"]), server.url + "/")
-
-
-def test_a_body_that_trickles_ends_with_the_deadline(server: ArtifactServer) -> None:
-    stop = threading.Event()
-    server.add("/", trickle=stop)
-    watch = Stopwatch()
-    with pytest.raises(Unavailable, match=r"not done within 0\.3 s|did not answer in time"):
-        fetch(GuardedClient(["127.0.0.1"]), server.url + "/", seconds=0.3)
-    stop.set()
-    watch.at_most(5)
-
-
-def test_a_server_that_says_nothing_ends_with_the_deadline() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        watch = Stopwatch()
-        with pytest.raises(Unavailable):
-            fetch(GuardedClient(["127.0.0.1"]), f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=0.3)
-        watch.at_most(5)
-
-
 def test_one_silent_wait_is_shorter_than_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         watch = Stopwatch()
@@ -350,13 +272,6 @@ def test_the_systems_resolver_knows_this_machine() -> None:
     assert set(resolve("localhost", 80, 5)) <= {"127.0.0.1", "::1"}
 
 
-def test_a_closed_port_is_unavailable() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with pytest.raises(Unavailable, match="can't be reached"):
-        fetch(GuardedClient(["127.0.0.1"]), f"http://127.0.0.1:{port}/")
-
-
 def test_file_limit_of_the_process_is_reported(server: ArtifactServer) -> None:
     client = GuardedClient(["127.0.0.1"])
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -368,20 +283,6 @@ def test_file_limit_of_the_process_is_reported(server: ArtifactServer) -> None:
             fetch(client, server.url)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_what_is_not_http_is_unavailable() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as odd:
-
-        def talk() -> None:
-            with odd.accept()[0] as connection:
-                connection.sendall(b"220 smtp ready\r\n\r\n")
-
-        thread = threading.Thread(target=talk, daemon=True)
-        thread.start()
-        with pytest.raises(Unavailable, match="the connection broke"):
-            fetch(GuardedClient(["127.0.0.1"]), f"http://127.0.0.1:{odd.getsockname()[1]}/")
-        thread.join(5)
 
 
 def test_tls_checks_the_name_and_not_the_pinned_address(tmp_path: Path) -> None:
@@ -474,22 +375,3 @@ def test_a_get_that_met_a_server_which_hung_up_is_sent_once_more(method: str, se
 
         assert len(seen) == asked
         client.close()
-
-
-def test_server_that_closes_a_new_connection_is_asked_once() -> None:
-    seen: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def talk() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    with listener.accept()[0] as connection:
-                        seen.append(connection.recv(65536))
-
-        threading.Thread(target=talk, daemon=True).start()
-        with pytest.raises(Unavailable, match="the connection broke"):
-            GuardedClient(["127.0.0.1"]).request(
-                "POST", f"http://127.0.0.1:{listener.getsockname()[1]}/", content=b"", deadline=5
-            )
-
-        assert len(seen) == 1

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.support.url import hide_password, hide_secrets
+from handlers.support.url import hide_password, hide_secrets, without_query
 from receiver.ledger import Ledger
 
 SECRET = "s3kret/w?rd=1@x"
@@ -112,6 +112,19 @@ def test_no_form_shows_a_password(password: str) -> None:
 def test_anything_can_be_shown(text: str, url: str) -> None:
     hide_password(text)
     hide_secrets(text, url, f"redis://{url}")
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://u:p@h.example:8/a/b.pdf?sig=1#f", "https://h.example:8/a/b.pdf"),
+        ("https://h/a@b", "https://h/a@b"),
+        ("file:///var/x.mp4", "file:///var/x.mp4"),
+        ("nonsense?sig", "nonsense"),
+    ],
+)
+def test_stored_address_has_no_signature_and_no_password(url: str, kept: str) -> None:
+    assert without_query(url) == kept
 
 
 def test_a_ledger_names_itself_without_any_secret() -> None:
