@@ -179,8 +179,8 @@ def verify_quarantine(service: Service, actor: Actor, wanted: QuarantineSelectio
             try:
                 let_in(service.settings, service.config, store, authentic, told)
             except InboxUnavailable as error:
-                told.detail = f"Redis takes no events now ({error})"
-                raise Busy(f"{told.detail}; what was not let in stays in quarantine") from None
+                told.detail = f"Redis does not accept events ({error})"
+                raise Busy(f"{told.detail}; the others stay in quarantine") from None
     rows = [VerdictRow(request=QuarantineRow.of(each), verdict=verdict) for each, verdict in verdicts[:MOST_ROWS]]
     return VerifyResult(dry_run=wanted.dry_run, count=len(verdicts), authentic=len(authentic), items=rows)
 

@@ -34,10 +34,14 @@ L = TypeVar("L", bound=Scoped)
 
 
 class Client(Protocol):
-    """What commands call. `where`: the ledger or service; `announce`: print it to standard error at the first call."""
+    """What commands call. `where`: the ledger or service; `announce`: print it to standard error at the first call.
+
+    `create`: create the tables of this machine's ledger if they are missing, see `open_ledger`.
+    """
 
     where: str
     announce: bool
+    create: bool
 
     def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
         """Return the result. Raises RequestError as the endpoint's function, and NotStarted."""
@@ -58,18 +62,12 @@ class _ReadOnlyService(Service):
 
 
 class LocalClient:
-    """Calls the functions on this machine's ledger, which the first call opens. For any thread.
+    """Calls the functions on this machine's ledger, which the first call opens. For any thread."""
 
-    `config`, `data`: the config file and the data directory, if options named them.
-    """
-
-    def __init__(
-        self, settings: Settings, stack: ExitStack, config: Path | None = None, data: Path | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
         self.where = where(settings)
-        self.config = config
-        self.data = data
         self.announce = False
+        self.create = False
         self.settings = settings
         self._stack = stack
         self._ledger: Ledger | None = None
@@ -105,9 +103,9 @@ class LocalClient:
         """Return the ledger, opened. Raises NotStarted."""
         with self._opening:
             if self._ledger is None:
-                self._ledger = self._stack.enter_context(open_ledger(self.settings))
-                if self.announce or sys.stderr.isatty():
-                    sys.stderr.write(f"runhook: ledger: {self.where}\n")
+                announce = self.announce or sys.stderr.isatty()
+                opened = open_ledger(self.settings, announce=announce, create=self.create)
+                self._ledger = self._stack.enter_context(opened)
             return self._ledger
 
 
@@ -123,7 +121,7 @@ def open_client(
     remote = remote_service(url, key, profile)
     if remote is None:
         with ExitStack() as stack:
-            yield LocalClient(Settings.from_env(config=config, data=data), stack, config, data)
+            yield LocalClient(Settings.from_env(config=config, data=data), stack)
         return
     for option, given in (("--config", config), ("--data", data)):
         if given is not None:

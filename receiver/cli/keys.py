@@ -11,18 +11,16 @@ import typer
 from handlers.support import timestamps
 from handlers.support.duration import parse_duration
 from receiver.api import keys as actions
-from receiver.api.keys import CREATE_KEY, LIST_KEYS, REVOKE_KEYS, ROTATE_KEY, KeyRow
-from receiver.api.service import Actor
+from receiver.api.keys import CREATE_KEY, LIST_KEYS, REVOKE_KEYS, ROTATE_KEY
 from receiver.cli.client import Client, LocalClient
 from receiver.cli.completion import completer
-from receiver.cli.ledger_access import open_ledger
 from receiver.cli.lists import list_command
-from receiver.cli.options import Json, load_config, new_app
+from receiver.cli.options import Json, new_app
 from receiver.cli.output import clean, out, print_json, show_time, show_when, warn
 from receiver.cli.parameters import named_options, with_client
 from receiver.config.settings import SECRET_FILE
 from receiver.domain import api_key
-from receiver.errors import Conflict, Invalid, NotFound, UsageError
+from receiver.errors import ConfigError, Conflict, Invalid, NotFound, UsageError
 
 app = new_app()
 console_app = new_app()
@@ -89,7 +87,16 @@ def create(
         wanted = CREATE_KEY.validated(
             {"name": name, "scopes": scopes, "source": source, "rate": rate, "expires_in": expires}
         )
-    created = _create_here(client, wanted) if isinstance(client, LocalClient) else client.call(CREATE_KEY, wanted)
+    client.create = client.announce = True
+    had_secret = not isinstance(client, LocalClient) or bool(client.settings.master_secret())
+    try:
+        created = client.call(CREATE_KEY, wanted)
+    except Invalid as problem:
+        raise UsageError(("" if problem.message.startswith("the name") else "--") + clean(problem.message)) from None
+    except Conflict as problem:
+        raise ConfigError(problem.message) from None
+    if isinstance(client, LocalClient) and not had_secret:
+        warn(f"new RUNHOOK_SECRET created: {(client.settings.data / SECRET_FILE).absolute()}")
     _print_new(created, as_json=as_json)
 
 
@@ -104,22 +111,6 @@ def _print_new(created: actions.NewKey, *, as_json: bool, note: str = "") -> Non
         f"{created.key}\n\nIt is shown only once. {clean(key.name)}: {', '.join(key.scopes)} for {whose}{until}."
     )
     out().print(note or f"To revoke it: runhook keys revoke {key.id}")
-
-
-def _create_here(client: LocalClient, wanted: actions.NewKeyParameters) -> actions.NewKey:
-    """Create a key in this machine's ledger; a missing ledger and a missing master secret are created too."""
-    settings, loaded = load_config(client.config, client.data)
-    try:
-        actions.check_key(settings, loaded, wanted)
-        with open_ledger(settings, announce=True, create=True) as ledger:  # first: a wrong folder gets no secret
-            if not settings.master_secret():
-                settings.master_secret(make=True)
-                warn(f"new RUNHOOK_SECRET created: {(settings.data / SECRET_FILE).absolute()}")
-            key, text = actions.make_key(settings, loaded, ledger, Actor.local(), wanted)
-    except Invalid as problem:
-        option = "" if problem.message.startswith("the name") else "--"
-        raise UsageError(option + clean(problem.message)) from None
-    return actions.NewKey(row=KeyRow.of(key), key=text)
 
 
 list_keys = list_command(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from handlers.support.daemon_pool import in_thread
 from handlers.support.url import hide_password
@@ -17,7 +17,6 @@ from receiver.ledger.errors import with_remedy
 from receiver.ledger.migrate import ensure_schema, is_missing, require_durability, schema_trouble, unusable
 
 if TYPE_CHECKING:
-    from receiver.api.audit import ActionOutcome
     from receiver.config.models import Config
 
 # Seconds that the receiver's start waits for the ledger; it accepts webhooks without it.
@@ -46,26 +45,6 @@ def open_ledger(settings: Settings, *, announce: bool = False, create: bool = Fa
         raise NotStarted(f"ledger unavailable: {with_remedy(str(error))}") from None
     finally:
         ledger.close()
-
-
-@contextmanager
-def audited_here(settings: Settings, action: str, selection: Mapping[str, Any]) -> Iterator[ActionOutcome]:
-    """Record what the block does in the audit, as this machine's user. Without a ledger, the block runs unaudited.
-
-    Raises NotStarted if the ledger fails later.
-    """
-    from receiver.api.audit import ActionOutcome, audited
-    from receiver.api.service import Actor
-
-    entered = False
-    try:
-        with open_ledger(settings) as ledger, audited(ledger, Actor.local(), action, selection) as outcome:
-            entered = True
-            yield outcome
-    except NotStarted:
-        if entered:
-            raise
-        yield ActionOutcome()
 
 
 def where(settings: Settings) -> str:

@@ -1,7 +1,4 @@
-"""`runhook quarantine`: requests that failed the signature check, stored on the receiver's host.
-
-On this machine it works without a ledger, which then has no record of it.
-"""
+"""`runhook quarantine`: requests that failed the signature check, stored on the receiver's host."""
 
 from __future__ import annotations
 
@@ -12,27 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.api import quarantine as actions
 from receiver.api.endpoint import Endpoint
 from receiver.api.quarantine import (
+    AUTHENTIC,
     DROP_QUARANTINE,
     LIST_QUARANTINE,
     VERIFY_QUARANTINE,
-    QuarantineRow,
     QuarantineSelection,
 )
 from receiver.cli.client import Client, LocalClient, rows_of
-from receiver.cli.ledger_access import audited_here
 from receiver.cli.lists import parse_columns
-from receiver.cli.options import ListJson, Output, chosen_form, load_config, new_app
+from receiver.cli.options import ListJson, Output, chosen_form, new_app
 from receiver.cli.output import Form, clean, out, print_rows
 from receiver.cli.parameters import with_client
-from receiver.config.loader import load_without_secrets
-from receiver.config.models import Config
-from receiver.config.settings import Settings
-from receiver.errors import NotStarted, UsageError
-from receiver.inbox.writer import InboxUnavailable
-from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
+from receiver.errors import NotFound, NotStarted, UsageError
 
 app = new_app()
 
@@ -45,11 +35,8 @@ _EMPTY = "the quarantine is empty"
 def list_(client: Client, output: Output = None, as_json: ListJson = False) -> None:
     """List requests in quarantine, oldest first."""
     form = chosen_form(output, as_json)
-    if isinstance(client, LocalClient):
-        config = load_without_secrets(client.settings.config, client.settings.environ)
-        rows = [QuarantineRow.of(each) for each in _store(client.settings, config).list()]
-    else:
-        rows = list(rows_of(client, LIST_QUARANTINE, LIST_QUARANTINE.validated({}), sys.maxsize))
+    _require_data(client)
+    rows = rows_of(client, LIST_QUARANTINE, LIST_QUARANTINE.validated({}), sys.maxsize)
     columns = parse_columns("id source received=received_at bytes=size signature")
     print_rows((each.model_dump() for each in rows), columns, _EMPTY, form)
 
@@ -59,34 +46,14 @@ def list_(client: Client, output: Output = None, as_json: ListJson = False) -> N
 def verify(client: Client, ids: Ids = None, output: Output = None, as_json: ListJson = False) -> None:
     """Check signatures again with the current secrets, and accept authentic requests. Exits with 1 if none is."""
     form = chosen_form(output, as_json)
-    if isinstance(client, LocalClient):
-        verdicts = _verify_here(*load_config(client.config, client.data), ids)
-        rows = [{**QuarantineRow.of(refused).model_dump(), "verdict": verdict} for refused, verdict in verdicts]
-        count, authentic = len(verdicts), len(actions.authentic_of(verdicts))
-    else:
-        found = client.call(VERIFY_QUARANTINE, _selection(client, VERIFY_QUARANTINE, ids))
-        rows = [{**each.request.model_dump(), "verdict": each.verdict} for each in found.items]
-        count, authentic = found.count, found.authentic
-    accepted = {"verdict": lambda row: "accepted" if row["verdict"] == actions.AUTHENTIC else row["verdict"]}
+    found = _call(client, VERIFY_QUARANTINE, ids)
+    rows = ({**each.request.model_dump(), "verdict": each.verdict} for each in found.items)
+    accepted = {"verdict": lambda row: "accepted" if row["verdict"] == AUTHENTIC else row["verdict"]}
     print_rows(rows, {**parse_columns("id source"), **accepted}, _EMPTY, form)
-    if count and form is Form.TABLE:
-        out().print(f"{authentic} accepted, {count - authentic} still in quarantine.")
-    if count and not authentic:
+    if found.count and form is Form.TABLE:
+        out().print(f"{found.authentic} accepted, {found.count - found.authentic} still in quarantine.")
+    if found.count and not found.authentic:
         raise typer.Exit(1)
-
-
-def _verify_here(settings: Settings, config: Config, ids: Sequence[str] | None) -> list[tuple[QuarantinedRequest, str]]:
-    """Check requests, accept the authentic ones, and return the verdicts. Raises NotStarted."""
-    store = _store(settings, config)
-    verdicts = actions.check(config, store, _chosen(store, ids))
-    if verdicts:
-        with audited_here(settings, actions.VERIFY, {"ids": ids} if ids else {}) as outcome:
-            try:
-                actions.let_in(settings, config, store, actions.authentic_of(verdicts), outcome)
-            except InboxUnavailable as error:
-                outcome.detail = f"Redis does not accept events ({error})"
-                raise NotStarted(f"{outcome.detail}; the others stay in quarantine") from None
-    return verdicts
 
 
 @app.command()
@@ -99,37 +66,25 @@ def drop(
     """Delete requests from quarantine."""
     if bool(ids) == everything:
         raise UsageError("nothing selected: pass ids, or --all")
-    if isinstance(client, LocalClient):
-        settings, config = load_config(client.config, client.data)
-        store = _store(settings, config)
-        chosen = _chosen(store, ids)
-        with audited_here(settings, actions.DROP, {"ids": ids} if ids else {}) as outcome:
-            store.remove(chosen)
-            outcome.count = count = len(chosen)
-    else:
-        count = client.call(DROP_QUARANTINE, _selection(client, DROP_QUARANTINE, ids)).count
-    out().print(f"{count} dropped.")
+    out().print(f"{_call(client, DROP_QUARANTINE, ids).count} dropped.")
 
 
-def _selection(
-    client: Client, endpoint: Endpoint[QuarantineSelection, Any], ids: Sequence[str] | None
-) -> QuarantineSelection:
-    """Return the selection of `ids`, or of all requests that are there now and no others."""
-    if ids:
-        return endpoint.validated({"ids": ids})
-    until = time.time()
-    count = client.call(endpoint, endpoint.validated({"dry_run": True, "until": until})).count
-    return endpoint.validated({"expect": count, "until": until})
+def _call(client: Client, endpoint: Endpoint[QuarantineSelection, Any], ids: Sequence[str] | None) -> Any:
+    """Call an action on `ids`, or on all requests that are there now. Raises UsageError and NotStarted."""
+    _require_data(client)
+    selection: dict[str, Any] = {"ids": ids}
+    if not ids:
+        until = time.time()
+        counted = client.call(endpoint, endpoint.validated({"dry_run": True, "until": until}))
+        selection = {"expect": counted.count, "until": until}
+    try:
+        return client.call(endpoint, endpoint.validated(selection))
+    except NotFound as problem:
+        raise UsageError(clean(problem.message)) from None
 
 
-def _store(settings: Settings, config: Config) -> Quarantine:
-    if not settings.data.is_dir():  # else a command in a wrong folder would find nothing
-        raise NotStarted(f"data directory {settings.data} not found: set --data or RUNHOOK_DATA")
-    return Quarantine(settings.data / "quarantine", config.quarantine.max_count, config.quarantine.max_bytes)
-
-
-def _chosen(store: Quarantine, ids: Sequence[str] | None) -> list[QuarantinedRequest]:
-    there = store.list()
-    if missing := sorted(set(ids or ()) - {each.id for each in there}):
-        raise UsageError(f"not in quarantine: {', '.join(clean(each, 60) for each in missing)}")
-    return [each for each in there if not ids or each.id in ids]
+def _require_data(client: Client) -> None:
+    """Raise NotStarted without the data directory: a command in a wrong folder would find nothing."""
+    client.create = True
+    if isinstance(client, LocalClient) and not client.settings.data.is_dir():
+        raise NotStarted(f"data directory {client.settings.data} not found: set --data or RUNHOOK_DATA")

@@ -61,6 +61,7 @@ class RemoteClient:
         self.service = service
         self.where = service.url
         self.announce = False
+        self.create = False  # that is for this machine
         self._announced = False
         self._http = httpx2.Client(
             base_url=service.url,

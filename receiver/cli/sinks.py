@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import typer
 
-from handlers import Refused, SinkError, Unavailable
-from receiver.api import sinks as actions
+from handlers import SinkError
 from receiver.api.sinks import LIST_SINKS, MOVE_SINK, PAUSE_SINK, RESUME_SINK, TEST_SINK, require_sink
 from receiver.api.status import LaneRow
-from receiver.cli.client import Client, LocalClient
+from receiver.cli.client import Client
 from receiver.cli.completion import completer
-from receiver.cli.ledger_access import audited_here
 from receiver.cli.lists import list_command
 from receiver.cli.options import ConfigFile, DataDirectory, Json, Yes, confirm, load_config, new_app
-from receiver.cli.output import clean, out, print_json, progress, show_counts, warn
+from receiver.cli.output import clean, out, print_json, progress, show_counts
 from receiver.cli.parameters import with_client
 from receiver.cli.profiles import here_only
 from receiver.cli.status import lane_state
@@ -134,32 +132,12 @@ def move(
 @with_client
 def send_sample(client: Client, name: Name) -> None:
     """Send a marked sample to a sink, from here or from the remote service, and print its receipt."""
-    if not isinstance(client, LocalClient):
-        found = client.call(TEST_SINK, TEST_SINK.validated({"sink": name}))
-        if found.outcome != "accepted":
-            raise RunhookError(f"{name}: {found.outcome}: {clean(found.reason)}")
-        _print_receipt(name, found.id, found.keys, found.note)
-        return
-    settings, loaded = load_config(client.config, client.data)  # a first test needs no ledger
-    try:
-        actions.require_testable(loaded, name)
-    except Invalid as problem:
-        raise UsageError(problem.message) from None
-    warn(f"config: {settings.config.absolute()}; data directory: {settings.data.absolute()}")
-    with audited_here(settings, actions.TEST, {"sink": name}) as outcome:
-        try:
-            receipt = actions.send_sample(loaded, settings.skyvern_base_url, name)
-        except SinkError as error:
-            kinds = ((Refused, "refused"), (Unavailable, "unavailable"))
-            what = next((text for kind, text in kinds if isinstance(error, kind)), "error")
-            raise RunhookError(f"{name}: {what}: {error}") from None
-        outcome.count = 1
-    _print_receipt(name, receipt.id, receipt.keys, receipt.note)
-
-
-def _print_receipt(name: str, receipt_id: str, keys: Iterable[str], note: str) -> None:
-    out().print(f"{name}: accepted: {clean(receipt_id)}")
-    for line in [*keys, *([note] if note else [])]:
+    client.create = client.announce = True
+    found = client.call(TEST_SINK, TEST_SINK.validated({"sink": name}))
+    if found.outcome != "accepted":
+        raise RunhookError(f"{name}: {found.outcome}: {clean(found.reason)}")
+    out().print(f"{name}: accepted: {clean(found.id)}")
+    for line in filter(None, [*found.keys, found.note]):
         out().print(f"  {clean(line)}")
 
 

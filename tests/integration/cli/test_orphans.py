@@ -151,7 +151,7 @@ def test_a_replay_leaves_what_nobody_would_send_and_says_so(runhook: Runhook, bo
     for command in (["replay", "--sink", "old"], *(["sink", each, "old"] for each in ("resume", "pause"))):
         with pytest.raises((UsageError, Invalid), match=gone):
             runhook(*command)
-    with pytest.raises(UsageError, match="no sink is called odl; the config has new"):
+    with pytest.raises(Invalid, match="no sink is called odl; the config has new"):
         runhook("sink", "test", "odl")
 
 

@@ -167,7 +167,7 @@ def test_callers_webhooks_are_paused_and_resumed(book: Ledger, runhook: Runhook)
 def test_callers_webhooks_can_not_be_tested_or_filled_with_old_runs_and_it_is_said_why(
     runhook: Runhook, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="it has no address of its own"):
+    with pytest.raises(Invalid, match="it has no address of its own"):
         runhook("sink", "test", "callback", "--config", "c.json")
     with pytest.raises(Invalid, match="callers' webhooks are made for their own runs"):
         runhook("replay", "--backfill", "callback", "--config", "c.json")

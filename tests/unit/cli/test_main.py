@@ -290,9 +290,7 @@ def test_first_key_creates_a_named_ledger(runhook: Run, monkeypatch: pytest.Monk
     # Given no ledger here, and nothing that names one
     assert runhook("keys", "create", "app", "--config", "c.yaml")[0] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml"]
-    # A sink can be tested all the same
-    code, _, err = runhook("sink", "test", "ops", "--config", "c.yaml")
-    assert (code, err) == (0, f"runhook: config: {tmp_path}/c.yaml; data directory: {tmp_path}/var\n")
+    assert runhook("sink", "test", "ops", "--config", "c.yaml")[0] == 3
     # A ledger that a variable names is created with the first key
     monkeypatch.setenv("DATABASE_URL", "sqlite:///named/ledger.db")
     where = f"sqlite:///{tmp_path}/named/ledger.db"
