@@ -44,17 +44,14 @@ def parse_event(
     `details`: what a further call of Skyvern's API answered, see shape.of_details.
     """
     run = run or parse_state(event.body)
-    named = True  # whether a name of the redaction may be somewhere in the body
     if run.left_out:  # what is left out is masked in the text, and the rest with it
         body, data = redactor.apply(event.body, {})[0], redactor.mask(run.data)
-    elif run.data and not (named := redactor.may_match(event.body)):
-        body, data = event.body, run.data
     else:
         body, data = redactor.apply(event.body, run.data)
     if not run.run_id or run.problem:
         return ParsedEvent(event, run.told_by(data), body, data=data)
     known = shape.of_details(data, redactor.mask(dict(details))) if details else {}
-    members, found = _completed(data, data, redactor, known, named=named or bool(known))
+    members, found = _completed(data, data, redactor, known)
     facts = deduplication.facts_of(event.id, run, data)
     parsed = ParsedEvent(event, run.told_by(members), body, facts, found, data)
     # What is left out, and what would be once it is masked, reads otherwise in the ledger.
@@ -89,24 +86,16 @@ def complete(parsed: ParsedEvent, redactor: Redactor, completion: Mapping[str, A
 
 
 def _completed(
-    data: Mapping[str, Any],
-    run: Mapping[str, Any],
-    redactor: Redactor,
-    completion: Mapping[str, Any],
-    *,
-    named: bool = True,
+    data: Mapping[str, Any], run: Mapping[str, Any], redactor: Redactor, completion: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """Return the completed members of `run`, and the completion with what of it must be masked.
 
     `data`: of the body alone. A path of the redaction is followed in the completed members too: `parameters.token` is
-    masked, though a poll has it as `run_request.parameters.token`. `named`: whether a name of the redaction may be in
-    what is added, deeper than in the members' own names.
+    masked, though a poll has it as `run_request.parameters.token`.
     """
     members = shape.completed(run, completion)
-    if not named and not redactor.may_name(members):
-        return members, completion
     added = {name: value for name, value in members.items() if value is not None and data.get(name) is not value}
-    masked = redactor.mask(added) if named else redactor.mask_top(added)
+    masked = redactor.mask(added)
     if masked is not added:
         hidden = {name: value for name, value in masked.items() if value is not added[name]}
         return {**members, **hidden}, {**completion, **hidden}

@@ -56,16 +56,6 @@ class Redactor:
         masked: dict[str, Any] = self._walk(data, self._places)
         return masked
 
-    def mask_top(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Return `data` with those members masked that a path names themselves, or itself. What is in them is left."""
-        if not (self._anywhere or self._places):
-            return data
-        names = [name for name in data if name in self._anywhere or (self._places and _step(self._places, name)[1])]
-        if not names:
-            return data
-        masked = {name: _mask(data[name]) for name in names}
-        return {**data, **masked} if any(masked[name] is not data[name] for name in names) else data
-
     def may_match(self, body: bytes) -> bool:
         """Whether anything in a JSON object may have to be masked, and a walk is worth its while: a path's last name
         occurs in the bytes with something other than null."""
@@ -74,41 +64,24 @@ class Redactor:
             return True
         return self._named is not None and self._named.search(body) is not None
 
-    def may_name(self, data: dict[str, Any]) -> bool:
-        """Whether a path may name one of these members itself, and not what is in them."""
-        return bool(self._places) or any(data.get(name) is not None for name in self._anywhere)
-
     def _walk(self, value: Any, places: frozenset[Place]) -> Any:
         """Return `value` with its fields masked, or itself. One frame a level."""
-        if type(value) is dict:
-            fields: dict[str, Any] | None = None
-            for key, item in value.items():
-                if item is None:
-                    continue
-                inner, hit = _step(places, key) if places else (places, False)
-                if hit or key in self._anywhere:
-                    new = _mask(item)
-                elif type(item) is dict or type(item) is list:
-                    new = self._walk(item, inner)
-                else:
-                    continue
-                if new is not item:
-                    fields = dict(value) if fields is None else fields
-                    fields[key] = new
-            return value if fields is None else fields
-        items: list[Any] | None = None
-        for index, item in enumerate(value):
-            inner, hit = _step(places, str(index)) if places else (places, False)
-            if hit:
+        is_list = type(value) is list
+        changed: Any = None
+        for key, item in enumerate(value) if is_list else value.items():
+            if item is None:
+                continue
+            inner, hit = _step(places, str(key)) if places else (places, False)
+            if hit or (not is_list and key in self._anywhere):
                 new = _mask(item)
             elif type(item) is dict or type(item) is list:
-                new = self._walk(item, inner | places)
+                new = self._walk(item, inner | places if is_list else inner)  # a path need not mention a list
             else:
                 continue
             if new is not item:
-                items = list(value) if items is None else items
-                items[index] = new
-        return value if items is None else items
+                changed = value.copy() if changed is None else changed
+                changed[key] = new
+        return value if changed is None else changed
 
     def _mask_text(self, body: bytes) -> bytes:
         """Mask bytes that are not a JSON object: the value that follows `"name":`, as far as it goes."""
@@ -157,17 +130,14 @@ def _step(places: frozenset[Place], key: str) -> tuple[frozenset[Place], bool]:
 
 def _mask(value: Any) -> Any:
     """Return `value` with every leaf masked, or itself when there is nothing to mask. One frame a level."""
-    if type(value) is dict:
-        fields: dict[str, Any] = {}
-        for key, item in value.items():
-            fields[key] = _mask(item)
-        return fields if any(fields[key] is not item for key, item in value.items()) else value
-    if type(value) is list:
-        items: list[Any] = []
-        for item in value:
-            items.append(_mask(item))  # noqa: PERF401 - a comprehension is a frame more a level
-        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
-    return value if value is None or value in ("", MASK) else MASK
+    if type(value) is not dict and type(value) is not list:
+        return value if value is None or value in ("", MASK) else MASK
+    changed: Any = None
+    for key, item in value.items() if type(value) is dict else enumerate(value):
+        if (new := _mask(item)) is not item:
+            changed = value.copy() if changed is None else changed
+            changed[key] = new
+    return value if changed is None else changed
 
 
 def _key_pattern(names: Iterable[str]) -> re.Pattern[bytes] | None:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from unicodedata import category, normalize
 
 from receiver.domain.deduplication import FILES, VOLATILE, VOLATILE_IN_FILE
@@ -27,26 +25,6 @@ MAX_TEXT: Final = 32 << 10
 MAX_TERMS: Final = 16
 
 _ASCII_WORD: Final = re.compile(r"[a-z0-9]+")
-# Stands between values until their words are found.
-_END: Final = "\0"
-_BETWEEN: Final = f" {_END} "
-# Values of a run that are read without a look at how long they are; more are read one by one.
-_FEW: Final = 4096
-# UTF-8 of values whose words have spaces between them or are ASCII, to lines of words.
-_PLAIN: Final = bytes(
-    byte
-    if byte > 127
-    else ord("\n")
-    if chr(byte) == _END
-    else ord(chr(byte).lower())
-    if chr(byte).isalnum()
-    else ord(" ")
-    for byte in range(256)
-)
-_TOO_LONG: Final = re.compile(rf"([^ \n]{{{MAX_WORD}}})[^ \n]+")
-_OBJECTS: Final = {dict}
-# Whether all members of an object count: no member has such a name.
-_PLAIN_NAMES: Final = frozenset({FILES, *VOLATILE}).isdisjoint
 _PIECE: Final = re.compile(r'"(?P<quoted>[^"]*)(?P<closed>"?)(?P<star>\*?)|(?P<bare>[^\s"]+)')
 # Han and kana, after normalisation: the blocks of Unicode 15.
 _SINGLE: Final = (
@@ -125,78 +103,19 @@ def words_of(text: str) -> list[str]:
     return [word[:MAX_WORD] for word in words]
 
 
-class Said(NamedTuple):
-    """What a run says: its words as one line a value, "" when it has none; and each word once."""
-
-    document: str
-    words: AbstractSet[str]
-
-
-def said(title: str | None, failure_reason: str | None, output: Any) -> Said:
-    """Return the words of a run: of its title, why it failed, and its output.
+def document(title: str | None, failure_reason: str | None, output: Any) -> str:
+    """Return the words of a run, of its title, why it failed, and its output, as one line a value; "" for none.
 
     Of the output, which was redacted, the texts and numbers count, and not the names; nor what Skyvern writes again in
-    every response, such as signed URLs. Only the first MAX_TEXT characters are looked at.
+    every response, such as signed URLs. Only the first MAX_TEXT characters are read.
     """
-    values = (title or "", failure_reason or "", output)
-    found: dict[str, None] = {}  # as a set in the order in which they were added
-    try:
-        _collect(values, found)
-        text = _BETWEEN.join(found)
-    except (_Many, RecursionError, ValueError):
-        text = ""
-    if not text or len(text) > MAX_TEXT:
-        found = _values(values)
-        text = _BETWEEN.join(found)
-    if not text.isascii() or text.count(_END) != len(found) - 1:
-        plain = (value.replace(_END, " ") for value in found)
-        text = _BETWEEN.join(value if value.isascii() else _spaced(value) for value in plain)
-    # All values in one pass, by calls that are loops in C: one by one they took three times as long.
-    lines = f" {text} ".encode().translate(_PLAIN).decode()
-    for many, one in (("  ", " "), ("\n \n", "\n")):
-        while many in lines:
-            lines = lines.replace(many, one)
-    lines = lines.removeprefix(" \n").removesuffix("\n ")
-    words = words_in(lines)
-    if not words:
-        return Said("", words)
-    if max(map(len, words)) > MAX_WORD:
-        lines = _TOO_LONG.sub(r"\1", lines)
-        words = words_in(lines)
-    return Said(lines, words)
-
-
-def document(title: str | None, failure_reason: str | None, output: Any) -> str:
-    """Return the words of a run as one line a value; see `said`."""
-    return said(title, failure_reason, output).document
+    values = _values((title or "", failure_reason or "", output))
+    return "\n".join(f" {' '.join(words)} " for value in values if (words := words_of(value)))
 
 
 def words_in(document: str) -> set[str]:
     """Return the words of a run's document, each once."""
     return set(document.split())
-
-
-class _Many(Exception):
-    """There are more values than `_collect` reads."""
-
-
-def _collect(members: Iterable[Any], found: dict[str, None]) -> None:
-    """Add the texts and numbers in `members` to `found`, in their order: `_values` of what most runs say, for half the
-    time. Raises _Many, RecursionError, and ValueError for an integer of more digits than Python writes."""
-    for member in members:
-        kind = type(member)
-        if kind is str:
-            if member != MASK:
-                found[member] = None
-        elif kind is int or kind is float:
-            found[str(member)] = None
-        elif kind is dict:
-            _collect(member.values() if _PLAIN_NAMES(member) else _members(member), found)
-        elif kind is list:
-            if len(member) > _FEW or len(found) > _FEW:
-                raise _Many
-            alike = set(map(type, member)) == _OBJECTS and all(map(_PLAIN_NAMES, member))  # as in most lists
-            _collect(chain.from_iterable(map(dict.values, member)) if alike else member, found)
 
 
 def _values(value: Any) -> dict[str, None]:
@@ -207,22 +126,11 @@ def _values(value: Any) -> dict[str, None]:
     rest: list[Iterator[Any]] = [iter(value)]
     while rest:
         for member in rest[-1]:
-            kind = type(member)
-            if kind is str:
-                if member == MASK:
-                    continue
-                text = member
-            elif kind is int or kind is float:
-                text = _number(member)
-            elif kind is dict:
-                rest.append(iter(member.values() if _PLAIN_NAMES(member) else _members(member)))
+            if isinstance(member, dict | list):
+                rest.append(_members(member) if isinstance(member, dict) else iter(member))
                 break
-            elif kind is list:
-                rest.append(iter(member))
-                break
-            else:
-                continue
-            if text in found:
+            text = member if isinstance(member, str) else _number(member)
+            if text in found or text in ("", MASK):
                 continue
             found[text[:left]] = None
             left -= len(text) + 1
@@ -245,7 +153,10 @@ def _without(value: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: member for name, member in value.items() if name not in names}
 
 
-def _number(value: float) -> str:
+def _number(value: Any) -> str:
+    """Return the digits of a number; "" for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
     try:
         return str(value)
     except ValueError:  # an integer of more digits than Python writes

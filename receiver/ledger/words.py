@@ -327,11 +327,11 @@ def _said(row: Any, body: bytes, redactor: Redactor) -> str:
     data: dict[str, Any] = {"title": row.title, "failure_reason": row.failure_reason}
     try:
         data["output"] = _output(body, complete=(row.size or 0) <= BODY)
-        data = redactor.mask(data) if redactor.may_match(body) else redactor.mask_top(data)
+        data = redactor.mask(data)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         # One body never stops its neighbours.
         log.exception("clock.not_indexed source=%s run=%s: only its title and reason are", row.source, row.run_id)
-        data = redactor.mask_top({"title": row.title, "failure_reason": row.failure_reason})
+        data = redactor.mask({"title": row.title, "failure_reason": row.failure_reason})
     return document(data["title"], data["failure_reason"], data.get("output"))
 
 

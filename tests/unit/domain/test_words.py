@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.domain import words
 from receiver.domain.redaction import MASK
 from receiver.domain.words import (
     MAX_TERMS,
@@ -131,34 +130,11 @@ def test_a_text_among_many_that_say_nothing_is_found() -> None:
     assert document(None, None, {"members": [*[{"n": None}] * 10_000, {"n": "text"}]}) == " text "
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT | st.just(MASK) | st.just("a\0b"),
-        lambda inner: (
-            st.lists(inner, max_size=4)
-            | st.dictionaries(st.sampled_from(["a", "recording_url", "downloaded_files", "url"]), inner, max_size=4)
-        ),
-        max_leaves=30,
-    )
-)
-def test_what_is_read_at_once_is_what_is_read_one_by_one(output: Any) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(words, "_FEW", -1)
-        one_by_one = document("title", None, output)
-    assert document("title", None, output) == one_by_one
-
-
 def test_only_so_much_of_a_run_is_looked_at() -> None:
     found = document("title", None, [f"{n:010}" for n in range(MAX_TEXT)] + ["end"])
     assert len(found) < 2 * MAX_TEXT
     assert "title" in found
     assert "end" not in found
-
-
-@pytest.mark.parametrize("output", [[None] * 5000, [["text", "text"]] * 5000, [{"n": n} for n in range(5000)]])
-def test_a_long_list_is_not_read_at_once(output: Any) -> None:
-    with pytest.raises(words._Many):
-        words._collect([output], {})
 
 
 def test_of_a_few_long_texts_only_so_much_is_looked_at() -> None:
