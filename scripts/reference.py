@@ -1,6 +1,6 @@
-"""Generate the reference pages from the code: configuration, options of sinks, commands, calls of the JSON API.
+"""Generate the reference pages from the code, and the first config from its template.
 
-    python scripts/reference.py           write the generated parts of docs/reference/
+    python scripts/reference.py           write the generated parts of docs/reference/, and the first config
     python scripts/reference.py --check   write nothing; exit with 1 and list the parts that are not current
 
 Two pages are generated as a whole and are not in git: docs/reference/commands.md and docs/reference/api-calls.md.
@@ -22,8 +22,13 @@ from receiver.api.models import Filtered
 from receiver.api.openapi import document
 from receiver.cli.commands import COMMANDS, load
 from receiver.config.json_schema import reference, sink_reference
+from receiver.config.settings import PACKAGED_CONFIG
+from receiver.config.starter import config_text
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+REPOSITORY = Path(__file__).resolve().parent.parent
+FOLDER = REPOSITORY / "docs" / "reference"
+# The first config: in the repository, and as it ships with Runhook.
+CONFIGS = (REPOSITORY / "config" / "runhook.yaml", PACKAGED_CONFIG)
 # An option or parameter of this many commands or calls is described once, on top of the page.
 SHARED = 3
 # Parameters that select rows of lists: the pages name all of them together.
@@ -46,6 +51,8 @@ def main(arguments: list[str]) -> int:
         return 1 if stale else 0
     for name, text in {**committed(), **generated()}.items():
         (FOLDER / name).write_text(text, encoding="utf-8")
+    for path in CONFIGS:
+        path.write_text(config_text([], []), encoding="utf-8")
     return 0
 
 

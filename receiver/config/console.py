@@ -5,13 +5,13 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 
 from handlers.support.duration import Seconds
+from receiver.config.base import Model
 from receiver.config.fields import Name, OptionalKey
-from receiver.config.section import Section
 
 Scopes = list[Literal["view", "operate", "submit", "read", "resubmit"]]
 
 
-class ConsoleUser(Section):
+class ConsoleUser(Model):
     """A person who may sign in."""
 
     password: SecretStr = Field(
@@ -33,14 +33,14 @@ class ConsoleUser(Section):
         return value
 
 
-class OidcGroup(Section):
+class OidcGroup(Model):
     """Rights of a group of the issuer."""
 
     scopes: Scopes = Field(["view"], description="As for a user.")
     source: str = Field("*", description="The only source that the group sees; * for all.")
 
 
-class OidcConfig(Section):
+class OidcConfig(Model):
     """Signing in by an OpenID Connect issuer, such as Keycloak, Entra or Google. Needs `runhook[oidc]`.
 
     Its client must allow the redirect URI https://<the console's address>/console/oidc/callback.
@@ -60,7 +60,7 @@ class OidcConfig(Section):
     )
 
 
-class ConsoleConfig(Section):
+class ConsoleConfig(Model):
     """The console. It is off without users, `oidc` and RUNHOOK_CONSOLE_PASSWORD."""
 
     oidc: OidcConfig | None = Field(None, description="Sign-in by an OpenID Connect issuer.")

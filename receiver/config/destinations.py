@@ -7,7 +7,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from handlers.support.duration import Seconds
 from receiver.config.base import Model
 from receiver.config.fields import Number, Rate, Whole, parse_rate
-from receiver.config.section import Section, section
 
 
 def _listed(value: object) -> object:
@@ -34,7 +33,7 @@ def _targets(value: object) -> object:
     return value
 
 
-class RetryPolicy(Section):
+class RetryPolicy(Model):
     """When a delivery is retried: after first, first × factor, first × factor² …, with jitter."""
 
     attempts: Whole = Field(12, ge=1, le=1000, description="Maximum attempts, the first one included.")
@@ -60,7 +59,7 @@ class SinkConfig(Model):
     type: str = Field(
         description="database, files, s3, slack, http, notify, queue, resubmit, or a type that a package adds."
     )
-    retry: RetryPolicy = section(RetryPolicy, "When a delivery is retried.")
+    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is retried.")
     concurrency: Whole = Field(
         8,
         ge=1,
@@ -130,10 +129,10 @@ class RouteConfig(Model):
         return tuple(ToSink(sink=item) if isinstance(item, str) else item for item in self.to)
 
 
-class CallbacksConfig(Section):
+class CallbacksConfig(Model):
     """Webhooks of apps that submit runs: what they gave as webhook_url."""
 
-    retry: RetryPolicy = section(RetryPolicy, "When a delivery is retried.")
+    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is retried.")
     timeout: Seconds = Field(30.0, gt=0, le=3600, description="Maximum time of one send.")
     concurrency: Whole = Field(32, ge=1, le=256, description="Maximum number of sends at once in each worker process.")
     per_origin: Whole = Field(

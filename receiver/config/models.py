@@ -14,7 +14,6 @@ from receiver.config.base import Model
 from receiver.config.console import ConsoleConfig
 from receiver.config.destinations import CallbacksConfig, RetryPolicy, RouteConfig, SinkConfig
 from receiver.config.fields import LOCAL_KEY, Keys, Listen, Name, Number, OptionalKey, Rate, Size, Whole
-from receiver.config.section import Section, section
 from receiver.config.stores import InboxConfig, LedgerConfig, QuarantineConfig, RetentionConfig, SpoolConfig
 from receiver.domain.callback import CALLBACK
 from receiver.domain.trouble import Trouble
@@ -73,7 +72,7 @@ class SourceConfig(Model):
         return base, key
 
 
-class ServerConfig(Section):
+class ServerConfig(Model):
     """What the receiver accepts, and where."""
 
     admin: Listen | None = Field(
@@ -92,7 +91,7 @@ class ServerConfig(Section):
     )
 
 
-class SubmitConfig(Section):
+class SubmitConfig(Model):
     """The submit API: Skyvern's own API for your apps, with Runhook's keys."""
 
     rate: Rate | None = Field(
@@ -125,7 +124,7 @@ class SubmitConfig(Section):
     )
 
 
-class ReconcileConfig(Section):
+class ReconcileConfig(Model):
     """Polling for results that no webhook brought."""
 
     enabled: bool = Field(True, description="Whether the clock polls overdue runs.")
@@ -197,16 +196,20 @@ class Config(Model):
         [],
         description="Private hosts and CIDR networks that may be fetched from and posted to.",
     )
-    server: ServerConfig = section(ServerConfig, "What the receiver accepts.")
-    inbox: InboxConfig = section(InboxConfig, "Limits of the inbox in Redis.")
-    spool: SpoolConfig = section(SpoolConfig, "Limits of the spool on disk.")
-    quarantine: QuarantineConfig = section(QuarantineConfig, "Limits of the quarantine.")
-    console: ConsoleConfig = section(ConsoleConfig, "Who may sign in to the console.")
-    submit: SubmitConfig = section(SubmitConfig, "The submit API.")
-    callbacks: CallbacksConfig = section(CallbacksConfig, "Webhooks of apps that submit runs.")
-    reconcile: ReconcileConfig = section(ReconcileConfig, "Polling for results that no webhook brought.")
-    ledger: LedgerConfig = section(LedgerConfig, "What the ledger requires of its database.")
-    retention: RetentionConfig = section(RetentionConfig, "How long events are kept.")
+    server: ServerConfig = Field(default_factory=ServerConfig, description="What the receiver accepts.")
+    inbox: InboxConfig = Field(default_factory=InboxConfig, description="Limits of the inbox in Redis.")
+    spool: SpoolConfig = Field(default_factory=SpoolConfig, description="Limits of the spool on disk.")
+    quarantine: QuarantineConfig = Field(default_factory=QuarantineConfig, description="Limits of the quarantine.")
+    console: ConsoleConfig = Field(default_factory=ConsoleConfig, description="Who may sign in to the console.")
+    submit: SubmitConfig = Field(default_factory=SubmitConfig, description="The submit API.")
+    callbacks: CallbacksConfig = Field(
+        default_factory=CallbacksConfig, description="Webhooks of apps that submit runs."
+    )
+    reconcile: ReconcileConfig = Field(
+        default_factory=ReconcileConfig, description="Polling for results that no webhook brought."
+    )
+    ledger: LedgerConfig = Field(default_factory=LedgerConfig, description="What the ledger requires of its database.")
+    retention: RetentionConfig = Field(default_factory=RetentionConfig, description="How long events are kept.")
 
     @property
     def submits(self) -> bool:

@@ -3,25 +3,25 @@
 from pydantic import Field
 
 from handlers.support.duration import Seconds
+from receiver.config.base import Model
 from receiver.config.fields import Size, Whole
-from receiver.config.section import Section
 
 
-class InboxConfig(Section):
+class InboxConfig(Model):
     """Limits of the inbox in Redis; beyond them, events go to the spool."""
 
     max_events: Whole = Field(100_000, ge=1, description="Maximum events.")
     max_bytes: Size = Field(512 << 20, ge=1 << 20, description="Maximum size.")
 
 
-class SpoolConfig(Section):
+class SpoolConfig(Model):
     """Limits of the spool, the local store for events while Redis is down; beyond them, webhooks get 503."""
 
     max_bytes: Size = Field(2 << 30, ge=1 << 20, description="Maximum size.")
     reserve_bytes: Size = Field(256 << 20, ge=0, description="Free disk space to leave.")
 
 
-class QuarantineConfig(Section):
+class QuarantineConfig(Model):
     """Limits of the quarantine, the store of requests that failed the signature check."""
 
     max_count: Whole = Field(
@@ -30,7 +30,7 @@ class QuarantineConfig(Section):
     max_bytes: Size = Field(64 << 20, ge=0, description="Maximum size.")
 
 
-class LedgerConfig(Section):
+class LedgerConfig(Model):
     """What the ledger requires of its database."""
 
     accept_weaker_durability: bool = Field(
@@ -40,7 +40,7 @@ class LedgerConfig(Section):
     )
 
 
-class RetentionConfig(Section):
+class RetentionConfig(Model):
     """How long events are kept."""
 
     events: Seconds | None = Field(

@@ -81,7 +81,7 @@ def test_commented_lines_load_once_uncommented(tmp_path: Path, chosen: tuple[str
     path = tmp_path / "runhook.yaml"
     lines = path.read_text().splitlines()
     # When the lines under each hint, and those of the route, lose their mark
-    begin = lines.index('    path: "${RUNHOOK_DATA:-var}/archive"')
+    begin = next(number for number, line in enumerate(lines) if line.startswith("    artifacts: ["))
     end = lines.index("# Every route that matches adds its sinks. A run's final result goes to each of them once.")
     for number in [*range(begin, end), *range(end, len(lines))]:
         if lines[number].lstrip().startswith("# ") and "these lines" not in lines[number] and number != end:
