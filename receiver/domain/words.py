@@ -113,11 +113,6 @@ def document(title: str | None, failure_reason: str | None, output: Any) -> str:
     return "\n".join(f" {' '.join(words)} " for value in values if (words := words_of(value)))
 
 
-def words_in(document: str) -> set[str]:
-    """Return the words of a run's document, each once."""
-    return set(document.split())
-
-
 def _values(value: Any) -> dict[str, None]:
     """Return the texts and numbers in `value`, each once, in its order, up to MAX_TEXT; without recursion, for it may
     be nested deeply."""
