@@ -29,10 +29,9 @@ from handlers.support.private_file import make_private_file, make_private_folder
 _BUSY: Final = 2.0  # seconds that a transaction waits for one of another process
 _WAL_LIMIT: Final = 8 << 20
 _SQL: Final = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", f"PRAGMA journal_size_limit={_WAL_LIMIT}")
+_PROOF: Final = "PRAGMA user_version=1"  # writes a page, each time
 
 log = logging.getLogger("runhook.ingest")
-
-Connection = sqlite3.Connection
 
 
 class DiskFile:
@@ -46,34 +45,29 @@ class DiskFile:
         self.path = directory / f"{name}.db"
         self.table = name
         self._columns = columns
-        self._connection: Connection | None = None
+        self._connection: sqlite3.Connection | None = None
         self._identity: list[tuple[int, int]] = []
         self._lock = -1
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> Iterator[sqlite3.Connection]:
         """Run a transaction, which is on disk once the block has ended. Raises OSError; nothing is written then."""
         with self._translated():
             connection = self._opened()
             connection.execute("BEGIN IMMEDIATE")
-            try:
+            with connection:  # commits, or rolls back
                 yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-                raise
         if not self._is_there():
             raise FileNotFoundError(errno.ENOENT, "the file was deleted", str(self.path))
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Iterator[sqlite3.Connection]:
         """Read. Raises OSError."""
         with self._translated():
             yield self._opened()
 
     @contextmanager
-    def look(self) -> Iterator[Connection | None]:
+    def look(self) -> Iterator[sqlite3.Connection | None]:
         """Open the file for one read without creating it; None if it is missing. Raises OSError."""
         if not self.path.exists():
             yield None
@@ -84,11 +78,6 @@ class DiskFile:
                 yield found if made else None
         except sqlite3.Error as error:
             raise OSError(errno.EIO, str(error), str(self.path)) from None
-
-    def open(self) -> None:
-        """Open the file, or make it. Raises OSError."""
-        with self._translated():
-            self._opened()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -104,14 +93,12 @@ class DiskFile:
     def _set_aside(self, error: sqlite3.Error) -> None:
         self.close()
         aside = self.path.with_name(f"{self.path.stem}-{time.time_ns()}.damaged")
-        with suppress(OSError):
-            self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
+        for suffix in ("", "-wal", "-shm"):
             with suppress(OSError):
                 Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
         log.error("%s.damaged file=%s error=%s: set aside", self.table, aside, error)
 
-    def _opened(self) -> Connection:
+    def _opened(self) -> sqlite3.Connection:
         if self._connection is not None and not self._is_there():
             log.error("%s.deleted file=%s: it is made again", self.table, self.path)
             self._save(self._connection)
@@ -119,18 +106,16 @@ class DiskFile:
             self._connection = self._open()
         return self._connection
 
-    def _save(self, connection: Connection) -> None:
+    def _save(self, connection: sqlite3.Connection) -> None:
         """Put a copy of a file that was deleted in its place. SQLite's own -wal goes when it closes the file."""
         make_private_folder(self.directory)
         copy = self.path.with_name(f"{self.table}-{time.time_ns()}.copy")
         connection.execute("VACUUM INTO ?", (str(copy),))
-        copy.chmod(0o600)
-        handle = os.open(copy, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        self._close_connection()
+        with copy.open("rb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            os.fsync(file.fileno())
+        connection.close()
+        self._connection = None
         if not self.path.exists() or self.path.stat().st_ino == self._identity[0][1]:
             for suffix in ("-wal", "-shm"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
@@ -143,30 +128,25 @@ class DiskFile:
         self._connection.execute("DETACH copy")
         copy.unlink()
 
-    def _open(self) -> Connection:
+    def _open(self) -> sqlite3.Connection:
         make_private_file(self.path)
-        self._hold_lock()
+        self._unlock()
+        self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with suppress(BlockingIOError):  # one that looks whether anyone holds it has it for a moment
+            fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         connection = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         try:
             for statement in _SQL:
                 connection.execute(statement)
             defined = ", ".join(("id INTEGER PRIMARY KEY AUTOINCREMENT", *self._columns))
             connection.execute(f"CREATE TABLE IF NOT EXISTS {self.table} ({defined})")
-            connection.execute("CREATE TABLE IF NOT EXISTS proof (id INTEGER PRIMARY KEY, at REAL)")
-            connection.execute("REPLACE INTO proof VALUES (1, ?)", (time.time(),))  # so the -wal is there
+            connection.execute(_PROOF)  # so the -wal is there
             sync_folder(self.directory)
             self._identity = self._identities()
         except BaseException:
             connection.close()
             raise
         return connection
-
-    def _hold_lock(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-        self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with suppress(BlockingIOError):  # one that looks whether anyone holds it has it for a moment
-            fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def _identities(self) -> list[tuple[int, int]]:
         stats = [self.path.stat(), Path(f"{self.path}-wal").stat()]
@@ -181,9 +161,9 @@ class DiskFile:
     def prove(self) -> None:
         """Make a durable write. Raises OSError."""
         with self.write() as connection:
-            connection.execute("REPLACE INTO proof VALUES (1, ?)", (time.time(),))
+            connection.execute(_PROOF)
 
-    def extent(self, connection: Connection) -> tuple[int, int]:
+    def extent(self, connection: sqlite3.Connection) -> tuple[int, int]:
         """Return (rows, bytes): rows by the ids of the first and the last one, bytes by the pages in use."""
         first, last = connection.execute(f"SELECT min(id), max(id) FROM {self.table} WHERE id > 0").fetchone()  # noqa: S608
         if first is None:
@@ -193,24 +173,23 @@ class DiskFile:
         )
         return last - first + 1, (pages - free) * size
 
-    def shrink(self, connection: Connection) -> None:
+    def shrink(self, connection: sqlite3.Connection) -> None:
         """Give the disk back what deleted rows took."""
         if connection.execute("PRAGMA freelist_count").fetchone()[0] > 256:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _close_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
-
     def close(self) -> None:
         """Close the file."""
-        self._close_connection()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)
-            self._lock = -1
+        self._lock = -1
 
 
 def is_open(directory: Path) -> bool:
@@ -226,9 +205,3 @@ def is_open(directory: Path) -> bool:
     finally:
         os.close(handle)
     return False
-
-
-def free_bytes(path: Path) -> int:
-    """Return the bytes that this user can still write on the disk of `path`. Raises OSError."""
-    stat = os.statvfs(path)
-    return stat.f_bavail * stat.f_frsize

@@ -18,9 +18,11 @@ import asyncio
 import hashlib
 import logging
 import re
+import shutil
+import sqlite3
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +32,7 @@ from handlers.support.private_file import make_private_folder
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import scan_run_id
 from receiver.domain.signature import verify
-from receiver.ingest.disk_file import DiskFile, free_bytes
+from receiver.ingest.disk_file import DiskFile
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
@@ -41,7 +43,7 @@ NETWORK_PART: Final = 0.25
 _NETWORKS: Final = 1024
 # Bytes a second that are kept, after a burst of ten times as many (or one body of the largest size).
 BYTES_RATE: Final = 4 << 20
-_WAITING: Final = 64  # requests of one kind that wait to be written
+_WAITING: Final = 64  # requests that wait to be written; twice as many before one with a run is dropped
 # Requests without a run get at most 1/OTHERS_PART of the room.
 OTHERS_PART: Final = 4
 # Seconds for which the older half of the runs gives way to nothing.
@@ -50,17 +52,31 @@ _BEGINNING: Final = 4096  # bytes in which a run's id is looked for
 _SIGNATURE: Final = re.compile(r"[0-9a-fA-F]{64}")
 CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is to be written
 _COLUMNS: Final = (
-    "file TEXT NOT NULL UNIQUE",
     "source TEXT NOT NULL",
     "signature TEXT NOT NULL",
     "submission_id TEXT NOT NULL",
     "at REAL NOT NULL",
     "size INTEGER NOT NULL",
     "is_run INTEGER NOT NULL",
+    "file TEXT NOT NULL UNIQUE",
     "written REAL NOT NULL",
     "network TEXT NOT NULL",
     "body BLOB NOT NULL",
 )
+_INSERT: Final = """
+INSERT INTO refused (source, signature, submission_id, at, size, is_run, file, written, network, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_TOTALS: Final = "SELECT count(*), total(size), total(NOT is_run), total(size * NOT is_run) FROM refused"
+# What may give way to a new request, the first one first. Runs give way to runs only.
+_CANDIDATES: Final = """
+SELECT id, size, is_run FROM (
+  SELECT id, size, is_run, written, row_number() OVER kind AS place, sum(size) OVER kind AS bytes,
+         count(*) OVER (PARTITION BY is_run, network) + (network = :network) AS crowd
+  FROM refused WINDOW kind AS (PARTITION BY is_run ORDER BY id)
+) WHERE NOT is_run OR :is_run AND (place > :count OR bytes > :bytes OR written < :old)
+ORDER BY is_run, CASE WHEN is_run THEN -crowd END, id
+"""
 
 log = logging.getLogger("runhook.ingest")
 
@@ -99,15 +115,6 @@ class QuarantinedRequest(NamedTuple):
         return Event(self.id, self.source, body, self.at, "webhook", self.submission_id)
 
 
-class Kept(NamedTuple):
-    """What is known of a row: bytes, when it was written (epoch seconds), whether its body names a run, its network."""
-
-    size: int
-    at: float
-    is_run: bool
-    network: str = ""
-
-
 class Quarantine:
     """The store in `directory`. Used by one thread at a time; several processes may share it.
 
@@ -126,26 +133,43 @@ class Quarantine:
 
     def add(self, refused: QuarantinedRequest, body: bytes, network: str = "") -> int:
         """Keep a request, and drop others if need be. Returns how many were dropped, itself too. Raises OSError."""
-        new = Kept(len(body), time.time(), refused.is_run, network)
         make_private_folder(self._directory)
-        if free_bytes(self._directory) - new.size < self._reserve_bytes:
+        if shutil.disk_usage(self._directory).free - refused.size < self._reserve_bytes:
             return 1
-        values = (refused.file, refused.source, refused.signature, refused.submission_id, refused.at, refused.size)
+        values = (*refused[1:], time.time(), network, body)
         with self._released(), self._file.write() as connection:
-            rows = connection.execute("SELECT file, size, written, is_run, network FROM refused ORDER BY id").fetchall()
-            kept = {file: Kept(size, at, bool(is_run), of) for file, size, at, is_run, of in rows}
-            if refused.file in kept:
+            if connection.execute("SELECT 1 FROM refused WHERE file = ?", (refused.file,)).fetchone():
                 return 0  # the sender has tried again
-            dropped = giving_way(kept, new, self._max_count, self._max_bytes)
+            dropped = self._giving_way(connection, refused, network)
             if dropped is None:
                 return 1
-            connection.executemany("DELETE FROM refused WHERE file = ?", [(each,) for each in dropped])
-            connection.execute(
-                "INSERT INTO refused (file, source, signature, submission_id, at, size, is_run, written, network, body)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, new.is_run, new.at, network, body),
-            )
+            connection.executemany("DELETE FROM refused WHERE id = ?", [(each,) for each in dropped])
+            connection.execute(_INSERT, values)
             return len(dropped)
+
+    def _giving_way(
+        self, connection: sqlite3.Connection, new: QuarantinedRequest, network: str
+    ) -> Sequence[int] | None:
+        """Return the ids of the rows that give way to `new`; None when there would still be too little room."""
+        count, size, others, others_size = connection.execute(_TOTALS).fetchone()
+
+        def has_room() -> bool:
+            most, most_bytes = self._max_count, self._max_bytes
+            fits = count < most and size + new.size <= most_bytes
+            fits_others = others < most // OTHERS_PART and others_size + new.size <= most_bytes // OTHERS_PART
+            return fits and (new.is_run or fits_others)
+
+        limits = {"count": self._max_count // 2, "bytes": self._max_bytes // 2, "old": time.time() - STAYS_FOR}
+        named = {"network": network, "is_run": new.is_run, **limits}
+        dropped: list[int] = []
+        for row, freed, is_run in connection.execute(_CANDIDATES, named):
+            if has_room():
+                break
+            dropped.append(row)
+            count, size = count - 1, size - freed
+            if not is_run:
+                others, others_size = others - 1, others_size - freed
+        return dropped if has_room() else None
 
     def usage(self) -> tuple[int, int]:
         """Return (requests, bytes) kept. Raises OSError."""
@@ -209,20 +233,22 @@ class QuarantineWriter:
         self._metrics = metrics
         self._allowances = {is_run: _Allowance(largest) for is_run in (True, False)}
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="quarantine")
+        self.waiting: set[asyncio.Future[Any]] = set()  # requests that are to be written
 
     def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float, network: str) -> None:
         """Keep a request from `network` that failed the check, if the rate allows it and its signature has the right
         form."""
         if not _SIGNATURE.fullmatch(signature):
             return
-        allowance = self._allowances[names_run(body)]
-        if not allowance.take(len(body), network, time.monotonic()):
+        is_run = names_run(body)
+        allowed = self._allowances[is_run].take(len(body), network, time.monotonic())
+        if not allowed or len(self.waiting) >= _WAITING * (1 + is_run):
             self._metrics.quarantine_dropped += 1
             return
         loop = asyncio.get_running_loop()
         task = loop.run_in_executor(self._disk, self._keep, source, signature, body, submission_id, at, network)
-        allowance.waiting.add(task)
-        task.add_done_callback(allowance.waiting.discard)
+        self.waiting.add(task)
+        task.add_done_callback(self.waiting.discard)
 
     def _keep(self, source: str, signature: str, body: bytes, submission_id: str, at: float, network: str) -> None:
         request = QuarantinedRequest.of(source, signature, body, submission_id, at)
@@ -235,28 +261,20 @@ class QuarantineWriter:
 
     async def close(self) -> None:
         """Write what was offered, unless the disk hangs, and close."""
-        loop = asyncio.get_running_loop()
-        waiting: list[asyncio.Future[Any]] = [
-            task for allowance in self._allowances.values() for task in allowance.waiting
-        ]
-        waiting.append(loop.run_in_executor(self._disk, self._store.close))
-        _, left = await asyncio.wait(waiting, timeout=CLOSE_TIMEOUT)
+        closing = asyncio.get_running_loop().run_in_executor(self._disk, self._store.close)
+        _, left = await asyncio.wait([*self.waiting, closing], timeout=CLOSE_TIMEOUT)
         if left:
             log.error("quarantine.disk_hangs requests=%d: the receiver stops without them", len(left) - 1)
         self._disk.shutdown(wait=False, cancel_futures=True)
 
 
 class _Allowance:
-    """How many requests of one kind, and how many of their bytes, may be written; of all, and of each network.
-
-    `waiting`: those that are to be written.
-    """
+    """How many requests of one kind, and how many of their bytes, may be written: of all, and of each network."""
 
     def __init__(self, largest: int) -> None:
         self._requests = TokenBucket(RATE, RATE * 10)
         self._bytes = TokenBucket(BYTES_RATE, max(BYTES_RATE * 10, largest))
         self._networks: OrderedDict[str, TokenBucket] = OrderedDict()
-        self.waiting: set[asyncio.Future[Any]] = set()
 
     def take(self, size: int, network: str, now: float) -> bool:
         """Take one request of `size` bytes at `now` (monotonic seconds). False when there is no allowance left."""
@@ -265,53 +283,9 @@ class _Allowance:
         self._networks.move_to_end(network)
         if len(self._networks) > _NETWORKS:
             self._networks.popitem(last=False)
-        return (
-            len(self.waiting) < _WAITING
-            and own.take(1, now)
-            and self._requests.take(1, now)
-            and self._bytes.take(size, now)
-        )
+        return own.take(1, now) and self._requests.take(1, now) and self._bytes.take(size, now)
 
 
 def names_run(body: bytes) -> bool:
     """Whether a run's id stands where Skyvern writes it. A body of any size takes the same time."""
     return bool(scan_run_id(body[:_BEGINNING]))
-
-
-def giving_way(kept: Mapping[str, Kept], new: Kept, max_count: int, max_bytes: int) -> list[str] | None:
-    """Return the requests that give way to `new`, by name; None when it must not be kept. `kept`: the oldest first.
-
-    Takes time in proportion to how many are kept, however many of them must go.
-    """
-    everything = [*kept.values(), new]
-    others = [each for each in everything if not each.is_run]
-    over = [len(everything) - max_count, sum(each.size for each in everything) - max_bytes]
-    over_others = [len(others) - max_count // OTHERS_PART, sum(each.size for each in others) - max_bytes // OTHERS_PART]
-    candidates = [name for name, each in kept.items() if not each.is_run]
-    if new.is_run:
-        crowds = Counter(each.network for each in everything if each.is_run)
-        loose = _loose_runs(kept, new.at, max_count, max_bytes)
-        candidates += sorted(loose, key=lambda name: -crowds[kept[name].network])
-    dropped: list[str] = []
-    while max(over) > 0 or (not new.is_run and max(over_others) > 0):
-        if len(dropped) == len(candidates):
-            return None
-        name = candidates[len(dropped)]
-        dropped.append(name)
-        for each in (over,) if kept[name].is_run else (over, over_others):
-            each[0] -= 1
-            each[1] -= kept[name].size
-    return dropped
-
-
-def _loose_runs(kept: Mapping[str, Kept], now: float, max_count: int, max_bytes: int) -> list[str]:
-    """Return the runs that may give way, the oldest first: all but those in the older half of the room, which stay for
-    some days."""
-    loose: list[str] = []
-    count = size = 0
-    for name, each in kept.items():
-        if each.is_run:
-            count, size = count + 1, size + each.size
-            if count > max_count // 2 or size > max_bytes // 2 or now - each.at > STAYS_FOR:
-                loose.append(name)
-    return loose

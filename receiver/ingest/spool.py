@@ -9,6 +9,8 @@ loop.
 from __future__ import annotations
 
 import logging
+import shutil
+import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +20,7 @@ from handlers.support.private_file import make_private_folder
 from receiver.domain.event import Event
 from receiver.domain.frame import frame_of, read_frame
 from receiver.errors import NotStarted, RunhookError
-from receiver.ingest.disk_file import Connection, DiskFile, free_bytes, is_open
+from receiver.ingest.disk_file import DiskFile, is_open
 
 _NAME: Final = "events"
 
@@ -55,7 +57,6 @@ class Spool:
         """Open the spool, with what earlier processes left. Raises NotStarted."""
         try:
             make_private_folder(self.directory)
-            self._file.open()
             self.count()
         except OSError as error:
             raise NotStarted(f"can't use the spool {self.directory}: {error.strerror}; set RUNHOOK_DATA") from None
@@ -67,7 +68,7 @@ class Spool:
         with self._file.read() as connection:
             self._count(connection)
 
-    def _count(self, connection: Connection) -> None:
+    def _count(self, connection: sqlite3.Connection) -> None:
         self.events, self.bytes = self._file.extent(connection)
 
     def append(self, events: Sequence[Event]) -> None:
@@ -135,7 +136,7 @@ class Spool:
     def free(self) -> int:
         """Return the free bytes on the spool's disk beyond the reserve; less than 0 when it is eaten into."""
         path = self.directory if self.directory.exists() else self.directory.parent
-        return free_bytes(path) - self._reserve_bytes
+        return shutil.disk_usage(path).free - self._reserve_bytes
 
     def close(self) -> None:
         """Close the spool. What is left in it is drained by the next process."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,7 +29,6 @@ from receiver.domain.parts import PartSeen
 from receiver.errors import ConfigError
 from receiver.inbox.state import InboxState, examine
 from receiver.ingest import durability
-from receiver.ingest.disk_file import free_bytes
 from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import usage
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, actions, ahead, heartbeats, stats
@@ -147,7 +147,7 @@ def _disk(settings: Settings, config: Config | None) -> DiskReport:
     trouble = "" if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else "this user may not read and write it"
     free = None
     with suppress(OSError):
-        free = free_bytes(folder)
+        free = shutil.disk_usage(folder).free
     spool = usage(folder / "spool")
     refused = _quarantine(folder / "quarantine")
     return DiskReport(

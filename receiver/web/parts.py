@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -17,7 +18,6 @@ from starlette.responses import JSONResponse
 from receiver.config.loader import file_hash
 from receiver.domain import parts
 from receiver.domain.parts import RECEIVER
-from receiver.ingest.disk_file import free_bytes
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import schema_trouble
 from receiver.status.board import directory_id
@@ -45,7 +45,7 @@ def presence(context: Context) -> WebPart:
         commit, metrics = context.group_commit, context.metrics
         free = None
         with suppress(OSError):
-            free = free_bytes(context.settings.data)
+            free = shutil.disk_usage(context.settings.data).free
         return {
             "store": commit.store,
             "trouble": commit.trouble,

@@ -14,6 +14,7 @@ import redis
 from receiver.domain.event import event_id
 from receiver.domain.signature import HEADER, sign
 from receiver.inbox.reader import InboxReader
+from receiver.ingest import quarantine
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest, QuarantineWriter
 from receiver.telemetry.receiver import ReceiverMetrics
 from tests.servers.receiver import SECRET, ReceiverProcess, body
@@ -28,6 +29,11 @@ def refused(number: int, size: int = 0) -> tuple[QuarantinedRequest, bytes]:
     return QuarantinedRequest.of("skyvern", sign(content, NEW), content, "sub_1", 1000.0 + number), content
 
 
+def noise(number: int) -> tuple[QuarantinedRequest, bytes]:
+    content = b"noise %d" % number
+    return QuarantinedRequest.of("skyvern", "0" * 64, content, "", 1000.0 + number), content
+
+
 def listed(receiver: ReceiverProcess) -> list[dict[str, object]]:
     found: list[dict[str, object]] = json.loads(receiver.call("quarantine", "list", "--json").stdout)
     return found
@@ -36,77 +42,85 @@ def listed(receiver: ReceiverProcess) -> list[dict[str, object]]:
 # --- The store
 
 
+def requests_in(store: Quarantine) -> list[float]:
+    """The numbers of the requests that are kept, the oldest first."""
+    return [request.at - 1000.0 for request in store.list()]
+
+
 def test_a_request_is_kept_whole(tmp_path: Path) -> None:
     store = Quarantine(tmp_path / "quarantine", 10, 1 << 20)
     request, content = refused(1)
     assert store.list() == []
     assert store.add(request, content) == 0
-    assert store.list() == [request]
-    assert store.body(request) == content
+    assert (store.list(), store.body(request)) == ([request], content)
     event = request.event(content)
     assert (event.id, event.submission_id, event.received_at) == (event_id("skyvern", content), "sub_1", 1001.0)
-
-
-def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
-    store = Quarantine(tmp_path, 3, 1 << 20)
-    assert [store.add(*refused(number)) for number in range(5)] == [0, 0, 0, 1, 1]
-    assert [request.at for request in store.list()] == [1000.0, 1003.0, 1004.0]  # of the newer half
-    assert store.usage()[0] == 3
-
-
-def test_the_oldest_go_when_they_are_too_large_and_what_is_larger_than_all_room_is_not_kept(tmp_path: Path) -> None:
-    store = Quarantine(tmp_path, 100, 10_000)
-    for number in range(4):
-        store.add(*refused(number, 4000))
-    assert [request.at for request in store.list()] == [1000.0, 1003.0]
-    assert store.add(*refused(9, 20_000)) == 1
-    assert [request.at for request in store.list()] == [1000.0, 1003.0]
-
-
-def test_the_bounds_hold_over_restarts(tmp_path: Path) -> None:
-    for number in range(5):
-        Quarantine(tmp_path, 3, 1 << 20).add(*refused(number))
-    assert len(Quarantine(tmp_path, 3, 1 << 20).list()) == 3
-
-
-def test_the_same_request_again_takes_no_more_room(tmp_path: Path) -> None:
-    store = Quarantine(tmp_path, 3, 1 << 20)
-    for _ in range(3):
-        store.add(*refused(1))
-    assert len(store.list()) == 1
-
-
-def test_the_same_body_with_another_signature_takes_nothings_place(tmp_path: Path) -> None:
-    store = Quarantine(tmp_path, 10, 1 << 20)
-    request, content = refused(1)
-    store.add(request, content)
-    store.add(QuarantinedRequest.of("skyvern", sign(content, "a stranger's"), content, "", 1002.0), content)
-
-    verdicts = [each.verdict(store.body(each), [NEW]) for each in store.list()]
-
-    assert verdicts == ["authentic", "bad_signature"]
-
-
-def test_none_are_kept_when_none_may_be(tmp_path: Path) -> None:
-    store = Quarantine(tmp_path, 0, 1 << 20)
-    assert store.add(*refused(1)) == 1
-    assert store.list() == []
-
-
-def test_nobody_else_may_read_it(tmp_path: Path) -> None:
-    store = Quarantine(tmp_path / "quarantine", 3, 1 << 20)
-    store.add(*refused(1))
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "quarantine").iterdir()}
     assert (modes, (tmp_path / "quarantine").stat().st_mode & 0o777) == ({0o600}, 0o700)
 
 
-def test_looking_at_it_makes_nothing(tmp_path: Path) -> None:
-    store = Quarantine(tmp_path / "quarantine", 3, 1 << 20)
+def test_oldest_of_the_newer_half_give_way(tmp_path: Path) -> None:
+    counts = [Quarantine(tmp_path, 4, 1 << 20).add(*refused(number)) for number in range(7)]
+    store = Quarantine(tmp_path, 4, 1 << 20)
+    assert (counts, requests_in(store), store.usage()[0]) == ([0, 0, 0, 0, 1, 1, 1], [0, 1, 5, 6], 4)
+
+
+def test_bytes_are_bounded_and_a_request_over_all_is_dropped(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path, 100, 10_000)
+    for number in range(4):
+        store.add(*refused(number, 4000))
+    assert requests_in(store) == [0, 3]
+    assert store.add(*refused(9, 20_000)) == 1
+    assert requests_in(store) == [0, 3]
+
+
+def test_older_half_stays_until_it_is_some_days_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Quarantine(tmp_path, 4, 1 << 20)
+    for number in range(4):
+        store.add(*refused(number))
+    monkeypatch.setattr(quarantine, "STAYS_FOR", -1.0)
+    store.add(*refused(4))
+    assert requests_in(store) == [1, 2, 3, 4]
+
+
+def test_runs_never_give_way_to_noise_which_has_a_part_of_the_room(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path, 8, 1 << 20)
+    for number in range(4):
+        store.add(*refused(number))
+    assert [store.add(*noise(number)) for number in range(4, 8)] == [0, 0, 1, 1]
+    assert requests_in(store) == [0, 1, 2, 3, 6, 7]
+    for number in range(8, 12):  # runs, to which noise gives way first
+        store.add(*refused(number))
+    assert requests_in(store) == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert store.add(*noise(12)) == 1
+    assert requests_in(store) == [0, 1, 2, 3, 8, 9, 10, 11]
+
+
+def test_network_with_the_most_runs_gives_way_first(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path, 8, 1 << 20)
+    for number, network in enumerate(["", "", "", "", "b", "a", "a", "a", "b"]):
+        store.add(*refused(number), network)
+    assert requests_in(store) == [0, 1, 2, 3, 4, 6, 7, 8]
+
+
+def test_a_repeated_request_takes_no_more_room(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path, 10, 1 << 20)
+    request, content = refused(1)
+    for _ in range(3):
+        store.add(request, content)
+    store.add(QuarantinedRequest.of("skyvern", sign(content, "a stranger's"), content, "", 1002.0), content)
+    verdicts = [each.verdict(store.body(each), [NEW]) for each in store.list()]
+    assert verdicts == ["authentic", "bad_signature"]
+
+
+def test_reading_it_makes_nothing_and_none_is_kept_without_room(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path / "quarantine", 0, 1 << 20)
     assert (store.list(), store.usage()) == ([], (0, 0))
     store.remove([refused(1)[0]])
     with pytest.raises(FileNotFoundError):
         store.body(refused(1)[0])
     assert list(tmp_path.iterdir()) == []
+    assert (store.add(*refused(1)), store.list()) == (1, [])
 
 
 def test_no_request_goes_into_a_file_that_was_deleted(tmp_path: Path) -> None:
@@ -116,18 +130,19 @@ def test_no_request_goes_into_a_file_that_was_deleted(tmp_path: Path) -> None:
         path.unlink()
     store.add(*refused(2))
     store.close()
-    assert [each.at for each in Quarantine(tmp_path, 10, 1 << 20).list()] == [1001.0, 1002.0]
+    assert requests_in(Quarantine(tmp_path, 10, 1 << 20)) == [1, 2]
 
 
-def test_noise_of_one_network_keeps_nothing_of_another_out(tmp_path: Path) -> None:
-    # Given a quarantine full of runs from one network, while those of another one come in between
-    store = Quarantine(tmp_path, 20, 1 << 20, stays_open=True)
-    for number in range(200):
-        request, content = refused(number)
-        store.add(request, content, "192.0.2.7" if number % 40 else "198.51.100.1")
-    store.close()
-    # Then each of the latter is there
-    assert {1000.0 + number for number in range(0, 200, 40)} <= {each.at for each in store.list()}
+@pytest.mark.parametrize(
+    ("content", "is_run"),
+    [
+        (b'{"run_id":"tsk_1","status":"completed"}', True),
+        (b"\x00" * 100, False),
+        (b'{"output":"' + b"x" * 5000 + b'","run_id":"tsk_1"}', False),
+    ],
+)
+def test_a_run_is_known_by_where_skyvern_writes_its_id(content: bytes, is_run: bool) -> None:
+    assert QuarantinedRequest.of("skyvern", "", content, "", 0.0).is_run is is_run
 
 
 async def test_one_network_has_a_part_of_the_rate(tmp_path: Path) -> None:
@@ -137,7 +152,7 @@ async def test_one_network_has_a_part_of_the_rate(tmp_path: Path) -> None:
     for number in range(700):
         writer.offer("skyvern", "0" * 64, body(number), "", 1.0, "192.0.2.7")
         if number % 20 == 0:
-            await asyncio.to_thread(eventually, lambda: not writer._allowances[True].waiting)
+            await asyncio.to_thread(eventually, lambda: not writer.waiting)
     # When requests come from another one
     for number in range(700, 720):
         writer.offer("skyvern", "0" * 64, body(number), "", 2.0, "198.51.100.1")

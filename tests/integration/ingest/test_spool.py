@@ -17,7 +17,6 @@ import pytest
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import frame_of
 from receiver.errors import NotStarted
-from receiver.ingest.disk_file import free_bytes
 from receiver.ingest.spool import Spool, SpoolFull, usage
 from tests.support.paths import ROOT
 from tests.support.spool import event, events, open_spool
@@ -275,7 +274,7 @@ def test_the_size_counts_what_other_processes_keep(tmp_path: Path) -> None:
 
 
 def test_it_leaves_the_reserve_of_free_disk_alone(tmp_path: Path) -> None:
-    spool = open_spool(tmp_path, reserve_bytes=free_bytes(tmp_path) * 2)
+    spool = open_spool(tmp_path, reserve_bytes=shutil.disk_usage(tmp_path).free * 2)
     assert spool.free() < 0
     with pytest.raises(SpoolFull, match=r"spool\.reserve_bytes"):
         spool.append(events(0, 1))
