@@ -39,20 +39,6 @@ end
 return moved
 """
 
-# KEYS: what is set aside. ARGV: from which id on, how many, how many bytes of a text. Returns of each entry its id,
-# why, since, the beginning of its frame, and the bytes of its frame: lists need no bodies.
-_SHOW: Final = """
-local shown = {}
-for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])) do
-  local it = {}
-  for i = 1, #entry[2], 2 do it[entry[2][i]] = entry[2][i + 1] end
-  local frame = it.e or ''
-  shown[#shown + 1] = {entry[1], string.sub(it.why or '', 1, ARGV[3]), string.sub(it.since or '', 1, ARGV[3]),
-                       string.sub(frame, 1, 2048), #frame}
-end
-return shown
-"""
-
 # KEYS: inbox, what is set aside. ARGV: an entry's id there, its fields. Of two that try, one puts it back; also in a
 # Redis that is full, as above.
 _PUT_BACK: Final = """
@@ -100,52 +86,50 @@ def put_back(client: redis.Redis, reader: InboxReader, begin: str, until: float)
     redis.RedisError.
     """
     count = 0
-    while entries := _page(client, begin, 1):
-        aside_id, fields = entries[0]
-        begin = "(" + aside_id.decode()
+    for aside_id, fields in _entries(client, begin, 1):
+        begin = f"({aside_id}"
         if fields.get(b"why", b"").decode(errors="replace") in (FORGED, UNKNOWN_SOURCE):
-            (entry,) = reader.entries(entries)
+            (entry,) = reader.entries([(aside_id.encode(), fields)])
             if entry.event is not None:
                 parts = [part for name in (FRAME, MACS) if name in fields for part in (name, fields[name])]
                 put: Any = client.eval(_PUT_BACK, 2, STREAM, ASIDE, aside_id, *parts)
                 count += int(put)
         if time.monotonic() >= until:
             break
+    else:
+        begin = ""
     if count:
         log.warning("inbox.put_back entries=%d: signed by a key that is in the config now", count)
-    return begin if entries else ""
+    return begin
 
 
-def _page(client: redis.Redis, begin: str, count: int) -> Any:
-    with suppress(redis.ResponseError):  # something else has written the key
-        return client.xrange(ASIDE, begin, "+", count)
-    return []
-
-
-def list_aside(client: redis.Redis, page: int = 256) -> Iterator[AsideEntry]:
-    """Yield what was set aside, the oldest first. `page`: entries that are read at a time, without their bodies.
-
-    Raises redis.RedisError.
-    """
-    begin = "-"
+def _entries(client: redis.Redis, begin: str, page: int) -> Iterator[tuple[str, Mapping[bytes, bytes]]]:
+    """Yield the id and the fields of what was set aside, from `begin` on. `page`: entries that are read at a time."""
     while client.type(ASIDE) == b"stream":
-        found: Any = client.eval(_SHOW, 1, ASIDE, begin, page, 4 * _LONGEST)
-        for aside_id, why, since, frame, size in found:
-            source, event_id, head = _named(frame)
-            yield AsideEntry(aside_id.decode(), _text(why), _time(since), source, event_id, max(0, int(size) - head))
+        found: Any = client.xrange(ASIDE, begin, "+", page)
+        for aside_id, fields in found:
+            yield aside_id.decode(), fields
         if not found:
             break
-        begin = "(" + found[-1][0].decode()
+        begin = f"({found[-1][0].decode()}"
 
 
-def _named(frame: bytes) -> tuple[str, str, int]:
-    """Return (source, event id, bytes of the head with its end) of a frame's beginning; "" for what it lacks."""
-    head, newline, _ = frame.partition(b"\n")
-    with suppress(ValueError):
-        about = orjson.loads(head)
-        if newline and isinstance(about, dict):
-            return _text(about.get("source")), _text(about.get("id")), len(head) + 1
-    return "", "", 0
+def list_aside(client: redis.Redis, page: int = 16) -> Iterator[AsideEntry]:
+    """Yield what was set aside, the oldest first. Raises redis.RedisError."""
+    for aside_id, fields in _entries(client, "-", page):
+        head, _, body = fields.get(FRAME, b"").partition(b"\n")
+        about: Any = {}
+        with suppress(ValueError):
+            about = orjson.loads(head)
+        named = about if isinstance(about, dict) else {}
+        yield AsideEntry(
+            aside_id,
+            _text(fields.get(b"why")),
+            _time(fields.get(b"since", b"")),
+            _text(named.get("source")),
+            _text(named.get("id")),
+            len(body),
+        )
 
 
 def fields_of(client: redis.Redis, aside_id: str) -> Mapping[bytes, bytes] | None:

@@ -14,8 +14,6 @@ from receiver.inbox.stream import GROUP, LEFT, LEFT_SECONDS, STREAM
 # Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine.
 READ_BYTES: Final = 16 << 20
 _STEP: Final = 8  # entries that are read at a time before their bytes are counted
-# Milliseconds that acknowledgements wait for the next entry, so that they are on disk with it: a sync less an event.
-_ACK_WAIT: Final = 50
 
 # KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time. Where the stream is
 # larger than this number of bytes, any entry may be large, so each is read alone. An entry that is neither new to the
@@ -47,22 +45,6 @@ _DONE: Final = """
 local group = table.remove(ARGV, 1)
 redis.call('XACK', KEYS[1], group, unpack(ARGV))
 redis.call('XDEL', KEYS[1], unpack(ARGV))
-"""
-
-# KEYS: stream. ARGV: group, idle for how many milliseconds. A reader with pending entries would lose them.
-_TIDY: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local readers, removed = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1]), 0
-if readers.err then return 0 end
-for _, reader in ipairs(readers) do
-  local it = {}
-  for i = 1, #reader, 2 do it[reader[i]] = reader[i + 1] end
-  if it.pending == 0 and it.idle >= tonumber(ARGV[2]) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], it.name)
-    removed = removed + 1
-  end
-end
-return removed
 """
 
 
@@ -101,10 +83,6 @@ class InboxReader:
 
         `block_ms`: wait so long for the first one (less than the client's socket timeout); None does not wait.
         """
-        if self._finished and block_ms is not None and block_ms > _ACK_WAIT:
-            if found := self.read(count, _ACK_WAIT):
-                return found
-            block_ms -= _ACK_WAIT
         try:
             reply = self._read(count, block_ms)
         except redis.ResponseError as error:
@@ -172,8 +150,14 @@ class InboxReader:
 
     def tidy(self, idle_ms: int = 3_600_000) -> int:
         """Remove readers without pending entries that were idle for `idle_ms`. Returns how many."""
-        removed: Any = self._redis.eval(_TIDY, 1, STREAM, GROUP, idle_ms)
-        return int(removed)
+        try:
+            readers: Any = self._redis.xinfo_consumers(STREAM, GROUP)
+        except redis.ResponseError:  # neither stream nor group
+            return 0
+        idle = [each["name"] for each in readers if each["pending"] == 0 and each["idle"] >= idle_ms]
+        for name in idle:
+            self._redis.xgroup_delconsumer(STREAM, GROUP, name)
+        return len(idle)
 
 
 def _only(reply: Any) -> Any:

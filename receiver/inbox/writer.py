@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import redis
 import redis.asyncio
@@ -57,14 +57,6 @@ class Appended(NamedTuple):
 
     depth: int
     woken: bool
-
-
-class Signing(Protocol):
-    """A source of the config, as far as the inbox needs it."""
-
-    @property
-    def signing_secrets(self) -> tuple[str, ...]:
-        """All secrets that it signs with."""
 
 
 class InboxWriter:
@@ -148,11 +140,11 @@ def _short(error: BaseException) -> str:
 
 
 async def append_each(
-    redis_url: str, sources: Mapping[str, Signing], events: Iterable[Event], taken: Callable[[int], None]
+    redis_url: str, sources: Mapping[str, Any], events: Iterable[Event], taken: Callable[[int], None]
 ) -> None:
     """Append events one by one, for a command that puts back what was kept elsewhere. The clock wakes the dispatcher.
 
-    `sources`: those that sign entries, by name. `taken`: called with the number of each, from 0, once it is there.
+    `sources`: those of the config, for their secrets. `taken`: called with the number of each, from 0, once it is there.
     Raises InboxUnavailable.
     """
     keys = EntryKeys({name: source.signing_secrets for name, source in sources.items()})

@@ -103,10 +103,9 @@ class GroupCommit:
         self._log_lines = TokenBucket(rate=0.2, burst=5)
         # Of the Redis in use; None before one was reached.
         self.durability: Durability | None = None
-        # Why Redis is not used now, or "".
+        # Why Redis is not used now, or ""; and the event of the log that reported it.
         self.trouble = ""
-        # What is wrong with the inbox's key, and what a person must do, or "".
-        self.spoilt = ""
+        self._reported = ""
 
     async def start(self) -> None:
         """Open the spool, and try Redis once. Raises NotStarted when the spool can't be used."""
@@ -125,6 +124,11 @@ class GroupCommit:
         return future
 
     @property
+    def spoilt(self) -> str:
+        """What is wrong with the inbox's key, and what a person must do, or ""."""
+        return self.trouble if self.trouble == SPOILT else ""
+
+    @property
     def store(self) -> str:
         """Where events go now: "redis" or "spool"."""
         return "redis" if self._redis_up and not self._over else "spool"
@@ -138,7 +142,7 @@ class GroupCommit:
                 if await self._examine():
                     return "redis"
             except Exception as error:  # noqa: BLE001 - whatever it was, the spool is there
-                self._trip(error_location(error))
+                self._away("redis_away", error_location(error))
         try:
             await self._on_disk(self._spool.check)
         except (SpoolFull, OSError) as error:
@@ -146,25 +150,14 @@ class GroupCommit:
         return "spool"
 
     async def close(self) -> None:
-        """Finish the commits under way, then close everything."""
+        """Finish the commits under way, then close everything. A spool whose disk hangs stays open."""
         self._closing = True
         self._arrived.set()
         await asyncio.wait([task for name, task in self._tasks.items() if name in _FINISH], timeout=CLOSE_TIMEOUT)
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        left, size = self._spool.events, self._spool.bytes
-        await self._close_spool()
-        if left:
-            log.warning(
-                "ingest.stopped_with_spool events=%d bytes=%d directory=%s: acked, and on this disk alone; a receiver "
-                "that starts on this data directory sends them to Redis, and so does `runhook spool send`",
-                *(left, size, self._spool.directory),
-            )
-        await self._writer.close()
-
-    async def _close_spool(self) -> None:
-        """Close the spool, unless its disk hangs: then it is open until the process ends."""
+        left, size, directory = self._spool.events, self._spool.bytes, self._spool.directory
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._on_disk(self._spool.close)
@@ -172,9 +165,16 @@ class GroupCommit:
             log.error(
                 "ingest.disk_hangs directory=%s: the receiver stops without closing its spool; the next one on this "
                 "data directory takes in what is there",
-                self._spool.directory,
+                directory,
             )
         self._disk.shutdown(wait=False)
+        if left:
+            log.warning(
+                "ingest.stopped_with_spool events=%d bytes=%d directory=%s: acked, and on this disk alone; a receiver "
+                "that starts on this data directory sends them to Redis, and so does `runhook spool send`",
+                *(left, size, directory),
+            )
+        await self._writer.close()
 
     # --- commits ---------------------------------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class GroupCommit:
                 await self._append(events)
             except InboxUnavailable as error:
                 self._refusals += error.refused
-                self._trip(str(error))
+                self._trip(error)
             else:
                 self._refusals = 0
                 self._metrics.commit("redis", len(events), time.perf_counter() - started)
@@ -256,7 +256,7 @@ class GroupCommit:
         if over != self._over:
             self._over = over
             if over:
-                log.warning("ingest.inbox_full events=%d bytes=%d: %s", events, size, self._elsewhere())
+                log.warning("ingest.inbox_full events=%d bytes=%d: %s", events, size, self._elsewhere)
             else:
                 log.warning("ingest.inbox_has_room events=%d bytes=%d", events, size)
 
@@ -267,17 +267,23 @@ class GroupCommit:
 
     # --- Redis: away and back --------------------------------------------------------------------------------------
 
-    def _trip(self, reason: str) -> None:
-        if self._redis_up:
-            what = "inbox_spoilt" if reason == SPOILT else "redis_away"
-            log.error("ingest.%s reason=%s: %s", what, reason, self._elsewhere())
-        self._away(reason)
-
+    @property
     def _elsewhere(self) -> str:
-        """Say where events go that Redis does not get."""
+        """What happens to events that Redis does not get."""
         if self._disk_low:
-            return "the answer is 503, for free disk space is under spool.reserve_bytes"
+            return "the response is 503, for free disk space is under spool.reserve_bytes"
         return "events go to the spool"
+
+    def _trip(self, error: InboxUnavailable) -> None:
+        self._away("inbox_spoilt" if str(error) == SPOILT else "redis_away", str(error))
+
+    def _away(self, what: str, reason: str) -> None:
+        """Stop using Redis, and probe it until it can be used again. `what`: the event of the log, written once."""
+        if what != self._reported:
+            log.error("ingest.%s reason=%s: %s", what, reason, self._elsewhere)
+        self._redis_up = self._metrics.redis_up = False
+        self.trouble, self._reported = reason, what
+        self._begin("probe", self._probe)
 
     async def _probe(self) -> None:
         if self._refusals:  # it seems to be well, and refuses commits: what goes to it goes to the spool after all
@@ -290,53 +296,35 @@ class GroupCommit:
     async def _examine(self) -> bool:
         """Make a write in Redis and examine its durability. False when Redis can't or must not be used."""
         async with self._examining:  # two at once would reset each other's connections
-            return await self._examine_alone()
-
-    async def _examine_alone(self) -> bool:
-        try:
-            async with asyncio.timeout(1.0 if self._redis_up else 2.0):  # to connect takes many round trips
-                if not self._redis_up:
-                    await self._writer.disconnect()
-                self._writer.connected_anew = False
-                found = await durability.examine(self._writer.client, self._limits.max_body)
-                spoilt = await self._writer.spoilt()
-        except (redis.RedisError, OSError, TimeoutError) as error:
-            reason = str(error)[:200] or type(error).__name__
-        else:
-            if spoilt:
-                if spoilt != self.trouble:
-                    log.error("ingest.inbox_spoilt reason=%s: %s", spoilt, self._elsewhere())
-                self._away(spoilt)
+            try:
+                async with asyncio.timeout(1.0 if self._redis_up else 2.0):  # to connect takes many round trips
+                    if not self._redis_up:
+                        await self._writer.disconnect()
+                    self._writer.connected_anew = False
+                    found = await durability.examine(self._writer.client, self._limits.max_body)
+                    spoilt = await self._writer.spoilt()
+            except (redis.RedisError, OSError, TimeoutError) as error:
+                self._away("redis_away", str(error)[:200] or type(error).__name__)
                 return False
-            if found.strong or self._limits.accept_weaker:
-                self._writer.connected_anew = False
-                self._recovered(found)
-                return True
-            reason = durability.explain(self._redis_url, found)
-            if found != self.durability or not self.trouble:
-                log.error("ingest.redis_unusable reason=%s: %s", reason, self._elsewhere())
+            if spoilt:
+                self._away("inbox_spoilt", spoilt)
+                return False
+            usable = found.strong or self._limits.accept_weaker
+            if not usable:
+                self._away("redis_unusable", durability.explain(self._redis_url, found))
+            elif not found.strong and found != self.durability:
+                log.warning("ingest.weaker_durability accepted: %s", found)
             self.durability = found
-            self._away(reason)
-            return False
-        if not self.trouble:
-            log.error("ingest.redis_away reason=%s: %s", reason, self._elsewhere())
-        self._away(reason)
-        return False
+            if usable:
+                self._recovered()
+            return usable
 
-    def _away(self, reason: str) -> None:
-        self._redis_up = self._metrics.redis_up = False
-        self.trouble = reason
-        self.spoilt = SPOILT if reason == SPOILT else ""
-        self._begin("probe", self._probe)
-
-    def _recovered(self, found: Durability) -> None:
-        if not self._redis_up and self.trouble:
+    def _recovered(self) -> None:
+        self._writer.connected_anew = False
+        if self.trouble:
             log.warning("ingest.redis_back: events go to Redis")
-        if not found.strong and found != self.durability:
-            log.warning("ingest.weaker_durability accepted: %s", found)
-        self.durability = found
         self._redis_up = self._metrics.redis_up = True
-        self.trouble = self.spoilt = ""
+        self.trouble = self._reported = ""
         self._drain_if_any()
 
     # --- the background --------------------------------------------------------------------------------------------
@@ -350,7 +338,7 @@ class GroupCommit:
                 if self._log_lines.take(1, time.monotonic()):
                     log.warning("ingest.drain_paused reason=%s", error)
                 if not error.refused:
-                    self._trip(str(error))
+                    self._trip(error)
                 await asyncio.sleep(1.0)
             except OSError as error:
                 log.error("ingest.drain_paused reason=%s", spool_trouble(error))
@@ -388,7 +376,7 @@ class GroupCommit:
                         examined = now
                         await self._examine()
             except InboxUnavailable as error:
-                self._trip(str(error))
+                self._trip(error)
             except OSError as error:
                 log.error("ingest.watch reason=%s", spool_trouble(error))
             self._metrics.spool_events, self._metrics.spool_bytes = self._spool.events, self._spool.bytes
