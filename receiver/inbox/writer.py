@@ -144,7 +144,7 @@ async def append_each(
 ) -> None:
     """Append events one by one, for a command that puts back what was kept elsewhere. The clock wakes the dispatcher.
 
-    `sources`: those of the config, for their secrets. `taken`: called with the number of each, from 0, once it is there.
+    `sources`: those of the config, for their secrets. `taken`: called with the number of each, from 0, when it is in.
     Raises InboxUnavailable.
     """
     keys = EntryKeys({name: source.signing_secrets for name, source in sources.items()})
