@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from pydantic import Field
 
 from handlers.support.url import without_query
-from receiver.api import audit as audited
-from receiver.api import cursor
+from receiver.api.audit import audited
 from receiver.api.call_pool import place_in
 from receiver.api.endpoint import call
+from receiver.api.listing import paged
 from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.domain.agent_url import Where, hooks_of, shown, where
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.errors import Conflict, Invalid
-from receiver.ledger import account, watches
+from receiver.ledger import Connection, account, watches
 
 if TYPE_CHECKING:
     from receiver.reconcile.source import PolledSource
@@ -28,16 +28,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# What the audit calls these actions.
+CONNECT: Final = "agent.connect"
+DISCONNECT: Final = "agent.disconnect"
+# Agents that one process changes at once: each takes four calls of Skyvern's API.
+_CHANGES: Final = threading.BoundedSemaphore(2)
+
 
 class WatchRow(Result):
-    """One source: whether its account's runs are watched, and how far that came."""
+    """One source: whether its account's runs are watched, and the last walk."""
 
     source: str
-    api_key: bool = Field(description="Whether the config has a key for its API; nothing is asked without one.")
-    watched: bool = Field(description="Whether its list of runs is walked: sources.<name>.watch.")
+    api_key: bool = Field(description="Whether the config has a key for its API, which all requests need.")
+    watched: bool = Field(description="Whether Runhook walks its list of runs: sources.<name>.watch.")
     walked_at: Moment | None = Field(description="When a walk was last complete.")
     due_at: Moment | None = Field(description="When the next walk is due.")
-    gap_at: Moment | None = Field(description="When Skyvern's list last ended before what was known was reached.")
+    gap_at: Moment | None = Field(description="When Skyvern's list last ended before the previous walk's newest run.")
     trouble: str = Field(description="Why the last walk was not complete.")
     missed: int = Field(description="Schedules that did not start their last run.")
 
@@ -49,18 +55,18 @@ class WatchesResult(Result):
 
 
 class ScheduleRow(Result):
-    """A schedule at Skyvern, as the clock saw it last; those of watched sources are looked at."""
+    """A schedule at Skyvern, as the clock saw it last. Only watched sources have them."""
 
     source: str
     schedule_id: str
     agent_id: str
-    next_run: Moment | None = Field(description="When it is to start a run next.")
-    missed: Moment | None = Field(description="The last time at which it was to start a run and did not.")
+    next_run: Moment | None = Field(description="When it starts the next run.")
+    missed: Moment | None = Field(description="The last time at which it did not start a run that was due.")
     checked_at: Moment
 
 
 class AgentRow(Result):
-    """An agent at Skyvern, as the clock saw it last; those of watched sources are looked at."""
+    """An agent at Skyvern, as the clock saw it last. Only watched sources have them."""
 
     source: str
     agent_id: str
@@ -81,37 +87,36 @@ class ConnectedAgentRow(Result):
 
 
 def list_watches(service: Service, _actor: Actor, wanted: Scoped) -> WatchesResult:
-    """Tell of each source whether the runs of its account are watched, and how far that came."""
+    """List the sources: whether the runs of their accounts are watched, and the last walk of each."""
     walks = service.ledger.read(lambda it: {each.source: each for each in watches.every(it)})
     missed = service.ledger.read(account.count_missed)
+    never = watches.Watch("", None, 0.0, None, None, "")
     rows = []
     for name, source in service.config.sources.items():
-        if wanted.source in ("", name):
-            walk = walks.get(name)
-            rows.append(
-                WatchRow(
-                    source=name,
-                    api_key=source.api(service.settings.skyvern_base_url) is not None,
-                    watched=source.watch,
-                    walked_at=walk and walk.walked_at,
-                    due_at=(walk and walk.due_at) or None,
-                    gap_at=walk and walk.gap_at,
-                    trouble=walk.trouble if walk else "",
-                    missed=missed.get(name, 0),
-                )
-            )
+        walk = walks.get(name, never)
+        row = WatchRow(
+            source=name,
+            api_key=source.api(service.settings.skyvern_base_url) is not None,
+            watched=source.watch,
+            walked_at=walk.walked_at,
+            due_at=walk.due_at or None,
+            gap_at=walk.gap_at,
+            trouble=walk.trouble,
+            missed=missed.get(name, 0),
+        )
+        rows += [row] if wanted.source in ("", name) else []
     return WatchesResult(items=rows)
 
 
 def list_schedules(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ScheduleRow]:
     """List the schedules of watched sources, with those that did not start their last run."""
-    found, rest = _page(service, "schedules", wanted, account.page_of_schedules, attrgetter("source", "schedule_id"))
-    return Page(items=[ScheduleRow.model_validate(each, from_attributes=True) for each in found], next=rest)
+    found, following = _page(service, "schedules", wanted, account.page_of_schedules, "schedule_id")
+    return Page(items=[ScheduleRow.model_validate(each, from_attributes=True) for each in found], next=following)
 
 
 def list_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[AgentRow]:
     """List the agents of watched sources, with where the results of their runs go."""
-    found, rest = _page(service, "agents", wanted, account.page_of_agents, _BY_AGENT)
+    found, following = _page(service, "agents", wanted, account.page_of_agents)
     rows = [
         AgentRow(
             source=each.source,
@@ -123,12 +128,12 @@ def list_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page
         )
         for each in found
     ]
-    return Page(items=rows, next=rest)
+    return Page(items=rows, next=following)
 
 
 def list_connected_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ConnectedAgentRow]:
     """List the agents whose results `runhook connect` sends here, and where they went before."""
-    found, rest = _page(service, "connected", wanted, account.page_of_changes, _BY_AGENT)
+    found, following = _page(service, "connected", wanted, account.page_of_changes)
     rows = [
         ConnectedAgentRow(
             source=each.source,
@@ -139,40 +144,22 @@ def list_connected_agents(service: Service, _actor: Actor, wanted: PageParameter
         )
         for each in found
     ]
-    return Page(items=rows, next=rest)
-
-
-_BY_AGENT: Final = attrgetter("source", "agent_id")
+    return Page(items=rows, next=following)
 
 
 def _page(
-    service: Service,
-    name: str,
-    wanted: PageParameters,
-    read: Callable[..., list[T]],
-    position: Callable[[T], tuple[str, str]],
-) -> tuple[list[T], str | None]:
-    """Return the page of `read` that is wanted, and its `next`. `name`: of the list, in cursors."""
-    after = cursor.decode(name, wanted.after, (str, str))
-    found = service.ledger.read(lambda it: read(it, wanted.limit, source=wanted.source, after=after))
-    return found, cursor.encode(name, position(found[-1]) if len(found) == wanted.limit else None)
+    service: Service, name: str, wanted: PageParameters, read: Callable[..., list[T]], identifier: str = "agent_id"
+) -> tuple[Sequence[T], str | None]:
+    """Return a page of a list by source and `identifier`, and its `next`."""
 
+    def page(connection: Connection, after: tuple[str, str] | None, limit: int) -> list[T]:
+        return read(connection, limit, source=wanted.source, after=after)
 
-LIST_WATCHES: Final = call("GET", "/watches", VIEW, list_watches)
-LIST_SCHEDULES: Final = call("GET", "/schedules", VIEW, list_schedules)
-LIST_AGENTS: Final = call("GET", "/agents", VIEW, list_agents)
-LIST_CONNECTED_AGENTS: Final = call("GET", "/agents/connected", VIEW, list_connected_agents)
-
-
-# What the audit calls it.
-CONNECT: Final = "agent.connect"
-DISCONNECT: Final = "agent.disconnect"
-# Agents that one process changes at once: each takes four calls of Skyvern's API.
-_CHANGES: Final = threading.BoundedSemaphore(2)
+    return paged(service, name, wanted, page, attrgetter("source", identifier), (str, str))
 
 
 class AgentParameters(Scoped):
-    """Which agent. `source`: may be left out where there is one only."""
+    """Which agent. `source`: optional if the config has one source."""
 
     agent_id: str = Field(max_length=200, pattern=r"^[A-Za-z0-9_-]+$", description="Its permanent id: wpid_…")
 
@@ -186,7 +173,7 @@ class ConnectResult(Result):
 
 
 def connect_agent(service: Service, actor: Actor, wanted: AgentParameters) -> ConnectResult:
-    """Have an agent's results sent here, by a new version of it at Skyvern; where they went before is remembered."""
+    """Send an agent's results here, by a new version of it at Skyvern. Runhook remembers where they went before."""
     from receiver.reconcile import connect as connecting
 
     name = _source_of(service, wanted)
@@ -200,7 +187,7 @@ def connect_agent(service: Service, actor: Actor, wanted: AgentParameters) -> Co
 
 
 def disconnect_agent(service: Service, actor: Actor, wanted: AgentParameters) -> ConnectResult:
-    """Put back where an agent's results went before it was connected, unless somebody has changed that since."""
+    """Put back where an agent's results went before it was connected, unless it was changed at Skyvern since then."""
     from receiver.reconcile import connect as connecting
 
     name = _source_of(service, wanted)
@@ -213,11 +200,11 @@ def disconnect_agent(service: Service, actor: Actor, wanted: AgentParameters) ->
 
 
 def _source_of(service: Service, wanted: AgentParameters) -> str:
-    """Return the name of the source whose agent is meant. Raises Invalid."""
+    """Return the name of the agent's source. Raises Invalid."""
     sources = service.config.sources
     name = wanted.source or (next(iter(sources)) if len(sources) == 1 else "")
     if name not in sources:
-        raise Invalid(f"source {name}: there is none" if name else f"source: one of {', '.join(sources)} is wanted")
+        raise Invalid(f"source: {name or 'missing'}: must be one of {', '.join(sources)}")
     if sources[name].api(service.settings.skyvern_base_url) is None:
         raise Invalid(f"source {name}: it has no api_key, so nothing of its account can be changed")
     return name
@@ -225,20 +212,20 @@ def _source_of(service: Service, wanted: AgentParameters) -> str:
 
 @contextmanager
 def _change(service: Service, actor: Actor, action: str, agent_id: str, name: str) -> Iterator[PolledSource]:
-    """Lend the API of a source for a change that is told to the audit. Raises Busy, and Conflict for what fails."""
+    """Lend the API of a source for a change, with its line in the audit. Raises Busy, and Conflict for what fails."""
     from receiver.reconcile.connect import NotChanged
     from receiver.reconcile.poller import build
 
     with (
         place_in(_CHANGES, "other agents are being changed"),
-        audited.audited(service.ledger, actor, action, {"agent": agent_id}, source=name) as told,
+        audited(service.ledger, actor, action, {"agent": agent_id}, source=name) as done,
         closing(build(service.settings, service.config)) as reconciler,
     ):
         try:
             yield next(each for each in reconciler.sources if each.name == name)
         except NotChanged as error:
             raise Conflict(f"agent {agent_id}: {error}") from None
-        told.count = 1
+        done.count = 1
 
 
 def _recorded(service: Service, source: str, agent_id: str, url: str | None) -> ConnectResult:
@@ -247,5 +234,9 @@ def _recorded(service: Service, source: str, agent_id: str, url: str | None) -> 
     return ConnectResult(source=source, agent_id=agent_id, url=now)
 
 
+LIST_WATCHES: Final = call("GET", "/watches", VIEW, list_watches)
+LIST_SCHEDULES: Final = call("GET", "/schedules", VIEW, list_schedules)
+LIST_AGENTS: Final = call("GET", "/agents", VIEW, list_agents)
+LIST_CONNECTED_AGENTS: Final = call("GET", "/agents/connected", VIEW, list_connected_agents)
 CONNECT_AGENT: Final = call("POST", "/agents/{agent_id}/connect", OPERATE, connect_agent)
 DISCONNECT_AGENT: Final = call("POST", "/agents/{agent_id}/disconnect", OPERATE, disconnect_agent)

@@ -1,6 +1,6 @@
-"""The bytes of a run's file, from where a sink has stored it, or from Skyvern where that is asked for.
+"""The bytes of a run's file, from a sink that stored it, or on request from Skyvern.
 
-The ledger says where that is, and only what it names of the run is opened: no path comes from a caller.
+The ledger names the place; a caller never gives a path.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field
 from handlers import registry
 from handlers.contract import ReadableFile, Sink, SinkError
 from handlers.mirror.names import DEFAULT, content_type
-from receiver.api.artifacts import ArtifactRow, StoredCopy, files_of
+from receiver.api.artifacts import ArtifactRow, files_of
 from receiver.api.endpoint import call
 from receiver.api.models import Result, Scoped
 from receiver.api.runs import one_run
@@ -28,11 +28,11 @@ from receiver.domain.api_key import VIEW
 from receiver.domain.redaction import Redactor
 from receiver.errors import Busy, NotFound
 from receiver.ledger import Connection
-from receiver.ledger.lists.bodies import EventBody, read_body
+from receiver.ledger.lists.bodies import read_body
 
-# What a browser shows in place. All else is downloaded, for it could run code, or be taken for a page of ours.
+# What a browser shows in place. It downloads other types, which could run code or imitate a page of Runhook.
 _SHOWN: Final = ("video/", "audio/", "image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
-# Text of any kind is shown as plain text.
+# Types that are shown as plain text.
 _TEXT: Final = ("text/plain", "text/csv", "text/tab-separated-values", "text/markdown", "application/json")
 _PLAIN: Final = "text/plain; charset=utf-8"
 
@@ -41,18 +41,18 @@ class ContentParameters(Scoped):
     """Which file of which run. `source`: needed only when two sources have the same run."""
 
     run_id: str = Field(max_length=200, description="The run's id.")
-    name: str = Field(max_length=1000, description="The file's name, as the list of artifacts has it.")
-    sink: str = Field("", max_length=200, description="From which sink; by default the one that has stored it last.")
+    name: str = Field(max_length=1000, description="The file's name, as in the list of artifacts.")
+    sink: str = Field("", max_length=200, description="From which sink; by default the one that stored it last.")
     skyvern: bool = Field(False, description="Fetch its bytes from Skyvern when no sink has stored it.")
 
 
 class ContentFacts(Result):
-    """A file that a sink has stored. `sink`, `key`: "" for one that was fetched from Skyvern."""
+    """A stored file. `sink`, `key`: "" for one that was fetched from Skyvern."""
 
     source: str
     run_id: str
     name: str
-    size: int = Field(description="Bytes, as they are stored.")
+    size: int = Field(description="Bytes, as stored.")
     content_type: str = Field(description="application/octet-stream for all that a browser should not show in place.")
     sink: str
     key: str = Field(description="The path or object key.")
@@ -60,22 +60,22 @@ class ContentFacts(Result):
 
 @dataclass(frozen=True, slots=True)
 class ArtifactContent:
-    """A file to read: `file` gives any part of it. `etag`: a strong one, of exactly these bytes."""
+    """A file to read. `etag`: a strong one, of exactly these bytes."""
 
     facts: ContentFacts
     file: ReadableFile
     etag: str
 
     def chunks(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from `start` up to `end`. Raises Busy when the store does not give them."""
+        """Yield the bytes from `start` up to `end`. Raises Busy when the store fails."""
         try:
             yield from self.file.chunks(start, end)
         except SinkError as error:
-            raise _away(self.facts.sink, error) from None
+            raise _unavailable(self.facts.sink, error) from None
 
 
 class ArtifactFiles:
-    """Opens files of runs, by the sinks that keep them. Sinks are made at first use, and kept. Threads may share it."""
+    """Opens files of runs in the sinks that stored them. A sink is built at first use. Threads may share it."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -84,19 +84,20 @@ class ArtifactFiles:
         self._lock = threading.Lock()
 
     def find(self, actor: Actor, wanted: ContentParameters) -> ArtifactContent:
-        """Return the file. Raises Forbidden, NotFound, Conflict, and Busy when the sink's store or Skyvern is away."""
+        """Return the file. Raises Forbidden, NotFound, and Busy when the sink's store or Skyvern is unavailable."""
         found = self.at_hand(actor, wanted)
         return found if isinstance(found, ArtifactContent) else self.fetched(found)
 
     def at_hand(self, actor: Actor, wanted: ContentParameters) -> ArtifactContent | ArtifactRow:
-        """Return the file; what is known of it when it must be fetched from Skyvern first. Raises as `find`."""
+        """Return the file, or its row when it must be fetched from Skyvern first. Raises as `find`."""
         wanted = GET_CONTENT.allowed(actor, wanted)
         row = _named(self._service, wanted)
         trouble: SinkError | None = None
         for copy in row.stored:
             if copy.key and wanted.sink in ("", copy.sink):
                 try:
-                    file = self._find(copy)
+                    sink = self._sink(copy.sink)
+                    file = sink.find_file(copy.key) if sink else None
                 except SinkError as error:
                     trouble = trouble or error
                     continue
@@ -106,24 +107,17 @@ class ArtifactFiles:
             kept = self._skyvern.kept(row.event_id, row.name)
             return row if kept is None else _content(row, kept)
         if trouble is not None:
-            raise _away(wanted.sink or "the store", trouble)
+            raise _unavailable(wanted.sink or "the store", trouble)
         where = f"the sink {wanted.sink} does not have it" if wanted.sink else "no sink has it where it was stored"
         raise NotFound(f"file {wanted.name} of run {row.run_id}: {where}")
 
     def fetched(self, row: ArtifactRow) -> ArtifactContent:
-        """Return a file that `at_hand` does not have, which may take minutes. Raises NotFound and Busy."""
-        return _content(row, self._skyvern.find(self._event(row.event_id), row.name))
-
-    def _event(self, event_id: str) -> EventBody:
+        """Fetch a file from Skyvern, which may take minutes. Raises NotFound and Busy."""
         redactor = Redactor(self._service.config.redact)
-        event = self._service.ledger.read(lambda it: read_body(it, event_id, redactor))
+        event = self._service.ledger.read(lambda it: read_body(it, row.event_id, redactor))
         if event is None:
-            raise NotFound(f"event {event_id}: there is none any more")
-        return event
-
-    def _find(self, copy: StoredCopy) -> ReadableFile | None:
-        sink = self._sink(copy.sink)
-        return None if sink is None else sink.find_file(copy.key)
+            raise NotFound(f"event {row.event_id}: it no longer exists")
+        return _content(row, self._skyvern.fetch(event, row.name))
 
     def _sink(self, name: str) -> Sink[Any] | None:
         config = self._service.config
@@ -144,7 +138,7 @@ class ArtifactFiles:
 def get_artifact_content(service: Service, actor: Actor, wanted: ContentParameters) -> ContentFacts:
     """Return the bytes of a file that a sink has stored, or any range of them; with `skyvern` also of another.
 
-    With `Accept: application/json` it tells what a sink has instead.
+    With `Accept: application/json` it returns the facts of a stored file instead.
     """
     with closing(ArtifactFiles(service)) as files:
         return files.find(actor, wanted.model_copy(update={"skyvern": False})).facts
@@ -153,8 +147,7 @@ def get_artifact_content(service: Service, actor: Actor, wanted: ContentParamete
 def _named(service: Service, wanted: ContentParameters) -> ArtifactRow:
     def read(connection: Connection) -> ArtifactRow:
         run = one_run(connection, wanted.source, wanted.run_id)
-        files = files_of(connection, run, Redactor(service.config.redact))
-        for each in files:
+        for each in files_of(connection, run, Redactor(service.config.redact)):
             if each["name"] == wanted.name:
                 return ArtifactRow.model_validate(each)
         raise NotFound(f"run {wanted.run_id} has no file {wanted.name}")
@@ -182,7 +175,7 @@ def shown_type(name: str) -> str:
     return _PLAIN if kind.startswith(_TEXT) else kind if kind.startswith(_SHOWN) else DEFAULT
 
 
-def _away(where: str, error: SinkError) -> Busy:
+def _unavailable(where: str, error: SinkError) -> Busy:
     return Busy(f"{where}: {error}", retry_after=5)
 
 

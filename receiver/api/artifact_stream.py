@@ -1,10 +1,11 @@
-"""Files of runs over HTTP: whole or in ranges, read in threads piece by piece, and never all in memory.
+"""Files of runs over HTTP: complete or in ranges, read in threads, chunk by chunk.
 
-Nothing of a file is ever a page of ours: a browser gets types that run nothing, and a policy that lets nothing run.
+A file never runs as a page of Runhook: a browser gets harmless types, and a policy that forbids scripts.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -23,14 +24,14 @@ from receiver.api.service import Actor, Service
 from receiver.errors import Busy
 from receiver.skyvern import BrokenOff
 from receiver.submit.connection import StreamedResponse
-from receiver.submit.long_poll import TooManyWaiters, WaiterLimit
+from receiver.submit.long_poll import SingleFlight, TooManyWaiters, WaiterLimit
 
-# Files that are read at once, and the part of them that one caller may have of what others leave.
+# Files that are read at once, and the share of the free places that one caller may take.
 MAX_STREAMS: Final = 64
 CALLER_SHARE: Final = 0.5
-# Files that are fetched at once from the Skyvern of one source: some may take minutes, which wait for bytes alone.
+# Files that are fetched at once from the Skyvern of one source. One may take minutes.
 FETCHES: Final = 24
-# The same from the API and from the console: what is opened by itself is in a sandbox, without an origin.
+# For the API and the console: a file that is opened in a tab of its own is in a sandbox, without an origin.
 SECURITY: Final = {
     "content-security-policy": "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline';"
     " frame-ancestors 'none'; sandbox",
@@ -47,8 +48,9 @@ class ArtifactStreams:
     def __init__(self, service: Service) -> None:
         self._files = ArtifactFiles(service)
         self._pool = CallPool("artifacts")
-        # Of each source: a Skyvern that hangs holds up no file that is stored, nor those of another source.
+        # By source: a Skyvern that hangs delays neither stored files nor those of another source.
         self._fetching: dict[str, CallPool] = {}
+        self._fetches: SingleFlight[tuple[str, str], ArtifactContent] = SingleFlight()
         self._places = WaiterLimit(MAX_STREAMS, CALLER_SHARE)
 
     @staticmethod
@@ -62,7 +64,9 @@ class ArtifactStreams:
         if isinstance(content, ArtifactRow):
             row = content
             pool = self._fetching.setdefault(row.source, CallPool(f"skyvern-files-{row.source}", FETCHES))
-            content = await pool.run(lambda: self._files.fetched(row))
+            content = await self._fetches.run(
+                (row.event_id, row.name), functools.partial(pool.run, functools.partial(self._files.fetched, row))
+            )
         headers = _headers(content)
         if is_known(",".join(request.headers.getlist("if-none-match")), content.etag):
             return Response(status_code=304, headers=headers)
@@ -83,10 +87,10 @@ class ArtifactStreams:
     async def _opened(
         self, actor: Actor, content: ArtifactContent, start: int, end: int
     ) -> AsyncGenerator[bytes, None]:
-        """Return the bytes, of which the first are there: a store that is away is told as such."""
+        """Return the bytes, of which the first are read: an unavailable store gets its own response."""
         try:
             with self._places.place(f"{actor.kind} {actor.name} {actor.key_id}"):
-                pass  # it is held from the first bytes on
+                pass  # taken when the first bytes are sent
         except TooManyWaiters:
             raise Busy("too many files are being read", retry_after=5) from None
         chunks = content.chunks(start, end)
@@ -100,9 +104,9 @@ class ArtifactStreams:
                         yield chunk
                         chunk = await self._pool.run(lambda: next(chunks, b""))
             except (Busy, TooManyWaiters):
-                raise BrokenOff from None  # what has come must not look whole
+                raise BrokenOff from None  # what was sent must not look complete
             finally:
-                with suppress(ValueError):  # a thread still waits for the store, and ends it
+                with suppress(ValueError):  # a thread still reads, and closes it
                     chunks.close()  # type: ignore[attr-defined]
 
         return rest()
@@ -116,7 +120,7 @@ class ArtifactStreams:
 
 
 def _headers(content: ArtifactContent) -> dict[str, str]:
-    """Return what is said of a file, whichever part of it is wanted."""
+    """Return the headers of a file, whichever part of it is requested."""
     facts = content.facts
     how = "attachment" if facts.content_type == DEFAULT else "inline"
     headers = {
@@ -131,10 +135,9 @@ def _headers(content: ArtifactContent) -> dict[str, str]:
 
 
 def range_of(header: str, if_range: str, etag: str, size: int) -> tuple[int, int] | None:
-    """Return from where up to where a file of `size` bytes is wanted; all of it without a range, for several at once,
-    for what is no range, and when `if_range` names another version.
+    """Return the first and the last position + 1 of the requested range of a file of `size` bytes; None if it is empty.
 
-    None for one that no byte is in.
+    The complete file without a valid single range, and when `if_range` names another version.
     """
     found = _RANGE.fullmatch(header)
     if found is None or found[0].endswith("=-") or (if_range and if_range.strip() != etag):

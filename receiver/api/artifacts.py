@@ -1,13 +1,13 @@
 """The files of runs, as the newest event of each names them, and where sinks have stored them.
 
-No URL is shown with its query: the signature is there.
+URLs are shown without their query, which has the signature.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pydantic import Field
 
@@ -30,7 +30,7 @@ from receiver.ledger.lists.paging import Page as Found
 
 # Bytes of bodies after which a page ends.
 MOST_BYTES: Final = 8 << 20
-# Receipts of one run that are read, the newest first.
+# Maximum receipts of one run that are read, the newest first.
 _RECEIPTS: Final = 50
 # Behind the last file of a run.
 _ALL: Final = 1 << 31
@@ -43,7 +43,7 @@ class StoredCopy(Result):
 
     sink: str
     delivery_id: str
-    key: str = Field(description="The path or object key; empty when the receipt does not tell it.")
+    key: str = Field(description="The path or object key; empty when the receipt does not name it.")
     url: str
     stored_at: Moment
 
@@ -78,15 +78,13 @@ def list_artifacts(service: Service, actor: Actor, wanted: ArtifactsParameters) 
 
 
 def files_of_runs(connection: Connection, wanted: Filter, after: Key | None, limit: int, redactor: Redactor) -> Found:
-    """Return a page of the files of the runs that are wanted: the run that changed last first, the files of each in the
-    order of its body.
+    """Return a page of the files of matching runs: the run that changed last first, its files in the order of its body.
 
-    Each has `stored`: for each sink that reported the file, where it is. The filter is that of runs, words included.
-    `redactor`: what is masked in a body is not shown here.
+    `stored` of each: where the sinks put it. `redactor`: what it masks in a body is not shown.
     """
     rows: list[Row] = []
     place = None if after is None else after[:-1]
-    # An invented place shows nothing of another source.
+    # A made-up cursor shows nothing of another source.
     if after is not None and after[-1] < _ALL and wanted.source in ("", after[2]):
         _, run_id, source = after[:-1]
         for begun in runs.page(connection, Filter(source=source, run_id=run_id), None, 1)[0]:
@@ -121,61 +119,54 @@ def _files(connection: Connection, run: Mapping[str, Any], redactor: Redactor) -
     files = artifacts_of(body.run)
     found = receipts_of(connection, run["source"], run["run_id"], _RECEIPTS) if files else []
     receipts = [(each, _by_name(each["receipt"]["keys"])) for each in found]
-    return [_file(run, each, receipts) for each in files], len(body.raw)
+    rows = [
+        {
+            "source": run["source"],
+            "run_id": run["run_id"],
+            "event_id": run["event_id"],
+            "name": file.name,
+            "kind": file.kind,
+            "url": without_query(file.url),
+            "artifact_id": file.artifact_id,
+            "sha256": file.sha256,
+            "size": file.size,
+            "stored": [copy for each in receipts if (copy := _stored(file, *each)) is not None],
+        }
+        for file in files
+    ]
+    return rows, len(body.raw)
 
 
-def _file(run: Mapping[str, Any], artifact: Artifact, receipts: Sequence[tuple[Row, _Keys]]) -> Row:
-    return {
-        "source": run["source"],
-        "run_id": run["run_id"],
-        "event_id": run["event_id"],
-        "name": artifact.name,
-        "kind": artifact.kind,
-        "url": without_query(artifact.url),
-        "artifact_id": artifact.artifact_id,
-        "sha256": artifact.sha256,
-        "size": artifact.size,
-        "stored": [found for each in receipts if (found := _stored(artifact, *each)) is not None],
-    }
-
-
-def _stored(artifact: Artifact, told: Row, by_name: _Keys) -> Row | None:
-    """Return where the receipt says that the file is; None when it does not say it, or not for certain."""
-    receipt = told["receipt"]
-    url = receipt.get("urls", {}).get(artifact.name, "")
-    if not url and receipt.get("urls"):
-        return None
-    own, shared = artifact.name, artifact.kind + artifact.name[artifact.name.rfind(".") :]
-    found = (by_name.own.get(own, ()), by_name.shared.get(own, ()), by_name.shared.get(shared, ()))
-    keys = {key for each in found for key in each}
-    if not url and len(keys) != 1:
+def _stored(file: Artifact, attempt: Row, keys: _Keys) -> Row | None:
+    """Return where the file is by the receipt of an attempt; None when that is missing or ambiguous."""
+    urls = attempt["receipt"].get("urls", {})
+    url = urls.get(file.name, "")
+    shared = file.kind + file.name[file.name.rfind(".") :]
+    found = {key for which in ((file.name, False), (file.name, True), (shared, True)) for key in keys.get(which, ())}
+    if not url and (urls or len(found) != 1):
         return None
     return {
-        "sink": told["sink"],
-        "delivery_id": told["delivery_id"],
-        "key": keys.pop() if len(keys) == 1 else "",
+        "sink": attempt["sink"],
+        "delivery_id": attempt["delivery_id"],
+        "key": found.pop() if len(found) == 1 else "",
         "url": without_query(url),
-        "stored_at": told["ended_at"],
+        "stored_at": attempt["ended_at"],
     }
 
 
-class _Keys(NamedTuple):
-    """The object keys of a receipt by name: `own` as they are, `shared` without what a mirror puts into the name of a
-    file that several events share. A body may name thousands of files, and each is looked for."""
-
-    own: Mapping[str, Sequence[str]]
-    shared: Mapping[str, Sequence[str]]
+# Object keys by file name, and whether a hash was removed from it: a mirror adds one to a file that events share.
+_Keys = Mapping[tuple[str, bool], Sequence[str]]
 
 
 def _by_name(keys: Sequence[str]) -> _Keys:
-    own: dict[str, list[str]] = {}
-    shared: dict[str, list[str]] = {}
+    """Index the keys of a receipt: a body may name thousands of files."""
+    found: dict[tuple[str, bool], list[str]] = {}
     for key in keys:
         name = key.rpartition("/")[2]
-        own.setdefault(name, []).append(key)
-        if (without := _SHARED.sub("", name)) != name:
-            shared.setdefault(without, []).append(key)
-    return _Keys(own, shared)
+        found.setdefault((name, False), []).append(key)
+        if (shared := _SHARED.sub("", name)) != name:
+            found.setdefault((shared, True), []).append(key)
+    return found
 
 
 LIST_ARTIFACTS: Final = call("GET", "/artifacts", VIEW, list_artifacts)

@@ -69,7 +69,7 @@ def _auditable(actor: Actor) -> AuditActor:
     return AuditActor(actor.kind, actor.name, actor.key_id)
 
 
-# What is done, as commands, buttons and calls name it. The ledger may have others, of another version.
+# The names of actions. The ledger may have others, of another version.
 ACTIONS: Final = (
     "replay",
     "backfill",
@@ -103,11 +103,11 @@ class ActionRow(Result):
     actor: str = Field(description="The name of the key or user.")
     key_id: str
     action: str = Field(description="replay, cancel, resubmit, sink.pause, key.create …")
-    source: str = Field(description="On whose things; empty: of all sources.")
-    selection: AskedFor = Field(description="What it was asked to take.")
-    count: int = Field(description="On how many.")
-    outcome: str = Field(description="begun, done or failed. What stays begun was cut off.")
-    detail: str = Field(description="The operation that works it off, or why it failed.")
+    source: str = Field(description="The source it was limited to; empty: all sources.")
+    selection: AskedFor = Field(description="What it selected.")
+    count: int = Field(description="The number of things it changed.")
+    outcome: str = Field(description="begun, done or failed. One that stays begun was interrupted.")
+    detail: str = Field(description="The operation that does it, or why it failed.")
     ended_at: Moment | None
 
 
@@ -121,7 +121,7 @@ class AuditParameters(PageParameters):
 
 
 def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page[ActionRow]:
-    """List who did what, the newest first."""
+    """List the actions of people, keys and Runhook, the newest first."""
     position = cursor.decode("audit", wanted.after, (int,))
 
     def read(connection: Connection) -> list[audit.AuditedAction]:

@@ -1,4 +1,4 @@
-"""The threads in which calls of the API run: few, so that no number of callers slows the receiving of webhooks."""
+"""The threads of the API's calls: few, so that they never slow the receiving of webhooks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from receiver.errors import Busy
 
 T = TypeVar("T")
 
-# Calls that run at once, and that wait for that.
+# Calls that run at once, and that may wait.
 THREADS: Final = 4
 MAX_PENDING: Final = 64
-# Seconds after which a call is answered with 503, though its thread may still run.
+# Seconds after which a call gets 503, although its thread may still run.
 LIMIT: Final = 20.0
 
 
 @contextmanager
 def place_in(places: BoundedSemaphore, why: str) -> Iterator[None]:
-    """Hold one of the places for calls that wait for others. Raises Busy, which says `why`, when there is none."""
+    """Hold one of the places for calls that wait for other servers. Raises Busy with `why` when all are taken."""
     if not places.acquire(blocking=False):
         raise Busy(why, retry_after=5)
     try:

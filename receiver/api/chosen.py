@@ -1,7 +1,7 @@
-"""What an action on many takes: ids, or all that the filter finds; counted before, and guarded by that count.
+"""The selection of an action on many: ids, or all matches of the filter, guarded by an earlier count.
 
-With `dry_run` the answer has the count, a few examples, and `until`. The same call with that `until`, and the count as
-`expect`, takes these and no others, or is refused with the new count.
+With `dry_run` the response has the count, a few examples, and `until`. The same call with that `until`, and the count
+as `expect`, takes exactly these, or fails with the new count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
-from receiver.api import audit as audited
+from receiver.api.audit import note
 from receiver.api.models import Filtered, Moment, Result
 from receiver.api.names import check_id, check_names, whole_id
 from receiver.api.operations import OperationRow
@@ -25,9 +25,12 @@ from receiver.ledger.actions import BACKFILL, Action, CountChanged, Operation, S
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.filters import FULL_ID, VISIBLE, Filter, id_trouble
 
-# Ids that one call takes, and examples that a preview shows.
+# Maximum ids of a call, and examples of a preview.
 MOST_IDS: Final = 1000
 EXAMPLES: Final = 5
+# Shared description and error of `expect`.
+EXPECT: Final = "The exact number, as dry_run has counted it: else 409 with the new number. Required without ids."
+NEEDS_COUNT: Final = "expect: give the exact number, which the same call with dry_run counts; or give ids"
 
 
 def _checked(identifier: str) -> str:
@@ -40,44 +43,46 @@ Id = Annotated[str, AfterValidator(_checked), Field(max_length=200, json_schema_
 
 
 class Chosen(Filtered):
-    """Base of what an action on many takes: ids, or all that the filter finds."""
+    """Base of the parameters of an action on many: ids, or all matches of the filter."""
 
     ids: tuple[Id, ...] = Field(
-        (), max_length=MOST_IDS, description="Only these, and those of these: deliveries (dlv_…), events (evt_…), runs."
+        (),
+        max_length=MOST_IDS,
+        description="Only deliveries (dlv_…), and those of events (evt_…) and runs.",
     )
-    dry_run: bool = Field(False, description="Change nothing: return how many there are, a few of them, and `until`.")
+    dry_run: bool = Field(False, description="Change nothing: return the count, a few examples, and `until`.")
     expect: int | None = Field(
         None,
         ge=0,
         le=2**63 - 1,
-        description="How many it must be, as dry_run has counted: else 409 with the new count. Needed without ids.",
+        description=EXPECT,
     )
 
 
 class TakenResult(Result):
-    """What an action on many takes, or with dry_run would take."""
+    """The selection of an action, or with dry_run a preview of it."""
 
     dry_run: bool
     count: int
     examples: list[dict[str, Any]] = Field(description="Of a dry run: the first few.")
-    until: Moment | None = Field(description="Give it with `expect`: nothing that came later is taken.")
-    operation: OperationRow | None = Field(description="What works it off; null for a dry run.")
+    until: Moment | None = Field(description="Give it with `expect`: later rows are then not selected.")
+    operation: OperationRow | None = Field(description="The operation that does it; null for a dry run.")
     left: dict[str, int] = Field(
-        default_factory=dict, description="Of a dry run that would take none: by state, what else matches."
+        default_factory=dict, description="Of a dry run without matches: by state, the deliveries that match otherwise."
     )
     orphaned: int = Field(0, description="Of a dry run: more that match, whose sinks are not in the config.")
 
 
 # Members of the filter whose name in the ledger's is another.
 _IN_LEDGER: Final = {"run": "run_id", "label": "labels"}
-# What else a call takes: no part of the filter.
+# Parameters that are not part of the filter.
 _NO_FILTER: Final = frozenset({"ids", "dry_run", "expect", "force", "rate", "into"})
 
 
 def selection_of(chosen: Chosen, **more: Any) -> Selection:
     """Return the ledger's selection. `more`: members of it that the call adds.
 
-    Raises Invalid for a filter that the ledger does not have: what is not narrowed by it would be taken.
+    Raises Invalid for a filter that the ledger lacks: without it, the action would select too much.
     """
     has = Filter.__dataclass_fields__
     for name, field in type(chosen).model_fields.items():
@@ -89,7 +94,7 @@ def selection_of(chosen: Chosen, **more: Any) -> Selection:
 
 
 def of_ids(ids: Sequence[str]) -> dict[str, Any]:
-    """Return the members of a selection that name what has these ids."""
+    """Return the members of a selection with these ids."""
     return {
         "delivery_ids": tuple(each for each in ids if each.startswith("dlv_")),
         "event_ids": tuple(each for each in ids if each.startswith("evt_")),
@@ -100,11 +105,11 @@ def of_ids(ids: Sequence[str]) -> dict[str, Any]:
 def take(
     service: Service, actor: Actor, chosen: Chosen, action: Action, *, name: str = "", hint: str = ""
 ) -> TakenResult:
-    """Preview or begin an action on what is chosen. `name`: what the audit calls it, by default as its kind.
+    """Preview or begin an action on a selection. `name`: in the audit, by default the action's kind.
 
-    Raises Invalid for a filter without `expect`, for an id that nothing of the actor's source has or that several begin
-    with, and of one who may see all sources for names that are not there; NotAsExpected; and NotFound, with `hint`, for
-    an id of which there is nothing to take.
+    Raises Invalid for a filter without `expect`, for ids that are unknown in the actor's source or ambiguous, and for
+    unknown names in the filter of an actor of all sources; NotAsExpected; and NotFound, with `hint`, for an id that the
+    action cannot be done on.
     """
     action = replace(action, selection=_with_whole_ids(service, action.selection))
 
@@ -112,21 +117,21 @@ def take(
         found = _preview(connection, action)
         if not actor.source:
             check_names(lambda: service.config, connection, action.selection, empty=not found.count)
-        if not found.count:
-            _require_known(connection, actor, chosen.ids)
+        for identifier in () if found.count else chosen.ids:
+            check_id(connection, "ids", identifier, actor.source)
         return found
 
     def require_each(connection: Connection) -> None:
         for identifier in chosen.ids:
             one = replace(action, selection=replace(action.selection, **of_ids([identifier])))
             if not one.count(connection):
-                _require_known(connection, actor, [identifier])
+                check_id(connection, "ids", identifier, actor.source)
                 raise NotFound(f"{identifier}: there is nothing to {action.kind} of it{hint}")
 
     if chosen.dry_run:
         return service.ledger.read(preview)
     if not chosen.ids and chosen.expect is None:
-        raise Invalid("expect: say how many it must be, as the same call with dry_run counts them; or give ids")
+        raise Invalid(NEEDS_COUNT)
     if chosen.expect is None:
         service.ledger.read(require_each)
     operation = service.ledger.write(lambda connection: begin(connection, actor, action, chosen.expect, name))
@@ -140,34 +145,26 @@ def take(
 
 
 def _with_whole_ids(service: Service, wanted: Selection) -> Selection:
-    """Return the selection with whole ids in place of cut ones, so that it takes no other that begins so and comes when
-    it is being worked off. Raises Invalid when several begin so."""
-    named = {"ids": (*wanted.delivery_ids, *wanted.event_ids), "event_id": tuple(filter(None, [wanted.event_id]))}
-    cut = {name: [each for each in ids if len(each) < FULL_ID] for name, ids in named.items()}
-    if not any(cut.values()):
+    """Return the selection with full ids in place of shortened ones, which might match new rows while the action runs.
+    Raises Invalid for an ambiguous one."""
+    named = {"event_id": tuple(filter(None, [wanted.event_id])), "ids": (*wanted.delivery_ids, *wanted.event_ids)}
+    if all(len(each) >= FULL_ID for ids in named.values() for each in ids):
         return wanted
 
     def find(connection: Connection) -> dict[str, str]:
-        return {each: whole_id(connection, name, each, wanted.source) for name, ids in cut.items() for each in ids}
+        return {each: whole_id(connection, name, each, wanted.source) for name, ids in named.items() for each in ids}
 
     whole = service.ledger.read(find)
     return replace(
         wanted,
-        delivery_ids=tuple(whole.get(each, each) for each in wanted.delivery_ids),
-        event_ids=tuple(whole.get(each, each) for each in wanted.event_ids),
-        event_id=whole.get(wanted.event_id, wanted.event_id),
+        delivery_ids=tuple(whole[each] for each in wanted.delivery_ids),
+        event_ids=tuple(whole[each] for each in wanted.event_ids),
+        event_id=whole.get(wanted.event_id, ""),
     )
 
 
-def _require_known(connection: Connection, actor: Actor, ids: Sequence[str]) -> None:
-    """Raise Invalid for an id that nothing has which the actor may see."""
-    for identifier in ids:
-        check_id(connection, "ids", identifier, actor.source)
-
-
 def _preview(connection: Connection, action: Action) -> TakenResult:
-    now = database_now(connection)
-    wanted = action.selection
+    now, wanted = database_now(connection), action.selection
     until = now if wanted.until is None else min(now, wanted.until)
     if not wanted.named:
         wanted = replace(wanted, until=until)
@@ -186,20 +183,15 @@ def _preview(connection: Connection, action: Action) -> TakenResult:
 
 
 def begin(connection: Connection, actor: Actor, action: Action, expect: int | None = None, name: str = "") -> Operation:
-    """Begin an action, with its line in the audit. One without a rate is worked off at once, as far as a step goes; the
-    clock does the rest. Raises NotAsExpected."""
+    """Begin an action, with its line in the audit. Without a rate, its first step is done at once; the clock does the
+    rest. Raises NotAsExpected."""
     now = database_now(connection)
     try:
         made = actions.create(connection, f"op_{secrets.token_hex(8)}", action, now, expect=expect, actor=actor.name)
     except CountChanged as changed:
         raise NotAsExpected(expect or 0, changed.count) from None
+    kept: Mapping[str, Any] = json.loads(made.selection.to_json())
     more = ({"into": action.sink} if action.sink else {}) | ({"force": True} if action.force else {})
-    selection = audit_selection(made.selection) | more
-    audited.note(connection, actor, name or action.kind, selection, made.total, source=made.source, detail=made.id)
+    selection = {name: value for name, value in kept.items() if name != "sinks"} | more
+    note(connection, actor, name or action.kind, selection, made.total, source=made.source, detail=made.id)
     return made if action.rate else actions.step_once(connection, made, now)
-
-
-def audit_selection(wanted: Selection) -> dict[str, Any]:
-    """Return a selection as the audit keeps it."""
-    kept: Mapping[str, Any] = json.loads(wanted.to_json())
-    return {name: value for name, value in kept.items() if name != "sinks"}

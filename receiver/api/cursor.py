@@ -1,4 +1,4 @@
-"""Where a list goes on, as text that clients hand back unread: the sort key of the last row that was looked at."""
+"""Where a list continues, as opaque text: the sort key of the last row that was read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def encode(listed: str, position: Sequence[Any] | None) -> str | None:
 def decode(listed: str, cursor: str, kinds: Sequence[type[Any]]) -> tuple[Any, ...] | None:
     """Return the position that `cursor` stands for; None for "", the beginning. `kinds`: of its values.
 
-    Raises Invalid for what is no cursor of this list.
+    Raises Invalid for anything but a cursor of this list.
     """
     if not cursor:
         return None
@@ -32,12 +32,12 @@ def decode(listed: str, cursor: str, kinds: Sequence[type[Any]]) -> tuple[Any, .
         if name != listed or len(position) != len(kinds) or not all(map(_fits, position, kinds)):
             raise ValueError
     except (ValueError, TypeError, binascii.Error):
-        raise Invalid("after: is no cursor of this list; give `next` of the page before as it is") from None
+        raise Invalid("after: not a cursor of this list; give `next` of the previous page unchanged") from None
     return tuple(kind(value) if kind is float else value for value, kind in zip(position, kinds, strict=True))
 
 
 def moment_of(cursor: str) -> float | None:
-    """Return the time at which a list that goes by time will go on; None for a list in another order.
+    """Return the time at which a list in the order of time continues; None for a list in another order.
 
     `cursor`: one that `encode` returned.
     """

@@ -13,7 +13,7 @@ from receiver.api.chosen import Chosen, TakenResult, selection_of, take
 from receiver.api.endpoint import call
 from receiver.api.listing import ListEndpoint, listed
 from receiver.api.models import MAX_VALUES, ByDelivery, FilterParameters, Page, Result, Scoped
-from receiver.api.names import check_names, no_such, none_such, several_begin_so
+from receiver.api.names import ambiguous, check_names, no_such, none_such
 from receiver.api.rows import AttemptRow, DeliveryRow
 from receiver.api.service import Actor, Service
 from receiver.api.sinks import require_live_sink, require_sink
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from handlers.resubmit.sink import ResubmitOptions
 
 
-# Attempts that are told of one delivery.
+# Maximum attempts that are shown of one delivery.
 MOST: Final = 200
 
 
@@ -67,11 +67,11 @@ def list_attempts(service: Service, actor: Actor, wanted: AttemptsParameters) ->
 class DeliveryParameters(Scoped):
     """Which delivery."""
 
-    delivery: str = Field(min_length=1, max_length=50, description="The delivery's id; its beginning will do.")
+    delivery: str = Field(min_length=1, max_length=50, description="The delivery's id; or its beginning.")
 
 
 class DeliveryDetails(Result):
-    """A delivery with what became of each try."""
+    """A delivery with its attempts."""
 
     delivery: DeliveryRow
     attempts: list[AttemptRow] = Field(description=f"The newest {MOST}, the oldest of them first.")
@@ -85,7 +85,7 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
         if not found:
             raise none_such("delivery", wanted.delivery)
         if len(found) > 1:
-            raise Invalid(f"delivery {wanted.delivery}: {several_begin_so([each['id'] for each in found])}")
+            raise Invalid(f"delivery {wanted.delivery}: {ambiguous([each['id'] for each in found])}")
         row = DeliveryRow.model_validate(found[0])
         before = (row.sink, row.id, row.attempts - MOST)  # attempts are numbered from 1
         tried, _ = lists.attempts_of(connection, row.id, Filter(source=row.source), before, MOST)
@@ -122,25 +122,25 @@ class ReplayParameters(DeliverySelection):
         description="Only in this state: dead (the default), delivered, or waiting: those are tried now.",
     )
     force: bool = Field(False, description="Also what was delivered already.")
-    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="So many a second at the most; 0: no limit.")
+    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="Maximum per second; 0: no limit.")
 
 
 class BackfillParameters(Chosen):
     """Which old results a sink gets: events or runs by id, or all that the filter finds."""
 
     into: str = Field(max_length=200, description="The sink that gets them.")
-    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="So many a second at the most; 0: no limit.")
+    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="Maximum per second; 0: no limit.")
 
 
 class ResubmitParameters(Chosen):
     """Which failed runs are submitted again: by id, or all that the filter finds."""
 
     into: str = Field("", max_length=200, description="The sink of type resubmit; needed where there are several.")
-    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="So many a second at the most; 0: no limit.")
+    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="Maximum per second; 0: no limit.")
 
 
 def replay(service: Service, actor: Actor, wanted: ReplayParameters) -> TakenResult:
-    """Send deliveries again, under the same idempotency keys. Those of sinks that left the config are left."""
+    """Send deliveries again, under the same idempotency keys. Skips those of sinks that left the config."""
     if unknown := set(wanted.state) - set(REPLAYABLE):
         raise Invalid(f"state: {min(unknown)}: only dead, delivered and waiting ones can be replayed")
     if wanted.sink:
@@ -152,7 +152,7 @@ def replay(service: Service, actor: Actor, wanted: ReplayParameters) -> TakenRes
 
 
 def backfill(service: Service, actor: Actor, wanted: BackfillParameters) -> TakenResult:
-    """Give a sink old results that it has no delivery of, by no rule."""
+    """Send old results to a sink that has no delivery of them, regardless of rules."""
     require_sink(service.config, wanted.into)
     if wanted.into == CALLBACK:
         raise Invalid(f"into: {CALLBACK}: callers' webhooks are made for their own runs, and not afterwards")
@@ -162,8 +162,8 @@ def backfill(service: Service, actor: Actor, wanted: BackfillParameters) -> Take
 def resubmit(service: Service, actor: Actor, wanted: ResubmitParameters) -> TakenResult:
     """Submit failed runs again, each once, through a sink of type resubmit.
 
-    The sink knows the request of a run that was submitted here, and asks Skyvern for that of any other; a run that
-    Skyvern itself will try again, or that has come right meanwhile, it leaves. What it made is its receipt.
+    The sink knows the request of a run that was submitted here, and gets that of others from Skyvern. It skips a run
+    that Skyvern itself will retry, or that has succeeded since. Its receipt is the new run.
     """
     sink, options = resubmitter(service.config, wanted.into)
     statuses = sorted(set(wanted.status or RETRIED) & RETRIED)
@@ -181,14 +181,20 @@ def resubmit(service: Service, actor: Actor, wanted: ResubmitParameters) -> Take
 
 
 def cancel(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenResult:
-    """Cancel deliveries that wait: held, queued and waiting ones. What is being sent goes on."""
-    return take(service, actor, wanted, Action(CANCEL, selection_of(wanted)), hint="; only what waits can be cancelled")
+    """Cancel pending deliveries: held, queued and waiting ones. A delivery that is being sent continues."""
+    return take(
+        service, actor, wanted, Action(CANCEL, selection_of(wanted)), hint="; only pending deliveries can be cancelled"
+    )
 
 
 def restore(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenResult:
-    """Bring back cancelled deliveries: due at once, with all of their attempts."""
+    """Restore cancelled deliveries: due at once, with all of their attempts."""
     return take(
-        service, actor, wanted, Action(RESTORE, selection_of(wanted)), hint="; only what is cancelled comes back"
+        service,
+        actor,
+        wanted,
+        Action(RESTORE, selection_of(wanted)),
+        hint="; only cancelled deliveries can be restored",
     )
 
 
@@ -198,7 +204,7 @@ def resubmitter(config: Config, name: str) -> tuple[str, ResubmitOptions]:
 
     found = [each for each, sink in config.sinks.items() if sink.type == "resubmit"]
     if name and name not in found:
-        raise Invalid(f"into: {name} is no sink of type resubmit; there are {', '.join(found) or 'none'}")
+        raise Invalid(f"into: {name} is not a sink of type resubmit; there are {', '.join(found) or 'none'}")
     if not found:
         raise Invalid("the config has no sink of type resubmit, which knows how runs are submitted again: add one")
     if not name and len(found) > 1:

@@ -1,12 +1,9 @@
-"""One call of the API as a value. HTTP routes, the OpenAPI document and remote clients are made from these."""
+"""One call of the API as a value, from which HTTP routes, OpenAPI, list commands and MCP tools are made."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Generic, TypeVar, get_origin, get_type_hints
@@ -21,14 +18,14 @@ from receiver.errors import Invalid, suggest
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R", bound=BaseModel)
 
-# Where the paths of endpoints begin.
+# The prefix of all paths.
 ROOT: Final = "/api/v1"
-# Names that one request may give, and values of one; mistakes that an answer tells, and characters of a name there.
+# Maximum parameters of a request, values of one, errors in a response, and characters of a name there.
 MOST_NAMES: Final = 100
 MOST_VALUES: Final = 1000
 MOST_PROBLEMS: Final = 20
 LONGEST_NAME: Final = 100
-# Below this each integer is a double.
+# Below this, a double holds each integer exactly.
 _EXACT: Final = 2.0**53
 
 
@@ -37,8 +34,7 @@ class Endpoint(Generic[P, R]):
     """A call. `name`: its operation id. `path`: below ROOT, with members of `parameters` in braces.
 
     The other members of `parameters` are the query of a GET, and the JSON object in the body of a POST. `function` runs
-    in a thread, and raises RequestError. `all_sources`: only for an actor of all sources, for what it does or tells
-    concerns them all.
+    in a thread, and raises RequestError. `all_sources`: only for an actor of all sources.
     """
 
     name: str
@@ -57,7 +53,7 @@ class Endpoint(Generic[P, R]):
 
     @cached_property
     def summary(self) -> str:
-        """What it does, in one sentence."""
+        """The first sentence of its docstring."""
         return function_summary(self.function)
 
     def call(self, service: Service, actor: Actor, parameters: P) -> R:
@@ -72,7 +68,7 @@ class Endpoint(Generic[P, R]):
         return actor.narrowed(parameters) if isinstance(parameters, Scoped) else parameters
 
     def parse(self, path: Mapping[str, str], query: Iterable[tuple[str, str]], body: bytes = b"") -> P:
-        """Return the parameters of a request. Raises Invalid, with one line for each that is wrong."""
+        """Return the parameters of a request. Raises Invalid, with one problem for each invalid parameter."""
         given: dict[str, Any] = {}
         for name, value in query:
             given.setdefault(name, []).append(value)
@@ -83,14 +79,13 @@ class Endpoint(Generic[P, R]):
             try:
                 read = orjson.loads(body)
             except orjson.JSONDecodeError as error:
-                raise Invalid(f"the body is no JSON: {error}") from None
+                raise Invalid(f"the body is not valid JSON: {error}") from None
             if not isinstance(read, dict):
                 raise Invalid("the body must be a JSON object")
             _check_size(read)
-            wrong += [(name, "given twice") for name in _members_given_twice(body)]
-            wrong += [(name, "is in the query; what a call with a body takes is in the body") for name in given]
+            wrong += [(name, "must be in the body, not in the query") for name in given]
             given = read
-        wrong += [(name, "is in the path already") for name in path if name in given]
+        wrong += [(name, "is already in the path") for name in path if name in given]
         if wrong:
             problems = [_problem(name[:LONGEST_NAME], text) for name, text in wrong]
             raise Invalid("; ".join(each["message"] for each in problems), problems)
@@ -102,8 +97,7 @@ class Endpoint(Generic[P, R]):
         return field is not None and get_origin(field.annotation) in (tuple, list)
 
     def validated(self, given: Mapping[str, Any], *, as_json: bool = False) -> P:
-        """Return parameters made of `given`. Raises Invalid. `as_json`: each value must have the type that the
-        description says; else "1" is a number too, as a query has it."""
+        """Return parameters with these values. Raises Invalid. `as_json`: strictly typed; else "1" is a number too."""
         try:
             if as_json:
                 whole = {name: _whole(value) for name, value in given.items()}
@@ -128,7 +122,7 @@ class Endpoint(Generic[P, R]):
         return _problem(name, f"{text[:1].lower()}{text[1:]}")
 
     def path_and_rest(self, parameters: P) -> tuple[str, dict[str, Any]]:
-        """Return the path of a request with these parameters, and the others that are not at their defaults."""
+        """Return the path of a request with these parameters, and the other ones that differ from their defaults."""
         from urllib.parse import quote
 
         dumped = parameters.model_dump(mode="json", exclude_defaults=True)
@@ -156,31 +150,19 @@ def call(
 
 
 def _problem(name: str, text: str) -> dict[str, str]:
-    """Return a problem of a parameter, as Invalid has it."""
+    """Return a problem of a parameter, for Invalid."""
     return {"name": name, "message": f"{name}: {text}"}
 
 
-def _members_given_twice(body: bytes) -> list[str]:
-    """Return the names that a JSON object has more than once: it would be a guess which one is meant."""
-    names: list[str] = []
-
-    def remember(pairs: list[tuple[str, Any]]) -> None:
-        names[:] = [name for name, _ in pairs]  # the outermost object comes last
-
-    with suppress(RecursionError):
-        json.loads(body, object_pairs_hook=remember, parse_int=str, parse_float=str)
-    return [name for name, count in Counter(names).items() if count > 1][:MOST_PROBLEMS]
-
-
 def _check_size(given: Mapping[str, Any]) -> None:
-    """Raise Invalid for more than any call takes. To say what is wrong with each, and what was meant, takes long."""
+    """Raise Invalid for more than any call takes: suggestions for each would take long."""
     if len(given) > MOST_NAMES:
-        raise Invalid(f"{len(given)} parameters are given, and no call has more than {MOST_NAMES}")
+        raise Invalid(f"too many parameters: {len(given)}; the maximum is {MOST_NAMES}")
     for name, value in given.items():
         if isinstance(value, list) and len(value) > MOST_VALUES:
-            raise Invalid(f"{name[:LONGEST_NAME]}: has {len(value)} values, and {MOST_VALUES} are the most")
+            raise Invalid(f"{name[:LONGEST_NAME]}: too many values: {len(value)}; the maximum is {MOST_VALUES}")
 
 
 def _whole(value: Any) -> Any:
-    """Return 3 for 3.0, which JSON Schema calls an integer too. What takes other numbers takes an integer."""
+    """Return 3 for 3.0, which is an integer in JSON Schema too."""
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT else value

@@ -12,7 +12,7 @@ from pydantic import Field
 from receiver.api.endpoint import call
 from receiver.api.listing import ListEndpoint
 from receiver.api.models import ByDelivery, FilterParameters, Result, Scoped
-from receiver.api.names import none_such, several_begin_so
+from receiver.api.names import ambiguous, none_such
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
@@ -21,12 +21,12 @@ from receiver.errors import Invalid, TooLarge
 from receiver.ledger.lists import events as lists
 from receiver.ledger.lists.bodies import EventBody, read_body
 
-# Bytes of the largest body that is told as a value, and of the largest that is told at all.
+# Bytes of the largest body that is shown as a value, and of the largest that is returned.
 LARGEST_VALUE: Final = 4 << 20
 LARGEST: Final = 64 << 20
-# Levels of a value, beyond which a text stands for the rest: serialisers give up at 255.
+# Maximum levels of a value: serialisers fail at 255.
 MAX_DEPTH: Final = 200
-# Integers beyond these are texts: many readers make doubles of them.
+# Larger integers become strings: many readers make doubles of them.
 _LARGEST_INTEGER: Final = 2**63
 
 
@@ -37,27 +37,27 @@ class EventsParameters(FilterParameters, ByDelivery):
 class EventParameters(Scoped):
     """Which event."""
 
-    event_id: str = Field(max_length=50, description="The event's id; its beginning will do.")
+    event_id: str = Field(max_length=50, description="The event's id; or its beginning.")
 
 
 class EventDetails(Result):
-    """An event with what it says, after redaction."""
+    """An event with its run, after redaction."""
 
     event: EventRow
     run: Any = Field(
-        description="The run as sinks get it: with the same members by whichever road it came. Null for a body that"
-        " can't be read, or is too large to be told here: then take the body."
+        description="The run as sinks get it, with the same members for webhooks and polls. Null for a body that"
+        " cannot be parsed or is too large: then take the body."
     )
-    note: str = Field(description="Why the run is not here, or not whole; empty when it is.")
+    note: str = Field(description="Why the run is missing or incomplete; else empty.")
 
 
 class KeptBody(Result):
-    """The bytes of a body: as they came, but for what is redacted."""
+    """The bytes of a body as received, after redaction."""
 
     event_id: str
     source: str
     size: int = Field(description="Bytes.")
-    encoding: Literal["utf-8", "base64"] = Field(description="How `body` is written; base64 when it is no UTF-8.")
+    encoding: Literal["utf-8", "base64"] = Field(description="How `body` is encoded; base64 when it is not UTF-8.")
     body: str
 
     def content(self) -> bytes:
@@ -76,7 +76,7 @@ def get_event(service: Service, _actor: Actor, wanted: EventParameters) -> Event
 
 
 def get_event_body(service: Service, _actor: Actor, wanted: EventParameters) -> KeptBody:
-    """Return the body of one event as it is kept."""
+    """Return the stored body of one event."""
     row = _one(service, wanted)
     if row["size"] > LARGEST:
         raise TooLarge(f"event {row['id']}: its body of {row['size']} bytes is over {LARGEST >> 20} MiB")
@@ -93,14 +93,14 @@ def _one(service: Service, wanted: EventParameters) -> dict[str, Any]:
     if not rows:
         raise none_such("event", wanted.event_id)
     if len(rows) > 1:
-        raise Invalid(f"event {wanted.event_id}: {several_begin_so([each['id'] for each in rows])}")
+        raise Invalid(f"event {wanted.event_id}: {ambiguous([each['id'] for each in rows])}")
     return rows[0]
 
 
 def _body(service: Service, row: dict[str, Any]) -> EventBody:
     redactor = Redactor(service.config.redact)
     body = service.ledger.read(lambda connection: read_body(connection, row["id"], redactor, row["source"]))
-    if body is None:  # it was removed meanwhile
+    if body is None:  # retention removed it
         raise none_such("event", row["id"])
     return body
 
@@ -113,7 +113,7 @@ GET_EVENT_BODY: Final = call("GET", "/events/{event_id}/body", VIEW, get_event_b
 
 
 def json_safe(value: Any, depth: int = 0) -> Any:
-    """Return `value` without what breaks readers: lone surrogates, numbers that are none, huge integers, depth."""
+    """Return `value` without what breaks JSON readers: lone surrogates, NaN, huge integers, depth."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, bool) or value is None:
@@ -123,7 +123,7 @@ def json_safe(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if depth >= MAX_DEPTH:
-        return "… deeper than is shown"
+        return "… nested too deeply"
     if isinstance(value, Mapping):
         return {json_safe(str(name)): json_safe(each, depth + 1) for name, each in value.items()}
     if isinstance(value, (list, tuple)):

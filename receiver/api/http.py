@@ -1,7 +1,7 @@
 """The API over HTTP: a route for each endpoint, the caller's key, and problem details for errors.
 
-/api/v1 is also where Skyvern's older API is, which the submit API passes on. The paths differ but for /runs: there, a
-key without the scope `view` gets Skyvern's answer. With an admin port the public /api/v1 is Skyvern's alone.
+Skyvern's older API, which the submit API passes on, is at /api/v1 too. Only the path /runs is in both: there, a key
+without the scope `view` gets Skyvern's response. With an admin port, the public /api/v1 is only Skyvern's.
 """
 
 from __future__ import annotations
@@ -95,8 +95,7 @@ class _Api:
         self._description: tuple[bytes, str] | None = None
 
     async def describe(self, request: Request) -> Response:
-        """Return the OpenAPI document. It needs no key: it is the same in each deployment and tells nothing of this
-        one, and programs that make clients of it fetch it without."""
+        """Return the OpenAPI document. It needs no key: it is the same in each deployment."""
         if self._description is None:
             described = orjson.dumps(await asyncio.to_thread(openapi.document, ENDPOINTS))
             self._description = described, etag_of(described)
@@ -128,11 +127,11 @@ class _Api:
             except LedgerUnavailable as trouble:
                 if self._log_limit.take(1, time.monotonic()):
                     log.warning("api.unavailable ledger=%s", trouble)
-                return _problem(Busy("the ledger is away", retry_after=5))
+                return _problem(Busy("ledger database unavailable", retry_after=5))
             except LedgerDataError:
-                return _problem(Invalid("a text of the request can't be in the ledger, such as one with a NUL"))
+                return _problem(Invalid("the request contains characters that the database cannot store, such as NUL"))
             except ClientDisconnect:
-                return Response(status_code=400)  # nobody reads it
+                return Response(status_code=400)  # the client is gone
 
         return handle
 
@@ -153,9 +152,9 @@ class _Api:
         try:
             key = await self._authenticator.identify(request.headers, address)
         except ExpiredKey:
-            raise NoKey("the API key has expired; `runhook keys create` or `rotate` makes another") from None
+            raise NoKey("the API key has expired; create another with `runhook keys create` or `rotate`") from None
         if key is None and presented_key(request.headers):
-            raise NoKey("the API key is none of this service, or was revoked; `runhook keys list` there shows its keys")
+            raise NoKey("invalid or revoked API key; `runhook keys list` on the server shows its keys")
         if key is None:
             raise NoKey(
                 "give an API key with the scope view: `Authorization: Bearer rhk_…`; `runhook keys create` makes one"
@@ -163,9 +162,8 @@ class _Api:
         return key
 
     def _answer(self, endpoint: Endpoint[Any, Any], actor: Actor, request: Request, body: bytes) -> tuple[bytes, str]:
-        """Return the result and its ETag. Called in a thread: neither a large body nor a large result is the event
-        loop's work."""
-        actor.require(endpoint.scope)  # before all that a caller who may not call it could find out
+        """Return the result and its ETag. Called in a thread, because of large bodies and results."""
+        actor.require(endpoint.scope)  # before other errors, which would reveal what exists
         parameters = endpoint.parse(request.path_params, request.query_params.multi_items(), body)
         result: BaseModel = endpoint.call(self._service, actor, parameters)
         encoded = result.model_dump_json().encode()
@@ -184,7 +182,7 @@ def _response(request: Request, encoded: bytes, etag: str) -> Response:
     """Return a result; 304 when the client has it already."""
     if request.method not in ("GET", "HEAD"):
         return Response(encoded, 200, {"cache-control": "no-store"}, "application/json")
-    # What is kept is asked for anew each time, and belongs to the key.
+    # A client revalidates it each time; it belongs to the key.
     headers = {"etag": etag, "cache-control": "private, no-cache", "vary": "authorization, x-api-key"}
     if is_known(",".join(request.headers.getlist("if-none-match")), etag):
         return Response(status_code=304, headers=headers)
@@ -196,7 +194,7 @@ def _problem(error: RequestError) -> Response:
 
 
 class AllBelowRoot(BaseRoute):
-    """The routes of the API where all below ROOT is ours: with problem details for what is no route of them."""
+    """The routes of the API where everything below ROOT belongs to it: with problem details for unknown paths."""
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self._router = Router(routes, redirect_slashes=False)
@@ -212,7 +210,7 @@ class AllBelowRoot(BaseRoute):
             await self._router(scope, receive, send)
         except HTTPException as error:
             calls = f"{ROOT}{openapi.PATH} lists all calls"
-            found: RequestError = NotFound(f"there is no such call; {calls}")
+            found: RequestError = NotFound(f"unknown path; {calls}")
             if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
                 headers = dict(error.headers or {})
                 found = NotAllowed(f"the method must be {headers.get('Allow')}; {calls}", headers=headers)
@@ -220,7 +218,7 @@ class AllBelowRoot(BaseRoute):
 
 
 def _error_of(reply: Reply) -> RequestError:
-    """Return the refusal of a part that the submit API has too, as an error of ours."""
+    """Return a refusal of code that is shared with the submit API as an error of this API."""
     detail = str(orjson.loads(reply.body).get("detail", ""))
     retry_after = {name.title(): value for name, value in reply.headers.items() if name.lower() == "retry-after"}
     if reply.status == HTTPStatus.TOO_MANY_REQUESTS:

@@ -1,4 +1,4 @@
-"""Incidents: runs that failed alike, of one workflow and for one reason, and whether they become more."""
+"""Incidents: failed runs of one workflow with the same reason, compared with the time before."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from receiver.domain.api_key import VIEW
 from receiver.ledger import totals
 from receiver.ledger.totals import FailedRun, Span
 
-# Stretches of the trend: so many of the time before, then so many of the time that is wanted.
+# Periods of the trend: of the time before, and as many of the requested time.
 TREND: Final = 24
-# Characters of a reason that a filter takes, and fewer than which find too much.
+# Maximum characters of a reason in a filter, and the minimum: a shorter one finds too much.
 _LONGEST: Final = 200
 _SHORTEST: Final = 4
 
@@ -28,7 +28,7 @@ _SHORTEST: Final = 4
 class IncidentParameters(Filtered):
     """Which failed runs, and of which time: by default of the last 24 hours."""
 
-    top: int = Field(50, ge=1, le=500, description="At most so many, the largest.")
+    top: int = Field(50, ge=1, le=500, description="Maximum incidents, the largest.")
 
 
 class IncidentRow(Result):
@@ -45,8 +45,8 @@ class IncidentRow(Result):
     last_at: Moment
     run_id: str = Field(description="The newest run.")
     example: str = Field(description="Its reason as it is.")
-    find: str = Field(description="As `reason` of a filter, finds all of them, and others that have the same words.")
-    trend: list[int] = Field(description=f"{2 * TREND} counts: of the time before in {TREND} stretches, then of this.")
+    find: str = Field(description="As `reason` of a filter, finds all of them, and others with the same words.")
+    trend: list[int] = Field(description=f"{2 * TREND} counts: of the time before in {TREND} periods, then of this.")
 
 
 class Incidents(Result):
@@ -55,7 +55,7 @@ class Incidents(Result):
     since: Moment
     until: Moment
     counted_since: Moment | None = Field(
-        description="One call looks at so much only: what failed before then was not counted; null: all was."
+        description="Older runs were not counted, because a call reads a bounded number; null: all were counted."
     )
     items: list[IncidentRow]
     others: int = Field(description="How many are in groups that are not shown.")
@@ -77,8 +77,8 @@ def list_incidents(service: Service, _actor: Actor, wanted: IncidentParameters) 
 
 
 def grouped(found: Sequence[FailedRun], span: Span) -> list[IncidentRow]:
-    """Return groups of failed runs, the newest first in `found`, that have one in `span`: the largest first. They are
-    compared with what there is of an equally long time before."""
+    """Return the groups of failed runs with one in `span`, the largest first. `found`: the newest first, from twice the
+    time of `span` on."""
     alike: dict[str, str] = {}
     groups: dict[tuple[str, str, str], list[FailedRun]] = {}
     for each in found:
@@ -115,7 +115,7 @@ def _row(key: tuple[str, str, str], group: Sequence[FailedRun], span: Span) -> I
 
 
 def common_part(reasons: Iterable[str]) -> str:
-    """Return a text that is in all of the reasons, or "" when they have too little in common."""
+    """Return a text that all of the reasons contain, or "" when they have too little in common."""
     texts = sorted(reasons)
     part = texts[0][:_LONGEST] if texts else ""
     for text in texts[1:]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import Field
 
-from receiver.api import audit as audited
 from receiver.api import cursor
+from receiver.api.audit import note
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
@@ -68,11 +69,11 @@ LIST_KEYS: Final = call("GET", "/keys", VIEW, list_keys)
 
 
 LONGEST_NAME: Final = 100
-# What the audit calls it.
+# What the audit calls these actions.
 CREATE: Final = "key.create"
 ROTATE: Final = "key.rotate"
 REVOKE: Final = "key.revoke"
-# Seconds that a key may be good for, and for which one that is replaced still works: by default, and at the most.
+# Maximum lifetime of a key, in seconds. Seconds that a rotated key stays valid: default and maximum.
 LONGEST_LIFE: Final = 3650 * 86400.0
 GRACE: Final = 86400.0
 LONGEST_GRACE: Final = 90 * 86400.0
@@ -92,7 +93,7 @@ class NewKeyParameters(Scoped):
 
 
 class NewKey(Result):
-    """A key that was created. `key` is shown this once."""
+    """A new key. `key`: its text, shown only once."""
 
     row: KeyRow
     key: str
@@ -114,7 +115,7 @@ class RotationParameters(Scoped):
 
 
 class RotatedKey(NewKey):
-    """The successor of a key, shown this once, and the old one."""
+    """The successor of a key, shown only once, and the old key."""
 
     old: KeyRow
 
@@ -139,67 +140,60 @@ def make_key(
     wanted: NewKeyParameters,
     latest: float | None = None,
 ) -> tuple[Key, str]:
-    """Create a key, with its line in the audit, and return it with the whole key, which nobody can see again.
+    """Create a key, with its line in the audit. Return it with its text, which is never stored.
 
-    `latest`: the time at which it ends at the latest, None for no bound.
-    Raises Invalid, and ConfigError where no key can be made. Whether the actor may give it is not asked here.
+    `latest`: when it expires at the latest, None for never. The caller checks whether `actor` may grant the key.
+    Raises Invalid, and ConfigError where no key can be made.
     """
     source = check_key(settings, config, wanted)
     master = checked_master(settings, ledger)
 
     def work(connection: Connection) -> tuple[Key, str]:
-        key, whole = _issued(
-            connection,
-            master,
-            wanted.name.strip(),
-            frozenset(wanted.scopes),
-            source,
-            wanted.rate,
-            wanted.expires_in,
-            latest,
-        )
-        told: dict[str, Any] = {
+        plan = Key("", wanted.name.strip(), "", "", frozenset(wanted.scopes), source, wanted.rate, 0.0)
+        key, text = _issued(connection, master, plan, wanted.expires_in, latest)
+        facts: dict[str, Any] = {
             "key": key.id,
             "name": key.name,
             "scopes": in_order(key.scopes),
             "source": source,
             "rate": key.rate,
         }
-        told |= {"expires_in": wanted.expires_in} if wanted.expires_in else {}
-        audited.note(connection, actor, CREATE, told, 1, source=_audited_source(source))
-        return key, whole
+        facts |= {"expires_in": wanted.expires_in} if wanted.expires_in else {}
+        note(connection, actor, CREATE, facts, 1, source=_audited_source(source))
+        return key, text
 
     return ledger.write(work)
 
 
 def _issued(
-    connection: Connection,
-    master: str,
-    name: str,
-    scopes: frozenset[str],
-    source: str,
-    rate: str | None,
-    life: float | None,
-    latest: float | None,
+    connection: Connection, master: str, plan: Key, life: float | None, latest: float | None
 ) -> tuple[Key, str]:
-    """Insert a new key, and return it with the whole key. `life`: seconds, None for no end but `latest`."""
+    """Insert a new key with name, scopes, source and rate of `plan`. `life`: seconds, None for no end but `latest`."""
     now, key_id = database_now(connection), secrets.token_hex(6)
-    whole = api_key.derive(master, key_id)
+    text = api_key.derive(master, key_id)
     ends = [each for each in (None if life is None else now + life, latest) if each is not None]
-    digest, hint = api_key.digest(whole), api_key.hint(whole)
-    key = Key(key_id, name, digest, hint, scopes, source, rate, now, expires_at=min(ends, default=None))
+    key = replace(
+        plan,
+        id=key_id,
+        hash=api_key.digest(text),
+        hint=api_key.hint(text),
+        created_at=now,
+        used_at=None,
+        expires_at=min(ends, default=None),
+        replaced_by="",
+    )
     api_keys.create(connection, key)
-    return key, whole
+    return key, text
 
 
 def check_key(settings: Settings, config: Config, wanted: NewKeyParameters) -> str:
-    """Return the source of a new key: the only one for "". Raises Invalid, and ConfigError for a source whose API
-    nobody may call."""
+    """Return the source of a new key: the only one for "". Raises Invalid, and ConfigError for a source without an
+    API key of Skyvern."""
     name, scopes = wanted.name, wanted.scopes
     if not scopes:
         raise Invalid(f"scope: give at least one of {', '.join(api_key.ALL_SCOPES)}")
     if unknown := sorted(set(scopes) - set(api_key.ALL_SCOPES)):
-        raise Invalid(f"scope: {unknown[0]!r} is none; there are {', '.join(api_key.ALL_SCOPES)}")
+        raise Invalid(f"scope: {unknown[0]!r}: unknown scope; there are {', '.join(api_key.ALL_SCOPES)}")
     if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
         raise Invalid(f"the name must be 1 to {LONGEST_NAME} printable characters")
     if wanted.rate is not None:
@@ -244,8 +238,8 @@ def checked_master(settings: Settings, ledger: Ledger) -> str:
 
 
 @contextmanager
-def _hiding_the_host(actor: Actor) -> Iterator[None]:
-    """Answer a ConfigError, which names files of the host and keys of other sources, to those who may see all."""
+def _hidden_errors(actor: Actor) -> Iterator[None]:
+    """Raise Conflict for a ConfigError. It names files of the host, so only an actor of all sources gets its text."""
     try:
         yield
     except ConfigError as error:
@@ -254,18 +248,18 @@ def _hiding_the_host(actor: Actor) -> Iterator[None]:
 
 
 def create_key(service: Service, actor: Actor, wanted: NewKeyParameters) -> NewKey:
-    """Create an API key, which is shown this once. You can give the scopes that you have, for your own source."""
+    """Create an API key, which is shown only once. You can grant the scopes that you have, for your own source."""
     _require_scopes(actor, wanted.scopes)
     chosen = wanted.model_copy(update={"rate": _rate_within(service, actor, wanted.rate)})
     latest = _own_end(service, actor, wanted.expires_in)
-    with _hiding_the_host(actor):
-        key, whole = make_key(service.settings, service.config, service.ledger, actor, chosen, latest)
-    return NewKey(row=KeyRow.of(key), key=whole)
+    with _hidden_errors(actor):
+        key, text = make_key(service.settings, service.config, service.ledger, actor, chosen, latest)
+    return NewKey(row=KeyRow.of(key), key=text)
 
 
 def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> RotatedKey:
-    """Give a key a successor with the same name, scopes, source and rate, and let the old one work for a while."""
-    with _hiding_the_host(actor):
+    """Give a key a successor with the same name, scopes, source and rate. The old key stays valid for a while."""
+    with _hidden_errors(actor):
         master = checked_master(service.settings, service.ledger)
     old = service.ledger.read(lambda it: _to_rotate(it, wanted))
     _require_scopes(actor, old.scopes)
@@ -276,20 +270,20 @@ def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> Ro
     def work(connection: Connection) -> tuple[Key, str, Key]:
         api_keys.one(connection, old.id, lock=True)  # of two rotations at once, the second finds it replaced
         before = _to_rotate(connection, wanted.model_copy(update={"key": old.id}))
-        key, whole = _issued(connection, master, old.name, old.scopes, old.source, rate, life, latest)
+        key, text = _issued(connection, master, replace(old, rate=rate), life, latest)
         api_keys.replace(connection, before.id, key.id, key.created_at + wanted.grace)
-        told = {"key": before.id, "name": key.name, "by": key.id, "grace": wanted.grace}
-        audited.note(connection, actor, ROTATE, told, 1, source=_audited_source(key.source))
+        facts = {"key": before.id, "name": key.name, "by": key.id, "grace": wanted.grace}
+        note(connection, actor, ROTATE, facts, 1, source=_audited_source(key.source))
         after = api_keys.one(connection, before.id)
         assert after is not None
-        return key, whole, after
+        return key, text, after
 
-    key, whole, after = service.ledger.write(work)
-    return RotatedKey(row=KeyRow.of(key), key=whole, old=KeyRow.of(after))
+    key, text, after = service.ledger.write(work)
+    return RotatedKey(row=KeyRow.of(key), key=text, old=KeyRow.of(after))
 
 
 def _to_rotate(connection: Connection, wanted: RotationParameters) -> Key:
-    """Return the key that is meant. Raises NotFound, Invalid for a name of several, and Conflict for one not in use."""
+    """Return the selected key. Raises NotFound, Invalid for a name of several, and Conflict for one not in use."""
     by_id = api_keys.one(connection, wanted.key)
     found = [by_id] if by_id else api_keys.named(connection, wanted.key)
     found = [each for each in found if wanted.source in ("", each.source)]
@@ -359,7 +353,7 @@ def revoke_keys(service: Service, actor: Actor, wanted: KeysParameters) -> Revok
         revoked = [each for each in ids if api_keys.revoke(connection, each, now)]
         sources = {_audited_source(key.source) for key in found.values() if key is not None}
         source = sources.pop() if len(sources) == 1 else ""
-        audited.note(connection, actor, REVOKE, {"keys": ids}, len(revoked), source=source)
+        note(connection, actor, REVOKE, {"keys": ids}, len(revoked), source=source)
         return len(revoked)
 
     return RevokedKeys(count=service.ledger.write(work))

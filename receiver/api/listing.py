@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import FilterParameters, Page, Result
+from receiver.api.models import FilterParameters, Page, PageParameters, Result
 from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
@@ -16,6 +16,7 @@ from receiver.ledger.filters import Filter
 
 F = TypeVar("F", bound=FilterParameters)
 T = TypeVar("T", bound=Result)
+E = TypeVar("E")
 
 # (connection, filter, after, limit) → (rows, next): see receiver.ledger.lists.
 Listing = Callable[[Connection, Filter, tuple[Any, ...] | None, int], tuple[Sequence[Any], tuple[Any, ...] | None]]
@@ -45,7 +46,7 @@ def listed(
     row: type[T],
     key: Sequence[type[Any]],
 ) -> Page[T]:
-    """Return the page that is wanted. `key`: types of the values of its cursor.
+    """Return a page. `key`: types of the values of its cursor.
 
     Raises Invalid, also when the filter names what does not exist and `actor` may see all sources.
     """
@@ -60,3 +61,22 @@ def listed(
 
     found, rest = service.ledger.read(read)
     return Page(items=[row.model_validate(each) for each in found], next=cursor.encode(name, rest))
+
+
+def paged(
+    service: Service,
+    name: str,
+    wanted: PageParameters,
+    read: Callable[[Connection, Any, int], Sequence[E]],
+    position: Callable[[E], tuple[Any, ...]],
+    key: Sequence[type[Any]],
+) -> tuple[Sequence[E], str | None]:
+    """Return a page of a short list, and its `next`. `name`: of the list, in cursors.
+
+    `read`: given a connection, the position after which to begin and a limit. `position`: of a row, values of `key`.
+    """
+    after = cursor.decode(name, wanted.after, key)
+    found = service.ledger.read(lambda connection: read(connection, after, wanted.limit + 1))
+    more = len(found) > wanted.limit
+    found = found[: wanted.limit]
+    return found, cursor.encode(name, position(found[-1]) if more else None)

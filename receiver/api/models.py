@@ -1,4 +1,4 @@
-"""What parameters and results of the API are made of. Times are seconds since the epoch in Python, ISO 8601 in JSON."""
+"""Base models of the API's parameters and results. Times are seconds since the epoch in Python, ISO 8601 in JSON."""
 
 from __future__ import annotations
 
@@ -26,21 +26,20 @@ from receiver.ledger.filters import LIMIT, Filter
 
 T = TypeVar("T")
 
-# Values that one filter may have.
+# Maximum values of one filter.
 MAX_VALUES: Final = 50
-# Rows that one page has at the most.
+# Maximum rows of a page.
 MAX_LIMIT: Final = 500
 # The first and the last second that ISO 8601 has a year of four digits for.
 _FIRST: Final = -62_135_596_800.0
 _LAST: Final = 253_402_300_799.0
-# More than a time ago has.
+# More digits than a time ago has.
 _MANY_DIGITS: Final = re.compile(r"[0-9]{11}")
 
 
 def parse_moment(value: object) -> float:
-    """Return a time in seconds since the epoch: of "15m" so long ago, else of an ISO 8601 time, in UTC unless it says
-    otherwise. Raises ValueError.
-    """
+    """Return a time in seconds since the epoch: of "15m" the time 15 minutes ago, else of an ISO 8601 time, by default
+    in UTC. Raises ValueError."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     text = str(value).strip()
@@ -53,14 +52,14 @@ def parse_moment(value: object) -> float:
 
 
 def _parse_parameter(value: object, info: ValidationInfo) -> float:
-    """As `parse_moment`, but in JSON a time is a text, as the description of the API says."""
+    """As `parse_moment`, but a time in JSON must be a string."""
     if info.mode == "json" and not isinstance(value, str):
-        raise ValueError("must be a text, such as 2h or 2026-11-24T09:30Z")
+        raise ValueError("must be a string, such as 2h or 2026-11-24T09:30Z")
     return parse_moment(value)
 
 
 def _shown(seconds: float) -> str:
-    """Return a time as ISO 8601, the nearest that there is: a body, or a time ago, may name one before year 1."""
+    """Return a time as ISO 8601, within years 1 to 9999: a body, or a time ago, may name an earlier one."""
     return timestamps.iso(min(max(seconds, _FIRST), _LAST))
 
 
@@ -86,7 +85,7 @@ def _with_times(selection: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# What an action was asked to take, as the ledger keeps it, with its times as text.
+# The selection of an action, as the ledger keeps it, with its times as text.
 AskedFor = Annotated[dict[str, Any], AfterValidator(_with_times)]
 # A time of a filter.
 MomentParameter = Annotated[
@@ -108,41 +107,38 @@ MomentParameter = Annotated[
 
 
 class Parameters(BaseModel):
-    """Base of what a call takes. An unknown name is an error."""
+    """Base of the parameters of a call. An unknown name is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Scoped(Parameters):
-    """Base of what a call takes that is about things of sources. The actor's own `source` is put in before the call."""
+    """Base of the parameters of a call about things of sources. An actor of one source is limited to it."""
 
     source: str = Field("", description="Filter by source.")
 
 
 class Result(BaseModel):
-    """Base of what a call returns. A client must accept members that it does not know."""
+    """Base of the result of a call. A client must ignore unknown members."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class PageParameters(Scoped):
-    """Base of what a list takes."""
+    """Base of the parameters of a list."""
 
     limit: int = Field(LIMIT, ge=1, le=MAX_LIMIT, description="Maximum rows per page.")
     after: str = Field("", max_length=1000, description="Cursor: `next` from the previous page.")
 
 
 class Page(Result, Generic[T]):
-    """One page of a list. `next`: where it goes on; null at the end.
-
-    A page may hold fewer rows than the limit, or none, though there are more: a call reads a bounded number of rows.
-    """
+    """One page of a list. A call reads a bounded number of rows, so a page before the last may be short or empty."""
 
     items: Sequence[T]
-    next: str | None = Field(None, description="Give it as `after` for the next page; null at the end.")
+    next: str | None = Field(None, description="Cursor: give it as `after` for the next page; null at the end.")
 
 
-# A value that no label has, for no database can hold it.
+# A value that no label has: no database can store it.
 _NO_LABEL: Final = "\0"
 
 
@@ -157,10 +153,7 @@ Label = Annotated[str, AfterValidator(_label), Field(json_schema_extra={"pattern
 
 
 class Filtered(Scoped):
-    """The filter of every list and action; each has those members that mean something for its rows.
-
-    `filter()` is what the ledger is asked with.
-    """
+    """The filter of lists and actions. Each adds the members that its rows have."""
 
     run: str = Field("", max_length=200, description="Filter by run id.")
     run_prefix: str = Field("", max_length=200, description="Filter by the beginning of the run id.")
@@ -185,7 +178,7 @@ class Filtered(Scoped):
         labels: dict[str, str] = {}
         for name, value in (pair.split("=", 1) for pair in self.label):
             if labels.setdefault(name, value) != value:
-                # No run has both. Were one left out, an action would take more than it was asked to.
+                # No run has both. Without one of them, an action would select too much.
                 labels[name] = _NO_LABEL
         return Filter(**{**given, "run_id": self.run, "labels": labels})
 
@@ -200,7 +193,7 @@ class ByDelivery(Filtered):
 
 
 class FilterParameters(PageParameters, Filtered):
-    """Base of what a list with a filter takes."""
+    """Base of the parameters of a list with a filter."""
 
 
 def function_summary(function: Callable[..., Any]) -> str:

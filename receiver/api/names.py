@@ -1,6 +1,4 @@
-"""What a filter names must exist: a list that is empty because of a typing mistake must not look like one that is empty
-because all is well.
-"""
+"""Names and ids in calls must exist: a list that is empty because of a typing mistake must not look complete."""
 
 from __future__ import annotations
 
@@ -21,86 +19,74 @@ _MOST: Final = 30  # names that a message lists
 
 # By the beginning of an id: what it is the id of.
 _KINDS: Final = {"evt_": "event", "dlv_": "delivery", "sub_": "submission", "op_": "operation"}
-# Why there may be nothing, although somebody has the id.
+_REMOVED: Final = "what is older than retention.events has been removed"
+# Why something may be missing although its id was valid.
 _WHY: Final = {
-    "run": "no webhook of it is recorded. One that was refused is in the quarantine; what is older than "
-    "retention.events has been removed",
-    "event": "what is older than retention.events has been removed",
-    "delivery": "what is older than retention.events has been removed",
+    "run": f"no webhook of it is recorded. One that was refused is in the quarantine; {_REMOVED}",
+    "event": _REMOVED,
+    "delivery": _REMOVED,
 }
-
-
-# Members of a filter that name what the config has: the names there, and whether the ledger still has this one.
-_NAMED: Final[Mapping[str, tuple[Callable[[Config], list[str]], Callable[[Connection, str, str], bool]]]] = {
-    "source": (lambda config: list(config.sources), names.has_source),
-    "sink": (lambda config: list(config.destinations), names.has_sink),
-    "route": (lambda config: [each.name for each in config.routes], names.has_route),
+# Members of a filter that are names of the config, and those names.
+_NAMED: Final[Mapping[str, Callable[[Config], list[str]]]] = {
+    "source": lambda config: list(config.sources),
+    "sink": lambda config: list(config.destinations),
+    "route": lambda config: [each.name for each in config.routes],
 }
 
 
 def none_such(kind: str, identifier: str) -> NotFound:
-    """Return the error for a thing that there is not, with where to look. `kind`: what it would be, such as "run"."""
-    other = next((each for prefix, each in _KINDS.items() if identifier.startswith(prefix)), kind)
+    """Return the error for an unknown id, with where to look. `kind`: of what, such as "run"."""
+    other = _kind_of(identifier) or kind
     why = _WHY.get(kind, "") if other == kind else f"it is the id of {_a(other)}"
-    return NotFound(f"{kind} {identifier}: there is none" + (f"; {why}" if why else ""))
+    return NotFound(f"{kind} {identifier}: not found" + (f"; {why}" if why else ""))
 
 
 def check_names(config: Callable[[], Config], connection: Connection, wanted: Filter, *, empty: bool) -> None:
-    """Raise Invalid for a name in the filter that is not known, with what would be right.
+    """Raise Invalid for an unknown name in the filter, with the names that exist.
 
-    Only for one who may see all sources, for it tells what there is. `config`: returns it, or raises what reading it
-    raises. `empty`: nothing was found; only then all names are looked up.
+    Only for a caller that may see all sources, because it reveals what exists. `config`: returns it. `empty`: the list
+    has no row; only then are names other than the status checked.
     """
     for status in wanted.status:
         if status not in FINAL and status not in ACTIVE and not names.has_status(connection, status):
-            raise unknown("status", status, "no run ended so", [*sorted(FINAL), *ACTIVE])
+            raise unknown("status", status, "unknown status", [*sorted(FINAL), *ACTIVE])
     if not empty:
         return
-    check_may_come(config, connection, wanted)
+    check_config_names(config, wanted)
     if wanted.run_id and not names.has_run(connection, wanted.run_id):
-        raise no_run(connection, wanted.run_id)
+        raise _no_run(connection, wanted.run_id)
     if wanted.event_id and not names.events_beginning(connection, wanted.event_id):
         raise no_such("event_id", wanted.event_id, "event")
 
 
-def check_may_come(config: Callable[[], Config], connection: Connection, wanted: Filter, source: str = "") -> None:
-    """Raise Invalid for a source, sink or route that neither the config nor the ledger knows, with those of the config:
-    who follows events would wait for ever. A run, a workflow or a label may come any time.
-
-    `config`: as of `check_names`; where it can't be read, all are taken for known. `source`: the only one that the
-    caller may see; "" for all.
-    """
-    asked = {name: value for name in _NAMED if (value := getattr(wanted, name))}
-    if not asked:
-        return
+def check_config_names(config: Callable[[], Config], wanted: Filter) -> None:
+    """Raise Invalid for a source, sink or route that is not in the config; nothing if the config cannot be read."""
+    given = {name: value for name in _NAMED if (value := getattr(wanted, name))}
     try:
-        known = config()
+        known = {name: _NAMED[name](config()) for name in given}
     except (RunhookError, OSError):
         return
-    for name, value in asked.items():
-        configured, is_known = _NAMED[name]
-        if value not in (there := configured(known)) and not is_known(connection, value, source):
-            raise unknown(name, value, f"there is no such {name}", there)
+    for name, value in given.items():
+        if value not in known[name]:
+            raise unknown(name, value, f"there is no such {name}", known[name])
 
 
 def no_such(name: str, value: str, what: str = "") -> Invalid:
-    """Return the error for an id that nothing has. `name`: of the parameter; `what`: of the thing, where it differs."""
+    """Return the error for an unknown id. `name`: of the parameter; `what`: of the thing, where it differs."""
     return _wrong(name, value, f"there is no such {what or name}")
 
 
-def no_run(connection: Connection, run_id: str, name: str = "run", source: str = "") -> Invalid:
-    """Return the error for a run that there is not, with one that may be meant. `name`: of the parameter; `source`: the
-    only one whose runs are told."""
-    if other := next((kind for prefix, kind in _KINDS.items() if run_id.startswith(prefix)), ""):
+def _no_run(connection: Connection, run_id: str, name: str = "run", source: str = "") -> Invalid:
+    """Return the error for an unknown run, with one of `source` whose id begins with this one. `name`: as above."""
+    if other := _kind_of(run_id):
         return _wrong(name, run_id, f"there is no such run; it is the id of {_a(other)}")
     guess = names.run_beginning(connection, run_id, source)
-    guess = guess or suggest(run_id, names.recent_runs(connection, source), cutoff=0.8)
     return _wrong(name, run_id, "there is no such run" + (f"; did you mean {guess}?" if guess else ""))
 
 
 def check_id(connection: Connection, name: str, identifier: str, source: str) -> None:
-    """Raise Invalid when the ledger has no delivery, event or run of this id. `name`: of the parameter; `source`: the
-    only one that the caller may see; one of another source is as none."""
+    """Raise Invalid when the ledger has no delivery, event or run with this id. `name`: of the parameter; `source`: the
+    only one that the caller may see; "" for all."""
     if identifier.startswith("dlv_"):
         if not names.deliveries_beginning(connection, identifier, source):
             raise no_such(name, identifier, "delivery")
@@ -108,36 +94,42 @@ def check_id(connection: Connection, name: str, identifier: str, source: str) ->
         if not names.events_beginning(connection, identifier, source):
             raise no_such(name, identifier, "event")
     elif not names.has_run(connection, identifier, source):
-        raise no_run(connection, identifier, name, source)
+        raise _no_run(connection, identifier, name, source)
 
 
 def whole_id(connection: Connection, name: str, identifier: str, source: str) -> str:
-    """Return the id of the delivery or event that begins so; `identifier` where there is none. Raises Invalid when
-    several begin so. `name`: of the parameter; `source`: the only one that is meant; "" for all."""
+    """Return the id of the delivery or event whose id begins with `identifier`; `identifier` if it is unknown.
+
+    Raises Invalid when it is ambiguous. `name`: of the parameter; `source`: "" for all.
+    """
     if len(identifier) >= FULL_ID:
         return identifier
     find = names.deliveries_beginning if identifier.startswith("dlv_") else names.events_beginning
     found = find(connection, identifier, source)
     if len(found) > 1:
-        raise _wrong(name, identifier, several_begin_so(found))
+        raise _wrong(name, identifier, ambiguous(found))
     return found[0] if found else identifier
 
 
-def several_begin_so(found: Sequence[str]) -> str:
-    """Return what is wrong with an id that is cut so short that these, and maybe more, begin so."""
-    return f"several begin so, such as {' and '.join(found[:2])}"
+def ambiguous(found: Sequence[str]) -> str:
+    """Return what is wrong with the beginning of an id that these ids, and maybe more, have."""
+    return f"ambiguous; matches {' and '.join(found[:2])}"
+
+
+def unknown(name: str, value: str, problem: str, known: Sequence[str]) -> Invalid:
+    """Return the error for an unknown name, with the most similar one of `known`, or all of them."""
+    guess = suggest(value, known)
+    listed = ", ".join(each[:_LONGEST] for each in list(dict.fromkeys(known))[:_MOST])
+    hint = f"did you mean {guess}?" if guess else f"there are {listed}" if listed else "the config has no such names"
+    return _wrong(name, value, f"{problem}; {hint}")
+
+
+def _kind_of(identifier: str) -> str:
+    return next((kind for prefix, kind in _KINDS.items() if identifier.startswith(prefix)), "")
 
 
 def _a(thing: str) -> str:
     return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
-
-
-def unknown(name: str, value: str, problem: str, known: Sequence[str]) -> Invalid:
-    """Return the error for a name of which there is nothing: with the one of `known` that may be meant, or all."""
-    guess = suggest(value, known)
-    listed = ", ".join(each[:_LONGEST] for each in list(dict.fromkeys(known))[:_MOST])
-    hint = f"did you mean {guess}?" if guess else f"there are {listed}" if listed else "there are none yet"
-    return _wrong(name, value, f"{problem}; {hint}")
 
 
 def _wrong(name: str, value: str, text: str) -> Invalid:

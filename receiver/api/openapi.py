@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
+import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -32,21 +33,21 @@ from receiver.errors import (
 # Where the document itself is, below ROOT.
 PATH: Final = "/openapi.json"
 _REF: Final = "#/components/schemas/"
-_ABOUT: Final = """What Runhook knows of every run, and what can be done about it.
+_ABOUT: Final = """Read runs, events and deliveries, and act on them.
 
-Lists come in pages: give `next` of a page as `after` for the one behind it, until it is null. A page may hold fewer
-rows than `limit`, or none, though there are more. Times are ISO 8601 in UTC; filters also take a time ago: `2h`.
-Clients must accept members of results, and words such as states, that they do not know."""
+Lists come in pages: give `next` of a page as `after` of the next call, until it is null. A page before the last may
+hold fewer rows than `limit`, or none. Times are ISO 8601 in UTC; filters also take a time ago: `2h`.
+Clients must ignore unknown members of results, and accept unknown values such as states."""
 
 _STREAM: Final = "Server-sent events: `event` with an event as in the list, and `gap`. See docs/reference/api.md."
 _LAST_EVENT_ID: Final = {
     "type": "string",
-    "description": "Of a stream: the id of the last event that came, in place of `after`.",
+    "description": "Of a stream: the id of the last received event, in place of `after`.",
 }
-_BYTES: Final = "The file: all of it, or the range. Its type is that of its name where a browser may show it."
-_RANGE: Final = {"type": "string", "pattern": "^bytes=\\d{1,9}-$", "description": "`bytes=0-99`; one range at once."}
+_BYTES: Final = "The file, or the range of it, under a type that a browser may show."
+_RANGE: Final = {"type": "string", "pattern": "^bytes=\\d{1,9}-$", "description": "`bytes=0-99`; a single range."}
 
-# What any call may be refused with.
+# Errors of any call.
 ERRORS: Final[tuple[type[RequestError], ...]] = (
     NoKey,
     Forbidden,
@@ -67,9 +68,9 @@ _HEADERS: Final[Mapping[type[RequestError], str]] = {
 }
 _HEADER_TEXTS: Final = {
     "WWW-Authenticate": "`Bearer`.",
-    "Allow": "The methods that there are.",
-    "Retry-After": "Seconds after which the call may be made again.",
-    "ETag": "Give it as `If-None-Match`: the answer is 304, and has no body, while it would be the same.",
+    "Allow": "The supported methods.",
+    "Retry-After": "Seconds after which to retry.",
+    "ETag": "Send as `If-None-Match`; returns 304 if unchanged.",
 }
 
 
@@ -80,17 +81,16 @@ def document(endpoints: Sequence[Endpoint[Any, Any]]) -> dict[str, Any]:
         wanted += [(each.parameters, "validation"), (each.result, "serialization")]
     refs, made = models_json_schema(list(dict.fromkeys(wanted)), ref_template=_REF + "{model}")
     schemas: dict[str, Any] = made.get("$defs", {})
-    names = _Names(schemas)
     paths: dict[str, dict[str, Any]] = {}
     for each in endpoints:
-        parameters = _resolve(refs[each.parameters, "validation"], schemas)
-        operation = _operation(each, parameters, names.renamed(refs[each.result, "serialization"]))
+        parameters = schemas[refs[each.parameters, "validation"]["$ref"].removeprefix(_REF)]
+        operation = _operation(each, parameters, refs[each.result, "serialization"])
         path = re.sub(r":\w+}", "}", each.path)
-        paths.setdefault(path, {})[each.method.lower()] = names.renamed(operation)
-    components = {names.of(name): names.renamed(_untitled(schema)) for name, schema in schemas.items()}
+        paths.setdefault(path, {})[each.method.lower()] = operation
+    components = {name: _untitled(schema) for name, schema in schemas.items()}
     components["Problem"] = _PROBLEM
     responses = {error.__name__: _error(error) for error in ERRORS}
-    return {
+    found = {
         "openapi": "3.1.0",
         "info": {"title": "Runhook", "version": "1", "description": _ABOUT, "license": {"name": "Apache-2.0"}},
         "servers": [{"url": ROOT}],
@@ -109,6 +109,9 @@ def document(endpoints: Sequence[Endpoint[Any, Any]]) -> dict[str, Any]:
             },
         },
     }
+    # RunRowPage, where pydantic says Page_RunRow_
+    described: dict[str, Any] = orjson.loads(re.sub(rb'\bPage_(\w+?)_"', rb'\1Page"', orjson.dumps(found)))
+    return described
 
 
 def _operation(endpoint: Endpoint[Any, Any], parameters: Mapping[str, Any], result: Any) -> dict[str, Any]:
@@ -142,8 +145,8 @@ def _operation(endpoint: Endpoint[Any, Any], parameters: Mapping[str, Any], resu
             answer["content"]["*/*"] = {"schema": {"type": "string", "format": "binary", "description": _BYTES}}
             made["parameters"].append(_parameter("Range", "header", _RANGE, False))
             made["responses"]["206"] = {**answer, "description": "The range."}
-            made["responses"]["416"] = {"description": "The file has no byte in this range."}
-        made["responses"]["304"] = {"description": "As the client has it: it gave its ETag.", "headers": etag}
+            made["responses"]["416"] = {"description": "The range is outside of the file."}
+        made["responses"]["304"] = {"description": "Unchanged: the client sent the current ETag.", "headers": etag}
     else:
         body = {
             "type": "object",
@@ -163,7 +166,7 @@ def _operation(endpoint: Endpoint[Any, Any], parameters: Mapping[str, Any], resu
 
 
 def _description(endpoint: Endpoint[Any, Any]) -> str:
-    """Return the rest of the function's docstring, and which key it takes."""
+    """Return the rest of the function's docstring, and which scopes the call needs."""
     text = (endpoint.function.__doc__ or "").strip().partition("\n\n")
     whole = " ".join(f"{text[0]}\n\n{text[2]}".split()).removeprefix(endpoint.summary).strip()
     keys = f"Needs the scope{'s' if len(_scopes(endpoint)) > 1 else ''} {' and '.join(_scopes(endpoint))}"
@@ -180,7 +183,7 @@ def _tag(endpoint: Endpoint[Any, Any]) -> str:
 
 
 def _tags(endpoints: Iterable[Endpoint[Any, Any]]) -> list[dict[str, str]]:
-    """Return the first parts of the paths, each with what the module of its first endpoint says of itself."""
+    """Return the first parts of the paths, each with the docstring of the module of its first endpoint."""
     found: dict[str, str] = {}
     for each in endpoints:
         about = (sys.modules[each.function.__module__].__doc__ or "").strip().split("\n\n")[0]
@@ -197,7 +200,7 @@ def _parameter(name: str, place: str, schema: Mapping[str, Any], required: bool)
 
 
 def _queried(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a member as a query has it: there is no null, but a parameter may be absent."""
+    """Return the schema of a member in a query, where null is an absent parameter."""
     own = dict(schema)
     kinds = [each for each in own.get("anyOf", ()) if each != {"type": "null"}]
     if len(kinds) == 1:
@@ -224,17 +227,17 @@ def _error(error: type[RequestError]) -> dict[str, Any]:
 
 _PROBLEM: Final[dict[str, Any]] = {
     "type": "object",
-    "description": "An error, as RFC 9457 has it.",
+    "description": "An error (RFC 9457).",
     "required": ["type", "title", "status", "detail"],
     "properties": {
-        "type": {"type": "string", "format": "uri", "description": "Which error: it never changes its meaning."},
+        "type": {"type": "string", "format": "uri", "description": "Identifies the error; its meaning never changes."},
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "What is wrong, and what would be right."},
-        "count": {"type": "integer", "description": "How many match now, where the call expected another number."},
+        "detail": {"type": "string", "description": "What failed and how to fix it."},
+        "count": {"type": "integer", "description": "The number that matches now, when the call expected another."},
         "errors": {
             "type": "array",
-            "description": "Each parameter that is wrong.",
+            "description": "The invalid parameters.",
             "items": {
                 "type": "object",
                 "required": ["name", "message"],
@@ -245,37 +248,8 @@ _PROBLEM: Final[dict[str, Any]] = {
 }
 
 
-class _Names:
-    """Names of schemas as a reader would give them: RunRowPage, where pydantic says Page_RunRow_."""
-
-    def __init__(self, schemas: Iterable[str]) -> None:
-        self._names = {name: re.sub(r"^(\w+?)_(\w+)_$", r"\2\1", name) for name in schemas}
-
-    def of(self, name: str) -> str:
-        """Return the name of a schema."""
-        return self._names[name]
-
-    def renamed(self, part: Any) -> Any:
-        """Return a part of the document with the names in its references."""
-        if isinstance(part, list):
-            return [self.renamed(each) for each in part]
-        if not isinstance(part, dict):
-            return part
-        return {
-            key: _REF + self._names.get(value.removeprefix(_REF), value.removeprefix(_REF))
-            if key == "$ref" and isinstance(value, str) and value.startswith(_REF)
-            else self.renamed(value)
-            for key, value in part.items()
-        }
-
-
-def _resolve(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = schemas[schema["$ref"].removeprefix(_REF)]
-    return found
-
-
 def _untitled(part: Any) -> Any:
-    """Return a schema without the titles that pydantic makes of the names of members."""
+    """Return a schema without the titles that pydantic derives from names."""
     if isinstance(part, list):
         return [_untitled(each) for each in part]
     if not isinstance(part, dict):
@@ -284,7 +258,7 @@ def _untitled(part: Any) -> Any:
 
 
 def _used(schemas: Mapping[str, Any], roots: list[Any]) -> dict[str, Any]:
-    """Return those of `schemas` to which something leads from `roots`."""
+    """Return the schemas that `roots` refer to, directly or not."""
     used: dict[str, Any] = {}
     while roots:
         part = roots.pop()

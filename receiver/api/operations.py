@@ -22,19 +22,19 @@ from receiver.ledger.database_clock import database_now
 
 
 class OperationRow(Result):
-    """An operation. The clock works it off step by step, across restarts."""
+    """An operation. The clock works on it step by step, across restarts."""
 
     id: str
     kind: str = Field(description="replay, backfill, cancel or restore.")
     state: str = Field(description="running, done or cancelled.")
-    source: str = Field(description="Whose things it takes; empty: of all sources.")
+    source: str = Field(description="The source it is limited to; empty: all sources.")
     sink: str = Field(description="Which sink a backfill fills.")
-    selection: AskedFor = Field(description="What it was asked to take.")
+    selection: AskedFor = Field(description="What it selects.")
     force: bool
-    rate: float = Field(description="So many a second at the most; 0: no limit.")
+    rate: float = Field(description="Maximum per second; 0: no limit.")
     total: int
     done: int
-    actor: str = Field(description="Who began it; empty: not known.")
+    actor: str = Field(description="Who began it; empty: unknown.")
     created_at: Moment
     updated_at: Moment
 
@@ -96,7 +96,7 @@ GET_OPERATION: Final = call("GET", "/operations/{id}", VIEW, get_operation)
 
 
 def cancel_operation(service: Service, actor: Actor, wanted: OperationParameters) -> OperationRow:
-    """Stop an operation that runs. What it has done stays done."""
+    """Stop a running operation. What it has done stays done."""
     found = find_operation(service, wanted)
 
     def stop(connection: Connection) -> bool:
@@ -107,7 +107,7 @@ def cancel_operation(service: Service, actor: Actor, wanted: OperationParameters
         return stopped
 
     if not service.ledger.write(stop):
-        raise Conflict(f"operation {wanted.id}: it is {find_operation(service, wanted).state}, and does not run")
+        raise Conflict(f"operation {wanted.id}: it is {find_operation(service, wanted).state}, not running")
     return OperationRow.of(find_operation(service, wanted))
 
 

@@ -16,8 +16,7 @@ from receiver.errors import Busy, NoKey
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger.api_keys import Key
 
-# Seconds for which a key that was valid is taken while the ledger does not say whether it still is: the metrics are
-# needed most while the ledger is away.
+# Seconds for which a key that was valid is accepted while the ledger is unavailable: metrics are needed most then.
 TRUSTED_FOR: Final = 24 * 3600.0
 # Seconds that the ledger has to answer. Who scrapes waits 10 s, of which the metrics themselves may take most.
 PATIENCE: Final = 2.0
@@ -47,7 +46,7 @@ class OperatorKeys:
                 key = await self._identify(request)
         except (LedgerUnavailable, TimeoutError):
             if self._clock() - self._valid_at.get(digest, float("-inf")) > TRUSTED_FOR:
-                raise Busy("the ledger is away, and no key can be checked", retry_after=5) from None
+                raise Busy("ledger database unavailable, so no key can be checked", retry_after=5) from None
             return
         except NoKey:  # it was revoked
             self._valid_at.pop(digest, None)

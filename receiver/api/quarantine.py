@@ -12,6 +12,7 @@ from pydantic import Field
 
 from receiver.api import audit as audited
 from receiver.api import cursor
+from receiver.api.chosen import EXPECT, NEEDS_COUNT
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, MomentParameter, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
@@ -30,7 +31,7 @@ SHOWN: Final = 256 << 10
 
 
 class QuarantineRow(Result):
-    """A request in quarantine. Nobody knows who sent it."""
+    """A request in quarantine. Its sender is unknown."""
 
     id: str = Field(description="What its event's id would be.")
     source: str
@@ -141,7 +142,7 @@ class QuarantineSelection(Scoped):
         None,
         ge=0,
         le=2**63 - 1,
-        description="How many it must be, as dry_run has counted: else 409 with the new count. Needed without ids.",
+        description=EXPECT,
     )
 
 
@@ -170,7 +171,7 @@ class DropResult(Result):
 
 
 def verify_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection) -> VerifyResult:
-    """Check signatures again with the present secrets, and let the authentic requests in, as of when they came."""
+    """Check signatures again with the current secrets, and accept authentic requests, as of when they were received."""
     store = store_of(service)
     verdicts = check(service.config, store, _chosen(store, wanted))
     authentic = authentic_of(verdicts)
@@ -201,7 +202,7 @@ def drop_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection)
 def _chosen(store: Quarantine, wanted: QuarantineSelection) -> list[QuarantinedRequest]:
     """Return what is chosen. Raises NotFound for an id that is not there, Invalid and NotAsExpected."""
     if not wanted.dry_run and not wanted.ids and wanted.expect is None:
-        raise Invalid("expect: say how many it must be, as the same call with dry_run counts them; or give ids")
+        raise Invalid(NEEDS_COUNT)
     there = kept(store, wanted.source)
     if missing := sorted(set(wanted.ids) - {each.id for each in there}):
         raise NotFound(f"not in quarantine: {', '.join(missing)}; `runhook quarantine list` shows what is")
@@ -248,7 +249,7 @@ def let_in(
 ) -> None:
     """Append requests to the inbox as events received when they came, take out and count each that is there.
 
-    One that somebody else has taken out meanwhile is left out. Raises InboxUnavailable.
+    One that was removed since then is skipped. Raises InboxUnavailable.
     """
     begun: list[QuarantinedRequest] = []
 

@@ -19,7 +19,7 @@ from receiver.dispatch.reroute import ReroutePage, Rerouter, apply
 from receiver.domain.api_key import OPERATE
 from receiver.errors import Invalid
 
-# Seconds after which a call says where the next one goes on, and events that one call tells of at the most.
+# Seconds after which a call returns where the next one continues, and maximum events of one call.
 TIME: Final = 5.0
 MOST: Final = 1000
 
@@ -33,7 +33,7 @@ class RerouteParameters(Filtered):
         "",
         max_length=20,
         pattern="^[0-9]*$",
-        description="Where to go on: `next` of the call before, a lower number the further back.",
+        description="Cursor: `next` from the previous call.",
     )
 
 
@@ -55,10 +55,10 @@ class RerouteResult(Result):
 
     events: list[ReroutedRow]
     made: int = Field(description="Deliveries that were made; 0 for a dry run.")
-    left: int = Field(description="Events of runs that have gone on since: they would be old news.")
+    left: int = Field(description="Skipped events: their runs have newer ones.")
     failures: dict[str, int] = Field(description="By route, on how many events its rule could not be evaluated.")
-    until: Moment = Field(description="Give it to the calls that follow: what comes later meets today's rules anyway.")
-    next: str | None = Field(description="Give it as `after` to go on; null at the end.")
+    until: Moment = Field(description="Give it to the following calls: later events meet the current rules anyway.")
+    next: str | None = Field(description="Cursor: give it as `after` to continue; null at the end.")
 
 
 def reroute(service: Service, actor: Actor, wanted: RerouteParameters) -> RerouteResult:

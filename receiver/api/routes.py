@@ -23,7 +23,7 @@ from receiver.errors import Invalid
 from receiver.ledger import stats
 from receiver.routing.router import Router, RunView, Verdict
 
-# Seconds that are counted if nothing else is said: a day.
+# Seconds that are counted by default.
 USUAL: Final = 86_400.0
 # What a route may see besides final, new events.
 _FLAGS: Final = ("interim", "updates", "repeats", "superseded", "test")
@@ -37,19 +37,19 @@ class RouteTargetRow(Result):
 
 
 class RouteRow(Result):
-    """A route, in the order of the config. One that is not in the config any more has no `when` and leads nowhere."""
+    """A route, in the order of the config. One that left the config has no `when` and no `to`."""
 
     name: str
     configured: bool
     when: str | dict[str, Any] | None = Field(description="The rule; null: always.")
     to: list[RouteTargetRow]
     also: list[str] = Field(description=f"What it sees besides final, new events: {', '.join(_FLAGS)}.")
-    stop: bool = Field(description="Whether the routes after it are left out when it matches.")
+    stop: bool = Field(description="Whether later routes are skipped when it matches.")
     deliveries: dict[str, int] = Field(description="How many it has made, by state.")
 
 
 class RoutesResult(Result):
-    """The routes. `since`: events recorded since then are counted, later than asked for where there are very many."""
+    """The routes. `since`: events recorded since then are counted; later than requested if there are too many."""
 
     items: list[RouteRow]
     since: Moment
@@ -57,13 +57,13 @@ class RoutesResult(Result):
 
 
 class RoutesParameters(Scoped):
-    """What is counted."""
+    """Which events are counted."""
 
     since: MomentParameter | None = Field(None, description="Events recorded since then: 15m, 2h, or a time. 1d.")
 
 
 def list_routes(service: Service, _actor: Actor, wanted: RoutesParameters) -> RoutesResult:
-    """List the routes in their order, with the deliveries that each has made lately, by state."""
+    """List the routes in their order, with their recent deliveries by state."""
     since = time.time() - USUAL if wanted.since is None else wanted.since
     counted = service.ledger.read(lambda it: stats.count_routes(it, since, wanted.source))
     rows = [_row(route, counted.by_route.get(route.name, {})) for route in service.config.routes]
@@ -92,20 +92,20 @@ LIST_ROUTES: Final = call("GET", "/routes", VIEW, list_routes)
 
 
 class ExplainParameters(Scoped):
-    """A body: as a JSON object, or as text."""
+    """A body, as a JSON object or as text."""
 
     body: dict[str, Any] | None = Field(None, description="The body, as a JSON object.")
-    raw: str = Field("", description="The body as text, to see what becomes of one that is no JSON.")
+    raw: str = Field("", description="The body as text, which may be invalid JSON.")
     labels: dict[str, str] = Field(default_factory=dict, max_length=1000, description="Labels of its submission.")
 
 
 class RouteExplanation(Result):
-    """What one route makes of it."""
+    """The result of one route."""
 
     route: str
     matched: bool
     why: str
-    error: bool = Field(description="The rule could not be evaluated on it, which counts as no match.")
+    error: bool = Field(description="The rule failed on it, which counts as no match.")
 
 
 class ExplainedDelivery(Result):
@@ -117,34 +117,40 @@ class ExplainedDelivery(Result):
 
 
 class Explanation(Result):
-    """What would become of a body, as the first event of its run."""
+    """What would happen to a body, as the first event of its run."""
 
     run_id: str
     run_type: str
     status: str = Field(description="As Skyvern says.")
     outcome: str = Field(description="After correction.")
     attempt: int
-    problem: str = Field(description="Why it can't be read; it would be kept, and not routed.")
+    problem: str = Field(description="Why it cannot be parsed; it would be stored and not routed.")
     event_id: str
     disposition: str
     redacted: bool = Field(description="Whether fields are masked.")
     routes: list[RouteExplanation]
-    deliveries: list[ExplainedDelivery] = Field(description="None: it would be unrouted, kept, and go nowhere.")
+    deliveries: list[ExplainedDelivery] = Field(description="Empty: it would be stored and not delivered.")
 
 
 def explain_body(service: Service, _actor: Actor, wanted: ExplainParameters) -> Explanation:
-    """Tell which routes match a body, why, and which deliveries would be made, as the first event of its run."""
+    """Explain which routes match a body, why, and which deliveries it gets, as the first event of its run."""
     config = service.config
-    if wanted.source and wanted.source not in config.sources:
-        raise Invalid(f"source {wanted.source}: there is none; there are {', '.join(config.sources)}")
+    source = source_or_first(config, wanted.source)
     if (wanted.body is None) == (not wanted.raw):
         raise Invalid("give either body, a JSON object, or raw, its text")
     body = wanted.raw.encode(errors="replace") if wanted.body is None else json.dumps(wanted.body).encode()
-    return explain(config, wanted.source or next(iter(config.sources)), body, wanted.labels, time.time())
+    return explain(config, source, body, wanted.labels, time.time())
+
+
+def source_or_first(config: Config, name: str) -> str:
+    """Return a source of the config, the first one for "". Raises Invalid for an unknown one."""
+    if name and name not in config.sources:
+        raise Invalid(f"source {name}: not found; there are {', '.join(config.sources)}")
+    return name or next(iter(config.sources))
 
 
 def explain(config: Config, source: str, body: bytes, labels: Mapping[str, str], now: float) -> Explanation:
-    """Tell what would become of a body that came at `now`."""
+    """Return what would happen to a body that arrives at `now`."""
     parsed = parse_event(Event(event_id(source, body), source, body, now), Redactor(config.redact))
     run, event = parsed.run, parsed.event.id
     disposition: str = "unreadable"

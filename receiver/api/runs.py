@@ -1,4 +1,4 @@
-"""Runs: the list, and one told whole."""
+"""Runs: the list, and one with all that happened to it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from receiver.ledger.words import COUNT_LIMIT, coverage
 
 M = TypeVar("M", bound=Result)
 
-# Rows of each kind that are told of one run.
+# Maximum rows of each kind that are shown of one run.
 MOST = 200
 
 

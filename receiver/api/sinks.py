@@ -1,4 +1,4 @@
-"""Sinks: breaker, lag and pause; pause and resume one, move the deliveries of one that left the config."""
+"""Sinks: breaker, lag and pause; pause, resume and test one, move the deliveries of one that left the config."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pydantic import Field
 
 from handlers.contract import Delivery, Receipt, Refused, SinkError, Unavailable
-from receiver.api import audit as audited
+from receiver.api.audit import audited, note
 from receiver.api.call_pool import place_in
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Page, Result, Scoped
@@ -30,14 +30,25 @@ from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection, audit, names, stats
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes, orphans
-from receiver.ledger.deliveries.orphans import Moved
 from receiver.runtime.process import error_location
 from receiver.skyvern import members
 
-# What a sink is called in lists that callers' webhooks go to.
+# The type that lists show for the sink of callers' webhooks.
 CALLBACK_TYPE: Final = "callers' webhooks"
-# Origins with an open breaker that are told.
+# Maximum origins with an open breaker that are shown.
 MOST_ORIGINS: Final = 200
+# What the audit calls the test of a sink.
+TEST: Final = "sink.test"
+# Tests that one process runs at once: a sink that hangs must not take all threads.
+_TESTS: Final = threading.BoundedSemaphore(2)
+# Maximum lanes of one sink that are probed at once when it resumes.
+MOST_LANES: Final = 10_000
+# Seconds after which a move returns where the next call continues.
+TIME: Final = 5.0
+# What `after` of a move begins with: deliveries are moved first, then what waits for them.
+_DELIVERIES, _LINKS = "d", "l"
+
+log = logging.getLogger("runhook.api")
 
 
 class OriginRow(Result):
@@ -57,7 +68,7 @@ class OriginsRow(Result):
 
 
 class SinkRow(Result):
-    """A sink. What concerns all sources is null or empty for one who may see one source only."""
+    """A sink. For a caller that may see one source only, what concerns all sources is null or empty."""
 
     name: str
     type: str
@@ -65,14 +76,14 @@ class SinkRow(Result):
     paused_at: Moment | None
     breaker: str = Field(description="closed, open or probing.")
     opened_at: Moment | None = Field(description="Since when it is not closed.")
-    probe_at: Moment | None = Field(description="When it is tried next.")
+    probe_at: Moment | None = Field(description="When the next probe is due.")
     reason: str = Field(description="Why it is open.")
     deliveries: dict[str, int] | None = Field(
-        description=f"How many are in each state that needs somebody or something, up to {stats.COUNT_LIMIT} of each."
+        description=f"Deliveries by state, without delivered and cancelled ones, up to {stats.COUNT_LIMIT} of each."
     )
-    oldest_due_at: Moment | None = Field(None, description="Since when its oldest delivery waits beyond its time.")
-    lag: float | None = Field(None, description="Seconds for which that waits.")
-    orphaned: bool = Field(description="It is not in the config, and has deliveries that nobody would send.")
+    oldest_due_at: Moment | None = Field(None, description="Since when its oldest delivery is overdue.")
+    lag: float | None = Field(None, description="Seconds for which its oldest delivery is overdue.")
+    orphaned: bool = Field(description="It is not in the config, but still has pending deliveries.")
     origins: OriginsRow | None = Field(None, description="Of the callers' webhooks.")
 
 
@@ -82,9 +93,47 @@ class SinkParameters(Scoped):
     sink: str = Field(max_length=200, description="The sink's name.")
 
 
+class ResumeResult(Result):
+    """A sink after it was resumed."""
+
+    sink: SinkRow
+    was_paused: bool
+    probed: int = Field(description="Open breakers that are probed at once; one accepted delivery closes each.")
+
+
+class SinkTestResult(Result):
+    """The result of a sample. `outcome`: accepted, refused, unavailable or error."""
+
+    outcome: str
+    reason: str = Field(description="Why it was not accepted; else empty.")
+    id: str = Field(description="Of the receipt.")
+    keys: list[str] = Field(description="Of the receipt: what was written.")
+    note: str = Field(description="Of the receipt.")
+
+
+class MoveParameters(SinkParameters):
+    """Which sink's deliveries go to which other sink. `sink`: one that left the config."""
+
+    into: str = Field(max_length=200, description="The sink that gets its deliveries.")
+    delivered: bool = Field(
+        False, description="Also what `sink` has delivered: `into` is the same sink, and does not get it again."
+    )
+    undo: bool = Field(False, description="Give back what `into` got from `sink` and has not delivered.")
+    dry_run: bool = Field(False, description="Change nothing: return the number of deliveries as `count`.")
+    after: str = Field("", max_length=300, description="Cursor: `next` from the previous call.")
+
+
+class MoveResult(Result):
+    """What a call has moved."""
+
+    count: int
+    left: int = Field(description="Deliveries of events that the other sink already has a delivery of.")
+    next: str | None = Field(description="Cursor: give it as `after` to continue; null at the end.")
+
+
 def list_sinks(service: Service, _actor: Actor, wanted: Scoped) -> Page[SinkRow]:
-    """List the sinks of the config, and those that it has lost while they have deliveries that wait."""
-    return Page(items=service.ledger.read(lambda it: _read(it, service.config, whole=not wanted.source)))
+    """List the sinks of the config, and removed ones that still have pending deliveries."""
+    return Page(items=service.ledger.read(lambda it: _rows(it, service.config, wanted.source)))
 
 
 def get_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRow:
@@ -92,46 +141,44 @@ def get_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRow:
     for row in list_sinks(service, actor, wanted).items:
         if row.name == wanted.sink:
             return row
-    raise NotFound(f"sink {wanted.sink}: there is none")
+    raise NotFound(f"sink {wanted.sink}: not found")
 
 
-def _read(connection: Connection, config: Config, *, whole: bool) -> list[SinkRow]:
-    if not whole:
-        known = lanes.named(connection, config.destinations)
-        rows = sink_rows(config, known, {})
-        return [SinkRow.model_validate({**row, "deliveries": None, "reason": "", "origins": None}) for row in rows]
-    now = database_now(connection)
-    known = {lane.lane: lane for lane in lanes.not_closed(connection)}
-    counts: dict[str, dict[str, int]] = {}
-    for (sink, state), count in stats.counts(connection).items():
-        counts.setdefault(sink, {})[state] = count
-    due = stats.oldest_due(connection, now)
-    return [
-        SinkRow.model_validate({**row, "oldest_due_at": due.get(row["name"]), "lag": _lag(due.get(row["name"]), now)})
-        for row in sink_rows(config, known, counts)
-    ]
-
-
-def _lag(since: float | None, now: float) -> float:
-    return 0.0 if since is None else round(max(0.0, now - since), 3)
-
-
-def sink_rows(config: Config, known: Mapping[str, Lane], counts: Mapping[str, dict[str, int]]) -> list[dict[str, Any]]:
-    """Return what is told of each sink. `known`: lanes by name; `counts`: deliveries by sink and state."""
+def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
+    """Return the rows of all sinks. `source`: the only one that the caller may see; "" for all."""
     types = {name: sink.type for name, sink in config.sinks.items()}
     types |= {name: CALLBACK_TYPE for name in config.destinations if name not in types}
-    found: list[dict[str, Any]] = []
-    for name, kind in types.items():
-        state = _lane(known.get(name) or Lane(name, name))
-        row = {"name": name, "type": kind, **state, "deliveries": counts.get(name, {}), "orphaned": False}
-        if name == CALLBACK:
-            row["origins"] = _origins(known.values())
-        found.append(row)
-    return [*found, *_orphaned(counts, types)]
+    if source:
+        known = lanes.named(connection, types)
+        bare = {"reason": "", "deliveries": None, "orphaned": False}
+        return [SinkRow(name=name, type=kind, **_state(known.get(name)) | bare) for name, kind in types.items()]
+    now, counted = database_now(connection), stats.counts(connection)
+    known = {lane.lane: lane for lane in lanes.not_closed(connection)}
+    due, removed = stats.oldest_due(connection, now), orphans.orphaned(counted, types)
+    rows: list[SinkRow] = []
+    for name in (*types, *removed):
+        state = _state(None if name in removed else known.get(name))
+        if name in removed:
+            state["reason"] = f"runhook sink move {name} NAME, or runhook cancel --sink {name}"
+        counts = {state: count for (sink, state), count in counted.items() if sink == name}
+        rows.append(
+            SinkRow(
+                name=name,
+                type=types.get(name, ""),
+                **state,
+                deliveries=counts,
+                oldest_due_at=due.get(name),
+                lag=round(max(0.0, now - due.get(name, now)), 3),
+                orphaned=name in removed,
+                origins=_origins(known.values()) if name == CALLBACK else None,
+            )
+        )
+    return rows
 
 
-def _lane(lane: Lane) -> dict[str, Any]:
-    """Return what is told of a sink's own lane. The reason of a failure is no news once the breaker is closed."""
+def _state(lane: Lane | None) -> dict[str, Any]:
+    """Return what a row shows of a sink's own lane. The reason of a failure is outdated once the breaker is closed."""
+    lane = lane or Lane("", "")
     shut = lane.breaker != "closed"
     return {
         "paused": lane.paused,
@@ -143,37 +190,20 @@ def _lane(lane: Lane) -> dict[str, Any]:
     }
 
 
-def _orphaned(counts: Mapping[str, dict[str, int]], sinks: Collection[str]) -> list[dict[str, Any]]:
-    """Return rows for sinks that are not in the config and have deliveries that nobody would send."""
-    by_state = {(sink, state): count for sink, states in counts.items() for state, count in states.items()}
-    return [
-        {
-            "name": sink,
-            "type": "",
-            **_lane(Lane(sink, sink)),
-            "reason": f"runhook sink move {sink} NAME, or runhook cancel --sink {sink}",
-            "deliveries": counts[sink],
-            "orphaned": True,
-        }
-        for sink in orphans.orphaned(by_state, sinks)
-    ]
-
-
-def _origins(known: Iterable[Lane]) -> dict[str, Any]:
-    """Return the origins of callers' webhooks whose breaker is not closed."""
+def _origins(known: Iterable[Lane]) -> OriginsRow:
     shut = [lane for lane in known if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
-    return {
-        "shut": [
-            {
-                "origin": callback.origin_in(lane.lane),
-                "key": callback.key_in(lane.lane),
-                "breaker": lane.breaker,
-                "until": lane.until or None,
-                "reason": lane.reason,
-            }
+    return OriginsRow(
+        shut=[
+            OriginRow(
+                origin=callback.origin_in(lane.lane),
+                key=callback.key_in(lane.lane),
+                breaker=lane.breaker,
+                until=lane.until or None,
+                reason=lane.reason,
+            )
             for lane in sorted(shut, key=lambda lane: lane.lane)[:MOST_ORIGINS]
-        ],
-    }
+        ]
+    )
 
 
 def require_sink(config: Config, name: str) -> None:
@@ -181,87 +211,86 @@ def require_sink(config: Config, name: str) -> None:
     if name in config.destinations:
         return
     if name == CALLBACK:
-        raise Invalid(f"{name} serves the webhooks of those who submit runs here; no source has an api_key to do so")
+        raise Invalid(f"{name} sends the webhooks of those who submit runs here; no source has an api_key to do so")
     raise Invalid(f"no sink is called {name}; the config has {', '.join(config.destinations) or 'none'}")
 
 
 def require_live_sink(service: Service, name: str) -> None:
-    """Raise Invalid when the config has no sink `name`, with what helps when it had one that deliveries go to."""
-    gone = name not in service.config.destinations and name != CALLBACK
-    if gone and service.ledger.read(lambda it: names.has_sink(it, name)):
-        raise sink_gone(name)
+    """Raise Invalid when the config has no sink `name`; for one that left it, with the commands that help."""
+    removed = name not in service.config.destinations and name != CALLBACK
+    if removed and service.ledger.read(lambda it: names.has_sink(it, name)):
+        raise Invalid(
+            f"{name}: it is no longer in the config, so its deliveries are not sent; `runhook sink move {name} NAME` "
+            f"gives them to another sink, `runhook cancel --sink {name}` cancels pending ones"
+        )
     require_sink(service.config, name)
 
 
-def sink_gone(name: str) -> Invalid:
-    """Return the error for a sink that is not in the config any more, but has deliveries."""
-    return Invalid(
-        f"{name}: it is not in the config any more, so nobody would send to it; `runhook sink move {name} NAME` gives "
-        f"its deliveries to another one, `runhook cancel --sink {name}` ends those that wait"
-    )
+def pause_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRow:
+    """Send nothing more to a sink; its deliveries wait."""
+    require_live_sink(service, wanted.sink)
+
+    def pause(connection: Connection) -> None:
+        lanes.set_paused(connection, wanted.sink, True, database_now(connection))
+        note(connection, actor, "sink.pause", {"sink": wanted.sink}, 1)
+
+    service.ledger.write(pause)
+    return get_sink(service, actor, wanted)
 
 
-LIST_SINKS: Final = call("GET", "/sinks", VIEW, list_sinks)
-GET_SINK: Final = call("GET", "/sinks/{sink}", VIEW, get_sink)
+def resume_sink(service: Service, actor: Actor, wanted: SinkParameters) -> ResumeResult:
+    """Resume a paused sink. Its open breakers are probed at once."""
+    require_live_sink(service, wanted.sink)
+
+    def resume(connection: Connection) -> tuple[bool, int]:
+        now = database_now(connection)
+        mine = lanes.not_closed(connection, MOST_LANES, wanted.sink)
+        paused, shut = any(lane.paused for lane in mine), [lane.lane for lane in mine if lane.breaker != "closed"]
+        if paused:
+            lanes.set_paused(connection, wanted.sink, False, now)
+        lanes.probe_at_once(connection, shut, now)
+        note(connection, actor, "sink.resume", {"sink": wanted.sink}, 1)
+        return paused, len(shut)
+
+    paused, probed = service.ledger.write(resume)
+    return ResumeResult(sink=get_sink(service, actor, wanted), was_paused=paused, probed=probed)
 
 
-log = logging.getLogger("runhook.api")
-
-# What the audit calls the test of a sink.
-TEST: Final = "sink.test"
-# Tests that one process makes at once: a sink that hangs must not take all threads from who looks and acts.
-_TESTS: Final = threading.BoundedSemaphore(2)
-# Lanes of one sink that are probed at once when it goes on.
-MOST_LANES: Final = 10_000
-
-
-class Resumed(NamedTuple):
-    """What a resume found. `paused`: whether it was; `shut`: the lanes whose breaker is open, and is probed now."""
-
-    paused: bool
-    shut: Sequence[Lane]
-
-
-class ResumeResult(Result):
-    """How a sink is after it was told to go on."""
-
-    sink: SinkRow
-    was_paused: bool
-    probed: int = Field(description="Open breakers that are tried at once: one delivery closes each when it is taken.")
+def test_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkTestResult:
+    """Send one marked sample to a sink, now and from the receiver. Return its receipt, or why it was not accepted."""
+    config, base = service.config, service.settings.skyvern_base_url
+    require_testable(config, wanted.sink)
+    with (
+        place_in(_TESTS, "other sinks are being tested"),
+        audited(service.ledger, actor, TEST, {"sink": wanted.sink}) as done,
+    ):
+        try:
+            receipt = send_sample(config, base, wanted.sink)
+        except Exception as error:  # anything but a SinkError is a bug, perhaps of a third party's sink
+            kinds = ((Refused, "refused"), (Unavailable, "unavailable"))
+            outcome = next((name for kind, name in kinds if isinstance(error, kind)), "error")
+            reason = str(error) if isinstance(error, SinkError) else error_location(error)
+            log.debug("api.sink_test sink=%s in full", wanted.sink, exc_info=True)
+            done.outcome, done.detail = audit.FAILED, f"{outcome}: {reason}"
+            return SinkTestResult(outcome=outcome, reason=reason, id="", keys=[], note="")
+        done.count = 1
+    return SinkTestResult(outcome="accepted", reason="", id=receipt.id, keys=list(receipt.keys), note=receipt.note)
 
 
-class SinkTestResult(Result):
-    """What became of a sample. `outcome`: accepted, refused, unavailable or error."""
-
-    outcome: str
-    reason: str = Field(description="Why it was not accepted, else empty.")
-    id: str = Field(description="Of the receipt.")
-    keys: list[str] = Field(description="Of the receipt: what was written.")
-    note: str = Field(description="Of the receipt.")
-
-
-def pause(connection: Connection, actor: Actor, sink: str) -> None:
-    """Pause a sink, with its line in the audit."""
-    lanes.set_paused(connection, sink, True, database_now(connection))
-    audited.note(connection, actor, "sink.pause", {"sink": sink}, 1)
-
-
-def resume(connection: Connection, actor: Actor, sink: str) -> Resumed:
-    """Let a sink go on, with its line in the audit. An open breaker is probed at once."""
-    now = database_now(connection)
-    mine = lanes.not_closed(connection, MOST_LANES, sink)
-    paused, shut = any(lane.paused for lane in mine), [lane for lane in mine if lane.breaker != "closed"]
-    if paused:
-        lanes.set_paused(connection, sink, False, now)
-    lanes.probe_at_once(connection, [lane.lane for lane in shut], now)
-    audited.note(connection, actor, "sink.resume", {"sink": sink}, 1)
-    return Resumed(paused, shut)
+def require_testable(config: Config, name: str) -> None:
+    """Raise Invalid for a sink that is not in the config, or can't be tested."""
+    require_sink(config, name)
+    if name == CALLBACK:
+        raise Invalid(
+            f"{name} can't be tested: it has no address of its own, each delivery goes to the webhook_url that the "
+            "run's caller gave; `runhook replay RUN --sink callback --force` sends a real one again"
+        )
 
 
 def send_sample(config: Config, default_base: str, name: str) -> Receipt:
     """Send a marked sample to a sink, now and from here. Raises SinkError, and Invalid for one that can't be tested.
 
-    `default_base`: the base of Skyvern's API for sources that name none.
+    `default_base`: the base URL of Skyvern's API for sources that name none.
     """
     from handlers import registry
     from receiver.delivery.sink_services import SourceServices
@@ -275,24 +304,14 @@ def send_sample(config: Config, default_base: str, name: str) -> Receipt:
         sink.close()
 
 
-def require_testable(config: Config, name: str) -> None:
-    """Raise Invalid for a sink that is none, or can't be tested."""
-    require_sink(config, name)
-    if name == CALLBACK:
-        raise Invalid(
-            f"{name} can't be tested: it has no address of its own, for each delivery goes to the webhook_url that the "
-            "run's caller gave; `runhook replay RUN --sink callback --force` sends a real one again"
-        )
-
-
 def _sample_delivery(config: Config, sink: str, now: float) -> Delivery:
     """Return a delivery that is marked as a test, of a made-up run."""
     source = next(iter(config.sources))
     body = _sample_body(now)
-    run = parse(body)
+    run, event = parse(body), event_id(source, body)
     return Delivery(
-        key=delivery_id(event_id(source, body), sink),
-        event_id=event_id(source, body),
+        key=delivery_id(event, sink),
+        event_id=event,
         sink=sink,
         attempt=1,
         source=source,
@@ -347,78 +366,12 @@ def _sample_body(now: float) -> bytes:
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def pause_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRow:
-    """Send nothing more to a sink; its deliveries wait."""
-    require_live_sink(service, wanted.sink)
-    service.ledger.write(lambda it: pause(it, actor, wanted.sink))
-    return get_sink(service, actor, wanted)
-
-
-def resume_sink(service: Service, actor: Actor, wanted: SinkParameters) -> ResumeResult:
-    """Let a paused sink go on. If its breaker is open, it is probed at once."""
-    require_live_sink(service, wanted.sink)
-    found = service.ledger.write(lambda it: resume(it, actor, wanted.sink))
-    return ResumeResult(sink=get_sink(service, actor, wanted), was_paused=found.paused, probed=len(found.shut))
-
-
-def test_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkTestResult:
-    """Send one marked sample to a sink, now and from the receiver, and return its receipt or why there is none."""
-    config, base = service.config, service.settings.skyvern_base_url
-    require_testable(config, wanted.sink)
-    with (
-        place_in(_TESTS, "other sinks are being tested"),
-        audited.audited(service.ledger, actor, TEST, {"sink": wanted.sink}) as told,
-    ):
-        try:
-            receipt = send_sample(config, base, wanted.sink)
-        except Exception as error:  # others than these are bugs, of a third party's sink perhaps
-            kinds = ((Refused, "refused"), (Unavailable, "unavailable"))
-            outcome = next((name for kind, name in kinds if isinstance(error, kind)), "error")
-            reason = str(error) if isinstance(error, SinkError) else error_location(error)
-            log.debug("api.sink_test sink=%s in full", wanted.sink, exc_info=True)
-            told.outcome, told.detail = audit.FAILED, f"{outcome}: {reason}"
-            return SinkTestResult(outcome=outcome, reason=reason, id="", keys=[], note="")
-        told.count = 1
-    return SinkTestResult(outcome="accepted", reason="", id=receipt.id, keys=list(receipt.keys), note=receipt.note)
-
-
-PAUSE_SINK: Final = call("POST", "/sinks/{sink}/pause", OPERATE, pause_sink, all_sources=True)
-RESUME_SINK: Final = call("POST", "/sinks/{sink}/resume", OPERATE, resume_sink, all_sources=True)
-TEST_SINK: Final = call("POST", "/sinks/{sink}/test", OPERATE, test_sink, all_sources=True)
-
-
-# Seconds after which a call says where the next one goes on.
-TIME: Final = 5.0
-# What `after` begins with: deliveries are moved first, then what waits for them.
-_DELIVERIES, _LINKS = "d", "l"
-
-
-class MoveParameters(SinkParameters):
-    """Which sink's deliveries go to which. `sink`: the one that is not in the config any more."""
-
-    into: str = Field(max_length=200, description="The sink that gets its deliveries.")
-    delivered: bool = Field(
-        False, description="Also what `sink` has delivered: `into` is the same sink, and is not told again."
-    )
-    undo: bool = Field(False, description="Give back what `into` got from `sink` and has not delivered.")
-    dry_run: bool = Field(False, description="Change nothing: return how many there are as `count`.")
-    after: str = Field("", max_length=300, description="Where to go on: `next` of the call before.")
-
-
-class MoveResult(Result):
-    """What a call has moved."""
-
-    count: int
-    left: int = Field(description="Deliveries of events that the other sink has a delivery of already.")
-    next: str | None = Field(description="Give it as `after` to go on; null at the end.")
-
-
 def move_sink(service: Service, actor: Actor, wanted: MoveParameters) -> MoveResult:
     """Give the deliveries of a sink that left the config to another one, under the same idempotency keys.
 
-    What waits is due at once; dead letters and cancelled ones stay so. Call it again with `next` until that is null.
+    Pending ones are due at once; dead and cancelled ones stay so. Call it again with `next` until that is null.
     """
-    _check(service, wanted)
+    _check_move(service.config, wanted)
     giver, taker = (wanted.into, wanted.sink) if wanted.undo else (wanted.sink, wanted.into)
     if not wanted.after:
         kept = {DeliveryState.SENDING, *(() if wanted.delivered else (DeliveryState.DELIVERED,))}
@@ -429,9 +382,9 @@ def move_sink(service: Service, actor: Actor, wanted: MoveParameters) -> MoveRes
         if wanted.dry_run:
             return MoveResult(count=total, left=0, next=None)
     chosen = {"sink": giver, "into": taker, "delivered": wanted.delivered, "undo": wanted.undo}
-    with audited.audited(service.ledger, actor, "sink.move", chosen) as told:
+    with audited(service.ledger, actor, "sink.move", chosen) as done:
         moved = _moved(service, wanted, giver, taker)
-        told.count = moved.count
+        done.count = moved.count
     return moved
 
 
@@ -443,7 +396,7 @@ def _moved(service: Service, wanted: MoveParameters, giver: str, taker: str) -> 
     def rename(connection: Connection) -> str:
         return orphans.rename_links(connection, giver, taker, cursor)
 
-    def move(connection: Connection) -> Moved:
+    def move(connection: Connection) -> orphans.Moved:
         return orphans.move(connection, giver, taker, database_now(connection), cursor=cursor, **how)
 
     while True:
@@ -457,19 +410,24 @@ def _moved(service: Service, wanted: MoveParameters, giver: str, taker: str) -> 
             return MoveResult(count=count, left=left, next=kind + cursor)
 
 
-def _check(service: Service, wanted: MoveParameters) -> None:
-    """Raise Invalid for a move that can't be meant."""
-    old, new, sinks = wanted.sink, wanted.into, service.config.destinations
+def _check_move(config: Config, wanted: MoveParameters) -> None:
+    """Raise Invalid for a move that makes no sense."""
+    old, new, sinks = wanted.sink, wanted.into, config.destinations
     if CALLBACK in (old, new):
-        raise Invalid(f"{CALLBACK}: callers' webhooks go where each caller wants them, and to no other sink")
+        raise Invalid(f"{CALLBACK}: callers' webhooks go to the address of each caller, and to no other sink")
     if old == new:
         raise Invalid(f"{old} and {new} are one sink")
     if not wanted.undo and old in sinks:
-        raise Invalid(f"{old} is still in the config, and would go on getting deliveries: take it out first")
+        raise Invalid(f"{old} is still in the config, and would keep getting deliveries: remove it first")
     if not wanted.undo and new not in sinks:
         raise Invalid(f"no sink is called {new}; the config has {', '.join(sinks) or 'none'}")
     if wanted.after[:1] not in ("", _DELIVERIES, _LINKS):
-        raise Invalid("after: is no `next` of a call before")
+        raise Invalid("after: not a cursor of this call; give `next` of the previous call unchanged")
 
 
+LIST_SINKS: Final = call("GET", "/sinks", VIEW, list_sinks)
+GET_SINK: Final = call("GET", "/sinks/{sink}", VIEW, get_sink)
+PAUSE_SINK: Final = call("POST", "/sinks/{sink}/pause", OPERATE, pause_sink, all_sources=True)
+RESUME_SINK: Final = call("POST", "/sinks/{sink}/resume", OPERATE, resume_sink, all_sources=True)
+TEST_SINK: Final = call("POST", "/sinks/{sink}/test", OPERATE, test_sink, all_sources=True)
 MOVE_SINK: Final = call("POST", "/sinks/{sink}/move", OPERATE, move_sink, all_sources=True)

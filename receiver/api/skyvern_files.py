@@ -1,7 +1,7 @@
-"""Files of runs that no sink has stored, fetched from Skyvern: whole, checked, and kept for a moment.
+"""Files of runs that no sink has stored, fetched from Skyvern, verified, and kept for five minutes.
 
-Each comes through the guarded client into a temporary file without a name, so that only what is whole and as announced
-is given, and any part of it. What is kept, and what one file may have, is bounded.
+A file is fetched through the guarded client into a temporary file without a name. A response never has a part of a
+file that turns out to be incomplete, and a video player may seek in it. The bytes of one file and of all are limited.
 """
 
 from __future__ import annotations
@@ -25,144 +25,100 @@ from receiver.delivery.sink_services import SourceServices
 from receiver.errors import Busy, NotFound
 from receiver.ledger.lists.bodies import EventBody
 
-# Bytes of one file at the most; bytes of all that are kept, and the seconds for which they are.
+# Maximum bytes of one file, and of all that are kept; seconds for which they are kept, and that a fetch may take.
 MOST_BYTES: Final = 512 << 20
 KEPT_BYTES: Final = 1 << 30
 KEPT_FOR: Final = 300.0
-# Seconds that a fetch may take, and that a second caller of the same file waits for the first.
 FETCH_WITHIN: Final = 300.0
-PATIENCE: Final = 10.0
-_READ: Final = 1 << 18  # bytes that are read at once
-
-# An event and a file's name.
-_Which = tuple[str, str]
+_READ: Final = 1 << 18  # bytes of one read
 
 
 class _Fetched:
-    """A file that is fetched, without a name: its space is free when nobody reads it any more."""
+    """A fetched file. The system frees its space when the last reader is done."""
 
     def __init__(self) -> None:
-        self._fd, path = tempfile.mkstemp(prefix="runhook-")
-        weakref.finalize(self, os.close, self._fd)
-        os.unlink(path)  # noqa: PTH108 - of a path that is no Path
-        self.size = 0
-        self.until = 0.0
-        self._version = ""
-        self._encoding = ""
+        self._file = tempfile.TemporaryFile(prefix="runhook-")  # noqa: SIM115 - closed with this object
+        weakref.finalize(self, self._file.close)
+        self.size, self.until = 0, 0.0
+        self._version = self._encoding = ""
 
     def receive(self, incoming: IncomingFile) -> None:
-        """Write what comes; again from its beginning when another address is tried."""
-        os.ftruncate(self._fd, 0)
-        with open(self._fd, "wb", closefd=False) as content:
-            content.seek(0)
-            content.writelines(incoming)
+        """Write the file, from its beginning: the fetcher may try another address."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.writelines(incoming)
+        self._file.flush()
         self.size, self._version, self._encoding = incoming.size, incoming.sha256, incoming.content_encoding
         self.until = time.monotonic() + KEPT_FOR
 
     def readable(self) -> ReadableFile:
-        """Return it for who reads it."""
+        """Return the file for a reader."""
         return ReadableFile(self.size, self._version, self._encoding, self._chunks)
 
     def _chunks(self, start: int, end: int) -> Iterator[bytes]:
-        while start < end and (chunk := os.pread(self._fd, min(_READ, end - start), start)):
+        while start < end and (chunk := os.pread(self._file.fileno(), min(_READ, end - start), start)):
             start += len(chunk)
             yield chunk
 
 
 class SkyvernFiles:
-    """Fetches files for many callers; two who want the same at once get one fetch. Threads may share it."""
+    """Fetches files. Threads may share it."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._lock = threading.Lock()
-        self._fetching: dict[_Which, threading.Lock] = {}
-        self._kept: dict[_Which, _Fetched] = {}
-        self._client: GuardedClient | None = None
-        self._services: SourceServices | None = None
-
-    def find(self, event: EventBody, name: str) -> ReadableFile:
-        """Return the file that the event's body names so, fetched now or a moment ago.
-
-        Raises NotFound when Skyvern does not give it, and Busy when it may later, or is being fetched.
-        """
-        which = event.id, name
-        with self._lock:
-            fetching = self._fetching.setdefault(which, threading.Lock())
-        if not fetching.acquire(timeout=PATIENCE):
-            raise Busy(f"{name} is being fetched from Skyvern", retry_after=5)
-        try:
-            known = self._known(which)
-            return (known or self._keep(which, self._fetch(event, name))).readable()
-        finally:
-            with self._lock:
-                self._fetching.pop(which, None)
-            fetching.release()
+        self._kept: dict[tuple[str, str], _Fetched] = {}
+        self._opened: tuple[GuardedClient, SourceServices] | None = None
 
     def kept(self, event_id: str, name: str) -> ReadableFile | None:
-        """Return a file that was fetched a moment ago, without waiting for anything."""
-        known = self._known((event_id, name))
-        return None if known is None else known.readable()
-
-    def _known(self, which: _Which) -> _Fetched | None:
+        """Return a file that was fetched in the last KEPT_FOR seconds."""
         now = time.monotonic()
         with self._lock:
-            self._kept = {each: file for each, file in self._kept.items() if file.until > now}
-            return self._kept.get(which)
+            self._kept = {which: file for which, file in self._kept.items() if file.until > now}
+            found = self._kept.get((event_id, name))
+        return None if found is None else found.readable()
 
-    def _keep(self, which: _Which, file: _Fetched) -> _Fetched:
-        with self._lock:
-            self._kept[which] = file
-            while sum(each.size for each in self._kept.values()) > KEPT_BYTES and len(self._kept) > 1:
-                del self._kept[next(iter(self._kept))]
-        return file
-
-    def _fetch(self, event: EventBody, name: str) -> _Fetched:
+    def fetch(self, event: EventBody, name: str) -> ReadableFile:
+        """Fetch the file that the event's body calls `name`. Raises NotFound, and Busy when a retry may succeed."""
         wanted = next((each for each in artifacts_of(event.run) if each.name == name), None)
         if wanted is None:
             raise NotFound(f"run {event.run_id} has no file {name}")
         try:
-            return self._received(event, wanted)
+            file = self._fetched(event, wanted)
         except (SkipArtifact, Refused) as problem:
             raise NotFound(f"file {name} of run {event.run_id}: no sink has it, nor does Skyvern: {problem}") from None
         except Unavailable as problem:
             raise Busy(f"Skyvern: {problem}", retry_after=int(problem.retry_after or 5)) from None
         except OSError as problem:
-            raise Busy(f"no file can be kept in {tempfile.gettempdir()}: {problem.strerror}", retry_after=5) from None
+            raise Busy(f"cannot write to {tempfile.gettempdir()}: {problem.strerror}", retry_after=5) from None
+        with self._lock:
+            self._kept[event.id, name] = file
+            while sum(each.size for each in self._kept.values()) > KEPT_BYTES and len(self._kept) > 1:
+                del self._kept[next(iter(self._kept))]
+        return file.readable()
 
-    def _received(self, event: EventBody, wanted: Artifact) -> _Fetched:
-        client, services = self._opened()
-        delivery = _delivery_of(event)
-        fetcher = ArtifactFetcher(
-            client,
-            services,
-            delivery,
-            ArtifactListing(services, delivery),
-            MOST_BYTES,
-            ByteAllowance(MOST_BYTES),
-            Deadline(FETCH_WITHIN),
-        )
-        file = _Fetched()
+    def _fetched(self, event: EventBody, wanted: Artifact) -> _Fetched:
+        with self._lock:
+            if self._opened is None:
+                services = SourceServices(self._service.config, self._service.settings.skyvern_base_url)
+                self._opened = GuardedClient(services.allowed_addresses()), services
+            client, services = self._opened
+        delivery, file = _delivery_of(event), _Fetched()
+        listing, allowance = ArtifactListing(services, delivery), ByteAllowance(MOST_BYTES)
+        fetcher = ArtifactFetcher(client, services, delivery, listing, MOST_BYTES, allowance, Deadline(FETCH_WITHIN))
         fetcher.fetch(wanted, file.receive)
         return file
-
-    def _opened(self) -> tuple[GuardedClient, SourceServices]:
-        with self._lock:
-            if self._client is None or self._services is None:
-                self._services = SourceServices(self._service.config, self._service.settings.skyvern_base_url)
-                self._client = GuardedClient(self._services.allowed_addresses())
-            return self._client, self._services
 
     def close(self) -> None:
         """Close the connections, and forget what is kept."""
         with self._lock:
             self._kept.clear()
-            for each in (self._client, self._services):
-                if each is not None:
-                    each.close()
+            for each in self._opened or ():
+                each.close()
 
 
 def _delivery_of(event: EventBody) -> Delivery:
-    """Return the event as what fetches files wants it: as the last attempt, which waits for nothing that may come."""
+    """Return the event as the fetcher takes it: as the last attempt, which does not wait for later files."""
     facts: dict[str, Any] = {"key": "", "sink": "", "attempt": 1, "run_type": "", "status": "", "last_attempt": True}
     return Delivery(
         event_id=event.id,

@@ -23,7 +23,7 @@ from receiver.status.survey import survey
 
 
 class ProblemRow(Result):
-    """Something that is wrong. `note`: worth a look, but it needs nobody at once."""
+    """A problem. `note`: it does not need action at once."""
 
     code: str = Field(description="A fixed word.")
     what: str
@@ -67,17 +67,15 @@ class LedgerState(Result):
     """The ledger. `deliveries`: those that have not ended, and dead ones, by sink and state."""
 
     url: str
-    trouble: str = Field(description="Why it can't be read now; empty when it can.")
+    trouble: str = Field(description="Why it cannot be read; else empty.")
     newest_event_at: Moment | None
     deliveries: dict[str, dict[str, int]]
-    oldest_due_at: dict[str, Moment] = Field(description="By sink, since when the oldest waits beyond its time.")
+    oldest_due_at: dict[str, Moment] = Field(description="By sink, since when the oldest delivery is overdue.")
     lanes: list[LaneRow]
     orphans: dict[str, dict[str, int]] = Field(description="Deliveries of sinks that are not in the config.")
     operations: int
-    unindexed: int = Field(
-        description=f"Changes of runs that searches do not find yet, counted up to {words.COUNT_LIMIT}."
-    )
-    unindexed_since: Moment | None = Field(description="When the oldest of these was recorded; null: there is none.")
+    unindexed: int = Field(description=f"Changes of runs that searches do not find yet, up to {words.COUNT_LIMIT}.")
+    unindexed_since: Moment | None = Field(description="When the oldest of these was recorded; else null.")
 
 
 class ConfigState(Result):
@@ -89,26 +87,26 @@ class ConfigState(Result):
 
 
 class Status(Result):
-    """`ok`: nothing is wrong that needs somebody."""
+    """The state of a deployment. `ok`: no problem needs action."""
 
     ok: bool
     problems: list[ProblemRow]
     version: str
     config: ConfigState
     parts: list[PartRow]
-    expected: list[str] = Field(description="The parts of which one at least must be alive.")
+    expected: list[str] = Field(description="The processes of which at least one must be alive.")
     redis: dict[str, Any]
     ledger: LedgerState
     disk: dict[str, Any]
 
 
 def get_status(service: Service, _actor: Actor, _wanted: Parameters) -> Status:
-    """Tell what is wrong and what to do about it, and the state of each part, server and store."""
+    """Return the problems with their fixes, and the state of each process, server and store."""
     return status_of(survey(service.settings))
 
 
 def status_of(report: StatusReport) -> Status:
-    """Return what a report says."""
+    """Return the status of a report."""
     problems = find(report)
     counts: dict[str, dict[str, int]] = {}
     for (sink, state), count in report.ledger.counts.items():
@@ -153,7 +151,7 @@ def _lane(lane: Lane) -> LaneRow:
 GET_STATUS: Final = call("GET", "/status", VIEW, get_status, all_sources=True)
 
 
-# Seconds after which is told what was found by then: the answer must come before a call is given up.
+# Seconds after which the findings so far are returned: less than the time limit of a call.
 TIME: Final = 15.0
 
 # It opens connections to each server and sink.
@@ -161,28 +159,28 @@ _examining = threading.Lock()
 
 
 class FindingRow(Result):
-    """One thing that was tried."""
+    """The result of one check."""
 
     check: str = Field(description="A fixed word, such as redis.durability.")
     ok: bool
-    note: bool = Field(description="Not as it should be, but nobody has to do something at once.")
+    note: bool = Field(description="It does not need action at once.")
     what: str
-    todo: str = Field(description="What to do about it; empty when it is well.")
+    todo: str = Field(description="How to fix it; empty for a check that passed.")
 
 
 class Examination(Result):
-    """What was found, in the order in which it should be fixed."""
+    """The results, in the order in which problems should be fixed."""
 
     items: list[FindingRow]
-    complete: bool = Field(description="Whether all was tried in the time that there is.")
+    complete: bool = Field(description="Whether all checks ended in time.")
 
 
 def get_doctor(service: Service, _actor: Actor, _wanted: Parameters) -> Examination:
-    """Try all that the service needs, from the process that answers, and say what to do where it fails."""
+    """Check all dependencies from the receiver, and suggest fixes."""
     from receiver.doctor.examination import examine  # with all sinks, which no other call needs
 
     if not _examining.acquire(blocking=False):
-        raise Busy("an examination is under way", retry_after=5)
+        raise Busy("another examination is running", retry_after=5)
     found: list[FindingRow] = []
 
     def work() -> None:
@@ -196,7 +194,7 @@ def get_doctor(service: Service, _actor: Actor, _wanted: Parameters) -> Examinat
     examining = in_thread("examination", work)
     try:
         examining.result(TIME)
-    except TimeoutError:  # of what hangs too: what was found before is told
+    except TimeoutError:  # a check hangs: return the earlier results
         return Examination(items=[*found], complete=False)
     return Examination(items=found, complete=True)
 

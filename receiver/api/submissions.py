@@ -38,7 +38,7 @@ class SubmissionDetails(Result):
 
     submission: SubmissionRow
     key: KeyRow | None = Field(description="With which it was submitted; null when the key is unknown.")
-    run: RunRow | None = Field(description="Null while no event has told of it.")
+    run: RunRow | None = Field(description="Null until an event reports it.")
     timeline: list[TimelineEntry] = Field(description="What happened to the submission; what is to come stands last.")
 
 
@@ -81,7 +81,7 @@ class MissingRow(Result):
     known_since: Moment = Field(description="When it was submitted, or first seen.")
     ended_at: Moment | None = Field(description="When Skyvern first showed its end, which no webhook has brought.")
     due_at: Moment = Field(description="When Skyvern is asked next.")
-    polls: int = Field(description="How often that was in vain.")
+    polls: int = Field(description="How often Skyvern was asked without a result.")
     reason: str
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from receiver.api import cursor
 from receiver.api.endpoint import call
 from receiver.api.models import MAX_VALUES, FilterParameters, Moment, Result
-from receiver.api.names import check_may_come, check_names
+from receiver.api.names import check_config_names, check_names
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
@@ -99,7 +99,7 @@ def start(
         return Tail(tail.known(connection, position)), gap
     if not actor.source:
         check_names(lambda: service.config, connection, wanted.filter(), empty=False)
-    check_may_come(lambda: service.config, connection, wanted.filter(), actor.source)
+    check_config_names(lambda: service.config, wanted.filter())
     begin = tail.newest(connection, now) if wanted.since is None else tail.since(connection, wanted.since)
     return Tail(begin), None
 

@@ -21,16 +21,16 @@ from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Counted,
 
 # Seconds that are counted when no time is given.
 DAY: Final = 86_400.0
-# Buckets that one answer may have for each group.
+# Maximum periods of a response.
 MAX_BUCKETS: Final = 1000
 
 _DIMENSIONS: Final = (*RUN_DIMENSIONS, *(name for name in DELIVERY_DIMENSIONS if name not in RUN_DIMENSIONS))
-# What only deliveries have: with one of these, they are counted, else runs.
+# With one of these, deliveries are counted, else runs.
 _OF_DELIVERIES: Final = frozenset(DELIVERY_DIMENSIONS) - frozenset(RUN_DIMENSIONS)
 
 
 def _names(value: object) -> object:
-    """Return names that may be several in one text, with commas between."""
+    """Split names at commas."""
     many = [value] if isinstance(value, str) else value
     if not isinstance(many, Sequence):
         return value
@@ -55,22 +55,20 @@ class TotalsParameters(ByDelivery):
         (), description=f"Count by these, with commas between: {', '.join(_DIMENSIONS)}."
     )
     bucket: Annotated[Seconds, Field(ge=1)] | None = Field(
-        None, description="Count each stretch of time by itself, such as 1h; stretches begin at whole hours, in UTC."
+        None, description="Count each period of this length, such as 1h; periods begin at full hours in UTC."
     )
-    top: int = Field(
-        50, ge=1, le=500, description="At most so many groups, the largest; the rest is counted as others."
-    )
+    top: int = Field(50, ge=1, le=500, description="Maximum groups, the largest; the rest is counted as others.")
 
 
 class TotalRow(Result):
-    """One group of runs or deliveries, or all of them: the first, with an empty key."""
+    """A group of runs or deliveries; the first one has all of them, and an empty key."""
 
     key: dict[str, str] = Field(description="What they have in common. A reason is without ids and numbers.")
-    at: Moment | None = Field(None, description="When the stretch of time begins; null without `bucket`.")
+    at: Moment | None = Field(None, description="When the period begins; null without `bucket`.")
     count: int
     good: int = Field(description="Runs that completed, or deliveries that were delivered.")
     ended: int = Field(description="Runs that have ended, or deliveries that are delivered or dead.")
-    success_rate: float | None = Field(description="`good` of `ended`, from 0 to 1; null while none has ended.")
+    success_rate: float | None = Field(description="`good` of `ended`, from 0 to 1; null if `ended` is 0.")
     per_hour: float
     age_p50: float | None = Field(
         None,
@@ -87,7 +85,7 @@ class Totals(Result):
     since: Moment
     until: Moment
     counted_since: Moment | None = Field(
-        description="One count looks at so much only: what changed last before then was not counted; null: all was."
+        description="Older rows were not counted, because a count reads a bounded number; null: all were counted."
     )
     items: list[TotalRow]
     others: int = Field(description="How many are in groups that are not shown.")
@@ -122,14 +120,14 @@ def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Tota
 
 
 def bucketed_span(service: Service, wanted: Filtered, bucket: float | None) -> Span:
-    """Return the time that is wanted, by default the last DAY. Raises Invalid when it ends before it begins, or has too
-    many stretches of `bucket` seconds."""
+    """Return the requested time, by default the last DAY. Raises Invalid when it ends before it begins, or has too many
+    periods of `bucket` seconds."""
     until = service.ledger.now() if wanted.until is None else wanted.until
     span = Span(until - DAY if wanted.since is None else wanted.since, until)
     if span.since >= span.until:
         raise Invalid("since: must be before until")
     if bucket is not None and (span.until - span.since) / bucket > MAX_BUCKETS:
-        raise Invalid(f"bucket: would make more than {MAX_BUCKETS} stretches of time; take a longer one")
+        raise Invalid(f"bucket: too short, with more than {MAX_BUCKETS} periods; take a longer one")
     return span
 
 
@@ -170,7 +168,7 @@ def _row(group: Group, wanted: TotalsParameters, hours: float, ages: Sequence[fl
 
 
 def percentile(values: Sequence[float], part: float) -> float:
-    """Return the least of the sorted `values` which that part of them does not exceed. There is at least one."""
+    """Return the percentile `part` (0 to 1) of sorted values, of which there is at least one."""
     return round(values[max(0, math.ceil(part * len(values)) - 1)], 3)
 
 
@@ -178,18 +176,18 @@ GET_TOTALS: Final = call("GET", "/totals", VIEW, get_totals)
 
 
 class AgesParameters(ByDelivery):
-    """Of which deliveries, and in which stretches of time. Times are those of the deliveries."""
+    """Which deliveries, and which periods. Times are those of the deliveries."""
 
     bucket: Annotated[Seconds, Field(ge=1)] = Field(
-        3600.0, description="How long each stretch of time is; they begin at whole hours, in UTC."
+        3600.0, description="Length of a period; periods begin at full hours in UTC."
     )
 
 
 class AgeRow(Result):
-    """One stretch of time in which something was delivered."""
+    """One period with deliveries."""
 
     at: Moment = Field(description="When it begins.")
-    count: int = Field(description="How many deliveries were looked at, the newest.")
+    count: int = Field(description="How many deliveries were read, the newest.")
     age_p50: float = Field(description="Seconds from the end of a run to the delivery of its result, of half of them.")
     age_p95: float = Field(description="The same, of 95 % of them.")
 
@@ -203,7 +201,7 @@ class Ages(Result):
 
 
 def get_ages(service: Service, actor: Actor, wanted: AgesParameters) -> Ages:
-    """Tell how long after the end of their runs results were delivered, in each stretch of a time."""
+    """Return how long after the end of their runs results were delivered, for each period of a time."""
     span = bucketed_span(service, wanted, wanted.bucket)
 
     def read(connection: Connection) -> dict[int, list[float]]:

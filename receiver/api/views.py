@@ -27,7 +27,7 @@ _PATH: Final = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 
 
 def _path(value: str) -> str:
-    """Return the path of a view: where a list goes on is no part of it."""
+    """Return the path of a view, without the cursor of a list."""
     if not _PATH.fullmatch(value):
         raise ValueError("must be a path below /console, such as /runs?status=failed")
     path, found, query = value.partition("?")
@@ -153,7 +153,7 @@ def _changeable(connection: Connection, actor: Actor, wanted: ViewParameters) ->
     view = saved_views.find(connection, wanted.id)
     own = view is not None and view.owner == _owner(actor)
     if view is None or not (own or view.shared) or wanted.source not in ("", view.source):
-        raise NotFound(f"view {wanted.id}: there is none")
+        raise NotFound(f"view {wanted.id}: not found")
     if not own and OPERATE not in actor.scopes:
         raise Forbidden(f"view {wanted.id}: it is another's; to change it needs the scope operate")
     return view

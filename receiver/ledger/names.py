@@ -1,22 +1,17 @@
-"""Whether the ledger knows an id or a name that a person typed, for the case that nothing was found.
+"""Whether the ledger knows an id or a name that a person typed. Each is found by an index.
 
-Each is found by an index, or among the rows that changed last. `source`: the only one that the caller may see; "" for
-all.
+`source`: the only one that the caller may see; "" for all.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 
 from receiver.ledger.filters import begins, unsuccessful
 from receiver.ledger.lists.narrowing import begins_with
-from receiver.ledger.lists.paging import SCAN
 from receiver.ledger.schema import deliveries, events, runs, submissions
-
-# Ids of the newest runs among which a misspelt one is looked for.
-_RECENT: Final = 500
 
 
 def _any(connection: sa.Connection, table: sa.FromClause, source: str, *conditions: sa.ColumnElement[bool]) -> bool:
@@ -48,33 +43,14 @@ def has_run(connection: sa.Connection, run_id: str, source: str = "") -> bool:
     return any(_any(connection, each, source, each.c.run_id == run_id) for each in (runs, submissions, events))
 
 
-def has_source(connection: sa.Connection, name: str, source: str = "") -> bool:
-    """Whether a run has this source."""
-    return source in ("", name) and _any(connection, runs, name)
-
-
-def has_sink(connection: sa.Connection, name: str, source: str = "") -> bool:
-    """Whether a delivery has this sink: one that has not ended, or is dead, or is one of those that changed last."""
-    it = deliveries.c
-    by_index = (it.state == sa.literal_column(f"'{state}'") for state in ("queued", "held", "waiting", "dead"))
-    stopped = any(_any(connection, deliveries, source, it.sink == name, each) for each in by_index)
-    return stopped or _has_lately(connection, "sink", name, source)
-
-
-def has_route(connection: sa.Connection, name: str, source: str = "") -> bool:
-    """Whether a route of this name has made one of the deliveries that changed last."""
-    return _has_lately(connection, "route", name, source)
-
-
-def _has_lately(connection: sa.Connection, column: str, name: str, source: str) -> bool:
-    it = deliveries.c
-    last = sa.select(it[column], it.source).order_by(it.updated_at.desc(), it.id.desc()).limit(SCAN).subquery()
-    return _any(connection, last, source, last.c[column] == name)
+def has_sink(connection: sa.Connection, name: str) -> bool:
+    """Whether the sink has a pending or dead delivery."""
+    its = (deliveries.c.state == sa.literal_column(f"'{state}'") for state in ("queued", "held", "waiting", "dead"))
+    return any(_any(connection, deliveries, "", deliveries.c.sink == name, each) for each in its)
 
 
 def has_status(connection: sa.Connection, status: str) -> bool:
-    """Whether a run or an event ended with this status, but with success: Skyvern makes new ones from version to
-    version."""
+    """Whether a run or an event has this status of failure: new versions of Skyvern have new ones."""
     return any(_any(connection, each, "", each.c.outcome == status, *unsuccessful(each)) for each in (runs, events))
 
 
@@ -82,10 +58,3 @@ def run_beginning(connection: sa.Connection, beginning: str, source: str = "") -
     """Return the id of a run that begins so, or ""."""
     query: Any = sa.select(runs.c.run_id).where(begins_with(runs, beginning), *_of(runs, source))
     return str(connection.execute(query.order_by(runs.c.run_id).limit(1)).scalar() or "")
-
-
-def recent_runs(connection: sa.Connection, source: str) -> list[str]:
-    """Return ids of the runs that changed last: of one source, those of it among the last of all."""
-    recent = sa.select(runs.c.run_id, runs.c.source).where(runs.c.events > 0).order_by(runs.c.updated_at.desc())
-    rows = connection.execute(recent.limit(_RECENT)).all()
-    return [row.run_id for row in rows if source in ("", row.source)]

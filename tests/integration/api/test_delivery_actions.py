@@ -90,13 +90,13 @@ def test_others_than_expected_are_not_replayed(service: Service) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "error", "words"),
     [
-        ("replay", {}, Invalid, "expect: say how many"),
+        ("replay", {}, Invalid, "expect: give the exact number"),
         ("replay", {"state": ["queued"], "expect": 1}, Invalid, "only dead, delivered and waiting"),
         ("replay", {"sink": "slak", "expect": 1}, Invalid, "no sink is called slak; the config has ops"),
         ("replay", {"ids": ["tsk_3"]}, NotFound, "nothing to replay of it; what was delivered"),
-        ("replay", {"ids": ["tsk_1", "tsk_7"]}, Invalid, "ids: tsk_7: there is no such run; did you mean tsk_"),
+        ("replay", {"ids": ["tsk_1", "tsk_7"]}, Invalid, "ids: tsk_7: there is no such run"),
         ("cancel", {"ids": ["tsk_1", "dlv_123456789012"]}, NotFound, "tsk_1: there is nothing to cancel of it"),
-        ("cancel", {"status": ["faild"], "dry_run": True}, Invalid, "no run ended so; did you mean failed?"),
+        ("cancel", {"status": ["faild"], "dry_run": True}, Invalid, "unknown status; did you mean failed?"),
         (
             "restore",
             {"ids": ["evt_123456789012"], "dry_run": True},
@@ -112,7 +112,7 @@ def test_others_than_expected_are_not_replayed(service: Service) -> None:
         ("backfill", {"into": "callback", "ids": ["tsk_1"]}, Invalid, "for their own runs"),
         ("backfill", {"into": "ops", "ids": ["tsk_1"]}, NotFound, "nothing to backfill"),
         ("resubmit", {"ids": ["tsk_1"]}, Invalid, "no sink of type resubmit"),
-        ("cancel_operation", {"id": "op_1"}, NotFound, "there is none"),
+        ("cancel_operation", {"id": "op_1"}, NotFound, "not found"),
     ],
 )
 def test_a_wrong_call_changes_nothing(
@@ -168,7 +168,7 @@ def test_a_cut_id_that_two_begin_with_is_taken_for_neither(service: Service) -> 
             call(service, name, **parameters)
         # Then it is refused with both, and nothing is done
         where = f"event_id: {parameters['event_id']}" if "event_id" in parameters else f"ids: {cut}"
-        assert str(refused.value).startswith(f"{where}: several begin so, such as evt_")
+        assert str(refused.value).startswith(f"{where}: ambiguous; matches evt_")
         assert where.endswith("e") or {one.event.id, other.event.id} <= set(str(refused.value).split())
     assert states(service.ledger) == before
     assert done(service) == []

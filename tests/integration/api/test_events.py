@@ -110,7 +110,7 @@ def test_a_large_body_is_told_by_its_bytes_alone(service: Service) -> None:
 
 def test_which_event_must_be_clear(service: Service) -> None:
     record(service.ledger, new_event("tsk_1"), new_event("tsk_2"))
-    with pytest.raises(Invalid, match="several begin so"):
+    with pytest.raises(Invalid, match="ambiguous; matches"):
         told(service, "evt_")
     with pytest.raises(NotFound):
         told(service, "evt_none")

@@ -116,7 +116,7 @@ def test_what_is_dropped_is_what_was_chosen(service: Service, tmp_path: Path) ->
     first = put(tmp_path, "skyvern", "tsk_1", "wrong")
     theirs = put(tmp_path, "other", "tsk_2", "wrong")
 
-    with pytest.raises(Invalid, match="expect: say how many"):
+    with pytest.raises(Invalid, match="expect: give the exact number"):
         call(service, "drop_quarantine")
     with pytest.raises(NotFound, match=f"not in quarantine: {theirs.id}"):
         call(service, "drop_quarantine", actor("skyvern"), ids=[theirs.id])

@@ -234,7 +234,7 @@ def test_what_is_no_place_in_the_stream_is_refused(api_server: Submitting, given
         get(api_server, "/tail", key, **{"last-event-id": given}),
     ):
         assert answer.status_code == 422
-        assert "is no cursor" in problem(answer)["detail"]
+        assert "not a cursor" in problem(answer)["detail"]
 
 
 def test_a_stream_needs_a_key_that_may_view(api_server: Submitting) -> None:

@@ -115,7 +115,7 @@ def test_a_status_that_no_run_has_is_told_as_the_option(tmp_path: Path) -> None:
     with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db")).close()
     (tmp_path / "c.yaml").write_text("sources: {skyvern: {secrets: [the-first]}}\n")
 
-    with pytest.raises(UsageError, match="--status faild: no run ended so; did you mean failed"):
+    with pytest.raises(UsageError, match="--status faild: unknown status; did you mean failed"):
         run_command(
             "listen", "3000", "--status", "faild", "--data", str(tmp_path), "--config", str(tmp_path / "c.yaml")
         )

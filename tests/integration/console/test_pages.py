@@ -66,7 +66,7 @@ def test_a_wrong_filter_says_what_is_wrong(browser: Browser) -> None:
 
 def test_what_is_not_there(browser: Browser) -> None:
     browser.sign_in()
-    assert "Run tsk_9: there is none" in browser.get("/runs/tsk_9").text
+    assert "Run tsk_9: not found" in browser.get("/runs/tsk_9").text
     assert browser.get("/runs/tsk_9").status_code == 404
     assert browser.get("/nowhere").status_code == 404
 

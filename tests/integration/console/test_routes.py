@@ -70,7 +70,7 @@ def test_a_body_tells_which_rule_matches_and_why(people: Browser) -> None:
     assert 'status is "failed"' in page
     assert "failures matched and says `stop: true`" in page
     assert "goes to <b>ops</b>" in page
-    # And one that is no JSON says so
+    # And invalid JSON is reported
     assert "It can't be read" in people.press("/routes", "try_rules", raw="{").text
 
 

@@ -14,9 +14,7 @@ QUESTIONS: dict[str, tuple[Callable[[Connection], object], object]] = {
     "a beginning of runs": (lambda it: names.run_beginning(it, "tsk_77")[:6], "tsk_77"),
     "an unknown beginning": (lambda it: names.run_beginning(it, "wr_"), ""),
     "an unknown status": (lambda it: names.has_status(it, "exploded"), False),
-    "an unknown source": (lambda it: names.has_source(it, "none"), False),
     "an unknown sink": (lambda it: names.has_sink(it, "none"), False),
-    "an unknown route": (lambda it: names.has_route(it, "none"), False),
     "a status": (lambda it: names.has_status(it, RARE), True),
 }
 

@@ -51,7 +51,7 @@ def text(document: bytes) -> str:
     ],
 )
 def test_what_is_no_cursor_of_the_list_is_refused(forged: str) -> None:
-    with pytest.raises(Invalid, match="after: is no cursor of this list"):
+    with pytest.raises(Invalid, match="after: not a cursor of this list"):
         cursor.decode("runs", forged, KINDS)
 
 

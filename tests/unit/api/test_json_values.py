@@ -53,4 +53,4 @@ def test_depth() -> None:
     assert orjson.loads(json.dumps(json_safe(value)))
     for _ in range(MAX_DEPTH):
         value = json_safe(value)["a"]
-    assert value == "… deeper than is shown"
+    assert value == "… nested too deeply"

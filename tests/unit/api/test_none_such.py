@@ -10,11 +10,11 @@ from receiver.api.names import none_such
 @pytest.mark.parametrize(
     ("kind", "identifier", "said"),
     [
-        ("run", "tsk_1", "run tsk_1: there is none; no webhook of it is recorded. One that was refused is in the"),
-        ("run", "evt_1", "run evt_1: there is none; it is the id of an event"),
-        ("event", "dlv_1", "event dlv_1: there is none; it is the id of a delivery"),
-        ("event", "evt_1", "event evt_1: there is none; what is older than retention.events has been removed"),
-        ("operation", "op_1", "operation op_1: there is none"),
+        ("run", "tsk_1", "run tsk_1: not found; no webhook of it is recorded. One that was refused is in the"),
+        ("run", "evt_1", "run evt_1: not found; it is the id of an event"),
+        ("event", "dlv_1", "event dlv_1: not found; it is the id of a delivery"),
+        ("event", "evt_1", "event evt_1: not found; what is older than retention.events has been removed"),
+        ("operation", "op_1", "operation op_1: not found"),
     ],
 )
 def test_where_to_look(kind: str, identifier: str, said: str) -> None:
@@ -22,4 +22,4 @@ def test_where_to_look(kind: str, identifier: str, said: str) -> None:
 
 
 def test_nothing_is_made_up_where_no_reason_is_known() -> None:
-    assert str(none_such("operation", "op_1")) == "operation op_1: there is none"
+    assert str(none_such("operation", "op_1")) == "operation op_1: not found"

@@ -56,6 +56,7 @@ SWEPT = (
     "SECURITY.md",
     "docs",
     "handlers",
+    "receiver/api",
     "receiver/config",
     "receiver/console",
     "receiver/doctor",
