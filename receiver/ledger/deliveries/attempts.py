@@ -82,7 +82,7 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
 
 
 def _replace_lapsed(insert: Any) -> Any:
-    key = (attempts.c.delivery_created_at, attempts.c.delivery_id, attempts.c.number)
+    key = (attempts.c.delivery_id, attempts.c.number)
     changed = {each.name: insert.excluded[each.name] for each in attempts.c if each not in key}
     return insert.on_conflict_do_update(index_elements=key, set_=changed, where=attempts.c.outcome == "lapsed")
 
