@@ -38,7 +38,7 @@ def test_a_caller_without_a_key_is_told_so(api_server: Submitting) -> None:
 def test_a_caller_whose_key_is_wrong_is_not_told_to_give_one(api_server: Submitting, key: str) -> None:
     answer = get(api_server, "/runs/tsk_1", key)
     assert answer.status_code == 401
-    assert "none of this service, or was revoked" in problem(answer)["detail"]
+    assert "invalid or revoked API key" in problem(answer)["detail"]
 
 
 def test_the_log_tells_a_refusal_as_it_was_answered(api_server: Submitting, caplog: pytest.LogCaptureFixture) -> None:

@@ -98,7 +98,7 @@ def test_events_come_as_they_are_recorded_each_to_those_who_want_it(api_server: 
     with (
         stream(api_server, every) as everything,
         stream(api_server, own) as mine,
-        stream(api_server, own, "?status=failed&sink=alerts") as failed,
+        stream(api_server, own, "?status=failed&title=T") as failed,
     ):
         for each in (everything, mine, failed):
             each.begun()
