@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from handlers.contract import Delivery, Receipt, Refused, Unavailable
 from handlers.resubmit import ResubmitOptions, ResubmitSink
@@ -410,30 +409,6 @@ def test_a_test_tells_of_a_key_that_may_not_submit(api: FakeSubmitApi, sink_at: 
     api.script = [Reply(200, body=b"[]"), Reply(status)]
     with pytest.raises(Unavailable):
         sink_at(api.url).send(make_delivery(test=True))
-
-
-# --- Options
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"base_url": "runhook.example"}, "only http and https"),
-        ({"base_url": "https://runhook.example/v1/"}, "without /v1"),
-        ({"base_url": "https://runhook.example/?a=b"}, "without a query"),
-        ({"key": "sk-skyvern"}, "begins with rhk_"),
-        ({"budget": 0}, "greater than or equal to 1"),
-        ({"budget": 21}, "less than or equal to 20"),
-        ({"changes": {"labels": {"a": "b"}}}, "labels can't be changed"),
-        ({"changes": {"title": "{{ runn.title }}"}}, "did you mean run?"),
-        ({"changes": {"a": {"b": ["{% if %}"]}}}, r"a\.b\[0\], line 1"),
-        ({"changes": {"a": datetime(2026, 1, 1, tzinfo=UTC)}}, "no value that JSON has"),
-        ({"changes": {"a": float("nan")}}, "no value that JSON has"),
-    ],
-)
-def test_a_mistake_in_the_options_is_told_at_load(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
-        ResubmitOptions.model_validate({"base_url": "http://127.0.0.1:8000", "key": KEY, **options})
 
 
 # --- In front of the real submit API

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
-from pydantic import ValidationError
 
 from handlers.contract import Delivery, Refused, Services, Unavailable
 from handlers.s3 import S3Sink
@@ -349,25 +348,6 @@ def test_each_answer_of_s3_is_one_clear_line(error: Exception, kind: type[Except
 
 
 # Options and links
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({}, "bucket"),
-        ({"bucket": "No_Bucket"}, "lower-case letters"),
-        ({"bucket": "runs", "endpoint_url": "minio:9000"}, "use one such as"),
-        ({"bucket": "runs", "access_key_id": "a"}, "belong together"),
-        ({"bucket": "runs", "sse": "rot13"}, "AES256"),
-        ({"bucket": "runs", "sse_kms_key_id": "k"}, "needs sse: aws:kms"),
-        ({"bucket": "runs", "tags": {"a&b": "x"}}, "can't be the name of a tag"),
-        ({"bucket": "runs", "tags": {"a": "{{ nope }}"}}, "unknown variable nope"),
-        ({"bucket": "runs", "prefix": "../{{ run.run_id }}/"}, "no part that is"),
-    ],
-)
-def test_a_wrong_option_says_what_would_be_right(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
-        S3Sink.Options.model_validate(options)
 
 
 def test_empty_variables_count_as_absent() -> None:
