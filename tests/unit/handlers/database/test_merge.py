@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import reduce
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +19,7 @@ from handlers.database import merge
 from handlers.database.columns import Columns
 from handlers.database.merge import RunState
 from handlers.database.options import MappedColumn
+from handlers.testing.conformance import make_delivery, sample_run
 from tests.support.results_db import event
 from tests.support.run_events import run_events
 
@@ -74,46 +78,96 @@ def test_a_value_is_lost_to_no_event_of_its_result(history: list[Delivery], chan
     assert row["event_id"] == newest.event_id
 
 
-def test_poll_and_webhook_complete_each_other() -> None:
-    half = event("tsk_1", 1, downloaded_files=[{"filename": "a"}], screenshot_urls=None, recording_url=None)
-    whole = event(
-        "tsk_1",
-        1,
-        downloaded_files=[{"filename": "a"}, {"filename": "b"}],
-        screenshot_urls=["https://files.example/1"],
-        recording_url="https://files.example/2",
-    )
-    for order in ((half, whole), (whole, half)):
+def timeless(status: str, minute: int) -> Delivery:
+    """An event without a time, that arrived at 10:`minute`."""
+    run = sample_run("tsk_1", status=status, modified_at=None)
+    return make_delivery(run, received_at=datetime(2026, 3, 1, 10, minute, tzinfo=UTC))
+
+
+FILES = [{"filename": "a"}, {"filename": "b"}]
+LINKS = {"run.json": "https://files.example/run.json", "recording": "https://files.example/1.webm"}
+FEW = {"run_id": "tsk_1", "status": "failed", "run_type": "task_v1", "modified_at": "2026-03-01T10:09:00"}
+POLL = event("wr_1", 1, status="completed", recording_url=None, downloaded_files=FILES[:1])
+WEBHOOK = event(
+    "wr_1", 1, status="completed", recording_url="https://1", downloaded_files=FILES, errors=[], summary="S"
+)
+RETRIED = event("wr_1", 5, attempt=1, retry_pending=True)
+FAILED = event("tsk_1", 1, status="failed", output={"n": 1}, failure_reason="why")
+COMPLETED = event("tsk_1", 2, status="completed", output=None, failure_reason=None)
+RULES: dict[str, tuple[list[Delivery], dict[str, Any]]] = {
+    "a later attempt wins though its clock is behind": (
+        [RETRIED, event("wr_1", 4, status="completed", attempt=2, output={"n": 2}), event("wr_1", 9, attempt=1)],
+        {"attempt": 2, "status": "completed", "output": {"n": 2}, "retry_pending": False},
+    ),
+    "a new attempt keeps the run but not the files": (
+        [
+            event("wr_1", 1, attempt=1, recording_url="https://files.example/1", workflow_title="Monthly"),
+            event("wr_1", 2, attempt=2, recording_url=None, workflow_title=None, status="running", output=None),
+        ],
+        {"recording_url": None, "workflow_title": "Monthly", "output": None},
+    ),
+    "the last modified event is the newest, whenever it arrived": (
+        [event("tsk_1", 5, status="completed"), replace(event("tsk_1", 3, status="failed"), received_at=NOW)],
+        {"status": "completed"},
+    ),
+    "an event without a time is older than one after its arrival": (
+        [event("tsk_1", 1, status="completed"), timeless("failed", 0)], {"status": "completed"}
+    ),
+    "an event without a time is newer than one before its arrival": (
+        [event("tsk_1", 4, status="completed"), timeless("failed", 5)], {"status": "failed"}
+    ),
+    "a final event wins over an interim one with a fast clock": (
+        [event("wr_1", 9, status="running"), RETRIED, event("wr_1", 3, status="completed")], {"status": "completed"}
+    ),
+    "an interim event of the next attempt wins over a final one": (
+        [event("wr_1", 3, status="completed"), event("wr_1", 1, status="running", attempt=2)], {"status": "running"}
+    ),
+    "another status hides a result": ([FAILED, COMPLETED], {"output": None, "failure_reason": None}),
+    "a returning status shows its values": (
+        [FAILED, COMPLETED, event("tsk_1", 3, status="failed", output=None, failure_reason=None)],
+        {"output": {"n": 1}, "failure_reason": "why"},
+    ),
+    "poll and webhook complete each other": (
+        [POLL, WEBHOOK], {"downloaded_files": FILES, "summary": "S", "recording_url": "https://1"}
+    ),
+    "fewer fields of a webhook sent again take nothing away": (
+        [event("tsk_1", 1), make_delivery(FEW)],
+        {"title": None, "output": event("tsk_1", 1).run["output"], "step_count": 3, "n": None},
+    ),
+    "more links stay when a later delivery has fewer": (
+        [
+            replace(event("tsk_1", 1), receipts={"archive": {"id": "1", "urls": LINKS}}),
+            replace(event("tsk_1", 2), receipts={"archive": {"id": "1", "urls": {"run.json": "https://x.example"}}}),
+        ],
+        {"links": LINKS},
+    ),
+    **{
+        f"empty output {nothing} never replaces {something!r}": (
+            [
+                event("wr_1", 1, status="canceled", output=something),
+                event("wr_1", 2, status="canceled", output=nothing),
+            ],
+            {"output": something},
+        )
+        for nothing in (None, {}, [], {"block": None}, {"a": [None, {'b\\"': {}}], "c": []})
+        for something in ({"n": 1}, {"a": [None, {"b": False}]}, [0], "", "null")
+    },
+    **{
+        f"output is found under {name}": (
+            [event("wr_1", 1, **{"output": {"block": [None]}, name: {"n": 7}})], {"output": {"n": 7}}
+        )
+        for name in ("output", "outputs", "extracted_information")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_row_follows_the_rule_in_any_order(rule: str) -> None:
+    events, expected = RULES[rule]
+    for order in itertools.permutations(events):
         row = _row(order)
-        assert row["downloaded_files"] == b'[{"filename":"a"},{"filename":"b"}]'
-        assert row["screenshot_urls"] == b'["https://files.example/1"]'
-        assert row["recording_url"] == "https://files.example/2"
-
-
-def test_other_status_hides_a_result_until_its_status_returns() -> None:
-    failed = event("tsk_1", 1, status="failed", output={"n": 1}, failure_reason="why")
-    completed = event("tsk_1", 2, status="completed", output=None, failure_reason=None)
-    again = event("tsk_1", 3, status="failed", output=None, failure_reason=None)
-    assert {name: _row([failed, completed])[name] for name in ("status", "output", "failure_reason")} == {
-        "status": "completed",
-        "output": None,
-        "failure_reason": None,
-    }
-    row = _row([failed, completed, again])
-    assert (row["output"], row["failure_reason"]) == (b'{"n":1}', "why")
-
-
-def test_new_attempt_keeps_the_run_but_not_the_files() -> None:
-    first = event("wr_1", 1, attempt=1, recording_url="https://files.example/1", workflow_title="Monthly")
-    second = event("wr_1", 2, attempt=2, recording_url=None, workflow_title=None, status="running", output=None)
-    row = _row([first, second])
-    assert (row["recording_url"], row["workflow_title"], row["output"]) == (None, "Monthly", None)
-
-
-def test_last_modified_event_is_newest_even_if_it_arrived_first() -> None:
-    last = event("tsk_1", 5, status="completed")
-    late = replace(event("tsk_1", 3, status="failed"), received_at=NOW)
-    assert _row([last, late])["status"] == _row([late, last])["status"] == "completed"
+        found = {name: row[name] for name in expected}
+        assert {n: json.loads(v) if isinstance(v, bytes) else v for n, v in found.items()} == expected
 
 
 @given(histories)
