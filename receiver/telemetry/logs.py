@@ -2,17 +2,17 @@
 
     2026-11-24T09:30:00.123Z WARNING runhook.ingest ingest.redis_away reason="no answer in time" note="events go to …"
 
-Time, level, logger and event, then fields as logfmt has them: key=value, a value in double quotes where it holds
-spaces, quotes or "=", with \\" \\\\ and \\n escaped. Text after the fields is the field `note`; a line without an
-event, such as that of a library, is the field `msg`; a traceback is the field `traceback`. As JSON the event or the
-text is `message`, and numbers are numbers. Code writes `log.warning("part.event key=%s other=%d: some text", …)`. This
-module splits it, and structlog renders the line; structlog is imported for the first line.
+Time, level, logger and event, then fields: key=value, a value in double quotes with JSON's escapes where it holds
+spaces, quotes or "=". Text after the fields is the field `note`; a line without an event, such as that of a library, is
+the field `msg`; a traceback is the field `traceback`. As JSON the event or the text is `message`, and numbers are
+numbers. Code writes `log.warning("process.event key=%s other=%d: some text", …)`. structlog renders the line, and is
+imported for the first one.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import re
 import sys
 import time
@@ -23,26 +23,24 @@ from typing import Any, Final
 from handlers.support.url import hide_secrets
 
 ERROR: Final = logging.ERROR
-_EVENT: Final = re.compile(r"[a-z]\w*(\.\w+)+$")
-_CONVERSION: Final = re.compile(r"%(?:%|[-#0 +]*\d*(?:\.\d+)?[a-zA-Z])")
-_VALUE: Final = "\0"  # stands for a value while a message is taken apart
-_FIELD: Final = re.compile(rf"\s*(?:(\w[\w.]*)=({_VALUE}|[^\s%\"=:{_VALUE}]+(?=\s|$))|{_VALUE})")
+_EVENT: Final = re.compile(r"\s*(\0?[a-z]\w*(?:\.\0?\w+)+):?(?=\s|$)")
+_CONVERSION: Final = re.compile(r"(=?)(%[-#0 +]*\d*(?:\.\d+)?([a-zA-Z%]))")
+_FIELD: Final = re.compile(r'\s*(\w[\w.]*)=("(?:[^"\\]|\\.)*"|[^\s"=]+?)(?=:?(?:\s|$))')
 _PLAIN: Final = re.compile(r"[^\s\"=\\]+")
-_ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d{1,9})?", re.ASCII)
+_TEXT: Final = "\0"  # begins a value that is part of a text, and so never a field
 # Libraries whose lines below a warning do not help an operator; some contain URLs with secrets.
 _QUIET: Final = ("httpx2", "httpcore2", "httpx", "botocore", "boto3", "s3transfer", "urllib3", "alembic", "rq.worker")
 
-# The text of each value as it was formatted, and the value.
-Pieces = list[tuple[str, object]]
-
 
 def quoted(value: object) -> str:
-    """Return `value` as logfmt has it: as it is where that is one plain word, else in double quotes with escapes."""
+    """Return `value` as logfmt has it: a number or one plain word as it is, else in double quotes with escapes."""
     text = str(value)
-    if _PLAIN.fullmatch(text) and text.isprintable():
+    is_text = isinstance(value, str) and _NUMBER.fullmatch(text)
+    if _PLAIN.fullmatch(text) and text.isprintable() and not is_text:
         return text
-    escaped = "".join(_ESCAPES.get(each) or (each if each.isprintable() else f"\\u{ord(each):04x}") for each in text)
-    return f'"{escaped}"'
+    shown = json.dumps(text, ensure_ascii=False)[1:-1]
+    return f'"{"".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in shown)}"'
 
 
 class Fields(dict[str, object]):
@@ -73,7 +71,7 @@ class Formatter(logging.Formatter):
                 stdlib.add_log_level,
                 stdlib.add_logger_name,
                 processors.format_exc_info,
-                _take_apart,
+                _members,
                 *([_as_json, processors.JSONRenderer()] if self.form == "json" else [_as_logfmt]),
             ],
             use_get_message=False,
@@ -81,83 +79,68 @@ class Formatter(logging.Formatter):
         )
 
 
-def _as_logfmt(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> str:
-    head = [line["time"], line["level"].upper(), line["logger"], *filter(None, [line["event"]])]
-    return " ".join([*head, *(f"{name}={quoted(text)}" for name, (text, _) in line["fields"].items())])
-
-
-def _as_json(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> dict[str, object]:
-    """Return the members. Numbers, truth values and null are themselves, anything else is its text."""
-    members: dict[str, object] = {name: line[name] for name in ("time", "level", "logger")}
-    members["message"] = line["event"] or line["fields"].pop("msg")[0]
-    for name, (text, value) in line["fields"].items():
-        rounded = isinstance(value, float) and math.isfinite(value)
-        plain = value is None or isinstance(value, int)
-        members.setdefault(name, float(text) if rounded else value if plain else text)
-    return members
-
-
-def _take_apart(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Split the message into event and fields."""
-    record: logging.LogRecord = line["_record"]
+def _members(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> dict[str, Any]:
+    """Return the members of a line in their order: time, level, logger, message ("" without an event), its fields."""
+    record, arguments = line["_record"], line.get("positional_args") or ()
+    fields: dict[str, Any]
+    try:
+        if record.name.partition(".")[0] == "runhook":
+            event, fields = _event_and_fields(_filled(line["event"], arguments))
+        else:
+            event, fields = "", {"msg": line["event"] % arguments if arguments else line["event"]}
+    except (TypeError, ValueError, IndexError):
+        event, fields = "", {"msg": line["event"], "arguments": repr(arguments)}
+    if trace := line.get("exception"):
+        fields["traceback"] = hide_secrets(trace)
     at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    line["time"] = f"{at}.{int(record.msecs):03d}Z"
-    template = str(line["event"]).replace(_VALUE, "\\0")
-    own = record.name.partition(".")[0] == "runhook"
-    line["event"], line["fields"] = _event_and_fields(template, line.get("positional_args") or (), own=own)
-    if trace := line.pop("exception", ""):
-        line["fields"]["traceback"] = (hide_secrets(trace), "")
+    head = {"time": f"{at}.{int(record.msecs):03d}Z", "level": line["level"], "logger": line["logger"]}
+    return {**head, "message": event, **{name: value for name, value in fields.items() if name not in head}}
+
+
+def _as_logfmt(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> str:
+    at, level, logger, event, *_ = line.values()
+    return " ".join(filter(None, (at, level.upper(), logger, event, str(Fields(list(line.items())[4:])))))
+
+
+def _as_json(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    line["message"] = line["message"] or line.pop("msg")
     return line
 
 
-def _event_and_fields(template: str, arguments: Any, *, own: bool) -> tuple[str, dict[str, tuple[str, object]]]:
-    """Return the event, "" for a text without one, and the fields."""
-    try:
-        text, values = _pieces(template, (arguments,) if isinstance(arguments, Mapping) else arguments)
-    except (TypeError, ValueError, IndexError):
-        return "", {"msg": (template, ""), "arguments": (repr(arguments), "")}
-    event, _, rest = text.lstrip().partition(" ")
-    head, values = values[: event.count(_VALUE)], values[event.count(_VALUE) :]
-    name = _filled(event, head).removesuffix(":")
-    if not own or not _EVENT.match(name):
-        return "", {"msg": (_filled(text, [*head, *values]), "")}
-    fields: dict[str, tuple[str, object]] = {}
-    while found := _FIELD.match(rest):
-        key, literal = found.groups()
-        if literal == _VALUE:
-            fields[key] = values.pop(0)
-        elif key:
-            fields[key] = (literal, "")
-        elif values and isinstance(values[0][1], Fields):
-            fields |= {each: (str(value), value) for each, value in values.pop(0)[1].items()}  # type: ignore[attr-defined]
-        else:
-            break
-        rest = rest[found.end() :]
-    note = _filled(rest, values).strip().removeprefix(":").strip()
-    return name, fields | ({"note": (note, "")} if note else {})
-
-
-def _pieces(template: str, arguments: tuple[object, ...]) -> tuple[str, Pieces]:
-    """Return the message with _VALUE in place of each value, and the values. Raises when they do not fit it."""
-    left, done = list(arguments), Pieces()
+def _filled(template: str, arguments: Any) -> str:
+    """Return the message. A text that follows "=" is quoted; any other is marked, so that it never becomes a field."""
+    values = [arguments] if isinstance(arguments, Mapping) else list(arguments)
 
     def put(found: re.Match[str]) -> str:
-        if found[0] == "%%":
-            return "%"
-        value = left.pop(0)
-        done.append((found[0] % (value,), value))
-        return _VALUE
+        equals, conversion, kind = found.groups()
+        value = values.pop(0) if kind != "%" else ""
+        text = "%" if kind == "%" else str(conversion % (value,))
+        if kind == "%" or isinstance(value, Fields):
+            return equals + text
+        if not equals:
+            return _TEXT + text
+        return f"={text if isinstance(value, (int, float)) else quoted(text)}"
 
-    text = _CONVERSION.sub(put, template) if arguments else template
-    if left:
+    text = _CONVERSION.sub(put, template) if values else template
+    if values:
         raise TypeError("not all arguments converted")
-    return text, done
+    return text
 
 
-def _filled(text: str, values: Pieces) -> str:
-    """Return `text` with its values in their places."""
-    rest = iter(values)
-    return re.sub(_VALUE, lambda _: next(rest)[0], text)
+def _event_and_fields(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the event, "" for a text without one, and the fields."""
+    event = _EVENT.match(text)
+    if not event:
+        return "", {"msg": text.replace(_TEXT, "")}
+    at, fields = event.end(), dict[str, Any]()
+    while found := _FIELD.match(text, at):
+        name, value = found.groups()
+        plain = value[0] != '"' and not _NUMBER.fullmatch(value)
+        fields.setdefault(name, value if plain else json.loads(value))
+        at = found.end()
+    if note := text[at:].replace(_TEXT, "").strip().removeprefix(":").strip():
+        fields["note"] = note
+    return event[1].replace(_TEXT, ""), fields
 
 
 def set_up(level: str = "info", form: str = "logfmt") -> None:

@@ -1,14 +1,18 @@
-"""What the receiver process counts. Knows no route, no Redis, no disk: others set the values.
+"""What the receiver process counts, and its samples for Prometheus. Others set the values.
 
-Counting on the hot path is plain integer arithmetic; receiver_samples.py makes Prometheus samples of it at a scrape.
-Label values are fixed words (outcomes and stores), so that no request can create new ones.
+Counting on the hot path is plain integer arithmetic; the samples are made at a scrape. Label values are fixed words
+(outcomes and stores), so that no request can create new ones.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Final, Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -44,11 +48,12 @@ class Histogram:
 
     def buckets(self) -> list[tuple[str, float]]:
         """Return (upper bound, how many values up to it) of each bucket, as Prometheus wants them."""
-        total, pairs = 0, []
-        for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
-            total += count
-            pairs.append((bound, float(total)))
-        return pairs
+        return cumulative([*map(str, self._bounds), "+Inf"], self._counts)
+
+
+def cumulative(bounds: Sequence[str], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Return each bound with the sum of the counts up to it."""
+    return list(zip(bounds, map(float, accumulate(counts)), strict=True))
 
 
 class BackgroundTask(Protocol):
@@ -91,3 +96,71 @@ class ReceiverMetrics:
         self.events[store] += events
         self.commit_events[store].observe(events)
         self.commit_seconds[store].observe(seconds)
+
+
+# What is shown of ReceiverMetrics: the label, the name after "runhook_" and the attribute, and the help text.
+_COUNTERS: Final = (
+    ("outcome", "ingest_requests", "requests", "Requests to /webhooks by outcome."),
+    ("store", "ingest_events", "events", "Acknowledged events by the store they were written to."),
+    ("reason", "submit_refused", "submit_refused", "Calls of the submit API refused for their key, scopes or rate."),
+    ("reason", "connections_ended", "connections_ended", "Connections closed because they were slow, or too many."),
+    ("", "spool_drained", "drained", "Events moved from the spool to Redis."),
+    ("", "quarantine_dropped", "quarantine_dropped", "Requests not put into quarantine, or pushed out of it."),
+)
+_GAUGES: Final = (
+    ("", "redis_up", "redis_up", "1 when events go to Redis, 0 when they go to the spool."),
+    ("", "inbox_events", "inbox_events", "Events in the inbox, as of the last commit or check."),
+    ("", "inbox_bytes", "inbox_bytes", "Approximate bytes of the inbox in Redis."),
+    ("", "spool_events", "spool_events", "Events in this process's spool."),
+    ("", "spool_bytes", "spool_bytes", "Bytes of this process's spool."),
+    ("", "quarantine_requests", "quarantine_count", "Requests in quarantine."),
+    ("", "quarantine_bytes", "quarantine_bytes", "Bytes in quarantine."),
+    ("", "held_requests", "held", "Requests that are held until a run or a delivery changes."),
+    ("state", "connections", "connections", "HTTP connections: open, and those with an incomplete request."),
+)
+
+
+class ReceiverSamples(Collector):
+    """The samples of `metrics`."""
+
+    def __init__(self, metrics: ReceiverMetrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the samples. Called by prometheus_client."""
+        counted = self._metrics
+        for family, table in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+            for label, name, attribute, text in table:
+                value = getattr(counted, attribute)
+                value = value() if callable(value) else value
+                yield _filled(family(f"runhook_{name}", text, labels=[label] if label else []), value)
+        held, ended = counted.bodies()
+        yield GaugeMetricFamily("runhook_held_body_bytes", "Bytes of requests' bodies in memory.", held)
+        yield CounterMetricFamily("runhook_bodies_ended", "Bodies that came slowest when there was no room.", ended)
+        yield _histogram(
+            "runhook_ingest_request_seconds", "Time from a request's head to its 202.", {"": counted.request_seconds}
+        )
+        yield _histogram("runhook_commit_seconds", "Duration of a commit.", counted.commit_seconds)
+        yield _histogram("runhook_commit_events", "Events in a commit.", counted.commit_events)
+        tasks = counted.tasks()
+        for family, name, attribute, text in (
+            (GaugeMetricFamily, "alive", "alive", "1 while a background task of the receiver runs."),
+            (CounterMetricFamily, "restarts", "total", "Background tasks that were started again after an error."),
+            (CounterMetricFamily, "failures", "errors", "Errors of background tasks without a waiting caller."),
+        ):
+            values = {task.name: getattr(task, attribute) for task in tasks}
+            yield _filled(family(f"runhook_background_{name}", text, labels=["task"]), values)
+
+
+def _filled(family: Any, value: float | Mapping[str, float]) -> Any:
+    for labels, each in value.items() if isinstance(value, Mapping) else [("", value)]:
+        family.add_metric([labels] if labels else [], float(each))
+    return family
+
+
+def _histogram(name: str, text: str, histograms: Mapping[str, Histogram]) -> HistogramMetricFamily:
+    """Return a histogram by store; by nothing for the key ""."""
+    family = HistogramMetricFamily(name, text, labels=["store"] if "" not in histograms else [])
+    for store, each in histograms.items():
+        family.add_metric([store] if store else [], each.buckets(), each.sum)
+    return family

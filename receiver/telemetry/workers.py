@@ -9,17 +9,21 @@ Losing these hashes is a counter reset, which Prometheus handles.
 from __future__ import annotations
 
 import contextlib
+import math
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import redis
+
+from receiver.telemetry.receiver import cumulative
 
 KEY: Final = "runhook:metrics:deliver"
 DISPATCH_KEY: Final = "runhook:metrics:dispatch"
 # Seconds of one send.
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_LABELS: Final = [*map(str, BOUNDS), "+Inf"]
 
 
 class _Hash:
@@ -29,18 +33,18 @@ class _Hash:
         self._redis = client
         self._key = key
         self._counts: Counter[str] = Counter()
-        self._sums: dict[str, float] = {}
+        self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def flush(self) -> None:
         """Add the counts to the hash. Never raises RedisError: counting must stop no work."""
         if not self._counts:
             return
-        counts, self._counts = self._counts, Counter()
-        sums, self._sums = self._sums, {}
+        counts, seconds = self._counts, self._seconds
+        self._counts, self._seconds = Counter(), defaultdict(float)
         with contextlib.suppress(redis.RedisError), self._redis.pipeline(transaction=False) as pipeline:
             for field, count in counts.items():
                 pipeline.hincrby(self._key, field, count)
-            for field, value in sums.items():
+            for field, value in seconds.items():
                 pipeline.hincrbyfloat(self._key, field, value)
             pipeline.execute()
 
@@ -51,14 +55,12 @@ class AttemptCounter(_Hash):
     def __init__(self, client: redis.Redis, sink: str) -> None:
         super().__init__(client, KEY)
         self._sink = sink
-        self._bounds = [f"{sink}|le|{bound}" for bound in (*BOUNDS, "+Inf")]
 
     def add(self, outcome: str, seconds: float, attempts: int = 1) -> None:
         """Count attempts that took `seconds` each."""
         self._counts[f"{self._sink}|{outcome}|count"] += attempts
-        self._counts[self._bounds[bisect_left(BOUNDS, seconds)]] += attempts
-        total = f"{self._sink}|sum"
-        self._sums[total] = self._sums.get(total, 0.0) + seconds * attempts
+        self._counts[f"{self._sink}|le|{_LABELS[bisect_left(BOUNDS, seconds)]}"] += attempts
+        self._seconds[f"{self._sink}|sum"] += seconds * attempts
 
 
 class DispatchCounter(_Hash):
@@ -81,7 +83,7 @@ class DispatchCounter(_Hash):
 
 
 class SinkCounts:
-    """What all workers have counted for one sink."""
+    """What all workers have counted for one sink: attempts by outcome, and by the bound of their duration."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = {}
@@ -90,11 +92,7 @@ class SinkCounts:
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Return (upper bound, how many attempts up to it) of each bucket, as Prometheus wants them."""
-        total, pairs = 0, []
-        for bound in [*map(str, BOUNDS), "+Inf"]:
-            total += self.buckets.get(bound, 0)
-            pairs.append((bound, float(total)))
-        return pairs
+        return cumulative(_LABELS, [self.buckets.get(bound, 0) for bound in _LABELS])
 
 
 class DispatchCounts:
@@ -111,32 +109,34 @@ class DispatchCounts:
 def parse(fields: Mapping[Any, Any]) -> dict[str, SinkCounts]:
     """Return the counts in the hash of `AttemptCounter` (bytes to bytes), by sink. Unknown fields are ignored."""
     found: dict[str, SinkCounts] = {}
-    for raw, value in fields.items():
-        sink, _, rest = raw.decode(errors="replace").partition("|")
+    for name, value in _numbers(fields):
+        sink, _, rest = name.partition("|")
         counts = found.setdefault(sink, SinkCounts())
         first, _, second = rest.partition("|")
-        with contextlib.suppress(ValueError):
-            if rest == "sum":
-                counts.seconds = float(value)
-            elif first == "le":
-                counts.buckets[second] = int(value)
-            elif second == "count":
-                counts.outcomes[first] = int(value)
+        if rest == "sum":
+            counts.seconds = value
+        elif first == "le":
+            counts.buckets[second] = int(value)
+        elif second == "count":
+            counts.outcomes[first] = int(value)
     return found
 
 
 def parse_dispatch(fields: Mapping[Any, Any]) -> DispatchCounts:
     """Return the counts in the hash of `DispatchCounter` (bytes to bytes). Unknown fields are ignored."""
     found = DispatchCounts()
-    for raw, value in fields.items():
-        kind, _, name = raw.decode(errors="replace").partition("|")
-        with contextlib.suppress(ValueError):
-            if kind == "event":
-                found.events[name] = int(value)
-            elif kind == "unrouted":
-                found.unrouted = int(value)
-            elif kind == "aside":
-                found.aside = int(value)
-            elif kind == "unevaluated":
-                found.unevaluated[name] = int(value)
+    for field, value in _numbers(fields):
+        kind, _, name = field.partition("|")
+        if kind in ("event", "unevaluated"):
+            (found.events if kind == "event" else found.unevaluated)[name] = int(value)
+        elif field in ("unrouted", "aside"):
+            setattr(found, field, int(value))
     return found
+
+
+def _numbers(fields: Mapping[Any, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the fields whose value is a number."""
+    for name, value in fields.items():
+        with contextlib.suppress(ValueError):
+            if math.isfinite(number := float(value)):
+                yield name.decode(errors="replace"), number

@@ -31,7 +31,7 @@ from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, read
 from receiver.runtime.redis_client import connect_async
 from receiver.status.watch import PartsReport, PartsWatch
 from receiver.telemetry import workers
-from receiver.telemetry.receiver_samples import ReceiverSamples
+from receiver.telemetry.receiver import ReceiverSamples
 from receiver.web.part import Context, WebPart
 from receiver.web.parts import LEDGER_WITHIN
 

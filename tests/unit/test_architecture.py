@@ -53,7 +53,7 @@ OWNERS = {
     "uvicorn": {"receiver/web", "receiver/cli/serve", "receiver/mcp/server", "simulator/server"},
     "mcp": {"receiver/mcp/server"},
     "mcp_types": {"receiver/mcp/server"},
-    "prometheus_client": {"receiver/telemetry/receiver_samples", "receiver/web/metrics"},
+    "prometheus_client": {"receiver/telemetry/receiver", "receiver/web/metrics"},
     "typer": {"receiver/cli"},
     "boto3": {"handlers/s3/store", "handlers/queue/aws"},
     "apprise": {"handlers/notify"},

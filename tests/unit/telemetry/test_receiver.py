@@ -5,8 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from receiver.telemetry.receiver import OUTCOMES, Histogram, ReceiverMetrics
-from receiver.telemetry.receiver_samples import ReceiverSamples
+from receiver.telemetry.receiver import OUTCOMES, Histogram, ReceiverMetrics, ReceiverSamples
 
 
 def samples(metrics: ReceiverMetrics) -> dict[tuple[str, ...], float]:
