@@ -17,12 +17,11 @@ from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.config.advice import missing_api_key
 from receiver.config.fields import parse_rate
-from receiver.config.models import Config
-from receiver.config.settings import SECRET_FILE, Settings
+from receiver.config.settings import SECRET_FILE
 from receiver.domain import api_key
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.errors import ConfigError, Conflict, Forbidden, Invalid, NotFound
-from receiver.ledger import Connection, Ledger, api_keys
+from receiver.ledger import Connection, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.database_clock import database_now
 from receiver.submit.auth import USUAL_RATE
@@ -132,39 +131,6 @@ class RevokedKeys(Result):
     count: int
 
 
-def make_key(
-    settings: Settings,
-    config: Config,
-    ledger: Ledger,
-    actor: Actor,
-    wanted: NewKeyParameters,
-    latest: float | None = None,
-) -> tuple[Key, str]:
-    """Create a key, with its line in the audit. Return it with its text, which is never stored.
-
-    `latest`: when it expires at the latest, None for never. The caller checks whether `actor` may grant the key.
-    Raises Invalid, and ConfigError where no key can be made.
-    """
-    source = check_key(settings, config, wanted)
-    master = checked_master(settings, ledger)
-
-    def work(connection: Connection) -> tuple[Key, str]:
-        plan = Key("", wanted.name.strip(), "", "", frozenset(wanted.scopes), source, wanted.rate, 0.0)
-        key, text = _issued(connection, master, plan, wanted.expires_in, latest)
-        facts: dict[str, Any] = {
-            "key": key.id,
-            "name": key.name,
-            "scopes": in_order(key.scopes),
-            "source": source,
-            "rate": key.rate,
-        }
-        facts |= {"expires_in": wanted.expires_in} if wanted.expires_in else {}
-        note(connection, actor, CREATE, facts, 1, source=_audited_source(source))
-        return key, text
-
-    return ledger.write(work)
-
-
 def _issued(
     connection: Connection, master: str, plan: Key, life: float | None, latest: float | None
 ) -> tuple[Key, str]:
@@ -186,12 +152,10 @@ def _issued(
     return key, text
 
 
-def check_key(settings: Settings, config: Config, wanted: NewKeyParameters) -> str:
-    """Return the source of a new key: the only one for "". Raises Invalid, and ConfigError for a source without an
-    API key of Skyvern."""
-    name, scopes = wanted.name, wanted.scopes
-    if not scopes:
-        raise Invalid(f"scope: give at least one of {', '.join(api_key.ALL_SCOPES)}")
+def _checked_source(service: Service, wanted: NewKeyParameters) -> str:
+    """Return the source of a new key: the only one for "". Raises Invalid for anything wrong, and ConfigError for a
+    source without an API key of Skyvern."""
+    settings, config, name, scopes = service.settings, service.config, wanted.name, wanted.scopes
     if unknown := sorted(set(scopes) - set(api_key.ALL_SCOPES)):
         raise Invalid(f"scope: {unknown[0]!r}: unknown scope; there are {', '.join(api_key.ALL_SCOPES)}")
     if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
@@ -201,16 +165,12 @@ def check_key(settings: Settings, config: Config, wanted: NewKeyParameters) -> s
             parse_rate(wanted.rate)
         except ValueError as error:
             raise Invalid(f"rate: {error}") from None
-    return _source_of(settings, config, wanted.source, scopes)
-
-
-def _source_of(settings: Settings, config: Config, source: str, scopes: Collection[str]) -> str:
-    chosen = source or (next(iter(config.sources)) if len(config.sources) == 1 else "")
+    chosen = wanted.source or (next(iter(config.sources)) if len(config.sources) == 1 else "")
     if chosen == api_key.ALL_SOURCES:
         if wrong := sorted(set(scopes) - {api_key.VIEW, OPERATE}):
             raise Invalid(f"source '*': a key of all sources can view and operate, but not {', '.join(wrong)}")
     elif chosen not in config.sources:
-        what = f"source {source}: there is no such source" if source else "source: say which"
+        what = f"source {chosen}: there is no such source" if chosen else "source: say which"
         raise Invalid(f"{what}; there are {', '.join(config.sources)}")
     elif set(scopes) - {api_key.VIEW} and config.sources[chosen].api(settings.skyvern_base_url) is None:
         raise ConfigError(missing_api_key(settings, config, chosen))
@@ -221,18 +181,18 @@ def _audited_source(source: str) -> str:
     return "" if source == api_key.ALL_SOURCES else source
 
 
-def checked_master(settings: Settings, ledger: Ledger) -> str:
-    """Return the master secret. Raises ConfigError when a key in use was made with another: its webhooks would be
-    signed wrongly."""
+def _checked_master(service: Service) -> str:
+    """Return the master secret. Raises ConfigError when a key in use was made with another one: the webhooks of its
+    callers would get wrong signatures."""
+    settings = service.settings
     master = settings.master_secret(make=True)
-    for key in ledger.read(api_keys.every):
+    for key in service.ledger.read(api_keys.every):
         if key.in_use and api_key.digest(api_key.derive(master, key.id)) != key.hash:
-            where = (
-                "RUNHOOK_SECRET" if settings.secret else f"RUNHOOK_SECRET is not set, and {settings.data}/{SECRET_FILE}"
-            )
+            unset = f"RUNHOOK_SECRET is not set, and {settings.data}/{SECRET_FILE}"
             raise ConfigError(
-                f"{where}: is not the secret that key {key.id} ({key.name[:40]}) was made with; set"
-                " RUNHOOK_SECRET to the same value on each host, or revoke the keys that were made with the other one"
+                f"{'RUNHOOK_SECRET' if settings.secret else unset}: is not the secret that key {key.id} "
+                f"({key.name[:40]}) was made with; set RUNHOOK_SECRET to the same value on each host, or revoke the "
+                "keys that were made with the other one"
             )
     return master
 
@@ -250,17 +210,27 @@ def _hidden_errors(actor: Actor) -> Iterator[None]:
 def create_key(service: Service, actor: Actor, wanted: NewKeyParameters) -> NewKey:
     """Create an API key, which is shown only once. You can grant the scopes that you have, for your own source."""
     _require_scopes(actor, wanted.scopes)
-    chosen = wanted.model_copy(update={"rate": _rate_within(service, actor, wanted.rate)})
-    latest = _own_end(service, actor, wanted.expires_in)
+    rate, latest = _rate_within(service, actor, wanted.rate), _own_end(service, actor, wanted.expires_in)
     with _hidden_errors(actor):
-        key, text = make_key(service.settings, service.config, service.ledger, actor, chosen, latest)
+        source = _checked_source(service, wanted)
+        master = _checked_master(service)
+    plan = Key("", wanted.name.strip(), "", "", frozenset(wanted.scopes), source, rate, 0.0)
+
+    def work(connection: Connection) -> tuple[Key, str]:
+        key, text = _issued(connection, master, plan, wanted.expires_in, latest)
+        facts: dict[str, Any] = {"key": key.id, "name": key.name, "scopes": in_order(key.scopes)}
+        facts |= {"source": source, "rate": rate} | ({"expires_in": wanted.expires_in} if wanted.expires_in else {})
+        note(connection, actor, CREATE, facts, 1, source=_audited_source(source))
+        return key, text
+
+    key, text = service.ledger.write(work)
     return NewKey(row=KeyRow.of(key), key=text)
 
 
 def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> RotatedKey:
     """Give a key a successor with the same name, scopes, source and rate. The old key stays valid for a while."""
     with _hidden_errors(actor):
-        master = checked_master(service.settings, service.ledger)
+        master = _checked_master(service)
     old = service.ledger.read(lambda it: _to_rotate(it, wanted))
     _require_scopes(actor, old.scopes)
     rate = _rate_within(service, actor, old.rate)

@@ -26,10 +26,9 @@ BATCH: Final = 128
 # Bytes of a body that are read, and of all bodies of a batch.
 BODY: Final = 1 << 20
 BODIES: Final = 16 << 20
-# Documents that a search reads before it asks the index: common words are found there, in order.
-NEWEST: Final = 2000
-# The newest of these that tell how common words are.
-SAMPLE: Final = 1000
+# Documents that a search reads before it asks the index: common words are found there, in order. They also show how
+# common the words are.
+NEWEST: Final = 1000
 # Changes that are counted.
 COUNT_LIMIT: Final = 10_000
 
@@ -39,6 +38,8 @@ _COMMON, _FREQUENT = 0.02, 0.01
 # gathers them for one page.
 _READ_ON: Final = 8000
 _WINDOW: Final = 100_000
+# Changes of which FTS5 compares common words for one page.
+_COMPARED: Final = 150_000
 _LAST: Final = (1 << 63) - 1
 _ADVISORY_LOCK: Final = 0x574F524453  # "WORDS"
 
@@ -122,16 +123,30 @@ def coverage(connection: sa.Connection) -> Coverage:
 def find(connection: sa.Connection, query: TextQuery, limit: int, before: int | None = None) -> Found:
     """Find up to `limit` runs that say the words, behind the number `before` when that is given."""
     top = _LAST if before is None else before
-    nth = sa.select(run_texts.c.seq).where(run_texts.c.seq < top).order_by(run_texts.c.seq.desc())
-    low = connection.execute(nth.limit(1).offset(NEWEST - 1)).scalar()
-    end = low or 0  # of what was looked at
-    found = _read(connection, query, limit + 1, top, end)
-    if end and len(found) <= limit and has_index(connection):
-        asked = _ask(connection, query, _newest(top, end, SAMPLE).subquery())
-        look = _with_gin if connection.dialect.name == "postgresql" else _with_fts5
-        more, end = look(connection, asked, limit + 1 - len(found), end)
-        found += more
+    look = _on_postgresql if connection.dialect.name == "postgresql" else _on_sqlite
+    found, end = look(connection, query, limit + 1, top)
     return Found(found[:limit], found[limit - 1].seq if len(found) > limit else end or None)
+
+
+def _on_sqlite(connection: sa.Connection, query: TextQuery, limit: int, top: int) -> tuple[list[Match], int]:
+    """Return up to `limit` runs below `top`, and the number down to which all were looked at."""
+    if not (indexed := has_index(connection)) or len(query.terms) > 1 or query.terms[0].prefix:
+        asked = _ask(connection, query, top)
+        if not indexed or not asked.low or asked.newest >= limit:
+            return _read(connection, query, limit, top), asked.low
+        # FTS5 compares the runs of all words: where no word is rare, those of the newest changes.
+        low = max(0, asked.low - _COMPARED) if asked.common else 0
+        return _with_fts5(connection, asked.phrases, asked.hits, limit, top, low), low
+    return _with_fts5(connection, query.phrases, _hits(query, query.phrases), limit, top), 0
+
+
+def _on_postgresql(connection: sa.Connection, query: TextQuery, limit: int, top: int) -> tuple[list[Match], int]:
+    """Return up to `limit` runs below `top`, and the number down to which all were looked at."""
+    found = _read(connection, query, limit, top)
+    if len(found) == limit or not (asked := _ask(connection, query, top)).low:
+        return found, 0
+    more, end = _with_gin(connection, asked, limit - len(found), asked.low)
+    return found + more, end
 
 
 def find_all(connection: sa.Connection, query: TextQuery, limit: int) -> list[RunKey] | None:
@@ -144,14 +159,17 @@ _COLUMNS: Final = (run_texts.c.seq, run_texts.c.source, run_texts.c.run_id, run_
 
 
 class _Asked(NamedTuple):
-    """What the index is asked for. `hits`: the query for its runs, whose documents have all else. `frequent`: many of
-    the newest runs are hits. `dense`: many have all the words, but perhaps not side by side."""
+    """How the index is asked. `hits`: the query for its runs, with all that the index does not check. `newest`: how
+    many of the NEWEST documents are hits. `dense`: many have all the words, but perhaps not side by side. `common`: no
+    word is rare. `low`: the number of the NEWEST'th document; 0 if there are fewer."""
 
     query: TextQuery
-    phrases: tuple[tuple[Term, ...], ...]
+    phrases: Sequence[tuple[Term, ...]]
     hits: sa.Select[Any]
-    frequent: bool
+    newest: int
     dense: bool
+    common: bool
+    low: int
 
 
 def has_words(query: TextQuery, text: sa.ColumnElement[str] = run_texts.c.document) -> list[sa.ColumnElement[bool]]:
@@ -159,52 +177,64 @@ def has_words(query: TextQuery, text: sa.ColumnElement[str] = run_texts.c.docume
     return [contains_exactly(text, pattern) for pattern in query.patterns]
 
 
-def _newest(top: int, low: int, limit: int) -> sa.Select[Any]:
-    """Return the query for the documents from `top` down to `low`."""
-    its = sa.select(*_COLUMNS, run_texts.c.document).where(run_texts.c.seq < top, run_texts.c.seq >= low)
-    return its.order_by(run_texts.c.seq.desc()).limit(limit)
-
-
-def _read(
-    connection: sa.Connection, query: TextQuery, limit: int, top: int, low: int = 0, count: int | None = None
-) -> list[Match]:
-    """Find runs by reading the documents from `top` down to `low`, up to `count` or else NEWEST."""
-    some = _newest(top, low, count or NEWEST).subquery()
+def _read(connection: sa.Connection, query: TextQuery, limit: int, top: int, count: int | None = None) -> list[Match]:
+    """Find runs by reading up to `count` documents below `top`, by default NEWEST."""
+    some = _newest(top, count or NEWEST)
     rows = sa.select(*(some.c[column.name] for column in _COLUMNS)).where(*has_words(query, some.c.document))
     return [Match(*row) for row in connection.execute(rows.order_by(some.c.seq.desc()).limit(limit))]
 
 
-def _ask(connection: sa.Connection, query: TextQuery, newest: sa.Subquery) -> _Asked:
-    """Return what the index is asked for, by what the `newest` documents have.
+def _newest(top: int, count: int) -> sa.Subquery:
+    its = sa.select(*_COLUMNS, run_texts.c.document).where(run_texts.c.seq < top)
+    return its.order_by(run_texts.c.seq.desc()).limit(count).subquery()
+
+
+def _hits(query: TextQuery, phrases: Sequence[tuple[Term, ...]]) -> sa.Select[Any]:
+    """Return the query for the runs that an index finds by `phrases`, with what the index does not check."""
+    checked = has_words(query) if query.needs_document or phrases != query.phrases else []
+    return sa.select(*_COLUMNS).where(*checked)
+
+
+def _ask(connection: sa.Connection, query: TextQuery, top: int) -> _Asked:
+    """Return how to ask the index, by what the NEWEST documents below `top` have.
 
     It is not asked for beginnings of words that are common, if there are other words: both databases gather all runs
-    with a beginning first, so to read some documents costs less.
+    with a beginning first, so reading some documents costs less.
     """
-    beginnings = [term for term in query.terms if term.prefix]
-    has_all = sa.and_(*(contains_exactly(newest.c.document, f" {term.word}") for term in query.terms))
-    has_each = (contains_exactly(newest.c.document, f" {term.word}") for term in beginnings)
-    asked = sa.and_(*has_words(query, newest.c.document)), has_all, *has_each
+    newest = _newest(top, NEWEST)
+    has_each = [contains_exactly(newest.c.document, f" {term.word}") for term in query.terms]
+    asked = sa.and_(*has_words(query, newest.c.document)), sa.and_(*has_each), *has_each
     counts = (sa.func.coalesce(sa.func.sum(sa.case((has, 1), else_=0)), 0) for has in asked)
-    hits, together, *of_each = connection.execute(sa.select(*counts)).one()
-    common = {term for term, count in zip(beginnings, of_each, strict=True) if count >= SAMPLE * _COMMON}
-    left = (tuple(term for term in phrase if term not in common) for phrase in query.phrases)
+    low = sa.case((sa.func.count() == NEWEST, sa.func.min(newest.c.seq)), else_=0)
+    low, hits, together, *of_each = connection.execute(sa.select(low, *counts)).one()
+    frequent = {term for term, count in zip(query.terms, of_each, strict=True) if count >= NEWEST * _COMMON}
+    left = (tuple(term for term in phrase if not (term.prefix and term in frequent)) for phrase in query.phrases)
     phrases = tuple(filter(None, left)) or query.phrases
-    checked = has_words(query) if query.needs_document or phrases != query.phrases else []
-    many = SAMPLE * _FREQUENT
-    return _Asked(query, phrases, sa.select(*_COLUMNS).where(*checked), hits >= many, together >= many)
+    common = all(term in frequent for phrase in phrases for term in phrase)
+    return _Asked(query, phrases, _hits(query, phrases), hits, together >= NEWEST * _FREQUENT, common, low)
 
 
-def _with_fts5(connection: sa.Connection, asked: _Asked, limit: int, top: int) -> tuple[list[Match], int]:
+def _with_fts5(
+    connection: sa.Connection,
+    phrases: Sequence[tuple[Term, ...]],
+    hits: sa.Select[Any],
+    limit: int,
+    top: int,
+    low: int = 0,
+) -> list[Match]:
     words: Any = sa.table("words", sa.column("rowid", sa.Integer))
-    phrases = (f'"{" ".join(term.word for term in phrase)}"{"*" * phrase[-1].prefix}' for phrase in asked.phrases)
-    matching = sa.literal_column("words").op("MATCH")(" AND ".join(phrases))
-    rows = asked.hits.select_from(words.join(run_texts, run_texts.c.seq == words.c.rowid))
-    rows = rows.where(matching, words.c.rowid < top).order_by(words.c.rowid.desc()).limit(limit)
-    return [Match(*row) for row in connection.execute(rows)], 0
+    asked = (f'"{" ".join(term.word for term in phrase)}"{"*" * phrase[-1].prefix}' for phrase in phrases)
+    matching = sa.literal_column("words").op("MATCH")(" AND ".join(asked))
+    rows = hits.select_from(words.join(run_texts, run_texts.c.seq == words.c.rowid))
+    rows = rows.where(matching, words.c.rowid < top, words.c.rowid >= low).order_by(words.c.rowid.desc()).limit(limit)
+    return [Match(*row) for row in connection.execute(rows)]
 
 
 def _with_gin(connection: sa.Connection, asked: _Asked, limit: int, top: int) -> tuple[list[Match], int]:
-    if asked.frequent and len(rows := _read(connection, asked.query, limit, top, count=_READ_ON)) == limit:
+    if (
+        asked.newest >= NEWEST * _FREQUENT
+        and len(rows := _read(connection, asked.query, limit, top, _READ_ON)) == limit
+    ):
         return rows, 0
     terms = dict.fromkeys(f"'{term.word}'" + ":*" * term.prefix for phrase in asked.phrases for term in phrase)
     has_terms = sa.text("words @@ CAST(:terms AS tsquery)").bindparams(terms=" & ".join(terms))
