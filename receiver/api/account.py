@@ -20,7 +20,7 @@ from receiver.api.service import Actor, Service
 from receiver.domain.agent_url import Where, hooks_of, shown, where
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.errors import Conflict, Invalid
-from receiver.ledger import Connection, account, watches
+from receiver.ledger import account, watches
 
 if TYPE_CHECKING:
     from receiver.reconcile.source import PolledSource
@@ -152,10 +152,10 @@ def _page(
 ) -> tuple[Sequence[T], str | None]:
     """Return a page of a list by source and `identifier`, and its `next`."""
 
-    def page(connection: Connection, after: tuple[str, str] | None, limit: int) -> list[T]:
-        return read(connection, limit, source=wanted.source, after=after)
+    def page(after: tuple[str, str] | None, limit: int) -> list[T]:
+        return service.ledger.read(lambda it: read(it, limit, source=wanted.source, after=after))
 
-    return paged(service, name, wanted, page, attrgetter("source", identifier), (str, str))
+    return paged(name, wanted, page, attrgetter("source", identifier), (str, str))
 
 
 class AgentParameters(Scoped):

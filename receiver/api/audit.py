@@ -9,15 +9,15 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from receiver.api import cursor
 from receiver.api.endpoint import call
+from receiver.api.listing import paged
 from receiver.api.models import MAX_VALUES, AskedFor, Moment, MomentParameter, Page, PageParameters, Result
 from receiver.api.names import unknown
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.errors import RunhookError
 from receiver.ledger import Connection, Ledger, audit
-from receiver.ledger.audit import AuditActor
+from receiver.ledger.audit import AuditActor, AuditedAction
 
 
 @dataclass(slots=True)
@@ -122,9 +122,11 @@ class AuditParameters(PageParameters):
 
 def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page[ActionRow]:
     """List the actions of people, keys and Runhook, the newest first."""
-    position = cursor.decode("audit", wanted.after, (int,))
 
-    def read(connection: Connection) -> list[audit.AuditedAction]:
+    def read(before: tuple[int] | None, limit: int) -> list[AuditedAction]:
+        return service.ledger.read(lambda it: page(it, before, limit))
+
+    def page(connection: Connection, before: tuple[int] | None, limit: int) -> list[AuditedAction]:
         found = audit.list_actions(
             connection,
             source=wanted.source,
@@ -132,17 +134,16 @@ def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page
             actor=wanted.actor,
             since=wanted.since,
             until=wanted.until,
-            before=position[0] if position else None,
-            limit=wanted.limit,
+            before=before[0] if before else None,
+            limit=limit,
         )
         for each in () if found else wanted.action:
             if each not in ACTIONS and not audit.has_action(connection, each):
                 raise unknown("action", each, "there is no such action", ACTIONS)
         return found
 
-    found = service.ledger.read(read)
-    last = (found[-1].id,) if len(found) == wanted.limit else None
-    return Page(items=[ActionRow(**asdict(each)) for each in found], next=cursor.encode("audit", last))
+    found, following = paged("audit", wanted, read, lambda each: (each.id,), (int,))
+    return Page(items=[ActionRow(**asdict(each)) for each in found], next=following)
 
 
 LIST_AUDIT: Final = call("GET", "/audit", VIEW, list_audit)

@@ -115,8 +115,7 @@ def take(
 
     def preview(connection: Connection) -> TakenResult:
         found = _preview(connection, action)
-        if not actor.source:
-            check_names(lambda: service.config, connection, action.selection, empty=not found.count)
+        check_names(service, actor, connection, action.selection, empty=not found.count)
         for identifier in () if found.count else chosen.ids:
             check_id(connection, "ids", identifier, actor.source)
         return found

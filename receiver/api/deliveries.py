@@ -13,7 +13,7 @@ from receiver.api.chosen import Chosen, TakenResult, selection_of, take
 from receiver.api.endpoint import call
 from receiver.api.listing import ListEndpoint, listed
 from receiver.api.models import MAX_VALUES, ByDelivery, FilterParameters, Page, Result, Scoped
-from receiver.api.names import ambiguous, check_names, no_such, none_such
+from receiver.api.names import check_id, check_names, only
 from receiver.api.rows import AttemptRow, DeliveryRow
 from receiver.api.service import Actor, Service
 from receiver.api.sinks import require_live_sink, require_sink
@@ -22,7 +22,7 @@ from receiver.domain.api_key import OPERATE, VIEW
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid
-from receiver.ledger import Connection, names
+from receiver.ledger import Connection
 from receiver.ledger.actions import BACKFILL, CANCEL, REPLAY, RESTORE, Action
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries as lists
@@ -55,10 +55,9 @@ def list_attempts(service: Service, actor: Actor, wanted: AttemptsParameters) ->
 
     def read(connection: Connection) -> Page[AttemptRow]:
         rows, rest = lists.attempts_of(connection, wanted.delivery, wanted.filter(), after, wanted.limit)
-        if not actor.source and after is None:
-            if not rows and not names.deliveries_beginning(connection, wanted.delivery):
-                raise no_such("delivery", wanted.delivery)
-            check_names(lambda: service.config, connection, wanted.filter(), empty=not rows)
+        if after is None:
+            check_id(connection, "delivery", wanted.delivery, actor.source, kind="delivery")
+            check_names(service, actor, connection, wanted.filter(), empty=not rows)
         return Page(items=[AttemptRow.model_validate(each) for each in rows], next=cursor.encode("attempts_of", rest))
 
     return service.ledger.read(read)
@@ -82,11 +81,7 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
 
     def read(connection: Connection) -> DeliveryDetails:
         found = lists.named(connection, wanted.delivery, wanted.source)
-        if not found:
-            raise none_such("delivery", wanted.delivery)
-        if len(found) > 1:
-            raise Invalid(f"delivery {wanted.delivery}: {ambiguous([each['id'] for each in found])}")
-        row = DeliveryRow.model_validate(found[0])
+        row = DeliveryRow.model_validate(only("delivery", wanted.delivery, found))
         before = (row.sink, row.id, row.attempts - MOST)  # attempts are numbered from 1
         tried, _ = lists.attempts_of(connection, row.id, Filter(source=row.source), before, MOST)
         return DeliveryDetails(delivery=row, attempts=[AttemptRow.model_validate(each) for each in tried])

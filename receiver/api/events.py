@@ -12,12 +12,12 @@ from pydantic import Field
 from receiver.api.endpoint import call
 from receiver.api.listing import ListEndpoint
 from receiver.api.models import ByDelivery, FilterParameters, Result, Scoped
-from receiver.api.names import ambiguous, none_such
+from receiver.api.names import none_such, only
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.domain.redaction import Redactor
-from receiver.errors import Invalid, TooLarge
+from receiver.errors import TooLarge
 from receiver.ledger.lists import events as lists
 from receiver.ledger.lists.bodies import EventBody, read_body
 
@@ -88,16 +88,12 @@ def get_event_body(service: Service, _actor: Actor, wanted: EventParameters) -> 
         return KeptBody(**known, encoding="base64", body=base64.b64encode(body).decode())
 
 
-def _one(service: Service, wanted: EventParameters) -> dict[str, Any]:
+def _one(service: Service, wanted: EventParameters) -> Mapping[str, Any]:
     rows = service.ledger.read(lambda connection: lists.named(connection, wanted.event_id, wanted.source))
-    if not rows:
-        raise none_such("event", wanted.event_id)
-    if len(rows) > 1:
-        raise Invalid(f"event {wanted.event_id}: {ambiguous([each['id'] for each in rows])}")
-    return rows[0]
+    return only("event", wanted.event_id, rows)
 
 
-def _body(service: Service, row: dict[str, Any]) -> EventBody:
+def _body(service: Service, row: Mapping[str, Any]) -> EventBody:
     redactor = Redactor(service.config.redact)
     body = service.ledger.read(lambda connection: read_body(connection, row["id"], redactor, row["source"]))
     if body is None:  # retention removed it

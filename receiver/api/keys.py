@@ -6,13 +6,14 @@ import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, Final
 
 from pydantic import Field
 
-from receiver.api import cursor
 from receiver.api.audit import note
 from receiver.api.endpoint import call
+from receiver.api.listing import paged
 from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.config.advice import missing_api_key
@@ -57,11 +58,12 @@ def in_order(scopes: frozenset[str]) -> list[str]:
 
 def list_keys(service: Service, _actor: Actor, wanted: PageParameters) -> Page[KeyRow]:
     """List the API keys, revoked and expired ones too, the oldest first."""
-    position = cursor.decode("keys", wanted.after, (float, str))
-    after = (position[0], position[1]) if position else None
-    found = service.ledger.read(lambda it: api_keys.page(it, wanted.limit, source=wanted.source, after=after))
-    last = (found[-1].created_at, found[-1].id) if len(found) == wanted.limit else None
-    return Page(items=[KeyRow.of(key) for key in found], next=cursor.encode("keys", last))
+
+    def read(after: tuple[float, str] | None, limit: int) -> list[Key]:
+        return service.ledger.read(lambda it: api_keys.page(it, limit, source=wanted.source, after=after))
+
+    found, following = paged("keys", wanted, read, attrgetter("created_at", "id"), (float, str))
+    return Page(items=[KeyRow.of(key) for key in found], next=following)
 
 
 LIST_KEYS: Final = call("GET", "/keys", VIEW, list_keys)

@@ -55,8 +55,8 @@ def listed(
 
     def read(connection: Connection) -> tuple[Sequence[Any], tuple[Any, ...] | None]:
         found, rest = page(connection, wanted.filter(), after, wanted.limit)
-        if not wanted.after and not actor.source:
-            check_names(lambda: service.config, connection, wanted.filter(), empty=not found and rest is None)
+        if not wanted.after:
+            check_names(service, actor, connection, wanted.filter(), empty=not found and rest is None)
         return found, rest
 
     found, rest = service.ledger.read(read)
@@ -64,19 +64,17 @@ def listed(
 
 
 def paged(
-    service: Service,
     name: str,
     wanted: PageParameters,
-    read: Callable[[Connection, Any, int], Sequence[E]],
+    read: Callable[[Any, int], Sequence[E]],
     position: Callable[[E], tuple[Any, ...]],
     key: Sequence[type[Any]],
 ) -> tuple[Sequence[E], str | None]:
     """Return a page of a short list, and its `next`. `name`: of the list, in cursors.
 
-    `read`: given a connection, the position after which to begin and a limit. `position`: of a row, values of `key`.
+    `read`: given the position after which to begin and a limit. `position`: of a row, values of `key`.
     """
-    after = cursor.decode(name, wanted.after, key)
-    found = service.ledger.read(lambda connection: read(connection, after, wanted.limit + 1))
+    found = read(cursor.decode(name, wanted.after, key), wanted.limit + 1)
     more = len(found) > wanted.limit
     found = found[: wanted.limit]
     return found, cursor.encode(name, position(found[-1]) if more else None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from receiver.api.service import Actor, Service
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
 from receiver.errors import Invalid, NotFound, RunhookError, suggest
@@ -41,29 +42,30 @@ def none_such(kind: str, identifier: str) -> NotFound:
     return NotFound(f"{kind} {identifier}: not found" + (f"; {why}" if why else ""))
 
 
-def check_names(config: Callable[[], Config], connection: Connection, wanted: Filter, *, empty: bool) -> None:
+def check_names(service: Service, actor: Actor, connection: Connection, wanted: Filter, *, empty: bool) -> None:
     """Raise Invalid for an unknown name in the filter, with the names that exist.
 
-    Only for a caller that may see all sources, because it reveals what exists. `config`: returns it. `empty`: the list
-    has no row; only then are names other than the status checked.
+    An actor of one source gets no error, because it reveals what exists. `empty`: the list has no row; only then are
+    names other than the status checked.
     """
+    if actor.source:
+        return
     for status in wanted.status:
         if status not in FINAL and status not in ACTIVE and not names.has_status(connection, status):
             raise unknown("status", status, "unknown status", [*sorted(FINAL), *ACTIVE])
     if not empty:
         return
-    check_config_names(config, wanted)
-    if wanted.run_id and not names.has_run(connection, wanted.run_id):
-        raise _no_run(connection, wanted.run_id)
-    if wanted.event_id and not names.events_beginning(connection, wanted.event_id):
-        raise no_such("event_id", wanted.event_id, "event")
+    check_config_names(service, wanted)
+    for name, identifier, kind in (("run", wanted.run_id, "run"), ("event_id", wanted.event_id, "event")):
+        if identifier:
+            check_id(connection, name, identifier, "", kind)
 
 
-def check_config_names(config: Callable[[], Config], wanted: Filter) -> None:
+def check_config_names(service: Service, wanted: Filter) -> None:
     """Raise Invalid for a source, sink or route that is not in the config; nothing if the config cannot be read."""
     given = {name: value for name in _NAMED if (value := getattr(wanted, name))}
     try:
-        known = {name: _NAMED[name](config()) for name in given}
+        known = {name: _NAMED[name](service.config) for name in given}
     except (RunhookError, OSError):
         return
     for name, value in given.items():
@@ -71,30 +73,24 @@ def check_config_names(config: Callable[[], Config], wanted: Filter) -> None:
             raise unknown(name, value, f"there is no such {name}", known[name])
 
 
-def no_such(name: str, value: str, what: str = "") -> Invalid:
-    """Return the error for an unknown id. `name`: of the parameter; `what`: of the thing, where it differs."""
-    return _wrong(name, value, f"there is no such {what or name}")
-
-
-def _no_run(connection: Connection, run_id: str, name: str = "run", source: str = "") -> Invalid:
-    """Return the error for an unknown run, with one of `source` whose id begins with this one. `name`: as above."""
+def _no_run(connection: Connection, run_id: str, name: str, source: str) -> Invalid:
+    """Return the error for an unknown run, with one of `source` whose id begins with this one."""
     if other := _kind_of(run_id):
         return _wrong(name, run_id, f"there is no such run; it is the id of {_a(other)}")
     guess = names.run_beginning(connection, run_id, source)
     return _wrong(name, run_id, "there is no such run" + (f"; did you mean {guess}?" if guess else ""))
 
 
-def check_id(connection: Connection, name: str, identifier: str, source: str) -> None:
+def check_id(connection: Connection, name: str, identifier: str, source: str, kind: str = "") -> None:
     """Raise Invalid when the ledger has no delivery, event or run with this id. `name`: of the parameter; `source`: the
-    only one that the caller may see; "" for all."""
-    if identifier.startswith("dlv_"):
-        if not names.deliveries_beginning(connection, identifier, source):
-            raise no_such(name, identifier, "delivery")
-    elif identifier.startswith("evt_"):
-        if not names.events_beginning(connection, identifier, source):
-            raise no_such(name, identifier, "event")
-    elif not names.has_run(connection, identifier, source):
+    only one that the caller may see; "" for all; `kind`: of the id, by default as it begins."""
+    kind = kind or {"dlv_": "delivery", "evt_": "event"}.get(identifier[:4], "run")
+    if kind == "run" and not names.has_run(connection, identifier, source):
         raise _no_run(connection, identifier, name, source)
+    if kind == "delivery" and not names.deliveries_beginning(connection, identifier, source):
+        raise _wrong(name, identifier, "there is no such delivery")
+    if kind == "event" and not names.events_beginning(connection, identifier, source):
+        raise _wrong(name, identifier, "there is no such event")
 
 
 def whole_id(connection: Connection, name: str, identifier: str, source: str) -> str:
@@ -107,12 +103,20 @@ def whole_id(connection: Connection, name: str, identifier: str, source: str) ->
     find = names.deliveries_beginning if identifier.startswith("dlv_") else names.events_beginning
     found = find(connection, identifier, source)
     if len(found) > 1:
-        raise _wrong(name, identifier, ambiguous(found))
+        raise _wrong(name, identifier, _ambiguous(found))
     return found[0] if found else identifier
 
 
-def ambiguous(found: Sequence[str]) -> str:
-    """Return what is wrong with the beginning of an id that these ids, and maybe more, have."""
+def only(kind: str, identifier: str, found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the only row whose id begins with `identifier`. Raises NotFound, and Invalid for several."""
+    if not found:
+        raise none_such(kind, identifier)
+    if len(found) > 1:
+        raise Invalid(f"{kind} {identifier}: {_ambiguous([each['id'] for each in found])}")
+    return found[0]
+
+
+def _ambiguous(found: Sequence[str]) -> str:
     return f"ambiguous; matches {' and '.join(found[:2])}"
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from operator import attrgetter
 from typing import Final
 
 from pydantic import Field
 
 from receiver.api import audit as audited
-from receiver.api import cursor
 from receiver.api.endpoint import call
+from receiver.api.listing import paged
 from receiver.api.models import MAX_VALUES, AskedFor, Moment, Page, PageParameters, Result, Scoped
 from receiver.api.names import none_such
 from receiver.api.service import Actor, Service
@@ -68,14 +69,15 @@ class OperationParameters(Scoped):
 
 def list_operations(service: Service, _actor: Actor, wanted: OperationsParameters) -> Page[OperationRow]:
     """List the operations, the newest first."""
-    position = cursor.decode("operations", wanted.after, (float, str))
-    found = service.ledger.read(
-        lambda it: actions.list_operations(
-            it, wanted.limit, source=wanted.source, state=wanted.state, before=position and (position[0], position[1])
+
+    def read(before: tuple[float, str] | None, limit: int) -> list[Operation]:
+        found = service.ledger.read(
+            lambda it: actions.list_operations(it, limit, source=wanted.source, state=wanted.state, before=before)
         )
-    )
-    last = (found[-1].created_at, found[-1].id) if len(found) == wanted.limit else None
-    return Page(items=[OperationRow.of(each) for each in found], next=cursor.encode("operations", last))
+        return list(found)
+
+    found, following = paged("operations", wanted, read, attrgetter("created_at", "id"), (float, str))
+    return Page(items=[OperationRow.of(each) for each in found], next=following)
 
 
 def get_operation(service: Service, _actor: Actor, wanted: OperationParameters) -> OperationRow:

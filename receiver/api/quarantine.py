@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any, Final
 
 from pydantic import Field
 
-from receiver.api import audit as audited
-from receiver.api import cursor
+from receiver.api.audit import ActionOutcome, audited
 from receiver.api.chosen import EXPECT, NEEDS_COUNT
 from receiver.api.endpoint import call
+from receiver.api.listing import paged
 from receiver.api.models import Moment, MomentParameter, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.config.models import Config
@@ -79,13 +80,13 @@ def kept(store: Quarantine, source: str) -> list[QuarantinedRequest]:
 
 def list_quarantine(service: Service, _actor: Actor, wanted: PageParameters) -> Page[QuarantineRow]:
     """List the requests in the quarantine of this receiver's host, the oldest first."""
-    position = cursor.decode("quarantine", wanted.after, (float, str))
-    found = [
-        each for each in kept(store_of(service), wanted.source) if position is None or (each.at, each.file) > position
-    ]
-    page = found[: wanted.limit]
-    last = (page[-1].at, page[-1].file) if len(found) > wanted.limit else None
-    return Page(items=[QuarantineRow.of(each) for each in page], next=cursor.encode("quarantine", last))
+    place = attrgetter("at", "file")
+
+    def read(after: Any, limit: int) -> list[QuarantinedRequest]:
+        return [each for each in kept(store_of(service), wanted.source) if after is None or place(each) > after][:limit]
+
+    found, following = paged("quarantine", wanted, read, place, (float, str))
+    return Page(items=[QuarantineRow.of(each) for each in found], next=following)
 
 
 def get_quarantined(service: Service, _actor: Actor, wanted: QuarantinedParameters) -> QuarantinedBody:
@@ -172,16 +173,21 @@ class DropResult(Result):
 
 def verify_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection) -> VerifyResult:
     """Check signatures again with the current secrets, and accept authentic requests, as of when they were received."""
-    store = store_of(service)
-    verdicts = check(service.config, store, _chosen(store, wanted))
-    authentic = authentic_of(verdicts)
+    config, store = service.config, store_of(service)
+    verdicts: list[tuple[QuarantinedRequest, str]] = []
+    for refused in _chosen(store, wanted):
+        source = config.sources.get(refused.source)
+        with suppress(FileNotFoundError):  # it was removed since then
+            secrets = None if source is None else source.signing_secrets
+            verdicts.append((refused, refused.verdict(store.body(refused), secrets)))
+    authentic = [refused for refused, verdict in verdicts if verdict == AUTHENTIC]
     if verdicts and not wanted.dry_run:
-        with audited.audited(service.ledger, actor, VERIFY, _selection(wanted), source=wanted.source) as told:
+        with audited(service.ledger, actor, VERIFY, _selection(wanted), source=wanted.source) as done:
             try:
-                let_in(service.settings, service.config, store, authentic, told)
+                let_in(service.settings, config, store, authentic, done)
             except InboxUnavailable as error:
-                told.detail = f"Redis does not accept events ({error})"
-                raise Busy(f"{told.detail}; the others stay in quarantine") from None
+                done.detail = f"Redis does not accept events ({error})"
+                raise Busy(f"{done.detail}; the others stay in quarantine") from None
     rows = [VerdictRow(request=QuarantineRow.of(each), verdict=verdict) for each, verdict in verdicts[:MOST_ROWS]]
     return VerifyResult(dry_run=wanted.dry_run, count=len(verdicts), authentic=len(authentic), items=rows)
 
@@ -192,9 +198,9 @@ def drop_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection)
     chosen = _chosen(store, wanted)
     if chosen and not wanted.dry_run:
         selection = _selection(wanted)
-        with audited.audited(service.ledger, actor, DROP, selection, source=wanted.source) as told:
+        with audited(service.ledger, actor, DROP, selection, source=wanted.source) as done:
             store.remove(chosen)
-            told.count = len(chosen)
+            done.count = len(chosen)
     rows = [QuarantineRow.of(each) for each in chosen[:MOST_ROWS]]
     return DropResult(dry_run=wanted.dry_run, count=len(chosen), items=rows)
 
@@ -222,30 +228,12 @@ def _selection(wanted: QuarantineSelection) -> dict[str, object]:
     return wanted.model_dump(mode="json", exclude_defaults=True, exclude={"dry_run"})
 
 
-def check(
-    config: Config, store: Quarantine, chosen: Iterable[QuarantinedRequest]
-) -> list[tuple[QuarantinedRequest, str]]:
-    """Return the verdict on each request by the present secrets. Those that were dropped meanwhile are left out."""
-    verdicts = []
-    for refused in chosen:
-        source = config.sources.get(refused.source)
-        secrets = None if source is None else source.signing_secrets
-        with suppress(FileNotFoundError):
-            verdicts.append((refused, refused.verdict(store.body(refused), secrets)))
-    return verdicts
-
-
-def authentic_of(verdicts: Iterable[tuple[QuarantinedRequest, str]]) -> list[QuarantinedRequest]:
-    """Return the requests that are authentic."""
-    return [refused for refused, verdict in verdicts if verdict == AUTHENTIC]
-
-
 def let_in(
     settings: Settings,
     config: Config,
     store: Quarantine,
     authentic: Sequence[QuarantinedRequest],
-    told: audited.ActionOutcome,
+    done: ActionOutcome,
 ) -> None:
     """Append requests to the inbox as events received when they came, take out and count each that is there.
 
@@ -264,7 +252,7 @@ def let_in(
 
     def taken(number: int) -> None:
         store.remove([begun[number]])
-        told.count += 1
+        done.count += 1
 
     if authentic:
         asyncio.run(append_each(settings.redis_url, config.sources, events(), taken))

@@ -100,8 +100,8 @@ def _asked(
         if len(rows) + left >= MOST or time.monotonic() > end:
             following = str(page.oldest)
             break
-    if not (rows or left or wanted.after or actor.source):
-        service.ledger.read(lambda it: check_names(lambda: service.config, it, selection, empty=True))
+    if not (rows or left or wanted.after):
+        service.ledger.read(lambda it: check_names(service, actor, it, selection, empty=True))
     return RerouteResult(
         events=rows,
         made=made,

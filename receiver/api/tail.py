@@ -97,9 +97,8 @@ def start(
             if kept is not None and position.at < now - kept:
                 gap = TailGap(since=position.at, until=now - kept)
         return Tail(tail.known(connection, position)), gap
-    if not actor.source:
-        check_names(lambda: service.config, connection, wanted.filter(), empty=False)
-    check_config_names(lambda: service.config, wanted.filter())
+    check_names(service, actor, connection, wanted.filter(), empty=False)
+    check_config_names(service, wanted.filter())
     begin = tail.newest(connection, now) if wanted.since is None else tail.since(connection, wanted.since)
     return Tail(begin), None
 

@@ -99,8 +99,7 @@ def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Tota
 
     def read(connection: Connection) -> tuple[Counted, dict[str, list[float]]]:
         counted = count(connection, wanted.filter(), span, wanted.by, wanted.bucket)
-        if not actor.source:
-            check_names(lambda: service.config, connection, wanted.filter(), empty=not counted.all.count)
+        check_names(service, actor, connection, wanted.filter(), empty=not counted.all.count)
         return counted, totals.ages(connection, wanted.filter(), span)
 
     counted, ages = service.ledger.read(read)
@@ -206,8 +205,7 @@ def get_ages(service: Service, actor: Actor, wanted: AgesParameters) -> Ages:
 
     def read(connection: Connection) -> dict[int, list[float]]:
         ages = totals.ages_over_time(connection, wanted.filter(), span, wanted.bucket)
-        if not actor.source:
-            check_names(lambda: service.config, connection, wanted.filter(), empty=not ages)
+        check_names(service, actor, connection, wanted.filter(), empty=not ages)
         return ages
 
     found = service.ledger.read(read)

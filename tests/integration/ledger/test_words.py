@@ -65,7 +65,7 @@ def test_search_finds_what_a_look_at_every_run_finds(
     monkeypatch.setattr(words, "NEWEST", newest)
     monkeypatch.setattr(words, "_WINDOW", 10)
     monkeypatch.setattr(words, "_READ_ON", 10)
-    monkeypatch.setattr(words, "SAMPLE", newest)
+    monkeypatch.setattr(words, "_COMPARED", 10)
     monkeypatch.setattr(words, "BATCH", 50)
     chance = random.Random(1)
     said: dict[str, str] = {}
