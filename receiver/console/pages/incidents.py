@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from receiver.api.incidents import LIST_INCIDENTS, TREND, IncidentRow
 from receiver.api.service import Actor, Service
-from receiver.console.charts import Values, sparkline
+from receiver.console.charts import Values
 from receiver.console.filters import filter_form
 from receiver.console.page import PATH, ConsolePage, PageLink, Query, given_of
 from receiver.console.pages.deliveries import resubmits
@@ -40,21 +40,10 @@ def incidents(service: Service, actor: Actor, _names: Mapping[str, str], query: 
 def _shown(row: IncidentRow, since: str) -> Mapping[str, Any]:
     chosen: dict[str, Any] = {"source": row.source, "workflow": row.workflow, "reason": row.find, "since": since}
     narrowed = {name: value for name, value in chosen.items() if value} | {"status": sorted(row.statuses)}
-    before = [*row.trend[:TREND], *[0] * TREND]
-    now = [*[0] * TREND, *row.trend[TREND:]]
-    return {
-        "row": row,
-        "path": f"{PATH}/runs?{urlencode(narrowed, doseq=True)}",
-        "fields": narrowed,
-        "trend": sparkline(
-            [Values("before", "soft", _floats(before)), Values("now", "bad", _floats(now))],
-            f"{row.count} now, {row.before} in the time before",
-        ),
-    }
-
-
-def _floats(values: Sequence[int]) -> list[float | None]:
-    return [float(each) for each in values]
+    before, now = row.trend[:TREND], row.trend[TREND:]
+    nothing = [0.0] * TREND
+    trend = [Values("before", "soft", [*before, *nothing]), Values("now", "bad", [*nothing, *now])]
+    return {"row": row, "path": f"{PATH}/runs?{urlencode(narrowed, doseq=True)}", "fields": narrowed, "trend": trend}
 
 
 PAGES: Final = (ConsolePage("/incidents", "incidents.html", incidents, PageLink("Incidents", "i", "")),)

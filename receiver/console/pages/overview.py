@@ -5,7 +5,7 @@ Who may see one source only sees the same of that source, without what concerns 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -13,8 +13,8 @@ from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
 from receiver.api.status import GET_STATUS, Status
 from receiver.api.submissions import LIST_MISSING
-from receiver.api.totals import GET_AGES, GET_TOTALS, TotalRow, Totals
-from receiver.console.charts import Buckets, Chart, Values, lines, sparkline, stacked, values_of
+from receiver.api.totals import GET_AGES, GET_TOTALS, Ages, TotalRow, Totals
+from receiver.console.charts import Buckets, Chart, Values, percent
 from receiver.console.page import PATH, ConsolePage, PageLink, Query
 from receiver.console.window import Window, window_links, window_of
 from receiver.status.problem import ago
@@ -74,15 +74,7 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         "charts_of": {
             "runs": _throughput(buckets, runs.items[1:]),
             "success": _success(buckets, runs.items[1:]),
-            "ages": lines(
-                "Delay of results",
-                buckets,
-                [
-                    _ages("median", "accent", buckets, {each.at: each.age_p50 for each in ages.items}),
-                    _ages("p95", "wait", buckets, {each.at: each.age_p95 for each in ages.items}),
-                ],
-                ago,
-            ),
+            "ages": _ages(buckets, ages),
         },
         "counted_since": runs.counted_since or sinks.counted_since,
         "dead": [_dead(each) for each in dead.items[1 : 1 + _REASONS]],
@@ -183,7 +175,7 @@ def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[dict[str
     ]
 
 
-def _summed(rows: Sequence[TotalRow], value: Callable[[TotalRow], float]) -> dict[float, float]:
+def _summed(rows: Iterable[TotalRow], value: Callable[[TotalRow], float]) -> dict[float, float]:
     found: dict[float, float] = {}
     for row in rows:
         found[row.at or 0.0] = found.get(row.at or 0.0, 0.0) + value(row)
@@ -191,32 +183,33 @@ def _summed(rows: Sequence[TotalRow], value: Callable[[TotalRow], float]) -> dic
 
 
 def _throughput(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
+    def counted(rest: Iterable[TotalRow]) -> list[float | None]:
+        return buckets.values(_summed(rest, lambda row: row.count))
+
     known = {status for _, _, statuses in _ENDS for status in statuses}
     series = [
-        Values(name, tone, values_of(buckets, _summed([row for row in rows if row.key["status"] in statuses], _count)))
+        Values(name, tone, counted(row for row in rows if row.key["status"] in statuses))
         for name, tone, statuses in _ENDS
     ]
-    rest = [row for row in rows if row.key["status"] not in known]
-    return stacked("Runs", buckets, [*series, Values(_OTHER, "soft", values_of(buckets, _summed(rest, _count)))])
-
-
-def _count(row: TotalRow) -> float:
-    return row.count
+    rest = counted(row for row in rows if row.key["status"] not in known)
+    return Chart("Runs", buckets, [*series, Values(_OTHER, "soft", rest)])
 
 
 def _success(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
     good = _summed(rows, lambda row: row.good)
     ended = _summed(rows, lambda row: row.ended)
     rates: list[float | None] = [100 * good[at] / ended[at] if ended.get(at) else None for at in buckets.starts]
-    return lines("Success", buckets, [Values("completed of those that ended", "good", rates)], _percent, top=100.0)
+    series = [Values("completed of those that ended", "good", rates)]
+    return Chart("Success", buckets, series, percent, stacked=False, highest=100.0)
 
 
-def _percent(value: float) -> str:
-    return f"{value:.0f} %" if value == round(value) else f"{value:.1f} %"
-
-
-def _ages(name: str, tone: str, buckets: Buckets, found: Mapping[float, float]) -> Values:
-    return Values(name, tone, [found.get(at) for at in buckets.starts])
+def _ages(buckets: Buckets, ages: Ages) -> Chart:
+    half, most = ({each.at: getattr(each, name) for each in ages.items} for name in ("age_p50", "age_p95"))
+    series = [
+        Values("median", "accent", [half.get(at) for at in buckets.starts]),
+        Values("p95", "wait", [most.get(at) for at in buckets.starts]),
+    ]
+    return Chart("Delay of results", buckets, series, ago, stacked=False)
 
 
 def _dead(row: TotalRow) -> dict[str, Any]:
@@ -238,11 +231,12 @@ def _health(buckets: Buckets, rows: Sequence[TotalRow]) -> dict[str, Any]:
     good, ended = _summed(rows, lambda row: row.good), _summed(rows, lambda row: row.ended)
     dead = {at: ended[at] - good[at] for at in ended}
     delivered, lost = sum(good.values()), sum(dead.values())
-    series = [Values("delivered", "good", values_of(buckets, good)), Values("dead", "bad", values_of(buckets, dead))]
+    series = [Values("delivered", "good", buckets.values(good)), Values("dead", "bad", buckets.values(dead))]
     return {
         "delivered": delivered,
-        "rate": _percent(round(100 * delivered / (delivered + lost), 1)) if delivered + lost else "",
-        "spark": sparkline(series, f"{delivered:,.0f} delivered, {lost:,.0f} dead"),
+        "rate": percent(round(100 * delivered / (delivered + lost), 1)) if delivered + lost else "",
+        "series": series,
+        "summary": f"{delivered:,.0f} delivered, {lost:,.0f} dead",
     }
 
 

@@ -22,7 +22,7 @@ from receiver.api.sinks import (
 )
 from receiver.api.totals import GET_TOTALS, TotalRow
 from receiver.console.action import ConsoleAction
-from receiver.console.charts import Buckets, Chart, Values, stacked, values_of
+from receiver.console.charts import Buckets, Chart, Values
 from receiver.console.page import ConsolePage, PageLink, Query
 from receiver.console.window import window_links, window_of
 from receiver.domain.callback import CALLBACK
@@ -77,8 +77,8 @@ def _chart(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
     for row in rows:
         if row.at is not None:
             found.setdefault(row.key["state"], {})[row.at] = row.count
-    series = [Values(state, tone, values_of(buckets, found.get(state, {}))) for state, tone in _SERIES]
-    return stacked("Deliveries", buckets, series)
+    series = [Values(state, tone, buckets.values(found.get(state, {}))) for state, tone in _SERIES]
+    return Chart("Deliveries", buckets, series)
 
 
 def _resumed(result: ResumeResult) -> str:
