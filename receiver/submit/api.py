@@ -38,7 +38,7 @@ from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
 from receiver.ledger.submissions.records import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, search_for_run
 from receiver.runtime.background import awaited
-from receiver.runtime.redis_client import connect, connect_async
+from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits, TokenBucket
 from receiver.skyvern import Answered, Patience, SkyvernAPI, SkyvernReader
 from receiver.submit.auth import INVALID_KEY, Authenticator, scope_of
@@ -53,7 +53,7 @@ from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall, SubmitEndpo
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import WebhookRetrier
-from receiver.submit.run_watch import LookClaims, RunWatch, WaitedRun, WaitedRuns
+from receiver.submit.run_watch import RunWatch, WaitedRun, WaitedRuns
 from receiver.submit.secret_scan import SecretScan
 from receiver.submit.submitter import Submitter
 from receiver.web import sse
@@ -125,7 +125,6 @@ class _Api:
         self._readers: list[SkyvernReader] = []
         self._resolvers: dict[str, Resolver] = {}
         self._watches: dict[str, RunWatch] = {}
-        self._claims = LookClaims(connect_async(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1))
         self._look_limit = parse_rate(config.submit.look_budget)
         self._resolver_pool = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
         allowed = AllowedAddresses(config.allowed_addresses)
@@ -148,9 +147,8 @@ class _Api:
             self._readers.append(reader)
             self._resolvers[name] = Resolver(name, reader, ledger, late)
             look_api = SkyvernAPI(*found, patience=LOOK_PATIENCE)
-            self._watches[name] = RunWatch(name, look_api, self._claims, self._take_look(name), self._note_end(name))
+            self._watches[name] = RunWatch(name, look_api, self._take_look(name), self._note_end(name))
         self._look_limits = RateLimits(self._redis)
-        self._look_pool = ThreadPoolExecutor(2, "submit-looks")
         refused = context.metrics.submit_refused
         self._authenticator = Authenticator(self._ledger, self._redis, config.submit.rate, context.background, refused)
         self._limits = CallLimits(context.bodies, config.submit.max_body)
@@ -226,14 +224,11 @@ class _Api:
             raise Refusal(error(503, words, retry_after="60"))
         return self.sources[key.source]
 
-    def _take_look(self, source: str) -> Callable[[int], Awaitable[int]]:
-        """Return what takes calls for looks at waited runs out of the budget of a source."""
+    def _take_look(self, source: str) -> Callable[[], Awaitable[bool]]:
+        """Return what takes a call for a look at waited runs out of the budget of a source."""
 
-        async def take(wanted: int) -> int:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                self._look_pool, self._look_limits.take, f"looks/{source}", self._look_limit, wanted
-            )
+        async def take() -> bool:
+            return await asyncio.to_thread(self._look_limits.take, f"looks/{source}", self._look_limit) > 0
 
         return take
 
@@ -372,8 +367,6 @@ class _Api:
         await self._deliveries_poll.close()
         for watch in self._watches.values():
             await watch.close()
-        await self._claims.close()
-        self._look_pool.shutdown(wait=False, cancel_futures=True)
         for source in self.sources.values():
             await source.api.aclose()
         for reader in self._readers:
