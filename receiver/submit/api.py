@@ -131,7 +131,7 @@ class _Api:
         # Of all sources, for a server may know more than one; and what callers' keys are derived from.
         known = [each for source in config.sources.values() for each in source.signing_secrets]
         master = settings.master_secret()
-        secrets = SecretScan(each.encode() for each in (*known, master))
+        secrets = SecretScan((*known, master))
         redactor = Redactor(config.redact)
         late = LateBinding(partial(make_router, config), redactor).tell
         self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)

@@ -1,11 +1,10 @@
 """The body of an answer to a GET, made of a result in the ledger: in the form of Skyvern's own. Pure.
 
-Members that are as they came stay so to the byte: no 20-digit integer becomes a float on the way.
+Members that the run has stay as they came: a 20-digit integer does not become a float.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ from receiver.domain import shape
 from receiver.domain.run import parse
 from receiver.ledger.runs import RunResult
 from receiver.skyvern.polling import polled
-from receiver.submit.json_edit import NotAnObject, arrange_members, parse_object
+from receiver.submit.json_object import NotAnObject, parse_object, to_bytes
 from receiver.submit.request.kept import CALL
 
 # The smallest run object that the official SDK accepts.
@@ -27,7 +26,7 @@ def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[st
     `body`: of the result, or what Skyvern answers now. `callback`: the callback URL of its submission, or "". `more`:
     further members.
     """
-    parse_object(body)  # its members are taken over as text
+    came = parse_object(body)
     data = parse(body).data
     run = shape.completed(data, _completion(result, data))
     request = result.request or {}
@@ -39,12 +38,8 @@ def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[st
     said = str(members["status"])
     if said != result.status.outcome:
         members["status"] = result.status.outcome
-    changed = {
-        name: json.dumps(value, separators=(",", ":")).encode()
-        for name, value in members.items()
-        if name not in data or data[name] is not value
-    }
-    return arrange_members(body, members, changed), said
+    as_they_came = {name for name, value in members.items() if name in data and data[name] is value}
+    return to_bytes({name: came[name] if name in as_they_came else value for name, value in members.items()}), said
 
 
 def _completion(result: RunResult, data: Mapping[str, Any]) -> Mapping[str, Any]:

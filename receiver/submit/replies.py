@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from receiver.skyvern.responses import Answer, Answered, Rejected, Unreachable, submitted
-from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
+from receiver.submit.json_object import NotAnObject, with_members
 from receiver.submit.secret_scan import NO_SECRETS, SecretScan
 
 SUBMISSION_HEADER: Final = "x-runhook-submission-id"
@@ -58,8 +58,7 @@ class Reply:
         body = self.body
         if self.status >= 400:
             with suppress(NotAnObject):
-                parse_object(body)
-                body = edit_members(body, {"submission_id": json.dumps(submission_id).encode()})
+                body = with_members(body, submission_id=submission_id)
         return Reply(self.status, body, {**self.headers, SUBMISSION_HEADER: submission_id})
 
 

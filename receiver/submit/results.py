@@ -26,7 +26,7 @@ from receiver.ledger.submissions.lifecycle import WhenLate
 from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answer, Answered, Unreachable, expires_at
 from receiver.submit.callback_mask import CallbackMask
-from receiver.submit.json_edit import NotAnObject, edit_members
+from receiver.submit.json_object import NotAnObject, with_members
 from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters, WaiterLimit
 from receiver.submit.off_loop import off_loop
 from receiver.submit.polling_body import polling_body
@@ -290,7 +290,7 @@ class Results:
         headers = {**reply.headers, SOURCE_HEADER: "skyvern"}
         if run.outcome and run.outcome != run.status:
             headers[STATUS_HEADER] = quote(run.status, safe="")
-            body = await off_loop(len(body), edit_members, body, {"status": json.dumps(run.outcome).encode()})
+            body = await off_loop(len(body), with_members, body, status=run.outcome)
         return Reply(200, body, headers)
 
     async def note_end(self, source: str, run: Run, *, at_once: bool = False) -> None:

@@ -15,8 +15,8 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import MAX_TITLE, parse
 from receiver.ledger.api_keys import Key
 from receiver.ledger.submissions.records import NewSubmission
-from receiver.submit.json_edit import MAX_VALUES, NotAnObject, edit_members, has_too_many_values, parse_object
-from receiver.submit.replies import Refusal, error, invalid, malformed
+from receiver.submit.json_object import NotAnObject, parse_object, to_bytes
+from receiver.submit.replies import Refusal, invalid, malformed
 from receiver.submit.request import labels
 from receiver.submit.request.endpoints import SubmitCall
 from receiver.submit.request.kept import kept_request
@@ -42,8 +42,8 @@ class Prepared:
 
 
 def prepare(source: Source, key: Key, call: SubmitCall, redactor: Redactor) -> Prepared:
-    """Check a request. Raises Refusal for one that is not a JSON object or has too many values, whose labels or
-    Idempotency-Key can't be recorded, or whose webhook can never be called.
+    """Check a request. Raises Refusal for one that is not a JSON object, whose labels or Idempotency-Key can't be
+    recorded, or whose webhook can never be called.
 
     `redactor`: masks what is kept of the request.
     """
@@ -63,12 +63,13 @@ def prepare(source: Source, key: Key, call: SubmitCall, redactor: Redactor) -> P
     submission_id = "sub_" + secrets.token_hex(16)
     given = fields.get(endpoint.url_field)
     wanted = source.webhook_url(given) if isinstance(given, str) else ""
-    changes: dict[str, bytes | None] = {labels.MEMBER: None} if labels.MEMBER in fields else {}
+    sent = {name: value for name, value in fields.items() if name != labels.MEMBER}
     replacing = {}
     if given is None or isinstance(given, str):  # anything else Skyvern refuses, in its own words
         ours = source.callback_url(submission_id)
-        changes[endpoint.url_field] = json.dumps(ours).encode() if ours else None
+        sent.pop(endpoint.url_field, None)
         if ours:
+            sent[endpoint.url_field] = ours
             replacing[json.dumps(ours).encode()] = json.dumps(wanted or None, ensure_ascii=False).encode()
     title = fields.get("title")
     # Only where the path or the query is a part of the request.
@@ -89,14 +90,11 @@ def prepare(source: Source, key: Key, call: SubmitCall, redactor: Redactor) -> P
         idempotency_key=idempotency_key,
         request=kept_request(call, fields, redactor),
     )
-    return Prepared(new, path, query, edit_members(body, changes), headers, replacing, fields)
+    return Prepared(new, path, query, to_bytes(sent), headers, replacing, fields)
 
 
 def parse_request(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in a caller's body. Raises Refusal for any other body, or for too many values to be parsed
-    while others wait."""
-    if has_too_many_values(body):
-        raise Refusal(error(413, f"The body has more than {MAX_VALUES} values"))
+    """Return the JSON object in a caller's body. Raises Refusal for any other body."""
     try:
         return parse_object(body)
     except NotAnObject as problem:

@@ -141,7 +141,7 @@ def test_no_spelling_of_a_member_gets_a_webhook_past_us(
 
     (call,) = scripted_server.calls
     assert b"example" not in call.body
-    assert call.body.count(f'"{rig.url}/webhooks/skyvern/sub_'.encode()) == body.count(b"_url") + body.count(b"005f")
+    assert call.body.count(f'"{rig.url}/webhooks/skyvern/sub_'.encode()) == 1
 
 
 def test_headers_that_skyvern_reads_go_on_as_they_came_and_no_others_do(

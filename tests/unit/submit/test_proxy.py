@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import AsyncIterator, Sequence
 from itertools import pairwise
@@ -38,7 +37,7 @@ class Upstream:
 
 def proxied(pieces: Sequence[bytes], secrets: Sequence[bytes] = SECRETS, kind: str = "image/png") -> ProxiedBody:
     upstream = Upstream(pieces[1:])
-    source = Source("skyvern", NO_API, secrets=SecretScan(secrets))
+    source = Source("skyvern", NO_API, secrets=SecretScan(each.decode() for each in secrets))
     headers = {"content-type": kind}
     return ProxiedBody(Streamed(200, headers, upstream.chunks(), upstream.aclose), pieces[0], source)
 
@@ -76,23 +75,6 @@ async def test_a_secret_across_the_seams_of_pieces_is_found_and_no_byte_of_it_go
         got, found = await sent(proxied(cut(text, places)))
         assert found, places
         assert before.startswith(got), places
-
-
-@pytest.mark.parametrize(
-    "escaped",
-    [
-        "".join(f"\\\\u{each:04x}" for each in SECRETS[0]).encode(),
-        "".join(f"%{each:02X}" for each in SECRETS[0]).encode(),
-        base64.b64encode(b"x" + SECRETS[0]),
-    ],
-)
-async def test_an_escaped_secret_across_the_seams_is_found_and_not_enough_of_it_goes_out(escaped: bytes) -> None:
-    before = b"x" * 1000
-    text = before + escaped + b"y" * 1000
-    for seam in range(len(before) + 1, len(before) + len(escaped)):
-        got, found = await sent(proxied(cut(text, [300, seam])))
-        assert found, seam
-        assert before.startswith(got), seam
 
 
 async def test_what_only_begins_like_a_secret_is_passed_on_at_the_end() -> None:
