@@ -23,8 +23,9 @@ from receiver.api.responses import is_known
 from receiver.api.service import Actor, Service
 from receiver.errors import Busy
 from receiver.skyvern import BrokenOff
-from receiver.submit.connection import StreamedResponse
-from receiver.submit.long_poll import SingleFlight, TooManyWaiters, WaiterLimit
+from receiver.web.limits import TooManyWaiters, WaiterLimit
+from receiver.web.responses import StreamedResponse
+from receiver.web.work import SingleFlight
 
 # Files that are read at once, and the share of the free places that one caller may take.
 MAX_STREAMS: Final = 64

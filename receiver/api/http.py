@@ -40,10 +40,10 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
-from receiver.submit.auth import Authenticator, ExpiredKey, presented_key
-from receiver.submit.call_limits import CallLimits
-from receiver.submit.replies import Refusal, Reply
+from receiver.web.keys import Authenticator, ExpiredKey, presented_key
+from receiver.web.limits import CallLimits
 from receiver.web.part import Context, WebPart, pass_on
+from receiver.web.responses import Refusal, Reply
 
 # Bytes of the largest body of a call.
 MAX_BODY: Final = 1 << 20

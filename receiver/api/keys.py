@@ -25,7 +25,7 @@ from receiver.errors import ConfigError, Conflict, Forbidden, Invalid, NotFound
 from receiver.ledger import Connection, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.database_clock import database_now
-from receiver.submit.auth import USUAL_RATE
+from receiver.web.keys import USUAL_RATE
 
 
 class KeyRow(Result):

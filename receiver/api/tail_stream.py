@@ -25,9 +25,9 @@ from receiver.ledger import Connection, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.tail import Position, Tail
-from receiver.submit.connection import StreamedResponse
-from receiver.submit.long_poll import TooManyWaiters, WaiterLimit
 from receiver.web import sse
+from receiver.web.limits import TooManyWaiters, WaiterLimit
+from receiver.web.responses import StreamedResponse
 
 # Streams of one process, and the share of the free ones that one key may take.
 MAX_STREAMS: Final = 100

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from receiver.console.page import PATH
 from receiver.console.sign_in import SignedIn, is_secure
 from receiver.errors import BadRequest, TooLarge
-from receiver.submit.off_loop import off_loop
+from receiver.web.work import off_loop
 
 # Bytes of the largest form: of people who have signed in, who try bodies and configs, and of those who sign in.
 MAX_FORM: Final = 1 << 20

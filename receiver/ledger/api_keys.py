@@ -58,9 +58,8 @@ def by_hash(connection: sa.Connection, digest: str) -> Key | None:
 
 
 def hashes(connection: sa.Connection) -> frozenset[str]:
-    """Return the hashes of all keys that are neither revoked nor expired."""
-    query = sa.select(keys.c.hash).where(keys.c.revoked_at.is_(None), ~_is_expired(connection))
-    return frozenset(connection.scalars(query))
+    """Return the hashes of all keys that are not revoked."""
+    return frozenset(connection.scalars(sa.select(keys.c.hash).where(keys.c.revoked_at.is_(None))))
 
 
 def _select(connection: sa.Connection) -> sa.Select[Any]:

@@ -41,23 +41,33 @@ from receiver.runtime.background import awaited
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits, TokenBucket
 from receiver.skyvern import Answered, Patience, SkyvernAPI, SkyvernReader
-from receiver.submit.auth import INVALID_KEY, Authenticator, scope_of
-from receiver.submit.call_limits import CallLimits
 from receiver.submit.callback_mask import CallbackMask
-from receiver.submit.connection import StreamedResponse, chunks_of, path_of, query_of, to_response, while_connected
 from receiver.submit.event_stream import EventStreams
-from receiver.submit.long_poll import LongPoll, TooManyWaiters, WaiterLimit
+from receiver.submit.long_poll import LongPoll
 from receiver.submit.proxy import Proxy
-from receiver.submit.replies import Refusal, Reply, error
 from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall, SubmitEndpoint
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import WebhookRetrier
 from receiver.submit.run_watch import RunWatch, WaitedRun, WaitedRuns
+from receiver.submit.scopes import scope_of
 from receiver.submit.secret_scan import SecretScan
 from receiver.submit.submitter import Submitter
 from receiver.web import sse
+from receiver.web.keys import INVALID_KEY, Authenticator
+from receiver.web.limits import CallLimits, TooManyWaiters, WaiterLimit
 from receiver.web.part import Context, WebPart
+from receiver.web.responses import (
+    Refusal,
+    Reply,
+    StreamedResponse,
+    chunks_of,
+    error,
+    path_of,
+    query_of,
+    to_response,
+    while_connected,
+)
 
 # Seconds from the beginning of a stop until which submits may still be answered by Skyvern.
 SUBMIT_STOP_LIMIT: Final = 8.0

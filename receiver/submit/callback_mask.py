@@ -12,8 +12,8 @@ from receiver.ledger import LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions.visibility import addresses
-from receiver.submit.off_loop import off_loop
 from receiver.submit.request.source import Source
+from receiver.web.work import off_loop
 
 
 class CallbackMask:

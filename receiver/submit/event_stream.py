@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 from receiver.domain.run import Run, RunKey, parse_outline
 from receiver.ledger.api_keys import Key
-from receiver.submit.long_poll import LongPoll, TooManyWaiters, WaiterLimit
-from receiver.submit.off_loop import off_loop
-from receiver.submit.replies import EVENT_HEADER, Reply, error
+from receiver.submit.long_poll import LongPoll
+from receiver.submit.replies import EVENT_HEADER
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.run_watch import WaitedRun
 from receiver.web import sse
+from receiver.web.limits import TooManyWaiters, WaiterLimit
+from receiver.web.responses import Reply, error
+from receiver.web.work import off_loop
 
 # Seconds between two signs of life in a stream of events.
 KEEP_ALIVE = sse.KEEP_ALIVE

@@ -1,19 +1,15 @@
-"""Work that many requests share: one query for all that wait for a change, one task for all that ask the same.
-
-A waiting request costs a future. This knows no HTTP and asks Skyvern nothing.
-"""
+"""One query for all requests that wait for a change. A waiting request costs a future."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Generic, TypeVar
 
 from receiver.ledger import LedgerUnavailable
-from receiver.runtime.background import Background, awaited
+from receiver.runtime.background import Background
 
 # Seconds between two queries.
 POLL_INTERVAL = 0.3
@@ -24,61 +20,6 @@ log = logging.getLogger("runhook.submit")
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-class SingleFlight(Generic[K, V]):
-    """Runs one task for all concurrent calls with the same key. A call that is cancelled leaves the task running."""
-
-    def __init__(self) -> None:
-        self._tasks: dict[K, asyncio.Future[V]] = {}
-
-    async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
-        """Return what `work` returns, started by this call or by an earlier one with the same key."""
-        task = self._tasks.get(key)
-        if task is None:
-            task = self._tasks[key] = awaited(work(), "submit.shared")
-            task.add_done_callback(lambda done: self._ended(key, done))
-        return await asyncio.shield(task)
-
-    def _ended(self, key: K, task: asyncio.Future[V]) -> None:
-        self._tasks.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # seen here, for all calls may have been cancelled; asyncio logs unseen ones
-
-
-class TooManyWaiters(Exception):
-    """As many requests wait already as may, in all or with one key. The message says which."""
-
-
-class WaiterLimit:
-    """How many requests of this process may wait at once: `limit` in all. One key has at most `share` (from 0 to 1) of
-    the places that the others leave, so that no key, and no few of them, can take all."""
-
-    def __init__(self, limit: int, share: float) -> None:
-        self._limit = limit
-        self._share = share
-        self._held: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        return self._held.total()
-
-    @contextlib.contextmanager
-    def place(self, key_id: str) -> Iterator[None]:
-        """Hold a place for a request with this key. Raises TooManyWaiters."""
-        others = len(self) - self._held[key_id]
-        if len(self) >= self._limit:
-            raise TooManyWaiters("too many requests wait for runs")
-        if self._held[key_id] >= max(1, int(self._share * (self._limit - others))):
-            raise TooManyWaiters(
-                f"requests with this key wait for runs already ({self._held[key_id]}), and others need places as well"
-            )
-        self._held[key_id] += 1
-        try:
-            yield
-        finally:
-            self._held[key_id] -= 1
-            if not self._held[key_id]:
-                del self._held[key_id]
 
 
 class LongPoll(Generic[K, V]):

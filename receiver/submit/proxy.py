@@ -12,9 +12,10 @@ from receiver.domain import callback_url
 from receiver.ledger.api_keys import Key
 from receiver.skyvern import Answer, Answered, BrokenOff, Streamed, Unreachable
 from receiver.submit.callback_mask import CallbackMask
-from receiver.submit.off_loop import off_loop
-from receiver.submit.replies import Reply, error, read_failed, relay, relayed_headers
+from receiver.submit.replies import read_failed, relay, relayed_headers
 from receiver.submit.request.source import Source
+from receiver.web.responses import Reply, error
+from receiver.web.work import off_loop
 
 # Bytes up to which an answer is read before it is passed on, so that our callback URLs in it become the caller's own.
 BUFFER_LIMIT = 4 << 20
@@ -24,7 +25,7 @@ BUFFER_LIMIT = 4 << 20
 _NO_TEXT = ("image/", "video/", "audio/", "font/", "application/zip", "application/gzip", "application/pdf")
 
 
-class SecretInBody(Exception):
+class SecretInBody(BrokenOff):
     """One of Runhook's secrets was found in a body that is already being sent; the connection is aborted."""
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from receiver.skyvern.responses import Answer, Answered, Rejected, Unreachable, submitted
 from receiver.submit.json_object import NotAnObject, with_members
 from receiver.submit.secret_scan import NO_SECRETS, SecretScan
+from receiver.web.responses import Reply, error
 
 SUBMISSION_HEADER: Final = "x-runhook-submission-id"
 REPLAYED_HEADER: Final = "idempotent-replayed"
@@ -41,31 +41,13 @@ _LASTING_REFUSALS = frozenset({400, 413, 415, 422})
 _NOT_MODIFIED = 304
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An HTTP response to a caller."""
-
-    status: int
-    body: bytes = field(repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    def with_headers(self, **more: str) -> Reply:
-        """Return this reply with more headers; underscores stand for hyphens."""
-        return Reply(self.status, self.body, {**self.headers, **{k.replace("_", "-"): v for k, v in more.items()}})
-
-    def for_submission(self, submission_id: str) -> Reply:
-        """Return this reply with the submission's id: in a header, and in the object of an error."""
-        body = self.body
-        if self.status >= 400:
-            with suppress(NotAnObject):
-                body = with_members(body, submission_id=submission_id)
-        return Reply(self.status, body, {**self.headers, SUBMISSION_HEADER: submission_id})
-
-
-def error(status: int, detail: Any, **headers: str) -> Reply:
-    """Return an error in Skyvern's shape: {"detail": …}. Underscores in header names stand for hyphens."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Reply(status, json.dumps({"detail": detail}).encode(), {"content-type": "application/json", **named})
+def for_submission(reply: Reply, submission_id: str) -> Reply:
+    """Return a reply with the submission's id: in a header, and in the object of an error."""
+    body = reply.body
+    if reply.status >= 400:
+        with suppress(NotAnObject):
+            body = with_members(body, submission_id=submission_id)
+    return Reply(reply.status, body, {**reply.headers, SUBMISSION_HEADER: submission_id})
 
 
 def invalid(where: str | None, message: str, kind: str = "value_error") -> Reply:
@@ -142,11 +124,3 @@ def keeps_idempotency_key(answer: Answer) -> bool:
     an operator can put right (Runhook's key is wrong), frees the key for another request."""
     result = submitted(answer)
     return not isinstance(result, Rejected) or result.status in _LASTING_REFUSALS
-
-
-class Refusal(Exception):
-    """The call is not served: `reply` is the response to it."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.status)
-        self.reply = reply

@@ -27,8 +27,7 @@ from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answer, Answered, Unreachable, expires_at
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_object import NotAnObject, with_members
-from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters, WaiterLimit
-from receiver.submit.off_loop import off_loop
+from receiver.submit.long_poll import LongPoll
 from receiver.submit.polling_body import polling_body
 from receiver.submit.replies import (
     EVENT_HEADER,
@@ -39,14 +38,16 @@ from receiver.submit.replies import (
     SUBMISSION_HEADER,
     SUBMITTED_RUN_HEADER,
     WEBHOOK_HEADER,
-    Reply,
-    error,
+    for_submission,
     read_failed,
     relay,
 )
 from receiver.submit.request.kept import CALL, masked_members
 from receiver.submit.request.source import Source
 from receiver.submit.run_watch import WaitedRun
+from receiver.web.limits import TooManyWaiters, WaiterLimit
+from receiver.web.responses import Reply, error
+from receiver.web.work import SingleFlight, off_loop
 
 # Seconds for which the signed URLs of the ledger's body must still be valid; else Skyvern is asked for new ones.
 URL_MARGIN = 30.0
@@ -134,7 +135,7 @@ class Results:
             return reply
         webhook = {WEBHOOK_HEADER: quote(submission.webhook_url, safe=_UNQUOTED)} if visible else {}
         first = {SUBMITTED_RUN_HEADER: quote(submission.run_id, safe="")}
-        return reply.for_submission(submission.id).with_headers(**webhook, **first)
+        return for_submission(reply, submission.id).with_headers(**webhook, **first)
 
     async def get_request(self, source: Source, key: Key, run_id: str) -> Reply:
         """Return the request that made the run, as it is kept: for the key that made it, and for those that submit for
@@ -161,7 +162,9 @@ class Results:
             "masked": masked_members(members),
         }
         answer = Answered(200, json.dumps(said).encode(), {"content-type": "application/json"})
-        return relay(answer, source.secrets).for_submission(submission.id).with_headers(**{SOURCE_HEADER: "submission"})
+        return for_submission(relay(answer, source.secrets), submission.id).with_headers(
+            **{SOURCE_HEADER: "submission"}
+        )
 
     async def wait(self, source: Source, run_id: str, seconds: float) -> tuple[str, WaitedRun | None]:
         """Wait until the run, and each that Skyvern started again for it, has ended. Returns the id of the last of

@@ -25,12 +25,13 @@ from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answered
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.long_poll import LongPoll
-from receiver.submit.off_loop import off_loop
-from receiver.submit.replies import SUBMISSION_HEADER, Refusal, Reply, error, invalid, relay
+from receiver.submit.replies import SUBMISSION_HEADER, for_submission, invalid, relay
 from receiver.submit.request.prepare import parse_request
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.run_watch import WaitedRun
+from receiver.web.responses import Refusal, Reply, error
+from receiver.web.work import off_loop
 
 # Seconds that the call waits for the attempt. Skyvern itself takes up to 60; SDKs wait that long.
 WAIT: Final = 30.0
@@ -110,7 +111,7 @@ class WebhookRetrier:
         }
         shown = await off_loop(len(payload), json.dumps, members)
         answer = Answered(200, shown.encode(), {"content-type": "application/json"})
-        return (await off_loop(len(shown), relay, answer, source.secrets)).for_submission(submission.id)
+        return for_submission(await off_loop(len(shown), relay, answer, source.secrets), submission.id)
 
     async def _final_result(self, source: Source, key: Key, run_id: str, deadline: float) -> RunResult | Reply:
         """Return the run's result; or the reply to the caller, when it has none, or it is not in the ledger yet."""

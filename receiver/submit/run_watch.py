@@ -22,7 +22,7 @@ from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.runtime.background import awaited
 from receiver.skyvern import Answer, Answered, SkyvernAPI, listed_runs
-from receiver.submit.off_loop import off_loop
+from receiver.web.work import off_loop
 
 # Seconds between two looks at one run.
 LOOK_INTERVAL: Final = 3.0

@@ -28,12 +28,10 @@ from receiver.ledger.submissions.records import Submission
 from receiver.runtime.background import awaited
 from receiver.skyvern import Answer, Answered, Created, Lost, Unreachable, submitted
 from receiver.submit.durations import RunDurations
-from receiver.submit.off_loop import off_loop
 from receiver.submit.replies import (
     REPLAYED_HEADER,
     RETRY_AFTER,
-    Reply,
-    error,
+    for_submission,
     invalid,
     keeps_idempotency_key,
     relay,
@@ -42,6 +40,8 @@ from receiver.submit.replies import (
 from receiver.submit.request.endpoints import SubmitCall, short_answer
 from receiver.submit.request.prepare import Prepared, prepare
 from receiver.submit.request.source import Source
+from receiver.web.responses import Reply, error
+from receiver.web.work import off_loop
 
 # Seconds that a request waits for the answer to an earlier one that it repeats.
 REPEAT_WAIT = 60.0
@@ -136,7 +136,7 @@ class Submitter:
         answer = await source.api.submit(prepared.path, prepared.body, prepared.headers, prepared.query)
         size = len(answer.body) if isinstance(answer, Answered) else 0
         reply = await off_loop(size, submit_reply, answer, source.secrets, prepared.replacing)
-        reply = await off_loop(size, reply.for_submission, new.id)
+        reply = await off_loop(size, for_submission, reply, new.id)
         result, now = await off_loop(size, submitted, answer), self._ledger.now()
         unread, body = False, reply.body
         if isinstance(result, Created):
@@ -199,7 +199,8 @@ class Submitter:
     ) -> Reply | None:
         """Return the reply to a request that repeats an earlier one; None when the earlier one was taken back."""
         if submission.request_hash != prepared.new.request_hash:
-            return invalid(None, "Idempotency-Key: was used before for another request").for_submission(submission.id)
+            refusal = invalid(None, "Idempotency-Key: was used before for another request")
+            return for_submission(refusal, submission.id)
         first = self._tasks.get(submission.id)
         submission = await self._wait_for_answer(submission)
         if submission.state is SubmissionState.REJECTED and submission.reason == lifecycle.NEVER_SENT:
@@ -210,7 +211,7 @@ class Submitter:
             reply = await self._earlier_reply(source, submission, is_disconnected)
         if submission.state is SubmissionState.REJECTED and reply.status in (429, 503):
             reply = reply.with_headers(retry_after=_retry_after(first))  # it created no run, so all get Retry-After
-        return reply.for_submission(submission.id).with_headers(**{REPLAYED_HEADER: "true"})
+        return for_submission(reply, submission.id).with_headers(**{REPLAYED_HEADER: "true"})
 
     async def _wait_for_answer(self, submission: Submission) -> Submission:
         """Return the submission once it is answered, or as it is when REPEAT_WAIT is over."""
@@ -283,8 +284,8 @@ class Submitter:
                 ours, theirs = source.callback_url(submission.id), submission.webhook_url or None
                 replacing = {json.dumps(ours).encode(): json.dumps(theirs).encode()} if ours else {}
                 reply = await off_loop(size, relay, answer, source.secrets, replacing=replacing)
-                return reply.for_submission(submission.id)
-        return _json_reply(200, body).for_submission(submission.id)
+                return for_submission(reply, submission.id)
+        return for_submission(_json_reply(200, body), submission.id)
 
     async def _withdraw_if_unread(self, submission_id: str, is_disconnected: IsDisconnected) -> None:
         """Record that the caller does not know of the run when it disconnected while its reply was being recorded."""

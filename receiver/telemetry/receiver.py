@@ -29,7 +29,7 @@ OUTCOMES: Final = (
     "unavailable",
 )
 # Why a call of the submit API was refused before it was looked at.
-REFUSALS: Final = ("bad_key", "expired", "throttled", "rate", "scope")
+REFUSALS: Final = ("bad_key", "expired", "rate", "scope")
 STORES: Final = ("redis", "spool")
 
 

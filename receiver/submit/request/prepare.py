@@ -16,11 +16,12 @@ from receiver.domain.run import MAX_TITLE, parse
 from receiver.ledger.api_keys import Key
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.submit.json_object import NotAnObject, parse_object, to_bytes
-from receiver.submit.replies import Refusal, invalid, malformed
+from receiver.submit.replies import invalid, malformed
 from receiver.submit.request import labels
 from receiver.submit.request.endpoints import SubmitCall
 from receiver.submit.request.kept import kept_request
 from receiver.submit.request.source import Source
+from receiver.web.responses import Refusal
 
 _MAX_IDEMPOTENCY_KEY = 255
 # Headers that change what Skyvern makes of a request.

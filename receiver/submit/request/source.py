@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from handlers.support.address_policy import AllowedAddresses
 from receiver.domain.callback import origin_of
 from receiver.skyvern import SkyvernAPI
-from receiver.submit.replies import Refusal, error
 from receiver.submit.request import webhook_url
 from receiver.submit.secret_scan import NO_SECRETS, SecretScan
+from receiver.web.responses import Refusal, error
 
 
 @dataclass(frozen=True, slots=True)

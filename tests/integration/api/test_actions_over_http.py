@@ -10,7 +10,7 @@ import pytest
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import actions
-from receiver.submit import auth
+from receiver.web import keys as auth
 from tests.servers.submitting import Submitting
 from tests.support.ledger import claim, new_event, record, settle, states
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from receiver.submit import call_limits
+from receiver.web import limits as call_limits
 from tests.servers.receiver import SECRET, ReceiverProcess
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
@@ -92,6 +92,6 @@ def test_an_answer_with_a_secret_is_broken_off_and_that_is_one_line(
     assert received.startswith(b"HTTP/1.1 200 ")
     assert not received.endswith(b"0\r\n\r\n")
     assert b"secret" not in received
-    eventually(lambda: "submit.cut_off status=200 reason=" in receiver.log)
+    eventually(lambda: "web.cut_off status=200 reason=" in receiver.log)
     assert receiver.log.count("cut_off") == 1
     assert "Exception" not in receiver.log

@@ -18,9 +18,11 @@ import pytest
 from receiver.domain.api_key import digest
 from receiver.ledger import api_keys
 from receiver.reconcile import resolver
-from receiver.submit import auth, call_limits, event_stream
+from receiver.submit import event_stream
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.submitter import Submitter
+from receiver.web import keys as auth
+from receiver.web import limits as call_limits
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting

@@ -18,7 +18,7 @@ from receiver.domain import api_key
 from receiver.ledger import Ledger, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.migrate import HEAD
-from receiver.submit import auth
+from receiver.web import keys as auth
 from receiver.web.app import create_app
 from receiver.web.health import health
 from receiver.web.metrics import metrics

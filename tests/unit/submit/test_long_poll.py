@@ -12,7 +12,9 @@ import pytest
 
 from receiver.ledger import LedgerUnavailable
 from receiver.submit import long_poll
-from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters, WaiterLimit
+from receiver.submit.long_poll import LongPoll
+from receiver.web.limits import TooManyWaiters, WaiterLimit
+from receiver.web.work import SingleFlight
 
 
 async def test_concurrent_calls_with_one_key_share_a_task_and_later_ones_do_not() -> None:

@@ -44,7 +44,7 @@ def test_the_callers_own_webhook_stands_where_ours_was_sent() -> None:
     ],
 )
 def test_what_a_caller_is_told_of_a_submit(answer: Answered | Unreachable, status: int) -> None:
-    reply = replies.submit_reply(answer, SecretScan(["the-key"]), {}).for_submission("sub_1")
+    reply = replies.for_submission(replies.submit_reply(answer, SecretScan(["the-key"]), {}), "sub_1")
 
     assert reply.status == status
     assert json.loads(reply.body)["submission_id"] == reply.headers["x-runhook-submission-id"] == "sub_1"

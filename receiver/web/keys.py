@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
-from urllib.parse import unquote
 
 import redis
 
@@ -21,29 +20,20 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.runtime.background import Background
 from receiver.runtime.throttle import RateLimits, TokenBucket
-from receiver.submit.bad_keys import BadKeyThrottle
-from receiver.submit.long_poll import SingleFlight
-from receiver.submit.replies import Refusal, Reply, error
+from receiver.web.responses import Refusal, Reply, error
+from receiver.web.work import SingleFlight
 
 # Seconds that a key is cached: so long is one that was revoked, or has expired, still accepted.
 CACHE_SECONDS = 5.0
+# Seconds between two reads of all keys for the sake of an unknown one: its caller waits for the next.
+UNKNOWN_INTERVAL = 1.0
 # Seconds between two updates of a key's `used_at` in the ledger.
 USED_AT_INTERVAL = 60.0
 # Calls a second, and at once, of a key without a rate: a thousand may well begin to wait together.
 USUAL_RATE: Final = (200.0, 2000.0)
 INVALID_KEY: Final = "Invalid credentials"
 EXPIRED_KEY: Final = "The API key has expired"
-_CACHE_SIZE = 4096
 _FORM = re.compile(r"rhk_[A-Za-z0-9]{1,64}_[A-Za-z0-9_-]{1,128}")
-_SUBMITS = frozenset({"/v1/run/tasks", "/v1/run/agents", "/v1/run/workflows", "/api/v1/tasks"})
-_ROOTS = (("v1",), ("api", "v1"))
-# Path segments that return, or create, credentials of Skyvern itself.
-_REFUSED = frozenset({"apikeys", "api_keys", "api-keys", "ui-session", "internal", ".", "..", ""})
-# The last segments of paths below credentials/<vault> that return the vault's own token or client secret.
-_VAULT = frozenset({"get", "create"})
-# Path segments below which a GET returns codes of a second factor.
-_CODES = frozenset({"totp", "totp-code"})
-
 
 log = logging.getLogger("runhook.submit")
 
@@ -74,11 +64,11 @@ class Authenticator:
         self._redis = client
         self._default_rate = default_rate
         self._refused = refused if refused is not None else {}
-        self._bad_keys = BadKeyThrottle()
         self._lines = TokenBucket(1, 10)
         self._cache: dict[str, tuple[float, Key | None]] = {}
         self._lookups: SingleFlight[str, Key | None] = SingleFlight()
-        self._hashes: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
+        self._hashes: frozenset[str] = frozenset()
+        self._read_at = float("-inf")
         self._hash_query: SingleFlight[str, frozenset[str]] = SingleFlight()
         self._limits = RateLimits(client)
         self._buckets: dict[str, TokenBucket] = {}
@@ -89,11 +79,10 @@ class Authenticator:
     async def identify(self, headers: Mapping[str, str], address: str = "") -> Key | None:
         """Return the caller's key, or None for none or a bad one, which is counted.
 
-        Raises ExpiredKey; Refusal 429 for a key over its rate, and for an unknown one when too many were tried from
-        `address`, or in all; and LedgerUnavailable.
+        Raises ExpiredKey, LedgerUnavailable, and Refusal 429 for a key over its rate. `address`: for the log.
         """
         presented = presented_key(headers)
-        key = await self._known(presented, address)
+        key = await self._known(presented)
         if key is None:
             self._refusal("bad_key", error(self._no_key_status, INVALID_KEY), address, presented)
         elif key.expired:
@@ -106,8 +95,7 @@ class Authenticator:
         return key
 
     async def authenticate(self, headers: Mapping[str, str], scope: str | None, address: str = "") -> Key:
-        """Return the caller's key. Raises Refusal: 403 for no key, a bad one or a scope it lacks; 429 over its rate,
-        and for an unknown key when too many were tried from `address`, or in all.
+        """Return the caller's key. Raises Refusal: 403 for no key, a bad one or a scope it lacks; 429 over its rate.
 
         Calls that are refused for their scope count for the rate. `scope`: None for a call that no key may make.
         Raises LedgerUnavailable.
@@ -122,26 +110,19 @@ class Authenticator:
             raise self._refusal("scope", error(403, f"The key lacks the scope {scope}"), address, presented)
         return key
 
-    async def _known(self, presented: str, address: str) -> Key | None:
-        """Return the key, or None for none. Raises Refusal and LedgerUnavailable."""
+    async def _known(self, presented: str) -> Key | None:
+        """Return the key, or None. Raises LedgerUnavailable."""
         if not _FORM.fullmatch(presented):
             return None
         digest = api_key.digest(presented)
-        if (
-            digest not in self._hashes[1]
-            and not self._bad_keys.may_look_up(address, time.monotonic())
-            and digest not in await self._valid_hashes()  # right after a start no key is known here
-        ):
-            words = "Too many calls with an unknown key. Please try again later."
-            raise self._refusal("throttled", error(429, words, retry_after="5"), address, presented)
-        return await self._lookup(digest)
+        if digest not in self._hashes:  # all unknown keys together cost one query a second
+            await self._hash_query.run("", self._read_hashes)
+        return await self._lookup(digest) if digest in self._hashes else None
 
-    async def _valid_hashes(self) -> frozenset[str]:
-        """Return the hashes of all keys, as one query found them within CACHE_SECONDS. Raises LedgerUnavailable."""
-        if time.monotonic() - self._hashes[0] > CACHE_SECONDS:
-            now = time.monotonic()
-            self._hashes = now, await self._hash_query.run("", lambda: self._ledger.read(api_keys.hashes))
-        return self._hashes[1]
+    async def _read_hashes(self) -> frozenset[str]:
+        await asyncio.sleep(self._read_at + UNKNOWN_INTERVAL - time.monotonic())
+        self._hashes, self._read_at = await self._ledger.read(api_keys.hashes), time.monotonic()
+        return self._hashes
 
     def _refusal(self, reason: str, reply: Reply, address: str, presented: str) -> Refusal:
         """Count and log a refused call, and return what to raise."""
@@ -167,8 +148,6 @@ class Authenticator:
     async def _query(self, digest: str) -> Key | None:
         now = time.monotonic()
         key = await self._ledger.read(lambda connection: api_keys.by_hash(connection, digest))
-        if len(self._cache) >= _CACHE_SIZE:
-            self._cache.clear()
         self._cache[digest] = (now, key)
         if key is not None and not key.expired and now - self._used_at.get(key.id, float("-inf")) > USED_AT_INTERVAL:
             self._used_at[key.id] = now
@@ -188,8 +167,6 @@ class Authenticator:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, self._limits.take, f"key/{key.id}", parse_rate(rate)) > 0
         if key.id not in self._buckets:
-            if len(self._buckets) >= _CACHE_SIZE:
-                self._buckets.clear()
             self._buckets[key.id] = TokenBucket(*USUAL_RATE)
         return self._buckets[key.id].take(1, time.monotonic())
 
@@ -205,24 +182,3 @@ def presented_key(headers: Mapping[str, str]) -> str:
     """Return the key in `x-api-key`, or in `authorization` as a Bearer token, or ""."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return (headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")).strip()
-
-
-def scope_of(method: str, path: str) -> str | None:
-    """Return the scope that a call needs, or None when no key may make it. `path`: as it was on the wire."""
-    decoded = unquote(unquote(path)).replace("\\", "/")
-    segments = tuple(decoded.lower().removesuffix("/").split("/")[1:])
-    if not decoded.startswith("/") or _REFUSED & set(segments):
-        return None
-    if not any(segments[: len(root)] == root and len(segments) > len(root) for root in _ROOTS):
-        return None
-    if "credentials" in segments and segments[-1] in _VAULT:
-        return None
-    if method in ("GET", "HEAD"):
-        return "operate" if _CODES & set(segments) else "read"
-    if method not in ("POST", "PUT", "PATCH", "DELETE"):
-        return None
-    if method == "POST" and decoded.removesuffix("/") in _SUBMITS:
-        return "submit"
-    # Other calls that create runs: /v1/run/tasks/login, /v1/run/workflows/blocks, /v1/workflows/{id}/run.
-    creates = method == "POST" and ("run" in segments[1:3] or segments[-1] == "run")
-    return "submit" if creates else "operate"

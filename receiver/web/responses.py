@@ -1,11 +1,13 @@
-"""A caller's connection: its request as it came, the response to it, and what ends when it disconnects."""
+"""Requests as they came, replies and errors, streamed responses, and what ends when a caller disconnects."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -14,13 +16,38 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.runtime.background import awaited
 from receiver.skyvern import BrokenOff
-from receiver.submit.proxy import SecretInBody
-from receiver.submit.replies import Refusal, Reply, error
 from receiver.web.part import ABORT
 
-log = logging.getLogger("runhook.submit")
+log = logging.getLogger("runhook.web")
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP response to a caller."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def with_headers(self, **more: str) -> Reply:
+        """Return this reply with more headers; underscores stand for hyphens."""
+        return Reply(self.status, self.body, {**self.headers, **{k.replace("_", "-"): v for k, v in more.items()}})
+
+
+def error(status: int, detail: Any, **headers: str) -> Reply:
+    """Return an error in Skyvern's shape: {"detail": …}. Underscores in header names stand for hyphens."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status, json.dumps({"detail": detail}).encode(), {"content-type": "application/json", **named})
+
+
+class Refusal(Exception):
+    """The call is not served: `reply` is the response to it."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.status)
+        self.reply = reply
 
 
 def path_of(request: Request) -> str:
@@ -87,10 +114,10 @@ class StreamedResponse(StreamingResponse):
         try:
             async for chunk in body:
                 yield chunk
-        except (BrokenOff, SecretInBody) as problem:
+        except BrokenOff as problem:
             if self._abort is None:
                 raise
-            log.warning("submit.cut_off status=%d reason=%r", self.status_code, problem.__doc__)
+            log.warning("web.cut_off status=%d reason=%r", self.status_code, problem.__doc__)
             self._abort()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +136,7 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    task, disconnect = awaited(work, "submit.work"), awaited(disconnected(), "submit.disconnect")
+    task, disconnect = awaited(work, "web.work"), awaited(disconnected(), "web.disconnect")
     both: list[asyncio.Future[Any]] = [task, disconnect]
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)

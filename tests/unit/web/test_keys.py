@@ -1,0 +1,155 @@
+"""API keys of callers: which are refused, and how long one is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import redis
+
+from receiver.domain import api_key
+from receiver.ledger import Ledger, api_keys
+from receiver.ledger.async_ledger import AsyncLedger
+from receiver.web import keys
+from receiver.web.keys import Authenticator
+from receiver.web.responses import Refusal
+from tests.support.ledger import with_tables
+
+
+class Refusals:
+    """An authenticator, a clock of its own, and a ledger with one key whose look-ups are counted."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: str | None = None) -> None:
+        self.now = 1000.0
+        clock = SimpleNamespace(monotonic=lambda: getattr(self, "now", None) or time.monotonic(), time=time.time)
+        monkeypatch.setattr(keys, "time", clock)
+        self.ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+        self.key = api_key.derive("master", "k1")
+        row = api_keys.Key("k1", "app", api_key.digest(self.key), "", frozenset({"read"}), "skyvern", None, 1.0)
+        self.ledger.write(lambda connection: api_keys.create(connection, row))
+        self.counts: dict[str, int] = {}
+        self.looked_up: list[str] = []
+        real = api_keys.by_hash
+        monkeypatch.setattr(api_keys, "by_hash", lambda *args: (self.looked_up.append(args[1]), real(*args))[1])
+        unreachable = redis.Redis(port=1, retry=None)
+        self._asked = AsyncLedger(self.ledger)
+        self.authenticator = Authenticator(self._asked, unreachable, rate, None, self.counts)
+
+    async def call(self, key: str, address: str = "a", scope: str | None = "read") -> int:
+        """Return the status of the refusal; 200 for none."""
+        try:
+            await self.authenticator.authenticate({"x-api-key": key}, scope, address)
+        except Refusal as refusal:
+            return refusal.reply.status
+        return 200
+
+    async def close(self) -> None:
+        self.authenticator.close()
+        await self._asked.close()  # once the use of a key is noted
+
+
+def guesses(count: int) -> list[str]:
+    return [f"rhk_{number:012x}_{'x' * 43}" for number in range(count)]
+
+
+async def test_guessed_keys_cost_no_lookup_and_are_logged_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a stranger who guesses keys, and a receiver that has seen no valid one yet
+    it = Refusals(tmp_path, monkeypatch)
+    statuses = await asyncio.gather(*(it.call(guess) for guess in guesses(100)))
+    # Then all are refused and counted, none is looked up, and the log has some lines without a complete key
+    assert statuses == [403] * 100
+    assert it.looked_up == []
+    assert it.counts == {"bad_key": 100}
+    lines = [
+        line for line in caplog.messages if line.startswith("submit.refused reason=bad_key status=403 key=rhk_0000")
+    ]
+    assert 1 <= len(lines) <= 11
+    assert "x" * 43 not in caplog.text
+    # And a valid key is served at once
+    assert await it.call(it.key) == 200
+    await it.close()
+
+
+async def test_unknown_keys_share_one_read_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[float] = []
+    real = api_keys.hashes
+    monkeypatch.setattr(api_keys, "hashes", lambda connection: (reads.append(time.monotonic()), real(connection))[1])
+    monkeypatch.setattr(keys, "UNKNOWN_INTERVAL", 0.2)
+    it = Refusals(tmp_path, monkeypatch)
+    del it.now  # the real clock
+    for _ in range(2):
+        await asyncio.gather(*(it.call(guess) for guess in guesses(50)))
+    assert len(reads) == 2
+    assert reads[1] - reads[0] >= 0.2
+    await it.close()
+
+
+async def test_new_key_works_after_a_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "UNKNOWN_INTERVAL", 0.01)
+    it = Refusals(tmp_path, monkeypatch)
+    other = api_key.derive("master", "k2")
+    assert await it.call(other) == 403
+    row = api_keys.Key("k2", "new", api_key.digest(other), "", frozenset({"read"}), "skyvern", None, 1.0)
+    it.ledger.write(lambda connection: api_keys.create(connection, row))
+    it.now += 0.02
+    assert await it.call(other) == 200
+    await it.close()
+
+
+@pytest.mark.parametrize("key", ["", "sk-somebody-elses", "rhk_", "rhk_a_b_é", "rhk_" + "a" * 5000])
+async def test_text_that_is_not_a_key_costs_no_lookup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    it = Refusals(tmp_path, monkeypatch)
+    assert [await it.call(key) for _ in range(50)] == [403] * 50
+    assert (it.looked_up, it.counts) == ([], {"bad_key": 50})
+    assert "somebody" not in caplog.text
+    await it.close()
+
+
+async def test_refused_calls_count_for_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = Refusals(tmp_path, monkeypatch, rate="5/m")
+    statuses = [await it.call(it.key, scope=scope) for scope in ("submit", None, "submit", "read", "operate", "read")]
+    assert statuses == [403, 403, 403, 200, 403, 429]
+    assert it.counts == {"scope": 4, "rate": 1}
+    await it.close()
+
+
+async def test_key_without_a_rate_has_the_usual_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "USUAL_RATE", (2.0, 5.0))
+    it = Refusals(tmp_path, monkeypatch)
+    assert [await it.call(it.key) for _ in range(7)] == [200] * 5 + [429] * 2
+    it.now += 1.0
+    assert [await it.call(it.key) for _ in range(3)] == [200] * 2 + [429]
+    await it.close()
+
+
+async def test_revoked_key_is_believed_for_five_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a key that was used just now
+    now = 1000.0
+    monkeypatch.setattr(keys, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+    key = api_key.derive("master", "k1")
+    row = api_keys.Key("k1", "app", api_key.digest(key), "", frozenset({"read"}), "skyvern", None, 1.0)
+    ledger.write(lambda connection: api_keys.create(connection, row))
+    asked = AsyncLedger(ledger)
+    authenticator = Authenticator(asked, redis.Redis(), None)
+    await authenticator.authenticate({"x-api-key": key}, "read")
+    # When it is revoked
+    assert ledger.write(lambda connection: api_keys.revoke(connection, "k1", 2.0))
+    # Then it is refused after five seconds, for good
+    now += 5.0
+    assert (await authenticator.authenticate({"x-api-key": key}, "read")).id == "k1"
+    now += 0.001
+    for _ in range(2):
+        with pytest.raises(Refusal) as refusal:
+            await authenticator.authenticate({"x-api-key": key}, "read")
+        assert refusal.value.reply.status == 403
+        now += 3600.0
+    authenticator.close()
+    await asked.close()
