@@ -22,8 +22,8 @@ from receiver.doctor import public_url, servers, signatures
 from receiver.doctor.finding import Finding
 from receiver.domain.parts import BEAT_EVERY, missing
 from receiver.errors import ConfigError
-from receiver.status.part_problems import SKEW
 from receiver.status.problem import size
+from receiver.status.problems import SKEW
 from receiver.status.report import DiskReport, StatusReport
 from receiver.status.survey import survey
 

@@ -1,4 +1,4 @@
-"""Where heartbeats are written and read: Redis, and a folder of the data directory. The ledger's are its own.
+"""Where heartbeats are written and read: Redis, the ledger (`receiver.ledger.heartbeats`), and the data directory.
 
 runhook:parts           a hash in Redis: by process, "<server's time> <JSON>"
 parts/id                in the data directory: which one it is, wherever it is mounted
@@ -9,8 +9,10 @@ parts/<name>.json       in the data directory: what this machine knows when Redi
 from __future__ import annotations
 
 import os
+import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
@@ -18,12 +20,15 @@ from typing import Any, Final
 import redis
 
 from handlers.support.private_file import make_private_file
+from receiver.domain import parts
 from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
+from receiver.ledger import Ledger, LedgerUnavailable, heartbeats
+from receiver.runtime.redis_client import connect
 
 KEY: Final = "runhook:parts"
 # Entries above which old ones are removed, and above which none is read: a program that starts again and again leaves
 # one each time, and any program that reaches Redis can write more.
-_MANY: Final = 5_000
+_MANY: Final = 1_000
 _MOST: Final = 10_000
 
 # The time is the server's: clocks of hosts differ. A key of another type was not written by Runhook, and is deleted.
@@ -60,7 +65,7 @@ def put(client: redis.Redis, *beats: PartBeat) -> None:
 
 
 def every(client: redis.Redis) -> list[PartSeen]:
-    """Return the newest heartbeat of each process, without those that can't be read.
+    """Return the newest heartbeat of each process, without those older than FORGET_AFTER or unreadable.
 
     Returns none of more than _MOST, until the next heartbeat removes old ones. Raises redis.RedisError.
     """
@@ -70,7 +75,8 @@ def every(client: redis.Redis) -> list[PartSeen]:
         (seconds, micros), count = pipeline.execute()
     now = seconds + micros / 1e6
     fields: Any = client.hgetall(KEY) if count <= _MOST else {}
-    return [seen for value in fields.values() if (seen := _parsed(value, now)) is not None]
+    found = [_parsed(value, now) for value in fields.values()]
+    return [seen for seen in found if seen is not None and seen.age <= FORGET_AFTER]
 
 
 def _parsed(value: bytes, now: float) -> PartSeen | None:
@@ -80,12 +86,6 @@ def _parsed(value: bytes, now: float) -> PartSeen | None:
         if beat is not None and abs(came) < float("inf"):
             return PartSeen(beat, now - came, skew=beat.sent_at - came)
     return None
-
-
-def forget(client: redis.Redis) -> int:
-    """Remove what came longer than FORGET_AFTER ago. Returns how many. Raises redis.RedisError."""
-    old = [seen.beat.name for seen in every(client) if seen.age > FORGET_AFTER]
-    return int(client.hdel(KEY, *old)) if old else 0
 
 
 def put_file(directory: Path, *beats: PartBeat) -> None:
@@ -133,3 +133,44 @@ def every_file(directory: Path) -> list[PartSeen]:
                 beats = map(PartBeat.from_json, path.read_bytes().splitlines())
                 found += [PartSeen(beat, age) for beat in beats if beat is not None]
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class PartsReport:
+    """Who was heard of. `redis`, `ledger`: why that could not be read, or ""."""
+
+    seen: list[PartSeen] = field(default_factory=list)
+    redis: str = ""
+    ledger: str = ""
+
+
+class PartsWatch:
+    """Reads heartbeats. Any thread may call it; one reads at a time.
+
+    `ledger`: stays its owner's. `within`: seconds that the ledger may take; None: its own limits.
+    """
+
+    def __init__(self, redis_url: str, ledger: Ledger, *, within: float | None = None) -> None:
+        self._redis = connect(redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
+        self._ledger = ledger
+        self._within = within
+        self._lock = threading.Lock()
+
+    def read(self) -> PartsReport:
+        """Return who was heard of. Never raises for what is away."""
+        stores: list[list[PartSeen]] = []
+        trouble = {"redis": "", "ledger": ""}
+        with self._lock:
+            try:
+                stores.append(every(self._redis))
+            except redis.RedisError as error:
+                trouble["redis"] = str(error) or type(error).__name__
+            try:
+                stores.append(self._ledger.read(heartbeats.every, self._within))
+            except LedgerUnavailable as error:
+                trouble["ledger"] = str(error)
+        return PartsReport(parts.merge(*stores), **trouble)
+
+    def close(self) -> None:
+        """Close the connection to Redis."""
+        self._redis.close()

@@ -69,7 +69,6 @@ class Heartbeat:
         self._stopping = threading.Event()
         self._redis = connect(settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
         self._ledger = Ledger(settings.database_url)
-        self._forgot = False
         self._in_redis = False  # whether Redis has the newest heartbeat
         self._ledger_rests = True
 
@@ -141,8 +140,6 @@ class Heartbeat:
             board.put_file(self._settings.data, *beats)
         try:
             board.put(self._redis, *beats)
-            if not self._forgot:
-                self._forgot = board.forget(self._redis) >= 0  # once, for each start adds to them
         except (redis.RedisError, OSError):
             self._in_redis = False
             raise

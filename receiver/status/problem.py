@@ -1,19 +1,16 @@
-"""A problem as a value, and how durations, sizes and counts are told in one."""
+"""A problem as a value, and durations and sizes in words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from receiver.domain.breaker import Lane
-from receiver.ledger.stats import COUNT_LIMIT
-
 _GIB: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`code`: a fixed word. `what`: what is wrong; `todo`: what to do. `note`: it needs nobody at once."""
+    """`code`: a fixed word. `what`: what is wrong; `todo`: what to do. `note`: it is not urgent."""
 
     code: str
     what: str
@@ -40,13 +37,3 @@ def size(count: float) -> str:
         if count >= step:
             return f"{count / step:.1f} {unit}"
     return f"{count:.0f} B"
-
-
-def amount(count: int) -> str:
-    """Return a count of deliveries in words: beyond COUNT_LIMIT nobody counts."""
-    return f"{COUNT_LIMIT} or more" if count >= COUNT_LIMIT else str(count)
-
-
-def probe_time(lane: Lane, now: float) -> str:
-    """Return in words when a shut lane is probed next."""
-    return f"in {ago(lane.until - now)}" if lane.until > now else "due"

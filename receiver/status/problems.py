@@ -1,302 +1,357 @@
 """What is wrong, in plain words, and what to do about it: a pure function of a report.
 
-A problem needs a person, and makes `runhook status` exit with 1. A note does not. Each code has a
-section in docs/how-to/operations.md.
+A problem needs a person, and makes `runhook status` exit with 1. A note does not. Each code has a row in
+docs/how-to/operations.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 from receiver.domain import parts
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
 from receiver.domain.delivery import DeliveryState
+from receiver.domain.parts import BEAT_EVERY, CLOCK, DISPATCH, RECEIVER, PartSeen
 from receiver.domain.trouble import redis_todo
-from receiver.status import part_problems
-from receiver.status.problem import Problem, ago, amount, probe_time, size
+from receiver.ledger.stats import COUNT_LIMIT
+from receiver.status.problem import Problem, ago, size
 from receiver.status.report import StatusReport
 
 # Seconds after which an entry of the inbox, or a delivery that is due, has waited too long.
 INBOX_LATE: Final = 60.0
 DELIVERY_LATE: Final = 300.0
-# Seconds after which what a run says should be found.
+# Seconds after which a run should be found by its words.
 SEARCH_LATE: Final = 60.0
-# Seconds for which a request in quarantine counts as news.
+# Seconds for which a request in quarantine counts as news, and after which corrected times are only a note.
 REFUSED_NEWS: Final = 86_400.0
-# Seconds after which corrected times are only a note.
 CORRECTION_LATE: Final = 900.0
 # Part of spool.max_bytes from which on it counts as nearly full.
 SPOOL_FULL: Final = 0.8
-# What a code begins with, in the order in which problems are shown.
-_ORDER: Final = (
-    *("config", "redis", "ledger", "disk", "part", "worker", "receiver", "task"),
-    *("inbox", "spool", "sink", "delivery", "clock"),
-)
+# Seconds by which the clocks of hosts may differ.
+SKEW: Final = 3.0
+
+# What to do, by code, in the order in which problems are shown. Words in braces are filled in.
+_PROBLEMS: Final = {
+    "config_wrong": "fix it (`runhook check` lists all errors); processes cannot start",
+    "redis_full": "start the ledger so that the inbox drains, raise maxmemory, or remove other data. Until then "
+    "webhooks go to the spool of each receiver",
+    "redis_away": "{start}. Until then webhooks go to the spool of each receiver, and deliveries are slower",
+    "redis_weak": "change the named setting; until then receivers write to their spools",
+    "ledger_away": "{start}. Until then webhooks are stored, and nothing is delivered",
+    "ledger_weak": "change the database's settings, or set ledger.accept_weaker_durability; processes cannot start",
+    "ledger_slow": "check the load of the database, and analyze and vacuum its tables",
+    "disk_unreadable": "set RUNHOOK_DATA, or its permissions",
+    "disk_full": "free disk space; while Redis is down or embedded, webhooks get 503",
+    "part_missing": "{effect}",
+    "part_stuck": "see its log; kill -9 {pid} there loses nothing, and its supervisor starts it again",
+    "worker_split": "find in the worker's log which process still ends, fix that sink or set `worker: own` for it, and "
+    "restart the worker",
+    "receiver_spooling": "see its log: it can't reach Redis, or the inbox is over its limits",
+    "task_failing": "it restarts automatically; if that does not help, see its log, and restart the process",
+    "inbox_unreadable": "rename that key (RENAME) and find the program that wrote it; events are in the spools",
+    "inbox_set_aside": "`runhook inbox list` shows the reasons; then `runhook inbox accept` or `runhook inbox drop`",
+    "inbox_unknown_source": "add the source and its secrets to each worker's config, and restart it; the events wait",
+    "inbox_late": "the dispatcher is stopped, too slow, or can't reach the ledger: see the worker's log",
+    "spool_full": "start Redis, or raise spool.max_bytes; at the limit, webhooks get 503",
+    "spool_left": "start a receiver on that data directory; or bring its disk here: `runhook spool send --data DIR`",
+    "sink_paused": "`runhook sink resume {sink}` resumes delivery",
+    "sink_down": "`runhook sink test {sink}` tests it; once it works, `runhook sink resume {sink}` probes",
+    "sink_gone": "`runhook sink move {sink} NEW`, `runhook cancel --sink {sink}`, or restore it in the config",
+    "delivery_late": "the worker or the clock is stopped or too slow, or it waits for another sink: "
+    "`runhook deliveries --sink {sink}`",
+    "clock_was_ahead": "run NTP on the database's host; the corrected rows resume",
+    "clock_skew": "run NTP (chrony, systemd-timesyncd) there: that clock gives the time of a webhook",
+    "quarantine": "`runhook quarantine list`; if a secret was wrong, fix it, then `runhook quarantine verify`",
+    "watch_trouble": "check SKYVERN_BASE_URL and the source's api_key; until then results need a webhook",
+}
+# As _PROBLEMS, of what is only a note.
+_NOTES: Final = {
+    "config_doubtful": "`runhook check` shows where",
+    "disk_low": "free disk space soon",
+    "part_unknown": "see above",
+    "part_silent": "it ended unexpectedly, or its host can't reach Redis and the ledger: look there",
+    "spool_damaged": "inspect them: their events were acknowledged",
+    "delivery_dead": "`runhook dead` shows the reasons, `runhook replay` sends them again",
+    "config_old": "restart them if the file was changed since",
+    "versions_differ": "finish the upgrade",
+    "callers_down": "no action needed; `runhook sink list` shows them",
+    "operations": "`runhook operations`",
+    "schedules_missed": "`runhook connect` lists them",
+    "search_behind": "the clock is stopped or too slow: see its log; it catches up automatically",
+}
+REMEDIES: Final = {**_PROBLEMS, **_NOTES}
+_EFFECTS: Final = {
+    RECEIVER: "no webhook is taken; start `runhook serve`",
+    CLOCK: "retries, lapsed claims, polls and replays stop; start `runhook clock`",
+}
+_RANKS: Final = {code: rank for rank, code in enumerate(REMEDIES)}
 
 
 def find(report: StatusReport) -> list[Problem]:
     """Return all problems, what stops most first, then the notes."""
-    found = [
-        *_config(report),
-        *_servers(report),
-        *part_problems.find(report),
-        *_disk(report),
-        *_inbox(report),
-        *_sinks(report),
-        *_deliveries(report),
-        *_runs(report),
-        *_search(report),
-    ]
-    return sorted(found, key=lambda problem: (problem.note, _rank(problem.code)))
+    checks = (_config, _servers, _parts, _disk, _inbox, _sinks, _deliveries, _runs)
+    found = [problem for check in checks for problem in check(report)]
+    return sorted(found, key=lambda problem: (problem.note, _RANKS[problem.code]))
 
 
-def _rank(code: str) -> int:
-    return next((place for place, word in enumerate(_ORDER) if code.startswith(word)), len(_ORDER))
+def _problem(code: str, what: str, *, note: bool = False, **names: Any) -> Problem:
+    return Problem(code, what, REMEDIES[code].format(**names), note or code in _NOTES)
 
 
 def _config(report: StatusReport) -> Iterator[Problem]:
     for line in report.config_problems:
-        yield Problem("config_wrong", line, "fix it (`runhook check` lists all errors); processes cannot start")
+        yield _problem("config_wrong", line)
     for line in [*report.warnings, *report.advice]:
-        yield Problem("config_doubtful", line, "`runhook check` shows where", note=True)
+        yield _problem("config_doubtful", line)
 
 
 def _servers(report: StatusReport) -> Iterator[Problem]:
     redis, ledger = report.redis, report.ledger
-    start = redis_todo(embedded=redis.embedded)
     if "maxmemory" in redis.trouble:  # as Redis itself says it
-        yield Problem(
-            "redis_full",
-            f"Redis has no memory left ({redis.url}): {redis.trouble}",
-            "start the ledger so that the inbox drains, raise maxmemory, or remove other data. Until then webhooks go "
-            "to the spool of each receiver",
-        )
+        yield _problem("redis_full", f"Redis has no memory left ({redis.url}): {redis.trouble}")
     elif redis.trouble:
-        yield Problem(
-            "redis_away",
-            f"Redis is unavailable ({redis.url}): {redis.trouble}",
-            f"{start}. Until then webhooks go to the spool of each receiver, and deliveries are slower",
-        )
+        start = redis_todo(embedded=redis.embedded)
+        yield _problem("redis_away", f"Redis is unavailable ({redis.url}): {redis.trouble}", start=start)
     elif redis.weak:
-        yield Problem(
-            "redis_weak",
-            f"Redis at {redis.url} does not promise that a 202 means on disk: {redis.weak}",
-            "change the named setting; until then receivers write to their spools",
-        )
+        yield _problem("redis_weak", f"Redis at {redis.url} does not promise that a 202 means on disk: {redis.weak}")
     if ledger.trouble:
-        yield Problem(
-            "ledger_away",
-            f"the ledger is unavailable ({ledger.url}): {ledger.trouble}",
-            f"{ledger.todo or 'start its database, or fix DATABASE_URL'}. Until then webhooks "
-            "are stored, and nothing is delivered",
-        )
+        start = ledger.todo or "start its database, or fix DATABASE_URL"
+        yield _problem("ledger_away", f"the ledger is unavailable ({ledger.url}): {ledger.trouble}", start=start)
     elif ledger.weak:
-        yield Problem(
-            "ledger_weak",
-            f"the ledger at {ledger.url} may lose what it has confirmed: {ledger.weak}",
-            "change the database's settings, or set ledger.accept_weaker_durability; processes cannot start",
-        )
+        yield _problem("ledger_weak", f"the ledger at {ledger.url} may lose what it has confirmed: {ledger.weak}")
     if ledger.corrected:
         deliveries, breakers, polls, at = ledger.corrected
-        yield Problem(
+        rows = f"{counted(deliveries, 'delivery', 'deliveries')}, {counted(breakers, 'breaker', 'breakers')} and"
+        yield _problem(
             "clock_was_ahead",
-            f"the clock of the ledger's database was ahead, and was set back: the clock process corrected the times of"
-            f" {counted(deliveries, 'delivery', 'deliveries')}, {counted(breakers, 'breaker', 'breakers')} and"
-            f" {counted(polls, 'poll', 'polls')} {ago(report.now - at)} ago",
-            "run NTP on the database's host; the corrected rows resume",
+            "the clock of the ledger's database was ahead, and was set back: the clock process corrected the times of "
+            f"{rows} {counted(polls, 'poll', 'polls')} {ago(report.now - at)} ago",
             note=report.now - at > CORRECTION_LATE,
         )
     for each in ledger.cancelled:
-        yield Problem(
+        yield _problem(
             "ledger_slow",
             f"the database cancelled {each.operation} for time, {counted(each.times, 'time', 'times')} in a row, "
             f"the last {ago(report.now - each.last_at)} ago: its work has stopped",
-            "check the load of the database, and analyze and vacuum its tables",
         )
+
+
+def _parts(report: StatusReport) -> Iterator[Problem]:
+    """Yield what is wrong with processes: missing, stuck, silent, or different from each other."""
+    gone = parts.missing(report.parts, report.expected)
+    if report.redis.trouble and report.ledger.trouble:  # then only processes of this machine are known, by their files
+        if any(last is None for last in gone.values()):
+            yield _problem("part_unknown", "processes on other hosts are unknown: Redis and the ledger are unavailable")
+        gone = {part: last for part, last in gone.items() if last is not None}
+    workers: dict[str, PartSeen | None] = {}
+    for part, last in gone.items():
+        if last is not None and last.state == "stuck":
+            yield _stuck(last)
+        elif _of_worker(part):
+            workers[part] = last
+        else:
+            yield _problem("part_missing", f"no {part} is running: {_last(last)}", effect=_EFFECTS[part])
+    if workers:
+        yield _missing_workers(workers, report.expected)
+    silent: dict[object, list[PartSeen]] = {}
+    for seen in parts.lost(report.parts):
+        if seen.beat.part not in gone and seen.state == "stuck":
+            yield _stuck(seen)
+        elif seen.beat.part not in gone:
+            process = () if _of_worker(seen.beat.part) else (seen.beat.name,)
+            silent.setdefault((seen.beat.host, *process), []).append(seen)
+    for first, *others in silent.values():
+        together = f"{_named_parts(each.beat.part for each in (first, *others))} on {first.beat.host} have"
+        quiet = ago(min(each.age for each in (first, *others)))
+        who, work = (together, "their work") if others else (f"{_named(first)} has", "its work")
+        yield _problem("part_silent", f"{who} been silent for {quiet}; others do {work}")
+    split = {each.beat.host: why for each in report.parts if each.alive and (why := each.beat.details.get("apart"))}
+    for host, why in split.items():
+        yield _problem("worker_split", f"dispatch and each sink have their own process on {host}: {why}")
+    yield from _left_spools(report.parts)
+    yield from _differences(report, [each for each in report.parts if each.state in ("running", "stuck")])
+
+
+def _stuck(seen: PartSeen) -> Problem:
+    what = f"{_named(seen)} has made no progress for {ago(seen.beat.stalled)}"
+    return _problem("part_stuck", what, pid=seen.beat.pid)
+
+
+def _missing_workers(missing: dict[str, PartSeen | None], expected: list[str]) -> Problem:
+    """Return one problem for all that no worker does, however many sinks wait for the same worker."""
+    last = min(filter(None, missing.values()), key=lambda each: each.age, default=None)
+    everything = len(missing) > 1 and set(missing) == {part for part in expected if _of_worker(part)}
+    sinks = ", ".join(filter(None, map(parts.sink_of, missing)))
+    effects = ["events stay in the inbox"] if DISPATCH in missing else []
+    effects += [f"nothing is sent to {sinks}"] if sinks else []
+    what = f"no {'worker' if everything else _named_parts(missing)} is running: {_last(last)}"
+    return _problem("part_missing", what, effect=f"{', and '.join(effects)}; start `runhook worker`")
+
+
+def _of_worker(part: str) -> bool:
+    return part == DISPATCH or bool(parts.sink_of(part))
+
+
+def _named_parts(named: Iterable[str]) -> str:
+    """Return the names of a worker's processes: "dispatch and deliver:ops, deliver:archive"."""
+    found = list(named)
+    sinks = ", ".join(part for part in found if parts.sink_of(part))
+    return " and ".join(filter(None, (DISPATCH if DISPATCH in found else "", sinks)))
+
+
+def _named(seen: PartSeen) -> str:
+    return f"{seen.beat.part} on {seen.beat.host} (process {seen.beat.pid})"
+
+
+def _last(seen: PartSeen | None) -> str:
+    if seen is None:
+        return "none has run in the last day"
+    how = "was stopped" if seen.beat.stopped else "fell silent"
+    return f"the last one, on {seen.beat.host} (process {seen.beat.pid}), {how} {ago(seen.age)} ago"
+
+
+def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
+    """Yield receivers that are gone while their spools held events: these wait until a receiver starts there."""
+
+    def directory(each: PartSeen) -> object:  # it may be mounted on another host by now
+        return each.beat.details.get("data_id") or (each.beat.host, each.beat.details.get("data"))
+
+    alive = {directory(each) for each in seen if each.alive}
+    left: dict[object, PartSeen] = {}
+    for each in sorted(seen, key=lambda each: each.age):  # the last one of a directory knows what is in it
+        if each.beat.part == RECEIVER and not each.alive:
+            left.setdefault(directory(each), each)
+    for place, each in left.items():
+        held = each.beat.details.get("spool_events")
+        if held and place not in alive:
+            how = "was stopped" if each.beat.stopped else "is gone"
+            held_there = f"its spool held {counted(held, 'event', 'events')}, in {each.beat.details.get('data')}/spool"
+            yield _problem("spool_left", f"{_named(each)} {how}, and {held_there} on {each.beat.host}")
+
+
+def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Problem]:
+    for each in running:
+        # A process that has missed a beat may have sent its last one to a server that hung.
+        if each.skew is not None and abs(each.skew) > SKEW and each.age < 2 * BEAT_EVERY:
+            skew = f"{ago(abs(each.skew))} {'ahead of' if each.skew > 0 else 'behind'}"
+            yield _problem("clock_skew", f"the clock of {each.beat.host} is {skew} that of Redis or the database")
+            break
+    old = {_named(each) for each in running if report.config_hash and each.beat.config not in ("", report.config_hash)}
+    if old:
+        what = f"{', '.join(sorted(old))} run with another content of the config file than {report.config_file} has now"
+        yield _problem("config_old", what)
+    versions = sorted({each.beat.version for each in running})
+    if len(versions) > 1:
+        yield _problem("versions_differ", f"processes of several releases run: {', '.join(versions)}")
+    reported = report.redis.trouble or report.redis.weak or report.redis.inbox.trouble  # with its fix, above
+    for each in running:
+        details = each.beat.details
+        if failing := details.get("failing"):
+            yield _problem("task_failing", f"{_named(each)}: {failing}")
+        if each.beat.part == RECEIVER and details.get("store") == "spool" and not reported:
+            why = f": {details['trouble']}" if details.get("trouble") else ""
+            what = f"{_named(each)} writes to its spool, though Redis answers here{why}"
+            yield _problem("receiver_spooling", what)
 
 
 def _disk(report: StatusReport) -> Iterator[Problem]:
-    disk = report.disk
+    disk, reserve = report.disk, report.disk.reserve or 0
     if disk.trouble:
-        yield Problem("disk_unreadable", f"{disk.directory}: {disk.trouble}", "set RUNHOOK_DATA, or its permissions")
-    reserve = disk.reserve or 0
+        yield _problem("disk_unreadable", f"{disk.directory}: {disk.trouble}")
     if disk.free is not None and disk.free < reserve:
-        yield Problem(
-            "disk_full",
-            f"{disk.directory} has {size(disk.free)} free, less than spool.reserve_bytes ({size(reserve)})",
-            "free disk space; while Redis is down or embedded, webhooks get 503",
-        )
+        less = f"{size(disk.free)} free, less than spool.reserve_bytes ({size(reserve)})"
+        yield _problem("disk_full", f"{disk.directory} has {less}")
     elif disk.free is not None and disk.free < 2 * reserve:
-        yield Problem("disk_low", f"{disk.directory} has {size(disk.free)} free", "free disk space soon", note=True)
+        yield _problem("disk_low", f"{disk.directory} has {size(disk.free)} free")
     if disk.spool_limit and disk.spool_bytes > SPOOL_FULL * disk.spool_limit:
-        yield Problem(
-            "spool_full",
-            f"the spool holds {size(disk.spool_bytes)} of {size(disk.spool_limit)} (spool.max_bytes)",
-            "start Redis, or raise spool.max_bytes; at the limit, webhooks get 503",
-        )
+        full = f"{size(disk.spool_bytes)} of {size(disk.spool_limit)} (spool.max_bytes)"
+        yield _problem("spool_full", f"the spool holds {full}")
     if disk.spool_left:
-        yield Problem(
-            "spool_left",
-            f"{disk.directory}/spool holds up to {size(disk.spool_left)} of events of stopped receivers",
-            "start `runhook serve` here, or run `runhook spool send`",
-        )
+        left = f"holds up to {size(disk.spool_left)} of events of stopped receivers"
+        yield _problem("spool_left", f"{disk.directory}/spool {left}")
     if disk.set_aside:
-        yield Problem(
-            "spool_damaged",
-            counted(disk.set_aside, "damaged file of the spool was", "damaged files of the spool were")
-            + f" set aside in {disk.directory}/spool",
-            "inspect them: their events were acknowledged",
-            note=True,
-        )
+        files = counted(disk.set_aside, "damaged file of the spool was", "damaged files of the spool were")
+        yield _problem("spool_damaged", f"{files} set aside in {disk.directory}/spool")
     if disk.quarantine:
-        fresh = disk.newest_refused is not None and report.now - disk.newest_refused < REFUSED_NEWS
-        yield Problem(
-            "quarantine",
-            counted(disk.quarantine, "request with a wrong signature is", "requests with a wrong signature are")
-            + " in quarantine"
-            + (f", the newest {ago(report.now - (disk.newest_refused or 0.0))} old" if disk.newest_refused else ""),
-            "`runhook quarantine list`; if a secret was wrong, fix it, then `runhook quarantine verify`",
-            note=not fresh,
-        )
+        requests = counted(disk.quarantine, "request with a wrong signature is", "requests with a wrong signature are")
+        age = report.now - disk.newest_refused if disk.newest_refused is not None else None
+        newest = f", the newest {ago(age)} old" if age is not None else ""
+        yield _problem("quarantine", f"{requests} in quarantine{newest}", note=age is None or age >= REFUSED_NEWS)
 
 
 def _inbox(report: StatusReport) -> Iterator[Problem]:
     inbox = report.redis.inbox
     if inbox.trouble:
-        yield Problem(
-            "inbox_unreadable",
-            f"the inbox can't be read: {inbox.trouble}",
-            "rename that key (RENAME) and find the program that wrote it; events are in the spools",
-        )
+        yield _problem("inbox_unreadable", f"the inbox can't be read: {inbox.trouble}")
     if inbox.set_aside:
-        yield Problem(
-            "inbox_set_aside",
-            counted(inbox.set_aside, "entry of the inbox was", "entries of the inbox were")
-            + " set aside: their signature is invalid, or they ended a dispatcher",
-            "`runhook inbox list` shows the reasons; then `runhook inbox accept` or `runhook inbox drop`",
-        )
+        entries = counted(inbox.set_aside, "entry of the inbox was", "entries of the inbox were")
+        why = "their signature is invalid, or they ended a dispatcher"
+        yield _problem("inbox_set_aside", f"{entries} set aside: {why}")
     if inbox.unknown_sources:
-        yield Problem(
-            "inbox_unknown_source",
-            f"a worker does not know the source of events in the inbox: {', '.join(inbox.unknown_sources)}",
-            "add the source and its secrets to the config of each worker, and restart it; the events wait",
-        )
+        sources = ", ".join(inbox.unknown_sources)
+        yield _problem("inbox_unknown_source", f"a worker does not know the source of events in the inbox: {sources}")
     if inbox.oldest is not None and inbox.oldest > INBOX_LATE:
-        yield Problem(
-            "inbox_late",
-            f"{counted(inbox.entries, 'event waits', 'events wait')} in the inbox, the oldest for {ago(inbox.oldest)}",
-            "the dispatcher is stopped, too slow, or can't reach the ledger: see the worker's log",
-        )
-
-
-def _wait(count: int) -> str:
-    return counted(amount(count), "delivery waits", "deliveries wait")
+        events = counted(inbox.entries, "event waits", "events wait")
+        yield _problem("inbox_late", f"{events} in the inbox, the oldest for {ago(inbox.oldest)}")
 
 
 def _sinks(report: StatusReport) -> Iterator[Problem]:
+    now = report.now
     for lane in report.ledger.lanes:
-        if report.sinks and lane.sink not in (*report.sinks, CALLBACK):
+        sink = lane.sink
+        if report.sinks and sink not in (*report.sinks, CALLBACK):
             continue  # a removed sink cannot be resumed; its deliveries are reported below
-        under_way = _under_way(report, lane.sink)
+        waiting = sum(n for (name, state), n in report.ledger.counts.items() if name == sink and state != "dead")
+        wait = counted(_amount(waiting), "delivery waits", "deliveries wait")
         if lane.paused:
-            yield Problem(
-                "sink_paused",
-                f"{lane.sink} was paused by an operator{_since(lane.paused_at, report.now)}; {_wait(under_way)}",
-                f"`runhook sink resume {lane.sink}` resumes delivery",
-                note=not under_way,
+            since = f" {ago(now - lane.paused_at)} ago" if lane.paused_at else ""
+            yield _problem(
+                "sink_paused", f"{sink} was paused by an operator{since}; {wait}", note=not waiting, sink=sink
             )
-        if lane.breaker != "closed" and lane.lane == lane.sink != CALLBACK:
-            yield Problem(
-                "sink_down",
-                f"{lane.sink} does not answer{_for(lane.opened_at, report.now)}: {lane.reason or 'unavailable'}; "
-                f"{_wait(under_way)}, "
-                f"and the next probe is {probe_time(lane, report.now)}",
-                f"`runhook sink test {lane.sink}` tests it; once it works, `runhook sink resume {lane.sink}` probes",
-                note=not under_way,  # and then nothing is there to probe it with
-            )
+        if lane.breaker != "closed" and lane.lane == sink != CALLBACK:
+            since = f", for {ago(now - lane.opened_at)} now" if lane.opened_at else ""
+            probe = f"in {ago(lane.until - now)}" if lane.until > now else "due"
+            why = lane.reason or "unavailable"
+            what = f"{sink} does not answer{since}: {why}; {wait}, and the next probe is {probe}"
+            yield _problem("sink_down", what, note=not waiting, sink=sink)  # without a delivery nothing probes it
     shut = [lane for lane in report.ledger.lanes if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
     if shut:
-        yield Problem(
-            "callers_down",
-            f"{len(shut)} servers of callers do not answer, such as {shut[0].lane.removeprefix(CALLBACK).strip()}",
-            "no action needed; `runhook sink list` shows them",
-            note=True,
-        )
+        example = shut[0].lane.removeprefix(CALLBACK).strip()
+        yield _problem("callers_down", f"{len(shut)} servers of callers do not answer, such as {example}")
     for sink, states in sorted(report.ledger.orphans.items()):
-        counts = ", ".join(f"{amount(count)} {state}" for state, count in sorted(states.items()))
-        yield Problem(
-            "sink_gone",
-            f"removed sink {sink} still has pending deliveries: {counts}",
-            f"`runhook sink move {sink} NEW`, `runhook cancel --sink {sink}`, or restore it in the config",
-        )
+        counts = ", ".join(f"{_amount(count)} {state}" for state, count in sorted(states.items()))
+        yield _problem("sink_gone", f"removed sink {sink} still has pending deliveries: {counts}", sink=sink)
 
 
-def _under_way(report: StatusReport, sink: str) -> int:
-    return sum(count for (name, state), count in report.ledger.counts.items() if name == sink and state != "dead")
-
-
-def _since(at: float, now: float) -> str:
-    return f" {ago(now - at)} ago" if at else ""
-
-
-def _for(since: float, now: float) -> str:
-    return f", for {ago(now - since)} now" if since else ""
+def _amount(count: int) -> str:
+    return f"{COUNT_LIMIT} or more" if count >= COUNT_LIMIT else str(count)
 
 
 def _deliveries(report: StatusReport) -> Iterator[Problem]:
-    shut = {lane.sink for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"}
-    # Missing senders are already reported.
-    shut |= {parts.sink_of(part) for part in parts.missing(report.parts, report.expected)}
+    reported = {lane.sink for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"}
+    reported |= {parts.sink_of(part) for part in parts.missing(report.parts, report.expected)}
     for sink, since in sorted(report.ledger.oldest_due.items()):
-        if sink in report.sinks and sink not in shut and report.now - since > DELIVERY_LATE:
-            yield Problem(
-                "delivery_late",
-                f"a delivery to {sink} should have been sent {ago(report.now - since)} ago",
-                "the worker or the clock is stopped or too slow, or it waits for another sink: "
-                f"`runhook deliveries --sink {sink}`",
-            )
+        late = report.now - since
+        if sink in report.sinks and sink not in reported and late > DELIVERY_LATE:
+            yield _problem("delivery_late", f"a delivery to {sink} should have been sent {ago(late)} ago", sink=sink)
     dead = {sink: n for (sink, state), n in sorted(report.ledger.counts.items()) if state == DeliveryState.DEAD}
     if dead:
-        counts = ", ".join(f"{amount(count)} of {sink}" for sink, count in dead.items())
-        yield Problem(
-            "delivery_dead",
-            f"dead letters: {counts}",
-            "`runhook dead` shows the reasons, `runhook replay` sends them again",
-            note=True,
-        )
-    if report.ledger.operations:
-        running = report.ledger.operations
-        what = counted(running, "operation is running", "operations are running")
-        yield Problem("operations", what, "`runhook operations`", note=True)
+        counts = ", ".join(f"{_amount(count)} of {sink}" for sink, count in dead.items())
+        yield _problem("delivery_dead", f"dead letters: {counts}")
+    if running := report.ledger.operations:
+        yield _problem("operations", counted(running, "operation is running", "operations are running"))
 
 
 def _runs(report: StatusReport) -> Iterator[Problem]:
     for source, trouble in sorted(report.ledger.watch_trouble.items()):
-        yield Problem(
-            "watch_trouble",
-            f"Skyvern's list of runs of {source} can't be read: {trouble}",
-            "check SKYVERN_BASE_URL and the source's api_key; results without a webhook are not found until then",
-        )
+        yield _problem("watch_trouble", f"Skyvern's list of runs of {source} can't be read: {trouble}")
     for source, count in sorted(report.ledger.missed_schedules.items()):
         if count:
-            yield Problem(
-                "schedules_missed",
-                counted(count, "schedule", "schedules") + f" of {source} did not start a run on time",
-                "`runhook connect` lists them",
-                note=True,
-            )
-
-
-def _search(report: StatusReport) -> Iterator[Problem]:
+            schedules = counted(count, "schedule", "schedules")
+            yield _problem("schedules_missed", f"{schedules} of {source} did not start a run on time")
     search = report.ledger.search
-    late = search.behind(report.now)
-    if late > SEARCH_LATE:
+    if (late := search.behind(report.now)) > SEARCH_LATE:
         changes = counted(search.unindexed, "change", "changes")
-        yield Problem(
-            "search_behind",
-            f"searches do not find {changes} of runs yet, the oldest {ago(late)} old",
-            "the clock is stopped or too slow: see its log; it catches up automatically",
-            note=True,
-        )
+        yield _problem("search_behind", f"searches do not find {changes} of runs yet, the oldest {ago(late)} old")

@@ -29,7 +29,7 @@ from receiver.ledger import Ledger, LedgerUnavailable, words
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, read
 from receiver.runtime.redis_client import connect_async
-from receiver.status.watch import PartsReport, PartsWatch
+from receiver.status.board import PartsReport, PartsWatch
 from receiver.telemetry import workers
 from receiver.telemetry.receiver import ReceiverSamples
 from receiver.web.part import Context, WebPart

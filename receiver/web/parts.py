@@ -20,9 +20,8 @@ from receiver.domain import parts
 from receiver.domain.parts import RECEIVER
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import schema_trouble
-from receiver.status.board import directory_id
+from receiver.status.board import PartsReport, PartsWatch, directory_id
 from receiver.status.heartbeat import Heartbeat
-from receiver.status.watch import PartsReport, PartsWatch
 from receiver.web.part import Context, WebPart
 
 # Seconds for which what was read is reused, so that no client can turn requests into load on the ledger.

@@ -22,8 +22,8 @@ from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
 from receiver.ledger import Ledger, heartbeats
 from receiver.ledger.schema import heartbeats as table
 from receiver.status import board
+from receiver.status.board import PartsWatch
 from receiver.status.heartbeat import Heartbeat
-from receiver.status.watch import PartsWatch
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.ledger import with_tables
 from tests.support.waiting import eventually
@@ -200,7 +200,7 @@ def test_what_came_long_ago_is_forgotten(settings: Settings, client: redis.Redis
     long_ago = sa.update(table).where(table.c.name == old.name).values(beat_at=table.c.beat_at - FORGET_AFTER - 9)
     ledger.write(lambda connection: connection.execute(long_ago))
 
-    assert (board.forget(client), ledger.write(heartbeats.forget)) == (1, 1)
+    assert ledger.write(heartbeats.forget) == 1
     assert [each.beat.part for each in board.every(client)] == ["dispatch"]
     assert [each.beat.part for each in ledger.read(heartbeats.every)] == ["dispatch"]
     assert 0 < client.ttl(board.KEY) <= FORGET_AFTER
