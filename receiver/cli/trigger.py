@@ -6,8 +6,7 @@ import difflib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
@@ -33,8 +32,8 @@ _HEADERS: Final = {
     "User-Agent": "python-httpx/0.28.1",
 }
 
-# A body by name, made just before it is sent.
-Body = tuple[str, Callable[[], bytes]]
+# A body and its name.
+Body = tuple[str, bytes]
 
 
 class Sent(NamedTuple):
@@ -85,7 +84,7 @@ def trigger(
     if show:
         _list(as_json=as_json)
         return
-    bodies = list(_bodies(what or ["completed"], count, run_id, artifacts))
+    bodies = _bodies(what or ["completed"], count, run_id, artifacts)
     session = None if url else Settings.from_env(config=config, data=data).session
     target = _target(url or (session.url if session else DEFAULT_URL), source)
     key = secret or (session.key if session else _first_secret(source, config, data))
@@ -104,16 +103,16 @@ def trigger(
         raise typer.Exit(1)
 
 
-def send(bodies: Sequence[Body], url: str, secret: str, delay: float = 0.0) -> Iterator[Sent]:
+def send(bodies: Iterable[Body], url: str, secret: str, delay: float = 0.0) -> Iterator[Sent]:
     """Send bodies one after the other, with `delay` seconds between two, and yield each outcome.
 
     Raises NotStarted if the first cannot be sent.
     """
     with httpx2.Client(timeout=TIMEOUT, trust_env=False, headers=_HEADERS) as client:
-        for number, (name, make) in enumerate(bodies):
+        for number, (name, body) in enumerate(bodies):
             if number:
                 time.sleep(delay)
-            sent = _post(client, url, secret, name, make())
+            sent = _post(client, url, secret, name, body)
             if not number and not sent.status:
                 raise NotStarted(f"cannot reach {url}: {sent.problem}; is `runhook dev` running?")
             yield sent
@@ -142,37 +141,26 @@ def _post(client: httpx2.Client, url: str, secret: str, name: str, body: bytes) 
 
 
 def _bodies(what: Sequence[str], count: int, run_id: str, artifacts: str) -> Iterator[Body]:
-    """Yield what to send, `count` times. Raises UsageError for a name that is neither a sample nor a readable file."""
+    """Return what to send, `count` times; each sample is made just before it is sent. Raises UsageError for a name that
+    is neither a sample nor a readable file."""
     from simulator import samples
 
     names = [each for name in what for each in (samples.names() if name == EVERY else [name])]
-    files = {name: _file(name) for name in names if not _is_sample(name)}
-    started = time.time()
-    for seq in range(count * len(names)):
-        name = names[seq % len(names)]
-        if name in files:
-            yield name, partial(bytes, files[name])
-            continue
-        parts = samples.expand(name)  # of one run
-        run = run_id or json.loads(samples.build(parts[0], now=started, seq=seq))["run_id"]
-        for part in parts:
-            yield part, partial(_sample_now, part, run, seq, artifacts)
+    known = {*samples.names(), *samples.SERIES, *samples.ALIASES}
+    files = {name: _file(name) for name in dict.fromkeys(names) if name not in known}
 
+    def made() -> Iterator[Body]:
+        started = time.time()
+        for seq, name in enumerate(names * count):
+            if name in files:
+                yield name, files[name]
+                continue
+            parts = samples.expand(name)  # of one run
+            run = run_id or json.loads(samples.build(parts[0], now=started, seq=seq))["run_id"]
+            for part in parts:
+                yield part, samples.build(part, now=time.time(), run_id=run, seq=seq, artifacts=artifacts)
 
-def _sample_now(name: str, run: str, seq: int, artifacts: str) -> bytes:
-    from simulator import samples
-
-    return samples.build(name, now=time.time(), run_id=run, seq=seq, artifacts=artifacts)
-
-
-def _is_sample(name: str) -> bool:
-    from simulator import samples
-
-    try:
-        samples.expand(name)
-    except KeyError:
-        return False
-    return True
+    return made()
 
 
 def sample(name: str) -> bytes | None:

@@ -25,10 +25,12 @@ Key = tuple[str | int, ...]
 MAX_BYTES = 256 << 10
 MAX_NODES = 20_000
 MAX_DEPTH = 40
-# Most mappings that one merges from another, and defaults that stand in a default.
+# Most mappings that one merges from another.
 MAX_MERGES = 20
-MAX_DEFAULTS = 20
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# A default may have one pair of braces in another.
+_VARIABLE = re.compile(
+    r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*))?\}|\$\{"
+)
 # Words of a variable's value that may be said, as messages say them on their own.
 _PUBLIC = frozenset(
     {"http", "https", "sqlite", "postgresql", "postgres", "psycopg", "redis", "rediss", "true", "false"}
@@ -325,43 +327,26 @@ class _Builder:
                 self.document.substituted[key] = used
 
 
-def expand(text: str, environ: Mapping[str, str], used: dict[str, str] | None = None, depth: int = 0) -> str:
-    """Return `text` with its variables replaced. `$${` is written for the text `${`.
+def expand(text: str, environ: Mapping[str, str], used: dict[str, str] | None = None) -> str:
+    """Return `text` with its variables replaced. `$${` is written for the text `${`. A default may have variables.
 
-    `used` gets what each variable gave. Raises ValueError that names the variable which is not set, or says what is
+    `used` gets the value of each variable. Raises ValueError that names the variable which is not set, or says what is
     malformed; never a value.
     """
-    if depth > MAX_DEFAULTS:
-        raise ValueError(f"more than {MAX_DEFAULTS} defaults stand in one another")
-    out = []
-    position = 0
-    while (start := text.find("${", position)) >= 0:
-        if start > position and text[start - 1] == "$":
-            out.append(text[position : start - 1] + "${")
-            position = start + 2
-            continue
-        out.append(text[position:start])
-        end = _closing(text, start + 2)
-        name, has_default, default = text[start + 2 : end].partition(":-")
-        if end < 0 or not _VARIABLE.fullmatch(name):
+
+    def value_of(found: re.Match[str]) -> str:
+        name, default = found["name"], found["default"]
+        if found[0] == "$${":
+            return "${"
+        if name is None:
             raise ValueError("malformed variable; write ${NAME} or ${NAME:-default}, and $${ for the text ${")
         value = environ.get(name, "")
-        if not value and has_default:
-            value = expand(default, environ, used, depth + 1)
+        if not value and default is not None:
+            value = expand(default, environ, used)
         elif name not in environ:
             raise ValueError(f"the variable {name} is not set; set it, or give it a default: ${{{name}:-…}}")
-        out.append(value)
         if used is not None:
             used[name] = value
-        position = end + 1
-    return "".join(out) + text[position:]
+        return value
 
-
-def _closing(text: str, start: int) -> int:
-    """Return the index of the brace that closes the one preceding `start`, or -1."""
-    depth = 1
-    for index in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
-        if depth == 0:
-            return index
-    return -1
+    return _VARIABLE.sub(value_of, text)
