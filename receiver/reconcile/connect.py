@@ -17,7 +17,6 @@ from receiver.reconcile.schedules import ScheduleCheck, check_schedules
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern import Answer, Answered, failure
 from receiver.skyvern.account import ListedAgent, as_yaml, definition_of, differences, listed_agents
-from receiver.skyvern.requests import PAGE_SIZE
 
 _MOST_PAGES: Final = 100
 # A title that Skyvern replaces whenever the agent is saved.
@@ -45,17 +44,8 @@ class Survey:
 
 def list_agents(source: PolledSource) -> tuple[list[ListedAgent], str]:
     """Return all agents of a source, and what was wrong, or ""."""
-    found: list[ListedAgent] = []
-    for page in range(1, _MOST_PAGES + 1):
-        source.wait_for_budget()
-        answer = source.reader.list_agents(page, PAGE_SIZE)
-        rows = listed_agents(answer) if isinstance(answer, Answered) else None
-        if rows is None:
-            return found, f"agents, page {page}: {_said(answer)}"
-        found += rows
-        if len(rows) < PAGE_SIZE:
-            break
-    return found, ""
+    found, broken = source.all_pages(source.reader.list_agents, listed_agents, _MOST_PAGES)
+    return found, f"agents: {_said(broken)}" if broken is not None else ""
 
 
 def agent_of(source: PolledSource, agent_id: str) -> ListedAgent:

@@ -13,11 +13,11 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
 
@@ -36,6 +36,7 @@ from receiver.domain.run import Run, parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.errors import ConfigError
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, run_polls, runs
+from receiver.ledger.run_polls import DueRun
 from receiver.ledger.submissions import lifecycle, polls, records
 from receiver.ledger.submissions.records import Submission
 from receiver.reconcile import poll_hints
@@ -86,7 +87,11 @@ class Reconciler:
         self._counting = threading.Lock()
         self._searching = {each.name: threading.Lock() for each in sources}
         self._closed = False
-        self._runs_first = False
+        # What is polled: the table of its leases, and the function that starts polls.
+        self._kinds: list[tuple[Any, Callable[[PolledSource, Sequence[Any]], None]]] = [
+            (run_polls, self._poll_runs),
+            (polls, self._poll_submissions),
+        ]
         self._intake = ResultIntake(ledger, dispatcher, settings)
         self._run_polls = RunPolls(ledger, self._intake, settings, self._mark_unknown)
         self._run_hints = TokenBucket(RUN_HINTS_PER_SECOND, RUN_HINTS_AT_ONCE)
@@ -102,42 +107,30 @@ class Reconciler:
         for source in self._watcher.due(self.sources):
             self._start(source, partial(self._watcher.walk, source))
         # By turns: where the budget is too small for all that is due, neither kind waits for ever.
-        self._runs_first = not self._runs_first
+        self._kinds.reverse()
         now = self._ledger.now()
-
-        def count(connection: Connection) -> tuple[dict[str, int], dict[str, int]]:
-            due = connection, now, self._sources, self._slots
-            return run_polls.count_due(*due), polls.count_due(*due)
-
-        of_runs, of_submissions = self._ledger.read(count)
-        if self._runs_first:
-            return self._poll_runs(now, of_runs) + self._poll_submissions(now, of_submissions)
-        return self._poll_submissions(now, of_submissions) + self._poll_runs(now, of_runs)
-
-    def _poll_submissions(self, now: float, waiting: Mapping[str, int]) -> int:
-        """Poll for submissions. Those of a source that is no longer in the config, or has no key, wait."""
+        due = self._ledger.read(
+            lambda it: [kind.count_due(it, now, self._sources, self._slots) for kind, _ in self._kinds]
+        )
         started = 0
-        for name, count in sorted(waiting.items()):
-            source = self._sources[name]
-            leased = self._lease(source, count, polls.lease_due, now)
-            started += len(leased)
-            unresolved = [each for each in leased if each.state is not SubmissionState.ACCEPTED]
-            for each in leased:
-                if each.state is SubmissionState.ACCEPTED:
-                    self._start(source, partial(self._poll, source, each))
-            if unresolved:  # one search serves all whose answer was lost
-                self._start(source, partial(self._resolve, source, unresolved))
+        for (kind, start), counts in zip(self._kinds, due, strict=True):
+            for name, count in sorted(counts.items()):  # what is of no source with a key waits
+                leased = self._lease(self._sources[name], count, kind.lease_due, now)
+                start(self._sources[name], leased)
+                started += len(leased)
         return started
 
-    def _poll_runs(self, now: float, waiting: Mapping[str, int]) -> int:
-        started = 0
-        for name, count in sorted(waiting.items()):
-            source = self._sources[name]
-            leased = self._lease(source, count, run_polls.lease_due, now)
-            started += len(leased)
-            for each in leased:
-                self._start(source, partial(self._run_polls.poll, source, each))
-        return started
+    def _poll_submissions(self, source: PolledSource, leased: Sequence[Submission]) -> None:
+        unresolved = [each for each in leased if each.state is not SubmissionState.ACCEPTED]
+        for each in leased:
+            if each.state is SubmissionState.ACCEPTED:
+                self._start(source, partial(self._poll, source, each))
+        if unresolved:  # one search serves all whose response was lost
+            self._start(source, partial(self._resolve, source, unresolved))
+
+    def _poll_runs(self, source: PolledSource, leased: Sequence[DueRun]) -> None:
+        for each in leased:
+            self._start(source, partial(self._run_polls.poll, source, each))
 
     def _lease(self, source: PolledSource, wanted: int, lease_due: LeaseDue[T], now: float) -> Sequence[T]:
         """Lease up to `wanted` of what is due, as many as the source's budget allows and as may run at once."""
@@ -313,7 +306,7 @@ class Reconciler:
         now = self._ledger.now()
         counts = [
             self._ledger.read(lambda connection: kind.count_due(connection, now, self._sources, most))  # noqa: B023
-            for kind in (polls, run_polls)
+            for kind, _ in self._kinds
         ]
         return sum(number for each in counts for number in each.values())
 

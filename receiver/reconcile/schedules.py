@@ -35,19 +35,10 @@ class ScheduleCheck:
 
 def list_schedules(source: PolledSource) -> tuple[list[ListedSchedule], str]:
     """Return all schedules of a source, and what was wrong, or "". A Skyvern without schedules has none."""
-    found: list[ListedSchedule] = []
-    for page in range(1, _MOST_PAGES + 1):
-        source.wait_for_budget()
-        answer = source.reader.list_schedules(page, PAGE_SIZE)
-        rows = listed_schedules(answer) if isinstance(answer, Answered) else None
-        if rows is None:
-            if isinstance(answer, Answered) and answer.status in (404, 405, 501):
-                return found, ""
-            return found, f"schedules, page {page}: {failure(answer)}"
-        found += rows
-        if len(rows) < PAGE_SIZE:
-            break
-    return found, ""
+    found, broken = source.all_pages(source.reader.list_schedules, listed_schedules, _MOST_PAGES)
+    if broken is None or (isinstance(broken, Answered) and broken.status in (404, 405, 501)):
+        return found, ""
+    return found, f"schedules: {failure(broken)}"
 
 
 def check_schedules(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from receiver.reconcile.resolver import Resolver
-from receiver.skyvern import SkyvernReader
+from receiver.skyvern import Answer, Answered, SkyvernReader
+from receiver.skyvern.requests import PAGE_SIZE
+
+T = TypeVar("T")
 
 # Seconds between two tries to get a call out of the budget.
 BUDGET_PAUSE = 0.2
@@ -33,3 +37,22 @@ class PolledSource:
                 return False
             time.sleep(BUDGET_PAUSE)
         return True
+
+    def all_pages(
+        self, read: Callable[[int, int], Answer], rows_of: Callable[[Answered], list[T] | None], most: int
+    ) -> tuple[list[T], Answer | None]:
+        """Return the rows of a list, of `most` pages at most, and the answer that broke it off, or None.
+
+        `read`: makes the call for a page of so many rows. `rows_of`: returns None for an answer that is no list.
+        """
+        found: list[T] = []
+        for page in range(1, most + 1):
+            self.wait_for_budget()
+            answer = read(page, PAGE_SIZE)
+            rows = rows_of(answer) if isinstance(answer, Answered) else None
+            if rows is None:
+                return found, answer
+            found += rows
+            if len(rows) < PAGE_SIZE:
+                break
+        return found, None

@@ -229,7 +229,7 @@ def test_a_skyvern_that_does_not_answer_is_told_and_nothing_is_guessed(
         found = connect(*arguments)
 
         assert found.exit_code == 1
-        assert "agents, page 1: Skyvern answered 500" in found.stderr
+        assert "agents: Skyvern answered 500" in found.stderr
         assert "no agents" not in found.stdout
 
 
