@@ -12,15 +12,14 @@ harm either: an overdue run is polled anyway, and a watched source is walked.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 import redis
 
 from receiver.domain.run import RunKey
-from receiver.runtime.background import Background
 from receiver.runtime.redis_client import connect_async
 from receiver.runtime.throttle import TokenBucket
 
@@ -35,29 +34,24 @@ MAX_RUN_HINTS: Final = 500
 # Runs that Skyvern did not know, and seconds for which it is not asked for one of them again.
 MAX_UNKNOWN: Final = 10_000
 UNKNOWN_FOR: Final = 86_400.0
-_PENDING: Final = 1000
 # What a hint may look like; all else that stands there is not ours.
 _SUBMISSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,63} [A-Za-z0-9_-]{1,200}")
 _TIMEOUT: Final = 0.5
-_RETRY_EVERY: Final = 2.0
 
 
 class PollHintWriter:
-    """Writes poll hints, from one event loop."""
+    """Writes poll hints, from one event loop. While Redis is down, hints are dropped."""
 
-    def __init__(self, redis_url: str, background: Background) -> None:
-        self._background = background
+    def __init__(self, redis_url: str) -> None:
         self._client = connect_async(redis_url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
         self._bucket = TokenBucket(rate=20, burst=100)
         self._run_bucket = TokenBucket(rate=0.5, burst=20)
-        self._pending: dict[tuple[str, str], float] = {}
-        self._retrying: asyncio.Task[None] | None = None
 
     async def add(self, submission_id: str) -> None:
-        """Add a hint that `submission_id` should be polled. While Redis is down it stays in memory."""
+        """Add a hint that `submission_id` should be polled."""
         if self._bucket.take(1, time.monotonic()):
-            await self._add(KEY, submission_id)
+            await self._add(KEY, submission_id, MAX_HINTS)
 
     def takes_runs(self) -> bool:
         """Take one hint of a run from their budget; False if it is used up."""
@@ -65,45 +59,16 @@ class PollHintWriter:
 
     async def add_run(self, source: str, run_id: str) -> None:
         """Add a hint that a run should be polled, once `takes_runs` allows it."""
-        await self._add(RUNS_KEY, f"{source} {run_id}")
+        await self._add(RUNS_KEY, f"{source} {run_id}", MAX_RUN_HINTS)
 
-    async def _add(self, key: str, member: str) -> None:
-        if len(self._pending) >= _PENDING:
-            return
-        self._pending[key, member] = time.time()
-        if self._retrying is None or self._retrying.done():
-            if await self._flush():
-                return
-            self._retrying = self._background.keep("hints.retry", self._retry)
-
-    async def _flush(self) -> bool:
-        hints = dict(self._pending)
-        try:
+    async def _add(self, key: str, member: str, most: int) -> None:
+        with suppress(redis.RedisError, OSError, RuntimeError, TimeoutError):  # RuntimeError: uvloop, after a reset
             async with asyncio.timeout(_TIMEOUT):
                 pipeline: Any = self._client.pipeline(transaction=True)
-                for (key, member), at in hints.items():
-                    pipeline.zadd(key, {member: at})
-                pipeline.zremrangebyrank(KEY, 0, -MAX_HINTS - 1).zremrangebyrank(RUNS_KEY, 0, -MAX_RUN_HINTS - 1)
-                await pipeline.execute()
-        except (redis.RedisError, OSError, TimeoutError):
-            return False
-        for hint in hints:
-            self._pending.pop(hint, None)
-        return True
-
-    async def _retry(self) -> None:
-        while self._pending:
-            await asyncio.sleep(_RETRY_EVERY)
-            await self._flush()
+                await pipeline.zadd(key, {member: time.time()}).zremrangebyrank(key, 0, -most - 1).execute()
 
     async def close(self) -> None:
-        """Close the connection, after one last try."""
-        if self._retrying is not None:
-            self._retrying.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._retrying
-        if self._pending:
-            await self._flush()
+        """Close the connection."""
         await self._client.aclose()
 
 

@@ -14,9 +14,10 @@ import random
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Concatenate, ParamSpec
 from urllib.parse import unquote, urlsplit
 
 import httpx2
@@ -25,6 +26,8 @@ from receiver.errors import ConfigError
 from receiver.skyvern import requests
 from receiver.skyvern.requests import ApiCall
 from receiver.skyvern.responses import Answer, Answered, Patience, Retries, Unreachable
+
+P = ParamSpec("P")
 
 # Seconds.
 CONNECT_LIMIT = 5.0
@@ -154,43 +157,43 @@ class _Client:
         self._origin = _Origin(base, api_key)
         self._patience = patience or Patience()
         self._cap = answer_cap
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Set what only this kind of client has."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._origin.name})"
 
 
+def _awaited(make: Callable[P, ApiCall]) -> Callable[Concatenate[SkyvernAPI, P], Coroutine[Any, Any, Answer]]:
+    """Return the method that makes a call of requests.py."""
+
+    async def call(self: SkyvernAPI, /, *args: P.args, **kwargs: P.kwargs) -> Answer:
+        return await self._send(make(*args, **kwargs))
+
+    return call
+
+
+def _now(make: Callable[P, ApiCall]) -> Callable[Concatenate[SkyvernReader, P], Answer]:
+    """Return the method that makes a call of requests.py, and waits for its answer."""
+
+    def call(self: SkyvernReader, /, *args: P.args, **kwargs: P.kwargs) -> Answer:
+        return self._send(make(*args, **kwargs))
+
+    return call
+
+
 class SkyvernAPI(_Client):
     """The API of one source, for the event loop that first uses it. Calls never raise: see Answer."""
 
-    def __init__(
-        self, base: str, api_key: str, *, patience: Patience | None = None, answer_cap: int = ANSWER_CAP
-    ) -> None:
-        super().__init__(base, api_key, patience=patience, answer_cap=answer_cap)
+    def _prepare(self) -> None:
         self._clients: dict[bool, httpx2.AsyncClient] = {}
 
-    async def submit(self, path: str, body: bytes, headers: Mapping[str, str] | None = None, query: str = "") -> Answer:
-        """Send a call that creates a run, such as POST /v1/run/tasks. Read the answer with `submitted`.
-
-        `headers`: the caller's, filtered here. `path` and `query` as they were on the wire.
-        """
-        return await self._send(requests.submit(path, body, headers or {}, query))
-
-    async def get_run(self, run_id: str) -> Answer:
-        """GET /v1/runs/{id}: 404 when there is no such run."""
-        return await self._send(requests.get_run(run_id))
-
-    async def list_runs(self, page: int = 1, page_size: int = 100, status: Sequence[str] = ()) -> Answer:
-        """GET /v1/runs, newest first. Read the answer with `listed_runs`."""
-        return await self._send(requests.list_runs(page, page_size, status))
-
-    async def forward(
-        self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> Answer:
-        """Forward a caller's request and return the raw answer. `path` and `query` as they were on the wire.
-
-        Any POST may create a run, as far as is known here, so only a GET or HEAD is retried.
-        """
-        return await self._send(requests.forward(method, path, query, headers or {}, body))
+    submit = _awaited(requests.submit)
+    get_run = _awaited(requests.get_run)
+    list_runs = _awaited(requests.list_runs)
+    forward = _awaited(requests.forward)
 
     async def stream(
         self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None
@@ -269,61 +272,20 @@ class SkyvernAPI(_Client):
 class SkyvernReader(_Client):
     """The reading half of the API for code without an event loop. Threads may share one; opens nothing before use."""
 
-    def __init__(
-        self, base: str, api_key: str, *, patience: Patience | None = None, answer_cap: int = ANSWER_CAP
-    ) -> None:
-        super().__init__(base, api_key, patience=patience, answer_cap=answer_cap)
+    def _prepare(self) -> None:
         self._client: httpx2.Client | None = None
         self._lock = threading.Lock()
         self._under_way = 0
         self._closed = False
 
-    def get_run(self, run_id: str) -> Answer:
-        """GET /v1/runs/{id}: 404 when there is no such run."""
-        return self._send(requests.get_run(run_id))
-
-    def list_runs(
-        self,
-        page: int = 1,
-        page_size: int = 100,
-        status: Sequence[str] = (),
-        run_type: Sequence[str] = (),
-        search_key: str = "",
-        agent_id: str = "",
-    ) -> Answer:
-        """GET /v1/runs, newest first. Read the answer with `listed_runs`.
-
-        `search_key`: what titles, ids, and (1.0.56) the callback URLs of workflow runs are searched for.
-        `agent_id`: only runs of this agent.
-        """
-        return self._send(requests.list_runs(page, page_size, status, run_type, search_key, agent_id))
-
-    def list_agents(self, page: int = 1, page_size: int = 100) -> Answer:
-        """GET /v1/agents. Read the answer with `listed_agents`."""
-        return self._send(requests.list_agents(page, page_size))
-
-    def get_agent(self, agent_id: str) -> Answer:
-        """GET /v1/agents/{id}: definition and settings of an agent."""
-        return self._send(requests.get_agent(agent_id))
-
-    def update_agent(self, agent_id: str, definition: bytes, version: int) -> Answer:
-        """Make a new version of an agent: the one call of this class that changes something.
-
-        `definition`: as `as_yaml` gives it. 409 when `version` is not the newest any more.
-        """
-        return self._send(requests.update_agent(agent_id, definition, version))
-
-    def list_schedules(self, page: int = 1, page_size: int = 100) -> Answer:
-        """GET /v1/schedules. Read the answer with `listed_schedules`."""
-        return self._send(requests.list_schedules(page, page_size))
-
-    def get_details(self, run_type: str, run_id: str, agent_id: str = "") -> Answer:
-        """GET what a poll of the run lacks. `agent_id`: of a workflow's run; "" when it is not known."""
-        return self._send(requests.get_details(run_type, run_id, agent_id))
-
-    def artifacts(self, run_id: str, types: Sequence[str] = ()) -> Answer:
-        """GET /v1/runs/{id}/artifacts, with fresh signed URLs. Read the answer with `listed_artifacts`."""
-        return self._send(requests.artifacts(run_id, types))
+    get_run = _now(requests.get_run)
+    list_runs = _now(requests.list_runs)
+    list_agents = _now(requests.list_agents)
+    get_agent = _now(requests.get_agent)
+    update_agent = _now(requests.update_agent)  # the one call of this class that changes something
+    list_schedules = _now(requests.list_schedules)
+    get_details = _now(requests.get_details)
+    artifacts = _now(requests.artifacts)
 
     def close(self) -> None:
         """Close the connections: at once, or when the last call that is under way has ended."""

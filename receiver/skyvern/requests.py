@@ -41,27 +41,33 @@ class ApiCall:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def submit(path: str, body: bytes, headers: Mapping[str, str], query: str = "") -> ApiCall:
-    """Return a call that creates a run. `headers`: the caller's."""
-    return ApiCall(
-        "POST", path, "submit", SUBMIT_LIMIT, query=query, body=body, headers={**_JSON, **_forwarded(headers)}
-    )
+def submit(path: str, body: bytes, headers: Mapping[str, str] | None = None, query: str = "") -> ApiCall:
+    """A call that creates a run, such as POST /v1/run/tasks. Read the answer with `submitted`.
+
+    `headers`: the caller's, filtered here. `path` and `query` as they were on the wire.
+    """
+    sent = {**_JSON, **_forwarded(headers or {})}
+    return ApiCall("POST", path, "submit", SUBMIT_LIMIT, query=query, body=body, headers=sent)
 
 
 def get_run(run_id: str) -> ApiCall:
-    """GET /v1/runs/{id}."""
+    """GET /v1/runs/{id}: 404 when there is no such run."""
     return ApiCall("GET", f"/v1/runs/{_segment(run_id)}", "read", READ_LIMIT)
 
 
 def list_runs(
-    page: int,
-    page_size: int,
-    status: Sequence[str],
+    page: int = 1,
+    page_size: int = PAGE_SIZE,
+    status: Sequence[str] = (),
     run_type: Sequence[str] = (),
     search_key: str = "",
     agent_id: str = "",
 ) -> ApiCall:
-    """GET /v1/runs. Skyvern 1.0.56 refuses a page over MAX_PAGES with 422."""
+    """GET /v1/runs, newest first; a page over MAX_PAGES gets 422 (1.0.56). Read the answer with `listed_runs`.
+
+    `search_key`: what titles, ids, and (1.0.56) the callback URLs of workflow runs are searched for.
+    `agent_id`: only runs of this agent.
+    """
     query = [("page", str(page)), ("page_size", str(page_size)), *(("status", each) for each in status)]
     query += [("run_type", each) for each in run_type]
     if search_key:
@@ -71,15 +77,16 @@ def list_runs(
     return ApiCall("GET", "/v1/runs", "read", READ_LIMIT, query=urlencode(query))
 
 
-def list_agents(page: int, page_size: int) -> ApiCall:
-    """GET /v1/agents: the newest version of each agent."""
-    return ApiCall(
-        "GET", "/v1/agents", "read", READ_LIMIT, query=urlencode({"page": str(page), "page_size": str(page_size)})
-    )
+def list_agents(page: int = 1, page_size: int = PAGE_SIZE) -> ApiCall:
+    """GET /v1/agents: the newest version of each agent. Read the answer with `listed_agents`."""
+    return ApiCall("GET", "/v1/agents", "read", READ_LIMIT, query=f"page={page}&page_size={page_size}")
 
 
 def update_agent(agent_id: str, definition: bytes, version: int) -> ApiCall:
-    """PUT /api/v1/workflows/{id}: make a new version of an agent, unless `version` is not its newest any more (409)."""
+    """PUT /api/v1/workflows/{id}: make a new version of an agent, unless `version` is no longer its newest one (409).
+
+    `definition`: as `as_yaml` gives it.
+    """
     return ApiCall(
         "PUT",
         f"/api/v1/workflows/{_segment(agent_id)}",
@@ -91,15 +98,13 @@ def update_agent(agent_id: str, definition: bytes, version: int) -> ApiCall:
     )
 
 
-def list_schedules(page: int, page_size: int) -> ApiCall:
-    """GET /v1/schedules: those of all agents. 501 where schedules are switched off."""
-    return ApiCall(
-        "GET", "/v1/schedules", "read", READ_LIMIT, query=urlencode({"page": str(page), "page_size": str(page_size)})
-    )
+def list_schedules(page: int = 1, page_size: int = PAGE_SIZE) -> ApiCall:
+    """GET /v1/schedules: those of all agents. 501 where they are switched off. Read it with `listed_schedules`."""
+    return ApiCall("GET", "/v1/schedules", "read", READ_LIMIT, query=f"page={page}&page_size={page_size}")
 
 
 def get_agent(agent_id: str) -> ApiCall:
-    """GET /v1/agents/{id}. `agent_id`: the permanent one (wpid_…)."""
+    """GET /v1/agents/{id}: definition and settings of an agent. `agent_id`: the permanent one (wpid_…)."""
     return ApiCall("GET", f"/v1/agents/{_segment(agent_id)}", "read", READ_LIMIT)
 
 
@@ -116,17 +121,22 @@ def get_details(run_type: str, run_id: str, agent_id: str = "") -> ApiCall:
 
 
 def artifacts(run_id: str, types: Sequence[str] = ()) -> ApiCall:
-    """GET /v1/runs/{id}/artifacts, of the artifact types `types` or of all."""
+    """GET /v1/runs/{id}/artifacts, of the artifact types `types` or of all, with fresh signed URLs.
+
+    Read the answer with `listed_artifacts`.
+    """
     query = urlencode([("artifact_type", each) for each in types])
     return ApiCall("GET", f"/v1/runs/{_segment(run_id)}/artifacts", "read", READ_LIMIT, query=query)
 
 
-def forward(method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> ApiCall:
-    """Return a caller's own request. As any POST may create a run, only a GET or HEAD is a read."""
-    method = method.upper()
+def forward(
+    method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b""
+) -> ApiCall:
+    """A caller's own request. As any POST may create a run, only a GET or HEAD is a read, which may be retried."""
+    method, sent = method.upper(), _forwarded(headers or {})
     if method in ("GET", "HEAD"):
-        return ApiCall(method, path, "read", READ_LIMIT, query=query, body=body or None, headers=_forwarded(headers))
-    return ApiCall(method, path, "submit", ACT_LIMIT, query=query, body=body, headers=_forwarded(headers))
+        return ApiCall(method, path, "read", READ_LIMIT, query=query, body=body or None, headers=sent)
+    return ApiCall(method, path, "submit", ACT_LIMIT, query=query, body=body, headers=sent)
 
 
 def upload(path: str, query: str, headers: Mapping[str, str], body: AsyncIterator[bytes]) -> ApiCall:

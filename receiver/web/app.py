@@ -153,7 +153,7 @@ def create_app(
                     await stack.enter_async_context(part.lifespan())
             yield
 
-    hints = PollHintWriter(settings.redis_url, background)
+    hints = PollHintWriter(settings.redis_url)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
     ingest = Ingest(secrets, config.server.max_body, group_commit.commit, quarantine.offer, hints, metrics, bodies)
     webhooks = [Route(PREFIX + "{address:path}", ingest), Route(PREFIX.rstrip("/"), ingest)]
