@@ -41,9 +41,9 @@ class PolledSource:
     def all_pages(
         self, read: Callable[[int, int], Answer], rows_of: Callable[[Answered], list[T] | None], most: int
     ) -> tuple[list[T], Answer | None]:
-        """Return the rows of a list, of `most` pages at most, and the answer that broke it off, or None.
+        """Return the rows of the first `most` pages of a list, and the response that is not a page, or None.
 
-        `read`: makes the call for a page of so many rows. `rows_of`: returns None for an answer that is no list.
+        `read`: calls for a page, given its number and size. `rows_of`: returns None for a response that is not a list.
         """
         found: list[T] = []
         for page in range(1, most + 1):
