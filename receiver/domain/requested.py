@@ -10,54 +10,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-_TASK: Final[dict[str, Any]] = {
-    "prompt": None,
-    "url": None,
+
+def _members(names: str) -> dict[str, Any]:
+    """Return these members, in this order, as null."""
+    return dict.fromkeys(names.split())
+
+
+# Members and their defaults.
+TASK: Final[dict[str, Any]] = _members(
+    """
+    prompt url engine title proxy_location data_extraction_schema error_code_mapping max_steps webhook_url
+    totp_identifier totp_url browser_session_id browser_profile_id start_fresh_browser model extra_http_headers
+    cdp_connect_headers publish_workflow include_action_history_in_verification max_screenshot_scrolls
+    browser_address run_with file_ids
+    """
+) | {
     "engine": "skyvern-1.0",
-    "title": None,
     "proxy_location": "RESIDENTIAL",
-    "data_extraction_schema": None,
-    "error_code_mapping": None,
-    "max_steps": None,
-    "webhook_url": None,
-    "totp_identifier": None,
-    "totp_url": None,
-    "browser_session_id": None,
-    "browser_profile_id": None,
     "start_fresh_browser": False,
-    "model": None,
-    "extra_http_headers": None,
-    "cdp_connect_headers": None,
     "publish_workflow": False,
     "include_action_history_in_verification": False,
-    "max_screenshot_scrolls": None,
-    "browser_address": None,
-    "run_with": None,
-    "file_ids": None,
 }
-_WORKFLOW: Final[dict[str, Any]] = {
-    "workflow_id": None,
-    "parameters": None,
-    "title": None,
-    "proxy_location": "RESIDENTIAL",
-    "webhook_url": None,
-    "totp_url": None,
-    "totp_identifier": None,
-    "browser_session_id": None,
-    "reuse_browser_session": None,
-    "browser_profile_id": None,
-    "start_fresh_browser": False,
-    "max_screenshot_scrolls": None,
-    "max_elapsed_time_minutes": None,
-    "extra_http_headers": None,
-    "cdp_connect_headers": None,
-    "browser_address": None,
-    "ai_fallback": None,
-    "run_with": None,
-    "browser_type": None,
-    "run_metadata": None,
-    "file_ids": None,
-}
+WORKFLOW: Final[dict[str, Any]] = _members(
+    """
+    workflow_id parameters title proxy_location webhook_url totp_url totp_identifier browser_session_id
+    reuse_browser_session browser_profile_id start_fresh_browser max_screenshot_scrolls max_elapsed_time_minutes
+    extra_http_headers cdp_connect_headers browser_address ai_fallback run_with browser_type run_metadata file_ids
+    """
+) | {"proxy_location": "RESIDENTIAL", "start_fresh_browser": False}
 # The engine of each run type, which Skyvern tells whatever was asked for.
 ENGINES: Final = {
     "task_v1": "skyvern-1.0",
@@ -83,7 +63,7 @@ def run_request(run_type: str, request: Mapping[str, Any], *, older: bool = Fals
     Members that Skyvern's form has no place for are left out. `older`: by a call under /api/v1, which sets no proxy
     where none was asked for.
     """
-    defaults = _WORKFLOW if run_type == "workflow_run" else _TASK
+    defaults = WORKFLOW if run_type == "workflow_run" else TASK
     given = {_LEGACY.get(name, name): value for name, value in request.items() if value is not None}
     if "agent_id" in given:
         given.setdefault("workflow_id", given["agent_id"])

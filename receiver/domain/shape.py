@@ -13,6 +13,7 @@ and unknown members are null, so that a rule sees null whichever way the body ca
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -89,76 +90,53 @@ def _unknown(_: Data) -> None:
     return None
 
 
-# By run type, the members of its webhook that a body may lack, and where they are in it then.
+_FUNCTIONS: Final[dict[str, Deriving]] = {
+    "first_screenshot": _first_screenshot,
+    "file_urls": _file_urls,
+    "recordings": _recordings,
+    "workflow_run": _workflow_run,
+}
+
+
+def _table(text: str) -> dict[str, Deriving]:
+    """Return how each member in `text` is derived: MEMBER is null, MEMBER=OTHER the same as another member, MEMBER? and
+    MEMBER?NAME what the run's request says, MEMBER:FUNCTION the result of a function above."""
+    table: dict[str, Deriving] = {}
+    for word in text.split():
+        name, sign, other = re.fullmatch(r"(\w+)([=?:]?)(\w*)", word).groups()  # type: ignore[union-attr]
+        derivations = {"": _unknown, "=": _same_as(other), "?": _asked(other or name), ":": _FUNCTIONS.get(other)}
+        table[name] = derivations[sign]  # type: ignore[assignment]
+    return table
+
+
+# By run type, the members of its webhook that a body may lack.
 _WEBHOOK: Final[dict[str, dict[str, Deriving]]] = {
-    TASK: {
-        "task_id": _same_as("run_id"),
-        "extracted_information": _same_as("output"),
-        "action_screenshot_urls": _same_as("screenshot_urls"),
-        "screenshot_url": _first_screenshot,
-        "browser_console_log_url": _unknown,
-        "downloaded_file_urls": _file_urls,
-        "failure_category": _unknown,
-        "webhook_failure_reason": _unknown,
-        "max_steps_per_run": _asked("max_steps"),
-        "workflow_run_id": _unknown,
-    },
-    TASK_V2: {
-        "task_id": _same_as("run_id"),
-        "organization_id": _unknown,
-        "workflow_run_id": _workflow_run,
-        "workflow_id": _unknown,
-        "workflow_permanent_id": _unknown,
-        "prompt": _asked("prompt"),
-        "url": _asked("url"),
-        "summary": _unknown,
-        "totp_verification_url": _asked("totp_url"),
-        "totp_identifier": _asked("totp_identifier"),
-        "proxy_location": _asked("proxy_location"),
-        "webhook_callback_url": _unknown,
-        "webhook_failure_reason": _unknown,
-        "extracted_information_schema": _asked("data_extraction_schema"),
-        "error_code_mapping": _asked("error_code_mapping"),
-        "workflow_system_prompt": _unknown,
-        "model": _asked("model"),
-        "max_screenshot_scrolling_times": _asked("max_screenshot_scrolls"),
-        "extra_http_headers": _asked("extra_http_headers"),
-        "cdp_connect_headers": _asked("cdp_connect_headers"),
-        "browser_address": _asked("browser_address"),
-        "run_with": _asked("run_with"),
-        "failure_category": _unknown,
-    },
-    WORKFLOW: {
-        "workflow_id": _asked("workflow_id"),
-        "workflow_run_id": _same_as("run_id"),
-        "failure_category": _unknown,
-        "retried_from_workflow_run_id": _unknown,
-        "retried_by_workflow_run_id": _unknown,
-        "proxy_location": _asked("proxy_location"),
-        "webhook_callback_url": _unknown,
-        "webhook_failure_reason": _unknown,
-        "totp_verification_url": _asked("totp_url"),
-        "totp_identifier": _asked("totp_identifier"),
-        "extra_http_headers": _asked("extra_http_headers"),
-        "cdp_connect_headers": _asked("cdp_connect_headers"),
-        "parameters": _asked("parameters"),
-        "recording_urls": _recordings,
-        "downloaded_file_urls": _file_urls,
-        "outputs": _same_as("output"),
-        "step_count": _same_as("total_steps"),
-        "total_steps": _same_as("step_count"),
-        "total_cost": _unknown,
-        "credits_used": _unknown,
-        "cached_credits_used": _unknown,
-        "task_v2": _unknown,
-        "workflow_title": _asked("title"),
-        "browser_sink_profile_id": _unknown,
-        "browser_address": _asked("browser_address"),
-        "browser_type": _asked("browser_type"),
-        "agent_id": _same_as("workflow_id"),
-        "agent_run_id": _same_as("run_id"),
-        "run_request": _unknown,
-    },
+    TASK: _table(
+        """
+        task_id=run_id extracted_information=output action_screenshot_urls=screenshot_urls
+        screenshot_url:first_screenshot browser_console_log_url downloaded_file_urls:file_urls failure_category
+        webhook_failure_reason max_steps_per_run?max_steps workflow_run_id
+        """
+    ),
+    TASK_V2: _table(
+        """
+        task_id=run_id organization_id workflow_run_id:workflow_run workflow_id workflow_permanent_id prompt? url?
+        summary totp_verification_url?totp_url totp_identifier? proxy_location? webhook_callback_url
+        webhook_failure_reason extracted_information_schema?data_extraction_schema error_code_mapping?
+        workflow_system_prompt model? max_screenshot_scrolling_times?max_screenshot_scrolls extra_http_headers?
+        cdp_connect_headers? browser_address? run_with? failure_category
+        """
+    ),
+    WORKFLOW: _table(
+        """
+        workflow_id? workflow_run_id=run_id failure_category retried_from_workflow_run_id retried_by_workflow_run_id
+        proxy_location? webhook_callback_url webhook_failure_reason totp_verification_url?totp_url totp_identifier?
+        extra_http_headers? cdp_connect_headers? parameters? recording_urls:recordings downloaded_file_urls:file_urls
+        outputs=output step_count=total_steps total_steps=step_count total_cost credits_used cached_credits_used
+        task_v2 workflow_title?title browser_sink_profile_id browser_address? browser_type? agent_id=workflow_id
+        agent_run_id=run_id run_request
+        """
+    ),
 }
 # All members above.
 NAMED: Final = frozenset({*DESCRIPTIVE, *OF_RESULT, *(name for members in _WEBHOOK.values() for name in members)})
@@ -166,25 +144,14 @@ NAMED: Final = frozenset({*DESCRIPTIVE, *OF_RESULT, *(name for members in _WEBHO
 _OF_DELIVERY: Final = frozenset({"webhook_callback_url", "webhook_failure_reason", "run_request"})
 # By run type, further members that each run has, for rules and columns.
 _FURTHER: Final[dict[str, dict[str, Deriving]]] = {
-    TASK: {
-        "run_request": _unknown,
-        "prompt": _asked("prompt"),
-        "url": _asked("url"),
-        "summary": _unknown,
-        "parameters": _unknown,
-        "proxy_location": _asked("proxy_location"),
-        "totp_verification_url": _asked("totp_url"),
-        "totp_identifier": _asked("totp_identifier"),
-        "extracted_information_schema": _asked("data_extraction_schema"),
-        "error_code_mapping": _asked("error_code_mapping"),
-    },
-    TASK_V2: {"run_request": _unknown, "parameters": _unknown, "extracted_information": _same_as("output")},
-    WORKFLOW: {
-        "prompt": _asked("prompt"),
-        "url": _asked("url"),
-        "summary": _unknown,
-        "ai_fallback": _asked("ai_fallback"),
-    },
+    TASK: _table(
+        """
+        run_request prompt? url? summary parameters proxy_location? totp_verification_url?totp_url totp_identifier?
+        extracted_information_schema?data_extraction_schema error_code_mapping?
+        """
+    ),
+    TASK_V2: _table("run_request parameters extracted_information=output"),
+    WORKFLOW: _table("prompt? url? summary ai_fallback?"),
 }
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from receiver.domain import requested
+
 TASK: Final = "task"
 """The family of all run types but the two below: Skyvern builds their bodies alike."""
 TASK_V2: Final = "task_v2"
@@ -83,23 +85,10 @@ POLL: Final[dict[str, Members]] = {
 """The members of the answer to GET /v1/runs/{id}, and to the submit that made the run."""
 
 RUN_REQUEST: Final[dict[str, Members]] = {
-    TASK: names(
-        """
-        prompt url engine title proxy_location data_extraction_schema error_code_mapping max_steps webhook_url
-        totp_identifier totp_url browser_session_id browser_profile_id start_fresh_browser model extra_http_headers
-        cdp_connect_headers publish_workflow include_action_history_in_verification max_screenshot_scrolls
-        browser_address run_with file_ids
-        """
-    ),
-    WORKFLOW: names(
-        """
-        workflow_id parameters title proxy_location webhook_url totp_url totp_identifier browser_session_id
-        reuse_browser_session browser_profile_id start_fresh_browser max_screenshot_scrolls max_elapsed_time_minutes
-        extra_http_headers cdp_connect_headers browser_address ai_fallback run_with browser_type run_metadata file_ids
-        """
-    ),
+    TASK: tuple(requested.TASK),
+    TASK_V2: tuple(requested.TASK),
+    WORKFLOW: tuple(requested.WORKFLOW),
 }
-RUN_REQUEST[TASK_V2] = RUN_REQUEST[TASK]
 
 _TASK_LEFT_OUT: Final = names(
     """
