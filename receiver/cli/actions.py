@@ -34,7 +34,7 @@ from receiver.cli.parameters import check_times, named_options, option_of, with_
 from receiver.domain.counting import counted
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import NotFound, RunhookError, UsageError
-from receiver.ledger.deliveries.cancellation import TOGETHER
+from receiver.ledger.deliveries.resend import TOGETHER
 
 # Seconds between two looks at an operation, and without progress until a hint is printed.
 _LOOK_EVERY: Final = 0.5

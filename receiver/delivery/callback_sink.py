@@ -22,7 +22,7 @@ from receiver.domain.callback_url import mask_bytes
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.deliveries import resend
-from receiver.ledger.submissions import records, visibility
+from receiver.ledger.submissions import records
 from receiver.ledger.submissions.records import Submission
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
@@ -112,7 +112,7 @@ def _destination(connection: Connection, delivery: Delivery) -> tuple[Submission
     target, target_key = resend.target_of(connection, delivery.key)
     if target_key:
         return submission, api_keys.one(connection, target_key), target
-    return submission, visibility.caller_of(connection, submission) if submission else None, target
+    return submission, records.caller_of(connection, submission) if submission else None, target
 
 
 def signed_headers(delivery_key: str, event: str, key: str, body: bytes, now: float) -> dict[str, str]:

@@ -20,11 +20,10 @@ from receiver.domain.parsed_event import ParsedEvent, completion_text
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey
 from receiver.domain.shape import WORKFLOW
-from receiver.ledger import Connection, late_completion, reroutes, run_polls
+from receiver.ledger import Connection, reroutes, run_polls
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.late_completion import LateCompletion, MadeDelivery
-from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey
-from receiver.ledger.submissions import visibility
+from receiver.ledger.reroutes import AddedDelivery, LateCompletion, MadeDelivery, OldEvent, ResultKey
+from receiver.ledger.submissions import records
 from receiver.ledger.submissions.records import Submission
 from receiver.routing.router import Router
 
@@ -55,7 +54,7 @@ class LateBinding:
         _complete(connection, run, page, now)
         made = _made(connection, page)
         told = reroutes.sinks_of(connection, [each.old for each in page])
-        submission = visibility.for_callers(connection, {run: submission})[run]
+        submission = records.for_callers(connection, {run: submission})[run]
         try:
             with self._routing:
                 router = self._router = self._router or self._make_router()
@@ -95,7 +94,7 @@ def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent], n
     """Write down what was completed of these events."""
     if not any(each.completed for each in page):
         return
-    late_completion.put(
+    reroutes.complete(
         connection,
         [
             LateCompletion(each.old.id, completion_text(each.parsed.completion), str(extent_of(each.parsed.run.data)))
@@ -105,7 +104,7 @@ def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent], n
     )
     for each in page:
         if each.old.newest:
-            late_completion.put_status(connection, run, each.old.id, each.parsed.run, now)
+            reroutes.put_status(connection, run, each.old.id, each.parsed.run, now)
             if _is_whole(each.parsed.run):
                 run_polls.stop(connection, *run)
 
@@ -114,7 +113,7 @@ def _made(connection: Connection, page: Sequence[_LateEvent]) -> Mapping[str, Se
     """Return the deliveries of these events, by event, where any of them may lack something. They are locked."""
     if not any(each.more for each in page):
         return {}
-    return late_completion.lock_deliveries(connection, [each.old.id for each in page])
+    return reroutes.lock_deliveries(connection, [each.old.id for each in page])
 
 
 def _is_whole(run: Run) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_pol
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.events import NO_RUN, NewEvent
 from receiver.ledger.history import EarlierEvents
-from receiver.ledger.submissions import binding, visibility
+from receiver.ledger.submissions import binding, records
 from receiver.ledger.submissions.polls import schedule_polls
 from receiver.routing.router import Router
 from receiver.telemetry.workers import DispatchCounter
@@ -133,12 +134,12 @@ class EventRecorder:
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
         wanted = [binding.Wanted.of(each) for each in of_runs]
         linked = [key for each in wanted for key in each.linked]
-        only = events.only_events(of_runs)
-        locked = events.lock(connection, [*(each.key for each in of_runs), *linked], now, only)
+        counts = Counter(each.key for each in of_runs)
+        locked = events.lock(connection, [*counts, *linked], now)
         candidates = binding.candidates(connection, wanted)
-        known = events.known(connection, locked, now, only)
+        known = events.known(connection, locked)
         named = {key: run.submission_id for key, run in known.items() if run.submission_id}
-        bound = visibility.for_callers(connection, binding.bind(connection, wanted, candidates, now, named))
+        bound = records.for_callers(connection, binding.bind(connection, wanted, candidates, now, named))
         histories = {key: list(run.history) for key, run in known.items()}
         earlier = EarlierEvents(connection)
         decided: list[NewEvent] = []
@@ -146,15 +147,14 @@ class EventRecorder:
             key, run = each.key, known.get(each.key, NO_RUN)
             if each.event.id in run.recorded:
                 continue  # its dispatcher was killed after the commit, or heard no reply to it
-            history, more = histories.get(key, []), key not in only
+            history, more = histories.get(key, []), counts[key] > 1
             decided.append(self._decider.decide(each, history, run, bound.get(key), earlier, more=more))
         run_polls.ask_for_more(connection, self._follow_ups.wanted(decided, bound, now, polled))
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
-        made = {key: each for key, each in only.items() if known[key].made}
         claim = born_claimed.choose(connection, self._runners, decided, now) if self._runners else None
         deciding = {item.event.id for item in decided}
         late = [key for key in bound if known[key].recorded and not known[key].submission_id]
-        written = events.record(connection, decided, now, claim, made)
+        written = events.record(connection, decided, now, claim)
         schedule_polls(connection, batch, known, histories, bound, now)
         ids = written.deliveries.intersection(claim.ids) if claim else ()
         claimed = born_claimed.claimed(decided, ids, known, bound, now, began) if ids else {}

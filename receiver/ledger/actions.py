@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
-from receiver.ledger.deliveries import cancellation, creation, lanes, resend, same_result
+from receiver.ledger.deliveries import creation, lanes, resend, same_result
 from receiver.ledger.filters import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.schema import deliveries, events, operations
 
@@ -181,26 +181,14 @@ def _missing_events(selection: Selection, sink: str, begun: float | None = None)
     `begun`: when it was begun. What has been added since takes no result out of it.
     """
     other, later = events.alias("other"), events.alias("later")
-    result = sa.func.coalesce(events.c.repeat_of, events.c.id)
-
-    def of_result(event: sa.FromClause) -> sa.ColumnElement[bool]:
-        return sa.and_(
-            event.c.source == events.c.source,
-            event.c.run_id == events.c.run_id,
-            sa.func.coalesce(event.c.repeat_of, event.c.id) == result,
-        )
-
-    has_one = (
-        sa.select(sa.literal(1))
-        .select_from(other.join(deliveries, deliveries.c.event_id == other.c.id))
-        .where(of_result(other), deliveries.c.sink == sink)
-        .exists()
-    )
-    adds = [of_result(later), later.c.disposition == "update", later.c.seq > events.c.seq]
+    theirs = other.join(deliveries, deliveries.c.event_id == other.c.id)
+    has_one = sa.select(sa.literal(1)).select_from(theirs).where(same_result.same(other, events))
+    has_one = has_one.where(deliveries.c.sink == sink)
+    adds = [same_result.same(later, events), later.c.disposition == "update", later.c.seq > events.c.seq]
     adds += [] if begun is None else [later.c.recorded_at < begun]
     has_later = sa.select(sa.literal(1)).where(*adds).exists()
     found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
-        events.c.disposition.in_(("new", "update")), ~has_one, ~has_later
+        events.c.disposition.in_(("new", "update")), ~has_one.exists(), ~has_later
     )
     if selection.named:
         named = [events.c.id.in_(_ids_of_results(selection.event_ids))] if selection.event_ids else []
@@ -211,10 +199,8 @@ def _missing_events(selection: Selection, sink: str, begun: float | None = None)
 def _ids_of_results(beginnings: Iterable[str]) -> sa.Select[Any]:
     """Select the ids of all events that tell a result of which an event's id begins so."""
     named, it = events.alias("named_event"), events.alias("of_its_result")
-    of_run = sa.and_(it.c.source == named.c.source, it.c.run_id == named.c.run_id)
-    alike = sa.func.coalesce(it.c.repeat_of, it.c.id) == sa.func.coalesce(named.c.repeat_of, named.c.id)
     chosen = sa.or_(*(begins(named.c.id, each) for each in beginnings))
-    return sa.select(it.c.id).select_from(named.join(it, sa.and_(of_run, alike))).where(chosen)
+    return sa.select(it.c.id).select_from(named.join(it, same_result.same(it, named))).where(chosen)
 
 
 def create(
@@ -380,9 +366,9 @@ def _move(connection: sa.Connection, operation: Operation, limit: int, now: floa
     if not ids:
         return 0, cursor, set()
     if kind == CANCEL:
-        return len(cancellation.cancel(connection, ids, _cancelled_by(operation), now)), cursor, set()
+        return len(resend.cancel(connection, ids, _cancelled_by(operation), now)), cursor, set()
     if kind == RESTORE:
-        return len(cancellation.restore(connection, ids, now)), cursor, set()
+        return len(resend.restore(connection, ids, now)), cursor, set()
     moved = resend.queue_again(connection, deliveries.c.id.in_(ids), now)
     lanes.probe_at_once(connection, {row.lane for row in moved}, now)
     return len(moved), cursor, {row.sink for row in moved}
@@ -391,8 +377,8 @@ def _move(connection: sa.Connection, operation: Operation, limit: int, now: floa
 def _cancelled_by(operation: Operation) -> str:
     """Return the reason of what an operation cancels: by it, what a filter found is brought back together."""
     if operation.selection.named:
-        return f"{cancellation.ALONE} ({operation.id})"
-    return f"{cancellation.TOGETHER} {operation.id}"
+        return f"{resend.ALONE} ({operation.id})"
+    return f"{resend.TOGETHER} {operation.id}"
 
 
 def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
+from receiver.ledger import dialect
 from receiver.ledger.schema import keys
 
 
@@ -68,9 +68,7 @@ def _select(connection: sa.Connection) -> sa.Select[Any]:
 
 def _is_expired(connection: sa.Connection) -> sa.ColumnElement[bool]:
     """Return the condition, by the clock of the database: hosts' clocks may be wrong. SQLite's is the host's."""
-    is_shared = connection.dialect.name == "postgresql"
-    now = sa.extract("epoch", sa.func.clock_timestamp()) if is_shared else sa.literal(time.time())
-    return sa.and_(keys.c.expires_at.is_not(None), keys.c.expires_at <= now)
+    return sa.and_(keys.c.expires_at.is_not(None), keys.c.expires_at <= dialect.now(connection))
 
 
 def one(connection: sa.Connection, key_id: str, *, lock: bool = False) -> Key | None:

@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-# Asks PostgreSQL for its time, in seconds since the epoch.
-ASK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
+from receiver.ledger import dialect
+
 # Seconds after which the time is asked for again.
 FRESH_FOR: Final = 2.0
 # Seconds by which two clocks may drift apart in a second.
@@ -72,6 +72,4 @@ class DatabaseClock:
 
 def database_now(connection: sa.Connection) -> float:
     """Ask the database for its time, in seconds since the epoch; SQLite's is the host's."""
-    return (
-        float(connection.exec_driver_sql(ASK).scalar_one()) if connection.dialect.name == "postgresql" else time.time()
-    )
+    return connection.execute(sa.select(dialect.now(connection))).scalar_one()

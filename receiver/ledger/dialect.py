@@ -7,8 +7,10 @@ statement does not depend on their number. SQLite runs the statement for each ro
 
 from __future__ import annotations
 
+import hashlib
 import json
 import string
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -26,6 +28,9 @@ from receiver.ledger.errors import LedgerDataError
 Conflict = Callable[[Any], Any]
 
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+# PostgreSQL's time, in seconds since the epoch.
+ASK: Final = "extract(epoch FROM clock_timestamp())::float8"
 
 # Bytes of a value that PostgreSQL gets as a parameter of its own, and not in the JSON with the other rows.
 LARGE: Final = 64 << 10
@@ -57,6 +62,20 @@ def writers(connection: sa.Connection, table: sa.Table) -> frozenset[str] | None
     if connection.dialect.name != "postgresql":
         return None
     return frozenset(connection.scalars(_WRITERS, {"name": table.name}))
+
+
+def now(connection: sa.Connection) -> sa.ColumnElement[float]:
+    """Return the expression for the database's time, in seconds since the epoch. SQLite's is the host's."""
+    if connection.dialect.name == "postgresql":
+        return sa.literal_column(ASK, sa.Double())
+    return sa.literal(time.time(), sa.Double())
+
+
+def serialize(connection: sa.Connection, what: str) -> None:
+    """Let no other transaction do `what` until this one ends. SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
 
 
 def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:

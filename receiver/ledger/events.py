@@ -7,6 +7,7 @@ events; then deliveries, sorted. Unsorted, four dispatchers made 160 deadlocks i
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
@@ -15,25 +16,24 @@ import sqlalchemy as sa
 
 from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
-from receiver.domain.parsed_event import ParsedEvent, completion_text
+from receiver.domain.parsed_event import completion_text
 from receiver.domain.run import Run, RunKey
 from receiver.ledger import dialect, words
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.history import of_runs
+from receiver.ledger.runs import update_run
 from receiver.ledger.schema import deliveries, events, runs
 
 
 class KnownRun(NamedTuple):
-    """A run before this batch. `history`: its readable events, in the order of recording; `recorded`: the ids of all.
-    `made`: this transaction has made its row, with the status of the one event that tells of it. `events`: how many
-    are counted, but for that one."""
+    """A run before this batch. `history`: its readable events, in the order of recording; `recorded`: the ids of all,
+    and `events`: how many these are."""
 
     labels: Mapping[str, str]
     submission_id: str
     history: Sequence[Facts]
     recorded: Collection[str] = ()
-    made: bool = False
     events: int = 0
 
 
@@ -80,50 +80,26 @@ class NewEvent(NamedTuple):
         return completion_text(self.completion)
 
 
-def only_events(batch: Iterable[ParsedEvent]) -> dict[RunKey, ParsedEvent]:
-    """Return the readable events that are the only one of their run in `batch`."""
-    of_run: dict[RunKey, list[ParsedEvent]] = {}
-    for each in batch:
-        of_run.setdefault(each.key, []).append(each)
-    return {key: found[0] for key, found in of_run.items() if len(found) == 1 and found[0].facts is not None}
-
-
-def lock(
-    connection: sa.Connection, keys: Iterable[RunKey], now: float, only: Mapping[RunKey, ParsedEvent] = {}
-) -> Sequence[Any]:
-    """Insert the runs that are not there yet, and lock them all until the transaction ends. Returns rows for `known`.
-
-    `only`: by run, the one event that is about to be recorded. Most runs are new, and have no other: their row is made
-    with its status, so that it is written once.
-    """
+def lock(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> Sequence[Any]:
+    """Insert the runs that are not there yet, and lock all until the transaction ends. Returns rows for `known`."""
     times = {"first_seen_at": now, "updated_at": now}
-    told = {key: _status(each.event, each.run) for key, each in only.items()}
-    rows = [
-        {"source": key[0], "run_id": key[1], **(told.get(key) or _NOT_TOLD), "events": int(key in told), **times}
-        for key in sorted(set(keys))
-    ]
+    rows = [{"source": source, "run_id": run_id, **times} for source, run_id in sorted(set(keys))]
     return dialect.insert_many(connection, runs, rows, _lock, _KNOWN)
 
 
-def known(
-    connection: sa.Connection, locked: Iterable[Any], now: float, only: Mapping[RunKey, ParsedEvent] = {}
-) -> dict[RunKey, KnownRun]:
-    """Return what is known of the runs that `lock` has locked: of its rows. `now`, `only`: as given to it."""
+def known(connection: sa.Connection, locked: Iterable[Any]) -> dict[RunKey, KnownRun]:
+    """Return what is known of the runs that `lock` has locked: of its rows."""
     there = {(row.source, row.run_id): row for row in locked}
-    made = {
-        key for key, each in only.items() if there[key].event_id == each.event.id and there[key].first_seen_at == now
-    }
     history: dict[RunKey, list[Facts]] = {key: [] for key in there}
     recorded: dict[RunKey, list[str]] = {key: [] for key in there}
-    for past in of_runs(connection, (key for key, row in there.items() if row.events and key not in made)):
+    for past in of_runs(connection, (key for key, row in there.items() if row.events)):
         recorded[past.key].append(past.id)
         if past.facts is not None:
             history[past.key].append(past.facts)
     return {
         key: KnownRun(
-            *(json.loads(row.labels) if row.labels != "{}" else {}, row.submission_id, history[key], recorded[key]),
-            made=key in made,
-            events=row.events - (key in made),
+            json.loads(row.labels) if row.labels != "{}" else {},
+            *(row.submission_id, history[key], recorded[key], row.events),
         )
         for key, row in there.items()
     }
@@ -136,10 +112,7 @@ def _lock(insert: Any) -> Any:
     )
 
 
-_KNOWN: Final = (
-    *(runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id),
-    *(runs.c.event_id, runs.c.events, runs.c.first_seen_at),
-)
+_KNOWN: Final = (runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id, runs.c.events)
 
 
 class Written(NamedTuple):
@@ -158,18 +131,14 @@ def record(
     batch: Sequence[NewEvent],
     now: float,
     claim: ClaimAtOnce | None = None,
-    made: Mapping[RunKey, ParsedEvent] = {},
 ) -> Written:
-    """Write the events, their deliveries and the runs' new status.
-
-    `claim`: with which some of the deliveries are recorded. `made`: the runs whose row was made with the status of
-    their only event; see `lock`.
-    """
+    """Write the events, their deliveries and the runs' new status. `claim`: with which some of the deliveries are
+    recorded."""
     rows = [_event_row(item, now) for item in batch]  # in the order in which a run's events are compared
     new = {row.id for row in dialect.insert_many(connection, events, rows, dialect.do_nothing, (events.c.id,))}
     made_deliveries = creation.insert(connection, _delivery_rows(batch, now, claim))
     words.queue(connection, [item.key for item in batch if _tells_of_run(item)], now)
-    _update_runs(connection, batch, now, made)
+    _update_runs(connection, batch, now)
     # Those that wait for a sink which an earlier event of the result has told: its end will release nothing of this.
     linked = [item.event.id for item in batch if any(set(each.after) - _sinks(item) for each in item.deliveries)]
     if linked:
@@ -231,38 +200,18 @@ def _tells_of_run(item: NewEvent) -> bool:
     return item.run.run_id != "" and item.disposition != "test"
 
 
-def _update_runs(
-    connection: sa.Connection, batch: Sequence[NewEvent], now: float, made: Mapping[RunKey, ParsedEvent]
-) -> None:
-    """Fold to one row a run: its newest event gives the run its status, and each event counts.
-
-    `made`: as in `record`; of these rows, one event is counted.
-    """
-    newest: dict[RunKey, NewEvent] = {}
-    counts: dict[RunKey, int] = dict.fromkeys(made, -1)
-    for item in batch:
-        if not _tells_of_run(item):
-            continue
-        counts[item.key] = counts.get(item.key, 0) + 1
-        if item.newest:
-            newest[item.key] = item
+def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:
+    """Fold to one row a run: its newest event gives the run its status, and each event counts."""
+    told = [item for item in batch if _tells_of_run(item)]
+    counts = Counter(item.key for item in told)
+    newest = {item.key: item for item in told if item.newest}
     rows = [
         {**_status(item.event, item.run), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
         for key, item in sorted(newest.items(), key=itemgetter(0))
-        if key not in made or _values(item.run) != _values(made[key].run)  # completed since
     ]
     dialect.insert_many(connection, runs, rows, _put_status)
-    for (source, run_id), count in sorted(counts.items()):
-        if count:
-            connection.execute(_COUNT, {"b_source": source, "b_run_id": run_id, "b_count": count})
-    for source, run_id in sorted(made.keys() - newest.keys()):  # its only event turned out to be unreadable
-        connection.execute(_FORGET, {"b_source": source, "b_run_id": run_id})
-
-
-_THIS_RUN: Final = sa.update(runs).where(
-    runs.c.source == sa.bindparam("b_source"), runs.c.run_id == sa.bindparam("b_run_id")
-)
-_COUNT: Final = _THIS_RUN.values(events=runs.c.events + sa.bindparam("b_count", type_=sa.Integer))
+    for key, count in sorted(counts.items()):
+        update_run(connection, *key, events=runs.c.events + count)
 
 
 def _put_status(insert: Any) -> Any:
@@ -290,8 +239,3 @@ _STATUS: Final = ("source", "event_id", *_OF_RUN)
 def _status(event: Event, run: Run) -> dict[str, Any]:
     """Return the columns of a run that its newest event gives it."""
     return dict(zip(_STATUS, (event.source, event.id, *_values(run)), strict=True))
-
-
-# The status of a run of which no event has told.
-_NOT_TOLD: Final = {"event_id": "", **{name: getattr(Run(), name) for name in (*_REPLACED, *_KEPT)}}
-_FORGET: Final = _THIS_RUN.values(_NOT_TOLD)

@@ -5,28 +5,21 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
-from receiver.ledger.dialect import insert_statement
+from receiver.ledger.dialect import insert_statement, now
 from receiver.ledger.schema import heartbeats
-
-
-def _now(connection: sa.Connection) -> sa.ColumnElement[float]:
-    """Return the expression for the present time by the database's clock, in seconds since the epoch."""
-    if connection.dialect.name == "postgresql":
-        return sa.literal_column("extract(epoch FROM clock_timestamp())::float8", sa.Double())
-    return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Double())
 
 
 def put(connection: sa.Connection, *beats: PartBeat) -> None:
     """Write the newest heartbeats of a process, one for each part that it is."""
     rows = [{"name": beat.name, "beat": beat.to_json()} for beat in sorted(beats, key=lambda beat: beat.name)]
-    insert = insert_statement(connection, heartbeats).values(beat_at=_now(connection))
+    insert = insert_statement(connection, heartbeats).values(beat_at=now(connection))
     changed = {"beat": insert.excluded.beat, "beat_at": insert.excluded.beat_at}
     connection.execute(insert.on_conflict_do_update(index_elements=[heartbeats.c.name], set_=changed), rows)
 
 
 def every(connection: sa.Connection) -> list[PartSeen]:
     """Return the newest heartbeat of each process that is remembered. What can't be read is left out."""
-    rows = connection.execute(sa.select(heartbeats.c.beat, heartbeats.c.beat_at, _now(connection).label("now"))).all()
+    rows = connection.execute(sa.select(heartbeats.c.beat, heartbeats.c.beat_at, now(connection).label("now"))).all()
     return [
         PartSeen(beat, row.now - row.beat_at, skew=beat.sent_at - row.beat_at)
         for row in rows
@@ -36,5 +29,5 @@ def every(connection: sa.Connection) -> list[PartSeen]:
 
 def forget(connection: sa.Connection) -> int:
     """Remove those that came longer than FORGET_AFTER ago. Returns how many."""
-    old = sa.delete(heartbeats).where(heartbeats.c.beat_at < _now(connection) - FORGET_AFTER)
+    old = sa.delete(heartbeats).where(heartbeats.c.beat_at < now(connection) - FORGET_AFTER)
     return connection.execute(old).rowcount

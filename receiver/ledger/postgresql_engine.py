@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 
-from receiver.ledger.database_clock import ASK, DatabaseClock
+from receiver.ledger.database_clock import DatabaseClock
+from receiver.ledger.dialect import ASK
 
 if TYPE_CHECKING:
     from handlers.support.postgresql import TimeLimits
@@ -45,7 +46,7 @@ def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClo
         begin = connection.info["begin"]
         if clock.stale:
             asked_at = time.monotonic()
-            answer = connection.exec_driver_sql(f"{ASK}; {begin}" if begin else ASK).scalar_one()
+            answer = connection.exec_driver_sql(f"SELECT {ASK}; {begin}" if begin else f"SELECT {ASK}").scalar_one()
             clock.note(asked_at, time.monotonic(), answer)
         elif begin:
             connection.exec_driver_sql(begin)

@@ -1,4 +1,5 @@
-"""Old events for today's rules: what of them is read, which sinks have them, and the deliveries that are added.
+"""Old events for today's rules and for what is known of them by now: what of them is read, which sinks have them, the
+deliveries that are added, and what completes them.
 
 Decides nothing about routes. The newest event comes first: of several that tell one result, the last one that adds to
 it is what a sink gets that had none.
@@ -7,19 +8,21 @@ it is what a sink gets that had none.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import Via
-from receiver.domain.run import RunKey
-from receiver.ledger import dialect
+from receiver.domain.run import Run, RunKey
+from receiver.ledger import dialect, words
 from receiver.ledger.deliveries import creation, links, same_result
 from receiver.ledger.engine import Ledger
 from receiver.ledger.filters import Filter, matching_events
+from receiver.ledger.runs import update_run
 from receiver.ledger.schema import deliveries, events, runs
 
 # Events that one query reads at the most, and bytes of their bodies, but always one event.
@@ -146,21 +149,10 @@ def _load(connection: sa.Connection, places: Collection[int]) -> list[OldEvent]:
 
 def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[ResultKey, set[str]]:
     """Return the sinks that have a delivery, however it ended, of each result that the events tell."""
-    told = events.alias("told")
-    of_runs = (
-        sa.select(told.c.source, told.c.run_id, sa.func.coalesce(told.c.repeat_of, told.c.id), deliveries.c.sink)
-        .select_from(events)
-        .join(told, sa.and_(told.c.source == events.c.source, told.c.run_id == events.c.run_id))
-        .join(deliveries, deliveries.c.event_id == told.c.id)
-        .where(events.c.seq.in_([each.seq for each in page]), events.c.run_id != "")
-    )
-    of_no_run = sa.select(deliveries.c.source, deliveries.c.run_id, deliveries.c.event_id, deliveries.c.sink).where(
-        dialect.among(deliveries.c.event_id, [each.id for each in page if not each.run_id])
-    )
+    results = {each.id: each.result for each in page}
     found: dict[ResultKey, set[str]] = {}
-    for query in (of_runs.distinct(), of_no_run):
-        for source, run_id, first, sink in connection.execute(query):
-            found.setdefault(((source, run_id), first), set()).add(sink)
+    for each in same_result.told(connection, results.keys()):
+        found.setdefault(results[each.asked], set()).add(each.sink)
     return found
 
 
@@ -197,3 +189,52 @@ def _unsent(connection: sa.Connection, wanted: Sequence[AddedDelivery]) -> list[
     told = same_result.told(connection, {each.event_id for each in wanted}, {each.sink for each in wanted})
     there = {(each.asked, each.sink) for each in told}
     return [each for each in wanted if each.again or (each.event_id, each.sink) not in there]
+
+
+class LateCompletion(NamedTuple):
+    """What the columns of an event say once it is completed. `completion`: JSON; `extent`: as text."""
+
+    event_id: str
+    completion: str
+    extent: str
+
+
+class MadeDelivery(NamedTuple):
+    """A delivery that is there. `begun`: it is being sent, or was delivered."""
+
+    sink: str
+    route: str
+    lane: str
+    after: tuple[str, ...]
+    begun: bool
+
+
+def complete(connection: sa.Connection, completed: Sequence[LateCompletion]) -> None:
+    """Complete these events, of runs that are locked."""
+    for each in sorted(completed):
+        # What is computed once it is compared stays empty until then.
+        extent = sa.case((events.c.fingerprint == "", events.c.extent), else_=each.extent)
+        changed = {"completion": each.completion, "extent": extent}
+        connection.execute(sa.update(events).where(events.c.id == each.event_id).values(changed))
+
+
+def put_status(connection: sa.Connection, key: RunKey, event_id: str, run: Run, now: float) -> None:
+    """Give a run, which is locked, what its newest event tells of it by now. `event_id`: that event, else nothing."""
+    columns = ("title", "workflow_id")
+    told: dict[str, Any] = {name: sa.func.coalesce(getattr(run, name), runs.c[name]) for name in columns}
+    update_run(connection, *key, runs.c.event_id == event_id, **told)
+    words.queue(connection, [key], now)
+
+
+def lock_deliveries(connection: sa.Connection, event_ids: Collection[str]) -> Mapping[str, Sequence[MadeDelivery]]:
+    """Lock the deliveries of these events until the transaction ends, and return them by event: what is claimed after
+    that is read with what this transaction has written."""
+    it = deliveries.c
+    query = sa.select(it.event_id, it.sink, it.route, it.lane, it.after, it.state).where(
+        dialect.among(it.event_id, event_ids)
+    )
+    found: defaultdict[str, list[MadeDelivery]] = defaultdict(list)
+    for row in connection.execute(query.order_by(it.id).with_for_update()):
+        begun = row.state in (DeliveryState.SENDING, DeliveryState.DELIVERED)
+        found[row.event_id].append(MadeDelivery(row.sink, row.route, row.lane, tuple(json.loads(row.after)), begun))
+    return found

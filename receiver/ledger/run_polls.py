@@ -7,16 +7,18 @@ a row here before any event of it: that row has no event yet, and no list shows 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.ledger import dialect
+from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.polls import LEASE
+from receiver.ledger.submissions.records import change
 
 # Seconds within which a poll is soon enough. A lease is shorter, though its clock was read later.
 SOON = 2 * LEASE
@@ -42,10 +44,7 @@ class DueRun:
     first_seen_at: float
 
 
-_DUE = [
-    *(runs.c.source, runs.c.run_id, runs.c.run_type, runs.c.submission_id, runs.c.status, runs.c.final, runs.c.events),
-    *(runs.c.noted_at, runs.c.polls, runs.c.found_by, runs.c.first_seen_at),
-]
+_DUE = [runs.c[each.name] for each in fields(DueRun)]
 
 
 def count_due(connection: sa.Connection, now: float, sources: Collection[str], limit: int) -> dict[str, int]:
@@ -96,27 +95,20 @@ def ask_for_more(connection: sa.Connection, wanted: Mapping[RunKey, float]) -> N
 
 def postpone(connection: sa.Connection, source: str, run_id: str, due_at: float) -> None:
     """Ask for the run again at `due_at`, unless it is asked for no more."""
-    connection.execute(
-        sa.update(runs)
-        .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.due_at.is_not(None))
-        .values(due_at=due_at, polls=runs.c.polls + 1)
-    )
+    asked = runs.c.due_at.is_not(None)
+    update_run(connection, source, run_id, asked, due_at=due_at, polls=runs.c.polls + 1)
 
 
 def clear_note(connection: sa.Connection, source: str, run_id: str) -> None:
     """Forget that an end of the run was seen: it goes on after all."""
-    connection.execute(
-        sa.update(runs)
-        .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final.is_(False), runs.c.noted_at.is_not(None))
-        .values(noted_at=None)
-    )
+    update_run(connection, source, run_id, runs.c.final.is_(False), runs.c.noted_at.is_not(None), noted_at=None)
 
 
 def stop(connection: sa.Connection, source: str, run_id: str) -> None:
     """Ask for the run no more. One that no event is known of is forgotten."""
-    here = sa.and_(runs.c.source == source, runs.c.run_id == run_id)
-    connection.execute(sa.update(runs).where(here).values(due_at=None))
-    connection.execute(sa.delete(runs).where(here, runs.c.events == 0, runs.c.submission_id == ""))
+    update_run(connection, source, run_id, due_at=None)
+    unknown = sa.and_(runs.c.events == 0, runs.c.submission_id == "")
+    connection.execute(sa.delete(runs).where(runs.c.source == source, runs.c.run_id == run_id, unknown))
 
 
 def ask(
@@ -137,7 +129,13 @@ def ask(
     if not wanted:
         return 0
     ids = sorted(wanted)
-    polled = _polled_submissions(connection, source, ids)
+    it = submissions.c
+    # They are not locked: one whose polling ends in this moment was asked for just before.
+    polled = connection.execute(
+        sa.select(it.id, it.run_id, it.due_at)
+        .where(it.source == source, dialect.among(it.run_id, ids), it.due_at.is_not(None))
+        .order_by(it.id)
+    ).all()
     owned = {row.run_id for row in polled}
     rows = [
         {
@@ -154,7 +152,9 @@ def ask(
     ]
     made = dialect.insert_many(connection, runs, rows, _put, (runs.c.run_id,))
     for row in polled:
-        _hasten_submission(connection, row, wanted[row.run_id], now)
+        due_at = wanted[row.run_id]
+        if row.due_at > due_at + SOON:  # else it is soon enough; asked again, for a poll may have begun meanwhile
+            change(connection, row.id, it.due_at > due_at + SOON, due_at=due_at, updated_at=now)
     return len(made) + len(owned)
 
 
@@ -173,30 +173,6 @@ def _put(insert: Any) -> Any:
         },
         where=runs.c.final.is_(False),
     )
-
-
-def _polled_submissions(connection: sa.Connection, source: str, run_ids: Sequence[str]) -> Sequence[Any]:
-    """Return the submissions that are polled for these runs, sorted. They are not locked: one whose polling ends in
-    this moment was asked for just before."""
-    return connection.execute(
-        sa.select(submissions.c.id, submissions.c.run_id, submissions.c.due_at)
-        .where(
-            submissions.c.source == source,
-            dialect.among(submissions.c.run_id, run_ids),
-            submissions.c.due_at.is_not(None),
-        )
-        .order_by(submissions.c.id)
-    ).all()
-
-
-def _hasten_submission(connection: sa.Connection, polled: Any, due_at: float, now: float) -> None:
-    """Poll a submission at `due_at`, unless that is soon, or a poll is under way: also one that has begun meanwhile."""
-    if polled.due_at > due_at + SOON:
-        connection.execute(
-            sa.update(submissions)
-            .where(submissions.c.id == polled.id, submissions.c.due_at > due_at + SOON)
-            .values(due_at=due_at, updated_at=now)
-        )
 
 
 def durations(connection: sa.Connection, source: str, workflow_id: str, limit: int = 50) -> list[float]:

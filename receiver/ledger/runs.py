@@ -69,6 +69,14 @@ _STATUS = [
 ]
 
 
+def update_run(
+    connection: sa.Connection, source: str, run_id: str, *conditions: sa.ColumnElement[bool], **values: Any
+) -> int:
+    """Set columns of one run, if it meets the conditions. Returns how many rows were changed: 0 or 1."""
+    this = sa.and_(runs.c.source == source, runs.c.run_id == run_id, *conditions)
+    return connection.execute(sa.update(runs).where(this).values(**values)).rowcount
+
+
 def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, RunStatus]:
     """Return the status of those runs of which an event is known, or an end noted."""
     known = sa.or_(runs.c.event_id != "", runs.c.noted_at.is_not(None))
@@ -162,10 +170,7 @@ def note_end(
         .where(submissions.c.source == source, submissions.c.run_id == run_id, sooner(submissions.c.due_at))
         .values(due_at=due_at, updated_at=now)
     )
+    asked = made.rowcount
     if not is_ours(connection, source, run_id):
-        made = connection.execute(
-            sa.update(runs)
-            .where(runs.c.source == source, runs.c.run_id == run_id, sooner(runs.c.due_at))
-            .values(due_at=due_at)
-        )
-    return first or made.rowcount > 0
+        asked = update_run(connection, source, run_id, sooner(runs.c.due_at), due_at=due_at)
+    return first or asked > 0

@@ -11,7 +11,7 @@ from receiver.domain.callback_url import mask_bytes, tokens_in
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
-from receiver.ledger.submissions.visibility import addresses
+from receiver.ledger.submissions.records import addresses
 from receiver.submit.request.source import Source
 from receiver.web.work import off_loop
 

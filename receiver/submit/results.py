@@ -23,7 +23,7 @@ from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunResult
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import WhenLate
-from receiver.ledger.submissions.visibility import webhook_of
+from receiver.ledger.submissions.records import webhook_of
 from receiver.skyvern import Answer, Answered, Unreachable, expires_at
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_object import NotAnObject, with_members

@@ -21,7 +21,7 @@ from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.deliveries import resend
 from receiver.ledger.deliveries.resend import DeliveryStatus
 from receiver.ledger.runs import RunResult
-from receiver.ledger.submissions.visibility import webhook_of
+from receiver.ledger.submissions.records import webhook_of
 from receiver.skyvern import Answered
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.long_poll import LongPoll

@@ -25,7 +25,7 @@ from receiver.ledger.account import AgentChange
 from receiver.ledger.actions import BACKFILL, REPLAY, Action, Selection
 from receiver.ledger.api_keys import Key
 from receiver.ledger.audit import AuditActor
-from receiver.ledger.deliveries import attempts, cancellation
+from receiver.ledger.deliveries import attempts, resend
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.saved_views import SavedView
 from receiver.ledger.schema import deliveries, events
@@ -131,7 +131,7 @@ def _deliver(ledger: Ledger, archive: Path, now: float, text: str) -> None:
     _settle(ledger, "chat", 1, later, now, text or "the workspace answered 503", due_at=now + 90)
     claim(ledger, "chat", limit=1, now=now)
     query = sa.select(deliveries.c.id).where(deliveries.c.sink == "crm").limit(1)
-    ledger.write(lambda it: cancellation.cancel(it, it.execute(query).scalars().all(), text or "by ana", now))
+    ledger.write(lambda it: resend.cancel(it, it.execute(query).scalars().all(), text or "by ana", now))
 
 
 def _settle(

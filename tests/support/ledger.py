@@ -75,7 +75,7 @@ def new_event(
 
 def lock_runs(connection: sa.Connection, keys: Sequence[RunKey], now: float) -> dict[RunKey, KnownRun]:
     """Lock runs, and return what is known of them."""
-    return events.known(connection, events.lock(connection, keys, now), now)
+    return events.known(connection, events.lock(connection, keys, now))
 
 
 def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final
 
@@ -48,25 +47,24 @@ _SINK: Final = sa.bindparam("b_sink", type_=sa.Text())
 _NOW: Final[sa.BindParameter[float]] = sa.bindparam("b_now", type_=sa.Double())
 
 
-@lru_cache
-def _due(database: str, of: str) -> sa.Select[Any]:
-    """Return the query that locks the oldest due deliveries, in no particular order: what `to_claimed` needs, and the
-    size of each body. `of`: "sink" for all, "ids" for those of b_ids, "lane" for those of b_lane.
+def _due(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Return the query that locks the oldest deliveries that meet the conditions, in no particular order: what
+    `to_claimed` needs, and the size of each body.
 
     The rows are found and locked before anything is joined to them: no plan reads more of the queue than that.
     """
-    due = fair_queue.due_by_id(_SINK, _NOW) if of == "ids" else fair_queue.due(_SINK, _NOW)
-    found = sa.select(*delivery_columns()).where(due)
-    if of == "ids":
-        found = found.where(dialect.among_given(deliveries.c.id, "b_ids"))
-    elif of == "lane":
-        found = found.where(fair_queue.ONE_OF_MANY, deliveries.c.lane == sa.bindparam("b_lane", type_=sa.Text()))
+    found = sa.select(*delivery_columns()).where(*conditions)
     found = found.order_by(deliveries.c.due_at).limit(sa.bindparam("b_limit", type_=sa.Integer()))
-    locked = found.with_for_update(skip_locked=True).cte("due")
-    if database == "postgresql":
-        locked = locked.prefix_with("MATERIALIZED")
+    locked = found.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED")
     size = sa.func.length(events.c.body).label("size")
     return sa.select(*columns(locked.c), size).join(events, events.c.id == locked.c.event_id)
+
+
+_OF_SINK: Final = _due(fair_queue.due(_SINK, _NOW))
+_OF_LANE: Final = _due(
+    *(fair_queue.due(_SINK, _NOW), fair_queue.ONE_OF_MANY, deliveries.c.lane == sa.bindparam("b_lane", type_=sa.Text()))
+)
+_OF_IDS: Final = _due(fair_queue.due_by_id(_SINK, _NOW), dialect.among_given(deliveries.c.id, "b_ids"))
 
 
 _CLAIM: Final = (
@@ -135,9 +133,8 @@ class _Finding:
         self._now = now
         self._most_bytes = most_bytes
 
-    def oldest(self, limit: int, of: str = "sink", **given: Any) -> tuple[list[Any], bool]:
-        """Return the oldest that are due, and whether these are all. `of`, `given`: see `_due`."""
-        query = _due(self._connection.dialect.name, of)
+    def oldest(self, limit: int, query: sa.Select[Any] = _OF_SINK, **given: Any) -> tuple[list[Any], bool]:
+        """Return the oldest that a query of `_due` finds, and whether these are all. `given`: its other parameters."""
         given |= {"b_sink": self._sink, "b_now": self._now, "b_limit": limit}
         rows = sorted(self._connection.execute(query, given).all(), key=attrgetter("due_at"))
         total = 0
@@ -150,7 +147,7 @@ class _Finding:
     def in_many_lanes(self, limit: int, many: ManyLanes) -> tuple[list[Any], dict[str, float]]:
         """Return deliveries of several lanes, each in its turn, and among them the probes as `probe` does."""
         chosen, shut = fair_queue.choose(self._connection, self._sink, limit, self._now, many)
-        rows = self.oldest(limit, "ids", b_ids=chosen)[0] if chosen else []
+        rows = self.oldest(limit, _OF_IDS, b_ids=chosen)[0] if chosen else []
         probes: dict[str, float] = {}
         # A lane that is shut gets no place that another could use, and of the others few: what it is sent may hang.
         most = min(max(1, limit // PROBES), max(1, many.places // PROBES) - many.probing)
@@ -167,7 +164,7 @@ class _Finding:
         before = lanes.begin_probe(self._connection, lane, self._now)
         if before is None:
             return [], {}
-        rows, _ = self.oldest(1) if lane == self._sink else self.oldest(1, "lane", b_lane=lane)
+        rows, _ = self.oldest(1) if lane == self._sink else self.oldest(1, _OF_LANE, b_lane=lane)
         if not rows:
             lanes.end_probe(self._connection, before, self._now)
         return rows, {row.id: shut_since(before, self._now) for row in rows}

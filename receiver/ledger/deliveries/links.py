@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after
 from receiver.ledger import dialect
+from receiver.ledger.deliveries.same_result import same
 from receiver.ledger.schema import attempts, deliveries, events
 
 # Held deliveries that one statement looks at.
@@ -120,14 +121,13 @@ def _earlier(connection: sa.Connection, event_ids: Collection[str]) -> Sequence[
     query = (
         sa.select(later.c.id.label("event_id"), deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
         .select_from(later)
-        .join(events, sa.and_(events.c.source == later.c.source, events.c.run_id == later.c.run_id))
+        .join(events, same(events, later))
         .join(deliveries, deliveries.c.event_id == events.c.id)
         .outerjoin(attempts, _ACCEPTED)
         .where(
             later.c.id.in_(event_ids),
             later.c.run_id != "",
             events.c.seq < later.c.seq,
-            sa.func.coalesce(events.c.repeat_of, events.c.id) == sa.func.coalesce(later.c.repeat_of, later.c.id),
         )
         .order_by(events.c.seq, attempts.c.number)
     )

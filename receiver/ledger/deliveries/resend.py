@@ -1,22 +1,24 @@
-"""Sending again: deliveries are queued anew, under the same idempotency key; and a run's newest event to its caller.
-
-The latter is one transaction, and no operation that the clock works off step by step.
-"""
+"""What operators and callers do with deliveries: send them again under the same idempotency key, cancel them, bring
+them back, and send a run's newest event to its caller once more."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import dialect
-from receiver.ledger.deliveries import creation
+from receiver.ledger.deliveries import creation, links
 from receiver.ledger.runs import RunStatus
 from receiver.ledger.schema import attempts, deliveries
+
+# How the reasons begin of what an operator cancelled by id, and of what a filter found: that comes back together.
+ALONE: Final = "cancelled by an operator"
+TOGETHER: Final = "cancelled by an operator, with"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +99,33 @@ def target_of(connection: sa.Connection, delivery: str) -> tuple[str, str]:
     query = sa.select(deliveries.c.target, deliveries.c.target_key).where(deliveries.c.id == delivery)
     row = connection.execute(query).first()
     return (row.target, row.target_key) if row is not None else ("", "")
+
+
+def cancel(connection: sa.Connection, ids: Sequence[str], reason: str, now: float) -> list[str]:
+    """Cancel these deliveries, but for those that are being sent or have ended. Returns the ids of those that were."""
+    changed = (
+        sa.update(deliveries)
+        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(DeliveryMove.CANCEL)))
+        .values(state=state_after(DeliveryMove.CANCEL), reason=reason, updated_at=now)
+        .returning(deliveries.c.id, deliveries.c.event_id)
+    )
+    rows = connection.execute(changed).all()
+    if rows:
+        links.release_held(connection, deliveries.c.event_id.in_({row.event_id for row in rows}), now)
+    return [row.id for row in rows]
+
+
+def restore(connection: sa.Connection, ids: Sequence[str], now: float) -> list[str]:
+    """Bring back those of these deliveries that are cancelled: due now, no attempt spent, or held where what they
+    waited for has not ended. Returns their ids.
+    """
+    before = states_before(DeliveryMove.RESTORE)
+    cancelled = sa.select(deliveries.c.id).where(deliveries.c.id.in_(ids), deliveries.c.state.in_(before))
+    found = sorted(connection.execute(cancelled).scalars())
+    if not found:
+        return []
+    fresh: dict[str, Any] = {"spent": 0, "tried_at": None, "reason": "", "due_at": now, "updated_at": now}
+    restored = sa.update(deliveries).where(deliveries.c.id.in_(found), deliveries.c.state.in_(before))
+    connection.execute(restored.values(state=state_after(DeliveryMove.RESTORE), **fresh))
+    links.release_held(connection, deliveries.c.id.in_(found), now)
+    return found

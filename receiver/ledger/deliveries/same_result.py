@@ -8,7 +8,7 @@ first has done.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -38,25 +38,22 @@ def lock(connection: sa.Connection, event_ids: Collection[str]) -> set[str]:
     return set(connection.execute(kept).scalars())
 
 
-def told(connection: sa.Connection, event_ids: Collection[str], sinks: Collection[str]) -> list[OfResult]:
-    """Return the deliveries to these sinks of the results that the events tell."""
-    asked, other = events.alias("asked"), events.alias("other")
-    wanted: Any = dialect.among(asked.c.id, sorted(set(event_ids)))
-    of_runs = (
-        sa.select(asked.c.id, deliveries.c.sink, deliveries.c.id, deliveries.c.event_id)
-        .select_from(asked)
-        .join(other, sa.and_(other.c.source == asked.c.source, other.c.run_id == asked.c.run_id))
-        .join(deliveries, deliveries.c.event_id == other.c.id)
-        .where(wanted, asked.c.run_id != "", deliveries.c.sink.in_(sorted(set(sinks))))
-        .where(sa.func.coalesce(other.c.repeat_of, other.c.id) == sa.func.coalesce(asked.c.repeat_of, asked.c.id))
-    )
-    of_no_run = (
-        sa.select(asked.c.id, deliveries.c.sink, deliveries.c.id, deliveries.c.event_id)
-        .select_from(asked)
-        .join(deliveries, deliveries.c.event_id == asked.c.id)
-        .where(wanted, asked.c.run_id == "", deliveries.c.sink.in_(sorted(set(sinks))))
-    )
-    return [OfResult(*row) for query in (of_runs, of_no_run) for row in connection.execute(query)]
+def same(event: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Return the condition that two events, of a run, tell one result."""
+    its, others = event.c, other.c
+    first, others_first = (sa.func.coalesce(each.repeat_of, each.id) for each in (its, others))
+    return sa.and_(its.source == others.source, its.run_id == others.run_id, first == others_first)
+
+
+def told(connection: sa.Connection, event_ids: Collection[str], sinks: Collection[str] | None = None) -> list[OfResult]:
+    """Return the deliveries of the results that the events tell. `sinks`: only to these."""
+    asked, other, it = events.alias("asked"), events.alias("other"), deliveries.c
+    found = sa.select(asked.c.id, it.sink, it.id, it.event_id).where(dialect.among(asked.c.id, sorted(set(event_ids))))
+    found = found if sinks is None else found.where(it.sink.in_(sorted(set(sinks))))
+    of_runs = found.join_from(asked, other, same(other, asked)).join(deliveries, it.event_id == other.c.id)
+    of_no_run = found.join_from(asked, deliveries, it.event_id == asked.c.id)
+    queries = (of_runs.where(asked.c.run_id != ""), of_no_run.where(asked.c.run_id == ""))
+    return [OfResult(*row) for query in queries for row in connection.execute(query)]
 
 
 def newest_updates(connection: sa.Connection, event_ids: Collection[str]) -> dict[str, str]:
@@ -64,9 +61,8 @@ def newest_updates(connection: sa.Connection, event_ids: Collection[str]) -> dic
     asked, later = events.alias("asked"), events.alias("later")
     query = (
         sa.select(asked.c.id, later.c.id)
-        .join(later, sa.and_(later.c.source == asked.c.source, later.c.run_id == asked.c.run_id))
+        .join(later, same(later, asked))
         .where(dialect.among(asked.c.id, sorted(set(event_ids))))
-        .where(later.c.repeat_of == sa.func.coalesce(asked.c.repeat_of, asked.c.id))
         .where(later.c.disposition == "update", later.c.seq > asked.c.seq)
     )
     return {row[0]: row[1] for row in connection.execute(query.order_by(later.c.seq))}

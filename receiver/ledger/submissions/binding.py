@@ -21,8 +21,9 @@ from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove, SubmissionState, states_before
 from receiver.ledger import dialect
+from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.records import Submission, from_row
+from receiver.ledger.submissions.records import Submission, change, from_row, named_by
 
 
 class Wanted(NamedTuple):
@@ -118,19 +119,16 @@ def bind(
         bound |= _of_names(connection, lost)
     result = {key: bound[key] for key in asked_for if key in bound}
     newly_named = [
-        {
-            "b_source": key[0],
-            "b_run_id": key[1],
-            "b_id": each.id,
-            "b_labels": json.dumps(dict(each.labels)),
-            "b_now": now,
-        }
-        for key, each in sorted(result.items(), key=lambda item: item[0])
-        if key not in named
+        {"b_source": key[0], "b_run_id": key[1], "b_id": result[key].id, "b_labels": _labels(result[key]), "b_now": now}
+        for key in sorted(result.keys() - named.keys())
     ]
     if newly_named:
         connection.execute(_NAME, newly_named)
     return result
+
+
+def _labels(submission: Submission) -> str:
+    return json.dumps(dict(submission.labels))
 
 
 # A submission, by its first event; and the run that came of it.
@@ -158,11 +156,7 @@ def _link(connection: sa.Connection, asked: Iterable[Wanted]) -> None:
     links |= {(each.source, each.run_id, each.retried_by) for each in asked if each.retried_by}
     for source, first, second in sorted(links):
         for run_id, column, other in ((first, runs.c.retried_by, second), (second, runs.c.retried_from, first)):
-            connection.execute(
-                sa.update(runs)
-                .where(runs.c.source == source, runs.c.run_id == run_id, column.is_(None))
-                .values({column.name: other})
-            )
+            update_run(connection, source, run_id, column.is_(None), **{column.name: other})
 
 
 def _bind_further(
@@ -183,9 +177,7 @@ def _bind_further(
             first_id = _first_run(connection, found, bound)
             if first_id != found.run_id:  # a later one came first, so that it was taken for the run of the submit
                 by_id[found.id] = bound[each.source, each.run_id] = replace(found, run_id=first_id)
-                connection.execute(
-                    sa.update(submissions).where(submissions.c.id == found.id).values(run_id=first_id, updated_at=now)
-                )
+                change(connection, found.id, run_id=first_id, updated_at=now)
         elif found is None and (submission := _of_linked(connection, each)):
             bound[each.source, each.run_id] = submission
 
@@ -223,12 +215,4 @@ def _first_run(connection: sa.Connection, submission: Submission, bound: Mapping
 
 def _of_linked(connection: sa.Connection, each: Wanted) -> Submission | None:
     """Return the submission of a run that this one is linked to."""
-    for source, run_id in each.linked:
-        row = connection.execute(
-            sa.select(submissions)
-            .join(runs, runs.c.submission_id == submissions.c.id)
-            .where(runs.c.source == source, runs.c.run_id == run_id, submissions.c.source == source)
-        ).first()
-        if row is not None:
-            return from_row(row)
-    return None
+    return next(filter(None, (named_by(connection, *key) for key in each.linked)), None)

@@ -5,7 +5,6 @@ Locks are taken in the order of events.py: runs first, sorted; then submissions,
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -18,8 +17,9 @@ from receiver.domain.run import RunKey
 from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_before
 from receiver.ledger import api_keys, dialect
 from receiver.ledger.errors import LedgerUnavailable, Outdated
+from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.records import NewSubmission, Submission, from_row, one
+from receiver.ledger.submissions.records import NewSubmission, Submission, change, from_row, one
 
 # Seconds after which a pending submission is missed: longer than any submit call takes, so its process has died.
 PENDING_LIMIT = 180.0
@@ -56,39 +56,21 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
     Without, it is a young identical request whose caller does not know of a run: a client that tries again after
     an error must not make a second one.
     """
+    it = submissions.c
     if new.idempotency_key is None:
-        _serialize(connection, f"{new.key_id}\0{new.request_hash}")
-        found = connection.execute(
-            sa.select(submissions)
-            .where(
-                submissions.c.key_id == new.key_id,
-                submissions.c.request_hash == new.request_hash,
-                submissions.c.created_at > now - ATTACH_WITHIN,
-                sa.or_(
-                    submissions.c.state.in_(sorted(OPEN)),
-                    # Its run is known by now, but its caller got an error, or no answer yet.
-                    sa.and_(
-                        submissions.c.state == SubmissionState.ACCEPTED,
-                        sa.func.coalesce(submissions.c.answer_status, NO_ANSWER) >= 300,
-                    ),
-                ),
-            )
-            .order_by(submissions.c.created_at.desc())
-            .limit(1)
-        ).first()
-        if found is not None:
+        dialect.serialize(connection, f"{new.key_id}\0{new.request_hash}")
+        # Its run is known by now, but its caller got an error, or no answer yet.
+        unanswered = sa.func.coalesce(it.answer_status, NO_ANSWER) >= 300
+        is_open = sa.or_(it.state.in_(sorted(OPEN)), sa.and_(it.state == SubmissionState.ACCEPTED, unanswered))
+        same = sa.select(submissions).where(it.key_id == new.key_id, it.request_hash == new.request_hash, is_open)
+        young = same.where(it.created_at > now - ATTACH_WITHIN).order_by(it.created_at.desc()).limit(1)
+        if (found := connection.execute(young).first()) is not None:
             return from_row(found), False
-    row = {
-        "id": new.id,
-        "source": new.source,
-        "key_id": new.key_id,
-        "call": new.call,
+    same_names = ("id", "source", "key_id", "call", "title", "idempotency_key", "request_hash")
+    row = {name: getattr(new, name) for name in same_names} | {
         "state": SubmissionState.PENDING,
-        "title": new.title,
         "labels": dialect.json_text(dict(new.labels)),
         "callback_url": new.webhook_url,
-        "idempotency_key": new.idempotency_key,
-        "request_hash": new.request_hash,
         "request": None if new.request is None else dialect.json_text(new.request),
         "due_at": now + PENDING_POLL,
         "created_at": now,
@@ -97,10 +79,8 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
     insert = dialect.insert_statement(connection, submissions).values(row).on_conflict_do_nothing()
     key_ids = [] if new.idempotency_key is None else api_keys.rotations(connection, new.key_id)
     if len(key_ids) > 1:
-        _serialize(connection, f"{min(key_ids)}\0{new.idempotency_key}")
-    earlier = sa.select(submissions).where(
-        submissions.c.key_id.in_(key_ids), submissions.c.idempotency_key == new.idempotency_key
-    )
+        dialect.serialize(connection, f"{min(key_ids)}\0{new.idempotency_key}")
+    earlier = sa.select(submissions).where(it.key_id.in_(key_ids), it.idempotency_key == new.idempotency_key)
     for _ in range(5):  # a key may be released, or taken, between the two statements
         there = connection.execute(earlier).first() if key_ids else None
         if there is None:
@@ -110,34 +90,15 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
             continue
         if there.state != SubmissionState.REJECTED or there.request_hash == new.request_hash:
             return from_row(there), False
-        connection.execute(
-            sa.update(submissions)
-            .where(submissions.c.id == there.id, submissions.c.state == SubmissionState.REJECTED)
-            .values(idempotency_key=None, updated_at=now)
-        )
+        change(connection, there.id, it.state == SubmissionState.REJECTED, idempotency_key=None, updated_at=now)
     raise LedgerUnavailable("the Idempotency-Key changes hands too fast")
 
 
 def withdraw(connection: sa.Connection, submission_id: str, now: float) -> None:
     """Take back a submission whose request will never go out, so that the same request makes a new one."""
-    connection.execute(
-        sa.update(submissions)
-        .where(submissions.c.id == submission_id, submissions.c.state == SubmissionState.PENDING)
-        .values(
-            state=after(SubmissionState.PENDING, SubmissionMove.REJECT),
-            idempotency_key=None,
-            due_at=None,
-            reason=NEVER_SENT,
-            updated_at=now,
-        )
-    )
-
-
-def _serialize(connection: sa.Connection, what: str) -> None:
-    """Let no other transaction do the same at once. SQLite has one writer anyway."""
-    if connection.dialect.name == "postgresql":
-        number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+    rejected = after(SubmissionState.PENDING, SubmissionMove.REJECT)
+    gone = {"state": rejected, "idempotency_key": None, "due_at": None, "reason": NEVER_SENT, "updated_at": now}
+    change(connection, submission_id, submissions.c.state == SubmissionState.PENDING, **gone)
 
 
 # Called when a run is bound of which events are there: these were routed without its labels, and its caller's webhook
@@ -203,11 +164,8 @@ def record_outcome(
 
 def set_answer(connection: sa.Connection, submission_id: str, status: int, body: bytes | None, now: float) -> None:
     """Replace the answer of an accepted submission. No `body`: its caller has none after all."""
-    connection.execute(
-        sa.update(submissions)
-        .where(submissions.c.id == submission_id, submissions.c.state == SubmissionState.ACCEPTED)
-        .values(answer_status=status, answer=body, updated_at=now)
-    )
+    accepted = submissions.c.state == SubmissionState.ACCEPTED
+    change(connection, submission_id, accepted, answer_status=status, answer=body, updated_at=now)
 
 
 def _lock(
@@ -236,11 +194,8 @@ def _is_started_again(connection: sa.Connection, source: str, run_id: str) -> bo
 
 
 def _unbind_run(connection: sa.Connection, source: str, run_id: str, submission_id: str, now: float) -> None:
-    connection.execute(
-        sa.update(runs)
-        .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.submission_id == submission_id)
-        .values(submission_id="", labels="{}", updated_at=now)
-    )
+    its = runs.c.submission_id == submission_id
+    update_run(connection, source, run_id, its, submission_id="", labels="{}", updated_at=now)
 
 
 def _unbind(connection: sa.Connection, source: str, run_id: str, others: Collection[str], now: float) -> None:
@@ -255,21 +210,14 @@ def _unbind(connection: sa.Connection, source: str, run_id: str, others: Collect
 
 
 def _bind_run(connection: sa.Connection, source: str, run_id: str, submission_id: str, labels: str, now: float) -> None:
-    connection.execute(
-        sa.update(runs)
-        .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.submission_id == "")
-        .values(submission_id=submission_id, labels=labels, updated_at=now)
-    )
+    values = {"submission_id": submission_id, "labels": labels, "updated_at": now}
+    update_run(connection, source, run_id, runs.c.submission_id == "", **values)
 
 
 def postpone(connection: sa.Connection, submission_id: str, due_at: float, reason: str, now: float) -> bool:
     """Poll again at `due_at`, after a poll in vain. False when it is not polled any more."""
-    result = connection.execute(
-        sa.update(submissions)
-        .where(submissions.c.id == submission_id, submissions.c.due_at.is_not(None))
-        .values(due_at=due_at, polls=submissions.c.polls + 1, reason=reason, updated_at=now)
-    )
-    return result.rowcount == 1
+    values = {"due_at": due_at, "polls": submissions.c.polls + 1, "reason": reason, "updated_at": now}
+    return change(connection, submission_id, submissions.c.due_at.is_not(None), **values)
 
 
 def resolve(
@@ -298,20 +246,10 @@ def resolve(
     if there is None or there.state not in states_before(move) or there.run_id not in ("", run_id):
         return None
     known = lock_runs(connection, there.source, {run_id} - {""}, now)
-    result = connection.execute(
-        sa.update(submissions)
-        .where(submissions.c.id == submission_id, submissions.c.state.in_(states_before(move)))
-        .values(
-            state=after(there.state, move),
-            run_id=run_id,
-            run_type=run_type or there.run_type,
-            due_at=None if run_id and known[run_id].final else due_at,
-            reason=reason,
-            updated_at=now,
-            **({"idempotency_key": None} if release else {}),
-        )
-    )
-    if not result.rowcount:
+    values: dict[str, Any] = {"state": after(there.state, move), "run_id": run_id, "reason": reason, "updated_at": now}
+    values |= {"run_type": run_type or there.run_type, "due_at": None if run_id and known[run_id].final else due_at}
+    values |= {"idempotency_key": None} if release else {}
+    if not change(connection, submission_id, submissions.c.state.in_(states_before(move)), **values):
         return None
     if run_id:
         _bind_run(connection, there.source, run_id, submission_id, json.dumps(dict(there.labels)), now)

@@ -20,7 +20,7 @@ from receiver.ledger import dialect
 from receiver.ledger.dialect import unindexed
 from receiver.ledger.events import KnownRun
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.records import Submission, from_row
+from receiver.ledger.submissions.records import Submission, change, from_row
 
 # Seconds that one poll may take.
 LEASE = 90.0
@@ -52,11 +52,8 @@ def lease_due(connection: sa.Connection, source: str, now: float, limit: int) ->
 
 def stop_polling(connection: sa.Connection, submission_id: str, reason: str, now: float) -> None:
     """End the polling of one submission, for `reason`."""
-    connection.execute(
-        sa.update(submissions)
-        .where(submissions.c.id == submission_id, submissions.c.due_at.is_not(None))
-        .values(due_at=None, reason=reason, updated_at=now)
-    )
+    polled = submissions.c.due_at.is_not(None)
+    change(connection, submission_id, polled, due_at=None, reason=reason, updated_at=now)
 
 
 def due_after_end(connection: sa.Connection, keys: Iterable[RunKey], due_at: float | None, now: float) -> None:

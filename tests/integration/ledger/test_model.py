@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.ledger import Ledger, events
-from receiver.ledger.deliveries import attempts, cancellation, claims, recovery, resend
+from receiver.ledger.deliveries import attempts, claims, recovery, resend
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.events import NewDelivery
@@ -182,7 +182,7 @@ class Deliveries(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         ids = self.some_ids(data)
         wanted = {key for key in ids if self.model[key].state in ("held", "queued", "waiting")}
-        assert set(self.ledger.write(lambda it: cancellation.cancel(it, ids, "by hand", self.now))) == wanted
+        assert set(self.ledger.write(lambda it: resend.cancel(it, ids, "by hand", self.now))) == wanted
         for key in wanted:
             self.model[key].leave("cancelled")
         self.release({self.model[key].event for key in wanted})
@@ -191,7 +191,7 @@ class Deliveries(RuleBasedStateMachine):
     def restore(self, data: st.DataObject) -> None:
         ids = self.some_ids(data)
         wanted = [key for key in ids if self.model[key].state == "cancelled"]
-        assert self.ledger.write(lambda it: cancellation.restore(it, ids, self.now)) == wanted
+        assert self.ledger.write(lambda it: resend.restore(it, ids, self.now)) == wanted
         for key in wanted:
             it = self.model[key]
             it.state, it.spent, it.due = "held", 0, self.now

@@ -11,7 +11,7 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.ledger import Ledger, actions, stats
 from receiver.ledger.actions import Action, Selection
-from receiver.ledger.deliveries import cancellation, lanes, orphans
+from receiver.ledger.deliveries import lanes, orphans, resend
 from receiver.ledger.events import NewDelivery
 from tests.support import queries
 from tests.support.ledger import NOW, claim, new_event, record, settle, states
@@ -129,7 +129,7 @@ def work_off(ledger: Ledger, kind: str, selection: Selection, now: float = NOW +
 
 def test_all_that_waits_for_a_sink_is_cancelled_and_brought_back_as_it_was(renamed: Ledger) -> None:
     before = states(renamed)
-    together = cancellation.TOGETHER
+    together = resend.TOGETHER
     assert [work_off(renamed, "cancel", Selection(sink=each)) for each in ("mail", "old", "old")] == [1, 2, 0]
     assert set(states(renamed).values()) == {"cancelled", "dead", "delivered"}
 

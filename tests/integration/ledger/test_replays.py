@@ -11,7 +11,7 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.ledger import Ledger, actions
 from receiver.ledger.actions import Action, Operation, Selection
-from receiver.ledger.deliveries import cancellation, claims
+from receiver.ledger.deliveries import claims, resend
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import operations
 from tests.support import queries
@@ -235,9 +235,7 @@ def test_only_what_waits_can_be_cancelled(mixed: Ledger) -> None:
     rows = mixed.read(lambda connection: queries.list_deliveries(connection, queries.Filter()))
     claim(mixed, "results")  # tsk_3's is being sent
 
-    cancelled = mixed.write(
-        lambda connection: cancellation.cancel(connection, [row["id"] for row in rows], "", NOW + 1)
-    )
+    cancelled = mixed.write(lambda connection: resend.cancel(connection, [row["id"] for row in rows], "", NOW + 1))
 
     assert [row["run_id"] + row["sink"] for row in rows if row["id"] in cancelled] == ["tsk_3ops"]
     assert mixed.read(lambda connection: claims.due_sinks(connection, ["ops"], NOW + 5)) == []
@@ -288,9 +286,9 @@ def test_a_restore_takes_none_that_was_cancelled_after_it_was_begun(ledger: Ledg
     # Given a restore of what is cancelled, and more that is cancelled before the clock comes to it
     record(ledger, new_event("tsk_1", "ops"), new_event("tsk_2", "ops"))
     first, later = (delivery_id(new_event(run).event.id, "ops") for run in ("tsk_1", "tsk_2"))
-    ledger.write(lambda it: cancellation.cancel(it, [first], "", NOW + 1))
+    ledger.write(lambda it: resend.cancel(it, [first], "", NOW + 1))
     create(ledger, Selection(), "restore", expect=1)
-    ledger.write(lambda it: cancellation.cancel(it, [later], "", NOW + 20))
+    ledger.write(lambda it: resend.cancel(it, [later], "", NOW + 20))
 
     # When it is worked off
     finish(ledger, NOW + 30)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from receiver.domain.redaction import MASK, Redactor
 from receiver.domain.run import Run, RunKey
 from receiver.domain.words import document, parse_query
-from receiver.ledger import Ledger, late_completion, retention, words
+from receiver.ledger import Ledger, reroutes, retention, words
 from receiver.ledger.filters import Filter, of_runs
 from receiver.ledger.lists import runs as lists
 from receiver.ledger.schema import run_texts, runs, to_index
@@ -209,7 +209,7 @@ def test_late_completion_is_indexed_again(ledger: Ledger) -> None:
     record(ledger, event)
     index(ledger)
     completed = Run(title="completed late")
-    ledger.write(lambda it: late_completion.put_status(it, ("skyvern", "r1"), event.event.id, completed, NOW + 1))
+    ledger.write(lambda it: reroutes.put_status(it, ("skyvern", "r1"), event.event.id, completed, NOW + 1))
     assert index(ledger) == 1
     assert found(ledger, "completed late") == ["r1"]
     assert found(ledger, "early") == []
