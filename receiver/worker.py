@@ -26,7 +26,7 @@ from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import orphans
-from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.migrate import LedgerAway, ensure_schema
 from receiver.runtime.child import in_child, say_working
 from receiver.runtime.liveness import LivenessLock, release_dead
 from receiver.runtime.process import raise_file_limit
@@ -97,9 +97,7 @@ def _trouble(settings: Settings, config: Config) -> str:
         if barred := no_entry(settings.redis_url, error):
             raise NotStarted(barred) from None
         return unusable(settings.redis_url, error, redis_todo(embedded=settings.embedded_redis))
-    except NotStarted as error:
-        if not isinstance(error.__context__, LedgerUnavailable):
-            raise
+    except LedgerAway as error:
         return str(error)
     finally:
         client.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -56,60 +57,43 @@ def changes(connection: sa.Connection, source: str) -> dict[str, AgentChange]:
 
 def record_change(connection: sa.Connection, change: AgentChange) -> None:
     """Record a change before it is made. What was there before the first one stays what is undone to."""
-    row = {name: getattr(change, name) for name in ("source", "agent_id", "before", "after", "changed_at")}
-    connection.execute(
-        dialect.insert_statement(connection, agent_changes)
-        .values(row)
-        .on_conflict_do_update(
-            index_elements=[agent_changes.c.source, agent_changes.c.agent_id],
-            set_={"after": change.after, "changed_at": change.changed_at},
-        )
-    )
+    dialect.put(connection, agent_changes, asdict(change), changes=("after", "changed_at"))
 
 
 def forget_change(connection: sa.Connection, source: str, agent_id: str) -> None:
     """Forget a change: it was undone, or not made."""
-    connection.execute(
-        sa.delete(agent_changes).where(agent_changes.c.source == source, agent_changes.c.agent_id == agent_id)
-    )
+    it = agent_changes.c
+    connection.execute(sa.delete(agent_changes).where(it.source == source, it.agent_id == agent_id))
 
 
-def page_of_changes(
-    connection: sa.Connection, limit: int, *, source: str, after: tuple[str, str] | None
-) -> list[AgentChange]:
-    """Return changes that are not undone, by source and agent. `after`: only those behind this source and agent."""
-    return [AgentChange(*row) for row in _page(connection, agent_changes, "agent_id", limit, source, after)]
-
-
-def page_of_schedules(
-    connection: sa.Connection, limit: int, *, source: str, after: tuple[str, str] | None
-) -> list[ScheduleSeen]:
-    """Return schedules, by source and id. `after`: only those behind this source and id."""
-    return [ScheduleSeen(*row) for row in _page(connection, schedules, "schedule_id", limit, source, after)]
-
-
-def page_of_agents(
-    connection: sa.Connection, limit: int, *, source: str = "", after: tuple[str, str] | None = None
-) -> list[AgentSeen]:
-    """Return agents, by source and id. `after`: only those behind this source and id."""
-    return [AgentSeen(*row) for row in _page(connection, agents, "agent_id", limit, source, after)]
+_Row = TypeVar("_Row", AgentChange, ScheduleSeen, AgentSeen)
 
 
 def _page(
-    connection: sa.Connection, table: sa.Table, name: str, limit: int, source: str, after: tuple[str, str] | None
-) -> Iterable[Any]:
-    """Return rows of a table whose primary key is (source, `name`), in that order."""
-    key = sa.tuple_(table.c.source, table.c[name])
-    query = sa.select(table).order_by(table.c.source, table.c[name]).limit(limit)
+    table: sa.Table,
+    row: type[_Row],
+    connection: sa.Connection,
+    limit: int,
+    *,
+    source: str = "",
+    after: tuple[str, str] | None = None,
+) -> list[_Row]:
+    """Return rows by source and id. `source`: only its own; `after`: only those behind this source and id."""
+    key = list(table.primary_key)
+    query = sa.select(table).order_by(*key).limit(limit)
     query = query.where(table.c.source == source) if source else query
-    return connection.execute(query.where(key > after) if after else query)
+    return [row(*each) for each in connection.execute(query.where(sa.tuple_(*key) > after) if after else query)]
+
+
+page_of_changes = partial(_page, agent_changes, AgentChange)
+page_of_schedules = partial(_page, schedules, ScheduleSeen)
+page_of_agents = partial(_page, agents, AgentSeen)
 
 
 def missed(connection: sa.Connection, source: str) -> dict[str, float]:
     """Return the schedules of a source that missed, with the time at which each did so last."""
-    query = sa.select(schedules.c.schedule_id, schedules.c.missed).where(
-        schedules.c.source == source, schedules.c.missed.is_not(None)
-    )
+    it = schedules.c
+    query = sa.select(it.schedule_id, it.missed).where(it.source == source, it.missed.is_not(None))
     return {row.schedule_id: row.missed for row in connection.execute(query)}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, NamedTuple
 
@@ -146,7 +146,7 @@ def _named_ids(selection: Selection) -> sa.CompoundSelect[Any]:
     it = deliveries.alias("named")
     found = []
     if selection.delivery_ids:
-        found.append(sa.select(it.c.id).where(sa.or_(*(begins(it.c.id, each) for each in selection.delivery_ids))))
+        found.append(sa.select(it.c.id).where(_begin(it.c.id, selection.delivery_ids)))
     if selection.run_ids:
         found.append(sa.select(it.c.id).where(it.c.run_id.in_(selection.run_ids)))
     if selection.event_ids:
@@ -154,11 +154,15 @@ def _named_ids(selection: Selection) -> sa.CompoundSelect[Any]:
     return sa.union_all(*found)
 
 
+def _begin(column: sa.ColumnElement[Any], beginnings: Iterable[str]) -> sa.ColumnElement[bool]:
+    return sa.or_(*(begins(column, each) for each in beginnings))
+
+
 def _ids_of_events(beginnings: Iterable[str]) -> sa.Select[Any]:
     """Select the ids of the deliveries of events whose ids begin so."""
     it, event = deliveries.alias("of_named"), events.alias("named_event")
-    named = sa.or_(*(begins(event.c.id, each) for each in beginnings))
-    return sa.select(it.c.id).select_from(event.join(it, it.c.event_id == event.c.id)).where(named)
+    its = event.join(it, it.c.event_id == event.c.id)
+    return sa.select(it.c.id).select_from(its).where(_begin(event.c.id, beginnings))
 
 
 def _selected(selection: Selection) -> sa.Select[Any]:
@@ -199,8 +203,8 @@ def _missing_events(selection: Selection, sink: str, begun: float | None = None)
 def _ids_of_results(beginnings: Iterable[str]) -> sa.Select[Any]:
     """Select the ids of all events that tell a result of which an event's id begins so."""
     named, it = events.alias("named_event"), events.alias("of_its_result")
-    chosen = sa.or_(*(begins(named.c.id, each) for each in beginnings))
-    return sa.select(it.c.id).select_from(named.join(it, same_result.same(it, named))).where(chosen)
+    chosen = sa.select(it.c.id).select_from(named.join(it, same_result.same(it, named)))
+    return chosen.where(_begin(named.c.id, beginnings))
 
 
 def create(
@@ -310,17 +314,12 @@ def step(connection: sa.Connection, now: float) -> StepsMade:
     ).all()
     woken: set[str] = set()
     more = False
-    for row in rows:
-        operation = _from(row._mapping)  # type: ignore[arg-type]
-        limit = STEP
-        if operation.rate:
-            allowed = int((now - operation.created_at) * operation.rate) + 1 - operation.done
-            limit = max(0, min(STEP, allowed))
-            if not limit:
-                continue
-        after, sinks = _step(connection, operation, limit, now)
-        woken |= sinks
-        more = more or (after.state == "running" and not operation.rate)
+    for operation in (_from(row._mapping) for row in rows):  # type: ignore[arg-type]
+        allowed = int((now - operation.created_at) * operation.rate) + 1 - operation.done if operation.rate else STEP
+        if allowed > 0:
+            after, sinks = _step(connection, operation, min(STEP, allowed), now)
+            woken |= sinks
+            more = more or (after.state == "running" and not operation.rate)
     return StepsMade(sorted(woken), more)
 
 
@@ -335,88 +334,68 @@ def step_once(connection: sa.Connection, operation: Operation, now: float) -> Op
 def _step(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[Operation, set[str]]:
     work = _backfill if operation.kind == BACKFILL else _move
     moved, cursor, sinks = work(connection, operation, limit, now)
-    after = replace(
-        operation,
-        done=operation.done + moved,
-        cursor=cursor or operation.cursor,
-        state=operation.state if cursor else "done",
-        updated_at=now,
-    )
-    values = {"done": after.done, "cursor": after.cursor, "state": after.state, "updated_at": now}
-    connection.execute(sa.update(operations).where(operations.c.id == operation.id).values(**values))
-    return after, sinks
+    changes: dict[str, Any] = {"done": operation.done + moved, "cursor": cursor or operation.cursor, "updated_at": now}
+    changes |= {} if cursor else {"state": "done"}
+    connection.execute(sa.update(operations).where(operations.c.id == operation.id).values(**changes))
+    return replace(operation, **changes), sinks
 
 
 def _move(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
     """Move up to `limit` deliveries. Returns how many, the new cursor ("" at the end), and sinks that got work."""
     selection, kind = operation.selection, operation.kind
-    query = operation.taken().order_by(deliveries.c.id).limit(limit)
+    query = operation.taken()
     if kind in (REPLAY, RESTORE) and not selection.named:
         # One that has ended since, or was cancelled, is none of those that were counted.
         query = query.where(deliveries.c.updated_at <= operation.created_at + _SKEW)
-    # Those that are named are few.
-    pages = [""] if selection.named else _pages(connection, deliveries.c.id, operation.cursor)
-    cursor, ids = operation.cursor, list[str]()
-    for page in pages:
-        within = deliveries.c.id > cursor
-        ids = list(connection.execute(query.where(within, deliveries.c.id <= page if page else sa.true())).scalars())
-        cursor = ids[-1] if len(ids) == limit else page
-        if ids:
-            break
-    if not ids:
-        return 0, cursor, set()
+    rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, limit, named=selection.named)
+    ids = [row.id for row in rows]
     if kind == CANCEL:
-        return len(resend.cancel(connection, ids, _cancelled_by(operation), now)), cursor, set()
+        # By its reason, what a filter found is brought back together.
+        reason = f"{resend.ALONE} ({operation.id})" if selection.named else f"{resend.TOGETHER} {operation.id}"
+        return len(resend.cancel(connection, ids, reason, now)), cursor, set()
     if kind == RESTORE:
         return len(resend.restore(connection, ids, now)), cursor, set()
-    moved = resend.queue_again(connection, deliveries.c.id.in_(ids), now)
+    moved = resend.queue_again(connection, deliveries.c.id.in_(ids), now) if ids else ()
     lanes.probe_at_once(connection, {row.lane for row in moved}, now)
     return len(moved), cursor, {row.sink for row in moved}
 
 
-def _cancelled_by(operation: Operation) -> str:
-    """Return the reason of what an operation cancels: by it, what a filter found is brought back together."""
-    if operation.selection.named:
-        return f"{resend.ALONE} ({operation.id})"
-    return f"{resend.TOGETHER} {operation.id}"
-
-
 def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    query = operation.taken(operation.created_at).order_by(events.c.seq).limit(limit)
-    cursor, rows = operation.cursor, list[Any]()
-    for page in _pages(connection, events.c.seq, int(cursor or 0)):
-        within = events.c.seq > int(cursor or 0)
-        rows = list(connection.execute(query.where(within, events.c.seq <= page if page else sa.true())))
-        cursor = str(rows[-1].seq if len(rows) == limit else page or "")
-        if rows:
-            break
-    if not rows:
-        return 0, cursor, set()
+    """Do the same with events: give the sink up to `limit` of them."""
+    query, sink = operation.taken(operation.created_at), operation.sink
+    rows, cursor = _next(connection, query, events.c.seq, int(operation.cursor or 0), limit)
     # What a reroute or a move has given the sink meanwhile is seen once they are locked.
     there = same_result.lock(connection, [row.id for row in rows])
-    told = {each.asked for each in same_result.told(connection, there, [operation.sink])}
+    told = {each.asked for each in same_result.told(connection, there, [sink])}
     rows = [row for row in rows if row.id in there - told]
     newest = same_result.newest_updates(connection, [row.id for row in rows])
-    made = creation.add(
-        connection,
-        (
-            creation.delivery_row(newest.get(row.id, row.id), row.source, row.run_id, operation.sink, "backfill", now)
-            for row in rows
-        ),
-    )
-    return len(made), cursor, {operation.sink} if made else set()
+    keys = ((newest.get(row.id, row.id), row.source, row.run_id) for row in rows)
+    made = creation.add(connection, (creation.delivery_row(*key, sink, "backfill", now) for key in keys))
+    return len(made), cursor, {sink} if made else set()
 
 
-def _pages(connection: sa.Connection, column: sa.Column[Any], after: Any) -> Iterator[Any]:
-    """Yield the last value of `column`, a primary key, in each page of PAGE rows behind `after`; "" of the last page.
+def _next(
+    connection: sa.Connection,
+    query: sa.Select[Any],
+    key: sa.Column[Any],
+    after: Any,
+    limit: int,
+    *,
+    named: bool = False,
+) -> tuple[Sequence[Any], str]:
+    """Return up to `limit` rows behind `after`, a value of the primary key, and the cursor of the next; "" at the end.
 
-    So a statement reads a bounded number of rows, however few of them are wanted. Ends after SEARCH seconds: then the
-    step has found nothing, but has come on.
+    Those that are `named` are few. Others are looked for among PAGE rows at a time, so that a statement reads a bounded
+    number of rows, however few of them are wanted. Ends after SEARCH seconds: then it has found nothing, but come on.
     """
-    began = time.monotonic()
+    began, query = time.monotonic(), query.order_by(key).limit(limit)
     while True:
-        page = sa.select(column).where(column > after).order_by(column).limit(1).offset(PAGE - 1)
-        after = connection.execute(page).scalar()
-        yield "" if after is None else after
-        if after is None or time.monotonic() - began > SEARCH:
-            return
+        last = None
+        if not named:
+            last = connection.execute(
+                sa.select(key).where(key > after).order_by(key).offset(PAGE - 1).limit(1)
+            ).scalar()
+        rows = connection.execute(query.where(key > after, sa.true() if last is None else key <= last)).all()
+        after = getattr(rows[-1], key.name) if len(rows) == limit else last
+        if rows or last is None or time.monotonic() - began > SEARCH:
+            return rows, "" if after is None else str(after)

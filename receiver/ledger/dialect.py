@@ -11,7 +11,7 @@ import hashlib
 import json
 import string
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -71,11 +71,20 @@ def now(connection: sa.Connection) -> sa.ColumnElement[float]:
     return sa.literal(time.time(), sa.Double())
 
 
-def serialize(connection: sa.Connection, what: str) -> None:
-    """Let no other transaction do `what` until this one ends. SQLite has one writer anyway."""
-    if connection.dialect.name == "postgresql":
-        number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+def serialize(connection: sa.Connection, what: str, *, patiently: bool = False) -> None:
+    """Let no other transaction do `what` until this one ends. SQLite has one writer anyway.
+
+    `patiently`: wait however long another one takes; one whose host has vanished holds nothing for long.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    if patiently:
+        limit = connection.execute(sa.select(sa.func.current_setting("lock_timeout"))).scalar_one()
+        connection.execute(sa.select(sa.func.set_config("lock_timeout", "0", True)))
+    number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+    if patiently:
+        connection.execute(sa.select(sa.func.set_config("lock_timeout", limit, True)))
 
 
 def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
@@ -85,6 +94,15 @@ def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
 
 def _insert(dialect: str, table: sa.Table) -> Any:
     return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+
+
+def put(
+    connection: sa.Connection, table: sa.Table, row: Mapping[str, Any], changes: Collection[str] | None = None
+) -> None:
+    """Insert a row, or update the one with its primary key. `changes`: only these columns of that one."""
+    insert = insert_statement(connection, table).values(**row)
+    changed = {name: row[name] for name in (row if changes is None else changes)}
+    connection.execute(insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed))
 
 
 def do_nothing(insert: Any) -> Any:
@@ -225,22 +243,66 @@ class _List(sa.TypeDecorator[Any]):
         return json.dumps(list(value), ensure_ascii=False)
 
 
-class _Among(FunctionElement[bool]):
-    # Of no type: one that is a boolean is written with " = 1" behind it, which hides it from SQLite's planner.
+class _Spelt(FunctionElement[Any]):
+    """What each database spells in its own way: see _FORMS."""
+
+    inherit_cache = True
+
+
+class _Among(_Spelt):
+    """Whether a value is in a list. Of no type: a boolean is written with " = 1" behind it, which hides it from
+    SQLite's planner."""
+
     inherit_cache = True
     name = "among"
 
 
-@compiles(_Among, "sqlite")
-def _among_sqlite(element: _Among, compiler: Any, **options: Any) -> str:
-    column, values = (compiler.process(each, **options) for each in element.clauses)
-    return f"({column} IN (SELECT value FROM json_each({values})))"  # noqa: S608 - of parts that SQLAlchemy wrote
+class _Texts(_Spelt):
+    """The texts of a JSON list, as a table with the column `value`."""
+
+    inherit_cache = True
+    name = "texts"
 
 
-@compiles(_Among, "postgresql")
-def _among_postgresql(element: _Among, compiler: Any, **options: Any) -> str:
-    column, values = (compiler.process(each, **options) for each in element.clauses)
-    return f"({column} = ANY ({values}))"
+class _Position(_Spelt):
+    """Where a text is in another, from 1; 0: nowhere."""
+
+    inherit_cache = True
+    name = "position"
+    type = sa.Integer()
+
+
+class _Whole(_Spelt):
+    """The number without its fraction; of one that is not negative."""
+
+    inherit_cache = True
+    name = "whole"
+    type = sa.BigInteger()
+
+
+_FORMS: Final = {
+    "sqlite": {
+        "among": "({} IN (SELECT value FROM json_each({})))",
+        "texts": "json_each({})",
+        "position": "instr({}, {})",
+        "whole": "CAST({} AS INTEGER)",
+    },
+    "postgresql": {
+        "among": "({} = ANY ({}))",
+        "texts": "json_array_elements_text(CAST({} AS JSON))",
+        "position": "strpos({}, {})",
+        "whole": "CAST(floor({}) AS BIGINT)",
+    },
+}
+
+
+@compiles(_Among)
+@compiles(_Texts)
+@compiles(_Position)
+@compiles(_Whole)
+def _spelt(element: Any, compiler: Any, **options: Any) -> str:
+    parts = (compiler.process(each, **options) for each in element.clauses)
+    return _FORMS[compiler.dialect.name][element.name].format(*parts)
 
 
 def among(column: sa.ColumnElement[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
@@ -251,23 +313,6 @@ def among(column: sa.ColumnElement[Any], values: Collection[Any]) -> sa.ColumnEl
 def among_given(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
     """Return the condition that `column` is one of the values of the parameter `name`."""
     return _Among(column, sa.bindparam(name, type_=_List(column.type)))
-
-
-class _Texts(FunctionElement[Any]):
-    """The texts of a JSON list, as a table with the column `value`."""
-
-    inherit_cache = True
-    name = "texts"
-
-
-@compiles(_Texts, "sqlite")
-def _texts_sqlite(element: _Texts, compiler: Any, **options: Any) -> str:
-    return f"json_each({compiler.process(element.clauses, **options)})"
-
-
-@compiles(_Texts, "postgresql")
-def _texts_postgresql(element: _Texts, compiler: Any, **options: Any) -> str:
-    return f"json_array_elements_text(CAST({compiler.process(element.clauses, **options)} AS JSON))"
 
 
 def given_texts(name: str) -> sa.ColumnElement[str]:
@@ -313,6 +358,21 @@ def count_of_each(
     return found
 
 
+def lease_due(
+    connection: sa.Connection, table: sa.Table, source: str, now: float, seconds: float, limit: int
+) -> Sequence[Any]:
+    """Move `due_at` of up to `limit` rows of `source` that are due by `seconds`, so that no other process takes them.
+    Returns the rows as they were, the one that waits longest first."""
+    due = sa.select(table).where(table.c.due_at <= now, table.c.source == source).order_by(table.c.due_at).limit(limit)
+    rows = connection.execute(due.with_for_update(skip_locked=True)).all()
+    name = "id" if "id" in table.c else "run_id"
+    if rows:
+        taken = among(table.c[name], [getattr(row, name) for row in rows])
+        leased = sa.update(table).where(taken, table.c.source == source)
+        connection.execute(leased.values(due_at=now + seconds))
+    return rows
+
+
 def storable(text: str) -> str:
     """Return text of others as every database takes it: without NUL and lone surrogates, cut to 500 characters."""
     return text.replace("\0", "").encode(errors="replace").decode()[:500]
@@ -342,40 +402,6 @@ def learn(connection: sa.Connection) -> None:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
         connection.exec_driver_sql("PRAGMA optimize(0x10002)")
-
-
-class _Spelt(FunctionElement[Any]):
-    """What has another name on each database."""
-
-    inherit_cache = True
-
-
-class _Position(_Spelt):
-    """Where a text is in another, from 1; 0: nowhere."""
-
-    inherit_cache = True
-    name = "position_in"
-    type = sa.Integer()
-
-
-class _Whole(_Spelt):
-    """The number without its fraction; of one that is not negative."""
-
-    inherit_cache = True
-    name = "whole"
-    type = sa.BigInteger()
-
-
-_FORMS: Final = {
-    "sqlite": {"position_in": "instr({})", "whole": "CAST({} AS INTEGER)"},
-    "postgresql": {"position_in": "strpos({})", "whole": "CAST(floor({}) AS BIGINT)"},
-}
-
-
-@compiles(_Position)
-@compiles(_Whole)
-def _spelt(element: Any, compiler: Any, **options: Any) -> str:
-    return _FORMS[compiler.dialect.name][element.name].format(compiler.process(element.clauses, **options))
 
 
 def contains(column: sa.ColumnElement[Any], part: str) -> sa.ColumnElement[bool]:

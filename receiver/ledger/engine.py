@@ -17,7 +17,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -77,9 +77,6 @@ class Ledger:
         """The URL with its secrets as stars."""
         return hide_password(self.url.render_as_string(hide_password=False))
 
-    def _translated(self, error: Exception) -> Exception:
-        return errors.translated(error, self.url.render_as_string(hide_password=False))
-
     def now(self) -> float:
         """Return the time by the database's clock, which decides what is due, in seconds since the epoch.
 
@@ -104,7 +101,8 @@ class Ledger:
         until = time.monotonic() + _TRY_FOR
         for number in range(1, _TRIES + 1):
             try:
-                with self._exclusive(), self._engine(write=True).begin() as connection:
+                alone = self._file.exclusive() if self._file else nullcontext()
+                with alone, self._engine(write=True).begin() as connection:
                     if self._require_durability and (problem := _weakness(connection)):
                         raise LedgerNotDurable(problem)
                     result = work(connection)
@@ -132,7 +130,8 @@ class Ledger:
         until = math.inf if within is None else time.monotonic() + within
         for number in (1, 2):
             try:
-                with self._deadline(until), self._engine(write=False).connect() as connection:
+                limit = nullcontext() if self._on_sqlite else postgresql_engine.deadline(until)
+                with limit, self._engine(write=False).connect() as connection:
                     if not self._on_sqlite:
                         if connection.info["begin"]:  # behind a pooler the limits are set with the transaction
                             connection.begin()
@@ -172,7 +171,7 @@ class Ledger:
         if errors.was_cancelled(error):
             with suppress(sa_exc.SQLAlchemyError):
                 self._note_cancelled(error)
-        return self._translated(error)
+        return errors.translated(error, self.url.render_as_string(hide_password=False))
 
     def _note_cancelled(self, error: Exception) -> None:
         from receiver.ledger import timeouts  # which knows the tables
@@ -180,23 +179,13 @@ class Ledger:
         operation = timeouts.operation_of(frame for frame, _ in walk_tb(error.__traceback__))
         with self._engine(write=True).begin() as connection:
             times = timeouts.note(connection, operation, self.now())
-        log.log(
-            logging.ERROR if times >= timeouts.REPEATED else logging.WARNING,
-            "ledger.cancelled operation=%s times=%d reason=%s",
-            operation,
-            times,
-            self._translated(error),
-        )
-
-    def _deadline(self, until: float) -> AbstractContextManager[None]:
-        return nullcontext() if self._on_sqlite or until == math.inf else postgresql_engine.deadline(until)
+        level = logging.ERROR if times >= timeouts.REPEATED else logging.WARNING
+        reason = errors.first_line(getattr(error, "orig", None) or error)
+        log.log(level, "ledger.cancelled operation=%s times=%d reason=%s", operation, times, reason)
 
     def _prepare(self) -> None:
         if self._file:
             self._file.prepare()
-
-    def _exclusive(self) -> AbstractContextManager[None]:
-        return self._file.exclusive() if self._file else nullcontext()
 
     def close(self) -> None:
         """Close all connections; one that is in use as soon as its transaction ends.

@@ -150,21 +150,15 @@ def record(
 _NEVER_UNROUTED = ("update", "repeat", "superseded", "test")
 
 
+_RUN_OF_EVENT: Final = ("run_id", "run_type", "status", "outcome", "attempt", "retry_pending", "final", "modified_at")
+
+
 def _event_row(item: NewEvent, now: float) -> dict[str, Any]:
     """Return the row of an event."""
     event, run, facts = item.event, item.run, item.facts
     return {
-        "id": event.id,
-        "source": event.source,
-        "run_id": run.run_id,
-        "via": event.via,
-        "run_type": run.run_type,
-        "status": run.status,
-        "outcome": run.outcome,
-        "attempt": run.attempt,
-        "retry_pending": run.retry_pending,
-        "final": run.final,
-        "modified_at": run.modified_at,
+        **{name: getattr(event, name) for name in ("id", "source", "via", "submission_id", "received_at")},
+        **{name: getattr(run, name) for name in _RUN_OF_EVENT},
         "fingerprint": facts.fingerprint if facts else "",
         "statement": facts.statement if facts else "",
         "extent": facts.extent if facts else "",
@@ -173,8 +167,6 @@ def _event_row(item: NewEvent, now: float) -> dict[str, Any]:
         "repeat_of": item.repeat_of,
         "unrouted": item.disposition not in _NEVER_UNROUTED and not item.deliveries,
         "problem": item.problem,
-        "submission_id": event.submission_id,
-        "received_at": event.received_at,
         "recorded_at": now,
         "body": item.body,
         "completion": item.completion_text(),

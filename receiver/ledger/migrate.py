@@ -25,16 +25,16 @@ HEAD = "v3"
 
 _LEAST_FREE = 1 << 20  # bytes without which SQLite can't open a database in WAL mode
 _LOOK_EVERY = 0.5  # seconds between two looks for a ledger that is waited for
-_ADVISORY_LOCK = 0x52554E484F4F4B  # "RUNHOOK"
 
 log = logging.getLogger("runhook.ledger")
 
 
-def ensure_schema(ledger: Ledger) -> None:
-    """Create the tables if the database has none. Raises NotStarted when the ledger can't be used, or has another one.
+class LedgerAway(NotStarted):
+    """The ledger can't be used now. Waiting may help."""
 
-    Its context is a LedgerUnavailable when waiting may help.
-    """
+
+def ensure_schema(ledger: Ledger) -> None:
+    """Create the tables if the database has none. Raises NotStarted when the ledger can't be used, or has others."""
     _run(_make, ledger)
 
 
@@ -47,16 +47,11 @@ def check_schema(ledger: Ledger) -> None:
 
 
 def _run(work: Callable[[Ledger], None], ledger: Ledger) -> None:
-    lasting = ""
     try:
         work(ledger)
     except LedgerUnavailable as error:
-        line = unusable(ledger, error)
-        if remedy_for(str(error)).waiting_helps:
-            raise NotStarted(line) from None
-        lasting = line
-    if lasting:
-        raise NotStarted(lasting)
+        kind = LedgerAway if remedy_for(str(error)).waiting_helps else NotStarted
+        raise kind(unusable(ledger, error)) from None
 
 
 def _make(ledger: Ledger) -> None:
@@ -95,9 +90,8 @@ def await_schema(
     while True:
         try:
             return use(ledger)
-        except NotStarted as error:
-            left = until - time.monotonic()
-            if left <= 0 or not isinstance(error.__context__, LedgerUnavailable):
+        except LedgerAway as error:
+            if (left := until - time.monotonic()) <= 0:
                 raise
             if not said:
                 log.warning("%s; waiting for it, at most %.0f s", error, left)
@@ -182,11 +176,7 @@ def _create(ledger: Ledger, connection: sa.Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
-    if connection.dialect.name == "postgresql":
-        # However long another process takes. One whose host has vanished holds nothing for long.
-        connection.execute(sa.text("SELECT set_config('lock_timeout', '0', true)"))
-        connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
-        connection.execute(sa.text("SELECT set_config('lock_timeout', '5s', true)"))
+    dialect.serialize(connection, "create the schema", patiently=True)
     if _is_current(ledger, _revision(connection)):
         return  # another process has created them meanwhile
     config = Config()

@@ -117,7 +117,7 @@ def _parts(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
         yield part
 
 
-_COLUMNS = ("seq", "id", "source", "run_id", "via", "disposition", "outcome", "received_at")
+_COLUMNS = ("seq", "id", "source", "run_id", "via", "disposition", "outcome", "received_at", "completion")
 
 
 def _load(connection: sa.Connection, places: Collection[int]) -> list[OldEvent]:
@@ -125,7 +125,6 @@ def _load(connection: sa.Connection, places: Collection[int]) -> list[OldEvent]:
         sa.select(
             *(events.c[name] for name in _COLUMNS),
             events.c.body,
-            events.c.completion,
             runs.c.labels,
             runs.c.event_id.label("newest"),
             sa.func.coalesce(events.c.repeat_of, events.c.id).label("first"),
@@ -138,7 +137,6 @@ def _load(connection: sa.Connection, places: Collection[int]) -> list[OldEvent]:
         OldEvent(
             **{name: getattr(row, name) for name in _COLUMNS},
             body=bytes(row.body),
-            completion=row.completion,
             labels=json.loads(row.labels or "{}"),
             newest=row.newest in (row.id, None),
             first=row.first,

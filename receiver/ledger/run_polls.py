@@ -44,9 +44,6 @@ class DueRun:
     first_seen_at: float
 
 
-_DUE = [runs.c[each.name] for each in fields(DueRun)]
-
-
 def count_due(connection: sa.Connection, now: float, sources: Collection[str], limit: int) -> dict[str, int]:
     """Count the runs of each of these sources that are due, at most `limit` of each: what waits for one source hides
     nothing of another."""
@@ -55,23 +52,8 @@ def count_due(connection: sa.Connection, now: float, sources: Collection[str], l
 
 def lease_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[DueRun]:
     """Lease and return up to `limit` runs that are due, the one that waits longest first."""
-    taken = [
-        DueRun(*row)
-        for row in connection.execute(
-            sa.select(*_DUE)
-            .where(runs.c.due_at <= now, runs.c.source == source)
-            .order_by(runs.c.due_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-    ]
-    if taken:
-        connection.execute(
-            sa.update(runs)
-            .where(dialect.of_runs(runs, ((source, each.run_id) for each in taken)))
-            .values(due_at=now + LEASE)
-        )
-    return taken
+    rows = dialect.lease_due(connection, runs, source, now, LEASE, limit)
+    return [DueRun(*(getattr(row, each.name) for each in fields(DueRun))) for row in rows]
 
 
 def note_end(connection: sa.Connection, source: str, run_id: str, now: float) -> float:

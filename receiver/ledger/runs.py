@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -55,26 +55,21 @@ class RunResult:
 _LONGEST_CHAIN = 50
 
 _STATUS = [
-    runs.c.source,
-    runs.c.run_id,
-    runs.c.run_type,
-    runs.c.status,
-    runs.c.outcome,
-    runs.c.attempt,
-    runs.c.final,
-    runs.c.event_id,
-    runs.c.submission_id,
+    *(runs.c[each.name] for each in fields(RunStatus)[:-2]),
     sa.and_(runs.c.noted_at.is_not(None), sa.not_(runs.c.final)).label("noted"),
     sa.func.coalesce(runs.c.retried_by, "").label("retried_by"),
 ]
+
+
+def _this(source: str, run_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(runs.c.source == source, runs.c.run_id == run_id)
 
 
 def update_run(
     connection: sa.Connection, source: str, run_id: str, *conditions: sa.ColumnElement[bool], **values: Any
 ) -> int:
     """Set columns of one run, if it meets the conditions. Returns how many rows were changed: 0 or 1."""
-    this = sa.and_(runs.c.source == source, runs.c.run_id == run_id, *conditions)
-    return connection.execute(sa.update(runs).where(this).values(**values)).rowcount
+    return connection.execute(sa.update(runs).where(_this(source, run_id), *conditions).values(**values)).rowcount
 
 
 def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, RunStatus]:
@@ -86,15 +81,10 @@ def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[Ru
 
 def result(connection: sa.Connection, source: str, run_id: str) -> RunResult | None:
     """Return the run's result, or None when it is not final."""
-    row = connection.execute(
-        sa.select(
-            *_STATUS,
-            *(events.c.body, events.c.received_at, events.c.completion, submissions.c.request, submissions.c.answer),
-        )
-        .join(events, events.c.id == runs.c.event_id)
-        .join(submissions, submissions.c.id == runs.c.submission_id, isouter=True)
-        .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final.is_(True))
-    ).first()
+    its = (events.c.body, events.c.received_at, events.c.completion, submissions.c.request, submissions.c.answer)
+    query = sa.select(*_STATUS, *its).join(events, events.c.id == runs.c.event_id)
+    query = query.join(submissions, submissions.c.id == runs.c.submission_id, isouter=True)
+    row = connection.execute(query.where(_this(source, run_id), runs.c.final)).first()
     if row is None:
         return None
     return RunResult(
@@ -111,8 +101,7 @@ def last_of_chain(connection: sa.Connection, source: str, run_id: str) -> str:
     """Return the id of the run that Skyvern started last for this one; its own when there is none."""
     seen = {run_id}
     while len(seen) <= _LONGEST_CHAIN:
-        query = sa.select(runs.c.retried_by).where(runs.c.source == source, runs.c.run_id == run_id)
-        following = connection.execute(query).scalar()
+        following = connection.execute(sa.select(runs.c.retried_by).where(_this(source, run_id))).scalar()
         if not following or following in seen:
             break
         run_id = following
@@ -134,8 +123,7 @@ def final_runs(connection: sa.Connection, keys: Iterable[RunKey]) -> set[RunKey]
 
 def ended_at(connection: sa.Connection, source: str, run_id: str) -> float | None:
     """Return when a run whose end the ledger knows changed last; None when it does not know its end."""
-    query = sa.select(runs.c.updated_at).where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final)
-    return connection.execute(query).scalar()
+    return connection.execute(sa.select(runs.c.updated_at).where(_this(source, run_id), runs.c.final)).scalar()
 
 
 def note_end(
@@ -165,12 +153,9 @@ def note_end(
         # What was noted before may be polled at this moment; but whoever noted it may have asked for nothing.
         return sa.or_(column.is_(None), column > due_at) if first else column.is_(None)
 
-    made = connection.execute(
-        sa.update(submissions)
-        .where(submissions.c.source == source, submissions.c.run_id == run_id, sooner(submissions.c.due_at))
-        .values(due_at=due_at, updated_at=now)
-    )
-    asked = made.rowcount
+    its = sa.and_(submissions.c.source == source, submissions.c.run_id == run_id, sooner(submissions.c.due_at))
+    polled = sa.update(submissions).where(its).values(due_at=due_at, updated_at=now)
+    asked = connection.execute(polled).rowcount
     if not is_ours(connection, source, run_id):
         asked = update_run(connection, source, run_id, sooner(runs.c.due_at), due_at=due_at)
     return first or asked > 0

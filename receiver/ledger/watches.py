@@ -58,43 +58,34 @@ def lease(connection: sa.Connection, source: str, now: float) -> Watch | None:
 
 def renew(connection: sa.Connection, source: str, now: float) -> None:
     """Renew the lease of a walk that goes on."""
-    connection.execute(sa.update(watches).where(watches.c.source == source).values(due_at=now + WALK_LEASE))
+    _change(connection, source, due_at=now + WALK_LEASE)
+
+
+def _change(connection: sa.Connection, source: str, **values: Any) -> None:
+    connection.execute(sa.update(watches).where(watches.c.source == source).values(**values))
 
 
 def finish(connection: sa.Connection, source: str, watermark: float | None, due_at: float, now: float) -> None:
     """Record a walk that was complete, and when the next is due. The watermark never goes back."""
     there = watches.c.watermark
     moved = there if watermark is None else sa.case((there > watermark, there), else_=watermark)
-    connection.execute(
-        sa.update(watches)
-        .where(watches.c.source == source)
-        .values(watermark=moved, due_at=due_at, walked_at=now, trouble="")
-    )
+    _change(connection, source, watermark=moved, due_at=due_at, walked_at=now, trouble="")
 
 
 def record_gap(connection: sa.Connection, source: str, now: float) -> None:
     """Record that the list of Skyvern ended before the watermark was reached."""
-    connection.execute(sa.update(watches).where(watches.c.source == source).values(gap_at=now))
+    _change(connection, source, gap_at=now)
 
 
 def break_off(connection: sa.Connection, source: str, due_at: float, trouble: str) -> None:
     """Record a walk that was not complete: the next begins where this one did."""
-    connection.execute(sa.update(watches).where(watches.c.source == source).values(due_at=due_at, trouble=trouble))
+    _change(connection, source, due_at=due_at, trouble=trouble)
 
 
 def remember(connection: sa.Connection, source: str, seen: Sequence[ActiveRun], now: float) -> None:
     """Remember runs that are under way."""
-    rows = [
-        {
-            "source": source,
-            "run_id": each.run_id,
-            "status": each.status,
-            "created_at": each.created_at,
-            "seen_at": now,
-            "first_seen_at": each.first_seen_at,
-        }
-        for each in sorted({each.run_id: each for each in seen}.values())
-    ]
+    last = {each.run_id: each._asdict() for each in seen}
+    rows = [{"source": source, "seen_at": now, **each} for _, each in sorted(last.items())]
     dialect.insert_many(connection, active_runs, rows, _see_again)
 
 
@@ -124,7 +115,5 @@ def active(connection: sa.Connection, source: str, run_ids: Iterable[str]) -> li
 
 
 def _active(connection: sa.Connection, source: str, which: sa.ColumnElement[bool]) -> list[ActiveRun]:
-    query = sa.select(
-        active_runs.c.run_id, active_runs.c.status, active_runs.c.created_at, active_runs.c.first_seen_at
-    ).where(active_runs.c.source == source, which)
+    query = sa.select(*(active_runs.c[name] for name in ActiveRun._fields)).where(active_runs.c.source == source, which)
     return [ActiveRun(*row) for row in connection.execute(query.order_by(active_runs.c.run_id))]

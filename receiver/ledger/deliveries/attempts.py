@@ -7,7 +7,7 @@ accepted is delivered if no other worker has claimed it since.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -68,13 +68,9 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
         {
             "delivery_id": each.id,
             "number": each.attempt_number,
-            "outcome": each.outcome,
-            "reason": each.reason,
             "receipt": _receipt_text(each.receipt),
-            "retry_after": each.retry_after,
-            "started_at": each.started_at,
-            "ended_at": each.ended_at,
             "worker": worker,
+            **{name: getattr(each, name) for name in _SAME},
         }
         for worker, each in sorted(results, key=lambda result: result[1].id)
     ]
@@ -85,6 +81,9 @@ def _replace_lapsed(insert: Any) -> Any:
     key = (attempts.c.delivery_id, attempts.c.number)
     changed = {each.name: insert.excluded[each.name] for each in attempts.c if each not in key}
     return insert.on_conflict_do_update(index_elements=key, set_=changed, where=attempts.c.outcome == "lapsed")
+
+
+_SAME: Final = ("outcome", "reason", "retry_after", "started_at", "ended_at")
 
 
 def _receipt_text(receipt: Mapping[str, Any] | None) -> str | None:
@@ -151,8 +150,10 @@ def _move(given: Callable[[str], Any]) -> sa.Update:
     )
 
 
-def release_held(connection: sa.Connection, event_ids: set[str], now: float) -> list[str]:
+def release_held(
+    connection: sa.Connection, event_ids: set[str], now: float, sinks: Collection[str] | None = None
+) -> list[str]:
     """Queue the held deliveries of these events that wait for nothing any more. Returns their sinks."""
     if not event_ids:
         return []
-    return links.release_held(connection, dialect.among(deliveries.c.event_id, sorted(event_ids)), now)
+    return links.release_held(connection, dialect.among(deliveries.c.event_id, sorted(event_ids)), now, sinks)

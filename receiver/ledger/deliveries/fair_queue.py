@@ -7,17 +7,19 @@ has nothing to walk for.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from receiver.domain import callback
 from receiver.domain.delivery import DeliveryState
+from receiver.ledger import dialect
 from receiver.ledger.dialect import unindexed
 from receiver.ledger.schema import deliveries, lanes
 
@@ -94,21 +96,25 @@ def choose(
     Places are shared by key first (callback.room), then by lane. Keys take turns, and so do the lanes of a key, the one
     that has waited longest first; each lane gives one delivery before any gives another.
     """
-    shares = _Shares(many.places, many.held)
+    taken = Counter(callback.key_in(lane) for lane in many.held.elements())  # places, by key
+
+    def room(key: str) -> int:
+        return callback.room(key, taken, many.places)
+
     waiting: dict[str, list[WaitingLane]] = {}  # by key
     probes: list[WaitingLane] = []
     for page in _walk(connection, sink, now, many.rotation):
         for each in page:
             key = callback.key_in(each.lane)
-            if shares.room(key) <= 0:
+            if room(key) <= 0:
                 continue
             if each.shut:
                 probes.append(each)
             elif many.held[each.lane] < many.lane_limit:
                 waiting.setdefault(key, []).append(each)
-        if sum(min(len(lanes), shares.room(key)) for key, lanes in waiting.items()) >= limit:
+        if sum(min(len(lanes), room(key)) for key, lanes in waiting.items()) >= limit:
             break
-        if many.rotation.after and shares.room(key := callback.key_in(many.rotation.after)) <= 0:
+        if many.rotation.after and room(key := callback.key_in(many.rotation.after)) <= 0:
             many.rotation.after = callback.behind(key)  # of a caller that has its share, no lane need be read
     turns = zip_longest(*(sorted(lanes, key=_since)[:limit] for lanes in waiting.values()))
     names = [each.lane for turn in turns for each in turn if each is not None][:limit]
@@ -117,33 +123,13 @@ def choose(
     chosen: list[str] = []
     for each_round in rounds:
         for lane, delivery in zip(names, each_round, strict=True):
-            if delivery is not None and len(chosen) < limit and shares.take(callback.key_in(lane)):
+            if delivery is not None and len(chosen) < limit and room(callback.key_in(lane)) > 0:
+                taken[callback.key_in(lane)] += 1
                 chosen.append(delivery)
-    return chosen, sorted((each for each in probes if shares.room(callback.key_in(each.lane)) > 0), key=_since)
+    return chosen, sorted((each for each in probes if room(callback.key_in(each.lane)) > 0), key=_since)
 
 
-def _since(lane: WaitingLane) -> float:
-    return lane.due_at
-
-
-class _Shares:
-    """The places that callers have taken, and may take. `claimed`: by lane."""
-
-    def __init__(self, places: int, claimed: Counter[str]) -> None:
-        self._places = places
-        self._taken: Counter[str] = Counter()
-        for lane, count in claimed.items():
-            self._taken[callback.key_in(lane)] += count
-
-    def room(self, key: str) -> int:
-        return callback.room(key, self._taken, self._places)
-
-    def take(self, key: str) -> bool:
-        """Take a place, if there is one left for the key."""
-        if self.room(key) <= 0:
-            return False
-        self._taken[key] += 1
-        return True
+_since: Final = attrgetter("due_at")
 
 
 def _walk(connection: sa.Connection, sink: str, now: float, rotation: Rotation) -> Iterator[list[WaitingLane]]:
@@ -208,15 +194,12 @@ def _oldest(connection: sa.Connection, sink: str, names: Sequence[str], each: in
         found = found.where(due(sink, now), ONE_OF_MANY, deliveries.c.lane == lane)
         return found.order_by(deliveries.c.due_at).limit(each)
 
-    if not names:
-        return {}
-    if connection.dialect.name != "postgresql":
+    if connection.dialect.name != "postgresql":  # which is asked once for all
         return {name: list(connection.execute(of_lane(sa.literal(name))).scalars()) for name in names}
-    array = sa.bindparam(None, list(names), type_=postgresql.ARRAY(sa.Text()))
-    wanted = sa.func.unnest(array).table_valued("lane").render_derived("wanted")
-    found = of_lane(wanted.c.lane).lateral("found")
-    query = sa.select(wanted.c.lane, found.c.id).select_from(wanted.join(found, sa.true())).order_by(found.c.due_at)
+    wanted = dialect.given_texts("b_lanes")
+    found = of_lane(wanted).lateral("found")
+    query = sa.select(wanted, found.c.id).join_from(wanted.table, found, sa.true()).order_by(found.c.due_at)
     oldest: dict[str, list[str]] = {}
-    for lane, delivery in connection.execute(query):
+    for lane, delivery in connection.execute(query, {"b_lanes": json.dumps(names)}):
         oldest.setdefault(lane, []).append(delivery)
     return oldest

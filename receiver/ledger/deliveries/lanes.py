@@ -119,17 +119,16 @@ def probe_at_once(connection: sa.Connection, names: Collection[str], now: float)
 def put(connection: sa.Connection, lane: Lane, now: float) -> None:
     """Write the breaker's state. Whether the lane is paused stays as the operator set it."""
     values = {"breaker": lane.breaker, "failures": lane.failures, "until": lane.until, "reason": lane.reason}
-    _put(connection, lane.lane, lane.sink, {**values, "opened_at": lane.opened_at, "updated_at": now})
+    _put(connection, lane.lane, lane.sink, **values, opened_at=lane.opened_at, updated_at=now)
 
 
 def set_paused(connection: sa.Connection, sink: str, paused: bool, now: float) -> None:
     """Pause or resume all deliveries to `sink`. While it is paused, nobody knows whether it is there: a breaker that is
     open counts as opened now."""
-    _put(connection, sink, sink, {"paused": paused, "paused_at": now if paused else 0.0, "updated_at": now})
+    _put(connection, sink, sink, paused=paused, paused_at=now if paused else 0.0, updated_at=now)
     opened = sa.update(lanes).where(lanes.c.sink == sink, lanes.c.opened_at > 0)
     connection.execute(opened.values(opened_at=now))
 
 
-def _put(connection: sa.Connection, lane: str, sink: str, values: dict[str, Any]) -> None:
-    insert = dialect.insert_statement(connection, lanes).values(lane=lane, sink=sink, **values)
-    connection.execute(insert.on_conflict_do_update(index_elements=[lanes.c.lane], set_=values))
+def _put(connection: sa.Connection, lane: str, sink: str, **values: Any) -> None:
+    dialect.put(connection, lanes, {"lane": lane, "sink": sink, **values}, changes=values)

@@ -8,7 +8,8 @@ longer.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -59,34 +60,30 @@ def release_held(
 def _release(connection: sa.Connection, held: Sequence[Any], now: float, sinks: Collection[str] | None) -> set[str]:
     """Queue those of these held deliveries, which are locked, that wait for nothing any more. Returns their sinks."""
     wanted = {row.id: [each for each in json.loads(row.after) if sinks is None or each in sinks] for row in held}
-    own: dict[str, dict[str, bool]] = {}
-    for row in connection.execute(
-        sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.state).where(
-            dialect.among(deliveries.c.event_id, sorted({row.event_id for row in held}))
-        )
-    ):
-        _note(own.setdefault(row.event_id, {}), row.sink, row.state)
-    elsewhere = {row.event_id for row in held if set(wanted[row.id]) - own.get(row.event_id, {}).keys()}
-    before: dict[str, dict[str, bool]] = {}
-    for row in _earlier(connection, elsewhere):
-        _note(before.setdefault(row.event_id, {}), row.sink, row.state)
+    mine = dialect.among(deliveries.c.event_id, sorted({row.event_id for row in held}))
+    its = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.state).where(mine)
+    own = _open(connection.execute(its))
+    elsewhere = {row.event_id for row in held if set(wanted[row.id]) - own[row.event_id].keys()}
+    before = _open(_earlier(connection, elsewhere))
 
     def waits(row: Any) -> bool:
-        there = {**before.get(row.event_id, {}), **own.get(row.event_id, {})}
+        there = {**before[row.event_id], **own[row.event_id]}
         return any(there.get(sink) for sink in wanted[row.id])
 
     ready = [row for row in held if not waits(row)]
     if ready:  # they are locked, and held
-        connection.execute(
-            sa.update(deliveries)
-            .where(dialect.among(deliveries.c.id, [row.id for row in ready]))
-            .values(state=state_after(DeliveryMove.RELEASE), due_at=now, updated_at=now)
-        )
+        released = sa.update(deliveries).where(dialect.among(deliveries.c.id, [row.id for row in ready]))
+        connection.execute(released.values(state=state_after(DeliveryMove.RELEASE), due_at=now, updated_at=now))
     return {row.sink for row in ready}
 
 
-def _note(is_open: dict[str, bool], sink: str, state: str) -> None:
-    is_open[sink] = is_open.get(sink, False) or DeliveryState(state) not in ENDED
+def _open(rows: Iterable[Any]) -> defaultdict[str, dict[str, bool]]:
+    """Return, by event and sink, whether a delivery has not ended."""
+    found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
+    for row in rows:
+        its = found[row.event_id]
+        its[row.sink] = its.get(row.sink, False) or DeliveryState(row.state) not in ENDED
+    return found
 
 
 def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -> dict[str, dict[str, Any] | None]:

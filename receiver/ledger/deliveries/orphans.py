@@ -100,12 +100,8 @@ def move(
     for ended in (False, True):
         condition = deliveries.c.state.in_([state.value for state in states if (state in ENDED) is ended])
         fresh: dict[str, Any] = {} if ended else {"due_at": now, "spent": 0, "tried_at": None}
-        changed = (
-            sa.update(deliveries)
-            .where(deliveries.c.id.in_(ids), deliveries.c.sink == old, condition)
-            .values(sink=new, lane=new, updated_at=now, **fresh)
-        )
-        moved += connection.execute(changed).rowcount if ids else 0
+        changed = sa.update(deliveries).where(dialect.among(deliveries.c.id, ids), deliveries.c.sink == old, condition)
+        moved += connection.execute(changed.values(sink=new, lane=new, updated_at=now, **fresh)).rowcount
     # In the same transaction, or what waits for these would be released in between.
     theirs = dialect.among(deliveries.c.event_id, sorted(event_ids))
     _rename_links(connection, theirs, old, new)

@@ -6,7 +6,6 @@ Each check that finds nothing costs one indexed query, and each step a bounded n
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, Final
@@ -89,15 +88,11 @@ def _lapses(connection: sa.Connection, held: Sequence[Any]) -> dict[str, int]:
     query = sa.select(attempts.c.delivery_id, attempts.c.number).where(
         dialect.among(attempts.c.delivery_id, [row.id for row in held]), attempts.c.outcome == "lapsed"
     )
-    numbers: defaultdict[str, set[int]] = defaultdict(set)
-    for row in connection.execute(query):
-        numbers[row.delivery_id].add(row.number)
-    counts = {}
+    lapsed = {(row.delivery_id, row.number) for row in connection.execute(query)}
+    counts = dict.fromkeys((row.id for row in held), 0)
     for row in held:
-        count = 0
-        while row.attempts - count - 1 in numbers[row.id]:
-            count += 1
-        counts[row.id] = count
+        while (row.id, row.attempts - counts[row.id] - 1) in lapsed:
+            counts[row.id] += 1
     return counts
 
 
@@ -108,21 +103,12 @@ def _these(rows: Sequence[Any]) -> sa.Update:
 def make_due(connection: sa.Connection, now: float, limit: int = DUE_AT_ONCE) -> int:
     """Queue up to `limit` waiting deliveries whose time has come. Returns how many there were."""
     on_postgresql = connection.dialect.name == "postgresql"
-    due = list(
-        connection.execute(
-            _by_time(on_postgresql, sa.column("id"), DeliveryState.WAITING, sa.column("due_at") <= now)
-            .order_by(sa.column("due_at"))
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        ).scalars()
-    )
+    due_at: sa.ColumnClause[float] = sa.column("due_at", sa.Double())
+    found = _by_time(on_postgresql, sa.column("id"), DeliveryState.WAITING, due_at <= now).order_by(due_at).limit(limit)
+    due = connection.execute(found.with_for_update(skip_locked=True)).all()
     if due:
         # They are locked, and waiting. Were that said again, PostgreSQL might read the index of all that wait for it.
-        connection.execute(
-            sa.update(deliveries)
-            .where(dialect.among(deliveries.c.id, due))
-            .values(state=state_after(DeliveryMove.DUE), updated_at=now)
-        )
+        connection.execute(_these(due).values(state=state_after(DeliveryMove.DUE), updated_at=now))
     return len(due)
 
 
@@ -153,22 +139,16 @@ def expire(connection: sa.Connection, sink: str, seconds: float, now: float) -> 
     ended: list[str] = []
     events: set[str] = set()
     for lane, reason in _expired_lanes(connection, sink, seconds, now):
-        found = connection.execute(
-            sa.select(deliveries.c.id, deliveries.c.event_id)
-            .where(fair_queue.due(sink, now - seconds), fair_queue.in_lane(sink, lane))
-            .order_by(deliveries.c.due_at)
-            .limit(PAGE - len(ended))
-            .with_for_update(skip_locked=True)
-        ).all()
-        events |= {row.event_id for row in found}
+        due = sa.select(deliveries.c.id, deliveries.c.event_id).where(fair_queue.due(sink, now - seconds))
+        due = due.where(fair_queue.in_lane(sink, lane)).order_by(deliveries.c.due_at).limit(PAGE - len(ended))
+        found = connection.execute(due.with_for_update(skip_locked=True)).all()
         changes = {"state": state_after(DeliveryMove.EXPIRE), "updated_at": now, "reason": gave_up(seconds) + reason}
-        if found:
-            connection.execute(_these(found).values(**changes))
+        connection.execute(_these(found).values(**changes))
+        events |= {row.event_id for row in found}
         ended += [lane] * len(found)
         if len(ended) == PAGE:
             break
-    if events:
-        links.release_held(connection, dialect.among(deliveries.c.event_id, sorted(events)), now)
+    release_held(connection, events, now)
     return ended
 
 
@@ -204,20 +184,10 @@ def sweep_held(
     Returns the sinks of those, and the event `after` which the next page begins; "" at the end. An event of which only
     a part is on the page is left to the next one.
     """
-    page = list(
-        connection.execute(
-            sa.select(deliveries.c.event_id)
-            .where(links.HELD, deliveries.c.event_id > after)
-            .order_by(deliveries.c.event_id)
-            .limit(links.PAGE)
-        ).scalars()
-    )
-    if not page:
-        return [], ""
-    rest = ""
+    it = deliveries.c.event_id
+    held = sa.select(it).where(links.HELD, it > after).order_by(it).limit(links.PAGE)
+    page, rest = connection.execute(held).scalars().all(), ""
     if len(page) == links.PAGE:
         page = [each for each in page if each != page[-1]] or page
         rest = page[-1]
-    those = dialect.among(deliveries.c.event_id, sorted(set(page)))
-    released = links.release_held(connection, those, now, sinks)
-    return released, rest
+    return release_held(connection, set(page), now, sinks), rest

@@ -135,18 +135,18 @@ def record_outcome(
     if answer.status is not None:
         values |= {"answer_status": answer.status, "answer": answer.body}
     if answer.move is SubmissionMove.ACCEPT:
-        if there.run_id not in ("", answer.run_id) and not _is_started_again(connection, before.source, there.run_id):
-            _unbind_run(connection, before.source, there.run_id, submission_id, now)
-        if others:
-            _unbind(connection, before.source, answer.run_id, others, now)
-        _bind_run(connection, before.source, answer.run_id, submission_id, there.labels, now)
-        values |= {
-            "state": SubmissionState.ACCEPTED,
-            "run_id": answer.run_id,
-            "run_type": answer.run_type or there.run_type,
-            "due_at": None if known[answer.run_id].final else answer.due_at,
-            "reason": "",
-        }
+        if there.run_id not in ("", answer.run_id):
+            # One that Skyvern started for an earlier run stays with the submission of that.
+            alone = sa.func.coalesce(runs.c.retried_from, "") == ""
+            _set_owner(connection, before.source, there.run_id, now, runs.c.submission_id == submission_id, alone)
+        for other in others:  # whose tokens its webhooks came with
+            lost = {"state": SubmissionState.UNKNOWN, "run_id": "", "due_at": now, "reason": "its run was another's"}
+            change(connection, other, **lost, updated_at=now)
+            _set_owner(connection, before.source, answer.run_id, now, runs.c.submission_id == other)
+        _set_owner(connection, before.source, answer.run_id, now, owner=submission_id, labels=there.labels)
+        values |= {"state": SubmissionState.ACCEPTED, "run_id": answer.run_id, "reason": ""}
+        values |= {"run_type": answer.run_type or there.run_type}
+        values |= {"due_at": None if known[answer.run_id].final else answer.due_at}
         if state is not SubmissionState.ACCEPTED:
             after(state, SubmissionMove.ACCEPT)
     elif state is not SubmissionState.ACCEPTED:
@@ -187,31 +187,18 @@ def _lock(
     return rows.pop(submission_id), list(rows)
 
 
-def _is_started_again(connection: sa.Connection, source: str, run_id: str) -> bool:
-    """Whether the run is one that Skyvern started for an earlier one: then it stays with the submission of that."""
-    query = sa.select(runs.c.retried_from).where(runs.c.source == source, runs.c.run_id == run_id)
-    return bool(connection.execute(query).scalar())
-
-
-def _unbind_run(connection: sa.Connection, source: str, run_id: str, submission_id: str, now: float) -> None:
-    its = runs.c.submission_id == submission_id
-    update_run(connection, source, run_id, its, submission_id="", labels="{}", updated_at=now)
-
-
-def _unbind(connection: sa.Connection, source: str, run_id: str, others: Collection[str], now: float) -> None:
-    """Unbind the run from other submissions, whose tokens its webhooks came with. They are locked."""
-    connection.execute(
-        sa.update(submissions)
-        .where(dialect.among(submissions.c.id, others))
-        .values(state=SubmissionState.UNKNOWN, run_id="", due_at=now, reason="its run was another's", updated_at=now)
-    )
-    for other in others:
-        _unbind_run(connection, source, run_id, other, now)
-
-
-def _bind_run(connection: sa.Connection, source: str, run_id: str, submission_id: str, labels: str, now: float) -> None:
-    values = {"submission_id": submission_id, "labels": labels, "updated_at": now}
-    update_run(connection, source, run_id, runs.c.submission_id == "", **values)
+def _set_owner(
+    connection: sa.Connection,
+    source: str,
+    run_id: str,
+    now: float,
+    *conditions: sa.ColumnElement[bool],
+    owner: str = "",
+    labels: str = "{}",
+) -> None:
+    """Bind a run to the submission `owner` if it has none; without `owner`, unbind it if it meets the conditions."""
+    conditions = (runs.c.submission_id == "",) if owner else conditions
+    update_run(connection, source, run_id, *conditions, submission_id=owner, labels=labels, updated_at=now)
 
 
 def postpone(connection: sa.Connection, submission_id: str, due_at: float, reason: str, now: float) -> bool:
@@ -252,7 +239,7 @@ def resolve(
     if not change(connection, submission_id, submissions.c.state.in_(states_before(move)), **values):
         return None
     if run_id:
-        _bind_run(connection, there.source, run_id, submission_id, json.dumps(dict(there.labels)), now)
+        _set_owner(connection, there.source, run_id, now, owner=submission_id, labels=json.dumps(dict(there.labels)))
         if when_late and known[run_id].late:
             return when_late(connection, (there.source, run_id), there, now)
     return ()

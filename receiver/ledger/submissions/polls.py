@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -34,20 +34,8 @@ def count_due(connection: sa.Connection, now: float, sources: Collection[str], l
 
 def lease_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[Submission]:
     """Lease and return up to `limit` submissions that are due, the one that waits longest first."""
-    taken = [
-        replace(from_row(row), due_at=now + LEASE)
-        for row in connection.execute(
-            sa.select(submissions)
-            .where(submissions.c.due_at <= now, submissions.c.source == source)
-            .order_by(submissions.c.due_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-    ]
-    if taken:
-        ids = dialect.among(submissions.c.id, [each.id for each in taken])
-        connection.execute(sa.update(submissions).where(ids).values(due_at=now + LEASE))
-    return taken
+    rows = dialect.lease_due(connection, submissions, source, now, LEASE, limit)
+    return [replace(from_row(row), due_at=now + LEASE) for row in rows]
 
 
 def stop_polling(connection: sa.Connection, submission_id: str, reason: str, now: float) -> None:
@@ -66,42 +54,32 @@ def due_after_end(connection: sa.Connection, keys: Iterable[RunKey], due_at: flo
     conditions = [dialect.of_runs(submissions, wanted), final]
     if due_at is None:  # the runs are looked up, not all submissions that are polled
         conditions.append(unindexed(it.due_at).is_not(None))
-    # An UPDATE of many would lock them in any order, and others lock them by id.
-    ids = sa.select(it.id).where(*conditions).order_by(it.id).with_for_update(of=submissions)
-    if found := connection.execute(ids).scalars().all():
-        those = sa.update(submissions).where(dialect.among(it.id, found))
-        connection.execute(those.values(due_at=due_at, updated_at=now))
+    _update_by_id(connection, sa.select(it.id).where(*conditions), due_at=due_at, updated_at=now)
 
 
 def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
     """Make these due now, if they are polled at all. Returns how many that are."""
     if not ids:
         return 0
-    later = [
-        dialect.among(submissions.c.id, ids),
-        submissions.c.due_at > now,
-        submissions.c.state.in_([SubmissionState.ACCEPTED, SubmissionState.UNKNOWN]),
-    ]
-    # An UPDATE of many would lock them in any order, and others lock them by id.
-    locked = sa.select(submissions.c.id).where(*later).order_by(submissions.c.id).with_for_update()
-    if taken := connection.execute(locked).scalars().all():
-        those = dialect.among(submissions.c.id, taken)
-        connection.execute(sa.update(submissions).where(those).values(due_at=now))
-    return len(taken)
+    it, polled = submissions.c, (SubmissionState.ACCEPTED, SubmissionState.UNKNOWN)
+    later = [dialect.among(it.id, ids), it.due_at > now, it.state.in_(polled)]
+    return _update_by_id(connection, sa.select(it.id).where(*later), due_at=now)
+
+
+def _update_by_id(connection: sa.Connection, ids: sa.Select[Any], **values: Any) -> int:
+    """Update these submissions, locked by id, as others lock them: an UPDATE of many would in any order. Returns how
+    many these are."""
+    found = connection.execute(ids.order_by(submissions.c.id).with_for_update(of=submissions)).scalars().all()
+    if found:
+        connection.execute(sa.update(submissions).where(dialect.among(submissions.c.id, found)).values(**values))
+    return len(found)
 
 
 def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submission]:
     """Return submissions whose answer was lost, the newest first: Skyvern's newest runs may be those of several."""
-    rows = connection.execute(
-        sa.select(submissions)
-        .where(
-            submissions.c.source == source,
-            submissions.c.state == SubmissionState.UNKNOWN,
-            submissions.c.due_at.is_not(None),
-        )
-        .order_by(submissions.c.created_at.desc())
-        .limit(limit)
-    )
+    it = submissions.c
+    lost = sa.and_(it.source == source, it.state == SubmissionState.UNKNOWN, it.due_at.is_not(None))
+    rows = connection.execute(sa.select(submissions).where(lost).order_by(it.created_at.desc()).limit(limit))
     return [from_row(row) for row in rows]
 
 
