@@ -15,7 +15,7 @@ from receiver.cli.ledger_access import warning_at_start
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import ConfigError, NotStarted
-from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger import Ledger
 from receiver.ledger.migrate import HEAD, ensure_schema
 from receiver.worker import check
 from tests.servers.postgres import PostgresProcess
@@ -36,7 +36,7 @@ def line_of(url: str) -> tuple[str, bool]:
         ledger.close()
     (line,) = str(caught.value).splitlines()
     assert "sekret" not in line
-    return line, isinstance(caught.value.__context__, LedgerUnavailable)
+    return line, isinstance(caught.value, LedgerAway)
 
 
 def test_a_postgresql_that_is_not_right_is_told_with_what_would_be(
