@@ -16,7 +16,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import ConfigError, NotStarted
 from receiver.ledger import Ledger
-from receiver.ledger.migrate import HEAD, ensure_schema
+from receiver.ledger.migrate import HEAD, LedgerAway, ensure_schema
 from receiver.worker import check
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import free_port
