@@ -31,8 +31,6 @@ def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, l
     Each has when it is polled next (`due_at`), how often it was in vain (`polls`), and why, where that is known. The
     filter is that of submissions, and for runs that of runs.
     """
-    if wanted.impossible:
-        return [], None
     now = database_now(connection)
     rows: list[Row] = []
     part, place = (0, None) if after is None else (after[0], after[1:])

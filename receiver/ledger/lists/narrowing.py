@@ -33,6 +33,8 @@ def page(
 
     `conditions`: all that is wanted. `along`: the walk, see `KeysetList.page`.
     """
+    if wanted.impossible:
+        return [], None
     for which in _sets(connection, listing.key[0].table, wanted):
         if (found := listing.page_of_set(connection, which, conditions, after, limit)) is not None:
             return found
