@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import RESTARTABLE
 from receiver.ledger.dialect import bucket_of
-from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries, of_runs, unsuccessful
+from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries, of_runs, same_run, unsuccessful
 from receiver.ledger.schema import deliveries, events, runs
 
 # Rows that one count looks at.
@@ -83,95 +83,75 @@ class Counted:
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """What is counted: its table, when a row changed, which rows are wanted, and which of them are good or ended."""
-
-    moment: sa.Column[Any]
-    rows: sa.FromClause
-    conditions: Sequence[Condition]
-    good: Condition
-    ended: Condition
-
-
 def count_runs(
     connection: sa.Connection, wanted: Filter, span: Span, by: Sequence[str] = (), bucket: float | None = None
 ) -> Counted:
-    """Count runs that events have reported, by RUN_DIMENSIONS. Times of `wanted` do not count: `span` does."""
-    edge = _edge(connection, runs.c.updated_at, span)
-    subject = _Subject(
-        runs.c.updated_at,
-        runs,
-        [runs.c.events > 0, *of_runs(_timeless(wanted))],
-        runs.c.outcome == "completed",
-        runs.c.final,
-    )
-    return _count(connection, subject, replace(span, since=edge), [RUN_DIMENSIONS[name] for name in by], bucket)
+    """Count runs that events have reported, by RUN_DIMENSIONS. `span` replaces the times of `wanted`."""
+    it, columns = runs.c, [RUN_DIMENSIONS[name] for name in by]
+    span = _bounded(connection, it.updated_at, span)
+    rows = sa.select().select_from(runs).where(it.events > 0, *of_runs(_timeless(wanted)))
+    return _count(connection, rows, it.updated_at, it.outcome == "completed", it.final, span, columns, bucket)
 
 
 def count_deliveries(
     connection: sa.Connection, wanted: Filter, span: Span, by: Sequence[str] = (), bucket: float | None = None
 ) -> Counted:
-    """Count deliveries, by DELIVERY_DIMENSIONS. Times of `wanted` do not count: `span` does."""
+    """Count deliveries, by DELIVERY_DIMENSIONS. `span` replaces the times of `wanted`."""
     it, columns = deliveries.c, [DELIVERY_DIMENSIONS[name] for name in by]
-    subject = _Subject(
-        it.updated_at,
-        _joined({column.table for column in columns}),
-        of_deliveries(_timeless(wanted)),
-        it.state == DeliveryState.DELIVERED.value,
-        it.state.in_((DeliveryState.DELIVERED.value, DeliveryState.DEAD.value)),
-    )
-    narrowed = [in_states(state) for state in wanted.state] or [[]]
-    edge = max(_edge(connection, it.updated_at, span, *each) for each in narrowed)
-    return _count(connection, subject, replace(span, since=edge), columns, bucket)
+    bounded = [_bounded(connection, it.updated_at, span, *in_states(state)) for state in wanted.state]
+    span = max(bounded or [_bounded(connection, it.updated_at, span)], key=lambda each: each.since)
+    tables: set[Any] = {column.table for column in columns}
+    joined: sa.FromClause = deliveries
+    if events in tables:
+        joined = joined.outerjoin(events, events.c.id == it.event_id)
+    if runs in tables:
+        joined = joined.outerjoin(runs, sa.and_(*same_run(runs, deliveries)))
+    rows = sa.select().select_from(joined).where(*of_deliveries(_timeless(wanted)))
+    good, ended = it.state == DeliveryState.DELIVERED, it.state.in_((DeliveryState.DELIVERED, DeliveryState.DEAD))
+    return _count(connection, rows, it.updated_at, good, ended, span, columns, bucket)
 
 
 def ages(connection: sa.Connection, wanted: Filter, span: Span) -> dict[str, list[float]]:
     """Return, by sink, how many seconds after the end of its run each of the AGES newest was delivered, sorted.
 
-    What was replayed is left out: its age is that of somebody's decision."""
-    if wanted.state and DeliveryState.DELIVERED.value not in wanted.state:
+    Replayed deliveries are left out: their age depends on the time of the replay."""
+    if wanted.state and DeliveryState.DELIVERED not in wanted.state:
         return {}
-    it = deliveries.c
-    delivered = it.state == DeliveryState.DELIVERED.value
-    edge = _edge(connection, it.updated_at, span, delivered)
-    rows = (
-        sa.select(it.sink, it.updated_at - runs.c.finished_at)
-        .select_from(_joined({runs}))
-        .where(delivered, it.updated_at >= edge, it.updated_at < span.until, runs.c.finished_at.is_not(None))
-        .where(_NOT_REPLAYED, *of_deliveries(_timeless(wanted)))
-        .order_by(it.updated_at.desc())
-        .limit(AGES)
-    )
     found: dict[str, list[float]] = {}
-    for sink, age in connection.execute(rows):
-        found.setdefault(sink, []).append(max(0.0, age))
+    span = _bounded(connection, deliveries.c.updated_at, span, deliveries.c.state == DeliveryState.DELIVERED)
+    for sink, age in _ages(connection, wanted, span, AGES):
+        found.setdefault(sink, []).append(age)
     return {sink: sorted(values) for sink, values in sorted(found.items())}
 
 
 def ages_over_time(connection: sa.Connection, wanted: Filter, span: Span, bucket: float) -> dict[int, list[float]]:
-    """Return, by the number of its bucket, the same of all sinks together: of so many of the newest in each bucket that
-    they are AGES in all, or a few in each of very many."""
-    it = deliveries.c
+    """Return the same of all sinks together, by the number of the bucket. Of each bucket the newest are read: AGES in
+    all, or a few in each of very many."""
     first, last = math.floor(span.since / bucket), math.ceil(span.until / bucket)
     most = max(_LEAST_AGES, AGES // max(1, last - first))
     found: dict[int, list[float]] = {}
     for number in range(first, last):
-        since, until = max(span.since, number * bucket), min(span.until, (number + 1) * bucket)
-        newest = (
-            sa.select(it.source, it.run_id, it.updated_at)
-            .where(it.state == DeliveryState.DELIVERED.value, it.updated_at >= since, it.updated_at < until)
-            .where(_NOT_REPLAYED, *of_deliveries(_timeless(wanted)))
-            .order_by(it.updated_at.desc())
-            .limit(most)
-            .subquery()
-        )
-        same = sa.and_(runs.c.source == newest.c.source, runs.c.run_id == newest.c.run_id)
-        age = newest.c.updated_at - runs.c.finished_at
-        query = sa.select(age).select_from(newest.join(runs, same)).where(runs.c.finished_at.is_not(None))
-        if rows := connection.execute(query).scalars().all():
-            found[number] = sorted(max(0.0, each) for each in rows)
+        within = Span(max(span.since, number * bucket), min(span.until, (number + 1) * bucket))
+        if values := sorted(age for _, age in _ages(connection, wanted, within, most)):
+            found[number] = values
     return found
+
+
+def _ages(connection: sa.Connection, wanted: Filter, span: Span, limit: int) -> list[tuple[str, float]]:
+    """Return sink and age of up to `limit` of the newest deliveries in a span. Runs without an end are left out."""
+    it = deliveries.c
+    newest = (
+        sa.select(it.sink, it.source, it.run_id, it.updated_at)
+        .where(it.state == DeliveryState.DELIVERED, it.updated_at >= span.since, it.updated_at < span.until)
+        .where(_NOT_REPLAYED, *of_deliveries(_timeless(wanted)))
+        .order_by(it.updated_at.desc())
+        .limit(limit)
+        .subquery()
+    )
+    same = sa.and_(runs.c.source == newest.c.source, runs.c.run_id == newest.c.run_id)
+    query = sa.select(newest.c.sink, newest.c.updated_at - runs.c.finished_at).select_from(newest.join(runs, same))
+    rows = connection.execute(query.where(runs.c.finished_at.is_not(None)))
+    return [(sink, max(0.0, age)) for sink, age in rows]
 
 
 # Of one that has been delivered: a replay forgets what was tried in vain before.
@@ -182,46 +162,41 @@ def _timeless(wanted: Filter) -> Filter:
     return replace(wanted, since=None, until=None)
 
 
-def _joined(tables: set[Any]) -> sa.FromClause:
-    joined: sa.FromClause = deliveries
-    if events in tables:
-        joined = joined.outerjoin(events, events.c.id == deliveries.c.event_id)
-    if runs in tables:
-        same = sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id)
-        joined = joined.outerjoin(runs, same)
-    return joined
-
-
-def _edge(connection: sa.Connection, moment: sa.Column[Any], span: Span, *conditions: Condition) -> float:
-    """Return from when on there are no more than SCAN rows, and those that changed at the very same time."""
+def _bounded(connection: sa.Connection, moment: sa.Column[Any], span: Span, *conditions: Condition) -> Span:
+    """Return the end of `span` with at most SCAN rows, and those that changed at the very same time as its first."""
     query = sa.select(moment).where(*conditions, moment >= span.since, moment < span.until)
     edge = connection.execute(query.order_by(moment.desc()).limit(1).offset(SCAN)).scalar()
-    return span.since if edge is None else float(edge)
+    return span if edge is None else replace(span, since=float(edge))
 
 
 def _count(
-    connection: sa.Connection, subject: _Subject, span: Span, by: Sequence[sa.Column[Any]], bucket: float | None
+    connection: sa.Connection,
+    rows: sa.Select[Any],
+    moment: sa.Column[Any],
+    good: Condition,
+    ended: Condition,
+    span: Span,
+    by: Sequence[sa.Column[Any]],
+    bucket: float | None,
 ) -> Counted:
+    """Count `rows` in a span by columns and buckets of `moment`. `good`, `ended`: which of them count as such."""
     key = [sa.func.coalesce(column, "").label(f"key_{number}") for number, column in enumerate(by)]
-    number = [] if bucket is None else [bucket_of(subject.moment, bucket).label("bucket")]
-    measures = [
-        sa.func.count().label("rows"),
-        sa.func.count().filter(subject.good).label("good"),
-        sa.func.count().filter(subject.ended).label("ended"),
-    ]
-    within = [subject.moment >= span.since, subject.moment < span.until, *subject.conditions]
-    query = sa.select(*key, *number, *measures).select_from(subject.rows).where(*within)
-    found = query.group_by(*(each.name for each in (*key, *number))).order_by(sa.desc("rows")).limit(GROUPS)
-    rows = connection.execute(found).all() if by or bucket else []
-    groups = [
-        Group(tuple(row[: len(by)]), None if bucket is None else row.bucket, row.rows, row.good, row.ended)
-        for row in rows
-    ]
-    if (by or bucket) and len(rows) < GROUPS:
-        sums = [sum(each.count for each in groups), sum(each.good for each in groups)]
-        return Counted(Group((), None, sums[0], sums[1], sum(each.ended for each in groups)), groups, span.since)
-    whole = connection.execute(sa.select(*measures).select_from(subject.rows).where(*within)).one()
-    return Counted(Group((), None, whole.rows, whole.good, whole.ended), groups, span.since)
+    number = [] if bucket is None else [bucket_of(moment, bucket).label("bucket")]
+    measures = [sa.func.count().label("rows")]
+    measures += [sa.func.count().filter(each).label(name) for each, name in ((good, "good"), (ended, "ended"))]
+    within = rows.where(moment >= span.since, moment < span.until)
+    groups: list[Group] = []
+    if by or bucket:
+        query = within.add_columns(*key, *number, *measures).group_by(*(each.name for each in (*key, *number)))
+        groups = [
+            Group(tuple(row[: len(by)]), None if bucket is None else row.bucket, row.rows, row.good, row.ended)
+            for row in connection.execute(query.order_by(sa.desc("rows")).limit(GROUPS))
+        ]
+        if len(groups) < GROUPS:
+            sums = (sum(getattr(each, name) for each in groups) for name in ("count", "good", "ended"))
+            return Counted(Group((), None, *sums), groups, span.since)
+    total = connection.execute(within.add_columns(*measures)).one()
+    return Counted(Group((), None, total.rows, total.good, total.ended), groups, span.since)
 
 
 class FailedRun(NamedTuple):
@@ -240,7 +215,7 @@ def failed_runs(connection: sa.Connection, wanted: Filter, span: Span) -> tuple[
     """Return the runs that failed, were terminated or timed out, the newest first, and from when on all of them are
     there. Times of `wanted` do not count: `span` does."""
     it = runs.c
-    rest = of_runs(replace(wanted, since=None, until=None))
+    rest = of_runs(_timeless(wanted))
     found: list[FailedRun] = []
     edge = span.since
     for outcome in sorted(RESTARTABLE):
