@@ -147,14 +147,15 @@ def same_run(table: sa.Table, other: sa.Table) -> list[Condition]:
     return [table.c.source == other.c.source, table.c.run_id == other.c.run_id]
 
 
+def _equal(*pairs: tuple[sa.ColumnElement[Any], str]) -> list[Condition]:
+    """Return the conditions that these columns have these values, except for empty ones."""
+    return [column == value for column, value in pairs if value]
+
+
 def _common(wanted: Filter, table: sa.Table, moment: sa.Column[Any]) -> list[Condition]:
     """Return the conditions on columns that all of these tables have."""
     it = table.c
-    found: list[Condition] = []
-    if wanted.source:
-        found.append(it.source == wanted.source)
-    if wanted.run_id:
-        found.append(it.run_id == wanted.run_id)
+    found = _equal((it.source, wanted.source), (it.run_id, wanted.run_id))
     if wanted.run_prefix:
         found.append(sa.func.substr(it.run_id, 1, len(wanted.run_prefix)) == wanted.run_prefix)
     if wanted.since is not None:
@@ -167,15 +168,13 @@ def _common(wanted: Filter, table: sa.Table, moment: sa.Column[Any]) -> list[Con
 def _ended(wanted: Filter, table: sa.Table) -> list[Condition]:
     """Return the conditions on what runs and events have."""
     found: list[Condition] = [table.c.outcome.in_(wanted.status)] if wanted.status else []
-    return [*found, table.c.run_type == wanted.run_type] if wanted.run_type else found
+    return [*found, *_equal((table.c.run_type, wanted.run_type))]
 
 
 def _of_run(wanted: Filter) -> list[Condition]:
-    """Return the conditions on what only the row of a run has, but for the reason, which others have too."""
+    """Return the conditions on what only the row of a run has, except for the reason, which others have too."""
     it = runs.c
-    found: list[Condition] = []
-    if wanted.workflow:
-        found.append(it.workflow_id == wanted.workflow)
+    found = _equal((it.workflow_id, wanted.workflow))
     if wanted.title:
         found.append(contains(it.title, wanted.title))
     found += has_labels(it.labels, wanted.labels)
@@ -185,16 +184,9 @@ def _of_run(wanted: Filter) -> list[Condition]:
 
 
 def _of_delivery(wanted: Filter) -> list[Condition]:
-    """Return the conditions on what only a delivery has, but for its reason."""
-    it = deliveries.c
-    found: list[Condition] = []
-    if wanted.sink:
-        found.append(it.sink == wanted.sink)
-    if wanted.route:
-        found.append(it.route == wanted.route)
-    if wanted.state:
-        found += in_states(*wanted.state)
-    return found
+    """Return the conditions on what only a delivery has, except for its reason."""
+    found = _equal((deliveries.c.sink, wanted.sink), (deliveries.c.route, wanted.route))
+    return found + in_states(*wanted.state) if wanted.state else found
 
 
 def _its_run(wanted: Filter, table: sa.Table, own: sa.Column[Any]) -> list[Condition]:
@@ -209,9 +201,9 @@ def _its_run(wanted: Filter, table: sa.Table, own: sa.Column[Any]) -> list[Condi
 
 
 def of_submissions(wanted: Filter) -> list[Condition]:
-    """Return the conditions that a submission is wanted; event, sink and route say nothing of one.
+    """Return the conditions of a submission. Event, sink and route do not apply to it.
 
-    Its state is one of its own, and what both it and its run have may be in either.
+    Its state is one of its own. What both it and its run have may be in either.
     """
     if wanted.impossible:
         return [sa.false()]
@@ -233,7 +225,7 @@ def of_submissions(wanted: Filter) -> list[Condition]:
 
 
 def of_runs(wanted: Filter) -> list[Condition]:
-    """Return the conditions that a run is wanted."""
+    """Return the conditions of a run."""
     if wanted.impossible:
         return [sa.false()]
     it = runs.c
@@ -248,7 +240,7 @@ def of_runs(wanted: Filter) -> list[Condition]:
 
 
 def of_events(wanted: Filter) -> list[Condition]:
-    """Return the conditions that an event is wanted."""
+    """Return the conditions of an event."""
     if wanted.impossible:
         return [sa.false()]
     it = events.c
@@ -261,14 +253,13 @@ def of_events(wanted: Filter) -> list[Condition]:
 
 
 def of_deliveries(wanted: Filter) -> list[Condition]:
-    """Return the conditions that a delivery is wanted."""
+    """Return the conditions of a delivery."""
     if wanted.impossible:
         return [sa.false()]
     it = deliveries.c
-    found = _common(wanted, deliveries, it.created_at)
+    found = [*_common(wanted, deliveries, it.created_at), *_of_delivery(wanted)]
     if wanted.event_id:
         found.append(begins(it.event_id, wanted.event_id))
-    found += _of_delivery(wanted)
     if ended := _ended(wanted, events):
         found.append(has(deliveries, events, [events.c.id == it.event_id], *ended))
     return found + _its_run(wanted, deliveries, it.reason)
