@@ -19,6 +19,30 @@ from receiver.errors import RunhookError
 from receiver.ledger import Connection, Ledger, audit
 from receiver.ledger.audit import AuditActor, AuditedAction
 
+# The names of actions. The ledger may have others, of another version.
+ACTIONS: Final = (
+    "replay",
+    "backfill",
+    "cancel",
+    "restore",
+    "resubmit",
+    "operation.cancel",
+    "sink.pause",
+    "sink.resume",
+    "sink.test",
+    "sink.move",
+    "key.create",
+    "key.revoke",
+    "agent.connect",
+    "agent.disconnect",
+    "quarantine.verify",
+    "quarantine.drop",
+    "view.save",
+    "view.rename",
+    "view.remove",
+    "clock.correct",
+)
+
 
 @dataclass(slots=True)
 class ActionOutcome:
@@ -67,31 +91,6 @@ def audited(
 
 def _auditable(actor: Actor) -> AuditActor:
     return AuditActor(actor.kind, actor.name, actor.key_id)
-
-
-# The names of actions. The ledger may have others, of another version.
-ACTIONS: Final = (
-    "replay",
-    "backfill",
-    "cancel",
-    "restore",
-    "resubmit",
-    "operation.cancel",
-    "sink.pause",
-    "sink.resume",
-    "sink.test",
-    "sink.move",
-    "key.create",
-    "key.revoke",
-    "agent.connect",
-    "agent.disconnect",
-    "quarantine.verify",
-    "quarantine.drop",
-    "view.save",
-    "view.rename",
-    "view.remove",
-    "clock.correct",
-)
 
 
 class ActionRow(Result):

@@ -25,6 +25,11 @@ from receiver.ledger.actions import BACKFILL, Action, CountChanged, Operation, S
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.filters import FULL_ID, VISIBLE, Filter, id_trouble
 
+# Members of the filter whose name in the ledger's is another.
+_IN_LEDGER: Final = {"run": "run_id", "label": "labels"}
+# Parameters that are not part of the filter.
+_NO_FILTER: Final = frozenset({"ids", "dry_run", "expect", "force", "rate", "into"})
+
 # Maximum ids of a call, and examples of a preview.
 MOST_IDS: Final = 1000
 EXAMPLES: Final = 5
@@ -71,12 +76,6 @@ class TakenResult(Result):
         default_factory=dict, description="Of a dry run without matches: by state, the deliveries that match otherwise."
     )
     orphaned: int = Field(0, description="Of a dry run: more that match, whose sinks are not in the config.")
-
-
-# Members of the filter whose name in the ledger's is another.
-_IN_LEDGER: Final = {"run": "run_id", "label": "labels"}
-# Parameters that are not part of the filter.
-_NO_FILTER: Final = frozenset({"ids", "dry_run", "expect", "force", "rate", "into"})
 
 
 def selection_of(chosen: Chosen, **more: Any) -> Selection:

@@ -30,6 +30,12 @@ from receiver.ledger.lists import deliveries as lists
 if TYPE_CHECKING:
     from handlers.resubmit.sink import ResubmitOptions
 
+REPLAYABLE: Final = (DeliveryState.DEAD, DeliveryState.DELIVERED, DeliveryState.WAITING)
+_NOT_REPLAYED: Final = (
+    "; what was delivered is sent again with force, what waits with state waiting, and what was cancelled is brought "
+    "back with restore"
+)
+
 
 # Maximum attempts that are shown of one delivery.
 MOST: Final = 200
@@ -87,16 +93,6 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
         return DeliveryDetails(delivery=row, attempts=[AttemptRow.model_validate(each) for each in tried])
 
     return service.ledger.read(read)
-
-
-GET_DELIVERY: Final = call("GET", "/deliveries/{delivery}", VIEW, get_delivery)
-
-
-REPLAYABLE: Final = (DeliveryState.DEAD, DeliveryState.DELIVERED, DeliveryState.WAITING)
-_NOT_REPLAYED: Final = (
-    "; what was delivered is sent again with force, what waits with state waiting, and what was cancelled is brought "
-    "back with restore"
-)
 
 
 class DeliverySelection(Chosen):
@@ -208,6 +204,7 @@ def resubmitter(config: Config, name: str) -> tuple[str, ResubmitOptions]:
     return chosen, ResubmitOptions.model_validate(dict(config.sinks[chosen].options))
 
 
+GET_DELIVERY: Final = call("GET", "/deliveries/{delivery}", VIEW, get_delivery)
 REPLAY_DELIVERIES: Final = call("POST", "/deliveries/replay", OPERATE, replay)
 CANCEL_DELIVERIES: Final = call("POST", "/deliveries/cancel", OPERATE, cancel)
 RESTORE_DELIVERIES: Final = call("POST", "/deliveries/restore", OPERATE, restore)

@@ -101,13 +101,6 @@ def _body(service: Service, row: Mapping[str, Any]) -> EventBody:
     return body
 
 
-LIST_EVENTS: Final = ListEndpoint(
-    EventRow, EventsParameters, lists.list_events, (float, int), "List the events without their bodies, newest first."
-)
-GET_EVENT: Final = call("GET", "/events/{event_id}", VIEW, get_event)
-GET_EVENT_BODY: Final = call("GET", "/events/{event_id}/body", VIEW, get_event_body)
-
-
 def json_safe(value: Any, depth: int = 0) -> Any:
     """Return `value` without what breaks JSON readers: lone surrogates, NaN, huge integers, depth."""
     if isinstance(value, str):
@@ -132,3 +125,10 @@ def _digits(value: int) -> str:
         return str(value)
     except ValueError:  # of more digits than Python prints
         return f"an integer of {value.bit_length()} bits"
+
+
+LIST_EVENTS: Final = ListEndpoint(
+    EventRow, EventsParameters, lists.list_events, (float, int), "List the events without their bodies, newest first."
+)
+GET_EVENT: Final = call("GET", "/events/{event_id}", VIEW, get_event)
+GET_EVENT_BODY: Final = call("GET", "/events/{event_id}/body", VIEW, get_event_body)

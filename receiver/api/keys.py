@@ -27,6 +27,16 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.database_clock import database_now
 from receiver.web.keys import USUAL_RATE
 
+LONGEST_NAME: Final = 100
+# What the audit calls these actions.
+CREATE: Final = "key.create"
+ROTATE: Final = "key.rotate"
+REVOKE: Final = "key.revoke"
+# Maximum lifetime of a key, in seconds. Seconds that a rotated key stays valid: default and maximum.
+LONGEST_LIFE: Final = 3650 * 86400.0
+GRACE: Final = 86400.0
+LONGEST_GRACE: Final = 90 * 86400.0
+
 
 class KeyRow(Result):
     """A key."""
@@ -64,20 +74,6 @@ def list_keys(service: Service, _actor: Actor, wanted: PageParameters) -> Page[K
 
     found, following = paged("keys", wanted, read, attrgetter("created_at", "id"), (float, str))
     return Page(items=[KeyRow.of(key) for key in found], next=following)
-
-
-LIST_KEYS: Final = call("GET", "/keys", VIEW, list_keys)
-
-
-LONGEST_NAME: Final = 100
-# What the audit calls these actions.
-CREATE: Final = "key.create"
-ROTATE: Final = "key.rotate"
-REVOKE: Final = "key.revoke"
-# Maximum lifetime of a key, in seconds. Seconds that a rotated key stays valid: default and maximum.
-LONGEST_LIFE: Final = 3650 * 86400.0
-GRACE: Final = 86400.0
-LONGEST_GRACE: Final = 90 * 86400.0
 
 
 class NewKeyParameters(Scoped):
@@ -331,6 +327,7 @@ def revoke_keys(service: Service, actor: Actor, wanted: KeysParameters) -> Revok
     return RevokedKeys(count=service.ledger.write(work))
 
 
+LIST_KEYS: Final = call("GET", "/keys", VIEW, list_keys)
 CREATE_KEY: Final = call("POST", "/keys", OPERATE, create_key)
 ROTATE_KEY: Final = call("POST", "/keys/rotate", OPERATE, rotate_key)
 REVOKE_KEYS: Final = call("POST", "/keys/revoke", OPERATE, revoke_keys)

@@ -93,10 +93,6 @@ def find_operation(service: Service, wanted: OperationParameters) -> Operation:
     return operation
 
 
-LIST_OPERATIONS: Final = call("GET", "/operations", VIEW, list_operations)
-GET_OPERATION: Final = call("GET", "/operations/{id}", VIEW, get_operation)
-
-
 def cancel_operation(service: Service, actor: Actor, wanted: OperationParameters) -> OperationRow:
     """Stop a running operation. What it has done stays done."""
     found = find_operation(service, wanted)
@@ -113,4 +109,6 @@ def cancel_operation(service: Service, actor: Actor, wanted: OperationParameters
     return OperationRow.of(find_operation(service, wanted))
 
 
+LIST_OPERATIONS: Final = call("GET", "/operations", VIEW, list_operations)
+GET_OPERATION: Final = call("GET", "/operations/{id}", VIEW, get_operation)
 CANCEL_OPERATION: Final = call("POST", "/operations/{id}/cancel", OPERATE, cancel_operation)

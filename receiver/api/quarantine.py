@@ -27,6 +27,13 @@ from receiver.errors import Busy, Invalid, NotAsExpected, NotFound
 from receiver.inbox.writer import InboxUnavailable, append_each
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
+# Rows that an answer has of what was taken.
+MOST_ROWS: Final = 500
+AUTHENTIC: Final = "authentic"
+# What the audit calls it.
+VERIFY: Final = "quarantine.verify"
+DROP: Final = "quarantine.drop"
+
 # Bytes of a body that are shown.
 SHOWN: Final = 256 << 10
 
@@ -118,18 +125,6 @@ def _encodable(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return `data` with a question mark for each half of a character, which no UTF-8 has."""
     found: dict[str, Any] = json.loads(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
     return found
-
-
-LIST_QUARANTINE: Final = call("GET", "/quarantine", VIEW, list_quarantine)
-GET_QUARANTINED: Final = call("GET", "/quarantine/{id}", VIEW, get_quarantined)
-
-
-# Rows that an answer has of what was taken.
-MOST_ROWS: Final = 500
-AUTHENTIC: Final = "authentic"
-# What the audit calls it.
-VERIFY: Final = "quarantine.verify"
-DROP: Final = "quarantine.drop"
 
 
 class QuarantineSelection(Scoped):
@@ -258,5 +253,7 @@ def let_in(
         asyncio.run(append_each(settings.redis_url, config.sources, events(), taken))
 
 
+LIST_QUARANTINE: Final = call("GET", "/quarantine", VIEW, list_quarantine)
+GET_QUARANTINED: Final = call("GET", "/quarantine/{id}", VIEW, get_quarantined)
 VERIFY_QUARANTINE: Final = call("POST", "/quarantine/verify", OPERATE, verify_quarantine)
 DROP_QUARANTINE: Final = call("POST", "/quarantine/drop", OPERATE, drop_quarantine)

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from receiver.errors import Invalid, NotAsExpected, RequestError
 
+_TAGS = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
 CONTENT_TYPE: Final = "application/problem+json"
 # What `type` begins with; the code of the error follows.
 TYPE: Final = "urn:runhook:problem:"
@@ -27,9 +29,6 @@ def problem_of(error: RequestError) -> dict[str, Any]:
     if isinstance(error, NotAsExpected):
         found["count"] = error.count
     return found
-
-
-_TAGS = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
 def etag_of(body: bytes) -> str:

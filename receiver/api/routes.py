@@ -88,9 +88,6 @@ def _row(route: RouteConfig, counts: dict[str, int]) -> RouteRow:
     )
 
 
-LIST_ROUTES: Final = call("GET", "/routes", VIEW, list_routes)
-
-
 class ExplainParameters(Scoped):
     """A body, as a JSON object or as text."""
 
@@ -180,4 +177,5 @@ def explain(config: Config, source: str, body: bytes, labels: Mapping[str, str],
     )
 
 
+LIST_ROUTES: Final = call("GET", "/routes", VIEW, list_routes)
 EXPLAIN: Final = call("POST", "/explain", VIEW, explain_body, name="explain")

@@ -21,6 +21,11 @@ from receiver.status.problems import find
 from receiver.status.report import StatusReport
 from receiver.status.survey import survey
 
+# Seconds after which the findings so far are returned: less than the time limit of a call.
+TIME: Final = 15.0
+# It opens connections to each server and sink.
+_examining = threading.Lock()
+
 
 class ProblemRow(Result):
     """A problem. `note`: it does not need action at once."""
@@ -148,16 +153,6 @@ def _lane(lane: Lane) -> LaneRow:
     return LaneRow.model_validate({**known, **moments})
 
 
-GET_STATUS: Final = call("GET", "/status", VIEW, get_status, all_sources=True)
-
-
-# Seconds after which the findings so far are returned: less than the time limit of a call.
-TIME: Final = 15.0
-
-# It opens connections to each server and sink.
-_examining = threading.Lock()
-
-
 class FindingRow(Result):
     """The result of one check."""
 
@@ -199,4 +194,5 @@ def get_doctor(service: Service, _actor: Actor, _wanted: Parameters) -> Examinat
     return Examination(items=found, complete=True)
 
 
+GET_STATUS: Final = call("GET", "/status", VIEW, get_status, all_sources=True)
 GET_DOCTOR: Final = call("GET", "/doctor", OPERATE, get_doctor, all_sources=True)

@@ -63,9 +63,6 @@ def get_submission(service: Service, _actor: Actor, wanted: SubmissionParameters
     return service.ledger.read(read)
 
 
-GET_SUBMISSION: Final = call("GET", "/submissions/{id}", VIEW, get_submission)
-
-
 class MissingRow(Result):
     """A result that is overdue: of a submission, or of a run that no submission is for."""
 
@@ -89,6 +86,7 @@ class MissingParameters(FilterParameters):
     """Which overdue results."""
 
 
+GET_SUBMISSION: Final = call("GET", "/submissions/{id}", VIEW, get_submission)
 LIST_MISSING: Final = ListEndpoint(
     MissingRow,
     MissingParameters,

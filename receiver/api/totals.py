@@ -171,9 +171,6 @@ def percentile(values: Sequence[float], part: float) -> float:
     return round(values[max(0, math.ceil(part * len(values)) - 1)], 3)
 
 
-GET_TOTALS: Final = call("GET", "/totals", VIEW, get_totals)
-
-
 class AgesParameters(ByDelivery):
     """Which deliveries, and which periods. Times are those of the deliveries."""
 
@@ -221,4 +218,5 @@ def get_ages(service: Service, actor: Actor, wanted: AgesParameters) -> Ages:
     return Ages(since=span.since, until=span.until, items=items)
 
 
+GET_TOTALS: Final = call("GET", "/totals", VIEW, get_totals)
 GET_AGES: Final = call("GET", "/ages", VIEW, get_ages)
