@@ -12,8 +12,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import dialect
 from receiver.ledger.filters import Condition, Filter, begins, in_states, of_deliveries
-from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, Walk
+from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, Walk, page_of
 from receiver.ledger.schema import attempts, deliveries, events
 
 # Which process sends it, and a caller's address and key, are not shown.
@@ -120,7 +119,7 @@ def _page(
         walk = Walk(conditions=conditions, since=wanted.since)
     else:
         walk = Walk([in_states(each) for each in states], [*of_deliveries(rest), *more], wanted.since)
-    return narrowing.page(connection, listing, wanted, conditions, walk, after, limit)
+    return page_of(connection, listing, wanted, conditions, walk, after, limit)
 
 
 def _completed(connection: sa.Connection, found: list[Row]) -> list[Row]:

@@ -7,8 +7,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from receiver.ledger.filters import Filter, begins, of_events
-from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, KeysetList, Page, Row
+from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, page_of, walk_of
 from receiver.ledger.schema import events
 
 _SHOWN: Final = (
@@ -24,8 +23,8 @@ def list_events(connection: sa.Connection, wanted: Filter, after: Key | None, li
 
     All of the filter applies; of `limit` the parameter.
     """
-    walk = narrowing.walk(events, wanted, of_events)
-    return narrowing.page(connection, LISTING, wanted, of_events(wanted), walk, after, limit)
+    walk = walk_of(events, wanted, of_events)
+    return page_of(connection, LISTING, wanted, of_events(wanted), walk, after, limit)
 
 
 def named(connection: sa.Connection, beginning: str, source: str = "") -> list[Row]:

@@ -14,8 +14,7 @@ import sqlalchemy as sa
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.dialect import each_value
 from receiver.ledger.filters import Condition, Filter, of_runs, of_submissions
-from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, Walk
+from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, Walk, page_of
 from receiver.ledger.schema import runs, submissions
 
 _BOTH: Final = ("source", "run_id", "run_type", "title", "labels", "due_at", "polls")
@@ -65,7 +64,7 @@ def _page(
     needed = [sa.or_(it.polls > 0, it.due_at <= now), *conditions]
     walk = Walk([[it.source == each, is_due] for each in sources], needed)
     # Its times are those of submissions and runs, and not of when they are due.
-    return narrowing.page(connection, listing, wanted, [is_due, *needed], walk, after, limit)
+    return page_of(connection, listing, wanted, [is_due, *needed], walk, after, limit)
 
 
 def _of_submission(row: Row) -> Row:

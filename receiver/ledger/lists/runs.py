@@ -12,8 +12,7 @@ import sqlalchemy as sa
 from receiver.domain.run import RunKey
 from receiver.ledger import dialect
 from receiver.ledger.filters import Condition, Filter, of_runs, text_query
-from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row
+from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, page_of, walk_of
 from receiver.ledger.schema import deliveries, runs
 from receiver.ledger.words import Match, find
 
@@ -83,8 +82,8 @@ def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequenc
 
 def page(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
     """Return a page of the rows of runs that are wanted by when they changed, also where words are."""
-    walk = narrowing.walk(runs, wanted, _conditions)
-    return narrowing.page(connection, LISTING, wanted, _conditions(wanted), walk, after, limit)
+    walk = walk_of(runs, wanted, _conditions)
+    return page_of(connection, LISTING, wanted, _conditions(wanted), walk, after, limit)
 
 
 def _conditions(wanted: Filter) -> list[Condition]:

@@ -10,8 +10,7 @@ import sqlalchemy as sa
 
 from receiver.ledger import dialect
 from receiver.ledger.filters import Filter, of_submissions
-from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, KeysetList, Page, Walk
+from receiver.ledger.lists.paging import Key, KeysetList, Page, Walk, page_of
 from receiver.ledger.schema import runs, submissions
 
 # The caller's address and key may hold secrets, and its answer is a result.
@@ -27,7 +26,7 @@ def list_submissions(connection: sa.Connection, wanted: Filter, after: Key | Non
     """
     rest = replace(wanted, since=None, until=None)
     walk = Walk(conditions=of_submissions(rest), since=wanted.since, until=wanted.until)
-    found, end = narrowing.page(connection, LISTING, wanted, of_submissions(wanted), walk, after, limit)
+    found, end = page_of(connection, LISTING, wanted, of_submissions(wanted), walk, after, limit)
     return _dressed(connection, found), end
 
 
