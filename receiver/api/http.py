@@ -28,11 +28,11 @@ from receiver.api.artifact_stream import ArtifactStreams
 from receiver.api.call_pool import CallPool
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import ROOT, Endpoint
-from receiver.api.operator_key import OperatorKeys
 from receiver.api.responses import CONTENT_TYPE, etag_of, is_known, problem_of
 from receiver.api.service import Actor, Service
 from receiver.api.tail import TAIL
 from receiver.api.tail_stream import TailStreams
+from receiver.domain import api_key
 from receiver.domain.api_key import VIEW
 from receiver.errors import Busy, Invalid, NoKey, NotAllowed, NotFound, RequestError, TooLarge, TooMany
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
@@ -49,6 +49,12 @@ from receiver.web.responses import Refusal, Reply
 MAX_BODY: Final = 1 << 20
 # Paths that Skyvern's older API has too.
 SHARED: Final = "/runs"
+
+# Seconds for which a key that was valid is accepted while the ledger is unavailable: metrics are needed most then.
+TRUSTED_FOR: Final = 24 * 3600.0
+# Seconds that the ledger has to respond: Prometheus waits 10 s, most of which the metrics may take.
+KEY_PATIENCE: Final = 2.0
+_MOST_KEYS: Final = 256
 
 log = logging.getLogger("runhook.api")
 
@@ -176,6 +182,46 @@ class _Api:
         self._artifacts.close()
         await self._ledger.close()
         self._service.ledger.close()
+
+
+class OperatorKeys:
+    """Checks the keys with which programs of operators read /metrics and /readyz?all on the public port.
+
+    `identify`: returns the valid key of a request; raises RequestError and LedgerUnavailable. `presented`: returns the
+    text of its key.
+    """
+
+    def __init__(
+        self,
+        identify: Callable[[Request], Awaitable[Key]],
+        presented: Callable[[Request], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._identify = identify
+        self._presented = presented
+        self._clock = clock
+        self._valid_at: dict[str, float] = {}
+
+    async def check(self, request: Request) -> None:
+        """Return for a key of all sources that may view. Raises RequestError for any other."""
+        digest = api_key.digest(self._presented(request))
+        try:
+            async with asyncio.timeout(KEY_PATIENCE):
+                key = await self._identify(request)
+        except (LedgerUnavailable, TimeoutError):
+            if self._clock() - self._valid_at.get(digest, float("-inf")) > TRUSTED_FOR:
+                raise Busy("ledger database unavailable, so no key can be checked", retry_after=5) from None
+            return
+        except NoKey:
+            self._valid_at.pop(digest, None)
+            raise
+        self._valid_at.pop(digest, None)
+        actor = Actor.of_key(key)
+        actor.require(VIEW)
+        actor.require_all_sources()
+        if len(self._valid_at) >= _MOST_KEYS:
+            self._valid_at.clear()
+        self._valid_at[digest] = self._clock()
 
 
 def _response(request: Request, encoded: bytes, etag: str) -> Response:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from receiver.api import operator_key
+from receiver.api import http as api_http
 from receiver.api.http import api
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -123,7 +123,7 @@ def test_a_ledger_that_hangs_does_not_hide_the_metrics_from_who_could_read_them_
     postgres: PostgresProcess, postgres_ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a receiver whose ledger answers, and a key that has read the metrics
-    monkeypatch.setattr(operator_key, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(api_http, "KEY_PATIENCE", PATIENCE)
     monkeypatch.setattr(auth, "CACHE_SECONDS", 0.0)
     known, unknown = (new_key(postgres_ledger, "view") for _ in range(2))
     with Gate(postgres.port) as gate:
@@ -131,7 +131,7 @@ def test_a_ledger_that_hangs_does_not_hide_the_metrics_from_who_could_read_them_
         with client_of(tmp_path, url) as client:
             assert "runhook_ledger_up 1.0" in client.get("/metrics", headers=bearer(known)).text
             # When it does not say any more which keys are valid
-            monkeypatch.setattr(operator_key, "PATIENCE", 0.3)
+            monkeypatch.setattr(api_http, "KEY_PATIENCE", 0.3)
             caught = [gate.catch(b"keys", "after")]
             # Then that key still reads them
             assert "runhook_redis_up 0.0" in client.get("/metrics", headers=bearer(known)).text

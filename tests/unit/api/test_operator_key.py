@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from starlette.requests import Request
 
-from receiver.api.operator_key import TRUSTED_FOR, OperatorKeys
+from receiver.api.http import TRUSTED_FOR, OperatorKeys
 from receiver.errors import Busy, NoKey
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger.api_keys import Key
