@@ -47,7 +47,7 @@ class CallPool:
             async with asyncio.timeout(LIMIT):
                 return await asyncio.wrap_future(self._pool.submit(work))
         except TimeoutError:
-            raise Busy(f"no answer within {LIMIT:g} s") from None
+            raise Busy(f"no response within {LIMIT:g} s") from None
         finally:
             self._pending -= 1
 

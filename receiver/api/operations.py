@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import Field
 
-from receiver.api import audit as audited
+from receiver.api.audit import note
 from receiver.api.endpoint import call
 from receiver.api.listing import paged
 from receiver.api.models import MAX_VALUES, AskedFor, Moment, Page, PageParameters, Result, Scoped
@@ -100,8 +100,7 @@ def cancel_operation(service: Service, actor: Actor, wanted: OperationParameters
     def stop(connection: Connection) -> bool:
         stopped = actions.cancel(connection, wanted.id, database_now(connection))
         if stopped:
-            told = {"operation": wanted.id}
-            audited.note(connection, actor, "operation.cancel", told, 1, source=found.source)
+            note(connection, actor, "operation.cancel", {"operation": wanted.id}, 1, source=found.source)
         return stopped
 
     if not service.ledger.write(stop):

@@ -27,10 +27,10 @@ from receiver.errors import Busy, Invalid, NotAsExpected, NotFound
 from receiver.inbox.writer import InboxUnavailable, append_each
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
-# Rows that an answer has of what was taken.
+# Maximum rows of a response.
 MOST_ROWS: Final = 500
 AUTHENTIC: Final = "authentic"
-# What the audit calls it.
+# What the audit calls these actions.
 VERIFY: Final = "quarantine.verify"
 DROP: Final = "quarantine.drop"
 
@@ -102,7 +102,7 @@ def get_quarantined(service: Service, _actor: Actor, wanted: QuarantinedParamete
     refused = next((each for each in kept(store, wanted.source) if each.id == wanted.id), None)
     try:
         body = store.body(refused) if refused is not None else None
-    except FileNotFoundError:  # it was dropped meanwhile
+    except FileNotFoundError:  # it was dropped
         body = None
     if refused is None or body is None:
         raise NotFound(f"{wanted.id}: is not in quarantine")

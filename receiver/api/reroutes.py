@@ -45,7 +45,7 @@ class ReroutedRow(Result):
     run_id: str
     status: str
     disposition: str
-    result: str = Field(description="The first event that told the same. Of these a sink gets one.")
+    result: str = Field(description="The first event with the same result. A sink gets one of these.")
     reaches: tuple[str, ...] = Field(description="The sinks that it would reach today.")
     added: tuple[str, ...] = Field(description="Those of them that have no delivery of the result.")
 
@@ -64,7 +64,7 @@ class RerouteResult(Result):
 def reroute(service: Service, actor: Actor, wanted: RerouteParameters) -> RerouteResult:
     """Apply today's rules to old events. Call it again with `next` until that is null.
 
-    A sink that has a result already, however its delivery ended, gets none of it again: a replay does that.
+    A sink that has a result already, however its delivery ended, does not get it again: use replay.
     """
     if wanted.since is None and wanted.until is None and not wanted.run:
         raise Invalid("since: say which events: since, until or run")
@@ -74,11 +74,11 @@ def reroute(service: Service, actor: Actor, wanted: RerouteParameters) -> Rerout
         return _asked(service, actor, wanted, lambda _page: 0)
     selected = wanted.model_dump(mode="json", exclude={"dry_run", "after"})
     chosen = {name: value for name, value in selected.items() if value}
-    with audited(service.ledger, actor, "reroute", chosen, source=wanted.source) as told:
+    with audited(service.ledger, actor, "reroute", chosen, source=wanted.source) as done:
 
         def make(page: ReroutePage) -> int:
             made = apply(service.ledger, page)
-            told.count += made
+            done.count += made
             return made
 
         return _asked(service, actor, wanted, make)

@@ -32,11 +32,11 @@ def problem_of(error: RequestError) -> dict[str, Any]:
 
 
 def etag_of(body: bytes) -> str:
-    """Return the ETag of an answer. A weak one, since a proxy may compress the bytes."""
+    """Return the weak ETag of a response: a proxy may compress its bytes."""
     return f'W/"{blake2b(body, digest_size=16).hexdigest()}"'
 
 
 def is_known(if_none_match: str, etag: str) -> bool:
-    """Return whether the client has the answer with this ETag already, by its If-None-Match; weakly compared."""
+    """Return whether If-None-Match has this ETag, weakly compared."""
     given = if_none_match.strip()
     return given == "*" or etag.removeprefix("W/") in _TAGS.findall(given)

@@ -10,16 +10,16 @@ from receiver.api.models import Moment, Result
 
 
 class RunRow(Result):
-    """A run, as its events have told."""
+    """A run, as its events report it."""
 
     source: str
     run_id: str
     run_type: str
     status: str = Field(description="As Skyvern says.")
-    outcome: str = Field(description="How it ended, after correction; what filters call status.")
+    outcome: str = Field(description="Its corrected status; `status` in filters.")
     attempt: int
     retry_pending: bool
-    final: bool = Field(description="Whether it has ended, and will not be tried again.")
+    final: bool = Field(description="Whether it has ended and Skyvern will not retry it.")
     title: str | None
     workflow_id: str | None
     failure_reason: str | None
@@ -33,9 +33,9 @@ class RunRow(Result):
     labels: dict[str, str]
     first_seen_at: Moment
     updated_at: Moment
-    retried_from: str | None = Field(description="The run that Skyvern started again as this one.")
-    retried_by: str | None = Field(description="The run that Skyvern started again for this one.")
-    deliveries: dict[str, int] = Field(description="How many there are in each state.")
+    retried_from: str | None = Field(description="The run that this one retries.")
+    retried_by: str | None = Field(description="The run that retries this one.")
+    deliveries: dict[str, int] = Field(description="The number of deliveries by state.")
 
 
 class EventRow(Result):
@@ -53,7 +53,7 @@ class EventRow(Result):
     retry_pending: bool
     final: bool
     modified_at: Moment | None
-    disposition: str = Field(description="What it was: new, interim, update, repeat, superseded, test or unreadable.")
+    disposition: str = Field(description="new, interim, update, repeat, superseded, test or unreadable.")
     repeat_of: str | None
     unrouted: bool
     problem: str
@@ -73,7 +73,7 @@ class DeliveryRow(Result):
     route: str
     source: str
     run_id: str
-    after: list[str] = Field(description="Sinks whose end it waits for.")
+    after: list[str] = Field(description="Sinks whose receipts it waits for.")
     state: str
     attempts: int
     spent: int = Field(description="Attempts that count against the sink's budget.")
@@ -97,7 +97,7 @@ class AttemptRow(Result):
     event_id: str
     source: str
     run_id: str
-    state: str = Field(description="That of the delivery now.")
+    state: str = Field(description="The current state of the delivery.")
     outcome: str
     reason: str
     receipt: dict[str, Any] | None
@@ -108,7 +108,7 @@ class AttemptRow(Result):
 
 
 class SubmissionRow(Result):
-    """A run that was submitted here, without its answer and the caller's webhook."""
+    """A run that was submitted here, without its response and the caller's webhook."""
 
     id: str
     source: str
@@ -119,10 +119,10 @@ class SubmissionRow(Result):
     run_type: str
     title: str | None
     labels: dict[str, str]
-    status: str = Field(description="The outcome of its run, if that is known.")
-    request: Any = Field(description="What was asked for, after redaction; null when it was not kept.")
+    status: str = Field(description="The outcome of its run, if known.")
+    request: Any = Field(description="The request after redaction; null when it was not kept.")
     answer_status: int | None
-    due_at: Moment | None = Field(description="When Skyvern is asked next for the result; null: never.")
+    due_at: Moment | None = Field(description="When Skyvern is polled next for the result; null: never.")
     polls: int
     reason: str
     created_at: Moment

@@ -1,4 +1,4 @@
-"""What the functions of the API work on, and who asks."""
+"""What the functions of the API work on, and the caller."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ S = TypeVar("S", bound="Scoped")
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asks. `kind`: key, user or cli. `source`: the only one whose things it may see; "" for all.
-
-    `key_id`: of a key, else "".
-    """
+    """The caller. `kind`: key, user or cli. `source`: the only one that it may see; "" for all. `key_id`: of a key."""
 
     kind: str
     name: str
@@ -40,7 +37,7 @@ class Actor:
 
     @classmethod
     def local(cls) -> Actor:
-        """Return the user of this machine's account, who can read the ledger anyhow: all is allowed."""
+        """Return the user of this host, with all scopes: the account can read the ledger directly."""
         try:
             name = getpass.getuser()
         except (OSError, KeyError):  # the account has no name here
@@ -48,13 +45,13 @@ class Actor:
         return cls("cli", name, frozenset({VIEW, OPERATE}))
 
     def require(self, scope: str) -> None:
-        """Raise Forbidden unless the actor has `scope`. What it may not see it may not operate either."""
+        """Raise Forbidden unless the actor has `scope`, and view, which each call needs."""
         for needed in dict.fromkeys((VIEW, scope)):
             if needed not in self.scopes:
                 raise Forbidden(f"this needs the scope {needed}; {self.name} has {', '.join(sorted(self.scopes))}")
 
     def require_all_sources(self) -> None:
-        """Raise Forbidden when the actor may see one source only: what it asks for concerns all."""
+        """Raise Forbidden when the actor may see one source only."""
         if self.source:
             raise Forbidden(f"this concerns all sources; {self.name} is for the source {self.source} only")
 
@@ -68,9 +65,8 @@ class Actor:
 
 
 class Service:
-    """One deployment, as this process reaches it. `config`: loaded from the settings' file when it is not given, at
-    first use, so that what does not need it works with a file that is wrong; that use raises ConfigError.
-    """
+    """One deployment, as this process reaches it. `config`: by default loaded at first use, which raises ConfigError:
+    calls that do not need it work with an invalid file."""
 
     def __init__(self, settings: Settings, ledger: Ledger, config: Config | None = None) -> None:
         self.settings = settings
@@ -81,6 +77,6 @@ class Service:
     @cached_property
     def config(self) -> Config:
         """The config. Raises ConfigError."""
-        from receiver.config.loader import load  # most calls of the command line read the ledger alone
+        from receiver.config.loader import load  # most commands need only the ledger
 
         return load(self.settings.config, self.settings.environ)

@@ -1,5 +1,5 @@
 """Saved views: pages of the console, with all that their address says, by name. Each has its owner; one that is shared
-is seen by all who may see what its owner may."""
+is visible to callers with the rights of its owner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from pydantic import AfterValidator, Field
 
-from receiver.api import audit as audited
+from receiver.api.audit import note
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Page, Result, Scoped
 from receiver.api.service import Actor, Service
@@ -51,7 +51,7 @@ class SavedViewRow(Result):
     id: str
     name: str
     path: str = Field(description="Below /console, with its query.")
-    shared: bool = Field(description="Whether others see it who may see what its owner may.")
+    shared: bool = Field(description="Whether callers with the owner's rights see it.")
     owner: str
     own: bool = Field(description="Whether it is the caller's.")
     saved_at: Moment
@@ -60,14 +60,14 @@ class SavedViewRow(Result):
 class SaveViewParameters(Scoped):
     """What is saved, and under which name; the caller's own view of that name is replaced.
 
-    `source`: of a shared one, who may see that source sees it.
+    `source`: callers who may see it see a shared view.
     """
 
     name: ViewName
     path: Annotated[str, AfterValidator(_path)] = Field(
         max_length=2000, description="Of a page of the console, below /console, with its query."
     )
-    shared: bool = Field(False, description="Others see it too who may see what the caller may; needs operate.")
+    shared: bool = Field(False, description="Callers with the same rights see it too; needs operate.")
 
 
 class ViewParameters(Scoped):
@@ -160,8 +160,8 @@ def _changeable(connection: Connection, actor: Actor, wanted: ViewParameters) ->
 
 
 def _note(connection: Connection, actor: Actor, action: str, view: SavedView) -> None:
-    told = {"name": view.name, "path": view.path, "shared": view.shared}
-    audited.note(connection, actor, action, told, 1, source=view.source, detail=view.id)
+    facts = {"name": view.name, "path": view.path, "shared": view.shared}
+    note(connection, actor, action, facts, 1, source=view.source, detail=view.id)
 
 
 def _row(view: SavedView, owner: str) -> SavedViewRow:
