@@ -11,9 +11,7 @@ import pytest
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
-from receiver.domain.signature import sign
-from receiver.errors import Forbidden, Invalid, RunhookError, UsageError
-from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
+from receiver.errors import Forbidden, RunhookError, UsageError
 from receiver.ledger import audit
 from tests.servers.submitting import Submitting
 from tests.support.command import Runhook, run_command
@@ -107,20 +105,6 @@ def test_an_unknown_id_and_nothing_to_do_end_differently(
     assert states(api_server.ledger) == before
 
 
-def test_a_sink_of_a_remote_service_is_paused_and_goes_on(
-    runhook: Runhook, monkeypatch: pytest.MonkeyPatch, api_server: Submitting
-) -> None:
-    assert "callback paused" in runhook("sink", "pause", "callback")
-    assert runhook("sink", "resume", "callback") == "callback resumed\n"
-    assert runhook("sink", "resume", "callback") == "callback was not paused\n"
-    for name, words in (("slak", "no sink is called slak"), ("callback", "can't be tested")):
-        with pytest.raises(Invalid, match=words):
-            runhook("sink", "test", name)
-    monkeypatch.setenv("RUNHOOK_KEY", api_server.key("view", source="*"))
-    with pytest.raises(Forbidden, match="needs the scope operate"):
-        runhook("sink", "pause", "callback")
-
-
 def test_keys_of_a_remote_service_are_made_listed_and_revoked(runhook: Runhook, api_server: Submitting) -> None:
     made = json.loads(runhook("keys", "create", "dashboard", "--scope", "view", "--source", "skyvern", "--json"))
     listed = {row["id"]: row for row in json.loads(runhook("keys", "list", "--json"))}
@@ -144,28 +128,3 @@ def test_keys_of_a_remote_service_are_made_listed_and_revoked(runhook: Runhook, 
         runhook("keys", "revoke", "nobody")
     done = [(row.action, row.actor_kind) for row in api_server.ledger.read(audit.list_actions)]
     assert done == [("key.revoke", "key"), ("key.rotate", "key"), ("key.create", "key")]
-
-
-def test_the_quarantine_of_a_remote_service_is_checked_again_and_dropped(
-    runhook: Runhook, api_server: Submitting
-) -> None:
-    assert "the quarantine is empty" in runhook("quarantine", "list")
-    store = Quarantine(api_server.settings.data / "quarantine", 9, 1 << 20)
-    for number, secret in enumerate(("other", "wrong", "wrong")):  # the first is the source's own
-        body = json.dumps({"run_id": f"tsk_{number}"}).encode()
-        store.add(QuarantinedRequest.of("skyvern", sign(body, secret), body, "", time.time() - 9), body)
-
-    ids = [row["id"] for row in json.loads(runhook("quarantine", "list", "--json"))]
-    assert len(ids) == 3
-    assert "1 accepted, 2 still in quarantine." in runhook("quarantine", "verify")
-    assert runhook("quarantine", "drop", ids[1]) == "1 dropped.\n"
-    assert runhook("quarantine", "drop", "--all") == "1 dropped.\n"
-    assert store.list() == []
-
-
-def test_failed_runs_are_submitted_again_only_where_a_sink_knows_how(runhook: Runhook) -> None:
-    with pytest.raises(UsageError, match="nothing selected to resubmit"):
-        runhook("resubmit")
-    with pytest.raises(Invalid, match="the config has no sink of type resubmit") as refused:
-        runhook("resubmit", "--status", "failed")
-    assert refused.value.exit_code == 2

@@ -11,130 +11,34 @@ from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, Submiss
 from receiver.api.timeline import TimelineEntry, timeline_of
 from receiver.domain.delivery import DeliveryState
 
-NONE: dict[str, Any] = {"title": None, "workflow_id": None, "failure_reason": None, "modified_at": None}
-
 
 def run(**known: Any) -> RunRow:
-    given = {
-        **NONE,
-        "source": "skyvern",
-        "run_id": "tsk_1",
-        "run_type": "task_v2",
-        "status": "completed",
-        "outcome": "completed",
-        "attempt": 1,
-        "retry_pending": False,
-        "final": True,
-        "created_at": None,
-        "started_at": None,
-        "finished_at": None,
-        "event_id": "evt_1",
-        "events": 1,
-        "submission_id": "",
-        "labels": {},
-        "first_seen_at": 1.0,
-        "updated_at": 1.0,
-        "retried_from": None,
-        "retried_by": None,
-        "deliveries": {},
-    }
-    return RunRow.model_validate(given | known)
+    given = {"run_id": "tsk_1", "status": "completed", "outcome": "completed"}
+    return RunRow.model_construct(**{"created_at": None, "started_at": None, "finished_at": None, **given, **known})
 
 
 def event(**known: Any) -> EventRow:
-    given = {
-        "seq": 1,
-        "id": "evt_1",
-        "source": "skyvern",
-        "run_id": "tsk_1",
-        "via": "webhook",
-        "run_type": "task_v2",
-        "status": "completed",
-        "outcome": "completed",
-        "attempt": 1,
-        "retry_pending": False,
-        "final": True,
-        "modified_at": None,
-        "disposition": "new",
-        "repeat_of": None,
-        "unrouted": False,
-        "problem": "",
-        "submission_id": "",
-        "received_at": 20.0,
-        "recorded_at": 20.1,
-        "size": 10,
-    }
-    return EventRow.model_validate(given | known)
+    given = {"id": "evt_1", "via": "webhook", "outcome": "completed", "disposition": "new", "repeat_of": None}
+    given |= {"retry_pending": False, "unrouted": False, "problem": "", "received_at": 20.0, "recorded_at": 20.1}
+    return EventRow.model_construct(**(given | known))
 
 
 def delivery(**known: Any) -> DeliveryRow:
-    given = {
-        "id": "dlv_1",
-        "event_id": "evt_1",
-        "sink": "results",
-        "lane": "results",
-        "route": "all",
-        "source": "skyvern",
-        "run_id": "tsk_1",
-        "after": [],
-        "state": "delivered",
-        "attempts": 1,
-        "spent": 1,
-        "due_at": 20.1,
-        "reason": "",
-        "created_at": 20.1,
-        "updated_at": 21.0,
-        "status": "completed",
-        "run_type": "task_v2",
-        "via": "webhook",
-        "received_at": 20.0,
-        "receipt": None,
-    }
-    return DeliveryRow.model_validate(given | known)
+    given = {"id": "dlv_1", "sink": "results", "route": "all", "after": [], "state": "delivered", "attempts": 1}
+    given |= {"reason": "", "due_at": 20.1, "created_at": 20.1, "updated_at": 21.0}
+    return DeliveryRow.model_construct(**(given | known))
 
 
 def attempt(**known: Any) -> AttemptRow:
-    given = {
-        "delivery_id": "dlv_1",
-        "number": 1,
-        "sink": "results",
-        "event_id": "evt_1",
-        "source": "skyvern",
-        "run_id": "tsk_1",
-        "state": "delivered",
-        "outcome": "accepted",
-        "reason": "",
-        "receipt": {"id": "row 7"},
-        "retry_after": None,
-        "started_at": 20.5,
-        "ended_at": 20.75,
-        "worker": "w",
-    }
-    return AttemptRow.model_validate(given | known)
+    given = {"delivery_id": "dlv_1", "number": 1, "sink": "results", "outcome": "accepted", "reason": ""}
+    given |= {"receipt": {"id": "row 7"}, "started_at": 20.5, "ended_at": 20.75}
+    return AttemptRow.model_construct(**(given | known))
 
 
 def submission(**known: Any) -> SubmissionRow:
-    given = {
-        "id": "sub_1",
-        "source": "skyvern",
-        "key_id": "k",
-        "call": "tasks",
-        "state": "accepted",
-        "run_id": "tsk_1",
-        "run_type": "task_v2",
-        "title": None,
-        "labels": {},
-        "status": "",
-        "request": None,
-        "answer_status": 200,
-        "due_at": None,
-        "polls": 0,
-        "reason": "",
-        "created_at": 1.0,
-        "answered_at": 1.5,
-        "updated_at": 1.5,
-    }
-    return SubmissionRow.model_validate(given | known)
+    given = {"id": "sub_1", "call": "tasks", "state": "accepted", "answer_status": 200, "due_at": None, "polls": 0}
+    given |= {"reason": "", "created_at": 1.0, "answered_at": 1.5}
+    return SubmissionRow.model_construct(**(given | known))
 
 
 def lines(entries: list[TimelineEntry]) -> list[str]:
