@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,14 +17,16 @@ from handlers.contract import Sink
 from handlers.support.daemon_pool import in_thread
 from receiver import __version__
 from receiver.config.loader import load
-from receiver.config.models import Config
+from receiver.config.models import Config, SourceConfig
 from receiver.config.settings import Settings
 from receiver.delivery.sink_services import SourceServices
-from receiver.doctor import public_url, servers, signatures
-from receiver.doctor.finding import Finding
+from receiver.doctor import Finding, public_url, servers
+from receiver.domain.counting import counted
 from receiver.domain.parts import BEAT_EVERY, missing
+from receiver.domain.signature import verify
 from receiver.errors import ConfigError
-from receiver.status.problem import size
+from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
+from receiver.status.problem import ago, size
 from receiver.status.problems import SKEW
 from receiver.status.report import DiskReport, StatusReport
 from receiver.status.survey import survey
@@ -31,6 +35,10 @@ from receiver.status.survey import survey
 _FEWEST_INODES: Final = 10_000
 # Seconds that the checks of all sinks have together; one that hangs is left behind.
 PATIENCE: Final = 10.0
+# What is tried of the quarantine: requests, seconds since they came, and bytes of their bodies.
+MOST: Final = 200
+RECENT: Final = 7 * 86_400.0
+MOST_BYTES: Final = 64 << 20
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -45,7 +53,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if config is not None:
         no_webhooks = config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url)
         yield from public_url.examine(settings.public_url, list(config.sources), no_webhooks)
-        yield from signatures.examine(settings.data, config.sources, report.now)
+        yield from of_quarantine(settings.data, config.sources, report.now)
         yield from of_sinks(config, settings.skyvern_base_url)
 
 
@@ -152,3 +160,54 @@ def _of_sink(name: str, answer: Future[str], seconds: float) -> Finding:
     except Exception as error:  # noqa: BLE001 - a sink of a third party
         return Finding(f"sink {name}", f"{type(error).__name__} in the sink's code", "report it to the sink's maker")
     return Finding(f"sink {name}", said or f"nothing that can be tried without sending: `runhook sink test {name}`")
+
+
+def of_quarantine(data: Path, sources: Mapping[str, SourceConfig], now: float) -> Iterator[Finding]:
+    """Yield, for each source to which requests with a wrong signature came, whose secret fits them."""
+    store = Quarantine(data / "quarantine", 0, 0)
+    recent = [each for each in reversed(store.list()) if now - each.at < RECENT][:MOST]
+    fits: Counter[tuple[str, str]] = Counter()
+    newest: dict[str, float] = {}
+    left = MOST_BYTES
+    for refused in recent:
+        left -= refused.size
+        if left < 0:
+            break
+        with suppress(OSError):  # it was dropped meanwhile
+            fits[refused.source, _signer(refused, store.body(refused), sources)] += 1
+            newest.setdefault(refused.source, refused.at)
+    for (source, signer), count in sorted(fits.items()):
+        yield _finding(source, signer, count, now - newest[source], known=source in sources)
+    if not fits:
+        yield Finding("signatures", "the quarantine holds no request of the last 7 days")
+
+
+def _signer(refused: QuarantinedRequest, body: bytes, sources: Mapping[str, SourceConfig]) -> str:
+    """Return the source one of whose secrets has signed the request, its own first; "" for none."""
+    for name in sorted(sources, key=lambda name: name != refused.source):
+        if verify(body, refused.signature, sources[name].signing_secrets):
+            return name
+    return ""
+
+
+def _finding(source: str, signer: str, count: int, age: float, *, known: bool) -> Finding:
+    requests = counted(count, "request", "requests")
+    what = f"{requests} to /webhooks/{source} failed the signature check, the newest {ago(age)} ago"
+    if not signer:
+        return Finding(
+            "signatures",
+            f"{what}, and no secret of any source has signed them",
+            f"add the API key that submitted these runs to sources.{source}.secrets; Skyvern signs with the key of the "
+            "call, or with the organization's newest. Then `runhook quarantine verify`; strangers' are dropped with "
+            "`runhook quarantine drop`",
+        )
+    if signer == source:
+        return Finding(
+            "signatures", f"{what}, and today's secrets fit them", "`runhook quarantine verify` lets them in"
+        )
+    return Finding(
+        "signatures",
+        f"{what}, and a secret of the source {signer} has signed them",
+        f"send them to /webhooks/{signer} (the callback URL in Skyvern)"
+        + (f", or add that secret to sources.{source}.secrets, then `runhook quarantine verify`" if known else ""),
+    )

@@ -13,14 +13,13 @@ import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from handlers.support.address_policy import resolve, why_forbidden
 from handlers.support.url import PORTS
 from receiver.config.advice import refused_url
-from receiver.doctor.finding import Finding
+from receiver.doctor import Finding
 from receiver.domain.trouble import Trouble
 from receiver.errors import NotFound, Unauthorized
 from receiver.status.problem import ago
@@ -32,8 +31,7 @@ EXPIRES_SOON: Final = 14 * 86_400.0
 _BODY: Final = b'{"probe": "runhook doctor"}'
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     """A response to the probe. `code`: of a Runhook error, or ""; `valid_until`: None without TLS."""
 
     status: int

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import redis
 
 from receiver.config.settings import Settings
-from receiver.doctor.finding import Finding
-from receiver.doctor.permissions import of_redis_user
+from receiver.doctor import Finding
+from receiver.domain.trouble import redis_todo
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, words
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.errors import remedy_for
@@ -26,14 +26,40 @@ OLDEST_POSTGRESQL: Final = (12,)
 OLDEST_SQLITE: Final = (3, 35)
 # The part of its memory from which on Redis is nearly full.
 _NEARLY_FULL: Final = 0.9
+# The commands that processes, their scripts, RQ and `limits` send, by the keys they are on, with as many arguments as
+# they need: none is executed. A test runs a service with these and no others.
+_USED: Final = {
+    "": """
+    CLIENT SETNAME doctor; CONFIG GET appendfsync; EVAL script 0; EVALSHA sha 0; INFO; PING; SCRIPT LOAD script;
+    TIME
+    """,
+    "runhook:*": """
+    BLPOP KEY 1; DEL KEY; EXISTS KEY; EXPIRE KEY 1; GET KEY; HDEL KEY field; HGET KEY field; HGETALL KEY;
+    HINCRBY KEY field 1; HINCRBYFLOAT KEY field 1; HLEN KEY; HSET KEY field value; LINDEX KEY 0; LPUSH KEY value;
+    LTRIM KEY 0 1; MEMORY USAGE KEY; PTTL KEY; RENAME KEY KEY; RPUSH KEY value; SET KEY value; TYPE KEY;
+    XACK KEY group 0-1; XADD KEY * field value; XCLAIM KEY group consumer 1 0-1; XDEL KEY 0-1;
+    XGROUP CREATE KEY group 0; XGROUP DELCONSUMER KEY group consumer; XGROUP SETID KEY group 0;
+    XINFO CONSUMERS KEY group; XLEN KEY; XPENDING KEY group; XRANGE KEY - +;
+    XREADGROUP GROUP group consumer STREAMS KEY >; XTRIM KEY MAXLEN 1; ZADD KEY 1 member; ZPOPMIN KEY;
+    ZREMRANGEBYRANK KEY 0 0; ZSCORE KEY member
+    """,
+    "rq:*": """
+    BLMOVE KEY KEY LEFT RIGHT 1; DEL KEY; EXISTS KEY; EXPIRE KEY 1; HGET KEY field; HGETALL KEY;
+    HINCRBY KEY field 1; HMGET KEY field; HSET KEY field value; LLEN KEY; LRANGE KEY 0 1; LREM KEY 0 value;
+    RPUSH KEY value; SADD KEY member; SMEMBERS KEY; SREM KEY member; TYPE KEY; ZADD KEY 1 member; ZRANGE KEY 0 1;
+    ZREM KEY member; ZREMRANGEBYSCORE KEY 0 1
+    """,
+}
+# Commands whose subcommands an ACL allows separately.
+_WITH_SUBCOMMANDS: Final = frozenset({"CLIENT", "CONFIG", "MEMORY", "SCRIPT", "XGROUP", "XINFO"})
 _NTP: Final = "run NTP (chrony, systemd-timesyncd) on both: this host's clock gives the time of a webhook"
 
 
 def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:
     """Yield what is found of Redis; `report` says what it promises."""
     if report.trouble:
-        how = "`runhook dev` starts it, or set REDIS_URL" if report.embedded else "start it, or fix REDIS_URL"
-        yield Finding("redis", f"{report.url} can't be used: {report.trouble}", how)
+        todo = redis_todo(embedded=report.embedded)
+        yield Finding("redis", f"{report.url} can't be used: {report.trouble}", todo)
         return
     todo = report.weak and "change its settings as it says; receivers do not use it as it is"
     yield Finding("redis.durability", report.weak or report.durability, todo)
@@ -45,9 +71,8 @@ def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:
         took = time.monotonic() - monotonic
         permissions = of_redis_user(client)
     except (redis.RedisError, OSError) as error:
-        yield Finding(
-            "redis", f"{report.url}: {error}", "allow this user INFO and TIME, or see that it answers in time"
-        )
+        todo = "allow this user INFO and TIME, or see that it answers in time"
+        yield Finding("redis", f"{report.url}: {error}", todo)
         return
     finally:
         client.close()
@@ -90,7 +115,7 @@ def _of_database(ledger: Ledger, report: LedgerReport) -> Iterator[Finding]:
     began, monotonic = time.time(), time.monotonic()
     version, now = ledger.read(ask)
     took = time.monotonic() - monotonic
-    weak = report.weak and "change them, or accept it with ledger.accept_weaker_durability; no part starts with it"
+    weak = report.weak and "change them, or accept it with ledger.accept_weaker_durability; processes cannot start"
     yield Finding("ledger.durability", report.weak or "what is confirmed is on disk", weak)
     yield Finding("ledger.tables", f"schema {HEAD}")
     if ledger.dialect == "sqlite":
@@ -118,3 +143,52 @@ def _clock(check: str, name: str, theirs: float, began: float, took: float) -> F
     apart = max(abs(ahead) - took / 2, 0.0)
     offset = f"{apart:.1f} s {'ahead of' if ahead > 0 else 'behind'}" if apart >= 0.1 else "that of"
     return Finding(check, f"the clock of this host is {offset} {name}", _NTP if apart > SKEW else "")
+
+
+def commands() -> list[str]:
+    """Return the names of all commands that are tried, each once: XADD, or XGROUP CREATE."""
+    return sorted({"MULTI", "EXEC", "DISCARD", *(_name(command) for _, command in _used())})
+
+
+def of_redis_user(client: redis.Redis) -> Finding:
+    """Return what the user of REDIS_URL may do: an ACL may refuse what a process needs hours later.
+
+    Redis refuses a command of a transaction when it is queued; this one is discarded, so that nothing is done. Raises
+    RedisError and OSError.
+    """
+    connection = client.connection_pool.get_connection()
+
+    def is_refused(*command: str) -> bool:
+        connection.send_command(*command)  # type: ignore[no-untyped-call]
+        try:
+            connection.read_response()
+        except redis.ResponseError as error:  # or another, such as that memory is full
+            return isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error)
+        return False
+
+    try:
+        refused = [command for command in ("MULTI", "EXEC") if is_refused(command)]
+        if not refused and not is_refused("MULTI"):
+            refused = [
+                _name(command) + (f" on {keys}" if keys else "") for keys, command in _used() if is_refused(*command)
+            ]
+            refused += ["DISCARD"] if is_refused("DISCARD") else []
+    finally:
+        connection.disconnect()  # type: ignore[no-untyped-call]
+        client.connection_pool.release(connection)
+    if not refused:
+        return Finding("redis.permissions", "its user may use all commands that are needed")
+    todo = "allow them by ACL SETUSER: all commands of these kinds, on keys rq:* and runhook:*"
+    return Finding("redis.permissions", f"its user may not use {', '.join(refused)}", todo)
+
+
+def _used() -> Iterator[tuple[str, list[str]]]:
+    """Yield the keys and the words of each command of _USED."""
+    for keys, text in _USED.items():
+        for command in text.split(";"):
+            yield keys, command.replace("KEY", keys.replace("*", "doctor")).split()
+
+
+def _name(command: Sequence[str]) -> str:
+    """Return the name of a command, with the subcommand that an ACL names."""
+    return " ".join(command[: 2 if command[0] in _WITH_SUBCOMMANDS else 1])

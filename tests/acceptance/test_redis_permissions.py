@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.doctor import permissions
+from receiver.doctor import servers
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import body
@@ -36,7 +36,7 @@ def test_what_doctor_tries_is_all_that_the_parts_need(
     # Given a user that may send the commands that doctor tries, on the keys that it names, and no others
     server = valkey_factory()
     admin = server.connect()
-    allowed = ["+" + name.replace(" ", "|") for name in permissions.commands()]
+    allowed = ["+" + name.replace(" ", "|") for name in servers.commands()]
     admin.execute_command("ACL", "SETUSER", "parts", "reset", "on", ">pass", "~runhook:*", "~rq:*", *allowed)
     url = server.url.replace("redis://", "redis://parts:pass@")
     hooks = {

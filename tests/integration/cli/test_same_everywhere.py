@@ -12,8 +12,7 @@ import pytest
 
 from receiver.api import status as api_examination
 from receiver.api.names import none_such
-from receiver.doctor import examination
-from receiver.doctor.finding import Finding
+from receiver.doctor import Finding, examination
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger
 from tests.servers.scripted import ScriptedServer

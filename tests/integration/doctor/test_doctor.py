@@ -17,14 +17,13 @@ from receiver import __version__
 from receiver.cli import main
 from receiver.config.loader import load
 from receiver.config.settings import Settings
-from receiver.doctor import examination, servers, signatures
+from receiver.doctor import Finding, examination, servers
 from receiver.doctor.examination import examine
-from receiver.doctor.finding import Finding
-from receiver.doctor.permissions import of_redis_user
+from receiver.doctor.servers import of_redis_user
 from receiver.domain.parts import PartBeat, PartSeen
 from receiver.domain.signature import sign
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, words
 from receiver.ledger.migrate import HEAD
 from receiver.runtime.data_folder import secure
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
@@ -69,7 +68,7 @@ def test_doctor_reports_a_ledger_without_an_index_of_words(settings: Settings, l
     # Then doctor says how far a search reads, and what to do
     found = by_check(settings)["ledger.words"]
     assert not found.ok
-    assert found.what == "no index of words: searches read 2000 runs a page"
+    assert found.what == f"no index of words: searches read {words.NEWEST} runs a page"
     assert "FTS5" in found.todo
 
 
@@ -253,7 +252,7 @@ def test_few_and_small_ones_are_tried(settings: Settings, monkeypatch: pytest.Mo
     for number in range(5):
         content = body(number)
         store.add(QuarantinedRequest.of("lab", sign(content, "x"), content, "", time.time() - number), content)
-    monkeypatch.setattr(signatures, "MOST", 2)
+    monkeypatch.setattr(examination, "MOST", 2)
     (found,) = (each for each in examine(settings) if each.check == "signatures")
     assert found.what.startswith("2 requests")
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.doctor import public_url
-from receiver.doctor.finding import Finding
+from receiver.doctor import Finding, public_url
 from receiver.domain.trouble import Trouble
 from tests.servers.http import Authority, Reply, ScriptedServer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from receiver.doctor.permissions import commands
+from receiver.doctor.servers import commands
 from tests.support.paths import ROOT
 
 CALL = re.compile(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?")
