@@ -137,8 +137,6 @@ class Database:
         if engine is not None:
             event.listen(engine, "checkin", _close_returned)
             engine.dispose()
-        if self._lock is not None:
-            self._lock.close()
 
     def _open(self) -> sa.Engine:
         with self._opening:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from handlers.contract import Artifact, Delivery
 from handlers.slack.escape import code, code_block, link, mrkdwn, plain, utf16_length
@@ -27,22 +27,8 @@ LINKS_MAX = 20
 
 MessagePart = Literal["facts", "why", "output", "links", "context"]
 LinkTo = Literal["run", "mirrored", "signed"]
-
-
-@dataclass(frozen=True, slots=True)
-class MessageWords:
-    """What a sink's templates replace: `title` is raw text, `body` mrkdwn whose values are already escaped."""
-
-    title: str = ""
-    body: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class MessageStyle:
-    """The part of a sink's options that shapes its messages."""
-
-    show: Sequence[MessagePart] = ("facts", "why", "output", "links", "context")
-    link_to: Sequence[LinkTo] = ("run", "mirrored", "signed")
+ALL_PARTS: Final[tuple[MessagePart, ...]] = ("facts", "why", "output", "links", "context")
+ALL_LINKS: Final[tuple[LinkTo, ...]] = ("run", "mirrored", "signed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +45,31 @@ class SlackMessage:
 
 def build(
     delivery: Delivery,
-    style: MessageStyle | None = None,
-    words: MessageWords | None = None,
+    title: str = "",
+    body: str = "",
     artifacts: Sequence[Artifact] = (),
+    *,
+    show: Sequence[MessagePart] = ALL_PARTS,
+    link_to: Sequence[LinkTo] = ALL_LINKS,
 ) -> SlackMessage:
-    """Build the message. `artifacts`: the run's files with signed links, shown where no sink has stored any."""
-    style, words = style or MessageStyle(), words or MessageWords()
-    head = words.title or wording.headline(delivery)
+    """Build the message.
+
+    `title`, `body`: what a sink's templates replace; raw text, and mrkdwn whose values are already escaped.
+    `artifacts`: the run's files with signed links, shown where no sink has stored any.
+    """
     parts: dict[MessagePart, Iterator[dict[str, Any]]] = {
         "why": _reason_blocks(delivery),
         "output": _output_blocks(delivery),
         "facts": _fact_blocks(delivery),
-        "links": _link_blocks(delivery, style.link_to, artifacts),
+        "links": _link_blocks(delivery, link_to, artifacts),
         "context": _context_blocks(delivery),
     }
-    blocks: list[dict[str, Any]] = [header(head), section(run_line(delivery))]
-    if words.body:
-        blocks += [section(piece) for piece in _split(words.body)]
+    blocks: list[dict[str, Any]] = [header(title or wording.headline(delivery)), section(run_line(delivery))]
+    blocks += [section(piece) for piece in _split(body)]
     for part, made in parts.items():
-        if part in style.show and not (words.body and part in ("why", "output", "facts")):
+        if part in show and not (body and part in ("why", "output", "facts")):
             blocks += made
-    return SlackMessage(fallback_text(delivery, words.title), blocks[:BLOCKS_MAX])
+    return SlackMessage(fallback_text(delivery, title), blocks[:BLOCKS_MAX])
 
 
 def run_line(delivery: Delivery) -> str:

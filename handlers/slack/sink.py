@@ -13,7 +13,7 @@ from typing import ClassVar
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions
-from handlers.slack.blocks import LinkTo, MessagePart, MessageStyle, build
+from handlers.slack.blocks import ALL_LINKS, ALL_PARTS, LinkTo, MessagePart, build
 from handlers.slack.client import Api, Webhook
 from handlers.slack.incidents import ThreadBy, topic_of
 from handlers.slack.screenshot import ScreenshotUploader, linked_artifacts
@@ -33,11 +33,9 @@ class SlackOptions(SinkOptions):
     token: SecretStr | None = Field(None, description="Bot token (xoxb-…); needs the scope chat:write.")
     channel: str | None = Field(None, min_length=1, description="Channel for the bot: its id (C…) or #name.")
     api_url: str = Field("https://slack.com/api/", description="Base of Slack's Web API.")
-    show: tuple[MessagePart, ...] = Field(
-        ("facts", "why", "output", "links", "context"), description="Parts of a message under its headline."
-    )
+    show: tuple[MessagePart, ...] = Field(ALL_PARTS, description="Parts of a message under its headline.")
     link_to: tuple[LinkTo, ...] = Field(
-        ("run", "mirrored", "signed"),
+        ALL_LINKS,
         description="What to link to: the run in Skyvern, files that a sink named in `after` has kept, and, where none"
         " are, the sender's own signed links, which expire.",
     )
@@ -119,7 +117,6 @@ class SlackSink(Sink[SlackOptions]):
 
     def __init__(self, name: str, options: SlackOptions, services: Services) -> None:
         super().__init__(name, options, services)
-        self._style = MessageStyle(options.show, options.link_to)
         self._templates = Templates(options.templates)
         self._thread_poster = ThreadPoster(options.channel or "")
         self._webhook_poster = WebhookPoster()
@@ -129,8 +126,9 @@ class SlackSink(Sink[SlackOptions]):
     def send(self, delivery: Delivery) -> Receipt:
         """Post the message. The receipt's id is the message's timestamp, or "webhook", since a webhook returns none."""
         now = time.time()
-        signed = linked_artifacts(delivery.run) if "signed" in self.options.link_to else ()
-        message = build(delivery, self._style, self._templates.words(delivery), signed)
+        show, link_to = self.options.show, self.options.link_to
+        signed = linked_artifacts(delivery.run) if "signed" in link_to else ()
+        message = build(delivery, *self._templates.words(delivery), signed, show=show, link_to=link_to)
         topic = topic_of(delivery, self.options.thread, self.options.window, now)
         if self.options.webhook_url is not None:
             hook = Webhook(self._http, self.options.webhook_url.get_secret_value(), Deadline(self.options.timeout))

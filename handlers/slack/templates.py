@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from handlers.contract import Delivery
 from handlers.slack import escape
-from handlers.slack.blocks import MessageWords
 from handlers.support import templating, wording
 
 When = Literal[
@@ -84,13 +83,13 @@ class Templates:
     def __init__(self, options: Mapping[When, TemplateOption]) -> None:
         self._compiled: dict[str, Compiled] = {when: compile_template(option) for when, option in options.items()}
 
-    def words(self, delivery: Delivery) -> MessageWords:
-        """Render the words for `delivery`; "" where the sink has no template. Raises Refused if one can't be filled."""
+    def words(self, delivery: Delivery) -> tuple[str, str]:
+        """Render title and body; "" where the sink has no template. Raises Refused if one can't be filled."""
         title, body = self._compiled.get(_template_key(delivery)) or self._compiled.get("default") or (None, None)
         if title is None and body is None:
-            return MessageWords()
+            return "", ""
         context = {**templating.context_of(delivery), **wording.template_context(delivery), "link": _link}
-        return MessageWords(title.render(context) if title else "", body.render(context) if body else "")
+        return title.render(context) if title else "", body.render(context) if body else ""
 
 
 def _template_key(delivery: Delivery) -> str:

@@ -24,13 +24,11 @@ class NotLocked(Exception):
 
 
 class FileLock:
-    """The lock at `path`. Its file and folder are made when it is first acquired, so it may be built before a fork."""
+    """The lock at `path`. Its file and folder are made when it is first acquired; the file is open while it is held."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._threads = threading.Lock()
-        self._file: tuple[int, int] | None = None  # (process id, descriptor): a forked child would share the lock
-        self._unwanted = False
 
     @contextmanager
     def held(self, seconds: float) -> Iterator[None]:
@@ -39,36 +37,25 @@ class FileLock:
         if not self._threads.acquire(timeout=max(0.0, seconds)):
             raise NotLocked(f"was locked by another thread for {seconds:.3g} s")
         try:
+            file = self._open()
             try:
-                file = self._open()
-                acquired = acquire(file, end - time.monotonic())
-            except OSError as error:
-                raise NotLocked(f"can't be locked: {self._path}: {error.strerror}") from None
-            if not acquired:
-                raise NotLocked(f"was locked by another process for {max(0.0, seconds):.3g} s")
-            try:
-                yield
+                if not acquire(file, end - time.monotonic()):
+                    raise NotLocked(f"was locked by another process for {max(0.0, seconds):.3g} s")
+                try:
+                    yield
+                finally:
+                    fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
             finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
+                os.close(file)
         finally:
-            self._threads.release()
-            if self._unwanted:
-                self.close()
-
-    def close(self) -> None:
-        """Close the file; where a thread holds the lock now, or acquires it later, as soon as it lets go."""
-        self._unwanted = True
-        if self._threads.acquire(blocking=False):
-            file, self._file = self._file, None
-            if file is not None and file[0] == os.getpid():
-                os.close(file[1])
             self._threads.release()
 
     def _open(self) -> int:
-        if self._file is None or self._file[0] != os.getpid():
+        try:
             make_private_folder(self._path.parent)
-            self._file = os.getpid(), os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        return self._file[1]
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise NotLocked(f"can't be locked: {self._path}: {error.strerror}") from None
 
 
 def acquire(file: int, seconds: float) -> bool:

@@ -199,8 +199,6 @@ class Ledger:
         for engine in filter(None, engines):
             sa_event.listen(engine, "checkin", _close_returned)
             engine.dispose()
-        if self._file:
-            self._file.close()
 
     def _engine(self, *, write: bool) -> sa.Engine:
         engine = self._writer if write else self._reader

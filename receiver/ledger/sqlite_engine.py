@@ -74,10 +74,6 @@ class LedgerFile:
             return None
         return found.st_dev, found.st_ino
 
-    def close(self) -> None:
-        """Close the lock."""
-        self._lock.close()
-
 
 def make(url: sa.URL, wait: float, begin: str) -> sa.Engine:
     """Return an engine whose transactions start with `begin`. `wait`: seconds for a connection of the pool."""

@@ -82,7 +82,6 @@ def test_who_writes_waits_for_the_lock_of_another_process_and_then_says_so(
         with other.held(1):
             assert count(it) == 1
         assert_well(it)
-    other.close()
 
 
 @contextmanager

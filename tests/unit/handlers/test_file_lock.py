@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import subprocess
 import sys
 import threading
@@ -33,7 +32,6 @@ def test_one_thread_at_a_time_holds_it(tmp_path: Path) -> None:
         thread.join()
     with lock.held(0):
         pass
-    lock.close()
 
 
 def test_who_waits_is_told_who_holds_it_and_for_how_long(tmp_path: Path) -> None:
@@ -76,31 +74,11 @@ def test_a_file_that_can_not_be_made_is_told(tmp_path: Path) -> None:
         pass
 
 
-def test_a_closed_lock_closes_its_file_when_it_is_let_go(tmp_path: Path) -> None:
-    lock, other = FileLock(tmp_path / "x.lock"), FileLock(tmp_path / "x.lock")
-    with lock.held(1):
-        file = lock._open()
-        # When it is closed, then whoever holds it still does
-        lock.close()
-        with pytest.raises(NotLocked), other.held(0):
-            pass
-    # And then the file is closed
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(file)
-    # And so is the one of who still has work to do, and acquires it later
-    with lock.held(1):
-        file = lock._open()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(file)
-
-
 _FORK = """
 import os, sys
 from pathlib import Path
 from handlers.support.file_lock import FileLock, NotLocked
 lock = FileLock(Path(sys.argv[1]))
-with lock.held(1):  # the file is open from here on
-    pass
 (reading, ready), (done, finish) = os.pipe(), os.pipe()
 if not os.fork():
     with lock.held(5):

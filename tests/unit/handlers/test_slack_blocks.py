@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from handlers.contract import Artifact, Delivery
 from handlers.slack import escape
-from handlers.slack.blocks import BLOCKS_MAX, MessageStyle, build
+from handlers.slack.blocks import BLOCKS_MAX, build
 from handlers.slack.incidents import (
     RECENT,
     IncidentCount,
@@ -55,8 +55,8 @@ def hostile_delivery(**run: Any) -> Delivery:
     return make_delivery(body=json.dumps(sample_run(**run)).encode())
 
 
-def blocks_of(delivery: Delivery, **more: Any) -> dict[str, Any]:
-    return build(delivery, **more).to_dict()
+def blocks_of(delivery: Delivery, *words: str, **more: Any) -> dict[str, Any]:
+    return build(delivery, *words, **more).to_dict()
 
 
 def all_text(message: dict[str, Any]) -> str:
@@ -204,9 +204,7 @@ def test_signed_links_are_shown_if_nothing_was_mirrored() -> None:
     text = all_text(blocks_of(make_delivery(), artifacts=artifacts))
     assert "<https://signed.example/r?sig=1&kid=k|recording.webm>" in text
     assert "expire within hours" in text
-    assert "signed.example" not in all_text(
-        blocks_of(make_delivery(), style=MessageStyle(link_to=("run",)), artifacts=artifacts)
-    )
+    assert "signed.example" not in all_text(blocks_of(make_delivery(), link_to=("run",), artifacts=artifacts))
 
 
 def test_a_place_that_no_link_leads_to_is_named() -> None:
@@ -232,7 +230,7 @@ def test_many_files_are_counted_instead_of_shown() -> None:
 
 
 def test_parts_that_are_not_wanted_are_left_out() -> None:
-    message = blocks_of(make_delivery(), style=MessageStyle(show=("why",)))
+    message = blocks_of(make_delivery(), show=("why",))
     assert [block["type"] for block in message["blocks"]] == ["header", "section", "section"]
 
 
@@ -264,7 +262,7 @@ def test_operators_words_replace_the_text_and_values_are_escaped() -> None:
         title="A <b>", failure_reason="<!channel> ``` @here", name="a|b>", app_url="https://app.example/1", bad="x:y"
     )
     delivery = make_delivery(run)
-    message = blocks_of(delivery, words=templates.words(delivery))
+    message = blocks_of(delivery, *templates.words(delivery))
     assert message["blocks"][0]["text"]["text"] == "A ‹b› & co broke"
     body = message["blocks"][2]["text"]["text"]
     assert body.startswith("*Reason:* &lt;!channel&gt; ˋˋˋ @\u2060here, see <https://app.example/1|a¦b&gt;>\n<!here> x")
@@ -278,7 +276,7 @@ def test_no_value_in_a_template_can_mention_or_link(text: str) -> None:
     body = "a {{ reason }} `{{ reason }}` {{ link(run.evil, reason) }} {{ run.evil | upper }}"
     templates = Templates({"default": TemplateOption.model_validate({"title": "{{ reason }}", "body": body})})
     delivery = hostile_delivery(failure_reason=text, evil=text, app_url="https://app.example/x")
-    message = build(delivery, words=templates.words(delivery))
+    message = build(delivery, *templates.words(delivery))
     assert [block for block in message.blocks if not fits(block)] == []
     for block in message.blocks[2:]:
         words = block.get("text", {}).get("text", "")
@@ -291,7 +289,7 @@ def test_a_long_body_is_laid_out_in_sections_that_fit() -> None:
         {"default": TemplateOption(body="{% for n in range(400) %}line {{ n }} & more\n{% endfor %}{{ run.long }}")}
     )
     delivery = make_delivery(sample_run(long="<x>" * 3000))
-    message = blocks_of(delivery, words=templates.words(delivery))
+    message = blocks_of(delivery, *templates.words(delivery))
     assert [block for block in message["blocks"] if not fits(block)] == []
     assert "line 399" in all_text(message)
 

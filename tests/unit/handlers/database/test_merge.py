@@ -94,6 +94,8 @@ WEBHOOK = event(
 RETRIED = event("wr_1", 5, attempt=1, retry_pending=True)
 FAILED = event("tsk_1", 1, status="failed", output={"n": 1}, failure_reason="why")
 COMPLETED = event("tsk_1", 2, status="completed", output=None, failure_reason=None)
+NOTHINGS: list[Any] = [None, {}, [], {"block": None}, {"a": [None, {'b\\"': {}}], "c": []}]
+SOMETHINGS: list[Any] = [{"n": 1}, {"a": [None, {"b": False}]}, [0], "", "null"]
 RULES: dict[str, tuple[list[Delivery], dict[str, Any]]] = {
     "a later attempt wins though its clock is behind": (
         [RETRIED, event("wr_1", 4, status="completed", attempt=2, output={"n": 2}), event("wr_1", 9, attempt=1)],
@@ -149,8 +151,8 @@ RULES: dict[str, tuple[list[Delivery], dict[str, Any]]] = {
             ],
             {"output": something},
         )
-        for nothing in (None, {}, [], {"block": None}, {"a": [None, {'b\\"': {}}], "c": []})
-        for something in ({"n": 1}, {"a": [None, {"b": False}]}, [0], "", "null")
+        for nothing in NOTHINGS
+        for something in SOMETHINGS
     },
     **{
         f"output is found under {name}": (
