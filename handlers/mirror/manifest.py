@@ -142,7 +142,7 @@ def replaces_latest(delivery: Delivery, document: bytes) -> bool:
     known = json.loads(document)
     has_output = _has_output(delivery.run)
     if (known.get("status"), theirs[0]) == (delivery.status, mine[0]) and known.get("has_output") is not has_output:
-        return has_output if "has_output" in known else mine > theirs
+        return has_output
     return mine > theirs
 
 

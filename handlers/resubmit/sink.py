@@ -170,7 +170,7 @@ class ResubmitSink(Sink[ResubmitOptions]):
         """Fetch the request that made the run, as Runhook keeps it. None for a run that was not submitted through it,
         or whose request was not kept."""
         answer = self._call("GET", f"/v1/runs/{quote(delivery.run_id, safe='')}?from=submission", deadline)
-        if answer.status in (404, 422):  # the latter from an earlier version
+        if answer.status == 404:
             return None
         self._raise_for_status(answer)
         return _object(answer)

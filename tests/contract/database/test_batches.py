@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -126,58 +125,3 @@ def test_a_row_is_the_same_however_many_are_written_with_it(pg: ResultsDb, size:
     for number, row in enumerate(rows):
         assert [row[kind] for kind in kinds] == (expected if number % 2 == 0 else [None] * len(kinds))
     assert len(rows) == size
-
-
-@pytest.mark.parametrize("size", [1, 9])
-@pytest.mark.parametrize("history", [False, True])
-def test_column_is_written_from_its_first_value_on(pg: ResultsDb, size: int, history: bool) -> None:
-    # Given a sink whose rows had no summary until now
-    sink = pg.sink(history=history)
-    sink.send_many([event(f"tsk_a{number}", 1) for number in range(size)])
-    # When rows have one, and then none again
-    sink.send_many([event(f"tsk_b{number}", 1, summary="done", parameters={"n": number}) for number in range(size)])
-    sink.send_many([event(f"tsk_c{number}", 1) for number in range(size)])
-    # Then each row has what its event says
-    for table in ("skyvern_runs", "skyvern_runs_history")[: 1 + history]:
-        found = {row["run_id"]: (row["summary"], row["parameters"]) for row in pg.rows(table)}
-        assert len(found) == 3 * size
-        for number in range(size):
-            assert found[f"tsk_b{number}"] == ("done", {"n": number})
-            assert found[f"tsk_a{number}"] == found[f"tsk_c{number}"] == (None, None)
-
-
-@pytest.mark.parametrize("size", [1, 9])
-def test_missing_value_is_null_despite_the_tables_default(pg: ResultsDb, size: int) -> None:
-    pg.execute(
-        "CREATE TABLE skyvern_runs (run_id TEXT, source TEXT, summary TEXT DEFAULT 'none yet', "
-        "PRIMARY KEY (run_id, source))"
-    )
-    sink = pg.sink()
-    sink.add_columns()
-    sink.send_many([event(f"tsk_{number}", 1) for number in range(size)])
-    assert [row["summary"] for row in pg.rows()] == [None] * size
-
-
-@pytest.mark.parametrize("history", [False, True])
-def test_each_row_has_the_values_of_its_event(pg: ResultsDb, history: bool) -> None:
-    # Given batches whose rows have one status and source; two statuses; two of each, and no type; two attempts
-    size = 10
-    batches = {
-        "a": [event(f"a{number}", 1) for number in range(size)],
-        "b": [replace(event(f"b{number}", 1), status=("failed", "completed")[number % 2]) for number in range(size)],
-        "c": [replace(event(f"c{number}", 1), run_type="", source=str(number % 2)) for number in range(size)],
-        "d": [event(f"d{number}", 1, attempt=1 + number % 2, status="canceled") for number in range(size)],
-    }
-    sink = pg.sink(history=history)
-    # When they are written, in whatever order
-    for name in ("a", "b", "c", "d", "c", "a"):
-        assert all(isinstance(answer, Receipt) for answer in sink.send_many(batches[name]))
-    # Then each row has what its own event says
-    told = {
-        each.run_id: (each.status, each.source, each.run_type or None, each.run["status"], each.run.get("attempt", 1))
-        for batch in batches.values()
-        for each in batch
-    }
-    columns = ("status", "source", "run_type", "original_status", "attempt")
-    for table in ("skyvern_runs", "skyvern_runs_history")[: 1 + history]:
-        assert {row["run_id"]: tuple(row[name] for name in columns) for row in pg.rows(table)} == told

@@ -92,26 +92,6 @@ def test_slacks_retry_after_is_passed_on(slack: FakeSlack, webhook: Make, bot: M
         assert caught.value.retry_after == 17
 
 
-def test_a_retry_after_may_be_a_date_and_is_a_day_at_the_most(slack: FakeSlack, webhook: Make) -> None:
-    for value, least, most in [
-        ("Fri, 01 Jan 2100 00:00:00 GMT", 86400, 86400),
-        ("Sat, 01 Jan 2000 00:00:00 GMT", 0, 0),
-    ]:
-        slack.fail(HOOK, 429, headers={"Retry-After": value})
-        with pytest.raises(Unavailable) as caught:
-            webhook().send(make_delivery())
-        assert caught.value.retry_after is not None
-        assert least <= caught.value.retry_after <= most
-
-
-@pytest.mark.parametrize("value", ["soon", "-5", "nan", "inf", "1e400", ""])
-def test_a_retry_after_that_makes_no_sense_is_harmless(slack: FakeSlack, webhook: Make, value: str) -> None:
-    slack.fail(HOOK, 429, headers={"Retry-After": value})
-    with pytest.raises(Unavailable) as caught:
-        webhook().send(make_delivery())
-    assert caught.value.retry_after in (None, 0)
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(slack: FakeSlack, webhook: Make, bot: Make, status: int) -> None:
     slack.fail(HOOK, status, headers={"Location": slack.url + "/elsewhere"})

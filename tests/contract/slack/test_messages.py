@@ -17,15 +17,6 @@ from tests.support.slack_sink import Make, now
 # What is posted
 
 
-def test_a_failed_run_is_told_in_the_channel(slack: FakeSlack, webhook: Make) -> None:
-    run = sample_run(workflow_title="Weekly invoices", failure_reason="No login form")
-    webhook().send(make_delivery(run))
-    (message,) = slack.messages
-    assert message["text"] == "❌ Weekly invoices failed: No login form"
-    assert message["blocks"][0]["text"]["text"] == "❌ Weekly invoices failed"
-    assert message["unfurl_links"] is False
-
-
 def test_the_operators_template_is_used(slack: FakeSlack, webhook: Make) -> None:
     webhook(templates={"failed": "it broke: {{ reason }}"}).send(make_delivery(sample_run(failure_reason="<!here>")))
     assert slack.messages[0]["blocks"][2]["text"]["text"] == "it broke: &lt;!here&gt;"
@@ -34,11 +25,6 @@ def test_the_operators_template_is_used(slack: FakeSlack, webhook: Make) -> None
 def test_a_template_that_can_not_be_filled_is_refused(webhook: Make) -> None:
     with pytest.raises(Refused, match="nothing_such"):
         webhook(templates={"default": "{{ run.nothing_such }}"}).send(make_delivery())
-
-
-def test_a_bots_receipt_is_the_messages_timestamp(slack: FakeSlack, bot: Make) -> None:
-    receipt = bot().send(make_delivery())
-    assert receipt.id == slack.messages[0]["ts"]
 
 
 def test_a_channel_may_be_given_by_name(slack: FakeSlack, bot: Make) -> None:
@@ -59,15 +45,6 @@ def test_a_message_whose_answer_was_lost_is_not_posted_again(slack: FakeSlack, b
     assert [message["ts"] for message in slack.messages] == [receipt.id]
 
 
-def test_a_replay_renews_the_message_in_its_place(slack: FakeSlack, bot: Make) -> None:
-    delivery = now(make_delivery(sample_run(failure_reason="before")))
-    first = bot().send(delivery)
-    again = bot().send(replace(delivery, attempt=2, run={**delivery.run, "failure_reason": "after"}))
-    assert again.id == first.id
-    assert len(slack.messages) == 1
-    assert "after" in slack.messages[0]["text"]
-
-
 def test_the_message_is_found_behind_many_others(slack: FakeSlack, bot: Make) -> None:
     delivery = now(make_delivery())
     bot().send(delivery)
@@ -76,13 +53,3 @@ def test_the_message_is_found_behind_many_others(slack: FakeSlack, bot: Make) ->
         bot().send(now(make_delivery()))
     bot().send(replace(delivery, attempt=2))
     assert len(slack.messages) == 21
-
-
-def test_a_bot_that_may_not_read_posts_again_and_says_so(slack: FakeSlack, bot: Make) -> None:
-    slack.scopes.discard("channels:history")
-    delivery = now(make_delivery())
-    sink = bot()
-    sink.send(delivery)
-    receipt = sink.send(replace(delivery, attempt=2))
-    assert len(slack.messages) == 2
-    assert "channels:history" in receipt.note

@@ -19,16 +19,6 @@ from tests.support.slack_sink import Make, failing, now
 from tests.support.waiting import Stopwatch
 
 
-def test_later_messages_of_a_run_reply_to_its_first(slack: FakeSlack, bot: Make) -> None:
-    runs = [sample_run("wr_1", attempt=number, created_at=None) for number in (1, 2, 3)]
-    for run in runs:
-        bot(thread="run").send(now(make_delivery(run)))  # a new sink each time: nothing is remembered
-    bot(thread="run").send(now(make_delivery(sample_run("wr_2", created_at=None))))
-    first, other = slack.top
-    assert len(slack.replies(first["ts"])) == 2
-    assert slack.replies(other["ts"]) == []
-
-
 def test_a_reply_whose_answer_was_lost_is_not_posted_again(slack: FakeSlack, bot: Make) -> None:
     sink = bot(thread="run")
     sink.send(now(make_delivery(sample_run("wr_1", created_at=None))))

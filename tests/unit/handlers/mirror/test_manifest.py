@@ -81,14 +81,3 @@ def test_latest_has_the_output_in_each_order_of_a_cancel() -> None:
             if replaces_latest(delivery, document):
                 document, shown = latest_document(delivery, "x/"), delivery.run["output"]
         assert shown == {"n": 2}
-
-
-def test_a_document_of_an_older_version_goes_by_time() -> None:
-    at = {"run_id": "r", "status": "canceled", "output": None}
-    first = make_delivery({**at, "modified_at": "2026-03-01T10:00:01", "output": [1]})
-    second = make_delivery({**at, "modified_at": "2026-03-01T10:00:02"})
-    old = json.loads(latest_document(first, "x/"))
-    assert not replaces_latest(second, json.dumps(old).encode())
-    del old["has_output"]
-    assert replaces_latest(second, json.dumps(old).encode())
-    assert not replaces_latest(first, json.dumps(old).encode()), "the same again changes nothing"

@@ -98,21 +98,6 @@ def test_every_place_is_one_safe_name_in_the_runs_folder(identity: str, size: in
     assert file.endswith(".pdf")
 
 
-def test_an_archive_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    """There each file stood in its event's own directory, and no manifest had a path."""
-    delivery = make_delivery(sample_run("tsk_1"), attempt=2)
-    own = tmp_path / "task_v1" / "tsk_1" / delivery.event_id
-    own.mkdir(parents=True)
-    (own / "recording.webm").write_bytes(b"x")
-    entry = {"name": "recording.webm", "kind": "recording", "size": 1, "sha256": SHA, "content_type": "video/webm"}
-    (own / "manifest.json").write_text(json.dumps({"version": 1, "files": [entry | {"artifact_id": "a_9"}]}))
-    there = folder(delivery, root=tmp_path)
-    there.write_body()
-    found = there.find(Artifact("recording", "recording.webm", CONTENT, artifact_id="a_9"), None)
-    assert found is not None
-    assert (found.path, found.sha256) == ("", SHA)
-
-
 @pytest.mark.parametrize("path", ["../../x", "/etc/passwd", "../files/../../x", "..", "../.hidden", "a\\b"])
 def test_a_manifest_that_leads_out_of_the_run_is_not_followed(tmp_path: Path, path: str) -> None:
     delivery = make_delivery(sample_run("tsk_1"), attempt=2)
