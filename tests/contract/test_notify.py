@@ -6,11 +6,8 @@ import json
 import re
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -29,63 +26,25 @@ from handlers.testing.conformance import (
     sample_run,
     silent_port,
 )
+from tests.servers.http import Reply, ScriptedServer
 from tests.support.waiting import PATIENCE, Stopwatch
 
 SECRET = "hush-hush-token"
 
 
-class Receiver(ThreadingHTTPServer):
-    """Keeps the JSON that Apprise's json:// posts; answers as `answers` says by path, else 200."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Any]] = []
-        self.answers: dict[str, tuple[int, float]] = {}
-        super().__init__(("127.0.0.1", 0), self.handler())
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
-        self.thread.start()
-
-    def url(self, path: str = "") -> str:
-        return f"json://me:{SECRET}@127.0.0.1:{self.server_port}/{path}"
-
-    def handler(server) -> type[BaseHTTPRequestHandler]:  # noqa: N805
-        class Handler(BaseHTTPRequestHandler):
-            wbufsize = -1
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                status, delay = server.answers.get(self.path.strip("/"), (200, 0.0))
-                end = time.monotonic() + delay
-                while time.monotonic() < end and server.thread.is_alive():
-                    time.sleep(0.01)
-                if status == 200:
-                    server.seen.append({"path": self.path.strip("/"), **json.loads(body)})
-                try:
-                    self.send_response(status)
-                    self.send_header("Location", "/elsewhere")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                except OSError:
-                    self.close_connection = True
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        return Handler
-
-    def close(self) -> None:
-        self.shutdown()
-        self.server_close()
-        self.thread.join(5)
-
-
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    server = Receiver()
-    yield server
-    server.close()
+def receiver() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        yield server
+
+
+def url_of(server: ScriptedServer, path: str = "") -> str:
+    return f"json://me:{SECRET}@127.0.0.1:{server.port}/{path}"
+
+
+def seen_by(server: ScriptedServer) -> list[dict[str, Any]]:
+    """The JSON that Apprise's json:// has posted."""
+    return [json.loads(request.body) for request in server.requests]
 
 
 def make(**options: Any) -> NotifySink:
@@ -94,24 +53,24 @@ def make(**options: Any) -> NotifySink:
 
 class TestNotify(SinkConformance):
     @pytest.fixture
-    def target(self, receiver: Receiver) -> Iterator[SinkUnderTest]:
+    def target(self, receiver: ScriptedServer) -> Iterator[SinkUnderTest]:
         with silent_port() as silent:
             away = {
                 "nothing listens": {"urls": f"json://me:{SECRET}@127.0.0.1:{closed_port()}", "timeout": 1},
                 "never answers": {"urls": f"json://me:{SECRET}@127.0.0.1:{silent}", "timeout": 0.3},
             }
             yield SinkUnderTest(
-                NotifySink, {"urls": receiver.url()}, lambda: receiver.seen, away=away, secrets=[SECRET]
+                NotifySink, {"urls": url_of(receiver)}, lambda: seen_by(receiver), away=away, secrets=[SECRET]
             )
 
 
-def test_a_failed_run_becomes_a_short_notification(receiver: Receiver) -> None:
+def test_a_failed_run_becomes_a_short_notification(receiver: ScriptedServer) -> None:
     run = sample_run(
         "wr_1", workflow_title="Weekly invoices", failure_reason="No login form", app_url="https://app.example/1"
     )
     receipts = {"archive": {"urls": {"run.json": "https://files.example/run.json"}}, "mirror": None}
-    receipt = make(urls=receiver.url()).send(make_delivery(run, receipts=receipts))
-    (seen,) = receiver.seen
+    receipt = make(urls=url_of(receiver)).send(make_delivery(run, receipts=receipts))
+    (seen,) = seen_by(receiver)
     assert (seen["title"], seen["type"]) == ("❌ Weekly invoices failed", "failure")
     assert seen["message"].split("\n") == [
         "No login form",
@@ -140,16 +99,16 @@ def test_the_outcome_decides_the_kind(status: str, kind: str) -> None:
     assert kind_of(make_delivery(body=b"{")) == "warning"
 
 
-def test_the_operators_words_are_used(receiver: Receiver) -> None:
-    sink = make(urls=[receiver.url()], title="{{ title }}: {{ run.outcome }}", body="because {{ reason }} <b>")
+def test_the_operators_words_are_used(receiver: ScriptedServer) -> None:
+    sink = make(urls=[url_of(receiver)], title="{{ title }}: {{ run.outcome }}", body="because {{ reason }} <b>")
     sink.send(make_delivery(sample_run(title="Prices", failure_reason="@everyone <@&1> a@b.example")))
-    (seen,) = receiver.seen
+    (seen,) = seen_by(receiver)
     assert seen["title"] == "Prices: failed"
     assert seen["message"] == "because @\u2060everyone <\u2060@&1> a@b.example <b>"
 
 
-def test_payload_makes_no_link_and_the_operators_link_stays(receiver: Receiver) -> None:
-    sink = make(urls=[receiver.url()], title="{{ title }}", body="{{ reason }} [the run]({{ run.app_url }})")
+def test_payload_makes_no_link_and_the_operators_link_stays(receiver: ScriptedServer) -> None:
+    sink = make(urls=[url_of(receiver)], title="{{ title }}", body="{{ reason }} [the run]({{ run.app_url }})")
     reason = "![x](https://evil.example/x.png) [log in](https://evil.example) <https://evil.example|here> a[1] (b)"
 
     sink.send(
@@ -158,7 +117,7 @@ def test_payload_makes_no_link_and_the_operators_link_stays(receiver: Receiver) 
         )
     )
 
-    (seen,) = receiver.seen
+    (seen,) = seen_by(receiver)
     assert seen["title"] == "[x]\u2060(https://evil.example)"
     assert seen["message"] == (
         "!\u2060[x]\u2060(https://evil.example/x.png) [log in]\u2060(https://evil.example) "
@@ -166,35 +125,34 @@ def test_payload_makes_no_link_and_the_operators_link_stays(receiver: Receiver) 
     )
 
 
-def test_a_template_that_can_not_be_filled_is_refused(receiver: Receiver) -> None:
+def test_a_template_that_can_not_be_filled_is_refused(receiver: ScriptedServer) -> None:
     with pytest.raises(Refused, match="nothing_such"):
-        make(urls=receiver.url(), body="{{ run.nothing_such }}").send(make_delivery())
+        make(urls=url_of(receiver), body="{{ run.nothing_such }}").send(make_delivery())
 
 
 @pytest.mark.parametrize("status", [302, 401, 404, 429, 500])
-def test_a_no_is_unavailable_and_says_what_was_answered(receiver: Receiver, status: int) -> None:
-    receiver.answers["no"] = (status, 0)
+def test_a_no_is_unavailable_and_says_what_was_answered(receiver: ScriptedServer, status: int) -> None:
+    receiver.script += [Reply(status, {"location": "/elsewhere"})]
     with pytest.raises(Unavailable, match=rf"^json \(number 1\) answered {status}$"):
-        make(urls=receiver.url("no")).send(make_delivery())
-    assert receiver.seen == []
+        make(urls=url_of(receiver, "no")).send(make_delivery())
+    assert len(receiver.requests) == 1
 
 
-def test_who_has_accepted_is_not_notified_again(receiver: Receiver) -> None:
-    receiver.answers["no"] = (503, 0)
-    sink = make(urls=[receiver.url("yes"), receiver.url("no"), receiver.url("also")])
+def test_who_has_accepted_is_not_notified_again(receiver: ScriptedServer) -> None:
+    receiver.script += [Reply(200), Reply(503), Reply(200)]
+    sink = make(urls=[url_of(receiver, "yes"), url_of(receiver, "no"), url_of(receiver, "also")])
     delivery = make_delivery()
     with pytest.raises(Unavailable, match=r"^json \(number 2\) answered 503$"):
         sink.send(delivery)
-    receiver.answers.clear()
     sink.send(replace(delivery, attempt=2))
-    assert [seen["path"] for seen in receiver.seen] == ["yes", "also", "no"]
+    assert [request.path for request in receiver.requests] == ["/yes", "/no", "/also", "/no"]
 
 
-def test_a_slow_service_is_given_up_in_time(receiver: Receiver) -> None:
-    receiver.answers["slow"] = (200, 10)
+def test_a_slow_service_is_given_up_in_time(receiver: ScriptedServer) -> None:
+    receiver.script += [Reply(delay=10)]
     watch = Stopwatch()
     with pytest.raises(Unavailable, match=r"json \(number 1\) did not .*; json \(number 2\) was not reached in time"):
-        make(urls=[receiver.url("slow"), receiver.url()], timeout=0.3).send(make_delivery())
+        make(urls=[url_of(receiver, "slow"), url_of(receiver)], timeout=0.3).send(make_delivery())
     watch.at_most(3)
 
 
