@@ -19,7 +19,7 @@ from urllib.parse import quote
 import pytest
 
 from handlers.contract import Refused, Services, Unavailable
-from handlers.files import FilesSink, store
+from handlers.files import FilesSink
 from handlers.files.disk import translated_errors
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
 from tests.servers import warm_python
@@ -31,14 +31,14 @@ from tests.support.waiting import eventually
 
 
 class Disk:
-    """A disk with `free` bytes; with `grows`, each look at it finds 1 MB less."""
+    """A disk with `free` bytes; with `grows`, each look at it finds 4 MB less."""
 
     def __init__(self, free: int) -> None:
         self.free = free
         self.grows = False
 
     def fstatvfs(self, _: int) -> Any:
-        self.free -= 1_000_000 if self.grows else 0
+        self.free -= 4_000_000 if self.grows else 0
         return SimpleNamespace(f_bavail=self.free, f_frsize=1)
 
 
@@ -135,7 +135,6 @@ class TestFilesMirror(MirrorSuite):
         # Given a disk with 10 MB beyond the reserve of 1 MB
         disk = Disk(free=11_000_000)
         monkeypatch.setattr(os, "fstatvfs", disk.fstatvfs)
-        monkeypatch.setattr(store, "_CHECK_EVERY", 1 << 20)
         sink = place.sink(reserve=1_000_000)
         # When a file is announced that does not fit, then nothing of it is asked to be sent
         huge = entry(server.add("/h", b"x" * 10_000_001), b"", file_size=None, checksum=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import pytest
 import sqlalchemy as sa
 
 from handlers.contract import Receipt, Unavailable
-from handlers.database import sink as sink_module
 from handlers.database.table import LATER, STANDARD
 from handlers.testing.conformance import (
     make_delivery,
@@ -84,7 +84,7 @@ def test_command_adds_columns_while_sinks_of_both_releases_run(
     assert _columns(database) == ALL
     running.send(event("tsk_2", 1, downloaded_files=files))
     assert database.rows()[1]["downloaded_files"] is None, "columns are looked for once a minute, not at each batch"
-    monkeypatch.setattr(sink_module.time, "monotonic", lambda real=sink_module.time.monotonic: real() + 61)
+    monkeypatch.setattr(time, "monotonic", lambda real=time.monotonic: real() + 61)
     running.send(event("tsk_3", 1, downloaded_files=files))
     assert database.rows()[2]["downloaded_files"] == files
     # As the first release writes: it names its own columns.
