@@ -14,9 +14,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from handlers.contract import Delivery
+from handlers.support.wording import stored_links
 
 Encoding = Literal["whole", "base64", "omitted"]
 
@@ -90,12 +91,7 @@ def _fields(delivery: Delivery, encoding: Encoding) -> dict[str, str]:
 
 def _substitute(delivery: Delivery) -> bytes:
     """Return a small JSON object in place of a body: which run it is, and where its body is stored."""
-    urls: dict[str, str] = {}
-    for receipt in delivery.receipts.values():
-        found: Any = receipt.get("urls") if isinstance(receipt, Mapping) else None
-        for name, url in found.items() if isinstance(found, Mapping) else ():
-            if len(urls) < URLS_MAX and len(str(url)) <= URL_MAX:
-                urls.setdefault(str(name)[:FIELD_MAX], str(url))
+    links = [(name[:FIELD_MAX], url) for name, url in stored_links(delivery) if len(url) <= URL_MAX]
     substitute = {
         "run_id": delivery.run_id[:FIELD_MAX],
         "run_type": delivery.run_type[:FIELD_MAX],
@@ -104,7 +100,7 @@ def _substitute(delivery: Delivery) -> bytes:
             "bytes": len(delivery.payload),
             "sha256": hashlib.sha256(delivery.payload).hexdigest(),
             "event_id": delivery.event_id,
-            "urls": urls,
+            "urls": dict(links[:URLS_MAX]),
         },
     }
     return json.dumps(substitute, separators=(",", ":")).encode()

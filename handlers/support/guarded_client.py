@@ -60,81 +60,6 @@ class Response:
     body: bytes = b""
 
 
-class _Connector:
-    """Opens connections: resolves once, checks, and connects to the checked address.
-
-    `seconds`: maximum for look-up and connecting. `make_tls`: called at the first https call.
-    """
-
-    def __init__(
-        self, allowed: AllowedAddresses, resolver: Resolver, seconds: float, make_tls: Callable[[], ssl.SSLContext]
-    ) -> None:
-        self._allowed = allowed
-        self._resolver = resolver
-        self._seconds = seconds
-        self._make_tls = make_tls
-        self._tls: ssl.SSLContext | None = None
-        self._lock = threading.Lock()
-        self._sockets = httpcore2.SyncBackend()
-
-    def connect(self, url: httpx2.URL, deadline: Deadline) -> httpcore2.NetworkStream:
-        """Connect to the server of `url`. Raises Refused, Unavailable, and httpcore2's errors."""
-        host = url.raw_host.decode("ascii")
-        port = url.port or PORTS[url.scheme]
-        tls = self._context() if url.scheme == "https" else None
-        stream = self._connect(host, port, deadline)
-        if tls is None:
-            return stream
-        try:
-            return stream.start_tls(tls, host, self._left(deadline))
-        except BaseException:
-            stream.close()
-            raise
-
-    def _connect(self, host: str, port: int, deadline: Deadline) -> httpcore2.NetworkStream:
-        failure: httpcore2.NetworkError | httpcore2.TimeoutException | None = None
-        until = time.monotonic() + self._seconds
-        for address in self._safe_addresses(host, port, deadline):
-            left = min(deadline.remaining(), until - time.monotonic())
-            if left <= 0:
-                break  # all addresses together have the time, or a name with many of them would have many times it
-            try:
-                return self._sockets.connect_tcp(str(address), port, left)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
-        raise failure or httpcore2.ConnectTimeout(f"{host} was not connected to in time")
-
-    def _safe_addresses(self, host: str, port: int, deadline: Deadline) -> list[IPAddress]:
-        """Return the addresses of `host` that may be called. Raises Refused or Unavailable when none may."""
-        try:
-            found = [ipaddress.ip_address(host.strip("[]"))]
-        except ValueError:
-            try:
-                answers = self._resolver(host, port, self._left(deadline))
-                found = [ipaddress.ip_address(answer) for answer in answers]
-            except TimeoutError:
-                raise Unavailable(f"{host}: its address was not found in time") from None
-            except (OSError, ValueError):
-                raise Unavailable(f"{host}: its address was not found") from None
-        safe = [address for address in found if not self._allowed.check(host, address, port)]
-        if found and not safe:
-            why = self._allowed.check(host, found[0], port)
-            raise Refused(f"{host} is {why}; list it under allowed_addresses if that is meant")
-        if not safe:
-            raise Unavailable(f"{host}: its address was not found")
-        return safe
-
-    def _left(self, deadline: Deadline) -> float:
-        return min(self._seconds, deadline.remaining())
-
-    def _context(self) -> ssl.SSLContext:
-        with self._lock:
-            if self._tls is None:
-                self._tls = self._make_tls()
-                self._tls.set_alpn_protocols(["http/1.1"])
-            return self._tls
-
-
 class Download:
     """A response whose body is still to be read. Header names are lower-case; `url` is the last one after redirects."""
 
@@ -181,8 +106,13 @@ class GuardedClient:
     ) -> None:
         self._timeout = timeout
         self._max_redirects = max_redirects
-        connecting = timeout if connect_timeout is None else min(timeout, connect_timeout)
-        self._connector = _Connector(AllowedAddresses(allowed), resolver, connecting, make_tls)
+        self._connecting = timeout if connect_timeout is None else min(timeout, connect_timeout)
+        self._allowed = AllowedAddresses(allowed)
+        self._resolver = resolver
+        self._make_tls = make_tls
+        self._tls: ssl.SSLContext | None = None
+        self._lock = threading.Lock()
+        self._sockets = httpcore2.SyncBackend()
         self._idle = IdleConnections()
 
     @contextmanager
@@ -267,7 +197,61 @@ class GuardedClient:
             idle.give_back(origin, connection)
 
     def _open(self, url: httpx2.URL, deadline: Deadline) -> HttpConnection:
-        return HttpConnection(self._connector.connect(url, deadline), self._timeout)
+        """Connect to the server of `url`. Raises Refused, Unavailable, and httpcore2's errors."""
+        host = url.raw_host.decode("ascii")
+        port = url.port or PORTS[url.scheme]
+        tls = self._context() if url.scheme == "https" else None
+        stream = self._connect(host, port, deadline)
+        if tls is not None:
+            try:
+                stream = stream.start_tls(tls, host, self._left(deadline))
+            except BaseException:
+                stream.close()
+                raise
+        return HttpConnection(stream, self._timeout)
+
+    def _connect(self, host: str, port: int, deadline: Deadline) -> httpcore2.NetworkStream:
+        failure: httpcore2.NetworkError | httpcore2.TimeoutException | None = None
+        until = time.monotonic() + self._connecting
+        for address in self._safe_addresses(host, port, deadline):
+            left = min(deadline.remaining(), until - time.monotonic())
+            if left <= 0:
+                break  # all addresses together have the time, or a name with many of them would have many times it
+            try:
+                return self._sockets.connect_tcp(str(address), port, left)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpcore2.ConnectTimeout(f"{host} was not connected to in time")
+
+    def _safe_addresses(self, host: str, port: int, deadline: Deadline) -> list[IPAddress]:
+        """Return the addresses of `host` that may be called. Raises Refused or Unavailable when none may."""
+        try:
+            found = [ipaddress.ip_address(host.strip("[]"))]
+        except ValueError:
+            try:
+                answers = self._resolver(host, port, self._left(deadline))
+                found = [ipaddress.ip_address(answer) for answer in answers]
+            except TimeoutError:
+                raise Unavailable(f"{host}: its address was not found in time") from None
+            except (OSError, ValueError):
+                raise Unavailable(f"{host}: its address was not found") from None
+        safe = [address for address in found if not self._allowed.check(host, address, port)]
+        if found and not safe:
+            why = self._allowed.check(host, found[0], port)
+            raise Refused(f"{host} is {why}; list it under allowed_addresses if that is meant")
+        if not safe:
+            raise Unavailable(f"{host}: its address was not found")
+        return safe
+
+    def _left(self, deadline: Deadline) -> float:
+        return min(self._connecting, deadline.remaining())
+
+    def _context(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._tls is None:
+                self._tls = self._make_tls()
+                self._tls.set_alpn_protocols(["http/1.1"])
+            return self._tls
 
     def _next(self, target: httpx2.URL, location: str) -> httpx2.URL:
         following = parse_url(location, base=target)
