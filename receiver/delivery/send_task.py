@@ -40,7 +40,7 @@ def to_delivery(each: Claimed, retry: RetryPolicy) -> Delivery:
     if each.run is not None and body is each.body:
         run, data = each.run, each.run.data
     else:
-        run = parse(body, briefly=True)
+        run = parse(body)
         data = run.data if run.problem else completed(run.data, json.loads(completion) if completion else None)
         if not (run.problem or run.left_out or each.via == "webhook"):
             payload = webhook_body(body, run.data, data)

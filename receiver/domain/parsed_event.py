@@ -12,7 +12,7 @@ from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
 from receiver.domain.extent import extent_of
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run, RunKey, parse_state
+from receiver.domain.run import Run, RunKey, parse
 from receiver.domain.run import members as members_of
 
 
@@ -43,17 +43,17 @@ def parse_event(
 
     `details`: what a further call of Skyvern's API answered, see shape.of_details.
     """
-    run = run or parse_state(event.body)
+    run = run or parse(event.body)
     if run.left_out:  # what is left out is masked in the text, and the rest with it
         body, data = redactor.apply(event.body, {})[0], redactor.mask(run.data)
     else:
         body, data = redactor.apply(event.body, run.data)
     if not run.run_id or run.problem:
-        return ParsedEvent(event, run.told_by(data), body, data=data)
+        return ParsedEvent(event, run.with_data(data), body, data=data)
     known = shape.of_details(data, redactor.mask(dict(details))) if details else {}
     members, found = _completed(data, data, redactor, known)
     facts = deduplication.facts_of(event.id, run, data)
-    parsed = ParsedEvent(event, run.told_by(members), body, facts, found, data)
+    parsed = ParsedEvent(event, run.with_data(members), body, facts, found, data)
     # What is left out, and what would be once it is masked, reads otherwise in the ledger.
     return to_compare(parsed) if run.left_out or (body is not event.body and too_much(body)) else parsed
 

@@ -111,25 +111,13 @@ class Run(NamedTuple):
 
     def with_data(self, data: dict[str, Any]) -> Run:
         """Return this run with other `data`, masked or completed, and the texts that come from it. The rest stays."""
-        return self if data is self.data else self.told_by(data)
-
-    def told_by(self, data: dict[str, Any]) -> Run:
-        """Do as `with_data`, for a run of `parse_state` too."""
+        if data is self.data:
+            return self
         return Run._make((*self[:_FIRST_TEXT], *_texts(data), self.test, data, self.problem, self.left_out))
 
 
-def parse(body: bytes, *, briefly: bool = False) -> Run:
-    """Parse `body` into a run. Never raises: with a `problem` when it can't be parsed.
-
-    `briefly`: only what a sink is given, which are the id, type, status, `test`, `data` and what is wrong; all else is
-    as if the body did not tell it.
-    """
-    run = parse_state(body, briefly=briefly)
-    return run if briefly or not run.data else run.told_by(run.data)
-
-
-def parse_state(body: bytes, *, briefly: bool = False) -> Run:
-    """Parse without the texts, for a caller that adds them by `told_by` from other data."""
+def parse(body: bytes) -> Run:
+    """Parse `body` into a run. Never raises: with a `problem` when it can't be parsed."""
     data, problem, left_out = _load(body)
     if problem:
         return Run(problem=problem)
@@ -137,12 +125,10 @@ def parse_state(body: bytes, *, briefly: bool = False) -> Run:
     status = _text(data.get("status"), MAX_WORD) or ""
     if not status:
         problem = problem or "it has no status"
-    run_type, test = _text(data.get("run_type"), MAX_WORD) or "", _is_test(run_id, data)
-    if briefly:
-        return Run(run_id, run_type, status, test=test, data=data, problem=problem, left_out=left_out)
+    reason, title, workflow_id, retried_from, retried_by = _texts(data)
     return Run(
         run_id=run_id,
-        run_type=run_type,
+        run_type=_text(data.get("run_type"), MAX_WORD) or "",
         status=status,
         outcome="completed" if status == "failed" and undelivered(data) else status,
         attempt=_attempt(data.get("attempt")),
@@ -151,7 +137,12 @@ def parse_state(body: bytes, *, briefly: bool = False) -> Run:
         modified_at=epoch(data.get("modified_at")),
         started_at=epoch(data.get("started_at")),
         finished_at=epoch(data.get("finished_at")),
-        test=test,
+        failure_reason=reason,
+        title=title,
+        workflow_id=workflow_id,
+        retried_from=retried_from,
+        retried_by=retried_by,
+        test=_is_test(run_id, data),
         data=data,
         problem=problem,
         left_out=left_out,

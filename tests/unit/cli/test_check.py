@@ -401,30 +401,6 @@ def test_the_shipped_config_needs_no_account(runhook: Runhook, tmp_path: Path) -
     assert [each["sink"] for each in found["against"][0]["deliveries"]] == ["results", "archive"]
 
 
-def test_what_is_commented_out_in_the_shipped_config_works_too(runhook: Runhook, tmp_path: Path) -> None:
-    text = SHIPPED.read_text()
-    for line in (
-        "ops:",
-        "  type: slack",
-        '  webhook_url: "${SLACK',
-        "- name: failures",
-        "  when: {",
-        "  to: [{sink: ops",
-    ):
-        assert f"  # {line}" in text
-        text = text.replace(f"  # {line}", f"  {line}")
-    (tmp_path / "with-slack.yaml").write_text(text)
-    environ = {"SKYVERN_API_KEY": "k", "SLACK_WEBHOOK_URL": "https://hooks.slack.com/services/T0/B0/x"}
-
-    result = runhook("check", tmp_path / "with-slack.yaml", "--json", "--against", "task_v1.failed", environ=environ)
-
-    assert json.loads(result.out)["against"][0]["deliveries"][-1] == {
-        "sink": "ops",
-        "route": "failures",
-        "after": ["archive"],
-    }
-
-
 def test_the_production_example_is_right(runhook: Runhook) -> None:
     result = runhook(
         *("check", PRODUCTION, "--against", "workflow_run.completed", "--label", "team=billing"),

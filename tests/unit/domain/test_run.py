@@ -337,14 +337,6 @@ def test_a_body_is_read_as_by_the_parser_that_keeps_each_integer(numbers: list[s
     assert repr(read) == repr(from_json(inner))
 
 
-@given(st.dictionaries(st.sampled_from(FIELDS), json_values) | json_values)
-def test_what_is_read_briefly_is_read_as_otherwise(value: Any) -> None:
-    raw = json.dumps(value).encode()
-    brief, whole = parse(raw, briefly=True), parse(raw)
-    read = ("run_id", "run_type", "status", "test", "data", "problem", "left_out")
-    assert [getattr(brief, name) for name in read] == [getattr(whole, name) for name in read]
-
-
 def test_an_ordinary_body_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.domain.run._rescue", None)
     monkeypatch.setattr("receiver.domain.run.from_json", None)
