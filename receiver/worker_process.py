@@ -46,7 +46,6 @@ from receiver.runtime.process import StopRequests, drain, error_location, readab
 from receiver.runtime.redis_client import connect
 from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import worker as wakeup_worker
-from receiver.wakeups.wake import JOB_TIMEOUT
 
 # Whether a job must end: the process stops, or the job has taken its time.
 Stop = Callable[[], bool]
@@ -56,10 +55,11 @@ log = logging.getLogger("runhook.worker")
 # Seconds for which a thread may compute while another one waits for the interpreter. With Python's 0.005 an event that
 # passes three threads waits three times as long: the median latency at 100 webhooks per second doubles.
 SWITCH: Final = 0.0005
-# Seconds between two looks for work, signs of life, renewals of claims, and tries of what failed at the start.
+# Seconds between two looks for work, signs of life, renewals of claims, flushes of counters, and tries to build a sink.
 LOOK_EVERY: Final = 1.0
 SIGN_EVERY: Final = 3.0
 RENEW_EVERY: Final = 2.0
+FLUSH_EVERY: Final = 2.0
 TRY_AGAIN: Final = 10.0
 # The job of a sink with its own process: seconds between two looks, without work until it ends, and at most.
 _LINGER_LOOK: Final = 0.02
@@ -122,6 +122,7 @@ class WorkerProcess:
             threads = [
                 keep_thread("signs of life", lambda: self._give_signs(reader), self._ended),
                 keep_thread("renewals", self._renew_claims, self._ended),
+                keep_thread("counters", self._flush_counters, self._ended),
             ]
             try:
                 self._work_until_stop(threads)
@@ -170,7 +171,7 @@ class WorkerProcess:
 
         def job(each: Callable[[Stop], None]) -> None:
             now = time.monotonic()
-            self._job_until = now + JOB_TIMEOUT + _OVERSTAY
+            self._job_until = now + wakeups.JOB_TIMEOUT + _OVERSTAY
             try:
                 each(lambda: bool(self._stops) or time.monotonic() - now > _LINGER)
             finally:
@@ -256,6 +257,11 @@ class WorkerProcess:
 
     def _renew(self, owned: Collection[str], connection: Connection) -> list[str]:
         return claims.renew(connection, self._owner, owned, self._ledger.now() + claims.CLAIM)
+
+    def _flush_counters(self) -> None:
+        while not self._ended.wait(FLUSH_EVERY):
+            for each in list(self._runners.values()):
+                each.counter.flush()
 
     def _poke_due(self) -> bool:
         """Poke the runners whose sinks have something due. Return whether there are any."""

@@ -28,6 +28,7 @@ from receiver.config.destinations import RetryPolicy
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery.callback_sink import CallbackSink
+from receiver.delivery.room import Room
 from receiver.delivery.send_task import SendTask, to_delivery
 from receiver.delivery.settlement import Settlement
 from receiver.delivery.sink_services import SourceServices
@@ -43,28 +44,16 @@ from receiver.runtime.throttle import SharedRate
 from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import AttemptCounter
 
-# Deliveries held for each place of a sink whose sends are fast, in seconds: so that no place is empty while the ledger
-# commits, and what is held waits about a second at most. Of another sink, one.
-AHEAD: Final = 4
-FAST: Final = 0.25
-# Deliveries and bytes held at most. A parsed body takes some four times its bytes.
-MOST: Final = 1024
-MOST_BYTES: Final = claims.CLAIM_BYTES
+# Bytes of memory that a parsed body takes, for each of its own.
 PARSED: Final = 4
 # Batches under way, of a sink that takes many deliveries at once.
 BATCHES: Final = 2
 # Seconds that a settlement waits for other sends that are under way.
 GATHER: Final = 0.01
-# Seconds after which a sink with few free places claims all the same.
-CLAIM_AGAIN: Final = 0.25
-# Seconds without trouble before more is held than there are places.
-CALM: Final = 1.0
 # Seconds that a send may overrun its sink's own time-out before it is given up.
 GRACE: Final = 2.0
 # Sends left behind, for each place, after which a fresh process should replace this one.
 WORN_OUT: Final = 4
-# Seconds between two flushes of the counters while there is something to do; a Redis that hangs is asked seldom.
-FLUSH: Final = 5.0
 
 log = logging.getLogger("runhook.deliver")
 
@@ -72,7 +61,8 @@ log = logging.getLogger("runhook.deliver")
 class SinkRunner:
     """Delivers to one sink in the worker process `owner`. Safe to call from any thread.
 
-    `ledger` and `connection` belong to the process, which closes them; it also renews the claims on `owned()`.
+    `ledger` and `connection` belong to the process, which closes them; it also renews the claims on `owned()`, and
+    flushes the `counter`.
     `concurrency`: sends under way at a time, in this process. `lane_limit`: how many of one lane, for a sink that has
     many. `on_due`: called, in the runner's thread, with the sinks whose held deliveries a settlement has queued.
     """
@@ -101,14 +91,15 @@ class SinkRunner:
         self._on_due = on_due
         self._many = sink.batch_size > 1
         self._places = min(concurrency, BATCHES) if self._many else concurrency
+        self._batch = max(sink.batch_size, 1)
+        self._room = Room(self._places * self._batch, rated=rate is not None, many_lanes=lane_limit is not None)
         self._limit = sink.options.timeout + (2 * GRACE if self._many else GRACE)
         self._threads = DaemonPool(self._places, f"send-{sink.name}")
-        self._counter = AttemptCounter(connection, sink.name)
-        self._settlement = Settlement(sink.name, retry, owner, self._counter)
+        self.counter = AttemptCounter(connection, sink.name)
+        self._settlement = Settlement(sink.name, retry, owner, self.counter)
         self._pause = Pause(log, "deliver")
         self._lock = threading.Lock()  # of what follows
         self._owned: set[Claimed] = set()
-        self._bytes = 0
         self._todo: deque[Claimed] = deque()
         self._unstarted: list[Claimed] = []  # withdrawn, to be handed back
         self._running: dict[int, SendTask] = {}  # by identity; the oldest first
@@ -118,8 +109,6 @@ class SinkRunner:
         self._poked, self._claiming = True, False
         self._stopping = threading.Event()
         self._stopped = threading.Event()
-        self._typical = math.inf  # seconds that a send takes, as seen lately
-        self._trouble_at = self._claimed_at = self._flush_at = self._redis_away = -math.inf  # by time.monotonic()
 
     # --- What the process and the dispatcher call
 
@@ -135,7 +124,7 @@ class SinkRunner:
         if self._rate or self._lane_limit or self._poked or self._stopping.is_set() or self.worn_out:
             return 0
         with self._lock:
-            return self._free()
+            return self._room.free(*self._load(), time.monotonic())
 
     def take(self, claimed: Sequence[Claimed]) -> None:
         """Send deliveries that a committed transaction has claimed for this runner; after a stop, hand them back."""
@@ -143,7 +132,6 @@ class SinkRunner:
             stopping, idle = self._stopping.is_set(), not self._owned
             if not stopping:
                 self._owned.update(claimed)
-                self._bytes += sum(map(_weight, claimed))
                 self._todo.extend(claimed)
         if stopping:
             with suppress(LedgerUnavailable):  # else they lapse
@@ -151,7 +139,7 @@ class SinkRunner:
             return
         if idle:  # else its thread knows when the next send is overdue
             self._done.put(None)
-        for _ in range(0, len(claimed), self._sink.batch_size if self._many else 1):
+        for _ in range(0, len(claimed), self._batch):
             self._threads.submit(self._send_next)
 
     def poke(self) -> None:
@@ -194,8 +182,9 @@ class SinkRunner:
         return self._stopped.wait(max(0.0, until - time.monotonic()))
 
     def close(self) -> None:
-        """End idle threads and close the sink. Leaves the ledger and Redis open."""
+        """End idle threads, flush the counter and close the sink. Leaves the ledger and Redis open."""
         self._threads.close()
+        self.counter.flush()
         self._sink.close()
 
     # --- Senders
@@ -211,15 +200,15 @@ class SinkRunner:
                 raise LeftBehind
             task.answers, task.seconds = answers, time.monotonic() - task.started
         if any(isinstance(each, Unavailable) and not each.dependency for each in answers):
-            self._trouble_at = time.monotonic()
+            self._room.troubled(time.monotonic())
             self._withdraw()  # else what is held spends its attempts before the breaker opens
         self._done.put(task)
 
     def _next_task(self) -> SendTask | None:
         with self._lock:
-            now, size = time.monotonic(), self._sink.batch_size if self._many else 1
+            now = time.monotonic()
             batch: list[Claimed] = []
-            while self._todo and len(batch) < size:
+            while self._todo and len(batch) < self._batch:
                 each = self._todo.popleft()
                 (batch if now < each.start_by else self._unstarted).append(each)
             if not batch:
@@ -257,7 +246,6 @@ class SinkRunner:
             except LedgerUnavailable as error:
                 fields = Fields(sink=self.name, ledger=error, unsettled=len(self._ended))
                 self._pause.wait(fields, lambda: False)
-        self._counter.flush()
         self._stopped.set()
 
     def _is_over(self) -> bool:
@@ -285,7 +273,7 @@ class SinkRunner:
                 return 0.0
             now = time.monotonic()
             oldest = next((task.started for task in self._running.values()), now)  # or one that starts from now on
-            at = min(oldest + self._limit if self._owned else math.inf, self._claim_at())
+            at = min(oldest + self._limit if self._owned else math.inf, self._claim_at(now))
         return None if at == math.inf else max(0.0, at - now)
 
     def _give_up_overdue(self) -> None:
@@ -300,7 +288,7 @@ class SinkRunner:
             task.answers = [Unavailable(f"no answer within {self._sink.options.timeout:g} s")] * len(task.claimed)
         self._ended += overdue
         if overdue:  # the threads that were to send what is held may all be left behind
-            self._trouble_at = now
+            self._room.troubled(now)
             self._withdraw()
 
     def _settle(self) -> None:
@@ -313,34 +301,30 @@ class SinkRunner:
         if paused:
             self._withdraw()
         for task in self._ended:
-            self._typical = task.seconds if self._typical == math.inf else 0.8 * self._typical + 0.2 * task.seconds
+            self._room.sent(task.seconds)
         settled = [*unstarted, *(each for task in self._ended for each in task.claimed)]
         self._ended = []
         with self._lock:
             del self._unstarted[: len(unstarted)]
             self._owned.difference_update(settled)
-            self._bytes -= sum(map(_weight, settled))
             # What is handed back is due again; a lane that has a free place, or was probed, may have more.
             if unstarted or self._lane_limit or any(it.probe for it in settled):
                 self._poked = True
         if sinks:
             self._on_due(sinks)
-        now = time.monotonic()
-        if now > self._flush_at or (not self._owned and now > self._redis_away):
-            self._counter.flush()
-            took = time.monotonic() - now
-            self._flush_at, self._redis_away = now + FLUSH + 10 * took, now + (10 * took if took > 1.0 else 0.0)
 
     def _claim(self) -> None:
         """Claim and start what is due, if there is room. Raises LedgerUnavailable."""
         with self._lock:
-            now, room, held = time.monotonic(), self._free(), list(self._owned)
-            if now < self._claim_at():
+            now, owned = time.monotonic(), list(self._owned)
+            if now < self._claim_at(now):
                 return
-            self._poked, self._claiming, self._claimed_at = False, True, now
+            self._poked, self._claiming = False, True
+            self._room.claimed(now)
+            room = self._room.free(*self._load(), now)
         more = True  # until the ledger has answered
         try:
-            claimed = self._claimed(room, held)
+            claimed = self._claimed(room, owned)
             more = not claimed.all_due
             if claimed:
                 self.take(self._loaded(claimed))
@@ -358,22 +342,18 @@ class SinkRunner:
             found = self._ledger.read(lambda connection: load_bodies(connection, claimed), transaction=False)
         finally:
             with self._lock:
-                self._owned.difference_update(claimed)
-                if not found:
-                    self._owned.update(claimed)
-                    self._bytes += sum(map(_weight, claimed))
-                    self._unstarted += claimed
+                self._unstarted += set(claimed).difference(found)
         return found
 
-    def _claimed(self, room: int, held: Sequence[Claimed]) -> Claims:
+    def _claimed(self, room: int, owned: Sequence[Claimed]) -> Claims:
         many = None
         if self._lane_limit:
-            of_lanes, probing = Counter(each.lane for each in held), sum(each.probe for each in held)
+            of_lanes, probing = Counter(each.lane for each in owned), sum(each.probe for each in owned)
             many = ManyLanes(self._places, self._lane_limit, of_lanes, probing, self._rotation)
         limit = self._allowed(room) if self._rate else room
         if not limit:
             return Claims()  # the process pokes once a second
-        left, began = max(MOST_BYTES - self._bytes, 1), time.monotonic()
+        left, began = self._room.bytes_left(sum(map(_weight, owned))), time.monotonic()
         claimed = self._ledger.write(
             lambda connection: claims.claim(
                 *(connection, self.name, limit, self.owner, self._ledger.now()), most_bytes=left, many=many
@@ -394,28 +374,15 @@ class SinkRunner:
         except redis.RedisError:
             return 0
 
-    def _claim_at(self) -> float:
-        """Return when to claim, by time.monotonic(): infinite for not before a send ends or somebody pokes.
-
-        A sink with few free places waits a moment for more, unless it has many lanes: a slow lane must not keep others
-        from the places that are free.
-        """
-        room = self._free()
-        if not self._poked or room <= 0 or self._stopping.is_set() or self.worn_out:
+    def _claim_at(self, now: float) -> float:
+        """Return when to claim, by time.monotonic(): infinite for not before a send ends or another thread pokes."""
+        if not self._poked or self._stopping.is_set() or self.worn_out:
             return math.inf
-        if self._lane_limit or 2 * room > self._most():
-            return -math.inf
-        return math.inf if self._todo else self._claimed_at + CLAIM_AGAIN
+        return self._room.claims_at(*self._load(), now, waiting=bool(self._todo))
 
-    def _free(self) -> int:
-        """Return for how many more deliveries there is room."""
-        return max(0, self._most() - len(self._owned)) if self._bytes < MOST_BYTES else 0
-
-    def _most(self) -> int:
-        """Return how many deliveries are held at most."""
-        alone = self._rate or self._lane_limit or self._typical > FAST
-        ahead = 1 if alone or time.monotonic() < self._trouble_at + CALM else AHEAD
-        return min(self._places * (self._sink.batch_size if self._many else 1) * ahead, MOST)
+    def _load(self) -> tuple[int, int]:
+        """Return how many deliveries are owned, and their weight."""
+        return len(self._owned), sum(map(_weight, self._owned))
 
 
 def _weight(each: Claimed) -> int:

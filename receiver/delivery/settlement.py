@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 from handlers import Receipt
 from receiver.config.destinations import RetryPolicy
@@ -83,37 +83,22 @@ class Settlement:
     def _breaker_changes(
         self, connection: Connection, rows: Mapping[str, breaker.Lane], tasks: Sequence[SendTask], now: float
     ) -> dict[str, outcome.BreakerChange]:
-        """Move the breaker of each lane that met trouble, or was probed. Returns their changes by lane."""
-        touched = _touched(tasks, {name for name, row in rows.items() if row.failures})
+        """Move the breakers by what the answers say of their lanes. Returns their changes by lane. `rows`: of lanes."""
+        seen: defaultdict[str, list[breaker.Observation]] = defaultdict(list)
+        for task in tasks:
+            for each, answer in zip(task.claimed, task.answers, strict=True):
+                if (found := outcome.availability(answer)) is not None:
+                    seen[each.lane].append(found)
         changes = {}
-        for name in sorted(touched):
+        for name in sorted(seen):
             before = rows.get(name) or breaker.Lane(name, self._sink)
-            after = breaker.after(before, touched[name], now)
+            after = breaker.after(before, seen[name], now)
             if after != before:
                 lanes.put(connection, after, now)
                 if after.breaker != before.breaker:
                     log.warning("breaker.%s lane=%s reason=%s", after.breaker, name, after.reason)
             changes[name] = outcome.BreakerChange(before, after)
         return changes
-
-
-def _touched(tasks: Sequence[SendTask], troubled: Collection[str]) -> dict[str, list[breaker.Observation]]:
-    """Return what was seen of each lane whose breaker may move: one that met trouble now, or is among `troubled`, or
-    was probed."""
-    answered = [
-        (each, outcome.availability(answer))
-        for task in tasks
-        for each, answer in zip(task.claimed, task.answers, strict=True)
-    ]
-    touched: dict[str, list[breaker.Observation]] = {
-        each.lane: []
-        for each, found in answered
-        if each.probe or (found is not None and not found.available) or each.lane in troubled
-    }
-    for each, found in answered if touched else ():
-        if found is not None and each.lane in touched:
-            touched[each.lane].append(found)
-    return touched
 
 
 def _log_trouble(claimed: Claimed, answer: Receipt | Exception, result: AttemptResult) -> None:

@@ -34,7 +34,6 @@ from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import DispatchCounter
-from receiver.wakeups import deliver_queue
 
 QUEUE = wakeups.DISPATCH
 BATCH = 256
@@ -101,7 +100,7 @@ class Dispatcher(EventRecorder):
             # What was read stays here; in a second the process looks into the inbox again.
             what = {"inbox": spoilt(error)} if spoilt(error) else {"ledger": error}
             self._pause.wait(Fields(**what, kept=len(self._unfinished)), stop)
-            wakeups.lower_flag(self._redis, QUEUE)
+            self._redis.delete(wakeups.flag_key(QUEUE))
         except redis.RedisError:
             raise
         except BaseException:  # such as a job's timeout
@@ -231,7 +230,7 @@ class Dispatcher(EventRecorder):
         self._cut_off = 0
         self._reader.done([entry.entry_id for entry in entries])
         if sinks:  # their processes, when they get no wake-up since Redis is full, find it within a second
-            self._reader.flush([wakeups.wake_command(deliver_queue(sink)) for sink in sinks])
+            self._reader.flush([wakeups.wake_command(wakeups.deliver_queue(sink)) for sink in sinks])
 
     def _set_aside(self, entries: Sequence[Entry]) -> None:
         """Set aside what is no event of ours: anyone who can write in Redis can add an entry."""

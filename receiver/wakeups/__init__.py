@@ -5,30 +5,108 @@ because it is enqueued only while the flag of the queue is down. Its job lowers 
 work once more (`finish`): work that was written before the flag went down is found then, and work written after it
 enqueues the next wake-up.
 
-    wake    the producer: flag, wake-up, and its record as RQ stores it, without importing rq
-    worker  the consumer: RQ's SimpleWorker for one queue, and the only job class that it runs
+Here is the producer: the flag, and the job's record as RQ stores it. The receiver wakes the dispatcher with each commit
+that needs it, so this does not import rq, which takes longer to import than the rest of the receiver's start. The
+consumer, RQ's worker, is in `worker`.
+"""
+# mypy: disable-error-code="no-untyped-call"
+# redis-py leaves execute_command untyped.
+
+from __future__ import annotations
+
+import uuid
+import zlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import redis
+
+# The queue of the processes that take events from the inbox into the ledger.
+DISPATCH: Final = "dispatch"
+# Seconds after which a flag expires whose wake-up was lost; then the next look for work enqueues another one.
+FLAG_TTL: Final = 10
+# Seconds that the record of a job lives if no worker takes it.
+RECORD_TTL: Final = 3600
+# Seconds that a job may take: its linger, and the longest wait that its last batch may contain.
+JOB_TIMEOUT: Final = 60
+# Seconds that RQ keeps the record of a failed job.
+FAILURE_TTL: Final = 60
+# The job's function, as RQ records it. The worker compares the name and never imports it.
+FUNCTION: Final = "receiver.wakeups.work"
+# Function, instance, arguments and keyword arguments, as RQ's JSON serializer writes them.
+JOB_DATA: Final = f'["{FUNCTION}", null, [], {{}}]'.encode()
+
+# KEYS: flag, queue, job record, set of queues. ARGV: seconds of the flag, seconds of the record, job id, then names and
+# values of the record. A flag that expires later than Runhook's, or never, was not set by Runhook.
+_SCRIPT: Final = """
+local expires = redis.call('PTTL', KEYS[1])
+if expires > 0 and expires <= ARGV[1] * 1000 then return 0 end
+redis.call('SET', KEYS[1], ARGV[3], 'EX', ARGV[1])
+if redis.call('LLEN', KEYS[2]) > 0 then return 0 end
+redis.call('HSET', KEYS[3], unpack(ARGV, 4))
+redis.call('EXPIRE', KEYS[3], ARGV[2])
+redis.call('SADD', KEYS[4], KEYS[2])
+redis.call('RPUSH', KEYS[2], ARGV[3])
+return 1
 """
 
-from receiver.wakeups.wake import (
-    DISPATCH,
-    FLAG_TTL,
-    deliver_queue,
-    finish,
-    flag_key,
-    lower_flag,
-    wake,
-    wake_command,
-    wake_dispatcher,
-)
 
-__all__ = [
-    "DISPATCH",
-    "FLAG_TTL",
-    "deliver_queue",
-    "finish",
-    "flag_key",
-    "lower_flag",
-    "wake",
-    "wake_command",
-    "wake_dispatcher",
-]
+def deliver_queue(sink: str) -> str:
+    """Return the queue of the sink named `sink`."""
+    return f"deliver:{sink}"
+
+
+def flag_key(queue: str) -> str:
+    """Return the Redis key of the flag that is up while a wake-up of `queue` is outstanding."""
+    return f"runhook:wake:{queue}"
+
+
+def job_record(queue: str) -> dict[str, Any]:
+    """Return the record of a new wake-up of `queue`, as RQ stores it."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return {
+        "data": zlib.compress(JOB_DATA),
+        "origin": queue,
+        "description": "wake-up",
+        "timeout": JOB_TIMEOUT,
+        "result_ttl": 0,
+        "failure_ttl": FAILURE_TTL,
+        "status": "queued",
+        "created_at": now,
+        "enqueued_at": now,
+    }
+
+
+def wake_command(queue: str) -> tuple[Any, ...]:
+    """Return the wake-up as one Redis command, for `execute_command(*wake_command(queue))` of any client or pipeline,
+    sync or async. Its reply is 1 when a wake-up was enqueued, else 0."""
+    job_id = uuid.uuid4().hex
+    keys = (flag_key(queue), f"rq:queue:{queue}", f"rq:job:{job_id}", "rq:queues")
+    record = (part for field in job_record(queue).items() for part in field)
+    return ("EVAL", _SCRIPT, len(keys), *keys, FLAG_TTL, RECORD_TTL, job_id, *record)
+
+
+def wake(client: redis.Redis, queue: str) -> bool:
+    """Enqueue a wake-up for `queue` unless one is outstanding. Call it after the work is committed.
+
+    Returns whether it enqueued one. Raises redis.RedisError.
+    """
+    return bool(client.execute_command(*wake_command(queue)))
+
+
+def wake_dispatcher(client: Any) -> Any:
+    """Wake the dispatcher. Returns what `wake` does, or an awaitable from an async client. Raises redis.RedisError."""
+    return client.execute_command(*wake_command(DISPATCH))
+
+
+def finish(client: redis.Redis, queue: str, more: Callable[[], bool]) -> bool:
+    """Finish a job: lower the flag, look for work once more, and wake the queue again if there is some.
+
+    `more` must see all work that was committed before it is called. Returns its result. Raises redis.RedisError.
+    """
+    client.delete(flag_key(queue))
+    if not more():
+        return False
+    wake(client, queue)
+    return True

@@ -29,7 +29,7 @@ from rq.utils import decode_redis_hash
 
 from receiver.runtime.process import StopRequests, error_location
 from receiver.runtime.redis_client import connect
-from receiver.wakeups.wake import FAILURE_TTL, JOB_DATA, JOB_TIMEOUT, RECORD_TTL, flag_key
+from receiver.wakeups import FAILURE_TTL, JOB_DATA, JOB_TIMEOUT, RECORD_TTL, flag_key
 
 # Seconds of one wait for a job, and after which a silent Redis counts as unavailable.
 WAIT: Final = 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections import Counter
@@ -11,12 +10,10 @@ from typing import Any
 
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from receiver.config.destinations import RetryPolicy
-from receiver.delivery import runner
+from receiver.delivery import room
 from receiver.delivery.runner import SinkRunner
 from receiver.domain import breaker
 from receiver.ledger import Ledger, LedgerUnavailable
@@ -177,7 +174,7 @@ def test_a_batch_with_too_few_answers_is_retried(ledger: Ledger, start: Start) -
 def test_no_more_is_held_than_memory_has_room_for(
     ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    monkeypatch.setattr(runner, "MOST_BYTES", 25_000)
+    monkeypatch.setattr(room, "MOST_BYTES", 25_000)
     record(ledger, *(new_event(f"tsk_{n}", "ops", output="x" * 10_000) for n in range(12)))
     counting = Together(seconds)
     start(ScriptedSink(counting))
@@ -197,7 +194,7 @@ def test_a_fast_sink_gets_more_while_the_ledger_commits(
     ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a sink known to be fast, and a ledger that commits only when twice as much went out as there are places
-    monkeypatch.setattr(runner, "FAST", 60.0)
+    monkeypatch.setattr(room, "FAST", 60.0)
     record(ledger, new_event("tsk_first", "ops"))
     sink = ScriptedSink(accept)
     slow = Ledger(str(ledger.url.render_as_string(hide_password=False)))
@@ -321,7 +318,7 @@ def test_what_is_held_when_its_sink_meets_trouble_is_handed_back(
     ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a sink that is fast, and then down
-    monkeypatch.setattr(runner, "FAST", 60.0)
+    monkeypatch.setattr(room, "FAST", 60.0)
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
     sink = ScriptedSink(lambda delivery: accept(delivery) if len(sink.seen) <= 30 else _raise(Unavailable("down")))
     it = start(sink, concurrency=2, first=100)
@@ -358,7 +355,7 @@ def test_what_is_held_behind_sends_that_hang_is_sent_by_others(
     ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given one place, of a sink that was fast, so that more is held than that, and then hangs once
-    monkeypatch.setattr(runner, "FAST", 0.5)
+    monkeypatch.setattr(room, "FAST", 0.5)
     record(ledger, new_event("tsk_first", "ops"))
     release = threading.Event()
     sink = ScriptedSink(accept, timeout=1)
@@ -472,7 +469,7 @@ def test_paused_sink_gets_nothing_after_the_sends_under_way(
     ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a fast sink, for which more is claimed than is under way
-    monkeypatch.setattr(runner, "FAST", 60.0)
+    monkeypatch.setattr(room, "FAST", 60.0)
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
     steps, sink = threading.Semaphore(5), ScriptedSink(accept)
     sink.answer = lambda delivery: (steps.acquire(timeout=PATIENCE), accept(delivery))[1]
@@ -577,28 +574,6 @@ def test_a_ledger_outage_makes_nothing_be_sent_twice(
     assert len(sink.seen) == 1
     assert end(it)
     other.close()
-
-
-def test_a_redis_that_hangs_delays_no_settlement_again_and_again(ledger: Ledger) -> None:
-    # Given a Redis that takes connections and never answers
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        client = redis.Redis(port=port, socket_timeout=1.1, retry=Retry(NoBackoff(), 0))
-        it = SinkRunner(ledger, ScriptedSink(accept), RetryPolicy(), 8, client, "w")
-        it.start()
-        # When deliveries come one by one
-        for number in range(5):
-            record(ledger, new_event(f"tsk_{number}", "ops"))
-            it.poke()
-            eventually(delivered(ledger, number + 1))
-            eventually(lambda: it.idle)
-        # Then it was asked to count once
-        silent.setblocking(False)
-        silent.accept()[0].close()
-        with pytest.raises(BlockingIOError):
-            silent.accept()
-        assert end(it)
-        client.close()
 
 
 # --- Several processes

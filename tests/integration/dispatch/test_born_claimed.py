@@ -255,7 +255,7 @@ def test_what_came_before_the_breaker_opened_is_not_sent_after_it(
     monkeypatch.setattr("receiver.domain.breaker.THRESHOLD", 1)
     monkeypatch.setattr("receiver.domain.breaker.FIRST", 600.0)
     monkeypatch.setattr("receiver.domain.breaker.LONGEST", 600.0)
-    monkeypatch.setattr("receiver.delivery.runner.FAST", 60.0)
+    monkeypatch.setattr("receiver.delivery.room.FAST", 60.0)
 
     def down(delivery: Delivery) -> Receipt:
         if delivery.run_id == "tsk_1":

@@ -104,7 +104,7 @@ def test_stop_in_a_job_leaves_the_next_job_queued(redis_url: str, client: redis.
     def then(call: int, stop: Stop) -> None:
         if call == 2:
             stop.ask()
-            wakeups.wake(client, QUEUE, force=True)
+            wakeups.finish(client, QUEUE, lambda: True)
 
     wakeups.wake(client, QUEUE)
     serve(redis_url, Jobs(then))
@@ -172,7 +172,7 @@ def test_what_a_killed_worker_had_taken_holds_up_nothing(redis_url: str, client:
     # When the next worker starts
     serve(
         redis_url,
-        Jobs(lambda call, stop: wakeups.wake(client, QUEUE, force=True) and None if call == 1 else stop.ask()),
+        Jobs(lambda call, stop: wakeups.finish(client, QUEUE, lambda: call == 1) and None if call == 1 else stop.ask()),
     )
     # Then it does the work, and the other job is gone
     assert client.llen(LANE) == 0

@@ -12,8 +12,7 @@ from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.serializers import JSONSerializer
 
-from receiver.wakeups import FLAG_TTL, deliver_queue, flag_key, wake_command
-from receiver.wakeups.wake import FUNCTION, JOB_TIMEOUT, job_record
+from receiver.wakeups import FLAG_TTL, FUNCTION, JOB_TIMEOUT, deliver_queue, flag_key, job_record, wake_command
 from receiver.wakeups.worker import WakeUp
 
 OURS = zlib.compress(json.dumps(["receiver.wakeups.work", None, [], {}]).encode())

@@ -1,0 +1,71 @@
+"""How many deliveries a runner owns at a time, and when it claims more. Pure: numbers and times are passed in."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+# Deliveries owned for each place of a sink whose sends are fast, in seconds: so that no place is empty while the ledger
+# commits, and what is owned waits about a second at most. Of another sink, one.
+AHEAD: Final = 4
+FAST: Final = 0.25
+# Deliveries and bytes owned at most.
+MOST: Final = 1024
+MOST_BYTES: Final = 16 << 20
+# Seconds after which a sink with few free places claims all the same.
+CLAIM_AGAIN: Final = 0.25
+# Seconds without trouble before more is owned than there are places.
+CALM: Final = 1.0
+
+
+class Room:
+    """The room of a sink for `size` deliveries under way. All times are those of time.monotonic().
+
+    `rated`: its rate is counted at each claim. `many_lanes`: so are its lanes. Neither owns more than is under way.
+    """
+
+    def __init__(self, size: int, *, rated: bool = False, many_lanes: bool = False) -> None:
+        self._size = size
+        self._exact = rated or many_lanes
+        self._many_lanes = many_lanes
+        self._typical = math.inf  # seconds that a send takes, as seen lately
+        self._calm_at = -math.inf
+        self._claimed_at = -math.inf
+
+    def sent(self, seconds: float) -> None:
+        """Note that a send took `seconds`."""
+        self._typical = seconds if self._typical == math.inf else 0.8 * self._typical + 0.2 * seconds
+
+    def troubled(self, now: float) -> None:
+        """Note that the sink was unavailable `now`."""
+        self._calm_at = now + CALM
+
+    def claimed(self, now: float) -> None:
+        """Note that a claim was made `now`."""
+        self._claimed_at = now
+
+    def free(self, owned: int, weight: int, now: float) -> int:
+        """Return for how many more deliveries there is room. `weight`: bytes of those that are owned."""
+        return max(0, self._most(now) - owned) if weight < MOST_BYTES else 0
+
+    def bytes_left(self, weight: int) -> int:
+        """Return how many bytes the next claim may take: at least one, for one delivery is always claimed."""
+        return max(MOST_BYTES - weight, 1)
+
+    def claims_at(self, owned: int, weight: int, now: float, *, waiting: bool) -> float:
+        """Return when to claim what is due: infinite for not before a send ends. `waiting`: some that are owned are not
+        under way.
+
+        A sink with few free places waits a moment for more, unless it has many lanes: a slow lane must not keep others
+        from the places that are free.
+        """
+        room = self.free(owned, weight, now)
+        if not room:
+            return math.inf
+        if self._many_lanes or 2 * room > self._most(now):
+            return -math.inf
+        return math.inf if waiting else self._claimed_at + CLAIM_AGAIN
+
+    def _most(self, now: float) -> int:
+        ahead = 1 if self._exact or self._typical > FAST or now < self._calm_at else AHEAD
+        return min(self._size * ahead, MOST)

@@ -1,0 +1,76 @@
+"""The room of a runner, case by case: how many deliveries it owns, and when it claims more."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from receiver.delivery.room import AHEAD, CALM, CLAIM_AGAIN, FAST, MOST, MOST_BYTES, Room
+
+NOW = 100.0
+AT_ONCE, LATER = -math.inf, math.inf
+
+
+def room(size: int = 8, seconds: float | None = FAST / 2, **options: bool) -> Room:
+    """A room that claimed last at NOW, whose sends have taken `seconds`."""
+    it = Room(size, **options)
+    it.claimed(NOW)
+    if seconds is not None:
+        it.sent(seconds)
+    return it
+
+
+@pytest.mark.parametrize(
+    ("given", "owned", "weight", "free"),
+    [
+        ({}, 0, 0, 8 * AHEAD),
+        ({}, 8, 0, 8 * AHEAD - 8),
+        ({}, 99, 0, 0),
+        ({"seconds": FAST * 2}, 0, 0, 8),
+        ({"seconds": None}, 0, 0, 8),
+        ({"rated": True}, 0, 0, 8),
+        ({"many_lanes": True}, 3, 0, 5),
+        ({"size": 256}, 0, 0, MOST),
+        ({"size": 5000}, 0, 0, MOST),
+        ({}, 1, MOST_BYTES - 1, 8 * AHEAD - 1),
+        ({}, 1, MOST_BYTES, 0),
+    ],
+)
+def test_room_is_what_the_sink_and_memory_allow(given: Any, owned: int, weight: int, free: int) -> None:
+    assert room(**given).free(owned, weight, NOW) == free
+
+
+def test_trouble_leaves_room_for_what_is_under_way_for_a_moment() -> None:
+    it = room()
+    it.troubled(NOW)
+    assert [it.free(0, 0, NOW + seconds) for seconds in (0, CALM / 2, CALM)] == [8, 8, 8 * AHEAD]
+
+
+def test_sends_that_become_slow_leave_no_room_ahead() -> None:
+    it = room()
+    for _ in range(20):
+        it.sent(FAST * 2)
+    assert it.free(0, 0, NOW) == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "owned", "waiting", "at"),
+    [
+        ({}, 0, False, AT_ONCE),
+        ({}, 8 * AHEAD // 2 - 1, True, AT_ONCE),
+        ({}, 8 * AHEAD // 2, True, LATER),
+        ({}, 8 * AHEAD // 2, False, NOW + CLAIM_AGAIN),
+        ({}, 8 * AHEAD, False, LATER),
+        ({"many_lanes": True}, 7, True, AT_ONCE),
+        ({"many_lanes": True}, 8, False, LATER),
+        ({"size": 1, "rated": True}, 0, False, AT_ONCE),
+    ],
+)
+def test_next_claim_waits_until_it_is_worth_it(given: Any, owned: int, waiting: bool, at: float) -> None:
+    assert room(**given).claims_at(owned, 0, NOW, waiting=waiting) == at
+
+
+def test_one_claim_takes_at_least_one_delivery() -> None:
+    assert [room().bytes_left(weight) for weight in (0, MOST_BYTES, 2 * MOST_BYTES)] == [MOST_BYTES, 1, 1]
