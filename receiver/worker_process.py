@@ -52,8 +52,8 @@ Stop = Callable[[], bool]
 
 log = logging.getLogger("runhook.worker")
 
-# Seconds for which a thread may compute while another one waits for the interpreter. With Python's 0.005 an event that
-# passes three threads waits three times as long: the median latency at 100 webhooks per second doubles.
+# Seconds for which a thread may compute while another one waits for the interpreter: an event passes three threads, and
+# with Python's 0.005 each of them may wait that long.
 SWITCH: Final = 0.0005
 # Seconds between two looks for work, signs of life, renewals of claims, flushes of counters, and tries to build a sink.
 LOOK_EVERY: Final = 1.0
