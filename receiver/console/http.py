@@ -95,9 +95,9 @@ def _issuer(config: OidcConfig, people: Mapping[str, Person], secret: str) -> tu
     try:
         from receiver.console.oidc import Everybody, Oidc
     except ModuleNotFoundError as error:
-        if error.name != "jwt":
+        if error.name not in ("authlib", "joserfc"):
             raise
-        raise ConfigError("console.oidc: PyJWT is not installed: pip install 'runhook[oidc]'") from None
+        raise ConfigError("console.oidc: Authlib is not installed: pip install 'runhook[oidc]'") from None
     everybody = Everybody(people, config)
     return everybody, Oidc(config, everybody, secret)
 
@@ -302,7 +302,6 @@ class _Console:
     async def close(self) -> None:
         """Stop the threads and close the connections."""
         self._pool.close()
-        self.signing_in.close()
         self._artifacts.close()
         await self._sign_in.close()
         self._service.ledger.close()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.api.call_pool import CallPool
 from receiver.console.forms import MAX_LOGIN, form_of
 from receiver.console.page import PATH
 from receiver.console.rendering import Renderer, page, see_other
@@ -54,7 +53,6 @@ class SignInPages:
         self._oidc = oidc
         self._lasts = lasts
         self._ways = {"passwords": by_password, "by_token": by_token, "only_name": only_name}
-        self._issuer_pool = CallPool("console-oidc")  # of its own: an issuer that hangs must hold up no page
 
     def routes(self) -> Iterator[tuple[str, str, Callable[[Request], Awaitable[Response]]]]:
         """Yield the method, the path and the handler of each request."""
@@ -92,7 +90,7 @@ class SignInPages:
     async def to_issuer(self, oidc: Oidc, request: Request) -> Response:
         """Lead to the issuer."""
         redirect, where = _redirect_uri(request), local_path(request.query_params.get("next", ""))
-        begun = await self._issuer_pool.run(partial(oidc.begin, redirect, where))
+        begun = await oidc.begin(redirect, where)
         answer = see_other(begun.location)
         set_sign_in_cookie(request, answer, begun.cookie)
         return answer
@@ -102,7 +100,7 @@ class SignInPages:
         cookie, given = request.cookies.get(SIGNING_IN, ""), dict(request.query_params)
         kept = oidc.begun(given, cookie)
         self._sign_in.throttle(request)  # only now: else pictures of another site could use up a network's tries
-        found = await self._issuer_pool.run(partial(oidc.finish, _redirect_uri(request), given, kept))
+        found = await oidc.finish(_redirect_uri(request), given, kept)
         token = await self._sign_in.with_issuer(request, found.person)
         answer = self._signed_in(request, token, found.where)
         forget_sign_in_cookie(answer)
@@ -123,12 +121,6 @@ class SignInPages:
         answer = see_other(f"{PATH}/login")
         forget_cookie(answer)
         return answer
-
-    def close(self) -> None:
-        """Stop the threads and close the issuer's connections."""
-        self._issuer_pool.close()
-        if self._oidc is not None:
-            self._oidc.close()
 
 
 def _redirect_uri(request: Request) -> str:

@@ -50,7 +50,7 @@ class Issuer:
     def discovery(self) -> dict[str, Any]:
         named = self.url + ("/other" if "issuer" in self.faults else "")
         ends = {name: f"{self.url}/{name}" for name in ("authorization_endpoint", "token_endpoint", "jwks_uri")}
-        return {"issuer": named, **ends}
+        return {"issuer": named, **ends, "id_token_signing_alg_values_supported": ["ES256", "HS256", "none"]}
 
     def keys(self) -> dict[str, Any]:
         jwk = json.loads(ECAlgorithm.to_jwk(self._key.public_key()))

@@ -64,7 +64,8 @@ OWNERS = {
         "receiver/console/rendering",
     },
     "argon2": {"receiver/console/passwords"},
-    "jwt": {"receiver/console/oidc"},
+    "authlib": {"receiver/console/oidc"},
+    "joserfc": {"receiver/console/oidc"},
 }
 
 # What domain/ may use besides itself: nothing that opens, waits, draws by chance or reads a clock.
