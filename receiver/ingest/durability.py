@@ -75,25 +75,14 @@ async def examine(client: redis.asyncio.Redis, max_body: int = 0) -> Durability:
     found: dict[str, str] = {}
     for reply in replies:
         if isinstance(reply, redis.ResponseError):
-            return await _examine_without_config(client, str(reply))
+            reason = (
+                f"this Redis forbids CONFIG GET ({str(reply)[:60]}), so it can't be checked that appendfsync is always"
+            )
+            return Durability((reason,), known=False)
         if isinstance(reply, Exception):
             raise reply
         found.update({_text(key): _text(value) for key, value in reply.items()})
     return assess(found, max_body)
-
-
-async def _examine_without_config(client: redis.asyncio.Redis, reason: str) -> Durability:
-    """Managed services forbid CONFIG; INFO still shows whether there is an append-only file and what is evicted."""
-    problems = [f"this Redis forbids CONFIG GET ({reason[:60]}), so it can't be checked that appendfsync is always"]
-    try:
-        info: Any = await client.info()
-    except redis.ResponseError:
-        info = {}
-    if info.get("aof_enabled") == 0:
-        problems.append("INFO says that appendonly is no")
-    if str(info.get("maxmemory_policy", "")).startswith("allkeys"):
-        problems.append(f"INFO says that maxmemory-policy is {info['maxmemory_policy']}")
-    return Durability(tuple(problems), known=False)
 
 
 def _text(value: Any) -> str:

@@ -21,7 +21,6 @@ from receiver.telemetry.receiver import ReceiverMetrics
 from tests.servers.valkey import ValkeyProcess
 from tests.support.events import event
 from tests.support.inbox import ids_in_inbox
-from tests.support.spool import events, open_spool
 from tests.support.waiting import PATIENCE, eventually
 
 
@@ -156,26 +155,6 @@ async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
     client.close()
 
 
-async def test_the_first_failure_of_redis_is_noticed_by_the_commit_that_meets_it(
-    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(GroupCommit, "_watch", nobody_watches)
-    server = valkey_factory()
-    kept = [event(b"%d" % number) for number in range(3)]
-    async with started(server.url, tmp_path) as it:
-        await it.commit(kept[0])
-        server.kill()
-        # Given an event that finds no Redis, then it is in the spool, and so is the next one without a look at Redis
-        await it.commit(kept[1])
-        assert it.store == "spool"
-        assert it.trouble
-        await it.commit(kept[2])
-        # And when Redis is back it is used again, and gets what the spool has
-        server.start()
-        await becomes(lambda: ids_in_inbox(server) == [each.id for each in kept])
-        assert it.store == "redis"
-
-
 async def test_to_be_ready_means_that_a_write_went_through_just_now(
     valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,62 +221,3 @@ async def test_those_who_wait_for_a_commit_that_is_broken_off_are_told(
         with pytest.raises(Busy):
             await it.commit(event(b"1"))
         await it.commit(event(b"2"))
-
-
-@pytest.mark.parametrize(
-    ("refusals", "pauses"),
-    [
-        (0, [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]),
-        (3, [0.8, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]),
-        (99, [30.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]),
-    ],
-)
-async def test_a_redis_that_is_away_is_tried_at_growing_distances_and_one_that_refuses_commits_is_given_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, pauses: list[float]
-) -> None:
-    # Given a Redis that does not answer six times, after it has refused so many commits
-    it = GroupCommit("redis://127.0.0.1:1/0", Spool(tmp_path, 1 << 20, 0), Limits(100, 1 << 20), ReceiverMetrics())
-    it._refusals = refusals
-    answers = iter([False] * 6 + [True])
-    waited: list[float] = []
-
-    async def examine() -> bool:
-        return next(answers)
-
-    async def sleep(seconds: float) -> None:
-        waited.append(seconds)
-
-    monkeypatch.setattr(it, "_examine", examine)
-    with monkeypatch.context() as time:
-        time.setattr(module.asyncio, "sleep", sleep)
-        await it._probe()
-    # Then so long it is let alone before each try
-    assert waited == pauses
-
-
-async def test_the_look_at_disk_and_inbox_rests_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    it = GroupCommit("redis://127.0.0.1:1/0", Spool(tmp_path, 1 << 20, 0), Limits(100, 1 << 20), ReceiverMetrics())
-    rests: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        rests.append(seconds)
-        it._closing = len(rests) == 3
-
-    with monkeypatch.context() as time:
-        time.setattr(module.asyncio, "sleep", sleep)
-        async with asyncio.timeout(PATIENCE):
-            await it._watch()
-    assert rests == [module.WATCH_EVERY] * 3
-    it._spool.close()
-    it._disk.shutdown()
-
-
-async def test_a_spool_is_drained_to_its_end_and_then_left_alone(tmp_path: Path, redis_url: str) -> None:
-    # Given what an earlier process has left
-    left = open_spool(tmp_path)
-    left.append(events(0, 3))
-    left.close()
-    async with started(redis_url, tmp_path) as it:
-        # When the next one moves it to Redis, then that ends
-        await asyncio.to_thread(eventually, lambda: "drain" in it._tasks and it._tasks["drain"].done())
-        assert it._spool.events == 0
