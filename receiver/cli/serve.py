@@ -44,8 +44,8 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     import uvicorn
 
     from receiver.cli.ledger_access import warning_at_start
-    from receiver.web.access import ADMIN
     from receiver.web.app import check_at_start, create_app
+    from receiver.web.part import ADMIN
     from receiver.web.protocol import Listening, connection_limit, options
 
     check_database_url(settings.database_url)
@@ -85,9 +85,8 @@ def web_parts() -> list[Callable[[Context], WebPart]]:
     from receiver.api.http import api
     from receiver.console.http import console
     from receiver.submit.api import submit
-    from receiver.web.health import health
+    from receiver.web.health import health, presence
     from receiver.web.metrics import metrics
-    from receiver.web.parts import presence
 
     return [health, presence, metrics, api, console, submit]
 

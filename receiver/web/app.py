@@ -31,9 +31,8 @@ from receiver.reconcile.poll_hints import PollHintWriter
 from receiver.runtime.background import Background
 from receiver.runtime.process import error_location
 from receiver.telemetry.receiver import ReceiverMetrics
-from receiver.web.access import OperatorAccess, is_admin
 from receiver.web.health import HEALTH, health
-from receiver.web.part import Context, WebPart
+from receiver.web.part import Context, OperatorAccess, WebPart, is_admin
 
 # Bytes of bodies that may be in memory at once, over all requests, and the part of them that one key may take of what
 # others leave free; and the part that all keys together may take: the rest, a body at least, is for webhooks.

@@ -1,26 +1,43 @@
-"""/healthz and /readyz: whether the process is alive, and whether an event could be stored now."""
+"""/healthz and /readyz: whether the process is alive, and whether an event could be stored now. And its heartbeat.
+
+/readyz?all: whether every process of Runhook is alive, as one address to watch. /readyz alone is about this process, for
+a load balancer: a stopped clock must not take the receivers out of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from receiver.config.loader import file_hash
+from receiver.domain import parts
+from receiver.domain.parts import RECEIVER
 from receiver.errors import Busy, RequestError
 from receiver.ingest.group_commit import GroupCommit
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.migrate import schema_trouble
+from receiver.status.board import PartsReport, PartsWatch, directory_id
+from receiver.status.heartbeat import Heartbeat
 from receiver.web.part import Context, WebPart
-
-if TYPE_CHECKING:
-    from receiver.web.parts import AllParts
 
 # Seconds for which an answer of /readyz is reused: each new one costs a real write.
 READY_FOR: Final = 1.0
+# Seconds for which what was read is reused, so that no client can turn requests into load on the ledger.
+PARTS_FOR: Final = 3.0
+# Seconds after which a ledger that does not answer is given up: who asks for /readyz?all or /metrics, such as
+# Prometheus, waits 10 s, and must hear of it when the database hangs.
+LEDGER_WITHIN: Final = 4.0
+# Seconds between two steps of the event loop that the heartbeat hears of.
+_STEP_EVERY: Final = 5.0
 # Served on each port.
 HEALTH: Final = ("/healthz", "/readyz")
 
@@ -46,8 +63,6 @@ def health(context: Context) -> WebPart:
             if time.monotonic() - last[0] >= READY_FOR:
                 last = (time.monotonic(), await _state_of(context))
         if "all" in request.query_params:
-            from receiver.web.parts import AllParts  # with the ledger, for which the first webhook need not wait
-
             everything = everything or AllParts(context)
             return await everything.answer(last[1].message if isinstance(last[1], RequestError) else "")
         if isinstance(last[1], RequestError):
@@ -88,3 +103,93 @@ def _state(group_commit: GroupCommit, store: str) -> dict[str, Any]:
         "on_disk_before_202": store == "spool" or bool(found and found.strong),
         "redis": _redis(group_commit),
     }
+
+
+def presence(context: Context) -> WebPart:
+    """Return the heartbeat of this receiver, as a part without routes."""
+
+    data_id = ""
+
+    def details() -> dict[str, Any]:
+        nonlocal data_id
+        data_id = data_id or directory_id(context.settings.data)
+        commit, metrics = context.group_commit, context.metrics
+        free = None
+        with suppress(OSError):
+            free = shutil.disk_usage(context.settings.data).free
+        return {
+            "store": commit.store,
+            "trouble": commit.trouble,
+            "failing": context.background.trouble(),
+            "spool_events": metrics.spool_events,
+            "spool_bytes": metrics.spool_bytes,
+            "data": str(context.settings.data.absolute()),
+            "data_id": data_id,
+            "free_bytes": free,
+        }
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        heartbeat = Heartbeat(
+            context.settings, RECEIVER, file_hash(context.settings.config), details=details, watched=True
+        )
+
+        async def steps() -> None:
+            while True:
+                heartbeat.step()
+                await asyncio.sleep(_STEP_EVERY)
+
+        context.background.keep("heartbeat", steps)
+        heartbeat.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(heartbeat.stop)
+
+    return WebPart(lifespan=lifespan)
+
+
+class AllParts:
+    """What /readyz?all answers. Reads at most every PARTS_FOR seconds; each reader waits for one that is under way."""
+
+    def __init__(self, context: Context) -> None:
+        self._expected = parts.expected(context.config.destinations)
+        self._ledger = Ledger(context.settings.database_url)
+        self._watch = PartsWatch(context.settings.redis_url, self._ledger, within=LEDGER_WITHIN)
+        self._lock = asyncio.Lock()
+        self._report = PartsReport()
+        self._read_at = float("-inf")
+
+    async def answer(self, unready: str) -> JSONResponse:
+        """Return 200, or 503 with the names of what is missing. `unready`: why no event can be kept now, or ""."""
+        async with self._lock:
+            if time.monotonic() - self._read_at > PARTS_FOR:
+                self._report = await asyncio.to_thread(self._read)
+                self._read_at = time.monotonic()
+        found = self._report
+        wrong = {"receiver": unready, "redis": found.redis, "ledger": found.ledger}
+        if not (found.redis and found.ledger):  # else unknown
+            wrong |= {part: _last(seen) for part, seen in parts.missing(found.seen, self._expected).items()}
+        wrong = {name: text for name, text in wrong.items() if text}
+        if not wrong:
+            return JSONResponse({"status": "ready", "parts": self._expected})
+        message = f"not ready: {', '.join(sorted(wrong))}; see `runhook status`"
+        return JSONResponse(
+            {"error": {"code": "unavailable", "message": message}, "wrong": wrong}, 503, {"Retry-After": "10"}
+        )
+
+    def _read(self) -> PartsReport:
+        found = self._watch.read()
+        with suppress(LedgerUnavailable):
+            if not found.ledger and (trouble := schema_trouble(self._ledger, LEDGER_WITHIN)):
+                return replace(found, ledger=trouble.what)
+        return found
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._watch.close()
+        self._ledger.close()
+
+
+def _last(seen: parts.PartSeen | None) -> str:
+    return "never heard of" if seen is None else f"{seen.state} for {seen.age:.0f} s"

@@ -2,7 +2,7 @@
 
 What Redis and the ledger reply is reused for some seconds, so that no client can turn requests into load on them.
 While one of them is down, its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0. All of it is for
-operators alone (receiver.web.access).
+operators alone (receiver.web.part).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from receiver.runtime.redis_client import connect_async
 from receiver.status.board import PartsReport, PartsWatch
 from receiver.telemetry import workers
 from receiver.telemetry.receiver import ReceiverSamples
+from receiver.web.health import LEDGER_WITHIN
 from receiver.web.part import Context, WebPart
-from receiver.web.parts import LEDGER_WITHIN
 
 # Seconds for which the replies of Redis and the ledger are reused.
 FRESH_FOR: Final = 5.0

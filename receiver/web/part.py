@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple
 
@@ -13,14 +13,46 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.errors import NoKey, NotFound
 from receiver.ingest.group_commit import GroupCommit
 from receiver.ingest.held_bodies import HeldBodies
 from receiver.runtime.background import Background
 from receiver.telemetry.receiver import ReceiverMetrics
-from receiver.web.access import OperatorAccess
 
 # The ASGI extension that resets the connection of a response that can't be completed. Only Runhook's server has it.
 ABORT: Final = "runhook.abort"
+# The part of the ASGI scope that says that a request came to the admin port.
+ADMIN: Final = "runhook.admin"
+
+
+async def _no_keys(_: Request) -> None:
+    raise NoKey("this is served only on the admin port, which is off; start `runhook serve --admin-port`")
+
+
+class OperatorAccess:
+    """Decide who may see what is for operators: who reaches the admin port; without one, the holder of a key.
+
+    Loopback proves nothing: behind a proxy on the same host, all requests come from there. `check_key` raises
+    RequestError for a key without operator rights.
+    """
+
+    def __init__(self, has_admin_port: bool) -> None:
+        self.has_admin_port = has_admin_port
+        self.check_key: Callable[[Request], Awaitable[None]] = _no_keys
+
+    async def require(self, request: Request) -> None:
+        """Return where `request` may see what is for operators. Raises NotFound on the public port beside an admin
+        port, and what `check_key` raises."""
+        if is_admin(request.scope):
+            return
+        if self.has_admin_port:
+            raise NotFound("there is nothing here")
+        await self.check_key(request)
+
+
+def is_admin(scope: Any) -> bool:
+    """Return whether a request came to the admin port."""
+    return ADMIN in scope.get("extensions", ())
 
 
 class Context(NamedTuple):

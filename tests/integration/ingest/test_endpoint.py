@@ -257,6 +257,7 @@ def test_a_result_over_the_limit_of_a_run_from_elsewhere_leaves_its_id_within_bo
         b"POST /webhooks/skyvern HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST /webhooks/\xff\xfe HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
         b"POST /webhooks/skyvern HTTP/9.9\r\n\r\n",
+        b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n",
         b"POST http:// HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
         b"POST /webhooks/skyvern HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
