@@ -1,7 +1,7 @@
 """/healthz and /readyz: whether the process is alive, and whether an event could be stored now. And its heartbeat.
 
-/readyz?all: whether every process of Runhook is alive, as one address to watch. /readyz alone is about this process, for
-a load balancer: a stopped clock must not take the receivers out of it.
+/readyz?all: whether every process of Runhook is alive, as one address to watch. /readyz alone is about this process,
+for a load balancer: a stopped clock must not take the receivers out of it.
 """
 
 from __future__ import annotations
