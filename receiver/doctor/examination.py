@@ -22,12 +22,11 @@ from receiver.config.settings import Settings
 from receiver.delivery.sink_services import SourceServices
 from receiver.doctor import Finding, public_url, servers
 from receiver.domain.counting import counted
-from receiver.domain.parts import BEAT_EVERY, missing
 from receiver.domain.signature import verify
 from receiver.errors import ConfigError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.status.problem import ago, size
-from receiver.status.problems import SKEW
+from receiver.status.problems import find
 from receiver.status.report import DiskReport, StatusReport
 from receiver.status.survey import survey
 
@@ -35,6 +34,14 @@ from receiver.status.survey import survey
 _FEWEST_INODES: Final = 10_000
 # Seconds that the checks of all sinks have together; one that hangs is left behind.
 PATIENCE: Final = 10.0
+# Problems of processes, and the check that each is part of.
+_OF_PROCESSES: Final = {
+    **dict.fromkeys(("part_missing", "part_stuck", "part_silent", "part_unknown", "worker_split"), "parts"),
+    "versions_differ": "versions",
+    "config_old": "host",
+    "clock_skew": "host.clock",
+    "task_failing": "parts",
+}
 # What is tried of the quarantine: requests, seconds since they came, and bytes of their bodies.
 MOST: Final = 200
 RECENT: Final = 7 * 86_400.0
@@ -74,37 +81,16 @@ def _of_config(report: StatusReport) -> Iterator[Finding]:
 
 
 def of_hosts(report: StatusReport) -> Iterator[Finding]:
-    """Yield what is found of the processes with recent heartbeats, host by host: versions, clocks, config."""
-    here = f"Runhook {__version__} on Python {platform.python_version()}"
+    """Yield the processes of each host with recent heartbeats, and what `runhook status` finds wrong with them."""
+    yield Finding("versions", f"Runhook {__version__} on Python {platform.python_version()}")
     running = [each for each in report.parts if each.state in ("running", "stuck")]
-    versions = sorted({each.beat.version for each in running} | {__version__})
-    yield Finding(
-        "versions",
-        here if len(versions) == 1 else f"{here}; parts of {', '.join(versions)} run",
-        "" if len(versions) == 1 else "finish the upgrade",
-    )
     for host in sorted({each.beat.host for each in running}):
-        theirs = [each for each in running if each.beat.host == host]
-        parts = ", ".join(sorted({each.beat.part for each in theirs}))
-        release = ", ".join(sorted({each.beat.version for each in theirs}))
-        old = report.config_hash and {each.beat.config for each in theirs} - {"", report.config_hash}
-        yield Finding(
-            "host",
-            f"{host} runs {parts} of {release}" + (", with another content of the config file" if old else ""),
-            "start them again, if the file was changed since" if old else "",
-        )
-        # One that has missed a beat may have sent its last one to a server that hung.
-        skews = [each.skew for each in theirs if each.skew is not None and each.age < 2 * BEAT_EVERY]
-        if skews:
-            worst = max(skews, key=abs)
-            apart = f"{abs(worst):.1f} s {'ahead of' if worst > 0 else 'behind'} that of Redis or the database"
-            yield Finding(
-                "host.clock",
-                f"the clock of {host} is {apart}",
-                "run NTP (chrony, systemd-timesyncd) there" if abs(worst) > SKEW else "",
-            )
-    if gone := sorted(missing(report.parts, report.expected)):
-        yield Finding("parts", f"not running: {', '.join(gone)}", "start them; `runhook status` says what stands still")
+        theirs = [each.beat for each in running if each.beat.host == host]
+        named, versions = ({getattr(each, name) for each in theirs} for name in ("part", "version"))
+        yield Finding("host", f"{host} runs {', '.join(sorted(named))} of {', '.join(sorted(versions))}")
+    for problem in find(report):
+        if check := _OF_PROCESSES.get(problem.code):
+            yield Finding(check, problem.what, problem.todo, problem.note)
 
 
 def of_disk(report: DiskReport) -> Iterator[Finding]:

@@ -14,8 +14,6 @@ import redis
 
 # Seconds that a process counts by itself after Redis failed.
 LOCAL_FOR: Final = 5.0
-# Seconds that the clocks of hosts may differ.
-_SKEW: Final = 300.0
 
 
 class TokenBucket:
@@ -55,25 +53,10 @@ class SharedRate:
 
     def take(self, wanted: int) -> int:
         """Take up to `wanted` out of the window. Return how many there were."""
-        try:
-            return self._take(wanted)
-        except redis.OutOfMemoryError:  # as a ResponseError too, but the window is right
-            raise
-        except redis.ResponseError:  # the window is not a list of times, or this fails as well
-            self._limiter.clear(self._item, self._name)
-            return self._take(wanted)
-
-    def _take(self, wanted: int) -> int:
         for _ in range(3):
-            window = self._limiter.get_window_stats(self._item, self._name)
-            if window.reset_time > time.time() + 2 * self._item.get_expiry() + _SKEW:
-                self._limiter.clear(self._item, self._name)  # a stranger's times: ours would be over by then
-                continue
-            count = min(wanted, window.remaining)
-            if count <= 0:
-                return 0
-            if self._limiter.hit(self._item, self._name, cost=count):
-                return count
+            count = min(wanted, self._limiter.get_window_stats(self._item, self._name).remaining)
+            if count <= 0 or self._limiter.hit(self._item, self._name, cost=count):
+                return max(count, 0)
         return 0  # other processes were faster each time; the next try finds what is left
 
 

@@ -31,7 +31,7 @@ KEY: Final = "runhook:parts"
 _MANY: Final = 1_000
 _MOST: Final = 10_000
 
-# The time is the server's: clocks of hosts differ. A key of another type was not written by Runhook, and is deleted.
+# The time is the server's: clocks of hosts differ.
 # KEYS: hash. ARGV: seconds that it lives without a heartbeat; entries above which those go that are older than a
 # minute; names and heartbeats, alternating.
 _PUT: Final = """
@@ -39,12 +39,7 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
 local beats = {unpack(ARGV, 3)}
 for place = 2, #beats, 2 do beats[place] = string.format('%.6f ', now) .. beats[place] end
-local new = redis.pcall('HSET', KEYS[1], unpack(beats))
-if type(new) == 'table' and string.find(new.err, 'WRONGTYPE', 1, true) then
-  redis.call('DEL', KEYS[1])
-  new = redis.call('HSET', KEYS[1], unpack(beats))
-end
-if type(new) ~= 'number' then return new end
+redis.call('HSET', KEYS[1], unpack(beats))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[2]) then
   local all = redis.call('HGETALL', KEYS[1])
@@ -53,7 +48,6 @@ if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[2]) then
     if math.abs(now - at) > 60 then redis.call('HDEL', KEYS[1], all[place]) end
   end
 end
-return new
 """
 
 

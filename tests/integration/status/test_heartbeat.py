@@ -256,14 +256,6 @@ def test_a_data_directory_keeps_its_id_wherever_it_is(tmp_path: Path) -> None:
     assert board.directory_id(tmp_path / "file") == ""
 
 
-def test_a_key_of_another_type_makes_nobody_invisible(client: redis.Redis) -> None:
-    client.set(board.KEY, "a stranger's")
-    board.put(
-        client, PartBeat(part="clock", name="clock@host", host="host", pid=1, version="1", config="", started_at=1.0)
-    )
-    assert [seen.beat.part for seen in board.every(client)] == ["clock"]
-
-
 def test_a_full_redis_refuses_a_heartbeat_and_keeps_those_of_others(
     valkey_factory: Callable[..., ValkeyProcess],
 ) -> None:
