@@ -1,31 +1,7 @@
-"""Every error that is shown to a user as one line, or answered to a client of the webhook endpoint, as one tree.
-
-    RunhookError               exit 1
-    ├── ConfigError            exit 2                      a file or a variable that a person wrote is wrong
-    ├── UsageError             exit 2                      a command was called wrongly
-    ├── NotStarted             exit 3                      what is needed can't be reached or used (port, Redis, ledger)
-    ├── InboxUnavailable       exit 1                      receiver.inbox.writer: Redis did not confirm a commit
-    ├── NotChanged             exit 1                      receiver.reconcile.connect: an agent is not as it should be
-    ├── SpoolFull              exit 1                      receiver.ingest.spool: the local disk store takes no more
-    └── RequestError                                       a request that is answered with an error
-        ├── BadRequest         400 "bad_request"
-        ├── Unauthorized       401 "bad_signature"
-        ├── NoKey              401 "no_key"
-        ├── Forbidden          403 "forbidden"
-        ├── NotFound           404 "not_found"
-        ├── NotAllowed         405 "method_not_allowed"
-        ├── TimedOut           408 "timeout"
-        ├── Conflict           409 "conflict"
-        │   └── NotAsExpected  409 "not_as_expected"
-        ├── TooLarge           413 "too_large"
-        │   └── HeadTooLarge   431 "too_large"
-        ├── Invalid            422 "invalid"
-        ├── TooMany            429 "too_many"
-        └── Busy               503 "unavailable"           with Retry-After
+"""Every error that is shown to a user as one line, or sent to a client of the webhook endpoint.
 
 A RequestError is answered as {"error": {"code": ..., "message": ...}}, by the JSON API as problem details
-(receiver.api.problem). The submit API does not use it: it answers in Skyvern's own shape, {"detail": ...}
-(receiver.submit.replies).
+(receiver.api.problem). The submit API answers in Skyvern's own shape, {"detail": ...} (receiver.submit.replies).
 """
 
 from __future__ import annotations
@@ -81,23 +57,20 @@ class RequestError(RunhookError):
 class BadRequest(RequestError):
     """A request that no HTTP client should make."""
 
-    status = 400
-    code = "bad_request"
+    status, code = 400, "bad_request"
 
 
 class Unauthorized(RequestError):
     """The signature fits none of the source's secrets."""
 
-    status = 401
-    code = "bad_signature"
+    status, code = 401, "bad_signature"
 
 
 class NoKey(RequestError):
     """The call has no API key, or one that is not valid."""
 
     exit_code = 2
-    status = 401
-    code = "no_key"
+    status, code = 401, "no_key"
 
     def __init__(self, message: str, *, headers: dict[str, str] | None = None) -> None:
         super().__init__(message, headers={"WWW-Authenticate": "Bearer", **(headers or {})})
@@ -107,37 +80,32 @@ class Forbidden(RequestError):
     """The key may not make this call."""
 
     exit_code = 2
-    status = 403
-    code = "forbidden"
+    status, code = 403, "forbidden"
 
 
 class NotFound(RequestError):
     """There is nothing of that name: no source with that path, no run with that id."""
 
     exit_code = 2
-    status = 404
-    code = "not_found"
+    status, code = 404, "not_found"
 
 
 class NotAllowed(RequestError):
     """Any method but POST."""
 
-    status = 405
-    code = "method_not_allowed"
+    status, code = 405, "method_not_allowed"
 
 
 class TimedOut(RequestError):
     """The body did not come in. Skyvern tries again after 408."""
 
-    status = 408
-    code = "timeout"
+    status, code = 408, "timeout"
 
 
 class Conflict(RequestError):
     """What is there is not what the caller takes it for. Nothing was changed."""
 
-    status = 409
-    code = "conflict"
+    status, code = 409, "conflict"
 
 
 class NotAsExpected(Conflict):
@@ -153,8 +121,7 @@ class NotAsExpected(Conflict):
 class TooLarge(RequestError):
     """The body is over the limit: of a webhook server.max_body."""
 
-    status = 413
-    code = "too_large"
+    status, code = 413, "too_large"
 
 
 class HeadTooLarge(TooLarge):
@@ -167,8 +134,7 @@ class Invalid(RequestError):
     """A parameter is wrong. `problems`: the `name` of each, and a `message` that says what would be right."""
 
     exit_code = 2
-    status = 422
-    code = "invalid"
+    status, code = 422, "invalid"
 
     def __init__(
         self,
@@ -184,16 +150,14 @@ class Invalid(RequestError):
 class TooMany(RequestError):
     """The key makes too many calls."""
 
-    status = 429
-    code = "too_many"
+    status, code = 429, "too_many"
 
 
 class Busy(RequestError):
     """Runhook or a server it needs is unavailable: 503 with Retry-After, which Skyvern retries, unlike a 4xx."""
 
     exit_code = 3
-    status = 503
-    code = "unavailable"
+    status, code = 503, "unavailable"
 
     def __init__(self, message: str, *, retry_after: int = 2) -> None:
         super().__init__(message, headers={"Retry-After": str(retry_after)})

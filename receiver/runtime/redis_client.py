@@ -27,10 +27,13 @@ from receiver.errors import ConfigError
 OLDEST_REDIS: Final = (6, 2)
 # What a connection does with its transport.
 _USES_TRANSPORT: Final = ("connect", "send_packed_command", "read_response", "can_read", "can_read_destructive")
-# Of maintenance, which only some managed services send: asking for them costs each connection a round trip.
-_NO_NOTICES: Final = MaintNotificationsConfig(enabled=False)
-# What a connection tells Redis of its client. By itself each one reads the version anew, from redis-py's distribution.
+# What a connection tells Redis of its client: else each one reads the version from redis-py's distribution.
 _DRIVER: Final = DriverInfo(lib_version=redis.__version__)
+# No notices of maintenance, which only some managed services send: asking for them costs a round trip.
+_OPTIONS: Final[dict[str, Any]] = {
+    "driver_info": _DRIVER,
+    "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+}
 _REPLICA: Final = "the server is a read-only replica"
 _RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; a time-out is not waited for twice
 
@@ -53,18 +56,14 @@ def check_url(url: str) -> None:
 
 
 def connect(url: str, *, timeout: float, connect_timeout: float, retries: int) -> redis.Redis:
-    """Return a client, which connects on first use. `timeout`: seconds that an answer may take.
+    """Return a client, which connects on first use. `timeout`: seconds that a response may take.
 
     `retries`: how often a command whose connection broke is sent again, without a pause: once for clients that
     keep connections, which may have gone stale, else 0.
     """
+    retry = Retry(NoBackoff(), retries, supported_errors=_RETRIED)
     client = redis.Redis.from_url(
-        url,
-        maint_notifications_config=_NO_NOTICES,
-        driver_info=_DRIVER,
-        socket_timeout=timeout,
-        socket_connect_timeout=connect_timeout,
-        retry=Retry(NoBackoff(), retries, supported_errors=_RETRIED),
+        url, socket_timeout=timeout, socket_connect_timeout=connect_timeout, retry=retry, **_OPTIONS
     )
     pool = client.connection_pool
     pool.connection_class = _leaving_replicas(pool.connection_class)
@@ -77,7 +76,7 @@ def connect_async(
     timeout: float | None,
     connect_timeout: float,
     retries: int,
-    on_connect: Callable[[], None] | None = None,
+    on_connect: Callable[[], None] = lambda: None,
 ) -> redis.asyncio.Redis:
     """Return a client for asyncio, as `connect`. `timeout` None: the caller limits the time itself.
 
@@ -86,17 +85,15 @@ def connect_async(
 
     async def connected(connection: Any) -> None:
         await connection.on_connect()
-        if on_connect is not None:
-            on_connect()
+        on_connect()
 
     client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
         url,
-        maint_notifications_config=_NO_NOTICES,
-        driver_info=_DRIVER,
         socket_timeout=timeout,
         socket_connect_timeout=connect_timeout,
         retry=redis.asyncio.retry.Retry(NoBackoff(), retries, supported_errors=_RETRIED),
         redis_connect_func=connected,
+        **_OPTIONS,
     )
     pool = client.connection_pool
     pool.connection_class = _seeing_resets(pool.connection_class)  # type: ignore[arg-type]
@@ -110,7 +107,6 @@ def _leaving_replicas(kind: type[Any]) -> type[Any]:
     The address leads to the new primary by then, but a connection that stays up would reach the old one for ever.
     """
 
-    @wraps(kind.read_response)
     def read_response(self: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return kind.read_response(self, *arguments, **options)
@@ -123,9 +119,7 @@ def _leaving_replicas(kind: type[Any]) -> type[Any]:
 
 @cache
 def _seeing_resets(kind: type[Any]) -> type[Any]:
-    """Return `kind`, a class of asyncio connections, with two more ways to see that a connection is lost.
-
-    One is that of `_leaving_replicas`.
+    """Return `kind`, a class of asyncio connections, as `_leaving_replicas`, that also see a reset.
 
     After a reset uvloop raises RuntimeError ("… the handler is closed") wherever a transport is used: on a write, in a
     read that waits, when it is closed. redis-py knows only OSError.
@@ -136,20 +130,17 @@ def _seeing_resets(kind: type[Any]) -> type[Any]:
         async def call(self: Any, *arguments: Any, **options: Any) -> Any:
             try:
                 return await method(self, *arguments, **options)
-            except RuntimeError as error:
-                if type(error) is not RuntimeError:  # a bug, such as RecursionError
+            except (RuntimeError, redis.ReadOnlyError) as error:
+                if isinstance(error, RuntimeError) and type(error) is not RuntimeError:  # a bug, such as RecursionError
                     raise
                 await disconnect(self, nowait=True)
-                raise redis.ConnectionError("the connection was reset") from error
-            except redis.ReadOnlyError as error:
-                await disconnect(self, nowait=True)
-                raise redis.ConnectionError(_REPLICA) from error
+                reason = "the connection was reset" if isinstance(error, RuntimeError) else _REPLICA
+                raise redis.ConnectionError(reason) from error
 
         return call
 
     async def disconnect(self: Any, *arguments: Any, **options: Any) -> None:
-        # Its end is what was wanted: an error would only hide the one that it is closed for.
-        with suppress(RuntimeError):
+        with suppress(RuntimeError):  # it would hide the error that the connection is closed for
             await kind.disconnect(self, *arguments, **options)
 
     body = {name: seeing(getattr(kind, name)) for name in _USES_TRANSPORT}
