@@ -6,9 +6,9 @@ Read every few seconds, so nothing here reads more of a long backlog than of a s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -55,21 +55,17 @@ class Gauges:
 
 def counts(connection: sa.Connection, besides: Collection[str] = ()) -> dict[tuple[str, str], int]:
     """Count the deliveries of each sink, `besides` those, in each of the states COUNTED, up to COUNT_LIMIT."""
-    sending = sa.select(deliveries.c.sink).where(_in(DeliveryState.SENDING)).limit(COUNT_LIMIT).subquery()
-    found = {
-        (sink, str(DeliveryState.SENDING)): count
-        for sink, count in connection.execute(sa.select(sending.c.sink, sa.func.count()).group_by(sending.c.sink))
-        if sink not in besides
-    }
-
-    def count(sink: str, state: DeliveryState) -> sa.ScalarSelect[Any]:
-        some = sa.select(deliveries.c.due_at).where(_in(state), deliveries.c.sink == sink)
-        # In the order of the index: else PostgreSQL may gather all of its entries before it counts the first.
-        some = some.order_by(deliveries.c.due_at).limit(COUNT_LIMIT)
-        return sa.select(sa.func.count()).select_from(some.subquery()).scalar_subquery()
-
-    pairs = [(sink, state) for state in COUNTED for sink in _sinks(connection, state) if sink not in besides]
-    return found | _of_each(connection, pairs, count)
+    it = deliveries.c
+    some = sa.select(it.sink).where(_in(DeliveryState.SENDING)).limit(COUNT_LIMIT).subquery()
+    counted = connection.execute(sa.select(some.c.sink, sa.func.count()).group_by(some.c.sink))
+    found = {(sink, str(DeliveryState.SENDING)): count for sink, count in counted if sink not in besides}
+    for sink, state in _by_sink(connection, COUNTED):
+        if sink not in besides:
+            # In the order of the index: else PostgreSQL may gather all of its entries before it counts the first.
+            rows = sa.select(it.due_at).where(_in(state), it.sink == sink).order_by(it.due_at).limit(COUNT_LIMIT)
+            count = connection.execute(sa.select(sa.func.count()).select_from(rows.subquery())).scalar_one()
+            found[sink, str(state)] = count
+    return found
 
 
 def count_of(connection: sa.Connection, sink: str, states: Collection[DeliveryState]) -> int:
@@ -86,18 +82,16 @@ def oldest_due(connection: sa.Connection, now: float) -> dict[str, float]:
     """Return since when the oldest delivery of each sink waits beyond its time: queued, held for another sink, waiting
     though its time has come, or under a claim that ran out. Clock and workers that are well leave none for long."""
 
-    def oldest(sink: str, state: DeliveryState) -> sa.ScalarSelect[Any]:
-        found = sa.select(deliveries.c.due_at).where(_in(state), deliveries.c.sink == sink)
-        return found.order_by(deliveries.c.due_at).limit(1).scalar_subquery()
-
-    timed = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING)
-    pairs = [(sink, state) for state in timed for sink in _sinks(connection, state)]
-    since = [(sink, due) for (sink, _), due in _of_each(connection, pairs, oldest).items() if due <= now]
-    lapsed = sa.select(deliveries.c.sink, deliveries.c.claim_until)
-    lapsed = lapsed.where(_in(DeliveryState.SENDING), deliveries.c.claim_until <= now)
-    lapsed = lapsed.order_by(deliveries.c.claim_until).limit(COUNT_LIMIT)
-    since += [(row.sink, row.claim_until) for row in connection.execute(lapsed)]
-    return {sink: min(due for each, due in since if each == sink) for sink in {sink for sink, _ in since}}
+    it = deliveries.c
+    found: dict[str, float] = {}
+    for sink, state in _by_sink(connection, (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING)):
+        oldest = sa.select(it.due_at).where(_in(state), it.sink == sink).order_by(it.due_at).limit(1)
+        if (due := connection.execute(oldest).scalar()) is not None and due <= now:
+            found[sink] = min(due, found.get(sink, due))
+    lapsed = sa.select(it.sink, it.claim_until).where(_in(DeliveryState.SENDING), it.claim_until <= now)
+    for sink, until in connection.execute(lapsed.order_by(it.claim_until).limit(COUNT_LIMIT)):
+        found[sink] = min(until, found.get(sink, until))
+    return found
 
 
 def read(connection: sa.Connection) -> Gauges:
@@ -120,20 +114,12 @@ def _in(state: DeliveryState) -> sa.ColumnElement[bool]:
     return deliveries.c.state == sa.literal_column(f"'{state}'")  # a literal, for the partial indexes need it
 
 
-def _sinks(connection: sa.Connection, state: DeliveryState) -> Iterable[str]:
-    """Return the sinks that have deliveries in `state`, by a jump in the index from each to the next."""
-    if state is DeliveryState.SENDING:
-        return []
-    return connection.execute(each_value(deliveries.c.sink, _in(state))).scalars().all()
-
-
-def _of_each(connection: sa.Connection, pairs: list[tuple[str, DeliveryState]], value: Any) -> dict[Any, Any]:
-    """Return the value of each (sink, state), all in one statement."""
-    if not pairs:
-        return {}
-    columns = [value(sink, state).label(f"value_{number}") for number, (sink, state) in enumerate(pairs)]
-    row = connection.execute(sa.select(*columns)).one()
-    return {(sink, str(state)): found for (sink, state), found in zip(pairs, row, strict=True) if found is not None}
+def _by_sink(connection: sa.Connection, states: Iterable[DeliveryState]) -> Iterator[tuple[str, DeliveryState]]:
+    """Yield each sink with deliveries in one of these states, and that state. Its index begins with the sink."""
+    for state in states:
+        if state is not DeliveryState.SENDING:
+            for sink in connection.execute(each_value(deliveries.c.sink, _in(state))).scalars().all():
+                yield sink, state
 
 
 class RouteCounts(NamedTuple):
@@ -147,13 +133,12 @@ class RouteCounts(NamedTuple):
 
 def count_routes(connection: sa.Connection, since: float, source: str = "") -> RouteCounts:
     """Count the deliveries of the newest events, at most NEWEST, that were recorded since then."""
-    recorded: sa.Select[Any] = sa.select(
-        events.c.id, events.c.source, events.c.run_id, events.c.recorded_at, events.c.unrouted
-    )
-    recorded = recorded.where(events.c.recorded_at >= since).order_by(events.c.recorded_at.desc()).limit(NEWEST)
-    newest = recorded.cte("newest")
-    oldest, number = connection.execute(sa.select(sa.func.min(newest.c.recorded_at), sa.func.count())).one()
-    of_source = deliveries.c.source == source if source else sa.true()
+    it = events.c
+    recorded = sa.select(it.id, it.source, it.recorded_at, it.unrouted).where(it.recorded_at >= since)
+    newest = recorded.order_by(it.recorded_at.desc()).limit(NEWEST).cte("newest")
+    of_source = newest.c.source == source if source else sa.true()
+    measures = sa.func.min(newest.c.recorded_at), sa.func.count(), sa.func.count().filter(newest.c.unrouted, of_source)
+    oldest, number, unrouted = connection.execute(sa.select(*measures)).one()
     rows = connection.execute(
         sa.select(deliveries.c.route, deliveries.c.state, sa.func.count())
         .select_from(newest.join(deliveries, deliveries.c.event_id == newest.c.id))
@@ -161,8 +146,6 @@ def count_routes(connection: sa.Connection, since: float, source: str = "") -> R
         .group_by(deliveries.c.route, deliveries.c.state)
     )
     found: dict[str, dict[str, int]] = {}
-    for route, state, count_of in rows:
-        found.setdefault(route, {})[state] = count_of
-    unrouted = sa.select(sa.func.count()).select_from(newest.join(events, events.c.id == newest.c.id))
-    unrouted = unrouted.where(events.c.unrouted, events.c.source == source if source else sa.true())
-    return RouteCounts(found, oldest if number == NEWEST else since, connection.execute(unrouted).scalar_one())
+    for route, state, count in rows:
+        found.setdefault(route, {})[state] = count
+    return RouteCounts(found, oldest if number == NEWEST else since, unrouted)
