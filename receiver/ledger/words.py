@@ -21,11 +21,9 @@ from receiver.ledger import dialect
 from receiver.ledger.dialect import contains_exactly
 from receiver.ledger.schema import events, run_texts, runs, to_index
 
-# Changes that one transaction indexes. On SQLite others wait meanwhile: some 20 ms.
-BATCH: Final = 128
-# Bytes of a body that are read, and of all bodies of a batch.
-BODY: Final = 1 << 20
-BODIES: Final = 16 << 20
+# Changes that one transaction indexes, and bytes that it reads of a body. On SQLite other writers wait some 10 ms.
+BATCH: Final = 64
+BODY: Final = 256 << 10
 # Documents that a search reads before it asks the index: common words are found there, in order. They also show how
 # common the words are.
 NEWEST: Final = 1000
@@ -276,8 +274,8 @@ def index(connection: sa.Connection, redactor: Redactor) -> int:
         numbers.setdefault((row.source, row.run_id), row.seq)
     known = {(row.source, row.run_id): row for row in _documents(connection, numbers)}
     stale = {key: seq for key, seq in numbers.items() if key not in known or known[key].seq < seq}
-    texts, left = _texts(connection, stale, redactor)
-    _delete(connection, [known[key] for key in stale if key in known and key not in left])
+    texts = _texts(connection, stale, redactor)
+    _delete(connection, [known[key] for key in stale if key in known])
     rows = [
         {"seq": numbers[key], "source": key[0], "run_id": key[1], "changed_at": changed_at, "document": said}
         for key, (changed_at, said) in texts.items()
@@ -285,10 +283,9 @@ def index(connection: sa.Connection, redactor: Redactor) -> int:
     if rows:
         connection.execute(sa.insert(run_texts), rows)
         _write_fts5(connection, "INSERT INTO words (rowid, document) VALUES (?, ?)", rows)
-    done = [row.seq for row in changes if (row.source, row.run_id) not in left]
-    if done:
-        connection.execute(sa.delete(to_index).where(dialect.among(to_index.c.seq, done)))
-    return len(done)
+    if changes:
+        connection.execute(sa.delete(to_index).where(dialect.among(to_index.c.seq, [row.seq for row in changes])))
+    return len(changes)
 
 
 def remove(connection: sa.Connection, keys: Collection[RunKey]) -> None:
@@ -325,31 +322,14 @@ def _write_fts5(connection: sa.Connection, statement: str, rows: Sequence[Mappin
         connection.exec_driver_sql(statement, [(row["seq"], row["document"]) for row in rows])
 
 
-def _texts(
-    connection: sa.Connection, keys: Collection[RunKey], redactor: Redactor
-) -> tuple[dict[RunKey, tuple[float, str]], set[RunKey]]:
-    """Return when those of the runs that are there changed, and what they say; and the runs that BODIES leaves for the
-    next batch."""
-    found: dict[RunKey, tuple[float, str]] = {}
-    left: set[RunKey] = set()
-    size, bytes_left = sa.func.length(events.c.body), BODIES
-    columns = (runs.c.source, runs.c.run_id, runs.c.updated_at, runs.c.title, runs.c.failure_reason, runs.c.event_id)
-    of_runs = sa.select(*columns, size.label("size")).where(runs.c.event_id != "")
-    of_runs = of_runs.outerjoin_from(runs, events, events.c.id == runs.c.event_id)
-    rows = connection.execute(of_runs.where(dialect.of_runs(runs, keys))).all()
-    taken: list[Any] = []
-    for row in rows:
-        bytes_left -= min(row.size or 0, BODY)
-        if bytes_left < 0 and taken:
-            left.add((row.source, row.run_id))
-        else:
-            taken.append(row)
-    beginning = sa.select(events.c.id, sa.func.substr(events.c.body, 1, BODY))
-    ids = dialect.among(events.c.id, [row.event_id for row in taken])
-    bodies = {event_id: bytes(body) for event_id, body in connection.execute(beginning.where(ids))} if taken else {}
-    for row in taken:
-        found[row.source, row.run_id] = row.updated_at, _said(row, bodies.get(row.event_id, b""), redactor)
-    return found, left
+def _texts(connection: sa.Connection, keys: Collection[RunKey], redactor: Redactor) -> dict[RunKey, tuple[float, str]]:
+    """Return when those of the runs that exist changed, and what they say."""
+    body = sa.func.substr(events.c.body, 1, BODY).label("body")
+    columns = (runs.c.source, runs.c.run_id, runs.c.updated_at, runs.c.title, runs.c.failure_reason)
+    query = sa.select(*columns, sa.func.length(events.c.body).label("size"), body).where(runs.c.event_id != "")
+    query = query.outerjoin_from(runs, events, events.c.id == runs.c.event_id)
+    rows = connection.execute(query.where(dialect.of_runs(runs, keys)))
+    return {(row.source, row.run_id): (row.updated_at, _said(row, bytes(row.body or b""), redactor)) for row in rows}
 
 
 def _said(row: Any, body: bytes, redactor: Redactor) -> str:

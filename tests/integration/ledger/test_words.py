@@ -235,14 +235,6 @@ def test_beginning_of_a_large_body_is_indexed(ledger: Ledger, monkeypatch: pytes
     assert found(ledger, "other") == ["huge_first"]
 
 
-def test_batches_are_bounded_in_bytes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "BODIES", 1000)
-    record(ledger, *(new_event(f"r{n}", title="same", output="x" * 700) for n in range(3)))
-    steps = [ledger.write(lambda connection: words.index(connection, Redactor([]))) for _ in range(4)]
-    assert steps == [1, 1, 1, 0]
-    assert found(ledger, "same") == ["r2", "r1", "r0"]
-
-
 def test_search_without_fts5_reads_a_bounded_number_of_runs(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a ledger that an SQLite without FTS5 has made and filled
     if ledger.dialect == "postgresql":
