@@ -199,13 +199,18 @@ def _ask(connection: sa.Connection, query: TextQuery, top: int) -> _Asked:
     It is not asked for beginnings of words that are common, if there are other words: both databases gather all runs
     with a beginning first, so reading some documents costs less.
     """
-    newest = _newest(top, NEWEST)
-    has_each = [contains_exactly(newest.c.document, f" {term.word}") for term in query.terms]
-    asked = sa.and_(*has_words(query, newest.c.document)), sa.and_(*has_each), *has_each
+    newest, on_sqlite = _newest(top, NEWEST), connection.dialect.name == "sqlite"
+    counted = [term for term in query.terms if term.prefix or on_sqlite]
+    has_each = {term: contains_exactly(newest.c.document, f" {term.word}") for term in query.terms}
+    asked = (
+        sa.and_(*has_words(query, newest.c.document)),
+        sa.and_(*has_each.values()),
+        *(has_each[term] for term in counted),
+    )
     counts = (sa.func.coalesce(sa.func.sum(sa.case((has, 1), else_=0)), 0) for has in asked)
     low = sa.case((sa.func.count() == NEWEST, sa.func.min(newest.c.seq)), else_=0)
     low, hits, together, *of_each = connection.execute(sa.select(low, *counts)).one()
-    frequent = {term for term, count in zip(query.terms, of_each, strict=True) if count >= NEWEST * _COMMON}
+    frequent = {term for term, count in zip(counted, of_each, strict=True) if count >= NEWEST * _COMMON}
     left = (tuple(term for term in phrase if not (term.prefix and term in frequent)) for phrase in query.phrases)
     phrases = tuple(filter(None, left)) or query.phrases
     common = all(term in frequent for phrase in phrases for term in phrase)
