@@ -81,7 +81,7 @@ def _row(route: RouteConfig, counts: dict[str, int]) -> RouteRow:
         name=route.name,
         configured=True,
         when=route.when,
-        to=[RouteTargetRow(sink=target.sink, after=target.after) for target in route.targets],
+        to=[RouteTargetRow.model_validate(target, from_attributes=True) for target in route.targets],
         also=[flag for flag in _FLAGS if getattr(route, flag)],
         stop=route.stop,
         deliveries=counts,
@@ -167,13 +167,8 @@ def explain(config: Config, source: str, body: bytes, labels: Mapping[str, str],
         event_id=event,
         disposition=disposition,
         redacted=parsed.body is not body,
-        routes=[
-            RouteExplanation(route=each.route, matched=each.matched, why=each.why, error=each.error)
-            for each in verdict.explanations
-        ],
-        deliveries=[
-            ExplainedDelivery(sink=each.sink, route=each.route, after=list(each.after)) for each in verdict.targets
-        ],
+        routes=[RouteExplanation.model_validate(each, from_attributes=True) for each in verdict.explanations],
+        deliveries=[ExplainedDelivery.model_validate(each, from_attributes=True) for each in verdict.targets],
     )
 
 

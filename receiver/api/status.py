@@ -180,9 +180,7 @@ def get_doctor(service: Service, _actor: Actor, _wanted: Parameters) -> Examinat
 
     def work() -> None:
         try:
-            for each in examine(service.settings):
-                row = FindingRow(check=each.check, ok=each.ok, note=each.note, what=each.what, todo=each.todo)
-                found.append(row)
+            found.extend(FindingRow.model_validate(each, from_attributes=True) for each in examine(service.settings))
         finally:
             _examining.release()
 

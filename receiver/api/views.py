@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -165,15 +165,8 @@ def _note(connection: Connection, actor: Actor, action: str, view: SavedView) ->
 
 
 def _row(view: SavedView, owner: str) -> SavedViewRow:
-    return SavedViewRow(
-        id=view.id,
-        name=view.name,
-        path=view.path,
-        shared=view.shared,
-        owner=view.owner.partition(":")[2],
-        own=view.owner == owner,
-        saved_at=view.saved_at,
-    )
+    shown = {"owner": view.owner.partition(":")[2], "own": view.owner == owner}
+    return SavedViewRow.model_validate(asdict(view) | shown)
 
 
 LIST_VIEWS: Final = call("GET", "/views", VIEW, list_views)
