@@ -1,13 +1,13 @@
-"""The list of results that are overdue: submissions that Skyvern is asked for, then runs that no submission is for.
+"""The list of overdue results: submissions that Skyvern is polled for, then runs without a submission.
 
-The one that is due first comes first; one that was asked for in vain is due again later.
+The one that is due first comes first; one that was polled without a result is due again later.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -27,24 +27,23 @@ _RUNS: Final = KeysetList(_OF_RUN, [runs.c[each] for each in ("due_at", "source"
 def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
     """Return a page of what is overdue: its first poll was due by now, and no final event has come.
 
-    Each has when it is polled next (`due_at`), how often it was in vain (`polls`), and why, where that is known. The
-    filter is that of submissions, and for runs that of runs.
+    Each row has the time of its next poll (`due_at`), the number of `polls` without a result, and the reason if known.
+    The filter is that of submissions, and for runs that of runs.
     """
     now = database_now(connection)
     rows: list[Row] = []
     part, place = (0, None) if after is None else (after[0], after[1:])
     if part == 0:
         found, rest = _page(connection, _SUBMISSIONS, wanted, of_submissions(wanted), now, place, limit)
-        rows = [_of_submission(each) for each in found]
+        rows = [_row(each, "submission", each["id"], each["created_at"], each["reason"]) for each in found]
         if rest is not None:
             return rows, (0, *rest)
         place = None
-        if len(rows) == limit:  # which of the runs are missing is for the next page to say
+        if len(rows) == limit:  # the next page begins with the runs
             return rows, (1, 0.0, "", "")
-    found, rest = _page(
-        connection, _RUNS, wanted, [runs.c.final.is_(False), *of_runs(wanted)], now, place, limit - len(rows)
-    )
-    rows += [_of_run(each) for each in found]
+    missing = [runs.c.final.is_(False), *of_runs(wanted)]
+    found, rest = _page(connection, _RUNS, wanted, missing, now, place, limit - len(rows))
+    rows += [_row(each, "run", each["submission_id"], each["first_seen_at"]) for each in found]
     return rows, None if rest is None else (1, *rest)
 
 
@@ -57,33 +56,25 @@ def _page(
     after: Key | None,
     limit: int,
 ) -> Page:
-    table = listing.key[0].table
-    it = table.c
+    it = listing.key[0].table.c
     is_due = it.due_at.is_not(None)
     sources = [wanted.source] if wanted.source else connection.execute(each_value(it.source, is_due)).scalars()
     needed = [sa.or_(it.polls > 0, it.due_at <= now), *conditions]
     walk = Walk([[it.source == each, is_due] for each in sources], needed)
-    # Its times are those of submissions and runs, and not of when they are due.
+    # The times of the filter are those of submissions and runs, not `due_at`.
     return page_of(connection, listing, wanted, [is_due, *needed], walk, after, limit)
 
 
-def _of_submission(row: Row) -> Row:
-    return _row(row, "submission", row["id"], row["created_at"], call=row["call"], state=row["state"])
-
-
-def _of_run(row: Row) -> Row:
-    return _row(row, "run", row["submission_id"], row["first_seen_at"], ended_at=row["noted_at"])
-
-
-def _row(row: Row, kind: str, submission_id: str, since: float, **further: Any) -> Row:
+def _row(row: Row, kind: str, submission_id: str, since: float, reason: str = "") -> Row:
     same = {name: row[name] for name in ("source", "run_id", "run_type", "title", "due_at", "polls")}
-    told = {"call": "", "state": "", "ended_at": None, **further}
     return {
         "kind": kind,
         **same,
         "submission_id": submission_id,
         "labels": json.loads(row["labels"]),
-        "reason": row.get("reason", ""),
+        "reason": reason,
         "known_since": since,
-        **told,
+        "call": row.get("call", ""),
+        "state": row.get("state", ""),
+        "ended_at": row.get("noted_at"),
     }
