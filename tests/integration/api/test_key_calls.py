@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -158,7 +159,7 @@ def test_a_key_ends_by_the_clock_of_the_ledger(ledger: Ledger, tmp_path: Path, m
     brief = call(service, "create_key", name="brief", scopes=["view"], source="other", expires_in=1e-3)
     lasting = call(service, "create_key", name="lasting", scopes=["view"], source="other", expires_in=3600)
     if ledger.url.get_backend_name() == "postgresql":  # whose clock it is, whatever this host's says
-        monkeypatch.setattr(api_keys.time, "time", lambda: 0.0)
+        monkeypatch.setattr(time, "time", lambda: 0.0)
 
     def read(made: dict[str, Any]) -> api_keys.Key | None:
         return service.ledger.read(lambda it: api_keys.by_hash(it, api_key.digest(made["key"])))
