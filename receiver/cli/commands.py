@@ -61,7 +61,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "reconcile": Command(ACT, "reconcile:reconcile", "Poll overdue submissions and find missing results at Skyvern."),
     "quarantine": Command(ACT, "quarantine:app", "Manage requests that failed the signature check."),
     "inbox": Command(ACT, "inbox:app", "Manage inbox entries that were set aside."),
-    "spool": Command(ACT, "spool:app", "Manage events spooled while Redis was unavailable."),
+    "spool": Command(ACT, "inbox:spool_app", "Manage events spooled while Redis was unavailable."),
     "trigger": Command(ACT, "trigger:trigger", "Send signed sample webhooks."),
     "api": Command(ACT, "api:api", "Call the JSON API by name, on this machine or on a remote service."),
     "init": Command(SET_UP, "init:init", "Write a first config: runhook.yaml, .env and a JSON Schema."),

@@ -1,4 +1,4 @@
-"""`runhook inbox`: inbox entries that were set aside."""
+"""`runhook inbox`: entries that were set aside. `runhook spool`: events stored on disk while Redis was unavailable."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ import typer
 
 from receiver.cli.lists import parse_columns
 from receiver.cli.options import ConfigFile, DataDirectory, Limit, ListJson, Output, chosen_form, load_config, new_app
-from receiver.cli.output import clean, out, print_rows
+from receiver.cli.output import clean, out, print_rows, progress
 from receiver.cli.profiles import here_only
+from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.event import Event
-from receiver.domain.frame import read_entry
+from receiver.domain.frame import EntryKeys, read_entry
 from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox.aside import AsideEntry, drop_all, drop_aside, fields_of, list_aside
-from receiver.inbox.writer import InboxUnavailable, append_each
+from receiver.inbox.writer import InboxUnavailable, InboxWriter, append_each
+from receiver.ingest import durability
+from receiver.ingest.disk_file import is_open
+from receiver.ingest.spool import Spool
 from receiver.ledger.filters import LIMIT
 from receiver.runtime.redis_client import connect, unusable
 
 app = new_app()
+spool_app = new_app()
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of entries.")]
 
@@ -121,3 +126,66 @@ def _redis(settings: Settings) -> Iterator[redis.Redis]:
             raise NotStarted(
                 unusable(settings.redis_url, error, redis_todo(embedded=settings.embedded_redis))
             ) from None
+
+
+# --- The spool
+
+
+@spool_app.callback()
+def _group() -> None:
+    """Keep `send` a subcommand."""
+
+
+@spool_app.command()
+@here_only
+def send(config: ConfigFile = None, data: DataDirectory = None) -> None:
+    """Send spooled events to Redis after their receiver's host is gone and its disk is mounted here.
+
+    A running receiver sends its own. An event that is sent twice is recognised by its id.
+    """
+    directory = Settings.from_env(config=config, data=data).data / "spool"
+    if not directory.is_dir():  # first: a wrong folder may lack what else the config needs
+        raise UsageError(f"spool not found in {directory.parent}: set --data to the receiver's data directory")
+    settings, loaded = load_config(config, data)
+    server = loaded.server
+    durability.check_at_start(
+        settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config), away=_unavailable
+    )
+    running = is_open(directory)
+    spool = Spool(directory, 0, 0)  # nothing is added to it
+    spool.open()
+    try:
+        sent = asyncio.run(_send(settings, loaded, spool))
+    finally:
+        spool.close()
+    out().print(f"{sent} sent." if sent else "the spool is empty")
+    if running:
+        out().print(f"A receiver is running on {settings.data}; it sends what it adds.")
+
+
+def _unavailable(reason: str) -> None:
+    raise NotStarted(f"Redis unavailable: {reason.rstrip('.')}; set REDIS_URL to the server that gets the events")
+
+
+async def _send(settings: Settings, config: Config, spool: Spool) -> int:
+    """Append all events of the spool to the inbox, and remove each once it is there. Returns how many.
+
+    Raises NotStarted.
+    """
+    total, sent = spool.bytes, 0
+    keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
+    writer = InboxWriter(settings.redis_url, timeout=30.0, keys=keys)
+    try:
+        with progress("bytes", total) as show:
+            while (batch := spool.peek()).events:
+                await writer.append(batch.events)
+                spool.done(batch)
+                sent += len(batch.events)
+                show(total - spool.bytes)
+    except InboxUnavailable as error:
+        raise NotStarted(f"Redis does not accept events ({error}); {sent} sent, the others stay in the spool") from None
+    except OSError as error:
+        raise NotStarted(f"the spool cannot be read or changed: {error.strerror}; {sent} sent") from None
+    finally:
+        await writer.close()
+    return sent

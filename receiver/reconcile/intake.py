@@ -1,5 +1,6 @@
 """Takes in what Skyvern's API says of a run: decides whether it is the result yet, and hands it to dispatch.
 
+A poll lacks some of the webhook's members, which one more call of Skyvern's API has (measured on 1.0.56).
 An end is taken for the result only when it is `webhook_grace` old, for its webhook has the same facts and more files.
 A state that needs a person becomes an interim event, once.
 """
@@ -9,23 +10,33 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from http import HTTPStatus
+from typing import Any, Final
 
 from receiver.config.models import ReconcileConfig
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.attention import needs_telling
 from receiver.domain.event import Event, Via, event_id
-from receiver.domain.run import Run
+from receiver.domain.run import Run, parse
 from receiver.domain.webhook_grace import ended_for
 from receiver.ledger import Ledger, run_polls, runs
-from receiver.reconcile.details import Details, DetailsUnavailable, details_of
 from receiver.reconcile.source import PolledSource
+from receiver.skyvern import Answered
 
 # Seconds for which an end waits for the details of its run; then it goes without.
 DETAILS_PATIENCE: Final = 600.0
 # Seconds between two tries to get them.
 DETAILS_AGAIN: Final = 30.0
+
+Details = Mapping[str, Any]
+# Seconds to wait for a call in the budget: less than a poll's lease.
+BUDGET_WAIT: Final = 20.0
+# Skyvern has no such call, no such run, or not for this key: older servers, runs of types that are not known yet.
+_NONE = frozenset(
+    {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.UNPROCESSABLE_ENTITY}
+)
 
 log = logging.getLogger("runhook.reconcile")
 
@@ -118,3 +129,26 @@ class ResultIntake:
         event = Event(event_id(source, body), source, body, time.time(), via, submission_id)
         with self._dispatching:
             self._dispatcher.dispatch([event], {event.id: run}, {event.id: details or {}})
+
+
+class DetailsUnavailable(Exception):
+    """The details can't be had now; they may be later."""
+
+
+def details_of(source: PolledSource, run: Run) -> Details:
+    """Return the details of a polled `run`, {} where Skyvern has none. Raises DetailsUnavailable."""
+    until = time.monotonic() + BUDGET_WAIT
+    # While it waits it holds a poll's place, so no new polls use up the budget.
+    if not source.wait_for_budget(lambda: time.monotonic() > until):
+        raise DetailsUnavailable("no call is left in the budget for its details")
+    request = run.data.get("run_request")
+    agent = request.get("workflow_id") if isinstance(request, Mapping) else None
+    answer = source.reader.get_details(run.run_type, run.run_id, agent if isinstance(agent, str) else "")
+    if isinstance(answer, Answered):
+        # As carefully as a body: what it holds goes to the same columns and sinks.
+        if answer.ok and (found := parse(answer.body).data):
+            return found
+        if answer.status in _NONE:
+            return {}
+        raise DetailsUnavailable(f"its details: Skyvern answered {answer.status}")
+    raise DetailsUnavailable(f"its details: {answer.reason}")

@@ -8,9 +8,8 @@ from typing import Final
 
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern import Answered, failure, listed_runs
-from receiver.skyvern.account import ListedSchedule, listed_schedules
+from receiver.skyvern.account import ListedSchedule, last_due, listed_schedules, scheduled_run_id
 from receiver.skyvern.requests import PAGE_SIZE
-from receiver.skyvern.schedules import last_due, scheduled_run_id
 
 # Seconds that a run may begin after its time: Skyvern's own scheduler starts at most one a minute.
 LATE: Final = 600.0

@@ -1,5 +1,6 @@
 """The agents and schedules of an account, as Skyvern's API lists them, and an agent's definition as it takes it back.
-Pure: sends nothing.
+When a schedule should have started a run: croniter says it, with which Skyvern reads cron expressions too. Pure: sends
+nothing, and the time is passed in.
 
 Skyvern has no call that changes one setting of an agent: a change is a new version, made of the whole definition. What
 a GET answers is not what an update takes, and a setting that is left out goes back to its default; so the definition is
@@ -8,11 +9,14 @@ converted, as Skyvern's own command line does it (1.0.56, cli/mcp_tools/workflow
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from handlers.support.timestamps import epoch
 from receiver.skyvern.responses import Answered
@@ -182,6 +186,44 @@ def _one_escape(found: re.Match[str]) -> str:
         return found[0]
     high, low = int(found[1][1:], 16), int(found[2][1:], 16)
     return f"\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08X}"
+
+
+def last_due(schedule: ListedSchedule, now: float) -> float | None:
+    """Return the last time up to `now` at which it should have started a run, in seconds since the epoch.
+
+    None if it is paused, has not reached its first time, or was changed since. A single time that was
+    canceled counts for nothing. Raises ValueError for a schedule that can't be read.
+    """
+    if not schedule.enabled or schedule.dispatch == "canceled":
+        return None
+    at: float | None = None
+    if schedule.once_at is not None:
+        at = schedule.once_at
+    elif schedule.interval and schedule.first_at is not None:
+        at = schedule.first_at + (now - schedule.first_at) // schedule.interval * schedule.interval
+        at = at if at >= schedule.first_at else None
+    elif schedule.cron:
+        at = _last_cron(schedule.cron, schedule.timezone, now)
+    if at is None or at > now or (schedule.changed_at is not None and at <= schedule.changed_at):
+        return None
+    return at
+
+
+def _last_cron(expression: str, timezone: str, now: float) -> float:
+    from croniter import croniter  # it takes 30 ms to import, and few commands need it
+
+    try:
+        local = datetime.fromtimestamp(now, ZoneInfo(timezone))
+        found: datetime = croniter(expression, local).get_prev(datetime)
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{expression!r} in {timezone}: {error}") from None
+    return found.timestamp()
+
+
+def scheduled_run_id(schedule_id: str, at: float) -> str:
+    """Return the id of the run that a schedule starts at a time (1.0.56, workflow_schedule_service.py)."""
+    moment = datetime.fromtimestamp(int(at), UTC).isoformat()
+    return "wr_sched_" + hashlib.sha256(f"{schedule_id}:{moment}".encode()).hexdigest()[:32]
 
 
 def _text(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from receiver.domain.run import parse
-from receiver.reconcile.details import DetailsUnavailable, details_of
+from receiver.reconcile.intake import DetailsUnavailable, details_of
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern import Answered
 

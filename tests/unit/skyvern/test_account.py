@@ -18,10 +18,11 @@ from receiver.skyvern.account import (
     as_yaml,
     definition_of,
     differences,
+    last_due,
     listed_agents,
     listed_schedules,
+    scheduled_run_id,
 )
-from receiver.skyvern.schedules import last_due, scheduled_run_id
 from tests.support.paths import ROOT
 
 AGENT: dict[str, Any] = json.loads((ROOT / "tests/support/data/agent.json").read_text())
