@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,10 +10,6 @@ SECONDS_A_STEP: Final = 30.0
 # Seconds for the queue before the run, and for its webhook's three attempts after it.
 SLACK: Final = 60.0
 LONGEST_FIRST: Final = 86_400.0
-# Ended runs of an agent from which on their durations say when its next one is overdue.
-FEWEST_DURATIONS: Final = 5
-# By how much a run may be slower than most before it counts as overdue.
-TOLERANCE: Final = 1.25
 # Seconds before the second poll; each further one comes after twice as long.
 AGAIN: Final = 15.0
 # Maximum seconds between two searches for the run of a lost response.
@@ -29,43 +24,18 @@ FOR_MORE: Final = 10.0
 AFTER_RESTART: Final = 600.0
 
 
-def first_poll(
-    members: Mapping[str, Any],
-    headers: Mapping[str, str],
-    now: float,
-    default: float,
-    durations: Sequence[float] = (),
-) -> float:
+def first_poll(members: Mapping[str, Any], headers: Mapping[str, str], now: float, default: float) -> float:
     """Return when a run that was just accepted is overdue, in seconds since the epoch.
 
-    `members`: of the request. `headers`: by lower-case name. `default`: seconds, where neither the request sets a limit
-    nor earlier runs tell. `durations`: seconds that the latest runs of the same agent took; of FEWEST_DURATIONS on,
-    nineteen of twenty runs are to be over by then. The limit of the request is the latest all the same.
+    `members`: of the request. `headers`: by lower-case name. `default`: seconds, where the request sets no limit.
     """
-    limit = _limit(members, headers)
-    usual = _usual(durations)
-    if usual is not None:
-        return now + min(usual * TOLERANCE + SLACK, LONGEST_FIRST if limit is None else limit)
-    return now + (default if limit is None else limit)
-
-
-def _limit(members: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
-    """Return the seconds after which a run with this request has certainly ended, None when it sets no limit."""
     minutes = _number(members.get("max_elapsed_time_minutes"))
     if minutes is not None:
-        return min(minutes * 60 + SLACK, LONGEST_FIRST)
+        return now + min(minutes * 60 + SLACK, LONGEST_FIRST)
     steps = _number(headers.get("x-max-steps-override"))
     if steps is None:
         steps = _number(members.get("max_steps"))
-    return None if steps is None else min(steps * SECONDS_A_STEP + SLACK, LONGEST_FIRST)
-
-
-def _usual(durations: Sequence[float]) -> float | None:
-    """Return the seconds within which nineteen of twenty runs end (the nearest-rank percentile), None of too few."""
-    known = sorted(each for each in durations if each >= 0)
-    if len(known) < FEWEST_DURATIONS:
-        return None
-    return known[math.ceil(0.95 * len(known)) - 1]
+    return now + (default if steps is None else min(steps * SECONDS_A_STEP + SLACK, LONGEST_FIRST))
 
 
 def next_poll(polls: int, now: float, chance: float, longest: float, *, retry_after: float | None = None) -> float:

@@ -155,20 +155,3 @@ def _put(insert: Any) -> Any:
         },
         where=runs.c.final.is_(False),
     )
-
-
-def durations(connection: sa.Connection, source: str, workflow_id: str, limit: int = 50) -> list[float]:
-    """Return the seconds that the latest ended runs of an agent took, by Skyvern's own clock."""
-    latest = connection.execute(
-        sa.select(runs.c.created_at, runs.c.finished_at)
-        .where(
-            runs.c.source == source,
-            runs.c.workflow_id == workflow_id,
-            runs.c.final,
-            runs.c.created_at.is_not(None),
-            runs.c.finished_at.is_not(None),
-        )
-        .order_by(runs.c.updated_at.desc())
-        .limit(limit)
-    )
-    return [row.finished_at - row.created_at for row in latest]

@@ -27,7 +27,6 @@ from receiver.ledger.submissions.lifecycle import SubmitOutcome, WhenLate
 from receiver.ledger.submissions.records import Submission
 from receiver.runtime.background import awaited
 from receiver.skyvern import Answer, Answered, Created, Lost, Unreachable, submitted
-from receiver.submit.durations import RunDurations
 from receiver.submit.replies import (
     REPLAYED_HEADER,
     RETRY_AFTER,
@@ -100,7 +99,6 @@ class Submitter:
         self._redactor = redactor
         self._find_run = find_run
         self._poll_after = poll_after
-        self._durations = RunDurations(ledger)
         self._tasks: dict[str, asyncio.Future[Reply]] = {}
         self._recordings: set[asyncio.Future[Submission | None]] = set()
 
@@ -131,8 +129,6 @@ class Submitter:
 
     async def _send(self, source: Source, prepared: Prepared, is_disconnected: IsDisconnected) -> Reply:
         new = prepared.new
-        # While Skyvern answers.
-        durations = awaited(self._durations.of(new.source, prepared.fields), "submit.durations")
         answer = await source.api.submit(prepared.path, prepared.body, prepared.headers, prepared.query)
         size = len(answer.body) if isinstance(answer, Answered) else 0
         reply = await off_loop(size, submit_reply, answer, source.secrets, prepared.replacing)
@@ -140,7 +136,7 @@ class Submitter:
         result, now = await off_loop(size, submitted, answer), self._ledger.now()
         unread, body = False, reply.body
         if isinstance(result, Created):
-            due_at = first_poll(prepared.fields, prepared.headers, now, self._poll_after, await durations)
+            due_at = first_poll(prepared.fields, prepared.headers, now, self._poll_after)
             outcome = SubmitOutcome(SubmissionMove.ACCEPT, result.run_id, result.run_type, due_at=due_at)
             unread = await is_disconnected()
             body = await off_loop(size, self._redacted, reply.body)

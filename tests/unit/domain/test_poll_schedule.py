@@ -32,36 +32,6 @@ def test_the_first_poll_comes_when_the_request_allows_no_more(
     assert first_poll(members, headers, 1000.0, 600.0) == 1000.0 + seconds
 
 
-@pytest.mark.parametrize(
-    ("durations", "members", "seconds"),
-    [
-        ([40.0] * 20, {}, 110),
-        ([40.0] * 19 + [4000.0], {}, 110),  # one of twenty is slow
-        ([40.0] * 18 + [4000.0] * 2, {}, 5060),
-        ([4.0, 8.0, 16.0, 20.0, 40.0], {}, 110),  # of a few the slowest counts
-        ([40.0] * 4, {}, 600),  # too few to tell
-        ([40.0] * 4 + [-5.0], {}, 600),  # a clock that was set back tells nothing
-        ([4000.0] * 20, {"max_elapsed_time_minutes": 5}, 360),  # its own limit is the latest
-        ([40.0] * 20, {"max_steps": 100}, 110),
-        ([1e9] * 20, {}, LONGEST_FIRST),
-    ],
-)
-def test_the_first_poll_comes_when_most_runs_of_the_agent_are_over(
-    durations: list[float], members: dict[str, Any], seconds: float
-) -> None:
-    assert first_poll(members, {}, 1000.0, 600.0, durations) == 1000.0 + seconds
-
-
-@given(st.lists(st.floats(0, 1e7)), st.none() | st.integers(1, 10**4))
-def test_no_duration_makes_the_first_poll_later_than_the_requests_own_limit(
-    durations: list[float], minutes: int | None
-) -> None:
-    at = first_poll({"max_elapsed_time_minutes": minutes}, {}, 0.0, 600.0, durations)
-
-    latest = first_poll({"max_elapsed_time_minutes": minutes}, {}, 0.0, 600.0) if minutes else LONGEST_FIRST
-    assert 0.0 < at <= latest
-
-
 @given(st.integers(-1, 10**6), st.floats(0, 0.999), st.floats(1, 1e6))
 def test_polls_grow_rarer_up_to_the_longest_pause(polls: int, chance: float, longest: float) -> None:
     wait = next_poll(polls, 0.0, chance, longest)
