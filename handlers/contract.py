@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -147,32 +147,32 @@ class ReadableFile(NamedTuple):
     chunks: Callable[[int, int], Iterator[bytes]]
 
 
-class Services(Protocol):
-    """What the host provides to a sink, which may ignore it."""
+class Services:
+    """What the host provides to a sink, which may ignore it. As it stands here, the host provides nothing."""
 
-    def fresh_artifacts(self, delivery: Delivery, types: Sequence[str] = ()) -> Sequence[Artifact]:
+    def fresh_artifacts(self, delivery: Delivery, types: Sequence[str] = ()) -> Sequence[Artifact]:  # noqa: ARG002
         """Return the run's artifacts with new signed URLs from the source's API; () when the source has no API key.
 
         `types`: Skyvern's artifact types to ask for; all when empty. Others may be among the answer all the same.
         Raises Unavailable when the API can't answer now.
         """
-        ...
+        return ()
 
-    def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:
+    def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:  # noqa: ARG002
         """Return the URL of an artifact's bytes at the source's own API; "" when the source has no API key."""
-        ...
+        return ""
 
-    def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
+    def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:  # noqa: ARG002
         """Return headers for a download of `url`: the API key when `url` is at the source's API origin, else {}."""
-        ...
+        return {}
 
     def sources(self) -> Sequence[str]:
         """Return the names of all sources, in the order of the config; () without sources."""
-        ...
+        return ()
 
     def allowed_addresses(self) -> Sequence[str]:
         """Return hosts and CIDR networks that the operator allows although they are private."""
-        ...
+        return ()
 
 
 class SinkOptions(BaseModel):

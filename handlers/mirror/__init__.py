@@ -8,6 +8,5 @@ artifacts   which files belong to a run, and whether a recording is complete (pu
 names       safe file names and key parts, content types by file ending (pure)
 manifest    run.json's companions manifest.json and latest.json (pure)
 download    one file: fetched, counted, hashed, compared
-fan_out     many files at once, with a deadline
 store       what a mirror needs of S3 or a folder
 """

@@ -31,7 +31,6 @@ from handlers.mirror.download import (
     as_dependency_failure,
     may_look_again,
 )
-from handlers.mirror.fan_out import run_all, run_within
 from handlers.mirror.manifest import (
     Manifest,
     SkippedFile,
@@ -45,6 +44,7 @@ from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
 from handlers.mirror.run_folder import RunFolder
 from handlers.mirror.store import ObjectTarget, Store
 from handlers.support import templating
+from handlers.support.daemon_pool import run_all, run_within
 from handlers.support.deadline import Deadline
 from handlers.support.guarded_client import GuardedClient
 from handlers.support.url import without_query

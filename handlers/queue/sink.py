@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from handlers.contract import Delivery, Receipt, Services, Sink, SinkError, SinkOptions
+from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions
 from handlers.queue.message import QueueMessage, as_bytes, as_text
 from handlers.support.duration import Seconds
+
+if TYPE_CHECKING:
+    from handlers.queue.aws import AwsQueue
+    from handlers.queue.redis_stream import RedisStream
 
 To = Literal["redis-stream", "sqs", "sns"]
 
@@ -129,18 +133,6 @@ def region_of(options: QueueOptions) -> str | None:
     return host[1] if host else None
 
 
-class QueueBackend(Protocol):
-    """One kind of queue."""
-
-    def put(self, messages: Sequence[QueueMessage]) -> list[Receipt | SinkError]:
-        """Add the messages; return one answer for each, in order. Raising means that all failed."""
-        ...
-
-    def close(self) -> None:
-        """Close the connections."""
-        ...
-
-
 class QueueSink(Sink[QueueOptions]):
     """Puts one message for each delivery into a queue."""
 
@@ -170,7 +162,7 @@ class QueueSink(Sink[QueueOptions]):
         self._backend.close()
 
 
-def _build_backend(options: QueueOptions) -> tuple[QueueBackend, Callable[[Delivery], QueueMessage]]:
+def _build_backend(options: QueueOptions) -> tuple[RedisStream | AwsQueue, Callable[[Delivery], QueueMessage]]:
     if options.to == "redis-stream":
         from handlers.queue.redis_stream import RedisStream
 

@@ -1,4 +1,4 @@
-"""A pool of daemon threads: one that hangs is left behind, never joined, and ends with the process.
+"""Work in daemon threads: one that hangs is left behind, never joined, and ends with the process.
 
 `concurrent.futures` joins its threads when the interpreter ends, so one hung send or read would hang the whole worker.
 Callers that wait for a result do so with their own deadline.
@@ -9,13 +9,21 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from typing import TypeVar
+
+from handlers.contract import Unavailable
+from handlers.support.deadline import Deadline
 
 log = logging.getLogger("runhook.sink")
 
+# Seconds past the deadline in which the work itself may time out, since its error names the cause.
+GRACE = 1.0
+
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def in_thread(name: str, work: Callable[[], T]) -> Future[T]:
@@ -96,3 +104,41 @@ class DaemonPool:
                 self._unfinished -= 1
             if left_behind:
                 return
+
+
+def run_all(items: Sequence[T], work: Callable[[T], R], threads: int, deadline: Deadline) -> list[R | Exception]:
+    """Return what `work` returned or raised for each item, in order.
+
+    Raises Unavailable when an item is not done by the deadline.
+    """
+    results: list[R | Exception | None] = [None] * len(items)
+    numbers = iter(range(len(items)))
+    lock = threading.Lock()
+
+    def take_items() -> None:
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            try:
+                results[number] = work(items[number])
+            except Exception as error:  # noqa: BLE001 - returned in the place of a result
+                results[number] = error
+
+    futures = [in_thread("fetch", take_items) for _ in range(min(threads, len(items)))]
+    if wait(futures, _patience(deadline)).not_done:
+        raise Unavailable(f"not done within {deadline.seconds:g} s")
+    return [result for result in results if result is not None]
+
+
+def run_within(deadline: Deadline, work: Callable[[], R]) -> R:
+    """Return or raise what `work` does, run in a thread of its own. Raises Unavailable if it outlasts the deadline."""
+    future = in_thread("send", work)
+    if not wait([future], _patience(deadline)).done:
+        raise Unavailable(f"not done within {deadline.seconds:g} s")
+    return future.result()
+
+
+def _patience(deadline: Deadline) -> float:
+    return max(0.0, deadline.at + GRACE - time.monotonic())

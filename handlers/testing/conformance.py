@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Sink, Unavailable
+from handlers.contract import Delivery, Receipt, Refused, Services, Sink, Unavailable
 from handlers.testing.samples import BODIES, MARKER, make_delivery, read_run, sample_run
 
 __all__ = [
@@ -43,28 +43,8 @@ __all__ = [
 ]
 
 
-class NoServices:
-    """Services of a host that provides nothing."""
-
-    def fresh_artifacts(self, delivery: Delivery, types: Sequence[str] = ()) -> Sequence[Artifact]:  # noqa: ARG002
-        """Return (), as without an API key."""
-        return ()
-
-    def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:  # noqa: ARG002
-        """Return "", as without an API key."""
-        return ""
-
-    def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:  # noqa: ARG002
-        """Return {}, as without an API key."""
-        return {}
-
-    def sources(self) -> Sequence[str]:
-        """Return (): the host has no sources."""
-        return ()
-
-    def allowed_addresses(self) -> Sequence[str]:
-        """Return (): no private address is allowed."""
-        return ()
+# Services of a host that provides nothing.
+NoServices = Services
 
 
 @dataclass(frozen=True)

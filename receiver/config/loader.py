@@ -151,7 +151,7 @@ def _complain(document: Document, key: Key, text: str) -> None:
 
 def _check_sink(document: Document, name: str, sink: Mapping[str, Any]) -> None:
     """Check a sink's options by its handler, and build the sink once: a template in it may be wrong."""
-    from handlers.contract import SinkError
+    from handlers.contract import Services, SinkError
     from handlers.registry import BrokenSinkType, UnknownSinkType, build, sink_type
 
     here: Key = ("sinks", name)
@@ -165,7 +165,7 @@ def _check_sink(document: Document, name: str, sink: Mapping[str, Any]) -> None:
     options = {key: value for key, value in sink.items() if key not in own}
     try:
         cls = sink_type(kind)
-        build(name, kind, options, _NoServices()).close()
+        build(name, kind, options, Services()).close()
     except (UnknownSinkType, BrokenSinkType) as error:
         _complain(document, (*here, "type"), str(error))
     except ValidationError as error:
@@ -183,25 +183,6 @@ def _unknown_option(sink: str, key: str, known: list[str]) -> str:
     if key == "after":  # as examples of a sink show it, beside its options
         return f"unknown key; a route says it: to: [{{sink: {sink}, after: …}}]"
     return unknown(key, known)
-
-
-class _NoServices:
-    """The services of a sink that is only built to check its options."""
-
-    def fresh_artifacts(self, delivery: object, types: object = ()) -> list[Any]:  # noqa: ARG002 - the protocol's names
-        return []
-
-    def artifact_url(self, delivery: object, artifact_id: str) -> str:  # noqa: ARG002
-        return ""
-
-    def artifact_headers(self, delivery: object, url: str) -> dict[str, str]:  # noqa: ARG002
-        return {}
-
-    def sources(self) -> list[str]:
-        return []
-
-    def allowed_addresses(self) -> list[str]:
-        return []
 
 
 def _check_routes(document: Document, raw: list[Any], sinks: list[str] | None) -> None:

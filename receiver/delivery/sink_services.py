@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from handlers import Artifact, Delivery, Unavailable
+from handlers import Artifact, Delivery, Services, Unavailable
 from handlers.support.url import origin
 from receiver.config.models import Config
 from receiver.skyvern import Answered, Patience, SkyvernReader, artifacts_run_id, listed_artifacts
@@ -17,7 +17,7 @@ from receiver.skyvern import Answered, Patience, SkyvernReader, artifacts_run_id
 KINDS = {"recording": "recording", "screenshot_final": "screenshot", "download": "download"}
 
 
-class SourceServices:
+class SourceServices(Services):
     """The services of one worker process. Opens connections on first use; threads may share it."""
 
     def __init__(self, config: Config, default_base: str) -> None:

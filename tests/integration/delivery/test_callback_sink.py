@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from handlers import SinkOptions, Unavailable
+from handlers import Services, SinkOptions, Unavailable
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.callback_sink import CallbackSink
 from receiver.delivery.runner import SinkRunner
@@ -44,20 +44,8 @@ KEY = derive(MASTER, "a1")
 RESUBMIT_KEY = derive(MASTER, "b2")
 
 
-class Lent:
+class Lent(Services):
     """Services that allow loopback: for artifacts, so that no caller's webhook may use it."""
-
-    def fresh_artifacts(self, delivery: object, types: object = ()) -> list[Any]:
-        raise NotImplementedError
-
-    def artifact_url(self, delivery: object, artifact_id: str) -> str:
-        raise NotImplementedError
-
-    def artifact_headers(self, delivery: object, url: str) -> dict[str, str]:
-        raise NotImplementedError
-
-    def sources(self) -> tuple[str, ...]:
-        return ()
 
     def allowed_addresses(self) -> tuple[str, ...]:
         return ("127.0.0.1",)
