@@ -100,12 +100,10 @@ class GuardedClient:
         *,
         timeout: float = 30.0,
         connect_timeout: float | None = None,
-        max_redirects: int = MAX_REDIRECTS,
         resolver: Resolver = resolve,
         make_tls: Callable[[], ssl.SSLContext] = default_tls,
     ) -> None:
         self._timeout = timeout
-        self._max_redirects = max_redirects
         self._connecting = timeout if connect_timeout is None else min(timeout, connect_timeout)
         self._allowed = AllowedAddresses(allowed)
         self._resolver = resolver
@@ -127,7 +125,7 @@ class GuardedClient:
         deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = parse_url(url)
         origin = _origin(target)
-        for _ in range(self._max_redirects + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             own_headers = headers if headers is not None and _origin(target) == origin else {}
             with self._exchange("GET", target, own_headers, None, deadline) as connection:
                 location = connection.headers.get("location")
@@ -135,7 +133,7 @@ class GuardedClient:
                     yield Download(connection, target)
                     return
             target = self._next(target, location)
-        raise Refused(f"{origin[1]} redirects more than {self._max_redirects} times")
+        raise Refused(f"{origin[1]} redirects more than {MAX_REDIRECTS} times")
 
     def request(
         self,

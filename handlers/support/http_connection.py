@@ -34,7 +34,7 @@ _MAX_HEAD: Final = 100 * 1024
 _MAX_INFORMATIONAL: Final = 16
 # Seconds that an idle connection is kept, which is less than servers do, and the maximum number of idle connections.
 _KEEP_IDLE: Final = 5.0
-MAX_IDLE: Final = 256
+_MAX_IDLE: Final = 256
 
 
 class HttpConnection:
@@ -121,13 +121,9 @@ class HttpConnection:
 
 
 class IdleConnections:
-    """Connections that wait for their next request, by origin: for five seconds, the latest first. Thread-safe.
+    """Connections that wait for their next request, by origin: for five seconds, the latest first. Thread-safe."""
 
-    `most`: maximum number of idle connections.
-    """
-
-    def __init__(self, most: int = MAX_IDLE) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         # Since when, the origin, and the connection; the oldest first.
         self._idle: deque[tuple[float, Hashable, HttpConnection]] = deque()
@@ -148,7 +144,7 @@ class IdleConnections:
                 over = [connection]
             elif not over:
                 self._idle.append((now, origin, connection))
-            while self._idle and (len(self._idle) > self._most or self._idle[0][0] < now - _KEEP_IDLE):
+            while self._idle and (len(self._idle) > _MAX_IDLE or self._idle[0][0] < now - _KEEP_IDLE):
                 over.append(self._idle.popleft()[2])
         for each in over:
             each.close()
