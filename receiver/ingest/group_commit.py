@@ -316,16 +316,13 @@ class GroupCommit:
                 log.warning("ingest.weaker_durability accepted: %s", found)
             self.durability = found
             if usable:
-                self._recovered()
+                if self.trouble:
+                    log.warning("ingest.redis_back: events go to Redis")
+                self._redis_up = self._metrics.redis_up = True
+                self.trouble = self._reported = ""
+                self._writer.connected_anew = False
+                self._drain_if_any()
             return usable
-
-    def _recovered(self) -> None:
-        self._writer.connected_anew = False
-        if self.trouble:
-            log.warning("ingest.redis_back: events go to Redis")
-        self._redis_up = self._metrics.redis_up = True
-        self.trouble = self._reported = ""
-        self._drain_if_any()
 
     # --- the background --------------------------------------------------------------------------------------------
 
@@ -333,16 +330,24 @@ class GroupCommit:
         """Move the spool's events to Redis, the oldest first, while it takes them."""
         while self._drainable and not self._closing:
             try:
-                await self._drain_some()
+                batch = await self._on_disk(self._spool.peek)
+                if batch.events:
+                    await self._append(batch.events, DRAIN_TIMEOUT)
+                    await self._on_disk(self._spool.done, batch)
+                    self._metrics.drained += len(batch.events)
+                else:  # another receiver on this data directory was faster
+                    await self._on_disk(self._spool.count)
+                if not self._spool.events:
+                    log.warning("ingest.spool_drained")
+                continue
             except InboxUnavailable as error:
                 if self._log_lines.take(1, time.monotonic()):
                     log.warning("ingest.drain_paused reason=%s", error)
                 if not error.refused:
                     self._trip(error)
-                await asyncio.sleep(1.0)
             except OSError as error:
                 log.error("ingest.drain_paused reason=%s", spool_trouble(error))
-                await asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)
 
     def _drain_if_any(self) -> None:
         if self._drainable:
@@ -351,17 +356,6 @@ class GroupCommit:
     @property
     def _drainable(self) -> bool:
         return self._spool.events > 0 and self._redis_up and not self._over
-
-    async def _drain_some(self) -> None:
-        batch = await self._on_disk(self._spool.peek)
-        if not batch.events:  # another receiver on this data directory was faster
-            await self._on_disk(self._spool.count)
-            return
-        await self._append(batch.events, DRAIN_TIMEOUT)
-        await self._on_disk(self._spool.done, batch)
-        self._metrics.drained += len(batch.events)
-        if not self._spool.events:
-            log.warning("ingest.spool_drained")
 
     async def _watch(self) -> None:
         examined = time.monotonic()

@@ -118,19 +118,6 @@ async def test_what_goes_along_with_an_acknowledgement_is_done_after_it(
     assert client.xlen(STREAM) == 0
 
 
-async def test_what_a_dead_reader_took_comes_back_when_it_is_idle(
-    writer: InboxWriter, reader: InboxReader, client: redis.Redis
-) -> None:
-    await writer.append([event(number) for number in range(3)])
-    taken = reader.read()
-    assert taken_again(client, "second", idle_ms=60_000) == []
-    assert taken_again(client, "second") == taken
-    second = InboxReader(client, "second")
-    second.done([entry.entry_id for entry in taken])
-    second.flush()
-    assert taken_again(client, "second") == []
-
-
 async def test_readers_that_are_gone_are_forgotten_unless_they_hold_something(
     writer: InboxWriter, reader: InboxReader, client: redis.Redis
 ) -> None:
@@ -143,20 +130,6 @@ async def test_readers_that_are_gone_are_forgotten_unless_they_hold_something(
     reader.done([entry.entry_id for entry in held])
     reader.flush()
     assert InboxReader(client, "clock").tidy(idle_ms=0) == 1
-
-
-def test_a_redis_without_a_stream_has_no_readers_to_forget(client: redis.Redis) -> None:
-    assert InboxReader(client, "clock").tidy(idle_ms=0) == 0
-    client.xadd(STREAM, {"id": "x"})
-    assert InboxReader(client, "clock").tidy(idle_ms=0) == 0
-
-
-async def test_a_reader_waits_for_the_first_event(writer: InboxWriter, reader: InboxReader) -> None:
-    waiting = asyncio.create_task(asyncio.to_thread(reader.read, 10, 3000))
-    await asyncio.sleep(0)
-    await writer.append([event(1)])
-    assert [entry.event for entry in await waiting] == [event(1)]
-    assert reader.read(10, 10) == []
 
 
 def test_an_entry_that_is_no_event_is_handed_out_as_none(reader: InboxReader, client: redis.Redis) -> None:

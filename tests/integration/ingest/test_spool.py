@@ -59,11 +59,6 @@ def test_events_come_out_as_they_went_in_and_in_order(spool: Spool) -> None:
     assert (spool.events, spool.bytes) == (0, 0)
 
 
-def test_peeking_takes_nothing_out(spool: Spool) -> None:
-    spool.append(events(0, 3))
-    assert spool.peek().events == spool.peek().events == tuple(events(0, 3))
-
-
 def test_a_batch_is_bounded_in_number_and_bytes_but_never_empty(spool: Spool) -> None:
     spool.append([event(number, 1000) for number in range(10)])
     assert len(spool.peek(4).events) == 4

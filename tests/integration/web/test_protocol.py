@@ -166,11 +166,6 @@ async def test_blank_lines_do_not_keep_an_idle_connection(port: int) -> None:
     assert statuses(await talk(port, REQUEST, b"\r\n", pause=0.05)) == [b"204"]
 
 
-async def test_idle_connection_is_closed_after_keep_alive(app: App) -> None:
-    async with serve(app, options(Listening(10), lifespan="off", timeout_keep_alive=1)) as served:
-        assert statuses(await talk(served.port, REQUEST, pause=0.05)) == [b"204"]
-
-
 async def test_a_body_that_stops_ends_its_request(port: int, app: App) -> None:
     got = await talk(port, POST % 9 + b"x")
     assert statuses(got) == [b"408"]
