@@ -90,7 +90,6 @@ class Dispatcher(EventRecorder):
             if self._put_back_from:  # the config is read at the start of a process only
                 until = time.monotonic() + PUT_BACK_FOR
                 self._put_back_from = put_back(self._redis, self._reader, self._put_back_from, until)
-                self._reader.tidy()
             self._take_all(stop, IDLE_WAIT)
             self._counter.flush()
             wakeups.finish(self._redis, QUEUE, self._read_once_more)

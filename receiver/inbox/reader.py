@@ -16,8 +16,7 @@ READ_BYTES: Final = 16 << 20
 _STEP: Final = 8  # entries that are read at a time before their bytes are counted
 
 # KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time. Where the stream is
-# larger than this number of bytes, any entry may be large, so each is read alone. An entry that is neither new to the
-# group nor pending would never be read, since something has moved the group's place: then all are read again.
+# larger than this number of bytes, any entry may be large, so each is read alone.
 _READ: Final = """
 local entries, size = {}, 0
 local all = redis.pcall('MEMORY', 'USAGE', KEYS[1])
@@ -29,12 +28,6 @@ while #entries < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
   for _, entry in ipairs(reply[1][2]) do
     entries[#entries + 1] = entry
     for i = 2, #entry[2], 2 do size = size + #entry[2][i] end
-  end
-end
-if #entries == 0 then
-  local left = redis.call('XLEN', KEYS[1])
-  if left > 0 and left > redis.call('XPENDING', KEYS[1], ARGV[1])[1] then
-    redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], '0')
   end
 end
 return entries
@@ -147,17 +140,6 @@ class InboxReader:
         if self._finished:
             pipeline.eval(_DONE, 1, STREAM, GROUP, *self._finished)
         return len(self._finished)
-
-    def tidy(self, idle_ms: int = 3_600_000) -> int:
-        """Remove readers without pending entries that were idle for `idle_ms`. Returns how many."""
-        try:
-            readers: Any = self._redis.xinfo_consumers(STREAM, GROUP)
-        except redis.ResponseError:  # neither stream nor group
-            return 0
-        idle = [each["name"] for each in readers if each["pending"] == 0 and each["idle"] >= idle_ms]
-        for name in idle:
-            self._redis.xgroup_delconsumer(STREAM, GROUP, name)
-        return len(idle)
 
 
 def _only(reply: Any) -> Any:

@@ -118,20 +118,6 @@ async def test_what_goes_along_with_an_acknowledgement_is_done_after_it(
     assert client.xlen(STREAM) == 0
 
 
-async def test_readers_that_are_gone_are_forgotten_unless_they_hold_something(
-    writer: InboxWriter, reader: InboxReader, client: redis.Redis
-) -> None:
-    await writer.append([event(1)])
-    held = reader.read()
-    InboxReader(client, "gone").read()
-    assert InboxReader(client, "clock").tidy() == 0  # nobody has been idle for an hour
-    assert InboxReader(client, "clock").tidy(idle_ms=0) == 1
-    assert [each["name"] for each in client.xinfo_consumers(STREAM, GROUP)] == [b"first"]
-    reader.done([entry.entry_id for entry in held])
-    reader.flush()
-    assert InboxReader(client, "clock").tidy(idle_ms=0) == 1
-
-
 def test_an_entry_that_is_no_event_is_handed_out_as_none(reader: InboxReader, client: redis.Redis) -> None:
     client.xadd(STREAM, {"what": "ever"})
     client.xadd(STREAM, {"at": "1700000000.5", "body": b"{}"})
