@@ -22,6 +22,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.domain.parts import DISPATCH, deliver, sink_of
+from receiver.domain.time_limits import LAST_STEPS
 from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
@@ -43,8 +44,6 @@ MAIN: Final = "main"
 # Unexplained ends of that process, and the seconds they fall within, after which each of its sinks gets its own.
 _DEATHS: Final = 3
 _WITHIN: Final = 600.0
-# Seconds that a process keeps for its last steps of the time that it has to stop.
-_LAST_STEPS: Final = 0.5
 
 
 def plan(config: Config, only: Sequence[str] = ()) -> dict[str, Work]:
@@ -178,7 +177,7 @@ def run(
         raise NotStarted(trouble)
 
     def make(name: str, work: Work) -> Program:
-        stop_within = max(0.0, stop_timeout - _LAST_STEPS)
+        stop_within = max(0.0, stop_timeout - LAST_STEPS)
         return program(
             name, lambda: WorkerProcess(settings, config, name, work, stop_within).run(), stop_timeout, piped=False
         )

@@ -33,6 +33,7 @@ from receiver.delivery.runner import SinkRunner
 from receiver.dispatch import dispatcher
 from receiver.dispatch.dispatcher import IDLE_WAIT
 from receiver.domain.parts import DISPATCH, deliver
+from receiver.domain.time_limits import CLAIM, JOB_FOR, JOB_HANGS, RENEW_EVERY, SIGN_EVERY
 from receiver.errors import NotStarted, RunhookError
 from receiver.inbox.recovery import hand_back
 from receiver.inbox.stream import STREAM
@@ -55,20 +56,15 @@ log = logging.getLogger("runhook.worker")
 # Seconds for which a thread may compute while another one waits for the interpreter: an event passes three threads, and
 # with Python's 0.005 each of them may wait that long.
 SWITCH: Final = 0.0005
-# Seconds between two looks for work, signs of life, renewals of claims, flushes of counters, and tries to build a sink.
+# Seconds between two looks for work, flushes of counters, and tries to build a sink.
 LOOK_EVERY: Final = 1.0
-SIGN_EVERY: Final = 3.0
-RENEW_EVERY: Final = 2.0
 FLUSH_EVERY: Final = 2.0
 TRY_AGAIN: Final = 10.0
-# The job of a sink with its own process: seconds between two looks, without work until it ends, and at most.
+# The job of a sink with its own process: seconds between two looks, and without work until it ends.
 _LINGER_LOOK: Final = 0.02
 _QUIET: Final = 2.0
-_LINGER: Final = 10.0
 # Seconds that the main thread has to note a signal that has come.
 _SIGNAL: Final = 0.02
-# Seconds after its timeout at which a job that nothing could interrupt counts as hung.
-_OVERSTAY: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +163,13 @@ class WorkerProcess:
         return all(each.join(until) for each in runners)
 
     def _serve(self, queue: str, work: Callable[[Stop], None], work_anyway: Callable[[Stop], None]) -> None:
-        """Run RQ's loop until a stop. Each job may take _LINGER, and a little more for its last batch."""
+        """Run RQ's loop until a stop. Each job may take JOB_FOR, and a little more for its last batch."""
 
         def job(each: Callable[[Stop], None]) -> None:
             now = time.monotonic()
-            self._job_until = now + wakeups.JOB_TIMEOUT + _OVERSTAY
+            self._job_until = now + JOB_HANGS
             try:
-                each(lambda: bool(self._stops) or time.monotonic() - now > _LINGER)
+                each(lambda: bool(self._stops) or time.monotonic() - now > JOB_FOR)
             finally:
                 self._job_until = 0.0
 
@@ -256,7 +252,7 @@ class WorkerProcess:
                     runner.renewed(renewed, at)
 
     def _renew(self, owned: Collection[str], connection: Connection) -> list[str]:
-        return claims.renew(connection, self._owner, owned, self._ledger.now() + claims.CLAIM)
+        return claims.renew(connection, self._owner, owned, self._ledger.now() + CLAIM)
 
     def _flush_counters(self) -> None:
         while not self._ended.wait(FLUSH_EVERY):

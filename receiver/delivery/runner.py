@@ -33,6 +33,7 @@ from receiver.delivery.send_task import SendTask, to_delivery
 from receiver.delivery.settlement import Settlement
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
+from receiver.domain.time_limits import START_WITHIN
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
@@ -158,7 +159,7 @@ class SinkRunner:
         with self._lock:
             for each in self._owned:
                 if each.id in ids:
-                    each.start_by = at + claims.START_WITHIN
+                    each.start_by = at + START_WITHIN
 
     @property
     def idle(self) -> bool:
@@ -360,7 +361,7 @@ class SinkRunner:
             )
         )
         for each in claimed:
-            each.start_by = began + claims.START_WITHIN
+            each.start_by = began + START_WITHIN
         return claimed
 
     def _allowed(self, wanted: int) -> int:

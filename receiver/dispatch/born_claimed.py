@@ -12,10 +12,10 @@ from itertools import islice
 from receiver.delivery.runner import SinkRunner
 from receiver.domain.event import delivery_id
 from receiver.domain.run import RunKey
+from receiver.domain.time_limits import CLAIM, START_WITHIN
 from receiver.ledger import Connection
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.deliveries.claims import CLAIM, START_WITHIN
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
 from receiver.ledger.submissions.records import Submission

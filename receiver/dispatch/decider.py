@@ -6,13 +6,13 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from receiver.dispatch.from_submission import callers_webhook, with_request
-from receiver.domain import deduplication
+from receiver.domain import attention, callback, deduplication
 from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, to_compare, unreadable
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run
+from receiver.domain.run import Run, storable
+from receiver.domain.shape import completion_of
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
 from receiver.ledger.history import EarlierEvents
 from receiver.ledger.submissions.records import Submission
@@ -132,6 +132,25 @@ class EventDecider:
             failed_rules=tuple(each.route for each in failed),
             deliveries=tuple(deliveries),
         )
+
+
+def with_request(parsed: ParsedEvent, submission: Submission, redactor: Redactor) -> ParsedEvent:
+    """Return an event with the members of its submission's request that it lacks; itself when there are none."""
+    if submission.request is None:
+        return parsed
+    request, older = storable(submission.request), submission.call.startswith("legacy")
+    found = completion_of(parsed.run.data, request=request, older=older)
+    return complete(parsed, redactor, found) if found else parsed
+
+
+def callers_webhook(submission: Submission | None, disposition: str, run: Run) -> NewDelivery | None:
+    """Return the delivery to the webhook of a submission's caller, if it is told of this event: as Skyvern would, of
+    each attempt's end too, but not of a run that is paused or waits."""
+    if submission is None or not submission.webhook_url:
+        return None
+    if disposition not in ("new", "interim") or run.status in attention.ACTIVE:
+        return None
+    return NewDelivery(callback.CALLBACK, callback.ROUTE, callback.lane_of(submission.webhook_url, submission.key_id))
 
 
 def _new_event(parsed: ParsedEvent, disposition: str, **more: Any) -> NewEvent:

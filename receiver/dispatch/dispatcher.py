@@ -67,12 +67,9 @@ class Dispatcher(EventRecorder):
         connection: redis.Redis,
         may_ask: Callable[[str], bool] = lambda _: False,
         runners: Mapping[str, SinkRunner] = {},
-        *,
-        owns_ledger: bool = True,
     ) -> None:
-        """`may_ask`, `runners`: see EventRecorder. `owns_ledger`: close it at the end."""
+        """`may_ask`, `runners`: see EventRecorder."""
         super().__init__(ledger, router, redactor, DispatchCounter(connection), may_ask, runners)
-        self._owns_ledger = owns_ledger
         self._reader = reader
         self._recovery = InboxRecovery(connection, reader)
         self._redis = connection
@@ -157,10 +154,9 @@ class Dispatcher(EventRecorder):
         return bool(entries)
 
     def close(self) -> None:
-        """Close the ledger, if it is the dispatcher's own, and Redis."""
+        """Close the ledger and Redis, unless they belong to a process that closes them itself."""
         self._counter.flush()
-        if self._owns_ledger:
-            self._ledger.close()
+        self._ledger.close()
         self._redis.close()
 
     def _process(self, entries: Sequence[Entry]) -> None:
@@ -292,5 +288,4 @@ def build(
         connection,
         _asking(settings, config),
         runners,
-        owns_ledger=ledger is None,
     )

@@ -13,19 +13,19 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from receiver.dispatch.from_submission import callers_webhook, with_request
-from receiver.dispatch.recorded_events import is_old_news, parsed_again, view_of
+from receiver.dispatch.decider import callers_webhook, with_request
+from receiver.domain.event import Event
 from receiver.domain.extent import extent_of
-from receiver.domain.parsed_event import ParsedEvent, completion_text
+from receiver.domain.parsed_event import ParsedEvent, completion_of_text, completion_text
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import RESTARTABLE, Run, RunKey
-from receiver.domain.shape import WORKFLOW
+from receiver.domain.run import RESTARTABLE, Run, RunKey, parse
+from receiver.domain.shape import WORKFLOW, completed
 from receiver.ledger import Connection, reroutes, run_polls
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.reroutes import AddedDelivery, LateCompletion, MadeDelivery, OldEvent, ResultKey
 from receiver.ledger.submissions import records
 from receiver.ledger.submissions.records import Submission
-from receiver.routing.router import Router
+from receiver.routing.router import Router, RunView
 
 log = logging.getLogger("runhook.dispatch")
 
@@ -158,3 +158,23 @@ def _again(
                 yield AddedDelivery(
                     *(old.id, old.source, old.run_id, it.sink, it.route, it.lane, it.after), again=submission.id
                 )
+
+
+def is_old_news(event: OldEvent) -> bool:
+    """Whether its run has gone on since it was told."""
+    return event.disposition == "interim" and not event.newest
+
+
+def view_of(event: OldEvent, run: Run | None = None) -> RunView:
+    """Return what rules are asked about. `run`: what the event was parsed into before."""
+    run = run or parsed_again(event).run
+    return RunView(run, event.source, event.via, event.disposition, event.labels, event.received_at, event.id)
+
+
+def parsed_again(old: OldEvent) -> ParsedEvent:
+    """Parse a recorded event, whose body is redacted, and complete it with what is kept beside that."""
+    run, completion = parse(old.body), completion_of_text(old.completion)
+    event = Event(old.id, old.source, old.body, old.received_at, old.via)
+    return ParsedEvent(
+        event, run.with_data(completed(run.data, completion)), old.body, completion=completion, data=run.data
+    )

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 from receiver.delivery.runner import SinkRunner
 from receiver.dispatch import born_claimed
 from receiver.dispatch.decider import EventDecider
-from receiver.dispatch.follow_up_polls import FollowUpPolls
 from receiver.dispatch.late_binding import LateBinding
 from receiver.domain import poll_schedule
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run, RunKey
+from receiver.domain.run import RESTARTABLE, Run, RunKey
+from receiver.domain.shape import WORKFLOW
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.events import NO_RUN, NewEvent
@@ -59,7 +59,7 @@ class EventRecorder:
         self._ledger = ledger
         self._decider = EventDecider(router, redactor)
         self._counter = counter
-        self._follow_ups = FollowUpPolls(may_ask)
+        self.may_ask = may_ask
         self._runners = runners
         self._late = LateBinding(lambda: router, redactor)
 
@@ -149,7 +149,7 @@ class EventRecorder:
                 continue  # its dispatcher was killed after the commit, or heard no reply to it
             history, more = histories.get(key, []), counts[key] > 1
             decided.append(self._decider.decide(each, history, run, bound.get(key), earlier, more=more))
-        run_polls.ask_for_more(connection, self._follow_ups.wanted(decided, bound, now, polled))
+        run_polls.ask_for_more(connection, self._to_poll(decided, bound, now, polled))
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         claim = born_claimed.choose(connection, self._runners, decided, now) if self._runners else None
         deciding = {item.event.id for item in decided}
@@ -159,10 +159,40 @@ class EventRecorder:
         ids = written.deliveries.intersection(claim.ids) if claim else ()
         claimed = born_claimed.claimed(decided, ids, known, bound, now, began) if ids else {}
         for source, run_id in restarted:
-            if self._follow_ups.may_ask(source):  # no submission is polled for that run
+            if self.may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
         told = [self._late.tell(connection, key, bound[key], now, deciding) for key in sorted(late)]
         return Recorded(written.events, claimed, born_claimed.left(written.events, claimed).union(*told))
+
+    def _to_poll(
+        self, new: Sequence[NewEvent], submitted: Collection[RunKey], now: float, allowed: set[RunKey]
+    ) -> dict[RunKey, float]:
+        """Return the runs to poll once more, with the time of the poll. `submitted`: runs that have a submission.
+
+        `allowed`: runs that an earlier try of this transaction was allowed to poll; this call adds its own.
+        """
+        found: dict[RunKey, float] = {}
+        for item in new:
+            if item.key in submitted:
+                wanted, due_at = _may_be_restarted(item), now + poll_schedule.AFTER_RESTART
+            else:
+                wanted, due_at = _lacks_request(item), now + poll_schedule.FOR_MORE
+            if wanted and item.key not in found and (item.key in allowed or self.may_ask(item.event.source)):
+                found[item.key] = due_at
+        allowed.update(found)
+        return found
+
+
+def _lacks_request(item: NewEvent) -> bool:
+    """Whether it is a task's end that does not say what was asked for."""
+    not_told = item.run.data.get("run_request", "") is None
+    return not_told and item.disposition == "new" and item.event.via == "webhook" and item.run.final
+
+
+def _may_be_restarted(item: NewEvent) -> bool:
+    """Whether Skyvern may start the run again without saying so: the webhook of a run is sent before that."""
+    may = item.disposition == "new" and item.run.run_type == WORKFLOW and item.run.outcome in RESTARTABLE
+    return may and not item.run.retried_by
 
 
 def _log_test(test: NewEvent) -> None:

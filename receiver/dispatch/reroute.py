@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from receiver.config.models import Config
 from receiver.dispatch.dispatcher import make_router
-from receiver.dispatch.recorded_events import is_old_news, view_of
+from receiver.dispatch.late_binding import is_old_news, view_of
 from receiver.ledger import Ledger, reroutes
 from receiver.ledger.filters import Filter
 from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey

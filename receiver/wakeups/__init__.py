@@ -22,14 +22,14 @@ from typing import Any, Final
 
 import redis
 
+from receiver.domain.time_limits import JOB_TIMEOUT
+
 # The queue of the processes that take events from the inbox into the ledger.
 DISPATCH: Final = "dispatch"
 # Seconds after which a flag expires whose wake-up was lost; then the next look for work enqueues another one.
 FLAG_TTL: Final = 10
 # Seconds that the record of a job lives if no worker takes it.
 RECORD_TTL: Final = 3600
-# Seconds that a job may take: its linger, and the longest wait that its last batch may contain.
-JOB_TIMEOUT: Final = 60
 # Seconds that RQ keeps the record of a failed job.
 FAILURE_TTL: Final = 60
 # The job's function, as RQ records it. The worker compares the name and never imports it.

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger.deliveries import claims
+from receiver.domain.time_limits import CLAIM
 from receiver.ledger.schema import attempts
 from receiver.runtime.liveness import boot_id
 from tests.servers.deployment import Deployment
@@ -179,7 +179,7 @@ def test_send_longer_than_a_claim_is_sent_once(hooked: Callable[..., Hooked]) ->
     it = hooked(broken=FILES)
     it.it.run("worker", first=f"{HANGING}False")
     it.it.run("clock")
-    it.consumer.script += [Reply(delay=claims.CLAIM + 5)]
+    it.consumer.script += [Reply(delay=CLAIM + 5)]
     it.order("tsk_1")
     it.it.all_delivered(1)
     assert outcomes(it.it) == ["accepted"]

@@ -167,7 +167,7 @@ def test_an_update_goes_to_the_sinks_that_were_not_told_yet(account: Account) ->
 def test_skyvern_is_asked_for_what_the_webhook_of_somebody_elses_task_lacks(ledger: Ledger, account: Account) -> None:
     # Given a source that may be asked once
     allowed = iter([True])
-    account.dispatcher._follow_ups.may_ask = lambda _: next(allowed, False)
+    account.dispatcher.may_ask = lambda _: next(allowed, False)
     account.submitted({"tsk_1": {"prompt": roads.PROMPT}}, {})
 
     # When webhooks of tasks and workflows come, some of them submitted here

@@ -27,6 +27,7 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import shut_since
 from receiver.domain.delivery import DeliveryMove, state_after
+from receiver.domain.time_limits import CLAIM
 from receiver.ledger import dialect
 from receiver.ledger.deliveries import fair_queue, lanes
 from receiver.ledger.deliveries.claimed import IS_SENT, Claimed, columns, delivery_columns, to_claimed
@@ -34,10 +35,6 @@ from receiver.ledger.deliveries.fair_queue import ManyLanes
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.schema import lanes as lane_rows
 
-# Seconds after which a claim that its owner does not renew lapses: the longest wait of a killed worker's deliveries.
-CLAIM: Final = 15.0
-# Seconds after the beginning of a claim, or of its renewal, within which a send may start.
-START_WITHIN: Final = CLAIM - 1
 # Bytes of bodies that one claim takes at most (but always one delivery).
 CLAIM_BYTES: Final = 16 << 20
 # Of the free places of a sink with many lanes, one in PROBES goes to probes, and at least one.

@@ -206,7 +206,7 @@ def test_a_first_run_that_names_the_next_has_it_asked_for_and_proves_it(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
     submit(TOKEN, "wr_1", labels={"team": "billing"})
-    dispatcher._follow_ups.may_ask = lambda _: True
+    dispatcher.may_ask = lambda _: True
 
     dispatcher.dispatch([event(body("wr_1", "failed", retried_by_workflow_run_id="wr_2"))])
     due = ledger.read(lambda c: run_polls.count_due(c, time.time() + AFTER_RESTART + 1, ["skyvern"], 10))

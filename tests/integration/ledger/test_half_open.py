@@ -17,10 +17,10 @@ from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.support.postgresql import TimeLimits
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.runner import SinkRunner
+from receiver.domain.time_limits import CLAIM
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.deliveries.claims import CLAIM
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import claim, new_event, record

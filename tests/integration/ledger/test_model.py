@@ -13,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
+from receiver.domain.time_limits import CLAIM
 from receiver.ledger import Ledger, events
 from receiver.ledger.deliveries import attempts, claims, recovery, resend
 from receiver.ledger.deliveries.claimed import Claimed
@@ -68,7 +69,7 @@ class Deliveries(RuleBasedStateMachine):
         """An event comes, again perhaps; with an owner, as its claim."""
         sinks = ["ops", NewDelivery(LATER, "r", after=("ops",))] if linked else ["ops"]
         item = new_event(f"tsk_{number}", *sinks)
-        key, until = delivery_id(item.event.id, "ops"), self.now + claims.CLAIM
+        key, until = delivery_id(item.event.id, "ops"), self.now + CLAIM
 
         def work(connection: sa.Connection) -> None:
             known = lock_runs(connection, [item.key], self.now)
@@ -116,7 +117,7 @@ class Deliveries(RuleBasedStateMachine):
         for each in found:
             it = self.model[each.id]
             assert (it.state, each.spent, each.attempt_number) == ("queued", it.spent, it.attempts + 1)
-            it.state, it.attempts, it.owner, it.until = "sending", it.attempts + 1, owner, self.now + claims.CLAIM
+            it.state, it.attempts, it.owner, it.until = "sending", it.attempts + 1, owner, self.now + CLAIM
         return multiple(*((owner, each) for each in found))
 
     @rule(
@@ -158,7 +159,7 @@ class Deliveries(RuleBasedStateMachine):
     @rule(one=held)
     def renew(self, one: tuple[str, Any]) -> None:
         owner, each = one
-        it, until = self.model[each.id], self.now + claims.CLAIM
+        it, until = self.model[each.id], self.now + CLAIM
         mine = it.state == "sending" and it.owner == owner
         assert self.ledger.write(lambda c: claims.renew(c, owner, [each.id], until)) == [each.id] * mine
         if mine:

@@ -12,7 +12,8 @@ from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.serializers import JSONSerializer
 
-from receiver.wakeups import FLAG_TTL, FUNCTION, JOB_TIMEOUT, deliver_queue, flag_key, job_record, wake_command
+from receiver.domain.time_limits import JOB_TIMEOUT
+from receiver.wakeups import FLAG_TTL, FUNCTION, deliver_queue, flag_key, job_record, wake_command
 from receiver.wakeups.worker import WakeUp
 
 OURS = zlib.compress(json.dumps(["receiver.wakeups.work", None, [], {}]).encode())
