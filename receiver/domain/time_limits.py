@@ -2,7 +2,7 @@
 
 RENEW_EVERY < START_WITHIN < CLAIM    renewals may fail for 11 s, and no send starts after a lapse
 SIGN_EVERY < CLAIM                    a process that hangs is killed about when its claims lapse
-JOB_FOR < JOB_TIMEOUT < JOB_HANGS     a job ends by itself, else by RQ's signal, else with its process
+JOB_FOR < JOB_TIMEOUT < JOB_HANGS     a job returns, else RQ cuts it off, else its process is replaced
 """
 
 from __future__ import annotations
