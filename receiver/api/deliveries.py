@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field
 
@@ -95,13 +95,11 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
     return service.ledger.read(read)
 
 
-class DeliverySelection(Chosen):
-    """Which deliveries: by id, or all that the filter finds."""
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False, description="Maximum per second; 0: no limit.")]
 
-    event_id: str = Field("", max_length=200, description="Only of this event.")
-    sink: str = Field("", max_length=200, description="Only to this sink.")
-    route: str = Field("", max_length=200, description="Only by this route.")
-    state: tuple[DeliveryState, ...] = Field((), max_length=MAX_VALUES, description="Only in this state.")
+
+class DeliverySelection(Chosen, ByDelivery):
+    """Which deliveries: by id, or all matches of the filter."""
 
 
 class ReplayParameters(DeliverySelection):
@@ -113,21 +111,21 @@ class ReplayParameters(DeliverySelection):
         description="Only in this state: dead (the default), delivered, or waiting: those are tried now.",
     )
     force: bool = Field(False, description="Also what was delivered already.")
-    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="Maximum per second; 0: no limit.")
+    rate: Rate = 0.0
 
 
 class BackfillParameters(Chosen):
-    """Which old results a sink gets: events or runs by id, or all that the filter finds."""
+    """Which old results a sink gets: events or runs by id, or all matches of the filter."""
 
     into: str = Field(max_length=200, description="The sink that gets them.")
-    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="Maximum per second; 0: no limit.")
+    rate: Rate = 0.0
 
 
 class ResubmitParameters(Chosen):
-    """Which failed runs are submitted again: by id, or all that the filter finds."""
+    """Which failed runs are submitted again: by id, or all matches of the filter."""
 
     into: str = Field("", max_length=200, description="The sink of type resubmit; needed where there are several.")
-    rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="Maximum per second; 0: no limit.")
+    rate: Rate = 0.0
 
 
 def replay(service: Service, actor: Actor, wanted: ReplayParameters) -> TakenResult:

@@ -16,12 +16,11 @@ from pydantic import Field
 
 from receiver.api import cursor
 from receiver.api.endpoint import call
-from receiver.api.models import MAX_VALUES, FilterParameters, Moment, Result
+from receiver.api.models import ByDelivery, FilterParameters, Moment, Result
 from receiver.api.names import check_config_names, check_names
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
-from receiver.domain.delivery import DeliveryState
 from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError
 from receiver.ledger import Connection, tail
@@ -35,19 +34,12 @@ _SETTLE: Final = 1.0
 _LOOK: Final = 0.05
 
 
-class TailParameters(FilterParameters):
+class TailParameters(FilterParameters, ByDelivery):
     """Which events, and after which: `after`, else all since `since`, else those from now on.
 
     `text` is searched in the title, the reason, and the first 256 KiB of the body, after redaction. Sinks and states
     are those that an event has when it is read.
     """
-
-    event_id: str = Field("", max_length=50, description="Only this event; its beginning will do.")
-    route: str = Field("", max_length=200, description="Only events that this route has sent on.")
-    sink: str = Field("", max_length=200, description="Only events with a delivery to this sink.")
-    state: tuple[DeliveryState, ...] = Field(
-        (), max_length=MAX_VALUES, description="Only events with a delivery in this state."
-    )
 
 
 class TailEvent(EventRow):
