@@ -40,7 +40,7 @@ class AgentSeen:
 
 @dataclass(frozen=True, slots=True)
 class AgentChange:
-    """An agent whose callback URL is ours by `runhook connect`. `before`: what it was; None for none."""
+    """An agent whose results `runhook connect` sends here. `before`: its earlier callback URL; None for no URL."""
 
     source: str
     agent_id: str

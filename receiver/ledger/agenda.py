@@ -17,8 +17,8 @@ from receiver.ledger.schema import to_index
 
 
 class Agenda(NamedTuple):
-    """`next_change`: seconds until a waiting delivery is due or a claim lapses; 0 or less when one is or has, infinite
-    when there is none. `operations`: whether one is running. `words`: whether the words of a run are to be indexed."""
+    """`next_change`: seconds until a waiting delivery is due or a claim lapses; 0 or less for one that is due,
+    infinite without any. `operations`: whether one is running. `words`: whether words of a run are to be indexed."""
 
     next_change: float
     operations: bool

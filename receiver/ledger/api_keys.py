@@ -72,7 +72,7 @@ def _is_expired(connection: sa.Connection) -> sa.ColumnElement[bool]:
 
 
 def one(connection: sa.Connection, key_id: str, *, lock: bool = False) -> Key | None:
-    """Return the key with this id, revoked or not. `lock`: nobody else changes it before this transaction ends."""
+    """Return the key with this id, revoked or not. `lock`: no other transaction changes it before this one ends."""
     query = _select(connection).where(keys.c.id == key_id)
     row = connection.execute(query.with_for_update() if lock else query).first()
     return None if row is None else _of_row(row)
@@ -97,7 +97,7 @@ def page(
 
 
 def revoke(connection: sa.Connection, key_id: str, now: float) -> bool:
-    """Revoke the key. False when there is none with this id, or it is revoked already."""
+    """Revoke the key. False when it is unknown or already revoked."""
     result = connection.execute(
         sa.update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=now)
     )

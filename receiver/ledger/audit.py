@@ -20,9 +20,9 @@ from receiver.ledger.schema import audit
 BEGUN: Final = "begun"
 DONE: Final = "done"
 FAILED: Final = "failed"
-# Rows that one transaction removes at the most.
+# Maximum rows that one transaction removes.
 BATCH: Final = 500
-# Seconds for which the audit is kept at the least, however short a time events are kept.
+# Minimum seconds for which the audit is kept, even if events are kept for a shorter time.
 KEPT_FOR: Final = 400 * 86_400.0
 
 

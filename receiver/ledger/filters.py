@@ -95,7 +95,7 @@ def begins(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bo
 
 
 def id_trouble(identifier: str) -> str:
-    """Return what is wrong with an id, or "". One cut shorter than tables cut it would mean all that begin so."""
+    """Return what is wrong with an id, or "". One that is cut shorter than in tables would match too much."""
     if not VISIBLE.search(identifier):
         return "an id is empty"
     if identifier.startswith(("dlv_", "evt_")) and not _SHORTENED.fullmatch(identifier):
@@ -266,7 +266,7 @@ def of_deliveries(wanted: Filter) -> list[Condition]:
 
 
 def matching_events(query: sa.Select[Any], wanted: Filter) -> sa.Select[Any]:
-    """Narrow `query`, which is of events, to those that are wanted."""
+    """Narrow `query`, which is of events, to matching ones."""
     return query.where(*of_events(wanted))
 
 

@@ -24,12 +24,12 @@ def _of(table: sa.FromClause, source: str) -> list[sa.ColumnElement[bool]]:
 
 
 def deliveries_beginning(connection: sa.Connection, beginning: str, source: str = "") -> list[str]:
-    """Return the ids of up to two deliveries whose id is or begins so."""
+    """Return the ids of up to two deliveries whose id begins with `beginning`."""
     return _beginning(connection, deliveries, beginning, source)
 
 
 def events_beginning(connection: sa.Connection, beginning: str, source: str = "") -> list[str]:
-    """Return the ids of up to two events whose id is or begins so."""
+    """Return the ids of up to two events whose id begins with `beginning`."""
     return _beginning(connection, events, beginning, source)
 
 
@@ -55,6 +55,6 @@ def has_status(connection: sa.Connection, status: str) -> bool:
 
 
 def run_beginning(connection: sa.Connection, beginning: str, source: str = "") -> str:
-    """Return the id of a run that begins so, or ""."""
+    """Return the id of a run that begins with `beginning`, or ""."""
     query: Any = sa.select(runs.c.run_id).where(begins_with(runs, beginning), *_of(runs, source))
     return str(connection.execute(query.order_by(runs.c.run_id).limit(1)).scalar() or "")

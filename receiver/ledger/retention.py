@@ -1,4 +1,4 @@
-"""Removing what has ended and is old. Keeps every event of which a delivery is still under way."""
+"""Remove old events whose deliveries have all ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from receiver.ledger import dialect, words
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
 
-# Events that one transaction looks at, so that nobody waits long for the ledger.
+# Maximum events of one transaction: others wait for the ledger.
 BATCH = 500
 # Before the oldest event.
 BEGINNING: Final = (float("-inf"), 0)
@@ -61,10 +61,10 @@ def _of_events(rows: Iterable[Any]) -> sa.ColumnElement[bool]:
 
 
 def _locked(connection: sa.Connection, rows: Sequence[Any]) -> list[Any]:
-    """Lock those of the events that nobody else has, with their deliveries. Returns those whose deliveries have ended.
+    """Lock the events that no other transaction has locked, with their deliveries. Return those without pending ones.
 
-    A replay that has queued one meanwhile is waited for, and then seen: it would be queued again to be deleted. To
-    events that are locked, nobody adds a delivery (`creation.add`).
+    It waits for a replay that queues one of them, and then keeps its event. No delivery is added to a locked event
+    (`creation.add`).
     """
     if not rows:
         return []

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from receiver.ledger.schema import saved_views
 
-# Views that one list has at the most.
+# Maximum views of a list.
 MOST = 200
 
 
@@ -28,8 +28,8 @@ class SavedView:
 
 
 def seen_by(connection: sa.Connection, owner: str, source: str) -> Sequence[SavedView]:
-    """Return somebody's own views, and those that others share, each by name. `source`: the only one that they may see;
-    "" for all."""
+    """Return the owner's views, then shared ones, each by name. `source`: the only one that the owner may see; "" for
+    all."""
     it = saved_views.c
     query = sa.select(saved_views).where(sa.or_(it.owner == owner, it.shared))
     if source:
@@ -45,7 +45,7 @@ def find(connection: sa.Connection, view_id: str) -> SavedView | None:
 
 
 def named(connection: sa.Connection, owner: str, source: str, name: str) -> SavedView | None:
-    """Return the view that somebody has under a name, of what is seen of one source or of all."""
+    """Return the owner's view with a name, of one source or of all (`source` is "")."""
     it = saved_views.c
     row = connection.execute(
         sa.select(saved_views).where(it.owner == owner, it.source == source, it.name == name)
@@ -54,7 +54,7 @@ def named(connection: sa.Connection, owner: str, source: str, name: str) -> Save
 
 
 def count(connection: sa.Connection, owner: str) -> int:
-    """Return how many views somebody has."""
+    """Return how many views the owner has."""
     query = sa.select(sa.func.count()).select_from(saved_views).where(saved_views.c.owner == owner)
     return int(connection.execute(query).scalar_one())
 

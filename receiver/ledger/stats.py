@@ -24,7 +24,7 @@ from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
 from receiver.ledger.words import Coverage, coverage
 
-# Delivered and cancelled ones are left out: there may be millions, and they need nobody.
+# Delivered and cancelled ones are left out: there may be millions, and they need no action.
 COUNTED = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.WAITING, DeliveryState.DEAD)
 # Up to how many deliveries of a sink in one state are counted; of more it is known that there are as many.
 COUNT_LIMIT: Final = 10_000

@@ -50,7 +50,7 @@ class Tail(NamedTuple):
 
 
 def newest(connection: sa.Connection, now: float) -> Position:
-    """Return the position after the newest event. `now`: its time where there is none."""
+    """Return the position after the newest event. `now`: its time in an empty ledger."""
     row = connection.execute(sa.select(events.c.seq, events.c.recorded_at).order_by(events.c.seq.desc()).limit(1))
     found = row.first()
     return Position(found.seq, found.recorded_at) if found else Position(0, now)
@@ -66,7 +66,7 @@ def since(connection: sa.Connection, moment: float) -> Position:
 
 
 def known(connection: sa.Connection, position: Position) -> Position:
-    """Return `position`, or what stands for it in a ledger that has given out its number again, or was begun anew: the
+    """Return `position`, or its equivalent in a ledger that has reused its number, or was replaced: the
     place before the first event that was recorded later."""
     top = connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
     at = connection.scalar(sa.select(events.c.recorded_at).where(events.c.seq == position.seq))

@@ -1,7 +1,7 @@
 """Totals over time: runs and deliveries counted by what they have in common, and runs that failed. Changes nothing.
 
 Rows are counted as they are, with no counters of their own, so a total is as true as its list. A count looks at the
-SCAN rows that changed last, and says so when there are more.
+SCAN rows that changed last, and returns the time since which all were counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GROUPS: Final = 5000
 FAILED: Final = 5000
 # Deliveries whose age is looked at.
 AGES: Final = 2000
-# And in each of many stretches of time at the least.
+# Minimum in each of very many buckets.
 _LEAST_AGES: Final = 10
 
 # By what can be counted: of both, of runs, of deliveries.
@@ -154,7 +154,7 @@ def _ages(connection: sa.Connection, wanted: Filter, span: Span, limit: int) -> 
     return [(sink, max(0.0, age)) for sink, age in rows]
 
 
-# Of one that has been delivered: a replay forgets what was tried in vain before.
+# Of a delivered one: a replay resets the count of failed attempts.
 _NOT_REPLAYED: Final = sa.or_(deliveries.c.attempts <= 1, deliveries.c.tried_at.is_not(None), deliveries.c.spent > 0)
 
 

@@ -57,7 +57,7 @@ def lease(connection: sa.Connection, source: str, now: float) -> Watch | None:
 
 
 def renew(connection: sa.Connection, source: str, now: float) -> None:
-    """Renew the lease of a walk that goes on."""
+    """Renew the lease of a running walk."""
     _change(connection, source, due_at=now + WALK_LEASE)
 
 

@@ -71,7 +71,7 @@ class Found(NamedTuple):
 
 class Coverage(NamedTuple):
     """`unindexed`: changes that a search does not find yet, up to COUNT_LIMIT. `since`: when the oldest of them was
-    recorded, seconds since the epoch; None when there is none."""
+    recorded, seconds since the epoch; None without changes."""
 
     unindexed: int = 0
     since: float | None = None
@@ -264,8 +264,8 @@ def queue(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> None
 
 
 def index(connection: sa.Connection, redactor: Redactor) -> int:
-    """Index the runs of the newest changes. Returns how many changes it took; 0 when there is none, or another clock
-    is at it. What `redactor` masks is never indexed.
+    """Index the runs of the newest changes. Returns how many changes it took; 0 without changes, or while another
+    clock indexes. What `redactor` masks is never indexed.
 
     One clock at a time: an older text never replaces a newer one, and a run that retention removes never comes back.
     """

@@ -32,7 +32,7 @@ class EventBody(NamedTuple):
 
 
 def read_body(connection: sa.Connection, event_id: str, redactor: Redactor, source: str = "") -> EventBody | None:
-    """Return the body of an event; None when there is none of this id, or it is of another source.
+    """Return the body of an event; None when it is unknown or of another source.
 
     `redactor`: of the config as it is. What it said when the event was recorded is masked in `raw` as well.
     """

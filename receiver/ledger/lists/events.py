@@ -28,7 +28,7 @@ def list_events(connection: sa.Connection, wanted: Filter, after: Key | None, li
 
 
 def named(connection: sa.Connection, beginning: str, source: str = "") -> list[Row]:
-    """Return up to two events whose id is or begins so, without their bodies. `source`: its events only; "": of all."""
+    """Return up to two events whose id begins with `beginning`, without their bodies. `source`: "" for all."""
     it = events.c
     query = sa.select(*_SHOWN).where(begins(it.id, beginning))
     if source:

@@ -28,9 +28,9 @@ Page = tuple[list[Row], Key | None]
 SCAN: Final = 2000
 
 
-# Runs with the words, or events whose ids begin so, that are looked up one by one.
+# Maximum runs with the words, or events with an ambiguous id, that are looked up one by one.
 FEW: Final = 200
-# What sorts behind all that begins alike, by bytes.
+# Sorts after each text with the same beginning, by bytes.
 _LAST: Final = "\U0010ffff"
 
 
@@ -176,7 +176,7 @@ def page_of(
 ) -> Page:
     """Return a page of a list: of a small set where the filter names one, or along the list's order.
 
-    `conditions`: all that is wanted. `along`: the walk, see `KeysetList.page`.
+    `conditions`: the complete filter. `along`: the walk, see `KeysetList.page`.
     """
     if wanted.impossible:
         return [], None
@@ -202,12 +202,12 @@ def walk_of(table: sa.Table, wanted: Filter, conditions: Callable[[Filter], list
 
 
 def begins_with(table: sa.FromClause, beginning: str) -> Condition:
-    """Return the condition that a run's id begins so, for an index: it sorts bytewise, so they stand together."""
+    """Return the condition that a run's id begins with `beginning`, for an index, which sorts bytewise."""
     return sa.and_(table.c.run_id >= beginning, table.c.run_id < beginning + _LAST)
 
 
 def _sets(connection: sa.Connection, table: sa.FromClause, wanted: Filter) -> Iterator[Condition]:
-    """Yield what may be a small set of `table`: each an index of it serves, and all that is wanted is in it."""
+    """Yield conditions of what may be a small set of `table` with all matches; an index serves each."""
     if wanted.event_id and table is events:
         yield begins(events.c.id, wanted.event_id)
     elif wanted.event_id and "event_id" in table.c:

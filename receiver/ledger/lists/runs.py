@@ -69,7 +69,7 @@ def _with_words(connection: sa.Connection, wanted: Filter, after: Key | None, li
 
 
 def _all_before(since: float | None, matches: Sequence[Match]) -> bool:
-    """Whether so many runs changed before `since` that all that follow did."""
+    """Whether enough runs changed before `since` to conclude that all following ones did."""
     if since is None or len(matches) < _MANY:
         return False
     return all(match.changed_at < since - _LATE for match in matches)
@@ -81,7 +81,7 @@ def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequenc
 
 
 def page(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
-    """Return a page of the rows of runs that are wanted by when they changed, also where words are."""
+    """Return a page of the rows of runs by when they changed, also with words."""
     walk = walk_of(runs, wanted, _conditions)
     return page_of(connection, LISTING, wanted, _conditions(wanted), walk, after, limit)
 
