@@ -21,8 +21,9 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey, parse
 from receiver.domain.shape import WORKFLOW, completed
 from receiver.ledger import Connection, reroutes, run_polls
+from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.reroutes import AddedDelivery, LateCompletion, MadeDelivery, OldEvent, ResultKey
+from receiver.ledger.reroutes import LateCompletion, MadeDelivery, OldEvent, ResultKey
 from receiver.ledger.submissions import records
 from receiver.ledger.submissions.records import Submission
 from receiver.routing.router import Router, RunView

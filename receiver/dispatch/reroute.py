@@ -14,8 +14,9 @@ from receiver.config.models import Config
 from receiver.dispatch.dispatcher import make_router
 from receiver.dispatch.late_binding import is_old_news, view_of
 from receiver.ledger import Ledger, reroutes
+from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.filters import Filter
-from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey
+from receiver.ledger.reroutes import OldEvent, ResultKey
 from receiver.routing.router import Router
 
 # Deliveries that one transaction makes at the most.

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger.deliveries import creation, lanes, resend, same_result
+from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.filters import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.schema import deliveries, events, operations
 
@@ -364,13 +365,9 @@ def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: 
     """Do the same with events: give the sink up to `limit` of them."""
     query, sink = operation.taken(operation.created_at), operation.sink
     rows, cursor = _next(connection, query, events.c.seq, int(operation.cursor or 0), limit)
-    # What a reroute or a move has given the sink meanwhile is seen once they are locked.
-    there = same_result.lock(connection, [row.id for row in rows])
-    told = {each.asked for each in same_result.told(connection, there, [sink])}
-    rows = [row for row in rows if row.id in there - told]
     newest = same_result.newest_updates(connection, [row.id for row in rows])
     keys = ((newest.get(row.id, row.id), row.source, row.run_id) for row in rows)
-    made = creation.add(connection, (creation.delivery_row(*key, sink, "backfill", now) for key in keys))
+    made = creation.give(connection, [AddedDelivery(*key, sink, "backfill") for key in keys], now)
     return len(made), cursor, {sink} if made else set()
 
 

@@ -20,7 +20,7 @@ from receiver.domain.parsed_event import completion_text
 from receiver.domain.run import Run, RunKey
 from receiver.ledger import dialect, words
 from receiver.ledger.deliveries import creation, links
-from receiver.ledger.deliveries.creation import ClaimAtOnce
+from receiver.ledger.deliveries.creation import AddedDelivery, ClaimAtOnce
 from receiver.ledger.history import of_runs
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import deliveries, events, runs
@@ -176,11 +176,9 @@ def _event_row(item: NewEvent, now: float) -> dict[str, Any]:
 def _delivery_rows(batch: Iterable[NewEvent], now: float, claim: ClaimAtOnce | None) -> Iterator[dict[str, Any]]:
     """Yield the rows of the deliveries of events. `claim`: as in `record`."""
     for item in batch:
-        event, run_id = item.event, item.run.run_id
+        its = (item.event.id, item.event.source, item.run.run_id)
         for new in item.deliveries:
-            row = creation.delivery_row(
-                event.id, event.source, run_id, new.sink, new.route, now, lane=new.lane, after=new.after
-            )
+            row = creation.delivery_row(AddedDelivery(*its, new.sink, new.route, new.lane, new.after), now)
             yield claim.of(row) if claim else row
 
 

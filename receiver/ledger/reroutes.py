@@ -20,6 +20,7 @@ from receiver.domain.event import Via
 from receiver.domain.run import Run, RunKey
 from receiver.ledger import dialect, words
 from receiver.ledger.deliveries import creation, links, same_result
+from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.engine import Ledger
 from receiver.ledger.filters import Filter, matching_events
 from receiver.ledger.runs import update_run
@@ -54,24 +55,6 @@ class OldEvent:
     def result(self) -> ResultKey:
         """The result that the event tells; its own for one that tells of no run."""
         return (self.source, self.run_id), self.first if self.run_id else self.id
-
-
-@dataclass(frozen=True, slots=True)
-class AddedDelivery:
-    """A delivery to add to an event: to `sink`, because of `route`, when the receipts of `after` are there.
-
-    `lane`: what its breaker guards, normally the sink itself. `again`: why the sink gets the result although it has it;
-    such a delivery has an id, and so an idempotency key, of its own.
-    """
-
-    event_id: str
-    source: str
-    run_id: str
-    sink: str
-    route: str
-    lane: str = ""
-    after: tuple[str, ...] = ()
-    again: str = ""
 
 
 def read_back(ledger: Ledger, wanted: Filter, before: int | None = None) -> Iterator[list[OldEvent]]:
@@ -162,31 +145,14 @@ class Added(NamedTuple):
 
 
 def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) -> Added:
-    """Make these deliveries, due now or held, but no second one of a result for its sink, unless it gets it again."""
-    there = same_result.lock(connection, {each.event_id for each in wanted})
-    wanted = [each for each in _unsent(connection, wanted) if each.event_id in there]
-    rows = [
-        creation.delivery_row(
-            *(each.event_id, each.source, each.run_id, each.sink, each.route, now),
-            lane=each.lane,
-            after=each.after,
-            again=each.again,
-        )
-        for each in wanted
-    ]
-    made = set(creation.insert(connection, rows))
-    due = {row["sink"] for row in rows if row["id"] in made and row["state"] == DeliveryState.QUEUED}
+    """Make these deliveries, due now or held, as `creation.give` does."""
+    made = creation.give(connection, wanted, now)
+    due = {each.sink for each in made if not each.after}
     ids = sorted({each.event_id for each in wanted})
     connection.execute(sa.update(events).where(dialect.among(events.c.id, ids)).values(unrouted=False))
-    if any(each.after for each in wanted):
-        due.update(links.release_held(connection, deliveries.c.event_id.in_(ids), now))
+    if any(each.after for each in made):
+        due.update(links.release_held(connection, dialect.among(deliveries.c.event_id, ids), now))
     return Added(len(made), due)
-
-
-def _unsent(connection: sa.Connection, wanted: Sequence[AddedDelivery]) -> list[AddedDelivery]:
-    told = same_result.told(connection, {each.event_id for each in wanted}, {each.sink for each in wanted})
-    there = {(each.asked, each.sink) for each in told}
-    return [each for each in wanted if each.again or (each.event_id, each.sink) not in there]
 
 
 class LateCompletion(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after
 from receiver.domain.event import delivery_id
 from receiver.ledger import dialect
+from receiver.ledger.deliveries import same_result
 from receiver.ledger.deliveries.claimed import UNCLAIMED
 from receiver.ledger.schema import deliveries, events
 
@@ -32,57 +33,73 @@ class ClaimAtOnce(NamedTuple):
 _CLAIMED: Final = state_after(DeliveryMove.CLAIM)
 
 
-def delivery_row(
-    event_id: str,
-    source: str,
-    run_id: str,
-    sink: str,
-    route: str,
-    now: float,
-    *,
-    lane: str = "",
-    after: Sequence[str] = (),
-    address: str = "",
-    key_id: str = "",
-    again: str = "",
-) -> dict[str, Any]:
-    """Return the row of a delivery that is due `now`, or held until the sinks `after` have ended.
+class AddedDelivery(NamedTuple):
+    """A delivery to add to an event: to `sink`, because of `route`, due at once or held until the sinks `after` ended.
 
-    `lane`: what its breaker guards, normally the sink itself. `address`: of a callback, if not its submission's own,
-    and `key_id`: the key that gave it; `again`: why the sink gets the event once more. Such deliveries have an id, and
-    so an idempotency key, of their own.
+    `lane`: what its breaker guards, normally the sink itself. `again`: why the sink gets the event once more;
+    `address`: of a callback, if not its submission's own, and `key_id`: the key that gave it. Such deliveries have an
+    id, and so an idempotency key, of their own.
     """
-    more = f"{key_id} {address}" if address else again
+
+    event_id: str
+    source: str
+    run_id: str
+    sink: str
+    route: str
+    lane: str = ""
+    after: tuple[str, ...] = ()
+    again: str = ""
+    address: str = ""
+    key_id: str = ""
+
+    @property
+    def id(self) -> str:
+        """The id of the delivery."""
+        more = f"{self.key_id} {self.address}" if self.address else self.again
+        return delivery_id(self.event_id, f"{self.sink} {more}" if more else self.sink)
+
+
+def delivery_row(new: AddedDelivery, now: float) -> dict[str, Any]:
+    """Return the row of a delivery that is made `now`."""
     return {
-        "id": delivery_id(event_id, f"{sink} {more}" if more else sink),
-        "event_id": event_id,
-        "sink": sink,
-        "lane": lane or sink,
-        "route": route,
-        "source": source,
-        "run_id": run_id,
-        "after": json.dumps(after) if after else "[]",
-        "state": DeliveryState.HELD if after else DeliveryState.QUEUED,
+        "id": new.id,
+        "event_id": new.event_id,
+        "sink": new.sink,
+        "lane": new.lane or new.sink,
+        "route": new.route,
+        "source": new.source,
+        "run_id": new.run_id,
+        "after": json.dumps(new.after) if new.after else "[]",
+        "state": DeliveryState.HELD if new.after else DeliveryState.QUEUED,
         "due_at": now,
         "created_at": now,
         "updated_at": now,
-        "target": address,
-        "target_key": key_id,
+        "target": new.address,
+        "target_key": new.key_id,
         "attempts": 0,
         **UNCLAIMED,
     }
 
 
-def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Insert deliveries of events that were recorded before. Returns the ids of the new ones.
+def add(connection: sa.Connection, new: AddedDelivery, now: float) -> bool:
+    """Make a delivery of an event that was recorded before, and keep the event until the transaction ends. False when
+    there is one already, or retention has removed the event."""
+    kept = sa.select(events.c.id).where(events.c.id == new.event_id).with_for_update(read=True, key_share=True)
+    return connection.execute(kept).first() is not None and bool(insert(connection, [delivery_row(new, now)]))
 
-    The events are kept until the transaction ends; one that retention has removed meanwhile gets none.
-    """
-    wanted = list(rows)
-    ids = dialect.among(events.c.id, sorted({row["event_id"] for row in wanted}))
-    kept = sa.select(events.c.id).where(ids).order_by(events.c.id).with_for_update(read=True, key_share=True)
-    there = set(connection.execute(kept).scalars())
-    return insert(connection, [row for row in wanted if row["event_id"] in there])
+
+def give(connection: sa.Connection, wanted: Collection[AddedDelivery], now: float) -> list[AddedDelivery]:
+    """Make deliveries of recorded events, but no second one of a result for its sink, unless it gets it again. Returns
+    those that were made."""
+    there = same_result.lock(connection, {each.event_id for each in wanted})
+    # What others have given the sinks meanwhile is seen now that the events are locked.
+    told = same_result.told(connection, there, {each.sink for each in wanted})
+    has = {(each.asked, each.sink) for each in told}
+    lacking = [
+        each for each in wanted if each.event_id in there and (each.again or (each.event_id, each.sink) not in has)
+    ]
+    made = set(insert(connection, (delivery_row(each, now) for each in lacking)))
+    return [each for each in lacking if each.id in made]
 
 
 def insert(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import dialect
 from receiver.ledger.deliveries import creation, links
+from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.runs import RunStatus
 from receiver.ledger.schema import attempts, deliveries
 
@@ -64,14 +65,12 @@ def resend(
     `address`: one that is not the submission's own, given with the key `key_id`, which signs for it; each such pair has
     a delivery of its own. What is queued or being sent already is left alone, and so is what an operator cancelled.
     """
-    row = creation.delivery_row(
-        run.event_id, run.source, run.run_id, sink, route, now, lane=lane, address=address, key_id=key_id
-    )
-    wanted = row["id"]
-    if creation.add(connection, [row]):
-        return wanted, DeliveryStatus(DeliveryState.QUEUED)
-    queue_again(connection, deliveries.c.id == wanted, now)
-    return wanted, statuses(connection, [wanted])[wanted]
+    its = (run.event_id, run.source, run.run_id, sink, route, lane)
+    new = AddedDelivery(*its, address=address, key_id=key_id)
+    if creation.add(connection, new, now):
+        return new.id, DeliveryStatus(DeliveryState.QUEUED)
+    queue_again(connection, deliveries.c.id == new.id, now)
+    return new.id, statuses(connection, [new.id])[new.id]
 
 
 def statuses(connection: sa.Connection, ids: Collection[str]) -> dict[str, DeliveryStatus]:

@@ -9,6 +9,7 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger, actions, retention
 from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import creation
+from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.schema import deliveries
 from tests.support.ledger import NOW, beside, claim, event_body, new_event, record, settle, states
 
@@ -33,8 +34,8 @@ def replay(connection: Connection) -> None:
     assert actions.step(connection, LATER).sinks == ["ops"]
 
 
-def backfill(connection: Connection) -> list[str]:
-    return creation.add(connection, [creation.delivery_row(EVENT, "skyvern", "tsk_1", "later", "backfill", LATER)])
+def backfill(connection: Connection) -> bool:
+    return creation.add(connection, AddedDelivery(EVENT, "skyvern", "tsk_1", "later", "backfill"), LATER)
 
 
 def test_a_delivery_that_is_replayed_while_its_event_is_removed_is_kept(old: Ledger) -> None:
@@ -46,14 +47,14 @@ def test_a_delivery_that_is_replayed_while_its_event_is_removed_is_kept(old: Led
 
 def test_a_delivery_that_is_added_while_its_event_is_removed_is_kept_with_it(old: Ledger) -> None:
     with beside(old, backfill, remove) as (made, removed):
-        assert (len(made), removed) == (1, 0)
+        assert (made, removed) == (True, 0)
     assert states(old) == {"tsk_1:ops": "dead", "tsk_1:later": "queued"}
     assert event_body(old, EVENT)
 
 
 def test_no_delivery_is_added_to_an_event_that_is_being_removed(old: Ledger) -> None:
     with beside(old, remove, backfill) as (removed, made):
-        assert (removed, made) == (1, [])
+        assert (removed, made) == (1, False)
     assert states(old) == {}
     assert event_body(old, EVENT) is None
 

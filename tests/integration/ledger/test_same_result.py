@@ -10,6 +10,7 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger, actions, reroutes
 from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import orphans
+from receiver.ledger.deliveries.creation import AddedDelivery
 from tests.support.ledger import NOW, beside, claim, new_event, record, settle, states
 
 LATER = NOW + 60
@@ -27,7 +28,7 @@ def move(connection: Connection) -> int:
 
 def reroute(connection: Connection) -> int:
     """As a plan from before a move would have it: the newest event of the result."""
-    added = reroutes.AddedDelivery(UPDATE.event.id, "skyvern", "tsk_1", "new", "today")
+    added = AddedDelivery(UPDATE.event.id, "skyvern", "tsk_1", "new", "today")
     return reroutes.add(connection, [added], LATER).made
 
 
