@@ -170,14 +170,14 @@ def _start_tunnel(tunnel: Tunnel, environ: dict[str, str], on_change: Callable[[
 def _check_ledger(settings: Settings, config: Config) -> None:
     """Raise NotStarted for a ledger that worker and clock cannot use: they would end after the receiver is ready."""
     from receiver.ledger import Ledger
-    from receiver.ledger.migrate import await_schema, check_schema
+    from receiver.ledger.migrate import await_schema
 
     def wait(seconds: float) -> bool:
         time.sleep(seconds)
         return False
 
     with closing(Ledger(settings.database_url, require_durability=config.durable_ledger)) as ledger:
-        await_schema(ledger, PATIENCE, wait, check_schema)
+        await_schema(ledger, PATIENCE, wait, create=False)
 
 
 def _import_all(config: Config) -> None:

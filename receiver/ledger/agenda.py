@@ -6,7 +6,7 @@ It reads one row of each index, however much waits, and says which checks are wo
 from __future__ import annotations
 
 import math
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -39,30 +39,18 @@ class Agenda(NamedTuple):
 UNKNOWN: Final = Agenda(next_change=0.0, operations=True, words=True)
 
 
-def query(on_postgresql: bool) -> Any:
-    """Return the query of the agenda."""
-    due, lapses = (each.scalar_subquery() for each in recovery.next_changes(on_postgresql))
-    return sa.select(
-        due.label("due"),
-        lapses.label("lapses"),
-        actions.ONE_RUNNING.scalar_subquery().is_not(None).label("operations"),
-        sa.select(to_index.c.seq)
-        .order_by(to_index.c.seq.desc())
-        .limit(1)
-        .scalar_subquery()
-        .is_not(None)
-        .label("words"),
-    )
-
-
-_AGENDA: Final = {"postgresql": query(True), "sqlite": query(False)}
+_TO_INDEX: Final = sa.select(to_index.c.seq).order_by(to_index.c.seq.desc()).limit(1)
+QUERY: Final[sa.Select[Any]] = sa.select(
+    *(each.scalar_subquery().label(name) for name, each in zip(("due", "lapses"), recovery.NEXT_CHANGES, strict=True)),
+    actions.ONE_RUNNING.scalar_subquery().is_not(None).label("operations"),
+    _TO_INDEX.scalar_subquery().is_not(None).label("words"),
+)
 
 
 def read(ledger: Ledger) -> Agenda:
     """Return what there may be to do now, by the database's clock. Raises LedgerUnavailable."""
     now = ledger.now()
-    agenda = _AGENDA[ledger.dialect]
-    found = ledger.read(lambda connection: connection.execute(agenda).one(), transaction=False)
+    found = ledger.read(lambda connection: connection.execute(QUERY).one(), transaction=False)
     due, lapses, operations, words = found
     next_change = min((at - now for at in (due, lapses) if at is not None), default=math.inf)
     return Agenda(next_change, bool(operations), bool(words))

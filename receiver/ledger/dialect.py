@@ -264,6 +264,13 @@ class _Texts(_Spelt):
     name = "texts"
 
 
+class _ByIndex(_Spelt):
+    """A table that is read by an index. PostgreSQL finds it itself."""
+
+    inherit_cache = True
+    name = "by_index"
+
+
 class _Position(_Spelt):
     """Where a text is in another, from 1; 0: nowhere."""
 
@@ -284,12 +291,14 @@ _FORMS: Final = {
     "sqlite": {
         "among": "({} IN (SELECT value FROM json_each({})))",
         "texts": "json_each({})",
+        "by_index": "{} INDEXED BY {}",
         "position": "instr({}, {})",
         "whole": "CAST({} AS INTEGER)",
     },
     "postgresql": {
         "among": "({} = ANY ({}))",
         "texts": "json_array_elements_text(CAST({} AS JSON))",
+        "by_index": "{}",
         "position": "strpos({}, {})",
         "whole": "CAST(floor({}) AS BIGINT)",
     },
@@ -298,6 +307,7 @@ _FORMS: Final = {
 
 @compiles(_Among)
 @compiles(_Texts)
+@compiles(_ByIndex)
 @compiles(_Position)
 @compiles(_Whole)
 def _spelt(element: Any, compiler: Any, **options: Any) -> str:
@@ -319,6 +329,11 @@ def given_texts(name: str) -> sa.ColumnElement[str]:
     """Return the column of the texts in the parameter `name`, a JSON list: a query of it has a row for each."""
     table = _Texts(sa.bindparam(name, type_=sa.Text())).table_valued(sa.column("value", sa.Text()), name="given")
     return table.c.value
+
+
+def by_index(table: sa.Table, index: str) -> sa.FromClause:
+    """Return the table for a FROM, to be read by this index. SQLite would rather take another one."""
+    return _ByIndex(sa.literal_column(table.name), sa.literal_column(index))
 
 
 def of_runs(table: sa.Table, keys: Iterable[RunKey]) -> sa.ColumnElement[bool]:

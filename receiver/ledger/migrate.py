@@ -33,38 +33,20 @@ class LedgerAway(NotStarted):
     """The ledger can't be used now. Waiting may help."""
 
 
-def ensure_schema(ledger: Ledger) -> None:
-    """Create the tables if the database has none. Raises NotStarted when the ledger can't be used, or has others."""
-    _run(_make, ledger)
+def ensure_schema(ledger: Ledger, *, create: bool = True) -> None:
+    """Create the tables if the database has none. Raises NotStarted when the ledger can't be used, or has others.
 
-
-def check_schema(ledger: Ledger) -> None:
-    """Raise what `ensure_schema` would, and change nothing: before processes start that call it.
-
-    A database without tables passes.
+    `create`: False to change nothing, before processes start that create them.
     """
-    _run(_check, ledger)
-
-
-def _run(work: Callable[[Ledger], None], ledger: Ledger) -> None:
     try:
-        work(ledger)
+        if not create and _has_no_file(ledger):
+            return
+        require_durability(ledger)
+        if not _is_current(ledger, ledger.read(_revision)) and create:
+            ledger.alter(lambda connection: _create(ledger, connection))
     except LedgerUnavailable as error:
         kind = LedgerAway if remedy_for(str(error)).waiting_helps else NotStarted
         raise kind(unusable(ledger, error)) from None
-
-
-def _make(ledger: Ledger) -> None:
-    require_durability(ledger)
-    if not _is_current(ledger, ledger.read(_revision)):
-        ledger.alter(lambda connection: _create(ledger, connection))
-
-
-def _check(ledger: Ledger) -> None:
-    if _has_no_file(ledger):
-        return
-    require_durability(ledger)
-    _is_current(ledger, ledger.read(_revision))
 
 
 def _is_current(ledger: Ledger, revision: str | None) -> bool:
@@ -74,22 +56,16 @@ def _is_current(ledger: Ledger, revision: str | None) -> bool:
     return revision == HEAD
 
 
-def await_schema(
-    ledger: Ledger,
-    patience: float,
-    stop: Callable[[float], bool],
-    use: Callable[[Ledger], None] = ensure_schema,
-) -> None:
-    """Do as `use`, but wait for a ledger that is away, `patience` seconds at the most; one line says so.
+def await_schema(ledger: Ledger, patience: float, stop: Callable[[float], bool], *, create: bool = True) -> None:
+    """Do as `ensure_schema`, but wait up to `patience` seconds for a ledger that can't be reached; one line says so.
 
-    `stop(seconds)`: waits that long at the most, and is true when nothing is to be waited for any more. Raises
-    NotStarted.
+    `stop(seconds)`: waits at most that long, and is true when nothing is to be waited for any more. Raises NotStarted.
     """
     until = time.monotonic() + patience
     said = False
     while True:
         try:
-            return use(ledger)
+            return ensure_schema(ledger, create=create)
         except LedgerAway as error:
             if (left := until - time.monotonic()) <= 0:
                 raise

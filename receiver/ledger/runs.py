@@ -6,13 +6,15 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.ledger import dialect
 from receiver.ledger.schema import events, runs, submissions
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ def update_run(
     return connection.execute(sa.update(runs).where(_this(source, run_id), *conditions).values(**values)).rowcount
 
 
+def run_value(connection: sa.Connection, source: str, run_id: str, column: sa.Column[T]) -> T | None:
+    """Return a column of one run, or None when there is no such run."""
+    return connection.execute(sa.select(column).where(_this(source, run_id))).scalar()
+
+
 def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, RunStatus]:
     """Return the status of those runs of which an event is known, or an end noted."""
     known = sa.or_(runs.c.event_id != "", runs.c.noted_at.is_not(None))
@@ -101,7 +108,7 @@ def last_of_chain(connection: sa.Connection, source: str, run_id: str) -> str:
     """Return the id of the run that Skyvern started last for this one; its own when there is none."""
     seen = {run_id}
     while len(seen) <= _LONGEST_CHAIN:
-        following = connection.execute(sa.select(runs.c.retried_by).where(_this(source, run_id))).scalar()
+        following = run_value(connection, source, run_id, runs.c.retried_by)
         if not following or following in seen:
             break
         run_id = following

@@ -239,7 +239,7 @@ def _due(*sinks: str) -> Callable[[sa.Connection], object]:
 # The sink `later` is lost.
 def look_of_the_clock(connection: sa.Connection) -> Any:
     """What the clock asks at each tick."""
-    return connection.execute(agenda.query(connection.dialect.name == "postgresql")).one()
+    return connection.execute(agenda.QUERY).one()
 
 
 _CONFIGURED: Final = (OPS, "new", "away", "shut", "tied", CALLBACK, "held", "dead")

@@ -102,9 +102,7 @@ def _these(rows: Sequence[Any]) -> sa.Update:
 
 def make_due(connection: sa.Connection, now: float, limit: int = DUE_AT_ONCE) -> int:
     """Queue up to `limit` waiting deliveries whose time has come. Returns how many there were."""
-    on_postgresql = connection.dialect.name == "postgresql"
-    due_at: sa.ColumnClause[float] = sa.column("due_at", sa.Double())
-    found = _by_time(on_postgresql, sa.column("id"), DeliveryState.WAITING, due_at <= now).order_by(due_at).limit(limit)
+    found = _by_time(_ID, DeliveryState.WAITING, now >= _DUE_AT).order_by(_DUE_AT).limit(limit)
     due = connection.execute(found.with_for_update(skip_locked=True)).all()
     if due:
         # They are locked, and waiting. Were that said again, PostgreSQL might read the index of all that wait for it.
@@ -112,22 +110,26 @@ def make_due(connection: sa.Connection, now: float, limit: int = DUE_AT_ONCE) ->
     return len(due)
 
 
-def next_changes(on_postgresql: bool) -> list[sa.Select[Any]]:
-    """Return the queries for when the clock has to write next, in seconds since the epoch: when the first waiting
-    delivery is due, and when the first claim lapses."""
-    due: sa.ColumnClause[float] = sa.column("due_at", sa.Double())
-    lapses: sa.ColumnClause[float] = sa.column("claim_until", sa.Double())
-    changes = ((DeliveryState.WAITING, due), (DeliveryState.SENDING, lapses))
-    return [_by_time(on_postgresql, at, state, at.is_not(None)).order_by(at).limit(1) for state, at in changes]
+# Without a table, whose name alone would be another one of the FROM.
+_ID, _DUE_AT, _CLAIM_UNTIL = (sa.column(name, deliveries.c[name].type) for name in ("id", "due_at", "claim_until"))
 
 
-def _by_time(
-    on_postgresql: bool, what: sa.ColumnElement[Any], state: DeliveryState, condition: sa.ColumnElement[bool]
-) -> sa.Select[Any]:
-    """Select deliveries in `state` by their index over time. SQLite must be told, or it reads all in that state, of
-    which a hundred thousand may wait for hours."""
-    index = "" if on_postgresql else f" INDEXED BY ix_deliveries_{state}"
-    return sa.select(what).select_from(sa.text(f"deliveries{index}")).where(sa.text(f"state = '{state}'"), condition)
+def _by_time(what: sa.ColumnElement[Any], state: DeliveryState, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Select deliveries in `state` by their index over time. SQLite would rather read all in that state, of which a
+    hundred thousand may wait for hours."""
+    theirs = dialect.by_index(deliveries, f"ix_deliveries_{state}")
+    return sa.select(what).select_from(theirs).where(sa.text(f"state = '{state}'"), condition)
+
+
+# When the clock has to write next, in seconds since the epoch: when the first waiting delivery is due, and when the
+# first claim lapses.
+NEXT_CHANGES: Final = tuple(
+    _by_time(at, state, at.is_not(None)).order_by(at).limit(1)
+    for state, at in (
+        (DeliveryState.WAITING, _DUE_AT),
+        (DeliveryState.SENDING, _CLAIM_UNTIL),
+    )
+)
 
 
 def expire(connection: sa.Connection, sink: str, seconds: float, now: float) -> list[str]:

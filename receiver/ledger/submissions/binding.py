@@ -21,7 +21,7 @@ from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove, SubmissionState, states_before
 from receiver.ledger import dialect
-from receiver.ledger.runs import update_run
+from receiver.ledger.runs import run_value, update_run
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.records import Submission, change, from_row, named_by
 
@@ -170,7 +170,8 @@ def _bind_further(
     for each in further:
         found = by_id.get(each.token)
         if found is not None and found.source == each.source and found.run_id:
-            first = _linked_runs(connection, each.source, found.run_id)
+            ends = (runs.c.retried_from, runs.c.retried_by)
+            first = {found.run_id, *(run_value(connection, each.source, found.run_id, end) for end in ends)}
             if each.named != each.token and not first & {each.run_id, *(run_id for _, run_id in each.linked)}:
                 continue
             bound[each.source, each.run_id] = found
@@ -189,25 +190,16 @@ def _of_names(connection: sa.Connection, named: Mapping[RunKey, str]) -> dict[Ru
     return {key: found[submission_id] for key, submission_id in named.items() if submission_id in found}
 
 
-def _linked_runs(connection: sa.Connection, source: str, run_id: str) -> set[str]:
-    """Return the run itself, and those that it is linked to."""
-    row = connection.execute(
-        sa.select(runs.c.retried_from, runs.c.retried_by).where(runs.c.source == source, runs.c.run_id == run_id)
-    ).first()
-    return {run_id, *(other for other in (row or ()) if other)}
-
-
 def _first_run(connection: sa.Connection, submission: Submission, bound: Mapping[RunKey, Submission]) -> str:
     """Return the id of the submission's run that Skyvern did not start for another of its runs."""
-    run_id, seen = submission.run_id, {submission.run_id}
+    source, run_id, seen = submission.source, submission.run_id, {submission.run_id}
     while True:
-        before = sa.select(runs.c.retried_from).where(runs.c.source == submission.source, runs.c.run_id == run_id)
-        other = connection.execute(before).scalar()
+        other = run_value(connection, source, run_id, runs.c.retried_from)
         if not other or other in seen:
             return run_id
-        owner = bound.get((submission.source, other))
-        query = sa.select(runs.c.submission_id).where(runs.c.source == submission.source, runs.c.run_id == other)
-        if (owner.id if owner else connection.execute(query).scalar()) != submission.id:
+        owner = bound.get((source, other))
+        owner_id = owner.id if owner else run_value(connection, source, other, runs.c.submission_id)
+        if owner_id != submission.id:
             return run_id
         run_id = other
         seen.add(other)

@@ -483,7 +483,7 @@ def test_a_sweep_that_finds_nothing_is_one_indexed_query_for_each_question(
     settle(ledger, claim(ledger, "results", limit=30), DeliveryMove.DEFER, due_at=NOW + 3600)
 
     def sweep(connection: sa.Connection) -> None:
-        connection.execute(agenda.query(ledger.dialect == "postgresql"), {"b_now": NOW})
+        connection.execute(agenda.QUERY, {"b_now": NOW})
         claims.due_sinks(connection, ["results"], NOW)
         assert recovery.sweep_held(connection, NOW) == ([], "")
 

@@ -8,17 +8,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.claimed import load_bodies
-from receiver.ledger.schema import metadata, submissions
+from receiver.ledger.schema import metadata
 from receiver.ledger.submissions import binding
 from tests.support.events import body, event
 from tests.support.ledger import NOW, new_event, record, result_of, with_tables
-from tests.support.plans import asked_of, plans_of, plans_of_work
+from tests.support.plans import asked_of, plans_of
 from tests.support.runners import make_recorder
 
 
@@ -81,36 +80,3 @@ def test_lone_event_reads_no_whole_table_of_sqlite(sqlite: Ledger, redis_url: st
     assert len(plans) >= 15
     whole = re.compile(rf"SCAN ({'|'.join(metadata.tables)})\b")
     assert {statement: plan for statement, plan in plans.items() if any(map(whole.match, plan))} == {}
-
-
-@pytest.mark.parametrize("token", ["", "sub_1"])
-def test_submission_is_found_by_both_indexes_of_postgresql(postgresql: Ledger, token: str) -> None:
-    # Given submissions of which every other one has its run, all of which PostgreSQL knows
-    rows = [
-        {"id": f"sub_{number}", "source": "skyvern", "run_id": f"tsk_{number}" if number % 2 else ""}
-        for number in range(3000)
-    ]
-    others = {"key_id": "key_1", "call": "tasks", "state": "pending", "request_hash": "", "created_at": NOW}
-    postgresql.write(
-        lambda it: it.execute(sa.insert(submissions), [{**row, **others, "updated_at": NOW} for row in rows])
-    )
-    postgresql.write(lambda it: it.exec_driver_sql("ANALYZE submissions"))
-    # When the submission of a run is looked for, by its callback URL or by the run
-    wanted = [binding.Wanted("skyvern", "tsk_1", token)]
-    (plan,) = plans_of_work(postgresql, lambda it: binding.candidates(it, wanted)).values()
-    # Then no other one is read
-    assert ("pk_submissions" in str(plan)) is bool(token)
-    assert "ix_submissions_run_id" in str(plan)
-    assert "Seq Scan" not in str(plan)
-
-
-@pytest.mark.parametrize("tokens", [("", ""), ("sub_1", ""), ("sub_1", "sub_2")])
-def test_submissions_are_found_by_both_indexes_of_sqlite(sqlite: Ledger, tokens: tuple[str, str]) -> None:
-    wanted = [binding.Wanted("skyvern", f"tsk_{number}", token) for number, token in enumerate(tokens)]
-    (plan,) = plans_of_work(sqlite, lambda it: binding.candidates(it, wanted)).values()
-    assert [line for line in plan if line.startswith("SCAN submissions")] == []
-    searched = [line for line in plan if line.startswith("SEARCH submissions")]
-    assert [line.partition("USING INDEX ")[2] for line in searched] == [
-        "sqlite_autoindex_submissions_1 (id=?)",
-        "ix_submissions_run_id (run_id=? AND source=?)",
-    ]
