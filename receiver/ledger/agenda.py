@@ -6,7 +6,7 @@ It reads one row of each index, however much waits, and says which checks are wo
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -40,7 +40,7 @@ UNKNOWN: Final = Agenda(next_change=0.0, operations=True, words=True)
 
 
 _TO_INDEX: Final = sa.select(to_index.c.seq).order_by(to_index.c.seq.desc()).limit(1)
-QUERY: Final[sa.Select[Any]] = sa.select(
+QUERY: Final[Any] = sa.select(
     *(each.scalar_subquery().label(name) for name, each in zip(("due", "lapses"), recovery.NEXT_CHANGES, strict=True)),
     actions.ONE_RUNNING.scalar_subquery().is_not(None).label("operations"),
     _TO_INDEX.scalar_subquery().is_not(None).label("words"),
