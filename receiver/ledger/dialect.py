@@ -102,7 +102,12 @@ def put(
     """Insert a row, or update the one with its primary key. `changes`: only these columns of that one."""
     insert = insert_statement(connection, table).values(**row)
     changed = {name: row[name] for name in (row if changes is None else changes)}
-    connection.execute(insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed))
+    connection.execute(or_update(insert, changed))
+
+
+def or_update(insert: Any, changes: Mapping[str, Any], where: sa.ColumnElement[bool] | None = None) -> Any:
+    """Change the row that has the primary key already, if it meets `where`."""
+    return insert.on_conflict_do_update(index_elements=list(insert.table.primary_key), set_=changes, where=where)
 
 
 def do_nothing(insert: Any) -> Any:

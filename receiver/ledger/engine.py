@@ -63,8 +63,7 @@ class Ledger:
         self._on_sqlite = self.dialect == "sqlite"
         path = self.url.database if self._on_sqlite else None
         self._file = sqlite_engine.LedgerFile(Path(path), LOCK_WAIT) if path else None
-        self._writer: sa.Engine | None = None
-        self._reader: sa.Engine | None = None
+        self._engines: dict[bool, sa.Engine] = {}  # by whether they write; PostgreSQL's does both
         self._opening = threading.Lock()
         self._closed = False
         self._clock = DatabaseClock()
@@ -195,27 +194,24 @@ class Ledger:
         """
         with self._opening:
             self._closed = True
-            engines, self._writer, self._reader = {self._writer, self._reader}, None, None
-        for engine in filter(None, engines):
+            engines, self._engines = self._engines, {}
+        for engine in engines.values():
             sa_event.listen(engine, "checkin", _close_returned)
             engine.dispose()
 
     def _engine(self, *, write: bool) -> sa.Engine:
-        engine = self._writer if write else self._reader
-        if engine is None:
-            with self._opening:  # checked again: a second engine would keep connections that nobody closes
-                engine = (self._writer if write else self._reader) or self._open(write=write)
-        return engine
+        write = write or not self._on_sqlite
+        with self._opening:  # a second engine would keep connections that nobody closes
+            engine = self._engines.get(write)
+            if engine is None:
+                engine = self._engines[write] = self._open(write=write)
+            return engine
 
     def _open(self, *, write: bool) -> sa.Engine:
-        if not self._on_sqlite:
-            self._writer = self._reader = engine = postgresql_engine.make(
-                self.url, LOCK_WAIT, self._limits, self._clock
-            )
-        elif write:
-            self._writer = engine = sqlite_engine.make(self.url, LOCK_WAIT, "BEGIN IMMEDIATE")
+        if self._on_sqlite:
+            engine = sqlite_engine.make(self.url, LOCK_WAIT, "BEGIN IMMEDIATE" if write else "BEGIN")
         else:
-            self._reader = engine = sqlite_engine.make(self.url, LOCK_WAIT, "BEGIN")
+            engine = postgresql_engine.make(self.url, LOCK_WAIT, self._limits, self._clock)
         if self._closed:
             sa_event.listen(engine, "checkin", _close_returned)
         return engine

@@ -107,9 +107,7 @@ def known(connection: sa.Connection, locked: Iterable[Any]) -> dict[RunKey, Know
 
 def _lock(insert: Any) -> Any:
     """Lock a run that is there. Its update time moves: of two that record, the second reads what the first wrote."""
-    return insert.on_conflict_do_update(
-        index_elements=[runs.c.source, runs.c.run_id], set_={"updated_at": insert.excluded.updated_at}
-    )
+    return dialect.or_update(insert, {"updated_at": insert.excluded.updated_at})
 
 
 _KNOWN: Final = (runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id, runs.c.events)
@@ -211,7 +209,7 @@ def _put_status(insert: Any) -> Any:
         **{name: sa.func.coalesce(insert.excluded[name], runs.c[name]) for name in _KEPT},
         "events": runs.c.events + insert.excluded.events,
     }
-    return insert.on_conflict_do_update(index_elements=[runs.c.source, runs.c.run_id], set_=changes)
+    return dialect.or_update(insert, changes)
 
 
 # Fields of a run that its newest event replaces.

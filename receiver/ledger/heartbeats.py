@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
-from receiver.ledger.dialect import insert_statement, now
+from receiver.ledger.dialect import insert_statement, now, or_update
 from receiver.ledger.schema import heartbeats
 
 
@@ -14,7 +14,7 @@ def put(connection: sa.Connection, *beats: PartBeat) -> None:
     rows = [{"name": beat.name, "beat": beat.to_json()} for beat in sorted(beats, key=lambda beat: beat.name)]
     insert = insert_statement(connection, heartbeats).values(beat_at=now(connection))
     changed = {"beat": insert.excluded.beat, "beat_at": insert.excluded.beat_at}
-    connection.execute(insert.on_conflict_do_update(index_elements=[heartbeats.c.name], set_=changed), rows)
+    connection.execute(or_update(insert, changed), rows)
 
 
 def every(connection: sa.Connection) -> list[PartSeen]:

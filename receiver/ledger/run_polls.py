@@ -61,10 +61,7 @@ def note_end(connection: sa.Connection, source: str, run_id: str, now: float) ->
     insert = dialect.insert_statement(connection, runs).values(
         source=source, run_id=run_id, noted_at=now, first_seen_at=now, updated_at=now
     )
-    noted = insert.on_conflict_do_update(
-        index_elements=[runs.c.source, runs.c.run_id],
-        set_={"noted_at": sa.func.coalesce(runs.c.noted_at, insert.excluded.noted_at)},
-    )
+    noted = dialect.or_update(insert, {"noted_at": sa.func.coalesce(runs.c.noted_at, insert.excluded.noted_at)})
     return float(connection.execute(noted.returning(runs.c.noted_at)).scalar_one())
 
 
@@ -146,12 +143,10 @@ def _earlier(there: sa.ColumnElement[float | None], new: sa.ColumnElement[float]
 
 
 def _put(insert: Any) -> Any:
-    return insert.on_conflict_do_update(
-        index_elements=[runs.c.source, runs.c.run_id],
-        set_={
-            "due_at": _earlier(runs.c.due_at, insert.excluded.due_at),
-            "noted_at": sa.func.coalesce(runs.c.noted_at, insert.excluded.noted_at),
-            "found_by": sa.case((insert.excluded.found_by != "", insert.excluded.found_by), else_=runs.c.found_by),
-        },
-        where=runs.c.final.is_(False),
-    )
+    new = insert.excluded
+    changes = {
+        "due_at": _earlier(runs.c.due_at, new.due_at),
+        "noted_at": sa.func.coalesce(runs.c.noted_at, new.noted_at),
+        "found_by": sa.case((new.found_by != "", new.found_by), else_=runs.c.found_by),
+    }
+    return dialect.or_update(insert, changes, runs.c.final.is_(False))

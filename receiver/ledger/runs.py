@@ -145,13 +145,9 @@ def note_end(
     insert = dialect.insert_statement(connection, runs).values(
         source=source, run_id=run_id, first_seen_at=now, updated_at=now, noted_at=noted_at
     )
-    noted = insert.on_conflict_do_update(
-        index_elements=[runs.c.source, runs.c.run_id],
-        set_={"noted_at": insert.excluded.noted_at},
-        where=sa.and_(
-            sa.not_(runs.c.final), sa.or_(runs.c.noted_at.is_(None), runs.c.noted_at > insert.excluded.noted_at)
-        ),
-    )
+    later = sa.or_(runs.c.noted_at.is_(None), runs.c.noted_at > insert.excluded.noted_at)
+    changes = {"noted_at": insert.excluded.noted_at}
+    noted = dialect.or_update(insert, changes, sa.and_(sa.not_(runs.c.final), later))
     first = connection.execute(noted.returning(runs.c.run_id)).first() is not None
     if not first and final_runs(connection, [(source, run_id)]):
         return False

@@ -50,22 +50,16 @@ def note(connection: sa.Connection, operation: str, now: float) -> int:
     insert = dialect.insert_statement(connection, timeouts)
     insert = insert.values(operation=operation, times=1, first_at=now, last_at=now)
     goes_on = timeouts.c.last_at >= now - SERIES
-    changed = insert.on_conflict_do_update(
-        index_elements=[timeouts.c.operation],
-        set_={
-            "times": sa.case((goes_on, timeouts.c.times + 1), else_=1),
-            "first_at": sa.case((goes_on, timeouts.c.first_at), else_=now),
-            "last_at": now,
-        },
-    )
-    return int(connection.execute(changed.returning(timeouts.c.times)).scalar_one())
+    changes = {
+        "times": sa.case((goes_on, timeouts.c.times + 1), else_=1),
+        "first_at": sa.case((goes_on, timeouts.c.first_at), else_=now),
+        "last_at": now,
+    }
+    return int(connection.execute(dialect.or_update(insert, changes).returning(timeouts.c.times)).scalar_one())
 
 
 def repeated(connection: sa.Connection, now: float) -> list[Cancelled]:
     """Return the operations that were cancelled again and again, and lately."""
-    rows = connection.execute(
-        sa.select(timeouts)
-        .where(timeouts.c.times >= REPEATED, timeouts.c.last_at >= now - SERIES)
-        .order_by(timeouts.c.operation)
-    )
-    return [Cancelled(*row) for row in rows]
+    it = timeouts.c
+    lately = sa.select(timeouts).where(it.times >= REPEATED, it.last_at >= now - SERIES).order_by(it.operation)
+    return [Cancelled(*row) for row in connection.execute(lately)]

@@ -90,10 +90,7 @@ def remember(connection: sa.Connection, source: str, seen: Sequence[ActiveRun], 
 
 
 def _see_again(insert: Any) -> Any:
-    return insert.on_conflict_do_update(
-        index_elements=[active_runs.c.source, active_runs.c.run_id],
-        set_={"status": insert.excluded.status, "seen_at": insert.excluded.seen_at},
-    )
+    return dialect.or_update(insert, {name: insert.excluded[name] for name in ("status", "seen_at")})
 
 
 def forget(connection: sa.Connection, source: str, run_ids: Collection[str]) -> None:

@@ -80,7 +80,7 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
 def _replace_lapsed(insert: Any) -> Any:
     key = (attempts.c.delivery_id, attempts.c.number)
     changed = {each.name: insert.excluded[each.name] for each in attempts.c if each not in key}
-    return insert.on_conflict_do_update(index_elements=key, set_=changed, where=attempts.c.outcome == "lapsed")
+    return dialect.or_update(insert, changed, attempts.c.outcome == "lapsed")
 
 
 _SAME: Final = ("outcome", "reason", "retry_after", "started_at", "ended_at")

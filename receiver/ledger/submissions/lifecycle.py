@@ -270,9 +270,7 @@ def lock_runs(connection: sa.Connection, source: str, run_ids: Collection[str], 
 
 def _lock_rows(insert: Any) -> Any:
     # With what is there, which may be later than `now`.
-    return insert.on_conflict_do_update(
-        index_elements=[runs.c.source, runs.c.run_id], set_={"updated_at": runs.c.updated_at}
-    )
+    return dialect.or_update(insert, {"updated_at": runs.c.updated_at})
 
 
 _LOCKED: Final = (runs.c.run_id, runs.c.final, runs.c.events, runs.c.submission_id)
