@@ -13,9 +13,11 @@ from receiver.ledger import Ledger, actions
 from receiver.ledger.actions import Action, Operation, Selection
 from receiver.ledger.deliveries import claims, resend
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.schema import operations
+from receiver.ledger.schema import deliveries, operations
 from tests.support import queries
+from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW, claim, new_event, record, settle, states
+from tests.support.listed import fill
 
 TWO = {"tsk_1:ops", "tsk_2:ops"}
 
@@ -370,3 +372,25 @@ def test_operation_takes_runs_named_in_both_ways(mixed: Ledger) -> None:
     # When they are selected, then both conditions hold
     found = mixed.read(lambda connection: Action("replay", wanted).examples(connection, 10))
     assert {row["run_id"] for row in found} == {"tsk_2"}
+
+
+def test_action_on_named_ids_reads_few_rows(ledger: Ledger) -> None:
+    # Given many deliveries
+    fill(ledger, 5_000)
+    analyze(ledger)
+    of_run = sa.select(deliveries).where(deliveries.c.run_id == "tsk_2503")
+    row, _ = ledger.read(lambda it: it.execute(of_run).all())
+    # When some are named, or all of an event or a run
+    cases = {
+        "a delivery": Selection(delivery_ids=(row.id,)),
+        "an event": Selection(event_ids=(row.event_id,)),
+        "only of an event": Selection(event_id=row.event_id),
+        "a run": Selection(run_ids=(row.run_id,), source=row.source),
+        "only of a run": Selection(run_id=row.run_id, source=row.source),
+        "of several kinds": Selection(delivery_ids=(row.id,), event_ids=(row.event_id,), run_ids=(row.run_id,)),
+    }
+    counted = {name: ledger.read(Action("replay", each, force=True).count) for name, each in cases.items()}
+    read = {name: effort(ledger, Action("replay", each, force=True).count) for name, each in cases.items()}
+    # Then hardly more is read than these
+    assert counted == {**dict.fromkeys(cases, 2), "a delivery": 1}
+    assert {name: each for name, each in read.items() if each > 150} == {}
