@@ -58,6 +58,9 @@ AWAY = 3.0
 # Seconds that the ledger has to answer at the start, as for a worker.
 START_WITHIN = 120.0
 
+# The checks of a tick, in order; each is a method.
+_CHECKS = ("read_agenda", "due", "operations", "slow", "tidy", "overdue", "words")
+
 log = logging.getLogger("runhook.clock")
 
 
@@ -107,23 +110,15 @@ class Clock:
         """Check everything once. Trouble is logged once and tried again at the next tick."""
         trouble: dict[str, str] = {}
         bugs: dict[str, str] = {}
-        for check in (
-            self.read_agenda,
-            self.due,
-            self.operations,
-            self.slow,
-            self.tidy,
-            self.overdue,
-            self.words,
-        ):
+        for check in _CHECKS:
             try:
-                check()
+                getattr(self, check)()
             except LedgerUnavailable as error:
                 trouble["ledger"] = str(error)
                 self._ledger_away = time.monotonic()  # which the next check must know
             except Exception as error:
-                bugs[check.__name__] = error_location(error)
-                log.debug("clock.bug check=%s in full", check.__name__, exc_info=True)
+                bugs[check] = error_location(error)
+                log.debug("clock.bug check=%s in full", check, exc_info=True)
         if trouble.keys() != self._trouble:  # a server that is away says so in several ways
             if trouble:
                 log.warning("clock.trouble %s", Fields(trouble))
@@ -206,7 +201,9 @@ class Clock:
         of SQLite's planner."""
         if not self._every("tidy", TIDY_EVERY):
             return
-        self._remove_told(self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR))
+        before = self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR)
+        self._ledger.write(lambda connection: audit.remove(connection, before))
+        self._ledger.write(lambda connection: actions.remove(connection, before))
         self._ledger.write(heartbeats.forget)
         self._ledger.alter(dialect.learn)
 
@@ -218,11 +215,6 @@ class Clock:
             )
             if not self._swept_held or time.monotonic() - began > STEPS:
                 return
-
-    def _remove_told(self, before: float) -> None:
-        """Remove lines of the audit, and operations, that ended before then."""
-        self._ledger.write(lambda connection: audit.remove(connection, before))
-        self._ledger.write(lambda connection: actions.remove(connection, before))
 
     def _remove_old(self, retain: float) -> None:
         began, before, removed = time.monotonic(), self._ledger.now() - retain, 0

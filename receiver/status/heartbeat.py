@@ -1,8 +1,7 @@
-"""A process says that it is alive: every few seconds, in threads of its own, to Redis and a local file, and to the
-ledger, every time while Redis is away and else every other time.
+"""The heartbeat of a process: every few seconds to Redis and a local file, and to the ledger each time while Redis is
+unavailable, else every other time.
 
-Each of them may be away, or hang for a while, which delays nothing but what is told there. Knows no part's work; what
-only a part can tell, it is given as a function.
+Each store has its own thread, so one that hangs delays no other. What only the process knows is given as a function.
 """
 
 from __future__ import annotations
@@ -77,48 +76,44 @@ class Heartbeat:
         it = PartBeat(name, part, socket.gethostname(), os.getpid(), __version__, self._config, time.time())
         self._beats = [*self._beats, it]
         if self._threads:
-            self._log_start(it)
+            self._log("started", it)
 
-    def _log_start(self, it: PartBeat) -> None:
+    def _log(self, what: str, it: PartBeat) -> None:
         log.info(
-            "part.started part=%s host=%s process=%d version=%s config=%s name=%s",
-            *(it.part, it.host, it.pid, it.version, it.config or "none", it.name),
+            "part.%s part=%s host=%s process=%d version=%s config=%s after=%.0f name=%s",
+            *(what, it.part, it.host, it.pid, it.version, it.config or "none", time.time() - it.started_at, it.name),
         )
 
     def start(self) -> None:
         """Begin to beat, and log that this part has started."""
         self._stepped = time.monotonic()
         for it in self._beats:
-            self._log_start(it)
+            self._log("started", it)
         self._threads = [
-            keep_thread(name, partial(self._run, tell), self._stopping)
-            for name, tell in (("heartbeat.redis", self._tell_redis), ("heartbeat.ledger", self._tell_ledger))
+            keep_thread(name, partial(self._run, send), self._stopping)
+            for name, send in (("heartbeat.redis", self._to_redis), ("heartbeat.ledger", self._to_ledger))
         ]
 
     def step(self) -> None:
-        """Record that the process's loop goes on. Any thread may call it."""
+        """Record that the process's loop makes progress. Any thread may call it."""
         self._stepped = time.monotonic()
 
     def stop(self) -> None:
-        """Say, and log, that this process has ended in order. Returns after STOP_WITHIN at the latest."""
+        """Report, and log, that this process has ended in order. Returns after STOP_WITHIN at the latest."""
         for it in self._beats:
-            log.info(
-                "part.stopped part=%s host=%s process=%d after=%.0f name=%s",
-                *(it.part, it.host, it.pid, time.time() - it.started_at, it.name),
-            )
+            self._log("stopped", it)
         self._stopping.set()
         until = time.monotonic() + STOP_WITHIN
         for thread in self._threads:
-            if thread.is_alive():
-                thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, until - time.monotonic()))
 
-    def _run(self, tell: Callable[[Sequence[PartBeat]], None]) -> None:
+    def _run(self, send: Callable[[Sequence[PartBeat]], None]) -> None:
         while True:
             stopping = self._stopping.is_set()
-            # Who reads it sees that it is missing, and those who need the server say so.
             beats = self._now(stopped=stopping)
+            # A missing heartbeat shows in status, and those who need the server report it.
             with suppress(redis.RedisError, OSError, LedgerUnavailable, LedgerDataError):
-                tell(beats)
+                send(beats)
             if stopping:
                 return
             # One that was long on its way, such as to a database that hung, looks as if this host's clock were behind.
@@ -126,16 +121,14 @@ class Heartbeat:
             self._stopping.wait(min(self._every, _LATE) if late else self._every)
 
     def _now(self, *, stopped: bool) -> list[PartBeat]:
-        stalled = time.monotonic() - self._stepped if self._watched else 0.0
-        news: dict[str, Any] = {
-            "sent_at": time.time(),
-            "stalled": round(stalled, 1),
-            "stopped": stopped,
-            "details": dict(self._details()),  # at a stop as well: what it leaves behind
-        }
-        return [replace(beat, **news) for beat in self._beats]
+        sent_at = time.time()
+        stalled = round(time.monotonic() - self._stepped, 1) if self._watched else 0.0
+        details = dict(self._details())  # at a stop as well: what it leaves behind
+        return [
+            replace(beat, sent_at=sent_at, stalled=stalled, stopped=stopped, details=details) for beat in self._beats
+        ]
 
-    def _tell_redis(self, beats: Sequence[PartBeat]) -> None:
+    def _to_redis(self, beats: Sequence[PartBeat]) -> None:
         with suppress(OSError):
             board.put_file(self._settings.data, *beats)
         try:
@@ -147,7 +140,7 @@ class Heartbeat:
         if beats[0].stopped:
             self._redis.close()
 
-    def _tell_ledger(self, beats: Sequence[PartBeat]) -> None:
+    def _to_ledger(self, beats: Sequence[PartBeat]) -> None:
         # Every other one while Redis has them all: if that is lost, the ledger's is still younger than SILENT_AFTER.
         self._ledger_rests = self._in_redis and not self._ledger_rests and not beats[0].stopped
         if self._ledger_rests:

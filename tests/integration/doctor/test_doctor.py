@@ -73,7 +73,7 @@ def test_doctor_reports_a_ledger_without_an_index_of_words(settings: Settings, l
     assert "FTS5" in found.todo
 
 
-def test_a_service_that_is_well_has_no_fault_but_what_is_not_running(settings: Settings, ledger: Ledger) -> None:
+def test_healthy_service_only_lacks_its_processes(settings: Settings, ledger: Ledger) -> None:
     found = by_check(settings)
 
     assert wrong(found) == {"parts", "public_url"}
@@ -96,7 +96,7 @@ def test_a_service_that_is_well_has_no_fault_but_what_is_not_running(settings: S
     assert list(settings.data.iterdir()) == []
 
 
-def test_a_ledger_of_another_schema_is_reported(settings: Settings, ledger: Ledger) -> None:
+def test_ledger_of_another_schema_is_reported(settings: Settings, ledger: Ledger) -> None:
     ledger.write(lambda it: it.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'"))
     (old,) = servers.of_ledger(settings, LedgerReport(""))
     assert old.check == "ledger.tables"
@@ -105,7 +105,7 @@ def test_a_ledger_of_another_schema_is_reported(settings: Settings, ledger: Ledg
     ledger.write(lambda it: it.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{HEAD}'"))
 
 
-def test_a_ledger_that_is_away_is_told() -> None:
+def test_unavailable_ledger_is_reported() -> None:
     away = Settings.from_env({"DATABASE_URL": "postgresql://u:geheim@127.0.0.1:1/x"})
     (found,) = servers.of_ledger(away, LedgerReport("postgresql://u:***@127.0.0.1:1/x"))
     assert found.check == "ledger"
@@ -113,9 +113,7 @@ def test_a_ledger_that_is_away_is_told() -> None:
     assert found.todo
 
 
-def test_faults_of_redis_are_told_with_what_mends_them(
-    settings: Settings, valkey_factory: Callable[..., ValkeyProcess]
-) -> None:
+def test_faults_of_redis_have_fixes(settings: Settings, valkey_factory: Callable[..., ValkeyProcess]) -> None:
     # Given a Redis that syncs each second, evicts, and is nearly full
     weak = valkey_factory(**{"appendfsync": "everysec", "maxmemory-policy": "allkeys-lru"})
     client = weak.connect()
@@ -146,7 +144,7 @@ def test_faults_of_redis_are_told_with_what_mends_them(
         (("+@all", "~runhook:*"), "HSET on rq:*"),
     ],
 )
-def test_commands_that_its_user_may_not_send_are_told(redis_url: str, rules: tuple[str, ...], refused: str) -> None:
+def test_forbidden_commands_of_redis_are_named(redis_url: str, rules: tuple[str, ...], refused: str) -> None:
     # Given a user of Redis with an ACL
     with redis.Redis.from_url(redis_url) as client:
         client.execute_command("ACL", "SETUSER", "doctor", "reset", "on", ">pass", *rules)
@@ -170,13 +168,13 @@ def test_commands_that_its_user_may_not_send_are_told(redis_url: str, rules: tup
         (1010.0, 20.0, "that of", True),  # the answer took so long that nothing is known
     ],
 )
-def test_a_server_whose_clock_differs_is_told(theirs: float, took: float, words: str, ok: bool) -> None:
+def test_different_clock_of_a_server_is_reported(theirs: float, took: float, words: str, ok: bool) -> None:
     found = servers._clock("redis.clock", "Redis", theirs, 1000.0, took)
     assert words in found.what
     assert found.ok == ok
 
 
-def test_a_server_that_is_too_old_is_told() -> None:
+def test_old_server_is_reported() -> None:
     assert servers._version("redis.version", "Redis", "6.2.14", servers.OLDEST_REDIS).ok
     assert "6.2 or newer" in servers._version("redis.version", "Redis", "6.0.16", servers.OLDEST_REDIS).todo
 
@@ -185,7 +183,7 @@ def seen(part: str, host: str, *, version: str = __version__, config: str = "c",
     return PartSeen(PartBeat(f"{part}@{host}", part, host, 1, version, config, 0.0), 1.0, skew)
 
 
-def test_hosts_that_differ_are_told() -> None:
+def test_different_hosts_are_reported() -> None:
     parts = [seen("receiver", "a"), seen("clock", "b", version="0.0.9", skew=-8.0), seen("dispatch", "c", config="x")]
     report = StatusReport(
         0,
@@ -211,7 +209,7 @@ def test_hosts_that_differ_are_told() -> None:
     assert any("a runs receiver" in each.what for each in found if each.ok)
 
 
-def test_faults_of_the_disk_are_told(tmp_path: Path) -> None:
+def test_faults_of_the_disk_are_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     found = {each.check: each for each in examination.of_disk(DiskReport(str(tmp_path), free=10, reserve=100))}
     assert wrong(found) == {"disk.free", "disk.mode"}
@@ -220,7 +218,7 @@ def test_faults_of_the_disk_are_told(tmp_path: Path) -> None:
     assert not away.ok
 
 
-def test_whose_secret_has_signed_what_is_in_quarantine_is_told(settings: Settings) -> None:
+def test_signer_of_a_quarantined_request_is_named(settings: Settings) -> None:
     # Given requests with a signature of another source, of nobody, of its own since; and an old one
     store = Quarantine(settings.data / "quarantine", 100, 1 << 20)
 
@@ -248,7 +246,7 @@ def test_whose_secret_has_signed_what_is_in_quarantine_is_told(settings: Setting
     assert len(store.list()) == 7
 
 
-def test_few_and_small_ones_are_tried(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_quarantined_requests_are_tried(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Quarantine(settings.data / "quarantine", 100, 1 << 20)
     for number in range(5):
         content = body(number)
@@ -258,7 +256,7 @@ def test_few_and_small_ones_are_tried(settings: Settings, monkeypatch: pytest.Mo
     assert found.what.startswith("2 requests")
 
 
-def test_a_sink_that_does_not_let_us_in_is_told(settings: Settings) -> None:
+def test_sink_that_refuses_access_is_reported(settings: Settings) -> None:
     url = "postgresql://u:geheim@127.0.0.1:1/x"
     sinks = {
         "results": {"type": "database", "url": url, "timeout": 2},
@@ -274,9 +272,7 @@ def test_a_sink_that_does_not_let_us_in_is_told(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("kind", ["database", "files"])
-def test_a_sink_that_makes_its_folder_with_the_first_delivery_is_well_unless_it_can_not(
-    tmp_path: Path, kind: str
-) -> None:
+def test_missing_folder_of_a_sink_must_be_creatable(tmp_path: Path, kind: str) -> None:
     # Given a sink whose folder is not there yet
     target = tmp_path / "out" / "deep" / "results"
     options = {"url": f"sqlite:///{target}"} if kind == "database" else {"path": str(target)}
@@ -297,7 +293,7 @@ def test_a_sink_that_makes_its_folder_with_the_first_delivery_is_well_unless_it_
     assert (found.ok, found.what) == (False, f"{tmp_path / 'out'} is not a folder")
 
 
-def test_a_receiver_answers_the_probe_and_keeps_nothing_of_it(
+def test_probe_of_a_receiver_leaves_nothing(
     receiver_factory: Callable[..., ReceiverProcess], redis_url: str, settings: Settings
 ) -> None:
     receiver = receiver_factory(redis_url)
@@ -317,7 +313,7 @@ def test_a_receiver_answers_the_probe_and_keeps_nothing_of_it(
     assert list(receiver.data.glob("quarantine/*")) == []
 
 
-def test_the_command_ends_with_1_for_a_fault_and_prints_json(
+def test_command_exits_1_for_a_fault_and_prints_json(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in settings.environ.items():
@@ -342,7 +338,7 @@ def test_the_command_ends_with_1_for_a_fault_and_prints_json(
     assert shown.count("PUBLIC_URL is not set") == 1
 
 
-def test_sinks_that_hang_share_the_time_that_there_is(
+def test_hanging_sinks_share_the_time(
     settings: Settings, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(examination, "PATIENCE", 1.0)

@@ -42,7 +42,7 @@ def examined(url: str) -> dict[str, Finding]:
         (Reply(drop=True), "start `runhook serve`"),
     ],
 )
-def test_each_answer_has_its_remedy(server: ScriptedServer, reply: Reply, todo: str) -> None:
+def test_each_response_has_its_remedy(server: ScriptedServer, reply: Reply, todo: str) -> None:
     server.script.append(reply)
     found = examined(f"{server.url}/hooks")["public_url.answer"]
     assert todo in found.todo
@@ -52,7 +52,7 @@ def test_each_answer_has_its_remedy(server: ScriptedServer, reply: Reply, todo: 
     assert "x-skyvern-signature" not in sent.headers
 
 
-def test_a_certificate_is_verified_and_told_when_it_ends_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificate_is_verified_and_its_end_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = Authority(tmp_path)
     with ScriptedServer(authority.server_context()) as server:
         url = f"https://localhost:{server.port}"
@@ -78,7 +78,7 @@ def test_a_certificate_is_verified_and_told_when_it_ends_soon(tmp_path: Path, mo
         (["169.254.169.254"], "a cloud metadata address"),
     ],
 )
-def test_a_name_with_a_private_address_is_told(
+def test_private_address_of_a_name_is_reported(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, addresses: list[str], todo: str
 ) -> None:
     monkeypatch.setattr(public_url, "resolve", lambda *_: addresses)
@@ -94,14 +94,14 @@ def test_a_name_with_a_private_address_is_told(
     assert found["public_url.answer"].ok
 
 
-def test_a_host_that_skyvern_refuses_is_told_with_what_to_do(server: ScriptedServer) -> None:
+def test_host_that_skyvern_refuses_has_a_remedy(server: ScriptedServer) -> None:
     server.script.append(Reply(401, body=OURS))
     found = examined(f"http://localhost:{server.port}")["public_url.host"]
     assert "every submit gets 400" in found.what
     assert found.todo.startswith("set PUBLIC_URL to where Skyvern reaches this receiver")
 
 
-def test_no_url_and_no_such_name_are_told() -> None:
+def test_missing_url_and_unknown_name_are_reported() -> None:
     missing = Trouble("PUBLIC_URL is not set: much is late", "set it")
     (unset,) = public_url.examine("", ["skyvern"], missing)
     assert (unset.what, unset.todo) == missing

@@ -54,14 +54,14 @@ def test_names_have_colours_on_a_terminal_only() -> None:
     assert "\x1b[36mweb    \x1b[0m | one" in run([script("web", f"print('one'); {SLEEP}")], bool, colour=True)
 
 
-def test_a_line_without_an_end_and_one_that_is_no_text_are_printed_all_the_same() -> None:
+def test_unfinished_and_undecodable_lines_are_printed() -> None:
     code = "import os, time; os.write(1, b'\\xff\\n'); os.write(1, b'half'); time.sleep(0.2)"
     text = run([script("web", code)], lambda text: "half" in text)
     assert "web     | \N{REPLACEMENT CHARACTER}" in text
     assert "web     | half" in text
 
 
-def test_all_have_ended_after_a_stop_and_the_last_one_after_the_others(tmp_path: Path) -> None:
+def test_stop_ends_all_and_the_last_one_last(tmp_path: Path) -> None:
     ends = tmp_path / "ends"
     code = (
         "import signal, sys, time\n"
@@ -74,7 +74,7 @@ def test_all_have_ended_after_a_stop_and_the_last_one_after_the_others(tmp_path:
     assert ends.read_text().split() == ["web", "store"]
 
 
-def test_a_program_that_ignores_sigterm_is_killed_after_its_grace() -> None:
+def test_program_that_ignores_sigterm_is_killed() -> None:
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(60)"
     stubborn = script("stubborn", code, grace=0.3)
     text = run([stubborn], lambda text: "up" in text)
@@ -82,14 +82,14 @@ def test_a_program_that_ignores_sigterm_is_killed_after_its_grace() -> None:
     assert stubborn.process is None
 
 
-def test_a_program_that_dies_is_started_again_with_one_line_for_one_reason() -> None:
+def test_dead_program_restarts_with_one_line_for_one_reason() -> None:
     text = run([script("web", "print('up'); raise SystemExit(9)")], lambda text: text.count("up") == 4)
     assert text.count("web     | ended with code 9; starts again in 0.0 s") == 1
     assert text.count("starts again") == 1
 
 
 @pytest.mark.parametrize(("code", "error"), [(2, UsageError), (3, NotStarted)])
-def test_a_program_that_cannot_start_stops_everything_with_its_own_line(code: int, error: type[Exception]) -> None:
+def test_program_that_cannot_start_stops_everything(code: int, error: type[Exception]) -> None:
     other = script("worker", SLEEP)
     stuck = script("web", f"print('runhook: the port is in use', flush=True); raise SystemExit({code})")
     with pytest.raises(error, match=r"^the port is in use$"):
@@ -97,7 +97,7 @@ def test_a_program_that_cannot_start_stops_everything_with_its_own_line(code: in
     assert other.process is None
 
 
-def test_a_program_that_was_up_and_can_not_be_started_again_is_tried_again(tmp_path: Path) -> None:
+def test_program_that_worked_once_is_always_retried(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     code = (
         "import os, sys, time\n"
@@ -114,7 +114,7 @@ def test_a_program_that_was_up_and_can_not_be_started_again_is_tried_again(tmp_p
     assert "not yet (2 times in a row); starts again" in text
 
 
-def test_program_that_can_not_be_forked_is_tried_again() -> None:
+def test_program_that_cannot_be_forked_is_retried() -> None:
     web = script("web", "print('up'); raise SystemExit(9)")
     launch, tries = web.launch, []
 

@@ -42,9 +42,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
     it.close()
 
 
-def test_a_heartbeat_reaches_all_three_stores_and_a_stop_is_told(
-    settings: Settings, client: redis.Redis, ledger: Ledger
-) -> None:
+def test_heartbeat_and_stop_reach_all_stores(settings: Settings, client: redis.Redis, ledger: Ledger) -> None:
     def everywhere() -> list[list[PartSeen]]:
         return [board.every(client), ledger.read(heartbeats.every), board.every_file(settings.data)]
 
@@ -90,7 +88,7 @@ def told_to_ledger(ledger: Ledger, settings: Settings) -> Generator[int]:
         it.stop()
 
 
-def test_the_ledger_has_every_other_heartbeat_while_redis_has_them_all(
+def test_ledger_gets_every_other_heartbeat_while_redis_is_up(
     settings: Settings, client: redis.Redis, ledger: Ledger
 ) -> None:
     # Given a process whose heartbeats Redis takes
@@ -105,16 +103,14 @@ def test_the_ledger_has_every_other_heartbeat_while_redis_has_them_all(
     numbers.close()
 
 
-def test_the_ledger_has_each_heartbeat_while_redis_is_away(settings: Settings, ledger: Ledger) -> None:
+def test_ledger_gets_each_heartbeat_while_redis_is_down(settings: Settings, ledger: Ledger) -> None:
     numbers = told_to_ledger(ledger, settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{free_port()}"}))
 
     eventually(lambda: next(numbers) + 1 == next(numbers))
     numbers.close()
 
 
-def test_a_process_of_several_parts_is_each_of_them_everywhere_and_has_one_file(
-    settings: Settings, client: redis.Redis, ledger: Ledger
-) -> None:
+def test_process_of_several_parts_has_one_file(settings: Settings, client: redis.Redis, ledger: Ledger) -> None:
     parts = {f"deliver:{sink}@host": f"deliver:{sink}" for sink in ("a", "b", "c/d")}
     (name, part), *others = parts.items()
 
@@ -137,7 +133,7 @@ def test_a_process_of_several_parts_is_each_of_them_everywhere_and_has_one_file(
     assert told()[2] == {}
 
 
-def test_a_loop_that_stands_still_is_stuck_though_it_beats(
+def test_loop_that_stands_still_is_stuck(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.domain.parts.STUCK_AFTER", 0.2)
@@ -150,7 +146,7 @@ def test_a_loop_that_stands_still_is_stuck_though_it_beats(
     it.stop()
 
 
-def test_a_heartbeat_that_was_long_on_its_way_is_soon_followed_by_one_that_tells_the_clock_right(
+def test_late_heartbeat_is_soon_followed_by_another(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.status.heartbeat._LATE", 0.2)
@@ -166,9 +162,7 @@ def test_a_heartbeat_that_was_long_on_its_way_is_soon_followed_by_one_that_tells
 
 
 @pytest.mark.parametrize("away", ["redis", "ledger"])
-def test_one_store_is_enough_and_the_other_says_why_it_is_not_read(
-    tmp_path: Path, redis_url: str, away: str, ledger: Ledger
-) -> None:
+def test_one_store_is_enough_and_the_other_says_why(tmp_path: Path, redis_url: str, away: str, ledger: Ledger) -> None:
     url = ledger.url.render_as_string(hide_password=False)
     gone = {"redis": {"REDIS_URL": "redis://127.0.0.1:1/0"}, "ledger": {"DATABASE_URL": "sqlite:////dev/null/l.db"}}
     given = {"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path), **gone[away]}
@@ -188,7 +182,7 @@ def test_one_store_is_enough_and_the_other_says_why_it_is_not_read(
     other.close()
 
 
-def test_what_came_long_ago_is_forgotten(settings: Settings, client: redis.Redis, ledger: Ledger) -> None:
+def test_old_heartbeats_are_forgotten(settings: Settings, client: redis.Redis, ledger: Ledger) -> None:
     for part in ("clock", "dispatch"):
         it = Heartbeat(settings, part, "")
         it.start()
@@ -207,7 +201,7 @@ def test_what_came_long_ago_is_forgotten(settings: Settings, client: redis.Redis
 
 
 @pytest.mark.parametrize("value", ["", "x {}", "nan {}", "1 {", "inf null", "1 " + "[" * 5000, b"\xff\xfe {}"])
-def test_what_others_write_among_heartbeats_is_left_out(client: redis.Redis, value: Any) -> None:
+def test_unreadable_heartbeats_are_ignored(client: redis.Redis, value: Any) -> None:
     client.hset(board.KEY, "stranger", value)
 
     assert board.every(client) == []
@@ -231,7 +225,7 @@ def test_too_many_heartbeats_are_replaced_by_the_newest(client: redis.Redis, val
     assert sorted(seen.beat.part for seen in board.every(client)) == ["clock", "dispatch"]
 
 
-def test_a_ledger_without_tables_costs_no_beat_elsewhere(tmp_path: Path, redis_url: str, client: redis.Redis) -> None:
+def test_ledger_without_tables_costs_no_other_heartbeat(tmp_path: Path, redis_url: str, client: redis.Redis) -> None:
     settings = Settings.from_env({"REDIS_URL": redis_url, "RUNHOOK_DATA": str(tmp_path)})
     it = Heartbeat(settings, "receiver", "", every=0.05)
     it.start()
@@ -243,7 +237,7 @@ def test_a_ledger_without_tables_costs_no_beat_elsewhere(tmp_path: Path, redis_u
     ledger.close()
 
 
-def test_a_data_directory_keeps_its_id_wherever_it_is(tmp_path: Path) -> None:
+def test_data_directory_keeps_its_id_when_moved(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         (one,) = set(pool.map(lambda _: board.directory_id(tmp_path / "a"), range(32)))
     assert [path.stat().st_mode & 0o077 for path in (tmp_path / "a").rglob("*")] == [0, 0]  # nobody else's business
@@ -256,7 +250,7 @@ def test_a_data_directory_keeps_its_id_wherever_it_is(tmp_path: Path) -> None:
     assert board.directory_id(tmp_path / "file") == ""
 
 
-def test_a_full_redis_refuses_a_heartbeat_and_keeps_those_of_others(
+def test_full_redis_keeps_the_heartbeats_it_has(
     valkey_factory: Callable[..., ValkeyProcess],
 ) -> None:
     beats = [

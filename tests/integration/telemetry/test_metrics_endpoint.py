@@ -28,7 +28,7 @@ class Everybody(OperatorAccess):
         pass
 
 
-def test_a_ledger_that_hangs_is_told_in_time_with_all_that_others_know(
+def test_hanging_ledger_does_not_hold_up_metrics(
     postgres: PostgresProcess,
     postgres_ledger: Ledger,
     redis_url: str,

@@ -77,7 +77,7 @@ def bearer(key: str) -> dict[str, str]:
         (("view", "operate"), "*", 200, ""),
     ],
 )
-def test_a_key_that_may_view_all_sources_opens_it_and_no_other_does(
+def test_only_a_key_for_all_sources_opens_metrics(
     client: TestClient, ledger: Ledger, path: str, scopes: tuple[str, ...], source: str, status: int, code: str
 ) -> None:
     answer = client.get(path, headers=bearer(new_key(ledger, *scopes, source=source)))
@@ -93,7 +93,7 @@ def test_a_key_that_may_view_all_sources_opens_it_and_no_other_does(
 @pytest.mark.parametrize(
     "headers", [{}, bearer("rhk_0_0"), {"x-forwarded-for": "127.0.0.1"}, {"authorization": "Basic x"}]
 )
-def test_a_stranger_is_asked_for_a_key_and_told_nothing(client: TestClient, path: str, headers: dict[str, str]) -> None:
+def test_metrics_without_a_key_show_nothing(client: TestClient, path: str, headers: dict[str, str]) -> None:
     answer = client.get(path, headers=headers)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -119,7 +119,7 @@ def test_readiness_names_a_ledger_of_another_schema(tmp_path: Path) -> None:
     assert answer.json()["wrong"]["ledger"] == f"the ledger's schema is 9999, and this version of Runhook needs {HEAD}"
 
 
-def test_a_ledger_that_hangs_does_not_hide_the_metrics_from_who_could_read_them_before(
+def test_hanging_ledger_hides_no_metrics_from_a_known_key(
     postgres: PostgresProcess, postgres_ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a receiver whose ledger answers, and a key that has read the metrics

@@ -45,7 +45,7 @@ ENDS: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-async def test_a_task_that_ends_by_any_error_is_logged_and_begun_again(
+async def test_task_starts_again_after_any_error(
     background: Background, caplog: pytest.LogCaptureFixture, end: str
 ) -> None:
     begun = 0
@@ -66,7 +66,7 @@ async def test_a_task_that_ends_by_any_error_is_logged_and_begun_again(
     assert "payload" not in caplog.text
 
 
-async def test_a_task_that_returns_has_ended_and_may_be_begun_anew(background: Background) -> None:
+async def test_task_that_returned_may_start_again(background: Background) -> None:
     begun = 0
 
     async def body() -> None:
@@ -80,7 +80,7 @@ async def test_a_task_that_returns_has_ended_and_may_be_begun_anew(background: B
     assert (begun, state.alive, state.total, background.trouble()) == (2, False, 0, "")
 
 
-async def test_a_task_runs_once_at_a_time_under_its_name(background: Background) -> None:
+async def test_task_runs_once_at_a_time_under_its_name(background: Background) -> None:
     begun = 0
 
     async def body() -> None:
@@ -94,7 +94,7 @@ async def test_a_task_runs_once_at_a_time_under_its_name(background: Background)
     assert begun == 1
 
 
-async def test_a_task_that_is_cancelled_by_its_owner_ends(background: Background) -> None:
+async def test_task_cancelled_by_its_owner_ends(background: Background) -> None:
     task = background.keep("watch", lambda: asyncio.sleep(3600))
     await until(lambda: background.states()[0].alive)
     task.cancel()
@@ -105,7 +105,7 @@ async def test_a_task_that_is_cancelled_by_its_owner_ends(background: Background
     assert (state.alive, state.total) == (False, 0)
 
 
-async def test_a_task_that_keeps_failing_is_told_of_until_it_is_well() -> None:
+async def test_task_that_keeps_failing_is_reported_until_it_recovers() -> None:
     now, broken = 0.0, True
     it = Background(pauses=False, clock=lambda: now)
 
@@ -126,14 +126,14 @@ async def test_a_task_that_keeps_failing_is_told_of_until_it_is_well() -> None:
     await it.close()
 
 
-def test_pauses_grow_and_a_long_life_begins_them_anew() -> None:
+def test_pauses_grow_until_a_task_is_stable() -> None:
     state = TaskState("drain")
     assert [state.crashed(ValueError(), 0.0) for _ in range(8)] == [0.0, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     state.started_at = 100.0
     assert state.crashed(ValueError(), 101.0 + STABLE_AFTER) == 0.0
 
 
-async def test_the_error_of_a_task_that_nobody_waits_for_is_logged_and_counted(
+async def test_error_of_a_spawned_task_is_logged_and_counted(
     background: Background, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = background.spawn("wake", _raise(OSError("payload")))
@@ -146,13 +146,13 @@ async def test_the_error_of_a_task_that_nobody_waits_for_is_logged_and_counted(
     assert "payload" not in caplog.text
 
 
-async def test_the_error_of_an_awaited_task_is_its_callers(background: Background) -> None:
+async def test_error_of_an_awaited_task_is_its_callers(background: Background) -> None:
     with pytest.raises(KeyError):
         await awaited(_raise(KeyError()), "part")
     assert background.states() == []
 
 
-def test_a_thread_that_ends_by_an_error_is_begun_again_until_it_is_to_stop(caplog: pytest.LogCaptureFixture) -> None:
+def test_thread_starts_again_until_it_is_to_stop(caplog: pytest.LogCaptureFixture) -> None:
     begun, stopping = [], threading.Event()
 
     def work() -> None:
@@ -170,7 +170,7 @@ def test_a_thread_that_ends_by_an_error_is_begun_again_until_it_is_to_stop(caplo
     assert caplog.text.count("background.failed task=beat error='ValueError at") == 1
 
 
-def test_the_error_of_a_thread_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_error_of_a_thread_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     begun = threading.Event()
 

@@ -67,7 +67,7 @@ print(json.dumps(done))
 """
 
 
-def test_it_has_its_own_output_and_name_and_ends_as_a_program_does() -> None:
+def test_fork_has_its_own_output_name_and_end() -> None:
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=ROOT,
@@ -108,7 +108,7 @@ def test_fork_ends_with_its_parent_without_prctl() -> None:
     eventually(lambda: not alive(child))
 
 
-def test_a_fork_that_fails_leaves_no_signal_blocked_and_no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_fork_leaves_no_blocked_signal_and_no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     def fork() -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 

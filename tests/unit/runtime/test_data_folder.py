@@ -16,13 +16,13 @@ def modes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): f"{path.stat().st_mode & 0o777:o}" for path in folder.rglob("*")}
 
 
-def test_a_new_folder_is_its_owners_alone_and_so_are_those_made_around_it(tmp_path: Path) -> None:
+def test_new_folders_are_private(tmp_path: Path) -> None:
     secure(tmp_path / "srv" / "runhook")
 
     assert modes(tmp_path) == {"srv": "700", "srv/runhook": "700"}
 
 
-def test_what_an_older_release_left_open_is_closed_but_for_what_sinks_keep(tmp_path: Path) -> None:
+def test_open_files_are_closed_except_those_of_sinks(tmp_path: Path) -> None:
     data = tmp_path / "var"
     for folder in ("redis/appendonlydir", "spool/1", "quarantine", "archive/run"):
         (data / folder).mkdir(parents=True)
@@ -59,31 +59,22 @@ def test_links_and_sockets_are_left(tmp_path: Path) -> None:
     assert data.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_folder_around_the_current_one_is_no_data_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("mode", [0o755, 0o1777])
+def test_folder_of_others_is_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mode: int
 ) -> None:
-    (tmp_path / "project").mkdir()
-    tmp_path.chmod(0o755)
-    monkeypatch.chdir(tmp_path / "project")
-
-    secure(tmp_path)
-
-    assert tmp_path.stat().st_mode & 0o777 == 0o755
-    assert "set RUNHOOK_DATA to a folder of its own" in caplog.text
-
-
-def test_a_folder_for_everybody_is_no_data_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Given a folder around the current one, and one that all may write to
     folder = tmp_path / "tmp"
-    folder.mkdir()
-    folder.chmod(0o1777)
-
+    (folder / "project").mkdir(parents=True)
+    folder.chmod(mode)
+    if mode == 0o755:
+        monkeypatch.chdir(folder / "project")
     secure(folder)
-
-    assert folder.stat().st_mode & 0o7777 == 0o1777
+    assert folder.stat().st_mode & 0o7777 == mode
     assert "set RUNHOOK_DATA to a folder of its own" in caplog.text
 
 
-def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(NotStarted, match="set RUNHOOK_DATA"):

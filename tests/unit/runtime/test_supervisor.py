@@ -29,7 +29,7 @@ CONFIG = Config.model_validate(
 )
 
 
-def test_the_first_failure_costs_no_wait_and_a_crash_loop_five_seconds_at_the_most() -> None:
+def test_restart_delays_grow_to_five_seconds() -> None:
     delays = [respawn_delay(failures) for failures in range(12)]
     assert delays[:5] == [0.0, 0.0, 0.2, 0.4, 0.8]
     assert max(delays) == 5.0
@@ -78,7 +78,7 @@ def test_only_with_an_unknown_name_lists_the_known_ones() -> None:
         plan(CONFIG, ["opps"])
 
 
-def test_two_requests_to_stop_at_once_are_one_and_a_later_one_is_urgent() -> None:
+def test_only_a_later_stop_request_is_urgent() -> None:
     now = [10.0]
     stops = StopRequests(clock=lambda: now[0])
     assert not stops
@@ -92,7 +92,7 @@ def test_two_requests_to_stop_at_once_are_one_and_a_later_one_is_urgent() -> Non
     assert stops.urgent
 
 
-def test_each_new_reason_is_logged_once_and_a_stable_process_starts_over() -> None:
+def test_each_new_reason_is_logged_once() -> None:
     restarts = Restarts(started_at=100.0)
     assert [restarts.failed("no disk", now) for now in (101.0, 102.0, 103.0)] == [True, False, False]
     assert restarts.failed("no memory", 104.0)
@@ -105,7 +105,7 @@ def test_each_new_reason_is_logged_once_and_a_stable_process_starts_over() -> No
 
 
 @pytest.mark.parametrize(("before", "stopped"), [(signal.SIG_IGN, False), (signal.SIG_DFL, True)])
-def test_a_closed_terminal_stops_what_does_not_run_under_nohup(before: signal.Handlers, stopped: bool) -> None:
+def test_closed_terminal_stops_what_is_not_under_nohup(before: signal.Handlers, stopped: bool) -> None:
     usual, stops = signal.signal(signal.SIGHUP, before), StopRequests()
     try:
         with stop_signals(stops):

@@ -195,7 +195,7 @@ def test_nothing_is_wrong_when_all_is_well() -> None:
 
 
 @pytest.mark.parametrize(("code", "report", "words", "note"), CASES, ids=[f"{n}-{c[0]}" for n, c in enumerate(CASES)])
-def test_what_is_wrong_is_told_with_what_to_do(code: str, report: StatusReport, words: str, note: bool) -> None:
+def test_each_problem_has_words_and_a_remedy(code: str, report: StatusReport, words: str, note: bool) -> None:
     (problem,) = find(report)
 
     assert (problem.code, problem.note) == (code, note)
@@ -203,7 +203,7 @@ def test_what_is_wrong_is_told_with_what_to_do(code: str, report: StatusReport, 
     assert problem.todo
 
 
-def test_a_missing_worker_is_one_line_that_names_its_sinks() -> None:
+def test_missing_worker_is_one_line_with_its_sinks() -> None:
     sinks = [f"sink{number}" for number in range(12)]
     well = but(
         expected=expected(sinks),
@@ -233,9 +233,7 @@ def test_a_missing_worker_is_one_line_that_names_its_sinks() -> None:
 
 
 @pytest.mark.parametrize(("stopped", "words"), [(False, "is gone"), (True, "was stopped")])
-def test_events_in_the_spool_of_a_host_that_is_gone_are_told_until_a_receiver_is_there(
-    stopped: bool, words: str
-) -> None:
+def test_left_spool_is_reported_until_a_receiver_has_it(stopped: bool, words: str) -> None:
     def there(name: str, host: str = "b", age: float = 1.0, stopped: bool = False, **details: Any) -> PartSeen:
         return seen("receiver", host, age=age, name=name, stopped=stopped, details={"data": "/d", **details})
 
@@ -254,15 +252,15 @@ def test_events_in_the_spool_of_a_host_that_is_gone_are_told_until_a_receiver_is
     assert "spool_left" in {problem.code for problem in find(but(parts=[*WELL.parts, gone, other]))}
 
 
-def test_the_last_beat_of_a_process_that_has_missed_one_says_nothing_about_its_clock() -> None:
+def test_missed_heartbeat_says_nothing_about_a_clock() -> None:
     assert find(but(parts=[*WELL.parts, seen("clock", "b", age=31.0, skew=-6.0)])) == []
 
 
-def test_the_breaker_of_a_sink_that_is_gone_and_has_nothing_left_is_nothing_wrong() -> None:
+def test_breaker_of_a_removed_sink_is_not_a_problem() -> None:
     assert find(ledger(lanes=[Lane("old", "old", True, breaker="open", reason="503")])) == []
 
 
-def test_with_both_servers_away_it_is_not_known_who_is_alive_but_here() -> None:
+def test_without_servers_only_local_processes_are_known() -> None:
     report = but(redis=RedisReport("r", "refused"), ledger=LedgerReport("l", "refused", "call its owner"), parts=[])
 
     assert [problem.code for problem in find(report)] == ["redis_away", "ledger_away", "part_unknown"]

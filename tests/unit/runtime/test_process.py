@@ -1,4 +1,4 @@
-"""How many files a process lets itself open, and what it says when these are too few."""
+"""What a process needs of the system, and how often something may happen in it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from receiver.runtime import process
 from receiver.runtime.process import raise_file_limit
+from receiver.runtime.throttle import TokenBucket
 
 
 @pytest.fixture
@@ -19,11 +20,20 @@ def hard_limit() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_the_limit_is_raised_as_far_as_the_system_allows_it(hard_limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_limit_is_raised_and_never_lowered(hard_limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "MAX_FILES", 600)
     assert raise_file_limit() == 600
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (600, hard_limit)
-    assert raise_file_limit() == 600, "it is never lowered"
+    assert raise_file_limit() == 600
     monkeypatch.undo()
     raised = raise_file_limit()
     assert raised == resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 600 or hard_limit == 600
+
+
+def test_bucket_passes_a_burst_and_then_its_rate() -> None:
+    bucket = TokenBucket(rate=2, burst=3)
+    assert [bucket.take(1, 100.0) for _ in range(4)] == [True, True, True, False]
+    assert [bucket.take(1, 100.6) for _ in range(2)] == [True, False]
+    # What was not used is not saved up beyond the burst
+    assert not bucket.take(4, 1e9)
+    assert bucket.take(3, 1e9)
