@@ -93,9 +93,7 @@ def test_results_go_here_elsewhere_or_nowhere(url: str | None, place: str) -> No
     assert where(url, HERE) == place
 
 
-def test_agents_are_listed_with_where_their_results_go_and_nothing_is_changed(
-    skyvern_simulator: SkyvernSimulator, connect: Connect
-) -> None:
+def test_list_of_agents_changes_nothing(skyvern_simulator: SkyvernSimulator, connect: Connect) -> None:
     sim = skyvern_simulator
     made = [agent(sim, title, url) for title, url in (("A", HERE), ("B", ELSEWHERE), ("C", None))]
 
@@ -108,9 +106,7 @@ def test_agents_are_listed_with_where_their_results_go_and_nothing_is_changed(
     assert [sim.world.agents[each].version for each in made] == [1, 1, 1]
 
 
-def test_apply_shows_each_change_asks_and_makes_it_and_undo_puts_it_back(
-    skyvern_simulator: SkyvernSimulator, connect: Connect
-) -> None:
+def test_apply_asks_and_undo_restores(skyvern_simulator: SkyvernSimulator, connect: Connect) -> None:
     # Given agents with settings of their own, whose results go nowhere and elsewhere
     sim = skyvern_simulator
     settings = {"description": "d", "ai_fallback": False, "max_screenshot_scrolls": 3, "run_sequentially": True}
@@ -158,7 +154,7 @@ def test_undo_leaves_an_agent_that_was_changed_by_somebody_else(
     assert sim.world.agents[one].callback == ELSEWHERE
 
 
-def test_an_agent_that_somebody_saves_meanwhile_is_left_and_nothing_is_remembered_of_it(
+def test_agent_saved_meanwhile_is_not_changed(
     skyvern_simulator: SkyvernSimulator, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from receiver.skyvern.client import SkyvernReader
@@ -219,9 +215,7 @@ def test_a_wrong_call_says_what_would_be_right(
         connect("--apply")
 
 
-def test_a_skyvern_that_does_not_answer_is_told_and_nothing_is_guessed(
-    connect: Connect, skyvern_simulator: SkyvernSimulator
-) -> None:
+def test_unanswered_list_of_agents_is_reported(connect: Connect, skyvern_simulator: SkyvernSimulator) -> None:
     agent(skyvern_simulator, "One")
     skyvern_simulator.world.options.change({Fault.CRASH: 1.0})
 
@@ -271,7 +265,7 @@ def test_agents_follow_to_a_new_public_url_and_back(
     assert sim.world.agents[ours].callback is None
 
 
-def test_a_question_that_nobody_can_answer_changes_nothing_and_is_one_line(
+def test_prompt_without_an_answer_changes_nothing(
     connect: Connect, skyvern_simulator: SkyvernSimulator, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     one = agent(skyvern_simulator, "One")

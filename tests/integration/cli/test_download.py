@@ -53,7 +53,7 @@ def where(place: str, service: Submitting) -> list[str]:
 
 
 @pytest.mark.parametrize("place", ["here", "there"])
-def test_the_files_of_a_run_are_fetched_and_nothing_is_overwritten(
+def test_download_overwrites_no_file(
     service: Submitting, said: Callable[..., Said], tmp_path: Path, place: str
 ) -> None:
     folder = tmp_path / "got"
@@ -146,7 +146,7 @@ def test_a_checksum_that_is_wrong_keeps_nothing(service: Submitting, said: Calla
     assert not list((tmp_path / "got").glob(".notes*"))
 
 
-def test_what_stands_in_the_way_of_one_file_keeps_no_other_from_coming(
+def test_one_blocked_file_stops_no_other_download(
     service: Submitting, said: Callable[..., Said], tmp_path: Path
 ) -> None:
     folder = tmp_path / "got"

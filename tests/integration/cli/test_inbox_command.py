@@ -45,7 +45,7 @@ def command(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ],
     ids=["another's", "our own"],
 )
-def test_a_redis_that_is_away_is_one_line_with_what_would_be_right(
+def test_unavailable_redis_is_one_line_with_a_fix(
     command: Command, monkeypatch: pytest.MonkeyPatch, url: str, todo: str
 ) -> None:
     monkeypatch.setenv("REDIS_URL", url)

@@ -94,7 +94,7 @@ def test_another_secret_signs_where_it_is_given(
     assert signature.verify(call.body, call.headers[signature.HEADER], ["of-skyvern"])
 
 
-def test_without_a_service_it_is_the_ledger_and_the_secret_of_this_machine(
+def test_listen_without_a_service_uses_this_machine(
     mine: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("RUNHOOK_LISTEN_SECRET", "RUNHOOK_URL", "RUNHOOK_DATA", "DATABASE_URL"):

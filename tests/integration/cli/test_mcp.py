@@ -99,9 +99,7 @@ async def test_tools_only_look_unless_more_is_allowed(local: Callable[..., Clien
         assert not {"create_key", "revoke_keys", "submit_task"} & set(acting)
 
 
-async def test_pages_fit_into_an_answer_and_their_cursor_goes_on_where_it_ends(
-    local: Callable[..., Client], book: Ledger
-) -> None:
+async def test_cursor_continues_where_a_shortened_page_ends(local: Callable[..., Client], book: Ledger) -> None:
     record(book, *(new_event(f"tsk_{number:03}", "ops", title="t" * 900) for number in range(70)))
     seen: list[str] = []
     async with local() as client:

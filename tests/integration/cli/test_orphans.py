@@ -52,7 +52,7 @@ def runhook(book: Ledger) -> Runhook:
     return run_command
 
 
-def test_the_list_of_sinks_has_what_is_gone_until_it_has_nothing_left(runhook: Runhook) -> None:
+def test_removed_sink_is_listed_until_it_has_no_deliveries(runhook: Runhook) -> None:
     rows = {row["name"]: row for row in json.loads(runhook("sink", "list", "--json"))}
     assert rows["old"]["orphaned"]
     assert rows["old"]["deliveries"] == {"dead": 1, "queued": 1}
@@ -78,7 +78,7 @@ def test_a_move_says_what_it_did_and_how_to_take_it_back(runhook: Runhook, book:
     assert states(book) == before
 
 
-def test_what_waits_for_a_lost_sink_is_cancelled_and_brought_back(runhook: Runhook, book: Ledger) -> None:
+def test_deliveries_of_a_removed_sink_are_cancelled_and_restored(runhook: Runhook, book: Ledger) -> None:
     before = states(book)
 
     said = runhook("cancel", "--sink", "old")
@@ -93,9 +93,7 @@ def test_what_waits_for_a_lost_sink_is_cancelled_and_brought_back(runhook: Runho
         runhook("cancel", "--sink", "odl")
 
 
-def test_what_was_cancelled_alone_does_not_come_back_with_what_was_cancelled_together(
-    runhook: Runhook, book: Ledger
-) -> None:
+def test_bulk_undo_skips_a_delivery_that_was_cancelled_by_id(runhook: Runhook, book: Ledger) -> None:
     record(book, new_event("tsk_4", "old"))
     runhook("cancel", "tsk_2")
     runhook("cancel", "--sink", "old")
@@ -108,7 +106,7 @@ def test_what_was_cancelled_alone_does_not_come_back_with_what_was_cancelled_tog
     assert states(book)["tsk_2:old"] == "queued"
 
 
-def test_an_action_on_many_is_counted_and_made_only_on_as_many_as_expected(runhook: Runhook, book: Ledger) -> None:
+def test_bulk_action_runs_only_on_the_expected_count(runhook: Runhook, book: Ledger) -> None:
     before = states(book)
     undo = ["cancel", "--undo", "--sink", "old"]
     for command in (["replay", "--backfill", "new"], ["cancel", "--sink", "old"]):
@@ -275,7 +273,7 @@ def test_an_empty_backfill_replays_nothing(runhook: Runhook, book: Ledger) -> No
         runhook("replay", "--backfill", "", "--since", "7d")
 
 
-def test_who_waits_for_an_operation_that_no_clock_works_off_is_told_once(
+def test_operation_without_a_clock_is_reported_once(
     said: Callable[..., Said], book: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(book, claim(book, "new"), DeliveryMove.DIE)

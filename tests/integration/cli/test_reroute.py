@@ -145,7 +145,7 @@ def test_what_is_known_of_a_run_that_has_gone_on_is_old_news(
 
 
 @pytest.mark.parametrize("page", [200, 1])
-def test_of_a_result_told_twice_a_new_sink_gets_the_fuller_one_only(
+def test_new_sink_gets_only_the_fuller_event_of_a_result(
     book: Ledger, take: Take, rules: WithRules, runhook: Runhook, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
     monkeypatch.setattr(reroutes, "PAGE", page)
@@ -166,7 +166,7 @@ def test_of_a_result_told_twice_a_new_sink_gets_the_fuller_one_only(
     }
 
 
-def test_a_new_sink_that_waits_for_one_that_has_it_goes_at_once_with_its_receipt(
+def test_new_sink_gets_the_receipt_it_waits_for_at_once(
     book: Ledger, take: Take, rules: WithRules, runhook: Runhook
 ) -> None:
     take(body("tsk_1"))

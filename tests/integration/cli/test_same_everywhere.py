@@ -186,9 +186,7 @@ def test_a_command_of_this_machine_says_so(said: Callable[..., Said]) -> None:
         assert error.startswith(f"runhook: {' '.join(command)} works on this machine only and does not accept --url")
 
 
-def test_a_command_of_one_host_works_on_no_other_ledger_than_the_one_that_is_meant(
-    said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_command_refuses_a_remote_service(said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNHOOK_URL", "https://a.example")
     commands = [["inbox", "list"], ["inbox", "drop", "--all"], ["spool", "send"], ["reconcile"], ["connect"]]
     commands += [["sink", "columns"]]
@@ -238,7 +236,7 @@ def test_the_doctor_of_a_service_is_its_own_process(
         assert "this " in error
 
 
-def test_of_an_examination_that_hangs_what_was_found_before_is_told(
+def test_hanging_doctor_returns_earlier_findings(
     service: Submitting, said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     going_on = threading.Event()

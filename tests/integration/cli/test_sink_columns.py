@@ -37,7 +37,7 @@ def runhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runhook:
     return lambda *arguments: CliRunner().invoke(build_app(), ["sink", *arguments, "--config", "c.json"])
 
 
-def test_the_sql_is_shown_and_nothing_changes_until_it_is_asked_for(runhook: Runhook, tmp_path: Path) -> None:
+def test_sql_is_only_printed_without_apply(runhook: Runhook, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "results.db")) as database, database:
         runhook("columns", "results", "--apply")
         database.execute("ALTER TABLE skyvern_runs DROP COLUMN downloaded_files")
@@ -74,9 +74,7 @@ def test_without_a_name_all_are_shown_though_one_is_away(runhook: Runhook, tmp_p
     assert any(line.startswith("away: the database file can't be") for line in lines), lines
 
 
-def test_where_the_table_is_somebody_elses_the_sql_is_for_its_owner(
-    runhook: Runhook, tmp_path: Path, postgres_url: str
-) -> None:
+def test_sql_is_for_the_owner_of_the_table(runhook: Runhook, tmp_path: Path, postgres_url: str) -> None:
     with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as owner:
         config = json.loads((tmp_path / "c.json").read_text())
         config["sinks"] = {"results": {"type": "database", "url": postgres_url}}

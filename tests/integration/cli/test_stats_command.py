@@ -62,7 +62,7 @@ def test_what_was_left_out_is_said(data: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "1 runs are in smaller groups" in stats(data, "--by", "status", "--top", "1").stderr
 
 
-def test_a_name_that_nothing_is_counted_by_is_told_with_its_option(data: Path) -> None:
+def test_unknown_group_names_its_option(data: Path) -> None:
     shown = stats(data, "--by", "stauts")
     assert shown.exit_code != 0
     assert "--by stauts: nothing can be counted by stauts; did you mean status?" in str(shown.exception) + shown.stderr

@@ -62,7 +62,7 @@ def submit(book: Ledger, name: str, move: SubmissionMove | None, age: float, **l
         book.write(lambda connection: lifecycle.record_outcome(connection, new.id, answer, now - age))
 
 
-def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(book: Ledger, runhook: Runhook) -> None:
+def test_submissions_are_listed_with_state_and_next_poll(book: Ledger, runhook: Runhook) -> None:
     submit(book, "a", SubmissionMove.ACCEPT, 10_000, team="billing", order="42")
     submit(book, "b", SubmissionMove.MISS, 90)
     submit(book, "c", SubmissionMove.REJECT, 5)
@@ -133,9 +133,7 @@ def trouble(book: Ledger) -> None:
     book.write(lambda connection: lanes.put(connection, gate, time.time()))
 
 
-def test_callers_webhooks_are_listed_with_the_addresses_that_are_shut(
-    book: Ledger, runhook: Runhook, tmp_path: Path
-) -> None:
+def test_callback_sink_lists_origins_with_open_breakers(book: Ledger, runhook: Runhook, tmp_path: Path) -> None:
     trouble(book)
 
     (_, ops, callback) = runhook("sink", "list", "--config", "c.json").splitlines()
@@ -164,9 +162,7 @@ def test_callers_webhooks_are_paused_and_resumed(book: Ledger, runhook: Runhook)
     assert sorted(each.probe for each in take()) == [False, False, True]  # the shut origin is probed at once
 
 
-def test_callers_webhooks_can_not_be_tested_or_filled_with_old_runs_and_it_is_said_why(
-    runhook: Runhook, tmp_path: Path
-) -> None:
+def test_callback_sink_refuses_tests_and_backfills(runhook: Runhook, tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="it has no address of its own"):
         runhook("sink", "test", "callback", "--config", "c.json")
     with pytest.raises(Invalid, match="callers' webhooks are made for their own runs"):

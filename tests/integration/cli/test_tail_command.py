@@ -119,7 +119,7 @@ def test_revoked_key_or_absent_service_ends_the_tail(scripted_server: ScriptedSe
             next(follow(client, WANTED, no_pause))
 
 
-def test_the_command_prints_a_line_for_each_event_until_it_has_enough(local: Ledger, tmp_path: Path) -> None:
+def test_tail_prints_a_line_per_event_up_to_its_limit(local: Ledger, tmp_path: Path) -> None:
     record(local, new_event("tsk_1", "results", title="Nightly", status="failed", failure_reason="no login"))
     record(local, new_event("tsk_2"))
     asked = ["tail", "--since", "2023-11-01", "-n", "2", "--data", str(tmp_path)]

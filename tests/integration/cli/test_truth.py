@@ -69,7 +69,7 @@ def row_of(runhook: Runhook, sink: str) -> tuple[str, dict[str, Any]]:
     return line, row
 
 
-def test_a_sink_shows_since_when_it_is_paused_and_when_it_is_probed(book: Ledger, runhook: Runhook) -> None:
+def test_sink_shows_its_pause_and_next_probe(book: Ledger, runhook: Runhook) -> None:
     runhook("sink", "pause", "ops")
     shut(book)
 
@@ -107,7 +107,7 @@ def test_resume_says_that_the_breaker_is_open_and_has_it_probed(book: Ledger, ru
     assert runhook("sink", "resume", "ops").stdout == "ops was not paused\n"
 
 
-def test_resume_of_callers_webhooks_probes_each_origin_that_is_shut(book: Ledger, runhook: Runhook) -> None:
+def test_resume_probes_each_origin_with_an_open_breaker(book: Ledger, runhook: Runhook) -> None:
     for number in range(3):
         shut(book, lane=f"callback https://{number}.example")
 
@@ -117,7 +117,7 @@ def test_resume_of_callers_webhooks_probes_each_origin_that_is_shut(book: Ledger
     assert [lane.until <= time.time() for lane in book.read(every_lane)] == [True] * 3
 
 
-def test_a_skyvern_that_cannot_be_asked_is_no_proof_that_nothing_is_missing(runhook: Runhook) -> None:
+def test_unreachable_skyvern_leaves_missing_results_unknown(runhook: Runhook) -> None:
     found = runhook("reconcile", "--for", "0")
 
     assert found.exit_code == 1
@@ -133,7 +133,7 @@ def test_a_source_that_is_not_there_is_named_with_those_that_are(runhook: Runhoo
         runhook(command, "--source", "skyven")
 
 
-def test_with_the_key_of_dev_it_is_said_why_skyvern_cannot_be_asked(runhook: Runhook, tmp_path: Path) -> None:
+def test_key_of_dev_explains_why_skyvern_is_not_called(runhook: Runhook, tmp_path: Path) -> None:
     path = tmp_path / "config" / "runhook.yaml"
     source = {"secrets": ["${SKYVERN_API_KEY}"], "api_key": "${SKYVERN_API_KEY:-}"}
     path.write_text(json.dumps({"sources": {"skyvern": source}}))

@@ -98,7 +98,7 @@ def test_a_poll_that_is_not_told_to_wait_comes_again_soon(poll: Poll, scripted_s
         (3 * LOST_AFTER, "Skyvern answered 503", True),
     ],
 )
-def test_a_run_that_skyvern_does_not_know_is_polled_for_a_day_and_no_longer(
+def test_unknown_run_is_polled_for_one_day(
     poll: Poll, scripted_server: ScriptedServer, age: float, before: str, goes_on: bool
 ) -> None:
     scripted_server.default = NOT_FOUND
@@ -115,9 +115,7 @@ def test_a_run_that_takes_longer_than_a_day_is_polled_on(poll: Poll, scripted_se
     assert poll(30 * LOST_AFTER).due_at is not None
 
 
-def test_an_end_that_is_young_is_looked_at_again_when_its_webhook_has_had_its_time(
-    poll: Poll, scripted_server: ScriptedServer
-) -> None:
+def test_young_end_is_polled_again_after_the_grace(poll: Poll, scripted_server: ScriptedServer) -> None:
     # Given a run that has ended just now, and a webhook that may come within two minutes
     now = datetime.now(UTC).replace(tzinfo=None)
     times = {"created_at": (now - timedelta(seconds=5)).isoformat(), "finished_at": now.isoformat()}
@@ -139,7 +137,7 @@ def test_an_end_that_is_young_is_looked_at_again_when_its_webhook_has_had_its_ti
         (60.0, 404, False),
     ],
 )
-def test_trouble_is_no_answer_for_a_day_to_what_else_a_run_that_has_ended_may_bring(
+def test_ended_run_is_polled_through_a_day_of_trouble(
     poll: Poll, scripted_server: ScriptedServer, ended: float, status: int, goes_on: bool
 ) -> None:
     scripted_server.default = Reply(status)

@@ -40,7 +40,7 @@ Simulate = Callable[..., SkyvernSimulator]
 # --- Runs that are overdue
 
 
-def test_an_overdue_run_is_polled_and_its_result_is_an_event_once_however_late_the_webhook_comes(
+def test_overdue_run_becomes_one_new_event_despite_late_webhook(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
     it, sim = rig(skyvern_simulator), skyvern_simulator
@@ -113,7 +113,7 @@ def test_a_polled_run_has_each_member_of_its_webhook(
     assert len(same) > 5
 
 
-def test_details_that_can_not_be_had_are_waited_for_and_then_done_without(
+def test_unavailable_details_are_awaited_then_skipped(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a Skyvern whose call for details is in trouble
@@ -338,7 +338,7 @@ def test_lost_answer_found_after_the_webhook_queues_the_callback(
     assert states(it.ledger)[f"{run_id}:callback"] == "queued"
 
 
-def test_a_submission_whose_process_died_is_resolved_and_one_without_a_trace_is_lost_after_a_day(
+def test_orphaned_submission_is_resolved_or_lost_after_a_day(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
     it = rig(skyvern_simulator)
@@ -373,7 +373,7 @@ class Unsent:
         return self.it.submission()
 
 
-def test_a_submission_that_certainly_has_no_run_gives_its_idempotency_key_back(
+def test_submission_without_a_run_releases_its_key(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
     unsent = Unsent(rig(skyvern_simulator))
@@ -389,7 +389,7 @@ def test_a_submission_that_certainly_has_no_run_gives_its_idempotency_key_back(
     assert unsent.it.submission("sub_" + "1" * 32).state is SubmissionState.PENDING
 
 
-def test_a_submission_without_a_run_is_told_apart_from_many_that_came_after_it(
+def test_missing_run_is_proved_among_many_later_ones(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = rig(skyvern_simulator, budget="1000/s")
@@ -408,7 +408,7 @@ def test_a_submission_without_a_run_is_told_apart_from_many_that_came_after_it(
     assert unsent.search(700).state is SubmissionState.LOST
 
 
-def test_a_submission_without_a_run_is_told_apart_from_many_that_others_started(
+def test_missing_run_is_proved_among_many_foreign_ones(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an account in which more runs are started past us than one search reads
@@ -426,7 +426,7 @@ def test_a_submission_without_a_run_is_told_apart_from_many_that_others_started(
     assert found[-1] is SubmissionState.LOST
 
 
-def test_runs_that_were_started_long_after_a_submission_are_not_fetched_to_prove_that_it_has_none(
+def test_much_later_runs_are_not_fetched_for_the_proof(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
     # Given an account in which runs are started past us, more than an hour after a submission
@@ -474,7 +474,7 @@ def test_a_list_by_a_clock_that_is_far_behind_proves_nothing(
     assert unsent.search(700).state is SubmissionState.UNKNOWN
 
 
-def test_a_run_whose_request_is_not_shown_leaves_a_submission_unknown(
+def test_run_without_a_request_leaves_submission_unknown(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unsent = Unsent(rig(skyvern_simulator))
@@ -558,7 +558,7 @@ def test_several_clocks_share_the_work(skyvern_simulator: SkyvernSimulator, rig:
 # --- Runs that nobody submitted through us
 
 
-def test_an_import_finds_final_runs_that_nobody_submitted_through_us_and_imports_them(
+def test_import_takes_final_runs_without_a_submission(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
     it, sim = rig(skyvern_simulator, budget="1000/s"), skyvern_simulator
@@ -577,7 +577,7 @@ def test_an_import_finds_final_runs_that_nobody_submitted_through_us_and_imports
     assert it.deliveries() == 11
 
 
-def test_an_imported_run_whose_answer_was_lost_has_its_submission_and_its_callers_webhook(
+def test_imported_run_gets_its_submission_and_callback(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
     it, sim = rig(skyvern_simulator, budget="1000/s"), skyvern_simulator
@@ -596,9 +596,7 @@ def test_an_imported_run_whose_answer_was_lost_has_its_submission_and_its_caller
 # --- Cancelled runs
 
 
-def test_a_cancelled_run_is_polled_once_more_for_the_output_that_its_second_webhook_would_have_brought(
-    simulate_skyvern: Simulate, rig: Callable[..., Rig]
-) -> None:
+def test_cancelled_run_is_polled_once_more_for_its_output(simulate_skyvern: Simulate, rig: Callable[..., Rig]) -> None:
     # Given a run that is cancelled while it runs: null output at once, output after clean-up
     sim = simulate_skyvern(run_seconds=1000.0)
     it = rig(sim)
@@ -628,9 +626,7 @@ def test_a_cancelled_run_is_polled_once_more_for_the_output_that_its_second_webh
     assert it.submission().due_at is None
 
 
-def test_a_cancelled_run_without_any_output_is_polled_once_and_no_more(
-    scripted_server: ScriptedServer, rig: Callable[..., Rig]
-) -> None:
+def test_cancelled_run_without_output_is_polled_once(scripted_server: ScriptedServer, rig: Callable[..., Rig]) -> None:
     it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
     it.begin()
     it.answered("tsk_1", due_at=time.time() + 1000)
@@ -651,9 +647,7 @@ def test_a_cancelled_run_without_any_output_is_polled_once_and_no_more(
     assert [what for _, _, what in it.events() if what == "new"] == ["new"]
 
 
-def test_a_run_that_is_not_cancelled_or_sent_its_output_is_finished_at_once(
-    simulate_skyvern: Simulate, rig: Callable[..., Rig]
-) -> None:
+def test_run_with_output_is_finished_at_once(simulate_skyvern: Simulate, rig: Callable[..., Rig]) -> None:
     it = rig(simulate_skyvern())
     for number, body in enumerate(({"status": "failed", "output": None}, {"status": "canceled", "output": {"a": 1}})):
         token = f"sub_{number:032x}"

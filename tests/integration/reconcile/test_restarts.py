@@ -47,7 +47,7 @@ class Restarted:
         self.it.reconciler.drain(20)
 
 
-def test_a_run_that_a_failed_one_became_is_found_though_nothing_says_so(
+def test_restarted_run_is_found_by_its_callback_url(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
     # Given a run that failed, whose webhook was sent before it was started again

@@ -131,7 +131,7 @@ def due_now(it: Rig) -> None:
 
 
 @pytest.mark.parametrize(("path", "polls"), [("/v1/run/agents", 0), ("/v1/run/tasks", 1)])
-def test_an_end_whose_webhook_came_after_all_is_asked_for_only_where_that_lacks_something(
+def test_run_with_a_complete_webhook_is_not_polled(
     skyvern_simulator: SkyvernSimulator, rig: MakeRig, path: str, polls: int
 ) -> None:
     it, sim = rig(skyvern_simulator, watch=True, webhook_grace=100), skyvern_simulator
@@ -147,9 +147,7 @@ def test_an_end_whose_webhook_came_after_all_is_asked_for_only_where_that_lacks_
     assert asked_for(it) == {}
 
 
-def test_an_end_whose_webhook_does_not_come_is_taken_in_after_the_grace(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig
-) -> None:
+def test_end_without_a_webhook_is_taken_after_the_grace(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
     it, sim = rig(skyvern_simulator, watch=True, webhook_grace=100), skyvern_simulator
     run_id = sim.submit("invoice")["run_id"]
     sim.wait_final(run_id)
@@ -167,9 +165,7 @@ def test_an_end_whose_webhook_does_not_come_is_taken_in_after_the_grace(
     assert it.events() == [(run_id, "import", "new")]
 
 
-def test_an_end_that_is_older_than_another_run_of_the_list_does_not_wait(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig
-) -> None:
+def test_end_older_than_a_listed_run_does_not_wait(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
     it, sim = rig(skyvern_simulator, watch=True, webhook_grace=1), skyvern_simulator
     first = sim.submit("first")["run_id"]
     sim.wait_final(first)
@@ -184,7 +180,7 @@ def test_an_end_that_is_older_than_another_run_of_the_list_does_not_wait(
     assert it.events() == [(first, "import", "new"), (second, "import", "new")]
 
 
-def test_a_run_that_ends_long_after_its_walk_is_remembered_and_found(simulate_skyvern: Simulate, rig: MakeRig) -> None:
+def test_run_that_ends_long_after_its_walk_is_found(simulate_skyvern: Simulate, rig: MakeRig) -> None:
     # Given a run that is under way when it is first seen, and the watermark far beyond it later
     sim = simulate_skyvern(run_seconds=1000.0)
     it = rig(sim, watch=True)
@@ -205,9 +201,7 @@ def test_a_run_that_ends_long_after_its_walk_is_remembered_and_found(simulate_sk
     assert remembered(it) == set()
 
 
-def test_a_run_that_was_made_before_the_first_walk_and_ends_after_it_is_found(
-    simulate_skyvern: Simulate, rig: MakeRig
-) -> None:
+def test_active_run_of_the_first_walk_is_found_when_it_ends(simulate_skyvern: Simulate, rig: MakeRig) -> None:
     sim = simulate_skyvern(run_seconds=1000.0)
     it = rig(sim, watch=True, watch_back=0)
     slow = sim.submit("slow")["run_id"]
@@ -407,9 +401,7 @@ def test_many_runs_are_found_over_pages_while_new_ones_appear(
     assert {(via, what) for _, via, what in it.events()} == {("import", "new")}
 
 
-def test_a_run_with_a_submission_is_polled_sooner_and_stays_a_poll(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig
-) -> None:
+def test_run_with_a_submission_stays_a_poll(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
     it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
     run_id = sim.submit("invoice")["run_id"]
     it.begin()
@@ -510,7 +502,7 @@ def test_reading_stops_at_the_page_that_goes_back_far_enough(monkeypatch: pytest
     assert found.reached
 
 
-def test_a_line_without_an_id_does_not_make_a_page_look_like_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_without_an_id_does_not_end_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(12)]
     rows[2]["run_id"] = None
 
@@ -519,7 +511,7 @@ def test_a_line_without_an_id_does_not_make_a_page_look_like_the_last_one(monkey
     assert seen == {f"r{number}" for number in range(12) if number != 2}
 
 
-def test_a_run_that_ends_while_the_lists_are_read_by_status_is_in_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_ends_between_lists_by_status_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a list that has to be read by status, and a run that ends after the first of these lists was read
     rows = [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(14)]
     rows[-1]["status"] = "running"
@@ -538,7 +530,7 @@ def test_a_run_that_ends_while_the_lists_are_read_by_status_is_in_one_of_them(mo
     assert "r13" in seen
 
 
-def test_a_run_of_a_later_page_is_as_old_as_the_newest_of_the_whole_list_says(
+def test_age_of_an_end_uses_the_newest_run_of_all_pages(
     scripted_server: ScriptedServer, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a list of two pages, and an end on the second that is an hour older than the newest run of the first
@@ -559,9 +551,7 @@ def test_a_run_of_a_later_page_is_as_old_as_the_newest_of_the_whole_list_says(
     assert any(call.path == "/v1/runs/tsk_old" for call in scripted_server.calls)
 
 
-def test_a_run_that_is_under_way_no_more_waits_for_its_webhook_once(
-    scripted_server: ScriptedServer, rig: MakeRig
-) -> None:
+def test_run_no_longer_active_waits_for_its_webhook_once(scripted_server: ScriptedServer, rig: MakeRig) -> None:
     # Given a run that was under way, and a list of what is under way that no longer shows it
     it = rig(SimpleNamespace(url=scripted_server.url, key="k"), watch=True, webhook_grace=100)
     at = datetime.now(UTC).isoformat()
@@ -581,7 +571,7 @@ def test_a_run_that_is_under_way_no_more_waits_for_its_webhook_once(
 
 
 @pytest.mark.parametrize(("noted_for", "asked"), [(3600.0, True), (100_000.0, False)])
-def test_an_end_that_was_seen_is_not_given_up_for_one_404_though_its_run_has_been_known_for_days(
+def test_known_end_survives_one_404(
     scripted_server: ScriptedServer, rig: MakeRig, noted_for: float, asked: bool
 ) -> None:
     # Given a run that has been paused for days, as an event says, and whose end a GET has shown
@@ -599,9 +589,7 @@ def test_an_end_that_was_seen_is_not_given_up_for_one_404_though_its_run_has_bee
     assert ("tsk_1" in asked_for(it)) is asked
 
 
-def test_an_end_that_was_noted_and_is_not_asked_for_is_asked_for_when_it_is_seen_again(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig
-) -> None:
+def test_noted_end_is_polled_when_it_is_seen_again(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
     # Given an end that is too young for an import by hand, which notes it and asks for nothing
     it, sim = rig(skyvern_simulator, webhook_grace=1000), skyvern_simulator
     run_id = sim.submit("from elsewhere")["run_id"]
@@ -620,9 +608,7 @@ def test_an_end_that_was_noted_and_is_not_asked_for_is_asked_for_when_it_is_seen
     assert 900 < asked_for(it)[run_id] <= 1000
 
 
-def test_the_first_walk_goes_back_no_further_than_events_are_kept(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig
-) -> None:
+def test_first_walk_stops_at_the_retention_time(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
     # Given a run of two hours ago, whose events, if there were any, are removed by now
     it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
     old, young = sim.submit("old")["run_id"], sim.submit("young")["run_id"]
@@ -809,9 +795,7 @@ def test_hints_of_strangers_cost_few_calls(scripted_server: ScriptedServer, rig:
 # --- Schedules and agents
 
 
-def test_where_the_results_of_agents_go_is_recorded_and_no_secret_of_it(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig
-) -> None:
+def test_agents_are_recorded_without_secrets(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
     # Given two agents, one with a URL that holds a secret and a title that no database takes
     it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
     sim.world.agents.clear()

@@ -83,9 +83,7 @@ async def test_each_call_goes_where_skyvern_expects_it(
     assert scripted_server.calls[1].headers["x-max-steps-override"] == "7"
 
 
-async def test_a_callers_credentials_and_our_own_headers_are_not_passed_on(
-    api: SkyvernAPI, scripted_server: ScriptedServer
-) -> None:
+async def test_credentials_of_callers_are_not_forwarded(api: SkyvernAPI, scripted_server: ScriptedServer) -> None:
     headers = {
         "X-API-Key": "the caller's",
         "Authorization": "Bearer the caller's",
@@ -176,9 +174,7 @@ async def test_a_refused_connection_created_nothing_and_is_tried_again(closed_po
     await api.aclose()
 
 
-async def test_an_answer_that_never_comes_back_is_ambiguous_for_a_submit_and_not_tried_again(
-    api: SkyvernAPI, scripted_server: ScriptedServer
-) -> None:
+async def test_lost_response_of_a_submit_is_ambiguous(api: SkyvernAPI, scripted_server: ScriptedServer) -> None:
     scripted_server.default = Reply(hang_up=True)
 
     answer = await api.submit("/v1/run/tasks", b"{}")
@@ -316,7 +312,7 @@ async def test_proxies_of_the_environment_see_nothing(
     await api.aclose()
 
 
-async def test_the_client_and_the_simulated_skyvern_understand_each_other(skyvern_simulator: SkyvernSimulator) -> None:
+async def test_client_works_with_the_simulated_skyvern(skyvern_simulator: SkyvernSimulator) -> None:
     api = SkyvernAPI(skyvern_simulator.url, skyvern_simulator.key, patience=HASTY)
     reader = SkyvernReader(skyvern_simulator.url, skyvern_simulator.key, patience=HASTY)
 
@@ -349,7 +345,7 @@ async def test_the_client_and_the_simulated_skyvern_understand_each_other(skyver
     reader.close()
 
 
-def test_a_reader_that_is_closed_opens_nothing_and_ends_what_is_under_way(scripted_server: ScriptedServer) -> None:
+def test_closed_reader_opens_no_connection(scripted_server: ScriptedServer) -> None:
     # Given a call that is under way when its reader is closed
     answered = threading.Event()
     scripted_server.default = Reply(200, b"{}", until=answered)

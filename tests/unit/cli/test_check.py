@@ -200,7 +200,7 @@ def test_no_secret_is_shown_wherever_it_is_written(runhook: Runhook, tmp_path: P
     assert "c2VrcmV0" not in result.out
 
 
-def test_each_problem_is_a_line_of_its_own_and_the_exit_code_is_2(runhook: Runhook, config: Path) -> None:
+def test_each_problem_is_a_line_with_exit_code_2(runhook: Runhook, config: Path) -> None:
     config.write_text(CONFIG.replace("table:", "tabel:").replace("to: [ops]", "to: [opps]"))
 
     result = runhook("check", config)
@@ -412,7 +412,7 @@ def test_the_production_example_is_right(runhook: Runhook) -> None:
     assert "sekret" not in result.out
 
 
-def test_the_production_example_names_every_variable_that_it_needs(runhook: Runhook) -> None:
+def test_production_example_names_its_variables(runhook: Runhook) -> None:
     result = runhook("check", PRODUCTION)
 
     assert result.code == 2
@@ -434,9 +434,7 @@ def test_the_schema_is_printed_and_written(runhook: Runhook, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("path", "environ"), [(SHIPPED, {"SKYVERN_API_KEY": "k"}), (PRODUCTION, PRODUCTION_VARIABLES)])
-def test_the_shipped_configs_fit_the_schema_with_their_variables_and_with_their_values(
-    path: Path, environ: Mapping[str, str], tmp_path: Path
-) -> None:
+def test_shipped_configs_fit_the_schema(path: Path, environ: Mapping[str, str], tmp_path: Path) -> None:
     schema = json_schema()
     as_an_editor_sees_it = tmp_path / "unexpanded.yaml"
     as_an_editor_sees_it.write_text(path.read_text().replace("${", "$${"))
@@ -504,7 +502,7 @@ def test_the_schema_tells_an_editor_what_each_sink_takes() -> None:
     assert all(each.get("description") for each in definitions["sink.s3"]["properties"].values())
 
 
-def test_the_validator_of_these_tests_knows_every_keyword_of_the_schema() -> None:
+def test_validator_knows_every_keyword_of_the_schema() -> None:
     assert keywords(json_schema()) <= KNOWN
 
 

@@ -53,7 +53,7 @@ def test_the_key_that_dev_made_opens_nothing_at_skyvern(tmp_path: Path) -> None:
     assert local_key(settings(tmp_path, SKYVERN_API_KEY="real")) == ""
 
 
-def test_the_local_key_is_known_as_such_in_the_processes_that_get_it_as_a_variable(tmp_path: Path) -> None:
+def test_local_key_in_a_variable_is_recognized(tmp_path: Path) -> None:
     parent = settings(tmp_path).with_local_key()
 
     child = settings(tmp_path, SKYVERN_API_KEY=parent.environ["SKYVERN_API_KEY"])

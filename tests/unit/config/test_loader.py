@@ -193,7 +193,7 @@ def test_a_route_that_sees_such_events_may_name_what_they_are(file: Path, rule: 
 
 
 @pytest.mark.parametrize(("wrong", "said"), [("sink:\n", "did you mean sinks?"), ("sinks: []\nx-a:\n", "a mapping")])
-def test_nothing_is_said_of_who_names_the_sinks_when_they_cannot_be_read(file: Path, wrong: str, said: str) -> None:
+def test_routes_are_not_blamed_for_unreadable_sinks(file: Path, wrong: str, said: str) -> None:
     (problem,) = problems(file, GOOD.replace("sinks:\n", wrong))
 
     assert problem.startswith("3: sink")
@@ -358,9 +358,7 @@ def test_a_variable_cannot_change_the_structure(file: Path) -> None:
         ("type: database, ", "", "4: sinks.results.type: is missing: database, files"),
     ],
 )
-def test_a_mistake_is_named_with_line_and_key_and_what_would_be_right(
-    file: Path, old: str, new: str, problem: str | None
-) -> None:
+def test_mistake_has_line_key_and_fix(file: Path, old: str, new: str, problem: str | None) -> None:
     assert old in GOOD
     text = GOOD.replace(old, new, 1)
     if problem is None:
@@ -394,7 +392,7 @@ def test_the_rest_of_the_file_is_checked_as_well(file: Path, part: str, problem:
     assert found.startswith(problem)
 
 
-def test_a_misspelt_key_is_one_problem_and_not_also_a_missing_one(file: Path) -> None:
+def test_misspelt_key_is_not_also_missing(file: Path) -> None:
     assert problems(file, GOOD.replace("secrets:", "secret:").replace("url: ", "ulr: ", 1)) == [
         "2: sources.skyvern.secret: unknown key; did you mean secrets?",
         "4: sinks.results.ulr: unknown key; did you mean url?",
@@ -452,7 +450,7 @@ def test_no_problem_repeats_a_value_that_may_be_secret(file: Path) -> None:
     assert "sekret" not in "\n".join(found)
 
 
-def test_a_block_of_cel_is_placed_by_its_key_and_by_the_line_within(file: Path) -> None:
+def test_problem_in_a_block_of_cel_has_its_line(file: Path) -> None:
     text = """\
         sources: {s: {secrets: [k]}}
         sinks: {results: {type: database, url: "sqlite:///var/results.db"}}

@@ -81,7 +81,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ({"SKYVERN_BASE_URL": "http://[::1"}, "SKYVERN_BASE_URL: its host and port can't be read"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_told_with_what_would_be_right(environ: dict[str, str], problem: str) -> None:
+def test_invalid_address_is_reported_with_a_fix(environ: dict[str, str], problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.from_env(environ)
 
@@ -100,7 +100,7 @@ def test_any_redis_url_that_works_is_taken(url: str) -> None:
     assert Settings.from_env({"REDIS_URL": url}).redis_url == url
 
 
-def test_every_variable_that_is_wrong_is_named_and_its_value_is_not() -> None:
+def test_invalid_variables_are_named_without_values() -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.from_env({"REDIS_URL": "http://u:sekret@h", "DATABASE_URL": "oracle://u:sekret@h", "PUBLIC_URL": "h"})
 
@@ -112,7 +112,7 @@ def test_every_variable_that_is_wrong_is_named_and_its_value_is_not() -> None:
     assert "sekret" not in str(caught.value)
 
 
-def test_a_data_directory_too_deep_for_a_socket_is_said_in_one_line() -> None:
+def test_data_directory_too_deep_for_a_socket_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"RUNHOOK_DATA: .* too long for a unix socket"):
         Settings.from_env({"RUNHOOK_DATA": "/x" * 60})
 
@@ -122,7 +122,7 @@ def test_an_override_that_does_not_exist_is_a_bug() -> None:
         Settings.from_env({}, confg="x")
 
 
-def test_the_data_directory_reaches_the_config_file_however_it_was_given(tmp_path: Path) -> None:
+def test_config_file_sees_the_data_directory(tmp_path: Path) -> None:
     assert Settings.from_env({}, data=tmp_path).environ["RUNHOOK_DATA"] == str(tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_a_data_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> 
         ("sqlite://var/ledger.db", "names a host after two slashes, and SQLite has none: three begin a path from here"),
     ],
 )
-def test_a_ledger_that_cannot_be_is_told_with_what_would_be_right(url: str, problem: str) -> None:
+def test_invalid_ledger_url_is_reported_with_a_fix(url: str, problem: str) -> None:
     settings = Settings.from_env({"DATABASE_URL": url})
 
     with pytest.raises(ConfigError) as caught:

@@ -116,7 +116,7 @@ def routed(order: list[tuple[int, Body]]) -> tuple[list[Delivery], Body | None]:
 
 
 @pytest.mark.parametrize("name", SERIES)
-def test_the_last_output_of_a_run_reaches_its_sinks_and_stands_whatever_the_order(name: str) -> None:
+def test_last_output_wins_in_any_order_of_arrival(name: str) -> None:
     # Given the webhooks of a run, and what it came to
     series = list(enumerate(SERIES[name]))
     last = next((body for _, body in reversed(series) if output_of(body)), series[-1][1])

@@ -21,18 +21,18 @@ DOWN = Observation(False, "connection refused")
 UP = Observation(True)
 
 
-def test_a_few_failures_leave_it_closed_and_a_success_forgets_them() -> None:
+def test_breaker_stays_closed_after_a_few_failures() -> None:
     lane = after(CLOSED, [DOWN] * (THRESHOLD - 1), now=100)
     assert (lane.breaker, lane.failures) == ("closed", THRESHOLD - 1)
     assert after(lane, [UP], now=101) == CLOSED
 
 
-def test_unavailable_often_enough_in_a_row_opens_it_until_the_first_probe() -> None:
+def test_breaker_opens_after_failures_in_a_row() -> None:
     lane = after(CLOSED, [DOWN] * THRESHOLD, now=100)
     assert (lane.breaker, lane.until, lane.reason) == ("open", 102, "connection refused")
 
 
-def test_a_whole_batch_that_fails_counts_no_further_than_to_open_it() -> None:
+def test_failed_batch_counts_only_until_the_breaker_opens() -> None:
     lane = after(CLOSED, [DOWN] * 256, now=100)
     assert (lane.breaker, lane.failures, lane.until) == ("open", THRESHOLD, 102)
 
@@ -47,7 +47,7 @@ def test_each_failed_probe_doubles_the_wait_up_to_a_cap() -> None:
     assert max(waits) == LONGEST == cooldown(10**9)
 
 
-def test_probes_grow_apart_with_the_time_that_the_lane_has_been_shut_for_up_to_a_cap() -> None:
+def test_probes_grow_apart_up_to_a_cap() -> None:
     # Given a breaker that opens and whose probes fail for three days
     lane = after(CLOSED, [DOWN] * THRESHOLD, now=1000)
     probes = []
@@ -70,7 +70,7 @@ def test_an_accepted_probe_closes_it() -> None:
     assert after(Lane("ops", "ops", breaker="probing", failures=9, reason="x"), [UP], now=5) == CLOSED
 
 
-def test_the_sinks_own_retry_after_holds_the_probe_back_within_the_cap() -> None:
+def test_retry_after_delays_the_probe_within_the_cap() -> None:
     assert after(CLOSED, [Observation(False, "429", 20.0)] * THRESHOLD, now=100).until == 120
     assert after(CLOSED, [Observation(False, "429", 1e9)] * THRESHOLD, now=100).until == 100 + LONGEST
 

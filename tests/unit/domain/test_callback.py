@@ -65,7 +65,7 @@ def test_whom_nobody_knows_may_take_all() -> None:
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=300), st.integers(1, 64))
-def test_no_order_of_calls_keeps_a_caller_without_a_place_while_one_is_free(calls: list[str], places: int) -> None:
+def test_caller_gets_a_free_place_in_any_order_of_calls(calls: list[str], places: int) -> None:
     taken: Counter[str] = Counter()
     for key in calls:
         if taken.total() < places and callback.room(key, taken, places) > 0:

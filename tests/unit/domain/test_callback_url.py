@@ -58,9 +58,7 @@ def masked_data(value: Any, shown: dict[str, str]) -> Any:
         (THEIRS, {TOKEN: "x"}, THEIRS),
     ],
 )
-def test_a_url_of_ours_becomes_the_callers_or_null_and_a_token_in_text_stars(
-    member: Any, shown: dict[str, str], masked: Any
-) -> None:
+def test_callback_urls_are_replaced_and_tokens_masked(member: Any, shown: dict[str, str], masked: Any) -> None:
     body = {"webhook_callback_url": member, "run_request": {"webhook_url": member}, "n": 12345678901234567890}
     expected = body | {"webhook_callback_url": masked, "run_request": {"webhook_url": masked}}
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
@@ -94,7 +92,7 @@ _json = st.recursive(
 
 
 @given(st.dictionaries(_words, _json, max_size=4), st.booleans())
-def test_whatever_the_body_the_text_and_the_data_say_the_same_and_hold_no_token(data: Any, spaced: bool) -> None:
+def test_masked_text_and_data_agree_and_hold_no_token(data: Any, spaced: bool) -> None:
     text = json.dumps(data, ensure_ascii=False, separators=(" , ", " : ") if spaced else (",", ":"))
     shown = {TOKEN: THEIRS}
     masked = mask_bytes(text.encode("utf-8", "surrogatepass"), shown)

@@ -416,7 +416,7 @@ def reworded(value: Any, chance: random.Random, key: str = "") -> Any:
 
 
 @given(outputs, st.randoms(use_true_random=False))
-def test_the_fingerprint_is_that_of_the_facts_however_they_are_worded(output: Any, chance: random.Random) -> None:
+def test_fingerprint_does_not_depend_on_wording(output: Any, chance: random.Random) -> None:
     assert fingerprint(output=output) == fingerprint(output=reworded(output, chance))
 
 
@@ -479,7 +479,7 @@ def test_the_order_of_the_history_does_not_matter() -> None:
     assert {classify(new, order) for order in itertools.permutations(past)} == {Classification("repeat", "A")}
 
 
-def test_a_large_output_is_fingerprinted_about_as_quickly_as_it_is_parsed() -> None:
+def test_large_output_is_fingerprinted_quickly() -> None:
     rows = [{"name": f"item {n}", "price": n * 1.5, "tags": ["a", None], "empty": {}} for n in range(1500)]
     body = json.dumps({"run_id": "r", "status": "completed", "output": rows}).encode()
     run = parse(body)
@@ -571,5 +571,5 @@ def test_files_are_no_part_of_the_statement(one: dict[str, Any], other: dict[str
         ([event("A", 1), canceled("B", 2, null=True)._replace(attempt=2)], True),
     ],
 )
-def test_only_a_run_that_was_cancelled_without_output_may_still_bring_some(events: list[Facts], may: bool) -> None:
+def test_only_cancelled_runs_may_lack_output(events: list[Facts], may: bool) -> None:
     assert deduplication.may_lack_output(events) is may

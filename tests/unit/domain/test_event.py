@@ -93,11 +93,11 @@ def test_an_id_is_one_for_all_who_read_it(body: bytes) -> None:
         b'{"x":"' + b"x" * 5000 + b'","run_id":"tsk_600635710436290806"}',
     ],
 )
-def test_a_body_without_the_id_of_a_run_where_it_is_looked_for_has_a_hash_alone(body: bytes) -> None:
+def test_body_without_a_run_id_has_only_a_hash(body: bytes) -> None:
     assert event_id("skyvern", body)[4] in "0123456789abcdef"
 
 
-def test_the_id_of_a_run_is_looked_for_in_the_first_4096_bytes_by_each_release() -> None:
+def test_run_id_is_searched_in_the_first_4096_bytes() -> None:
     # Given two bodies, in which the id of the run ends with the last byte that is looked at, and one byte after it
     name = b'"tsk_600635710436290806"'
     within, beyond = (b"x" * (size - len(name)) + name for size in (4096, 4097))

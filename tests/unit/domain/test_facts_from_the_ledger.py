@@ -86,7 +86,7 @@ def test_of_what_no_skyvern_sends(paths: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", samples.names())
-def test_of_an_event_that_is_completed_by_its_submission_and_by_earlier_events(name: str) -> None:
+def test_facts_of_an_event_completed_from_elsewhere(name: str) -> None:
     webhook = roads.webhook(name, NOW)
     redactor = Redactor(["**.prompt"])
     parsed = parsed_as(json.dumps(roads.sent_again(webhook)).encode(), "**.prompt")
@@ -99,7 +99,7 @@ def test_of_an_event_that_is_completed_by_its_submission_and_by_earlier_events(n
 
 
 @pytest.mark.parametrize("name", samples.names())
-def test_whether_they_are_computed_before_or_after_it_is_completed(name: str) -> None:
+def test_facts_before_and_after_completion_are_equal(name: str) -> None:
     webhook = roads.webhook(name, NOW)
     parsed = parsed_as(json.dumps(roads.early_poll(webhook)).encode())
     more = completion_of(parsed.run.data, same_result=webhook)
@@ -150,7 +150,7 @@ def test_of_any_body(body: dict[str, Any], paths: set[str], escaped: bool, detai
     ],
     ids=["left out", "left out, and masked elsewhere", "left out once masked"],
 )
-def test_those_that_would_read_otherwise_in_the_ledger_are_computed_at_once(path: str, output: bytes) -> None:
+def test_facts_that_masking_changes_are_computed_at_once(path: str, output: bytes) -> None:
     parsed = parsed_as(b'{"run_id":"r","status":"completed","errors":{"a":"x"},"output":' + output + b"}", path)
 
     assert parse(parsed.body).data != parsed.data

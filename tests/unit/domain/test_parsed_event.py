@@ -21,14 +21,14 @@ def members(path: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["extracted_information", "**.extracted_information", "**.**.extracted_information"])
-def test_a_member_that_follows_from_another_is_masked_by_its_own_name(path: str) -> None:
+def test_derived_member_is_masked_by_its_name(path: str) -> None:
     data = members(path)
 
     assert data["extracted_information"] == {"pin": MASK, "n": MASK}
     assert data["output"] == TASK["output"], "a path that names one names not the other"
 
 
-def test_a_path_into_a_member_that_follows_from_another_is_followed() -> None:
+def test_path_into_a_derived_member_is_masked() -> None:
     data = members("extracted_information.pin")
 
     assert data["extracted_information"] == {"pin": MASK, "n": 1}
@@ -40,7 +40,7 @@ def test_a_name_in_the_body_is_masked_wherever_it_is_found_again() -> None:
     assert data["output"] == data["extracted_information"] == {"pin": MASK, "n": 1}
 
 
-def test_what_a_further_call_tells_is_masked_though_the_body_has_no_such_name() -> None:
+def test_details_are_masked_like_the_body() -> None:
     body = json.dumps(TASK).encode()
     details = {"failure_category": [{"token": "s3cret"}]}
 

@@ -58,7 +58,7 @@ def test_a_strange_heartbeat_is_none_or_bounded(changes: dict[str, Any]) -> None
     assert found is None or (len(found.host) <= 200 and isinstance(found.details, dict))
 
 
-def test_what_is_expected_and_of_which_none_is_alive_is_missing_with_the_last_one() -> None:
+def test_expected_process_that_is_not_alive_is_missing() -> None:
     wanted = parts.expected(["ops", "archive"])
     old, newer = PartSeen(beat(name="c1"), 900.0), PartSeen(beat(name="c2"), 400.0)
     seen = [
@@ -74,7 +74,7 @@ def test_what_is_expected_and_of_which_none_is_alive_is_missing_with_the_last_on
     assert parts.missing([*seen, PartSeen(beat(name="c3", host="b"), 1.0)], ["clock"]) == {}
 
 
-def test_a_process_without_another_in_its_place_on_its_host_is_lost() -> None:
+def test_process_without_a_successor_on_its_host_is_lost() -> None:
     silent_here, silent_there = PartSeen(beat(name="1"), 100.0), PartSeen(beat(name="2", host="b"), 100.0)
     stopped = PartSeen(beat(name="3", host="c", stopped=True), 100.0)
     replacement = PartSeen(beat(name="4"), 1.0)

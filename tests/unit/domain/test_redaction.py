@@ -241,7 +241,7 @@ def test_hostile_text_takes_no_more_time_than_its_length(text: bytes) -> None:
     assert time.process_time() - start < 5
 
 
-def test_half_a_character_beside_what_is_masked_stays_as_it_was_spelt() -> None:
+def test_lone_surrogate_beside_a_mask_stays_an_escape() -> None:
     body = b'{"extra_http_headers":{"a":"b"},"text":"\\ud800","word":"\xc3\xbc"}'
     masked_body, masked = Redactor(DEFAULT_REDACT).apply(body, json.loads(body))
     assert json.loads(masked_body) == masked

@@ -53,7 +53,7 @@ def test_the_fields_of_a_run_are_read() -> None:
 
 @pytest.mark.parametrize("status", [*sorted(FINAL), "created", "queued", "running", "paused", "a_new_one"])
 @pytest.mark.parametrize("pending", [True, False, None, "true", 1])
-def test_a_run_is_final_when_it_has_ended_and_no_retry_is_pending(status: str, pending: object) -> None:
+def test_run_is_final_when_no_retry_is_pending(status: str, pending: object) -> None:
     assert parse(body(status=status, retry_pending=pending)).final == (status in FINAL and pending is not True)
 
 
@@ -208,9 +208,7 @@ def test_times_are_utc_whether_they_say_so_or_not(sent: object, seconds: float |
         ({"failure_reason": 17}, "failed"),
     ],
 )
-def test_a_run_that_failed_only_because_its_webhook_was_not_delivered_is_completed(
-    fields: dict[str, Any], outcome: str
-) -> None:
+def test_run_that_only_lost_its_webhook_is_completed(fields: dict[str, Any], outcome: str) -> None:
     run = parse(body(**{"status": "failed", "output": {"total": 1}, "errors": [], **fields}))
 
     assert (run.outcome, run.status) == (outcome, fields.get("status", "failed"))
@@ -227,15 +225,13 @@ def test_a_run_that_failed_only_because_its_webhook_was_not_delivered_is_complet
         ({"workflow_title": "t" * 600}, "t" * 500, None),
     ],
 )
-def test_title_and_workflow_come_from_where_each_run_type_has_them(
-    fields: dict[str, Any], title: str | None, workflow: str | None
-) -> None:
+def test_title_and_workflow_of_each_run_type(fields: dict[str, Any], title: str | None, workflow: str | None) -> None:
     run = parse(body(**fields))
 
     assert (run.title, run.workflow_id) == (title, workflow)
 
 
-def test_a_redacted_run_keeps_what_it_is_and_shows_no_masked_text() -> None:
+def test_redacted_run_keeps_its_state_without_masked_text() -> None:
     run = parse(body(failure_reason="secret", workflow_title="secret", status="failed"))
     masked = run.with_data({**run.data, "failure_reason": "[redacted]", "workflow_title": "[redacted]", "run_id": "x"})
 
@@ -344,13 +340,13 @@ def test_an_ordinary_body_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse(body(output={"id": "tsk_512345678901234567", "n": 1.5})).data["output"]["n"] == 1.5
 
 
-def test_a_body_with_a_long_integer_costs_no_more_than_the_quick_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_integer_needs_no_slow_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.domain.run._rescue", None)
 
     assert parse(body(output={"n": 12345678901234567890})).data["output"] == {"n": 12345678901234567890}
 
 
-def test_the_quick_parsers_still_have_the_limits_that_their_use_rests_on() -> None:
+def test_parsers_have_the_limits_that_runs_rely_on() -> None:
     assert orjson.loads(b"18446744073709551616") == float(2**64)
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(b"1e400")
@@ -420,7 +416,7 @@ def nested(levels: int) -> Any:
     return value
 
 
-def test_members_from_elsewhere_are_as_storable_as_those_of_a_body() -> None:
+def test_members_from_elsewhere_are_storable() -> None:
     members = {"a\ud800": "\0", "b": [float("inf"), float("nan"), 1.5, None], "c": {"d": "\udfff"}, "e": nested(399)}
 
     assert storable(members) == {f"a{R}": R, "b": [None, None, 1.5, None], "c": {"d": R}}

@@ -86,13 +86,13 @@ def test_what_earlier_events_had_is_not_lost(path: Path, data: st.DataObject) ->
     assert shape.completed(completed, completion) == completed
 
 
-def test_another_result_tells_what_describes_the_run_and_nothing_of_its_own() -> None:
+def test_other_results_give_only_descriptive_members() -> None:
     run = shape.completed({"run_id": "wr_1", "run_type": "workflow_run", "attempt": 2})
     earlier = {"workflow_title": "Invoices", "parameters": {"id": 7}, "recording_url": "https://x/1", "step_count": 4}
     assert shape.completion_of(run, earlier=earlier) == {"workflow_title": "Invoices", "parameters": {"id": 7}}
 
 
-def test_a_task_v2_tells_its_workflow_run_by_the_address_of_its_page() -> None:
+def test_workflow_run_of_a_task_v2_comes_from_its_page() -> None:
     run = {"run_id": "tsk_v2_1", "run_type": "task_v2", "app_url": "https://app.skyvern.com/runs/wr_9"}
     assert shape.completed(run)["workflow_run_id"] == "wr_9"
     assert shape.completed(run | {"app_url": "https://app.skyvern.com/tasks/tsk_9"})["workflow_run_id"] is None
@@ -115,14 +115,14 @@ def test_one_more_call_tells_what_a_poll_lacks() -> None:
     assert "unknown" not in run
 
 
-def test_a_kept_request_fills_what_skyvern_leaves_out_of_the_run_request() -> None:
+def test_stored_request_fills_the_run_request() -> None:
     run = {"run_id": "t", "run_type": "task_v1", "run_request": {"prompt": "p", "extra_http_headers": None}}
     completion = shape.completion_of(run, request={"prompt": "other", "extra_http_headers": {"a": "b"}})
     request = shape.completed(run, completion)["run_request"]
     assert (request["prompt"], request["extra_http_headers"]) == ("p", {"a": "b"})
 
 
-def test_a_request_is_put_into_skyverns_form_without_our_callback() -> None:
+def test_request_takes_skyverns_form_without_callback() -> None:
     legacy = run_request("task_v1", {"navigation_goal": "g", "url": "u", "webhook_callback_url": "ours", "x": 1})
     assert (legacy["prompt"], legacy["url"], legacy["webhook_url"], legacy["engine"]) == ("g", "u", None, "skyvern-1.0")
     agents = run_request("workflow_run", {"agent_id": "wpid_1", "parameters": {"a": 1}, "webhook_url": "ours"})
@@ -178,7 +178,7 @@ def test_an_extent_is_kept_as_text(extent: Extent) -> None:
     assert not extent.exceeds([extent])
 
 
-def test_of_details_only_that_is_kept_which_does_not_follow_from_the_body() -> None:
+def test_details_keep_only_what_the_body_does_not_imply() -> None:
     # Given the poll of a workflow's run with a large output, and details that have it under two further names
     output = {"rows": ["x" * 1000] * 100}
     body = {"run_id": "wr_1", "run_type": "workflow_run", "status": "completed", "output": output, "step_count": 3}

@@ -14,7 +14,7 @@ from receiver.domain.signature import sign, verify
 BODY = b'{"run_id":"tsk_1"}'
 
 
-def test_a_signature_is_lower_case_hex_hmac_sha256_of_the_raw_body() -> None:
+def test_signature_is_hex_hmac_sha256_of_the_raw_body() -> None:
     assert sign(BODY, "key") == hmac.new(b"key", BODY, hashlib.sha256).hexdigest()
 
 

@@ -8,7 +8,7 @@ from receiver.domain import submission
 from receiver.domain.delivery import IllegalMove
 
 
-def test_every_move_of_a_submission_that_is_not_in_the_table_raises() -> None:
+def test_illegal_move_of_a_submission_raises() -> None:
     legal = 0
     for state in submission.SubmissionState:
         for move in submission.SubmissionMove:

@@ -29,7 +29,7 @@ def test_the_end_of_a_submitted_run_is_dated_by_how_long_it_took(skew: float) ->
     assert ended_for(run, NOW, noted_at=NOW, submitted_at=NOW - HOURS) == pytest.approx(3000 - SUBMIT_TIME)
 
 
-def test_a_run_that_has_just_ended_is_young_though_it_was_submitted_long_ago() -> None:
+def test_old_submission_that_just_ended_is_young() -> None:
     run = Run(created_at=NOW - HOURS, finished_at=NOW - 1)
     assert ended_for(run, NOW, noted_at=NOW, submitted_at=NOW - HOURS) == 0
 

@@ -232,14 +232,14 @@ def test_an_expression_is_false(rule: str) -> None:
 
 
 @pytest.mark.parametrize(("rule", "why"), MISSING_RULES)
-def test_a_missing_field_is_no_match_and_no_error_whatever_is_asked_of_it(rule: str, why: str) -> None:
+def test_missing_field_is_no_match_and_no_error(rule: str, why: str) -> None:
     found = verdict(rule)
     assert (found.matched, found.error) == (False, False)
     assert why in found.why
 
 
 @pytest.mark.parametrize(("rule", "why"), FAILING_RULES)
-def test_an_expression_that_cannot_be_evaluated_is_no_match_and_says_why(rule: str, why: str) -> None:
+def test_failing_expression_is_no_match_with_a_reason(rule: str, why: str) -> None:
     found = verdict(rule)
     assert (found.matched, found.error) == (False, True)
     assert why in found.why
@@ -296,7 +296,7 @@ def test_all_rules_together_say_what_each_says_alone() -> None:
         ("\x00", "is not valid CEL"),
     ],
 )
-def test_an_expression_that_can_never_work_is_refused_at_load_with_its_place(rule: str, problem: str) -> None:
+def test_invalid_expression_is_refused_with_its_place(rule: str, problem: str) -> None:
     ((key, text),) = rule_problems(rule)
     assert key == ()
     assert problem in text
@@ -352,7 +352,7 @@ def test_no_list_that_a_stranger_sends_takes_more_than_a_moment(rule: str) -> No
     assert time.thread_time() - started < 2
 
 
-def test_a_rule_that_would_read_too_much_does_not_hinder_the_others() -> None:
+def test_rule_that_reads_too_much_stops_no_other() -> None:
     router = Router([route("map", "run.output.list.map(x, x).size() > 5"), route("fine", "run.output.ok == 'yes'")])
 
     found = router.match(view({**RUN, "output": {"list": ["x"] * 5_000, "ok": "yes"}})).explanations
@@ -445,9 +445,7 @@ def test_a_route_sees_new_final_results_and_what_it_asks_for(
         ({"superseded": True, "interim": True, "test": True}, ["rows", "chat", "mail"], ["rows"]),
     ],
 )
-def test_an_update_tells_no_sink_again_but_those_that_complete_what_they_keep(
-    flags: dict[str, bool], told: list[str], sinks: list[str]
-) -> None:
+def test_update_goes_only_to_completing_sinks(flags: dict[str, bool], told: list[str], sinks: list[str]) -> None:
     router = Router([route(to=["rows", "chat", "mail"], **flags)], completing=["rows", "elsewhere"])
 
     found = router.match(view(RUN, disposition="update"), told=told)
@@ -456,7 +454,7 @@ def test_an_update_tells_no_sink_again_but_those_that_complete_what_they_keep(
     assert found.explanations[0].matched
 
 
-def test_a_sink_that_is_told_of_an_update_keeps_its_links_to_sinks_that_were_told_before() -> None:
+def test_update_keeps_links_to_earlier_receipts() -> None:
     to = ["chat", "log", {"sink": "mail", "after": ["chat", "log"]}]
 
     found = Router([route(to=to)]).match(view(RUN, disposition="update"), told=["chat", "log"])
@@ -464,7 +462,7 @@ def test_a_sink_that_is_told_of_an_update_keeps_its_links_to_sinks_that_were_tol
     assert [(target.sink, target.after) for target in found.targets] == [("mail", ("chat", "log"))]
 
 
-def test_a_route_that_asks_for_updates_tells_a_sink_that_another_route_spared() -> None:
+def test_route_with_updates_sends_to_its_sinks_again() -> None:
     router = Router([route(to=["chat"]), route("all of it", to=["chat"], updates=True)])
 
     (target,) = router.match(view(RUN, disposition="update"), told=["chat"]).targets
@@ -493,7 +491,7 @@ def test_a_failure_of_the_webhook_only_is_routed_by_its_outcome() -> None:
 # --- Targets
 
 
-def test_a_sink_that_several_routes_name_gets_one_delivery_by_the_first() -> None:
+def test_sink_of_several_routes_gets_one_delivery() -> None:
     router = Router([route("one", to=["a", "b"]), route("two", to=["b", "c"])])
 
     assert router.match(view()).targets == [Target("a", "one"), Target("b", "one"), Target("c", "two")]

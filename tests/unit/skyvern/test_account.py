@@ -47,7 +47,7 @@ def test_the_definition_of_an_agent_is_what_an_update_takes() -> None:
     assert AGENT["workflow_definition"]["blocks"][0]["output_parameter"], "the answer itself is not changed"
 
 
-def test_headers_that_are_null_are_left_out_for_skyvern_would_make_them_empty() -> None:
+def test_null_headers_are_left_out() -> None:
     headers = {"extra_http_headers": None, "cdp_connect_headers": None}
     assert not headers.keys() & definition_of({**AGENT, **headers}).keys()
     assert definition_of({**AGENT, "extra_http_headers": {"x": "1"}})["extra_http_headers"] == {"x": "1"}

@@ -156,9 +156,7 @@ def test_a_record_that_was_changed_is_told_from_one_that_was_not(
         ("wr_1", {"workflow_run_id": "wr_1"}, "wr_1"),
     ],
 )
-def test_the_artifacts_of_a_task_v2_are_listed_under_its_workflow_run(
-    run_id: str, run: dict[str, Any], listed_under: str
-) -> None:
+def test_artifacts_of_a_task_v2_are_those_of_its_run(run_id: str, run: dict[str, Any], listed_under: str) -> None:
     assert artifacts_run_id(run_id, run) == listed_under
 
 
@@ -188,7 +186,7 @@ BUSY = answered(503, {}, retry_after="2")
         ("read", answered(404), False),
     ],
 )
-def test_a_submit_is_retried_only_where_no_run_can_have_been_created(kind, answer, retried) -> None:  # type: ignore[no-untyped-def]
+def test_submit_is_retried_only_if_no_run_was_created(kind, answer, retried) -> None:  # type: ignore[no-untyped-def]
     assert (Retries(kind, Patience()).pause_after(answer, 0.5) is not None) is retried
 
 
