@@ -42,7 +42,7 @@ QUIET_FOR: Final = 4.5  # seconds longer, while nothing comes and nothing waits
 EXAMINE_EVERY: Final = 30.0
 RELEASE: Final = 0.9  # part of its limits at which an inbox that was over them takes events again
 FULL_RETRY_AFTER: Final = 30
-LONGEST_DISTRUST: Final = 30.0  # seconds until a Redis that refuses commits, and nothing else, is tried again
+DISTRUST: Final = 5.0  # seconds until a Redis that refuses commits, and nothing else, is tried again
 DRAIN_TIMEOUT: Final = 5.0
 CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is in flight, and then for the spool; both take less
 _FINISH: Final = ("commit", "wake", "drain")
@@ -94,7 +94,7 @@ class GroupCommit:
         self._arrived = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._examining = asyncio.Lock()
-        self._refusals = 0  # commits that Redis answered with an error, since it last took one
+        self._refused = False  # whether Redis responded to the last commit with an error
         self._closing = False
         self._redis_up = False
         self._over = False
@@ -224,10 +224,10 @@ class GroupCommit:
             try:
                 await self._append(events)
             except InboxUnavailable as error:
-                self._refusals += error.refused
+                self._refused = error.refused
                 self._trip(error)
             else:
-                self._refusals = 0
+                self._refused = False
                 self._metrics.commit("redis", len(events), time.perf_counter() - started)
                 return
         try:
@@ -286,8 +286,8 @@ class GroupCommit:
         self._begin("probe", self._probe)
 
     async def _probe(self) -> None:
-        if self._refusals:  # it seems to be well, and refuses commits: what goes to it goes to the spool after all
-            await asyncio.sleep(min(0.1 * 2.0 ** min(self._refusals, 10), LONGEST_DISTRUST))
+        if self._refused:  # an examination may succeed, and the next commit fail again
+            await asyncio.sleep(DISTRUST)
         delay = 0.1
         while not await self._examine():
             await asyncio.sleep(delay)
