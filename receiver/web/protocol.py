@@ -2,7 +2,7 @@
 
     head           at most MAX_HEAD bytes and MAX_FIELDS fields, within HEAD_SECONDS; the same for a silent connection
     pipelining     at most MAX_PIPELINED requests; those that are complete are answered before what follows is refused
-    connections    at most `Listening.limit` on each port; idle ones give way, then more get 503 with Retry-After
+    connections    at most `Listening.limit` on each port; more get 503 with Retry-After
     responses      a client that takes nothing of one for UNREAD_SECONDS is disconnected
 
 Bodies are limited by the endpoints that read them. A proxy does the rest: docs/how-to/deployment.md.
@@ -67,15 +67,6 @@ class Listening:
         heads, bodies = (sum(getattr(peer, name) for peer in self.peers) for name in ("in_head", "in_body"))
         return {"open": len(self.peers), "head": heads, "body": bodies}
 
-    def close_idle(self) -> bool:
-        """Close the oldest connection that waits for a next request. False if none waits."""
-        for peer in self.peers:
-            if not (peer.in_head or peer.in_body or peer.is_busy()):
-                del self.peers[peer]
-                peer.transport.close()
-                return True
-        return False
-
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweeper = loop.call_later(SWEEP_EVERY, self._sweep, loop) if self.peers else None
         for peer in list(self.peers):
@@ -104,7 +95,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self._since = self.loop.time()
         self._listener.peers[self] = None
         over = len(self._listener.peers) - self._listener.limit
-        if over <= 0 or self._listener.close_idle():
+        if over <= 0:
             return
         self._listener.ended["too_many"] += 1
         if over > _TURNED_AWAY:

@@ -339,18 +339,6 @@ async def test_connections_over_the_limit_get_503_with_retry_after(
     assert listener.ended == {"slow": 0, "too_many": 1}
 
 
-async def test_idle_connections_give_way_to_new_ones(port: int, listener: Listening, patient: None) -> None:
-    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(listener.limit)]
-    for reader, writer in idle:
-        writer.write(REQUEST)
-        await reader.readuntil(b"\r\n\r\n")
-    assert statuses(await talk(port, LAST)) == [b"204"]
-    assert await asyncio.wait_for(idle[0][0].read(), PATIENCE) == b""
-    for _, writer in idle:
-        writer.close()
-        await writer.wait_closed()
-
-
 # --- Stop
 
 
