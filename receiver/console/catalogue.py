@@ -7,12 +7,11 @@ from typing import Final
 from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage
 from receiver.console.pages import (
-    audit,
     deliveries,
     event,
     incidents,
     keys,
-    missing,
+    lists,
     operations,
     overview,
     quarantine,
@@ -31,16 +30,18 @@ PAGES: Final[tuple[ConsolePage, ...]] = (
     *run.PAGES,
     *event.PAGES,
     *incidents.PAGES,
-    *missing.PAGES,
+    lists.MISSING,
     *deliveries.PAGES,
     *sinks.PAGES,
     *routes.PAGES,
+    lists.SUBMISSIONS,
     *submissions.PAGES,
     *schedules.PAGES,
     *keys.PAGES,
+    lists.OPERATIONS,
     *operations.PAGES,
     *quarantine.PAGES,
-    *audit.PAGES,
+    lists.AUDIT,
     *views.PAGES,
 )
 

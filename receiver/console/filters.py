@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
+from typing import Any, Final, NamedTuple, get_args
 
+from receiver.api.endpoint import Endpoint
 from receiver.api.service import Actor, Service
-from receiver.console.page import PATH, Query
+from receiver.console.page import PATH, Query, further, given_of
 from receiver.domain.attention import ACTIVE
-from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import FINAL
 
 # What the form calls each filter.
@@ -28,7 +29,7 @@ _EXAMPLES: Final = {"since": "24h", "until": "1h", "label": "team=sales", "actio
 # Of these a word is searched for, and / on the keyboard goes there.
 _SEARCHED: Final = frozenset({"text", "reason"})
 # What a list's address has beside its filters.
-_PLACE: Final = frozenset({"after", "limit"})
+_PLACE: Final = frozenset({"after", "limit", "top"})
 
 
 class FilterField(NamedTuple):
@@ -83,31 +84,54 @@ def filter_form(
     actor: Actor,
     path: str,
     given: Query,
-    common: Iterable[str],
-    more: Iterable[str] = (),
-    choices: Mapping[str, Sequence[str]] | None = None,
+    call: Endpoint[Any, Any],
+    common: Sequence[str],
+    without: Collection[str] = (),
 ) -> FilterForm:
-    """Return the form of a list. `path`: below PATH. `given`: the address's query without what is empty.
+    """Return the form of a list, made of the parameters of its call. `path`: below PATH. `given`: the address's query
+    without what is empty.
 
-    `common`, `more`: names of filters of the list's call; the source only shows where there are several to see.
-    `choices`: by name, where they are others than most lists have.
+    `common`: parameters that are shown at once; the others, except those of `without`, are below. The source only
+    shows where there are several to see.
     """
-    known = {**_choices(service, actor), **(choices or {})}
-    values = _by_name(given)
+    fields, values = call.parameters.model_fields, _by_name(given)
+    known = _choices(service, actor)
 
     def field(name: str) -> FilterField:
         chosen = values.get(name, [])
-        every, label = _with_given(known.get(name, ()), chosen), LABELS.get(name, name.capitalize())
+        listed = known[name] if name in known else _values_of(fields[name].annotation)
+        every, label = _with_given(listed, chosen), LABELS.get(name, name.capitalize())
         return FilterField(name, label, chosen, every, _EXAMPLES.get(name, ""), name in _SEARCHED)
 
-    def fields(names: Iterable[str]) -> list[FilterField]:
-        return [field(name) for name in names if name != "source" or len(known["source"]) > 1]
-
-    shown, seldom = fields(common), fields(more)
+    hides = {*_PLACE, *without, *(() if len(known["source"]) > 1 else ("source",))}
+    shown = [field(name) for name in common if name not in hides]
+    seldom = [field(name) for name in fields if name not in common and name not in hides]
     names = {each.name for each in (*shown, *seldom)}
     hidden = [(name, value) for name, value in given if name not in names and name != "after"]
     narrowed = {name: value for name, value in values.items() if name not in _PLACE}
     return FilterForm(PATH + path, shown, seldom, hidden, narrowed)
+
+
+def list_page(
+    service: Service,
+    actor: Actor,
+    query: Query,
+    call: Endpoint[Any, Any],
+    path: str,
+    title: str,
+    common: Sequence[str],
+) -> dict[str, Any]:
+    """Return a page of the rows of a call that match the query, with its form and where it continues."""
+    given = given_of(query)
+    found = call.call(service, actor, call.parse({}, given))
+    form = filter_form(service, actor, path, given, call, common)
+    return {"title": title, "here": title, "rows": found.items, "form": form, "further": further(path, given, found)}
+
+
+def _values_of(annotation: Any) -> Sequence[str]:
+    """Return what a parameter may be, if it is one of a few."""
+    kind = next(iter(get_args(annotation)), None)
+    return [each.value for each in kind] if isinstance(kind, type) and issubclass(kind, Enum) else ()
 
 
 def _by_name(given: Query) -> dict[str, list[str]]:
@@ -129,6 +153,5 @@ def _choices(service: Service, actor: Actor) -> dict[str, Sequence[str]]:
         "source": [] if actor.source else list(config.sources),
         "sink": list(config.destinations),
         "route": [each.name for each in config.routes],
-        "state": [each.value for each in DeliveryState],
         "status": [*sorted(FINAL), *sorted(ACTIVE)],
     }

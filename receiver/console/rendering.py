@@ -19,6 +19,7 @@ from receiver.api.service import Actor
 from receiver.console.forms import Notice
 from receiver.console.page import PATH, ConsolePage, PageLink, event_path, run_path
 from receiver.console.sign_in import SignedIn
+from receiver.console.wording import asked_for, seconds_left
 from receiver.domain.api_key import OPERATE
 from receiver.domain.event import short_id
 from receiver.status.problem import after, ago, size
@@ -75,6 +76,8 @@ def _environment() -> jinja2.Environment:
         "run_path": lambda row: run_path(row.source, row.run_id),
         "event_path": event_path,
         "short_id": short_id,
+        "asked_for": asked_for,
+        "seconds_left": seconds_left,
     }
     nobody: Mapping[str, Any] = {"person": "", "form_token": "", "may_operate": False, "all_sources": False}
     it.globals |= {

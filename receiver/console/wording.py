@@ -1,9 +1,11 @@
-"""What an action was asked to take, in words. Pure."""
+"""What an operation or action was asked to take, and how long it still takes, in words. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+from receiver.api.operations import OperationRow
 
 # Members of one value that are shown.
 _MOST: Final = 3
@@ -41,3 +43,11 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
+
+
+def seconds_left(row: OperationRow) -> float | None:
+    """Return how long an operation will still take at its present speed; None if unknown."""
+    took = row.updated_at - row.created_at
+    if row.state != "running" or row.done <= 0 or took <= 0:
+        return None
+    return max(0.0, (row.total - row.done) * took / row.done)

@@ -24,25 +24,11 @@ from receiver.api.outline import outline
 from receiver.api.service import Actor, Service
 from receiver.api.totals import GET_TOTALS
 from receiver.console.action import ConsoleAction, Form
-from receiver.console.filters import filter_form
+from receiver.console.filters import filter_form, list_page
 from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 
-# Filters, and those that are seldom needed.
 _COMMON: Final = ("reason", "sink", "state", "source", "since")
-_MORE: Final = (
-    "run",
-    "run_prefix",
-    "status",
-    "workflow",
-    "route",
-    "text",
-    "title",
-    "label",
-    "run_type",
-    "until",
-    "event_id",
-)
 # What the dead letters are grouped by, how far back, and how many groups are shown.
 _REASONS: Final = {"by": "sink,reason", "since": "90d", "top": "12"}
 # Characters that tell a reason from others.
@@ -77,32 +63,27 @@ def resubmits(service: Service) -> list[tuple[str, str]]:
 
 def deliveries(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of the deliveries that match what the query says."""
-    given = given_of(query)
-    form = filter_form(service, actor, "/deliveries", given, _COMMON, _MORE)
-    found = LIST_DELIVERIES.call(service, actor, LIST_DELIVERIES.parse({}, given))
+    page = list_page(service, actor, query, LIST_DELIVERIES, "/deliveries", "Deliveries", _COMMON)
+    given = page["form"].given
     return {
-        "title": "Deliveries",
-        "here": "Deliveries",
-        "deliveries": found.items,
-        "form": form,
-        "on_rows": _on_rows(set(form.given.get("state", ()))),
-        "on_all": _on_all(form.given),
+        **page,
+        "on_rows": _on_rows(set(given.get("state", ()))),
+        "on_all": _on_all(given),
         "groups": [],
-        "further": further("/deliveries", given, found),
     }
 
 
 def dead_letters(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of the dead letters, and of what they died."""
     given = [(name, value) for name, value in given_of(query) if name != "state"]
-    common, dead = [name for name in _COMMON if name != "state"], [("state", DeliveryState.DEAD.value)]
-    form = filter_form(service, actor, "/dead", given, common, _MORE)
+    dead = [("state", DeliveryState.DEAD.value)]
+    form = filter_form(service, actor, "/dead", given, LIST_DELIVERIES, _COMMON, without=("state",))
     found = LIST_DELIVERIES.call(service, actor, LIST_DELIVERIES.parse({}, [*given, *dead]))
     taken = {**form.given, "state": [DeliveryState.DEAD.value]}
     return {
         "title": "Dead letters",
         "here": "Dead letters",
-        "deliveries": found.items,
+        "rows": found.items,
         "form": form,
         "on_rows": _on_rows({DeliveryState.DEAD}),
         "on_all": _on_all(taken),

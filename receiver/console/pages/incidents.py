@@ -15,7 +15,6 @@ from receiver.console.pages.deliveries import resubmits
 from receiver.console.window import NAME, window_links, window_of
 
 _COMMON: Final = ("workflow", "reason", "source")
-_MORE: Final = ("title", "label", "run_type", "text")
 
 
 def incidents(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -28,7 +27,7 @@ def incidents(service: Service, actor: Actor, _names: Mapping[str, str], query: 
         "here": "Incidents",
         "window": window,
         "windows": window_links("/incidents", query, window),
-        "form": filter_form(service, actor, "/incidents", given, _COMMON, _MORE),
+        "form": filter_form(service, actor, "/incidents", given, LIST_INCIDENTS, _COMMON, without=("since", "until")),
         "filtered": len(wanted) > 1,
         "incidents": [_shown(each, window.name) for each in found.items],
         "resubmits": resubmits(service),

@@ -10,33 +10,26 @@ from receiver.api.deliveries import REPLAY_DELIVERIES, REPLAYABLE, RESUBMIT_RUNS
 from receiver.api.models import Filtered
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
-from receiver.console.filters import filter_form
-from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
+from receiver.console.filters import list_page
+from receiver.console.page import ConsolePage, PageLink, Query
 from receiver.console.pages.deliveries import resubmits
 
-# Filters, and those that are seldom needed.
 _COMMON: Final = ("text", "status", "workflow", "run_prefix", "since")
-_MORE: Final = ("source", "title", "label", "run_type", "reason", "route", "sink", "state", "until", "run", "event_id")
 
 
 def runs(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of runs that match what the query says."""
-    given = given_of(query)
-    form = filter_form(service, actor, "/runs", given, _COMMON, _MORE)
     again = resubmits(service)
-    found = LIST_RUNS.call(service, actor, LIST_RUNS.parse({}, given))
+    page = list_page(service, actor, query, LIST_RUNS, "/runs", "Runs", _COMMON)
+    given = page["form"].given
     return {
-        "title": "Runs",
-        "here": "Runs",
-        "runs": found.items,
+        **page,
         "on_rows": [
             (REPLAY_DELIVERIES.name, "Replay", ""),
             *((RESUBMIT_RUNS.name, label, into) for label, into in again),
         ],
-        "replayable": bool(form.given) and set(form.given.get("state", ())) <= set(REPLAYABLE),
-        "resubmits": again if _resubmittable(form.given) else [],
-        "form": form,
-        "further": further("/runs", given, found),
+        "replayable": bool(given) and set(given.get("state", ())) <= set(REPLAYABLE),
+        "resubmits": again if _resubmittable(given) else [],
     }
 
 

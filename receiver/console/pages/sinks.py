@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, Final
 
 from receiver.api.deliveries import LIST_ATTEMPTS
 from receiver.api.models import Scoped
+from receiver.api.rows import AttemptRow
 from receiver.api.service import Actor, Service
 from receiver.api.sinks import (
     GET_SINK,
@@ -27,6 +29,7 @@ from receiver.console.page import ConsolePage, PageLink, Query
 from receiver.console.window import window_links, window_of
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
+from receiver.errors import Invalid
 
 # Attempts on the page of a sink.
 _NEWEST: Final = 15
@@ -46,8 +49,13 @@ def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query)
     row = GET_SINK.call(service, actor, GET_SINK.validated({"sink": name}))
     buckets = window.buckets(service.ledger.now())
     span = {"since": buckets.since, "by": "state", "bucket": buckets.seconds, "sink": name}
-    counted = GET_TOTALS.call(service, actor, GET_TOTALS.validated(span)).items[1:]
-    tried = LIST_ATTEMPTS.call(service, actor, LIST_ATTEMPTS.validated({"sink": name, "limit": _NEWEST})).items
+    counted: Sequence[TotalRow] = ()
+    tried: Sequence[AttemptRow] = ()
+    # A sink that is not in the config is an unknown name to a list without a row of it.
+    with suppress(Invalid) if row.orphaned else nullcontext():
+        counted = GET_TOTALS.call(service, actor, GET_TOTALS.validated(span)).items[1:]
+    with suppress(Invalid) if row.orphaned else nullcontext():
+        tried = LIST_ATTEMPTS.call(service, actor, LIST_ATTEMPTS.validated({"sink": name, "limit": _NEWEST})).items
     return {
         "title": name,
         "here": "Sinks",

@@ -1,4 +1,4 @@
-"""Submissions: the list, and one with its run and what it waits for."""
+"""A submission with its run and what it waits for."""
 
 from __future__ import annotations
 
@@ -7,29 +7,10 @@ from typing import Any, Final
 
 from receiver.api.outline import outline
 from receiver.api.service import Actor, Service
-from receiver.api.submissions import GET_SUBMISSION, LIST_SUBMISSIONS
-from receiver.console.filters import filter_form
-from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
+from receiver.api.submissions import GET_SUBMISSION
+from receiver.console.page import ConsolePage, Query
 from receiver.console.pages.deliveries import resubmits
 from receiver.domain.counting import counted
-from receiver.domain.submission import SubmissionState
-
-_COMMON: Final = ("text", "state", "run", "label", "since")
-_MORE: Final = ("source", "status", "workflow", "title", "reason", "until")
-_STATES: Final = tuple(each.value for each in SubmissionState)
-
-
-def submissions(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
-    """Return a page of submissions that match what the query says."""
-    given = given_of(query)
-    found = LIST_SUBMISSIONS.call(service, actor, LIST_SUBMISSIONS.parse({}, given))
-    return {
-        "title": "Submissions",
-        "here": "Submissions",
-        "submissions": found.items,
-        "form": filter_form(service, actor, "/submissions", given, _COMMON, _MORE, {"state": _STATES}),
-        "further": further("/submissions", given, found),
-    }
 
 
 def submission(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -58,7 +39,4 @@ def submission(service: Service, actor: Actor, names: Mapping[str, str], query: 
     }
 
 
-PAGES: Final = (
-    ConsolePage("/submissions", "submissions.html", submissions, PageLink("Submissions", "u", "Submitting")),
-    ConsolePage("/submissions/{id}", "submission.html", submission),
-)
+PAGES: Final = (ConsolePage("/submissions/{id}", "submission.html", submission),)

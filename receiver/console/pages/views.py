@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from receiver.api.service import Actor, Service
-from receiver.api.views import LIST_VIEWS, REMOVE_VIEW, RENAME_VIEW, SAVE_VIEW
+from receiver.api.views import LIST_VIEWS, REMOVE_VIEW, SAVE_VIEW
 from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage, Query
 
@@ -20,6 +20,5 @@ def views(service: Service, actor: Actor, _names: Mapping[str, str], _query: Que
 PAGES: Final = (ConsolePage("/views", "views.html", views),)
 ACTIONS: Final = (
     ConsoleAction(SAVE_VIEW, "Save", lambda view: f"Saved as {view.name}."),
-    ConsoleAction(RENAME_VIEW, "Rename", lambda view: f"It is called {view.name} now."),
     ConsoleAction(REMOVE_VIEW, "Remove", lambda view: f"{view.name} is removed."),
 )

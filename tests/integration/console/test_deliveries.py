@@ -68,7 +68,11 @@ def test_the_form_keeps_what_the_address_says(operated: Submitting, as_person: A
 
 @pytest.mark.parametrize(
     ("path", "said"),
-    [("/deliveries", "Nothing was delivered yet"), ("/dead", "No dead letter"), ("/dead?sink=ops", "None matches")],
+    [
+        ("/deliveries", "Nothing was delivered yet"),
+        ("/dead", "No dead letter"),
+        ("/dead?sink=ops", "No delivery matches"),
+    ],
 )
 def test_an_empty_list_says_what_that_means(as_person: AsPerson, path: str, said: str) -> None:
     assert said in as_person("admin").get(path).text

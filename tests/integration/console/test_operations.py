@@ -39,7 +39,7 @@ def test_an_operation_is_followed_and_stopped(operated: Submitting, as_person: A
     assert f"{name} is stopped after 0 of 1." in after.text
     assert done(operated)[-1] == ("operation.cancel", "admin", 1, "done")
     assert "operation.cancel" in admin.get("/audit").text
-    assert "None is so" in admin.get("/operations?state=running").text
+    assert "No operation matches" in admin.get("/operations?state=running").text
 
 
 def test_pages_follow_what_happens(operated: Submitting, as_person: AsPerson) -> None:

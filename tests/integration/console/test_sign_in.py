@@ -141,7 +141,7 @@ def test_a_person_of_one_source_sees_that_alone(browser: Browser) -> None:
     browser.sign_in("ana")
     assert browser.get("/runs?source=skyvern").status_code == 403
     # what is wrong with the whole deployment is not theirs to see
-    assert "Parts" not in browser.get("/").text
+    assert "Processes" not in browser.get("/").text
 
 
 USER_NAME = "Sign in as <code>admin</code> with the password in <code>RUNHOOK_CONSOLE_PASSWORD</code>."

@@ -124,7 +124,7 @@ def test_a_person_saves_what_they_look_at(browser: Browser, console_server: Subm
     assert '<a href="/console/runs?status=failed" aria-current="page">&lt;b&gt;Failed&lt;/b&gt;</a>' in page
     assert "Saved as &lt;b&gt;Failed&lt;/b&gt;." in page
     listed = browser.get("/views").text
-    assert 'action="/console/do/rename_view"' in listed
+    assert 'action="/console/do/remove_view"' in listed
     # And who is of one source does not see it
     browser.sign_in("olga")
     assert "Failed" not in browser.get("/views").text
