@@ -147,6 +147,7 @@ class WorkerProcess:
             raise NotStarted(f"the sink {sink} can't be built: {self._not_built[sink]}")
         self._heartbeat.start()
         threads.append(keep_thread("each second", self._each_second, self._ended))
+        threads.append(keep_thread("tries", self._try_again, self._ended))
         if self._work.dispatches:
             build = partial(dispatcher.build, self._settings, self._config, self._owner, self._redis)
             dispatch = build(ledger=self._ledger, runners=self._runners)
@@ -182,14 +183,12 @@ class WorkerProcess:
     def _linger(self, stop: Stop) -> None:
         """The job of a sink with its own process: look for due deliveries until there have been none for a while."""
         found_at = time.monotonic()
-        try:
+        with suppress(LedgerUnavailable):  # the runner reports it; once a second there is another look
             while not stop() and time.monotonic() - found_at < _QUIET:
                 if self._poke_due():
                     found_at = time.monotonic()
                 time.sleep(_LINGER_LOOK)
             wakeups.finish(self._redis, wakeups.deliver_queue(self._work.sinks[0]), self._poke_due)
-        except LedgerUnavailable:
-            pass  # the runner reports it; once a second there is another look
 
     def _give_signs(self, reader: int) -> None:
         """Give signs of life to the supervisor while no job hangs, and pass a stop on at once."""
@@ -207,23 +206,23 @@ class WorkerProcess:
                 time.sleep(_SIGNAL)
 
     def _each_second(self) -> None:
-        """Find work that no wake-up reported, release what dead processes held, and build what could not be built."""
-        tried = time.monotonic()
+        """Find work that no wake-up reported, and end a process that has too many hung sends."""
         self._redis_trouble = ""
         while not self._ended.wait(LOOK_EVERY):
-            now = time.monotonic()
             with suppress(LedgerUnavailable):
                 if not self._stops:
                     self._poke_due()
             if self._work.dispatches and not self._stops:
                 self._look_into_the_inbox()
-            if now - tried >= TRY_AGAIN:
-                tried = now
-                release_dead(self._settings.data, partial(release_owner, self._settings))
-                self._build_runners()
-            if not self._replace and any(each.worn_out for each in self._runners.values()):
+            if not self._replace and any(each.worn_out for each in list(self._runners.values())):
                 self._replace = True
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    def _try_again(self) -> None:
+        """Release what dead processes held, and build what could not be built. A constructor may hang here."""
+        while not self._ended.wait(TRY_AGAIN):
+            release_dead(self._settings.data, partial(release_owner, self._settings))
+            self._build_runners()
 
     def _look_into_the_inbox(self) -> None:
         trouble = ""

@@ -19,20 +19,13 @@ from handlers import Receipt, Refused, Unavailable
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery import backoff
 from receiver.delivery.backoff import RETRY_AFTER_CAP
-from receiver.domain.breaker import Lane, Observation
+from receiver.domain.breaker import Observation
 from receiver.domain.delivery import DeliveryMove, gave_up
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.dialect import storable
 
 _AVAILABLE = Observation(True)
-
-
-class BreakerChange(NamedTuple):
-    """The breaker of a lane before and after the answers of one batch."""
-
-    before: Lane
-    after: Lane
 
 
 def reason(answer: Exception) -> str:
@@ -90,19 +83,19 @@ def outcome_of(
     claimed: Claimed,
     answer: Receipt | Exception,
     retry: RetryPolicy,
-    change: BreakerChange | None,
+    parked_until: float | None,
     started_at: float,
     now: float,
     chance: float,
     *,
     ended_at: float | None = None,
 ) -> AttemptResult:
-    """Return the result of one attempt. `change`: of the breaker, by the batch that the attempt was settled in, if any.
+    """Return the result of one attempt. `parked_until`: of a lane whose breaker was not closed, when the next probe is.
     `chance` in [0, 1) is the jitter; times are seconds since the epoch. `ended_at`: None means now."""
     if isinstance(answer, Receipt):
         verdict, receipt = _Verdict(DeliveryMove.ACCEPT, "accepted", "", now), _receipt(answer)
     else:
-        verdict, receipt = _failed(claimed, answer, retry, change, now, chance), None
+        verdict, receipt = _failed(claimed, answer, retry, parked_until, now, chance), None
     return AttemptResult(
         *(claimed.id, claimed.event_id, claimed.attempt_number, verdict.move, verdict.outcome),
         *(verdict.why, started_at, now if ended_at is None else ended_at, verdict.due_at, verdict.spends),
@@ -113,7 +106,7 @@ def outcome_of(
 
 
 def _failed(
-    claimed: Claimed, answer: Exception, retry: RetryPolicy, change: BreakerChange | None, now: float, chance: float
+    claimed: Claimed, answer: Exception, retry: RetryPolicy, parked_until: float | None, now: float, chance: float
 ) -> _Verdict:
     why = reason(answer)
     if isinstance(answer, Refused):
@@ -122,8 +115,8 @@ def _failed(
     if backoff.is_over(retry, claimed.tried_at, now):
         return _Verdict(DeliveryMove.DIE, outcome, gave_up(retry.give_up_after) + why, now)
     away = isinstance(answer, Unavailable) and not answer.dependency
-    if away and change is not None and change.before.breaker != "closed":
-        return _Verdict(DeliveryMove.DEFER, outcome, why, max(change.after.until, now), spends=False)
+    if away and parked_until is not None:
+        return _Verdict(DeliveryMove.DEFER, outcome, why, max(parked_until, now), spends=False)
     due = backoff.next_try(retry, claimed.spent + 1, now, chance, _wait(answer), since=claimed.tried_at)
     if due is None:
         return _Verdict(DeliveryMove.DIE, outcome, why, now)

@@ -53,18 +53,18 @@ class Settlement:
         """Do so in a transaction at `now`, without counts and log. Returns the same, and the results."""
         its = {self._sink, *(each.lane for task in tasks for each in task.claimed)} if tasks else ()
         rows = lanes.named(connection, its) if its else {}
-        changes = self._breaker_changes(connection, rows, tasks, now)
-        results = [(task, self._results(task, changes, now)) for task in tasks]
+        parked = self._move_breakers(connection, rows, tasks, now)
+        results = [(task, self._results(task, parked, now)) for task in tasks]
         settled = [result for _, found in results for result in found]
         sinks = attempts.settle(connection, self._owner, settled, now, unstarted)
         return sinks, self._sink in rows and rows[self._sink].paused, results
 
-    def _results(self, task: SendTask, changes: dict[str, outcome.BreakerChange], now: float) -> list[AttemptResult]:
+    def _results(self, task: SendTask, parked: Mapping[str, float], now: float) -> list[AttemptResult]:
         started_at = now - (time.monotonic() - task.started)  # by the ledger's clock, as all that it records
         ended_at = min(started_at + task.seconds, now)
         return [
             outcome.outcome_of(
-                *(each, answer, self._retry, changes.get(each.lane), started_at, now, random.random()),
+                *(each, answer, self._retry, parked.get(each.lane), started_at, now, random.random()),
                 ended_at=ended_at,
             )
             for each, answer in zip(task.claimed, task.answers, strict=True)
@@ -80,16 +80,19 @@ class Settlement:
                     _log_trouble(each, answer, result)
         log.info("deliver.settled sink=%s %s", self._sink, Fields(counts))
 
-    def _breaker_changes(
+    def _move_breakers(
         self, connection: Connection, rows: Mapping[str, breaker.Lane], tasks: Sequence[SendTask], now: float
-    ) -> dict[str, outcome.BreakerChange]:
-        """Move the breakers by what the answers say of their lanes. Returns their changes by lane. `rows`: of lanes."""
+    ) -> dict[str, float]:
+        """Move the breakers by what the answers say of their lanes. `rows`: of lanes.
+
+        Returns, for each lane that was shut before, the time of its next probe.
+        """
         seen: defaultdict[str, list[breaker.Observation]] = defaultdict(list)
         for task in tasks:
             for each, answer in zip(task.claimed, task.answers, strict=True):
                 if (found := outcome.availability(answer)) is not None:
                     seen[each.lane].append(found)
-        changes = {}
+        parked = {}
         for name in sorted(seen):
             before = rows.get(name) or breaker.Lane(name, self._sink)
             after = breaker.after(before, seen[name], now)
@@ -97,8 +100,9 @@ class Settlement:
                 lanes.put(connection, after, now)
                 if after.breaker != before.breaker:
                     log.warning("breaker.%s lane=%s reason=%s", after.breaker, name, after.reason)
-            changes[name] = outcome.BreakerChange(before, after)
-        return changes
+            if before.breaker != "closed":
+                parked[name] = after.until
+        return parked
 
 
 def _log_trouble(claimed: Claimed, answer: Receipt | Exception, result: AttemptResult) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from handlers import Receipt, Refused, Unavailable
 from receiver.config.destinations import RetryPolicy
-from receiver.delivery.outcome import BreakerChange, availability, outcome_of
-from receiver.domain.breaker import Lane, Observation
+from receiver.delivery.outcome import availability, outcome_of
+from receiver.domain.breaker import Observation
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
@@ -35,14 +35,12 @@ CLAIMED = Claimed(
     labels={},
     after=(),
 )
-OPEN = BreakerChange(
-    Lane("archive", "archive", breaker="open", until=140.0), Lane("archive", "archive", breaker="open", until=140.0)
-)
+PARKED_UNTIL = 140.0
 
 
-def result(answer: Receipt | Exception, *, spent: int = 1, change: BreakerChange | None = None) -> AttemptResult:
+def result(answer: Receipt | Exception, *, spent: int = 1, parked_until: float | None = None) -> AttemptResult:
     claimed = Claimed(**{name: getattr(CLAIMED, name) for name in Claimed.__slots__} | {"spent": spent})
-    return outcome_of(claimed, answer, RETRY, change, 99.0, 100.0, 0.0)
+    return outcome_of(claimed, answer, RETRY, parked_until, 99.0, 100.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -65,17 +63,17 @@ def test_what_becomes_of_an_attempt(answer: Receipt | Exception, spent: int, mov
     assert "secret" not in found.reason
 
 
-@pytest.mark.parametrize("change", [None, OPEN])
+@pytest.mark.parametrize("parked_until", [None, PARKED_UNTIL])
 @pytest.mark.parametrize("answer", [Unavailable("away"), Unavailable("x", dependency=True), ValueError("secret")])
 @pytest.mark.parametrize(
     ("tried_at", "dead"), [(None, False), (100.0 - 3 * 86_400 + 1, False), (100.0 - 3 * 86_400, True)]
 )
 def test_an_attempt_after_the_time_is_up_was_the_last_also_behind_an_open_breaker(
-    answer: Exception, change: BreakerChange | None, tried_at: float | None, dead: bool
+    answer: Exception, parked_until: float | None, tried_at: float | None, dead: bool
 ) -> None:
     claimed = replace(CLAIMED, tried_at=tried_at)
 
-    found = outcome_of(claimed, answer, RETRY, change, 99.0, 100.0, 0.0)
+    found = outcome_of(claimed, answer, RETRY, parked_until, 99.0, 100.0, 0.0)
 
     assert (found.move is DeliveryMove.DIE) == dead
     assert found.reason.startswith("given up after 3 d: ") == dead
@@ -102,14 +100,14 @@ def test_an_attempt_keeps_what_the_sink_said(
 
 
 def test_a_sink_that_is_away_costs_no_attempts_while_its_breaker_is_open() -> None:
-    found = result(Unavailable("away"), spent=2, change=OPEN)
+    found = result(Unavailable("away"), spent=2, parked_until=PARKED_UNTIL)
 
     assert (found.move, found.spends, found.due_at) == (DeliveryMove.DEFER, False, 140.0)
 
 
 def test_a_delivery_whose_files_cannot_be_had_comes_to_an_end_whatever_the_breaker_says() -> None:
     # Else one that is alone with its trouble would be tried for ever, and who waits for its receipt would wait as long.
-    found = result(Unavailable("a file is gone", dependency=True), spent=2, change=OPEN)
+    found = result(Unavailable("a file is gone", dependency=True), spent=2, parked_until=PARKED_UNTIL)
 
     assert (found.move, found.spends) == (DeliveryMove.DIE, True)
 
