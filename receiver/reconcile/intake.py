@@ -92,7 +92,7 @@ class ResultIntake:
             noted_at = self._ledger.write(lambda connection: run_polls.note_end(connection, *key, now))
             if now - noted_at < DETAILS_PATIENCE:
                 return Intake(False, now + DETAILS_AGAIN, str(error))
-        self.dispatch(source.name, body, run, via, submission_id, details)
+        self._dispatch(source.name, body, run, via, submission_id, details)
         return Intake(True)
 
     def _ended_for(self, source: str, run: Run, age: RunAge, now: float) -> float:
@@ -113,10 +113,10 @@ class ResultIntake:
             and needs_telling(run.status, seconds, known, self._settings.stuck_after)
         ):
             log.info("reconcile.attention source=%s run=%s status=%s", source, run.run_id, run.status)
-            self.dispatch(source, body, run, via, submission_id)
+            self._dispatch(source, body, run, via, submission_id)
         return Intake(False, None, f"the run is {run.status or 'unreadable'}")
 
-    def dispatch(
+    def _dispatch(
         self,
         source: str,
         body: bytes,

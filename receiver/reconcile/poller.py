@@ -30,7 +30,6 @@ from receiver.dispatch.dispatcher import build as build_dispatcher
 from receiver.dispatch.late_binding import LateBinding
 from receiver.domain import poll_schedule
 from receiver.domain.agent_url import hooks_of
-from receiver.domain.event import Via
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
@@ -288,12 +287,6 @@ class Reconciler:
         again = poll_schedule.next_resolve(now - submission.created_at, submission.polls, now, random.random(), ages)
         reason = "no run with its token was found"
         self._ledger.write(lambda connection: lifecycle.postpone(connection, submission.id, again, reason, now))
-
-    def dispatch(self, source: str, body: bytes, run: Run, via: Via, submission_id: str = "") -> bool:
-        """Dispatch a run that the API returned, if it is final. `run`: parsed from `body`. Raises LedgerUnavailable."""
-        if run.final:
-            self._intake.dispatch(source, body, run, via, submission_id)
-        return run.final
 
     def take(self, source: PolledSource, body: bytes, run: Run, age: RunAge, submission_id: str = "") -> Intake:
         """Take in a run that a list has shown. Raises LedgerUnavailable."""

@@ -74,7 +74,8 @@ class Rig:
 
     def take(self, content: bytes) -> None:
         """Dispatch what Skyvern's API says of a run."""
-        self.reconciler.dispatch("skyvern", content, parse(content), "poll")
+        if parse(content).final:
+            self.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time(), "poll")])
 
     def events(self) -> list[tuple[str, str, str]]:
         rows = self.ledger.read(lambda c: queries.list_events(c, queries.Filter(limit=100)))
