@@ -22,7 +22,6 @@ from receiver.ledger import dialect, words
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.deliveries.creation import AddedDelivery, ClaimAtOnce
 from receiver.ledger.history import of_runs
-from receiver.ledger.runs import update_run
 from receiver.ledger.schema import deliveries, events, runs
 
 
@@ -198,8 +197,13 @@ def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: floa
         for key, item in sorted(newest.items(), key=itemgetter(0))
     ]
     dialect.insert_many(connection, runs, rows, _put_status)
-    for key, count in sorted(counts.items()):
-        update_run(connection, *key, events=runs.c.events + count)
+    seen = {"first_seen_at": now, "updated_at": now}  # of none: their rows are there
+    rest = [{"source": key[0], "run_id": key[1], "events": count, **seen} for key, count in sorted(counts.items())]
+    dialect.insert_many(connection, runs, rest, _count)
+
+
+def _count(insert: Any) -> Any:
+    return dialect.or_update(insert, {"events": runs.c.events + insert.excluded.events})
 
 
 def _put_status(insert: Any) -> Any:
