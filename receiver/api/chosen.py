@@ -114,7 +114,8 @@ def take(
 
     def preview(connection: Connection) -> TakenResult:
         found = _preview(connection, action)
-        check_names(service, actor, connection, action.selection, empty=not found.count)
+        empty = not (found.count or found.left or found.orphaned)
+        check_names(service, actor, connection, action.selection, empty=empty)
         for identifier in () if found.count else chosen.ids:
             check_id(connection, "ids", identifier, actor.source)
         return found

@@ -144,7 +144,7 @@ def test_a_replay_leaves_what_nobody_would_send_and_says_so(runhook: Runhook, bo
     book.write(lambda it: ledger_actions.step(it, time.time()))
     assert (states(book)["tsk_1:old"], states(book)["tsk_3:new"]) == ("dead", "queued")
     gone = (
-        r"old: it is not in the config any more, so nobody would send to it; `runhook sink move old NAME` .*--sink old`"
+        r"old: it is no longer in the config, so its deliveries are not sent; `runhook sink move old NAME` .*--sink old`"
     )
     for command in (["replay", "--sink", "old"], *(["sink", each, "old"] for each in ("resume", "pause"))):
         with pytest.raises((UsageError, Invalid), match=gone):
@@ -202,7 +202,7 @@ def test_a_backfill_says_that_it_knows_no_rules(runhook: Runhook) -> None:
         ("old", "nwe", "no sink is called nwe; the config has new"),
         ("old", "old", "are one sink"),
         ("older", "new", "older has no such deliveries"),
-        ("callback", "new", "where each caller wants them"),
+        ("callback", "new", "to the address of each caller"),
     ],
 )
 def test_a_move_that_can_not_be_meant_is_refused(
