@@ -55,21 +55,22 @@ def check_names(service: Service, actor: Actor, connection: Connection, wanted: 
             raise unknown("status", status, "unknown status", [*sorted(FINAL), *ACTIVE])
     if not empty:
         return
-    check_config_names(service, wanted)
+    check_config_names(service, connection, wanted)
     for name, identifier, kind in (("run", wanted.run_id, "run"), ("event_id", wanted.event_id, "event")):
         if identifier:
             check_id(connection, name, identifier, "", kind)
 
 
-def check_config_names(service: Service, wanted: Filter) -> None:
-    """Raise Invalid for a source, sink or route that is not in the config; nothing if the config cannot be read."""
+def check_config_names(service: Service, connection: Connection, wanted: Filter) -> None:
+    """Raise Invalid for a source, sink or route that is not in the config. A removed sink with pending or dead
+    deliveries is valid, and so is any name if the config cannot be read."""
     given = {name: value for name in _NAMED if (value := getattr(wanted, name))}
     try:
         known = {name: _NAMED[name](service.config) for name in given}
     except (RunhookError, OSError):
         return
     for name, value in given.items():
-        if value not in known[name]:
+        if value not in known[name] and not (name == "sink" and names.has_sink(connection, value)):
             raise unknown(name, value, f"there is no such {name}", known[name])
 
 

@@ -90,7 +90,7 @@ def start(
                 gap = TailGap(since=position.at, until=now - kept)
         return Tail(tail.known(connection, position)), gap
     check_names(service, actor, connection, wanted.filter(), empty=False)
-    check_config_names(service, wanted.filter())
+    check_config_names(service, connection, wanted.filter())
     begin = tail.newest(connection, now) if wanted.since is None else tail.since(connection, wanted.since)
     return Tail(begin), None
 

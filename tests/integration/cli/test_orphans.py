@@ -143,9 +143,7 @@ def test_a_replay_leaves_what_nobody_would_send_and_says_so(runhook: Runhook, bo
     assert "1 delivery to replay" in said
     book.write(lambda it: ledger_actions.step(it, time.time()))
     assert (states(book)["tsk_1:old"], states(book)["tsk_3:new"]) == ("dead", "queued")
-    gone = (
-        r"old: it is no longer in the config, so its deliveries are not sent; `runhook sink move old NAME` .*--sink old`"
-    )
+    gone = r"old: it is no longer in the config, .* `runhook sink move old NAME`.*--sink old`"
     for command in (["replay", "--sink", "old"], *(["sink", each, "old"] for each in ("resume", "pause"))):
         with pytest.raises((UsageError, Invalid), match=gone):
             runhook(*command)
