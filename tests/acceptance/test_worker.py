@@ -18,6 +18,8 @@ from receiver.ledger.schema import attempts
 from receiver.runtime.liveness import boot_id
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
+from tests.servers.postgres import PostgresProcess
+from tests.servers.receiver import body
 from tests.servers.valkey import ValkeyProcess
 from tests.support.ledger import new_event, record, with_tables
 from tests.support.processes import alive
@@ -385,6 +387,24 @@ def test_work_continues_soon_after_redis_is_back(
     watch.at_most(MOMENT)
     assert processes(it.it) == before
     assert all(alive(pid) for pid in before.values())
+
+
+def test_ledger_outage_is_logged_once(
+    deployment: Deploy, redis_url: str, postgres_factory: Callable[..., PostgresProcess]
+) -> None:
+    server = postgres_factory()
+    it = deployment(redis_url, server.url(), sinks={"files": FILES}, routes=[{"name": "all", "to": ["files"]}])
+    it.run("worker")
+    it.start()
+    it.acked(body(0))
+    it.all_delivered(1)
+    server.kill()
+    it.acked(body(1))
+    eventually(lambda: "dispatch.paused" in it.log_of("worker"))
+    time.sleep(4)  # in which it is tried several times
+    server.start()
+    it.all_delivered(2)
+    assert [it.log_of("worker").count(f"dispatch.{what}") for what in ("paused", "resumed")] == [1, 1]
 
 
 def test_missing_redis_is_waited_for_and_reported_in_one_line(hooked: Callable[..., Hooked]) -> None:
