@@ -6,7 +6,7 @@ Who may see one source only sees the same of that source, without what concerns 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from receiver.api.runs import LIST_RUNS
@@ -85,60 +85,44 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
     }
 
 
-def _path(path: str, **query: str) -> str:
-    return f"{PATH}{path}?{urlencode(query)}"
+def _path(path: str, **query: str | Sequence[str]) -> str:
+    return f"{PATH}{path}?{urlencode(query, doseq=True)}"
 
 
-def _of_runs(runs: Totals, window: Window) -> list[dict[str, Any]]:
+class Figure(NamedTuple):
+    """A number of the first page. `path`: of the list behind it, or "". `tone`: bad, wait or ""."""
+
+    name: str
+    value: str
+    path: str = ""
+    tone: str = ""
+
+
+def _of_runs(runs: Totals, window: Window) -> list[Figure]:
     """Return the numbers of the runs of the window."""
     everyone = runs.items[0]
-    unsuccessful = everyone.ended - everyone.good
-    rate = everyone.success_rate
+    unsuccessful, rate = everyone.ended - everyone.good, everyone.success_rate
+
+    def delay(seconds: float | None) -> str:
+        return "–" if seconds is None else ago(seconds)
+
+    good = "–" if rate is None else f"{100 * rate:.1f} %"
     return [
-        {"name": "runs", "value": f"{everyone.count:,}", "path": _path("/runs", since=window.name), "tone": ""},
-        {
-            "name": "successful",
-            "value": "–" if rate is None else f"{100 * rate:.1f} %",
-            "path": _path("/runs", since=window.name, status="completed"),
-            "tone": "",
-        },
-        {
-            "name": "failed",
-            "value": f"{unsuccessful:,}",
-            "path": _path("/incidents", window=window.name),
-            "tone": "bad" if unsuccessful else "",
-        },
-        {
-            "name": "median delay",
-            "value": "–" if everyone.age_p50 is None else ago(everyone.age_p50),
-            "path": "",
-            "tone": "",
-        },
-        {
-            "name": "p95 delay",
-            "value": "–" if everyone.age_p95 is None else ago(everyone.age_p95),
-            "path": "",
-            "tone": "",
-        },
+        Figure("runs", f"{everyone.count:,}", _path("/runs", since=window.name)),
+        Figure("successful", good, _path("/runs", since=window.name, status="completed")),
+        Figure("failed", f"{unsuccessful:,}", _path("/incidents", window=window.name), "bad" if unsuccessful else ""),
+        Figure("median delay", delay(everyone.age_p50)),
+        Figure("p95 delay", delay(everyone.age_p95)),
     ]
 
 
-def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[dict[str, Any]]:
+def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[Figure]:
     """Return the numbers of what is under way, or stays behind."""
     count = dead.items[0].count
+    more = "+" if dead.counted_since else ""
     found = [
-        {
-            "name": "results overdue",
-            "value": overdue,
-            "path": f"{PATH}/missing",
-            "tone": "wait" if overdue != "0" else "",
-        },
-        {
-            "name": "dead letters",
-            "value": f"{count:,}{'+' if dead.counted_since else ''}",
-            "path": f"{PATH}/dead",
-            "tone": "bad" if count else "",
-        },
+        Figure("results overdue", overdue, f"{PATH}/missing", "wait" if overdue != "0" else ""),
+        Figure("dead letters", f"{count:,}{more}", f"{PATH}/dead", "bad" if count else ""),
     ]
     if status is None:
         return found
@@ -146,32 +130,13 @@ def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[dict[str
     def waiting(*states: str) -> str:
         return f"{sum(each.get(state, 0) for each in status.ledger.deliveries.values() for state in states):,}"
 
+    pending = ("queued", "sending", "held")
     return [
         *found,
-        {
-            "name": "deliveries pending",
-            "value": waiting("queued", "sending", "held"),
-            "path": f"{PATH}/deliveries?state=queued&state=sending&state=held",
-            "tone": "",
-        },
-        {
-            "name": "retrying",
-            "value": waiting("waiting"),
-            "path": _path("/deliveries", state="waiting"),
-            "tone": "",
-        },
-        {
-            "name": "in the inbox",
-            "value": f"{status.redis.get('inbox', {}).get('entries', 0):,}",
-            "path": "",
-            "tone": "",
-        },
-        {
-            "name": "in quarantine",
-            "value": f"{status.disk.get('quarantine', 0):,}",
-            "path": f"{PATH}/quarantine",
-            "tone": "",
-        },
+        Figure("deliveries pending", waiting(*pending), _path("/deliveries", state=pending)),
+        Figure("retrying", waiting("waiting"), _path("/deliveries", state="waiting")),
+        Figure("in the inbox", f"{status.redis.get('inbox', {}).get('entries', 0):,}"),
+        Figure("in quarantine", f"{status.disk.get('quarantine', 0):,}", f"{PATH}/quarantine"),
     ]
 
 
