@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -43,22 +42,6 @@ ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES25
 
 log = logging.getLogger("runhook.console")
 logging.getLogger("authlib").setLevel(logging.INFO)  # DEBUG shows verifiers
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A sign-in that was begun. `location`: where the browser goes. `cookie`: what it brings back."""
-
-    location: str
-    cookie: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Identified:
-    """Who came back, and to which page of the console they wanted."""
-
-    person: Person
-    where: str
 
 
 class Everybody(Mapping[str, Person]):
@@ -113,14 +96,15 @@ class Oidc:
         """What the button says."""
         return urlsplit(self._config.issuer).netloc
 
-    async def begin(self, redirect: str, where: str) -> Begun:
-        """Begin a sign-in. `redirect`: where the issuer sends the browser back to; `where`: the requested page."""
+    async def begin(self, redirect: str, where: str) -> tuple[str, str]:
+        """Return where the browser goes for a sign-in, and the cookie that it brings back. `redirect`: where the issuer
+        sends it then; `where`: the requested page, which is in the cookie."""
         async with self._reached():
             await self._discover()
             begun = await self._app.create_authorization_url(redirect)
         kept = {name: begun[name] for name in ("state", "nonce", "code_verifier")}
         kept |= {"where": where[:_LONGEST_WHERE], "exp": int(time.time()) + LASTS}
-        return Begun(begun["url"], jwt.encode({"alg": "HS256"}, kept, self._key))
+        return begun["url"], jwt.encode({"alg": "HS256"}, kept, self._key)
 
     def begun(self, given: Mapping[str, str], cookie: str) -> Mapping[str, Any]:
         """Return what was kept of the sign-in that comes back with this query and cookie. Makes no request. Raises
@@ -134,7 +118,7 @@ class Oidc:
             raise BadRequest("This sign-in was begun elsewhere, or took over 10 minutes. Sign in again.")
         return kept
 
-    async def finish(self, redirect: str, given: Mapping[str, str], kept: Mapping[str, Any]) -> Identified:
+    async def finish(self, redirect: str, given: Mapping[str, str], kept: Mapping[str, Any]) -> Person:
         """Return who came back with this query. `kept`: see `begun`. Raises BadRequest and Forbidden, which say what to
         do."""
         if given.get("iss", self._config.issuer) != self._config.issuer:
@@ -160,7 +144,7 @@ class Oidc:
             raise Forbidden(f"The ID token of {self.host} is not valid: {error}.") from None
         if claims is None:
             raise Forbidden(f"{self.host} sent no ID token: the scope openid must be allowed.")
-        return Identified(self._person(claims), kept["where"])
+        return self._person(claims)
 
     async def _discover(self) -> None:
         """Read the issuer's settings, once. Raises Busy for those of another one."""

@@ -90,9 +90,9 @@ class SignInPages:
     async def to_issuer(self, oidc: Oidc, request: Request) -> Response:
         """Lead to the issuer."""
         redirect, where = _redirect_uri(request), local_path(request.query_params.get("next", ""))
-        begun = await oidc.begin(redirect, where)
-        answer = see_other(begun.location)
-        set_sign_in_cookie(request, answer, begun.cookie)
+        location, cookie = await oidc.begin(redirect, where)
+        answer = see_other(location)
+        set_sign_in_cookie(request, answer, cookie)
         return answer
 
     async def from_issuer(self, oidc: Oidc, request: Request) -> Response:
@@ -100,9 +100,9 @@ class SignInPages:
         cookie, given = request.cookies.get(SIGNING_IN, ""), dict(request.query_params)
         kept = oidc.begun(given, cookie)
         self._sign_in.throttle(request)  # only now: else pictures of another site could use up a network's tries
-        found = await oidc.finish(_redirect_uri(request), given, kept)
-        token = await self._sign_in.with_issuer(request, found.person)
-        answer = self._signed_in(request, token, found.where)
+        person = await oidc.finish(_redirect_uri(request), given, kept)
+        token = await self._sign_in.with_issuer(request, person)
+        answer = self._signed_in(request, token, kept["where"])
         forget_sign_in_cookie(answer)
         return answer
 
