@@ -93,13 +93,13 @@ def console(context: Context) -> WebPart:
 def _issuer(config: OidcConfig, people: Mapping[str, Person], secret: str) -> tuple[Mapping[str, Person], Oidc]:
     """Return who may sign in with the issuer's people, and the issuer. Raises ConfigError without the extra."""
     try:
-        from receiver.console.oidc import Everybody, Oidc
+        from receiver.console.oidc import People, Oidc
     except ModuleNotFoundError as error:
         if error.name not in ("authlib", "joserfc"):
             raise
         raise ConfigError("console.oidc: Authlib is not installed: pip install 'runhook[oidc]'") from None
-    everybody = Everybody(people, config)
-    return everybody, Oidc(config, everybody, secret)
+    known = People(people, config)
+    return known, Oidc(config, known, secret)
 
 
 def _ledger(context: Context) -> Ledger:

@@ -44,7 +44,7 @@ log = logging.getLogger("runhook.console")
 logging.getLogger("authlib").setLevel(logging.INFO)  # DEBUG shows verifiers
 
 
-class Everybody(Mapping[str, Person]):
+class People(Mapping[str, Person]):
     """Who may sign in, by name: people with a password, and those of the issuer's groups. The latter are not listed,
     for only the issuer knows them; their name says by which group they may what."""
 

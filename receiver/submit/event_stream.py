@@ -65,10 +65,10 @@ class EventStreams:
         if now.final:
             yield await off_loop(len(first.body), _result, first)
             return
-        told: _Told | None = None
+        sent: _StatusEvent | None = None
         if now.status:
-            told = _Told(run_id, now.run_type, now.outcome, now.attempt)
-            yield told.event("")
+            sent = _StatusEvent(run_id, now.run_type, now.outcome, now.attempt)
+            yield sent.event("")
         known: WaitedRun | None = None
         followed = {run_id}  # runs that name each other in a circle end the chain
         while True:
@@ -87,14 +87,14 @@ class EventStreams:
                 if reply.status == 200 and (await off_loop(len(reply.body), parse_outline, reply.body)).final:
                     yield await off_loop(len(reply.body), _result, reply)
                     return
-            news = _news(run_id, state, known)
+            newest = _newest(run_id, state, known)
             known = state
-            if news is not None and news[0] != told:
-                told, event_id = news
-                yield told.event(event_id)
+            if newest is not None and newest[0] != sent:
+                sent, event_id = newest
+                yield sent.event(event_id)
 
 
-class _Told(NamedTuple):
+class _StatusEvent(NamedTuple):
     """What an event of kind `status` says."""
 
     run_id: str
@@ -107,13 +107,13 @@ class _Told(NamedTuple):
         return sse.event("status", event_id, json.dumps(self._asdict()).encode())
 
 
-def _news(run_id: str, state: WaitedRun, known: WaitedRun | None) -> tuple[_Told, str] | None:
+def _newest(run_id: str, state: WaitedRun, known: WaitedRun | None) -> tuple[_StatusEvent, str] | None:
     """Return what is new in `state`, with the id of the event that said it; "" when a look at Skyvern did."""
     status, look = state.status, state.look
     if status is not None and status.event_id and status != (known.status if known else None):
-        return _Told(run_id, status.run_type, status.outcome, status.attempt, status.final), status.event_id
+        return _StatusEvent(run_id, status.run_type, status.outcome, status.attempt, status.final), status.event_id
     if look is not None and look != (known.look if known else None):
-        return _Told(run_id, look.run_type, look.status, look.attempt, look.final), ""
+        return _StatusEvent(run_id, look.run_type, look.status, look.attempt, look.final), ""
     return None
 
 
