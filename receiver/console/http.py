@@ -93,7 +93,7 @@ def console(context: Context) -> WebPart:
 def _issuer(config: OidcConfig, people: Mapping[str, Person], secret: str) -> tuple[Mapping[str, Person], Oidc]:
     """Return who may sign in with the issuer's people, and the issuer. Raises ConfigError without the extra."""
     try:
-        from receiver.console.oidc import People, Oidc
+        from receiver.console.oidc import Oidc, People
     except ModuleNotFoundError as error:
         if error.name not in ("authlib", "joserfc"):
             raise
