@@ -1,6 +1,6 @@
-"""kill -9 at each step of each part, on SQLite: no event is lost or doubled, and work goes on by itself.
+"""kill -9 at each step of each process, on both databases: no event is lost or doubled, and work continues by itself.
 
-A plan of random kills hits most moments once in a thousand. Here a part is killed at its first call of the disk, a
+A plan of random kills hits most moments once in a thousand. Here a process is killed at its first call of the disk, a
 server or another process after an event has come, then at its second, and so on until it makes no more.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import httpx2
 import pytest
 
 from receiver.domain.event import delivery_id, event_id
+from receiver.ledger import Ledger
 from tests.servers.deployment import Deployment
 from tests.servers.receiver import body
 from tests.servers.scripted import Reply, ScriptedServer
@@ -37,6 +37,7 @@ class Watched(Deployment):
 
     redis: ValkeyProcess
     consumer: ScriptedServer
+    results: Ledger
     number = 0
 
     @property
@@ -95,37 +96,37 @@ class Watched(Deployment):
         """How often the consumer got this body, by key."""
         return Counter(call.headers["webhook-id"] for call in self.consumer.calls if call.body == content)
 
-    def column(self, database: Path, query: str) -> list[str]:
-        with closing(sqlite3.connect(database)) as connection:
-            return [value for (value,) in connection.execute(query)]
+    def column(self, database: Ledger, query: str) -> list[str]:
+        return database.read(lambda connection: [value for (value,) in connection.exec_driver_sql(query)])
 
     def assert_all_came_once(self, at_most: int = 2) -> None:
         """Each run has one event, a delivery for each sink, and one row; the consumer got it under one key, `at_most`
         so many times."""
-        ledger = self.data / "ledger.db"
+        ledger = self.ledger
         runs = [json.loads(body(number))["run_id"] for number in range(1, self.number + 1)]
         assert sorted(self.column(ledger, "SELECT run_id FROM events")) == runs
         assert sorted(self.column(ledger, "SELECT run_id FROM deliveries")) == sorted(runs * len(SINKS))
         assert set(self.column(ledger, "SELECT state FROM deliveries")) == {"delivered"}
-        assert sorted(self.column(self.directory / "results.db", "SELECT run_id FROM skyvern_runs")) == runs
+        assert sorted(self.column(self.results, "SELECT run_id FROM skyvern_runs")) == runs
         for number in range(1, self.number + 1):
             seen = self.calls(body(number))
             assert set(seen) == {delivery_id(event_id("skyvern", body(number)), "hook")}
             assert seen.total() <= at_most
 
 
-@pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
-    """One that is at work, and has delivered an event."""
+@pytest.fixture(params=["sqlite", "postgresql"])
+def watched(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Watched]:
+    """One that is at work, and has delivered an event. Ledger and results are in databases of the same kind."""
     valkey, consumer = ValkeyProcess(tmp_path / "valkey").start(), ScriptedServer()
     directory = tmp_path / "deployment"
-    sinks = {
-        "hook": {"type": "http", "url": consumer.url},
-        "results": {"type": "database", "url": f"sqlite:///{directory / 'results.db'}"},
-    }
+    if request.param == "sqlite":
+        ledger, results = (f"sqlite:///{directory / name}" for name in ("data/ledger.db", "results.db"))
+    else:
+        ledger = results = request.getfixturevalue("postgres_url")
+    sinks = {"hook": {"type": "http", "url": consumer.url}, "results": {"type": "database", "url": results}}
     config = {"sinks": sinks, "routes": [{"name": "all", "to": SINKS}], "allowed_addresses": ["127.0.0.1"]}
-    it = Watched(directory, valkey.url, f"sqlite:///{directory / 'data' / 'ledger.db'}", config)
-    it.redis, it.consumer = valkey, consumer
+    it = Watched(directory, valkey.url, ledger, config)
+    it.redis, it.consumer, it.results = valkey, consumer, Ledger(results)
     try:
         for program in ("worker", "clock", "serve"):
             it.begin(program)
@@ -134,6 +135,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
         yield it
     finally:
         it.end()
+        it.results.close()
         consumer.close()
         valkey.kill()
     logs = it.log + it.log_of("worker") + it.log_of("clock")
