@@ -131,7 +131,9 @@ class Oidc:
             async with self._reached():
                 await self._discover()
                 tokens = await self._app.fetch_access_token(redirect, **code)
-                claims = await self._app.parse_id_token(tokens, nonce=kept["nonce"], leeway=LEEWAY)
+                await self._app.fetch_jwk_set(force=True)  # a key that the issuer has withdrawn proves nothing
+                wanted = {"iss": {"value": self._config.issuer}, "aud": {"value": self._config.client_id}}
+                claims = await self._app.parse_id_token(tokens, kept["nonce"], wanted, leeway=LEEWAY)
         except OAuthError as error:
             log.warning("console.oidc_refused reason=%s", error.error)
             remedy = {

@@ -53,7 +53,8 @@ class Issuer:
         return {"issuer": named, **ends, "id_token_signing_alg_values_supported": ["ES256", "HS256", "none"]}
 
     def keys(self) -> dict[str, Any]:
-        jwk = json.loads(ECAlgorithm.to_jwk(self._key.public_key()))
+        shown = ec.generate_private_key(ec.SECP256R1()) if "withdrawn" in self.faults else self._key
+        jwk = json.loads(ECAlgorithm.to_jwk(shown.public_key()))
         return {"keys": [{**jwk, "kid": self.kid, "use": "sig", "alg": "ES256"}]}
 
     def authorize(self, asked: dict[str, str]) -> str:
@@ -92,6 +93,7 @@ class Issuer:
             "expired": {"exp": now - 3600, "iat": now - 7200},
             "audience": {"aud": "another"},
             "audiences": {"aud": [CLIENT, "another"]},
+            "party": {"aud": "another", "azp": CLIENT},
             "azp": {"azp": "another"},
             "iss": {"iss": "https://another.example"},
         }

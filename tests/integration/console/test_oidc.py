@@ -171,7 +171,7 @@ def test_a_token_without_a_name_is_refused_in_words(person: Browser, issuer: Iss
     assert "is in no group" in come_back(person, at_issuer(person)).text
 
 
-WRONG = "nonce expired audience audiences azp iss none hmac signature client grant denied"
+WRONG = "nonce expired audience audiences party azp iss none hmac signature client grant denied"
 
 
 @pytest.mark.parametrize("fault", WRONG.split())
@@ -227,6 +227,13 @@ def test_a_new_key_of_the_issuer_is_found(person: Browser, issuer: Issuer) -> No
     issuer.roll()
     person.session.cookies.clear()
     assert come_back(person, at_issuer(person)).status_code == 303
+
+
+def test_a_key_that_the_issuer_has_withdrawn_proves_nothing(person: Browser, issuer: Issuer) -> None:
+    assert come_back(person, at_issuer(person)).status_code == 303
+    person.session.cookies.clear()
+    issuer.faults.add("withdrawn")
+    assert come_back(person, at_issuer(person)).status_code == 403
 
 
 @pytest.mark.parametrize(("fault", "says"), [("down", "can't be reached from here"), ("issuer", "write it the same")])
