@@ -33,6 +33,11 @@ LOOK_FOR = timedelta(seconds=360)
 LOOK_AGAIN = 20.0  # minimum seconds until such a file is looked for again
 
 
+# Minimum bytes a second that a host must send, over each stretch of LEAST_RATE_OVER seconds.
+LEAST_RATE = 4096
+LEAST_RATE_OVER = 20.0
+
+
 class SkipArtifact(Exception):
     """This artifact is not stored; the message is the reason that the manifest gives."""
 
@@ -76,8 +81,8 @@ class ByteAllowance:
 class IncomingFile:
     """The byte stream of one artifact, counted, hashed and, at the end, compared with what was announced.
 
-    Iterating raises SkipArtifact when they are more than `cap` or `allowance`, and Unavailable when, at the end, they
-    are not as announced; so a store that commits only at the end stores nothing wrong. `size`
+    Iterating raises SkipArtifact when they are more than `cap` or `allowance`, and Unavailable when they come too
+    slowly or, at the end, are not as announced; so a store that commits only at the end stores nothing wrong. `size`
     and `sha256` are valid afterwards. `started`: when the host was called (time.monotonic(), seconds).
     """
 
@@ -139,6 +144,7 @@ class IncomingFile:
 
     def _checked(self) -> Iterator[bytes]:
         chunks = self._download.chunks()
+        begun, size_then = self._host_seconds, 0  # of the stretch over which the rate is measured
         while True:
             self._deadline.remaining()
             asked = time.monotonic()
@@ -152,6 +158,10 @@ class IncomingFile:
                 raise SkipArtifact(_over_cap(self._cap))
             self._allowance.take(len(chunk))
             self._taken += len(chunk)
+            if (took := self._host_seconds - begun) >= LEAST_RATE_OVER:
+                if self.size - size_then < LEAST_RATE * took:
+                    raise Unavailable(f"{self._what} comes at less than {LEAST_RATE:,} bytes a second", dependency=True)
+                begun, size_then = self._host_seconds, self.size
             self._hash.update(chunk)
             yield chunk
         if self.announced is not None and self.size != self.announced:
