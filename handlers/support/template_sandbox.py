@@ -46,7 +46,7 @@ def time_limit() -> Iterator[None]:
 class Sandbox(ImmutableSandboxedEnvironment):
     """Jinja2's sandbox, in which a field of the payload wins over a method of dict with the same name."""
 
-    intercepted_binops = frozenset({"*"})
+    intercepted_binops = frozenset({"*", "**"})
 
     def tick(self) -> bool:
         """Check the time limit. Each turn of a loop calls this; returns True."""
@@ -72,8 +72,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        """Return what `*` gives. Raises SecurityError for a text or list that would be huge."""
-        for value, times in ((left, right), (right, left)):
+        """Return what `*` or `**` gives. Raises SecurityError for what would be huge: no time limit ends a power."""
+        if operator == "**" and not (abs(left) < 1 << 64 and abs(right) <= 64):
+            raise SecurityError("the power is too large")
+        for value, times in ((left, right), (right, left)) if operator == "*" else ():
             if hasattr(value, "__len__") and isinstance(times, int) and len(value) * times > MAX_LENGTH:
                 raise SecurityError("the repeated value is too large")
         return super().call_binop(context, operator, left, right)
