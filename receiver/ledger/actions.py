@@ -1,8 +1,8 @@
-"""Actions on many deliveries: what one takes, and how it is worked off as an operation that restarts do not stop.
+"""Run actions on many deliveries as operations, which survive restarts.
 
-An operation takes what matched when it was begun: nothing that was made later, a replay nothing that ended later, and a
-restore nothing that was cancelled later. A step moves a bounded number of deliveries and the cursor in one transaction.
-The clock makes the steps.
+An operation moves what matched when it began: nothing created later, and a replay or restore nothing that ended or was
+cancelled later. The clock process runs its steps. A step moves a bounded number of deliveries and the cursor in one
+transaction.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.filters import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.schema import deliveries, events, operations
 
-# Deliveries that one step moves at the most.
+# Maximum deliveries that one step moves.
 STEP = 500
-# Operations that one transaction removes at the most.
+# Maximum operations that one transaction removes.
 BATCH: Final = 500
-# Rows of which one statement looks for those that are wanted.
+# Rows that one statement searches for matches.
 PAGE: Final = 2000
-# Seconds after which a step that has found none lets others have the ledger.
+# Seconds after which a step without a match releases the ledger for others.
 SEARCH: Final = 0.1
-# Seconds by which the clocks of two processes may differ that both go by the database's.
+# Seconds by which the clocks of two processes may differ, although both follow the database's.
 _SKEW: Final = 1.0
-# The look for one that is running, so that a step is to be made.
+# Finds a running operation, whose next step is due.
 ONE_RUNNING: Final = sa.select(sa.literal_column("1", sa.Integer())).where(operations.c.state == "running").limit(1)
-# The kinds of operations. A backfill gives a sink old events; the others move deliveries that there are.
+# The kinds of operations. A backfill gives a sink old events; the others move existing deliveries.
 REPLAY: Final = "replay"
 BACKFILL: Final = "backfill"
 CANCEL: Final = "cancel"
@@ -41,7 +41,7 @@ RESTORE: Final = "restore"
 
 
 class CountChanged(Exception):
-    """As many as were expected are not what would be taken now. `count`: how many would be. Nothing was changed."""
+    """The number of matches differs from the expected one. `count`: current matches. Nothing was changed."""
 
     def __init__(self, count: int) -> None:
         super().__init__(f"{count} match now")
@@ -50,10 +50,10 @@ class CountChanged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Selection(Filter):
-    """What an operation takes: deliveries by id, or all that the filter finds. Its limit does not count.
+    """What an operation selects: deliveries by id, or all that match the filter, whose limit is ignored.
 
-    `delivery_ids`, `event_ids`, `run_ids`: only these, and those of these; of the first two a beginning will do.
-    `sinks`: those that exist; deliveries of others are orphaned and would not be sent. Empty: not known.
+    `delivery_ids`, `event_ids`, `run_ids`: only these deliveries, or those of these events or runs; the first two may
+    be prefixes. `sinks`: existing sinks, since deliveries of others are orphaned; empty if unknown.
     """
 
     delivery_ids: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Selection(Filter):
     sinks: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Return its JSON, as the ledger keeps it."""
+        """Return the selection as JSON, as the ledger stores it."""
         return json.dumps({name: value for name, value in asdict(self).items() if value and name != "limit"})
 
     @classmethod
@@ -74,14 +74,16 @@ class Selection(Filter):
 
     @property
     def named(self) -> bool:
-        """Whether what it takes is named by ids, so that it is little."""
+        """Whether it selects by ids, and so only a few deliveries."""
         return bool(self.delivery_ids or self.event_ids or self.run_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What is done with what a selection finds. `sink`: that a backfill gives old events; `force`: a replay of what was
-    delivered, too; `rate`: deliveries a second, 0 for no limit."""
+    """What to do with a selection. `sink`: the target of a backfill. `force`: replay delivered ones, too.
+
+    `rate`: deliveries a second, 0 for no limit.
+    """
 
     kind: str
     selection: Selection
@@ -91,8 +93,11 @@ class Action:
 
     @property
     def states(self) -> list[DeliveryState]:
-        """The states of the deliveries that it takes. A replay: never one that is queued or being sent, a delivered one
-        only by force, and one that waits for its next attempt only when that state was asked for."""
+        """The states of the deliveries that it selects.
+
+        A replay skips queued deliveries and those being sent. It takes delivered ones only by force, and those waiting
+        for their next attempt only if that state was requested.
+        """
         if self.kind != REPLAY:
             return states_before(DeliveryMove.CANCEL if self.kind == CANCEL else DeliveryMove.RESTORE)
         taken = [DeliveryState.DEAD, DeliveryState.DELIVERED] if self.force else [DeliveryState.DEAD]
@@ -100,17 +105,17 @@ class Action:
         return [*taken, DeliveryState.WAITING] if DeliveryState.WAITING in self.selection.state else taken
 
     def taken(self, begun: float | None = None) -> sa.Select[Any]:
-        """Select what it takes: deliveries, or for a backfill events. `begun`: when it was begun, for a backfill."""
+        """Select its deliveries, or the events of a backfill. `begun`: when the backfill began."""
         if self.kind == BACKFILL:
             return _missing_events(self.selection, self.sink, begun)
         return _selected(self.selection).where(deliveries.c.state.in_([state.value for state in self.states]))
 
     def count(self, connection: sa.Connection) -> int:
-        """Count what it would take now."""
+        """Count what it would select now."""
         return connection.execute(sa.select(sa.func.count()).select_from(self.taken().subquery())).scalar_one()
 
     def examples(self, connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
-        """Return the first few of what it would take now, by id: deliveries, or for a backfill events."""
+        """Return the first deliveries, or events of a backfill, that it would select now."""
         it, event = deliveries.c, events.c
         if self.kind == BACKFILL:
             names = (event.id, event.source, event.run_id, event.outcome.label("status"))
@@ -123,7 +128,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation(Action):
-    """An action that was begun. `source`: whose things it takes, "" for all; `actor`: who began it, or ""."""
+    """An action that has begun. `source`: its only source, or "" for all. `actor`: who began it, or ""."""
 
     id: str
     state: str
@@ -137,13 +142,13 @@ class Operation(Action):
 
 
 def count_states(connection: sa.Connection, selection: Selection) -> dict[str, int]:
-    """Count the deliveries that a selection would have in each state, if it asked for none."""
+    """Count the deliveries of a selection by state, ignoring the states that it requests."""
     it = _selected(replace(selection, state=())).add_columns(deliveries.c.state).subquery()
     return {row[0]: row[1] for row in connection.execute(sa.select(it.c.state, sa.func.count()).group_by(it.c.state))}
 
 
 def _named_ids(selection: Selection) -> sa.CompoundSelect[Any]:
-    """Select the ids of the deliveries that are named, or are of one of those: by an index for each kind."""
+    """Select the ids of the named deliveries and of those of named runs and events, by one index for each kind."""
     it = deliveries.alias("named")
     found = []
     if selection.delivery_ids:
@@ -160,7 +165,7 @@ def _begin(column: sa.ColumnElement[Any], beginnings: Iterable[str]) -> sa.Colum
 
 
 def _ids_of_events(beginnings: Iterable[str]) -> sa.Select[Any]:
-    """Select the ids of the deliveries of events whose ids begin so."""
+    """Select the ids of the deliveries of events whose ids have one of these prefixes."""
     it, event = deliveries.alias("of_named"), events.alias("named_event")
     its = event.join(it, it.c.event_id == event.c.id)
     return sa.select(it.c.id).select_from(its).where(_begin(event.c.id, beginnings))
@@ -180,10 +185,9 @@ def _selected(selection: Selection) -> sa.Select[Any]:
 
 
 def _missing_events(selection: Selection, sink: str, begun: float | None = None) -> sa.Select[Any]:
-    """The events that a backfill takes: of each new result that `sink` has no delivery of, the last that adds to it,
-    whichever of its events is named.
+    """Select the events of a backfill: for each result that `sink` has no delivery of, the last event that adds to it.
 
-    `begun`: when it was begun. What has been added since takes no result out of it.
+    Any event of a result may be named. `begun`: when the backfill began; later updates do not exclude a result.
     """
     other, later = events.alias("other"), events.alias("later")
     theirs = other.join(deliveries, deliveries.c.event_id == other.c.id)
@@ -202,7 +206,7 @@ def _missing_events(selection: Selection, sink: str, begun: float | None = None)
 
 
 def _ids_of_results(beginnings: Iterable[str]) -> sa.Select[Any]:
-    """Select the ids of all events that tell a result of which an event's id begins so."""
+    """Select the ids of all events of the results that have an event id with one of these prefixes."""
     named, it = events.alias("named_event"), events.alias("of_its_result")
     chosen = sa.select(it.c.id).select_from(named.join(it, same_result.same(it, named)))
     return chosen.where(_begin(named.c.id, beginnings))
@@ -217,9 +221,9 @@ def create(
     expect: int | None = None,
     actor: str = "",
 ) -> Operation:
-    """Begin an action. It takes only what exists before `now`, so that it ends.
+    """Begin an action. It selects only what exists before `now`, so that it ends.
 
-    `expect`: how many it must be; raises CountChanged when it would be others. `actor`: who begins it.
+    `expect`: the required number of matches; raises CountChanged if it differs. `actor`: who begins it.
     """
     selection = action.selection
     if not selection.named:
@@ -255,8 +259,10 @@ def list_operations(
     state: Sequence[str] = (),
     before: tuple[float, str] | None = None,
 ) -> list[Operation]:
-    """Return operations, the newest first. `source`: only those on its things alone; `before`: only those that come
-    after the one that was created then and has this id."""
+    """Return operations, the newest first.
+
+    `source`: only operations limited to it. `before`: creation time and id of the previous page's last operation.
+    """
     it = operations.c
     query = sa.select(operations).order_by(it.created_at.desc(), it.id.desc()).limit(limit)
     if source:
@@ -275,7 +281,7 @@ def get(connection: sa.Connection, operation_id: str) -> Operation | None:
 
 
 def cancel(connection: sa.Connection, operation_id: str, now: float) -> bool:
-    """Stop the operation; what it moved stays moved. Returns False when it is not running."""
+    """Stop the operation; deliveries already moved stay moved. Returns False if it is not running."""
     result = connection.execute(
         sa.update(operations)
         .where(operations.c.id == operation_id, operations.c.state == "running")
@@ -291,7 +297,7 @@ def count_running(connection: sa.Connection) -> int:
 
 
 def remove(connection: sa.Connection, before: float) -> int:
-    """Remove up to BATCH operations that ended before `before`, the oldest first. Returns how many."""
+    """Remove up to BATCH operations that ended before `before`, the oldest first. Returns their number."""
     it = operations.c
     old = sa.select(it.id).where(it.created_at < before, it.updated_at < before, it.state != "running")
     ids = old.order_by(it.created_at, it.id).limit(BATCH)
@@ -299,14 +305,14 @@ def remove(connection: sa.Connection, before: float) -> int:
 
 
 class StepsMade(NamedTuple):
-    """`sinks`: those that got deliveries. `more`: an operation that has no rate was not yet done with its step."""
+    """The result of `step`. `sinks`: those with new due deliveries. `more`: an operation without a rate continues."""
 
     sinks: list[str]
     more: bool
 
 
 def step(connection: sa.Connection, now: float) -> StepsMade:
-    """Make one step of each running operation that no other clock has locked. Leaves kinds of a later release to it."""
+    """Run one step of each running operation that no other clock has locked. Skips kinds that this release lacks."""
     rows = connection.execute(
         sa.select(operations)
         .where(operations.c.state == "running", operations.c.kind.in_((REPLAY, BACKFILL, CANCEL, RESTORE)))
@@ -325,9 +331,9 @@ def step(connection: sa.Connection, now: float) -> StepsMade:
 
 
 def step_once(connection: sa.Connection, operation: Operation, now: float) -> Operation:
-    """Make one step of an operation that was created in this transaction, and return how it is then.
+    """Run one step of an operation created in this transaction, and return its new state.
 
-    The clock wakes the sinks: what it finds due it does not ask who made it so.
+    The sinks need no wake-up here: the clock wakes each sink that has due deliveries.
     """
     return _step(connection, operation, STEP, now)[0] if operation.state == "running" else operation
 
@@ -342,16 +348,16 @@ def _step(connection: sa.Connection, operation: Operation, limit: int, now: floa
 
 
 def _move(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    """Move up to `limit` deliveries. Returns how many, the new cursor ("" at the end), and sinks that got work."""
+    """Move up to `limit` deliveries. Returns their number, the new cursor ("" at the end), and sinks with new work."""
     selection, kind = operation.selection, operation.kind
     query = operation.taken()
     if kind in (REPLAY, RESTORE) and not selection.named:
-        # One that has ended since, or was cancelled, is none of those that were counted.
+        # A delivery that has ended or was cancelled since was not counted.
         query = query.where(deliveries.c.updated_at <= operation.created_at + _SKEW)
     rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, limit, named=selection.named)
     ids = [row.id for row in rows]
     if kind == CANCEL:
-        # By its reason, what a filter found is brought back together.
+        # The reason lets an operator restore all matches of a filter together.
         reason = f"{resend.ALONE} ({operation.id})" if selection.named else f"{resend.TOGETHER} {operation.id}"
         return len(resend.cancel(connection, ids, reason, now)), cursor, set()
     if kind == RESTORE:
@@ -362,7 +368,7 @@ def _move(connection: sa.Connection, operation: Operation, limit: int, now: floa
 
 
 def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    """Do the same with events: give the sink up to `limit` of them."""
+    """Give the sink up to `limit` events. Returns the same as `_move`."""
     query, sink = operation.taken(operation.created_at), operation.sink
     rows, cursor = _next(connection, query, events.c.seq, int(operation.cursor or 0), limit)
     newest = same_result.newest_updates(connection, [row.id for row in rows])
@@ -380,10 +386,10 @@ def _next(
     *,
     named: bool = False,
 ) -> tuple[Sequence[Any], str]:
-    """Return up to `limit` rows behind `after`, a value of the primary key, and the cursor of the next; "" at the end.
+    """Return up to `limit` rows after the primary key `after`, and the cursor of the next; "" at the end.
 
-    Those that are `named` are few. Others are looked for among PAGE rows at a time, so that a statement reads a bounded
-    number of rows, however few of them are wanted. Ends after SEARCH seconds: then it has found nothing, but come on.
+    `named`: the selection is by ids, and so small. Any other is searched PAGE rows at a time, so that a statement reads
+    a bounded number of rows. Stops after SEARCH seconds, with a new cursor and possibly without rows.
     """
     began, query = time.monotonic(), query.order_by(key).limit(limit)
     while True:

@@ -1,8 +1,7 @@
-"""The ledger for the event loop of the web process: transactions run in a few threads of their own.
+"""Run ledger transactions for the event loop of the web process in a few threads.
 
-A ledger that hangs blocks these threads; the receiving of webhooks uses no ledger and goes on. Nobody waits for long: a
-transaction that takes too long is given up, which means that it is rolled back if it can be, and undone if it was
-committed all the same.
+A ledger that hangs blocks only these threads; webhooks are received without the ledger. A request waits a limited time:
+a transaction that takes longer is rolled back, or undone if it was committed nevertheless.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailab
 T = TypeVar("T")
 
 THREADS = 8
-# Seconds that one request waits for transactions, all of them together.
+# Seconds that one request waits for all its transactions together.
 WAIT: Final = 4.0
-# Seconds that a further transaction has after that.
+# Seconds that each later transaction has once WAIT is used up.
 LAST_WAIT: Final = 0.2
-# Seconds within which the answer of a ledger that does not hang comes: then the waiting begins anew.
+# Seconds within which a healthy ledger responds: a response in that time resets the wait.
 PROMPT: Final = 0.5
-# Seconds that running transactions have to end when the ledger is closed: one that hangs may never answer.
+# Seconds that running transactions have to end when the ledger is closed: one that hangs may never end.
 CLOSE_WAIT = 1.0
-# Transactions that may run or wait for a thread. So many, because one event may wake thousands of held requests.
+# Maximum transactions that run or wait for a thread: one event may wake thousands of held requests.
 MAX_PENDING = 10_000
 
 log = logging.getLogger("runhook.ledger")
 
 
 class _Patience:
-    """What is left of a request's WAIT."""
+    """The remaining part of a request's WAIT."""
 
     def __init__(self) -> None:
         self.left = WAIT
@@ -49,16 +48,16 @@ _patience: ContextVar[_Patience | None] = ContextVar("patience", default=None)
 
 
 def limit_waits() -> None:
-    """Let all that this task, and those which it starts, wait for a ledger that hangs be WAIT seconds in all."""
+    """Limit how long this task, and the tasks it starts, wait for a hanging ledger: WAIT seconds in total."""
     _patience.set(_Patience())
 
 
 class _GivenUp(Exception):
-    """Nobody waits for the transaction any more: it is rolled back."""
+    """The caller no longer waits for the transaction, which is rolled back."""
 
 
 class AsyncLedger:
-    """One ledger. Its methods raise LedgerUnavailable, also when too many transactions wait already."""
+    """One ledger. Its methods raise LedgerUnavailable, also if too many transactions wait already."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -71,14 +70,14 @@ class AsyncLedger:
         return self._ledger.known_now()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Return what `work` reads. Raises LedgerUnavailable too when that takes longer than WAIT seconds."""
+        """Return the result of `work`. Raises LedgerUnavailable, also after WAIT seconds."""
         return await self._within_limit(self._start(self._ledger.read, work))
 
     async def write(self, work: Callable[[Connection], T], *, undo: Callable[[Connection], object] | None = None) -> T:
-        """Return what `work` returns, once it is committed.
+        """Return the result of `work`, once it is committed.
 
-        After WAIT seconds LedgerUnavailable is raised, and the transaction rolled back as soon as it can be. It may
-        have been committed at that very moment: then `undo` is run, in a transaction of its own.
+        Raises LedgerUnavailable after WAIT seconds, and rolls the transaction back as soon as possible. If it was
+        committed at that very moment, `undo` runs in its own transaction.
         """
         given_up = threading.Event()
 
@@ -98,7 +97,7 @@ class AsyncLedger:
             raise
 
     async def write_patiently(self, work: Callable[[Connection], T]) -> T:
-        """Return what `work` returns, once it is committed, however long that takes. Nobody's reply may wait for it."""
+        """Return the result of `work`, once it is committed, however long that takes. No response may wait for it."""
         return await asyncio.wrap_future(self._start(self._ledger.write, work))
 
     def _start(
@@ -123,7 +122,7 @@ class AsyncLedger:
             async with asyncio.timeout(limit):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
-            if not future.done():  # it has a thread; one that had none yet is cancelled by now
+            if not future.done():  # it has a thread; one without a thread is already cancelled
                 self._hung.add(future)
                 future.add_done_callback(self._hung.discard)
             raise LedgerUnavailable(f"no answer within {limit:g} s") from None
@@ -143,7 +142,7 @@ class AsyncLedger:
         """Stop the threads and close the connections, once running transactions have ended or CLOSE_WAIT is over."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         if pending := [asyncio.wrap_future(each) for each in self._pending]:
-            for each in pending:  # asyncio logs what nobody has seen
+            for each in pending:  # asyncio logs exceptions that are never read
                 each.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.wait(pending, timeout=CLOSE_WAIT)
         self._ledger.close()

@@ -1,1 +1,1 @@
-"""Who is alive, what is wrong, and what to do about it."""
+"""Which processes are running, what is wrong, and how to fix it."""

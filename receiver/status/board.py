@@ -1,9 +1,9 @@
-"""Where heartbeats are written and read: Redis, the ledger (`receiver.ledger.heartbeats`), and the data directory.
+"""Write and read heartbeats in Redis, the ledger (`receiver.ledger.heartbeats`) and the data directory.
 
 runhook:parts           a hash in Redis: by process, "<server's time> <JSON>"
-parts/id                in the data directory: which one it is, wherever it is mounted
-parts/<name>.json       in the data directory: what this machine knows when Redis and the ledger are both away; a line
-                        for each part that the process is
+parts/id                in the data directory: its id, the same wherever it is mounted
+parts/<name>.json       in the data directory: the heartbeats of this machine, for when Redis and the ledger are both
+                        unavailable; one line for each role of the process
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from receiver.ledger import Ledger, LedgerUnavailable, heartbeats
 from receiver.runtime.redis_client import connect
 
 KEY: Final = "runhook:parts"
-# Entries above which old ones are removed, and above which none is read: a program that starts again and again leaves
-# one each time, and any program that reaches Redis can write more.
+# Above _MANY entries, old ones are removed; above _MOST, none is read. A program that restarts repeatedly leaves one
+# each time, and any program that reaches Redis can write more.
 _MANY: Final = 1_000
 _MOST: Final = 10_000
 
-# The time is the server's: clocks of hosts differ.
-# KEYS: hash. ARGV: seconds that it lives without a heartbeat; entries above which those go that are older than a
-# minute; names and heartbeats, alternating.
+# The time is the server's, because clocks of hosts differ.
+# KEYS: hash. ARGV: seconds until the hash expires without a heartbeat; number of entries above which those older than
+# a minute are removed; names and heartbeats, alternating.
 _PUT: Final = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
@@ -52,16 +52,16 @@ end
 
 
 def put(client: redis.Redis, *beats: PartBeat) -> None:
-    """Write the newest heartbeats of a process, one for each part that it is. Raises redis.RedisError."""
+    """Write the newest heartbeats of a process, one for each of its roles. Raises redis.RedisError."""
     client.eval(
         _PUT, 1, KEY, int(FORGET_AFTER), _MANY, *(text for each in beats for text in (each.name, each.to_json()))
     )
 
 
 def every(client: redis.Redis) -> list[PartSeen]:
-    """Return the newest heartbeat of each process, without those older than FORGET_AFTER or unreadable.
+    """Return the newest heartbeat of each process, except those unreadable or older than FORGET_AFTER.
 
-    Returns none of more than _MOST, until the next heartbeat removes old ones. Raises redis.RedisError.
+    Returns an empty list above _MOST entries, until the next heartbeat removes old ones. Raises redis.RedisError.
     """
     with client.pipeline(transaction=False) as pipeline:
         pipeline.time()
@@ -83,8 +83,9 @@ def _parsed(value: bytes, now: float) -> PartSeen | None:
 
 
 def put_file(directory: Path, *beats: PartBeat) -> None:
-    """Write the heartbeats of a process of this machine, one for each part that it is, into one file of the data
-    directory; a process that ended has none. Raises OSError.
+    """Write the heartbeats of a local process, one for each of its roles, to one file of the data directory.
+
+    Removes the file of a process that has stopped. Raises OSError.
     """
     path = directory / "parts" / f"{beats[0].name.replace('/', '_')}.json"
     if beats[0].stopped:
@@ -97,9 +98,9 @@ def put_file(directory: Path, *beats: PartBeat) -> None:
 
 
 def directory_id(directory: Path) -> str:
-    """Return what tells this data directory from all others, wherever it is mounted: 16 hex digits, made once.
+    """Return the unique id of this data directory: 16 hex digits, created once and the same wherever it is mounted.
 
-    Returns "" where it can't be read or written.
+    Returns "" if the id cannot be read or written.
     """
     path = directory / "parts" / "id"
     with suppress(OSError):
@@ -108,7 +109,7 @@ def directory_id(directory: Path) -> str:
             make_private_file(draft)
             draft.write_text(token_hex(8))
             try:
-                os.link(draft, path)  # whole, and by one process only
+                os.link(draft, path)  # atomic, and only one process succeeds
             finally:
                 draft.unlink()
         return path.read_text()[:16]
@@ -116,7 +117,7 @@ def directory_id(directory: Path) -> str:
 
 
 def every_file(directory: Path) -> list[PartSeen]:
-    """Return the heartbeats in the data directory; those that came longer than FORGET_AFTER ago are removed."""
+    """Return the heartbeats in the data directory, and remove those older than FORGET_AFTER."""
     found = []
     for path in sorted((directory / "parts").glob("*.json")):
         with suppress(OSError):
@@ -131,7 +132,7 @@ def every_file(directory: Path) -> list[PartSeen]:
 
 @dataclass(frozen=True, slots=True)
 class PartsReport:
-    """Who was heard of. `redis`, `ledger`: why that could not be read, or ""."""
+    """The heartbeats of all processes. `redis`, `ledger`: why that store could not be read, or ""."""
 
     seen: list[PartSeen] = field(default_factory=list)
     redis: str = ""
@@ -139,9 +140,9 @@ class PartsReport:
 
 
 class PartsWatch:
-    """Reads heartbeats. Any thread may call it; one reads at a time.
+    """Reads heartbeats. Safe to call from any thread; one thread reads at a time.
 
-    `ledger`: stays its owner's. `within`: seconds that the ledger may take; None: its own limits.
+    `ledger`: not closed here. `within`: maximum seconds for the ledger; None: its own limits.
     """
 
     def __init__(self, redis_url: str, ledger: Ledger, *, within: float | None = None) -> None:
@@ -151,7 +152,7 @@ class PartsWatch:
         self._lock = threading.Lock()
 
     def read(self) -> PartsReport:
-        """Return who was heard of. Never raises for what is away."""
+        """Return the heartbeats of all processes. Reports an unavailable store instead of raising."""
         stores: list[list[PartSeen]] = []
         trouble = {"redis": "", "ledger": ""}
         with self._lock:

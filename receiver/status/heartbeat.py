@@ -1,7 +1,7 @@
-"""The heartbeat of a process: every few seconds to Redis and a local file, and to the ledger each time while Redis is
-unavailable, else every other time.
+"""Send the heartbeat of a process to Redis, a local file and the ledger every few seconds.
 
-Each store has its own thread, so one that hangs delays no other. What only the process knows is given as a function.
+The ledger gets every second heartbeat, or each one while Redis is unavailable. Each store has its own thread, so one
+that hangs does not delay the other.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from receiver.runtime.background import keep_thread
 from receiver.runtime.redis_client import connect
 from receiver.status import board
 
-# Seconds that `stop` waits for the last heartbeat: a stop must not take long because something is away.
+# Seconds that `stop` waits for the last heartbeat: an unavailable store must not delay a stop.
 STOP_WITHIN: Final = 1.0
 
-# Seconds that a heartbeat may be on its way; after one that took longer the next follows sooner.
+# Maximum seconds for sending a heartbeat; after a slower one, the next follows sooner.
 _LATE: Final = 1.0
 
 log = logging.getLogger("runhook.status")
 
 
 class Heartbeat:
-    """The heartbeat of this process. `start` it after the last fork, and `stop` it at an orderly end.
+    """The heartbeat of this process. Call `start` after the last fork, and `stop` at an orderly shutdown.
 
-    `part`: see PartBeat. `config`: hash of the config file in use. `details`: called at each beat, in another thread;
-    returns what JSON can hold. `watched`: the process calls `step` at least every few seconds, or counts as stuck.
-    `name`: unique to the process.
+    `part`: see PartBeat. `config`: hash of the config file in use. `details`: called at each heartbeat, in another
+    thread; returns values that JSON supports. `watched`: the process counts as stuck unless it calls `step` every few
+    seconds. `name`: unique to the process.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Heartbeat:
         self._ledger_rests = True
 
     def add(self, name: str, part: str) -> None:
-        """Add a part that this process is as well, under a unique name."""
+        """Add another role of this process, under a unique name."""
         it = PartBeat(name, part, socket.gethostname(), os.getpid(), __version__, self._config, time.time())
         self._beats = [*self._beats, it]
         if self._threads:
@@ -85,7 +85,7 @@ class Heartbeat:
         )
 
     def start(self) -> None:
-        """Begin to beat, and log that this part has started."""
+        """Start sending heartbeats, and log that the process has started."""
         self._stepped = time.monotonic()
         for it in self._beats:
             self._log("started", it)
@@ -95,11 +95,11 @@ class Heartbeat:
         ]
 
     def step(self) -> None:
-        """Record that the process's loop makes progress. Any thread may call it."""
+        """Record that the process's loop makes progress. Safe to call from any thread."""
         self._stepped = time.monotonic()
 
     def stop(self) -> None:
-        """Report, and log, that this process has ended in order. Returns after STOP_WITHIN at the latest."""
+        """Report and log that this process has stopped in order. Returns within STOP_WITHIN seconds."""
         for it in self._beats:
             self._log("stopped", it)
         self._stopping.set()
@@ -111,19 +111,19 @@ class Heartbeat:
         while True:
             stopping = self._stopping.is_set()
             beats = self._now(stopped=stopping)
-            # A missing heartbeat shows in status, and those who need the server report it.
+            # A missing heartbeat shows in status, and the code that needs the server reports the error.
             with suppress(redis.RedisError, OSError, LedgerUnavailable, LedgerDataError):
                 send(beats)
             if stopping:
                 return
-            # One that was long on its way, such as to a database that hung, looks as if this host's clock were behind.
+            # A heartbeat that arrives late, such as after a database hung, looks as if this host's clock were behind.
             late = time.time() - beats[0].sent_at > _LATE
             self._stopping.wait(min(self._every, _LATE) if late else self._every)
 
     def _now(self, *, stopped: bool) -> list[PartBeat]:
         sent_at = time.time()
         stalled = round(time.monotonic() - self._stepped, 1) if self._watched else 0.0
-        details = dict(self._details())  # at a stop as well: what it leaves behind
+        details = dict(self._details())  # also at a stop: it reports what remains, such as spooled events
         return [
             replace(beat, sent_at=sent_at, stalled=stalled, stopped=stopped, details=details) for beat in self._beats
         ]
@@ -141,7 +141,7 @@ class Heartbeat:
             self._redis.close()
 
     def _to_ledger(self, beats: Sequence[PartBeat]) -> None:
-        # Every other one while Redis has them all: if that is lost, the ledger's is still younger than SILENT_AFTER.
+        # Every second one while Redis has them all: if Redis is lost, the ledger's is still younger than SILENT_AFTER.
         self._ledger_rests = self._in_redis and not self._ledger_rests and not beats[0].stopped
         if self._ledger_rests:
             return

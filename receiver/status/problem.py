@@ -1,4 +1,4 @@
-"""A problem as a value, and durations and sizes in words."""
+"""Represent a problem, and format durations and sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _GIB: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`code`: a fixed word. `what`: what is wrong; `todo`: what to do. `note`: it is not urgent."""
+    """A problem to show to the operator. `code`: stable. `what`: what is wrong. `todo`: the fix. `note`: not urgent."""
 
     code: str
     what: str
@@ -27,12 +27,12 @@ def ago(seconds: float) -> str:
 
 
 def after(seconds: float) -> str:
-    """Return how long after another thing something came: as `ago`, but below 10 s to the hundredth."""
+    """Return a delay for people: as `ago`, but with two decimals below 10 s."""
     return f"{max(seconds, 0):.2f} s" if seconds < 10 else ago(seconds)
 
 
 def size(count: float) -> str:
-    """Return a count of bytes for people."""
+    """Return a number of bytes for people, such as 1.5 MiB."""
     for unit, step in (("GiB", _GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= step:
             return f"{count / step:.1f} {unit}"

@@ -1,6 +1,6 @@
-"""What is wrong, in plain words, and what to do about it: a pure function of a report.
+"""Derive problems and their fixes from a status report, without any I/O.
 
-A problem needs a person, and makes `runhook status` exit with 1. A note does not. Each code has a row in
+A problem needs an operator, and makes `runhook status` exit with 1. A note does not. Each code has a row in
 docs/how-to/operations.md.
 """
 
@@ -19,20 +19,20 @@ from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import Problem, ago, size
 from receiver.status.report import StatusReport
 
-# Seconds after which an entry of the inbox, or a delivery that is due, has waited too long.
+# Seconds after which an inbox entry or a due delivery is overdue.
 INBOX_LATE: Final = 60.0
 DELIVERY_LATE: Final = 300.0
-# Seconds after which a run should be found by its words.
+# Seconds after which a run should be searchable.
 SEARCH_LATE: Final = 60.0
 # Seconds for which a request in quarantine counts as news, and after which corrected times are only a note.
 REFUSED_NEWS: Final = 86_400.0
 CORRECTION_LATE: Final = 900.0
-# Part of spool.max_bytes from which on it counts as nearly full.
+# Fraction of spool.max_bytes above which the spool counts as nearly full.
 SPOOL_FULL: Final = 0.8
 # Seconds by which the clocks of hosts may differ.
 SKEW: Final = 3.0
 
-# What to do, by code, in the order in which problems are shown. Words in braces are filled in.
+# The fix for each code, in the order in which problems are shown. Names in braces are filled in.
 _PROBLEMS: Final = {
     "config_wrong": "fix it (`runhook check` lists all errors); processes cannot start",
     "redis_full": "start the ledger so that the inbox drains, raise maxmemory, or remove other data. Until then "
@@ -66,7 +66,7 @@ _PROBLEMS: Final = {
     "quarantine": "`runhook quarantine list`; if a secret was wrong, fix it, then `runhook quarantine verify`",
     "watch_trouble": "check SKYVERN_BASE_URL and the source's api_key; until then results need a webhook",
 }
-# As _PROBLEMS, of what is only a note.
+# As _PROBLEMS, for codes that are only notes.
 _NOTES: Final = {
     "config_doubtful": "`runhook check` shows where",
     "disk_low": "free disk space soon",
@@ -90,7 +90,7 @@ _RANKS: Final = {code: rank for rank, code in enumerate(REMEDIES)}
 
 
 def find(report: StatusReport) -> list[Problem]:
-    """Return all problems, what stops most first, then the notes."""
+    """Return all problems, the most severe first, then the notes."""
     checks = (_config, _servers, _parts, _disk, _inbox, _sinks, _deliveries, _runs)
     found = [problem for check in checks for problem in check(report)]
     return sorted(found, key=lambda problem: (problem.note, _RANKS[problem.code]))
@@ -109,7 +109,7 @@ def _config(report: StatusReport) -> Iterator[Problem]:
 
 def _servers(report: StatusReport) -> Iterator[Problem]:
     redis, ledger = report.redis, report.ledger
-    if "maxmemory" in redis.trouble:  # as Redis itself says it
+    if "maxmemory" in redis.trouble:  # Redis's own error message
         yield _problem("redis_full", f"Redis has no memory left ({redis.url}): {redis.trouble}")
     elif redis.trouble:
         start = redis_todo(embedded=redis.embedded)
@@ -141,7 +141,7 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
 def _parts(report: StatusReport) -> Iterator[Problem]:
     """Yield what is wrong with processes: missing, stuck, silent, or different from each other."""
     gone = parts.missing(report.parts, report.expected)
-    if report.redis.trouble and report.ledger.trouble:  # then only processes of this machine are known, by their files
+    if report.redis.trouble and report.ledger.trouble:  # only processes of this machine are known, by their files
         if any(last is None for last in gone.values()):
             yield _problem("part_unknown", "processes on other hosts are unknown: Redis and the ledger are unavailable")
         gone = {part: last for part, last in gone.items() if last is not None}
@@ -180,7 +180,7 @@ def _stuck(seen: PartSeen) -> Problem:
 
 
 def _missing_workers(missing: dict[str, PartSeen | None], expected: list[str]) -> Problem:
-    """Return one problem for all that no worker does, however many sinks wait for the same worker."""
+    """Return one problem for all missing roles of a worker, however many sinks they serve."""
     last = min(filter(None, missing.values()), key=lambda each: each.age, default=None)
     everything = len(missing) > 1 and set(missing) == {part for part in expected if _of_worker(part)}
     sinks = ", ".join(filter(None, map(parts.sink_of, missing)))
@@ -207,20 +207,20 @@ def _named(seen: PartSeen) -> str:
 
 def _last(seen: PartSeen | None) -> str:
     if seen is None:
-        return "none has run in the last day"
+        return "not seen in the last day"
     how = "was stopped" if seen.beat.stopped else "fell silent"
     return f"the last one, on {seen.beat.host} (process {seen.beat.pid}), {how} {ago(seen.age)} ago"
 
 
 def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
-    """Yield receivers that are gone while their spools held events: these wait until a receiver starts there."""
+    """Yield receivers that ended with events in their spools, which wait until a receiver starts there."""
 
-    def directory(each: PartSeen) -> object:  # it may be mounted on another host by now
+    def directory(each: PartSeen) -> object:  # it may have been mounted on another host since
         return each.beat.details.get("data_id") or (each.beat.host, each.beat.details.get("data"))
 
     alive = {directory(each) for each in seen if each.alive}
     left: dict[object, PartSeen] = {}
-    for each in sorted(seen, key=lambda each: each.age):  # the last one of a directory knows what is in it
+    for each in sorted(seen, key=lambda each: each.age):  # the last receiver of a directory reports its content
         if each.beat.part == RECEIVER and not each.alive:
             left.setdefault(directory(each), each)
     for place, each in left.items():
@@ -233,14 +233,14 @@ def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
 
 def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Problem]:
     for each in running:
-        # A process that has missed a beat may have sent its last one to a server that hung.
+        # A process that missed a heartbeat may have sent its last one to a server that hung.
         if each.skew is not None and abs(each.skew) > SKEW and each.age < 2 * BEAT_EVERY:
             skew = f"{ago(abs(each.skew))} {'ahead of' if each.skew > 0 else 'behind'}"
             yield _problem("clock_skew", f"the clock of {each.beat.host} is {skew} that of Redis or the database")
             break
     old = {_named(each) for each in running if report.config_hash and each.beat.config not in ("", report.config_hash)}
     if old:
-        what = f"{', '.join(sorted(old))} run with another content of the config file than {report.config_file} has now"
+        what = f"{', '.join(sorted(old))} use an older or different version of {report.config_file}"
         yield _problem("config_old", what)
     versions = sorted({each.beat.version for each in running})
     if len(versions) > 1:

@@ -1,4 +1,4 @@
-"""What `runhook status` knows: the state of each part and store, as values. Reads nothing."""
+"""Represent what `runhook status` reports: the state of each process and store. Reads nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from receiver.ledger.words import Coverage
 
 @dataclass(frozen=True, slots=True)
 class RedisReport:
-    """`trouble`: why Redis can't be used now, or "". `durability`: what it promises, in words; `weak`: why that is less
-    than on disk before the 202, and not accepted by the config, or "". `embedded`: `runhook dev` runs it."""
+    """The state of Redis. `trouble`: why it cannot be used now, or "". `embedded`: `runhook dev` runs it.
+
+    `durability`: its guarantee, in words. `weak`: why that does not mean on disk before the 202, if the config does not
+    accept it, else "".
+    """
 
     url: str
     trouble: str = ""
@@ -27,12 +30,14 @@ class RedisReport:
 
 @dataclass(frozen=True, slots=True)
 class LedgerReport:
-    """`trouble`: why the ledger can't be read now, or ""; `todo`: what helps, "" where that is not known. `weak`: why
-    it may lose what it has confirmed, where the config does not accept that, or "". `counts`: deliveries by (sink,
-    state), of those that have not ended, and dead ones. `oldest_due`: by sink, since when the oldest waits beyond its
-    time. `orphans`: by sink that is not in the config, how many deliveries have which state. `operations`: replays and
-    backfills that are running. `cancelled`: operations of ours that the database cancels for time. `search`: which runs
-    it finds. `corrected`: the last rows, lately, that a database clock had dated ahead."""
+    """The state of the ledger. `trouble`: why it cannot be read now, or ""; `todo`: the fix, or "" if unknown.
+
+    `weak`: why it may lose committed data, if the config does not accept that, else "". `counts`: deliveries by (sink,
+    state), except those that ended other than dead. `oldest_due`: when the oldest overdue delivery was due, by sink.
+    `orphans`: number of deliveries by removed sink and state. `operations`: number of running operations, such as
+    replays. `cancelled`: ledger operations that the database cancels for taking too long. `search`: which runs
+    searches cover. `corrected`: the last recent correction of rows dated ahead by a database clock.
+    """
 
     url: str
     trouble: str = ""
@@ -53,9 +58,11 @@ class LedgerReport:
 
 @dataclass(frozen=True, slots=True)
 class DiskReport:
-    """The data directory of this machine. `spool_left`: bytes in the spool that no receiver of this machine owns.
-    `newest_refused`: when the newest request in quarantine came. `trouble`: why it can't be read, or "". `reserve`,
-    `spool_limit`: bytes; None where the config can't be read, which says them."""
+    """The data directory of this machine. `trouble`: why it cannot be read, or "".
+
+    `spool_left`: bytes in the spool that no receiver of this machine owns. `newest_refused`: when the newest request in
+    quarantine came. `reserve`, `spool_limit`: bytes from the config; None if that cannot be read.
+    """
 
     directory: str
     trouble: str = ""
@@ -71,9 +78,11 @@ class DiskReport:
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """All of it. `expected`: the parts of which one at least must be alive. `config_problems`: why the config can't be
-    used, and `warnings` what is probably a mistake in it. `advice`: what of settings and config will not work together,
-    each with what to do."""
+    """The whole report. `expected`: roles that need at least one running process.
+
+    `config_problems`: why the config cannot be used. `warnings`: probable mistakes in it. `advice`: conflicts between
+    settings and config, each with its fix.
+    """
 
     now: float
     version: str

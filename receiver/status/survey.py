@@ -1,6 +1,6 @@
-"""Read the state of everything into a report, which also says what is unavailable.
+"""Read the state of config, stores, disk and processes into a report, which also lists what is unavailable.
 
-It changes nothing, except for one key with a lifetime that proves that Redis takes a write.
+Changes nothing, except one key with a lifetime, which proves that Redis accepts writes.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from receiver.runtime.redis_client import connect, connect_async, no_entry
 from receiver.status import board
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
 
-# Seconds that Redis has to answer.
+# Seconds to wait for a response of Redis.
 _TIMEOUT: Final = 2.0
 # Seconds for which a correction of times is reported.
 _CORRECTION_NEWS: Final = 86_400.0
 
 
 def survey(settings: Settings) -> StatusReport:
-    """Return the state of everything that these settings name. Raises ConfigError for a wrong DATABASE_URL."""
+    """Return the state of all that these settings name. Raises ConfigError for an invalid DATABASE_URL."""
     config, problems, doubtful = _config(settings)
     redis_report, redis_parts = _redis(settings, config)
     ledger_report, ledger_parts = _ledger(settings, config)

@@ -82,6 +82,7 @@ SWEPT = (
     "receiver/ledger/watches.py",
     "receiver/ledger/words.py",
     "receiver/skyvern",
+    "receiver/status",
     "receiver/submit",
     "receiver/telemetry",
     "receiver/cli",

@@ -86,14 +86,14 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ),
     ("clock_was_ahead", ledger(corrected=Corrected(3, 1, 0, NOW - 60)), "3 deliveries, 1 breaker and 0 polls", False),
     ("clock_was_ahead", ledger(corrected=Corrected(3, 1, 0, NOW - 7200)), "0 polls 2 h ago", True),
-    ("part_missing", without("clock"), "no clock is running: none has run", False),
+    ("part_missing", without("clock"), "no clock is running: not seen", False),
     ("part_missing", without("clock", seen("clock", age=90.0)), "process 7), fell silent 90 s ago", False),
     ("part_missing", without("clock", seen("clock", age=200.0, stopped=True)), "was stopped 3 min ago", False),
     ("part_missing", without("deliver:ops"), "no deliver:ops is running", False),
     (
         "part_missing",
         but(parts=[seen("receiver"), seen("clock")]),
-        "no worker is running: none has run in the last day",
+        "no worker is running: not seen in the last day",
         False,
     ),
     (
@@ -223,7 +223,7 @@ def test_missing_worker_is_one_line_with_its_sinks() -> None:
     # When one of two workers has some of the sinks only
     here = [each for each in workers if each.beat.part not in ("deliver:sink3", "deliver:sink7")]
     (problem,) = [each for each in find(replace(well, parts=[*others, *here])) if each.code != "delivery_late"]
-    assert problem.what == "no deliver:sink3, deliver:sink7 is running: none has run in the last day"
+    assert problem.what == "no deliver:sink3, deliver:sink7 is running: not seen in the last day"
     assert problem.todo == "nothing is sent to sink3, sink7; start `runhook worker`"
     # When another host does its work
     gone = [replace(each, age=90.0, beat=replace(each.beat, name=f"{each.beat.name}b", host="b")) for each in workers]
