@@ -134,6 +134,8 @@ class SinkRunner:
             if not stopping:
                 self._owned.update(claimed)
                 self._todo.extend(claimed)
+            else:
+                self._owned.difference_update(claimed)  # owned since its claim, while the bodies were loaded
         if stopping:
             with suppress(LedgerUnavailable):  # else they lapse
                 self._settlement.settle(self._ledger, [], claimed)

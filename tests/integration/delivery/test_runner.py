@@ -682,3 +682,25 @@ def test_a_slow_lane_keeps_no_other_from_the_free_places(ledger: Ledger, start: 
     # And it goes on by itself
     release.set()
     eventually(delivered(ledger, 41))
+
+
+def test_a_stop_during_a_claim_hands_back_what_it_took(ledger: Ledger, start: Start) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(3)))
+    loads, stopped = threading.Event(), threading.Event()
+
+    class Slow(Ledger):
+        def read(self, *arguments: Any, **options: Any) -> Any:
+            loads.set()
+            assert stopped.wait(PATIENCE)
+            return super().read(*arguments, **options)
+
+    slow = Slow(str(ledger.url.render_as_string(hide_password=False)))
+    it = start(ScriptedSink(accept), on=slow)
+    assert loads.wait(PATIENCE)
+    it.stop()
+    stopped.set()
+
+    assert it.join(time.monotonic() + 5)
+    assert it.owned() == []
+    assert states(ledger) == {"queued": 3}
+    slow.close()
