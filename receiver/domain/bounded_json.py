@@ -24,7 +24,8 @@ SMALL: Final = 4 << 20
 # Bytes of the small members that `outline` keeps, together.
 OUTLINED: Final = 256 << 10
 
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+# Its end may be missing: a search for it would start again at each escaped quote, and take hours.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?+', re.DOTALL)
 _MARKS: Final = (b"[", b"[]", b"{", b"{}", b",", b":", b'"')
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
