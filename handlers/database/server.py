@@ -209,7 +209,7 @@ class Database:
             connection.execute("PRAGMA synchronous=FULL")
             (level,) = connection.execute("PRAGMA synchronous").fetchone()
             if level < FULL:
-                raise sqlite3.OperationalError(f"PRAGMA synchronous is {level} and stays so, and must be FULL")
+                raise sqlite3.OperationalError(f"PRAGMA synchronous stays {level}, but must be FULL")
 
         @event.listens_for(engine, "begin")
         def _on_begin(connection: sa.Connection) -> None:

@@ -1,7 +1,7 @@
 """The ledger: the SQL record of runs, events, deliveries and attempts. The only package that speaks SQL.
 
-It stores what others decided (dispatch, deliver, replay, …) and answers what they ask; it routes nothing and
-sends nothing. Times are seconds since the epoch, everywhere.
+It stores and reads the decisions of other packages (dispatch, delivery, replay, …). It routes and sends nothing. All
+times are seconds since the epoch.
 """
 
 from sqlalchemy import Connection

@@ -1,8 +1,8 @@
-"""Times that were written while the database's clock was ahead, corrected once the clock is right.
+"""Correct times that were written while the database's clock was ahead, once the clock is right.
 
-A clock that is set back leaves deliveries, breakers and polls that wait for a time far ahead. A row whose `updated_at`
-is in the future was written by such a clock: all its times move back by as much, so that a wait keeps its length. A
-wait that is longer than any that Runhook sets ends now.
+After the clock is set back, deliveries, breakers and polls wait for a time in the far future. A row whose `updated_at`
+is in the future was written by such a clock: all its times move back by the same amount, so a wait keeps its length. A
+wait longer than any that Runhook sets ends now.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from receiver.ledger.schema import deliveries, heartbeats, lanes, runs, submissi
 
 # Seconds by which readings of one clock may differ: processes ask the database for its time every few seconds.
 SLACK: Final = 60.0
-# What the audit calls a correction.
+# The action of a correction in the audit log.
 ACTION: Final = "clock.correct"
-# Rows that one statement corrects at most.
+# Maximum rows that one statement corrects.
 BATCH: Final = 500
 _ACTOR: Final = AuditActor("process", "clock")
 
 
 class LongestWaits(NamedTuple):
-    """Seconds until the next attempt of a delivery to one of `sinks`, poll of a run, or walk of Skyvern's list."""
+    """Maximum seconds until the next attempt of a delivery to `sinks`, poll of a run, or walk of Skyvern's list."""
 
     sinks: Collection[str]
     attempt: float
@@ -36,7 +36,7 @@ class LongestWaits(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """How many rows were corrected, and when (seconds since the epoch)."""
+    """The number of corrected rows, and the time of the correction (seconds since the epoch)."""
 
     deliveries: int
     breakers: int
@@ -98,7 +98,7 @@ def _rules(now: float, longest: LongestWaits) -> Iterator[_Rule]:
     yield _Rule(submissions, asked.due_at > late + longest.poll, {"due_at": now}, "polls")
     yield _Rule(runs, runs.c.due_at > late + longest.poll, {"due_at": now}, "polls")
     yield _Rule(watches, watches.c.due_at > late + longest.walk, {"due_at": now}, "polls")
-    # By these a live page sees what changes, and `status` who is alive.
+    # Live pages find changes by these times, and `status` finds running processes.
     yield _Rule(runs, runs.c.updated_at > late, {"updated_at": now}, "")
     yield _Rule(heartbeats, heartbeats.c.beat_at > late, {"beat_at": now}, "")
 
@@ -108,7 +108,7 @@ def _in(state: str) -> sa.ColumnElement[bool]:
 
 
 def _moved_back(table: sa.Table, now: float) -> dict[str, Any]:
-    """Return the times of a row, moved back by as much as its `updated_at` is ahead."""
+    """Return the times of a row, moved back by the amount that its `updated_at` is ahead."""
     shift = table.c.updated_at - now
     waits = [table.c[name] for name in ("due_at", "claim_until", "until") if name in table.c]
     past = [table.c[name] for name in ("tried_at", "opened_at", "paused_at", "updated_at") if name in table.c]

@@ -106,11 +106,11 @@ class AsyncLedger:
         if len(self._pending) >= MAX_PENDING:
             raise LedgerUnavailable("too many calls wait for the ledger")
         if len(self._hung) >= THREADS:
-            raise LedgerUnavailable("the ledger hangs")
+            raise LedgerUnavailable("the ledger does not respond")
         try:
             future = self._pool.submit(transaction, work)
         except RuntimeError:  # an undo after the end
-            raise LedgerUnavailable("the process is being stopped") from None
+            raise LedgerUnavailable("the process is stopping") from None
         self._pending.add(future)
         future.add_done_callback(self._pending.discard)
         return future

@@ -1,4 +1,4 @@
-"""Who is signed in to the console. The ledger has the hash of each session's token only."""
+"""Store the sessions of people who are signed in to the console. Only the hash of a session's token is stored."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from receiver.ledger.schema import console_sessions
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSession:
-    """A person who is signed in. `hash`: SHA-256 of the token. `credential`: of what the password was checked against:
-    with another password the session ends. Times: seconds since the epoch, by the database's clock."""
+    """A signed-in person. `hash`: SHA-256 of the token. Times: seconds since the epoch, by the database's clock.
+
+    `credential`: hash of what the password was checked against, so that a changed password ends the session.
+    """
 
     hash: str = field(repr=False)
     user: str
@@ -35,5 +37,5 @@ def find(connection: sa.Connection, digest: str, now: float) -> ConsoleSession |
 
 
 def end(connection: sa.Connection, digest: str) -> None:
-    """Delete the session with this hash, if there is one."""
+    """Delete the session with this hash, if it exists."""
     connection.execute(sa.delete(console_sessions).where(console_sessions.c.hash == digest))

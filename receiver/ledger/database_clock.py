@@ -1,8 +1,8 @@
-"""The time by which all processes agree on what is due: the database's, on whichever host they run.
+"""Follow the database's clock, so that processes on all hosts agree on what is due.
 
-Hosts' clocks differ by seconds, and what one host makes due now would be late, or early, on another. Asking for the
-time in each statement would cost a request each; so it is asked for along with a BEGIN every few seconds, and counted
-on from there by the monotonic clock, which no one sets.
+Hosts' clocks differ by seconds, so work due on one host would be late or early on another. Reading the time in each
+statement would cost a round trip. Instead it is read with a BEGIN every few seconds, and continued by the monotonic
+clock, which is never set.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import sqlalchemy as sa
 
 from receiver.ledger import dialect
 
-# Seconds after which the time is asked for again.
+# Seconds after which the time is read again.
 FRESH_FOR: Final = 2.0
-# Seconds by which two clocks may drift apart in a second.
+# Maximum drift between two clocks, in seconds per second.
 _DRIFT: Final = 0.0005
 
 
 class _Reading(NamedTuple):
-    """What the database's clock is ahead of the monotonic one, within `error` seconds, as of `at` (monotonic)."""
+    """How far the database's clock is ahead of the monotonic one, within `error` seconds, at `at` (monotonic)."""
 
     ahead: float
     error: float
@@ -30,7 +30,7 @@ class _Reading(NamedTuple):
 
 
 class DatabaseClock:
-    """Tells the database's time from what it answered last; until it has answered, and for SQLite, the host's."""
+    """Computes the database's time from its last reading; before the first one, and for SQLite, the host's time."""
 
     def __init__(
         self, monotonic: Callable[[], float] = time.monotonic, host: Callable[[], float] | None = None
@@ -46,19 +46,19 @@ class DatabaseClock:
 
     @property
     def known(self) -> bool:
-        """Whether the database has answered once."""
+        """Whether the database's clock has been read."""
         return self._reading is not None
 
     @property
     def stale(self) -> bool:
-        """Whether the database should be asked for its time."""
+        """Whether the database's clock should be read again."""
         return self._monotonic() - self._asked_at > FRESH_FOR
 
     def note(self, asked_at: float, answered_at: float, answer: float) -> None:
-        """Take an `answer` to ASK. `asked_at`, `answered_at`: by the monotonic clock.
+        """Record a reading `answer`. `asked_at`, `answered_at`: by the monotonic clock.
 
-        An answer that took long says little, and does not replace a better one, unless it contradicts that: then one of
-        the clocks was set, or the database is another one.
+        A slow reading is inaccurate, and does not replace a better one, unless the two contradict each other: then a
+        clock was set, or the database has changed.
         """
         self._asked_at = answered_at
         new = _Reading(answer - (asked_at + answered_at) / 2, (answered_at - asked_at) / 2, answered_at)
@@ -71,5 +71,5 @@ class DatabaseClock:
 
 
 def database_now(connection: sa.Connection) -> float:
-    """Ask the database for its time, in seconds since the epoch; SQLite's is the host's."""
+    """Return the database's time in seconds since the epoch; for SQLite, the host's."""
     return connection.execute(sa.select(dialect.now(connection))).scalar_one()

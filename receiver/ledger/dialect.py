@@ -1,5 +1,4 @@
-"""The differences between SQLite and PostgreSQL in the ledger's SQL: many rows in one statement, lists of values,
-texts, and hints to query planners.
+"""Hide the differences between SQLite and PostgreSQL: statements for many rows, lists of values, texts, planner hints.
 
 On PostgreSQL the rows of an INSERT or UPDATE are one JSON parameter, and a list of values is one array: the text of a
 statement does not depend on their number. SQLite runs the statement for each row, and takes a list of values as JSON.
@@ -24,7 +23,7 @@ from sqlalchemy.sql.expression import FunctionElement
 from receiver.domain.run import RunKey
 from receiver.ledger.errors import LedgerDataError
 
-# Adds an ON CONFLICT clause to an INSERT. A function of a module: the statement that it makes is kept.
+# Adds an ON CONFLICT clause to an INSERT. Must be a module-level function, because its statement is cached.
 Conflict = Callable[[Any], Any]
 
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
@@ -32,17 +31,17 @@ _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 # PostgreSQL's time, in seconds since the epoch.
 ASK: Final = "extract(epoch FROM clock_timestamp())::float8"
 
-# Bytes of a value that PostgreSQL gets as a parameter of its own, and not in the JSON with the other rows.
+# Bytes above which PostgreSQL gets a value as a separate parameter, not in the JSON with the other rows.
 LARGE: Final = 64 << 10
 
 
 def json_text(value: Any) -> str:
-    """Return JSON whose text any client can read: without lone surrogates, which Python's own would escape."""
+    """Return JSON that any client can read: without lone surrogates, which Python's `json` would escape."""
     return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
 
 
 def is_read_only(connection: sa.Connection) -> bool:
-    """Whether PostgreSQL refuses writes: it is a standby, or its settings say so. SQLite says so with a write."""
+    """Whether PostgreSQL refuses writes, as a standby or by its settings. SQLite reports that only when writing."""
     if connection.dialect.name != "postgresql":
         return False
     return bool(connection.exec_driver_sql("SELECT current_setting('transaction_read_only') = 'on'").scalar())
@@ -55,9 +54,9 @@ _WRITERS: Final = sa.text(
 
 
 def writers(connection: sa.Connection, table: sa.Table) -> frozenset[str] | None:
-    """Return the open transactions that have written rows of `table`, or are about to; each may commit rows later.
+    """Return the open transactions that have written rows of `table`, or are about to; each may still commit rows.
 
-    None on SQLite: it has one at a time, and no other transaction sees the numbers that it uses.
+    Empty on SQLite: it has one writer at a time, and no other transaction sees that writer's row numbers.
     """
     if connection.dialect.name != "postgresql":
         return None
@@ -65,16 +64,16 @@ def writers(connection: sa.Connection, table: sa.Table) -> frozenset[str] | None
 
 
 def now(connection: sa.Connection) -> sa.ColumnElement[float]:
-    """Return the expression for the database's time, in seconds since the epoch. SQLite's is the host's."""
+    """Return the expression for the database's time, in seconds since the epoch. SQLite uses the host's clock."""
     if connection.dialect.name == "postgresql":
         return sa.literal_column(ASK, sa.Double())
     return sa.literal(time.time(), sa.Double())
 
 
 def serialize(connection: sa.Connection, what: str, *, patiently: bool = False) -> None:
-    """Let no other transaction do `what` until this one ends. SQLite has one writer anyway.
+    """Lock `what` against other transactions until this one ends. SQLite has one writer at a time anyway.
 
-    `patiently`: wait however long another one takes; one whose host has vanished holds nothing for long.
+    `patiently`: wait for the lock without a limit. A transaction whose host has vanished does not keep locks for long.
     """
     if connection.dialect.name != "postgresql":
         return
@@ -88,7 +87,7 @@ def serialize(connection: sa.Connection, what: str, *, patiently: bool = False) 
 
 
 def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
-    """Return an INSERT with ON CONFLICT, which both databases spell alike but SQLAlchemy keeps apart."""
+    """Return an INSERT with ON CONFLICT, which is the same SQL in both databases but two classes in SQLAlchemy."""
     return _insert(connection.dialect.name, table)
 
 
@@ -99,19 +98,19 @@ def _insert(dialect: str, table: sa.Table) -> Any:
 def put(
     connection: sa.Connection, table: sa.Table, row: Mapping[str, Any], changes: Collection[str] | None = None
 ) -> None:
-    """Insert a row, or update the one with its primary key. `changes`: only these columns of that one."""
+    """Insert a row, or update the existing one. `changes`: update only these columns."""
     insert = insert_statement(connection, table).values(**row)
     changed = {name: row[name] for name in (row if changes is None else changes)}
     connection.execute(or_update(insert, changed))
 
 
 def or_update(insert: Any, changes: Mapping[str, Any], where: sa.ColumnElement[bool] | None = None) -> Any:
-    """Change the row that has the primary key already, if it meets `where`."""
+    """Update an existing row with the same primary key, if it meets `where`."""
     return insert.on_conflict_do_update(index_elements=list(insert.table.primary_key), set_=changes, where=where)
 
 
 def do_nothing(insert: Any) -> Any:
-    """Leave rows as they are whose key is there already."""
+    """Keep existing rows unchanged."""
     return insert.on_conflict_do_nothing()
 
 
@@ -122,10 +121,10 @@ def insert_many(
     conflict: Conflict | None = None,
     returning: tuple[sa.Column[Any], ...] = (),
 ) -> Sequence[Any]:
-    """Insert rows, which all have the same keys, in their order: one row per key, sorted by it, or writers deadlock.
+    """Insert rows with the same columns, in their order: one row per key, sorted by it, or writers deadlock.
 
-    Returns `returning` of each row that was written, in no particular order; without names, nothing. Raises
-    LedgerDataError for a value that the database cannot store.
+    Returns the columns `returning` of each written row, in no particular order. Raises LedgerDataError for a value that
+    the database cannot store.
     """
     if not rows:
         return []
@@ -166,13 +165,14 @@ def _from_json(
 
 
 def _recordset(columns: Iterable[tuple[str, Any]]) -> sa.TableValuedAlias:
-    """Return the rows of the JSON parameter b_rows as a table with these columns, each a name and a type."""
+    """Return the JSON parameter b_rows as a table with these columns, given as name and type."""
     document = sa.cast(sa.bindparam("b_rows", type_=sa.Text()), postgresql.JSON())
     given = sa.func.json_to_recordset(document).table_valued(*(sa.column(*each) for each in columns))
     return given.render_derived(name="given", with_types=True)
 
 
-# Makes an UPDATE, given what returns the value of a name in each row. A function of a module: what it makes is kept.
+# Builds an UPDATE from a function that returns the value of a name in each row. Must be a module-level function,
+# because its statement is cached.
 Update = Callable[[Callable[[str], Any]], sa.Update]
 
 
@@ -184,8 +184,9 @@ def update_many(
     rows: Sequence[dict[str, Any]],
     common: dict[str, Any],
 ) -> None:
-    """Run an UPDATE of the row with each `key` in `rows`, which have the names in `types`. `common`: its parameters
-    that are the same for all."""
+    """Update the row with each `key` in `rows`, which have the names in `types`.
+
+    `common`: the parameters that are the same for all rows."""
     if not rows:
         return
     if connection.dialect.name == "postgresql":
@@ -199,7 +200,7 @@ def update_many(
 @lru_cache
 def _by_rows(key: sa.Column[Any], update: Update, types: tuple[tuple[str, Any], ...]) -> sa.Update:
     given = _recordset(types)
-    # The keys again: without statistics PostgreSQL would rather read the whole table, to join it with the rows.
+    # Repeat the keys: without statistics, PostgreSQL reads the whole table to join it with the rows.
     return update(lambda name: given.c[name]).where(key == given.c[key.name], among_given(key, "b_keys"))
 
 
@@ -222,7 +223,7 @@ def _rows_as_json(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _hex(value: Any) -> str:
-    """Return bytes as PostgreSQL reads them from text."""
+    """Return bytes in PostgreSQL's text format."""
     assert isinstance(value, bytes)
     return "\\x" + value.hex()
 
@@ -244,18 +245,18 @@ class _List(sa.TypeDecorator[Any]):
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
         if dialect.name == "postgresql":
             return list(value)
-        # A lone surrogate stays as it is, for the driver to refuse.
+        # A lone surrogate is kept, so that the driver refuses it.
         return json.dumps(list(value), ensure_ascii=False)
 
 
 class _Spelt(FunctionElement[Any]):
-    """What each database spells in its own way: see _FORMS."""
+    """An expression that differs between the databases: see _FORMS."""
 
     inherit_cache = True
 
 
 class _Among(_Spelt):
-    """Whether a value is in a list. Of no type: a boolean is written with " = 1" behind it, which hides it from
+    """Whether a value is in a list. Has no type: SQLAlchemy appends " = 1" to a boolean, which hides the index from
     SQLite's planner."""
 
     inherit_cache = True
@@ -263,21 +264,21 @@ class _Among(_Spelt):
 
 
 class _Texts(_Spelt):
-    """The texts of a JSON list, as a table with the column `value`."""
+    """The strings of a JSON list, as a table with the column `value`."""
 
     inherit_cache = True
     name = "texts"
 
 
 class _ByIndex(_Spelt):
-    """A table that is read by an index. PostgreSQL finds it itself."""
+    """A table that SQLite reads by a given index. PostgreSQL chooses the index automatically."""
 
     inherit_cache = True
     name = "by_index"
 
 
 class _Position(_Spelt):
-    """Where a text is in another, from 1; 0: nowhere."""
+    """The position of a text in another, from 1; 0 if missing."""
 
     inherit_cache = True
     name = "position"
@@ -285,7 +286,7 @@ class _Position(_Spelt):
 
 
 class _Whole(_Spelt):
-    """The number without its fraction; of one that is not negative."""
+    """A non-negative number without its fraction."""
 
     inherit_cache = True
     name = "whole"
@@ -331,27 +332,29 @@ def among_given(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bo
 
 
 def given_texts(name: str) -> sa.ColumnElement[str]:
-    """Return the column of the texts in the parameter `name`, a JSON list: a query of it has a row for each."""
+    """Return a column with one row for each string in the parameter `name`, a JSON list."""
     table = _Texts(sa.bindparam(name, type_=sa.Text())).table_valued(sa.column("value", sa.Text()), name="given")
     return table.c.value
 
 
 def by_index(table: sa.Table, index: str) -> sa.FromClause:
-    """Return the table for a FROM, to be read by this index. SQLite would rather take another one."""
+    """Return the table for a FROM, to be read by this index. SQLite alone would choose another one."""
     return _ByIndex(sa.literal_column(table.name), sa.literal_column(index))
 
 
 def of_runs(table: sa.Table, keys: Iterable[RunKey]) -> sa.ColumnElement[bool]:
-    """Return the condition that a row of `table` is of one of these runs: an index that begins with the run's id finds
-    it, and the source is compared with the rows that it finds."""
+    """Return the condition that a row of `table` belongs to one of these runs.
+
+    An index that begins with the run id finds the rows; their source is compared afterwards."""
     wanted = sorted(set(keys))
     pairs = among(table.c.source + sa.literal_column("' '") + table.c.run_id, [" ".join(key) for key in wanted])
     return sa.and_(among(table.c.run_id, sorted({run_id for _, run_id in wanted})), pairs)
 
 
 def each_value(column: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Select the texts in a column of the rows that meet the conditions, but "", by a jump in an index from each to the
-    next: it begins with the column, or has the conditions for its own."""
+    """Select the distinct non-empty texts in a column of the rows that meet the conditions.
+
+    Jumps from each text to the next in an index that begins with the column, or is partial on the conditions."""
 
     def following(last: Any) -> sa.ScalarSelect[Any]:
         further = sa.select(column).where(*conditions, column > last)
@@ -369,7 +372,7 @@ def count_of_each(
     values: Iterable[str],
     limit: int,
 ) -> dict[str, int]:
-    """Count the rows with each of these values in `column` for which `condition` holds, each only up to `limit`."""
+    """Count the rows that meet `condition`, by value of `column`, for these values, each up to `limit`."""
     found = {}
     for value in values:
         rows = sa.select(column).where(condition, column == value).limit(limit).subquery()
@@ -381,8 +384,9 @@ def count_of_each(
 def lease_due(
     connection: sa.Connection, table: sa.Table, source: str, now: float, seconds: float, limit: int
 ) -> Sequence[Any]:
-    """Move `due_at` of up to `limit` rows of `source` that are due by `seconds`, so that no other process takes them.
-    Returns the rows as they were, the one that waits longest first."""
+    """Lease up to `limit` due rows of `source`: move `due_at` by `seconds`, so that no other process takes them.
+
+    Returns the rows as they were, the longest waiting first."""
     due = sa.select(table).where(table.c.due_at <= now, table.c.source == source).order_by(table.c.due_at).limit(limit)
     rows = connection.execute(due.with_for_update(skip_locked=True)).all()
     name = "id" if "id" in table.c else "run_id"
@@ -394,46 +398,48 @@ def lease_due(
 
 
 def storable(text: str) -> str:
-    """Return text of others as every database takes it: without NUL and lone surrogates, cut to 500 characters."""
+    """Return external text that any database can store: without NUL and lone surrogates, at most 500 characters."""
     return text.replace("\0", "").encode(errors="replace").decode()[:500]
 
 
 def unindexed(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """Return the column as a value for which no index is used: the statement has a better one."""
+    """Return the column as an expression that cannot use an index, because the statement has a better one."""
     return column.concat("") if isinstance(column.type, sa.Text) else column + 0
 
 
 def row_by_row(*conditions: sa.ColumnElement[bool]) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions as one that each row is checked with: no index and no join is chosen for it."""
+    """Return the conditions as one that is checked for each row, and never chooses an index or a join."""
     return [sa.and_(*conditions).is_(sa.true())] if conditions else []
 
 
 def use_indexes(connection: sa.Connection) -> None:
-    """Let PostgreSQL, until the transaction ends, read by indexes in their order: never a whole table, and no bitmaps,
-    which gather all before the first row is returned."""
+    """Make PostgreSQL read by indexes in their order until the transaction ends.
+
+    Disables scans of whole tables, and bitmaps, which collect all rows before the first one is returned."""
     if connection.dialect.name == "postgresql":
         names = ("enable_seqscan", "enable_bitmapscan")
         connection.execute(sa.select(*(sa.func.set_config(name, "off", True) for name in names)))
 
 
 def learn(connection: sa.Connection) -> None:
-    """Let SQLite look at a part of the tables that have grown much, or it takes an index for another. PostgreSQL does
-    so by itself."""
+    """Update SQLite's statistics of tables that have grown much, so that it chooses the right index.
+
+    PostgreSQL does this automatically."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
         connection.exec_driver_sql("PRAGMA optimize(0x10002)")
 
 
 def contains(column: sa.ColumnElement[Any], part: str) -> sa.ColumnElement[bool]:
-    """Return the condition that `part` is somewhere in the column, with the letters A-Z in either case."""
+    """Return the condition that the column contains `part`, ignoring the case of the letters A-Z."""
     return contains_exactly(sa.func.lower(column), part.translate(_LOWER))
 
 
 def contains_exactly(column: sa.ColumnElement[Any], part: str) -> sa.ColumnElement[bool]:
-    """Return the condition that `part` is somewhere in the column."""
+    """Return the condition that the column contains `part`, with the same case."""
     return _Position(column, sa.literal(part, sa.Text())) > 0
 
 
 def bucket_of(moment: sa.ColumnElement[Any], seconds: float) -> sa.ColumnElement[int]:
-    """Return the number of the bucket, of `seconds`, that a time since the epoch is in."""
+    """Return the number of the bucket, `seconds` long, of a time since the epoch."""
     return _Whole(moment / sa.literal(float(seconds), sa.Double()))

@@ -1,6 +1,6 @@
-"""Connections to the ledger: SQLite by default, PostgreSQL in production. Knows no table.
+"""Connect to the ledger: SQLite by default, PostgreSQL in production. Does not depend on the tables.
 
-What each rule here was measured for is in docs/decisions/0002-the-ledger.md:
+The measurements behind each rule are in docs/decisions/0002-the-ledger.md:
 - SQLite with several writing processes: a file lock taken before BEGIN IMMEDIATE; busy_timeout alone gave lock
   errors. Reads go through a second engine with a plain BEGIN, so that they never queue behind a writer.
 - PostgreSQL: 40P01 (deadlock) and 40001 (serialization) are retried; every wait has a limit that is shorter than
@@ -44,7 +44,7 @@ log = logging.getLogger("runhook.ledger")
 # Seconds that a writer waits for the ledger's lock.
 LOCK_WAIT = 8.0
 _TRIES = 5
-# Seconds after which a transaction is not tried again: a connection that is held takes them all.
+# Seconds after which a transaction is not retried, since each attempt occupies a connection.
 _TRY_FOR: Final = 10.0
 
 
@@ -52,7 +52,7 @@ class Ledger:
     """One ledger, used by one process. Connections open on first use, so it may be built before a fork.
 
     `url`: a SQLAlchemy URL; `sqlite:///path` or `postgresql://…`. Raises ConfigError for one that is neither.
-    `require_durability`: don't write while the database may lose what it has confirmed. `limits`: of PostgreSQL.
+    `require_durability`: refuse to write while the database may lose what it has confirmed. `limits`: of PostgreSQL.
     """
 
     def __init__(self, url: str, *, require_durability: bool = False, limits: TimeLimits | None = None) -> None:
@@ -73,13 +73,13 @@ class Ledger:
 
     @property
     def where(self) -> str:
-        """The URL with its secrets as stars."""
+        """The URL with masked secrets."""
         return hide_password(self.url.render_as_string(hide_password=False))
 
     def now(self) -> float:
-        """Return the time by the database's clock, which decides what is due, in seconds since the epoch.
+        """Return the time by the database's clock, in seconds since the epoch. It decides what is due.
 
-        It is read with the first transaction, or now if there was none; while it can't be read, this is the host's.
+        The clock is read with the first transaction, or now. While it cannot be read, returns the host's time.
         """
         if not self._clock.known and not self._on_sqlite:
             with suppress(LedgerUnavailable):
@@ -87,14 +87,14 @@ class Ledger:
         return self._clock.now()
 
     def known_now(self) -> float:
-        """Return the time as `now` does, but wait for nothing: before the first transaction it is the host's."""
+        """Return the time as `now` does, but without waiting: before the first transaction, the host's time."""
         return self._clock.now()
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run `work` in one transaction and commit it; may run it again after a deadlock or a lost connection, and does
-        when it raises Outdated.
+        """Run `work` in one transaction and commit it.
 
-        Raises LedgerUnavailable or LedgerDataError; any other exception of `work` rolls back and passes through.
+        Runs `work` again if it raises Outdated, and may do so after a deadlock or a lost connection. Raises
+        LedgerUnavailable or LedgerDataError; any other exception of `work` rolls back and propagates.
         """
         self._prepare()
         until = time.monotonic() + _TRY_FOR
@@ -105,7 +105,7 @@ class Ledger:
                     if self._require_durability and (problem := _weakness(connection)):
                         raise LedgerNotDurable(problem)
                     result = work(connection)
-                self._prepare()  # what went to a file that was deleted meanwhile was not written
+                self._prepare()  # data written to a file that was deleted meanwhile is lost
                 return result
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
                 if number == _TRIES or time.monotonic() > until or not errors.is_worth_a_retry(error):
@@ -119,11 +119,11 @@ class Ledger:
         raise AssertionError("unreachable")
 
     def read(self, work: Callable[[sa.Connection], T], within: float | None = None, *, transaction: bool = True) -> T:
-        """Run `work` in one read-only transaction. Raises LedgerUnavailable, and LedgerDataError for a value that no
-        database can hold.
+        """Run `work` in one read-only transaction.
 
-        `within`: seconds after which a PostgreSQL that does not answer is given up, sooner than the limits say.
-        `transaction`: False for a query that stands for itself; PostgreSQL is then asked once and not three times.
+        Raises LedgerUnavailable, and LedgerDataError for a value that no database can store. `within`: maximum seconds
+        to wait for PostgreSQL, if shorter than the limits. `transaction`: False for a single query, which PostgreSQL
+        then handles in one round trip instead of three.
         """
         self._prepare()
         until = math.inf if within is None else time.monotonic() + within
@@ -132,7 +132,7 @@ class Ledger:
                 limit = nullcontext() if self._on_sqlite else postgresql_engine.deadline(until)
                 with limit, self._engine(write=False).connect() as connection:
                     if not self._on_sqlite:
-                        if connection.info["begin"]:  # behind a pooler the limits are set with the transaction
+                        if connection.info["begin"]:  # behind a pooler, limits are set in the transaction
                             connection.begin()
                         elif not transaction:
                             connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -145,9 +145,9 @@ class Ledger:
         raise AssertionError("unreachable")
 
     def alter(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run `work`, which changes tables, as `write` does, but let its statements take the time that they need.
+        """Run `work`, which changes tables, as `write` does, but without a limit on the time of its statements.
 
-        They wait no longer than others for locks: whoever comes after them waits for these as well.
+        The limit on waiting for locks stays, because later transactions queue behind such a wait.
         """
 
         def without_limit(connection: sa.Connection) -> T:
@@ -159,21 +159,21 @@ class Ledger:
         return self.write(without_limit)
 
     def weakness(self) -> str:
-        """Return why the database may lose what it has confirmed, where that is not accepted; else "".
+        """Return why the database may lose what it has confirmed, if the config does not accept that; else "".
 
         Raises LedgerUnavailable.
         """
         return self.read(_weakness) if self._require_durability else ""
 
     def _failed(self, error: Exception) -> Exception:
-        """Return the ledger's own error for a transaction that failed. One that took too long is noted."""
+        """Return the ledger's error for a failed transaction. Records one that took too long."""
         if errors.was_cancelled(error):
             with suppress(sa_exc.SQLAlchemyError):
                 self._note_cancelled(error)
         return errors.translated(error, self.url.render_as_string(hide_password=False))
 
     def _note_cancelled(self, error: Exception) -> None:
-        from receiver.ledger import timeouts  # which knows the tables
+        from receiver.ledger import timeouts  # imports the tables
 
         operation = timeouts.operation_of(frame for frame, _ in walk_tb(error.__traceback__))
         with self._engine(write=True).begin() as connection:
@@ -187,10 +187,10 @@ class Ledger:
             self._file.prepare()
 
     def close(self) -> None:
-        """Close all connections; one that is in use as soon as its transaction ends.
+        """Close all connections; one in use closes when its transaction ends.
 
-        Work that is not over yet, such as a poll that waits for its answer, may go on: each of its transactions then
-        has a connection that is closed with it.
+        Unfinished work, such as a poll that waits for its response, may continue: each of its transactions then opens
+        and closes its own connection.
         """
         with self._opening:
             self._closed = True
@@ -201,7 +201,7 @@ class Ledger:
 
     def _engine(self, *, write: bool) -> sa.Engine:
         write = write or not self._on_sqlite
-        with self._opening:  # a second engine would keep connections that nobody closes
+        with self._opening:  # a second engine would keep connections that are never closed
             engine = self._engines.get(write)
             if engine is None:
                 engine = self._engines[write] = self._open(write=write)
@@ -218,17 +218,17 @@ class Ledger:
 
 
 def _close_returned(_connection: Any, record: ConnectionPoolEntry) -> None:
-    """Close a connection that comes back to a pool that nobody uses any more."""
+    """Close a connection that is returned to a closed pool."""
     record.invalidate()
 
 
 def _weakness(connection: sa.Connection) -> str:
-    """Return why the database may lose what it has confirmed, or "". SQLite's connections have been made safe."""
+    """Return why the database may lose what it has confirmed, or "". SQLite's connections are always durable."""
     return str(connection.info.get("weakness", ""))
 
 
 def checked_url(url: str) -> sa.URL:
-    """Return `url` as SQLAlchemy's, with the driver that is used here. Raises ConfigError, which says what is right."""
+    """Return `url` for SQLAlchemy, with Runhook's driver. Raises ConfigError, which shows a valid URL."""
     check_database_url(url)
     parsed = sa.make_url(url)
     if parsed.drivername in ("postgres", "postgresql"):
@@ -242,7 +242,7 @@ def checked_url(url: str) -> sa.URL:
 
 
 def _parameter_trouble(url: sa.URL) -> str:
-    """Return what is wrong with a PostgreSQL URL that no waiting for a server would mend, or ""."""
+    """Return the permanent error in a PostgreSQL URL, which waiting for a server would not fix, or ""."""
     from handlers.support.postgresql import parameter_trouble  # not needed with SQLite
 
     try:

@@ -1,7 +1,7 @@
-"""Recording events: one transaction for a whole batch. Decides nothing about routing or repeats.
+"""Record a batch of events in one transaction. Routing and deduplication are decided by the caller.
 
-The order of statements is the order of locks, the same in every process: runs, sorted; then submissions, sorted; then
-events; then deliveries, sorted. Unsorted, four dispatchers made 160 deadlocks in 600 transactions; sorted, none.
+Statements lock rows in the same order in every process: runs, sorted; then submissions, sorted; then events; then
+deliveries, sorted. Unsorted, four dispatchers caused 160 deadlocks in 600 transactions; sorted, none.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from receiver.ledger.schema import deliveries, events, runs
 
 
 class KnownRun(NamedTuple):
-    """A run before this batch. `history`: its readable events, in the order of recording; `recorded`: the ids of all,
-    and `events`: how many these are."""
+    """A run before this batch. `history`: its readable events, in the order of recording.
+
+    `recorded`: the ids of all its events. `events`: their number.
+    """
 
     labels: Mapping[str, str]
     submission_id: str
@@ -36,12 +38,12 @@ class KnownRun(NamedTuple):
     events: int = 0
 
 
-# What is known of the run of a test webhook: there is none.
+# A test webhook has no run.
 NO_RUN = KnownRun({}, "", ())
 
 
 class NewDelivery(NamedTuple):
-    """A delivery to be made. `lane`: what its breaker guards, normally the sink itself."""
+    """A delivery to create. `lane`: what its breaker guards, normally the sink itself."""
 
     sink: str
     route: str
@@ -50,7 +52,7 @@ class NewDelivery(NamedTuple):
 
 
 class NewEvent(NamedTuple):
-    """An event to be recorded, with all that was found out about it."""
+    """An event to record, with its run, facts, disposition and deliveries."""
 
     event: Event
     run: Run
@@ -58,8 +60,8 @@ class NewEvent(NamedTuple):
     facts: Facts | None  # None: unreadable
     disposition: str
     repeat_of: str | None = None
-    newest: bool = False  # it gives the run its status
-    note: str = ""  # what an operator should see although the event is readable
+    newest: bool = False  # it sets the run's status
+    note: str = ""  # for the operator, although the event is readable
     failed_rules: tuple[str, ...] = ()  # routes that could not be evaluated
     deliveries: Sequence[NewDelivery] = ()
     completion: Mapping[str, Any] = {}  # members of the run that the body lacks
@@ -71,23 +73,23 @@ class NewEvent(NamedTuple):
 
     @property
     def problem(self) -> str:
-        """What an operator should see, or ""."""
+        """The problem to show to the operator, or ""."""
         return self.run.problem or self.note
 
     def completion_text(self) -> str:
-        """Return the completion as its column has it."""
+        """Return the completion as text for its column."""
         return completion_text(self.completion)
 
 
 def lock(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> Sequence[Any]:
-    """Insert the runs that are not there yet, and lock all until the transaction ends. Returns rows for `known`."""
+    """Insert missing runs, and lock all until the transaction ends. Returns rows for `known`."""
     times = {"first_seen_at": now, "updated_at": now}
     rows = [{"source": source, "run_id": run_id, **times} for source, run_id in sorted(set(keys))]
     return dialect.insert_many(connection, runs, rows, _lock, _KNOWN)
 
 
 def known(connection: sa.Connection, locked: Iterable[Any]) -> dict[RunKey, KnownRun]:
-    """Return what is known of the runs that `lock` has locked: of its rows."""
+    """Return the runs that `lock` has locked, from its rows."""
     there = {(row.source, row.run_id): row for row in locked}
     history: dict[RunKey, list[Facts]] = {key: [] for key in there}
     recorded: dict[RunKey, list[str]] = {key: [] for key in there}
@@ -105,7 +107,7 @@ def known(connection: sa.Connection, locked: Iterable[Any]) -> dict[RunKey, Know
 
 
 def _lock(insert: Any) -> Any:
-    """Lock a run that is there. Its update time moves: of two that record, the second reads what the first wrote."""
+    """Lock an existing run by updating its time: of two recordings, the second reads what the first wrote."""
     return dialect.or_update(insert, {"updated_at": insert.excluded.updated_at})
 
 
@@ -113,10 +115,9 @@ _KNOWN: Final = (runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_
 
 
 class Written(NamedTuple):
-    """What was recorded. `deliveries`: the ids of the new ones.
+    """The result of `record`. `deliveries`: the ids of the new ones.
 
-    `events`: those that were not there before; of a run that was locked, these are all, once those that `known` has are
-    left out.
+    `events`: the new ones. For locked runs, these are all events of the batch except those that `known` lists.
     """
 
     events: list[NewEvent]
@@ -129,21 +130,20 @@ def record(
     now: float,
     claim: ClaimAtOnce | None = None,
 ) -> Written:
-    """Write the events, their deliveries and the runs' new status. `claim`: with which some of the deliveries are
-    recorded."""
+    """Write the events, their deliveries and the runs' new status. `claim`: claims some of the deliveries at once."""
     rows = [_event_row(item, now) for item in batch]  # in the order in which a run's events are compared
     new = {row.id for row in dialect.insert_many(connection, events, rows, dialect.do_nothing, (events.c.id,))}
     made_deliveries = creation.insert(connection, _delivery_rows(batch, now, claim))
     words.queue(connection, [item.key for item in batch if _tells_of_run(item)], now)
     _update_runs(connection, batch, now)
-    # Those that wait for a sink which an earlier event of the result has told: its end will release nothing of this.
+    # Deliveries that wait for a sink which got an earlier event of the result: its end will not release them.
     linked = [item.event.id for item in batch if any(set(each.after) - _sinks(item) for each in item.deliveries)]
     if linked:
         links.release_held(connection, deliveries.c.event_id.in_(linked), now)
     return Written([item for item in batch if item.event.id in new], set(made_deliveries))
 
 
-# Dispositions of events that no route need take.
+# Dispositions of events that never count as unrouted.
 _NEVER_UNROUTED = ("update", "repeat", "superseded", "test")
 
 
@@ -188,7 +188,7 @@ def _tells_of_run(item: NewEvent) -> bool:
 
 
 def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:
-    """Fold to one row a run: its newest event gives the run its status, and each event counts."""
+    """Update each run once: set the status of its newest event, and add the number of its events."""
     told = [item for item in batch if _tells_of_run(item)]
     counts = Counter(item.key for item in told)
     newest = {item.key: item for item in told if item.newest}
@@ -197,7 +197,7 @@ def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: floa
         for key, item in sorted(newest.items(), key=itemgetter(0))
     ]
     dialect.insert_many(connection, runs, rows, _put_status)
-    seen = {"first_seen_at": now, "updated_at": now}  # of none: their rows are there
+    seen = {"first_seen_at": now, "updated_at": now}  # unused, because these rows exist
     rest = [{"source": key[0], "run_id": key[1], "events": count, **seen} for key, count in sorted(counts.items())]
     dialect.insert_many(connection, runs, rest, _count)
 
@@ -207,7 +207,7 @@ def _count(insert: Any) -> Any:
 
 
 def _put_status(insert: Any) -> Any:
-    """Give a run that is there already the status of its newest event, and count the events that are given."""
+    """Set an existing run's status to that of its newest event, and add the number of events."""
     changes = {
         **{name: insert.excluded[name] for name in (*_REPLACED, "event_id")},
         **{name: sa.func.coalesce(insert.excluded[name], runs.c[name]) for name in _KEPT},
@@ -218,7 +218,7 @@ def _put_status(insert: Any) -> Any:
 
 # Fields of a run that its newest event replaces.
 _REPLACED = ("run_type", "status", "outcome", "attempt", "retry_pending", "final", "failure_reason")
-# A later event with fewer keys (retry_webhook sends some) does not take away what an earlier one had.
+# A later event with fewer keys, such as from retry_webhook, keeps the values of earlier events.
 _KEPT = (
     *("title", "workflow_id", "created_at", "started_at", "finished_at", "modified_at"),
     *("retried_from", "retried_by"),
@@ -229,5 +229,5 @@ _STATUS: Final = ("source", "event_id", *_OF_RUN)
 
 
 def _status(event: Event, run: Run) -> dict[str, Any]:
-    """Return the columns of a run that its newest event gives it."""
+    """Return the columns of a run that its newest event sets."""
     return dict(zip(_STATUS, (event.source, event.id, *_values(run)), strict=True))

@@ -1,6 +1,6 @@
-"""Creating a ledger's tables, and refusing a ledger of another schema. Of several processes one creates, the rest wait.
+"""Create a ledger's tables, and refuse a ledger of another schema. One process creates them, the others wait.
 
-Alembic is imported only when there is something to do, for it costs more than the check.
+Alembic is imported only to create tables, because the import costs more than the check.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from receiver.ledger import dialect
 from receiver.ledger.engine import Ledger
 from receiver.ledger.errors import LedgerUnavailable, remedy_for, with_remedy
 
-# The newest revision in migrations/versions; a test holds the two together.
+# The newest revision in migrations/versions; a test compares the two.
 HEAD = "v3"
 
 _LEAST_FREE = 1 << 20  # bytes without which SQLite can't open a database in WAL mode
-_LOOK_EVERY = 0.5  # seconds between two looks for a ledger that is waited for
+_LOOK_EVERY = 0.5  # seconds between two attempts while waiting for a ledger
 
 log = logging.getLogger("runhook.ledger")
 
 
 class LedgerAway(NotStarted):
-    """The ledger can't be used now. Waiting may help."""
+    """The ledger cannot be used now. Waiting may help."""
 
 
 def ensure_schema(ledger: Ledger, *, create: bool = True) -> None:
-    """Create the tables if the database has none. Raises NotStarted when the ledger can't be used, or has others.
+    """Create the tables if they are missing. Raises NotStarted if the ledger cannot be used, or has another schema.
 
-    `create`: False to change nothing, before processes start that create them.
+    `create`: False to only check, before starting the processes that create the tables.
     """
     try:
         if not create and _has_no_file(ledger):
@@ -50,16 +50,16 @@ def ensure_schema(ledger: Ledger, *, create: bool = True) -> None:
 
 
 def _is_current(ledger: Ledger, revision: str | None) -> bool:
-    """Return whether the ledger has this program's tables; False when it has none. Raises NotStarted for others."""
+    """Return whether the ledger has this version's tables; False if it is empty. Raises NotStarted for others."""
     if revision not in (None, HEAD):
         raise NotStarted(_of_another_schema(revision).at(ledger.where))
     return revision == HEAD
 
 
 def await_schema(ledger: Ledger, patience: float, stop: Callable[[float], bool], *, create: bool = True) -> None:
-    """Do as `ensure_schema`, but wait up to `patience` seconds for a ledger that can't be reached; one line says so.
+    """Run `ensure_schema`, but wait up to `patience` seconds for an unreachable ledger, and log that once.
 
-    `stop(seconds)`: waits at most that long, and is true when nothing is to be waited for any more. Raises NotStarted.
+    `stop(seconds)`: waits at most that long; returns whether the process is stopping. Raises NotStarted.
     """
     until = time.monotonic() + patience
     said = False
@@ -77,7 +77,10 @@ def await_schema(ledger: Ledger, patience: float, stop: Callable[[float], bool],
 
 
 def require_durability(ledger: Ledger) -> None:
-    """Raises NotStarted when the ledger may lose what it has confirmed and nobody accepts that; LedgerUnavailable."""
+    """Raise NotStarted if the ledger may lose what it has confirmed and the config does not accept that.
+
+    Raises LedgerUnavailable.
+    """
     if weakness := ledger.weakness():
         raise NotStarted(
             f"the ledger at {ledger.where} may lose what it has confirmed: {weakness}. Or accept that with"
@@ -86,21 +89,21 @@ def require_durability(ledger: Ledger) -> None:
 
 
 def unusable(ledger: Ledger, error: LedgerUnavailable) -> str:
-    """Return in one line why the ledger can't be used, and what would help."""
-    # SQLite speaks of an I/O error then.
+    """Return in one line why the ledger cannot be used, and how to fix it."""
+    # SQLite reports a full disk as an I/O error.
     reason = "the disk is full" if _disk_is_full(ledger) else with_remedy(str(error))
     return f"the ledger can't be used ({ledger.where}): {reason}"
 
 
 def schema_trouble(ledger: Ledger, within: float | None = None) -> Trouble | None:
-    """Return why this program can't use the ledger as it is; None when it can. Makes and changes nothing.
+    """Return why this version cannot use the ledger as it is, or None. Changes nothing.
 
     `within`: as for `Ledger.read`. Raises LedgerUnavailable.
     """
     if _has_no_file(ledger):
         return Trouble(
-            "there is no ledger yet",
-            "name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook, whose worker makes one",
+            "the ledger does not exist yet",
+            "set RUNHOOK_DATA or DATABASE_URL to the right one, or start Runhook, whose worker creates it",
         )
     found, read_only = ledger.read(lambda connection: (_revision(connection), dialect.is_read_only(connection)), within)
     if read_only:
@@ -110,19 +113,19 @@ def schema_trouble(ledger: Ledger, within: float | None = None) -> Trouble | Non
         )
     if found is None:
         return Trouble(
-            "this database holds no ledger yet",
-            "set DATABASE_URL to the right one, or start Runhook, whose worker makes one",
+            "this database does not contain a ledger yet",
+            "set DATABASE_URL to the right one, or start Runhook, whose worker creates it",
         )
     return None if found == HEAD else _of_another_schema(found)
 
 
 def is_missing(ledger: Ledger) -> bool:
-    """Whether there are no tables of a ledger, of whatever schema, where it should be. Raises LedgerUnavailable."""
+    """Whether the database has no ledger tables of any version. Raises LedgerUnavailable."""
     return _has_no_file(ledger) or ledger.read(_revision) is None
 
 
 def _has_no_file(ledger: Ledger) -> bool:
-    """Whether it is SQLite's, and to ask it would make the file."""
+    """Whether it is on SQLite and its file does not exist; a query would create the file."""
     return ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists()
 
 
@@ -154,7 +157,7 @@ def _create(ledger: Ledger, connection: sa.Connection) -> None:
 
     dialect.serialize(connection, "create the schema", patiently=True)
     if _is_current(ledger, _revision(connection)):
-        return  # another process has created them meanwhile
+        return  # another process has created the tables meanwhile
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
@@ -162,4 +165,4 @@ def _create(ledger: Ledger, connection: sa.Connection) -> None:
         command.upgrade(config, "head")
     except sa_exc.ProgrammingError as error:
         reason = with_remedy(str(error.orig).strip().splitlines()[0])
-        raise NotStarted(f"the ledger's tables can't be made: {reason}") from None
+        raise NotStarted(f"cannot create the ledger's tables: {reason}") from None

@@ -1,5 +1,4 @@
-"""Connections to a ledger on PostgreSQL: how each is opened and its transactions begin, when its time is asked, and
-what lifts or tightens their limits."""
+"""Open connections to a ledger on PostgreSQL, begin their transactions, read the clock, and change time limits."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClock) -> sa.Engine:
-    """Return an engine for the server at `url`. `wait`: seconds for a connection. `clock`: is told its time."""
+    """Return an engine for the server at `url`. `wait`: seconds for a connection. `clock`: notes the server's time."""
     from handlers.support import postgresql as driver  # not needed with SQLite
 
     limits = limits or driver.TimeLimits()
@@ -36,7 +35,7 @@ def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClo
     @sa_event.listens_for(engine, "connect")
     def _connected(connection: Any, record: Any) -> None:
         session = driver.open_session(connection, limits)
-        if session.pooled:  # another session would not know what this one has prepared
+        if session.pooled:  # another session would lack the statements prepared in this one
             connection.prepare_threshold = None
         record.info["begin"] = session.prepare(connection, limits)
         record.info["weakness"] = "; ".join(session.weaknesses)
@@ -56,7 +55,7 @@ def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClo
 
 @contextmanager
 def deadline(until: float) -> Iterator[None]:
-    """Give up a server in the block that has not answered by then, by time.monotonic(), sooner than its limits say."""
+    """Give up on a server in the block after `until`, by time.monotonic(), if that is earlier than its limits."""
     from handlers.support import postgresql as driver
 
     token = driver.deadline.set(min(until, driver.deadline.get()))
@@ -68,7 +67,7 @@ def deadline(until: float) -> Iterator[None]:
 
 @contextmanager
 def without_limit(connection: sa.Connection) -> Iterator[None]:
-    """Let the statements of the block take the time that they need, in a transaction. They wait no longer for locks."""
+    """Lift the time limit of statements in the block, in a transaction. The limit on waiting for locks stays."""
     driver: Any = connection.connection.dbapi_connection
     limit, driver.longest_wait = driver.longest_wait, float("inf")
     try:

@@ -1,8 +1,7 @@
-"""Old events for today's rules and for what is known of them by now: what of them is read, which sinks have them, the
-deliveries that are added, and what completes them.
+"""Read old events to route them again, add their deliveries, and complete them with later data.
 
-Decides nothing about routes. The newest event comes first: of several that tell one result, the last one that adds to
-it is what a sink gets that had none.
+Routes are decided by the caller. The newest event comes first: a sink without a delivery of a result gets the last
+event that adds to it.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from receiver.ledger.filters import Filter, matching_events
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import deliveries, events, runs
 
-# Events that one query reads at the most, and bytes of their bodies, but always one event.
+# Maximum events that one query reads, and maximum bytes of their bodies, but always one event.
 PAGE, PAGE_BYTES = 200, 8 << 20
 
-# What tells one result: its run, and the first event that told it.
+# Identifies a result: its run, and the first event with it.
 ResultKey = tuple[RunKey, str]
 
 
 @dataclass(frozen=True, slots=True)
 class OldEvent:
-    """A recorded event. `newest`: its run has none after it that changed its status. `completion`: JSON, or ""."""
+    """A recorded event. `newest`: no later event has changed the run's status. `completion`: JSON, or ""."""
 
     seq: int
     id: str
@@ -53,14 +52,14 @@ class OldEvent:
 
     @property
     def result(self) -> ResultKey:
-        """The result that the event tells; its own for one that tells of no run."""
+        """The result of the event; an event without a run has a separate result."""
         return (self.source, self.run_id), self.first if self.run_id else self.id
 
 
 def read_back(ledger: Ledger, wanted: Filter, before: int | None = None) -> Iterator[list[OldEvent]]:
-    """Yield the readable events that are wanted, the newest first, page by page. Raises LedgerUnavailable.
+    """Yield the readable events that match `wanted`, the newest first, page by page. Raises LedgerUnavailable.
 
-    `before`: only those before this place.
+    `before`: only events with a lower `seq`.
     """
     while True:
         sizes = ledger.read(lambda connection: _sizes(connection, wanted, before))  # noqa: B023 - it runs at once
@@ -79,7 +78,7 @@ def of_run(connection: sa.Connection, run: RunKey) -> list[OldEvent]:
 
 
 def _sizes(connection: sa.Connection, wanted: Filter, before: int | None) -> list[tuple[int, int]]:
-    """Return the place of each event of the next page, and the bytes of its body."""
+    """Return `seq` and body size in bytes of each event of the next page."""
     query = sa.select(events.c.seq, sa.func.length(events.c.body)).where(events.c.disposition != "unreadable")
     if before is not None:
         query = query.where(events.c.seq < before)
@@ -129,7 +128,7 @@ def _load(connection: sa.Connection, places: Collection[int]) -> list[OldEvent]:
 
 
 def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[ResultKey, set[str]]:
-    """Return the sinks that have a delivery, however it ended, of each result that the events tell."""
+    """Return the sinks with a delivery, in any state, of each result of these events."""
     results = {each.id: each.result for each in page}
     found: dict[ResultKey, set[str]] = {}
     for each in same_result.told(connection, results.keys()):
@@ -138,14 +137,14 @@ def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[Result
 
 
 class Added(NamedTuple):
-    """How many deliveries were made, and the sinks that have something due then."""
+    """The number of new deliveries, and the sinks that have due deliveries now."""
 
     made: int
     sinks: set[str]
 
 
 def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) -> Added:
-    """Make these deliveries, due now or held, as `creation.give` does."""
+    """Create these deliveries, due now or held, as `creation.give` does."""
     made = creation.give(connection, wanted, now)
     due = {each.sink for each in made if not each.after}
     ids = sorted({each.event_id for each in wanted})
@@ -156,7 +155,7 @@ def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) 
 
 
 class LateCompletion(NamedTuple):
-    """What the columns of an event say once it is completed. `completion`: JSON; `extent`: as text."""
+    """The new columns of a completed event. `completion`: JSON. `extent`: as text."""
 
     event_id: str
     completion: str
@@ -164,7 +163,7 @@ class LateCompletion(NamedTuple):
 
 
 class MadeDelivery(NamedTuple):
-    """A delivery that is there. `begun`: it is being sent, or was delivered."""
+    """An existing delivery. `begun`: it is being sent, or was delivered."""
 
     sink: str
     route: str
@@ -174,16 +173,16 @@ class MadeDelivery(NamedTuple):
 
 
 def complete(connection: sa.Connection, completed: Sequence[LateCompletion]) -> None:
-    """Complete these events, of runs that are locked."""
+    """Store the completions of these events, whose runs are locked."""
     for each in sorted(completed):
-        # What is computed once it is compared stays empty until then.
+        # The extent stays empty until the event is first compared.
         extent = sa.case((events.c.fingerprint == "", events.c.extent), else_=each.extent)
         changed = {"completion": each.completion, "extent": extent}
         connection.execute(sa.update(events).where(events.c.id == each.event_id).values(changed))
 
 
 def put_status(connection: sa.Connection, key: RunKey, event_id: str, run: Run, now: float) -> None:
-    """Give a run, which is locked, what its newest event tells of it by now. `event_id`: that event, else nothing."""
+    """Update a locked run from the current data of its newest event, if that is `event_id`."""
     columns = ("title", "workflow_id")
     told: dict[str, Any] = {name: sa.func.coalesce(getattr(run, name), runs.c[name]) for name in columns}
     update_run(connection, *key, runs.c.event_id == event_id, **told)
@@ -191,8 +190,10 @@ def put_status(connection: sa.Connection, key: RunKey, event_id: str, run: Run, 
 
 
 def lock_deliveries(connection: sa.Connection, event_ids: Collection[str]) -> Mapping[str, Sequence[MadeDelivery]]:
-    """Lock the deliveries of these events until the transaction ends, and return them by event: what is claimed after
-    that is read with what this transaction has written."""
+    """Lock the deliveries of these events until the transaction ends, and return them by event.
+
+    A later claim reads what this transaction has written.
+    """
     it = deliveries.c
     query = sa.select(it.event_id, it.sink, it.route, it.lane, it.after, it.state).where(
         dialect.among(it.event_id, event_ids)

@@ -1,5 +1,7 @@
-"""The status and result of runs, and notes of ends that no event has brought yet. What else is known of runs is written
-by events.py."""
+"""Read the status and result of runs, and record ends that Skyvern's API shows before any event does.
+
+Everything else about runs is written by events.py.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """A run as its newest event says. `status` is as Skyvern says, `outcome` after correction: see domain.run.Run.
+    """A run according to its newest event. `status`: Skyvern's. `outcome`: after correction, see domain.run.Run.
 
-    Without any event, `event_id` and what comes of it are "". `noted`: Skyvern's API has shown its end, which no event
-    has brought yet. `retried_by`: the run that Skyvern started again for it, or "".
+    Without any event, `event_id` and the event's fields are "". `noted`: Skyvern's API has shown an end that no event
+    has reported yet. `retried_by`: the run that Skyvern started as its retry, or "".
     """
 
     source: str
@@ -40,9 +42,9 @@ class RunStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A run with the body of its newest event, as the ledger keeps it, and when that came.
+    """A run with the stored body of its newest event, and when that was received.
 
-    `completion`: what the body lacks. `request`, `answer`: of its submission, if it has one that was kept.
+    `completion`: members that the body lacks. `request`, `answer`: of its submission, if stored.
     """
 
     status: RunStatus
@@ -53,7 +55,7 @@ class RunResult:
     answer: bytes | None = field(repr=False, default=None)
 
 
-# Runs that Skyvern starts again for one, one after the other.
+# Maximum number of successive retries of a run that are followed.
 _LONGEST_CHAIN = 50
 
 _STATUS = [
@@ -70,24 +72,24 @@ def _this(source: str, run_id: str) -> sa.ColumnElement[bool]:
 def update_run(
     connection: sa.Connection, source: str, run_id: str, *conditions: sa.ColumnElement[bool], **values: Any
 ) -> int:
-    """Set columns of one run, if it meets the conditions. Returns how many rows were changed: 0 or 1."""
+    """Update columns of one run, if it meets the conditions. Returns the number of changed rows: 0 or 1."""
     return connection.execute(sa.update(runs).where(_this(source, run_id), *conditions).values(**values)).rowcount
 
 
 def run_value(connection: sa.Connection, source: str, run_id: str, column: sa.Column[T]) -> T | None:
-    """Return a column of one run, or None when there is no such run."""
+    """Return a column of one run, or None if the run is unknown."""
     return connection.execute(sa.select(column).where(_this(source, run_id))).scalar()
 
 
 def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, RunStatus]:
-    """Return the status of those runs of which an event is known, or an end noted."""
+    """Return the status of these runs, except those without an event and without a recorded end."""
     known = sa.or_(runs.c.event_id != "", runs.c.noted_at.is_not(None))
     rows = connection.execute(sa.select(*_STATUS).where(dialect.of_runs(runs, keys), known))
     return {(row.source, row.run_id): RunStatus(*row) for row in rows}
 
 
 def result(connection: sa.Connection, source: str, run_id: str) -> RunResult | None:
-    """Return the run's result, or None when it is not final."""
+    """Return the run's result, or None if it is not final."""
     its = (events.c.body, events.c.received_at, events.c.completion, submissions.c.request, submissions.c.answer)
     query = sa.select(*_STATUS, *its).join(events, events.c.id == runs.c.event_id)
     query = query.join(submissions, submissions.c.id == runs.c.submission_id, isouter=True)
@@ -105,7 +107,7 @@ def result(connection: sa.Connection, source: str, run_id: str) -> RunResult | N
 
 
 def last_of_chain(connection: sa.Connection, source: str, run_id: str) -> str:
-    """Return the id of the run that Skyvern started last for this one; its own when there is none."""
+    """Return the id of the last retry that Skyvern started for this run, or the run's own id."""
     seen = {run_id}
     while len(seen) <= _LONGEST_CHAIN:
         following = run_value(connection, source, run_id, runs.c.retried_by)
@@ -117,29 +119,29 @@ def last_of_chain(connection: sa.Connection, source: str, run_id: str) -> str:
 
 
 def is_ours(connection: sa.Connection, source: str, run_id: str) -> bool:
-    """Whether we submitted the run, so that its result will come."""
+    """Whether the run was submitted through Runhook, so that its result will follow."""
     query = sa.select(submissions.c.id).where(submissions.c.source == source, submissions.c.run_id == run_id).limit(1)
     return connection.execute(query).first() is not None
 
 
 def final_runs(connection: sa.Connection, keys: Iterable[RunKey]) -> set[RunKey]:
-    """Return those of the runs whose end the ledger knows."""
+    """Return those of the runs that are final in the ledger."""
     query = sa.select(runs.c.source, runs.c.run_id).where(dialect.of_runs(runs, keys), runs.c.final)
     return {(row.source, row.run_id) for row in connection.execute(query)}
 
 
 def ended_at(connection: sa.Connection, source: str, run_id: str) -> float | None:
-    """Return when a run whose end the ledger knows changed last; None when it does not know its end."""
+    """Return when a final run last changed; None if it is not final in the ledger."""
     return connection.execute(sa.select(runs.c.updated_at).where(_this(source, run_id), runs.c.final)).scalar()
 
 
 def note_end(
     connection: sa.Connection, source: str, run_id: str, now: float, due_at: float, *, noted_at: float | None = None
 ) -> bool:
-    """Note that Skyvern's API shows the end of a run, so that it is asked again at `due_at` unless its webhook comes
-    before. Call it for runs that have ended only. False when the ledger knows the end, or has noted it and asks again.
+    """Record that Skyvern's API shows the end of a run, and poll it at `due_at` unless its webhook comes first.
 
-    `noted_at`: since when the end is known, if not since `now`; the earliest counts.
+    Call it only for runs that have ended. Returns False if the run is final, or its end is recorded and a poll is due.
+    `noted_at`: when the end was first seen, if not `now`; the earliest time is kept.
     """
     noted_at = now if noted_at is None else noted_at
     insert = dialect.insert_statement(connection, runs).values(
@@ -153,7 +155,7 @@ def note_end(
         return False
 
     def sooner(column: sa.Column[float | None]) -> sa.ColumnElement[bool]:
-        # What was noted before may be polled at this moment; but whoever noted it may have asked for nothing.
+        # An end that was recorded earlier may be polled at this moment, or may have been recorded without a poll.
         return sa.or_(column.is_(None), column > due_at) if first else column.is_(None)
 
     its = sa.and_(submissions.c.source == source, submissions.c.run_id == run_id, sooner(submissions.c.due_at))

@@ -1,7 +1,7 @@
-"""The tables. The revision in migrations/versions makes them as they are declared here.
+"""Declare the tables, which the revision in migrations/versions creates.
 
-Times are doubles: seconds since the epoch, UTC. Documents are JSON text, bodies are bytes: a body may hold what
-no JSON column takes (NUL, lone surrogates, integers of 5,000 digits). Texts compare by their bytes: on PostgreSQL
+Times are doubles: seconds since the epoch, UTC. Documents are JSON text. Bodies are bytes, because a body may contain
+what a JSON column refuses: NUL, lone surrogates, integers of 5,000 digits. Texts compare by their bytes; on PostgreSQL
 they have the collation "C".
 """
 
@@ -32,7 +32,7 @@ metadata = MetaData(
     }
 )
 
-# SQLite gives out row numbers only to a column that is INTEGER PRIMARY KEY.
+# SQLite assigns row numbers only to a column that is INTEGER PRIMARY KEY.
 Serial = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -43,7 +43,7 @@ def partial_index(name: str, where: str, *columns: str, unique: bool = False) ->
 
 # --- Events and their deliveries.
 
-# What few runs and events meet, of those that have an end: for lists of what went wrong.
+# Few ended runs and events meet this: for lists of failures.
 UNSUCCESSFUL: Final = "outcome <> 'completed' AND outcome <> ''"
 
 runs = Table(
@@ -52,7 +52,7 @@ runs = Table(
     Column("source", Text, nullable=False),
     Column("run_id", Text, nullable=False),
     Column("run_type", Text, nullable=False, server_default=""),
-    Column("status", Text, nullable=False, server_default=""),  # as Skyvern says
+    Column("status", Text, nullable=False, server_default=""),  # Skyvern's
     Column("outcome", Text, nullable=False, server_default=""),  # after correction, see domain/run.undelivered
     Column("attempt", Integer, nullable=False, server_default="1"),
     Column("retry_pending", Boolean, nullable=False, server_default=text("false")),
@@ -70,14 +70,14 @@ runs = Table(
     Column("labels", Text, nullable=False, server_default="{}"),
     Column("first_seen_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
-    Column("retried_from", Text),  # the run that Skyvern started again as this one
-    Column("retried_by", Text),  # the run that Skyvern started again for this one
-    Column("noted_at", Double),  # when Skyvern's API first showed its end, though no event has brought it yet
-    Column("due_at", Double),  # when Skyvern is asked next for a run without a submission; null: never
+    Column("retried_from", Text),  # the run of which this one is Skyvern's retry
+    Column("retried_by", Text),  # the run that Skyvern started as its retry
+    Column("noted_at", Double),  # when Skyvern's API first showed an end without an event
+    Column("due_at", Double),  # next poll of a run without a submission; null: never
     Column("polls", Integer, nullable=False, server_default="0"),
     Column("found_by", Text, nullable=False, server_default=""),  # "import": a walk of Skyvern's list found its end
     PrimaryKeyConstraint("run_id", "source"),
-    # Of lists: each ends with the list's order, see lists/paging.py.
+    # For lists: each ends with the order of the list, see lists/paging.py.
     Index("ix_runs_updated_at", "updated_at", "run_id", "source"),
     Index("ix_runs_source", "source", "updated_at", "run_id"),
     partial_index("ix_runs_workflow", "workflow_id IS NOT NULL", "workflow_id", "updated_at", "run_id", "source"),
@@ -91,7 +91,7 @@ events = Table(
     Column("seq", Serial, primary_key=True, autoincrement=True),  # the order of recording
     Column("id", Text, nullable=False),
     Column("source", Text, nullable=False),
-    Column("run_id", Text, nullable=False),  # "" when the body does not tell
+    Column("run_id", Text, nullable=False),  # "" if the body lacks it
     Column("via", Text, nullable=False),
     Column("run_type", Text, nullable=False),
     Column("status", Text, nullable=False),
@@ -100,9 +100,9 @@ events = Table(
     Column("retry_pending", Boolean, nullable=False),
     Column("final", Boolean, nullable=False),
     Column("modified_at", Double),
-    Column("fingerprint", Text, nullable=False),  # "": not compared yet, nor have statement and extent been computed
+    Column("fingerprint", Text, nullable=False),  # "": it, statement and extent are not computed yet
     Column("statement", Text, nullable=False, server_default=""),  # the fingerprint without the files
-    Column("extent", Text, nullable=False, server_default=""),  # how much it has: see domain/extent.py
+    Column("extent", Text, nullable=False, server_default=""),  # the size of its members: see domain/extent.py
     Column("output_null", Boolean, nullable=False),
     Column("disposition", Text, nullable=False),  # new | interim | update | repeat | superseded | test | unreadable
     Column("repeat_of", Text),
@@ -130,14 +130,14 @@ deliveries = Table(
     Column("route", Text, nullable=False),
     Column("source", Text, nullable=False),
     Column("run_id", Text, nullable=False),
-    Column("after", Text, nullable=False, server_default="[]"),  # JSON list of sinks whose end it waits for
+    Column("after", Text, nullable=False, server_default="[]"),  # JSON list of sinks that it waits for
     Column("state", Text, nullable=False),
-    # The number of the newest attempt; a claim that is handed back takes its number back.
+    # The number of the newest attempt. Handing back a claim decrements it.
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("spent", Integer, nullable=False, server_default="0"),  # counts against the sink's budget
     Column("due_at", Double, nullable=False),
-    Column("tried_at", Double),  # when its first attempt began, if that failed; moved by what it waited for us
-    # The claim, of a delivery that is being sent: see deliveries/claims.py. In every other state these have no value.
+    Column("tried_at", Double),  # start of its first attempt, if failed; plus waits for Runhook
+    # The claim of a delivery that is being sent, see deliveries/claims.py. Empty in all other states.
     Column("claim_owner", Text, nullable=False, server_default=""),  # the worker process
     Column("claim_until", Double),  # when it lapses
     Column("reason", Text, nullable=False, server_default=""),
@@ -152,7 +152,7 @@ deliveries = Table(
     partial_index("ix_deliveries_waiting", "state = 'waiting'", "due_at"),
     partial_index("ix_deliveries_sending", "state = 'sending'", "claim_until"),
     partial_index("ix_deliveries_held", "state = 'held'", "event_id"),
-    # What does not go straight through, for counts: one that does has no entry here.
+    # For counts: most deliveries are delivered at once, and have no entry here.
     partial_index(
         "ix_deliveries_stopped", "state = 'held' OR state = 'waiting' OR state = 'dead'", "state", "sink", "due_at"
     ),
@@ -181,12 +181,12 @@ lanes = Table(
     Column("lane", Text, primary_key=True),
     Column("sink", Text, nullable=False),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
-    Column("paused_at", Double, nullable=False, server_default="0"),  # 0 while it is not
+    Column("paused_at", Double, nullable=False, server_default="0"),  # 0: not paused
     Column("breaker", Text, nullable=False, server_default="closed"),  # closed | open | probing
     Column("failures", Integer, nullable=False, server_default="0"),
-    Column("until", Double, nullable=False, server_default="0"),  # no probe before
+    Column("until", Double, nullable=False, server_default="0"),  # earliest time of the next probe
     Column("reason", Text, nullable=False, server_default=""),
-    Column("opened_at", Double, nullable=False, server_default="0"),  # since when it is not closed; 0: it is
+    Column("opened_at", Double, nullable=False, server_default="0"),  # since when it is not closed; 0: closed
     Column("updated_at", Double, nullable=False),
     partial_index("ix_lanes_shut", "paused OR breaker <> 'closed'", "sink"),
 )
@@ -199,27 +199,27 @@ operations = Table(
     Column("selection", Text, nullable=False),  # JSON: what it was asked to take
     Column("sink", Text, nullable=False),  # a backfill's sink
     Column("force", Boolean, nullable=False),
-    Column("rate", Double, nullable=False),  # a second; 0 is as fast as it goes
+    Column("rate", Double, nullable=False),  # deliveries a second; 0: no limit
     Column("state", Text, nullable=False),  # running | done | cancelled
     Column("total", Integer, nullable=False),
     Column("done", Integer, nullable=False, server_default="0"),
     Column("cursor", Text, nullable=False, server_default=""),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
-    Column("source", Text, nullable=False, server_default=""),  # whose things it takes; "": of all
+    Column("source", Text, nullable=False, server_default=""),  # its only source; "": all
     Column("actor", Text, nullable=False, server_default=""),  # who began it
     Index(None, "state"),
     Index(None, "created_at", "id"),
 )
 
-# --- Runs that were submitted here, and what is known of Skyvern's account.
+# --- Runs that were submitted here, and the state of Skyvern's account.
 
 submissions = Table(
     "submissions",
     metadata,
     Column("id", Text, primary_key=True),  # the token in the callback URL
     Column("source", Text, nullable=False),
-    Column("key_id", Text, nullable=False),  # whose call it was
+    Column("key_id", Text, nullable=False),  # the API key of the caller
     Column("call", Text, nullable=False),  # tasks | agents | workflows | legacy
     Column("state", Text, nullable=False),  # pending | accepted | rejected | unknown | lost
     Column("run_id", Text, nullable=False, server_default=""),
@@ -228,8 +228,8 @@ submissions = Table(
     Column("labels", Text, nullable=False, server_default="{}"),  # JSON
     Column("callback_url", Text, nullable=False, server_default=""),  # the caller's; elsewhere: webhook_url
     Column("idempotency_key", Text),
-    Column("request_hash", Text, nullable=False),  # of the request as it was sent
-    Column("request", Text),  # JSON: what was asked for, after redaction; null when it was not kept
+    Column("request_hash", Text, nullable=False),  # of the original request
+    Column("request", Text),  # JSON: the request, after redaction; null: not stored
     Column("answer_status", Integer),
     Column("answer", LargeBinary),  # the answer to the caller, after redaction
     Column("due_at", Double),  # when to poll next; null: never
@@ -252,14 +252,14 @@ watches = Table(
     "watches",
     metadata,
     Column("source", Text, primary_key=True),
-    Column("watermark", Double),  # each run that was created before is known, or remembered in active_runs
-    Column("due_at", Double, nullable=False, server_default="0"),  # of the next walk; while one is made, its lease
+    Column("watermark", Double),  # runs created before it are known, or in active_runs
+    Column("due_at", Double, nullable=False, server_default="0"),  # of the next walk; during one, its lease
     Column("walked_at", Double),  # when a walk was last complete
     Column("gap_at", Double),  # when the list last ended before the watermark was reached
     Column("trouble", Text, nullable=False, server_default=""),  # why the last walk was not complete
 )
 
-# Runs that a walk saw under way. A run that leaves this list of Skyvern's has ended.
+# Runs that a walk saw running. A run that leaves Skyvern's list of running runs has ended.
 active_runs = Table(
     "active_runs",
     metadata,
@@ -278,39 +278,39 @@ schedules = Table(
     Column("source", Text, nullable=False),
     Column("schedule_id", Text, nullable=False),
     Column("agent_id", Text, nullable=False),
-    Column("next_run", Double),  # the next time at which it is to start a run
-    Column("missed", Double),  # the last such time at which it did not
+    Column("next_run", Double),  # when it starts the next run
+    Column("missed", Double),  # the last time at which it did not start one
     Column("checked_at", Double, nullable=False),
     PrimaryKeyConstraint("source", "schedule_id"),
 )
 
-# The agents of an account as the clock saw them last, of sources that are watched.
+# The agents of watched sources, as the clock last saw them.
 agents = Table(
     "agents",
     metadata,
     Column("source", Text, nullable=False),
     Column("agent_id", Text, nullable=False),
     Column("title", Text, nullable=False),
-    Column("callback_url", Text),  # without query and password; null: its results go nowhere
+    Column("callback_url", Text),  # without query and password; null: its results are not sent
     Column("checked_at", Double, nullable=False),
     PrimaryKeyConstraint("source", "agent_id"),
 )
 
-# What `runhook connect --undo` puts back.
+# What `runhook connect --undo` restores.
 agent_changes = Table(
     "agent_changes",
     metadata,
     Column("source", Text, nullable=False),
     Column("agent_id", Text, nullable=False),
-    Column("before", Text),  # the agent's callback URL before it was ours
+    Column("before", Text),  # the agent's previous callback URL
     Column("after", Text, nullable=False),
     Column("changed_at", Double, nullable=False),
     PrimaryKeyConstraint("source", "agent_id"),
 )
 
-# --- People and programs: what they may do, and what they did.
+# --- People and programs: their permissions and actions.
 
-# Who did what: see audit.py.
+# The audit log: see audit.py.
 audit = Table(
     "audit",
     metadata,
@@ -320,7 +320,7 @@ audit = Table(
     Column("actor", Text, nullable=False),
     Column("key_id", Text, nullable=False),  # of an API key, or ""
     Column("action", Text, nullable=False),
-    Column("source", Text, nullable=False),  # on whose things; "": of all
+    Column("source", Text, nullable=False),  # its only source; "": all
     Column("selection", Text, nullable=False),  # JSON: what it was asked to take
     Column("count", Integer, nullable=False),
     Column("outcome", Text, nullable=False),  # begun | done | failed
@@ -336,7 +336,7 @@ keys = Table(
     Column("id", Text, primary_key=True),
     Column("name", Text, nullable=False),
     Column("hash", Text, nullable=False),  # SHA-256 of the whole key, hex
-    Column("hint", Text, nullable=False),  # how the key begins
+    Column("hint", Text, nullable=False),  # the first characters of the key
     Column("scopes", Text, nullable=False),  # "submit read operate resubmit"
     Column("source", Text, nullable=False),
     Column("rate", Text),  # such as 10/s
@@ -348,7 +348,7 @@ keys = Table(
     Index("uq_keys_hash", "hash", unique=True),
 )
 
-# Who is signed in to the console.
+# Sessions of people who are signed in to the console.
 console_sessions = Table(
     "console_sessions",
     metadata,
@@ -365,8 +365,8 @@ saved_views = Table(
     "saved_views",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("owner", Text, nullable=False),  # kind:name of who saved it
-    Column("source", Text, nullable=False),  # the only one that its owner may see; "": all
+    Column("owner", Text, nullable=False),  # kind:name of the user
+    Column("source", Text, nullable=False),  # the only source that its owner may see; "": all
     Column("name", Text, nullable=False),
     Column("path", Text, nullable=False),  # below /console
     Column("shared", Boolean, nullable=False),
@@ -374,10 +374,10 @@ saved_views = Table(
     Index("uq_saved_views_owner_source_name", "owner", "source", "name", unique=True),
 )
 
-# --- What runs say, as words: see domain/words.py and ledger/words.py.
+# --- The search index of runs: see domain/words.py and ledger/words.py.
 
 # Changes of runs that are not indexed yet: an outbox. Recording adds a row; the clock indexes the run and deletes it.
-# SQLite must never give out a number again, so its column is AUTOINCREMENT.
+# SQLite must never reuse a number, so its column is AUTOINCREMENT.
 to_index = Table(
     "to_index",
     metadata,
@@ -388,7 +388,7 @@ to_index = Table(
     sqlite_autoincrement=True,
 )
 
-# What each run says. The index over it is `words`, a table of FTS5, or a column of PostgreSQL: see ledger/words.py.
+# The text of each run. Its index is the FTS5 table `words`, or a column of PostgreSQL: see ledger/words.py.
 run_texts = Table(
     "run_texts",
     metadata,
@@ -400,15 +400,15 @@ run_texts = Table(
     Index("uq_run_texts_source_run_id", "source", "run_id", unique=True),
 )
 
-# --- What processes and hosts report of themselves.
+# --- Reports of processes and hosts.
 
-# Operations that the database cancelled for time.
+# Operations that the database cancelled for taking too long.
 timeouts = Table(
     "timeouts",
     metadata,
     Column("operation", Text, primary_key=True),  # the function, such as deliveries.claims.claim
     Column("times", Integer, nullable=False),
-    Column("first_at", Double, nullable=False),  # of those that followed each other
+    Column("first_at", Double, nullable=False),  # of the cancellations in a row
     Column("last_at", Double, nullable=False),
 )
 

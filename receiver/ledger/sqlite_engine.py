@@ -1,5 +1,4 @@
-"""The file of a ledger on SQLite, and connections to it: what is committed is on disk, and no transaction begins by
-itself."""
+"""Create the file of a ledger on SQLite and connect to it. Commits are on disk, and transactions begin explicitly."""
 
 from __future__ import annotations
 
@@ -17,12 +16,12 @@ from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.private_file import make_private_file
 from receiver.ledger.errors import LedgerUnavailable
 
-# SQLite's least value of `synchronous` at which what is committed is on disk.
+# The lowest value of SQLite's `synchronous` at which commits are on disk.
 _FULL: Final = 2
 
 
 class LedgerFile:
-    """The file, and the lock that writers take before their transaction. `wait`: seconds that they wait for it."""
+    """The file, and the lock that writers take before a transaction. `wait`: maximum seconds to wait for the lock."""
 
     def __init__(self, path: Path, wait: float) -> None:
         self._path = path
@@ -32,7 +31,7 @@ class LedgerFile:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the lock for the block. Raises LedgerUnavailable."""
+        """Hold the lock during the block. Raises LedgerUnavailable."""
         try:
             with self._lock.held(self._wait):
                 yield
@@ -40,17 +39,16 @@ class LedgerFile:
             raise LedgerUnavailable(f"the ledger {error}") from None
 
     def prepare(self) -> None:
-        """Make the file, which only its owner may read, in WAL mode, which it then stays in.
+        """Create the file, readable only by its owner, in WAL mode, which is permanent.
 
-        That is done under the lock: the first switch answers "database is locked" at once, whatever busy_timeout says,
-        while another process opens the file. Raises LedgerUnavailable; from then on also once the open file is not the
-        one in the folder, for what is written to it would be lost with the process.
+        Takes the lock, because the first switch to WAL fails at once with "database is locked" while another process
+        opens the file, regardless of busy_timeout. Raises LedgerUnavailable.
         """
         if self._opened is not None:
             self.require_same()
             return
-        with self.exclusive():  # which makes the folder
-            with suppress(OSError):  # SQLite says what is wrong with the path
+        with self.exclusive():  # also creates the folder
+            with suppress(OSError):  # SQLite reports what is wrong with the path
                 make_private_file(self._path)
             try:
                 with closing(sqlite3.connect(self._path, timeout=5.0)) as connection:
@@ -60,7 +58,10 @@ class LedgerFile:
             self._opened = self._identity()
 
     def require_same(self) -> None:
-        """Raise LedgerUnavailable when the file was deleted or replaced since it was opened. Costs 2 µs."""
+        """Raise LedgerUnavailable if the file was deleted or replaced since it was opened. Takes 2 µs.
+
+        Data written to such a file would be lost with the process.
+        """
         if self._identity() != self._opened:
             raise LedgerUnavailable(
                 f"the ledger's file {self._path} was deleted or replaced while it was open: nothing more is written to "
@@ -76,16 +77,16 @@ class LedgerFile:
 
 
 def make(url: sa.URL, wait: float, begin: str) -> sa.Engine:
-    """Return an engine whose transactions start with `begin`. `wait`: seconds for a connection of the pool."""
+    """Return an engine whose transactions start with `begin`. `wait`: maximum seconds for a connection of the pool."""
     engine = sa.create_engine(url, connect_args={"timeout": 5.0}, pool_timeout=wait)
 
     @sa_event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin by itself
+        connection.isolation_level = None  # the driver must not begin transactions automatically
         connection.execute("PRAGMA synchronous=FULL").close()
         (level,) = connection.execute("PRAGMA synchronous").fetchone()
         if level < _FULL:
-            raise sqlite3.OperationalError(f"PRAGMA synchronous is {level} and stays so, and must be FULL")
+            raise sqlite3.OperationalError(f"PRAGMA synchronous stays {level}, but must be FULL")
 
     @sa_event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:

@@ -1,7 +1,7 @@
-"""Operations that the database cancelled for time. Once may be a busy moment. One that is cancelled again and again
-does not end by itself, however often it is tried: that is an alarm of its own.
+"""Record operations that the database cancelled for taking too long.
 
-They are noted in the ledger itself, for what one process can't do another must show.
+One cancellation may be a busy moment. Repeated ones do not recover with retries, and raise an alarm. They are stored in
+the ledger, so that any process can report them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from receiver.ledger import dialect
 from receiver.ledger.schema import timeouts
 
-# Seconds within which one cancellation follows another, and after the last of which the alarm is over.
+# Maximum seconds between two cancellations in a row, and after the last one until the alarm ends.
 SERIES: Final = 900.0
-# Cancellations of one operation from which on it is an alarm.
+# Number of cancellations in a row that raises the alarm.
 REPEATED: Final = 2
 _HERE: Final = "receiver.ledger."
-# Modules that only run what others give them.
+# Modules that only run the work of other modules.
 _CARRIERS: Final = tuple(f"receiver.ledger.{name}" for name in ("engine", "async_ledger", "dialect"))
 
 
@@ -36,8 +36,9 @@ class Cancelled:
 
 
 def operation_of(frames: Iterable[FrameType]) -> str:
-    """Return which operation the frames of an error are of, the outermost first: the function of the ledger that was
-    called, else whose code used the ledger."""
+    """Return the operation that an error's frames, outermost first, belong to.
+
+    It is the called function of the ledger, or else the function that used the ledger."""
     ours = [(str(each.f_globals.get("__name__", "")), each.f_code.co_qualname) for each in frames]
     ours = [(module, function) for module, function in ours if module not in _CARRIERS]
     here = [f"{module.removeprefix(_HERE)}.{function}" for module, function in ours if module.startswith(_HERE)]
@@ -46,7 +47,7 @@ def operation_of(frames: Iterable[FrameType]) -> str:
 
 
 def note(connection: sa.Connection, operation: str, now: float) -> int:
-    """Note a cancellation. Returns how many there have been in a row."""
+    """Record a cancellation. Returns the number of cancellations in a row."""
     insert = dialect.insert_statement(connection, timeouts)
     insert = insert.values(operation=operation, times=1, first_at=now, last_at=now)
     goes_on = timeouts.c.last_at >= now - SERIES
@@ -59,7 +60,7 @@ def note(connection: sa.Connection, operation: str, now: float) -> int:
 
 
 def repeated(connection: sa.Connection, now: float) -> list[Cancelled]:
-    """Return the operations that were cancelled again and again, and lately."""
+    """Return the operations that were recently cancelled several times in a row."""
     it = timeouts.c
     lately = sa.select(timeouts).where(it.times >= REPEATED, it.last_at >= now - SERIES).order_by(it.operation)
     return [Cancelled(*row) for row in connection.execute(lately)]

@@ -95,7 +95,7 @@ class _Reading:
             return False
         for page in range(1, MAX_PAGES + 1):
             if not self.source.wait_for_budget(self.stopped):
-                listing.trouble = "the process is being stopped"
+                listing.trouble = "the process is stopping"
                 return False
             answer = self.source.reader.list_runs(page, PAGE_SIZE, statuses, run_types)
             listing.calls += 1

@@ -301,7 +301,7 @@ class SkyvernReader(_Client):
     def _send(self, call: ApiCall) -> Answer:
         with self._lock:
             if self._closed:
-                return Unreachable(ambiguous=False, reason="the process is being stopped")
+                return Unreachable(ambiguous=False, reason="the process is stopping")
             client = self._open()
             self._under_way += 1
         try:

@@ -1,4 +1,4 @@
-"""Alembic's entrance. It always runs on a connection that receiver.ledger.migrate hands over, inside a transaction."""
+"""The entry point of Alembic. Always runs in a transaction on a connection that receiver.ledger.migrate passes."""
 
 from alembic import context
 
@@ -7,7 +7,7 @@ from receiver.ledger.schema import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    transactional_ddl=False,  # the caller's transaction holds it all
+    transactional_ddl=False,  # within the caller's transaction
     render_as_batch=True,
 )
 context.run_migrations()

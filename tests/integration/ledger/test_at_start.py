@@ -47,14 +47,14 @@ def test_a_postgresql_that_is_not_right_is_told_with_what_would_be(
     assert "Connection refused; no PostgreSQL listens there: start it, or correct DATABASE_URL" in away[0]
 
     nowhere, waits = line_of(postgres.url("nowhere"))
-    assert 'database "nowhere" does not exist; create it, or name the right one' in nowhere
+    assert 'database "nowhere" does not exist; create it, or correct the name' in nowhere
     assert not waits
 
     with contextlib.closing(postgres.connect("postgres")) as connection:
         connection.execute("CREATE DATABASE without_encoding ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
     try:
         bytes_only, waits = line_of(postgres.url("without_encoding"))
-        assert 'database "without_encoding" has the encoding SQL_ASCII and not UTF8; make another' in bytes_only
+        assert 'database "without_encoding" has the encoding SQL_ASCII and not UTF8; create another' in bytes_only
         assert not waits
         sink = Database(parse_url(postgres.url("without_encoding")), PATIENCE)
         with (
@@ -70,21 +70,21 @@ def test_a_postgresql_that_is_not_right_is_told_with_what_would_be(
     with contextlib.closing(postgres.connect(postgres_url.rpartition("/")[2])) as connection:
         connection.execute(FOREIGN)
     others, waits = line_of(postgres_url)
-    assert 'relation "runs" already exists; that is another program\'s' in others
+    assert 'relation "runs" already exists; it belongs to another program' in others
     assert not waits
 
 
 def test_an_sqlite_file_that_is_not_right_is_told_with_what_would_be(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("no database at all" * 100)
     text, waits = line_of(f"sqlite:///{tmp_path}/text.db")
-    assert "file is not a database; name another file in DATABASE_URL" in text
+    assert "file is not a database; set DATABASE_URL to an SQLite file" in text
     assert not waits
 
     other = Ledger(f"sqlite:///{tmp_path}/other.db")
     other.write(lambda it: it.exec_driver_sql(FOREIGN))
     other.close()
     others, waits = line_of(f"sqlite:///{tmp_path}/other.db")
-    assert "table runs already exists; that is another program's" in others
+    assert "table runs already exists; it belongs to another program" in others
     assert not waits
 
     newer = Ledger(f"sqlite:///{tmp_path}/newer.db")
@@ -105,7 +105,7 @@ def test_an_sqlite_file_that_is_not_right_is_told_with_what_would_be(tmp_path: P
 def test_a_worker_waits_only_for_what_may_come(tmp_path: Path, redis_url: str, postgres: PostgresProcess) -> None:
     environ = {"REDIS_URL": redis_url, "DATABASE_URL": postgres.url("nowhere"), "RUNHOOK_DATA": str(tmp_path)}
     watch = Stopwatch()
-    with pytest.raises(NotStarted, match="create it, or name the right one"):
+    with pytest.raises(NotStarted, match="create it, or correct the name"):
         check(Settings.from_env(environ), CONFIG, 120)
     watch.at_most(60)
 

@@ -1,7 +1,7 @@
 """Create the first ledger: the tables and indexes that `schema` declares.
 
-Nothing has been released, so this revision follows the declarations. The first release freezes it: the next change of
-the tables is a revision of its own, and this one keeps a copy of the tables as they were.
+This revision follows the declarations until the first release, which freezes it: each later change of the tables is a
+separate revision, and this one keeps a copy of the tables of that release.
 """
 
 import sqlalchemy as sa
@@ -22,7 +22,7 @@ def upgrade() -> None:
     tables = sa.MetaData(naming_convention=metadata.naming_convention)
     for table in metadata.sorted_tables:
         for column in table.to_metadata(tables).columns:
-            # PostgreSQL compares texts by their bytes, as Python and SQLite do. A language's rules take far longer.
+            # PostgreSQL compares texts by their bytes, as Python and SQLite do. A language's rules are much slower.
             if connection.dialect.name == "postgresql" and isinstance(column.type, sa.Text):
                 column.type = postgresql.TEXT(collation="C")
     tables.create_all(connection, checkfirst=False)
