@@ -254,7 +254,10 @@ class WorkerProcess:
         return claims.renew(connection, self._owner, owned, self._ledger.now() + CLAIM)
 
     def _flush_counters(self) -> None:
-        while not self._ended.wait(FLUSH_EVERY):
+        """Flush the counters until the end, and once then: a Redis that hangs delays only this thread."""
+        ended = False
+        while not ended:
+            ended = self._ended.wait(FLUSH_EVERY)
             for each in list(self._runners.values()):
                 each.counter.flush()
 

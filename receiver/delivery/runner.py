@@ -185,9 +185,8 @@ class SinkRunner:
         return self._stopped.wait(max(0.0, until - time.monotonic()))
 
     def close(self) -> None:
-        """End idle threads, flush the counter and close the sink. Leaves the ledger and Redis open."""
+        """End idle threads and close the sink. Leaves the ledger and Redis open."""
         self._threads.close()
-        self.counter.flush()
         self._sink.close()
 
     # --- Senders

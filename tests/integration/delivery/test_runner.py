@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import Counter
@@ -704,3 +705,17 @@ def test_a_stop_during_a_claim_hands_back_what_it_took(ledger: Ledger, start: St
     assert it.owned() == []
     assert states(ledger) == {"queued": 3}
     slow.close()
+
+
+def test_a_runner_ends_without_a_redis_that_hangs(ledger: Ledger, start: Start) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        client = redis.Redis(port=port, socket_timeout=5)
+        it = SinkRunner(ledger, ScriptedSink(accept), RetryPolicy(), 1, client, "w")
+        it.start()
+        eventually(delivered(ledger, 1))
+        watch = Stopwatch()
+        assert end(it)
+        assert watch.seconds < 2
+        client.close()
