@@ -103,7 +103,7 @@ def states(ledger: Ledger) -> dict[str, tuple[str, str]]:
     return {row["run_id"]: (row["state"], row["reason"]) for row in found}
 
 
-def test_a_caller_gets_the_body_with_both_signatures_of_its_own_key(
+def test_caller_gets_the_body_signed_with_its_key(
     ledger: Ledger, ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
 ) -> None:
     content = ended("tsk_1", caller.url + "/hooks?x=1")
@@ -131,7 +131,7 @@ def test_a_caller_gets_the_body_with_both_signatures_of_its_own_key(
     ],
     ids=["on the caller's behalf", "without the scope", "to another address", "of a run that nobody knows"],
 )
-def test_what_is_submitted_again_for_a_caller_is_signed_with_its_key_and_with_nobodys_else(
+def test_resubmitted_run_is_signed_with_its_callers_key(
     ledger: Ledger,
     ended: Callable[..., bytes],
     deliver: Callable[..., None],
@@ -159,7 +159,7 @@ def test_what_is_submitted_again_for_a_caller_is_signed_with_its_key_and_with_no
     assert verify(again.body, again.headers["x-skyvern-signature"], [signer])
 
 
-def test_the_caller_finds_its_own_address_in_the_body_and_not_ours(
+def test_body_has_the_callers_address_instead_of_runhooks(
     ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
 ) -> None:
     token = "sub_0123456789abcdef0123456789abcdef"
@@ -182,7 +182,7 @@ def test_the_caller_finds_its_own_address_in_the_body_and_not_ours(
     assert verify(request.body, request.headers["x-skyvern-signature"], [KEY])
 
 
-def test_user_and_password_in_the_address_become_basic_authentication(
+def test_userinfo_in_the_url_becomes_basic_authentication(
     ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
 ) -> None:
     ended("tsk_1", caller.url.replace("//", "//user:p%40ss@") + "/")
@@ -280,7 +280,7 @@ def test_a_slow_caller_holds_up_nobody_else(
 
 
 @pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
-def test_a_caller_whose_hundred_servers_never_answer_holds_up_nobody_else(
+def test_caller_with_many_hung_servers_delays_no_other(
     ledger: Ledger, ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
 ) -> None:
     other = api_keys.Key(
@@ -311,7 +311,7 @@ def test_a_caller_whose_hundred_servers_never_answer_holds_up_nobody_else(
     assert not worker.is_alive()
 
 
-def test_the_lane_of_a_dead_caller_is_probed_while_others_have_traffic(
+def test_lane_of_a_dead_caller_is_probed_under_load(
     ledger: Ledger, ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
 ) -> None:
     with ScriptedServer() as dead:

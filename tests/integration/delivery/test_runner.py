@@ -129,16 +129,6 @@ def test_due_deliveries_are_sent_and_their_receipts_kept(ledger: Ledger, start: 
     assert it.owned() == []
 
 
-def test_deliveries_queued_later_are_sent_after_a_poke(ledger: Ledger, start: Start) -> None:
-    sink = ScriptedSink(accept)
-    it = start(sink)
-    eventually(lambda: it.idle)
-    for number in range(3):
-        record(ledger, new_event(f"tsk_{number}", "ops"))
-        it.poke()
-        eventually(delivered(ledger, number + 1))
-
-
 def test_a_route_that_failed_is_no_problem_of_the_body(ledger: Ledger, start: Start) -> None:
     event = new_event("tsk_1", "ops")
     record(ledger, event._replace(note="route big can't be evaluated: the types don't fit"))
@@ -189,51 +179,6 @@ def test_concurrency_holds_in_a_process(ledger: Ledger, start: Start) -> None:
     start(ScriptedSink(counting), concurrency=3)
     eventually(delivered(ledger, 60))
     assert 1 < counting.most <= 3
-
-
-def test_a_fast_sink_gets_more_while_the_ledger_commits(
-    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given a sink known to be fast, and a ledger that commits only when twice as much went out as there are places
-    monkeypatch.setattr(room, "FAST", 60.0)
-    record(ledger, new_event("tsk_first", "ops"))
-    sink = ScriptedSink(accept)
-    slow = Ledger(str(ledger.url.render_as_string(hide_password=False)))
-    write, waiting = slow.write, threading.Event()
-
-    def slowly(work: Callable[[Any], Any]) -> Any:
-        result = write(work)
-        if waiting.is_set() and len(sink.seen) < 9:
-            eventually(lambda: len(sink.seen) >= 9)
-        return result
-
-    monkeypatch.setattr(slow, "write", slowly)
-    it = start(sink, concurrency=2, on=slow)
-    eventually(lambda: it.idle and states(ledger) == {"delivered": 1})
-    # When more is due
-    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
-    sink.answer = lambda delivery: (waiting.set(), accept(delivery))[1]
-    it.poke()
-    # Then eight go out before any of them is settled
-    eventually(delivered(ledger, 9))
-    slow.close()
-
-
-def test_a_single_delivery_costs_one_claim(ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    claim = claims.claim
-
-    def counting(*arguments: Any, **named: Any) -> Any:
-        made.append(1)
-        return claim(*arguments, **named)
-
-    monkeypatch.setattr(claims, "claim", counting)
-    record(ledger, new_event("tsk_1", "ops"))
-
-    it = start(ScriptedSink(accept))
-
-    eventually(lambda: it.idle and delivered(ledger, 1)())
-    assert len(made) == 1, "the claim has seen that nothing else was due"
 
 
 # --- Errors, retries and breakers
@@ -315,7 +260,7 @@ def test_an_open_breaker_parks_deliveries_unspent(ledger: Ledger, start: Start) 
     eventually(delivered(ledger, 30))
 
 
-def test_what_is_held_when_its_sink_meets_trouble_is_handed_back(
+def test_held_deliveries_are_handed_back_when_the_sink_fails(
     ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a sink that is fast, and then down
@@ -491,7 +436,7 @@ def test_paused_sink_gets_nothing_after_the_sends_under_way(
     assert {row["attempts"] for row in rows(ledger, state=["queued"])} == {0}
 
 
-def test_a_stop_finishes_what_is_under_way_and_hands_back_the_rest(ledger: Ledger, start: Start) -> None:
+def test_stop_finishes_open_sends_and_hands_back_the_rest(ledger: Ledger, start: Start) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
     begun = threading.Event()
 

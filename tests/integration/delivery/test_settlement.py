@@ -59,9 +59,7 @@ ODD_ANSWERS: dict[str, tuple[Any, str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", ODD_ANSWERS)
-def test_an_answer_that_no_database_takes_keeps_none_of_its_neighbours_from_being_settled(
-    ledger: Ledger, redis_url: str, name: str
-) -> None:
+def test_odd_answer_does_not_stop_its_neighbours(ledger: Ledger, redis_url: str, name: str) -> None:
     """Else all that ended with it would be sent again, as often as it is."""
     # Given sends that have ended together, of which one has an odd answer
     answer, state, reason, receipt = ODD_ANSWERS[name]

@@ -58,7 +58,7 @@ def test_fresh_artifacts_have_urls_that_work(skyvern_simulator: SkyvernSimulator
     lent.close()
 
 
-def test_the_artifacts_of_a_task_v2_are_found_under_its_workflow_run(
+def test_artifacts_of_a_task_v2_come_from_its_workflow_run(
     skyvern_simulator: SkyvernSimulator,
 ) -> None:
     said = final(skyvern_simulator, engine="skyvern-2.0")
@@ -91,7 +91,7 @@ def test_a_mirror_keeps_logs_and_har_and_renews_what_has_lapsed(
     lent.close()
 
 
-def test_on_local_storage_the_api_itself_serves_the_bytes_for_its_key(
+def test_api_serves_artifacts_from_local_storage_for_its_key(
     simulate_skyvern: Callable[..., SkyvernSimulator],
 ) -> None:
     sim = simulate_skyvern(local_storage=True)
@@ -175,7 +175,7 @@ def test_an_api_in_trouble_makes_the_sink_wait(
     lent.close()
 
 
-def test_allowed_addresses_are_what_the_operator_lists_and_where_skyvern_is_said_to_be(
+def test_allowed_addresses_are_the_config_and_skyvern(
     skyvern_simulator: SkyvernSimulator,
 ) -> None:
     lent = services(skyvern_simulator.url, allowed_addresses=["10.0.0.0/8"])

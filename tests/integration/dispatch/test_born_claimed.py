@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import redis
 
-from handlers import Delivery, Receipt, Unavailable
 from receiver.config.destinations import RetryPolicy, RouteConfig, ToSink
 from receiver.delivery.runner import SinkRunner
 from receiver.delivery.send_task import to_delivery
@@ -211,7 +210,7 @@ def test_new_deliveries_are_sent_without_a_claim(
     assert_sent_once_each(ledger, sink, 7)
 
 
-def test_a_slow_sink_leaves_what_it_has_no_place_for_in_the_ledger(
+def test_slow_sink_leaves_the_rest_in_the_ledger(
     ledger: Ledger, redis_url: str, run: Callable[..., SinkRunner]
 ) -> None:
     # Given a runner whose sends hang
@@ -246,34 +245,3 @@ def test_new_deliveries_do_not_pass_a_backlog(ledger: Ledger, redis_url: str, ru
     eventually(lambda: all_delivered(ledger, 21))
     assert sink.seen[-1].run_id == "tsk_20"
     end(it)
-
-
-def test_what_came_before_the_breaker_opened_is_not_sent_after_it(
-    ledger: Ledger, redis_url: str, run: Callable[..., SinkRunner], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given a sink that is down for the first of many, with one place
-    monkeypatch.setattr("receiver.domain.breaker.THRESHOLD", 1)
-    monkeypatch.setattr("receiver.domain.breaker.FIRST", 600.0)
-    monkeypatch.setattr("receiver.domain.breaker.LONGEST", 600.0)
-    monkeypatch.setattr("receiver.delivery.room.FAST", 60.0)
-
-    def down(delivery: Delivery) -> Receipt:
-        if delivery.run_id == "tsk_1":
-            raise Unavailable("gone")
-        return accept(delivery)
-
-    sink = ScriptedSink(down)
-    it = run(sink, concurrency=1)
-    make_recorder(ledger, redis_url, ops=it).dispatch(events(1))
-    eventually(lambda: it.idle)
-    # When it is handed several at once
-    assert it.room() == 4
-    make_recorder(ledger, redis_url, ops=it).dispatch(events(5)[1:])
-    # Then only the first of them was tried
-    eventually(lambda: it.idle)
-    assert [each.run_id for each in sink.seen] == ["tsk_0", "tsk_1"]
-    assert sorted((row["state"], row["attempts"]) for row in rows(ledger)) == [
-        ("delivered", 1),
-        *[("queued", 0)] * 3,
-        ("waiting", 1),
-    ]

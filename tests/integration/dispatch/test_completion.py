@@ -56,7 +56,7 @@ def told(ledger: Ledger) -> Told:
     return told
 
 
-def test_an_event_with_more_files_has_what_an_earlier_one_said_of_the_same_result(take: Take, told: Told) -> None:
+def test_update_keeps_members_of_earlier_events(take: Take, told: Told) -> None:
     # Given the webhook of a cancelled run whose files were not saved yet, and a poll that has them
     whole = roads.webhook("task_v2.completed", NOW, "tsk_v2_1")
     take(whole | NO_FILES, roads.poll(whole))
@@ -84,7 +84,7 @@ def test_the_fullest_of_the_earlier_events_tells(take: Take, told: Told) -> None
     assert [run["summary"] for run in runs[2:]] == [whole["summary"]] * 2
 
 
-def test_a_member_that_only_the_webhook_of_a_later_skyvern_has_is_routed_by_once(take: Take, told: Told) -> None:
+def test_unknown_member_that_comes_later_is_routed_once(take: Take, told: Told) -> None:
     # Given a body without a member that this version knows nothing of, else whole, and webhooks with it
     webhook = roads.webhook("workflow_run.completed", NOW, "wr_1")
     take(webhook, webhook | {"tokens_used": 9}, webhook | {"tokens_used": 9, "webhook_failure_reason": "x"})
@@ -93,7 +93,7 @@ def test_a_member_that_only_the_webhook_of_a_later_skyvern_has_is_routed_by_once
     assert len(told("chat")) == 1
 
 
-def test_another_result_tells_what_the_run_is_and_not_how_it_ended(take: Take, told: Told) -> None:
+def test_other_results_lend_only_descriptive_members(take: Take, told: Told) -> None:
     # Given a run that failed and is tried again, and the end of its second attempt as a poll shows it
     failed = roads.webhook("task_v2.failed", NOW, "tsk_v2_1") | {"retry_pending": True, "summary": "the first try"}
     ended = roads.webhook("task_v2.completed", NOW, "tsk_v2_1")
@@ -119,9 +119,7 @@ def test_a_run_of_its_own_lends_nothing_to_another(take: Take, told: Told) -> No
     ]
 
 
-def test_a_run_is_what_its_newest_update_says_and_no_less_after_a_repeat(
-    take: Take, ledger: Ledger, told: Told
-) -> None:
+def test_run_keeps_its_newest_update_after_a_repeat(take: Take, ledger: Ledger, told: Told) -> None:
     whole = roads.webhook("workflow_run.completed", NOW, "wr_1")
     take(whole | NO_FILES, roads.poll(whole), whole | NO_FILES)
 

@@ -72,7 +72,7 @@ def once() -> Callable[[], bool]:
     return lambda: next(rounds, True)
 
 
-def test_events_leave_the_inbox_when_the_ledger_has_them_and_their_sinks_are_woken(
+def test_recorded_events_leave_the_inbox_and_wake_their_sinks(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str
 ) -> None:
     append(redis_url, event(body("tsk_1")), event(body("tsk_2", "failed", failure_reason="x")))
@@ -93,7 +93,7 @@ def test_events_leave_the_inbox_when_the_ledger_has_them_and_their_sinks_are_wok
     client.close()
 
 
-def test_a_body_is_parsed_once_on_its_way_from_the_inbox_to_the_ledger(
+def test_body_is_parsed_once_from_inbox_to_ledger(
     dispatcher: Dispatcher, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = [body("tsk_1"), body("tsk_2", output={"total": 5000, "secret": "s"}), b"not json"]
@@ -125,9 +125,7 @@ def test_events_are_due_though_the_reply_to_the_commit_was_lost(postgres: Postgr
         it.close()
 
 
-def test_a_killed_dispatchers_batch_comes_back_and_makes_nothing_twice(
-    dispatcher: Dispatcher, ledger: Ledger, redis_url: str
-) -> None:
+def test_batch_of_a_killed_dispatcher_is_recorded_once(dispatcher: Dispatcher, ledger: Ledger, redis_url: str) -> None:
     append(redis_url, event(body("tsk_1")), event(body("tsk_2")))
     client = redis.Redis.from_url(redis_url)
     reader = InboxReader(client, "killed")
@@ -143,7 +141,7 @@ def test_a_killed_dispatchers_batch_comes_back_and_makes_nothing_twice(
     client.close()
 
 
-def test_only_new_results_are_routed_and_all_else_says_what_it_is(dispatcher: Dispatcher, ledger: Ledger) -> None:
+def test_only_new_results_are_routed(dispatcher: Dispatcher, ledger: Ledger) -> None:
     first = body("wr_1", modified_at="2026-01-01T00:00:02", output={"a": 1})
     again = body("wr_1", modified_at="2026-01-01T00:00:03", output={"a": 1})
     older = body("wr_1", "failed", modified_at="2026-01-01T00:00:01")
@@ -162,21 +160,7 @@ def test_only_new_results_are_routed_and_all_else_says_what_it_is(dispatcher: Di
     assert deliveries(ledger) == {"wr_1": ["archive", "results"]}
 
 
-def test_repeats_of_one_batch_name_the_first_event_that_said_the_same(dispatcher: Dispatcher, ledger: Ledger) -> None:
-    first, *again = (
-        event(body("wr_1", modified_at=f"2026-01-01T00:00:0{second}", output={"a": 1})) for second in range(3)
-    )
-    dispatcher.dispatch([event(body("wr_0"))])
-    dispatcher.dispatch([first])
-    dispatcher.dispatch(again)
-
-    query = sa.select(events.events.c.repeat_of).where(events.events.c.id.in_([each.id for each in again]))
-    assert ledger.read(lambda connection: connection.scalars(query).all()) == [first.id, first.id]
-
-
-def test_output_that_comes_after_a_later_null_is_routed_and_is_what_callers_get(
-    dispatcher: Dispatcher, ledger: Ledger
-) -> None:
+def test_output_that_comes_after_a_later_null_is_routed(dispatcher: Dispatcher, ledger: Ledger) -> None:
     null, said = body("wr_1", "canceled", modified_at="2026-01-01T00:00:03"), {"a": 1}
     output = body("wr_1", "canceled", modified_at="2026-01-01T00:00:02", output=said)
     dispatcher.dispatch([event(null)])
@@ -194,7 +178,7 @@ def test_output_that_comes_after_a_later_null_is_routed_and_is_what_callers_get(
     assert result.status.status == "canceled"
 
 
-def test_each_press_of_the_test_button_is_shown_and_goes_only_where_tests_are_asked_for(
+def test_test_webhooks_go_only_to_routes_for_tests(
     ledger: Ledger, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given a route that takes tests, and others that do not
@@ -220,7 +204,7 @@ def test_each_press_of_the_test_button_is_shown_and_goes_only_where_tests_are_as
     dispatcher.close()
 
 
-def test_a_test_webhook_under_the_id_of_a_real_run_is_no_result_of_it(dispatcher: Dispatcher, ledger: Ledger) -> None:
+def test_test_webhook_is_not_a_result_of_a_real_run(dispatcher: Dispatcher, ledger: Ledger) -> None:
     # Given a press for a chosen run, that the run's result follows, and another press
     dispatcher.dispatch([event(press("task", 1, run_id="tsk_1"))])
     dispatcher.dispatch([event(body("tsk_1", "failed", failure_reason="x")), event(press("task", 2, run_id="tsk_1"))])
@@ -239,7 +223,7 @@ def test_a_test_webhook_under_the_id_of_a_real_run_is_no_result_of_it(dispatcher
     assert dispositions(ledger)[-1] == ("repeat", False)
 
 
-def test_a_rule_that_can_not_be_evaluated_is_no_match_and_is_shown(dispatcher: Dispatcher, ledger: Ledger) -> None:
+def test_rule_that_cannot_be_evaluated_does_not_match(dispatcher: Dispatcher, ledger: Ledger) -> None:
     dispatcher.dispatch([event(body("tsk_1", output={"total": "many"}))])
 
     (row,) = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
@@ -281,7 +265,7 @@ def test_one_bad_body_is_kept_and_stops_none_of_its_neighbours(
     assert event_body(ledger, event(bad).id) == bad
 
 
-def test_a_batch_that_the_database_refuses_is_halved_until_the_one_to_blame_is_marked(
+def test_refused_batch_is_halved_until_the_culprit_is_marked(
     dispatcher: Dispatcher, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def picky(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -304,7 +288,7 @@ def test_a_batch_that_the_database_refuses_is_halved_until_the_one_to_blame_is_m
     ]
 
 
-def test_a_bug_of_ours_in_the_reading_of_a_body_marks_it_and_stops_none_of_its_neighbours(
+def test_body_that_fails_to_parse_stops_no_neighbour(
     ledger: Ledger, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Redactor):
@@ -340,7 +324,7 @@ def test_what_is_redacted_never_reaches_the_ledger(dispatcher: Dispatcher, ledge
     assert json.loads(stored)["output"]["n"] == 1
 
 
-def test_a_ledger_that_is_away_leaves_the_batch_in_hand_and_the_flag_down(redis_url: str, tmp_path: Any) -> None:
+def test_unavailable_ledger_leaves_the_batch_in_the_inbox(redis_url: str, tmp_path: Any) -> None:
     gone = Ledger(f"sqlite:///{tmp_path}/there/ledger.db")  # a ledger without tables
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
     dispatcher = Dispatcher(gone, Router(ROUTES), Redactor([]), InboxReader(connection, "d1"), connection)
@@ -361,7 +345,7 @@ def test_a_ledger_that_is_away_leaves_the_batch_in_hand_and_the_flag_down(redis_
     dispatcher.close()
 
 
-def test_large_bodies_are_taken_in_parts_and_only_what_is_not_recorded_yet_is_taken_again(
+def test_large_bodies_are_recorded_in_parts(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a batch of which no more than two fit into a part, and a process that is cut off in the third part
@@ -402,7 +386,7 @@ def guarded(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
     it.close()
 
 
-def test_what_a_stranger_writes_into_the_inbox_is_set_aside_and_holds_up_nothing(
+def test_forged_entries_are_set_aside(
     guarded: Dispatcher, ledger: Ledger, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given entries that were written past the receiver, among those of events
@@ -447,9 +431,7 @@ def test_many_entries_of_a_stranger_are_few_lines(
     assert 0 < caplog.text.count("inbox.set_aside") < 40
 
 
-def test_a_dispatcher_that_learns_a_secret_puts_back_what_it_signed(
-    guarded: Dispatcher, ledger: Ledger, redis_url: str
-) -> None:
+def test_entries_of_a_new_secret_are_put_back(guarded: Dispatcher, ledger: Ledger, redis_url: str) -> None:
     # Given a receiver that knows of a secret which its dispatcher does not, and a stranger
     now = {"skyvern": ["new secret"]}
     append(redis_url, event(body("tsk_1")), keys=EntryKeys(now))
@@ -503,7 +485,7 @@ def test_much_that_was_set_aside_delays_no_new_event(
     it.close()
 
 
-def test_events_of_an_unknown_source_wait_for_a_worker_that_knows_it(
+def test_events_of_an_unknown_source_wait_for_its_worker(
     guarded: Dispatcher,
     ledger: Ledger,
     redis_url: str,
@@ -536,7 +518,7 @@ def test_events_of_an_unknown_source_wait_for_a_worker_that_knows_it(
     it.close()
 
 
-def test_an_event_that_is_too_much_for_memory_is_recorded_unread_and_its_neighbours_as_ever(
+def test_event_too_large_for_memory_is_recorded_unread(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = [body("tsk_1"), body("tsk_large"), body("tsk_2")]
@@ -555,7 +537,7 @@ def test_an_event_that_is_too_much_for_memory_is_recorded_unread_and_its_neighbo
     assert event_body(ledger, event(contents[1]).id) == contents[1]
 
 
-def test_a_failure_that_no_event_is_to_blame_for_moves_nothing_out_of_the_inbox(
+def test_failed_recording_leaves_the_inbox_as_it_was(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -570,7 +552,7 @@ def test_a_failure_that_no_event_is_to_blame_for_moves_nothing_out_of_the_inbox(
     assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}
 
 
-def test_a_body_that_is_too_much_for_the_memory_is_routed_by_its_facts_and_says_so(
+def test_body_too_large_for_memory_is_routed_by_its_facts(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str
 ) -> None:
     large = body("tsk_large", "failed", output=[[]] * 2_500_000, failure_reason="because")

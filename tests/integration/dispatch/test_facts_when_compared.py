@@ -17,7 +17,7 @@ from receiver.domain.redaction import Redactor
 from receiver.ledger import Connection, Ledger, history
 from receiver.ledger.schema import events
 from receiver.routing.router import Router
-from tests.support.events import body, count_parses, event
+from tests.support.events import body, event
 
 REDACTOR = Redactor(["**.secret"])
 NO_REDIS: Any = None
@@ -58,7 +58,7 @@ FIRST = {"output": {"n": 1, "secret": "x"}, "downloaded_files": [{"filename": "a
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["one by one", "all at once"])
-def test_the_first_event_of_a_run_is_kept_without_and_each_further_one_with_it(
+def test_only_compared_events_store_what_comparing_needs(
     dispatcher: Dispatcher, ledger: Ledger, together: bool
 ) -> None:
     # Given a result, and the same again with its files signed anew, and then another
@@ -90,38 +90,7 @@ def test_what_the_ledger_tells_of_it_is_what_its_body_told(dispatcher: Dispatche
     assert found.facts == expected._replace(seq=found.facts.seq)
 
 
-def test_an_event_that_comes_alone_is_parsed_once(
-    dispatcher: Dispatcher, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parsed = count_parses(monkeypatch)
-    dispatcher.dispatch([sent(**FIRST)])
-    dispatcher.dispatch([event(body("tsk_2"))])
-
-    assert len(parsed) == 2
-    assert {each for row in kept(ledger) for each in row} == {""}
-
-
-def test_what_earlier_releases_have_kept_is_not_computed_again(
-    dispatcher: Dispatcher, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given an event of a ledger that knows no statements yet
-    first, again = sent(**FIRST), sent(1, **FIRST)
-    dispatcher.dispatch([first])
-    facts = to_compare(parse_event(first, REDACTOR)).facts
-    assert facts is not None
-    ledger.write(lambda it: it.execute(sa.update(events).values(fingerprint=facts.fingerprint)))
-    parsed = count_parses(monkeypatch)
-
-    # When the same comes again
-    dispatcher.dispatch([again])
-
-    # Then it is known by its fingerprint, and nothing is read of its body
-    assert dispositions(ledger) == ["new", "repeat"]
-    assert parsed == [again.body]
-    assert kept(ledger)[0] == (facts.fingerprint, "", "")
-
-
-def test_an_event_that_could_not_be_read_is_compared_with_nothing(dispatcher: Dispatcher, ledger: Ledger) -> None:
+def test_unreadable_event_is_not_compared(dispatcher: Dispatcher, ledger: Ledger) -> None:
     # Given an event that names its run and can't be understood, which has no facts either
     dispatcher.dispatch([event(json.dumps({"run_id": "tsk_1"}).encode())])
     dispatcher.dispatch([sent(**FIRST), sent(1, **FIRST)])
@@ -130,7 +99,7 @@ def test_an_event_that_could_not_be_read_is_compared_with_nothing(dispatcher: Di
     assert [each.facts is None for each in past(ledger)] == [True, False, False]
 
 
-def test_an_event_that_retention_deletes_meanwhile_is_not_compared(
+def test_event_deleted_by_retention_meanwhile_is_not_compared(
     dispatcher: Dispatcher, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a run whose first event is too large to be read along, and is deleted once the run's events were read
@@ -152,7 +121,7 @@ def test_an_event_that_retention_deletes_meanwhile_is_not_compared(
     assert dispositions(ledger) == ["new"]
 
 
-def test_an_event_that_our_own_code_cannot_compare_is_no_fault_of_the_next(
+def test_failed_comparison_does_not_harm_the_next_event(
     dispatcher: Dispatcher, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given a body that some code of ours is not made for

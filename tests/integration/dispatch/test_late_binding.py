@@ -23,7 +23,6 @@ from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import OutcomeRecorded, SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
-from tests.support import queries
 from tests.support.events import body, event
 from tests.support.labels import ROUTES, make_dispatcher
 from tests.support.ledger import new_event, states, wait_until_blocked
@@ -58,7 +57,7 @@ def due_at(ledger: Ledger) -> float | None:
     return found.due_at
 
 
-def test_a_webhook_that_comes_while_the_answer_is_being_recorded_is_routed_as_its_submission_s(
+def test_webhook_during_the_response_is_routed_as_submitted(
     dispatcher: Dispatcher, ledger: Ledger, submitted: None
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
@@ -78,7 +77,7 @@ def test_a_webhook_that_comes_while_the_answer_is_being_recorded_is_routed_as_it
     assert due_at(ledger) is None
 
 
-def test_an_answer_that_comes_while_the_webhook_is_being_recorded_tells_what_that_could_not_know(
+def test_response_during_the_webhook_adds_missing_deliveries(
     dispatcher: Dispatcher, ledger: Ledger, submitted: None
 ) -> None:
     webhook = event(body("tsk_1"))
@@ -134,7 +133,7 @@ LEARN = [accepted, found_by_its_token, told_again_with_its_token, sent_again_wit
 
 
 @pytest.mark.parametrize("learn", LEARN)
-def test_a_run_whose_result_came_before_it_was_known_whose_it_is_is_told_to_those_who_lack_it_and_once(
+def test_late_binding_adds_each_missing_delivery_once(
     dispatcher: Dispatcher, ledger: Ledger, submitted: None, learn: Learn
 ) -> None:
     # Given a run that was tried again, and has ended; all of which came by webhooks without its token
@@ -156,9 +155,7 @@ def test_a_run_whose_result_came_before_it_was_known_whose_it_is_is_told_to_thos
     assert sinks_by_event(ledger) == rows
 
 
-def test_those_who_lack_a_result_are_woken_though_the_batch_that_tells_whose_it_is_has_new_runs_as_well(
-    dispatcher: Dispatcher, submitted: None
-) -> None:
+def test_late_binding_in_a_mixed_batch_wakes_the_sinks(dispatcher: Dispatcher, submitted: None) -> None:
     dispatcher.dispatch([event(body("tsk_1"))])
     news = event(body("tsk_1", step_count=3), submission_id="sub_1")  # which says the same, and goes nowhere itself
     woken = dispatcher.dispatch([*(event(body(f"tsk_{number}")) for number in (2, 3, 4)), news])
@@ -170,15 +167,7 @@ def sinks_by_event(ledger: Ledger) -> list[tuple[str, str]]:
     return [tuple(row) for row in ledger.read(lambda connection: connection.execute(query).all())]
 
 
-def test_a_run_that_is_submitted_and_has_no_event_yet_is_in_no_list(ledger: Ledger, submitted: None) -> None:
-    ledger.write(answer)
-
-    assert ledger.read(lambda connection: queries.list_runs(connection, queries.Filter())) == []
-
-
-def test_answers_beside_webhooks_of_the_same_runs_make_one_of_each_delivery_and_no_deadlock(
-    postgres_ledger: Ledger, redis_url: str
-) -> None:
+def test_concurrent_responses_and_webhooks_deliver_once(postgres_ledger: Ledger, redis_url: str) -> None:
     # Given submissions whose answers and webhooks come at once, each in another order
     ledger, numbers = postgres_ledger, range(40)
     for number in numbers:

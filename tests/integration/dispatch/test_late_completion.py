@@ -214,7 +214,7 @@ def sent_again_with_its_token(account: Account) -> None:
     ("sending", "learn"),
     [(not_yet, answered), (under_way, answered), (over, answered), (over, sent_again_with_its_token)],
 )
-def test_a_run_that_is_told_late_is_kept_and_told_as_in_the_ordinary_order(
+def test_late_bound_run_is_stored_and_sent_like_any_other(
     account: Account,
     ordinary: dict[str, Any],
     sending: Callable[[Account], Callable[[], object]],
@@ -251,7 +251,7 @@ def test_a_run_that_is_told_late_is_kept_and_told_as_in_the_ordinary_order(
     assert "t0p" not in str(kept) + str(now)
 
 
-def test_what_comes_after_a_run_was_told_late_is_what_it_would_be_in_the_ordinary_order(account: Account) -> None:
+def test_events_after_late_binding_are_classified_as_usual(account: Account) -> None:
     # Given a run of each order
     for number, order in ((ORDINARY, "answer first"), (LATE, "webhook first")):
         account.begin(number)
@@ -307,7 +307,7 @@ def test_what_binds_the_run_is_told_once(account: Account) -> None:
 
 
 @pytest.mark.parametrize("first", ["claim", "answer"])
-def test_a_delivery_that_is_claimed_in_the_same_moment_tells_its_sink_all(
+def test_delivery_claimed_during_late_binding_is_complete(
     postgres_ledger: Ledger, results: ResultsDb, first: str
 ) -> None:
     # Given a run whose webhook came before Skyvern's answer

@@ -29,7 +29,7 @@ from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
 from tests.support.events import body, event
-from tests.support.ledger import states, wait_until_blocked
+from tests.support.ledger import wait_until_blocked
 from tests.support.runners import Taking, make_recorder
 
 CALLER = "https://app.example/hook"
@@ -132,7 +132,7 @@ def told_by_another(ledger: Ledger, status: str = "completed") -> None:
     other.dispatch([event(body("tsk_0", status, step_count=7))])
 
 
-def test_news_of_a_run_that_was_cancelled_meanwhile_leave_its_last_poll(dispatcher: Dispatcher, ledger: Ledger) -> None:
+def test_late_event_of_a_cancelled_run_keeps_its_last_poll(dispatcher: Dispatcher, ledger: Ledger) -> None:
     """It may have output, in a webhook that can be lost."""
     submit(ledger, 0)
     told_by_another(ledger, "canceled")
@@ -143,7 +143,7 @@ def test_news_of_a_run_that_was_cancelled_meanwhile_leave_its_last_poll(dispatch
     assert row["due_in"] == round(AFTER_CANCEL / 100)
 
 
-def test_a_batch_and_others_that_lock_submissions_do_it_in_one_order(postgres_ledger: Ledger, redis_url: str) -> None:
+def test_submissions_are_locked_in_one_order(postgres_ledger: Ledger, redis_url: str) -> None:
     dispatcher = dispatching(postgres_ledger, redis_url)
     # Given submissions whose ids are in another order than those of their runs
     for number in range(10, 20):
@@ -175,11 +175,6 @@ def every(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
     return [dict(row) for row in ledger.read(lambda it: it.execute(sa.select(table)).mappings().all())]
 
 
-def all_of(ledger: Ledger, run_id: str) -> list[str]:
-    query = sa.select(deliveries.c.run_id + ":" + deliveries.c.sink).where(deliveries.c.run_id == run_id)
-    return list(ledger.read(lambda it: it.execute(query).scalars()))
-
-
 def test_the_same_event_again_changes_nothing(dispatcher: Dispatcher, ledger: Ledger) -> None:
     """Its dispatcher was killed between commit and acknowledgement."""
     submit(ledger, 1)
@@ -192,19 +187,7 @@ def test_the_same_event_again_changes_nothing(dispatcher: Dispatcher, ledger: Le
     assert [rows_of(ledger, each) for each in (runs, events, deliveries, submissions)] == before
 
 
-def test_a_result_that_comes_before_the_answer_to_its_submit_is_bound_by_its_token(
-    dispatcher: Dispatcher, ledger: Ledger
-) -> None:
-    submit(ledger, 1, answered=False)
-
-    dispatcher.dispatch([result(1)])
-
-    assert set(states(ledger)) == {f"tsk_1:{sink}" for sink in ("results", "billing", "shop", "ops", "callback")}
-
-
-def test_the_webhook_of_a_run_that_was_submitted_again_is_its_first_caller_s(
-    dispatcher: Dispatcher, ledger: Ledger
-) -> None:
+def test_webhook_of_a_resubmitted_run_goes_to_its_first_caller(dispatcher: Dispatcher, ledger: Ledger) -> None:
     # Given a run that was submitted again, on behalf of the caller of the first one
     for name, scopes in (("k1", {"submit"}), ("k2", {"submit", "resubmit"})):
         key = api_keys.Key(name, name, f"hash of {name}", f"rhk_{name}", frozenset(scopes), "skyvern", None, 1.0)
@@ -219,9 +202,7 @@ def test_the_webhook_of_a_run_that_was_submitted_again_is_its_first_caller_s(
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_a_runner_gets_it_with_the_labels_and_the_completion_of_its_run(
-    ledger: Ledger, redis_url: str, count: int
-) -> None:
+def test_runner_gets_labels_and_completion_of_the_run(ledger: Ledger, redis_url: str, count: int) -> None:
     for number in range(count):
         submit(ledger, number, webhook_url="")
     ops = Taking()

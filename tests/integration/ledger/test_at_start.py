@@ -39,9 +39,7 @@ def line_of(url: str) -> tuple[str, bool]:
     return line, isinstance(caught.value, LedgerAway)
 
 
-def test_a_postgresql_that_is_not_right_is_told_with_what_would_be(
-    postgres: PostgresProcess, postgres_url: str
-) -> None:
+def test_unusable_postgresql_is_reported_with_a_remedy(postgres: PostgresProcess, postgres_url: str) -> None:
     away = line_of(f"postgresql://u:sekret@127.0.0.1:{free_port()}/db?sslpassword=sekret")
     assert away == (away[0], True)
     assert "Connection refused; no PostgreSQL listens there: start it, or correct DATABASE_URL" in away[0]
@@ -74,7 +72,7 @@ def test_a_postgresql_that_is_not_right_is_told_with_what_would_be(
     assert not waits
 
 
-def test_an_sqlite_file_that_is_not_right_is_told_with_what_would_be(tmp_path: Path) -> None:
+def test_unusable_sqlite_file_is_reported_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("no database at all" * 100)
     text, waits = line_of(f"sqlite:///{tmp_path}/text.db")
     assert "file is not a database; set DATABASE_URL to an SQLite file" in text

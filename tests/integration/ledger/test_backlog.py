@@ -32,7 +32,7 @@ def efforts(ledger: Ledger) -> dict[str, int]:
     return {name: effort(ledger, work) for name, work in OPERATIONS.items()}
 
 
-def test_nothing_that_is_done_regularly_costs_more_with_a_long_backlog(ledger: Ledger) -> None:
+def test_regular_work_costs_no_more_with_a_long_backlog(ledger: Ledger) -> None:
     # Given a ledger with some of everything, about which the database has learnt
     backlog.make(ledger, SMALL)
     backlog.analyze(ledger)
@@ -47,9 +47,7 @@ def test_nothing_that_is_done_regularly_costs_more_with_a_long_backlog(ledger: L
         assert {name: (before[name], cost) for name, cost in now.items() if cost > 3 * before[name] + 500} == {}, learnt
 
 
-def test_a_claim_past_thousands_of_shut_lanes_reads_a_bounded_number_of_them(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_claim_past_many_shut_lanes_reads_a_bounded_number(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a few hundred lanes, all shut, each with its backlog
     monkeypatch.setattr(fair_queue, "WALK", 200)
     monkeypatch.setattr(fair_queue, "NEXT_PAGE", 100)
@@ -69,7 +67,7 @@ def test_a_claim_past_thousands_of_shut_lanes_reads_a_bounded_number_of_them(
     assert effort(ledger, claim) < 1.5 * before + 60
 
 
-def test_the_clocks_look_reads_next_to_nothing_of_a_long_backlog_also_when_it_is_gone(
+def test_clock_reads_little_of_a_backlog_even_once_delivered(
     ledger: Ledger,
 ) -> None:
     # Given a long backlog, of which the database knows nothing yet, and then all
@@ -82,7 +80,7 @@ def test_the_clocks_look_reads_next_to_nothing_of_a_long_backlog_also_when_it_is
     assert effort(ledger, look_of_the_clock) < 500
 
 
-def test_a_settlement_reads_nothing_of_what_was_delivered_before_though_the_database_knows_of_no_such(
+def test_settlement_reads_no_earlier_deliveries(
     ledger: Ledger,
 ) -> None:
     # Given a new ledger, of which the database has learnt nothing

@@ -48,7 +48,7 @@ def stands(ledger: Ledger, name: str) -> tuple[SubmissionState, str, float | Non
     return found.state, found.run_id, found.due_at
 
 
-def test_a_webhook_that_comes_before_the_answer_binds_its_submission_by_the_token(
+def test_webhook_before_the_response_binds_by_its_token(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
     submit("sub_1", labels={"team": "billing"}, webhook_url=CALLER)
@@ -128,7 +128,7 @@ def test_the_same_final_event_again_still_ends_the_polling(
     assert sinks(ledger) == [("tsk_1", "results", "everything")]
 
 
-def test_a_test_webhook_to_the_address_of_a_submission_does_not_take_it(
+def test_test_webhook_does_not_bind_a_submission(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
     # Given a submission whose run is not known yet, and a test webhook to its callback URL
@@ -157,7 +157,7 @@ def owners(ledger: Ledger, *run_ids: str) -> list[str | None]:
 
 @pytest.mark.parametrize("answered", ["before", "after", "never"])
 @pytest.mark.parametrize("at_once", [True, False])
-def test_runs_that_skyvern_starts_again_stay_with_their_submission_in_any_order(
+def test_restarted_runs_keep_their_submission_in_any_order(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str], at_once: bool, answered: str
 ) -> None:
     for number, order in enumerate(itertools.permutations(["c", "a", "b"])):
@@ -189,7 +189,7 @@ def test_runs_that_skyvern_starts_again_stay_with_their_submission_in_any_order(
         assert [row["submission_id"] for row in rows].count(token) == 3
 
 
-def test_the_answer_to_the_submit_takes_nothing_from_a_run_that_was_started_again_and_came_first(
+def test_late_response_leaves_the_restarted_run_bound(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
     submit(TOKEN, labels={"team": "billing"})
@@ -202,7 +202,7 @@ def test_the_answer_to_the_submit_takes_nothing_from_a_run_that_was_started_agai
     assert stands(ledger, TOKEN) == (SubmissionState.ACCEPTED, "wr_1", 5.0)
 
 
-def test_a_first_run_that_names_the_next_has_it_asked_for_and_proves_it(
+def test_run_that_names_its_restart_binds_and_polls_it(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
     submit(TOKEN, "wr_1", labels={"team": "billing"})
@@ -217,7 +217,7 @@ def test_a_first_run_that_names_the_next_has_it_asked_for_and_proves_it(
     assert ("wr_2", "billing", "billing") in sinks(ledger)
 
 
-def test_a_run_that_a_person_starts_again_has_the_same_callback_url_and_no_link(
+def test_manually_restarted_run_is_bound_but_not_chained(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
     submit(TOKEN, "wr_1", webhook_url=CALLER)
@@ -229,7 +229,7 @@ def test_a_run_that_a_person_starts_again_has_the_same_callback_url_and_no_link(
 
 
 @pytest.mark.parametrize("token", [TOKEN, ""])
-def test_the_caller_hears_of_each_result_of_a_run_that_was_started_again_whatever_that_says_of_it(
+def test_caller_gets_every_result_of_a_restarted_run(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str], token: str
 ) -> None:
     """One that is sent again may have fewer members, and come to another address."""

@@ -34,7 +34,7 @@ def test_connection_in_use_closes_after_its_transaction(ledger: Ledger, kind: st
 
 
 @pytest.mark.parametrize("kind", ["read", "write"])
-def test_work_that_is_not_over_when_a_ledger_is_closed_leaves_no_connection(ledger: Ledger, kind: str) -> None:
+def test_work_after_close_leaves_no_connection(ledger: Ledger, kind: str) -> None:
     # Given a ledger that is closed while a thread waits for what it will write
     ledger.close()
     used: list[Any] = []

@@ -5,19 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.domain.event import Event, delivery_id, event_id
-from receiver.domain.run import parse
-from receiver.ledger import Ledger, LedgerDataError, agenda, retention
+from receiver.ledger import Ledger, retention
 from receiver.ledger.deliveries import attempts, claims, lanes, recovery
-from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
-from receiver.ledger.events import NewDelivery, NewEvent
+from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import deliveries
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries
@@ -25,7 +21,6 @@ from tests.support.backlog import look_of_the_clock
 from tests.support.ledger import (
     NOW,
     claim,
-    event_body,
     hand_back,
     lock_runs,
     new_event,
@@ -39,9 +34,7 @@ from tests.support.ledger import (
 # --- Connections
 
 
-def test_threads_that_use_a_ledger_first_at_the_same_moment_share_its_connections(
-    ledger_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_share_the_connections_of_a_new_ledger(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[sa.Engine] = []
     create = sa.create_engine
 
@@ -104,22 +97,6 @@ def test_history_tells_what_was_recorded_in_its_order(ledger: Ledger) -> None:
     assert [each.event_id for each in known["skyvern", "wr_1"].history] == [first.event.id, second.event.id]
 
 
-def test_bodies_that_no_text_column_takes_are_kept_byte_for_byte(ledger: Ledger) -> None:
-    for body in (b"\x00\xff\xfe", b'{"run_id":"a","status":"completed","output":"\\u0000\\ud800"}', b"9" * 5000):
-        event = Event(event_id("skyvern", body), "skyvern", body, NOW)
-        record(ledger, NewEvent(event, parse(body), body, None, disposition="unreadable"))
-        assert event_body(ledger, event.id) == body
-
-
-def test_a_value_that_the_database_refuses_is_told_from_a_ledger_that_is_away(ledger: Ledger) -> None:
-    item = new_event("tsk_1")
-    surrogate = Event("evt_\ud800", "skyvern", b"", NOW)
-
-    with pytest.raises(LedgerDataError):
-        record(ledger, NewEvent(surrogate, item.run, b"", None, disposition="unreadable"))
-    assert ledger.read(lambda connection: queries.list_events(connection, queries.Filter())) == []
-
-
 # --- Claims
 
 
@@ -152,21 +129,6 @@ def test_a_claim_takes_no_more_bytes_than_memory_has_room_for(ledger: Ledger) ->
     assert sizes == [2, 2, 1, 1]
 
 
-def test_a_claimed_delivery_brings_its_event(ledger: Ledger) -> None:
-    item = new_event("tsk_1", "results")
-    record(ledger, item)
-
-    (claimed,) = claim(ledger, "results")
-
-    assert claimed.id == delivery_id(item.event.id, "results")
-    assert (claimed.body, claimed.attempt_number, claimed.outcome, claimed.received_at) == (
-        item.body,
-        1,
-        "completed",
-        NOW,
-    )
-
-
 @pytest.mark.parametrize(
     ("move", "state"), [(DeliveryMove.ACCEPT, "delivered"), (DeliveryMove.DEFER, "waiting"), (DeliveryMove.DIE, "dead")]
 )
@@ -181,7 +143,7 @@ def test_the_result_of_a_send_is_recorded(ledger: Ledger, move: DeliveryMove, st
     assert (attempt["number"], attempt["worker"]) == (1, "w")
 
 
-def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_kept(ledger: Ledger) -> None:
+def test_settlement_after_a_lapse_keeps_only_the_attempt(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"))
     asleep = claim(ledger, "results", owner="slow")
 
@@ -196,7 +158,7 @@ def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_ke
     assert [(each["number"], each["outcome"]) for each in kept] == [(1, "refused"), (2, "accepted")]
 
 
-def test_receipt_after_a_lapse_counts_if_nobody_has_claimed_since(ledger: Ledger) -> None:
+def test_receipt_after_a_lapse_counts_if_not_claimed_since(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"))
     claimed = claim(ledger, "results")
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 16)) == 1
@@ -206,7 +168,7 @@ def test_receipt_after_a_lapse_counts_if_nobody_has_claimed_since(ledger: Ledger
     assert (attempt["outcome"], attempt["receipt"]) == ("accepted", {"id": "r1"})
 
 
-def test_settled_with_others_a_claim_that_lapsed_stays_with_its_new_owner(ledger: Ledger) -> None:
+def test_lapsed_claim_in_a_batch_stays_with_its_new_owner(ledger: Ledger) -> None:
     # Given two deliveries that were claimed together, of which one has lapsed and is claimed again by the same owner
     record(ledger, *(new_event(f"tsk_{number}", "ops") for number in (1, 2)))
     first, second = sorted(claim(ledger, "ops"), key=lambda each: each.run_id)
@@ -221,7 +183,7 @@ def test_settled_with_others_a_claim_that_lapsed_stays_with_its_new_owner(ledger
     assert set(states(ledger).values()) == {"delivered"}
 
 
-def test_what_never_started_is_handed_back_as_if_it_was_not_claimed(ledger: Ledger) -> None:
+def test_handed_back_delivery_is_as_if_never_claimed(ledger: Ledger) -> None:
     # Given deliveries that wait for their second attempt, and are claimed for it
     record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(3)))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DEFER, due_at=NOW)
@@ -243,15 +205,6 @@ def queries_of(ledger: Ledger) -> dict[str, dict[str, object]]:
     """Return what the ledger has of each delivery, by id, without its claim's end."""
     rows = ledger.read(lambda connection: connection.execute(sa.select(deliveries)).mappings().all())
     return {row["id"]: {**row, "claim_until": None, "claim_owner": ""} for row in rows}
-
-
-def test_a_renewed_claim_does_not_lapse(ledger: Ledger) -> None:
-    record(ledger, new_event("tsk_1", "results"))
-    (claimed,) = claim(ledger, "results", owner="w")
-
-    assert ledger.write(lambda connection: claims.renew(connection, "w", [claimed.id], NOW + 60)) == [claimed.id]
-
-    assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 30)) == 0
 
 
 def test_a_claim_is_renewed_by_its_owner_alone(ledger: Ledger) -> None:
@@ -340,7 +293,7 @@ def test_lapses_with_an_answer_between_them_are_no_row(ledger: Ledger) -> None:
     assert states(ledger) == {"tsk_1:ops": "queued"}
 
 
-def test_what_was_tried_in_vain_before_is_due_at_once_when_its_worker_is_killed(ledger: Ledger) -> None:
+def test_killed_worker_does_not_delay_a_delivery_tried_before(ledger: Ledger) -> None:
     # Given a delivery that its sink could not take, so that it has spent an attempt
     record(ledger, new_event("tsk_1", "ops"))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DEFER, due_at=NOW)
@@ -353,7 +306,7 @@ def test_what_was_tried_in_vain_before_is_due_at_once_when_its_worker_is_killed(
     assert (row["state"], row["due_at"]) == ("queued", NOW + 2)
 
 
-def test_a_dead_workers_claims_are_released_at_once_and_nobody_elses(ledger: Ledger) -> None:
+def test_only_claims_of_the_dead_worker_are_released(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"), new_event("tsk_2", "results"))
     claim(ledger, "results", owner="w_1", limit=1)
     claim(ledger, "results", owner="wx1", limit=1)
@@ -366,7 +319,7 @@ def test_a_dead_workers_claims_are_released_at_once_and_nobody_elses(ledger: Led
 # --- Waiting and held
 
 
-def test_a_waiting_delivery_is_queued_when_it_is_due_and_not_before(ledger: Ledger) -> None:
+def test_waiting_delivery_is_queued_when_it_is_due(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"))
     settle(ledger, claim(ledger, "results"), DeliveryMove.DEFER, due_at=NOW + 5)
 
@@ -386,7 +339,7 @@ def put(ledger: Ledger, lane: Lane) -> None:
     ledger.write(lambda connection: lanes.put(connection, lane, NOW))
 
 
-def test_an_open_breaker_parks_its_lane_lets_one_probe_through_and_no_more(ledger: Ledger) -> None:
+def test_open_breaker_lets_only_one_probe_through(ledger: Ledger) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops", "results") for n in range(3)))
     put(ledger, Lane("ops", "ops", breaker="open", failures=5, until=NOW + 10))
 
@@ -402,18 +355,6 @@ def test_an_open_breaker_parks_its_lane_lets_one_probe_through_and_no_more(ledge
     assert [each.probe for each in claim(ledger, "ops", now=NOW + 12)] == [False, False]
 
 
-def test_one_destinations_open_breaker_holds_up_no_other_lane(ledger: Ledger) -> None:
-    record(
-        ledger,
-        new_event("tsk_1", NewDelivery("callers", "r", lane="callers:a")),
-        new_event("tsk_2", NewDelivery("callers", "r", lane="callers:b")),
-    )
-    put(ledger, Lane("callers:a", "callers", breaker="open", failures=5, until=NOW + 10))
-
-    claimed = claim(ledger, "callers", many=ManyLanes(9, 4, Counter(), 0, Rotation()))
-    assert [each.run_id for each in claimed] == ["tsk_2"]
-
-
 def test_a_paused_sink_sends_nothing_until_it_is_resumed(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "ops"))
     ledger.write(lambda connection: lanes.set_paused(connection, "ops", True, NOW))
@@ -427,7 +368,7 @@ def test_a_paused_sink_sends_nothing_until_it_is_resumed(ledger: Ledger) -> None
 # --- Retention, and many at once
 
 
-def test_retention_removes_what_ended_and_keeps_what_is_under_way(ledger: Ledger) -> None:
+def test_retention_keeps_events_with_open_deliveries(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_old", "results"), new_event("tsk_open", "ops"))
     settle(ledger, claim(ledger, "results"), DeliveryMove.ACCEPT, receipt={"id": "x"})
 
@@ -439,7 +380,7 @@ def test_retention_removes_what_ended_and_keeps_what_is_under_way(ledger: Ledger
     assert [run["run_id"] for run in runs] == ["tsk_open"]
 
 
-def test_a_run_of_which_an_event_is_left_stays_however_long_nothing_changed(ledger: Ledger) -> None:
+def test_run_stays_until_its_last_event_is_removed(ledger: Ledger) -> None:
     # Given two old events of one run, one of them not sent yet
     record(ledger, new_event("tsk_1", "results"), new_event("tsk_1", "ops", status="failed"))
     settle(ledger, claim(ledger, "results"), DeliveryMove.ACCEPT, receipt={"id": "x"})
@@ -451,93 +392,6 @@ def test_a_run_of_which_an_event_is_left_stays_however_long_nothing_changed(ledg
     settle(ledger, claim(ledger, "ops"), DeliveryMove.ACCEPT, receipt={"id": "x"})
     assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)).events == 1
     assert ledger.read(lambda c: queries.list_runs(c, queries.Filter())) == []
-
-
-def test_dispatchers_that_meet_on_the_same_runs_neither_deadlock_nor_double(ledger: Ledger) -> None:
-    batches = [[new_event(f"tsk_{n}", "results", "archive") for n in order] for order in (range(60), range(59, -1, -1))]
-    new: list[set[str]] = []
-    failures: list[BaseException] = []
-
-    def work(batch: list[NewEvent]) -> None:
-        try:
-            for start in range(0, 60, 20):
-                new.append(record(ledger, *batch[start : start + 20]))
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(batch,)) for batch in batches]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-
-    assert failures == []
-    assert sum(len(each) for each in new) == 60
-    assert len(states(ledger)) == 120
-
-
-def test_a_sweep_that_finds_nothing_is_one_indexed_query_for_each_question(
-    ledger: Ledger, explain: Callable[[], list[str]]
-) -> None:
-    record(ledger, *(new_event(f"tsk_{n}", "results") for n in range(50)))
-    settle(ledger, claim(ledger, "results", limit=30), DeliveryMove.DEFER, due_at=NOW + 3600)
-
-    def sweep(connection: sa.Connection) -> None:
-        connection.execute(agenda.QUERY, {"b_now": NOW})
-        claims.due_sinks(connection, ["results"], NOW)
-        assert recovery.sweep_held(connection, NOW) == ([], "")
-
-    ledger.read(sweep)
-
-    look, *plans = explain()[-3:]  # before these come those of the claim
-    # What is being sent is little: PostgreSQL may also find it by its state.
-    indexes = ("deliveries_waiting", "deliveries_s", "operations_state")
-    assert [index for index in indexes if f"ix_{index}" not in look] == []
-    assert "SCAN deliveries" not in look.replace("SCAN deliveries USING", "")
-    assert [plan for plan in plans if "ix_deliveries_" not in plan] == []
-
-
-def test_claims_are_found_by_an_index_over_what_is_being_sent(ledger: Ledger, explain: Callable[[], list[str]]) -> None:
-    record(ledger, *(new_event(f"tsk_{n}", "results") for n in range(50)))
-
-    def work(connection: sa.Connection) -> None:
-        claims.claim(connection, "results", 3, "w", NOW)
-        recovery.release_claims(connection, "w", NOW)
-
-    ledger.write(work)
-
-    (released, *_) = explain()
-    assert "ix_deliveries_sending" in released or "ix_deliveries_state" in released
-
-
-@pytest.fixture
-def explain(ledger: Ledger) -> Callable[[], list[str]]:
-    """The plans of the SELECTs on deliveries and operations that were run, as the database explains them."""
-    seen: list[tuple[str, object]] = []
-
-    @sa.event.listens_for(sa.Engine, "before_cursor_execute")
-    def _note(_c: object, _cur: object, statement: str, parameters: object, _ctx: object, many: bool) -> None:
-        tables = ("FROM deliveries", "FROM operations")  # the lanes are few: only those that met trouble have a row
-        if statement.startswith("SELECT") and any(table in statement for table in tables) and not many:
-            seen.append((statement, parameters))
-
-    def plans() -> list[str]:
-        sa.event.remove(sa.Engine, "before_cursor_execute", _note)
-
-        def ask(connection: sa.Connection) -> list[str]:
-            if ledger.dialect == "postgresql":
-                connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-            word = "EXPLAIN QUERY PLAN " if ledger.dialect == "sqlite" else "EXPLAIN "
-            return [
-                " ".join(" ".join(map(str, row)) for row in connection.exec_driver_sql(word + statement, parameters))  # type: ignore[arg-type]
-                for statement, parameters in seen
-            ]
-
-        found = ledger.read(ask)
-        assert found
-        return found
-
-    return plans
 
 
 def test_due_sinks_are_found_among_a_thousand(ledger: Ledger) -> None:

@@ -173,7 +173,7 @@ def open_for(ledger: Ledger, sink: str, seconds: float, *, failed: float, paused
         (4 * DAY, 3.5 * DAY, 4 * DAY, False, False),  # we were stopped: nobody has asked since
     ],
 )
-def test_what_was_never_tried_ends_behind_a_breaker_that_was_open_all_along(
+def test_untried_delivery_ends_if_the_breaker_stayed_open(
     ledger: Ledger, shut: float, failed: float, queued: float, paused: bool, ends: bool
 ) -> None:
     after = NewDelivery("mail", "r", after=("ops",))
@@ -191,7 +191,7 @@ def test_what_was_never_tried_ends_behind_a_breaker_that_was_open_all_along(
     }
 
 
-def test_a_sink_that_was_paused_has_its_whole_time_once_it_goes_on(ledger: Ledger) -> None:
+def test_resumed_sink_has_its_whole_time_again(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "ops"), now=NOW - 9 * DAY)
     open_for(ledger, "ops", 8 * DAY, failed=60, paused=True)
     ledger.write(lambda it: lanes.set_paused(it, "ops", False, NOW))

@@ -68,7 +68,7 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_a_server_gives_up_a_client_that_takes_nothing_more_of_an_answer(
+def test_server_gives_up_a_client_that_stopped_reading(
     gate: Gate, through: Callable[..., Ledger], postgres_ledger: Ledger
 ) -> None:
     # Given a transaction that holds a lock, and a host that vanishes while it is sent a large answer
@@ -89,9 +89,7 @@ def test_a_server_gives_up_a_client_that_takes_nothing_more_of_an_answer(
     thread.join(60)
 
 
-def test_a_client_gives_up_a_connection_that_is_held_and_takes_another(
-    gate: Gate, through: Callable[..., Ledger]
-) -> None:
+def test_client_replaces_a_connection_that_is_held(gate: Gate, through: Callable[..., Ledger]) -> None:
     # Given a network that holds an answer, on which TCP sees nothing wrong
     ledger = through(TimeLimits(statement=0.3, margin=0.2))
     ledger.read(lambda it: it.exec_driver_sql("SELECT 1").scalar())
@@ -103,9 +101,7 @@ def test_a_client_gives_up_a_connection_that_is_held_and_takes_another(
     held.wait(0)
 
 
-def test_who_can_wait_less_gives_up_a_connection_that_is_held_by_then_and_takes_no_other(
-    gate: Gate, through: Callable[..., Ledger]
-) -> None:
+def test_client_with_a_deadline_does_not_retry_a_held_connection(gate: Gate, through: Callable[..., Ledger]) -> None:
     # Given a network that holds an answer
     ledger = through()
     ledger.read(lambda it: it.exec_driver_sql("SELECT 1").scalar())
@@ -119,7 +115,7 @@ def test_who_can_wait_less_gives_up_a_connection_that_is_held_by_then_and_takes_
     assert ledger.read(lambda it: it.exec_driver_sql("SELECT pg_sleep(0.4), 4713").all())
 
 
-def test_a_host_that_vanishes_while_it_gets_bodies_keeps_no_other_from_claiming(
+def test_host_vanishing_while_reading_bodies_blocks_no_claim(
     gate: Gate, through: Callable[..., Ledger], postgres_ledger: Ledger, redis_url: str
 ) -> None:
     # Given large bodies for a sink with few places, and a worker whose connection holds what it has claimed

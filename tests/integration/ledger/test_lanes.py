@@ -48,7 +48,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_queue, "NEXT_PAGE", 4)
 
 
-def test_what_is_due_behind_a_long_backlog_of_a_shut_lane_is_taken(ledger: Ledger) -> None:
+def test_claim_finds_what_is_due_behind_a_shut_lane(ledger: Ledger) -> None:
     backlog(ledger, "dead", 40)
     shut(ledger, "dead")
     backlog(ledger, "a", 5, NOW + 1)
@@ -58,7 +58,7 @@ def test_what_is_due_behind_a_long_backlog_of_a_shut_lane_is_taken(ledger: Ledge
     assert taken(ledger) == {}  # the slots of a are taken, and z has nothing more
 
 
-def test_a_lane_that_has_all_its_places_holds_up_nobody_behind_it(ledger: Ledger) -> None:
+def test_full_lane_does_not_hold_up_lanes_behind_it(ledger: Ledger) -> None:
     backlog(ledger, "slow", 40)
     backlog(ledger, "b", 40, NOW + 1)
     backlog(ledger, "c", 1, NOW + 2)
@@ -82,7 +82,7 @@ def test_each_of_many_lanes_gets_its_turn(ledger: Ledger, monkeypatch: pytest.Mo
     assert (first + rest).total() == 50  # as many as may be claimed at once
 
 
-def test_walks_go_around_and_each_begins_where_the_last_one_ended(ledger: Ledger) -> None:
+def test_each_walk_begins_where_the_last_one_ended(ledger: Ledger) -> None:
     # Given a dozen lanes that wait equally long, and claims of a few at a time
     for number in range(12):
         backlog(ledger, f"lane{number:02}", 4)
@@ -96,9 +96,7 @@ def test_walks_go_around_and_each_begins_where_the_last_one_ended(ledger: Ledger
     assert taken(ledger, limit=3, rotation=rotation) == {"lane00": 1, "lane01": 1, "lane02": 1}
 
 
-def test_a_walk_that_has_not_seen_every_lane_says_so_until_it_has(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_walk_is_unfinished_until_it_has_seen_every_lane(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given more shut lanes than one walk sees, and one behind them that is not
     monkeypatch.setattr(fair_queue, "WALK", 10)
     for number in range(33):
@@ -130,7 +128,7 @@ def test_probes_take_a_quarter_of_a_claim_at_the_most(ledger: Ledger) -> None:
     assert taken(ledger, limit=3) == {"well": 3}
 
 
-def test_probes_that_hang_take_a_quarter_of_the_places_at_the_most(ledger: Ledger) -> None:
+def test_hanging_probes_take_at_most_a_quarter_of_the_places(ledger: Ledger) -> None:
     for number in range(30):
         backlog(ledger, f"dead{number:02}", 1)
         shut(ledger, f"dead{number:02}", until=NOW + 5)
@@ -189,7 +187,7 @@ def test_no_lane_of_a_caller_that_has_its_share_is_read(ledger: Ledger, monkeypa
     assert taken(ledger, rotation=rotation) == {"zoe https://app.example": 1}
 
 
-def test_old_gates_of_lanes_in_which_nothing_is_queued_are_removed(ledger: Ledger) -> None:
+def test_old_gates_of_empty_lanes_are_removed(ledger: Ledger) -> None:
     backlog(ledger, "busy", 1)
     for lane in ("busy", "done", "closed"):
         shut(ledger, lane)

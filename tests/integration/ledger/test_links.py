@@ -24,7 +24,7 @@ def receipts(ledger: Ledger, event_id: str, *sinks: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("move", [DeliveryMove.ACCEPT, DeliveryMove.DIE])
-def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger: Ledger, move: DeliveryMove) -> None:
+def test_held_delivery_waits_for_all_its_sinks_to_end(ledger: Ledger, move: DeliveryMove) -> None:
     ops = NewDelivery("ops", "everything", after=("archive", "mirror"))
     item = new_event("tsk_1", "archive", "mirror", ops)
     record(ledger, item)
@@ -55,7 +55,7 @@ def test_one_settlement_releases_all_that_waited_for_it(ledger: Ledger, monkeypa
     assert "held" not in states(ledger).values()
 
 
-def test_of_two_sinks_that_end_at_one_moment_the_second_releases_what_waits_for_both(postgres_ledger: Ledger) -> None:
+def test_second_of_two_concurrent_ends_releases_the_held_one(postgres_ledger: Ledger) -> None:
     # Given a delivery that waits for two sinks
     ledger = postgres_ledger
     record(ledger, new_event("tsk_1", "archive", "mirror", NewDelivery("ops", "r", after=("archive", "mirror"))))
@@ -97,7 +97,7 @@ def test_the_sweep_frees_a_held_delivery_that_nobody_freed(ledger: Ledger) -> No
     assert states(ledger)["tsk_1:ops"] == "queued"
 
 
-def test_what_waits_for_a_sink_that_is_gone_goes_on_and_nothing_else_does(ledger: Ledger) -> None:
+def test_only_deliveries_held_for_removed_sinks_continue(ledger: Ledger) -> None:
     # Given two sinks that wait for others, of which only one is still in the config
     record(ledger, new_event("tsk_1", "archive", "mirror", AFTER_ARCHIVE, NewDelivery("mail", "r", after=("mirror",))))
 
@@ -117,9 +117,7 @@ def test_what_waits_for_a_sink_that_is_gone_goes_on_and_nothing_else_does(ledger
     assert receipts(ledger, claimed.event_id, *claimed.after) == {"archive": None}
 
 
-def test_the_sweep_passes_over_nothing_of_an_event_that_two_pages_share(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweep_releases_events_that_span_two_pages(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given more held deliveries than fit on a page, so that it ends in the middle of an event
     monkeypatch.setattr(links, "PAGE", 3)
     held = [NewDelivery(sink, "r", after=("archive",)) for sink in ("ops", "mail")]
@@ -140,7 +138,7 @@ def update_of(first: NewEvent, *sinks: str | NewDelivery) -> NewEvent:
     return more._replace(repeat_of=first.event.id)
 
 
-def test_an_update_that_waits_for_a_sink_told_before_goes_at_once_and_has_its_receipt(ledger: Ledger) -> None:
+def test_update_held_for_an_earlier_delivery_gets_its_receipt(ledger: Ledger) -> None:
     # Given a result that the archive has
     first = new_event("tsk_1", "archive")
     record(ledger, first)
@@ -154,7 +152,7 @@ def test_an_update_that_waits_for_a_sink_told_before_goes_at_once_and_has_its_re
     assert receipts(ledger, claimed.event_id, *claimed.after) == {"archive": {"id": "a1"}}
 
 
-def test_an_update_waits_for_a_sink_that_still_sends_the_first_event(ledger: Ledger) -> None:
+def test_update_waits_while_the_first_event_is_being_sent(ledger: Ledger) -> None:
     first = new_event("tsk_1", "archive")
     record(ledger, first, new_event("tsk_2", "archive"))
     mine = [each for each in claim(ledger, "archive") if each.run_id == "tsk_1"]

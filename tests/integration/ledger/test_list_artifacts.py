@@ -119,7 +119,7 @@ def test_a_place_that_is_made_up_shows_nothing_of_another_source(mirrored: Ledge
     assert (len(files), len(attempts)) == (there, there)
 
 
-def test_what_changes_between_the_statements_of_a_page_is_shown_once_or_left_out(mirrored: Ledger) -> None:
+def test_row_changed_while_a_page_is_read_is_not_shown_twice(mirrored: Ledger) -> None:
     # A delivery that goes from state to state is met in both of their walks.
     it = deliveries.c
     listing, walk = KeysetList((it.sink,), (it.updated_at, it.id)), Walk([[it.state == "delivered"]] * 2)

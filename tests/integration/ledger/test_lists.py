@@ -436,7 +436,7 @@ def test_submissions(world: World, wanted: Filter, limit: int) -> None:
     assert [row["id"] for row in found] == [each["id"] for each in expected]
 
 
-def test_rows_that_several_walks_have_are_shown_once_on_one_of_the_pages(ledger: Ledger) -> None:
+def test_row_met_by_several_walks_is_shown_once(ledger: Ledger) -> None:
     # Given a list with more rows than a page, each of which is met in three walks
     record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(5)))
     it = deliveries.c

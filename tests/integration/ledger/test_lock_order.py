@@ -66,9 +66,7 @@ def in_between(postgres_ledger: Ledger) -> Callable[..., Any]:
     return run
 
 
-def test_a_walk_asks_for_runs_in_the_order_in_which_a_recording_locks(
-    postgres_ledger: Ledger, in_between: Callable[..., Any]
-) -> None:
+def test_walk_locks_runs_in_the_order_of_a_recording(postgres_ledger: Ledger, in_between: Callable[..., Any]) -> None:
     # Given a run that was submitted, and one that was not
     submit(postgres_ledger, "a")
     # When a walk asks for both while a recording of both has locked the runs, and locks the submission then
@@ -104,9 +102,7 @@ def test_submissions_are_made_due_in_the_order_of_their_ids(
     assert due_times(postgres_ledger) == dict.fromkeys(("sub_a", "sub_b", "sub_c"), NOW)
 
 
-def test_a_poll_that_was_put_off_meanwhile_is_not_made_due_by_what_was_read_before(
-    postgres_ledger: Ledger, in_between: Callable[..., Any]
-) -> None:
+def test_walk_does_not_hasten_a_poll_leased_meanwhile(postgres_ledger: Ledger, in_between: Callable[..., Any]) -> None:
     # Given a walk that waits for a submission which a poll has leased in between
     submit(postgres_ledger, "a")
     asked = in_between(
@@ -124,7 +120,7 @@ def test_a_poll_that_was_put_off_meanwhile_is_not_made_due_by_what_was_read_befo
     [("b", ("c", "a"), ("a", "b", "c")), ("a", ("c", "b"), ("b", "c"))],
     ids=["another, then the answered one", "one of the others, then the other"],
 )
-def test_a_run_is_taken_from_other_submissions_in_the_order_of_their_ids(
+def test_run_is_taken_from_submissions_in_order_of_their_ids(
     postgres_ledger: Ledger,
     in_between: Callable[..., Any],
     answered: str,
@@ -153,7 +149,7 @@ def test_a_run_is_taken_from_other_submissions_in_the_order_of_their_ids(
     }
 
 
-def test_an_answer_takes_a_run_back_that_a_token_has_bound_meanwhile_in_the_order_in_which_a_recording_locks(
+def test_response_releases_a_token_bound_run_in_lock_order(
     postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = postgres_ledger

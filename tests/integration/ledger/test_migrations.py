@@ -65,7 +65,7 @@ def test_many_processes_may_make_the_tables_at_once(ledger_url: str) -> None:
 
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.long)])
-def test_processes_that_begin_together_on_a_new_sqlite_ledger_all_begin(tmp_path: Path, rounds: int) -> None:
+def test_processes_starting_together_on_new_sqlite_all_start(tmp_path: Path, rounds: int) -> None:
     failures: list[BaseException] = []
 
     def begin(ledger: Ledger, go: threading.Barrier) -> None:

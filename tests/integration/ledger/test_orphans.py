@@ -45,7 +45,7 @@ def rows(ledger: Ledger, sink: str) -> dict[str, tuple[str, float, int]]:
     return {row["run_id"]: (row["state"], row["due_at"], row["spent"]) for row in found}
 
 
-def test_deliveries_of_sinks_that_are_gone_are_counted_and_those_that_need_nobody_are_not(renamed: Ledger) -> None:
+def test_open_deliveries_of_removed_sinks_are_counted(renamed: Ledger) -> None:
     def count(*sinks: str) -> orphans.Counts:
         return renamed.read(lambda it: orphans.count(it, sinks))
 
@@ -74,7 +74,7 @@ def test_a_moved_delivery_keeps_its_key_and_is_a_new_effort(
     assert (claimed.lane, claimed.id in ids, claimed.id) == ("new", True, delivery_id(claimed.event_id, "old"))
 
 
-def test_what_waits_for_the_sink_waits_for_the_other_one_and_gets_its_receipt(renamed: Ledger) -> None:
+def test_delivery_held_for_a_moved_one_waits_for_the_new_sink(renamed: Ledger) -> None:
     move(renamed, "old", "new")
 
     assert states(renamed)["tsk_4:mail"] == "held"
@@ -102,14 +102,14 @@ def test_what_a_move_took_is_given_back_and_no_more(renamed: Ledger) -> None:
     }
 
 
-def test_a_sink_that_was_only_renamed_has_what_it_delivered_before(renamed: Ledger) -> None:
+def test_renamed_sink_keeps_its_earlier_deliveries(renamed: Ledger) -> None:
     assert move(renamed, "old", "new", delivered=True) == (4, 0)
 
     assert rows(renamed, "new")["tsk_1"] == ("delivered", NOW, 0)
     assert rows(renamed, "old") == {}
 
 
-def test_a_sink_that_has_the_event_already_gets_no_second_delivery_of_it(ledger: Ledger) -> None:
+def test_move_makes_no_second_delivery_of_an_event(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "old", "new"), new_event("tsk_2", "old"))
 
     assert move(ledger, "old", "new") == (1, 1)
@@ -127,7 +127,7 @@ def work_off(ledger: Ledger, kind: str, selection: Selection, now: float = NOW +
     return done.done
 
 
-def test_all_that_waits_for_a_sink_is_cancelled_and_brought_back_as_it_was(renamed: Ledger) -> None:
+def test_deliveries_of_a_sink_are_cancelled_and_restored(renamed: Ledger) -> None:
     before = states(renamed)
     together = resend.TOGETHER
     assert [work_off(renamed, "cancel", Selection(sink=each)) for each in ("mail", "old", "old")] == [1, 2, 0]
@@ -145,12 +145,6 @@ def test_what_comes_after_a_cancel_of_all_is_not_cancelled(renamed: Ledger) -> N
     assert work_off(renamed, "cancel", Selection(sink="old"), now=NOW) == 0
 
 
-def test_what_waits_for_a_cancelled_delivery_goes_on(renamed: Ledger) -> None:
-    work_off(renamed, "cancel", Selection(sink="old"))
-
-    assert states(renamed)["tsk_4:mail"] == "queued"
-
-
 def test_a_replay_leaves_what_nobody_would_send(renamed: Ledger) -> None:
     record(renamed, new_event("tsk_6", "new"))
     settle(renamed, claim(renamed, "new"), DeliveryMove.DIE)
@@ -160,7 +154,7 @@ def test_a_replay_leaves_what_nobody_would_send(renamed: Ledger) -> None:
     assert (states(renamed)["tsk_2:old"], states(renamed)["tsk_6:new"]) == ("dead", "queued")
 
 
-def test_what_waits_is_sent_now_when_that_is_asked_for_and_an_open_breaker_is_probed(renamed: Ledger) -> None:
+def test_replay_of_waiting_deliveries_probes_an_open_breaker(renamed: Ledger) -> None:
     opened = sa.insert(lanes.lanes).values(
         lane="old", sink="old", breaker="open", failures=9, until=NOW + 1800, reason="away", updated_at=NOW
     )

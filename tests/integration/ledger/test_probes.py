@@ -13,7 +13,7 @@ def shut(ledger: Ledger, until: float) -> None:
     ledger.write(lambda connection: lanes.put(connection, lane, NOW))
 
 
-def test_a_look_that_finds_nothing_to_probe_with_holds_up_no_later_probe(ledger: Ledger) -> None:
+def test_empty_lane_whose_time_is_up_probes_with_the_next(ledger: Ledger) -> None:
     # Given a lane whose time is up, and nothing to send
     shut(ledger, until=NOW - 1)
     # When a worker looks, and a delivery comes just after

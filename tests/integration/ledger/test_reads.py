@@ -19,7 +19,7 @@ from tests.support.ledger import new_event, record, with_tables
 from tests.support.scripted_sink import rows
 
 
-def test_a_query_for_itself_begins_no_transaction_and_the_next_one_that_needs_it_does(postgres_ledger: Ledger) -> None:
+def test_single_query_begins_no_transaction(postgres_ledger: Ledger) -> None:
     # Given one connection, so that the next one is the same
     record(postgres_ledger, new_event("tsk_1", "ops"))
 
@@ -44,7 +44,7 @@ def test_a_query_for_itself_begins_no_transaction_and_the_next_one_that_needs_it
     assert postgres_ledger.read(status, transaction=False) is TransactionStatus.IDLE
 
 
-def test_a_transaction_that_reads_sees_one_state_of_sqlite_whoever_writes_meanwhile(tmp_path: Path) -> None:
+def test_sqlite_read_transaction_sees_one_state(tmp_path: Path) -> None:
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
 
     def count(connection: Connection) -> int:
@@ -60,7 +60,7 @@ def test_a_transaction_that_reads_sees_one_state_of_sqlite_whoever_writes_meanwh
     ledger.close()
 
 
-def test_what_is_committed_is_on_disk_also_where_sqlite_is_built_to_trust_the_cache(tmp_path: Path) -> None:
+def test_sqlite_is_synchronous_whatever_its_build_defaults(tmp_path: Path) -> None:
     def build_of_another_maker(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA synchronous=OFF").close()
 
@@ -75,7 +75,7 @@ def test_what_is_committed_is_on_disk_also_where_sqlite_is_built_to_trust_the_ca
         sa.event.remove(sa.Pool, "connect", build_of_another_maker)
 
 
-def test_the_time_is_the_databases_before_anything_else_was_asked_of_it(postgres_url: str) -> None:
+def test_first_time_is_already_that_of_the_database(postgres_url: str) -> None:
     # Given a host whose clock is a day behind
     with closing(Ledger(postgres_url)) as ledger:
         ledger._clock = DatabaseClock(host=lambda: time.time() - 86_400)
@@ -90,7 +90,7 @@ def test_the_time_is_the_databases_behind_a_pooler_too(postgres_url: str, monkey
         assert abs(ledger.now() - ledger.read(database_now)) < 3600
 
 
-def test_while_the_database_can_not_be_asked_the_time_is_the_hosts() -> None:
+def test_time_is_the_hosts_while_the_database_is_down() -> None:
     with closing(Ledger(f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing")) as ledger:
         assert abs(ledger.now() - time.time()) < 60
 

@@ -63,6 +63,7 @@ def mixed(ledger: Ledger) -> Ledger:
         (Selection(run_id="tsk_3"), {"force": True}, set()),
         (Selection(run_ids=("tsk_1", "tsk_3")), {}, {"tsk_1:ops"}),
         (Selection(event_ids=(new_event("tsk_2").event.id[:14],), run_ids=("tsk_1",), sink="ops"), {}, TWO),
+        (Selection(run_ids=("tsk_1", "tsk_2"), run_id="tsk_2"), {}, {"tsk_2:ops", "tsk_2:results"}),
     ],
 )
 def test_a_replay_takes_what_was_chosen_and_has_ended(
@@ -83,7 +84,7 @@ def test_a_replay_takes_what_was_chosen_and_has_ended(
     assert woken == sorted({name.split(":")[1] for name in replayed})
 
 
-def test_a_replay_works_a_second_and_a_third_time_with_the_same_key(ledger: Ledger) -> None:
+def test_delivery_can_be_replayed_again_with_the_same_key(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "ops"))
     (first,) = claim(ledger, "ops")
     settle(ledger, [first], DeliveryMove.DIE)
@@ -118,7 +119,7 @@ def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger, mon
     assert set(states(ledger).values()) == {"queued"}
 
 
-def test_a_time_range_that_ends_in_the_future_takes_nothing_that_comes_later(ledger: Ledger) -> None:
+def test_replay_range_ends_when_the_replay_begins(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "ops"))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
 
@@ -154,7 +155,7 @@ def test_a_cancelled_operation_takes_no_more(ledger: Ledger, monkeypatch: pytest
     assert not ledger.write(lambda connection: actions.cancel(connection, "op_1", NOW + 12))
 
 
-def test_a_new_sink_is_filled_with_the_fullest_event_of_a_result_and_not_if_it_has_one_of_them(ledger: Ledger) -> None:
+def test_backfill_sends_the_fullest_event_of_a_result_once(ledger: Ledger) -> None:
     # Given two results with updates, one of which the sink has got
     for run in ("tsk_1", "tsk_2"):
         first = new_event(run, *(["chat"] if run == "tsk_2" else []))
@@ -176,7 +177,7 @@ def test_a_new_sink_is_filled_with_the_fullest_event_of_a_result_and_not_if_it_h
 
 
 @pytest.mark.parametrize("named", [0, 1, 2], ids=["the first", "its update", "a repeat"])
-def test_a_result_is_given_to_a_sink_whichever_of_its_events_is_named(ledger: Ledger, named: int) -> None:
+def test_backfill_of_any_event_sends_the_fullest_of_its_result(ledger: Ledger, named: int) -> None:
     # Given a result that was completed and told again, and one of another run
     first = new_event("tsk_1", status="failed")
     more = new_event("tsk_1", disposition="update", status="failed", recording_url="r")
@@ -195,7 +196,7 @@ def test_a_result_is_given_to_a_sink_whichever_of_its_events_is_named(ledger: Le
     assert [each.event_id for each in claim(ledger, "chat", now=NOW + 20)] == [more.event.id]
 
 
-def test_a_result_that_grows_after_a_backfill_was_begun_is_not_left_out(ledger: Ledger) -> None:
+def test_backfill_includes_results_updated_after_it_began(ledger: Ledger) -> None:
     # Given a backfill that has counted a result, which is completed before the clock comes to it
     first = new_event("tsk_1")
     record(ledger, first)
@@ -243,7 +244,7 @@ def test_only_what_waits_can_be_cancelled(mixed: Ledger) -> None:
     assert mixed.read(lambda connection: claims.due_sinks(connection, ["ops"], NOW + 5)) == []
 
 
-def test_an_operation_that_would_take_others_than_expected_is_not_begun(mixed: Ledger) -> None:
+def test_operation_is_refused_if_its_count_changed(mixed: Ledger) -> None:
     before = states(mixed)
     with pytest.raises(actions.CountChanged) as raised:
         create(mixed, Selection(), expect=2)
@@ -254,9 +255,7 @@ def test_an_operation_that_would_take_others_than_expected_is_not_begun(mixed: L
     assert create(mixed, Selection(), expect=3).total == 3
 
 
-def test_operations_that_ended_long_ago_are_removed_a_bounded_number_at_once(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_old_operations_are_removed_in_bounded_steps(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given three that are done, one that ended later, and one that runs, and is old
     monkeypatch.setattr(actions, "BATCH", 2)
     record(ledger, new_event("tsk_1", "ops"))
@@ -284,7 +283,7 @@ def test_a_replay_takes_none_that_died_after_it_was_begun(mixed: Ledger) -> None
     assert (done.state, done.done, done.total) == ("done", 2, 2)
 
 
-def test_a_restore_takes_none_that_was_cancelled_after_it_was_begun(ledger: Ledger) -> None:
+def test_restore_skips_what_was_cancelled_after_it_began(ledger: Ledger) -> None:
     # Given a restore of what is cancelled, and more that is cancelled before the clock comes to it
     record(ledger, new_event("tsk_1", "ops"), new_event("tsk_2", "ops"))
     first, later = (delivery_id(new_event(run).event.id, "ops") for run in ("tsk_1", "tsk_2"))
@@ -315,7 +314,7 @@ def test_a_cancel_takes_none_that_was_made_after_it_was_begun(ledger: Ledger) ->
     assert (done.state, done.done, done.total) == ("done", 2, 2)
 
 
-def test_all_that_match_are_cancelled_and_brought_back_step_by_step(
+def test_matching_deliveries_are_cancelled_and_restored_in_steps(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given some that wait for two sinks, one that has ended, and one that waits for the end of another
@@ -364,14 +363,6 @@ def test_operations_are_listed_page_by_page_and_by_source(ledger: Ledger) -> Non
     assert ids == ["op_3", "op_2", "op_1", "op_0"]
     of_a = ledger.read(lambda it: actions.list_operations(it, source="a"))
     assert [(each.id, each.source, each.actor) for each in of_a] == [("op_2", "a", "me"), ("op_1", "a", "me")]
-
-
-def test_operation_takes_runs_named_in_both_ways(mixed: Ledger) -> None:
-    # Given runs that are named, and one of them besides
-    wanted = Selection(run_ids=("tsk_1", "tsk_2"), run_id="tsk_2")
-    # When they are selected, then both conditions hold
-    found = mixed.read(lambda connection: Action("replay", wanted).examples(connection, 10))
-    assert {row["run_id"] for row in found} == {"tsk_2"}
 
 
 def test_action_on_named_ids_reads_few_rows(ledger: Ledger) -> None:

@@ -38,14 +38,14 @@ def backfill(connection: Connection) -> bool:
     return creation.add(connection, AddedDelivery(EVENT, "skyvern", "tsk_1", "later", "backfill"), LATER)
 
 
-def test_a_delivery_that_is_replayed_while_its_event_is_removed_is_kept(old: Ledger) -> None:
+def test_delivery_replayed_during_retention_is_kept(old: Ledger) -> None:
     with beside(old, replay, remove) as (_, removed):
         assert removed == 0
     assert states(old) == {"tsk_1:ops": "queued"}
     assert event_body(old, EVENT)
 
 
-def test_a_delivery_that_is_added_while_its_event_is_removed_is_kept_with_it(old: Ledger) -> None:
+def test_delivery_added_during_retention_keeps_its_event(old: Ledger) -> None:
     with beside(old, backfill, remove) as (made, removed):
         assert (made, removed) == (True, 0)
     assert states(old) == {"tsk_1:ops": "dead", "tsk_1:later": "queued"}

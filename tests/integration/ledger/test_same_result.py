@@ -50,14 +50,14 @@ def of_new(ledger: Ledger) -> int:
 
 
 @pytest.mark.parametrize("adding", [reroute, backfill])
-def test_a_move_and_what_adds_deliveries_make_one_in_either_order(told: Ledger, adding: Step) -> None:
+def test_additions_after_a_move_make_one_delivery(told: Ledger, adding: Step) -> None:
     assert told.write(move) == 1
     assert told.write(adding) == 0
     assert of_new(told) == 1
 
 
 @pytest.mark.parametrize("adding", [reroute, backfill])
-def test_what_adds_deliveries_and_a_move_make_one_in_either_order(told: Ledger, adding: Step) -> None:
+def test_move_after_additions_makes_one_delivery(told: Ledger, adding: Step) -> None:
     assert told.write(adding) == 1
     assert told.write(move) == 0
     assert of_new(told) == 1

@@ -21,7 +21,7 @@ from tests.support import queries
 from tests.support.ledger import claim, new_event, record, settle, states
 
 
-def test_three_clocks_on_the_same_work_neither_double_nor_deadlock(
+def test_three_clocks_neither_double_work_nor_deadlock(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given lapsed claims, waits that are over, held ones whose sinks have ended, and a replay in small steps
@@ -77,7 +77,7 @@ def test_three_clocks_on_the_same_work_neither_double_nor_deadlock(
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_probe_whose_worker_was_killed_is_made_again_within_30_seconds(ledger: Ledger, rows: int) -> None:
+def test_probe_of_a_killed_worker_is_repeated_within_30_s(ledger: Ledger, rows: int) -> None:
     # Given an open breaker, and a worker that is killed while it probes
     began = time.time() - 20
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(rows)), now=began)

@@ -48,7 +48,7 @@ def impatient(ledger: Ledger) -> None:
     sa_event.listen(ledger._engine(write=True), "connect", lambda it, _: it.execute("PRAGMA busy_timeout = 0").close())
 
 
-def test_a_program_that_holds_the_file_and_knows_no_lock_of_ours_is_trouble_that_passes(ledger: Ledger) -> None:
+def test_write_fails_while_another_program_locks_the_file(ledger: Ledger) -> None:
     # Given an operator's shell that has begun to write, when we have a connection and when we have none
     impatient(ledger)
     for number in range(2):
@@ -63,9 +63,7 @@ def test_a_program_that_holds_the_file_and_knows_no_lock_of_ours_is_trouble_that
     assert_well(ledger)
 
 
-def test_who_writes_waits_for_the_lock_of_another_process_and_then_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writer_reports_the_lock_of_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "LOCK_WAIT", 0.05)
     # Given a ledger that is new, and another process that writes in it: SQLite's own lock would let a fifth fail
     path = tmp_path / "ledger.db"
@@ -98,7 +96,7 @@ def no_room(ledger: Ledger) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_a_full_disk_leaves_nothing_of_a_transaction_and_the_next_one_goes_on(ledger: Ledger) -> None:
+def test_full_disk_rolls_the_transaction_back(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_0", "ops"))
     with no_room(ledger):
         for number in range(3):
@@ -108,7 +106,7 @@ def test_a_full_disk_leaves_nothing_of_a_transaction_and_the_next_one_goes_on(le
     assert_well(ledger)
 
 
-def test_a_statement_that_is_cancelled_leaves_nothing_of_its_transaction(ledger: Ledger) -> None:
+def test_cancelled_statement_rolls_its_transaction_back(ledger: Ledger) -> None:
     # Given a transaction that has written, and whose next statement takes long
     forever = sa.text("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x FROM n) SELECT max(x) FROM n")
 

@@ -56,7 +56,7 @@ def test_of_many_lanes_the_worst_is_shown(ledger: Ledger) -> None:
     }
 
 
-def test_what_waits_beyond_its_time_and_what_is_held_counts_as_due(ledger: Ledger) -> None:
+def test_overdue_waits_and_held_deliveries_count_as_due(ledger: Ledger) -> None:
     # Given one that waits for its retry, one that is held for it, one under a claim, and one that is done
     held = NewDelivery("held", "everything", after=("waiting",))
     record(ledger, new_event("r1", "waiting", held), new_event("r2", "sending"), new_event("r3", "done"))
@@ -74,7 +74,7 @@ def test_what_waits_beyond_its_time_and_what_is_held_counts_as_due(ledger: Ledge
     assert due(51) == {"held": 0.0, "sending": 15.0, "waiting": 50.0}
 
 
-def test_what_a_sink_can_move_is_counted_without_what_was_delivered(ledger: Ledger) -> None:
+def test_count_of_movable_deliveries_skips_delivered_ones(ledger: Ledger) -> None:
     # Given a ledger in which most was delivered
     fill(ledger, 2000)
     analyze(ledger)

@@ -57,7 +57,7 @@ def owner(ledger: Ledger, run_id: str) -> tuple[str, str]:
     return tuple(ledger.read(lambda connection: connection.execute(query).one()))
 
 
-def test_a_webhook_that_comes_before_the_answer_accepts_and_the_answer_agrees(ledger: Ledger) -> None:
+def test_webhook_before_the_response_accepts_the_submission(ledger: Ledger) -> None:
     begin(ledger, "a", labels={"team": "b"})
 
     bound = webhook(ledger, "tsk_1", "sub_a")
@@ -88,7 +88,7 @@ def test_an_answer_outranks_the_token_of_a_webhook(ledger: Ledger) -> None:
     assert owner(ledger, "tsk_2") == ("sub_a", '{"team": "a"}')
 
 
-def test_a_run_that_a_wrong_token_took_is_given_back_and_the_other_is_searched_for(ledger: Ledger) -> None:
+def test_run_taken_by_a_wrong_token_is_given_back(ledger: Ledger) -> None:
     begin(ledger, "a")
     begin(ledger, "b")
     webhook(ledger, "tsk_b", "sub_a")
@@ -102,18 +102,8 @@ def test_a_run_that_a_wrong_token_took_is_given_back_and_the_other_is_searched_f
     assert [each.id for each in due(ledger, NOW + 2)] == ["sub_a"]
 
 
-def test_a_token_binds_no_second_run_and_none_of_another_source(ledger: Ledger) -> None:
-    begin(ledger, "a")
-    answered(ledger, "a", SubmissionMove.ACCEPT, "tsk_1")
-
-    assert webhook(ledger, "tsk_2", "sub_a") == {}
-    assert webhook(ledger, "tsk_3", "sub_nobody") == {}
-
-
 @pytest.mark.parametrize(("later", "joins"), [(1.0, True), (599.0, True), (600.0, False), (86_400.0, False)])
-def test_an_identical_request_joins_one_whose_end_is_not_known_for_ten_minutes(
-    ledger: Ledger, later: float, joins: bool
-) -> None:
+def test_identical_request_joins_an_unknown_one_for_ten_minutes(ledger: Ledger, later: float, joins: bool) -> None:
     begin(ledger, "a", request_hash="h")
     answered(ledger, "a", SubmissionMove.MISS)
 
@@ -123,7 +113,7 @@ def test_an_identical_request_joins_one_whose_end_is_not_known_for_ten_minutes(
     assert (found.id, made) == (("sub_a", False) if joins else ("sub_b", True))
 
 
-def test_a_refused_request_makes_way_for_another_with_its_idempotency_key_and_no_other_does(ledger: Ledger) -> None:
+def test_only_a_refused_request_frees_its_idempotency_key(ledger: Ledger) -> None:
     begin(ledger, "a", idempotency_key="k")
     assert begin(ledger, "b", idempotency_key="k").id == "sub_a"  # nobody knows yet whether there is a run
 
@@ -136,7 +126,7 @@ def test_a_refused_request_makes_way_for_another_with_its_idempotency_key_and_no
     assert (same.id, another.id, late.id) == ("sub_a", "sub_d", "sub_d")
 
 
-def test_a_rotated_key_and_its_successors_have_the_same_idempotency_keys(ledger: Ledger) -> None:
+def test_rotated_keys_share_their_idempotency_keys(ledger: Ledger) -> None:
     # Given a key that was rotated twice, and another of the same name
     for key_id in ("k1", "k2", "k3", "other"):
         key = Key(key_id, "app", f"hash of {key_id}", "", frozenset(), "skyvern", None, NOW)
@@ -151,7 +141,7 @@ def test_a_rotated_key_and_its_successors_have_the_same_idempotency_keys(ledger:
     assert begin(ledger, "more", key_id="k3", idempotency_key="j").id == "sub_more"
 
 
-def test_a_submission_whose_process_died_is_due_and_can_be_resolved(ledger: Ledger) -> None:
+def test_submission_of_a_dead_process_is_due_and_resolved(ledger: Ledger) -> None:
     begin(ledger, "a")
 
     assert not due(ledger, NOW + lifecycle.PENDING_POLL - 1)
@@ -218,7 +208,7 @@ def test_a_wrong_call_is_reported_in_one_line(tmp_path: Path, arguments: list[st
     assert len(str(ended.exception).splitlines()) == 1
 
 
-def test_a_host_with_another_master_secret_says_so_instead_of_signing_wrongly(tmp_path: Path) -> None:
+def test_host_with_another_master_secret_creates_no_key(tmp_path: Path) -> None:
     call(tmp_path, "create", "a", "--source", "skyvern", RUNHOOK_SECRET="the first master secret")
 
     ended = call(tmp_path, "create", "b", "--source", "skyvern", RUNHOOK_SECRET="another master secret")

@@ -38,7 +38,7 @@ def load(ledger: Ledger, *seqs: int, masked: Sequence[str] = (), **wanted: Any) 
     return ledger.read(lambda connection: tail.load(connection, seqs, Filter(**wanted), Redactor(masked)))
 
 
-def test_what_is_recorded_is_told_once_with_its_run_and_its_sinks(ledger: Ledger) -> None:
+def test_tail_yields_each_event_once_with_run_and_sinks(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_0"))
     follower = Follower(ledger)
     assert follower.new() == []

@@ -40,7 +40,7 @@ def deliveries_locked(ledger: Ledger) -> Iterator[None]:
         yield
 
 
-def test_a_claim_that_is_cancelled_twice_is_an_alarm_in_the_log_in_metrics_and_in_status(
+def test_claim_cancelled_twice_is_an_alarm(
     postgres_ledger: Ledger, hasty: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given a claim that takes longer than a statement may
@@ -65,7 +65,7 @@ def test_a_claim_that_is_cancelled_twice_is_an_alarm_in_the_log_in_metrics_and_i
     assert postgres_ledger.read(lambda it: timeouts.repeated(it, gauges.read_at + SERIES + 1)) == []
 
 
-def test_cancellations_that_do_not_follow_each_other_are_no_alarm(ledger: Ledger) -> None:
+def test_cancellations_far_apart_are_not_an_alarm(ledger: Ledger) -> None:
     def note(at: float) -> int:
         return ledger.write(lambda it: timeouts.note(it, "retention.remove", at))
 

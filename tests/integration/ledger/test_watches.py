@@ -6,7 +6,7 @@ from receiver.ledger import Ledger, run_polls, watches
 from tests.support.ledger import NOW, new_event, record
 
 
-def test_a_walk_is_leased_to_one_clock_until_it_is_finished_or_its_lease_runs_out(ledger: Ledger) -> None:
+def test_walk_is_leased_to_one_clock_at_a_time(ledger: Ledger) -> None:
     def lease(now: float) -> bool:
         return ledger.write(lambda connection: watches.lease(connection, "skyvern", now)) is not None
 
@@ -26,7 +26,7 @@ def test_a_watermark_never_goes_back(ledger: Ledger) -> None:
     assert seen == [None, 5.0, 5.0, 5.0, 7.0]
 
 
-def test_a_run_whose_end_is_known_is_not_asked_for_and_a_poll_under_way_is_not_hastened(ledger: Ledger) -> None:
+def test_only_open_runs_are_polled_once_at_a_time(ledger: Ledger) -> None:
     record(ledger, new_event("ended"))
 
     def ask(run_id: str, at: float) -> int:

@@ -16,7 +16,7 @@ from receiver.domain.words import document, parse_query
 from receiver.ledger import Ledger, reroutes, retention, words
 from receiver.ledger.filters import Filter, of_runs
 from receiver.ledger.lists import runs as lists
-from receiver.ledger.schema import run_texts, runs, to_index
+from receiver.ledger.schema import run_texts, runs
 from receiver.ledger.words import Coverage, coverage
 from tests.support.ledger import NOW, beside, new_event, record
 from tests.support.words import index
@@ -256,9 +256,3 @@ def test_search_without_fts5_reads_a_bounded_number_of_runs(ledger: Ledger, monk
     index(ledger)
     assert list(pages(ledger, "rare")) == [["r03"]]
     check_index(ledger)
-
-
-def test_recording_queues_one_change_an_event(ledger: Ledger) -> None:
-    record(ledger, new_event("r1"), new_event("r2"))
-    queued = ledger.read(lambda it: it.execute(sa.select(to_index.c.run_id).order_by(to_index.c.seq)).scalars().all())
-    assert queued == ["r1", "r2"]

@@ -36,11 +36,6 @@ def test_a_lane_is_a_callers_origin_and_holds_nothing_secret(url: str, origin: s
     assert min([lane, behind("rk_1")], key=str.lower) == lane
 
 
-def test_a_lane_of_an_earlier_release_tells_no_key() -> None:
-    assert key_in("callback https://app.example") == ""
-    assert origin_in("callback https://app.example") == "https://app.example"
-
-
 @pytest.mark.parametrize(
     ("taken", "room"),
     [

@@ -333,19 +333,6 @@ def test_a_body_is_read_as_by_the_parser_that_keeps_each_integer(numbers: list[s
     assert repr(read) == repr(from_json(inner))
 
 
-def test_an_ordinary_body_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.domain.run._rescue", None)
-    monkeypatch.setattr("receiver.domain.run.from_json", None)
-
-    assert parse(body(output={"id": "tsk_512345678901234567", "n": 1.5})).data["output"]["n"] == 1.5
-
-
-def test_long_integer_needs_no_slow_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.domain.run._rescue", None)
-
-    assert parse(body(output={"n": 12345678901234567890})).data["output"] == {"n": 12345678901234567890}
-
-
 def test_parsers_have_the_limits_that_runs_rely_on() -> None:
     assert orjson.loads(b"18446744073709551616") == float(2**64)
     with pytest.raises(orjson.JSONDecodeError):

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain import shape
-from receiver.domain.extent import Extent, extent_of, parse_extent
 from receiver.domain.requested import run_request
 from tests.support import roads
 
@@ -133,52 +132,6 @@ def test_a_body_without_a_type_is_left_as_it_is() -> None:
     assert shape.completed({"run_id": "x"}) == {"run_id": "x"}
     assert shape.webhook_body(b"not json", {}, {}) == b"not json"
 
-
-# How much an event has.
-
-MORE = [
-    ({}, {"summary": "s"}),
-    ({}, {"recording_url": "https://x/r"}),
-    ({"recording_url": "https://x/r.webm?s=1"}, {"recording_url": "https://x/r.mp4?s=1"}),
-    ({"screenshot_urls": ["a"]}, {"screenshot_urls": ["a", "b"]}),
-    ({"downloaded_files": [{"filename": "a"}]}, {"downloaded_files": [{"filename": "a"}, {"filename": "b"}]}),
-    ({"downloaded_files": [{"filename": "a"}]}, {"downloaded_files": [{"filename": "b"}]}),
-]
-
-
-@pytest.mark.parametrize(("less", "more"), MORE)
-def test_a_fuller_event_exceeds_the_others(less: dict[str, Any], more: dict[str, Any]) -> None:
-    assert extent_of(more).exceeds([extent_of({}), extent_of(less)])
-    assert not extent_of(more).exceeds([extent_of(more), extent_of(less)])
-
-
-def test_null_empty_and_renewed_urls_are_no_more() -> None:
-    before = {"recording_url": "https://x/r?sig=1", "downloaded_files": [{"filename": "a", "url": "https://x/a?sig=1"}]}
-    after = {
-        "recording_url": "https://x/r?sig=2",
-        "downloaded_files": [{"filename": "a", "url": "https://x/a?sig=2", "modified_at": "now"}],
-        "summary": None,
-        "parameters": {},
-    }
-    assert not extent_of(after).exceeds([extent_of(before)])
-
-
-@given(
-    st.builds(
-        Extent,
-        st.integers(0, 2**40),
-        st.integers(0, 999),
-        st.integers(0, 9),
-        st.integers(0, 999),
-        st.frozensets(st.text("0123456789abcdef", min_size=8, max_size=8), max_size=5),
-    )
-)
-def test_an_extent_is_kept_as_text(extent: Extent) -> None:
-    assert parse_extent(str(extent)) == extent
-    assert not extent.exceeds([extent])
-
-
-def test_details_keep_only_what_the_body_does_not_imply() -> None:
     # Given the poll of a workflow's run with a large output, and details that have it under two further names
     output = {"rows": ["x" * 1000] * 100}
     body = {"run_id": "wr_1", "run_type": "workflow_run", "status": "completed", "output": output, "step_count": 3}

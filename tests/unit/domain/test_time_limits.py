@@ -11,7 +11,7 @@ from receiver.runtime.supervisor import PULSE_WITHIN
 RESUMES = 30.0
 
 
-def test_renewal_that_waits_for_the_ledger_comes_before_the_lapse() -> None:
+def test_renewal_that_waits_for_the_ledger_precedes_the_lapse() -> None:
     assert limits.RENEW_EVERY + engine.LOCK_WAIT < limits.START_WITHIN < limits.CLAIM
 
 

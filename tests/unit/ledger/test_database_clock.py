@@ -64,7 +64,7 @@ def test_it_is_never_more_wrong_than_the_best_answer_could_be(delays: list[tuple
     assert abs(host.wrong_by) <= best + host.true * 0.001
 
 
-def test_a_slow_answer_does_not_replace_a_prompt_one_but_when_it_contradicts_it() -> None:
+def test_slow_answer_counts_only_if_it_contradicts() -> None:
     host = Host(ahead=6)
     host.ask()
     host.ask(out=4, back=0.1)
@@ -75,7 +75,7 @@ def test_a_slow_answer_does_not_replace_a_prompt_one_but_when_it_contradicts_it(
     assert abs(host.wrong_by) < 0.2
 
 
-def test_a_small_step_of_the_databases_clock_is_followed_with_the_next_answer() -> None:
+def test_small_step_of_the_database_clock_is_followed() -> None:
     host = Host()
     host.ask()
     host.ahead = 0.05
