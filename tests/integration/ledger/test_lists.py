@@ -3,6 +3,7 @@ on "all that match" selects are the same rows."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.schema import attempts, deliveries, events, runs, submissions
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import NOW, new_event, record, with_tables
+from tests.support.rows import attempt_row, delivery_row, event_row, run_row, submission_row
 from tests.support.words import index, queue_all
 
 SOURCES = ["a", "b", "a.b"]
@@ -63,113 +65,46 @@ class World:
 
 def _rows() -> dict[str, list[dict[str, Any]]]:
     draw = random.Random(1)
-    made: dict[tuple[str, str], dict[str, Any]] = {}
-    for source in SOURCES:
-        for run_id in RUN_IDS:
-            if draw.random() < 0.9:
-                made[source, run_id] = {
-                    "source": source,
-                    "run_id": run_id,
-                    "run_type": draw.choice(TYPES),
-                    "outcome": draw.choice(STATUSES),
-                    "final": draw.choice([True, False]),
-                    "workflow_id": draw.choice(WORKFLOWS),
-                    "title": draw.choice(TITLES),
-                    "failure_reason": draw.choice(REASONS),
-                    "labels": json.dumps(draw.choice(LABELS)),
-                    "events": (count := draw.choice([0, 1, 1, 2])),
-                    "event_id": "evt_" if count else "",
-                    "first_seen_at": 1.0,
-                    "updated_at": draw.choice(TIMES),
-                }
-    told, sent = [], []
+    pick = draw.choice
+
+    def some_id(kind: str, second: str) -> str:
+        return f"{kind}_{second}{draw.getrandbits(128):032x}"[:FULL_ID]
+
+    def labels() -> str:
+        return json.dumps(pick(LABELS))
+
+    made, told, sent = [], [], []
+    for source, run_id in itertools.product(SOURCES, RUN_IDS):
+        if draw.random() < 0.9:
+            of_run = {"outcome": pick(STATUSES), "final": pick([True, False]), "workflow_id": pick(WORKFLOWS)}
+            of_run |= {"title": pick(TITLES), "failure_reason": pick(REASONS), "labels": labels()}
+            count = pick([0, 1, 1, 2])
+            of_run |= {"run_type": pick(TYPES), "events": count, "event_id": "evt_" if count else ""}
+            made.append(run_row(source, run_id, pick(TIMES), **of_run))
     for seq in range(1, 41):
-        source, run_id = draw.choice(SOURCES), draw.choice([*RUN_IDS, ""])
-        second = draw.choice(SECONDS)
-        told.append(
-            {
-                "seq": seq,
-                "id": f"evt_{second}{draw.getrandbits(128):032x}"[:FULL_ID],
-                "source": source,
-                "run_id": run_id,
-                "via": "webhook",
-                "run_type": draw.choice(TYPES),
-                "status": "s",
-                "outcome": draw.choice(STATUSES),
-                "attempt": 1,
-                "retry_pending": False,
-                "final": True,
-                "fingerprint": "f",
-                "output_null": False,
-                "disposition": draw.choice(["new", "repeat", "test"]),
-                "unrouted": False,
-                "problem": draw.choice(["", "a timeout of a rule"]),
-                "submission_id": "",
-                "received_at": 999.0,
-                "recorded_at": draw.choice(TIMES),
-                "body": b"{}",
-            }
-        )
+        second = pick(SECONDS)
+        of_event = {"seq": seq, "run_type": pick(TYPES), "outcome": pick(STATUSES)}
+        of_event |= {"disposition": pick(["new", "repeat", "test"]), "problem": pick(["", "a timeout of a rule"])}
+        event = event_row(some_id("evt", second), pick(SOURCES), pick([*RUN_IDS, ""]), pick(TIMES), **of_event)
+        told.append(event)
         for sink in SINKS:
             if draw.random() < 0.8:
-                created = draw.choice(TIMES)
-                sent.append(
-                    {
-                        "id": f"dlv_{second}{draw.getrandbits(128):032x}"[:FULL_ID],
-                        "event_id": told[-1]["id"],
-                        "sink": sink,
-                        "lane": sink,
-                        "route": draw.choice(ROUTES),
-                        "source": source,
-                        "run_id": run_id,
-                        "state": draw.choice(STATES),
-                        "attempts": draw.choice([0, 1, 2, 5]),
-                        "reason": draw.choice(["", "TIMEOUT of the sink"]),
-                        "due_at": 0.0,
-                        "created_at": created,
-                        "updated_at": created + draw.choice([0.0, 0.5, 2.0]),
-                    }
-                )
-    asked = [
-        {
-            "id": f"sub_{number}",
-            "source": draw.choice(SOURCES),
-            "key_id": "key",
-            "call": "tasks",
-            "state": draw.choice(SUBMISSION_STATES),
-            "run_id": draw.choice(["", *RUN_IDS]),
-            "run_type": draw.choice(["", *TYPES]),
-            "title": draw.choice(TITLES),
-            "labels": json.dumps(draw.choice(LABELS)),
-            "request_hash": "h",
-            "reason": draw.choice(["", "Timeout of Skyvern"]),
-            "created_at": draw.choice(TIMES),
-            "updated_at": 1.0,
-        }
-        for number in range(40)
-    ]
+                of_delivery = {"route": pick(ROUTES), "state": pick(STATES), "attempts": pick([0, 1, 2, 5])}
+                row = delivery_row(some_id("dlv", second), event, sink, pick(TIMES), **of_delivery)
+                row |= {"reason": pick(["", "TIMEOUT of the sink"])}
+                sent.append(row | {"updated_at": row["created_at"] + pick([0.0, 0.5, 2.0])})
+    asked = []
+    for number in range(40):
+        of_run = {"run_id": pick(["", *RUN_IDS]), "run_type": pick(["", *TYPES]), "title": pick(TITLES)}
+        state = {"state": pick(SUBMISSION_STATES), "reason": pick(["", "Timeout of Skyvern"]), "labels": labels()}
+        asked.append(submission_row(f"sub_{number}", pick(SOURCES), pick(TIMES), **of_run, **state))
     tried = [
-        {
-            "delivery_id": each["id"],
-            "number": number,
-            "outcome": "refused",
-            "reason": "no",
-            "receipt": draw.choice([None, '{"id": "x"}']),
-            "started_at": 1.0,
-            "ended_at": 2.0,
-            "worker": "w",
-        }
+        attempt_row(each["id"], number, receipt=pick([None, '{"id": "x"}']))
         for each in sent
         # One that is being sent has no row of its newest attempt yet.
         for number in range(1, each["attempts"] + (each["state"] != "queued"))
     ]
-    return {
-        "runs": list(made.values()),
-        "events": told,
-        "deliveries": sent,
-        "submissions": asked,
-        "attempts": tried,
-    }
+    return {"runs": made, "events": told, "deliveries": sent, "submissions": asked, "attempts": tried}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

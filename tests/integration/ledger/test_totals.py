@@ -21,6 +21,7 @@ from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Span
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import claim, new_event, record, settle, with_tables
+from tests.support.rows import delivery_row, event_row, run_row
 
 HOUR = 3600.0
 NOW = 1_700_000_000.0
@@ -52,58 +53,26 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for n in range(200):
         outcome = draw.choice(["completed", "completed", "failed", "running"])
         changed = NOW - draw.randrange(0, 40) * HOUR / 4
-        run = {
-            "source": draw.choice(["a", "b"]),
-            "run_id": f"r{n}",
+        of_event = {
             "run_type": draw.choice(["task_v1", "workflow_run"]),
             "outcome": outcome,
             "final": outcome != "running",
+        }
+        of_run = {
             "workflow_id": draw.choice([None, "wpid_1"]),
             "title": draw.choice([None, "Invoices"]),
             "failure_reason": draw.choice(["Timeout after 3 s", "Timeout after 4 s"]) if outcome == "failed" else None,
-            "events": 1,
-            "first_seen_at": changed,
-            "updated_at": changed,
             "finished_at": changed - 10 if n % 3 else None,
         }
+        run = run_row(draw.choice(["a", "b"]), f"r{n}", changed, **of_event, **of_run)
+        event = event_row(f"evt_{n:032x}", run["source"], run["run_id"], changed, **of_event)
         made.append(run)
-        told.append(
-            {
-                **{name: run[name] for name in ("source", "run_id", "run_type", "outcome", "final")},
-                "id": f"evt_{n:032x}",
-                "via": "webhook",
-                "status": "s",
-                "attempt": 1,
-                "retry_pending": False,
-                "fingerprint": "",
-                "output_null": False,
-                "disposition": "new",
-                "unrouted": False,
-                "problem": "",
-                "submission_id": "",
-                "received_at": changed,
-                "recorded_at": changed,
-                "body": b"{}",
-            }
-        )
+        told.append(event)
         for sink in ("db", "ops"):
             state = draw.choice(["delivered", "delivered", "dead", "waiting", "cancelled"])
-            sent.append(
-                {
-                    "id": f"dlv_{n:030x}{sink[:2]}",
-                    "event_id": f"evt_{n:032x}",
-                    "sink": sink,
-                    "lane": sink,
-                    "route": draw.choice(["all", "failed"]),
-                    "source": run["source"],
-                    "run_id": run["run_id"],
-                    "state": state,
-                    "reason": "503" if state == "dead" else "",
-                    "due_at": 0.0,
-                    "created_at": changed,
-                    "updated_at": changed + draw.choice([0.0, 5.0]),
-                }
-            )
+            row = delivery_row(f"dlv_{n:030x}{sink[:2]}", event, sink, changed, state=state)
+            row |= {"route": draw.choice(["all", "failed"]), "reason": "503" if state == "dead" else ""}
+            sent.append(row | {"updated_at": changed + draw.choice([0.0, 5.0])})
     # Of these nothing is known but that Skyvern is to be asked for them.
     unknown = {**made[0], "run_id": "unknown", "events": 0}
 
