@@ -38,7 +38,8 @@ def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[st
     said = str(members["status"])
     if said != result.status.outcome:
         members["status"] = result.status.outcome
-    as_they_came = {name for name, value in members.items() if name in data and data[name] is value}
+    # The name of a member with a NUL or half a character in it is another one in `data`.
+    as_they_came = {name for name, value in members.items() if name in came and name in data and data[name] is value}
     return to_bytes({name: came[name] if name in as_they_came else value for name, value in members.items()}), said
 
 
