@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,11 +28,13 @@ _LABELS: Final = [*map(str, BOUNDS), "+Inf"]
 
 
 class _Hash:
-    """Counts of one worker process until they are added to a hash in Redis; those of a failed flush are lost."""
+    """Counts of one worker process until they are added to a hash in Redis; those of a failed flush are lost. One
+    thread may add while another one flushes."""
 
     def __init__(self, client: redis.Redis, key: str) -> None:
         self._redis = client
         self._key = key
+        self._lock = threading.Lock()  # of what follows
         self._counts: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -39,8 +42,9 @@ class _Hash:
         """Add the counts to the hash. Never raises RedisError: counting must stop no work."""
         if not self._counts:
             return
-        counts, seconds = self._counts, self._seconds
-        self._counts, self._seconds = Counter(), defaultdict(float)
+        with self._lock:
+            counts, seconds = self._counts, self._seconds
+            self._counts, self._seconds = Counter(), defaultdict(float)
         with contextlib.suppress(redis.RedisError), self._redis.pipeline(transaction=False) as pipeline:
             for field, count in counts.items():
                 pipeline.hincrby(self._key, field, count)
@@ -58,9 +62,10 @@ class AttemptCounter(_Hash):
 
     def add(self, outcome: str, seconds: float, attempts: int = 1) -> None:
         """Count attempts that took `seconds` each."""
-        self._counts[f"{self._sink}|{outcome}|count"] += attempts
-        self._counts[f"{self._sink}|le|{_LABELS[bisect_left(BOUNDS, seconds)]}"] += attempts
-        self._seconds[f"{self._sink}|sum"] += seconds * attempts
+        with self._lock:
+            self._counts[f"{self._sink}|{outcome}|count"] += attempts
+            self._counts[f"{self._sink}|le|{_LABELS[bisect_left(BOUNDS, seconds)]}"] += attempts
+            self._seconds[f"{self._sink}|sum"] += seconds * attempts
 
 
 class DispatchCounter(_Hash):

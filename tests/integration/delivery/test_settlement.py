@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from typing import Any
 
@@ -122,3 +124,22 @@ def test_failures_before_a_restart_count_for_the_breaker(ledger: Ledger, redis_u
     (lane,) = ledger.read(every_lane)
     assert (lane.breaker, lane.failures) == ("closed", 1)
     connection.close()
+
+
+def test_counts_added_while_others_are_flushed_are_kept(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    counter, before = AttemptCounter(client, "busy"), sys.getswitchinterval()
+    adder = threading.Thread(target=lambda: [counter.add(f"o{n % 50}", 0.1) for n in range(100_000)])
+    sys.setswitchinterval(1e-6)
+    try:
+        adder.start()
+        while adder.is_alive():
+            counter.flush()
+        adder.join()
+    finally:
+        sys.setswitchinterval(before)
+    counter.flush()
+
+    fields = client.hgetall(workers.KEY)
+    assert sum(workers.parse(fields)["busy"].outcomes.values()) == 100_000
+    client.close()
