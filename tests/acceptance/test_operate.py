@@ -177,7 +177,7 @@ def test_what_waits_for_a_sink_that_was_renamed_is_told_of_and_goes_to_the_new_o
     it.run("clock")
 
     # Then it is told of, and when it is moved it is sent under the key that it had
-    eventually(lambda: "the sink renamed is not in the config and has 1 waiting" in it.log_of("worker"))
+    eventually(lambda: "removed sink renamed has pending deliveries: 1 waiting" in it.log_of("worker"))
     assert "moved to hooks: 1 delivery of renamed" in it.runhook("sink", "move", "renamed", "hooks")
     it.all_delivered(1, sink="hooks")
     assert keys(consumer) == {waiting["id"]: 1}

@@ -27,4 +27,4 @@ def test_a_worker_says_at_its_start_which_deliveries_nobody_will_send(
     worker.prepare(Settings.from_env(environ), Config.model_validate({**config, "routes": []}), 5.0)
 
     (said,) = [each.getMessage() for each in caplog.records if "orphaned" in each.getMessage()]
-    assert "the sink old is not in the config and has 2 queued" in said
+    assert "removed sink old has pending deliveries: 2 queued" in said

@@ -1,1 +1,1 @@
-"""Deliveries and attempts in the ledger: claims, outcomes, recovery, order, replay."""
+"""Store deliveries and attempts: claims, outcomes, recovery, order, replay."""

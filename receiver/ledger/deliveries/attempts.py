@@ -22,9 +22,9 @@ from receiver.ledger.schema import attempts, deliveries
 
 
 class AttemptResult(NamedTuple):
-    """The result of one attempt: a tuple, for each delivery makes one. `event_id`: of its delivery. `move`: ACCEPT,
-    DEFER, DIE or LAPSE. `outcome`: the word in the attempts table. Times are seconds since the epoch, `retry_after` is
-    seconds."""
+    """The result of one attempt. `event_id`: of its delivery. `move`: ACCEPT, DEFER, DIE or LAPSE.
+
+    `outcome`: its name in the attempts table. Times are seconds since the epoch, `retry_after` is seconds."""
 
     id: str
     event_id: str
@@ -38,7 +38,7 @@ class AttemptResult(NamedTuple):
     spends: bool = True
     receipt: Mapping[str, Any] | None = None
     retry_after: float | None = None
-    tried_at: float | None = None  # since when the delivery's time counts; None: since this attempt began
+    tried_at: float | None = None  # start of the delivery's time limit; None: this attempt's start
 
 
 def settle(
@@ -48,11 +48,10 @@ def settle(
     now: float,
     unstarted: Sequence[Claimed] = (),
 ) -> list[str]:
-    """Settle deliveries that `owner` has claimed, and hand back those that never started. Returns the sinks of held
-    deliveries that are due now.
+    """Settle deliveries that `owner` has claimed, and hand back those that never started.
 
-    An attempt is recorded even when the claim has lapsed meanwhile. The delivery then stays as it is, unless the sink
-    accepted it and it is still queued.
+    Returns the sinks of held deliveries that are due now. An attempt is recorded even if the claim has lapsed. The
+    delivery then stays unchanged, unless the sink accepted it and it is still queued.
     """
     record(connection, [(owner, each) for each in results])
     rows = [_moved(each) for each in results] + [_handed_back(each) for each in unstarted]
@@ -63,7 +62,7 @@ def settle(
 
 
 def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
-    """Record attempts, each with the worker that made it. A result replaces `lapsed`; another one stays."""
+    """Record attempts, each with its worker. A result replaces an existing `lapsed`, but no other result."""
     rows = [
         {
             "delivery_id": each.id,
@@ -91,7 +90,7 @@ def _receipt_text(receipt: Mapping[str, Any] | None) -> str | None:
         return None
     try:
         return orjson.dumps(receipt).decode()
-    except TypeError:  # such as half a character in a sink's text, or what is no text
+    except TypeError:  # such as a lone surrogate in a sink's text, or another type
         pass
     try:
         return json.dumps(receipt, default=str)
@@ -107,7 +106,7 @@ _MOVED: Final[tuple[tuple[str, Any], ...]] = (
 
 
 def _moved(each: AttemptResult) -> dict[str, Any]:
-    """Return what becomes of a delivery, in the columns of _MOVED: null leaves the value that it has."""
+    """Return the new values of a delivery in the columns of _MOVED: null keeps the current value."""
     deferred = each.move is DeliveryMove.DEFER
     return {
         "id": each.id,
@@ -123,14 +122,14 @@ def _moved(each: AttemptResult) -> dict[str, Any]:
 
 
 def _handed_back(each: Claimed) -> dict[str, Any]:
-    """Do the same for a delivery that never started: its claim was no attempt."""
+    """Return the same for a delivery that never started, whose claim does not count as an attempt."""
     state = after(DeliveryState.SENDING, DeliveryMove.HAND_BACK)
     unchanged = {"reason": None, "due_at": None, "tried_at": None, "spends": 0}
     return {"id": each.id, "number": each.attempt_number, "state": state, **unchanged, "untried": 1, "accepted": 0}
 
 
 def _move(given: Callable[[str], Any]) -> sa.Update:
-    """Return the statement that moves deliveries which are still of their claim, or were accepted after it lapsed."""
+    """Return the statement that moves deliveries that are still claimed, or were accepted after the claim lapsed."""
     it = deliveries.c
     claimed = sa.and_(it.claim_owner == sa.bindparam("b_owner"), IS_SENT)
     lapsed = sa.and_(given("accepted") == 1, unindexed(it.state) == DeliveryState.QUEUED)
@@ -153,7 +152,7 @@ def _move(given: Callable[[str], Any]) -> sa.Update:
 def release_held(
     connection: sa.Connection, event_ids: set[str], now: float, sinks: Collection[str] | None = None
 ) -> list[str]:
-    """Queue the held deliveries of these events that wait for nothing any more. Returns their sinks."""
+    """Queue the held deliveries of these events that no longer wait for a sink. Returns their sinks."""
     if not event_ids:
         return []
     return links.release_held(connection, dialect.among(deliveries.c.event_id, sorted(event_ids)), now, sinks)

@@ -1,4 +1,4 @@
-"""Read claimed deliveries as their owner sends them, with the events that they carry. Changes nothing."""
+"""Read claimed deliveries with their events, as their owner sends them. Changes nothing."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from receiver.ledger.schema import deliveries, events, runs
 
 # The columns of a delivery that no worker has claimed.
 UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_until": None}
-# The condition for a claimed delivery; a literal, for the partial index needs it.
+# The condition for a claimed delivery. A literal, because the partial index needs it.
 SENDING: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'")
-# The same for deliveries that are found by their ids: on a ledger without statistics PostgreSQL would rather read all
-# that is being sent, by the index of states.
+# The same for deliveries that are found by their ids: without statistics, PostgreSQL would read all claimed deliveries
+# by the index of states.
 IS_SENT: Final = unindexed(deliveries.c.state) == DeliveryState.SENDING
 
 _OF_DELIVERY = (
@@ -34,14 +34,14 @@ _OF_EVENT = ("seq", "outcome", "via", "problem", "received_at")
 
 @dataclass(slots=True, eq=False)
 class Claimed:
-    """A delivery that its owner may send now, with the event it carries."""
+    """A delivery that its owner may send now, with its event."""
 
     id: str
     event_id: str
     sink: str
     lane: str
     route: str
-    attempt_number: int  # of the attempt that this claim allows
+    attempt_number: int  # number of the attempt that this claim allows
     spent: int
     probe: bool
     source: str
@@ -55,29 +55,29 @@ class Claimed:
     # Loaded once the claim is committed; see `load_bodies`.
     body: bytes = b""
     completion: str = ""  # JSON object: members of the run that the body lacks, or ""
-    run_events: int = 1  # how many events its run has, this one included
-    tried_at: float | None = None  # when its first attempt began, moved by what it waited for us; None if this is it
+    run_events: int = 1  # number of events of its run, including this one
+    tried_at: float | None = None  # start of its first attempt, plus waits for Runhook; None: this is it
     due_at: float = 0.0
-    event_seq: int = 0  # by which `load_bodies` finds its body; 0 when it is loaded
-    receipts: Mapping[str, dict[str, Any] | None] = field(default_factory=dict)  # by sink, of those it waited for
-    run: Run | None = None  # what the dispatcher of this process has parsed the body into
-    start_by: float = math.inf  # no send starts later, by time.monotonic(): the claim may have lapsed
+    event_seq: int = 0  # key of its body for `load_bodies`; 0: loaded
+    receipts: Mapping[str, dict[str, Any] | None] = field(default_factory=dict)  # by sink that it waited for
+    run: Run | None = None  # the body, as parsed by this process's dispatcher
+    start_by: float = math.inf  # latest start of a send, by time.monotonic(): then the claim may lapse
 
 
 def delivery_columns() -> list[sa.Column[Any]]:
-    """Return the columns of a delivery that `columns` needs."""
+    """Return the columns of the deliveries table that `columns` needs."""
     return [deliveries.c[name] for name in _OF_DELIVERY]
 
 
 def columns(of: Any) -> list[sa.ColumnElement[Any]]:
-    """Return what `to_claimed` reads of each delivery, from a join with its event. `of`: the deliveries' columns."""
+    """Return the columns for `to_claimed`, from a join of deliveries with events. `of`: the deliveries' columns."""
     return [*(of[name] for name in _OF_DELIVERY), *(events.c[name] for name in _OF_EVENT), _of_run(of)]
 
 
 def _of_run(of: Any) -> sa.Label[Any]:
-    """Return how many events a delivery's run has, and its labels, as one text: a subquery has one column.
+    """Return the number of events of a delivery's run and its labels as one text, since a subquery has one column.
 
-    Not a join: as long as PostgreSQL has no statistics of a new ledger, it would read all runs for it.
+    A join would read all runs, while PostgreSQL has no statistics of a new ledger.
     """
     its_run = sa.and_(runs.c.source == of.source, runs.c.run_id == of.run_id)
     text = sa.cast(runs.c.events, sa.Text) + sa.literal_column("' '", sa.Text) + runs.c.labels
@@ -85,13 +85,13 @@ def _of_run(of: Any) -> sa.Label[Any]:
 
 
 def to_claimed(row: Any, now: float, probe: float | None = None) -> Claimed:
-    """Return the delivery of a row of `columns`, which a claim takes `now`.
+    """Return the delivery of a row of `columns`, claimed `now`.
 
-    `probe`: for one that finds out whether a lane is open again, since when it counts as shut.
+    `probe`: for the probe of a shut lane, the time since when the lane counts as shut.
     """
     tried_at = row.tried_at
     if tried_at is not None:
-        # While it was due and no breaker open, it waited for us: the sink was paused, or our workers were stopped.
+        # While it was due and its breaker closed, it waited for Runhook: the sink was paused, or workers were stopped.
         tried_at += max(min(probe or now, now) - row.due_at, 0.0)
     count, _, labels = (row.run or "1").partition(" ")  # a body without a run id has no run
     return Claimed(
@@ -109,20 +109,20 @@ def to_claimed(row: Any, now: float, probe: float | None = None) -> Claimed:
 
 
 def _json(text: str | None, empty: Any) -> Any:
-    """Return the value of a JSON text; `empty` for one without members, as most are."""
+    """Return the value of a JSON text; `empty` for an empty one, which is the common case."""
     return json.loads(text) if text and len(text) > len("[]") else empty
 
 
-# By their numbers, not by their ids, which have an index to be read first.
+# By row numbers, since reading by ids needs another index first.
 _BODIES: Final = sa.select(events.c.seq, events.c.body, events.c.completion).where(
     dialect.among_given(events.c.seq, "b_seqs")
 )
 
 
 def load_bodies(connection: sa.Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
-    """Load the bodies of claimed deliveries, and the receipts that they waited for, once the claim is committed.
+    """Load the bodies of claimed deliveries, and the receipts that they waited for, after the claim is committed.
 
-    Leaves out a delivery whose event retention has removed meanwhile.
+    Leaves out deliveries whose event was removed by retention meanwhile.
     """
     wanted = sorted({each.event_seq for each in claimed if each.event_seq})
     rows = connection.execute(_BODIES, {"b_seqs": wanted}) if wanted else ()

@@ -1,19 +1,19 @@
-"""Claims: which worker process sends a delivery, and until when no other does. Sends nothing.
+"""Claim deliveries: decide which worker process sends a delivery, and until when. Sends nothing.
 
-A claim is the state `sending` with two columns: `claim_owner` names a worker process, and never a later one;
-`claim_until` says when the claim lapses. `attempts` is then the number of the attempt that the claim allows.
+A claim is the state `sending` with two columns: `claim_owner` names one worker process, and is never reused;
+`claim_until` is when the claim lapses. `attempts` is then the number of the attempt that the claim allows.
 
-Making      One transaction claims due deliveries, oldest first, past the lanes that are shut (fair_queue.py). Another
-            one loads their bodies (claimed.py): while a host that has vanished is sent a large answer, its transaction
-            stays open. Dispatch records new deliveries as claimed by a sink of its process that has room (creation.py).
-Fence       What changes a claimed delivery names its id, its owner and the attempt's number, so a process whose claim
-            has lapsed changes nothing. Its attempt is recorded all the same (attempts.py).
-Renewal     While it holds a delivery, the owner moves `claim_until` on. It starts no send once that may have passed.
+Making      One transaction claims due deliveries, oldest first, and skips shut lanes (fair_queue.py). Another one loads
+            their bodies (claimed.py), because a transaction that sends a large result to a vanished host stays open.
+            Dispatch records new deliveries as claimed for a sink in its process that has room (creation.py).
+Fence       Each change of a claimed delivery names its id, its owner and the attempt's number, so a process whose claim
+            has lapsed changes nothing. Its attempt is recorded nevertheless (attempts.py).
+Renewal     While sending, the owner extends `claim_until`. It starts no send after that time.
 Hand back   A claimed delivery that never started is queued as if it had never been claimed.
-Lapse       A claim that its owner no longer renews runs out, also if its COMMIT had no reply. The clock
-            queues the delivery again, with a `lapsed` attempt, for its request may have arrived (recovery.py).
-Death       A process that takes a dead owner's place releases its claims at once: they lapse.
-Poison      What lapses four times in a row may be what kills workers: it is dead.
+Lapse       A claim that its owner no longer renews lapses, also if its COMMIT had no reply. The clock queues the
+            delivery again, with a `lapsed` attempt, since its request may have arrived (recovery.py).
+Death       The process that replaces a dead owner releases its claims at once: they lapse.
+Poison      A delivery that lapses four times in a row may be what kills workers: it becomes dead.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from receiver.ledger.deliveries.fair_queue import ManyLanes
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.schema import lanes as lane_rows
 
-# Bytes of bodies that one claim takes at most (but always one delivery).
+# Maximum bytes of bodies in one claim, which always takes at least one delivery.
 CLAIM_BYTES: Final = 16 << 20
-# Of the free places of a sink with many lanes, one in PROBES goes to probes, and at least one.
+# Of the free places of a sink with many lanes, one in PROBES is for probes, but at least one.
 PROBES: Final = 4
 
 _SINK: Final = sa.bindparam("b_sink", type_=sa.Text())
@@ -45,10 +45,10 @@ _NOW: Final[sa.BindParameter[float]] = sa.bindparam("b_now", type_=sa.Double())
 
 
 def _due(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Return the query that locks the oldest deliveries that meet the conditions, in no particular order: what
-    `to_claimed` needs, and the size of each body.
+    """Return the query that locks the oldest deliveries that meet the conditions.
 
-    The rows are found and locked before anything is joined to them: no plan reads more of the queue than that.
+    Its rows have the columns for `to_claimed` and the size of the body, in no particular order. They are locked before
+    the joins, so that no query plan reads more of the queue.
     """
     found = sa.select(*delivery_columns()).where(*conditions)
     found = found.order_by(deliveries.c.due_at).limit(sa.bindparam("b_limit", type_=sa.Integer()))
@@ -78,7 +78,7 @@ _CLAIM: Final = (
 
 
 class Claims(list[Claimed]):
-    """What one claim has taken. `all_due`: nothing else is due that may be sent now, as far as that is known."""
+    """The result of `claim`. `all_due`: as far as known, no other delivery may be sent now."""
 
     def __init__(self, claimed: Iterable[Claimed] = (), *, all_due: bool = True) -> None:
         super().__init__(claimed)
@@ -96,10 +96,10 @@ def claim(
     most_bytes: int = CLAIM_BYTES,
     many: ManyLanes | None = None,
 ) -> Claims:
-    """Claim up to `limit` due deliveries for `sink`, oldest first, for `seconds`. The cost does not depend on how many
-    are queued.
+    """Claim up to `limit` due deliveries for `sink`, oldest first, for `seconds`.
 
-    Of a sink whose breaker is not closed, only the delivery that probes it. `many`: of a sink that has many lanes.
+    The cost does not depend on the length of the queue. If the sink's breaker is not closed, claims only the probe.
+    `many`: for a sink with many lanes.
     """
     own = lanes.find(connection, sink)
     if limit <= 0 or (own is not None and own.paused):
@@ -122,7 +122,7 @@ def claim(
 
 
 class _Finding:
-    """The search for what one claim takes: rows of `_due`, at most `most_bytes` of bodies."""
+    """The search for the deliveries of one claim: rows of `_due` with at most `most_bytes` of bodies."""
 
     def __init__(self, connection: sa.Connection, sink: str, now: float, most_bytes: int) -> None:
         self._connection = connection
@@ -131,7 +131,7 @@ class _Finding:
         self._most_bytes = most_bytes
 
     def oldest(self, limit: int, query: sa.Select[Any] = _OF_SINK, **given: Any) -> tuple[list[Any], bool]:
-        """Return the oldest that a query of `_due` finds, and whether these are all. `given`: its other parameters."""
+        """Return the oldest rows of a query of `_due`, and whether these are all. `given`: its other parameters."""
         given |= {"b_sink": self._sink, "b_now": self._now, "b_limit": limit}
         rows = sorted(self._connection.execute(query, given).all(), key=attrgetter("due_at"))
         total = 0
@@ -142,11 +142,11 @@ class _Finding:
         return rows, len(rows) < limit
 
     def in_many_lanes(self, limit: int, many: ManyLanes) -> tuple[list[Any], dict[str, float]]:
-        """Return deliveries of several lanes, each in its turn, and among them the probes as `probe` does."""
+        """Return deliveries of several lanes in turn, and the probes, as `probe` does."""
         chosen, shut = fair_queue.choose(self._connection, self._sink, limit, self._now, many)
         rows = self.oldest(limit, _OF_IDS, b_ids=chosen)[0] if chosen else []
         probes: dict[str, float] = {}
-        # A lane that is shut gets no place that another could use, and of the others few: what it is sent may hang.
+        # Shut lanes get only places that no open lane needs, and few of them, because their sends may hang.
         most = min(max(1, limit // PROBES), max(1, many.places // PROBES) - many.probing)
         for waiting in shut[: max(0, most)]:
             if len(rows) < limit:
@@ -156,8 +156,7 @@ class _Finding:
         return rows, probes
 
     def probe(self, lane: str) -> tuple[list[Any], dict[str, float]]:
-        """Return the one delivery that finds out whether a shut lane is open again, and by its id since when the lane
-        counts as shut."""
+        """Return the delivery that probes a shut lane, and by its id the time since when the lane counts as shut."""
         before = lanes.begin_probe(self._connection, lane, self._now)
         if before is None:
             return [], {}
@@ -183,9 +182,9 @@ _RENEW: Final = (
 
 
 def renew(connection: sa.Connection, owner: str, ids: Collection[str], until: float) -> list[str]:
-    """Move the end of the owner's claims on these deliveries to `until`. Returns those that it has renewed.
+    """Extend the owner's claims on these deliveries to `until`. Returns the renewed ones.
 
-    It waits for no other transaction: a delivery that one has locked is left out, and may be renewed the next time.
+    Never waits for another transaction: deliveries that one has locked are skipped, and may be renewed the next time.
     """
     if not ids:
         return []
@@ -194,7 +193,7 @@ def renew(connection: sa.Connection, owner: str, ids: Collection[str], until: fl
 
 
 _ASKED: Final = dialect.given_texts("b_sinks")
-# Not EXISTS of what is due: that forgets the order, and PostgreSQL may then search the whole table for one row.
+# EXISTS would drop the order, and PostgreSQL might then search the whole table for one row.
 _OLDEST: Final = (
     sa.select(deliveries.c.due_at).where(fair_queue.due(_ASKED, _NOW)).order_by(deliveries.c.due_at).limit(1)
 )
@@ -206,15 +205,15 @@ _DUE_SINKS: Final = sa.select(_ASKED).where(
 
 
 def due_sinks(connection: sa.Connection, sinks: Sequence[str], now: float) -> list[str]:
-    """Return those of `sinks` that have something due which a worker could claim now. One query.
+    """Return those of `sinks` that have due deliveries which a worker could claim now, with one query.
 
-    What waits for a sink whose breaker is open does not count before the next probe is due.
+    Deliveries behind an open breaker count only when the next probe is due.
     """
     return list(connection.scalars(_DUE_SINKS, {"b_sinks": json.dumps(list(sinks)), "b_now": now}))
 
 
 def count_due(connection: sa.Connection, sink: str, most: int, now: float) -> int:
-    """Return how many deliveries a claim could take now, `most` at most: of a sink that is to be probed, one."""
+    """Return the number of deliveries that a claim could take now, up to `most`; 1 for a sink to probe."""
     if not due_sinks(connection, [sink], now):
         return 0
     own = lanes.find(connection, sink)

@@ -1,4 +1,4 @@
-"""New deliveries in the ledger: the one maker of their rows."""
+"""Create deliveries in the ledger. No other module inserts them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from receiver.ledger.schema import deliveries, events
 
 
 class ClaimAtOnce(NamedTuple):
-    """The claim with which new deliveries are recorded: those with these `ids`, for `owner`; it lapses at `until`."""
+    """A claim that new deliveries with these `ids` are recorded with, for `owner`. It lapses at `until`."""
 
     owner: str
     until: float
     ids: Collection[str]
 
     def of(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the row of a new delivery, claimed if it is one of these."""
+        """Return the row of a new delivery, claimed if its id is one of `ids`."""
         if row["id"] not in self.ids:
             return row
         return row | {"state": _CLAIMED, "attempts": 1, "claim_owner": self.owner, "claim_until": self.until}
@@ -34,11 +34,11 @@ _CLAIMED: Final = state_after(DeliveryMove.CLAIM)
 
 
 class AddedDelivery(NamedTuple):
-    """A delivery to add to an event: to `sink`, because of `route`, due at once or held until the sinks `after` ended.
+    """A delivery to `sink` to add to an event, because of `route`, due at once or held until the sinks `after` ended.
 
-    `lane`: what its breaker guards, normally the sink itself. `again`: why the sink gets the event once more;
-    `address`: of a callback, if not its submission's own, and `key_id`: the key that gave it. Such deliveries have an
-    id, and so an idempotency key, of their own.
+    `lane`: what its breaker guards, normally the sink itself. `again`: why the sink gets the event once more.
+    `address`: of a callback, if not its submission's, and `key_id`: the key that gave it. The last three lead to a
+    separate delivery id, and so to a separate idempotency key.
     """
 
     event_id: str
@@ -60,7 +60,7 @@ class AddedDelivery(NamedTuple):
 
 
 def delivery_row(new: AddedDelivery, now: float) -> dict[str, Any]:
-    """Return the row of a delivery that is made `now`."""
+    """Return the row of a delivery that is created `now`."""
     return {
         "id": new.id,
         "event_id": new.event_id,
@@ -82,17 +82,21 @@ def delivery_row(new: AddedDelivery, now: float) -> dict[str, Any]:
 
 
 def add(connection: sa.Connection, new: AddedDelivery, now: float) -> bool:
-    """Make a delivery of an event that was recorded before, and keep the event until the transaction ends. False when
-    there is one already, or retention has removed the event."""
+    """Create a delivery of a recorded event, and lock the event until the transaction ends.
+
+    Returns False if the delivery exists, or retention has removed the event.
+    """
     kept = sa.select(events.c.id).where(events.c.id == new.event_id).with_for_update(read=True, key_share=True)
     return connection.execute(kept).first() is not None and bool(insert(connection, [delivery_row(new, now)]))
 
 
 def give(connection: sa.Connection, wanted: Collection[AddedDelivery], now: float) -> list[AddedDelivery]:
-    """Make deliveries of recorded events, but no second one of a result for its sink, unless it gets it again. Returns
-    those that were made."""
+    """Create deliveries of recorded events, and return the new ones.
+
+    Skips a delivery if its sink has one of the same result, unless it has `again`.
+    """
     there = same_result.lock(connection, {each.event_id for each in wanted})
-    # What others have given the sinks meanwhile is seen now that the events are locked.
+    # The events are locked, so this query sees the deliveries that other transactions have created meanwhile.
     told = same_result.told(connection, there, {each.sink for each in wanted})
     has = {(each.asked, each.sink) for each in told}
     lacking = [
@@ -103,7 +107,7 @@ def give(connection: sa.Connection, wanted: Collection[AddedDelivery], now: floa
 
 
 def insert(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Insert deliveries that are not there yet, sorted by id. Returns the ids of the new ones."""
+    """Insert deliveries sorted by id, and skip existing ones. Returns the ids of the new ones."""
     ordered = sorted(rows, key=lambda row: str(row["id"]))
     made = dialect.insert_many(connection, deliveries, ordered, dialect.do_nothing, (deliveries.c.id,))
     return [row.id for row in made]

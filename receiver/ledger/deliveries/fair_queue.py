@@ -1,8 +1,8 @@
-"""The lanes of a sink that has many, each in its turn: in which of them something is due that may be sent.
+"""Choose due deliveries of a sink with many lanes, taking the lanes in turn.
 
-A backlog costs nothing: the index over (sink, lane, due_at) jumps from lane to lane and reads one delivery of each. And
-many lanes cost little: a walk goes on where the last one ended, and sees a bounded number of them. A sink of one lane
-has nothing to walk for.
+The cost does not grow with the backlog: the index over (sink, lane, due_at) jumps from lane to lane and reads one
+delivery of each. It hardly grows with the lanes: a walk continues where the last one ended, and reads a bounded number
+of lanes. A sink with a single lane needs no walk.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from receiver.ledger import dialect
 from receiver.ledger.dialect import unindexed
 from receiver.ledger.schema import deliveries, lanes
 
-# Lanes that one statement reads: the first of a walk, and each that follows.
+# Lanes that one statement reads: the first one of a walk, and each later one.
 PAGE: Final = 64
 NEXT_PAGE: Final = 512
-# Lanes that one walk sees at the most.
+# Maximum lanes that one walk reads.
 WALK: Final = 2048
 
-# Literals, for the partial indexes need them.
+# Literals, because the partial indexes need them.
 _QUEUED = deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'")
 # The condition for a queued delivery of a sink that has many lanes.
 ONE_OF_MANY: Final = sa.and_(_QUEUED, deliveries.c.lane != deliveries.c.sink)
 
 
 class WaitingLane(NamedTuple):
-    """A lane in which something is due. `due_at`: since when. `shut`: by its breaker; it may be probed now."""
+    """A lane with due deliveries. `due_at`: of the oldest one. `shut`: its breaker is not closed, but may be probed."""
 
     lane: str
     due_at: float
@@ -45,10 +45,10 @@ class WaitingLane(NamedTuple):
 
 @dataclass(slots=True)
 class Rotation:
-    """Where one process goes on with its walks over the lanes of a sink, around and around.
+    """The position of one process in its repeated walks over the lanes of a sink.
 
-    `after`: the lane that was seen last, "" at the beginning. `unfinished`: the last walk found less than was wanted,
-    and has not seen every lane since `start`. `wrapped`: it is past the last lane.
+    `after`: the lane that was read last, "" at the beginning. `unfinished`: the last walk found too few deliveries, and
+    has not read all lanes since `start`. `wrapped`: it is past the last lane.
     """
 
     after: str = ""
@@ -59,9 +59,9 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class ManyLanes:
-    """A sink that has many lanes, as the worker process that claims for it sees it.
+    """The state of a sink with many lanes in the worker process that claims for it.
 
-    `places`: how many sends there may be; `lane_limit`: how many of one lane. `held`: how many it has claimed, by lane;
+    `places`: maximum concurrent sends. `lane_limit`: maximum of one lane. `held`: number of claimed deliveries by lane.
     `probing`: how many of these are probes.
     """
 
@@ -78,23 +78,23 @@ def due(sink: str | sa.ColumnElement[str], now: float | sa.BindParameter[float])
 
 
 def due_by_id(sink: sa.BindParameter[str], now: sa.BindParameter[float]) -> sa.ColumnElement[bool]:
-    """Return the same condition for deliveries that are found by their ids, and not by the index of the queue."""
+    """Return the same condition for deliveries that are found by their ids instead of the queue's index."""
     it = deliveries.c
     return sa.and_(unindexed(it.sink) == sink, unindexed(it.state) == DeliveryState.QUEUED, it.due_at <= now)
 
 
 def in_lane(sink: str, lane: str) -> sa.ColumnElement[bool]:
-    """Return the condition that a due delivery of `sink` belongs to `lane`: the sink's own, or one of many."""
+    """Return the condition that a due delivery of `sink` belongs to `lane`, either the sink's own or one of many."""
     return sa.true() if lane == sink else sa.and_(ONE_OF_MANY, deliveries.c.lane == lane)
 
 
 def choose(
     connection: sa.Connection, sink: str, limit: int, now: float, many: ManyLanes
 ) -> tuple[list[str], list[WaitingLane]]:
-    """Return the ids of up to `limit` due deliveries of lanes that are not shut, and the lanes seen that may be probed.
+    """Return the ids of up to `limit` due deliveries of open lanes, and the lanes that may be probed.
 
-    Places are shared by key first (callback.room), then by lane. Keys take turns, and so do the lanes of a key, the one
-    that has waited longest first; each lane gives one delivery before any gives another.
+    Places are shared by API key first (callback.room), then by lane. Keys take turns, and so do the lanes of a key, the
+    longest waiting first. Each lane contributes one delivery before any contributes a second.
     """
     taken = Counter(callback.key_in(lane) for lane in many.held.elements())  # places, by key
 
@@ -115,7 +115,7 @@ def choose(
         if sum(min(len(lanes), room(key)) for key, lanes in waiting.items()) >= limit:
             break
         if many.rotation.after and room(key := callback.key_in(many.rotation.after)) <= 0:
-            many.rotation.after = callback.behind(key)  # of a caller that has its share, no lane need be read
+            many.rotation.after = callback.behind(key)  # skip the lanes of a caller whose share is used up
     turns = zip_longest(*(sorted(lanes, key=_since)[:limit] for lanes in waiting.values()))
     names = [each.lane for turn in turns for each in turn if each is not None][:limit]
     oldest = _oldest(connection, sink, names, min(limit, many.lane_limit), now)
@@ -133,10 +133,10 @@ _since: Final = attrgetter("due_at")
 
 
 def _walk(connection: sa.Connection, sink: str, now: float, rotation: Rotation) -> Iterator[list[WaitingLane]]:
-    """Yield, page by page, the lanes in which something is due, but not those that are shut and not to be probed yet.
+    """Yield the lanes with due deliveries page by page, except shut ones whose probe is not due.
 
-    It goes around once at the most, and sees WALK lanes at the most. Who has enough stops reading, and the next walk
-    begins after the last page.
+    Goes around at most once, and reads at most WALK lanes. If the caller stops early, the next walk begins after the
+    last page.
     """
     if not rotation.unfinished:
         rotation.start, rotation.wrapped = rotation.after, not rotation.after
@@ -161,10 +161,9 @@ def _walk(connection: sa.Connection, sink: str, now: float, rotation: Rotation) 
 
 
 def _page(connection: sa.Connection, sink: str, after: str, last: str, size: int) -> Sequence[sa.Row[Any, Any, Any]]:
-    """Read up to `size` lanes with queued deliveries, from the one behind `after` to `last` ("": to the end), in the
-    index's order.
+    """Read up to `size` lanes with queued deliveries after `after`, up to `last` ("": to the end), in index order.
 
-    Of each: when its oldest is due, and the `until` of its breaker if that is not closed.
+    Each row has the time when the oldest delivery is due, and `until` of a breaker that is not closed.
     """
     within = sa.and_(deliveries.c.sink == sink, ONE_OF_MANY)
 
@@ -187,14 +186,14 @@ def _page(connection: sa.Connection, sink: str, after: str, last: str, size: int
 
 
 def _oldest(connection: sa.Connection, sink: str, names: Sequence[str], each: int, now: float) -> dict[str, list[str]]:
-    """Return the ids of the `each` oldest deliveries that are due in each of these lanes."""
+    """Return the ids of the `each` oldest due deliveries of each of these lanes."""
 
     def of_lane(lane: sa.ColumnElement[str]) -> sa.Select[Any]:
         found = sa.select(deliveries.c.id, deliveries.c.due_at)
         found = found.where(due(sink, now), ONE_OF_MANY, deliveries.c.lane == lane)
         return found.order_by(deliveries.c.due_at).limit(each)
 
-    if connection.dialect.name != "postgresql":  # which is asked once for all
+    if connection.dialect.name != "postgresql":  # evaluated once for all lanes
         return {name: list(connection.execute(of_lane(sa.literal(name))).scalars()) for name in names}
     wanted = dialect.given_texts("b_lanes")
     found = of_lane(wanted).lateral("found")

@@ -1,7 +1,7 @@
-"""The state of lanes: paused by an operator, or shut by a breaker. Decides nothing.
+"""Store the state of lanes: paused by an operator, or shut by a breaker. Decides nothing.
 
 A lane is what one breaker guards: a sink, or one destination of a sink that has many. A lane without a row is neither
-paused nor shut. Lanes are read by their names, for a sink may have ten thousand.
+paused nor shut. Lanes are read by name, because a sink may have ten thousand of them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from receiver.domain.breaker import Lane, shut_since
 from receiver.ledger import dialect
 from receiver.ledger.schema import lanes
 
-# Seconds after which a probe whose worker vanished may be made by another.
+# Seconds after which another worker may probe, if the first one vanished.
 PROBE_LEASE = 15.0
-# A literal, for the partial index needs it.
+# A literal, because the partial index needs it.
 _NOT_CLOSED: Final = sa.or_(lanes.c.paused, lanes.c.breaker != sa.literal_column("'closed'"))
 
 
 class WorstLane(NamedTuple):
-    """The worst state of a sink's lanes: of their breakers, and whether one is paused."""
+    """The worst breaker state of a sink's lanes, and whether one is paused."""
 
     breaker: str
     paused: bool
@@ -43,7 +43,7 @@ def any_shut(connection: sa.Connection) -> bool:
 
 
 def find(connection: sa.Connection, name: str) -> Lane | None:
-    """Return the lane of this name, or None when it has no row. A sink's own lane bears the sink's name."""
+    """Return the lane with this name, or None if it has no row. A sink's own lane has the name of the sink."""
     row = connection.execute(_NAMED, {"b_lane": name}).first()
     return _from(row) if row else None
 
@@ -62,15 +62,16 @@ def named(connection: sa.Connection, names: Collection[str]) -> dict[str, Lane]:
 
 
 def not_closed(connection: sa.Connection, limit: int = 1000, sink: str = "") -> list[Lane]:
-    """Return up to `limit` lanes that are paused, or whose breaker is open or probing; the sinks' own first. `sink`:
-    only those of this one."""
+    """Return up to `limit` lanes that are paused, or whose breaker is open or probing; the sinks' own first.
+
+    `sink`: only lanes of this sink."""
     found = sa.select(lanes).where(_NOT_CLOSED).order_by(lanes.c.lane != lanes.c.sink, lanes.c.lane).limit(limit)
     found = found.where(lanes.c.sink == sink) if sink else found
     return [_from(row) for row in connection.execute(found)]
 
 
 def worst_lanes(connection: sa.Connection) -> dict[str, WorstLane]:
-    """Return, by sink, the worst state of its lanes, if any is paused or shut."""
+    """Return the worst state of lanes by sink, for sinks with a paused or shut lane."""
     worst = sa.func.max(sa.case((lanes.c.breaker == "open", 2), (lanes.c.breaker == "probing", 1), else_=0))
     paused = sa.func.max(sa.case((lanes.c.paused, 1), else_=0))
     rows = connection.execute(sa.select(lanes.c.sink, worst, paused).where(_NOT_CLOSED).group_by(lanes.c.sink))
@@ -78,7 +79,7 @@ def worst_lanes(connection: sa.Connection) -> dict[str, WorstLane]:
 
 
 def begin_probe(connection: sa.Connection, lane: str, now: float) -> Lane | None:
-    """Reserve the probe of a shut lane. Returns the lane as it was; None when another worker was faster."""
+    """Reserve the probe of a shut lane. Returns the lane as it was; None if another worker was faster."""
     row = connection.execute(
         sa.select(lanes)
         .where(lanes.c.lane == lane, lanes.c.breaker != "closed", lanes.c.until <= now)
@@ -93,13 +94,13 @@ def begin_probe(connection: sa.Connection, lane: str, now: float) -> Lane | None
 
 
 def end_probe(connection: sa.Connection, lane: Lane, now: float) -> None:
-    """Undo `begin_probe` when nothing was due to probe with, or the next delivery would wait for the lease."""
+    """Undo `begin_probe` if no delivery was due, so that the next delivery need not wait for the lease."""
     before = {"breaker": lane.breaker, "until": lane.until, "opened_at": lane.opened_at}
     connection.execute(sa.update(lanes).where(lanes.c.lane == lane.lane).values(**before, updated_at=now))
 
 
 def end_probes(connection: sa.Connection, names: Collection[str], now: float) -> None:
-    """Let another worker probe these lanes at once, for the one that did is dead. A probe too many does no harm."""
+    """Let another worker probe these lanes at once, because the previous one died. An extra probe is harmless."""
     connection.execute(
         sa.update(lanes)
         .where(dialect.among(lanes.c.lane, sorted(names)), lanes.c.breaker == "probing", lanes.c.until > now)
@@ -108,7 +109,7 @@ def end_probes(connection: sa.Connection, names: Collection[str], now: float) ->
 
 
 def probe_at_once(connection: sa.Connection, names: Collection[str], now: float) -> None:
-    """Let the open breakers of these lanes be probed at once: an operator wants to know."""
+    """Let workers probe the open breakers of these lanes at once, at the request of an operator."""
     connection.execute(
         sa.update(lanes)
         .where(lanes.c.lane.in_(sorted(names)), lanes.c.breaker == "open", lanes.c.until > now)
@@ -117,14 +118,16 @@ def probe_at_once(connection: sa.Connection, names: Collection[str], now: float)
 
 
 def put(connection: sa.Connection, lane: Lane, now: float) -> None:
-    """Write the breaker's state. Whether the lane is paused stays as the operator set it."""
+    """Write the breaker's state. Does not pause or resume the lane."""
     values = {"breaker": lane.breaker, "failures": lane.failures, "until": lane.until, "reason": lane.reason}
     _put(connection, lane.lane, lane.sink, **values, opened_at=lane.opened_at, updated_at=now)
 
 
 def set_paused(connection: sa.Connection, sink: str, paused: bool, now: float) -> None:
-    """Pause or resume all deliveries to `sink`. While it is paused, nobody knows whether it is there: a breaker that is
-    open counts as opened now."""
+    """Pause or resume all deliveries to `sink`.
+
+    A paused sink is not probed, so its state is unknown: an open breaker counts as opened now.
+    """
     _put(connection, sink, sink, paused=paused, paused_at=now if paused else 0.0, updated_at=now)
     opened = sa.update(lanes).where(lanes.c.sink == sink, lanes.c.opened_at > 0)
     connection.execute(opened.values(opened_at=now))

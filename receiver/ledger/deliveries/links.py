@@ -1,8 +1,7 @@
-"""Links between deliveries: what a held one waits for, and whose receipts it gets. Sends nothing.
+"""Resolve links between deliveries: what a held one waits for, and which receipts it gets. Sends nothing.
 
-A delivery names in `after` the sinks whose end it waits for. Those have a delivery of the same event; or, where that
-is an update, of an event that told the same result before. A sink that is in no config any more is waited for no
-longer.
+`after` of a delivery names the sinks that it waits for. These have a delivery of the same event or, for an update, of
+an earlier event with the same result. A delivery no longer waits for a sink that was removed from the config.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from receiver.ledger import dialect
 from receiver.ledger.deliveries.same_result import same
 from receiver.ledger.schema import attempts, deliveries, events
 
-# Held deliveries that one statement looks at.
+# Held deliveries that one statement reads.
 PAGE = 500
 
 
@@ -35,17 +34,17 @@ _ACCEPTED: Final = sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c
 def release_held(
     connection: sa.Connection, condition: sa.ColumnElement[bool], now: float, sinks: Collection[str] | None = None
 ) -> list[str]:
-    """Queue the held deliveries that meet `condition` and wait for nothing any more, page by page. Returns their sinks.
+    """Queue the held deliveries that meet `condition` and no longer wait, page by page. Returns their sinks.
 
-    `condition` names events or deliveries. `sinks`: those that exist; None where that is not known.
+    `condition`: on the ids of events or deliveries. `sinks`: existing sinks; None if unknown.
     """
     released: set[str] = set()
     query = (
         sa.select(*(deliveries.c[name] for name in ("id", "event_id", "sink", "after")))
         .where(HELD, condition)
-        .order_by(deliveries.c.event_id, deliveries.c.id)  # as their index has them: by id alone, all are read
+        .order_by(deliveries.c.event_id, deliveries.c.id)  # the order of their index: by id alone, all are read
         .limit(PAGE)
-        # Of two transactions that end what one waits for, the second sees then what the first has done.
+        # If two transactions end deliveries that one waits for, the second sees the changes of the first.
         .with_for_update()
     )
     held = connection.execute(query).all()
@@ -58,7 +57,7 @@ def release_held(
 
 
 def _release(connection: sa.Connection, held: Sequence[Any], now: float, sinks: Collection[str] | None) -> set[str]:
-    """Queue those of these held deliveries, which are locked, that wait for nothing any more. Returns their sinks."""
+    """Queue those of these locked, held deliveries that no longer wait. Returns their sinks."""
     wanted = {row.id: [each for each in json.loads(row.after) if sinks is None or each in sinks] for row in held}
     mine = dialect.among(deliveries.c.event_id, sorted({row.event_id for row in held}))
     its = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.state).where(mine)
@@ -78,7 +77,7 @@ def _release(connection: sa.Connection, held: Sequence[Any], now: float, sinks: 
 
 
 def _open(rows: Iterable[Any]) -> defaultdict[str, dict[str, bool]]:
-    """Return, by event and sink, whether a delivery has not ended."""
+    """Return by event and sink whether a delivery is pending."""
     found: defaultdict[str, dict[str, bool]] = defaultdict(dict)
     for row in rows:
         its = found[row.event_id]
@@ -87,9 +86,9 @@ def _open(rows: Iterable[Any]) -> defaultdict[str, dict[str, bool]]:
 
 
 def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -> dict[str, dict[str, Any] | None]:
-    """Return the receipts of `sinks` for the event; None for one that ended without.
+    """Return the receipts of `sinks` for the event; None for a sink without a receipt.
 
-    A sink that has no delivery of the event gives its newest receipt for the result that the event updates.
+    A sink without a delivery of the event contributes its newest receipt for the result that the event updates.
     """
     query = (
         sa.select(deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
@@ -110,8 +109,9 @@ def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -
 
 
 def _earlier(connection: sa.Connection, event_ids: Collection[str]) -> Sequence[Any]:
-    """Return the deliveries of the events that told the same results before: the id of the later event, sink, state,
-    and receipt where there is one; the newest last."""
+    """Return the deliveries of earlier events with the same results, the newest last.
+
+    Each has the id of the later event, sink, state, and receipt if any."""
     if not event_ids:
         return []
     later = events.alias("later")

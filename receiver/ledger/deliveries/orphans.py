@@ -1,8 +1,8 @@
-"""Orphaned deliveries: of a sink that is not in the config any more, so that no worker sends them.
+"""Count and move orphaned deliveries: no worker sends them, because their sink was removed from the config.
 
-They wait until an operator gives them to another sink, which keeps their ids and so their idempotency keys, or cancels
-them. A delivery's id is made of its event and the sink that it was made for: so one that was moved is known, and can
-be moved back.
+They wait until an operator cancels them, or moves them to another sink, which keeps their ids and so their idempotency
+keys. A delivery's id is derived from its event and its original sink, so a moved delivery is recognized, and can be
+moved back.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from receiver.ledger import dialect, stats
 from receiver.ledger.deliveries import same_result
 from receiver.ledger.schema import deliveries
 
-# Deliveries that one transaction changes at the most, so that nobody waits long for the ledger.
+# Maximum deliveries that one transaction changes, so that others do not wait long for the ledger.
 PAGE = 500
 
-# By sink, how many deliveries are in each state.
+# Number of deliveries by sink and state.
 Counts = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """One page of a move. `cursor`: where the next page goes on; "" at the end. `left`: deliveries of events that the
-    other sink has a delivery of already."""
+    """The result of `move`. `cursor`: where the next page continues; "" at the end.
+
+    `left`: deliveries that stay, because the other sink already has a delivery of the same result."""
 
     count: int
     left: int
@@ -38,8 +39,10 @@ class Moved:
 
 
 def orphaned(counts: Mapping[tuple[str, str], int], sinks: Collection[str]) -> Counts:
-    """Return those of the counts, by (sink, state), that are of no sink in `sinks`, which are those of the config, and
-    of no delivery that has ended: a dead letter is listed as such."""
+    """Return the counts of pending deliveries of removed sinks. `sinks`: those in the config.
+
+    Dead ones do not count: they are listed as dead letters.
+    """
     found: Counts = {}
     for (sink, state), count in sorted(counts.items()):
         if sink not in sinks and DeliveryState(state) not in ENDED:
@@ -48,15 +51,15 @@ def orphaned(counts: Mapping[tuple[str, str], int], sinks: Collection[str]) -> C
 
 
 def count(connection: sa.Connection, sinks: Collection[str]) -> Counts:
-    """Count the deliveries that have not ended, of sinks that are none of `sinks`."""
+    """Count the pending deliveries of sinks other than `sinks`."""
     return orphaned(stats.counts(connection, besides=sinks), sinks)
 
 
 def in_words(found: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return a sentence for each such sink, for an operator."""
+    """Return a sentence for each removed sink, for an operator."""
     return [
-        f"the sink {sink} is not in the config and has {', '.join(f'{n} {state}' for state, n in states.items())}: "
-        f"`runhook sink move {sink} NAME` gives them to another sink, `runhook cancel --sink {sink}` ends them"
+        f"removed sink {sink} has pending deliveries: {', '.join(f'{n} {state}' for state, n in states.items())}; "
+        f"`runhook sink move {sink} NAME` moves them to another sink, `runhook cancel --sink {sink}` cancels them"
         for sink, states in found.items()
     ]
 
@@ -71,11 +74,11 @@ def move(
     delivered: bool = False,
     undo: bool = False,
 ) -> Moved:
-    """Give a page of the deliveries of `old` to `new`: those that were not delivered, and with `delivered` those too.
+    """Move a page of the deliveries of `old` to `new`: undelivered ones, and with `delivered` also delivered ones.
 
-    They keep their ids, and are new efforts: due now, no attempt spent. A dead or cancelled one stays what it is. What
-    is being sent is not moved, nor a result that `new` has a delivery of. `undo`: only what an earlier move
-    from `new` to `old` took.
+    They keep their ids, and start over: due now, no attempt spent. Dead and cancelled ones keep their state. Skips
+    deliveries that are being sent, and results that `new` has a delivery of. `undo`: only deliveries that an earlier
+    move took from `new` to `old`.
     """
     states = [DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING, DeliveryState.DEAD]
     states += [DeliveryState.CANCELLED, *([DeliveryState.DELIVERED] if delivered else [])]
@@ -89,7 +92,7 @@ def move(
     wanted = [row for row in page if not undo or row.id == delivery_id(row.event_id, new)]
     event_ids = {row.event_id for row in wanted}
     same_result.lock(connection, event_ids)
-    # Of the same result, what was moved there is no obstacle: its updates follow it. What was made for `new` is.
+    # Deliveries moved to `new` do not block others of the same result: its updates follow. Those created for `new` do.
     others = {
         each.asked
         for each in same_result.told(connection, event_ids, [new])
@@ -102,16 +105,16 @@ def move(
         fresh: dict[str, Any] = {} if ended else {"due_at": now, "spent": 0, "tried_at": None}
         changed = sa.update(deliveries).where(dialect.among(deliveries.c.id, ids), deliveries.c.sink == old, condition)
         moved += connection.execute(changed.values(sink=new, lane=new, updated_at=now, **fresh)).rowcount
-    # In the same transaction, or what waits for these would be released in between.
+    # In the same transaction, or deliveries that wait for these would be released in between.
     theirs = dialect.among(deliveries.c.event_id, sorted(event_ids))
     _rename_links(connection, theirs, old, new)
     return Moved(moved, len(wanted) - len(ids), page[-1].id if len(page) == PAGE else "")
 
 
 def rename_links(connection: sa.Connection, old: str, new: str, cursor: str) -> str:
-    """Let a page of the deliveries that wait for `old`, or would get its receipt, name `new` instead.
+    """Replace `old` by `new` in a page of the deliveries that wait for it, or would get its receipt.
 
-    Returns where the next page goes on, or "".
+    Returns where the next page continues, or "".
     """
     page = _rename_links(connection, deliveries.c.id > cursor, old, new)
     return page[-1] if len(page) == PAGE else ""

@@ -1,7 +1,7 @@
-"""Recovery of deliveries: release the claims of dead workers, lapse claims that ran out, make waiting deliveries due,
-release held ones that were left behind, and end what waits for a sink that is never there.
+"""Recover deliveries: release claims of dead workers, lapse expired claims, queue waiting deliveries when due, release
+held ones that were missed, and end deliveries to a sink that stays down.
 
-Each check that finds nothing costs one indexed query, and each step a bounded number of rows.
+Each check without a match costs one indexed query, and each step changes a bounded number of rows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED
 from receiver.ledger.schema import attempts, deliveries
 from receiver.ledger.schema import lanes as lane_rows
 
-# Deliveries that one step ends at most.
+# Maximum deliveries that one step ends.
 PAGE: Final = 500
-# Waiting deliveries that one transaction queues.
+# Maximum waiting deliveries that one transaction queues.
 DUE_AT_ONCE: Final = 1000
 
-# Seconds over which deliveries that lapse again are spread, doubled each time; the most, for work is to resume within
-# 30 s of a kill.
+# Seconds over which repeatedly lapsed deliveries are spread, doubled each time; and their maximum, because work must
+# resume within 30 s of a kill.
 _SPREAD: Final = 5.0
 _LONGEST: Final = 20.0
 # Lapses in a row that end a delivery, and its reason then.
@@ -35,7 +35,7 @@ POISONED: Final = f"{_LAPSES} workers in a row ended while they had it: sending 
 
 
 def release_claims(connection: sa.Connection, owner: str, now: float) -> int:
-    """Release up to 500 claims of a dead worker: they need not run out first. Returns how many there were."""
+    """Release up to 500 claims of a dead worker before they lapse. Returns their number."""
     held = _claims(connection, deliveries.c.claim_owner == owner)
     _lapse(connection, held, f"{owner} ended while sending: it may have arrived", now)
     if held:
@@ -44,7 +44,7 @@ def release_claims(connection: sa.Connection, owner: str, now: float) -> int:
 
 
 def lapse_claims(connection: sa.Connection, now: float) -> int:
-    """Lapse up to 500 claims that have run out. Returns how many there were."""
+    """Lapse up to 500 expired claims. Returns their number."""
     held = _claims(connection, deliveries.c.claim_until < now)
     _lapse(connection, held, "the claim ran out while sending: it may have arrived", now)
     return len(held)
@@ -58,9 +58,9 @@ def _claims(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Seq
 def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, now: float) -> None:
     """Queue deliveries whose last attempt has an unknown result, and record it as `lapsed`.
 
-    The first lapse spends none of the attempts: most of what a dead worker held had not started. What lapses again is
-    due at different times: if one delivery kills its workers, the others must not be sent with it again and again. The
-    last of _LAPSES in a row ends it as dead.
+    The first lapse spends no attempt, because most claims of a dead worker had not started. Deliveries that lapse again
+    become due at different times: if one of them kills its workers, the others must not be sent together with it. The
+    last of _LAPSES in a row ends a delivery as dead.
     """
     if not held:
         return
@@ -84,7 +84,7 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, now: flo
 
 
 def _lapses(connection: sa.Connection, held: Sequence[Any]) -> dict[str, int]:
-    """Count how many attempts in a row have lapsed before the present one of each delivery."""
+    """Count the attempts in a row that lapsed before the current one of each delivery."""
     query = sa.select(attempts.c.delivery_id, attempts.c.number).where(
         dialect.among(attempts.c.delivery_id, [row.id for row in held]), attempts.c.outcome == "lapsed"
     )
@@ -101,27 +101,29 @@ def _these(rows: Sequence[Any]) -> sa.Update:
 
 
 def make_due(connection: sa.Connection, now: float, limit: int = DUE_AT_ONCE) -> int:
-    """Queue up to `limit` waiting deliveries whose time has come. Returns how many there were."""
+    """Queue up to `limit` waiting deliveries that are due. Returns their number."""
     found = _by_time(_ID, DeliveryState.WAITING, now >= _DUE_AT).order_by(_DUE_AT).limit(limit)
     due = connection.execute(found.with_for_update(skip_locked=True)).all()
     if due:
-        # They are locked, and waiting. Were that said again, PostgreSQL might read the index of all that wait for it.
+        # Do not repeat the condition on the state: PostgreSQL might then read the index of all waiting deliveries.
         connection.execute(_these(due).values(state=state_after(DeliveryMove.DUE), updated_at=now))
     return len(due)
 
 
-# Without a table, whose name alone would be another one of the FROM.
+# Columns without a table, which would add a second table to the FROM.
 _ID, _DUE_AT, _CLAIM_UNTIL = (sa.column(name, deliveries.c[name].type) for name in ("id", "due_at", "claim_until"))
 
 
 def _by_time(what: sa.ColumnElement[Any], state: DeliveryState, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Select deliveries in `state` by their index over time. SQLite would rather read all in that state, of which a
-    hundred thousand may wait for hours."""
+    """Select deliveries in `state` by their index over time.
+
+    SQLite alone would read all in that state, and a hundred thousand may wait for hours.
+    """
     theirs = dialect.by_index(deliveries, f"ix_deliveries_{state}")
     return sa.select(what).select_from(theirs).where(sa.text(f"state = '{state}'"), condition)
 
 
-# When the clock has to write next, in seconds since the epoch: when the first waiting delivery is due, and when the
+# Times of the clock's next changes, in seconds since the epoch: when the first waiting delivery is due, and when the
 # first claim lapses.
 NEXT_CHANGES: Final = tuple(
     _by_time(at, state, at.is_not(None)).order_by(at).limit(1)
@@ -133,10 +135,10 @@ NEXT_CHANGES: Final = tuple(
 
 
 def expire(connection: sa.Connection, sink: str, seconds: float, now: float) -> list[str]:
-    """End as dead up to PAGE deliveries of `sink` that were due for `seconds` behind a breaker that was open all along.
+    """End as dead up to PAGE deliveries of `sink` that were due for `seconds` behind a breaker open all that time.
 
-    So what waits for one that is never there has an end though it is never tried. A probe must have failed since the
-    time was up: after a stop of ours the sink is asked first. Not of a paused sink. Returns the lanes of what ended.
+    So deliveries to a sink that stays down end although they are never tried. A probe must have failed after that time,
+    so that the sink is probed first after Runhook was stopped. Skips a paused sink. Returns the lanes of ended ones.
     """
     ended: list[str] = []
     events: set[str] = set()
@@ -155,18 +157,18 @@ def expire(connection: sa.Connection, sink: str, seconds: float, now: float) -> 
 
 
 def any_expired(connection: sa.Connection, sink: str, seconds: float, now: float) -> bool:
-    """Whether `expire` would end something."""
+    """Whether `expire` would end a delivery."""
     return bool(_expired_lanes(connection, sink, seconds, now))
 
 
 def _expired_lanes(connection: sa.Connection, sink: str, seconds: float, now: float) -> list[tuple[str, str]]:
-    """Return lanes in which something has an end by time, each with the reason of its breaker: some of them."""
+    """Return some lanes with deliveries that `expire` would end, each with the reason of its breaker."""
     own = lanes.find(connection, sink)
     if own is not None and own.paused:
         return []
     it = lane_rows.c
     due = fair_queue.due(sink, now - seconds)
-    # Not EXISTS: that forgets the order, and PostgreSQL may then search the whole table for one row.
+    # EXISTS would drop the order, and PostgreSQL might then search the whole table for one row.
     queued = sa.select(deliveries.c.due_at).where(due).order_by(deliveries.c.due_at).limit(1)
     of_lane = queued.where(fair_queue.ONE_OF_MANY, deliveries.c.lane == it.lane)
     shut = sa.select(it.lane, it.reason).where(
@@ -180,11 +182,11 @@ def _expired_lanes(connection: sa.Connection, sink: str, seconds: float, now: fl
 def sweep_held(
     connection: sa.Connection, now: float, sinks: Collection[str] | None = None, after: str = ""
 ) -> tuple[list[str], str]:
-    """Queue a page of held deliveries that nobody released: what they wait for ended in an earlier event, or is none of
-    `sinks`, which are those of the config.
+    """Queue a page of held deliveries whose release was missed.
 
-    Returns the sinks of those, and the event `after` which the next page begins; "" at the end. An event of which only
-    a part is on the page is left to the next one.
+    They wait for a delivery of an earlier event that has ended, or for a sink other than `sinks`, those in the config.
+    Returns their sinks, and the event `after` which the next page begins; "" at the end. An event that does not fit on
+    the page is left to the next one.
     """
     it = deliveries.c.event_id
     held = sa.select(it).where(links.HELD, it > after).order_by(it).limit(links.PAGE)

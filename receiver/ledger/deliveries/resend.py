@@ -1,5 +1,6 @@
-"""What operators and callers do with deliveries: send them again under the same idempotency key, cancel them, bring
-them back, and send a run's newest event to its caller once more."""
+"""Resend, cancel and restore deliveries for operators and callers.
+
+A resent delivery keeps its idempotency key. A run's newest event can be sent to its caller once more."""
 
 from __future__ import annotations
 
@@ -17,15 +18,16 @@ from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.runs import RunStatus
 from receiver.ledger.schema import attempts, deliveries
 
-# How the reasons begin of what an operator cancelled by id, and of what a filter found: that comes back together.
+# The start of the reason of deliveries cancelled by id, and of those cancelled by filter, which are restored together.
 ALONE: Final = "cancelled by an operator"
 TOGETHER: Final = "cancelled by an operator, with"
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStatus:
-    """A delivery with its newest attempt. `number` 0: there was none. `outcome`, `reason`, `note`: of that attempt;
-    times in seconds since the epoch."""
+    """A delivery with its newest attempt. `number`: 0 without an attempt. `outcome`, `reason`, `note`: of that attempt.
+
+    Times are seconds since the epoch."""
 
     state: DeliveryState
     number: int = 0
@@ -37,8 +39,9 @@ class DeliveryStatus:
 
 
 def queue_again(connection: sa.Connection, condition: sa.ColumnElement[bool], now: float) -> Sequence[Any]:
-    """Queue the deliveries that meet the condition and have ended, with all attempts left, or wait for their next
-    attempt, which keep what they have spent. Returns the sink and lane of each."""
+    """Queue the deliveries that meet the condition and have ended or wait for their next attempt.
+
+    Ended ones get all attempts again, waiting ones keep their count. Returns the sink and lane of each."""
     moved: list[Any] = []
     for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "tried_at": None, "reason": ""}), (DeliveryMove.DUE, {})):
         moved += connection.execute(
@@ -60,10 +63,10 @@ def resend(
     address: str,
     key_id: str,
 ) -> tuple[str, DeliveryStatus]:
-    """Queue the newest event of the run for `sink` now. Returns the delivery's id, and its status before.
+    """Queue the newest event of the run for `sink` now. Returns the delivery's id, and its previous status.
 
-    `address`: one that is not the submission's own, given with the key `key_id`, which signs for it; each such pair has
-    a delivery of its own. What is queued or being sent already is left alone, and so is what an operator cancelled.
+    `address`: another address than the submission's, given with the key `key_id`, which signs for it; each such pair
+    has a separate delivery. Skips a delivery that is queued, being sent, or cancelled by an operator.
     """
     its = (run.event_id, run.source, run.run_id, sink, route, lane)
     new = AddedDelivery(*its, address=address, key_id=key_id)
@@ -74,7 +77,7 @@ def resend(
 
 
 def statuses(connection: sa.Connection, ids: Collection[str]) -> dict[str, DeliveryStatus]:
-    """Return the status of each of these deliveries that exists."""
+    """Return the status of each existing one of these deliveries."""
     rows = connection.execute(
         sa.select(deliveries.c.id, deliveries.c.state, attempts)
         .outerjoin(attempts, attempts.c.delivery_id == deliveries.c.id)
@@ -93,15 +96,16 @@ def statuses(connection: sa.Connection, ids: Collection[str]) -> dict[str, Deliv
 
 
 def target_of(connection: sa.Connection, delivery: str) -> tuple[str, str]:
-    """Return the address that this delivery goes to instead of its submission's own, or "", and the id of the key that
-    gave it; that is "" for one that was given before keys were recorded."""
+    """Return the address that this delivery goes to instead of its submission's, or "", and the id of its API key.
+
+    The id is "" for an address that was given before keys were recorded."""
     query = sa.select(deliveries.c.target, deliveries.c.target_key).where(deliveries.c.id == delivery)
     row = connection.execute(query).first()
     return (row.target, row.target_key) if row is not None else ("", "")
 
 
 def cancel(connection: sa.Connection, ids: Sequence[str], reason: str, now: float) -> list[str]:
-    """Cancel these deliveries, but for those that are being sent or have ended. Returns the ids of those that were."""
+    """Cancel these deliveries, except those being sent or ended. Returns the ids of cancelled ones."""
     changed = (
         sa.update(deliveries)
         .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(DeliveryMove.CANCEL)))
@@ -115,8 +119,9 @@ def cancel(connection: sa.Connection, ids: Sequence[str], reason: str, now: floa
 
 
 def restore(connection: sa.Connection, ids: Sequence[str], now: float) -> list[str]:
-    """Bring back those of these deliveries that are cancelled: due now, no attempt spent, or held where what they
-    waited for has not ended. Returns their ids.
+    """Restore those of these deliveries that are cancelled: due now, or held if a sink that they wait for is pending.
+
+    Restored deliveries have no attempt spent. Returns their ids.
     """
     before = states_before(DeliveryMove.RESTORE)
     cancelled = sa.select(deliveries.c.id).where(deliveries.c.id.in_(ids), deliveries.c.state.in_(before))

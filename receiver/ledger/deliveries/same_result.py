@@ -1,8 +1,8 @@
-"""Which sinks have a delivery of a result already, under whatever event and id; and one adder of deliveries at a time.
+"""Find the sinks that already have a delivery of a result, and serialize the creation of such deliveries.
 
-Several events tell one result: the first, its repeats and its updates. Reroutes, backfills and moves to another sink
-each look whether a sink has it, and then give it to it: of two that do so at one moment, the second must see what the
-first has done.
+Several events have the same result: the first, its repeats and its updates. Reroutes, backfills and moves check whether
+a sink has a delivery of a result before they create one. If two do so at the same time, the second must see the changes
+of the first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from receiver.ledger.schema import deliveries, events, runs
 
 
 class OfResult(NamedTuple):
-    """A delivery of the result that the event `asked` tells: its sink, its id and its own event."""
+    """A delivery of the result of the event `asked`: its sink, its id and its event."""
 
     asked: str
     sink: str
@@ -26,9 +26,9 @@ class OfResult(NamedTuple):
 
 
 def lock(connection: sa.Connection, event_ids: Collection[str]) -> set[str]:
-    """Lock these events and their runs until the transaction ends, against others that do, and against retention.
+    """Lock these events and their runs until the transaction ends, against other calls and against retention.
 
-    Returns the events that are there.
+    Returns the existing events.
     """
     ids = dialect.among(events.c.id, sorted(set(event_ids)))
     keys = connection.execute(sa.select(events.c.source, events.c.run_id).where(ids, events.c.run_id != "")).all()
@@ -39,14 +39,14 @@ def lock(connection: sa.Connection, event_ids: Collection[str]) -> set[str]:
 
 
 def same(event: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
-    """Return the condition that two events, of a run, tell one result."""
+    """Return the condition that two events of a run have the same result."""
     its, others = event.c, other.c
     first, others_first = (sa.func.coalesce(each.repeat_of, each.id) for each in (its, others))
     return sa.and_(its.source == others.source, its.run_id == others.run_id, first == others_first)
 
 
 def told(connection: sa.Connection, event_ids: Collection[str], sinks: Collection[str] | None = None) -> list[OfResult]:
-    """Return the deliveries of the results that the events tell. `sinks`: only to these."""
+    """Return the deliveries of the results of these events. `sinks`: only to these."""
     asked, other, it = events.alias("asked"), events.alias("other"), deliveries.c
     found = sa.select(asked.c.id, it.sink, it.id, it.event_id).where(dialect.among(asked.c.id, sorted(set(event_ids))))
     found = found if sinks is None else found.where(it.sink.in_(sorted(set(sinks))))
@@ -57,7 +57,7 @@ def told(connection: sa.Connection, event_ids: Collection[str], sinks: Collectio
 
 
 def newest_updates(connection: sa.Connection, event_ids: Collection[str]) -> dict[str, str]:
-    """Return, by event, the last update of the result that it tells, where one came after it."""
+    """Return by event the last later update of its result, if any."""
     asked, later = events.alias("asked"), events.alias("later")
     query = (
         sa.select(asked.c.id, later.c.id)

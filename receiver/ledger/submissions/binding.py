@@ -1,10 +1,9 @@
-"""Binding runs to the submissions that they came of, while a batch of events is recorded.
+"""Bind runs to their submissions while a batch of events is recorded.
 
-A submission has one run that its submit made. Runs that Skyvern itself started again for that one, with the same
-callback URL, are bound as well: they have its labels, its caller's webhook and its budget, in whatever order their
-events come.
+A submission has one run that its request started. Skyvern's retries of that run, with the same callback URL, are bound
+too: they get its labels, its caller's webhook and its budget, in whatever order their events come.
 
-Locks are taken in the order of events.py: runs first, sorted; then submissions, sorted.
+Locks rows in the order of events.py: runs first, sorted; then submissions, sorted.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from receiver.ledger.submissions.records import Submission, change, from_row, na
 
 
 class Wanted(NamedTuple):
-    """A run whose submission is wanted. `token`: of the callback URL that its event came by, which is not signed; "".
+    """A run whose submission is searched. `token`: from the callback URL of its event, which is not signed, or "".
 
-    What its own body says, which is authentic: `named`, the token in the callback URL of the run; `retried_from` and
+    From its body, which is authentic: `named`, the token in the callback URL of the run; `retried_from` and
     `retried_by`, the runs that it is linked to; each may be "".
     """
 
@@ -42,18 +41,18 @@ class Wanted(NamedTuple):
 
     @classmethod
     def of(cls, each: ParsedEvent) -> Wanted:
-        """Return what an event tells of whose its run is."""
+        """Return what an event reports about the submission of its run."""
         links = each.run.retried_from or "", each.run.retried_by or ""
         return cls(*each.key, each.event.submission_id, callback_url.token_of(each.run.data), *links)
 
     @property
     def linked(self) -> list[RunKey]:
-        """The runs that it is linked to."""
+        """The runs that this run is linked to."""
         return [(self.source, each) for each in (self.retried_from, self.retried_by) if each]
 
 
 def candidates(connection: sa.Connection, wanted: Collection[Wanted]) -> Sequence[Any]:
-    """Lock and read the submissions that may be those of runs. See `bind`."""
+    """Lock and read the possible submissions of runs. See `bind`."""
     if not wanted:
         return ()
     given = {
@@ -82,14 +81,15 @@ def bind(
     now: float,
     named: Mapping[RunKey, str] = {},
 ) -> dict[RunKey, Submission]:
-    """Bind runs to submissions, and return the submission of each run that has one. `rows`: of `candidates`; `named`:
-    by run, the submission that its row, which is locked, names already.
+    """Bind runs to submissions, and return the submission of each run that has one.
 
-    Call it between events.lock, for these runs and those that they are linked to, and events.record. A submission
-    that knows the run's id is its own, with or without a token; a token binds only a submission of the same source that
-    knows no run yet, or this one. What is bound for the first time is accepted, and the run gets the submission's id
-    and labels. A further run of a submission is bound where it is linked to one that is, or says itself that
-    it has the submission's callback URL.
+    `rows`: of `candidates`. `named`: by run, the submission that its locked row already names. Call it after
+    events.lock, for these runs and those that they are linked to, and before events.record.
+
+    A submission with the run's id owns the run, with or without a token. A token binds only a submission of the same
+    source that has no run yet, or this one. A submission that is bound for the first time becomes accepted, and the run
+    gets its id and labels. A retry is bound if it is linked to a bound run, or its body has the submission's callback
+    URL.
     """
     asked = sorted(set(wanted))
     if not asked:
@@ -114,7 +114,7 @@ def bind(
     if further:
         _bind_further(connection, further, by_id, bound, now)
     asked_for = [(each.source, each.run_id) for each in asked]
-    # A run that was started again is bound by what one of its events says; others may say nothing of it.
+    # One event of a retry may bind it, while its other events lack the link.
     if lost := {key: named[key] for key in asked_for if key in named and key not in bound}:
         bound |= _of_names(connection, lost)
     result = {key: bound[key] for key in asked_for if key in bound}
@@ -131,7 +131,7 @@ def _labels(submission: Submission) -> str:
     return json.dumps(dict(submission.labels))
 
 
-# A submission, by its first event; and the run that came of it.
+# Updates a submission with its first event, and a run with its submission.
 _ACCEPT: Final = (
     sa.update(submissions)
     .where(submissions.c.id == sa.bindparam("b_id"))
@@ -151,7 +151,7 @@ _NAME: Final = (
 
 
 def _link(connection: sa.Connection, asked: Iterable[Wanted]) -> None:
-    """Record at the other end of each link what only one end says: whichever event tells of it."""
+    """Record each link between runs at both ends, even if only one run's event reports it."""
     links = {(each.source, each.retried_from, each.run_id) for each in asked if each.retried_from}
     links |= {(each.source, each.run_id, each.retried_by) for each in asked if each.retried_by}
     for source, first, second in sorted(links):
@@ -166,7 +166,7 @@ def _bind_further(
     bound: dict[RunKey, Submission],
     now: float,
 ) -> None:
-    """Add to `bound` the runs that are started again ones of a submission's run."""
+    """Add Skyvern's retries of a submission's run to `bound`."""
     for each in further:
         found = by_id.get(each.token)
         if found is not None and found.source == each.source and found.run_id:
@@ -176,7 +176,7 @@ def _bind_further(
                 continue
             bound[each.source, each.run_id] = found
             first_id = _first_run(connection, found, bound)
-            if first_id != found.run_id:  # a later one came first, so that it was taken for the run of the submit
+            if first_id != found.run_id:  # a retry's event came first, and was bound as the original run
                 by_id[found.id] = bound[each.source, each.run_id] = replace(found, run_id=first_id)
                 change(connection, found.id, run_id=first_id, updated_at=now)
         elif found is None and (submission := _of_linked(connection, each)):
@@ -191,7 +191,7 @@ def _of_names(connection: sa.Connection, named: Mapping[RunKey, str]) -> dict[Ru
 
 
 def _first_run(connection: sa.Connection, submission: Submission, bound: Mapping[RunKey, Submission]) -> str:
-    """Return the id of the submission's run that Skyvern did not start for another of its runs."""
+    """Return the id of the submission's original run, which is not a retry of another of its runs."""
     source, run_id, seen = submission.source, submission.run_id, {submission.run_id}
     while True:
         other = run_value(connection, source, run_id, runs.c.retried_from)

@@ -1,6 +1,6 @@
-"""Submissions: our record that we asked Skyvern for a run. Sends nothing, and decides nothing about when to poll.
+"""Record submissions: the runs that Runhook requested from Skyvern. Sends nothing, and does not decide when to poll.
 
-Locks are taken in the order of events.py: runs first, sorted; then submissions, sorted.
+Locks rows in the order of events.py: runs first, sorted; then submissions, sorted.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.records import NewSubmission, Submission, change, from_row, one
 
-# Seconds after which a pending submission is missed: longer than any submit call takes, so its process has died.
+# Seconds after which a pending submission is overdue: longer than any submit call takes, so its process has died.
 PENDING_LIMIT = 180.0
-# Seconds after which its run is searched for all the same: one with its token is proof.
+# Seconds after which its run is searched for anyway: a run with its token is proof.
 PENDING_POLL = 15.0
-# Seconds for which an identical request without Idempotency-Key joins one whose end is not known yet.
+# Seconds for which an identical request without Idempotency-Key joins one whose outcome is still unknown.
 ATTACH_WITHIN = 600.0
-# The status of no answer; every status that is no success is at least 300.
+# Stands for a missing response. Unsuccessful statuses are at least 300.
 NO_ANSWER = 1000
-# Why a submission was withdrawn: its caller had gone by when it was recorded.
+# Why a submission was withdrawn: its caller had disconnected before it was recorded.
 NEVER_SENT = "the ledger was too slow; it was never sent"
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitOutcome:
-    """How a submit ended. `release`: the same Idempotency-Key may be used again, for no run came of it."""
+    """How a submit ended. `release`: free the Idempotency-Key, because the request started no run."""
 
     move: SubmissionMove
     run_id: str = ""
@@ -50,16 +50,15 @@ class SubmitOutcome:
 def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Submission, bool]:
     """Record the submission. Returns it and True; or an earlier one for the same request, and False.
 
-    With an Idempotency-Key that is the one with the same key, whatever its request was: compare `request_hash`. A key
-    of the API and those that it was rotated from or to are one caller. Only
-    one that was refused, so that certainly no run came of it, makes way for another request.
-    Without, it is a young identical request whose caller does not know of a run: a client that tries again after
-    an error must not make a second one.
+    With an Idempotency-Key, the earlier one has the same key, whatever its request: compare `request_hash`. An API key
+    and those that it was rotated from or to count as one caller. A refused submission, which certainly started no run,
+    is replaced. Without an Idempotency-Key, the earlier one is a recent identical request whose caller has not learned
+    of a run: a client that retries after an error must not start a second run.
     """
     it = submissions.c
     if new.idempotency_key is None:
         dialect.serialize(connection, f"{new.key_id}\0{new.request_hash}")
-        # Its run is known by now, but its caller got an error, or no answer yet.
+        # Its run is known, but its caller got an error, or no response yet.
         unanswered = sa.func.coalesce(it.answer_status, NO_ANSWER) >= 300
         is_open = sa.or_(it.state.in_(sorted(OPEN)), sa.and_(it.state == SubmissionState.ACCEPTED, unanswered))
         same = sa.select(submissions).where(it.key_id == new.key_id, it.request_hash == new.request_hash, is_open)
@@ -81,7 +80,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
     if len(key_ids) > 1:
         dialect.serialize(connection, f"{min(key_ids)}\0{new.idempotency_key}")
     earlier = sa.select(submissions).where(it.key_id.in_(key_ids), it.idempotency_key == new.idempotency_key)
-    for _ in range(5):  # a key may be released, or taken, between the two statements
+    for _ in range(5):  # a key may be freed or taken between the two statements
         there = connection.execute(earlier).first() if key_ids else None
         if there is None:
             made = connection.execute(insert.returning(*submissions.c)).first()
@@ -91,24 +90,26 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         if there.state != SubmissionState.REJECTED or there.request_hash == new.request_hash:
             return from_row(there), False
         change(connection, there.id, it.state == SubmissionState.REJECTED, idempotency_key=None, updated_at=now)
-    raise LedgerUnavailable("the Idempotency-Key changes hands too fast")
+    raise LedgerUnavailable("the Idempotency-Key is used by too many concurrent requests")
 
 
 def withdraw(connection: sa.Connection, submission_id: str, now: float) -> None:
-    """Take back a submission whose request will never go out, so that the same request makes a new one."""
+    """Withdraw a submission whose request will never be sent, so that the same request creates a new one."""
     rejected = after(SubmissionState.PENDING, SubmissionMove.REJECT)
     gone = {"state": rejected, "idempotency_key": None, "due_at": None, "reason": NEVER_SENT, "updated_at": now}
     change(connection, submission_id, submissions.c.state == SubmissionState.PENDING, **gone)
 
 
-# Called when a run is bound of which events are there: these were routed without its labels, and its caller's webhook
-# was not made. Returns the sinks that have something due then.
+# Called when a run with events is bound: they were routed without its labels, and without its caller's webhook. Returns
+# the sinks that have due deliveries now.
 WhenLate = Callable[[sa.Connection, RunKey, Submission, float], Collection[str]]
 
 
 class OutcomeRecorded(NamedTuple):
-    """A submission after its outcome was recorded. `sinks`: those that have something due because its run was bound
-    late; they are to be woken once that is committed."""
+    """A submission after its outcome was recorded.
+
+    `sinks`: those with due deliveries because its run was bound late. Wake them after the commit.
+    """
 
     submission: Submission
     sinks: Collection[str] = ()
@@ -119,9 +120,9 @@ def record_outcome(
 ) -> OutcomeRecorded:
     """Record how a submit ended.
 
-    What the API says outranks the token of a callback URL, which is not signed: a run that the token bound and that
-    is not the one in the answer loses the submission and its labels. A submission that its webhook has accepted
-    before stays accepted, whatever became of the answer. Raises Outdated.
+    The API's response outranks the token of a callback URL, which is not signed: a run that was bound by the token, but
+    is not the one in the response, loses the submission and its labels. A submission that a webhook has accepted stays
+    accepted, even if the response was lost. Raises Outdated.
     """
     before = one(connection, submission_id)
     if before is None:
@@ -129,17 +130,17 @@ def record_outcome(
     known = lock_runs(connection, before.source, {answer.run_id, before.run_id} - {""}, now)
     there, others = _lock(connection, before.source, submission_id, answer)
     if answer.move is SubmissionMove.ACCEPT and there.run_id not in {"", *known}:
-        raise Outdated("a submission got a run")  # which is to be locked before it
+        raise Outdated("a submission got a run")  # which must be locked before it
     state = SubmissionState(there.state)
     values: dict[str, object] = {"updated_at": now, "answered_at": now}
     if answer.status is not None:
         values |= {"answer_status": answer.status, "answer": answer.body}
     if answer.move is SubmissionMove.ACCEPT:
         if there.run_id not in ("", answer.run_id):
-            # One that Skyvern started for an earlier run stays with the submission of that.
+            # A run that Skyvern started as a retry stays with the submission of the original run.
             alone = sa.func.coalesce(runs.c.retried_from, "") == ""
             _set_owner(connection, before.source, there.run_id, now, runs.c.submission_id == submission_id, alone)
-        for other in others:  # whose tokens its webhooks came with
+        for other in others:  # its webhooks had their tokens
             lost = {"state": SubmissionState.UNKNOWN, "run_id": "", "due_at": now, "reason": "its run was another's"}
             change(connection, other, **lost, updated_at=now)
             _set_owner(connection, before.source, answer.run_id, now, runs.c.submission_id == other)
@@ -150,7 +151,7 @@ def record_outcome(
         if state is not SubmissionState.ACCEPTED:
             after(state, SubmissionMove.ACCEPT)
     elif state is not SubmissionState.ACCEPTED:
-        if (state, answer.move) != (SubmissionState.UNKNOWN, SubmissionMove.MISS):  # the clock may have been faster
+        if (state, answer.move) != (SubmissionState.UNKNOWN, SubmissionMove.MISS):  # the clock may be faster
             values["state"] = after(state, answer.move)
         values |= {"reason": answer.reason, "due_at": answer.due_at}
     if answer.release:
@@ -163,7 +164,7 @@ def record_outcome(
 
 
 def set_answer(connection: sa.Connection, submission_id: str, status: int, body: bytes | None, now: float) -> None:
-    """Replace the answer of an accepted submission. No `body`: its caller has none after all."""
+    """Replace the response of an accepted submission. `body`: None if its caller got none after all."""
     accepted = submissions.c.state == SubmissionState.ACCEPTED
     change(connection, submission_id, accepted, answer_status=status, answer=body, updated_at=now)
 
@@ -171,9 +172,9 @@ def set_answer(connection: sa.Connection, submission_id: str, status: int, body:
 def _lock(
     connection: sa.Connection, source: str, submission_id: str, answer: SubmitOutcome
 ) -> tuple[sa.Row[Any], list[str]]:
-    """Lock a submission, and those others that have the run of its answer: all at once, by id, as others lock them.
+    """Lock a submission, and the other submissions with the run of its response, in the order of their ids.
 
-    Returns its row, and the ids of the others. Which these are stays so: the run is locked.
+    Returns its row, and the ids of the others. These cannot change, because the run is locked.
     """
     wanted = submissions.c.id == submission_id
     if answer.move is SubmissionMove.ACCEPT:
@@ -196,13 +197,13 @@ def _set_owner(
     owner: str = "",
     labels: str = "{}",
 ) -> None:
-    """Bind a run to the submission `owner` if it has none; without `owner`, unbind it if it meets the conditions."""
+    """Bind a run without a submission to `owner`; without `owner`, unbind the run if it meets the conditions."""
     conditions = (runs.c.submission_id == "",) if owner else conditions
     update_run(connection, source, run_id, *conditions, submission_id=owner, labels=labels, updated_at=now)
 
 
 def postpone(connection: sa.Connection, submission_id: str, due_at: float, reason: str, now: float) -> bool:
-    """Poll again at `due_at`, after a poll in vain. False when it is not polled any more."""
+    """Poll again at `due_at`, after a poll without a result. Returns False if polling has ended."""
     values = {"due_at": due_at, "polls": submissions.c.polls + 1, "reason": reason, "updated_at": now}
     return change(connection, submission_id, submissions.c.due_at.is_not(None), **values)
 
@@ -220,12 +221,11 @@ def resolve(
     release: bool = False,
     when_late: WhenLate | None = None,
 ) -> Collection[str] | None:
-    """Move a submission whose answer was lost: ACCEPT with the run that is its own, MISS or GIVE_UP.
+    """Move a submission whose response was lost: ACCEPT with its run, MISS or GIVE_UP.
 
-    `release`: its Idempotency-Key may be used again, for certainly no run came of it.
-    Returns the sinks that are to be woken once that is committed, as record_outcome does. None, and nothing is written,
-    when it has moved on meanwhile. Raises IllegalMove for a REJECT, or an ACCEPT without a run: only an answer can
-    decide that.
+    `release`: free its Idempotency-Key, because it certainly started no run. Returns the sinks to wake after the
+    commit, as record_outcome does. Returns None and writes nothing if the submission has moved meanwhile. Raises
+    IllegalMove for REJECT, or ACCEPT without a run, which need a response.
     """
     if move is SubmissionMove.REJECT or (move is SubmissionMove.ACCEPT) != bool(run_id):
         raise IllegalMove(f"a submission can't be resolved by {move} with run {run_id!r}")
@@ -246,7 +246,7 @@ def resolve(
 
 
 class LockedRun(NamedTuple):
-    """A run whose row is locked, as it was then."""
+    """The state of a run when its row was locked."""
 
     run_id: str
     final: bool
@@ -255,13 +255,15 @@ class LockedRun(NamedTuple):
 
     @property
     def late(self) -> bool:
-        """Whether events of it were recorded as those of a run that nobody has submitted."""
+        """Whether it has events that were recorded before it had a submission."""
         return self.events > 0 and not self.submission_id
 
 
 def lock_runs(connection: sa.Connection, source: str, run_ids: Collection[str], now: float) -> dict[str, LockedRun]:
-    """Lock these runs until the transaction ends. Those that the ledger does not know get a row, so that a recording
-    of their first event, which looks whether they have a submission before this one is committed, has to wait."""
+    """Lock these runs until the transaction ends, and insert a row for unknown ones.
+
+    So a recording of their first event has to wait until this submission is committed, and then finds it.
+    """
     times = {"first_seen_at": now, "updated_at": now}
     rows = [{"source": source, "run_id": run_id, **times} for run_id in sorted(run_ids)]
     locked = dialect.insert_many(connection, runs, rows, _lock_rows, _LOCKED)
@@ -269,7 +271,7 @@ def lock_runs(connection: sa.Connection, source: str, run_ids: Collection[str], 
 
 
 def _lock_rows(insert: Any) -> Any:
-    # With what is there, which may be later than `now`.
+    # Keep the existing time, which may be later than `now`.
     return dialect.or_update(insert, {"updated_at": runs.c.updated_at})
 
 

@@ -1,6 +1,6 @@
-"""Polls of submissions whose result is missing: when they are due, and which clock makes them.
+"""Schedule and lease polls of submissions whose result is missing.
 
-A poll is leased, so that of several clocks one makes it; the lease of a clock that was killed runs out.
+A poll is leased, so that only one of several clocks sends it; the lease of a killed clock expires.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from receiver.ledger.events import KnownRun
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.records import Submission, change, from_row
 
-# Seconds that one poll may take.
+# Maximum seconds for one poll.
 LEASE = 90.0
 
 
 def count_due(connection: sa.Connection, now: float, sources: Collection[str], limit: int) -> dict[str, int]:
-    """Count the submissions of each of these sources that are due, at most `limit` of each: what waits for one source
-    hides nothing of another."""
+    """Count the due submissions by source, up to `limit` for each, so that one source cannot hide another."""
     return dialect.count_of_each(connection, submissions.c.source, submissions.c.due_at <= now, sources, limit)
 
 
 def lease_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[Submission]:
-    """Lease and return up to `limit` submissions that are due, the one that waits longest first."""
+    """Lease and return up to `limit` due submissions, the longest waiting first."""
     rows = dialect.lease_due(connection, submissions, source, now, LEASE, limit)
     return [replace(from_row(row), due_at=now + LEASE) for row in rows]
 
@@ -45,20 +44,20 @@ def stop_polling(connection: sa.Connection, submission_id: str, reason: str, now
 
 
 def due_after_end(connection: sa.Connection, keys: Iterable[RunKey], due_at: float | None, now: float) -> None:
-    """Set when the submissions of these runs are polled next, if they are final; None: not any more."""
+    """Set when the submissions of these runs are polled next, if the runs are final; None: never."""
     it = submissions.c
     wanted = list(keys)
     if not wanted:
         return
     final = sa.exists().where(runs.c.source == it.source, runs.c.run_id == it.run_id, runs.c.final)
     conditions = [dialect.of_runs(submissions, wanted), final]
-    if due_at is None:  # the runs are looked up, not all submissions that are polled
+    if due_at is None:  # look up the runs, not all polled submissions
         conditions.append(unindexed(it.due_at).is_not(None))
     _update_by_id(connection, sa.select(it.id).where(*conditions), due_at=due_at, updated_at=now)
 
 
 def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
-    """Make these due now, if they are polled at all. Returns how many that are."""
+    """Make these submissions due now, if they are polled at all. Returns their number."""
     if not ids:
         return 0
     it, polled = submissions.c, (SubmissionState.ACCEPTED, SubmissionState.UNKNOWN)
@@ -67,8 +66,10 @@ def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
 
 
 def _update_by_id(connection: sa.Connection, ids: sa.Select[Any], **values: Any) -> int:
-    """Update these submissions, locked by id, as others lock them: an UPDATE of many would in any order. Returns how
-    many these are."""
+    """Update these submissions after locking them in the order of their ids. Returns their number.
+
+    A single UPDATE would lock them in any order, and deadlock with other processes.
+    """
     found = connection.execute(ids.order_by(submissions.c.id).with_for_update(of=submissions)).scalars().all()
     if found:
         connection.execute(sa.update(submissions).where(dialect.among(submissions.c.id, found)).values(**values))
@@ -76,7 +77,7 @@ def _update_by_id(connection: sa.Connection, ids: sa.Select[Any], **values: Any)
 
 
 def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submission]:
-    """Return submissions whose answer was lost, the newest first: Skyvern's newest runs may be those of several."""
+    """Return submissions whose response was lost, the newest first, as Skyvern lists its runs."""
     it = submissions.c
     lost = sa.and_(it.source == source, it.state == SubmissionState.UNKNOWN, it.due_at.is_not(None))
     rows = connection.execute(sa.select(submissions).where(lost).order_by(it.created_at.desc()).limit(limit))
@@ -84,7 +85,7 @@ def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submissi
 
 
 class Owner(NamedTuple):
-    """The submission that a run came of. `created_at`: seconds since the epoch."""
+    """The submission of a run. `created_at`: seconds since the epoch."""
 
     id: str
     call: str
@@ -92,7 +93,7 @@ class Owner(NamedTuple):
 
 
 def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> dict[str, Owner]:
-    """Return the submissions of those runs that have one, by run id."""
+    """Return the submissions of these runs by run id, without runs that have none."""
     query = sa.select(submissions.c.run_id, submissions.c.id, submissions.c.call, submissions.c.created_at).where(
         dialect.of_runs(submissions, ((source, each) for each in run_ids))
     )
@@ -107,9 +108,11 @@ def schedule_polls(
     bound: Mapping[RunKey, Submission],
     now: float,
 ) -> None:
-    """End the polling of runs that are final by now. One whose first final event is a cancel without
-    output is polled once more, some time later: its output may come in a second webhook, which can be lost. An event
-    that a poll brought is the result of that poll."""
+    """End the polling of final runs, except after a first final event that is a cancel without output.
+
+    Such a run is polled once more later: its output may come in a second webhook, which can be lost. An event from a
+    poll counts as the result of that poll.
+    """
     polled = {
         each.key
         for each in batch

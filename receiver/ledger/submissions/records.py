@@ -1,6 +1,7 @@
-"""Submissions as values, and whose webhook it is that one has: who signs it, and who may see its address.
+"""Read submissions, and decide for their webhooks which key signs them, and which keys may see their address.
 
-The address may hold a token, or a user and password: it is its caller's own, though all keys of a source see the run.
+The address may contain a token, or a user and password. So only its caller sees it, though all keys of a source see the
+run.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ class NewSubmission:
     labels: Mapping[str, str] = field(default_factory=dict)
     webhook_url: str = ""  # the caller's
     idempotency_key: str | None = None
-    request: Mapping[str, Any] | None = field(default=None, repr=False)  # what was asked for, after redaction
+    request: Mapping[str, Any] | None = field(default=None, repr=False)  # after redaction
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One row. `webhook_url`, `answer`: the caller's; the latter redacted. `due_at`: of the next poll, or None.
+    """A recorded submission. `webhook_url`: the caller's. `answer`: the response to the caller, redacted.
 
-    `request`: the members of its request, redacted; None when they were not kept.
+    `due_at`: time of the next poll, or None. `request`: members of its request, redacted; None if not stored.
     """
 
     id: str
@@ -68,7 +69,7 @@ class Submission:
 
 
 def from_row(row: Any) -> Submission:
-    """Return the submission of a whole row of the table."""
+    """Return the submission of a complete row of the table."""
     fields: dict[str, Any] = row._asdict()
     fields["webhook_url"] = fields.pop("callback_url")
     fields["state"] = SubmissionState(fields["state"])
@@ -79,7 +80,7 @@ def from_row(row: Any) -> Submission:
 
 
 def change(connection: sa.Connection, submission_id: str, *conditions: sa.ColumnElement[bool], **values: Any) -> bool:
-    """Set columns of one submission, if it meets the conditions. Returns whether it did."""
+    """Update columns of one submission, if it meets the conditions. Returns whether it did."""
     this = sa.update(submissions).where(submissions.c.id == submission_id, *conditions)
     return connection.execute(this.values(**values)).rowcount == 1
 
@@ -91,7 +92,7 @@ def one(connection: sa.Connection, submission_id: str) -> Submission | None:
 
 
 def of_run(connection: sa.Connection, source: str, run_id: str) -> Submission | None:
-    """Return the submission that the run came of, or None. It may be a run that Skyvern started for the first one."""
+    """Return the submission of a run or of the run that it is a retry of, or None."""
     if not run_id:
         return None
     its = sa.select(submissions).where(submissions.c.source == source)
@@ -109,10 +110,10 @@ def named_by(connection: sa.Connection, source: str, run_id: str) -> Submission 
 
 
 def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
-    """Return the key of the caller that was promised the submission's webhook; None when it is gone.
+    """Return the key of the caller that expects the submission's webhook; None if the key no longer exists.
 
-    A run that was submitted again on somebody's behalf is that caller's: who was promised a webhook must be able to
-    check it. That takes a key that may do so, and the very address that the first submission gave.
+    A run that was resubmitted for another caller belongs to that caller, which must be able to verify the webhook. This
+    requires a key with the scope `resubmit`, and the same address as in the first submission.
     """
     key = api_keys.one(connection, submission.key_id)
     if key and RESUBMIT in key.scopes and (first := submission.labels.get(CHAIN)):
@@ -123,7 +124,7 @@ def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
 
 
 def for_callers(connection: sa.Connection, bound: Mapping[RunKey, Submission]) -> dict[RunKey, Submission]:
-    """Return the submissions, each with the key of the caller that it was made for."""
+    """Return the submissions, each with the key of the caller that it was submitted for."""
     found = dict(bound)
     for key, submission in bound.items():
         if submission.webhook_url and CHAIN in submission.labels and (caller := caller_of(connection, submission)):
@@ -132,7 +133,7 @@ def for_callers(connection: sa.Connection, bound: Mapping[RunKey, Submission]) -
 
 
 def may_see(connection: sa.Connection, submission: Submission, key: Key) -> bool:
-    """Whether `key` may see the address: it gave it, it was given for it, or it submits again for others."""
+    """Whether `key` may see the address: it gave it, it was given for it, or it may resubmit for others."""
     if RESUBMIT in key.scopes or submission.key_id == key.id:
         return True
     caller = caller_of(connection, submission) if CHAIN in submission.labels else None
@@ -140,7 +141,7 @@ def may_see(connection: sa.Connection, submission: Submission, key: Key) -> bool
 
 
 def webhook_of(connection: sa.Connection, run: RunKey, key: Key) -> tuple[Submission | None, bool]:
-    """Return the submission that the run came of, and whether `key` may see its webhook."""
+    """Return the submission of the run, and whether `key` may see its webhook."""
     submission = of_run(connection, *run)
     return submission, submission is not None and may_see(connection, submission, key)
 
