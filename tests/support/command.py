@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from typer.testing import CliRunner
 
 from receiver.cli import build_app, main
 
 Runhook = Callable[..., str]
+Capture = pytest.CaptureFixture[str]
 # Exit code, output, errors.
 Said = tuple[int, str, str]
 
@@ -30,6 +32,18 @@ def run_command(*arguments: str, environ: Mapping[str, str] | None = None) -> st
         raise done.exception
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, capsys: Capture, *arguments: object) -> Said:
+    """Run `runhook ARGUMENTS` as a terminal does: exit code, output, errors."""
+    monkeypatch.setattr(sys, "argv", ["runhook", *map(str, arguments)])
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 def call_command(

@@ -107,21 +107,6 @@ def test_what_is_wrong_is_for_keys_of_all_sources(api_server: Submitting) -> Non
     assert told["ledger"]["trouble"] == ""
 
 
-def test_a_list_goes_on_where_its_page_ended(api_server: Submitting) -> None:
-    # given five runs
-    for number in range(5):
-        record(api_server.ledger, new_event(f"tsk_{number}"), now=1_700_000_000.0 + number)
-    key = api_server.key("view")
-    # when they are read two at a time
-    pages, after = [], ""
-    while after is not None:
-        page = get(api_server, f"/runs?limit=2&after={after}", key).json()
-        pages.append([each["run_id"] for each in page["items"]])
-        after = page["next"]
-    # then each stands on one page, the one that changed last first
-    assert pages == [["tsk_4", "tsk_3"], ["tsk_2", "tsk_1"], ["tsk_0"]]
-
-
 def test_a_list_of_one_source_has_no_run_of_another(api_server: Submitting) -> None:
     other = new_event("tsk_2")
     object.__setattr__(other.event, "source", "other")

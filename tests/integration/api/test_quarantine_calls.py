@@ -63,17 +63,6 @@ def test_what_is_there_is_shown_redacted(service: Service, tmp_path: Path) -> No
         call(service, "get_quarantined", mine, id=refused.id)
 
 
-def test_it_is_listed_page_by_page(service: Service, tmp_path: Path) -> None:
-    for number in range(3):
-        put(tmp_path, "skyvern", f"tsk_{number}", "wrong")
-    whole, found, after = call(service, "list_quarantine")["items"], [], ""
-    while after is not None:
-        page = call(service, "list_quarantine", limit=1, after=after)
-        found, after = found + page["items"], page["next"]
-    assert found == whole
-    assert len(found) == 3
-
-
 def test_what_is_authentic_by_now_is_let_in(service: Service, tmp_path: Path) -> None:
     # Given one that the present secret fits, one that none fits, and one of another source
     good = put(tmp_path, "skyvern", "tsk_1", "secret-of-skyvern")

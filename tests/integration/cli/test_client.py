@@ -46,10 +46,9 @@ COUNT_UP = Endpoint("count_up", "POST", "/numbers", VIEW, PageParameters, Page[N
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("RUNHOOK_URL", "RUNHOOK_KEY", "DATABASE_URL", "RUNHOOK_DATA"):
-        monkeypatch.delenv(name, raising=False)
+def nothing_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.delenv("RUNHOOK_DATA")
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger, account
 from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
-from tests.support.ledger import with_tables
 
 HERE = "https://hooks.example.com/webhooks/skyvern"
 ELSEWHERE = "https://someone.example/hook?token=secret-of-theirs"
@@ -34,22 +33,13 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def connect(
-    skyvern_simulator: SkyvernSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str
+    book: Ledger, skyvern_simulator: SkyvernSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str
 ) -> Connect:
-    monkeypatch.delenv("RUNHOOK_CONFIG", raising=False)
-    for name, value in {
-        "RUNHOOK_DATA": str(tmp_path),
-        "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db",
-        "REDIS_URL": redis_url,
-        "PUBLIC_URL": "https://hooks.example.com",
-        "COLUMNS": "400",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("PUBLIC_URL", "https://hooks.example.com")
     source = {"secrets": ["s"], "api_key": skyvern_simulator.key, "api_base": skyvern_simulator.url}
     config = {"sources": {"skyvern": source}, "reconcile": {"budget": "1000/s"}}
     (tmp_path / "c.json").write_text(json.dumps(config))
-    with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db")).close()
     skyvern_simulator.world.agents.clear()
 
     def run(*arguments: str, answer: str = "") -> Result:
@@ -155,7 +145,7 @@ def test_undo_leaves_an_agent_that_was_changed_by_somebody_else(
 
 
 def test_agent_saved_meanwhile_is_not_changed(
-    skyvern_simulator: SkyvernSimulator, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    skyvern_simulator: SkyvernSimulator, connect: Connect, monkeypatch: pytest.MonkeyPatch, book: Ledger
 ) -> None:
     from receiver.skyvern.client import SkyvernReader
 
@@ -173,9 +163,7 @@ def test_agent_saved_meanwhile_is_not_changed(
     assert found.exit_code == 1
     assert f"{one}: Skyvern answered 409: Concurrent update detected" in found.stderr
     assert skyvern_simulator.world.agents[one].callback is None
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-    assert ledger.read(lambda connection: account.changes(connection, "skyvern")) == {}
-    ledger.close()
+    assert book.read(lambda connection: account.changes(connection, "skyvern")) == {}
 
 
 def test_a_change_that_lost_something_is_said_to_have(

@@ -86,15 +86,6 @@ def test_an_entry_that_was_set_aside_is_accepted_or_dropped(
     assert command("list").output == "no entry was set aside\n"
 
 
-def test_a_redis_that_cannot_be_used_is_named_with_the_cause(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDIS_URL", "redis://:hush@127.0.0.1:1/0")
-    for words in (["list"], ["drop", "--all"]):
-        said = str(command(*words).exception)
-        assert "redis://:********@127.0.0.1:1/0" in said
-        assert "Error 111 connecting" in said
-        assert "hush" not in said
-
-
 @pytest.mark.parametrize("since", ["", "soon", "nan", "1e300"])
 def test_what_a_stranger_has_put_aside_is_listed_and_dropped(command: Command, client: redis.Redis, since: str) -> None:
     client.xadd(ASIDE, {"why": "\x1b[2J" + "x" * 1000, "since": since} if since else {"a": "b"})

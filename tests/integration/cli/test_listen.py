@@ -111,16 +111,6 @@ def test_listen_without_a_service_uses_this_machine(
     assert signature.verify(call.body, call.headers[signature.HEADER], ["the-first"])
 
 
-def test_a_status_that_no_run_has_is_told_as_the_option(tmp_path: Path) -> None:
-    with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db")).close()
-    (tmp_path / "c.yaml").write_text("sources: {skyvern: {secrets: [the-first]}}\n")
-
-    with pytest.raises(UsageError, match="--status faild: unknown status; did you mean failed"):
-        run_command(
-            "listen", "3000", "--status", "faild", "--data", str(tmp_path), "--config", str(tmp_path / "c.yaml")
-        )
-
-
 @pytest.mark.parametrize(
     ("target", "url"),
     [

@@ -13,14 +13,13 @@ import pytest
 
 from receiver.cli import actions
 from receiver.domain.delivery import DeliveryMove
-from receiver.domain.event import short_id
 from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, audit
 from receiver.ledger import actions as ledger_actions
 from tests.support import queries
-from tests.support.command import Runhook, Said, run_command
-from tests.support.ledger import claim, new_event, record, settle, states, with_tables
+from tests.support.command import Runhook, Said
+from tests.support.ledger import claim, new_event, record, settle, states
 
 CONFIG: dict[str, Any] = {
     "sources": {"skyvern": {"secrets": ["s"], "api_key": "k"}},
@@ -30,26 +29,14 @@ CONFIG: dict[str, Any] = {
 
 
 @pytest.fixture
-def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+def book(book: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     """A ledger with tsk_1 dead and tsk_2 queued for the sink old, which the config does not have; tsk_3 for new."""
-    monkeypatch.delenv("REDIS_URL", raising=False)
     monkeypatch.setenv("RUNHOOK_CONFIG", "c.json")
-    monkeypatch.setenv("RUNHOOK_DATA", str(tmp_path))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.json").write_text(json.dumps(CONFIG))
-    ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
-    record(ledger, new_event("tsk_1", "old"))
-    settle(ledger, claim(ledger, "old"), DeliveryMove.DIE)
-    record(ledger, new_event("tsk_2", "old"), new_event("tsk_3", "new"))
-    return ledger
-
-
-@pytest.fixture
-def runhook(book: Ledger) -> Runhook:
-    """`runhook …`, on that ledger."""
-    return run_command
+    (home / "c.json").write_text(json.dumps(CONFIG))
+    record(book, new_event("tsk_1", "old"))
+    settle(book, claim(book, "old"), DeliveryMove.DIE)
+    record(book, new_event("tsk_2", "old"), new_event("tsk_3", "new"))
+    return book
 
 
 def test_removed_sink_is_listed_until_it_has_no_deliveries(runhook: Runhook) -> None:
@@ -106,34 +93,6 @@ def test_bulk_undo_skips_a_delivery_that_was_cancelled_by_id(runhook: Runhook, b
     assert states(book)["tsk_2:old"] == "queued"
 
 
-def test_bulk_action_runs_only_on_the_expected_count(runhook: Runhook, book: Ledger) -> None:
-    before = states(book)
-    undo = ["cancel", "--undo", "--sink", "old"]
-    for command in (["replay", "--backfill", "new"], ["cancel", "--sink", "old"]):
-        assert "1 delivery to " in runhook(*command, "--run", "tsk_2", "--dry-run")
-        with pytest.raises(RunhookError, match="--expect 2: 1 match now; nothing changed"):
-            runhook(*command, "--run", "tsk_2", "--expect", "2")
-        assert states(book) == before
-    runhook("cancel", "--sink", "old", "--expect", "1")
-    assert runhook(*undo, "--dry-run") == "1 delivery to restore\n"
-    with pytest.raises(RunhookError, match="--expect 3: 1 match now"):
-        runhook(*undo, "--expect", "3")
-    runhook(*undo, "--expect", "1")
-    assert states(book) == before
-
-
-def test_one_delivery_is_cancelled_and_brought_back(runhook: Runhook, book: Ledger) -> None:
-    (delivery,) = book.read(lambda it: queries.list_deliveries(it, queries.Filter(run_id="tsk_3")))
-    identifier = short_id(delivery["id"])
-
-    assert ": 1 delivery to cancel\n" in runhook("cancel", identifier)
-    assert states(book)["tsk_3:new"] == "cancelled"
-    assert runhook("cancel", identifier, "--undo").endswith(": 1 delivery to restore\n")
-    assert states(book)["tsk_3:new"] == "queued"
-    with pytest.raises(RunhookError, match=r"^nothing to restore: 1 queued$"):
-        runhook("cancel", identifier, "--undo")
-
-
 def test_a_replay_leaves_what_nobody_would_send_and_says_so(runhook: Runhook, book: Ledger) -> None:
     settle(book, claim(book, "new"), DeliveryMove.DIE)
 
@@ -185,12 +144,6 @@ def test_what_waits_is_tried_now(runhook: Runhook, book: Ledger) -> None:
 
     book.write(lambda it: ledger_actions.step(it, time.time()))
     assert states(book)["tsk_3:new"] == "queued"
-
-
-def test_a_backfill_says_that_it_knows_no_rules(runhook: Runhook) -> None:
-    assert "regardless of routes; `runhook reroute` applies the routes" in runhook(
-        "replay", "--backfill", "new", "--dry-run"
-    )
 
 
 @pytest.mark.parametrize(
@@ -256,19 +209,6 @@ def test_what_was_done_from_here_is_in_the_audit(runhook: Runhook, book: Ledger,
     ]
     assert made["key"] not in str(rows)
     assert {(row.actor_kind, row.actor) for row in rows} == {("cli", getpass.getuser())}
-
-
-def test_an_empty_option_does_not_make_an_action_take_more(runhook: Runhook, book: Ledger) -> None:
-    options = ("--sink", "--run", "--run-prefix", "--status", "--reason", "--text", "--since")
-    calls = [["replay", each] for each in options]
-    for command, option in (*calls, ("cancel", "--sink"), ("resubmit", "--run")):
-        with pytest.raises(UsageError, match=f"^{option} is empty: give it a value, or leave it out$"):
-            runhook(command, "--until", "0s", option, "")
-
-
-def test_an_empty_backfill_replays_nothing(runhook: Runhook, book: Ledger) -> None:
-    with pytest.raises(UsageError, match="--backfill is empty"):
-        runhook("replay", "--backfill", "", "--since", "7d")
 
 
 def test_operation_without_a_clock_is_reported_once(

@@ -22,9 +22,9 @@ from receiver.ledger import Ledger, reroutes
 from receiver.ledger.deliveries import links
 from receiver.routing.router import Router
 from tests.support import queries
-from tests.support.command import Runhook, run_command
+from tests.support.command import Runhook
 from tests.support.events import body, event
-from tests.support.ledger import claim, settle, states, with_tables
+from tests.support.ledger import claim, settle, states
 
 NO_REDIS: Any = None
 SINKS = {name: {"type": "http", "url": "https://example.org"} for name in ("chat", "mail")}
@@ -32,17 +32,6 @@ SINKS["archive"] = {"type": "files", "path": "/tmp/never"}
 
 Take = Callable[..., None]
 WithRules = Callable[..., None]
-
-
-@pytest.fixture
-def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    monkeypatch.delenv("REDIS_URL", raising=False)
-    monkeypatch.setenv("RUNHOOK_CONFIG", "c.json")
-    monkeypatch.setenv("RUNHOOK_DATA", str(tmp_path))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.chdir(tmp_path)
-    return with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
 
 
 @pytest.fixture
@@ -59,20 +48,15 @@ def take(book: Ledger) -> Take:
 
 
 @pytest.fixture
-def rules(tmp_path: Path) -> WithRules:
+def rules(home: Path, monkeypatch: pytest.MonkeyPatch) -> WithRules:
     """Writes the config of today."""
+    monkeypatch.setenv("RUNHOOK_CONFIG", "c.json")
 
     def write(*routes: Mapping[str, Any]) -> None:
         config = {"sources": {"skyvern": {"secrets": ["s"]}}, "sinks": SINKS, "routes": list(routes)}
-        (tmp_path / "c.json").write_text(json.dumps(config))
+        (home / "c.json").write_text(json.dumps(config))
 
     return write
-
-
-@pytest.fixture
-def runhook(book: Ledger) -> Runhook:
-    """`runhook …`, on that ledger."""
-    return run_command
 
 
 def test_todays_rules_are_shown_and_only_what_is_new_is_sent(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -163,27 +162,6 @@ def test_one_run_and_one_event_are_told_alike(service: Submitting, said: Callabl
     # an event's bytes are those that came
     assert json.loads(body)["output"] == {"n": 1}
     assert said("event", event, "--body", "--raw")[0] == 2
-
-
-def test_the_forms_of_a_list_say_the_same(service: Submitting, said: Callable[..., Said]) -> None:
-    for name in ("runs", "events", "deliveries"):
-        whole = json.loads(said(name, "-o", "json")[1])
-        lines = [json.loads(line) for line in said(name, "-o", "jsonl")[1].splitlines()]
-        rows = list(csv.DictReader(said(name, "-o", "csv")[1].splitlines(keepends=True)))
-
-        assert whole == lines
-        assert len(whole) in (3, 6)
-        assert [list(row) for row in rows] == [list(row) for row in whole]
-        assert [row["run_id"] for row in rows] == [row["run_id"] for row in whole]
-        assert [row.get("title", "") for row in rows] == [row.get("title", "") for row in whole]
-
-
-def test_a_command_of_this_machine_says_so(said: Callable[..., Said]) -> None:
-    for command in (["serve"], ["worker"], ["spool", "send"]):
-        code, _, error = said(*command, "--url", "https://a.example")
-
-        assert (code, error.count("\n")) == (2, 1)
-        assert error.startswith(f"runhook: {' '.join(command)} works on this machine only and does not accept --url")
 
 
 def test_local_command_refuses_a_remote_service(said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,9 +60,3 @@ def test_what_was_left_out_is_said(data: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "only changes since" in shown.stderr
     monkeypatch.undo()
     assert "1 runs are in smaller groups" in stats(data, "--by", "status", "--top", "1").stderr
-
-
-def test_unknown_group_names_its_option(data: Path) -> None:
-    shown = stats(data, "--by", "stauts")
-    assert shown.exit_code != 0
-    assert "--by stauts: nothing can be counted by stauts; did you mean status?" in str(shown.exception) + shown.stderr

@@ -25,7 +25,6 @@ from receiver.ledger import Ledger
 from receiver.ledger.events import NewDelivery
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
-from tests.support.command import Said
 from tests.support.ledger import new_event, record, with_tables
 
 KEY = "rhk_0123456789ab_secret"
@@ -38,10 +37,9 @@ routes: [{name: everything, to: [results]}]
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("RUNHOOK_URL", "RUNHOOK_KEY", "DATABASE_URL", "RUNHOOK_DATA"):
-        monkeypatch.delenv(name, raising=False)
+def nothing_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.delenv("RUNHOOK_DATA")
 
 
 def no_pause(_seconds: float) -> None:
@@ -133,28 +131,6 @@ def test_tail_prints_a_line_per_event_up_to_its_limit(local: Ledger, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        (["-o", "json"], "--output json requires -n"),
-        (["--status", "faild"], "did you mean failed?"),
-        (["--since", "soon"], "--since soon: must be a time ago"),
-        (["--source", "skyven"], "--source skyven: there is no such source; did you mean skyvern?"),
-        (["--sink", "resuts"], "--sink resuts: there is no such sink; did you mean results?"),
-        (["--sink", "x"], "--sink x: there is no such sink; there are results"),
-        (["--route", "evrything"], "--route evrything: there is no such route; did you mean everything?"),
-        (["--state", "deed"], "--state deed: "),
-    ],
-)
-def test_what_is_wrong_is_said(local: Ledger, tmp_path: Path, given: list[str], says: str) -> None:
-    (tmp_path / "c.yaml").write_text(CONFIG)
-    where = ["--data", str(tmp_path), "--config", str(tmp_path / "c.yaml")]
-    # Given a route and a sink that the config has lost
-    record(local, new_event("tsk_1", NewDelivery("archive", "nightly")))
-    shown = CliRunner().invoke(build_app(), ["tail", *where, *given])
-    assert says in str(shown.exception)
-
-
-@pytest.mark.parametrize(
     ("config", "asked"),
     [
         (CONFIG, {"sink": "results"}),
@@ -175,10 +151,3 @@ def test_what_may_come_is_waited_for(local: Ledger, tmp_path: Path, config: str,
 
     with open_client(data=tmp_path, config=tmp_path / "c.yaml") as client:
         assert runs(follow(client, TAIL.validated({"limit": MAX_LIMIT, **asked}), meanwhile), 1) == ["tsk_9"]
-
-
-@pytest.mark.parametrize("arguments", [["tail"], ["listen", "3000"]], ids=["tail", "listen"])
-def test_an_empty_filter_is_refused_and_does_not_mean_all(said: Callable[..., Said], arguments: list[str]) -> None:
-    told = said(*arguments, "--workflow", "")
-
-    assert told == (2, "", "runhook: --workflow is empty: give it a value, or leave it out\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,14 @@ from receiver.domain.breaker import Lane
 from receiver.errors import RunhookError
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import lanes
-from tests.support.ledger import every_lane, new_event, record, with_tables
+from tests.support.ledger import every_lane, new_event, record
 
 Runhook = Callable[..., Result]
 
 
 @pytest.fixture
-def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
-    for name in ("RUNHOOK_CONFIG", "PUBLIC_URL", "SKYVERN_API_KEY", "SKYVERN_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RUNHOOK_DATA", str(tmp_path))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
+def book(book: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "config").mkdir()
     config: dict[str, Any] = {
         "sources": {"skyvern": {"secrets": ["s"], "api_key": "k", "api_base": "http://127.0.0.1:1"}},
@@ -40,9 +34,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
         "allowed_addresses": ["127.0.0.1"],
     }
     (tmp_path / "config" / "runhook.yaml").write_text(json.dumps(config))
-    it = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
-    yield it
-    it.close()
+    return book
 
 
 @pytest.fixture
@@ -105,16 +97,6 @@ def test_resume_says_that_the_breaker_is_open_and_has_it_probed(book: Ledger, ru
     # And the next one says that there was nothing to resume
     book.write(lambda connection: lanes.put(connection, Lane("ops", "ops"), time.time()))
     assert runhook("sink", "resume", "ops").stdout == "ops was not paused\n"
-
-
-def test_resume_probes_each_origin_with_an_open_breaker(book: Ledger, runhook: Runhook) -> None:
-    for number in range(3):
-        shut(book, lane=f"callback https://{number}.example")
-
-    said = runhook("sink", "resume", "callback").stdout
-
-    assert "the breakers of 3 origins are still open" in said
-    assert [lane.until <= time.time() for lane in book.read(every_lane)] == [True] * 3
 
 
 def test_unreachable_skyvern_leaves_missing_results_unknown(runhook: Runhook) -> None:

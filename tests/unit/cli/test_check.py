@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from receiver.cli import main
 from receiver.config.json_schema import json_schema
 from receiver.config.settings import Settings
 from receiver.config.yaml_file import read
 from simulator import samples
 from tests.support.button import press
+from tests.support.command import run_main
 from tests.support.json_schema import KNOWN, keywords, mismatches
 from tests.support.paths import ROOT
 
@@ -47,8 +45,7 @@ routes:
 """
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     code: int
     out: str
     err: str
@@ -68,14 +65,7 @@ def runhook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     def run(*arguments: str | Path, environ: Mapping[str, str] | None = None) -> Result:
         for name, value in (environ or {}).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["runhook", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
+        return Result(*run_main(monkeypatch, capsys, *arguments))
 
     return run
 
@@ -205,25 +195,15 @@ def test_each_problem_is_a_line_with_exit_code_2(runhook: Runhook, config: Path)
 
     result = runhook("check", config)
 
-    assert result.code == 2
-    assert result.out == ""
-    assert result.err.splitlines() == [
-        f"runhook: {config}:5: sinks.results.tabel: unknown key; did you mean table?",
-        f"runhook: {config}:11: routes[3].to[0]: there is no sink opps; did you mean ops?",
+    problems = [
+        f"{config}:5: sinks.results.tabel: unknown key; did you mean table?",
+        f"{config}:11: routes[3].to[0]: there is no sink opps; did you mean ops?",
     ]
-
-
-def test_problems_as_json(runhook: Runhook, config: Path) -> None:
-    config.write_text(CONFIG.replace("table:", "tabel:"))
-
-    result = runhook("check", config, "--json")
-
-    assert result.code == 2
-    assert json.loads(result.out) == {
-        "ok": False,
-        "file": str(config),
-        "problems": [f"{config}:5: sinks.results.tabel: unknown key; did you mean table?"],
-    }
+    assert (result.code, result.out) == (2, "")
+    assert result.err.splitlines() == [f"runhook: {problem}" for problem in problems]
+    document = runhook("check", config, "--json")
+    assert document.code == 2
+    assert json.loads(document.out) == {"ok": False, "file": str(config), "problems": problems}
 
 
 def test_the_file_is_the_configured_one_when_none_is_given(runhook: Runhook, config: Path) -> None:
@@ -443,18 +423,21 @@ def test_shipped_configs_fit_the_schema(path: Path, environ: Mapping[str, str], 
         assert mismatches(value, schema, schema) == []
 
 
-def test_the_schema_takes_the_short_forms() -> None:
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"sinks": {"db": {"type": "database", "url": "x", "columns": {"a": "output.a", "b": {"path": "output.b"}}}}},
+        {"sinks": {"ops": {"type": "slack", "templates": {"failed": "short", "completed": {"title": "long"}}}}},
+        {"routes": [{"name": "r", "to": ["a", {"sink": "b", "after": "a"}, {"sink": "b", "after": ["a"]}]}]},
+        {"sources": {"s": {"secrets": ["${A}"], "api_base": "${B}"}}, "server": {"max_body": "${F}"}},
+        {"sinks": {"a": {"type": "database", "url": "${C}", "concurrency": "${D}", "create": "${E:-true}"}}},
+        {"x-anything": {"a": 1}},
+    ],
+)
+def test_the_schema_takes_short_forms_and_variables(part: dict[str, Any]) -> None:
     schema = json_schema()
-    config = {
-        "sources": {"s": {"secrets": ["k"]}},
-        "sinks": {
-            "db": {"type": "database", "url": "x", "columns": {"a": "output.a", "b": {"path": "output.b"}}},
-            "ops": {"type": "slack", "templates": {"failed": "short", "completed": {"title": "long"}}},
-        },
-        "routes": [{"name": "r", "to": ["db", {"sink": "ops", "after": "db"}, {"sink": "ops", "after": ["db"]}]}],
-    }
 
-    assert mismatches(config, schema, schema) == []
+    assert mismatches({"sources": {"s": {"secrets": ["k"]}}, **part}, schema, schema) == []
 
 
 @pytest.mark.parametrize(
@@ -480,18 +463,6 @@ def test_the_schema_marks_what_is_wrong(part: dict[str, Any], where: str) -> Non
 
     assert mismatches(good, schema, schema) == []
     assert where in mismatches({**good, **part}, schema, schema)
-
-
-def test_the_schema_lets_a_variable_stand_for_any_value() -> None:
-    schema = json_schema()
-    config = {
-        "sources": {"s": {"secrets": ["${A}"], "api_base": "${B}"}},
-        "sinks": {"a": {"type": "database", "url": "${C}", "concurrency": "${D}", "create": "${E:-true}"}},
-        "server": {"max_body": "${F}"},
-        "x-anything": {"a": 1},
-    }
-
-    assert mismatches(config, schema, schema) == []
 
 
 def test_the_schema_tells_an_editor_what_each_sink_takes() -> None:

@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 
 from receiver import __version__
-from receiver.cli import main
 from receiver.cli.commands import COMMANDS, EXAMPLES, load
 from receiver.cli.options import parse_time
 from receiver.config.settings import Settings
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger
 from tests.support import queries
+from tests.support.command import run_main
 from tests.support.ledger import claim, new_event, record, settle, with_tables
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE
@@ -42,14 +42,7 @@ def runhook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["runhook", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return run_main(monkeypatch, capsys, *arguments)
 
     return run
 
@@ -120,6 +113,15 @@ def test_every_option_has_a_help_text() -> None:
 
 # --- Wrong calls
 
+# Commands, and an option that would mean all if an empty value were accepted.
+EMPTY = [
+    *((["replay", "--until", "0s"], option) for option in ("--sink", "--run", "--run-prefix", "--status", "--reason")),
+    *((["replay", "--until", "0s"], option) for option in ("--text", "--since")),
+    *(([command], option) for command, option in (("dead", "--sink"), ("cancel", "--sink"), ("resubmit", "--run"))),
+    (["tail"], "--workflow"),
+    (["listen", "3000"], "--workflow"),
+]
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -131,13 +133,16 @@ def test_every_option_has_a_help_text() -> None:
         (["run", "tsk_1", "--download"], "option '--download' requires an argument; see `runhook run -h`"),
         (["dev", "--port", "99999"], "invalid value for '--port': must be less than or equal to 65535;"),
         (["serve", "--url", "https://a.example"], "serve works on this machine only and does not accept --url"),
+        (["worker", "--url", "https://a.example"], "worker works on this machine only and does not accept --url"),
+        (["spool", "send", "--url", "https://a.example"], "spool send works on this machine only and does not "),
         (["status", "--data", "\udcff"], "argument 3 is not valid UTF-8"),
         (["runs", "-o", "xml"], "invalid value for '--output' / '-o': 'xml' is not one of 'table', 'json'"),
         (["runs", "--json", "-o", "csv"], "--json and --output csv are mutually exclusive"),
         (["replay"], "nothing selected to replay: pass ids, or filters such as"),
         (["runs", "--since", "yesterday"], "--since yesterday: must be a time ago such as 15m"),
         (["dead", "--since", "1h", "--until", "2h"], "--until 2h: must be later than --since 1h"),
-        (["dead", "--sink", ""], "--sink is empty: give it a value, or leave it out"),
+        *(([*call, option, ""], f"{option} is empty: give it a value, or leave it out") for call, option in EMPTY),
+        (["replay", "--backfill", ""], "--backfill is empty: name the sink"),
         (["artifacts", ""], "an id is empty"),
         (["replay", ""], "an id is empty"),
         (["replay", "dlv_"], "dlv_: an id has 12 to 32 digits and letters after dlv_"),
@@ -190,6 +195,11 @@ def test_time_is_utc_unless_it_has_a_zone(text: str, seconds: float) -> None:
         (["replay", "tsk_404"], "tsk_404: "),
         (["replay", "--sink", "opps"], "no sink is called opps"),
         (["replay", "--rate", "x", "--all"], "--rate x: must be a valid number"),
+        (["submissions", "--state", "delivered"], "--state delivered: must be pending, accepted, rejected, unknown or"),
+        (["submissions", "--label", "team"], "--label team: write NAME=VALUE"),
+        (["stats", "--by", "stauts"], "--by stauts: nothing can be counted by stauts; did you mean status?"),
+        (["tail", "--status", "faild"], "--status faild: "),
+        (["tail", "--since", "soon"], "--since soon: must be a time ago"),
         (["cancel", "dlv_" + "0" * 32], "dlv_" + "0" * 32),
         (["cancel", "op_1"], "operation op_1: "),
         (["run", "tsk_404"], "run tsk_404: "),
