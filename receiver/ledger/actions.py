@@ -371,7 +371,8 @@ def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: 
     """Give the sink up to `limit` events. Returns the same as `_move`."""
     query, sink = operation.taken(operation.created_at), operation.sink
     rows, cursor = _next(connection, query, events.c.seq, int(operation.cursor or 0), limit)
-    newest = same_result.newest_updates(connection, [row.id for row in rows])
+    # Locked first: an update of one that is recorded at this moment is seen then.
+    newest = same_result.newest_updates(connection, same_result.lock(connection, {row.id for row in rows}))
     keys = ((newest.get(row.id, row.id), row.source, row.run_id) for row in rows)
     made = creation.give(connection, [AddedDelivery(*key, sink, "backfill") for key in keys], now)
     return len(made), cursor, {sink} if made else set()

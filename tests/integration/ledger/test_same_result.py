@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Connection, Ledger, actions, reroutes
+from receiver.ledger import Connection, Ledger, actions, events, reroutes
 from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.deliveries.creation import AddedDelivery
-from tests.support.ledger import NOW, beside, claim, new_event, record, settle, states
+from tests.support.ledger import NOW, beside, claim, lock_runs, new_event, record, settle, states
 
 LATER = NOW + 60
 FIRST = new_event("tsk_1", "old")
@@ -72,6 +72,21 @@ def test_at_one_moment_they_make_one(told: Ledger, adding: Step, move_first: boo
     with beside(told, first, second) as counts:
         assert counts == (1, 0)
     assert of_new(told) == 1
+
+
+@pytest.mark.parametrize("ledger", ["postgresql"], indirect=True)
+def test_backfill_sends_the_update_that_is_recorded_meanwhile(ledger: Ledger) -> None:
+    record(ledger, FIRST)
+    action = Action("backfill", Selection(), sink="new")
+    ledger.write(lambda it: actions.create(it, "op_1", action, LATER))
+
+    def update(connection: Connection) -> None:
+        lock_runs(connection, [UPDATE.key], LATER)
+        events.record(connection, [UPDATE._replace(deliveries=())], LATER)
+
+    with beside(ledger, update, lambda it: actions.step(it, LATER).sinks) as (_, sinks):
+        assert sinks == ["new"]
+    assert [each.event_id for each in claim(ledger, "new", now=LATER)] == [UPDATE.event.id]
 
 
 def test_an_update_follows_its_result_to_the_other_sink(told: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
