@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -24,7 +25,7 @@ from receiver.inbox.state import examine
 from receiver.inbox.stream import ASIDE, STREAM
 from receiver.ledger import Ledger, LedgerDataError, events, runs
 from receiver.ledger.deliveries import claims
-from receiver.ledger.events import NewEvent
+from receiver.ledger.migrate import ensure_schema
 from receiver.routing.router import Router
 from receiver.telemetry import workers
 from receiver.wakeups import deliver_queue, flag_key
@@ -45,12 +46,39 @@ KEYS = EntryKeys({"skyvern": ["secret"]})
 WITH_TESTS = [*ROUTES, RouteConfig(name="tests", when={"run_type": "task_v1"}, to=["ops"], test=True)]
 
 
+Make = Callable[..., Dispatcher]
+
+
 @pytest.fixture
-def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(ledger, Router(ROUTES), Redactor(["**.secret"]), InboxReader(connection, "d1"), connection)
-    yield it
-    it.close()
+def make(ledger: Ledger, redis_url: str) -> Iterator[Make]:
+    """Makes dispatchers, and closes them at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(
+            routes: Sequence[RouteConfig] = ROUTES,
+            redactor: Redactor | None = None,
+            name: str = "d1",
+            keys: EntryKeys | None = None,
+            on: Ledger = ledger,
+        ) -> Dispatcher:
+            connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+            reader = InboxReader(connection, name, keys)
+            return stack.enter_context(
+                contextlib.closing(Dispatcher(on, Router(routes), redactor or Redactor([]), reader, connection))
+            )
+
+        yield begin
+
+
+@pytest.fixture
+def dispatcher(make: Make) -> Dispatcher:
+    return make(redactor=Redactor(["**.secret"]))
+
+
+@pytest.fixture
+def guarded(make: Make) -> Dispatcher:
+    """A dispatcher that checks signatures."""
+    return make(keys=KEYS)
 
 
 def deliveries(ledger: Ledger) -> dict[str, list[str]]:
@@ -105,15 +133,16 @@ def test_body_is_parsed_once_from_inbox_to_ledger(
     assert sorted(parsed) == sorted(contents)
 
 
-def test_events_are_due_though_the_reply_to_the_commit_was_lost(postgres: PostgresProcess, redis_url: str) -> None:
+def test_events_are_due_though_the_reply_to_the_commit_was_lost(
+    postgres: PostgresProcess, make: Make, redis_url: str
+) -> None:
     # Given a connection to the ledger that breaks before the dispatcher hears that its events are recorded
     append(redis_url, event(body("tsk_1")))
     with Gate(postgres.port) as gate:
         ledger = with_tables(
             Ledger(f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{postgres.create_database()}")
         )
-        connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-        it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d1"), connection)
+        it = make(on=ledger)
         cut = gate.catch(b"COMMIT", "cut", after=b"INSERT INTO deliveries")
         # When it tries again
         it.run(once())
@@ -179,11 +208,10 @@ def test_output_that_comes_after_a_later_null_is_routed(dispatcher: Dispatcher, 
 
 
 def test_test_webhooks_go_only_to_routes_for_tests(
-    ledger: Ledger, redis_url: str, caplog: pytest.LogCaptureFixture
+    ledger: Ledger, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given a route that takes tests, and others that do not
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    dispatcher = Dispatcher(ledger, Router(WITH_TESTS), Redactor([]), InboxReader(connection, "d1"), connection)
+    dispatcher = make(WITH_TESTS)
     caplog.set_level("INFO", "runhook.dispatch")
 
     # When the button is pressed ten times, and once for a workflow, some of them in one batch
@@ -201,7 +229,6 @@ def test_test_webhooks_go_only_to_routes_for_tests(
     assert "`test: true`" in lines[-1]
     # And no run was made of them
     assert ledger.read(lambda connection: queries.list_runs(connection, queries.Filter())) == []
-    dispatcher.close()
 
 
 def test_test_webhook_is_not_a_result_of_a_real_run(dispatcher: Dispatcher, ledger: Ledger) -> None:
@@ -265,20 +292,23 @@ def test_one_bad_body_is_kept_and_stops_none_of_its_neighbours(
     assert event_body(ledger, event(bad).id) == bad
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, run_id: str, error: Exception) -> None:
+    """Let the recording of a batch with that run fail: those values that are known to do so are cleaned before."""
+    real = events.record
+
+    def picky(*given: Any, **more: Any) -> Any:
+        batch = next(each for each in given if isinstance(each, list))
+        if any(item.run.run_id == run_id for item in batch):
+            raise error
+        return real(*given, **more)
+
+    monkeypatch.setattr(events, "record", picky)
+
+
 def test_refused_batch_is_halved_until_the_culprit_is_marked(
     dispatcher: Dispatcher, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def picky(real: Callable[..., Any]) -> Callable[..., Any]:
-        def refuse(*given: Any, **more: Any) -> Any:
-            # Stands for a value that some database version refuses; those we know of are cleaned before.
-            batch = next(each for each in given if isinstance(each, list))
-            if any(item.run.run_id == "tsk_5" for item in batch):
-                raise LedgerDataError("DataError")
-            return real(*given, **more)
-
-        return refuse
-
-    monkeypatch.setattr(events, "record", picky(events.record))
+    refuse(monkeypatch, "tsk_5", LedgerDataError("DataError"))
     dispatcher.dispatch([event(body(f"tsk_{n}")) for n in range(8)])
 
     assert sorted(deliveries(ledger)) == [f"tsk_{n}" for n in range(8) if n != 5]
@@ -288,8 +318,20 @@ def test_refused_batch_is_halved_until_the_culprit_is_marked(
     ]
 
 
+def test_event_too_large_for_memory_is_recorded_unread(
+    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [body("tsk_1"), body("tsk_large"), body("tsk_2")]
+    refuse(monkeypatch, "tsk_large", MemoryError())
+    append(redis_url, *map(event, contents))
+    dispatcher.run(once())
+    assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}
+    assert sorted(dispositions(ledger)) == [("new", False), ("new", False), ("unreadable", True)]
+    assert event_body(ledger, event(contents[1]).id) == contents[1]
+
+
 def test_body_that_fails_to_parse_stops_no_neighbour(
-    ledger: Ledger, redis_url: str, caplog: pytest.LogCaptureFixture
+    ledger: Ledger, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Redactor):
         def may_match(self, body: bytes) -> bool:
@@ -297,8 +339,7 @@ def test_body_that_fails_to_parse_stops_no_neighbour(
                 raise ZeroDivisionError("of a secret")
             return super().may_match(body)
 
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    dispatcher = Dispatcher(ledger, Router(ROUTES), Broken([]), InboxReader(connection, "d1"), connection)
+    dispatcher = make(redactor=Broken([]))
     bad = event(body("tsk_bad"))
 
     dispatcher.dispatch([event(body("tsk_1")), bad, event(body("tsk_2"))])
@@ -310,7 +351,6 @@ def test_body_that_fails_to_parse_stops_no_neighbour(
     ]
     assert event_body(ledger, bad.id) == bad.body
     assert f"dispatch.unreadable event={bad.id}" in caplog.messages
-    dispatcher.close()
 
 
 def test_what_is_redacted_never_reaches_the_ledger(dispatcher: Dispatcher, ledger: Ledger) -> None:
@@ -324,10 +364,10 @@ def test_what_is_redacted_never_reaches_the_ledger(dispatcher: Dispatcher, ledge
     assert json.loads(stored)["output"]["n"] == 1
 
 
-def test_unavailable_ledger_leaves_the_batch_in_the_inbox(redis_url: str, tmp_path: Any) -> None:
+def test_unavailable_ledger_leaves_the_batch_in_the_inbox(make: Make, redis_url: str, tmp_path: Any) -> None:
     gone = Ledger(f"sqlite:///{tmp_path}/there/ledger.db")  # a ledger without tables
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    dispatcher = Dispatcher(gone, Router(ROUTES), Redactor([]), InboxReader(connection, "d1"), connection)
+    dispatcher = make(on=gone)
     append(redis_url, event(body("tsk_1")))
     connection.set(flag_key("dispatch"), "x")
 
@@ -335,14 +375,11 @@ def test_unavailable_ledger_leaves_the_batch_in_the_inbox(redis_url: str, tmp_pa
 
     assert connection.exists(flag_key("dispatch")) == 0
     assert connection.xlen(STREAM) == 1
-
-    from receiver.ledger.migrate import ensure_schema
-
     ensure_schema(gone)
     dispatcher.run(once())
     assert deliveries(gone) == {"tsk_1": ["archive", "results"]}
     assert connection.xlen(STREAM) == 0
-    dispatcher.close()
+    connection.close()
 
 
 def test_large_bodies_are_recorded_in_parts(
@@ -374,16 +411,6 @@ def test_large_bodies_are_recorded_in_parts(
     assert len(deliveries(ledger)) == 7
     assert connection.xlen(STREAM) == 0
     connection.close()
-
-
-@pytest.fixture
-def guarded(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
-    """A dispatcher that checks signatures."""
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    reader = InboxReader(connection, "d1", KEYS)
-    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection)
-    yield it
-    it.close()
 
 
 def test_forged_entries_are_set_aside(
@@ -431,7 +458,7 @@ def test_many_entries_of_a_stranger_are_few_lines(
     assert 0 < caplog.text.count("inbox.set_aside") < 40
 
 
-def test_entries_of_a_new_secret_are_put_back(guarded: Dispatcher, ledger: Ledger, redis_url: str) -> None:
+def test_entries_of_a_new_secret_are_put_back(guarded: Dispatcher, make: Make, ledger: Ledger, redis_url: str) -> None:
     # Given a receiver that knows of a secret which its dispatcher does not, and a stranger
     now = {"skyvern": ["new secret"]}
     append(redis_url, event(body("tsk_1")), keys=EntryKeys(now))
@@ -439,16 +466,13 @@ def test_entries_of_a_new_secret_are_put_back(guarded: Dispatcher, ledger: Ledge
     guarded.run(once())
     assert deliveries(ledger) == {}
     # When one begins that was given the new config
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    reader = InboxReader(connection, "d2", EntryKeys(now))
-    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection)
-    it.run(once())
+    make(name="d2", keys=EntryKeys(now)).run(once())
     # Then it takes in what is right now, and no more
     assert deliveries(ledger).keys() == {"tsk_1"}
-    ((_, left),) = cast("Any", connection.xrange(ASIDE))
-    assert read_frame(left[FRAME]).body == body("tsk_forged")
-    assert connection.xlen(STREAM) == 0
-    it.close()
+    with redis.Redis.from_url(redis_url) as client:
+        ((_, left),) = cast("Any", client.xrange(ASIDE))
+        assert read_frame(left[FRAME]).body == body("tsk_forged")
+        assert client.xlen(STREAM) == 0
 
 
 def test_what_is_new_does_not_wait_for_all_that_others_left(
@@ -463,7 +487,7 @@ def test_what_is_new_does_not_wait_for_all_that_others_left(
 
 
 def test_much_that_was_set_aside_delays_no_new_event(
-    guarded: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    guarded: Dispatcher, make: Make, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given entries set aside that are right by now, and a dispatcher that has time for one of them in each job
     now = {"skyvern": ["secret", "new secret"]}
@@ -472,8 +496,7 @@ def test_much_that_was_set_aside_delays_no_new_event(
     guarded.run(once())
     monkeypatch.setattr("receiver.dispatch.dispatcher.PUT_BACK_FOR", 0.0)
     append(redis_url, event(body("tsk_new")), keys=EntryKeys(now))
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d2", EntryKeys(now)), connection)
+    it = make(name="d2", keys=EntryKeys(now))
     # When it begins, then the new event is not behind all of them
     it.run(once())
     assert deliveries(ledger).keys() == {"tsk_0", "tsk_new"}
@@ -481,16 +504,12 @@ def test_much_that_was_set_aside_delays_no_new_event(
     for _ in range(3):
         it.run(once())
     assert deliveries(ledger).keys() == {"tsk_0", "tsk_1", "tsk_2", "tsk_new"}
-    assert connection.xlen(ASIDE) == 0
-    it.close()
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.xlen(ASIDE) == 0
 
 
 def test_events_of_an_unknown_source_wait_for_its_worker(
-    guarded: Dispatcher,
-    ledger: Ledger,
-    redis_url: str,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    guarded: Dispatcher, make: Make, ledger: Ledger, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given events of a source that a worker's config lacks, among others
     both = EntryKeys({"skyvern": ["secret"], "other": ["third"]})
@@ -509,32 +528,13 @@ def test_events_of_an_unknown_source_wait_for_its_worker(
     assert (state.entries, state.set_aside, state.unknown_sources) == (1, 0, ("other",))
     assert "inbox.left entries=1 sources=other" in caplog.text
     # And a worker that knows the source records them
-    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d2", both), connection)
-    taken = InboxRecovery(connection, InboxReader(connection, "d2", both)).take(0, 0)
-    assert taken is not None
-    assert (taken.alone, [entry.event for entry in taken.entries]) == (False, [other])
+    it = make(name="d2", keys=both)
+    found = InboxRecovery(connection, InboxReader(connection, "d2", both)).take(0, 0)
+    assert found is not None
+    assert (found.alone, [entry.event for entry in found.entries]) == (False, [other])
     it.dispatch([other])
     assert deliveries(ledger).keys() == {"tsk_1", "tsk_2", "tsk_3"}
-    it.close()
-
-
-def test_event_too_large_for_memory_is_recorded_unread(
-    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contents = [body("tsk_1"), body("tsk_large"), body("tsk_2")]
-    row = events._event_row
-
-    def full(item: NewEvent, now: float) -> dict[str, Any]:
-        if item.run.run_id == "tsk_large":
-            raise MemoryError
-        return row(item, now)
-
-    monkeypatch.setattr(events, "_event_row", full)
-    append(redis_url, *map(event, contents))
-    dispatcher.run(once())
-    assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}
-    assert sorted(dispositions(ledger)) == [("new", False), ("new", False), ("unreadable", True)]
-    assert event_body(ledger, event(contents[1]).id) == contents[1]
+    connection.close()
 
 
 def test_failed_recording_leaves_the_inbox_as_it_was(

@@ -16,36 +16,21 @@ from tests.support.open_files import opened_below
 
 
 @pytest.mark.parametrize("kind", ["read", "write"])
-def test_connection_in_use_closes_after_its_transaction(ledger: Ledger, kind: str) -> None:
-    # Given a transaction under way
+@pytest.mark.parametrize("closed", ["before", "meanwhile"])
+def test_transaction_ends_and_closes_its_connection(ledger: Ledger, kind: str, closed: str) -> None:
+    # Given a ledger that is closed before a transaction begins, or while it is under way
     used: list[Any] = []
-
-    def work(connection: Connection) -> int:
-        used.append(connection.connection.dbapi_connection)
-        # When the ledger is closed
+    if closed == "before":
         ledger.close()
-        return int(connection.execute(sa.text("SELECT 1")).scalar_one())
-
-    # Then the transaction ends as it would have
-    assert getattr(ledger, kind)(work) == 1
-    # And its connection is closed, and not left to the garbage collector
-    with pytest.raises((sqlite3.ProgrammingError, psycopg.OperationalError), match="closed"):
-        used[0].cursor()
-
-
-@pytest.mark.parametrize("kind", ["read", "write"])
-def test_work_after_close_leaves_no_connection(ledger: Ledger, kind: str) -> None:
-    # Given a ledger that is closed while a thread waits for what it will write
-    ledger.close()
-    used: list[Any] = []
 
     def work(connection: Connection) -> int:
         used.append(connection.connection.dbapi_connection)
+        if closed == "meanwhile":
+            ledger.close()
         return int(connection.execute(sa.text("SELECT 1")).scalar_one())
 
-    # When it has come
+    # When it has ended, then its connection is closed, and not left to the garbage collector
     assert getattr(ledger, kind)(work) == 1
-    # Then the connection of its transaction is closed, and not left to the garbage collector
     with pytest.raises((sqlite3.ProgrammingError, psycopg.OperationalError), match="closed"):
         used[0].cursor()
 

@@ -21,6 +21,7 @@ from tests.support.backlog import look_of_the_clock
 from tests.support.ledger import (
     NOW,
     claim,
+    every_lane,
     hand_back,
     lock_runs,
     new_event,
@@ -353,6 +354,20 @@ def test_open_breaker_lets_only_one_probe_through(ledger: Ledger) -> None:
 
     put(ledger, Lane("ops", "ops"))
     assert [each.probe for each in claim(ledger, "ops", now=NOW + 12)] == [False, False]
+
+
+def test_empty_lane_whose_time_is_up_probes_with_the_next(ledger: Ledger) -> None:
+    # Given a lane whose time is up, and nothing to send
+    put(ledger, Lane("ops", "ops", breaker="open", failures=5, until=NOW - 1))
+    # When a worker looks, and deliveries come just after
+    assert claim(ledger, "ops") == []
+    record(ledger, new_event("r1", "ops"), new_event("r2", "ops"))
+    # Then one is the probe, at once, and the other waits for its end
+    (probe,) = claim(ledger, "ops", now=NOW + 0.1)
+    assert probe.probe
+    assert [lane.breaker for lane in ledger.read(every_lane)] == ["probing"]
+    assert claim(ledger, "ops", now=NOW + 0.2) == []
+    assert len(claim(ledger, "ops", now=NOW + 0.1 + lanes.PROBE_LEASE)) == 1
 
 
 def test_a_paused_sink_sends_nothing_until_it_is_resumed(ledger: Ledger) -> None:

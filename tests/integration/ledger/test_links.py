@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
@@ -13,8 +12,7 @@ from receiver.ledger import Ledger
 from receiver.ledger.deliveries import attempts, links, recovery
 from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.schema import deliveries
-from tests.support.ledger import NOW, claim, new_event, record, result_of, settle, states
-from tests.support.waiting import eventually
+from tests.support.ledger import NOW, beside, claim, new_event, record, result_of, settle, states
 
 AFTER_ARCHIVE = NewDelivery("ops", "everything", after=("archive",))
 
@@ -59,31 +57,15 @@ def test_second_of_two_concurrent_ends_releases_the_held_one(postgres_ledger: Le
     # Given a delivery that waits for two sinks
     ledger = postgres_ledger
     record(ledger, new_event("tsk_1", "archive", "mirror", NewDelivery("ops", "r", after=("archive", "mirror"))))
-    first, second = (claim(ledger, sink) for sink in ("archive", "mirror"))
-    settled, go_on = threading.Event(), threading.Event()
 
-    def settle_first(connection: sa.Connection) -> list[str]:
-        released = attempts.settle(connection, "w", [result_of(each, DeliveryMove.ACCEPT) for each in first], NOW)
-        settled.set()
-        go_on.wait(60)
-        return released
-
-    def waits_for_a_lock() -> bool:
-        waiting = (
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
-        return bool(ledger.read(lambda connection: connection.exec_driver_sql(waiting).scalar_one()))
+    def settling(sink: str) -> Callable[[sa.Connection], list[str]]:
+        results = [result_of(each, DeliveryMove.ACCEPT) for each in claim(ledger, sink)]
+        return lambda connection: attempts.settle(connection, "w", results, NOW)
 
     # When both end, each in a transaction that does not see the other's
-    with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(ledger.write, settle_first)
-        settled.wait(60)
-        other = pool.submit(settle, ledger, second, DeliveryMove.ACCEPT)
-        eventually(lambda: waits_for_a_lock() or other.done())
-        go_on.set()
-        released = [one.result(60), other.result(60)]
-    # Then the second releases it, and no sweep is needed
-    assert released == [[], ["ops"]]
+    with beside(ledger, settling("archive"), settling("mirror")) as released:
+        # Then the second releases it, and no sweep is needed
+        assert released == ([], ["ops"])
     assert states(ledger)["tsk_1:ops"] == "queued"
 
 
