@@ -289,6 +289,9 @@ class WorkerProcess:
                     log.error("deliver.not_built sink=%s %s: tried again every %.0f s", sink, why, TRY_AGAIN)
                 self._not_built[sink] = why
                 continue
+            if self._stops:  # those that are to end may be counted already
+                built.close()
+                return
             self._not_built.pop(sink, None)
             self._runners[sink] = built
             built.start()

@@ -114,8 +114,10 @@ def _entries(client: redis.Redis, begin: str, page: int) -> Iterator[tuple[str, 
         begin = f"({found[-1][0].decode()}"
 
 
-def list_aside(client: redis.Redis, page: int = 16) -> Iterator[AsideEntry]:
-    """Yield what was set aside, the oldest first. Raises redis.RedisError."""
+def list_aside(client: redis.Redis, page: int = 1) -> Iterator[AsideEntry]:
+    """Yield what was set aside, the oldest first. `page`: entries of a request, whose bodies may be 16 MiB each.
+    Raises redis.RedisError.
+    """
     for aside_id, fields in _entries(client, "-", page):
         head, _, body = fields.get(FRAME, b"").partition(b"\n")
         about: Any = {}

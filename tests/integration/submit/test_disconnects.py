@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -46,14 +47,12 @@ class Upstream:
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        connection.recv(65536)
         head = f"HTTP/1.1 200 OK\r\ncontent-type: video/webm\r\ncontent-length: {self._length}\r\n\r\n"
-        try:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
             connection.sendall(head.encode() + b"x" * self._first)
             while connection.recv(65536):
                 pass
-        except OSError:
-            pass
         self.closed.append(time.monotonic())
 
     def close(self) -> None:
