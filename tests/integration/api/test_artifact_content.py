@@ -106,7 +106,7 @@ def test_only_what_the_run_names_is_opened(rig: Rig, name: str) -> None:
     assert problem(rig.get(name))["detail"].startswith("run tsk_1 has no file ")
 
 
-def test_a_link_is_not_followed_and_a_file_that_is_gone_is_not_found(rig: Rig) -> None:
+def test_link_is_not_followed_and_missing_file_not_found(rig: Rig) -> None:
     place = rig.folder / "notes.txt"
     place.unlink()
     assert "where it was stored" in problem(rig.get("notes.txt"))["detail"]
@@ -133,7 +133,7 @@ def test_a_file_that_ends_early_never_looks_whole(rig: Rig, monkeypatch: pytest.
         rig.get("recording.webm")
 
 
-def test_what_no_sink_has_is_fetched_from_skyvern_once_and_given_in_ranges(
+def test_file_is_fetched_from_skyvern_once_and_served_in_ranges(
     submitting: Callable[..., Submitting],
 ) -> None:
     with ArtifactServer() as skyvern:

@@ -32,9 +32,7 @@ def runhook(api_server: Submitting, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     return run_command
 
 
-def test_dead_letters_of_a_remote_service_are_counted_replayed_and_cancelled(
-    runhook: Runhook, api_server: Submitting
-) -> None:
+def test_remote_dead_letters_are_counted_replayed_and_cancelled(runhook: Runhook, api_server: Submitting) -> None:
     ledger = api_server.ledger
     # When they are counted, nothing changes; few are replayed at once
     assert runhook("replay", "--all", "--dry-run") == "2 deliveries to replay\n"
@@ -59,7 +57,7 @@ def test_dead_letters_of_a_remote_service_are_counted_replayed_and_cancelled(
 
 
 @pytest.mark.parametrize("command", [["runs"], ["run", "tsk_1"]])
-def test_a_key_that_may_not_view_is_told_so_where_skyvern_has_a_call_of_that_name_too(
+def test_key_without_view_is_refused_on_skyverns_paths_too(
     runhook: Runhook, api_server: Submitting, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     monkeypatch.setenv("RUNHOOK_KEY", api_server.key("submit", "read", "operate"))

@@ -94,7 +94,7 @@ def test_a_key_gives_no_higher_rate_than_its_own(service: Service) -> None:
     ("usual", "allowed", "refused"),
     [("30/m", "30/m", "31/m"), ("1/s", "1/s", "60/m"), (None, "200/s", "201/s"), (None, "2000/m", "2001/m")],
 )
-def test_a_key_without_a_rate_of_its_own_gives_no_more_than_what_holds_for_it(
+def test_key_without_a_rate_gives_at_most_the_usual_rate(
     tmp_path: Path, ledger: Ledger, usual: str | None, allowed: str, refused: str
 ) -> None:
     service = api.service(ledger, tmp_path, submit={"rate": usual})
@@ -172,7 +172,7 @@ def test_no_key_gives_another_a_longer_life(service: Service) -> None:
         call(service, "rotate_key", holder, key=made["id"], expires_in=7200)
 
 
-def test_a_key_that_is_rotated_works_beside_its_successor_for_a_while(service: Service) -> None:
+def test_rotated_key_works_beside_its_successor_until_its_end(service: Service) -> None:
     whole = {"name": "shop", "scopes": ["submit", "read"], "source": "other", "rate": "5/s"}
     old = call(service, "create_key", actor("", "view", "operate", "submit", "read"), **whole)
     rotating = actor("", "view", "operate", "submit", "read")

@@ -29,7 +29,7 @@ def pages_behind(service: Service, page: dict[str, Any]) -> list[dict[str, Any]]
     return found
 
 
-def test_a_delivery_that_changes_is_told_at_the_front_and_no_more_behind(ledger: Ledger, tmp_path: Path) -> None:
+def test_changed_row_moves_to_the_first_page(ledger: Ledger, tmp_path: Path) -> None:
     # Given deliveries, the first page of which has been read
     service, began = api.service(ledger, tmp_path), time.time()
     for number in (1, 2, 3):

@@ -152,7 +152,7 @@ def test_the_document_is_valid_and_needs_no_key(client: TestClient) -> None:
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_the_document_has_each_call_with_a_sentence_for_all_that_it_takes(document: Any) -> None:
+def test_document_describes_each_call_and_parameter(document: Any) -> None:
     operations = [each for item in document["paths"].values() for each in item.values()]
     assert sorted(each["operationId"] for each in operations) == sorted(NAMES)
     silent = [

@@ -83,7 +83,7 @@ def test_what_is_authentic_by_now_is_let_in(service: Service, tmp_path: Path) ->
     assert done(service) == [("quarantine.verify", "ada", 1, "done")]
 
 
-def test_what_somebody_takes_out_meanwhile_keeps_none_of_the_others_out(service: Service, tmp_path: Path) -> None:
+def test_request_removed_meanwhile_stops_no_other(service: Service, tmp_path: Path) -> None:
     chosen = [put(tmp_path, "skyvern", f"tsk_{number}", "wrong") for number in range(3)]
     store, told = Quarantine(tmp_path / "quarantine", 100, 1 << 20), ActionOutcome()
     store.remove(chosen[1:2])

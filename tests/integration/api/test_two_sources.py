@@ -207,7 +207,7 @@ def test_the_other_source_sees_its_own(service: Service) -> None:
             assert any(RIVAL in told for told in seen), endpoint.name
 
 
-def test_who_lacks_the_scope_changes_nothing_and_is_not_in_the_audit(service: Service) -> None:
+def test_call_without_its_scope_changes_nothing(service: Service) -> None:
     before, audited = rivals(service), done(service)
     for endpoint in ENDPOINTS:
         scopes = {VIEW} if endpoint.scope == OPERATE else set(ALL_SCOPES) - {VIEW}

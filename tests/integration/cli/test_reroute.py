@@ -17,7 +17,7 @@ from receiver.config.destinations import RouteConfig
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.redaction import Redactor
-from receiver.errors import Invalid, RunhookError, UsageError
+from receiver.errors import UsageError
 from receiver.ledger import Ledger, reroutes
 from receiver.ledger.deliveries import links
 from receiver.routing.router import Router
@@ -191,13 +191,3 @@ def test_events_are_chosen_by_the_filters_of_the_lists(
     for empty in ("--title", "--sink"):
         with pytest.raises(UsageError, match=f"^{empty} is empty"):
             runhook("reroute", "--since", "1h", empty, "")
-
-
-def test_a_call_that_says_too_little_or_names_nothing_is_refused(rules: WithRules, runhook: Runhook) -> None:
-    rules({"name": "everything", "to": ["chat"]})
-    with pytest.raises(UsageError, match="nothing selected"):
-        runhook("reroute")
-    with pytest.raises(Invalid, match="no sink is called nowhere"):
-        runhook("reroute", "--since", "1h", "--sink", "nowhere")
-    with pytest.raises(RunhookError, match="there is no such run"):
-        runhook("reroute", "--run", "tsk_404")

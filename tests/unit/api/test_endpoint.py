@@ -100,7 +100,7 @@ def test_a_name_with_a_colon_is_told_whole(query: list[tuple[str, str]], body: b
         ([], orjson.dumps({"x" * 100_000: 1}), "x: there is no such parameter"),
     ],
 )
-def test_a_request_of_very_many_mistakes_costs_little_and_is_answered_in_short(
+def test_many_mistakes_cost_little_and_get_a_short_response(
     query: list[tuple[str, str]], body: bytes, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []

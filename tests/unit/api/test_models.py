@@ -23,7 +23,7 @@ def test_a_time_that_no_calendar_has_is_refused(text: str) -> None:
 
 @settings(max_examples=50)
 @given(st.floats(allow_nan=False))
-def test_each_time_of_a_result_is_shown_and_each_that_is_shown_can_be_asked_for(seconds: float) -> None:
+def test_each_time_of_a_result_is_a_valid_parameter(seconds: float) -> None:
     shown = RESULT.dump_python(seconds, mode="json")
     assert shown.endswith("Z")
     asked = PARAMETER.validate_python(shown)

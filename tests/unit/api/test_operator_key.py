@@ -45,7 +45,7 @@ def test_a_key_that_was_valid_is_taken_while_the_ledger_is_away() -> None:
         keys.check(LedgerUnavailable("away"))
 
 
-def test_a_key_that_was_revoked_is_not_taken_once_the_ledger_is_away() -> None:
+def test_revoked_key_is_refused_while_the_ledger_is_down() -> None:
     # Given a key that has read the metrics, and was revoked
     keys = Keys()
     keys.check(KEY)

@@ -41,7 +41,7 @@ def test_a_small_value() -> None:
     assert [(each.name, each.text) for each in nodes(top)[3:5]] == [("0", "1 member"), ("paid", "true")]
 
 
-def test_members_that_are_null_are_named_together_and_items_keep_their_place() -> None:
+def test_null_members_are_named_together_and_items_keep_order() -> None:
     top = outline({"error": None, "steps": [None, 1], "url": None, "nothing": {"a": None}})
 
     assert ([each.name for each in top.children], top.nulls) == (["steps", "nothing"], ["error", "url"])

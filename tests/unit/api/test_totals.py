@@ -24,7 +24,7 @@ def test_reasons_that_differ_in_numbers_only_are_one() -> None:
     ]
 
 
-def test_the_largest_are_shown_each_with_all_its_buckets_in_the_order_of_time() -> None:
+def test_largest_groups_have_all_buckets_in_order_of_time() -> None:
     groups = [group(9, "a", bucket=2), group(5, "b", bucket=1), group(6, "b", bucket=0), group(3, "c", bucket=1)]
     found = merged(groups, ("status",), 2)
     assert [(each.key[0], each.bucket) for each in found] == [("b", 0), ("b", 1), ("a", 2)]
