@@ -53,7 +53,7 @@ STEPS = 0.5
 INDEX_FOR = 0.5
 # Seconds that workers have, once the ledger is back, to renew their claims or record what has ended meanwhile.
 PATIENCE = 6.0
-# Seconds from which a check of the ledger means that it was away.
+# Seconds after which a slow check of the ledger means that it was unavailable.
 AWAY = 3.0
 # Seconds that the ledger has to answer at the start, as for a worker.
 START_WITHIN = 120.0
@@ -87,16 +87,16 @@ class Clock:
         self._redactor = redactor or Redactor([])
         self._waits = waits
         self._agenda = agenda.UNKNOWN  # what the last check found
-        # Where the sweeps go on.
+        # Where the sweeps continue.
         self._swept_held = ""
         self._kept_after = retention.BEGINNING
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
-        self._bugs: dict[str, str] = {}  # by check: errors that are nobody's but ours, of the last tick
+        self._bugs: dict[str, str] = {}  # errors of the last tick that are bugs of Runhook, by check
         self._ledger_away = float("-inf")  # when it last was, by time.monotonic()
 
     def run(self, stop: Callable[[float], bool]) -> None:
-        """Tick until `stop(seconds)`, which waits that long at the most, is true."""
+        """Tick until `stop(seconds)`, which waits at most that long, is true."""
         while not stop(self._pause()):
             self.tick()
 
@@ -119,7 +119,7 @@ class Clock:
             except Exception as error:
                 bugs[check] = error_location(error)
                 log.debug("clock.bug check=%s in full", check, exc_info=True)
-        if trouble.keys() != self._trouble:  # a server that is away says so in several ways
+        if trouble.keys() != self._trouble:  # an unavailable server causes various errors
             if trouble:
                 log.warning("clock.trouble %s", Fields(trouble))
             else:
@@ -127,7 +127,7 @@ class Clock:
         self._trouble = set(trouble)
         if bugs != self._bugs:
             for name, place in bugs.items():
-                log.error("clock.bug check=%s error=%r: the other checks go on", name, place)
+                log.error("clock.bug check=%s error=%r: the other checks continue", name, place)
         self._bugs = bugs
 
     def read_agenda(self) -> None:
@@ -143,8 +143,8 @@ class Clock:
     def due(self) -> None:
         """Queue what waited long enough, and take back what lapsed.
 
-        Workers could not renew their claims while the ledger was away: they get PATIENCE, or what they have sent would
-        be sent twice.
+        Workers could not renew their claims while the ledger was unavailable. They get PATIENCE to do so, or deliveries
+        that they have sent would be sent twice.
         """
         more = self._agenda.changes
         if not more:

@@ -106,7 +106,7 @@ class CallbackSink(Sink[SinkOptions]):
 def _destination(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None, str]:
     """Return the run's submission, the key that signs, and the URL that was given with retry_webhook, or "".
 
-    Who gave a URL gets what its own key has signed: the caller's key would vouch for bodies to somebody else.
+    A URL is signed for with the key that gave it: the caller's key must not vouch for bodies sent to another party.
     """
     submission = records.of_run(connection, delivery.source, delivery.run_id)
     target, target_key = resend.target_of(connection, delivery.key)

@@ -1,13 +1,13 @@
-"""What a sink's answer means for its delivery. Pure: values in, an AttemptResult out.
+"""Convert a sink's response to the outcome of its delivery, without any I/O.
 
 Receipt       accepted
 Refused       dead now
-Unavailable   tried again later, until its attempts are spent, or its time is up; while the breaker is not closed it
-              spends none, unless a dependency failed: then its neighbours go on, and it must come to an end by itself
-else          a bug of ours: recorded by its type alone, tried again within the same budget
+Unavailable   retried until its attempts are spent, or its time is up. While the breaker is not closed, it spends no
+              attempt, unless a dependency failed: other deliveries then continue, and this one ends within its budget
+else          a bug in the sink's code: recorded by its type only, retried within the same budget
 
-What a sink says is its own: text that no database takes, or a number that is none, must not keep the deliveries from
-being settled that ended with it.
+A sink's response is untrusted: an invalid text or number must not prevent other deliveries of the batch from being
+settled.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _AVAILABLE = Observation(True)
 
 
 def reason(answer: Exception) -> str:
-    """Return what an operator reads. A sink's own errors hold no secret by contract; of a bug it is the type alone."""
+    """Return the reason to show to an operator: a sink's own error, which contains no secret, or the type of a bug."""
     if isinstance(answer, (Refused, Unavailable)):
         try:
             return storable(str(answer))
-        except Exception as error:  # noqa: BLE001 - a class derived from it says this with code of its own
+        except Exception as error:  # noqa: BLE001 - a subclass may run its own code here
             return f"{type(error).__name__} in the words of {type(answer).__name__}"
     return f"{type(answer).__name__} in the sink's code"
 
 
 def _wait(answer: Receipt | Exception) -> float | None:
-    """Return the seconds that a sink asks to wait; None where it does not, or gives no number."""
+    """Return the seconds that a sink asks to wait; None without a valid number."""
     asked = answer.retry_after if isinstance(answer, Unavailable) else None
     if asked is None:
         return None
@@ -55,7 +55,7 @@ def _wait(answer: Receipt | Exception) -> float | None:
 
 
 def _receipt(answer: Receipt) -> dict[str, Any]:
-    """Return the parts of a receipt. One with wrong types is no reason to send again what was accepted."""
+    """Return the fields of a receipt. Invalid types must not cause an accepted delivery to be sent again."""
     try:
         return answer.to_dict()
     except Exception as error:  # noqa: BLE001 - it may be a class derived from it
@@ -63,14 +63,14 @@ def _receipt(answer: Receipt) -> dict[str, Any]:
 
 
 def availability(answer: Receipt | Exception) -> Observation | None:
-    """Return what the breaker learns from the answer; None for a bug of ours, which says nothing about the sink."""
+    """Return the observation for the breaker; None for a bug in code, which does not reflect the sink's state."""
     if isinstance(answer, Unavailable) and not answer.dependency:
         return Observation(False, reason(answer), _wait(answer))
     return _AVAILABLE if isinstance(answer, (Receipt, Refused, Unavailable)) else None
 
 
 class _Verdict(NamedTuple):
-    """What becomes of the delivery, and the word and the reason for its attempt."""
+    """The move of the delivery, and the outcome and reason of its attempt."""
 
     move: DeliveryMove
     outcome: str

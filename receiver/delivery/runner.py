@@ -165,16 +165,16 @@ class SinkRunner:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is held and nothing is known to be due."""
+        """Whether no delivery is claimed, and none is known to be due."""
         return not (self._owned or self._poked or self._claiming)
 
     @property
     def worn_out(self) -> bool:
-        """Whether so many sends were left behind that the process is to be replaced after an orderly stop."""
+        """Whether too many hung sends were abandoned, so that the process should be replaced after an orderly stop."""
         return self._threads.abandoned > WORN_OUT * self._places
 
     def stop(self) -> None:
-        """Claim nothing more, and hand back what has not started. What is under way ends and is settled."""
+        """Stop claiming, and hand back deliveries that have not started. Running sends end and are settled."""
         with self._lock:  # who takes a delivery sees it, or the thread that settles sees the delivery
             self._stopping.set()
         self._withdraw()
@@ -192,7 +192,7 @@ class SinkRunner:
     # --- Senders
 
     def _send_next(self) -> None:
-        """In a thread: send what waits longest."""
+        """In a thread: send the longest waiting deliveries."""
         task = self._next_task()
         if task is None:
             return
@@ -214,7 +214,7 @@ class SinkRunner:
                 each = self._todo.popleft()
                 (batch if now < each.start_by else self._unstarted).append(each)
             if not batch:
-                self._done.put(None)  # what may not start any more is handed back
+                self._done.put(None)  # deliveries that may no longer start are handed back
                 return None
             task = SendTask(batch, now)
             self._running[id(task)] = task

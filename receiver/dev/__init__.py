@@ -1,1 +1,1 @@
-"""What only `runhook dev` runs on: its own Valkey, a tunnel to a public URL, and the lines of several programs."""
+"""Components that only `runhook dev` uses: a Valkey, a tunnel to a public URL, and the output of several programs."""

@@ -1,6 +1,6 @@
-"""A program that gives a port of this machine a public URL: cloudflared, ngrok or tailscale, whichever is installed.
+"""Give a local port a public URL with cloudflared, ngrok or tailscale, whichever is installed.
 
-It reads the URL from what the program prints, and knows nothing of what is served there.
+Reads the URL from the output of the program.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class EmbeddedValkey:
             text = file.read()[-20_000:].decode(errors="replace")
             found = next((cause for sign, cause in _CAUSES if sign in text), "")
             free = shutil.disk_usage(self.directory).free
-            if free < _FULL and (not found or "disk" in found):  # it does not always say so itself
+            if free < _FULL and (not found or "disk" in found):  # Valkey does not always log it
                 found = "the disk is full"
             if found:
                 return f"{found} ({free >> 20} MiB free)" if "disk" in found else found

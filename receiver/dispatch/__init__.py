@@ -1,1 +1,1 @@
-"""From the inbox to the ledger: what each event says, whether it is new, and which deliveries it makes."""
+"""Move events from the inbox to the ledger: parse, deduplicate and route them, and create their deliveries."""

@@ -1,6 +1,6 @@
-"""New deliveries that are recorded as claimed by a sink runner of the same process, which sends them from memory.
+"""Record new deliveries as claimed by a sink runner of the same process, which sends them from memory.
 
-A runner that has room gets the first ones of each batch; the rest are queued, and it claims them later.
+A runner with room gets the first ones of each batch. The others are queued and claimed later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one event says, whether it is new, and where it goes. Writes nothing: recorder.py does, a batch at a time."""
+"""Parse, deduplicate and route one event. Writes nothing: recorder.py writes a batch at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from receiver.ledger.history import EarlierEvents
 from receiver.ledger.submissions.records import Submission
 from receiver.routing.router import Router, RunView
 
-# What code raises for values that it is not made for. Trouble with the ledger is none of these.
+# Errors that code raises for unexpected values. The ledger raises other errors.
 OF_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 log = logging.getLogger("runhook.dispatch")
@@ -32,14 +32,14 @@ class EventDecider:
         self._redactor = redactor
 
     def parse(self, event: Event, run: Run | None = None, details: Mapping[str, Any] = {}) -> ParsedEvent:
-        """Parse, redact and complete an event; see `parse_event`. Never raises: what can't be read is marked."""
+        """Parse, redact and complete an event; see `parse_event`. Never raises: an unreadable event is marked."""
         try:
             return parse_event(event, self._redactor, run, details)
         except Exception as error:  # noqa: BLE001 - it is logged with its traceback
             return self._marked(event, error)
 
     def _marked(self, event: Event, error: Exception) -> ParsedEvent:
-        """Return an event that our own code could not handle."""
+        """Return an event that Runhook's code could not handle."""
         log.error("dispatch.unreadable event=%s", event.id, exc_info=error)
         return self.unread(event, f"could not be read: {type(error).__name__}")
 
@@ -57,14 +57,14 @@ class EventDecider:
         *,
         more: bool,
     ) -> NewEvent:
-        """Return what is to be recorded of any event; as `classify`, but what fails for its values is marked."""
+        """Return what to record of an event, as `classify` does, but mark an event whose values raise errors."""
         if parsed.facts is None:
             return _new_event(parsed, "unreadable")
         if parsed.run.test:
             return self._route(parsed, deduplication.TEST, NO_RUN, None, ())
         try:
             return self.classify(parsed, history, run, submission, earlier, more=more)
-        except OF_VALUES as error:  # it keeps none of the others waiting
+        except OF_VALUES as error:  # it must not block other events
             return _new_event(self._marked(parsed.event, error), "unreadable")
 
     def classify(
@@ -111,7 +111,7 @@ class EventDecider:
         submission: Submission | None,
         told: Collection[str],
     ) -> NewEvent:
-        """Return the event with its deliveries. `told`: the sinks that an update of a result does not tell again."""
+        """Return the event with its deliveries. `told`: the sinks that do not get an update of the result again."""
         event = parsed.event
         labels = submission.labels if submission else run.labels
         view = RunView(parsed.run, event.source, event.via, found.disposition, labels, event.received_at, event.id)
@@ -135,7 +135,7 @@ class EventDecider:
 
 
 def with_request(parsed: ParsedEvent, submission: Submission, redactor: Redactor) -> ParsedEvent:
-    """Return an event with the members of its submission's request that it lacks; itself when there are none."""
+    """Return an event completed with members of its submission's request, or unchanged if it lacks none."""
     if submission.request is None:
         return parsed
     request, older = storable(submission.request), submission.call.startswith("legacy")
@@ -144,8 +144,10 @@ def with_request(parsed: ParsedEvent, submission: Submission, redactor: Redactor
 
 
 def callers_webhook(submission: Submission | None, disposition: str, run: Run) -> NewDelivery | None:
-    """Return the delivery to the webhook of a submission's caller, if it is told of this event: as Skyvern would, of
-    each attempt's end too, but not of a run that is paused or waits."""
+    """Return the delivery to the webhook of a submission's caller, or None if Skyvern would not send one.
+
+    Skyvern sends one for the end of each attempt, but not for a run that is paused or waits.
+    """
     if submission is None or not submission.webhook_url:
         return None
     if disposition not in ("new", "interim") or run.status in attention.ACTIVE:

@@ -1,8 +1,7 @@
-"""Dispatch, from the inbox to the ledger: what each event says, whether it is new, and which deliveries it makes.
+"""Dispatch events from the inbox to the ledger: parse, deduplicate and route them, and create their deliveries.
 
-One batch is one transaction; one with large bodies is taken in parts. Only when it is committed do its entries leave
-the inbox, so a dispatcher may be killed at any moment: the batch comes back, and its event ids tell that it was there
-already.
+A batch is recorded in one transaction, or in several if its bodies are large. Its entries leave the inbox after the
+commit. So a dispatcher may be killed at any moment: the batch is read again, and recorded events are recognized by id.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ RECLAIM_EVERY = 4.0
 # Seconds of a job for what was set aside: however much that is, new events are dispatched meanwhile.
 PUT_BACK_FOR = 2.0
 
-# What an entry may be to blame for: values that the code is not made for, and more of them than fit in memory. All
-# else, such as a ledger that is newer than this program, is no fault of its, and must move nothing out of the inbox.
+# Errors that an entry may cause: unexpected values, or more of them than fit in memory. Any other error, such as a
+# ledger of a newer version, must not remove entries from the inbox.
 _OF_ENTRY = (*OF_VALUES, MemoryError)
 
 log = logging.getLogger("runhook.dispatch")
@@ -74,7 +73,7 @@ class Dispatcher(EventRecorder):
         self._recovery = InboxRecovery(connection, reader)
         self._redis = connection
         self._pause = Pause(log, "dispatch")
-        self._unfinished: list[Entry] = []  # read, but the ledger was away
+        self._unfinished: list[Entry] = []  # read, but the ledger was unavailable
         self._cut_off = 0  # jobs since the last one that finished something
         self._reclaimed_at = 0.0
         self._lines = TokenBucket(rate=1, burst=20)
@@ -167,7 +166,7 @@ class Dispatcher(EventRecorder):
             self._unfinished = self._unfinished[len(part) :]
 
     def _without_unknown(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Leave entries in the inbox whose source this worker does not know: another one may. Return the rest."""
+        """Return the entries with a known source. The others stay in the inbox, for workers that know their source."""
         unknown = [entry for entry in entries if entry.problem == UNKNOWN_SOURCE]
         if unknown:
             self._reader.leave(unknown)
@@ -228,7 +227,7 @@ class Dispatcher(EventRecorder):
             self._reader.flush([wakeups.wake_command(wakeups.deliver_queue(sink)) for sink in sinks])
 
     def _set_aside(self, entries: Sequence[Entry]) -> None:
-        """Set aside what is no event of ours: anyone who can write in Redis can add an entry."""
+        """Set aside an entry that Runhook did not write: any program with access to Redis can add one."""
         set_aside(self._redis, entries)
         for entry in entries:
             self._counter.add_aside()

@@ -1,9 +1,9 @@
-"""What is told of a run once it is known late whose it is. Its events came before that: they were routed without the
-labels of its submission, its caller's webhook was not made, and they lack what was asked for.
+"""Route the events of a run again after it is bound to its submission late.
 
-They are completed then, and routed as if that had been known when they came. A sink that has a result gets it again
-only where it was told without what the event has now, and is told of more: it completes what it keeps, or its route
-says so. What is told of a run that has gone on since (it was paused, or tried again) would be old news, and left out.
+The events came before that: they were routed without the submission's labels and its caller's webhook, and lack members
+of its request. They are completed, and routed as if the submission had been known. A sink that has a result gets it
+again only if the event has new data and the sink takes updates, by its type or by its route. Events of a run that has
+continued since, such as after a pause or a retry, are outdated and skipped.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ log = logging.getLogger("runhook.dispatch")
 
 
 class LateBinding:
-    """Tells of runs that are bound late. Threads may share it.
+    """Routes events of runs that are bound late. Threads may share it.
 
-    `make_router`: makes the rules ready, once the first run is told of. Few processes ever meet one.
+    `make_router`: called for the first such run, which few processes ever have.
     """
 
     def __init__(self, make_router: Callable[[], Router], redactor: Redactor) -> None:
@@ -46,10 +46,10 @@ class LateBinding:
     def tell(
         self, connection: Connection, run: RunKey, submission: Submission, now: float, in_order: Collection[str] = ()
     ) -> Collection[str]:
-        """Complete the events of a run, and make the deliveries that it lacks as one of `submission`.
+        """Complete the events of a run, and create the deliveries that it lacks as a run of `submission`.
 
-        That is part of the transaction that has bound the run, and has locked it. `in_order`: the events that it has
-        recorded as the submission's. Returns the sinks that have something due then: whoever commits it wakes them.
+        Call it in the transaction that has locked and bound the run. `in_order`: the events that this transaction has
+        recorded with the submission. Returns the sinks with due deliveries, to wake after the commit.
         """
         page = [self._read(old, submission, in_order) for old in reroutes.of_run(connection, run)]
         _complete(connection, run, page, now)
@@ -72,7 +72,7 @@ class LateBinding:
         parsed = parsed_again(old)
         try:
             whole = with_request(parsed, submission, self._redactor)
-        except Exception:  # it is told as it is
+        except Exception:  # it is routed as it is
             log.exception("late.incomplete event=%s submission=%s", old.id, submission.id)
             whole = parsed
         more = whole is not parsed or (bool(submission.labels) and old.id not in in_order)
@@ -80,9 +80,9 @@ class LateBinding:
 
 
 class _LateEvent(NamedTuple):
-    """A recorded event of a run that is bound late; of several, the newest comes first. `parsed`: as it is now.
+    """A recorded event of a run that is bound late, the newest first. `parsed`: in its current state.
 
-    `completed`: it lacked members of that. `more`: it may have been told without those, or without labels.
+    `completed`: its recorded form lacked members. `more`: its deliveries may lack those, or labels.
     """
 
     old: OldEvent
@@ -92,7 +92,7 @@ class _LateEvent(NamedTuple):
 
 
 def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent], now: float) -> None:
-    """Write down what was completed of these events."""
+    """Store the completions of these events."""
     if not any(each.completed for each in page):
         return
     reroutes.complete(
@@ -111,22 +111,21 @@ def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent], n
 
 
 def _made(connection: Connection, page: Sequence[_LateEvent]) -> Mapping[str, Sequence[MadeDelivery]]:
-    """Return the deliveries of these events, by event, where any of them may lack something. They are locked."""
+    """Lock and return the deliveries of these events by event, if some of them may lack data."""
     if not any(each.more for each in page):
         return {}
     return reroutes.lock_deliveries(connection, [each.old.id for each in page])
 
 
 def _is_whole(run: Run) -> bool:
-    """Whether Skyvern need not be asked for an ended run once more, as it was to be for what its webhook lacked: it may
-    be asked for other reasons."""
+    """Whether an ended run needs no further poll for data that its webhook lacked. Others may still poll it."""
     return run.final and run.outcome != "canceled" and not (run.run_type == WORKFLOW and run.outcome in RESTARTABLE)
 
 
 def _lacking(
     router: Router, page: Sequence[_LateEvent], told: Mapping[ResultKey, set[str]], submission: Submission
 ) -> Iterable[AddedDelivery]:
-    """Yield the deliveries that the results of these events lack. `told`: the sinks that have one, by result."""
+    """Yield the deliveries that the results of these events lack. `told`: sinks with a delivery, by result."""
     reached = {key: set(sinks) for key, sinks in told.items()}
     for old, parsed, *_ in page:
         if is_old_news(old):
@@ -147,8 +146,9 @@ def _again(
     made: Mapping[str, Sequence[MadeDelivery]],
     submission: Submission,
 ) -> Iterable[AddedDelivery]:
-    """Yield the deliveries to sinks that were told of a result without what its event has now. `made`: by event, those
-    that are there. Of several events that tell a result to a sink the newest counts."""
+    """Yield the deliveries to sinks that got a result without the current data of its event.
+
+    `made`: existing deliveries by event. If a sink got several events of a result, the newest counts."""
     seen: set[tuple[ResultKey, str]] = set()
     for old, _, _, more in page:
         for it in made.get(old.id, ()):
@@ -162,18 +162,18 @@ def _again(
 
 
 def is_old_news(event: OldEvent) -> bool:
-    """Whether its run has gone on since it was told."""
+    """Whether its run has continued since."""
     return event.disposition == "interim" and not event.newest
 
 
 def view_of(event: OldEvent, run: Run | None = None) -> RunView:
-    """Return what rules are asked about. `run`: what the event was parsed into before."""
+    """Return the input of the rules. `run`: parsed from the event before."""
     run = run or parsed_again(event).run
     return RunView(run, event.source, event.via, event.disposition, event.labels, event.received_at, event.id)
 
 
 def parsed_again(old: OldEvent) -> ParsedEvent:
-    """Parse a recorded event, whose body is redacted, and complete it with what is kept beside that."""
+    """Parse a recorded event, whose body is redacted, and apply its stored completion."""
     run, completion = parse(old.body), completion_of_text(old.completion)
     event = Event(old.id, old.source, old.body, old.received_at, old.via)
     return ParsedEvent(

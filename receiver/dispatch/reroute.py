@@ -1,7 +1,7 @@
-"""Rerouting: what today's rules say of old events, and the deliveries that those lack.
+"""Apply the current rules to old events, and create the deliveries that they lack.
 
-Nothing is sent twice: a sink that has a delivery of a result, however it ended, gets none of it here. What is told of a
-run that has gone on since (it was paused, or tried again) would be old news, and is left out.
+Nothing is sent twice: a sink that has a delivery of a result, in any state, does not get another one. Skips an event
+whose run has continued since, such as after a pause or a retry, because it is outdated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from receiver.ledger.filters import Filter
 from receiver.ledger.reroutes import OldEvent, ResultKey
 from receiver.routing.router import Router
 
-# Deliveries that one transaction makes at the most.
+# Maximum deliveries that one transaction creates.
 STEP = 500
 
 
@@ -40,8 +40,9 @@ class Rerouted:
 
 @dataclass(frozen=True, slots=True)
 class ReroutePage:
-    """The plan for a page of events, the newest first. `left`: how many are of runs that have gone on since; `oldest`:
-    the place of its last event: the next page is before that."""
+    """The plan for a page of events, the newest first. `left`: number of events whose runs have continued since.
+
+    `oldest`: the position of its last event, before which the next page begins."""
 
     events: list[Rerouted]
     deliveries: list[AddedDelivery]
@@ -64,7 +65,7 @@ class Rerouter:
         return self._router.failures
 
     def pages(self, wanted: Filter, before: int | None = None) -> Iterator[ReroutePage]:
-        """Yield what the rules say, page by page. `before`: the place to go on at. Raises LedgerUnavailable."""
+        """Yield the plans, page by page. `before`: the position to continue at. Raises LedgerUnavailable."""
         for page in reroutes.read_back(self._ledger, wanted, before):
             if page:
                 yield self._plan(page)

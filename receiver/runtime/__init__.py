@@ -1,1 +1,1 @@
-"""Processes, child processes, locks, throttles and Redis connections: what the parts run on."""
+"""Processes, child processes, locks, throttles and Redis connections for all components."""

@@ -1,4 +1,4 @@
-"""Run what goes on in the background of an event loop, so that no task ends in silence.
+"""Run background tasks and threads, so that none of them ends silently.
 
 The only module of the receiver that starts tasks and threads:
 
@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 
 from receiver.runtime.process import STABLE_AFTER, Restarts, error_location
 
-# Failures in a row from which on a task counts as one that keeps failing.
+# Number of failures in a row after which a task counts as failing.
 KEEPS_FAILING: Final = 3
 
 log = logging.getLogger("runhook.background")

@@ -1,6 +1,6 @@
-"""Work in a process of its own, which gets so much time and memory and no more.
+"""Run work in a separate process with limited time and memory.
 
-For what people write that a library works on as long as it likes, without a way to stop it or to let other threads run.
+For user input that a library may process for a long time, without a way to stop it or to let other threads run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from receiver.runtime.child import die_with_parent
 from receiver.runtime.process import error_location
 
-# Seconds of a processor that the work may take, seconds by the clock from the start of the process, and bytes.
+# Maximum seconds of processor time, seconds of wall-clock time from the start of the process, and bytes of memory.
 PROCESSOR: Final = 4
 CLOCK: Final = 18.0
 MEMORY: Final = 768 << 20
@@ -27,22 +27,24 @@ T = TypeVar("T")
 
 
 class TookTooMuch(Exception):
-    """The work took more time or memory than it may."""
+    """The work exceeded its limit of time or memory."""
 
 
 def run_bounded(work: Callable[..., T], *args: Any) -> T:
-    """Return what `work`, a function of a module, returns for `args`; all of them can be pickled. Raises what it
-    raises, and TookTooMuch."""
+    """Return the result of `work`, a module-level function, for `args`; all of them must be picklable.
+
+    Raises the exceptions of `work`, and TookTooMuch.
+    """
     command = [sys.executable, "-m", __name__]
     try:
-        ended = subprocess.run(  # noqa: S603 - the command is our own
+        ended = subprocess.run(  # noqa: S603 - the command is fixed
             command, input=pickle.dumps((work, args)), capture_output=True, timeout=CLOCK, check=False
         )
     except subprocess.TimeoutExpired:
         raise TookTooMuch from None
     if ended.returncode:
         raise TookTooMuch
-    found = pickle.loads(ended.stdout)  # noqa: S301 - our own process wrote it
+    found = pickle.loads(ended.stdout)  # noqa: S301 - written by the child process
     if isinstance(found, BaseException):
         raise found
     result: T = found
@@ -52,8 +54,8 @@ def run_bounded(work: Callable[..., T], *args: Any) -> T:
 def _main() -> None:
     die_with_parent(os.getppid())
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
-    work, args = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it
+    os.dup2(2, 1)  # keep prints of a library out of the result
+    work, args = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by the parent process
     os.nice(_NICE)
     used = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + PROCESSOR)

@@ -1,4 +1,4 @@
-"""The data folder is its owner's alone: results, secrets and bodies lie in it. Knows the names of what is in it."""
+"""Restrict the data folder to its owner, because it contains results, secrets and bodies."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from typing import Final
 from handlers.support.private_file import make_private_folder
 from receiver.errors import NotStarted
 
-# Folders in it whose files are ours as well. What sinks keep there is theirs, behind the folder's own mode.
+# Folders in it whose files Runhook manages. Files of sinks are protected by the mode of the data folder.
 _OURS: Final = ("redis", "spool", "quarantine")
 
 log = logging.getLogger("runhook.data")
 
 
 def secure(data: Path) -> None:
-    """Make the data folder, or take from everybody else what a umask left them of it.
+    """Create the data folder, or remove the access that a umask gave to other users.
 
-    A folder that somebody else owns is left as it is, and so is one around the home or the current directory, or one
-    that everybody writes into, such as /tmp, for it is no data folder: both are logged. Raises NotStarted when it can't
-    be made.
+    Keeps its mode, and logs a warning, if another user owns the folder, if it contains the home or current directory,
+    or if all users write to it, as to /tmp. Raises NotStarted if the folder cannot be created.
     """
     try:
         make_private_folder(data)
@@ -33,9 +32,9 @@ def secure(data: Path) -> None:
     if status.st_mode & 0o077:
         whole = data.resolve()
         if status.st_uid != os.geteuid():
-            log.warning("data.open_to_others path=%s mode=%o: it is not ours to change", data, status.st_mode & 0o777)
+            log.warning("data.open_to_others path=%s mode=%o: owned by another user", data, status.st_mode & 0o777)
         elif status.st_mode & stat.S_ISVTX or any(place.resolve().is_relative_to(whole) for place in _not_ours()):
-            log.warning("data.open_to_others path=%s: set RUNHOOK_DATA to a folder of its own", data)
+            log.warning("data.open_to_others path=%s: set RUNHOOK_DATA to a separate folder", data)
             return
     _close_to_others(data)
     for folder in (data, *(data / name for name in _OURS)):
@@ -52,7 +51,7 @@ def _not_ours() -> list[Path]:
 
 
 def _close_to_others(path: Path) -> None:
-    """Leave the file or folder to its owner alone; links, sockets and other people's files are left."""
+    """Restrict the file or folder to its owner. Skips links, sockets and files of other users."""
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

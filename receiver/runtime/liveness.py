@@ -1,4 +1,4 @@
-"""Which worker processes of this machine are dead: each holds the lock of a file in the data directory while it runs.
+"""Find dead worker processes of this machine: each running one locks a file in the data directory.
 
 The kernel frees the lock when the process has ended, however it ended, and never before. So the next process that
 starts with the same data directory releases at once what a dead one held, instead of waiting until its claims lapse.
@@ -58,7 +58,7 @@ class LivenessLock:
             raise
 
     def end(self) -> None:
-        """Remove the file: this process holds nothing any more."""
+        """Remove the file, because this process no longer has claims."""
         self._path.unlink(missing_ok=True)
         os.close(self._handle)
 

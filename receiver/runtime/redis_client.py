@@ -1,7 +1,7 @@
-"""Make clients of Redis, and say what its errors mean.
+"""Create clients of Redis, and explain its errors.
 
-The only module that makes clients: redis-py's own defaults are ten retries with pauses, and each caller decides
-for itself how long it waits for Redis.
+The only module that creates clients: redis-py's defaults are ten retries with pauses, but each caller must decide how
+long it waits for Redis.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; a time-
 def check_url(url: str) -> None:
     """Check the options after the ? of `url`; the rest is checked with the other settings. Opens nothing.
 
-    Raises ConfigError. Without this redis-py would fail at the first command, with an error that is no RedisError.
+    Raises ConfigError. Otherwise redis-py would fail at the first command, with another error than RedisError.
     """
     try:
         pool = redis.ConnectionPool.from_url(url, driver_info=_DRIVER)
@@ -148,13 +148,13 @@ def _seeing_resets(kind: type[Any]) -> type[Any]:
 
 
 def unusable(redis_url: str, error: Exception, todo: str) -> str:
-    """Return in one line why Redis can't be used, and what would be right: `todo`, where it is away."""
+    """Return in one line why Redis cannot be used, and how to fix it: `todo`, if it is unavailable."""
     reason = str(error).rstrip(".") or type(error).__name__
     return no_entry(redis_url, error) or f"Redis can't be used ({hide_password(redis_url)}): {reason}; {todo}"
 
 
 def no_entry(redis_url: str, error: Exception) -> str:
-    """Return in one line why Redis refuses us and waiting can't help; "" for all other errors."""
+    """Return in one line why Redis refuses access, if waiting cannot help; "" for all other errors."""
     where = hide_password(redis_url)
     if isinstance(error, redis.AuthenticationError):
         if str(error).startswith(("HELLO must be called", "Authentication required")):

@@ -92,10 +92,10 @@ class Supervisor:
         self._stops = StopRequests()
 
     def run(self, ready: Callable[[], bool] | None = None, on_ready: Callable[[], None] = lambda: None) -> int:
-        """Run until asked to stop. Return the exit code: 0 when every process ended by itself in time, else 1.
+        """Run until asked to stop. Return the exit code: 0 if all processes ended in time without SIGKILL, else 1.
 
         `ready`: polled until it is true, by default until all programs work; then `on_ready` is called once. Raises
-        NotStarted or UsageError, with the program's own line, when one can't start and that ends all.
+        NotStarted or UsageError, with the program's own message, if one cannot start and that ends all.
         """
         ready = ready or (lambda: not self.starting())
         waiting = True
@@ -192,7 +192,7 @@ class Supervisor:
             each.process.stdout = None
 
     def _kill_hung(self, each: Program) -> None:
-        """Kill a process whose signs of life stay away: seen twice, for this process may be what stood still."""
+        """Kill a process without signs of life. Checks twice, because this process itself may have been suspended."""
         now = time.monotonic()
         if each.process is None or each.status is None or now - (each.status.pulse_at or now) < PULSE_WITHIN:
             each.frozen_since = 0.0

@@ -12,7 +12,7 @@ from typing import Final
 
 import redis
 
-# Seconds that a process counts by itself after Redis failed.
+# Seconds that a process counts locally after Redis failed.
 LOCAL_FOR: Final = 5.0
 
 

@@ -5,7 +5,7 @@ for a job at once; and it survives a Redis that is unavailable, restarted or ful
 rq.
 """
 # mypy: disable-error-code="no-untyped-call"
-# rq leaves parts of itself untyped.
+# Parts of rq are untyped.
 
 from __future__ import annotations
 

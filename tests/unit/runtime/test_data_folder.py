@@ -71,7 +71,7 @@ def test_folder_of_others_is_not_changed(
         monkeypatch.chdir(folder / "project")
     secure(folder)
     assert folder.stat().st_mode & 0o7777 == mode
-    assert "set RUNHOOK_DATA to a folder of its own" in caplog.text
+    assert "set RUNHOOK_DATA to a separate folder" in caplog.text
 
 
 def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
