@@ -57,6 +57,15 @@ class SkyvernSimulator:
         """Until these runs have ended, and their files are there."""
         eventually(lambda: all(self.run(run_id).settled for run_id in run_ids))
 
+    def ended(self, *prompts: str) -> list[str]:
+        """Submit a task for each prompt and wait for their ends. Returns their ids."""
+        run_ids = [str(self.submit(prompt)["run_id"]) for prompt in prompts]
+        self.wait_final(*run_ids)
+        return run_ids
+
+
+Simulate = Callable[..., SkyvernSimulator]
+
 
 @pytest.fixture(scope="session")
 def stopping_simulators() -> Iterator[list[Serving]]:
@@ -68,7 +77,7 @@ def stopping_simulators() -> Iterator[list[Serving]]:
 
 
 @pytest.fixture
-def simulate_skyvern(stopping_simulators: list[Serving]) -> Iterator[Callable[..., SkyvernSimulator]]:
+def simulate_skyvern(stopping_simulators: list[Serving]) -> Iterator[Simulate]:
     with ExitStack() as stack:
 
         def make(**options: Any) -> SkyvernSimulator:
@@ -84,5 +93,5 @@ def simulate_skyvern(stopping_simulators: list[Serving]) -> Iterator[Callable[..
 
 
 @pytest.fixture
-def skyvern_simulator(simulate_skyvern: Callable[..., SkyvernSimulator]) -> SkyvernSimulator:
+def skyvern_simulator(simulate_skyvern: Simulate) -> SkyvernSimulator:
     return simulate_skyvern()

@@ -78,10 +78,13 @@ class Submitting:
         return self.client.post("/v1/run/tasks", json={"prompt": prompt, "title": prompt, **fields}, headers=headers)
 
 
+Make = Callable[..., Submitting]
+
+
 @pytest.fixture
 def submitting(
     redis_url: str, tmp_path: Path, stopping_simulators: list[Serving], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Submitting]]:
+) -> Iterator[Make]:
     monkeypatch.setattr(async_ledger, "WAIT", PATIENCE / 4)  # a busy machine is no ledger that hangs
     monkeypatch.setattr(dispatcher, "IDLE_WAIT", 0.1)
     with ExitStack() as stack:

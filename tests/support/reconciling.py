@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from simulator.samples import dumps
-from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support import queries
 from tests.support.ledger import with_tables
 
@@ -30,9 +31,9 @@ OTHER = "sub_" + "fedcba9876543210" * 2
 class Rig:
     """A reconciler with its ledger, at one simulator."""
 
-    def __init__(self, sim: SkyvernSimulator, tmp_path: Path, redis_url: str, **config: Any) -> None:
+    def __init__(self, sim: Any, tmp_path: Path, redis_url: str, **config: Any) -> None:
         environ = {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db"}
-        source = {"secrets": ["x"], "api_base": sim.url, "api_key": sim.key, "watch": config.pop("watch", False)}
+        source = {"secrets": ["x"], "api_base": sim.url, "api_key": KEY, "watch": config.pop("watch", False)}
         config = {"webhook_grace": 0, "budget": "1000/s", "watch_back": 86400, **config}
         routes = [{"name": "all", "to": ["results"]}]
         sinks = {"results": {"type": "files", "path": str(tmp_path / "files")}}
@@ -40,7 +41,7 @@ class Rig:
         self.config = Config.model_validate(
             {"sources": {"skyvern": source}, "sinks": sinks, "routes": routes, "reconcile": config}
         )
-        self.sim = sim
+        self.sim: SkyvernSimulator = sim
         self.ledger = with_tables(Ledger(self.settings.database_url))
         self.reconciler: Reconciler = poller.build(self.settings, self.config)
 
@@ -51,6 +52,19 @@ class Rig:
     def answered(self, run_id: str, token: str = TOKEN, due_at: float = 1.0) -> None:
         answer = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=due_at)
         self.ledger.write(lambda c: lifecycle.record_outcome(c, token, answer, time.time()))
+
+    def overdue(self, prompt: str = "invoice", path: str = "/v1/run/tasks", **fields: Any) -> str:
+        """Submit a run, record its submission, and wait for its end. Returns its id."""
+        run_id = str(self.sim.submit(prompt, path, **fields)["run_id"])
+        self.begin()
+        self.answered(run_id)
+        self.sim.wait_final(run_id)
+        return run_id
+
+    def poll(self, token: str = TOKEN) -> None:
+        """Poll for the submission now."""
+        self.due_now(token)
+        self.reconciler.drain(20)
 
     def lost(self, token: str = TOKEN) -> None:
         self.ledger.write(
@@ -87,3 +101,7 @@ class Rig:
     @property
     def dispatcher(self) -> Dispatcher:
         return self.reconciler._dispatcher
+
+
+MakeRig = Callable[..., Rig]
+Rigged = Callable[..., tuple[Rig, SkyvernSimulator]]

@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 
 from receiver.console.files import GOOD_FOR, FileLinks
-from receiver.console.pages import run
 from tests.servers.console import ConsoleDeployment
 from tests.support.console import Browser
 from tests.support.demo_runs import RECORDING
@@ -128,19 +127,3 @@ def test_buttons_are_those_that_could_do_something(browser: Browser) -> None:
         assert verb not in running
         assert verb == "Send again" or verb not in delivered
     assert "no sink has stored them" in running
-
-
-def test_a_page_says_what_it_leaves_out(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a run with 8 files, of which 6 are pictures
-    browser.sign_in()
-    page = browser.get(RUN).text
-    assert "list of files below" not in page
-    assert "runhook artifacts" not in page
-    # When fewer are shown in place, and fewer are listed
-    monkeypatch.setattr(run, "_MOST_PICTURES", 4)
-    assert "2 more are in the list of files below." in browser.get(RUN).text
-    monkeypatch.setattr(run, "MAX_LIMIT", 7)
-    # Then the page says so, and how to see the others
-    page = browser.get(RUN).text
-    assert "These are the first 7." in page
-    assert f"<code>runhook artifacts {RUN.removeprefix('/runs/')}</code>" in page

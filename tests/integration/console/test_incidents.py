@@ -37,21 +37,6 @@ def test_an_incident_leads_to_its_runs(browser: Browser, console_server: Submitt
     assert "No run failed in the last 24 hours." in browser.get("/incidents").text
 
 
-def test_an_incident_is_submitted_again_where_a_sink_does_that(
-    submitting: Callable[..., Submitting], hashed_password: str
-) -> None:
-    again = {"type": "resubmit", "base_url": "http://127.0.0.1:9", "key": "rhk_x"}
-    server = submitting(
-        "http://127.0.0.1:9", dispatching=False, console_password=hashed_password, sinks={"again": again}
-    )
-    record(server.ledger, new_event("tsk_1", status="failed", failure_reason="Timeout"), now=server.ledger.now() - 10)
-    browser = Browser(server.url)
-    browser.sign_in()
-    asked = browser.click(browser.get("/incidents"), "Submit again")
-    assert "Submit these failed runs again?" in asked.text
-    browser.session.close()
-
-
 def resubmitted(server: Submitting) -> set[tuple[str, str]]:
     """Run and sink of each delivery, once all operations are done."""
     work_off(server.ledger)
@@ -59,7 +44,7 @@ def resubmitted(server: Submitting) -> set[tuple[str, str]]:
     return {(row.run_id, row.sink) for row in server.ledger.read(lambda it: it.execute(made).all())}
 
 
-def test_failed_runs_that_match_are_submitted_again_by_the_sink_that_somebody_chooses(
+def test_matching_failed_runs_go_to_the_chosen_sink(
     submitting: Callable[..., Submitting], hashed_password: str
 ) -> None:
     # Given two sinks that submit runs again, a run that has failed and one that has not

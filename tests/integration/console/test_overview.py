@@ -87,10 +87,3 @@ def test_people_of_one_source_see_their_own_numbers(browser: Browser) -> None:
     assert figure(page, "dead letters")[0] == "0"
     assert "results" not in re.sub(r"<span>[^<]*</span>|<h2>[^<]*</h2>", "", page.split("<main", 1)[1])
     assert "Nothing in this time." in page
-
-
-def test_without_anything_it_says_what_to_do(browser: Browser) -> None:
-    browser.sign_in()
-    page = browser.get("/").text
-    assert "No sink is configured yet." in page
-    assert "No run yet." in page

@@ -120,3 +120,24 @@ def test_a_filter_that_is_wrong_is_shown_as_it_was_typed(browser: Browser) -> No
 def test_commands_in_what_is_said_are_code(browser: Browser) -> None:
     browser.sign_in()
     assert re.search(r"<code>runhook [^<`]+</code>", browser.get("/").text)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/", "No sink is configured yet."),
+        ("/", "No run yet."),
+        ("/audit", "No actions recorded yet"),
+        ("/dead", "No dead letter"),
+        ("/dead?sink=ops", "No delivery matches"),
+        ("/deliveries", "Nothing was delivered yet"),
+        ("/missing", "Nothing is missing"),
+        ("/operations", "No operation yet"),
+        ("/schedules", "set <code>watch: true</code>"),
+        ("/schedules", "No schedule is known."),
+        ("/submissions", "Nothing was submitted yet."),
+    ],
+)
+def test_empty_list_says_what_fills_it(browser: Browser, path: str, text: str) -> None:
+    browser.sign_in()
+    assert text in browser.get(path).text

@@ -28,14 +28,6 @@ def two_sources(submitting: Callable[..., Submitting], hashed_password: str) -> 
     )
 
 
-def test_without_any_the_page_says_what_to_do(browser: Browser) -> None:
-    browser.sign_in()
-    page = browser.get("/schedules").text
-    assert "set <code>watch: true</code>" in page
-    assert "No schedule is known." in page
-    assert "<code>runhook connect</code> lists all agents" in page
-
-
 def test_what_is_watched_and_what_missed(two_sources: Submitting) -> None:
     # Given a source whose last walk broke off, with a schedule that missed and an agent that was connected
     now = time.time()

@@ -28,11 +28,6 @@ def submitted(server: Submitting, name: str = "one", run_id: str = "", source: s
     return new.id
 
 
-def test_without_submissions_the_list_says_what_to_do(browser: Browser) -> None:
-    browser.sign_in()
-    assert "Nothing was submitted yet." in browser.get("/submissions").text
-
-
 def test_submissions_are_listed_and_found(browser: Browser, console_server: Submitting) -> None:
     # Given two submissions, one of which Skyvern has taken
     taken = submitted(console_server, "taken", "tsk_1", title="Fetch invoices", labels={"team": "web"})
@@ -49,9 +44,7 @@ def test_submissions_are_listed_and_found(browser: Browser, console_server: Subm
     assert "No submission matches" in browser.get("/submissions?state=lost").text
 
 
-def test_one_without_a_title_is_named_as_the_command_line_names_it(
-    browser: Browser, console_server: Submitting
-) -> None:
+def test_submission_without_title_shows_its_short_id(browser: Browser, console_server: Submitting) -> None:
     found = submitted(console_server, "0123456789abcdef0123456789abcdef")
     browser.sign_in()
     assert f">tasks {short_id(found)}</a>" in browser.get("/submissions").text
@@ -86,8 +79,8 @@ def test_one_whose_run_has_failed_is_submitted_again(
     record(server.ledger, new_event("tsk_1", status="failed"), now=time.time() - 10)
     browser = Browser(server.url)
     browser.sign_in()
-    asked = browser.click(browser.get(f"/submissions/{found}"), "Submit again")
-    assert "Submit these failed runs again?" in asked.text
+    for path in (f"/submissions/{found}", "/incidents"):
+        assert "Submit these failed runs again?" in browser.click(browser.get(path), "Submit again").text
     browser.session.close()
 
 
@@ -110,16 +103,3 @@ def test_nothing_of_a_submission_becomes_markup(browser: Browser, console_server
     browser.sign_in()
     plain, shown = (browser.get(f"/submissions/{each}").text for each in ids)
     assert tags(shown) == tags(plain)
-
-
-def test_its_page_follows_what_becomes_of_it(browser: Browser, console_server: Submitting) -> None:
-    # Given somebody who looks at a submission whose run goes on
-    found = submitted(console_server, "taken", "tsk_1", title="Fetch invoices")
-    browser.sign_in()
-    assert "no event yet" in browser.get(f"/submissions/{found}").text
-    # When the run ends
-    record(console_server.ledger, new_event("tsk_1", status="failed"))
-    # Then the page's next part tells of it
-    part = browser.get(f"/submissions/{found}").text
-    assert "no event yet" not in part
-    assert "/console/runs/tsk_1" in part

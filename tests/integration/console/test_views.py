@@ -56,7 +56,7 @@ def test_each_has_views_of_their_own(views: Views) -> None:
     assert views.names(BO) == ["Failed"]
 
 
-def test_what_is_shared_is_seen_by_those_who_may_see_what_its_owner_may(views: Views) -> None:
+def test_shared_view_is_limited_to_its_owners_source(views: Views) -> None:
     views.save(ANA, "Of all", shared=True)
     views.save(OF_A, "Of a", shared=True)
     assert views.names(BO) == ["Of a", "Of all"]

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.servers.skyvern import SkyvernSimulator
-from tests.support.reconciling import Rig
+from tests.support.reconciling import MakeRig, Rig, Rigged
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def rig(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Rig]]:
+def rig(tmp_path: Path, redis_url: str, request: pytest.FixtureRequest) -> Iterator[MakeRig]:
+    """Make a reconciler at this server, or at the simulated Skyvern."""
     made: list[Rig] = []
 
-    def make(sim: SkyvernSimulator, url: str = redis_url, **config: Any) -> Rig:
-        made.append(Rig(sim, tmp_path, url, **config))
+    def make(server: Any = None, url: str = redis_url, **config: Any) -> Rig:
+        made.append(Rig(server or request.getfixturevalue("skyvern_simulator"), tmp_path, url, **config))
         return made[-1]
 
     yield make
@@ -28,3 +28,14 @@ def rig(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Rig]]:
         each.reconciler.close()
         eventually(lambda each=each: not each.reconciler._running.total())  # type: ignore[misc]
         each.ledger.close()
+
+
+@pytest.fixture
+def rigged(rig: MakeRig) -> Rigged:
+    """Make a reconciler at the simulated Skyvern; return both."""
+
+    def make(**config: Any) -> Any:
+        made = rig(**config)
+        return made, made.sim
+
+    return make

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from receiver.ledger import Connection, run_polls
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.records import NewSubmission
-from tests.servers.skyvern import SkyvernSimulator
-from tests.support.reconciling import Rig
+from tests.support.reconciling import Rigged
 
 
-def test_what_waits_for_one_source_hides_nothing_of_another(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
+def test_removed_source_does_not_block_another(rigged: Rigged) -> None:
     # Given a great many submissions and runs that are due for a source which is no longer in the config
-    it, sim = rig(skyvern_simulator), skyvern_simulator
+    it, sim = rigged()
 
     def strand(connection: Connection) -> None:
         for number in range(300):
@@ -38,11 +33,9 @@ def test_what_waits_for_one_source_hides_nothing_of_another(
     assert {run_id for run_id, _, _ in it.events()} == {submitted, alone}
 
 
-def test_neither_submissions_nor_runs_take_all_of_a_small_budget(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
+def test_submissions_and_runs_share_a_small_budget(rigged: Rigged) -> None:
     # Given more submissions due than the budget allows, and a run from elsewhere
-    it, sim = rig(skyvern_simulator, budget="4/h", concurrency=1), skyvern_simulator
+    it, sim = rigged(budget="4/h", concurrency=1)
     for number in range(20):
         it.begin(f"sub_{number:032x}")
         it.answered(f"tsk_{number}", f"sub_{number:032x}")

@@ -79,13 +79,19 @@ def test_the_next_poll_comes_no_sooner_than_skyvern_asks(
     assert 3000 <= due_at - began < 3060 + (time.time() - began)
 
 
-def test_a_poll_that_is_not_told_to_wait_comes_again_soon(poll: Poll, scripted_server: ScriptedServer) -> None:
-    scripted_server.default = Reply(503)
+@pytest.mark.parametrize(
+    ("retry_after", "least", "most"),
+    [(None, 0, 60), ("1", 10, 60), ("Fri, 01 Jan 2100 00:00:00 GMT", 86_000, 88_000)],
+)
+def test_wait_between_polls_is_bounded(
+    poll: Poll, scripted_server: ScriptedServer, retry_after: str | None, least: float, most: float
+) -> None:
+    scripted_server.default = Reply(503, b"", {"retry-after": retry_after} if retry_after else {})
 
     due_at = poll(60.0).due_at
 
     assert due_at is not None
-    assert 0 < due_at - time.time() < 60
+    assert least < due_at - time.time() < most
 
 
 @pytest.mark.parametrize(

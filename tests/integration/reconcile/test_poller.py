@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,27 +25,17 @@ from simulator.bodies import webhook
 from simulator.faults import Fault
 from simulator.samples import dumps
 from tests.servers.scripted import Reply, ScriptedServer
-from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.valkey import free_port
 from tests.support.events import count_parses
 from tests.support.ledger import states
-from tests.support.reconciling import OTHER, TOKEN, Rig
+from tests.support.reconciling import OTHER, TOKEN, MakeRig, Rig, Rigged
 from tests.support.waiting import eventually
 
-Simulate = Callable[..., SkyvernSimulator]
 
-
-# --- Runs that are overdue
-
-
-def test_overdue_run_becomes_one_new_event_despite_late_webhook(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
-    it, sim = rig(skyvern_simulator), skyvern_simulator
-    run_id = sim.submit("invoice")["run_id"]
-    it.begin()
-    it.answered(run_id)
-    sim.wait_final(run_id)
+def test_overdue_run_becomes_one_new_event_despite_late_webhook(rigged: Rigged) -> None:
+    it, sim = rigged()
+    run_id = it.overdue()
 
     assert it.reconciler.drain(20) == 1
 
@@ -61,10 +49,8 @@ def test_overdue_run_becomes_one_new_event_despite_late_webhook(
 
 
 @pytest.mark.parametrize("road", ["poll", "lost answer", "import"])
-def test_what_the_api_says_of_a_run_is_parsed_once(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, road: str
-) -> None:
-    it, sim = rig(skyvern_simulator), skyvern_simulator
+def test_polled_body_is_parsed_once(rigged: Rigged, monkeypatch: pytest.MonkeyPatch, road: str) -> None:
+    it, sim = rigged()
     run_id = sim.submit("invoice", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
     sim.wait_final(run_id)
     it.begin()
@@ -84,16 +70,11 @@ def test_what_the_api_says_of_a_run_is_parsed_once(
     ("path", "engine"),
     [("/v1/run/tasks", "skyvern-1.0"), ("/v1/run/tasks", "skyvern-2.0"), ("/v1/run/agents", "")],
 )
-def test_a_polled_run_has_each_member_of_its_webhook(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], path: str, engine: str
-) -> None:
+def test_polled_run_has_each_webhook_member(rigged: Rigged, path: str, engine: str) -> None:
     # Given a run whose webhook is lost
-    it, sim = rig(skyvern_simulator), skyvern_simulator
+    it, sim = rigged()
     body = {"engine": engine} if engine else {"agent_id": "wpid_1", "parameters": {"a": 1}}
-    run_id = sim.submit("invoice", path, **body)["run_id"]
-    it.begin()
-    it.answered(run_id)
-    sim.wait_final(run_id)
+    run_id = it.overdue("invoice", path, **body)
 
     # When it is polled
     it.reconciler.drain(20)
@@ -113,53 +94,28 @@ def test_a_polled_run_has_each_member_of_its_webhook(
     assert len(same) > 5
 
 
-def test_unavailable_details_are_awaited_then_skipped(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given a Skyvern whose call for details is in trouble
-    it, sim = rig(skyvern_simulator), skyvern_simulator
-    run_id = sim.submit("invoice")["run_id"]
-    it.begin()
-    it.answered(run_id)
-    sim.wait_final(run_id)
-    (source,) = it.reconciler.sources
-    monkeypatch.setattr(source.reader, "get_details", lambda *_: Answered(502, b""))
-
-    # When it is polled, it waits for them
-    it.reconciler.drain(20)
-    assert it.events() == []
-    assert it.submission().reason == "its details: Skyvern answered 502"
-    assert it.submission().due_at == pytest.approx(time.time() + 30, abs=15)
-
-    # And after ten minutes it goes without
-    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE runs SET noted_at = noted_at - 601"))
-    it.due_now()
-    it.reconciler.drain(20)
-    assert it.events() == [(run_id, "poll", "new")]
-
-
-@pytest.mark.parametrize("status", [403, 404, 405])
-def test_a_skyvern_without_a_call_for_details_delays_nothing(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    it, sim = rig(skyvern_simulator), skyvern_simulator
-    run_id = sim.submit("invoice")["run_id"]
-    it.begin()
-    it.answered(run_id)
-    sim.wait_final(run_id)
+@pytest.mark.parametrize("status", [502, 403, 404, 405])
+def test_details_are_awaited_for_ten_minutes(rig: MakeRig, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    # Given a Skyvern whose call for details fails, or is missing
+    it = rig()
+    run_id = it.overdue()
     (source,) = it.reconciler.sources
     monkeypatch.setattr(source.reader, "get_details", lambda *_: Answered(status, b""))
-
     it.reconciler.drain(20)
 
+    # Then a failure is waited out, for ten minutes
+    if status == 502:
+        assert it.events() == []
+        assert it.submission().reason == "its details: Skyvern answered 502"
+        assert it.submission().due_at == pytest.approx(time.time() + 30, abs=15)
+        it.ledger.write(lambda c: c.exec_driver_sql("UPDATE runs SET noted_at = noted_at - 601"))
+        it.poll()
     assert it.events() == [(run_id, "poll", "new")]
 
 
-def test_a_lost_answer_of_a_workflow_is_found_by_one_search(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lost_workflow_response_is_found_by_one_search(rigged: Rigged, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given many runs, and one with the token, whose answer was lost
-    it, sim = rig(skyvern_simulator), skyvern_simulator
+    it, sim = rigged()
     callback = f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}"
     run_id = sim.submit("mine", "/v1/run/agents", agent_id="wpid_1", webhook_url=callback)["run_id"]
     sim.wait_final(run_id, *(sim.submit(f"another {number}")["run_id"] for number in range(8)))
@@ -176,10 +132,8 @@ def test_a_lost_answer_of_a_workflow_is_found_by_one_search(
 @pytest.mark.parametrize(
     "answer", [Answered(400, b""), Answered(503, b""), Answered(200, b"[]"), Unreachable(False, "x")]
 )
-def test_a_search_that_fails_or_finds_nothing_proves_nothing(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, answer: Any
-) -> None:
-    it, sim = rig(skyvern_simulator), skyvern_simulator
+def test_failed_or_empty_search_proves_nothing(rigged: Rigged, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    it, sim = rigged()
     callback = f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}"
     run_id = sim.submit("mine", "/v1/run/agents", agent_id="wpid_1", webhook_url=callback)["run_id"]
     sim.wait_final(run_id)
@@ -196,46 +150,10 @@ def test_a_search_that_fails_or_finds_nothing_proves_nothing(
     assert it.events() == [(run_id, "poll", "new")]
 
 
-@pytest.mark.parametrize(("seconds", "earliest"), [("100", 95), ("1", 10), ("Fri, 01 Jan 2100 00:00:00 GMT", 86_000)])
-def test_retry_after_of_a_poll_is_honoured(
-    scripted_server: ScriptedServer, rig: Callable[..., Rig], seconds: str, earliest: float
-) -> None:
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
-    it.begin()
-    it.answered("tsk_1")
-    scripted_server.default = Reply(429, b"{}", {"retry-after": seconds})
-
-    it.reconciler.drain(20)
-
-    due_at = it.submission().due_at
-    assert due_at is not None
-    assert earliest < due_at - time.time() < max(20, earliest + 1000)
-
-
-@pytest.mark.parametrize(("age", "polled"), [(86_000, True), (86_500, False)])
-def test_a_run_that_is_not_there_is_polled_for_a_day(
-    scripted_server: ScriptedServer, rig: Callable[..., Rig], age: float, polled: bool
-) -> None:
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
-    it.begin()
-    it.answered("tsk_1")
-    it.ledger.write(lambda c: c.exec_driver_sql(f"UPDATE submissions SET created_at = {time.time() - age}"))
-    scripted_server.default = Reply(404, b'{"detail": "Task run not found"}')
-
-    it.reconciler.drain(20)
-    it.due_now()
-    it.reconciler.drain(20)
-
-    assert (it.submission().due_at is not None) is polled
-    assert it.submission().reason == "Skyvern answered 404"
-
-
 @pytest.mark.parametrize("path", ["/v1/run/tasks", "/v1/run/agents"])
 @pytest.mark.parametrize("engine", ["skyvern-1.0", "skyvern-2.0"])
-def test_the_poll_and_the_webhook_of_each_kind_say_the_same(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], path: str, engine: str
-) -> None:
-    it, sim = rig(skyvern_simulator), skyvern_simulator
+def test_poll_and_webhook_of_each_kind_match(rigged: Rigged, path: str, engine: str) -> None:
+    it, sim = rigged()
     run_id = sim.submit("invoice", path, agent_id="wpid_1", engine=engine)["run_id"]
     sim.wait_final(run_id)
     content = dumps(webhook(sim.run(run_id), lambda stored: f"https://files.example/{stored.id}?sig=fresh"))
@@ -248,7 +166,7 @@ def test_the_poll_and_the_webhook_of_each_kind_say_the_same(
     assert [(via, what) for _, via, what in it.events()] == [("webhook", "new"), ("poll", more)]
 
 
-def test_a_run_that_goes_on_is_polled_ever_more_rarely(simulate_skyvern: Simulate, rig: Callable[..., Rig]) -> None:
+def test_running_run_is_polled_less_often(simulate_skyvern: Simulate, rig: MakeRig) -> None:
     sim = simulate_skyvern(run_seconds=1000.0)
     it = rig(sim)
     run_id = sim.submit("invoice")["run_id"]
@@ -256,8 +174,7 @@ def test_a_run_that_goes_on_is_polled_ever_more_rarely(simulate_skyvern: Simulat
     it.answered(run_id)
     waits = []
     for _ in range(3):
-        it.due_now()
-        it.reconciler.drain(20)
+        it.poll()
         due_at = it.submission().due_at
         assert due_at is not None
         waits.append(due_at - time.time())
@@ -268,14 +185,9 @@ def test_a_run_that_goes_on_is_polled_ever_more_rarely(simulate_skyvern: Simulat
 
 
 @pytest.mark.parametrize("fault", [Fault.THROTTLE, Fault.BUSY, Fault.CRASH, Fault.GARBAGE])
-def test_trouble_at_skyvern_is_written_down_and_tried_again(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], fault: Fault
-) -> None:
-    it, sim = rig(skyvern_simulator), skyvern_simulator
-    run_id = sim.submit("invoice")["run_id"]
-    it.begin()
-    it.answered(run_id)
-    sim.wait_final(run_id)
+def test_skyvern_error_is_recorded_and_retried(rigged: Rigged, fault: Fault) -> None:
+    it, sim = rigged()
+    run_id = it.overdue()
     sim.world.options.change({fault: 1.0})
     it.reconciler.drain(20)
     assert it.submission().due_at is not None
@@ -288,13 +200,8 @@ def test_trouble_at_skyvern_is_written_down_and_tried_again(
     assert it.events() == [(run_id, "poll", "new")]
 
 
-# --- Submissions whose answer was lost
-
-
-def test_a_lost_answer_is_made_good_by_the_token_in_the_callback(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
-    it, sim = rig(skyvern_simulator), skyvern_simulator
+def test_lost_response_is_found_by_its_token(rigged: Rigged) -> None:
+    it, sim = rigged()
     for number in range(5):
         sim.submit(f"another {number}")
     run_id = sim.submit("mine", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
@@ -320,11 +227,9 @@ def test_a_lost_answer_is_made_good_by_the_token_in_the_callback(
     assert sum(each.polls for each in sim.world.runs.values()) == polls
 
 
-def test_lost_answer_found_after_the_webhook_queues_the_callback(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
+def test_lost_answer_found_after_the_webhook_queues_the_callback(rigged: Rigged) -> None:
     # Given a submission whose answer was lost, and the webhook of its run, which came without the token
-    it, sim = rig(skyvern_simulator), skyvern_simulator
+    it, sim = rigged()
     run_id = sim.submit("mine", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
     it.begin(webhook_url="https://app.example/done")
     it.lost()
@@ -338,10 +243,8 @@ def test_lost_answer_found_after_the_webhook_queues_the_callback(
     assert states(it.ledger)[f"{run_id}:callback"] == "queued"
 
 
-def test_orphaned_submission_is_resolved_or_lost_after_a_day(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
-    it = rig(skyvern_simulator)
+def test_orphaned_submission_is_resolved_or_lost_after_a_day(rig: MakeRig) -> None:
+    it = rig()
     new = NewSubmission(TOKEN, "skyvern", "k", "tasks", "h")
     it.ledger.write(lambda c: lifecycle.begin(c, new, time.time() - 200))
     it.reconciler.drain(20)
@@ -373,10 +276,8 @@ class Unsent:
         return self.it.submission()
 
 
-def test_submission_without_a_run_releases_its_key(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
-    unsent = Unsent(rig(skyvern_simulator))
+def test_submission_without_a_run_releases_its_key(rig: MakeRig) -> None:
+    unsent = Unsent(rig())
 
     young = unsent.search(200)  # it may be on its way to Skyvern still
     assert (young.state, young.idempotency_key) == (SubmissionState.UNKNOWN, "order-1")
@@ -390,7 +291,7 @@ def test_submission_without_a_run_releases_its_key(
 
 
 def test_missing_run_is_proved_among_many_later_ones(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = rig(skyvern_simulator, budget="1000/s")
     unsent = Unsent(it)
@@ -409,7 +310,7 @@ def test_missing_run_is_proved_among_many_later_ones(
 
 
 def test_missing_run_is_proved_among_many_foreign_ones(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an account in which more runs are started past us than one search reads
     monkeypatch.setattr(absence, "READS", 2)
@@ -426,9 +327,7 @@ def test_missing_run_is_proved_among_many_foreign_ones(
     assert found[-1] is SubmissionState.LOST
 
 
-def test_much_later_runs_are_not_fetched_for_the_proof(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
+def test_much_later_runs_are_not_fetched_for_the_proof(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
     # Given an account in which runs are started past us, more than an hour after a submission
     unsent = Unsent(rig(skyvern_simulator, budget="1000/s"))
     others = [skyvern_simulator.submit(f"of another app {number}")["run_id"] for number in range(3)]
@@ -444,64 +343,38 @@ def test_much_later_runs_are_not_fetched_for_the_proof(
     assert {each: skyvern_simulator.world.runs[each].polls for each in others} == looked
 
 
-def test_a_run_that_might_be_its_own_leaves_a_submission_unknown(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "answer",
+    [Unreachable(True, "reset"), Answered(200, b'{"status": "created"}', {})],
+    ids=["reset", "no request"],
+)
+def test_unreadable_candidate_leaves_submission_unknown(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
-    unsent = Unsent(rig(skyvern_simulator))
-    callback = f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}"
-    run_id = skyvern_simulator.submit("mine", webhook_url=callback)["run_id"]
-    with monkeypatch.context() as patch:  # it is in the list, and can't be read just now
-        (source,) = unsent.it.reconciler.sources
-        patch.setattr(source.reader, "get_run", lambda _: Unreachable("reset", ambiguous=True))
-        assert unsent.search(700).state is SubmissionState.UNKNOWN
-
-    assert unsent.search(700).run_id == run_id
-
-
-def test_a_list_that_shows_no_tokens_proves_nothing(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
-    assert Unsent(rig(skyvern_simulator), shown=False).search(700).state is SubmissionState.UNKNOWN
-
-
-def test_a_list_by_a_clock_that_is_far_behind_proves_nothing(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
-    unsent = Unsent(rig(skyvern_simulator))
-    change = f"UPDATE submissions SET created_at = created_at + 3600 WHERE id = '{OTHER}'"
-    unsent.it.ledger.write(lambda c: c.exec_driver_sql(change))
-
-    assert unsent.search(700).state is SubmissionState.UNKNOWN
-
-
-def test_run_without_a_request_leaves_submission_unknown(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unsent = Unsent(rig(skyvern_simulator))
-    run_id = skyvern_simulator.submit("mine", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
+    unsent = Unsent(rig())
+    run_id = unsent.it.sim.submit("mine", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
     with monkeypatch.context() as patch:
         (source,) = unsent.it.reconciler.sources
-        patch.setattr(source.reader, "get_run", lambda _: Answered(200, b'{"status": "created"}', {}))
+        patch.setattr(source.reader, "get_run", lambda _: answer)
         assert unsent.search(700).state is SubmissionState.UNKNOWN
 
     assert unsent.search(700).run_id == run_id
 
 
-def test_a_list_that_can_not_be_had_proves_nothing(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
-    unsent = Unsent(rig(skyvern_simulator))
-    skyvern_simulator.world.options.change({Fault.CRASH: 1.0})
+@pytest.mark.parametrize("trouble", ["no tokens", "late clock", "unavailable"])
+def test_doubtful_list_proves_nothing(rig: MakeRig, trouble: str) -> None:
+    unsent = Unsent(rig(), shown=trouble != "no tokens")
+    if trouble == "late clock":
+        change = f"UPDATE submissions SET created_at = created_at + 3600 WHERE id = '{OTHER}'"
+        unsent.it.ledger.write(lambda c: c.exec_driver_sql(change))
+    elif trouble == "unavailable":
+        unsent.it.sim.world.options.change({Fault.CRASH: 1.0})
+
     assert unsent.search(700).state is SubmissionState.UNKNOWN
 
 
-# --- Limits
-
-
-def test_a_result_that_was_too_large_to_take_is_fetched_at_once(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], redis_url: str
-) -> None:
-    it, sim = rig(skyvern_simulator), skyvern_simulator
+def test_too_large_result_is_fetched_at_once(rigged: Rigged, redis_url: str) -> None:
+    it, sim = rigged()
     run_id = sim.submit("invoice")["run_id"]
     it.begin()
     it.answered(run_id, due_at=time.time() + 1000)
@@ -517,11 +390,9 @@ def test_a_result_that_was_too_large_to_take_is_fetched_at_once(
 
 
 @pytest.mark.parametrize("redis_there", [True, False])
-def test_the_budget_bounds_the_calls_with_redis_and_without(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], redis_url: str, redis_there: bool
-) -> None:
+def test_budget_bounds_calls_with_and_without_redis(rigged: Rigged, redis_url: str, redis_there: bool) -> None:
     url = redis_url if redis_there else f"redis://127.0.0.1:{free_port()}/0"
-    it, sim = rig(skyvern_simulator, url, budget="6/h"), skyvern_simulator
+    it, sim = rigged(url=url, budget="6/h")
     runs = [sim.submit(f"invoice {number}")["run_id"] for number in range(6)]
     for number, run_id in enumerate(runs):
         token = f"sub_{number:032x}"
@@ -539,8 +410,8 @@ def test_the_budget_bounds_the_calls_with_redis_and_without(
     assert calls() == 6
 
 
-def test_several_clocks_share_the_work(skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]) -> None:
-    it, sim = rig(skyvern_simulator, budget="100/s"), skyvern_simulator
+def test_several_clocks_share_the_work(rigged: Rigged) -> None:
+    it, sim = rigged(budget="100/s")
     another = poller.build(it.settings, it.config)
     runs = [sim.submit(f"invoice {number}")["run_id"] for number in range(20)]
     for number, run_id in enumerate(runs):
@@ -555,13 +426,8 @@ def test_several_clocks_share_the_work(skyvern_simulator: SkyvernSimulator, rig:
     another.close()
 
 
-# --- Runs that nobody submitted through us
-
-
-def test_import_takes_final_runs_without_a_submission(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
-    it, sim = rig(skyvern_simulator, budget="1000/s"), skyvern_simulator
+def test_import_takes_final_runs_without_a_submission(rigged: Rigged) -> None:
+    it, sim = rigged(budget="1000/s")
     runs = [sim.submit(f"invoice {number}")["run_id"] for number in range(120)]
     sim.wait_final(*runs)
     it.take(sim.client.get(f"/v1/runs/{runs[0]}").content)
@@ -577,10 +443,8 @@ def test_import_takes_final_runs_without_a_submission(
     assert it.deliveries() == 11
 
 
-def test_imported_run_gets_its_submission_and_callback(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
-    it, sim = rig(skyvern_simulator, budget="1000/s"), skyvern_simulator
+def test_imported_run_gets_its_submission_and_callback(rigged: Rigged) -> None:
+    it, sim = rigged(budget="1000/s")
     it.begin(webhook_url="https://app.example/h")
     it.lost()
     run_id = sim.submit("p [lose]", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
@@ -593,10 +457,7 @@ def test_imported_run_gets_its_submission_and_callback(
     assert it.deliveries() == 2
 
 
-# --- Cancelled runs
-
-
-def test_cancelled_run_is_polled_once_more_for_its_output(simulate_skyvern: Simulate, rig: Callable[..., Rig]) -> None:
+def test_cancelled_run_is_polled_once_more_for_its_output(simulate_skyvern: Simulate, rig: MakeRig) -> None:
     # Given a run that is cancelled while it runs: null output at once, output after clean-up
     sim = simulate_skyvern(run_seconds=1000.0)
     it = rig(sim)
@@ -626,16 +487,15 @@ def test_cancelled_run_is_polled_once_more_for_its_output(simulate_skyvern: Simu
     assert it.submission().due_at is None
 
 
-def test_cancelled_run_without_output_is_polled_once(scripted_server: ScriptedServer, rig: Callable[..., Rig]) -> None:
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+def test_cancelled_run_without_output_is_polled_once(scripted_server: ScriptedServer, rig: MakeRig) -> None:
+    it = rig(scripted_server)
     it.begin()
     it.answered("tsk_1", due_at=time.time() + 1000)
     body = {"run_id": "tsk_1", "run_type": "task_v1", "status": "canceled", "output": None}
     it.dispatcher.dispatch([it.webhook("tsk_1", body)])
     scripted_server.default = Reply(503)
 
-    it.due_now()
-    it.reconciler.drain(20)
+    it.poll()
     assert it.submission().due_at is not None  # Skyvern was in trouble: that was no poll
     polls = len([each for each in scripted_server.calls if each.path == "/v1/runs/tsk_1"])
     it.due_now()
@@ -647,7 +507,7 @@ def test_cancelled_run_without_output_is_polled_once(scripted_server: ScriptedSe
     assert [what for _, _, what in it.events() if what == "new"] == ["new"]
 
 
-def test_run_with_output_is_finished_at_once(simulate_skyvern: Simulate, rig: Callable[..., Rig]) -> None:
+def test_run_with_output_is_finished_at_once(simulate_skyvern: Simulate, rig: MakeRig) -> None:
     it = rig(simulate_skyvern())
     for number, body in enumerate(({"status": "failed", "output": None}, {"status": "canceled", "output": {"a": 1}})):
         token = f"sub_{number:032x}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,8 +14,7 @@ from receiver.ledger.schema import runs
 from receiver.skyvern import Answered
 from simulator.bodies import webhook
 from simulator.samples import dumps
-from tests.servers.skyvern import SkyvernSimulator
-from tests.support.reconciling import TOKEN, Rig
+from tests.support.reconciling import TOKEN, MakeRig, Rig
 from tests.support.waiting import eventually
 
 
@@ -47,11 +45,9 @@ class Restarted:
         self.it.reconciler.drain(20)
 
 
-def test_restarted_run_is_found_by_its_callback_url(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
-) -> None:
+def test_restarted_run_is_found_by_its_callback_url(rig: MakeRig) -> None:
     # Given a run that failed, whose webhook was sent before it was started again
-    run = Restarted(rig(skyvern_simulator))
+    run = Restarted(rig())
     assert run.due_at() == pytest.approx(time.time() + poll_schedule.AFTER_RESTART, abs=30)
 
     # When its time has come, and no webhook
@@ -65,10 +61,8 @@ def test_restarted_run_is_found_by_its_callback_url(
     assert run.due_at() is None
 
 
-def test_a_run_that_walks_would_find_is_not_searched_for(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = Restarted(rig(skyvern_simulator, watch=True))
+def test_watched_restart_is_not_searched_for(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Restarted(rig(watch=True))
     searched = []
     (source,) = run.it.reconciler.sources
     real = source.reader.list_runs
@@ -87,10 +81,8 @@ def test_a_run_that_walks_would_find_is_not_searched_for(
 
 
 @pytest.mark.parametrize("answer", [Answered(400, b""), Answered(503, b""), Answered(200, b"{}")])
-def test_a_search_that_fails_finds_nothing_and_is_not_repeated(
-    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, answer: Any
-) -> None:
-    run = Restarted(rig(skyvern_simulator))
+def test_failed_restart_search_is_not_repeated(rig: MakeRig, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    run = Restarted(rig())
     (source,) = run.it.reconciler.sources
     monkeypatch.setattr(source.reader, "list_runs", lambda *_, **__: answer)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -27,14 +26,11 @@ from simulator.bodies import webhook
 from simulator.faults import Fault
 from simulator.samples import dumps
 from tests.servers.scripted import Reply, ScriptedServer
-from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.support import queries
 from tests.support.events import body
-from tests.support.reconciling import TOKEN, Rig
+from tests.support.reconciling import TOKEN, MakeRig, Rig, Rigged
 from tests.support.waiting import eventually
-
-Simulate = Callable[..., SkyvernSimulator]
-MakeRig = Callable[..., Rig]
 
 
 def walk(it: Rig, seconds: float = 60) -> None:
@@ -65,11 +61,10 @@ def remembered(it: Rig) -> set[str]:
     return {row.run_id for row in it.ledger.read(lambda c: c.execute(active_runs.select()).all())}
 
 
-def test_a_run_that_nobody_submitted_here_is_taken_in_once(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+def test_foreign_run_is_imported_once(rigged: Rigged) -> None:
     # Given a run of Skyvern's UI, without a webhook, beside one whose webhook has come
-    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
-    told, alone = sim.submit("told")["run_id"], sim.submit("alone")["run_id"]
-    sim.wait_final(told, alone)
+    it, sim = rigged(watch=True)
+    told, alone = sim.ended("told", "alone")
     take_webhook(it, sim, told)
 
     # When its list is walked twice
@@ -83,10 +78,9 @@ def test_a_run_that_nobody_submitted_here_is_taken_in_once(skyvern_simulator: Sk
     assert alone not in asked_for(it)
 
 
-def test_without_watch_nothing_is_walked(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
-    it, sim = rig(skyvern_simulator), skyvern_simulator
-    run_id = sim.submit("alone")["run_id"]
-    sim.wait_final(run_id)
+def test_without_watch_nothing_is_walked(rigged: Rigged) -> None:
+    it, sim = rigged()
+    sim.ended("alone")
 
     it.reconciler.drain(1)
 
@@ -94,10 +88,8 @@ def test_without_watch_nothing_is_walked(skyvern_simulator: SkyvernSimulator, ri
     assert sim.world.stats["lists"] == 0
 
 
-def test_a_source_without_a_key_is_not_watched_and_that_is_said(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig, caplog: pytest.LogCaptureFixture
-) -> None:
-    it = rig(skyvern_simulator)
+def test_source_without_a_key_is_not_watched(rig: MakeRig, caplog: pytest.LogCaptureFixture) -> None:
+    it = rig()
     source = it.config.sources["skyvern"].model_copy(update={"api_key": None, "watch": True})
 
     reconciler = poller.build(it.settings, it.config.model_copy(update={"sources": {"skyvern": source}}))
@@ -107,11 +99,10 @@ def test_a_source_without_a_key_is_not_watched_and_that_is_said(
     reconciler.close()
 
 
-def test_an_end_waits_for_its_webhook_first(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+def test_an_end_waits_for_its_webhook_first(rigged: Rigged) -> None:
     # Given a run that a walk shows as ended just now
-    it, sim = rig(skyvern_simulator, watch=True, webhook_grace=100), skyvern_simulator
-    run_id = sim.submit("invoice")["run_id"]
-    sim.wait_final(run_id)
+    it, sim = rigged(watch=True, webhook_grace=100)
+    (run_id,) = sim.ended("invoice")
     walk(it)
     assert it.events() == []
     assert asked_for(it) == {run_id: pytest.approx(100, abs=5)}
@@ -131,10 +122,8 @@ def due_now(it: Rig) -> None:
 
 
 @pytest.mark.parametrize(("path", "polls"), [("/v1/run/agents", 0), ("/v1/run/tasks", 1)])
-def test_run_with_a_complete_webhook_is_not_polled(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig, path: str, polls: int
-) -> None:
-    it, sim = rig(skyvern_simulator, watch=True, webhook_grace=100), skyvern_simulator
+def test_run_with_a_complete_webhook_is_not_polled(rigged: Rigged, path: str, polls: int) -> None:
+    it, sim = rigged(watch=True, webhook_grace=100)
     run_id = sim.submit("invoice", path, agent_id="wpid_1")["run_id"]
     sim.wait_final(run_id)
     walk(it)
@@ -147,10 +136,9 @@ def test_run_with_a_complete_webhook_is_not_polled(
     assert asked_for(it) == {}
 
 
-def test_end_without_a_webhook_is_taken_after_the_grace(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
-    it, sim = rig(skyvern_simulator, watch=True, webhook_grace=100), skyvern_simulator
-    run_id = sim.submit("invoice")["run_id"]
-    sim.wait_final(run_id)
+def test_end_without_a_webhook_is_taken_after_the_grace(rigged: Rigged) -> None:
+    it, sim = rigged(watch=True, webhook_grace=100)
+    (run_id,) = sim.ended("invoice")
     walk(it)
 
     # When it is asked for too early, by whatever reason
@@ -165,13 +153,11 @@ def test_end_without_a_webhook_is_taken_after_the_grace(skyvern_simulator: Skyve
     assert it.events() == [(run_id, "import", "new")]
 
 
-def test_end_older_than_a_listed_run_does_not_wait(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
-    it, sim = rig(skyvern_simulator, watch=True, webhook_grace=1), skyvern_simulator
-    first = sim.submit("first")["run_id"]
-    sim.wait_final(first)
+def test_end_older_than_a_listed_run_does_not_wait(rigged: Rigged) -> None:
+    it, sim = rigged(watch=True, webhook_grace=1)
+    (first,) = sim.ended("first")
     time.sleep(1.1)  # by the clock of the simulator
-    second = sim.submit("second")["run_id"]
-    sim.wait_final(second)
+    (second,) = sim.ended("second")
 
     walk(it)
 
@@ -216,10 +202,9 @@ def test_active_run_of_the_first_walk_is_found_when_it_ends(simulate_skyvern: Si
     assert it.events() == [(slow, "import", "new")]
 
 
-def test_the_first_walk_goes_back_as_far_as_it_is_told(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
-    it, sim = rig(skyvern_simulator, watch=True, watch_back=3600), skyvern_simulator
-    old, new = sim.submit("old")["run_id"], sim.submit("new")["run_id"]
-    sim.wait_final(old, new)
+def test_first_walk_goes_back_as_configured(rigged: Rigged) -> None:
+    it, sim = rigged(watch=True, watch_back=3600)
+    old, new = sim.ended("old", "new")
     sim.run(old).created_at = sim.run(old).created_at.replace(year=2020)
 
     walk(it)
@@ -282,11 +267,10 @@ def test_run_that_ends_during_the_first_walk_is_imported(
     assert it.events() == [(slow, "import", "new")]
 
 
-def test_first_run_of_an_empty_account_is_imported(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
-    it, sim = rig(skyvern_simulator, watch=True, watch_back=0), skyvern_simulator
+def test_first_run_of_an_empty_account_is_imported(rigged: Rigged) -> None:
+    it, sim = rigged(watch=True, watch_back=0)
     walk(it)
-    first = sim.submit("first")["run_id"]
-    sim.wait_final(first)
+    (first,) = sim.ended("first")
 
     walk(it)
 
@@ -294,13 +278,10 @@ def test_first_run_of_an_empty_account_is_imported(skyvern_simulator: SkyvernSim
 
 
 @pytest.mark.parametrize("walked_before", [False, True])
-def test_earlier_runs_are_imported_on_request(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig, walked_before: bool
-) -> None:
+def test_earlier_runs_are_imported_on_request(rigged: Rigged, walked_before: bool) -> None:
     # Given runs that ended before the first walk, one of them long ago
-    it, sim = rig(skyvern_simulator, watch=True, watch_back=0), skyvern_simulator
-    old, recent = sim.submit("old")["run_id"], sim.submit("recent")["run_id"]
-    sim.wait_final(old, recent)
+    it, sim = rigged(watch=True, watch_back=0)
+    old, recent = sim.ended("old", "recent")
     sim.run(old).created_at = sim.run(old).created_at.replace(year=2020)
     if walked_before:
         walk(it)
@@ -336,12 +317,11 @@ def test_without_public_url_no_end_waits_for_a_webhook(
     assert (settings.webhook_grace, settings.watch_every) == expected
 
 
-def test_a_walk_that_was_broken_off_begins_where_it_did(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+def test_broken_walk_restarts_at_its_watermark(rigged: Rigged) -> None:
     # Given a watermark, and a Skyvern that is away for a day
-    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    it, sim = rigged(watch=True)
     walk(it)
-    first = sim.submit("first")["run_id"]
-    sim.wait_final(first)
+    (first,) = sim.ended("first")
     walk(it)
     before = watch_of(it)
     sim.world.options.change({Fault.CRASH: 1.0})
@@ -351,16 +331,15 @@ def test_a_walk_that_was_broken_off_begins_where_it_did(skyvern_simulator: Skyve
 
     # When it is back
     sim.world.options.change({Fault.CRASH: 0.0})
-    second = sim.submit("second")["run_id"]
-    sim.wait_final(second)
+    (second,) = sim.ended("second")
     walk(it)
 
     assert it.events() == [(first, "import", "new"), (second, "import", "new")]
     assert watch_of(it).trouble == ""
 
 
-def test_several_clocks_make_one_walk_and_ask_once(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
-    it, sim = rig(skyvern_simulator, watch=True, watch_every=3600), skyvern_simulator
+def test_several_clocks_make_one_walk(rigged: Rigged) -> None:
+    it, sim = rigged(watch=True, watch_every=3600)
     another = poller.build(it.settings, it.config)
     made = [sim.submit(f"invoice {number}")["run_id"] for number in range(6)]
     sim.wait_final(*made)
@@ -375,11 +354,9 @@ def test_several_clocks_make_one_walk_and_ask_once(skyvern_simulator: SkyvernSim
     assert sim.world.stats["lists"] <= 3  # one walk: a page, the end of the list, what is under way
 
 
-def test_many_runs_are_found_over_pages_while_new_ones_appear(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_growing_list_is_read_completely(rigged: Rigged, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a list of pages of 3 that grows by two runs with each page that is read
-    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    it, sim = rigged(watch=True)
     monkeypatch.setattr(listing, "PAGE_SIZE", 3)
     made = [sim.submit(f"invoice {number}")["run_id"] for number in range(8)]
     (source,) = it.reconciler.sources
@@ -401,8 +378,8 @@ def test_many_runs_are_found_over_pages_while_new_ones_appear(
     assert {(via, what) for _, via, what in it.events()} == {("import", "new")}
 
 
-def test_run_with_a_submission_stays_a_poll(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
-    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+def test_run_with_a_submission_stays_a_poll(rigged: Rigged) -> None:
+    it, sim = rigged(watch=True)
     run_id = sim.submit("invoice")["run_id"]
     it.begin()
     it.answered(run_id, due_at=time.time() + 1000)
@@ -414,10 +391,8 @@ def test_run_with_a_submission_stays_a_poll(skyvern_simulator: SkyvernSimulator,
     assert it.submission().due_at is None
 
 
-def test_a_found_run_has_the_submission_whose_answer_was_lost(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig
-) -> None:
-    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+def test_found_run_gets_its_lost_submission(rigged: Rigged) -> None:
+    it, sim = rigged(watch=True)
     it.begin(labels={"team": "ops"})
     run_id = sim.submit("p [lose]", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
     sim.wait_final(run_id)
@@ -428,11 +403,13 @@ def test_a_found_run_has_the_submission_whose_answer_was_lost(
     assert it.submission().run_id == run_id
 
 
-# --- Where the list ends too early
-
-
 def row(run_id: str, at: str, status: str = "completed", **fields: Any) -> dict[str, Any]:
     return {"run_id": run_id, "task_run_type": "task_v1", "status": status, "created_at": at, "title": None, **fields}
+
+
+def rows_of(count: int) -> list[dict[str, Any]]:
+    """Completed runs r0, r1 …, the newest first, a minute apart."""
+    return [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(count)]
 
 
 class Paged:
@@ -465,7 +442,7 @@ def read(paged: Paged, since: float, monkeypatch: pytest.MonkeyPatch) -> tuple[l
     return found, seen
 
 
-def test_a_list_that_ends_too_early_is_read_by_status_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_list_is_read_by_status_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
     statuses = ("completed", "failed", "canceled")
     types = ("task_v1", "workflow_run")
     rows = [
@@ -481,8 +458,8 @@ def test_a_list_that_ends_too_early_is_read_by_status_and_type(monkeypatch: pyte
     assert max(page for page, _, _ in paged.calls) == 2
 
 
-def test_a_list_that_ends_too_early_even_so_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(40)]
+def test_still_truncated_list_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(40)
 
     found, seen = read(Paged(rows, pages=2, size=5), 0.0, monkeypatch)
 
@@ -491,7 +468,7 @@ def test_a_list_that_ends_too_early_even_so_says_so(monkeypatch: pytest.MonkeyPa
 
 
 def test_reading_stops_at_the_page_that_goes_back_far_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(40)]
+    rows = rows_of(40)
     paged = Paged(rows, pages=99, size=5)
     since = time.mktime((2026, 1, 1, 0, 51, 0, 0, 0, 0)) - time.timezone
 
@@ -503,7 +480,7 @@ def test_reading_stops_at_the_page_that_goes_back_far_enough(monkeypatch: pytest
 
 
 def test_row_without_an_id_does_not_end_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(12)]
+    rows = rows_of(12)
     rows[2]["run_id"] = None
 
     _, seen = read(Paged(rows, pages=9, size=5), 0.0, monkeypatch)
@@ -513,7 +490,7 @@ def test_row_without_an_id_does_not_end_the_list(monkeypatch: pytest.MonkeyPatch
 
 def test_run_that_ends_between_lists_by_status_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a list that has to be read by status, and a run that ends after the first of these lists was read
-    rows = [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(14)]
+    rows = rows_of(14)
     rows[-1]["status"] = "running"
 
     class Ending(Paged):
@@ -535,7 +512,7 @@ def test_age_of_an_end_uses_the_newest_run_of_all_pages(
 ) -> None:
     # Given a list of two pages, and an end on the second that is an hour older than the newest run of the first
     monkeypatch.setattr(listing, "PAGE_SIZE", 1)
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), watch=True, webhook_grace=1000)
+    it = rig(scripted_server, watch=True, webhook_grace=1000)
     now = datetime.now(UTC)
     young, old = now.isoformat(), (now - timedelta(hours=1)).isoformat()
     first = row("tsk_young", young, "running")
@@ -553,7 +530,7 @@ def test_age_of_an_end_uses_the_newest_run_of_all_pages(
 
 def test_run_no_longer_active_waits_for_its_webhook_once(scripted_server: ScriptedServer, rig: MakeRig) -> None:
     # Given a run that was under way, and a list of what is under way that no longer shows it
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), watch=True, webhook_grace=100)
+    it = rig(scripted_server, watch=True, webhook_grace=100)
     at = datetime.now(UTC).isoformat()
     scripted_server.default = Reply(200, orjson.dumps([row("tsk_1", at, "running")]))
     walk(it)
@@ -575,7 +552,7 @@ def test_known_end_survives_one_404(
     scripted_server: ScriptedServer, rig: MakeRig, noted_for: float, asked: bool
 ) -> None:
     # Given a run that has been paused for days, as an event says, and whose end a GET has shown
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+    it = rig(scripted_server)
     now = time.time()
     it.dispatcher.dispatch([it.webhook("tsk_1", {"status": "paused"})])
     it.ledger.write(lambda c: note_end(c, "skyvern", "tsk_1", now - noted_for, now - 1))
@@ -589,11 +566,10 @@ def test_known_end_survives_one_404(
     assert ("tsk_1" in asked_for(it)) is asked
 
 
-def test_noted_end_is_polled_when_it_is_seen_again(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+def test_noted_end_is_polled_when_it_is_seen_again(rigged: Rigged) -> None:
     # Given an end that is too young for an import by hand, which notes it and asks for nothing
-    it, sim = rig(skyvern_simulator, webhook_grace=1000), skyvern_simulator
-    run_id = sim.submit("from elsewhere")["run_id"]
-    sim.wait_final(run_id)
+    it, sim = rigged(webhook_grace=1000)
+    (run_id,) = sim.ended("from elsewhere")
     (source,) = it.reconciler.sources
     assert import_runs(it.ledger, source, 0.0, it.reconciler.take).young == [run_id]
     assert asked_for(it) == {}
@@ -608,11 +584,10 @@ def test_noted_end_is_polled_when_it_is_seen_again(skyvern_simulator: SkyvernSim
     assert 900 < asked_for(it)[run_id] <= 1000
 
 
-def test_first_walk_stops_at_the_retention_time(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+def test_first_walk_stops_at_the_retention_time(rigged: Rigged) -> None:
     # Given a run of two hours ago, whose events, if there were any, are removed by now
-    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
-    old, young = sim.submit("old")["run_id"], sim.submit("young")["run_id"]
-    sim.wait_final(old, young)
+    it, sim = rigged(watch=True)
+    old, young = sim.ended("old", "young")
     sim.run(old).created_at -= timedelta(hours=2)
     retention = it.config.retention.model_copy(update={"events": 3600.0})
     keeping = poller.build(it.settings, it.config.model_copy(update={"retention": retention}))
@@ -627,10 +602,10 @@ def test_first_walk_stops_at_the_retention_time(skyvern_simulator: SkyvernSimula
 
 
 @pytest.mark.parametrize(("asked_to_wait", "waits"), [({}, 30), ({"retry-after": "600"}, 600)])
-def test_the_next_walk_comes_no_sooner_than_skyvern_asks(
+def test_next_walk_respects_retry_after(
     scripted_server: ScriptedServer, rig: MakeRig, asked_to_wait: dict[str, str], waits: float
 ) -> None:
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), watch=True)
+    it = rig(scripted_server, watch=True)
     scripted_server.default = Reply(429, b"{}", asked_to_wait)
     began = time.time()
 
@@ -639,10 +614,10 @@ def test_the_next_walk_comes_no_sooner_than_skyvern_asks(
     assert waits - 1 < watch_of(it).due_at - began < waits + 25
 
 
-def test_a_gap_is_recorded_and_the_watch_goes_on(
+def test_gap_is_recorded_and_watching_continues(
     scripted_server: ScriptedServer, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), watch=True, webhook_grace=1000)
+    it = rig(scripted_server, watch=True, webhook_grace=1000)
     monkeypatch.setattr(listing, "MAX_PAGES", 1)
     monkeypatch.setattr(listing, "PAGE_SIZE", 3)
     page = [row(f"tsk_{number}", "2099-01-01T00:00:00", finished_at="2099-01-01T00:00:01") for number in range(3)]
@@ -656,11 +631,8 @@ def test_a_gap_is_recorded_and_the_watch_goes_on(
     assert set(asked_for(it)) == {"tsk_0", "tsk_1", "tsk_2"}
 
 
-# --- States that need a person
-
-
-def test_a_paused_run_is_told_once_and_its_end_follows(scripted_server: ScriptedServer, rig: MakeRig) -> None:
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+def test_paused_run_is_reported_once_before_its_end(scripted_server: ScriptedServer, rig: MakeRig) -> None:
+    it = rig(scripted_server)
     it.begin(webhook_url="https://app.example/hook")
     it.answered("tsk_1")
 
@@ -672,8 +644,7 @@ def test_a_paused_run_is_told_once_and_its_end_follows(scripted_server: Scripted
             "modified_at": f"2026-01-01T00:00:{second:02d}",
         }
         scripted_server.default = Reply(200, dumps(body), {"content-type": "application/json"})
-        it.due_now()
-        it.reconciler.drain(20)
+        it.poll()
 
     for second, status in enumerate(("running", "paused", "paused", "running", "running", "paused", "completed")):
         says(status, second)
@@ -685,27 +656,25 @@ def test_a_paused_run_is_told_once_and_its_end_follows(scripted_server: Scripted
     assert [each["status"] for each in found] == ["completed"]
 
 
-def test_a_run_that_is_queued_for_too_long_is_told_once(scripted_server: ScriptedServer, rig: MakeRig) -> None:
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), stuck_after=600)
+def test_long_queued_run_is_reported_once(scripted_server: ScriptedServer, rig: MakeRig) -> None:
+    it = rig(scripted_server, stuck_after=600)
     it.begin()
     it.answered("tsk_1")
     body = {"run_id": "tsk_1", "run_type": "task_v1", "status": "queued"}
     scripted_server.default = Reply(200, dumps(body), {"content-type": "application/json"})
-    it.due_now()
-    it.reconciler.drain(20)
+    it.poll()
     assert it.events() == []
 
     it.ledger.write(lambda c: c.exec_driver_sql("UPDATE submissions SET created_at = created_at - 601"))
     for _ in range(2):
-        it.due_now()
-        it.reconciler.drain(20)
+        it.poll()
 
     assert it.events() == [("tsk_1", "poll", "interim")]
 
 
-def test_a_walk_tells_of_a_run_that_is_queued_for_too_long(scripted_server: ScriptedServer, rig: MakeRig) -> None:
+def test_walk_reports_a_long_queued_run(scripted_server: ScriptedServer, rig: MakeRig) -> None:
     # Given a run that a walk saw queued long ago
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), watch=True, stuck_after=600)
+    it = rig(scripted_server, watch=True, stuck_after=600)
     run = {"run_id": "tsk_1", "run_type": "task_v1", "status": "queued"}
     page = dumps([row("tsk_1", "2026-01-01T00:00:00", "queued")])
     scripted_server.script = [Reply(200, page), Reply(200, page)]
@@ -722,7 +691,7 @@ def test_a_walk_tells_of_a_run_that_is_queued_for_too_long(scripted_server: Scri
     assert it.events() == [("tsk_1", "import", "interim")]
 
 
-def test_a_walk_tells_of_a_run_that_is_paused(simulate_skyvern: Simulate, rig: MakeRig) -> None:
+def test_walk_reports_a_paused_run(simulate_skyvern: Simulate, rig: MakeRig) -> None:
     sim = simulate_skyvern(run_seconds=1000.0)
     it = rig(sim, watch=True)
     run_id = sim.submit("invoice")["run_id"]
@@ -742,15 +711,9 @@ def test_a_walk_tells_of_a_run_that_is_paused(simulate_skyvern: Simulate, rig: M
     assert it.events() == [(run_id, "import", "interim"), (run_id, "import", "new")]
 
 
-# --- Results that were too large, of runs that nobody submitted here
-
-
-def test_a_result_too_large_of_a_run_from_elsewhere_is_fetched(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig, redis_url: str
-) -> None:
-    it, sim = rig(skyvern_simulator), skyvern_simulator
-    run_id = sim.submit("invoice")["run_id"]
-    sim.wait_final(run_id)
+def test_too_large_foreign_result_is_fetched(rigged: Rigged, redis_url: str) -> None:
+    it, sim = rigged()
+    (run_id,) = sim.ended("invoice")
     client = redis.Redis.from_url(redis_url)
     client.zadd(RUNS_KEY, {f"skyvern {run_id}": 1.0, "nobody tsk_1": 0.5})
     client.close()
@@ -762,10 +725,8 @@ def test_a_result_too_large_of_a_run_from_elsewhere_is_fetched(
     assert sim.run(run_id).polls == 1
 
 
-def test_a_run_that_skyvern_does_not_know_costs_one_call(
-    scripted_server: ScriptedServer, rig: MakeRig, redis_url: str
-) -> None:
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+def test_unknown_hint_costs_one_call(scripted_server: ScriptedServer, rig: MakeRig, redis_url: str) -> None:
+    it = rig(scripted_server)
     scripted_server.default = Reply(404, b'{"detail": "Task run not found"}')
     client = redis.Redis.from_url(redis_url)
     for _ in range(3):
@@ -778,8 +739,8 @@ def test_a_run_that_skyvern_does_not_know_costs_one_call(
     client.close()
 
 
-def test_hints_of_strangers_cost_few_calls(scripted_server: ScriptedServer, rig: MakeRig, redis_url: str) -> None:
-    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+def test_unknown_hints_cost_few_calls(scripted_server: ScriptedServer, rig: MakeRig, redis_url: str) -> None:
+    it = rig(scripted_server)
     scripted_server.default = Reply(404, b'{"detail": "Task run not found"}')
     client = redis.Redis.from_url(redis_url)
     client.zadd(RUNS_KEY, {f"skyvern tsk_{number}": float(number) for number in range(100)})
@@ -792,12 +753,9 @@ def test_hints_of_strangers_cost_few_calls(scripted_server: ScriptedServer, rig:
     assert 0 < len(scripted_server.calls) < 20
 
 
-# --- Schedules and agents
-
-
-def test_agents_are_recorded_without_secrets(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+def test_agents_are_recorded_without_secrets(rigged: Rigged) -> None:
     # Given two agents, one with a URL that holds a secret and a title that no database takes
-    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    it, sim = rigged(watch=True)
     sim.world.agents.clear()
     definition = {"version": 1, "parameters": [], "blocks": []}
     made = []
@@ -822,11 +780,9 @@ def test_agents_are_recorded_without_secrets(skyvern_simulator: SkyvernSimulator
     assert list(seen()) == [made[0]]
 
 
-def test_a_schedule_that_started_no_run_is_logged_once(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missed_schedule_is_logged_once(rigged: Rigged, caplog: pytest.LogCaptureFixture) -> None:
     # Given a schedule that was due half an hour ago
-    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    it, sim = rigged(watch=True)
     sim.client.post("/_sim/schedules/stop", json={"stopped": True})
     due = datetime.now(UTC) - timedelta(minutes=30)
     body = {"workflow_id": "wpid_7", "interval_seconds": 86_400, "first_fire_at": due.isoformat()}

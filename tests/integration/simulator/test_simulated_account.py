@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,22 +13,11 @@ from tests.servers.scripted import ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support.waiting import eventually
 
-Simulate = Callable[..., SkyvernSimulator]
 TASK, AGENT = "/v1/run/tasks", "/v1/run/agents"
 EMPTY: dict[str, Any] = {"version": 1, "parameters": [], "blocks": []}
 
 
-@pytest.fixture
-def hook(scripted_server: ScriptedServer) -> ScriptedServer:
-    """Where webhooks go."""
-    return scripted_server
-
-
-# --- Agents
-
-
-def test_an_agent_is_known_by_its_permanent_id_only(skyvern_simulator: SkyvernSimulator) -> None:
-    sim = skyvern_simulator
+def test_an_agent_is_known_by_its_permanent_id_only(sim: SkyvernSimulator) -> None:
     agent = sim.client.post(
         "/v1/agents", json={"json_definition": {"title": "Orders", "workflow_definition": EMPTY}}
     ).json()
@@ -42,8 +30,7 @@ def test_an_agent_is_known_by_its_permanent_id_only(skyvern_simulator: SkyvernSi
     assert [each["title"] for each in sim.get("/v1/agents", search_key="order")] == ["Orders"]
 
 
-def test_an_update_makes_a_version_and_resets_what_it_leaves_out(skyvern_simulator: SkyvernSimulator) -> None:
-    sim = skyvern_simulator
+def test_an_update_makes_a_version_and_resets_what_it_leaves_out(sim: SkyvernSimulator) -> None:
     first = {"title": "Orders", "workflow_definition": EMPTY, "description": "d", "totp_identifier": "t"}
     made = sim.client.post("/v1/agents", json={"json_definition": first}).json()
     wpid = made["workflow_permanent_id"]
@@ -62,18 +49,14 @@ def test_an_update_makes_a_version_and_resets_what_it_leaves_out(skyvern_simulat
     assert kept["webhook_callback_url"] == "https://here.example"
 
 
-def test_an_answer_of_the_api_is_no_definition(skyvern_simulator: SkyvernSimulator) -> None:
+def test_an_answer_of_the_api_is_no_definition(sim: SkyvernSimulator) -> None:
     block = {"label": "b", "block_type": "task", "output_parameter": {"key": "b_output"}}
     given = {"title": "t", "workflow_definition": {**EMPTY, "blocks": [block]}}
 
-    assert skyvern_simulator.client.post("/v1/agents", json={"json_definition": given}).status_code == 422
+    assert sim.client.post("/v1/agents", json={"json_definition": given}).status_code == 422
 
 
-# --- Schedules
-
-
-def test_a_schedule_fires_with_the_callback_url_of_its_agent(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
-    sim = simulate_skyvern()
+def test_schedule_fires_with_its_agents_callback(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     for workflow_id, url in (("wpid_a", hook.url), ("wpid_b", None)):
         agent = {"workflow_id": workflow_id, "title": workflow_id, "webhook_callback_url": url}
         sim.client.post("/_sim/agents", json=agent)
@@ -92,8 +75,7 @@ def test_a_schedule_fires_with_the_callback_url_of_its_agent(simulate_skyvern: S
     assert len(hook.calls) == 1
 
 
-def test_a_schedule_that_is_stopped_shows_that_it_should_have_fired(simulate_skyvern: Simulate) -> None:
-    sim = simulate_skyvern()
+def test_stopped_schedule_shows_the_missed_time(sim: SkyvernSimulator) -> None:
     sim.client.post("/_sim/schedules/stop", json={"stopped": True})
     past = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
     every = {"workflow_id": "wpid_1", "interval_seconds": 3600, "first_fire_at": past, "created_at": past}
@@ -107,8 +89,8 @@ def test_a_schedule_that_is_stopped_shows_that_it_should_have_fired(simulate_sky
     assert [each["run_id"] for each in sim.get("/v1/runs")] == [fired["run_id"]]
 
 
-def test_schedules_are_made_and_changed_below_their_agent(skyvern_simulator: SkyvernSimulator) -> None:
-    client, below = skyvern_simulator.client, "/v1/agents/wpid_1/schedules"
+def test_schedules_are_made_and_changed_below_their_agent(sim: SkyvernSimulator) -> None:
+    client, below = sim.client, "/v1/agents/wpid_1/schedules"
     made = client.post(below, json={"cron_expression": "0 9 * * 1-5", "timezone": "Europe/Prague"}).json()
     one = f"{below}/{made['schedule']['workflow_schedule_id']}"
 
@@ -125,13 +107,7 @@ def test_schedules_are_made_and_changed_below_their_agent(skyvern_simulator: Sky
     assert client.get(one).status_code == 404
 
 
-# --- Searches
-
-
-def test_a_search_finds_the_callback_url_of_workflow_runs_and_the_titles_of_all(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
-    sim = simulate_skyvern()
+def test_search_finds_titles_and_workflow_callback_urls(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     of_workflow = sim.submit("x", AGENT, workflow_id="wpid_1", webhook_url=f"{hook.url}/token-1")["run_id"]
     of_task = sim.submit("Order 66", TASK, webhook_url=f"{hook.url}/token-1")["run_id"]
 
@@ -143,11 +119,7 @@ def test_a_search_finds_the_callback_url_of_workflow_runs_and_the_titles_of_all(
     assert sim.get("/v1/runs", page=11, page_size=100) == []
 
 
-# --- Uploads
-
-
-def test_an_uploaded_file_serves_one_run_and_is_gone_at_its_end(simulate_skyvern: Simulate) -> None:
-    sim = simulate_skyvern()
+def test_uploaded_file_serves_one_run(sim: SkyvernSimulator) -> None:
     first, other = (sim.client.post("/v1/upload_file", content=b"x").json()["file_id"] for _ in range(2))
     run_id = sim.submit("p", TASK, file_ids=[first])["run_id"]
 
@@ -161,19 +133,16 @@ def test_an_uploaded_file_serves_one_run_and_is_gone_at_its_end(simulate_skyvern
     assert len(sim.world.runs) == 1
 
 
-# --- The Test button
-
-
 @pytest.mark.parametrize(
     ("run_type", "run_id", "keys"),
     [("task", "tsk_sample_123456789", 31), ("workflow_run", "wr_sample_123456789", 55)],
 )
 def test_the_test_button_sends_the_same_but_for_the_times(
-    run_type: str, run_id: str, keys: int, skyvern_simulator: SkyvernSimulator, hook: ScriptedServer
+    run_type: str, run_id: str, keys: int, sim: SkyvernSimulator, hook: ScriptedServer
 ) -> None:
     pressed = {"webhook_url": hook.url, "run_type": run_type}
 
-    answers = [skyvern_simulator.client.post("/v1/internal/test-webhook", json=pressed).json() for _ in range(2)]
+    answers = [sim.client.post("/v1/internal/test-webhook", json=pressed).json() for _ in range(2)]
 
     first, second = hook.wait_for_calls(2)
     said, again = json.loads(first.body), json.loads(second.body)
@@ -182,4 +151,4 @@ def test_the_test_button_sends_the_same_but_for_the_times(
     assert (said["run_id"], said["status"], len(said)) == (run_id, "completed", keys)
     differing = {name for name in said if said[name] != again[name]}
     assert differing == {"created_at", "modified_at", "queued_at", "started_at", "finished_at"}
-    assert skyvern_simulator.get("/v1/runs") == []
+    assert sim.get("/v1/runs") == []

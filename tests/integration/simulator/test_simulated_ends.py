@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -13,17 +12,10 @@ import pytest
 from receiver.domain.signature import HEADER, verify
 from simulator.faults import Fault
 from tests.servers.scripted import ScriptedServer
-from tests.servers.skyvern import KEY, SkyvernSimulator
+from tests.servers.skyvern import KEY, Simulate, SkyvernSimulator
 from tests.support.waiting import eventually
 
-Simulate = Callable[..., SkyvernSimulator]
 TASK, AGENT = "/v1/run/tasks", "/v1/run/agents"
-
-
-@pytest.fixture
-def hook(scripted_server: ScriptedServer) -> ScriptedServer:
-    """Where webhooks go."""
-    return scripted_server
 
 
 def bodies(hook: ScriptedServer, count: int) -> list[dict[str, Any]]:
@@ -40,7 +32,7 @@ def has_no(said: dict[str, Any], *names: str) -> bool:
 
 
 @pytest.mark.parametrize("fields", [{"engine": "skyvern-1.0"}, {"engine": "skyvern-2.0"}, {"workflow_id": "wpid_1"}])
-def test_a_poll_before_the_webhook_shows_a_final_run_without_its_files(
+def test_poll_before_the_webhook_has_no_files(
     fields: dict[str, str], simulate_skyvern: Simulate, hook: ScriptedServer
 ) -> None:
     sim = simulate_skyvern(speed=10.0, long_gap_seconds=5.0)
@@ -68,9 +60,7 @@ def recordings(sim: SkyvernSimulator, run_id: str) -> list[dict[str, Any]]:
     return [{**each, "got": len(httpx2.get(each["signed_url"], trust_env=False).content)} for each in listed]
 
 
-def test_a_recording_grows_and_its_record_is_ahead_of_its_bytes(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
+def test_recording_record_is_ahead_of_its_bytes(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(speed=5.0, long_gap_seconds=5.0, seed=1)
     sizes: list[tuple[int, int]] = []
     records: set[tuple[int, bool]] = set()  # size, and whether the record was changed since it was made
@@ -93,7 +83,7 @@ def test_a_recording_grows_and_its_record_is_ahead_of_its_bytes(
     assert (0, True) not in records
 
 
-def test_a_recording_can_be_half_when_the_webhook_comes(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
+def test_recording_can_be_half_at_the_webhook(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(half_seconds=20.0)
 
     run_id = start(sim, hook, "p [half]", engine="skyvern-1.0")
@@ -105,9 +95,7 @@ def test_a_recording_can_be_half_when_the_webhook_comes(simulate_skyvern: Simula
     eventually(lambda: len(httpx2.get(said["recording_url"], trust_env=False).content) == record["file_size"])
 
 
-def test_a_restarted_workflow_is_another_run_with_the_same_callback_url(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
+def test_restarted_workflow_keeps_its_callback_url(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(api_keys=(KEY, "newest"))
 
     first = start(sim, hook, "p [restart]", workflow_id="wpid_1", parameters={"n": 7})
@@ -123,16 +111,14 @@ def test_a_restarted_workflow_is_another_run_with_the_same_callback_url(
     assert sim.get(f"/v1/workflows/runs/{first}")["retried_by_workflow_run_id"] == again["run_id"]
 
 
-def test_a_retry_policy_can_fail_twice(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
-    sim = simulate_skyvern()
-
+def test_a_retry_policy_can_fail_twice(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     start(sim, hook, "p [retries]", workflow_id="wpid_1")
     said = bodies(hook, 3)
 
     assert [(each["attempt"], each["retry_pending"]) for each in said] == [(1, True), (2, True), (3, False)]
 
 
-def test_the_webhooks_of_a_cancelled_run_can_change_places(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
+def test_cancelled_webhooks_can_change_places(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(speed=50.0)
 
     start(sim, hook, "p [cancel] [disorder]", workflow_id="wpid_1")
@@ -156,9 +142,7 @@ def test_a_run_can_wait_for_long(fault: str, status: str, simulate_skyvern: Simu
     assert time.monotonic() - began > 0.3
 
 
-def test_retry_webhook_is_409_under_a_retry_policy_and_400_for_a_type_it_cannot_build(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
+def test_retry_webhook_refusals(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(run_seconds=600.0)
     policy = start(sim, hook, "p [retry]", workflow_id="wpid_1")
     plain = start(sim, hook, "p", workflow_id="wpid_1")
@@ -171,9 +155,7 @@ def test_retry_webhook_is_409_under_a_retry_policy_and_400_for_a_type_it_cannot_
     assert "is not supported for webhook replay" in answers[2].json()["detail"]
 
 
-def test_a_run_started_in_the_ui_sends_where_its_agent_says_or_nowhere(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
+def test_ui_run_sends_to_its_agents_url_or_nowhere(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(api_keys=(KEY, "newest"))
     sim.client.post("/_sim/agents", json={"workflow_id": "wpid_a", "title": "A", "webhook_callback_url": hook.url})
     sim.client.post("/_sim/agents", json={"workflow_id": "wpid_b", "title": "B"})

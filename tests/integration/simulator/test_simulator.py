@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,11 @@ from receiver.runtime.child import die_with_parent
 from simulator.faults import Fault, check, drawn
 from simulator.webhooks import pause
 from tests.servers.scripted import Call, Reply, ScriptedServer
-from tests.servers.skyvern import KEY, SkyvernSimulator
+from tests.servers.skyvern import KEY, Simulate, SkyvernSimulator
 from tests.support.paths import ROOT
 from tests.support.waiting import eventually
 
-Simulate = Callable[..., SkyvernSimulator]
 TASK, AGENT, LEGACY = "/v1/run/tasks", "/v1/run/agents", "/api/v1/tasks"
-
-
-@pytest.fixture
-def hook(scripted_server: ScriptedServer) -> ScriptedServer:
-    """Where webhooks go."""
-    return scripted_server
 
 
 def body_of(call: Call) -> dict[str, Any]:
@@ -49,11 +41,8 @@ def task(sim: SkyvernSimulator, prompt: str, hook: ScriptedServer, **fields: Any
     return str(sim.submit(prompt, TASK, webhook_url=hook.url + "/hook?corr=1", **fields)["run_id"])
 
 
-# --- The API
-
-
-def test_a_submit_is_answered_at_once_and_the_run_goes_on_by_itself(skyvern_simulator: SkyvernSimulator) -> None:
-    answer = skyvern_simulator.submit("Get the price", engine="skyvern-1.0", url="https://shop.example", max_steps=9)
+def test_submitted_run_proceeds_by_itself(sim: SkyvernSimulator) -> None:
+    answer = sim.submit("Get the price", engine="skyvern-1.0", url="https://shop.example", max_steps=9)
 
     run_id = answer["run_id"]
     assert (answer["status"], answer["run_type"], answer["output"]) == ("created", "task_v1", None)
@@ -61,7 +50,7 @@ def test_a_submit_is_answered_at_once_and_the_run_goes_on_by_itself(skyvern_simu
     seen: list[str] = []
 
     def look() -> bool:
-        status = skyvern_simulator.get(f"/v1/runs/{run_id}/")["status"]
+        status = sim.get(f"/v1/runs/{run_id}/")["status"]
         if not seen or seen[-1] != status:
             seen.append(status)
         return status == "completed"
@@ -82,24 +71,24 @@ def test_a_submit_is_answered_at_once_and_the_run_goes_on_by_itself(skyvern_simu
     ],
 )
 def test_each_way_to_submit_makes_its_type_of_run(
-    path: str, body: dict[str, Any], run_type: str, skyvern_simulator: SkyvernSimulator
+    path: str, body: dict[str, Any], run_type: str, sim: SkyvernSimulator
 ) -> None:
-    answer = skyvern_simulator.client.post(path, json=body).json()
+    answer = sim.client.post(path, json=body).json()
 
     run_id = answer["task_id"] if path == LEGACY else answer["run_id"]
-    assert skyvern_simulator.get(f"/v1/runs/{run_id}")["run_type"] == run_type
+    assert sim.get(f"/v1/runs/{run_id}")["run_type"] == run_type
     assert path != LEGACY or answer == {"task_id": run_id}
 
 
 @pytest.mark.parametrize("headers", [{"x-api-key": "wrong"}, {}, {"authorization": "Bearer wrong"}])
-def test_a_bad_or_missing_key_is_403(headers: dict[str, str], skyvern_simulator: SkyvernSimulator) -> None:
-    answer = httpx2.get(skyvern_simulator.url + "/v1/runs", headers=headers, trust_env=False)
+def test_a_bad_or_missing_key_is_403(headers: dict[str, str], sim: SkyvernSimulator) -> None:
+    answer = httpx2.get(sim.url + "/v1/runs", headers=headers, trust_env=False)
 
     assert (answer.status_code, answer.json()) == (403, {"detail": "Invalid credentials"})
 
 
-def test_errors_have_skyverns_shape(skyvern_simulator: SkyvernSimulator) -> None:
-    client = skyvern_simulator.client
+def test_errors_have_skyverns_shape(sim: SkyvernSimulator) -> None:
+    client = sim.client
 
     missing = client.post(TASK, json={"title": "t"})
     wrong = client.post(TASK, json={"prompt": "p", "engine": "steam"})
@@ -125,33 +114,28 @@ def test_errors_have_skyverns_shape(skyvern_simulator: SkyvernSimulator) -> None
     assert url.status_code == 400
 
 
-def test_runs_are_listed_newest_first_in_pages_and_found_by_title(skyvern_simulator: SkyvernSimulator) -> None:
-    ids = [skyvern_simulator.submit(f"Invoice {number}")["run_id"] for number in range(5)]
-    other = agent_id = skyvern_simulator.submit("Another", AGENT, workflow_id="wpid_1")["run_id"]
-    skyvern_simulator.wait_final(*ids, other)
+def test_runs_are_listed_in_pages_and_searched(sim: SkyvernSimulator) -> None:
+    ids = [sim.submit(f"Invoice {number}")["run_id"] for number in range(5)]
+    other = agent_id = sim.submit("Another", AGENT, workflow_id="wpid_1")["run_id"]
+    sim.wait_final(*ids, other)
 
-    assert [each["run_id"] for each in skyvern_simulator.get("/v1/runs", page_size=2, page=2)] == [ids[3], ids[2]]
-    assert [each["run_id"] for each in skyvern_simulator.get("/v1/runs", search_key="voice 3")] == [ids[3]]
-    assert [each["run_id"] for each in skyvern_simulator.get("/v1/runs", run_type=["workflow_run"])] == [agent_id]
-    assert skyvern_simulator.get("/v1/runs", status=["failed", "canceled"]) == []
-    assert skyvern_simulator.get("/v1/runs", page=100) == []
-    assert skyvern_simulator.get("/v1/runs")[0].keys() >= {"run_id", "task_run_type", "status", "title", "created_at"}
+    assert [each["run_id"] for each in sim.get("/v1/runs", page_size=2, page=2)] == [ids[3], ids[2]]
+    assert [each["run_id"] for each in sim.get("/v1/runs", search_key="voice 3")] == [ids[3]]
+    assert [each["run_id"] for each in sim.get("/v1/runs", run_type=["workflow_run"])] == [agent_id]
+    assert sim.get("/v1/runs", status=["failed", "canceled"]) == []
+    assert sim.get("/v1/runs", page=100) == []
+    assert sim.get("/v1/runs")[0].keys() >= {"run_id", "task_run_type", "status", "title", "created_at"}
 
 
-def test_a_caller_that_goes_away_in_the_middle_of_its_submit_makes_no_run(
-    skyvern_simulator: SkyvernSimulator, capfd: pytest.CaptureFixture[str]
-) -> None:
-    host, _, port = skyvern_simulator.url.removeprefix("http://").partition(":")
+def test_broken_submit_makes_no_run(sim: SkyvernSimulator, capfd: pytest.CaptureFixture[str]) -> None:
+    host, _, port = sim.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as connection:
         head = f"POST {TASK} HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-length: 99\r\n\r\n"
         connection.sendall(head.encode() + b'{"prompt":')
-    skyvern_simulator.submit("another")
+    sim.submit("another")
 
-    assert len(skyvern_simulator.world.runs) == 1
+    assert len(sim.world.runs) == 1
     assert "Exception" not in capfd.readouterr().err
-
-
-# --- Webhooks
 
 
 @pytest.mark.parametrize(
@@ -164,9 +148,9 @@ def test_a_caller_that_goes_away_in_the_middle_of_its_submit_makes_no_run(
     ],
 )
 def test_a_run_that_has_ended_sends_a_signed_webhook(
-    path: str, body: dict[str, Any], keys: int, skyvern_simulator: SkyvernSimulator, hook: ScriptedServer
+    path: str, body: dict[str, Any], keys: int, sim: SkyvernSimulator, hook: ScriptedServer
 ) -> None:
-    run_id = skyvern_simulator.client.post(path, json={**body, "webhook_url": hook.url + "/h/s1?c=2"}).json()["run_id"]
+    run_id = sim.client.post(path, json={**body, "webhook_url": hook.url + "/h/s1?c=2"}).json()["run_id"]
 
     (call,) = hook.wait_for_calls(1)
     said = body_of(call)
@@ -180,62 +164,44 @@ def test_a_run_that_has_ended_sends_a_signed_webhook(
     assert "\\u" not in call.body.decode()
 
 
-def test_a_total_that_is_1500_0_in_the_api_is_1500_in_the_webhook(
-    skyvern_simulator: SkyvernSimulator, hook: ScriptedServer
-) -> None:
-    run_id = task(skyvern_simulator, "p", hook)
+def test_whole_float_is_an_integer_in_the_webhook(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
+    run_id = task(sim, "p", hook)
     (call,) = hook.wait_for_calls(1)
-    answer = skyvern_simulator.client.get(f"/v1/runs/{run_id}")
+    answer = sim.client.get(f"/v1/runs/{run_id}")
 
     assert isinstance(answer.json()["output"]["total"], float)
     assert isinstance(body_of(call)["output"]["total"], int)
     assert answer.json()["output"] == body_of(call)["output"]
 
 
-def test_a_legacy_task_sends_to_its_callback_url(skyvern_simulator: SkyvernSimulator, hook: ScriptedServer) -> None:
-    body = {"url": "https://x.example", "navigation_goal": "g", "webhook_callback_url": hook.url}
-    skyvern_simulator.client.post(LEGACY, json=body)
-
-    (call,) = hook.wait_for_calls(1)
-    assert body_of(call)["run_type"] == "task_v1"
-
-
-def test_a_submit_with_a_bearer_token_sends_no_webhook(
-    skyvern_simulator: SkyvernSimulator, hook: ScriptedServer
-) -> None:
+def test_submit_with_a_bearer_token_sends_no_webhook(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     headers = {"authorization": f"Bearer {KEY}"}
     body = {"prompt": "p", "webhook_url": hook.url}
-    run_id = httpx2.post(skyvern_simulator.url + TASK, json=body, headers=headers, trust_env=False).json()["run_id"]
+    run_id = httpx2.post(sim.url + TASK, json=body, headers=headers, trust_env=False).json()["run_id"]
 
-    skyvern_simulator.wait_final(run_id)
-    eventually(lambda: skyvern_simulator.stats().get("webhooks_none"))
+    sim.wait_final(run_id)
+    eventually(lambda: sim.stats().get("webhooks_none"))
     assert hook.calls == []
 
 
-@pytest.mark.parametrize("status", [403, 408, 425, 429, 500, 503])
-def test_a_refusal_that_may_pass_is_tried_three_times_with_the_same_headers(
-    status: int, simulate_skyvern: Simulate, hook: ScriptedServer
+@pytest.mark.parametrize(
+    ("status", "attempts"),
+    [
+        *((status, 3) for status in (403, 408, 425, 429, 500, 503)),
+        *((status, 1) for status in (301, 307, 400, 401, 404, 409, 413, 422)),
+    ],
+)
+def test_only_temporary_refusals_are_retried(
+    status: int, attempts: int, simulate_skyvern: Simulate, hook: ScriptedServer
 ) -> None:
-    sim = simulate_skyvern(speed=500.0)
-    hook.default = Reply(status)
-
-    task(sim, "p", hook)
-
-    calls = hook.wait_for_calls(3)
-    assert len({(call.headers[HEADER], call.headers["x-skyvern-timestamp"], call.body) for call in calls}) == 1
-    eventually(lambda: sim.stats().get("webhooks_failed"))
-    assert len(hook.calls) == 3
-
-
-@pytest.mark.parametrize("status", [301, 307, 400, 401, 404, 409, 413, 422])
-def test_any_other_refusal_is_the_last_word(status: int, simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(speed=500.0)
     hook.default = Reply(status, b"no", {"location": hook.url + "/elsewhere"})
 
     run_id = task(sim, "p", hook)
 
     eventually(lambda: sim.stats().get("webhooks_failed"))
-    assert len(hook.calls) == 1
+    assert len(hook.calls) == attempts
+    assert len({(call.headers[HEADER], call.headers["x-skyvern-timestamp"], call.body) for call in hook.calls}) == 1
     assert sim.run(run_id).webhook_failure_reason == f"Webhook failed with status code {status}, error message: no"
 
 
@@ -247,9 +213,7 @@ def test_the_pause_between_attempts_is_skyverns(number: int, retry_after: str | 
     assert pause(number, retry_after, 0.5) == expected
 
 
-def test_the_newest_key_signs_for_a_task_v2_and_the_calling_one_for_the_rest(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
+def test_task_v2_is_signed_with_the_newest_key(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(api_keys=(KEY, "newest"))
 
     task(sim, "p", hook, engine="skyvern-1.0")
@@ -260,10 +224,7 @@ def test_the_newest_key_signs_for_a_task_v2_and_the_calling_one_for_the_rest(
     assert verify(signed["task_v2"].body, signed["task_v2"].headers[HEADER], ["newest"])
 
 
-def test_retry_webhook_sends_fewer_keys_and_is_200_whatever_comes_of_it(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
-    sim = simulate_skyvern()
+def test_retry_webhook_sends_fewer_keys(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     run_id = agent(sim, "p", hook)
     hook.wait_for_calls(1)
     v2 = task(sim, "p", hook, engine="skyvern-2.0")
@@ -296,12 +257,7 @@ def test_retry_webhook_is_400_while_the_run_goes_on(simulate_skyvern: Simulate, 
     assert "has not reached a terminal state" in answer.json()["detail"]
 
 
-# --- Cancelling
-
-
-def test_a_cancelled_run_sends_null_output_at_once_and_output_after_clean_up(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
+def test_cancelled_run_sends_null_output_first(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(run_seconds=600.0)
     run_id = agent(sim, "p", hook)
 
@@ -333,13 +289,10 @@ def test_many_runs_are_cancelled_at_once(simulate_skyvern: Simulate, hook: Scrip
     assert sim.client.post("/v1/runs/tsk_0/cancel").status_code == 404
 
 
-# --- Artifacts
-
-
-def test_artifacts_are_real_bytes_under_signed_urls(skyvern_simulator: SkyvernSimulator, hook: ScriptedServer) -> None:
-    run_id = task(skyvern_simulator, "p", hook)
+def test_artifacts_are_bytes_under_signed_urls(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
+    run_id = task(sim, "p", hook)
     said = body_of(hook.wait_for_calls(1)[0])
-    listed = {each["artifact_type"]: each for each in skyvern_simulator.get(f"/v1/runs/{run_id}/artifacts")}
+    listed = {each["artifact_type"]: each for each in sim.get(f"/v1/runs/{run_id}/artifacts")}
 
     (file,) = said["downloaded_files"]
     invoice = httpx2.get(file["url"], trust_env=False)
@@ -354,14 +307,14 @@ def test_artifacts_are_real_bytes_under_signed_urls(skyvern_simulator: SkyvernSi
     assert recording.headers["content-type"] == "video/webm"
     assert screenshot.content.startswith(b"\x89PNG")
     assert (listed["recording"]["checksum"], listed["recording"]["file_size"]) == (None, len(recording.content))
-    assert skyvern_simulator.get("/v1/runs/tsk_0/artifacts") == []
+    assert sim.get("/v1/runs/tsk_0/artifacts") == []
 
 
-def test_content_comes_in_ranges_and_with_the_key_as_well(skyvern_simulator: SkyvernSimulator) -> None:
-    run_id = skyvern_simulator.submit("p")["run_id"]
-    skyvern_simulator.wait_final(run_id)
-    (stored,) = skyvern_simulator.run(run_id).of_type("recording")
-    client = skyvern_simulator.client
+def test_content_comes_in_ranges_and_with_the_key_as_well(sim: SkyvernSimulator) -> None:
+    run_id = sim.submit("p")["run_id"]
+    sim.wait_final(run_id)
+    (stored,) = sim.run(run_id).of_type("recording")
+    client = sim.client
 
     def get(wanted: str) -> httpx2.Response:
         return client.get(stored.path, headers={"range": wanted})
@@ -372,13 +325,10 @@ def test_content_comes_in_ranges_and_with_the_key_as_well(skyvern_simulator: Sky
     assert tail.content == stored.content[-5:]
     assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(stored.content)}")
     assert (several.status_code, several.content) == (200, stored.content)
-    assert httpx2.get(skyvern_simulator.url + stored.path, trust_env=False).status_code == 403
+    assert httpx2.get(sim.url + stored.path, trust_env=False).status_code == 403
 
 
-def test_a_signed_url_lapses_and_a_fresh_one_is_had_from_the_api(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
-    sim = simulate_skyvern()
+def test_expired_url_is_renewed_by_the_api(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     run_id = task(sim, "Get it [lapsed]", hook)
     said = body_of(hook.wait_for_calls(1)[0])
 
@@ -391,7 +341,7 @@ def test_a_signed_url_lapses_and_a_fresh_one_is_had_from_the_api(
     assert fresh.status_code == 200
 
 
-def test_a_server_with_local_storage_gives_no_urls_that_can_be_fetched(simulate_skyvern: Simulate) -> None:
+def test_local_storage_gives_file_urls(simulate_skyvern: Simulate) -> None:
     sim = simulate_skyvern(local_storage=True)
     run_id = sim.submit("p")["run_id"]
     sim.wait_final(run_id)
@@ -402,9 +352,6 @@ def test_a_server_with_local_storage_gives_no_urls_that_can_be_fetched(simulate_
     assert run["recording_url"].startswith("file://")
     assert {each["signed_url"] for each in listed if each["artifact_type"] != "recording"} == {None}
     assert sim.client.get(f"/v1/artifacts/{listed[0]['artifact_id']}/content").status_code == 200
-
-
-# --- Misbehaviour
 
 
 def test_which_faults_a_run_has_hangs_on_the_seed_alone() -> None:
@@ -423,9 +370,7 @@ def test_a_fault_that_is_none_is_refused(ratios: dict[str, float]) -> None:
         check(ratios)
 
 
-def test_a_lost_webhook_never_comes_and_the_run_is_counted_as_unheard(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
+def test_lost_webhook_is_counted_as_unreported(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(ratios={Fault.LOSE: 1.0})
     run_id = task(sim, "p", hook)
     sim.wait_final(run_id)
@@ -435,10 +380,7 @@ def test_a_lost_webhook_never_comes_and_the_run_is_counted_as_unheard(
     assert sim.get(f"/v1/runs/{run_id}")["status"] == "completed"
 
 
-def test_a_doubled_webhook_says_the_same_in_other_bytes_and_an_echoed_one_in_the_same(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
-    sim = simulate_skyvern()
+def test_double_changes_the_bytes_and_echo_does_not(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     task(sim, "p [double]", hook)
     first, second = hook.wait_for_calls(2)
     task(sim, "p [echo]", hook)
@@ -450,10 +392,7 @@ def test_a_doubled_webhook_says_the_same_in_other_bytes_and_an_echoed_one_in_the
     assert third.body == fourth.body
 
 
-def test_a_workflow_that_is_retried_sends_a_webhook_for_each_attempt(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
-    sim = simulate_skyvern()
+def test_retried_workflow_sends_a_webhook_per_attempt(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     run_id = agent(sim, "p [retry]", hook)
 
     first, second = (body_of(call) for call in hook.wait_for_calls(2))
@@ -465,9 +404,7 @@ def test_a_workflow_that_is_retried_sends_a_webhook_for_each_attempt(
     assert sim.run(run_id).final
 
 
-def test_out_of_order_means_that_the_first_attempt_is_heard_of_last(
-    simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
+def test_disorder_sends_the_first_attempt_last(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(speed=50.0, run_seconds=0.1)
     agent(sim, "p [retry] [disorder]", hook)
 
@@ -476,8 +413,7 @@ def test_out_of_order_means_that_the_first_attempt_is_heard_of_last(
     assert first["modified_at"] < last["modified_at"]
 
 
-def test_a_task_v2_can_be_called_failed_for_its_webhook_only(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
-    sim = simulate_skyvern()
+def test_a_task_v2_can_be_called_failed_for_its_webhook_only(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     task(sim, "p [tangled]", hook, engine="skyvern-2.0")
 
     said = body_of(hook.wait_for_calls(1)[0])
@@ -489,10 +425,7 @@ def test_a_task_v2_can_be_called_failed_for_its_webhook_only(simulate_skyvern: S
 @pytest.mark.parametrize(
     ("fault", "status"), [("fail", "failed"), ("terminate", "terminated"), ("timeout", "timed_out")]
 )
-def test_a_run_ends_as_it_was_asked_to(
-    fault: str, status: str, simulate_skyvern: Simulate, hook: ScriptedServer
-) -> None:
-    sim = simulate_skyvern()
+def test_a_run_ends_as_it_was_asked_to(fault: str, status: str, sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     task(sim, f"p [{fault}]", hook)
 
     said = body_of(hook.wait_for_calls(1)[0])
@@ -500,8 +433,7 @@ def test_a_run_ends_as_it_was_asked_to(
     assert said["failure_reason"]
 
 
-def test_a_run_can_be_cancelled_twice_by_itself(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
-    sim = simulate_skyvern()
+def test_a_run_can_be_cancelled_twice_by_itself(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     task(sim, "p [cancel] [twice]", hook)
 
     said = [body_of(call) for call in hook.wait_for_calls(3)]
@@ -511,8 +443,7 @@ def test_a_run_can_be_cancelled_twice_by_itself(simulate_skyvern: Simulate, hook
 
 
 @pytest.mark.parametrize(("fault", "status"), [("429", 429), ("503", 503), ("500", 500)])
-def test_a_marked_submit_is_refused_once(fault: str, status: int, simulate_skyvern: Simulate) -> None:
-    sim = simulate_skyvern()
+def test_a_marked_submit_is_refused_once(fault: str, status: int, sim: SkyvernSimulator) -> None:
     body = {"prompt": f"p [{fault}]"}
 
     first, second = sim.client.post(TASK, json=body), sim.client.post(TASK, json=body)
@@ -522,9 +453,7 @@ def test_a_marked_submit_is_refused_once(fault: str, status: int, simulate_skyve
     assert len(sim.world.runs) == 1
 
 
-def test_a_dropped_answer_leaves_a_run_behind(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
-    sim = simulate_skyvern()
-
+def test_a_dropped_answer_leaves_a_run_behind(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     with pytest.raises(httpx2.TransportError):
         sim.client.post(TASK, json={"prompt": "p [drop]", "title": "lost one", "webhook_url": hook.url})
 
@@ -532,26 +461,14 @@ def test_a_dropped_answer_leaves_a_run_behind(simulate_skyvern: Simulate, hook: 
     assert [each["run_id"] for each in sim.get("/v1/runs", search_key="lost one")] == [said["run_id"]]
 
 
-def test_garbage_for_an_answer_leaves_a_run_behind(simulate_skyvern: Simulate) -> None:
-    sim = simulate_skyvern()
-
-    answer = sim.client.post(TASK, json={"prompt": "p [garbage]"})
-
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert len(sim.world.runs) == 1
-
-
-def test_a_big_output_is_larger_than_16_mib(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
-    sim = simulate_skyvern()
+def test_a_big_output_is_larger_than_16_mib(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     task(sim, "p [big]", hook)
 
     (call,) = hook.wait_for_calls(1)
     assert len(call.body) > 16 << 20
 
 
-def test_faults_can_be_changed_while_it_runs(simulate_skyvern: Simulate) -> None:
-    sim = simulate_skyvern()
-
+def test_faults_can_be_changed_while_it_runs(sim: SkyvernSimulator) -> None:
     changed = sim.client.post("/_sim/faults", json={"429": 1})
     refused = sim.client.get("/v1/runs")
     wrong = sim.client.post("/_sim/faults", json={"loose": 1})
@@ -561,15 +478,12 @@ def test_faults_can_be_changed_while_it_runs(simulate_skyvern: Simulate) -> None
     assert wrong.status_code == 400
 
 
-def test_a_pass_through_can_be_checked_and_tells_no_key(skyvern_simulator: SkyvernSimulator) -> None:
-    answer = skyvern_simulator.client.post("/v1/_sim/echo?a=1&a=2", content=b"hello")
+def test_a_pass_through_can_be_checked_and_tells_no_key(sim: SkyvernSimulator) -> None:
+    answer = sim.client.post("/v1/_sim/echo?a=1&a=2", content=b"hello")
 
     assert answer.json()["query"] == "a=1&a=2"
     assert (answer.json()["body"], answer.json()["key"]) == ("hello", 0)
     assert KEY not in answer.text
-
-
-# --- The command
 
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -604,7 +518,7 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     assert (process.returncode, rest) == (0, "")
 
 
-def test_the_key_of_the_local_receiver_is_taken_when_none_is_given(tmp_path: Path) -> None:
+def test_default_key_is_the_local_receivers(tmp_path: Path) -> None:
     (tmp_path / "var").mkdir()
     (tmp_path / "var" / "skyvern-api-key").write_text("local-one")
     process = start(tmp_path, "--port", "0")
@@ -627,7 +541,7 @@ def test_the_key_of_the_local_receiver_is_taken_when_none_is_given(tmp_path: Pat
         (["--fault", "lose"], "runhook: --fault lose: must be NAME=RATIO, such as lose=0.2"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], expected: str, tmp_path: Path) -> None:
+def test_invalid_fault_is_one_line(arguments: list[str], expected: str, tmp_path: Path) -> None:
     process = start(tmp_path, "--port", "0", *arguments)
     _, said = process.communicate(timeout=60)
 

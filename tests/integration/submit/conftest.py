@@ -1,12 +1,14 @@
-"""A look into the requests that wait for a run's end."""
+"""A caller's own server, and a look into the requests that wait for a run's end."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from receiver.submit.long_poll import LongPoll
+from tests.servers.http import ScriptedServer
 
 
 @pytest.fixture
@@ -21,3 +23,9 @@ def polls(monkeypatch: pytest.MonkeyPatch) -> list[LongPoll[Any, Any]]:
 
     monkeypatch.setattr(LongPoll, "__init__", note)
     return made
+
+
+@pytest.fixture
+def caller() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        yield server

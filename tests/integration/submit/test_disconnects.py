@@ -18,12 +18,9 @@ import sqlalchemy as sa
 from receiver.ledger.schema import submissions
 from receiver.submit import api, event_stream, results
 from receiver.submit.long_poll import LongPoll
-from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.skyvern import Simulate
+from tests.servers.submitting import Make, Submitting
 from tests.support.waiting import PATIENCE, eventually
-
-Make = Callable[..., Submitting]
-Simulate = Callable[..., SkyvernSimulator]
 
 
 class Upstream:
@@ -86,7 +83,7 @@ def hold(rig: Submitting, path: str, read: int = 1) -> socket.socket:
     return connection
 
 
-def test_a_stream_of_events_leaves_nothing_behind_when_its_client_hangs_up(
+def test_event_stream_ends_when_its_client_hangs_up(
     polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_stream, "KEEP_ALIVE", 3600.0)  # it would be noticed at the next sign of life
@@ -102,7 +99,7 @@ def test_a_stream_of_events_leaves_nothing_behind_when_its_client_hangs_up(
     eventually(lambda: polls[0]._task is not None and polls[0]._task.done())  # nobody looks any more
 
 
-def test_a_request_that_waits_ends_when_its_client_hangs_up(
+def test_wait_ends_when_its_client_hangs_up(
     polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
 ) -> None:
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
@@ -120,7 +117,7 @@ def test_a_request_that_waits_ends_when_its_client_hangs_up(
     [(8 << 20, 5 << 20), (8 << 20, 0), (1000, 0), (0, 0)],
     ids=["in the middle", "before its first piece", "while we read the beginning", "before anything came"],
 )
-def test_a_body_that_is_passed_on_is_let_go_upstream_when_its_client_hangs_up(
+def test_upstream_body_is_closed_when_the_client_hangs_up(
     submitting: Make, upstream: Callable[[int, int], Upstream], first: int, read: int
 ) -> None:
     skyvern = upstream(first, 1 << 30)
@@ -133,9 +130,7 @@ def test_a_body_that_is_passed_on_is_let_go_upstream_when_its_client_hangs_up(
     eventually(lambda: len(skyvern.closed) == 1)
 
 
-def test_a_pool_of_connections_is_never_used_up_by_callers_that_hang_up(
-    submitting: Make, upstream: Callable[[int, int], Upstream]
-) -> None:
+def test_hang_ups_return_connections_to_the_pool(submitting: Make, upstream: Callable[[int, int], Upstream]) -> None:
     skyvern = upstream(5 << 20, 1 << 30)
     rig = submitting(skyvern.url, dispatching=False)
 
@@ -146,7 +141,7 @@ def test_a_pool_of_connections_is_never_used_up_by_callers_that_hang_up(
     hold(rig, "/v1/artifacts/a_1/content").close()
 
 
-def test_those_who_wait_are_answered_when_the_process_stops(
+def test_stopping_process_answers_all_waits(
     polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "FETCH_STOP_LIMIT", PATIENCE)
@@ -166,7 +161,7 @@ def test_those_who_wait_are_answered_when_the_process_stops(
     rig.serving.join()
 
 
-async def test_a_skyvern_that_is_silent_does_not_hold_up_the_stop(
+async def test_silent_skyvern_does_not_delay_the_stop(
     polls: list[LongPoll[Any, Any]],
     submitting: Make,
     upstream: Callable[[int, int], Upstream],
@@ -185,7 +180,7 @@ async def test_a_skyvern_that_is_silent_does_not_hold_up_the_stop(
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
 
 
-def test_a_silent_skyvern_holds_no_first_call_that_comes_while_the_process_stops(
+def test_silent_skyvern_does_not_hold_a_stopping_process(
     submitting: Make, upstream: Callable[[int, int], Upstream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has waited until the submit API was built."""
@@ -196,7 +191,7 @@ def test_a_silent_skyvern_holds_no_first_call_that_comes_while_the_process_stops
     assert rig.task().status_code == 502
 
 
-def test_a_skyvern_that_is_silent_holds_nobody_who_has_waited_already(
+def test_silent_skyvern_does_not_extend_a_wait(
     submitting: Make, upstream: Callable[[int, int], Upstream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "AFTER_WAIT_LIMIT", 0.3)

@@ -12,15 +12,14 @@ import pytest
 from receiver.web import limits as call_limits
 from tests.servers.receiver import SECRET, ReceiverProcess
 from tests.servers.scripted import Reply, ScriptedServer
-from tests.servers.submitting import Submitting
+from tests.servers.submitting import Make
 from tests.support.waiting import eventually
 
-Make = Callable[..., Submitting]
 JSON = {"content-type": "application/json"}
 RUN = Reply(200, b'{"run_id": "tsk_1"}', JSON)
 
 
-def test_one_key_has_its_share_of_the_calls_that_are_under_way(
+def test_one_key_has_a_share_of_running_calls(
     submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a Skyvern that answers nobody yet, and a key with as many calls as it may have
@@ -44,9 +43,7 @@ def test_one_key_has_its_share_of_the_calls_that_are_under_way(
     assert rig.task("b").status_code == 200
 
 
-def test_who_joined_a_request_that_made_no_run_is_told_when_to_come_again(
-    submitting: Make, scripted_server: ScriptedServer
-) -> None:
+def test_joined_requests_share_retry_after(submitting: Make, scripted_server: ScriptedServer) -> None:
     answering = threading.Event()
     busy = Reply(429, b'{"detail": "busy"}', {**JSON, "retry-after": "17"}, until=answering)
     scripted_server.default = busy
@@ -64,7 +61,7 @@ def test_who_joined_a_request_that_made_no_run_is_told_when_to_come_again(
     assert [each.headers.get("idempotent-replayed") for each in answers] == [None, "true", "true"]
 
 
-def test_an_answer_with_a_secret_is_broken_off_and_that_is_one_line(
+def test_response_with_a_secret_is_cut_and_logged_once(
     receiver_factory: Callable[..., ReceiverProcess], redis_url: str, scripted_server: ScriptedServer
 ) -> None:
     # Given an answer too large to be held, with a secret of another source near its end

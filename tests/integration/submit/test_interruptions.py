@@ -24,13 +24,10 @@ from receiver.submit.submitter import Submitter
 from receiver.web import keys as auth
 from receiver.web import limits as call_limits
 from tests.servers.scripted import Reply, ScriptedServer
-from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.skyvern import Simulate, SkyvernSimulator
+from tests.servers.submitting import Make, Submitting
 from tests.support import queries
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
-
-Make = Callable[..., Submitting]
-Simulate = Callable[..., SkyvernSimulator]
 
 RUN = {
     "run_type": "task_v1",
@@ -64,9 +61,7 @@ def submit_and_hang_up(rig: Submitting, condition: Callable[[], Any], headers: s
         eventually(condition)
 
 
-def test_who_hung_up_before_the_answer_came_and_asks_again_hears_of_the_run_that_there_is(
-    submitting: Make, scripted_server: ScriptedServer
-) -> None:
+def test_retry_after_hang_up_returns_the_existing_run(submitting: Make, scripted_server: ScriptedServer) -> None:
     rig = submitting(scripted_server.url, dispatching=False)
     late = threading.Event()
     scripted_server.script = [run("tsk_1", until=late)]
@@ -85,7 +80,7 @@ def test_who_hung_up_before_the_answer_came_and_asks_again_hears_of_the_run_that
     assert [call.method for call in scripted_server.calls] == ["POST", "GET", "POST"]  # this caller knew of it
 
 
-def test_who_hangs_up_again_and_again_still_makes_one_run(
+def test_repeated_hang_ups_make_one_run(
     submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined, wait_for_answer = threading.Event(), Submitter._wait_for_answer
@@ -120,9 +115,7 @@ def test_who_hangs_up_again_and_again_still_makes_one_run(
     assert [call.method for call in scripted_server.calls] == ["POST", "GET", "GET"]
 
 
-def test_who_hung_up_and_has_a_key_gets_the_answer_that_there_was(
-    submitting: Make, scripted_server: ScriptedServer
-) -> None:
+def test_keyed_retry_after_hang_up_replays_the_response(submitting: Make, scripted_server: ScriptedServer) -> None:
     rig = submitting(scripted_server.url, dispatching=False)
     late = threading.Event()
     scripted_server.script = [run("tsk_1", until=late)]
@@ -135,7 +128,7 @@ def test_who_hung_up_and_has_a_key_gets_the_answer_that_there_was(
     assert [call.method for call in scripted_server.calls] == ["POST"]
 
 
-def test_who_is_still_there_may_ask_for_the_same_once_more(submitting: Make, scripted_server: ScriptedServer) -> None:
+def test_same_request_after_a_response_makes_a_new_run(submitting: Make, scripted_server: ScriptedServer) -> None:
     rig = submitting(scripted_server.url, dispatching=False)
     scripted_server.default = run("tsk_1", delay=0.3)
 
@@ -145,7 +138,7 @@ def test_who_is_still_there_may_ask_for_the_same_once_more(submitting: Make, scr
     assert [call.method for call in scripted_server.calls] == ["POST", "POST"]
 
 
-def test_a_skyvern_that_loses_answers_and_then_hangs_holds_no_submit_for_long(
+def test_hanging_skyvern_delays_submits_briefly(
     submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolver, "INLINE", (0.01,))
@@ -184,7 +177,7 @@ def test_a_body_that_trickles_is_not_waited_for(
     assert rig.rows() == []
 
 
-def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
+def test_revoked_key_gets_nothing_while_waiting(
     polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "CACHE_SECONDS", 0.1)
@@ -212,7 +205,7 @@ def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
     assert "event: result" not in replies["/events"].text
 
 
-def test_a_run_whose_answer_was_lost_has_its_callers_webhook_though_another_key_saw_its_end_first(
+def test_lost_response_keeps_the_callers_webhook(
     submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolver, "INLINE", ())

@@ -14,14 +14,12 @@ import pytest
 
 from receiver.domain import run
 from receiver.skyvern import responses
-from receiver.submit import submitter
-from receiver.submit.request import prepare
 from receiver.web import app
 from tests.servers.scripted import Reply, ScriptedServer
-from tests.servers.submitting import Submitting
+from tests.servers.submitting import Make
 from tests.support.hostile import hostile_requests
 
-Make = Callable[..., Submitting]
+RUN = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"})
 # The largest body that is taken by default.
 LARGEST = 4 << 20
 # Seconds of CPU for which the loop may work without a break.
@@ -48,7 +46,7 @@ def longest_callback(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
 def test_large_body_holds_up_no_other_request(
     submitting: Make, scripted_server: ScriptedServer, longest_callback: Callable[[], float]
 ) -> None:
-    scripted_server.default = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"})
+    scripted_server.default = RUN
     rig = submitting(scripted_server.url, dispatching=False)
 
     answers = {
@@ -58,36 +56,6 @@ def test_large_body_holds_up_no_other_request(
 
     assert longest_callback() < SECONDS
     assert {what for what, status in answers.items() if status != 200} == {"quotes", "depth", "address"}
-
-
-def test_large_bodies_are_read_by_a_thread(
-    submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a fact, not as a time: the event loop's own thread never sees them."""
-    scripted_server.default = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"})
-    on_loop: list[bool] = []
-
-    def noted(module: ModuleType, name: str) -> None:
-        real = getattr(module, name)
-
-        def work(*args: object, **kwargs: object) -> object:
-            try:
-                asyncio.get_running_loop()
-                on_loop.append(True)
-            except RuntimeError:
-                on_loop.append(False)
-            return real(*args, **kwargs)
-
-        monkeypatch.setattr(module, name, work)
-
-    noted(submitter, "prepare")
-    noted(prepare, "kept_request")
-    rig = submitting(scripted_server.url, dispatching=False)
-
-    assert rig.client.post("/v1/run/tasks", json={"prompt": "x" * 50_000}).status_code == 200
-    assert on_loop == [False, False]
-    assert rig.client.post("/v1/run/tasks", json={"prompt": "x"}).status_code == 200
-    assert on_loop == [False, False, True, True]
 
 
 def test_the_values_of_a_large_answer_are_not_built(
@@ -122,7 +90,7 @@ def test_the_values_of_a_large_answer_are_not_built(
 
 
 def test_text_may_have_any_number_of_commas(submitting: Make, scripted_server: ScriptedServer) -> None:
-    scripted_server.default = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"})
+    scripted_server.default = RUN
     rig = submitting(scripted_server.url, dispatching=False)
     body = {"prompt": 'a,[]{}\\",' * 200_000, "big": 12345678901234567890123, "one": 1.0}
     assert rig.client.post("/v1/run/tasks", json=body).status_code == 200

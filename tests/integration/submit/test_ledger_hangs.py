@@ -20,12 +20,9 @@ from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.submit import submitter
 from tests.servers.postgres import PostgresProcess
-from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.skyvern import Simulate
+from tests.servers.submitting import Make, Submitting
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
-
-Make = Callable[..., Submitting]
-Simulate = Callable[..., SkyvernSimulator]
 
 # Seconds that any call may take.
 LONGEST = 5.0
@@ -47,7 +44,7 @@ def hanging(rig: Submitting, server: PostgresProcess) -> Iterator[None]:
             yield
 
 
-def test_no_call_waits_longer_than_5_s_and_what_was_not_recorded_is_not_sent(
+def test_hanging_ledger_bounds_calls_and_sends_nothing(
     submitting: Make,
     simulate_skyvern: Simulate,
     ledger_url: str,
@@ -92,7 +89,7 @@ def test_no_call_waits_longer_than_5_s_and_what_was_not_recorded_is_not_sent(
     assert rig.task("p", headers).json()["run_id"] == again[0].json()["run_id"]
 
 
-def test_an_answer_of_skyvern_reaches_its_caller_though_the_ledger_hangs_and_is_recorded_later(
+def test_response_is_relayed_while_the_ledger_hangs(
     submitting: Make,
     simulate_skyvern: Simulate,
     ledger_url: str,
@@ -137,7 +134,7 @@ class _LateCommit(Ledger):
         return result
 
 
-async def test_a_submission_that_was_committed_after_its_caller_was_refused_is_taken_back(
+async def test_late_commit_after_refusal_is_undone(
     ledger_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(async_ledger, "WAIT", 0.3)
@@ -166,9 +163,7 @@ async def test_a_submission_that_was_committed_after_its_caller_was_refused_is_t
     await one.close()
 
 
-async def test_what_is_given_up_before_its_commit_is_rolled_back(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_abandoned_write_is_rolled_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(async_ledger, "WAIT", 0.3)
     one = AsyncLedger(ledger)
     go_on = threading.Event()
@@ -188,9 +183,7 @@ async def test_what_is_given_up_before_its_commit_is_rolled_back(
     await one.close()
 
 
-async def test_all_waits_of_one_request_are_limited_together(
-    postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_request_shares_one_wait_limit(postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(async_ledger, "WAIT", 2.0)
     monkeypatch.setattr(async_ledger, "LAST_WAIT", 0.01)
     one = AsyncLedger(postgres_ledger)
@@ -213,9 +206,7 @@ async def test_all_waits_of_one_request_are_limited_together(
     await one.close()
 
 
-async def test_when_every_thread_hangs_nobody_waits_at_all(
-    postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_wait_when_every_thread_hangs(postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(async_ledger, "WAIT", 1.0)  # in which each has got its thread
     one = AsyncLedger(postgres_ledger)
     go_on = threading.Event()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -18,11 +17,9 @@ from receiver.ledger import account, audit
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.schema import events
 from tests.servers.scripted import Reply, ScriptedServer
-from tests.servers.submitting import Submitting
+from tests.servers.submitting import Make, Submitting
 from tests.support import inbox
 from tests.support.waiting import eventually
-
-Make = Callable[..., Submitting]
 
 HALF = "half \ud800"
 # Members of a submit: which, and by which call.

@@ -6,7 +6,7 @@ The calls are those of nodes/Skyvern/Skyvern.node.ts.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -15,12 +15,6 @@ import pytest
 from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
-
-
-@pytest.fixture
-def n8n() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as server:
-        yield server
 
 
 @pytest.fixture
@@ -36,20 +30,20 @@ def call(rig: Submitting, method: str, path: str, **json_body: Any) -> Any:
     return reply.json()
 
 
-def test_task_resumes_the_waiting_workflow(rig: Submitting, n8n: ScriptedServer) -> None:
-    resume_url = f"{n8n.url}/webhook-waiting/77"
+def test_task_resumes_the_waiting_workflow(rig: Submitting, caller: ScriptedServer) -> None:
+    resume_url = f"{caller.url}/webhook-waiting/77"
 
     run_id = call(rig, "POST", "/v1/run/tasks", prompt="Get the invoice", url=None, webhook_url=resume_url)["run_id"]
 
-    n8n.wait_for_requests(1)
-    (resumed,) = n8n.requests
+    caller.wait_for_requests(1)
+    (resumed,) = caller.requests
     assert (resumed.method, resumed.path) == ("POST", "/webhook-waiting/77")
     assert json.loads(resumed.body)["run_id"] == run_id
     assert call(rig, "GET", f"/v1/runs/{run_id}")["status"] == "completed"
 
 
 def test_workflow_is_listed_described_and_run(
-    rig: Submitting, skyvern_simulator: SkyvernSimulator, n8n: ScriptedServer
+    rig: Submitting, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
 ) -> None:
     agent = skyvern_simulator.world.add_agent("Download invoices").id
 
@@ -60,10 +54,10 @@ def test_workflow_is_listed_described_and_run(
         "POST",
         f"/api/v1/workflows/{agent}/run",
         data={"month": 5},
-        webhook_callback_url=f"{n8n.url}/webhook-waiting/78",
+        webhook_callback_url=f"{caller.url}/webhook-waiting/78",
     )
 
-    n8n.wait_for_requests(1)
+    caller.wait_for_requests(1)
     run_id = started["workflow_run_id"]
-    assert json.loads(n8n.requests[0].body)["run_id"] == run_id
+    assert json.loads(caller.requests[0].body)["run_id"] == run_id
     assert call(rig, "GET", f"/api/v1/workflows/{agent}/runs/{run_id}")["workflow_run_id"] == run_id

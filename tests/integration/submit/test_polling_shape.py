@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,12 +10,9 @@ import pytest
 from receiver.skyvern import members
 from receiver.submit.request import kept
 from simulator.faults import Fault
-from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.skyvern import Simulate
+from tests.servers.submitting import Make
 from tests.support.waiting import eventually
-
-Make = Callable[..., Submitting]
-Simulate = Callable[..., SkyvernSimulator]
 
 HOOK = "https://app.example/hook?token=x"
 TASK = {
@@ -64,7 +60,7 @@ def comparable(body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("road", ["webhook", "poll"])
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_a_run_is_answered_as_by_skyvern_itself_before_its_webhook_and_after_it(
+def test_get_matches_skyvern_before_and_after_the_webhook(
     submitting: Make, simulate_skyvern: Simulate, kind: str, road: str
 ) -> None:
     lost = {Fault.LOSE: 1.0} if road == "poll" else {}
@@ -120,9 +116,7 @@ def test_numbers_and_texts_of_a_result_stay_as_they_came(submitting: Make, simul
     assert "line one\u2028line two </script>" in answer.text
 
 
-def test_the_request_of_a_run_is_kept_without_its_secrets_and_shown_to_who_made_it(
-    submitting: Make, simulate_skyvern: Simulate
-) -> None:
+def test_kept_request_is_masked_and_private(submitting: Make, simulate_skyvern: Simulate) -> None:
     rig = submitting(
         simulate_skyvern(run_seconds=1000.0).url, dispatching=False, redact=["**.totp_identifier", "**.password"]
     )
@@ -159,9 +153,7 @@ def test_the_request_of_a_run_is_kept_without_its_secrets_and_shown_to_who_made_
     assert rig.client.get("/v1/runs/tsk_elsewhere?from=submission").status_code == 404
 
 
-def test_a_request_that_is_too_large_is_not_kept_and_goes_out_all_the_same(
-    submitting: Make, simulate_skyvern: Simulate
-) -> None:
+def test_too_large_request_is_sent_but_not_kept(submitting: Make, simulate_skyvern: Simulate) -> None:
     sim = simulate_skyvern(run_seconds=1000.0)
     rig = submitting(sim.url, dispatching=False)
 

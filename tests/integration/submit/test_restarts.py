@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from receiver.domain.signature import sign
-from tests.servers.skyvern import KEY, SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.skyvern import KEY, Simulate, SkyvernSimulator
+from tests.servers.submitting import Make, Submitting
 from tests.support import queries
 from tests.support.waiting import PATIENCE, eventually
-
-Make = Callable[..., Submitting]
-Simulate = Callable[..., SkyvernSimulator]
 
 
 def deliveries(rig: Submitting) -> set[tuple[str, str]]:
@@ -50,7 +46,7 @@ def started_again(submitting: Make, simulate_skyvern: Simulate) -> tuple[Submitt
     return rig, sim, first, second
 
 
-def test_a_get_of_the_first_run_names_the_last_and_a_wait_for_it_ends_with_that(
+def test_get_names_the_last_run_and_wait_ends_with_it(
     started_again: tuple[Submitting, SkyvernSimulator, str, str],
 ) -> None:
     rig, _, first, second = started_again
@@ -84,9 +80,7 @@ def test_its_labels_route_it_and_its_caller_hears_of_it(
     assert (row["state"], row["run_id"]) == ("accepted", first)
 
 
-def test_a_wait_that_has_begun_goes_on_to_the_last_run_when_the_first_one_names_it(
-    submitting: Make, simulate_skyvern: Simulate
-) -> None:
+def test_running_wait_follows_to_the_last_run(submitting: Make, simulate_skyvern: Simulate) -> None:
     sim = simulate_skyvern(run_seconds=1000.0)
     rig = submitting(sim.url)
     first = rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1"}).json()["run_id"]
@@ -106,9 +100,7 @@ def test_a_wait_that_has_begun_goes_on_to_the_last_run_when_the_first_one_names_
 
 
 @pytest.mark.parametrize("length", [1, 2])
-def test_runs_that_name_each_other_in_a_circle_hold_up_nobody(
-    submitting: Make, simulate_skyvern: Simulate, length: int
-) -> None:
+def test_circular_restarts_end_all_waits(submitting: Make, simulate_skyvern: Simulate, length: int) -> None:
     # Given runs that somebody waits for, and whose events somebody follows
     sim = simulate_skyvern(run_seconds=1000.0)
     rig = submitting(sim.url)
@@ -131,7 +123,7 @@ def test_runs_that_name_each_other_in_a_circle_hold_up_nobody(
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before", "after"])
-def test_a_run_whose_next_one_skyvern_does_not_know_is_told_as_it_ended_itself(
+def test_run_with_unknown_successor_keeps_its_own_end(
     submitting: Make, simulate_skyvern: Simulate, begun: bool
 ) -> None:
     # Given a run that has failed and says that another was started for it, which is not there

@@ -63,7 +63,7 @@ def replay(rig: Submitting) -> None:
 
 
 @pytest.mark.parametrize(("public", "budget"), [(True, 2), (False, 1)], ids=["by webhook", "by polling"])
-def test_runs_that_always_fail_are_tried_as_often_as_the_budget_says_and_never_more(
+def test_failing_runs_are_tried_within_the_budget(
     submitting: Callable[..., Submitting],
     simulate_skyvern: Callable[..., SkyvernSimulator],
     redis_url: str,

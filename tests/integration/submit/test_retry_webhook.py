@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,21 +11,13 @@ from receiver.domain.signature import verify
 from receiver.submit import retry_webhook
 from simulator.faults import Fault
 from tests.servers.http import Reply, ScriptedServer
-from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.skyvern import Simulate, SkyvernSimulator
+from tests.servers.submitting import Make, Submitting
 from tests.support import queries
 from tests.support.waiting import eventually
 
-Make = Callable[..., Submitting]
-Simulate = Callable[..., SkyvernSimulator]
 FIELDS = {"run_id", "run_type", "default_webhook_url", "target_webhook_url", "payload", "headers", "status_code"}
 FIELDS |= {"latency_ms", "response_body", "error"}
-
-
-@pytest.fixture
-def caller() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as server:
-        yield server
 
 
 @pytest.fixture
@@ -46,7 +37,7 @@ def delivered(rig: Submitting, caller: ScriptedServer, **fields: Any) -> str:
     return run_id
 
 
-def test_our_own_delivery_is_sent_again_under_the_same_key(
+def test_retry_sends_the_delivery_under_its_key(
     rig: Submitting, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
 ) -> None:
     run_id = delivered(rig, caller)
@@ -66,9 +57,7 @@ def test_our_own_delivery_is_sent_again_under_the_same_key(
     assert "webhook_retries" not in skyvern_simulator.stats()
 
 
-def test_a_delivery_that_fails_again_is_a_200_with_error_set_and_is_tried_on(
-    rig: Submitting, caller: ScriptedServer
-) -> None:
+def test_failed_retry_is_200_with_error(rig: Submitting, caller: ScriptedServer) -> None:
     run_id = delivered(rig, caller)
     caller.script += [Reply(503), Reply(410)]
 
@@ -80,9 +69,7 @@ def test_a_delivery_that_fails_again_is_a_200_with_error_set_and_is_tried_on(
     assert [each["state"] for each in deliveries(rig)] == ["dead"]
 
 
-def test_another_address_has_a_delivery_of_its_own_through_the_guarded_way(
-    rig: Submitting, caller: ScriptedServer
-) -> None:
+def test_other_address_gets_its_own_guarded_delivery(rig: Submitting, caller: ScriptedServer) -> None:
     run_id = delivered(rig, caller)
     path = f"/v1/runs/{run_id}/retry_webhook"
     with ScriptedServer() as other:
@@ -103,9 +90,7 @@ def test_another_address_has_a_delivery_of_its_own_through_the_guarded_way(
     assert sorted(each["route"] for each in deliveries(rig)) == ["caller", "retry_webhook"]
 
 
-def test_what_another_key_has_sent_to_an_address_of_its_own_is_signed_with_that_key(
-    rig: Submitting, caller: ScriptedServer
-) -> None:
+def test_each_address_is_signed_with_its_givers_key(rig: Submitting, caller: ScriptedServer) -> None:
     # Given a run of one caller, and the key of another one, who may not see the first one's address
     run_id = delivered(rig, caller)
     other_key = rig.key("operate")
@@ -129,7 +114,7 @@ def test_what_another_key_has_sent_to_an_address_of_its_own_is_signed_with_that_
     assert ids[2] == ids[4]
 
 
-def test_a_caller_without_a_webhook_has_none_to_retry_but_may_name_one(rig: Submitting, caller: ScriptedServer) -> None:
+def test_retry_without_a_webhook_needs_an_address(rig: Submitting, caller: ScriptedServer) -> None:
     run_id = rig.task().json()["run_id"]
     rig.client.get(f"/v1/runs/{run_id}?wait=10")
     path = f"/v1/runs/{run_id}/retry_webhook"
@@ -141,9 +126,7 @@ def test_a_caller_without_a_webhook_has_none_to_retry_but_may_name_one(rig: Subm
     assert (named.json()["error"], named.json()["default_webhook_url"], len(caller.requests)) == (None, None, 1)
 
 
-def test_while_the_run_goes_on_it_is_400_and_what_is_no_address_is_refused(
-    submitting: Make, simulate_skyvern: Simulate
-) -> None:
+def test_retry_of_a_running_run_is_400(submitting: Make, simulate_skyvern: Simulate) -> None:
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url)
     run_id = rig.task(webhook_url="https://app.example/hook").json()["run_id"]
     path = f"/v1/runs/{run_id}/retry_webhook"
@@ -157,9 +140,7 @@ def test_while_the_run_goes_on_it_is_400_and_what_is_no_address_is_refused(
     assert rig.client.post(path, json=[]).status_code == 422
 
 
-def test_a_result_whose_webhook_was_lost_is_fetched_and_sent(
-    submitting: Make, simulate_skyvern: Simulate, caller: ScriptedServer
-) -> None:
+def test_retry_fetches_a_lost_result(submitting: Make, simulate_skyvern: Simulate, caller: ScriptedServer) -> None:
     sim = simulate_skyvern(ratios={Fault.LOSE: 1.0})
     rig = submitting(sim.url, delivering=True, polling=True, allowed_addresses=["127.0.0.1"])
     run_id = rig.task(webhook_url=caller.url).json()["run_id"]
@@ -172,7 +153,7 @@ def test_a_result_whose_webhook_was_lost_is_fetched_and_sent(
     assert caller.requests
 
 
-def test_nobody_to_send_it_is_told_in_time_and_it_stays_due(
+def test_retry_without_a_worker_stays_due(
     submitting: Make, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = submitting(skyvern_simulator.url, allowed_addresses=["127.0.0.1"])
@@ -187,7 +168,7 @@ def test_nobody_to_send_it_is_told_in_time_and_it_stays_due(
     assert [each["state"] for each in deliveries(rig)] == ["queued"]
 
 
-def test_two_who_ask_at_once_are_both_answered_under_one_key(rig: Submitting, caller: ScriptedServer) -> None:
+def test_concurrent_retries_share_one_key(rig: Submitting, caller: ScriptedServer) -> None:
     run_id = delivered(rig, caller)
     caller.script += [Reply(204, delay=0.5)] * 2
 
@@ -198,7 +179,7 @@ def test_two_who_ask_at_once_are_both_answered_under_one_key(rig: Submitting, ca
     assert len({each.headers["webhook-id"] for each in caller.requests}) == 1
 
 
-def test_the_older_call_sends_ours_again_too_and_is_answered_with_the_task(
+def test_legacy_retry_sends_the_delivery_again(
     rig: Submitting, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
 ) -> None:
     run_id = delivered(rig, caller)
@@ -208,7 +189,7 @@ def test_the_older_call_sends_ours_again_too_and_is_answered_with_the_task(
     assert len(caller.requests) == 2
 
 
-def test_the_retry_of_a_run_that_is_not_ours_is_passed_on(
+def test_foreign_retry_is_passed_to_skyvern(
     rig: Submitting, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
 ) -> None:
     run_id = skyvern_simulator.submit("elsewhere", webhook_url=caller.url)["run_id"]

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,18 +14,15 @@ import pytest
 from receiver.submit import api
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY
-from tests.servers.submitting import Submitting
+from tests.servers.submitting import Make, Submitting
 from tests.support.waiting import PATIENCE
 
-Make = Callable[..., Submitting]
 STORED = Reply(200, b'{"file_id": "file_1", "s3_uri": "s3://b/1"}', {"content-type": "application/json"})
 LARGEST = 30 << 20
 
 
 @pytest.mark.parametrize("path", ["/v1/upload_file", "/v1/upload_file/", "/api/v1/upload_file"])
-def test_the_largest_file_that_skyvern_takes_passes_whole(
-    submitting: Make, scripted_server: ScriptedServer, path: str
-) -> None:
+def test_largest_upload_passes_complete(submitting: Make, scripted_server: ScriptedServer, path: str) -> None:
     """It is larger than submit.max_body, which bounds what is kept."""
     scripted_server.default = STORED
     rig = submitting(scripted_server.url, dispatching=False)
@@ -114,9 +111,7 @@ def test_each_piece_is_passed_on_before_the_next_one_comes(submitting: Make, sky
             assert _read_until(caller, b"{}").startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_skyvern_that_reads_slowly_slows_the_caller_so_that_nothing_piles_up_here(
-    submitting: Make, skyvern: _Skyvern
-) -> None:
+def test_slow_upstream_slows_the_uploader(submitting: Make, skyvern: _Skyvern) -> None:
     rig = submitting(skyvern.url, dispatching=False)
     with _begin(rig, LARGEST) as caller:
         caller.sendall(b"x")
@@ -124,9 +119,7 @@ def test_a_skyvern_that_reads_slowly_slows_the_caller_so_that_nothing_piles_up_h
             assert _sent_until_stopped(caller, LARGEST) < LARGEST // 2, "only what the sockets' buffers hold"
 
 
-def test_a_caller_that_leaves_in_the_middle_leaves_skyvern_with_no_whole_request(
-    submitting: Make, skyvern: _Skyvern
-) -> None:
+def test_broken_upload_is_not_completed_upstream(submitting: Make, skyvern: _Skyvern) -> None:
     rig = submitting(skyvern.url, dispatching=False)
     with _begin(rig, 9) as caller:
         caller.sendall(b"one")
@@ -136,7 +129,7 @@ def test_a_caller_that_leaves_in_the_middle_leaves_skyvern_with_no_whole_request
         assert upstream.recv(100) == b""
 
 
-def test_an_upload_has_a_limit_too_and_a_refusal_of_skyvern_is_passed_on(
+def test_upload_limit_and_upstream_refusal(
     submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "MAX_UPLOAD", 5000)

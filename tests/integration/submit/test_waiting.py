@@ -16,18 +16,9 @@ import pytest
 
 from receiver.submit import api
 from simulator.faults import Fault
-from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.skyvern import Simulate
+from tests.servers.submitting import Make, Submitting
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
-
-Make = Callable[..., Submitting]
-Simulate = Callable[..., SkyvernSimulator]
-
-
-def end_of(sim: SkyvernSimulator, run_id: str) -> float:
-    """When the run ended, in epoch seconds; waits for that."""
-    sim.wait_final(run_id)
-    return time.time()
 
 
 def stream(rig: Submitting, run_id: str, key: str = "") -> list[tuple[str, dict[str, Any]]]:
@@ -53,11 +44,15 @@ def test_lost_webhook_ends_waits_within_5_s(submitting: Make, simulate_skyvern: 
     run_id = rig.task().json()["run_id"]
     ended: list[float] = []
 
+    def note_end() -> None:
+        sim.wait_final(run_id)
+        ended.append(time.time())
+
     def wait(_: int) -> tuple[httpx2.Response, float]:
         answer = rig.client.get(f"/v1/runs/{run_id}?wait=300")
         return answer, time.time()
 
-    watcher = threading.Thread(target=lambda: ended.append(end_of(sim, run_id)))
+    watcher = threading.Thread(target=note_end)
     watcher.start()
     watch = Stopwatch()
     with ThreadPoolExecutor(21) as pool:
@@ -102,9 +97,7 @@ def test_many_waited_runs_are_listed(submitting: Make, simulate_skyvern: Simulat
     assert stats["polls"] <= 2 * len(run_ids)
 
 
-def test_a_stream_begins_with_the_run_as_it_is_though_no_event_has_told_of_it(
-    submitting: Make, simulate_skyvern: Simulate
-) -> None:
+def test_stream_begins_with_the_current_status(submitting: Make, simulate_skyvern: Simulate) -> None:
     sim = simulate_skyvern(ratios={Fault.LOSE: 1.0}, run_seconds=60.0)
     rig = submitting(sim.url, dispatching=False)
     elsewhere = sim.submit("elsewhere")["run_id"]
@@ -159,7 +152,7 @@ def held(rig: Submitting, path: str, key: str, count: int) -> Iterator[None]:
         yield
 
 
-def test_one_key_takes_a_share_of_the_places_and_others_find_some_left(
+def test_one_key_takes_a_share_of_the_waiters(
     submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held_count: dict[int, Callable[[], int]] = {}  # by the limit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,31 +10,20 @@ import httpx2
 import pytest
 
 from tests.servers.http import ScriptedServer
-from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.skyvern import Simulate, SkyvernSimulator
+from tests.servers.submitting import Make
 from tests.servers.valkey import free_port
 from tests.support.waiting import Stopwatch
 
-Make = Callable[..., Submitting]
-Simulate = Callable[..., SkyvernSimulator]
-
 SECRET = "https://user:pass-word@app.example/hook?token=s3cr3t"
 WORDS = ("app.example", "pass-word", "s3cr3t")
-
-
-@pytest.fixture
-def caller() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as server:
-        yield server
 
 
 def visible(answer: httpx2.Response) -> str:
     return answer.text + str(dict(answer.headers))
 
 
-def test_a_callers_address_is_shown_to_its_own_key_and_no_other_key_of_the_source(
-    submitting: Make, simulate_skyvern: Simulate
-) -> None:
+def test_webhook_url_is_shown_to_its_own_key_only(submitting: Make, simulate_skyvern: Simulate) -> None:
     rig = submitting(simulate_skyvern(run_seconds=1.0).url)
     run_id = rig.client.post("/v1/run/agents", json={"agent_id": "w", "webhook_url": SECRET}).json()["run_id"]
     theirs = {"x-api-key": rig.key("submit", "read", "operate")}
@@ -63,9 +51,7 @@ def test_a_callers_address_is_shown_to_its_own_key_and_no_other_key_of_the_sourc
     assert "x-runhook-webhook-url" not in rig.client.get(f"/v1/runs/{run_id}?from=skyvern", headers=theirs).headers
 
 
-def test_a_key_that_submits_again_for_others_is_told_their_address(
-    submitting: Make, skyvern_simulator: SkyvernSimulator
-) -> None:
+def test_resubmit_scope_reads_the_webhook_url(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
     rig = submitting(skyvern_simulator.url)
     run_id = rig.task(webhook_url=SECRET).json()["run_id"]
     again = {"x-api-key": rig.key("submit", "read", "resubmit")}
@@ -75,7 +61,7 @@ def test_a_key_that_submits_again_for_others_is_told_their_address(
     assert answer.headers["x-runhook-webhook-url"] == SECRET
 
 
-def test_what_was_submitted_again_for_a_caller_shows_the_caller_its_own_address(
+def test_resubmitted_run_shows_the_caller_its_webhook_url(
     submitting: Make, skyvern_simulator: SkyvernSimulator
 ) -> None:
     rig = submitting(skyvern_simulator.url)
@@ -94,7 +80,7 @@ def test_what_was_submitted_again_for_a_caller_shows_the_caller_its_own_address(
     assert other.json()["run_request"]["webhook_url"] is None
 
 
-def test_who_has_the_webhook_of_another_key_sent_again_is_not_told_where_to(
+def test_other_key_retries_without_seeing_the_url(
     submitting: Make, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
 ) -> None:
     rig = submitting(skyvern_simulator.url, delivering=True, allowed_addresses=["127.0.0.1"])
@@ -120,9 +106,7 @@ def test_who_has_the_webhook_of_another_key_sent_again_is_not_told_where_to(
     assert json.loads(caller.requests[0].body)["run_request"]["webhook_url"] == hook
 
 
-def test_why_the_webhook_of_another_key_failed_is_told_without_its_host(
-    submitting: Make, skyvern_simulator: SkyvernSimulator
-) -> None:
+def test_other_key_sees_failure_without_the_host(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
     rig = submitting(skyvern_simulator.url, delivering=True, allowed_addresses=["127.0.0.1"])
     run_id = rig.task(webhook_url=f"http://127.0.0.1:{free_port()}/").json()["run_id"]
     rig.client.get(f"/v1/runs/{run_id}?wait=10")
@@ -165,9 +149,7 @@ BAD = [
 ]
 
 
-def test_an_address_that_can_never_be_called_is_refused_before_there_is_a_run(
-    submitting: Make, skyvern_simulator: SkyvernSimulator
-) -> None:
+def test_invalid_webhook_url_is_refused_before_the_run(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
     rig = submitting(skyvern_simulator.url, dispatching=False)
     refused = [(url, words) for url, words in BAD if words]
     for url, words in refused:
@@ -200,7 +182,7 @@ def test_an_address_that_can_never_be_called_is_refused_before_there_is_a_run(
         ("https://minio.internal/h", "https://minio.internal/h"),  # a name is judged when it is called
     ],
 )
-def test_what_could_be_called_is_kept_and_none_is_none(
+def test_valid_webhook_url_is_kept(
     submitting: Make, skyvern_simulator: SkyvernSimulator, given: Any, kept: str
 ) -> None:
     rig = submitting(skyvern_simulator.url, dispatching=False, allowed_addresses=["10.1.0.0/16"])
@@ -211,9 +193,7 @@ def test_what_could_be_called_is_kept_and_none_is_none(
     assert answer.json()["run_request"]["webhook_url"] == (kept or None)
 
 
-def test_the_origin_of_skyverns_own_api_is_no_address_for_callers(
-    submitting: Make, skyvern_simulator: SkyvernSimulator
-) -> None:
+def test_webhook_url_at_skyverns_api_is_refused(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
     rig = submitting(skyvern_simulator.url, dispatching=False)
 
     answer = rig.task(webhook_url=skyvern_simulator.url + "/api/v1/internal/auth/repair")
@@ -221,9 +201,7 @@ def test_the_origin_of_skyverns_own_api_is_no_address_for_callers(
     assert (answer.status_code, rig.rows()) == (400, [])
 
 
-def test_an_address_for_a_retry_that_can_never_be_called_is_refused_too(
-    submitting: Make, skyvern_simulator: SkyvernSimulator
-) -> None:
+def test_invalid_url_for_a_retry_is_refused(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
     rig = submitting(skyvern_simulator.url)
     run_id = rig.task().json()["run_id"]
     rig.client.get(f"/v1/runs/{run_id}?wait=10")

@@ -28,5 +28,5 @@ def test_a_request_is_kept_that_a_body_can_hold(levels: int) -> None:
 
 
 @pytest.mark.parametrize("levels", [MAX_DEPTH - 1, 700, 900])
-def test_a_request_that_is_nested_too_deeply_for_a_body_is_not_kept(levels: int) -> None:
+def test_too_deeply_nested_request_is_not_kept(levels: int) -> None:
     assert kept(levels) is None

@@ -15,7 +15,7 @@ def test_labels_come_from_header_and_body() -> None:
     assert labels_of("") == {}
 
 
-def test_a_submission_with_all_labels_that_there_may_be_can_be_tried_again() -> None:
+def test_full_labels_leave_room_for_the_chain() -> None:
     full = {f"n{number}": "1" for number in range(32)}
 
     assert len(labels_of("", full | {"runhook-chain": "tsk_1", "runhook-try": "2"})) == 34

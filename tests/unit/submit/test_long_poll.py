@@ -17,7 +17,7 @@ from receiver.web.limits import TooManyWaiters, WaiterLimit
 from receiver.web.work import SingleFlight
 
 
-async def test_concurrent_calls_with_one_key_share_a_task_and_later_ones_do_not() -> None:
+async def test_concurrent_calls_share_a_task() -> None:
     flight: SingleFlight[str, int] = SingleFlight()
     begun: list[str] = []
     going_on = asyncio.Event()
@@ -114,7 +114,7 @@ def test_a_refusal_says_whether_the_key_or_the_process_is_full() -> None:
         pass
 
 
-async def test_a_shared_task_that_fails_after_all_calls_were_cancelled_is_no_noise(
+async def test_failed_task_of_cancelled_calls_logs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     flight: SingleFlight[str, int] = SingleFlight()

@@ -56,9 +56,7 @@ async def test_a_note_whose_caller_went_away_is_made_for_the_next_one() -> None:
 @pytest.mark.parametrize(
     ("days", "kept", "noted"), [(10, 7 * DAY, False), (10, None, True), (7.5, 7 * DAY, True), (1, 7 * DAY, True)]
 )
-async def test_an_end_whose_events_are_removed_by_now_is_not_taken_in_again(
-    days: float, kept: float | None, noted: bool
-) -> None:
+async def test_end_older_than_retention_is_not_noted(days: float, kept: float | None, noted: bool) -> None:
     # Given a run that ended long ago, and events that are kept for so long; clocks may differ by hours
     ledger: Any = SlowLedger()
     ledger.writes = 1

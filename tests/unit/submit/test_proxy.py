@@ -59,16 +59,14 @@ async def sent(body: ProxiedBody) -> tuple[bytes, bool]:
 
 
 @given(st.binary(max_size=80), st.lists(st.integers(0, 80), max_size=6))
-async def test_a_body_without_a_secret_comes_as_it_is_however_it_is_cut(text: bytes, places: list[int]) -> None:
+async def test_body_without_a_secret_is_unchanged(text: bytes, places: list[int]) -> None:
     assert await sent(proxied(cut(text, places))) == (text, False)
     assert await sent(proxied(cut(text, places), secrets=[])) == (text, False)
 
 
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("before", [b"", b"x" * 100])
-async def test_a_secret_across_the_seams_of_pieces_is_found_and_no_byte_of_it_goes_out(
-    secret: bytes, before: bytes
-) -> None:
+async def test_secret_across_chunks_is_never_sent(secret: bytes, before: bytes) -> None:
     text = before + secret + b"y" * 100
     seams = list(range(len(before) + 1, len(before) + len(secret)))
     for places in [*([seam] for seam in seams), seams, [1, *seams]]:
@@ -85,9 +83,7 @@ TEXT_KINDS = ("application/json; charset=utf-8", "text/plain", "text/html", "", 
 
 
 @given(st.lists(st.integers(0, 800), max_size=12), st.sampled_from(TEXT_KINDS))
-async def test_a_token_of_ours_is_stars_in_text_however_it_is_cut_and_in_nothing_else(
-    places: list[int], kind: str
-) -> None:
+async def test_callback_token_is_masked_in_text_only(places: list[int], kind: str) -> None:
     # Given a list of runs that shows callback URLs of ours, in plain and in escaped form
     token = "sub_0123456789abcdef0123456789abcdef"
     urls = [f"https://a.example/webhooks/{name}/{token}" for name in ("skyvern", "n" * 200)]

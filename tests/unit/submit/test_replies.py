@@ -51,7 +51,7 @@ def test_what_a_caller_is_told_of_a_submit(answer: Answered | Unreachable, statu
     assert b"the-key" not in reply.body
 
 
-def test_an_error_keeps_its_retry_after_and_only_what_creates_nothing_says_later() -> None:
+def test_retry_after_only_where_nothing_was_created() -> None:
     busy = answered(503, b'{"detail":"busy"}', **{"retry-after": "7", "set-cookie": "a"})
 
     assert replies.relay(busy).headers == {"content-type": "application/json", "retry-after": "7"}
@@ -59,12 +59,12 @@ def test_an_error_keeps_its_retry_after_and_only_what_creates_nothing_says_later
     assert "retry-after" not in replies.unreachable(Unreachable(True, "x")).headers
 
 
-def test_an_encoding_that_is_none_is_passed_on_without_the_header() -> None:
+def test_identity_encoding_is_dropped() -> None:
     reply = replies.relay(answered(200, b'{"run_id":"tsk_1"}', **{"content-encoding": "Identity"}))
     assert (reply.status, reply.headers) == (200, {"content-type": "application/json"})
 
 
-def test_a_secret_so_short_that_it_stands_everywhere_hides_no_answer() -> None:
+def test_very_short_secret_hides_no_response() -> None:
     assert replies.relay(answered(200, b'{"run_id":"tsk_1"}'), SecretScan(["s", ""])).status == 200
 
 
@@ -81,5 +81,5 @@ def test_a_secret_so_short_that_it_stands_everywhere_hides_no_answer() -> None:
         (Unreachable(False, ""), False),
     ],
 )
-def test_an_idempotency_key_stays_with_what_would_be_answered_the_same(answer: Answered, held: bool) -> None:
+def test_idempotency_key_stays_with_repeatable_responses(answer: Answered, held: bool) -> None:
     assert replies.keeps_idempotency_key(answer) is held
