@@ -76,7 +76,7 @@ def test_one_whose_run_has_failed_is_submitted_again(
         "http://127.0.0.1:9", dispatching=False, console_password=hashed_password, sinks={"again": again}
     )
     found = submitted(server, "taken", "tsk_1", title="Fetch invoices", request={"prompt": "Log in first"})
-    record(server.ledger, new_event("tsk_1", status="failed"), now=time.time() - 10)
+    record(server.ledger, new_event("tsk_1", status="failed", failure_reason="Timeout"), now=time.time() - 10)
     browser = Browser(server.url)
     browser.sign_in()
     for path in (f"/submissions/{found}", "/incidents"):

@@ -28,7 +28,7 @@ class Upstream:
 
     def __init__(self, first: int, length: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._first, self._length = first, length
+        self._first, self._length, self._over = first, length, False
         self.connections: list[socket.socket] = []
         self.closed: list[float] = []
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -41,6 +41,9 @@ class Upstream:
             except OSError:
                 return
             self.connections.append(connection)
+            if self._over:  # closed while this one was accepted
+                connection.close()
+                return
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
@@ -53,6 +56,7 @@ class Upstream:
         self.closed.append(time.monotonic())
 
     def close(self) -> None:
+        self._over = True
         self._listener.close()
         for each in self.connections:
             each.close()

@@ -192,7 +192,7 @@ def _odd_request(random: random.Random) -> tuple[str, str, bytes, str]:
     names = ["x-user-agent", "content-type", "accept", "range", "idempotency-key", "x-runhook-labels", "x-request-id"]
     names += ["if-none-match", "x-max-steps-override", "accept-language", "authorization", "x-odd"]
     lines = "".join(f"{random.choice(names)}: {text(12)}\r\n" for _ in range(random.randrange(4)))
-    bodies = [b"", b"{}", b'{"prompt":"p"}', b'{"prompt":"p","labels":{"a":"b"}}', *GARBAGE[:-3], *WEBHOOKS]
+    bodies = [b"", b"{}", b'{"prompt":"p"}', b'{"prompt":"p","labels":{"a":"b"}}', *GARBAGE[:-4], *WEBHOOKS]
     bodies += [b'{"prompt":"p","webhook_url":%s}' % json.dumps(text(30)).encode(), text(40).encode("latin-1")]
     return random.choice(["GET", "POST", "POST", "PUT", "DELETE", "HEAD", "PATCH"]), path, random.choice(bodies), lines
 
