@@ -129,7 +129,7 @@ def test_commands_in_what_is_said_are_code(browser: Browser) -> None:
         ("/", "No run yet."),
         ("/audit", "No actions recorded yet"),
         ("/dead", "No dead letter"),
-        ("/dead?run=tsk_9", "No delivery matches"),
+        ("/dead?since=1h", "No delivery matches"),
         ("/deliveries", "Nothing was delivered yet"),
         ("/missing", "Nothing is missing"),
         ("/operations", "No operation yet"),
