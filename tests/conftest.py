@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import warm_python
-from tests.support import bytecode
-
 # Collecting makes millions of objects and no garbage: looking for it takes two fifths of the time.
 gc.disable()
 
@@ -39,13 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.collectonly or not shares_out:
         for name in FIXTURES:
             config.pluginmanager.import_plugin(name)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(config: pytest.Config) -> None:
-    """Make what all workers would make at once: bytecode, and the Python of which their programs are forks."""
-    warm_python.share()
-    bytecode.make(config)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""kill -9 at the one moment that matters: between two steps that a plan of random kills would hit once in a thousand.
+"""Kills, cuts and outages at one chosen moment; test_killed_at_each_step.py kills each process at each of its steps.
 
 A gate stands between the processes and their servers, and shuts at a chosen request; then the process is killed, or the
 connection cut. Each test leaves the deployment as it found it.
@@ -7,13 +7,11 @@ connection cut. Each test leaves the deployment as it found it.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx2
 import pytest
 import sqlalchemy as sa
 
@@ -131,7 +129,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresProcess) -
     assert "Traceback" not in it.log + it.log_of("worker") + it.log_of("clock")
 
 
-# --- The worker, killed whole at each of its steps
+# --- The worker, killed in a probe and with a claim
 
 
 @dataclass
@@ -140,15 +138,8 @@ class Aftermath:
 
     plant: Plant
     probing: list[bytes] = field(default_factory=list)
-    caught: dict[str, bytes] = field(default_factory=dict)
+    claimed: bytes = b""
     over: Stopwatch = field(default_factory=Stopwatch)
-
-    def arrives(self, moment: str) -> int:
-        """Wait for the event of this moment; how often the consumer got it."""
-        content = self.caught[moment]
-        self.plant.arrives(content)
-        print(f"{moment}: delivered {self.over.seconds:.1f} s after the last new worker")
-        return self.plant.seen(content).total()
 
 
 @pytest.fixture(scope="module")
@@ -165,16 +156,8 @@ def aftermath(plant: Plant) -> Aftermath:
     calls = len(plant.other_consumer.calls)
     eventually(lambda: len(plant.other_consumer.calls) > calls)
     # A claim that was committed, and whose worker does not know it
-    it.caught["claim"] = _catch(plant, plant.ledger_gate, b"COMMIT", "cut", after=DELIVERY)
-    # And the kills
-    redis, ledger = plant.redis_gate, plant.ledger_gate
-    plant.fresh_worker()
-    it.caught["after the sink accepted"] = _catch(plant, ledger, RECEIPT, "before")
-    plant.fresh_worker()
-    it.caught["before the ledger's commit"] = _catch(plant, ledger, b"COMMIT", "before", after=EVENT)
+    it.claimed = _catch(plant, plant.ledger_gate, b"COMMIT", "cut", after=DELIVERY)
     plant.other_consumer.default = Reply()
-    plant.fresh_worker()
-    it.caught["between commit and ack"] = _catch(plant, redis, b"XACK", "before")
     plant.fresh_worker()
     it.over = Stopwatch()
     return it
@@ -196,21 +179,9 @@ def _catch(plant: Plant, gate: Gate, pattern: bytes, mode: Mode, after: bytes = 
     return content
 
 
-def test_before_the_ledgers_commit_the_batch_comes_back(aftermath: Aftermath) -> None:
-    assert aftermath.arrives("before the ledger's commit") == 1
-
-
-def test_between_the_ledgers_commit_and_the_ack_each_delivery_is_made_once(aftermath: Aftermath) -> None:
-    assert aftermath.arrives("between commit and ack") <= 2  # it may have been under way at the kill
-    eventually(lambda: aftermath.plant.inbox() == 0)
-
-
-def test_after_the_sink_accepted_it_is_sent_again_under_the_same_key(aftermath: Aftermath) -> None:
-    assert aftermath.arrives("after the sink accepted") == 2
-
-
 def test_a_claim_whose_commit_was_not_heard_of_is_given_back(aftermath: Aftermath) -> None:
-    assert aftermath.arrives("claim") == 1
+    aftermath.plant.arrives(aftermath.claimed)
+    assert aftermath.plant.seen(aftermath.claimed).total() == 1
 
 
 def test_a_probe_that_died_with_its_worker_is_made_by_another(aftermath: Aftermath) -> None:
@@ -230,33 +201,6 @@ def running(plant: Plant) -> Iterator[Plant]:
     plant.redis_gate.forget()
     plant.ledger_gate.forget()
     plant.consumer.script.clear()
-
-
-def test_a_receiver_killed_between_the_commit_and_the_202_makes_one_event_of_two_webhooks(running: Plant) -> None:
-    # Given a receiver whose event is in Redis, and which does not know it yet
-    content = running.content()
-    caught = running.redis_gate.catch(event_id("skyvern", content).encode(), "after")
-    answers: list[object] = []
-
-    def post() -> None:
-        try:
-            answers.append(running.post(content).status_code)
-        except httpx2.HTTPError as error:
-            answers.append(type(error))
-
-    sending = threading.Thread(target=post)
-    sending.start()
-    caught.wait()
-    # When it is killed
-    running.kill()
-    sending.join(60)
-    assert answers not in ([], [202])
-    # Then the sender's next try is acked, and the consumer gets one event under one key
-    running.start()
-    assert running.acked(content) == [event_id("skyvern", content)]
-    running.arrives(content)
-    eventually(lambda: running.inbox() == 0)
-    assert running.seen(content).total() == 1
 
 
 @pytest.mark.parametrize("first", [EVENT, RECEIPT], ids=["dispatch", "settlement"])

@@ -5,8 +5,6 @@
 A start of Python with the imports of a receiver takes two seconds of a core, and a fork a hundredth of one. What runs
 is a process of its own all the same, with its own id, session, environment and end; `runhook dev` starts its parts in
 the same way. Tests of the start itself use `launch`.
-
-Where several processes run tests, the one that starts these calls `share`: the imports are made once for all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ import json
 import os
 import runpy
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -108,47 +105,22 @@ def run(arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path = ROOT) -
         return subprocess.CompletedProcess(arguments, code, out.read_text(), errors.read_text())
 
 
-_SHARED = "RUNHOOK_TESTS_WARM_PYTHON"  # the variable that says at which socket the shared one is
-
-
-def share() -> None:
-    """Start one for this process and all that it starts. Call it in the main thread."""
-    folder = tempfile.mkdtemp(prefix="rh-")  # short: a socket lies in it
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = os.environ[_SHARED] = f"{folder}/warm"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen()
-        process = _launch("share", listener)
-    atexit.register(process.kill)
-
-
-def _launch(how: str, channel: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the other process, which is to `serve` a test process on this socket, or to `share` itself there."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    command = [sys.executable, "-m", "tests.servers.warm_python", how, str(channel.fileno())]
-    environ = {**kept, "PYTHONPATH": str(ROOT)}
-    return launch(command, 2, env=environ, cwd=ROOT, pass_fds=[channel.fileno()])
-
-
 @functools.cache
 def _warm() -> _Warm:
     return _Warm()
 
 
 class _Warm:
-    """The Python that is forked: one for each process that runs tests, itself a fork of the shared one if there is."""
+    """The Python that is forked: one for each process that runs tests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        if path := os.environ.get(_SHARED):
-            self._channel = socket.socket(socket.AF_UNIX)
-            self._channel.connect(path)
-        else:
-            self._channel, theirs = socket.socketpair()
-            with theirs:
-                self._process = _launch("serve", theirs)
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        self._channel, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "tests.servers.warm_python", str(theirs.fileno())]
+            environ = {**kept, "PYTHONPATH": str(ROOT)}
+            self._process = launch(command, 2, env=environ, cwd=ROOT, pass_fds=[theirs.fileno()])
         atexit.register(self._close)
 
     def start(self, wanted: bytes, *outputs: Path) -> WarmProcess:
@@ -167,9 +139,8 @@ class _Warm:
 
     def _close(self) -> None:
         self._channel.close()  # which ends it
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
+        self._process.wait()
 
 
 def _readable(seconds: float | None, *descriptors: int) -> list[int]:
@@ -206,26 +177,6 @@ def _import_all() -> None:
     registry.sink_types()
     gc.collect()
     gc.freeze()
-
-
-def _main() -> None:
-    given = socket.socket(fileno=int(sys.argv[2]))
-    if sys.argv[1] == "serve":
-        _import_all()
-        _serve(given)
-        return
-    select.select([given], [], [])  # a run without programs pays for no import
-    _import_all()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
-    shared = os.getpid()
-    while True:
-        channel, _ = given.accept()
-        if not os.fork():
-            given.close()
-            die_with_parent(shared)
-            _serve(channel)
-            os._exit(0)
-        channel.close()
 
 
 def _serve(channel: socket.socket) -> None:
@@ -318,4 +269,5 @@ def _end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _main()
+    _import_all()
+    _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import logging
 import os
 import sys
@@ -15,12 +14,10 @@ import pytest
 from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import Dialect, Engine
-from starlette import routing
 
 from receiver.api import call_pool
 from receiver.ledger import Ledger
 from receiver.runtime import bounded_process
-from tests.support import sqlite_connections
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE
 
@@ -36,14 +33,6 @@ def _certificates_are_read_once() -> Iterator[None]:
     """Reading this machine's authorities is nearly all that a new HTTP client costs, and waiting makes many of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpcore2, "default_ssl_context", functools.cache(httpcore2.default_ssl_context))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _paths_of_routes_are_compiled_once() -> Iterator[None]:
-    """An application has over a hundred, which are the same for each of those that tests make."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routing, "compile_path", functools.cache(routing.compile_path))
         yield
 
 
@@ -72,14 +61,6 @@ def _statements_are_compiled_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "_compiled_cache", cache, raising=False)
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _connections_to_sqlite_are_closed() -> Iterator[None]:
-    """Else it is told whose they are, by the test in which they are found, or at the end."""
-    with sqlite_connections.tracked():
-        yield
-        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from receiver.config.yaml_file import read
 from simulator import samples
 from tests.support.button import press
 from tests.support.command import run_main
-from tests.support.json_schema import KNOWN, keywords, mismatches
+from tests.support.json_schema import mismatches
 from tests.support.paths import ROOT
 
 SHIPPED = ROOT / "config" / "runhook.yaml"
@@ -420,7 +420,7 @@ def test_shipped_configs_fit_the_schema(path: Path, environ: Mapping[str, str], 
     as_an_editor_sees_it.write_text(path.read_text().replace("${", "$${"))
 
     for value in (read(path, environ).value, read(as_an_editor_sees_it, {}).value):
-        assert mismatches(value, schema, schema) == []
+        assert mismatches(value, schema) == set()
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ def test_shipped_configs_fit_the_schema(path: Path, environ: Mapping[str, str], 
 def test_the_schema_takes_short_forms_and_variables(part: dict[str, Any]) -> None:
     schema = json_schema()
 
-    assert mismatches({"sources": {"s": {"secrets": ["k"]}}, **part}, schema, schema) == []
+    assert mismatches({"sources": {"s": {"secrets": ["k"]}}, **part}, schema) == set()
 
 
 @pytest.mark.parametrize(
@@ -461,8 +461,8 @@ def test_the_schema_marks_what_is_wrong(part: dict[str, Any], where: str) -> Non
     schema = json_schema()
     good = {"sources": {"s": {"secrets": ["k"]}}}
 
-    assert mismatches(good, schema, schema) == []
-    assert where in mismatches({**good, **part}, schema, schema)
+    assert mismatches(good, schema) == set()
+    assert where in mismatches({**good, **part}, schema)
 
 
 def test_the_schema_tells_an_editor_what_each_sink_takes() -> None:
@@ -471,10 +471,6 @@ def test_the_schema_tells_an_editor_what_each_sink_takes() -> None:
     assert {"sink.database", "sink.files", "sink.http", "sink.s3", "sink.slack"} <= set(definitions)
     assert {"type", "retry", "concurrency", "rate", "timeout", "bucket"} <= set(definitions["sink.s3"]["properties"])
     assert all(each.get("description") for each in definitions["sink.s3"]["properties"].values())
-
-
-def test_validator_knows_every_keyword_of_the_schema() -> None:
-    assert keywords(json_schema()) <= KNOWN
 
 
 def test_a_submit_api_without_a_public_url_is_warned_of(runhook: Runhook, tmp_path: Path) -> None:
