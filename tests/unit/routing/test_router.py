@@ -219,29 +219,18 @@ FAILING_RULES = [
 ]
 
 
-@pytest.mark.parametrize("rule", TRUE_RULES)
-def test_an_expression_is_true(rule: str) -> None:
+@pytest.mark.parametrize(
+    ("rule", "why", "matched", "error"),
+    [
+        *((rule, "", True, False) for rule in TRUE_RULES),
+        *((rule, "", False, False) for rule in FALSE_RULES),
+        *((*rule, False, False) for rule in MISSING_RULES),
+        *((*rule, False, True) for rule in FAILING_RULES),
+    ],
+)
+def test_expression_matches_or_fails_with_a_reason(rule: str, why: str, matched: bool, error: bool) -> None:
     found = verdict(rule)
-    assert (found.matched, found.error) == (True, False), found.why
-
-
-@pytest.mark.parametrize("rule", FALSE_RULES)
-def test_an_expression_is_false(rule: str) -> None:
-    found = verdict(rule)
-    assert (found.matched, found.error) == (False, False), found.why
-
-
-@pytest.mark.parametrize(("rule", "why"), MISSING_RULES)
-def test_missing_field_is_no_match_and_no_error(rule: str, why: str) -> None:
-    found = verdict(rule)
-    assert (found.matched, found.error) == (False, False)
-    assert why in found.why
-
-
-@pytest.mark.parametrize(("rule", "why"), FAILING_RULES)
-def test_failing_expression_is_no_match_with_a_reason(rule: str, why: str) -> None:
-    found = verdict(rule)
-    assert (found.matched, found.error) == (False, True)
+    assert (found.matched, found.error) == (matched, error), found.why
     assert why in found.why
 
 

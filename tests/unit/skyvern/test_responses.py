@@ -35,29 +35,25 @@ def answered(status: int, body: object = None, **headers: str) -> Answered:
     return Answered(status, raw, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
+CREATED = {"run_id": "tsk_1", "run_type": "task_v3", "status": "created"}
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (
-            answered(200, {"run_id": "tsk_1", "run_type": "task_v3", "status": "created"}),
-            ("tsk_1", "task_v3", "created"),
-        ),
-        (answered(200, {"task_id": "tsk_1"}), ("tsk_1", "", "")),
-        (answered(201, {"run_id": "wr_1", "run_type": None, "status": 7}), ("wr_1", "", "")),
+        (answered(200, CREATED), Created("tsk_1", "task_v3", "created")),
+        (answered(200, {"task_id": "tsk_1"}), Created("tsk_1", "", "")),
+        (answered(201, {"run_id": "wr_1", "run_type": None, "status": 7}), Created("wr_1", "", "")),
+        *((answered(status, {"detail": "no"}), Rejected(status)) for status in (301, 307, 400, 401, 403, 404, 409)),
+        *((answered(status, {"detail": "no"}), Rejected(status)) for status in (413, 422, 429)),
+        # 503 created no run only when it says when to retry
+        (answered(503, {}, retry_after="7"), Rejected(503, 7.0)),
+        (answered(503, {}), Lost("status 503")),
+        (Unreachable(False, "refused"), Rejected(503)),
     ],
 )
-def test_an_answer_with_a_run_id_is_a_created_run(answer: Answered, expected: tuple[str, str, str]) -> None:
-    assert submitted(answer) == Created(*expected)
-
-
-@pytest.mark.parametrize("status", [301, 307, 400, 401, 403, 404, 409, 413, 422, 429])
-def test_a_redirect_or_a_4xx_created_no_run(status: int) -> None:
-    assert submitted(answered(status, {"detail": "no"})) == Rejected(status)
-
-
-def test_503_created_no_run_only_when_it_says_when_to_come_back() -> None:
-    assert submitted(answered(503, {}, retry_after="7")) == Rejected(503, 7.0)
-    assert submitted(answered(503, {})) == Lost("status 503")
+def test_response_says_whether_a_run_was_created(answer: Answered | Unreachable, expected: object) -> None:
+    assert submitted(answer) == expected
 
 
 @pytest.mark.parametrize(
@@ -77,10 +73,6 @@ def test_503_created_no_run_only_when_it_says_when_to_come_back() -> None:
 )
 def test_anything_else_leaves_open_whether_there_is_a_run(answer: Answered | Unreachable) -> None:
     assert isinstance(submitted(answer), Lost)
-
-
-def test_a_call_that_was_never_sent_created_no_run() -> None:
-    assert submitted(Unreachable(False, "refused")) == Rejected(503)
 
 
 def test_the_list_of_runs_is_read_with_its_own_names() -> None:
