@@ -44,18 +44,18 @@ QUIET_TICK = 2.0
 # result waits for such a check.
 OVERDUE_EVERY = 4.0
 ALONE_EVERY = 1.0
-# Seconds between two checks of what rarely goes wrong, and between two clean-ups of what does no harm meanwhile.
+# Seconds between two checks for rare problems, and between two clean-ups, which are not urgent.
 SLOW_EVERY = 15.0
 TIDY_EVERY = 60.0
 # Seconds after which a long sweep, made in short steps, leaves the rest for the next time.
 STEPS = 0.5
 # Seconds of a tick in which words are indexed.
 INDEX_FOR = 0.5
-# Seconds that workers have, once the ledger is back, to renew their claims or record what has ended meanwhile.
+# Seconds that workers have, once the ledger is back, to renew their claims or record attempts that have ended.
 PATIENCE = 6.0
 # Seconds after which a slow check of the ledger means that it was unavailable.
 AWAY = 3.0
-# Seconds that the ledger has to answer at the start, as for a worker.
+# Maximum seconds to wait for the ledger at the start, as for a worker.
 START_WITHIN = 120.0
 
 # The checks of a tick, in order; each is a method.
@@ -66,8 +66,10 @@ log = logging.getLogger("runhook.clock")
 
 class Clock:
     """The clock of one process. `sinks`: those of the config. `retain`: seconds that events are kept; None: for ever.
-    `give_up`: by sink, the seconds after which what waits behind an open breaker is dead. `redactor`: what is not
-    indexed. `waits`: the longest that Runhook sets; None: times are not checked."""
+
+    `give_up`: seconds by sink after which deliveries behind an open breaker are dead. `redactor`: masks values in the
+    index. `waits`: the longest waits that Runhook sets; None: times are not checked.
+    """
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ from receiver.worker_process import Work, WorkerProcess, release_owner
 
 log = logging.getLogger("runhook.worker")
 
-# Seconds that Redis and the ledger have to answer when the worker starts.
+# Maximum seconds to wait for Redis and the ledger when the worker starts.
 PATIENCE: Final = 120.0
 # Name of the process for dispatch and the sinks that share it.
 MAIN: Final = "main"
@@ -47,7 +47,7 @@ _WITHIN: Final = 600.0
 
 
 def plan(config: Config, only: Sequence[str] = ()) -> dict[str, Work]:
-    """Return the work of each process, by its name. `only`: "dispatch" and names of sinks; all when empty.
+    """Return the work of each process by name. `only`: "dispatch" and names of sinks; empty for all.
 
     Raises UsageError for a name that is not in the config.
     """

@@ -1,4 +1,4 @@
-"""One process of a worker: it dispatches, sends to its sinks, or both.
+"""Run one process of a worker, which dispatches, sends to its sinks, or both.
 
 Its main thread runs RQ's loop: for dispatch, or for the queue of the one sink that has the process to itself. Each sink
 has its own threads (receiver/delivery/runner.py). Once a second a thread looks for what needs no wake-up to be found:
@@ -48,7 +48,7 @@ from receiver.runtime.redis_client import connect
 from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import worker as wakeup_worker
 
-# Whether a job must end: the process stops, or the job has taken its time.
+# Whether a job must end: the process stops, or the job's time is used up.
 Stop = Callable[[], bool]
 
 log = logging.getLogger("runhook.worker")
@@ -63,13 +63,13 @@ TRY_AGAIN: Final = 10.0
 # The job of a sink with its own process: seconds between two looks, and without work until it ends.
 _LINGER_LOOK: Final = 0.02
 _QUIET: Final = 2.0
-# Seconds that the main thread has to note a signal that has come.
+# Seconds that the main thread has to handle a signal.
 _SIGNAL: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one process does. `apart`: why it has its own process although it could share one, or ""."""
+    """The work of one process. `apart`: why it does not share a process although it could, or ""."""
 
     sinks: tuple[str, ...]
     dispatches: bool = False
