@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ from sqlalchemy.engine import Dialect, Engine
 from receiver.api import call_pool
 from receiver.ledger import Ledger
 from receiver.runtime import bounded_process
+from tests.support import sqlite_connections
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE
 
@@ -61,6 +63,14 @@ def _statements_are_compiled_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "_compiled_cache", cache, raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _connections_to_sqlite_are_closed() -> Iterator[None]:
+    """Else it is told whose they are, by the test in which they are found, or at the end."""
+    with sqlite_connections.tracked():
+        yield
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
