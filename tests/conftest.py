@@ -57,7 +57,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     text = collection_path.read_text()
     return {
-        "long": "pytest.mark.long" not in text,
+        "longest": "mark.longest" not in text,
+        "long and not longest": "pytest.mark.long" not in text,
         "not long": "\npytestmark = pytest.mark.long\n" in text,
     }.get(config.option.markexpr) or None
 

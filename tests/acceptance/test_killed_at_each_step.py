@@ -114,7 +114,7 @@ class Watched(Deployment):
             assert seen.total() <= at_most
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.longest)])
 def watched(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Watched]:
     """One that is at work, and has delivered an event. Ledger and results are in databases of the same kind."""
     valkey, consumer = ValkeyProcess(tmp_path / "valkey").start(), ScriptedServer()
