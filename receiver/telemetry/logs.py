@@ -26,7 +26,7 @@ ERROR: Final = logging.ERROR
 _EVENT: Final = re.compile(r"\s*(\0?[a-z]\w*(?:\.\0?\w+)+):?(?=\s|$)")
 _CONVERSION: Final = re.compile(r"(=?)(%[-#0 +]*\d*(?:\.\d+)?([a-zA-Z%]))")
 _FIELD: Final = re.compile(r'\s*(\w[\w.]*)=("(?:[^"\\]|\\.)*"|[^\s"=]+?)(?=:?(?:\s|$))')
-_PLAIN: Final = re.compile(r"[^\s\"=\\]+")
+_PLAIN: Final = re.compile(r"[^\s\"=\\]*[^\s\"=\\:]")  # a colon at its end would begin the note
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d{1,9})?", re.ASCII)
 _TEXT: Final = "\0"  # begins a value that is part of a text, and so never a field
 # Libraries whose lines below a warning do not help an operator; some contain URLs with secrets.

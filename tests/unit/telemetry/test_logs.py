@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.telemetry.logs import Fields, Formatter, quoted, say, set_up
@@ -127,6 +127,7 @@ def test_letters_that_steer_a_terminal_are_escaped(form: str, letter: str) -> No
 
 
 @given(st.text())
+@example("0:")
 def test_json_lines_are_one_line_of_ascii(text: str) -> None:
     line = line_of("a.b c=%s", text, form="json")
 
