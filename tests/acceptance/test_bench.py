@@ -12,6 +12,7 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.long
 
 
+@pytest.mark.longest
 @pytest.mark.parametrize("part", ["ack", "pipeline", "sinks", "rest", "large"])
 def test_benchmark_part_returns_figures(part: str) -> None:
     done = subprocess.run(

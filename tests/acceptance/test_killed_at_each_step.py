@@ -170,6 +170,7 @@ def hold(watched: Watched) -> bytes:
     return content
 
 
+@pytest.mark.longest  # what lapses twice waits ten seconds
 def test_worker_that_releases_what_a_dead_one_held(watched: Watched) -> None:
     for step in itertools.count(1, 2):  # after one call is before the next
         content = hold(watched)
