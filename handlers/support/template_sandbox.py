@@ -1,14 +1,16 @@
-"""Jinja2's sandbox for operators' templates, with a limit on time.
+"""Jinja2's sandbox for operators' templates, with limits on time and memory.
 
-A thread cannot be ended from outside, so a template stops itself: each turn of a loop and each call checks a deadline.
-This module knows no delivery and no sink.
+A thread cannot be ended from outside, so a template stops itself: each turn of a loop and each call checks the time,
+and whatever could make a value much larger than its parts first asks how large. This module knows no delivery and no
+sink.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
@@ -16,43 +18,73 @@ from typing import Any, Final
 import jinja2
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
+from jinja2.filters import make_attrgetter
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-# Seconds of CPU that one rendering may take.
-MAX_SECONDS = 3.0
-# Maximum length of a text or list that is repeated by `*`.
+# Maximum characters or items of one value that is made, and of all of one rendering; bits of a product.
 MAX_LENGTH: Final = 4 * 1024 * 1024
+MAX_TOTAL: Final = 16 * MAX_LENGTH
+MAX_BITS: Final = 4096
 
 # `random` would differ at every attempt. The others are for HTML or debugging, and `finalize` escapes values.
 _DROPPED_FILTERS = ("random", "pprint", "xmlattr", "safe", "forceescape", "escape", "e", "urlize", "striptags")
-
-_end: ContextVar[float] = ContextVar("end", default=float("inf"))
-
+# Filters, and methods of texts, that take a width or a number of items.
+_SIZED = ("batch", "center", "expandtabs", "indent", "ljust", "rjust", "slice", "zfill")
+_FORMATTING = ("format", "format_map")
+# A width of five digits, or one that a value gives.
+_WIDE = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(?:\d*\.)?(?:\d{5}|\*)|\{[^{}]*:[^{}]*(?:\d{5}|\{)")
 
 GLOBALS: Final = frozenset({"range", "dict", "namespace"})
 
 
+class _Limits:
+    """What a rendering may still use. `end`: by time.thread_time(). `left`: characters and items."""
+
+    def __init__(self, end: float, left: float) -> None:
+        self.end = end
+        self.left = left
+
+    def tick(self) -> bool:
+        """Return True. Raises SecurityError when the time is over."""
+        if time.thread_time() > self.end:
+            raise SecurityError("it takes too long; are its loops too large?")
+        return True
+
+    def take(self, size: int) -> None:
+        """Allow a value of this size. Raises SecurityError."""
+        self.left -= size
+        if size > MAX_LENGTH or self.left < 0:
+            raise SecurityError("a text or list that it makes is too large")
+
+
+_limits: ContextVar[_Limits] = ContextVar("limits", default=_Limits(float("inf"), float("inf")))  # noqa: B039
+
+
 @contextmanager
-def time_limit() -> Iterator[None]:
-    """Stop templates in the block after MAX_SECONDS of this thread's CPU time: they raise SecurityError."""
-    token = _end.set(time.thread_time() + MAX_SECONDS)
+def limits(seconds: float) -> Iterator[None]:
+    """Stop templates in the block after `seconds` of this thread's CPU time: they raise SecurityError."""
+    token = _limits.set(_Limits(time.thread_time() + seconds, MAX_TOTAL))
     try:
         yield
     finally:
-        _end.reset(token)
+        _limits.reset(token)
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
     """Jinja2's sandbox, in which a field of the payload wins over a method of dict with the same name."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def tick(self) -> bool:
         """Check the time limit. Each turn of a loop calls this; returns True."""
-        if time.thread_time() > _end.get():
-            raise SecurityError("it takes too long; are its loops too large?")
-        return True
+        return _limits.get().tick()
+
+    def concat_values(self, *values: Any) -> str:
+        """Return what `~` gives."""
+        texts = [str(value) for value in values]
+        _limits.get().take(sum(map(len, texts)))
+        return "".join(texts)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Return what `obj.attribute` gives."""
@@ -69,36 +101,115 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, PYI063 - as in Jinja2
         """Return what a call gives."""
         __self.tick()
+        method = getattr(__obj, "__wrapped__", __obj)  # Jinja2 wraps str.format
+        if isinstance(text := getattr(method, "__self__", None), str):
+            _check_size(method.__name__, [text, *args, *kwargs.values()])
+            if method.__name__ == "join" and args:
+                args = (_counted(args[0], len(text)),)
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        """Return what `*` or `**` gives. Raises SecurityError for what would be huge: no time limit ends a power."""
-        if operator == "**" and not (abs(left) < 1 << 64 and abs(right) <= 64):
-            raise SecurityError("the power is too large")
-        for value, times in ((left, right), (right, left)) if operator == "*" else ():
-            if hasattr(value, "__len__") and isinstance(times, int) and len(value) * times > MAX_LENGTH:
-                raise SecurityError("the repeated value is too large")
+        """Return what an operator gives. Raises SecurityError for what would be huge: no time limit ends a power."""
+        if operator == "**":
+            if not (abs(left) < 1 << 64 and abs(right) <= 64):
+                raise SecurityError("the power is too large")
+        elif operator == "%" and isinstance(left, str):
+            values = right if isinstance(right, tuple) else right.values() if isinstance(right, Mapping) else [right]
+            _check_size("format", [left, *values])
+        elif isinstance(left, int) and isinstance(right, int):
+            if operator == "*" and left.bit_length() + right.bit_length() > MAX_BITS:
+                raise SecurityError("the product is too large")
+        elif operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):
+            _limits.get().take(len(left) + len(right))
+        elif operator == "*":
+            value, times = (left, right) if hasattr(left, "__len__") else (right, left)
+            if hasattr(value, "__len__") and isinstance(times, int):
+                _limits.get().take(len(value) * max(times, 0))
         return super().call_binop(context, operator, left, right)
 
 
-class _Ticking(NodeTransformer):
-    """Makes the loops of a template check the time limit."""
+def _check_size(name: str, values: Sequence[Any]) -> None:
+    """Check what a filter or a method of a text will make of `values`, the first of which is its own.
+
+    Raises SecurityError.
+    """
+    size = 0
+    if name in _SIZED:
+        sizes = [len(each) if isinstance(each, str) else each for each in values[1:] if isinstance(each, (int, str))]
+        lines = values[0].count("\n") + values[0].count("\t") if isinstance(values[0], str) else 0
+        size = max(sizes, default=0) * (1 + lines)
+    elif name in _FORMATTING:
+        text = str(values[0])
+        if _WIDE.search(text):
+            raise SecurityError("a width in it is too large")
+        longest = max((len(each) for each in values[1:] if isinstance(each, str)), default=0)
+        size = (text.count("%") + text.count("{")) * longest
+    elif name == "replace" and len(values) > 2:
+        text, old, new = map(str, values[:3])
+        size = len(text) + text.count(old) * len(new)
+    _limits.get().take(size)
+
+
+def _counted(values: Iterable[Any], separator: int = 0) -> Iterator[Any]:
+    """Yield values that become one: each with the length of its separator must be allowed. Raises SecurityError."""
+    allowed = _limits.get()
+    size = 0
+    for value in values:
+        allowed.tick()
+        size += separator + (len(value) if hasattr(value, "__len__") else 0)
+        if size > MAX_LENGTH:
+            break
+        yield value
+    allowed.take(size)
+
+
+@jinja2.pass_environment
+def _join(environment: Sandbox, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+    """Do as Jinja2's filter."""
+    values = value if attribute is None else map(make_attrgetter(environment, attribute), value)
+    return str(d).join(_counted(map(str, values), len(str(d))))
+
+
+@jinja2.pass_environment
+def _sum(environment: Sandbox, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+    """Do as Jinja2's filter."""
+    values = iterable if attribute is None else map(make_attrgetter(environment, attribute), iterable)
+    return sum(_counted(values), start)
+
+
+def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that checks the size of its result first."""
+
+    @functools.wraps(function)
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        _check_size(name, [each for each in (*args, *kwargs.values()) if not isinstance(each, nodes.EvalContext)])
+        return function(*args, **kwargs)
+
+    return bounded
+
+
+class _Limited(NodeTransformer):
+    """Makes the loops and the `~` of a template check the limits."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - Jinja2 calls it so
         self.generic_visit(node)
         if node.test is not None:
-            node.test = nodes.And(_tick(node), node.test, lineno=node.lineno)
-        node.body.insert(0, nodes.ExprStmt(_tick(node), lineno=node.lineno))
+            node.test = nodes.And(_call("tick", node), node.test, lineno=node.lineno)
+        node.body.insert(0, nodes.ExprStmt(_call("tick", node), lineno=node.lineno))
         return node
 
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - Jinja2 calls it so
+        self.generic_visit(node)
+        return _call("concat_values", node, *node.nodes)
 
-def _tick(at: nodes.Node) -> nodes.Call:
-    return nodes.Call(nodes.EnvironmentAttribute("tick"), [], [], None, None, lineno=at.lineno)
+
+def _call(method: str, at: nodes.Node, *args: nodes.Expr) -> nodes.Call:
+    return nodes.Call(nodes.EnvironmentAttribute(method), list(args), [], None, None, lineno=at.lineno)
 
 
 def limited(tree: nodes.Template) -> nodes.Template:
-    """Return the tree of a template whose loops check the time limit."""
-    return _Ticking().visit(tree)  # type: ignore[no-any-return]
+    """Return the tree of a template that checks the limits."""
+    return _Limited().visit(tree)  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=32)
@@ -114,5 +225,8 @@ def environment(finalize: Callable[[Any], str], to_json: Callable[[Any], str]) -
     made.globals = {name: made.globals[name] for name in GLOBALS}
     for dropped in _DROPPED_FILTERS:
         made.filters.pop(dropped, None)
-    made.filters["tojson"] = to_json
+    bounded = {
+        name: _bounded(name, made.filters[name]) for name in (*_SIZED, "replace", "format") if name in made.filters
+    }
+    made.filters |= {**bounded, "join": _join, "sum": _sum, "tojson": to_json}
     return made

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Longest template, in characters.
 MAX_SOURCE = 64 * 1024
+# Seconds of CPU that one rendering may take.
+MAX_SECONDS = 3.0
 # Longest result unless the caller sets less, in characters.
 MAX_OUTPUT = 256 * 1024
 
@@ -91,20 +93,20 @@ class Template:
         # The variables that it names.
         self.used = frozenset(used)
 
-    def render(self, context: Mapping[str, Any]) -> str:
-        """Return the template filled with `context`.
+    def render(self, context: Mapping[str, Any], *, seconds: float = MAX_SECONDS) -> str:
+        """Return the template filled with `context`. `seconds`: of CPU that it may take.
 
         Raises Refused when it can't be filled (a field that this run does not have, a type that does not fit), is
         longer than `max_length` characters, or takes too long: the same run would fail the same way again.
         """
         import jinja2
 
-        from handlers.support.template_sandbox import time_limit
+        from handlers.support.template_sandbox import limits
 
         pieces: list[str] = []
         length = 0
         try:
-            with time_limit():
+            with limits(seconds):
                 for piece in self._template.generate(context):
                     length += len(piece)
                     if length > self.max_length:
