@@ -6,7 +6,7 @@ Nothing is opened through a symbolic link, so neither a payload nor a link plant
 from __future__ import annotations
 
 import errno
-import hashlib
+import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -14,11 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from handlers.contract import Refused, Unavailable
-from handlers.mirror.store import ObjectTarget
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# The folder below the root in which files are written until they are complete.
+PARTS = ".parts"
 # To read a file. A planted FIFO must not block.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -37,37 +38,23 @@ def open_subfolder(folder: int, part: str, *, make: bool) -> int | None:
     return os.open(part, _FOLDER, dir_fd=folder)
 
 
-def temporary_name(target: ObjectTarget, name: str) -> str:
-    """Return a new name for a file while it is written. It begins as each of this event for this file."""
-    writer = hashlib.sha256(target.delivery.event_id.encode(errors="replace")).hexdigest()[:8]
-    return f".{name}.{writer}.{secrets.token_hex(6)}.part"
-
-
-def remove_temporary(folder: int, target: ObjectTarget, name: str) -> None:
-    """Remove what earlier attempts of this event have left of the file. One that is still writing it then fails."""
-    if target.delivery.attempt == 1:
-        return
-    beginning = temporary_name(target, name).rsplit(".", 2)[0] + "."
-    for left in os.listdir(folder):
-        if left.startswith(beginning):
-            with suppress(FileNotFoundError):
-                os.unlink(left, dir_fd=folder)
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file of this name is not one of the mirror: temporary, or a note beside another."""
-    return name.startswith(".")
+def sweep(parts: int) -> None:
+    """Remove from the open folder `parts` what killed processes have left: the files that no writer has locked."""
+    for name in os.listdir(parts):
+        with suppress(OSError):  # a writer's, or gone already
+            descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parts)
+            with os.fdopen(descriptor):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(name, dir_fd=parts)
 
 
 @contextmanager
-def new_file(folder: int, target: ObjectTarget, name: str) -> Iterator[Callable[[bytes], None]]:
-    """Yield a function that writes to a new file, which replaces `name`, synced, when the block ends.
+def new_file(parts: int, folder: int, name: str) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function that writes to a new file in `parts`. When the block ends, it is synced, and `name` in `folder`.
 
     When the block raises, the new file is removed.
     """
-    remove_temporary(folder, target, name)
-    temporary = temporary_name(target, name)
-    descriptor = os.open(temporary, _NEW, 0o644, dir_fd=folder)
+    temporary, descriptor = _make_locked(parts)
     with os.fdopen(descriptor, "wb", buffering=0) as file:
 
         def write(chunk: bytes) -> None:
@@ -78,12 +65,23 @@ def new_file(folder: int, target: ObjectTarget, name: str) -> Iterator[Callable[
         try:
             yield write
             os.fsync(descriptor)
-            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.rename(temporary, name, src_dir_fd=parts, dst_dir_fd=folder)
         except BaseException:
             with suppress(OSError):
-                os.unlink(temporary, dir_fd=folder)
+                os.unlink(temporary, dir_fd=parts)
             raise
     os.fsync(folder)
+
+
+def _make_locked(parts: int) -> tuple[str, int]:
+    """Make a file and lock it, so that no `sweep` removes it. Returns its name and descriptor."""
+    while True:
+        name = secrets.token_hex(16)
+        descriptor = os.open(name, _NEW, 0o644, dir_fd=parts)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return name, descriptor
+        os.close(descriptor)  # a sweep came between
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Bytes by key below a local folder. It knows no run; what is stored under which names is the mirror's decision.
 
-A file is written under a temporary name, synced, renamed, and its folder synced. One that came with a content coding
-(gzip) is kept as it came, with the coding in a hidden file beside it, which a copy of the folder takes along.
+A file is written in a hidden folder, synced, moved to its place, and its folder synced. What a killed process has left
+in the hidden folder is removed at the first write of a process, and once an hour. A file that came with a content
+coding (gzip) is kept as it came, with the coding in a hidden file beside it, which a copy of the folder takes along.
 """
 
 from __future__ import annotations
@@ -11,25 +12,21 @@ import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from io import FileIO
 from pathlib import Path
 
 from handlers.contract import ReadableFile, Unavailable
-from handlers.files.disk import (
-    READ,
-    is_hidden,
-    new_file,
-    open_subfolder,
-    translated_errors,
-)
+from handlers.files.disk import PARTS, READ, new_file, open_subfolder, sweep, translated_errors
 from handlers.mirror.download import IncomingFile
 from handlers.mirror.store import MAX_DOCUMENT, ObjectTarget, Stored
 from handlers.support.deadline import Deadline
 
 _CHUNK = 1 << 20  # bytes of a file that are read at once
 _CHECK_EVERY = 4 << 20  # bytes written between two checks of the free disk space
+_SWEEP_EVERY = 3600.0  # seconds
 _CODING = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,40}", re.ASCII)  # of a header; longer ones are cut before
 
 
@@ -42,6 +39,7 @@ class LocalStore:
     def __init__(self, root: Path, reserve: int = 0) -> None:
         self._root = root
         self._reserve = reserve
+        self._sweep_at = 0.0  # by time.monotonic()
 
     def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
         """See Store. {} when there is no such folder; hidden files are left out."""
@@ -52,7 +50,7 @@ class LocalStore:
                 for name in os.listdir(folder):  # noqa: PTH208 - of an open folder
                     with suppress(FileNotFoundError):
                         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                        if stat.S_ISREG(status.st_mode) and not is_hidden(name):
+                        if stat.S_ISREG(status.st_mode) and not name.startswith("."):
                             found[name] = status.st_size
         return found
 
@@ -161,11 +159,19 @@ class LocalStore:
         Raises Unavailable when they would leave less than the reserve; `expected`: how many bytes they have.
         """
         directory, _, name = target.key.rpartition("/")
-        with translated_errors(self._root), self._opened(directory, make=True) as folder:
+        with (
+            translated_errors(self._root),
+            self._opened(PARTS, make=True) as parts,
+            self._opened(directory, make=True) as folder,
+        ):
+            assert parts is not None
             assert folder is not None
+            if time.monotonic() >= self._sweep_at:
+                self._sweep_at = time.monotonic() + _SWEEP_EVERY
+                sweep(parts)
             self._check_room(folder, expected, streamed=streamed)
             unchecked = 0
-            with new_file(folder, target, name) as write:
+            with new_file(parts, folder, name) as write:
                 for chunk in chunks:
                     target.deadline.remaining()
                     write(chunk)
@@ -174,7 +180,7 @@ class LocalStore:
                         unchecked = 0
                         self._check_room(folder, 0, streamed=streamed)
                 # Before the file has its name: a file that is there is not written again, and would lack it for ever.
-                _note_encoding(folder, target, name, encoding)
+                _note_encoding(parts, folder, name, encoding)
 
     def _check_room(self, folder: int, size: int, *, streamed: bool) -> None:
         """Raise Unavailable when `size` more bytes would leave less than the reserve on the folder's disk."""
@@ -221,11 +227,11 @@ class LocalStore:
         return os.open(self._root, flags)
 
 
-def _note_encoding(folder: int, target: ObjectTarget, name: str, encoding: str) -> None:
+def _note_encoding(parts: int, folder: int, name: str, encoding: str) -> None:
     """Note beside the file `name` that its bytes have a content coding, or that they have none any more."""
     note = _note_name(name)
     if encoding:
-        with new_file(folder, target, note) as write:
+        with new_file(parts, folder, note) as write:
             write(encoding.encode("ascii", "replace"))
     else:
         with suppress(FileNotFoundError):
