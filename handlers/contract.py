@@ -22,7 +22,12 @@ from handlers.support.duration import Seconds
 
 
 class SinkError(Exception):
-    """A sink did not accept a delivery. The message is shown to operators: it must hold no secret and no payload."""
+    """A sink did not accept a delivery. The message is shown to operators: it must hold no secret and no payload.
+
+    `response`: the beginning of the server's response, for operators; `handlers.support.excerpt` sets it.
+    """
+
+    response: str = ""
 
 
 class Refused(SinkError):

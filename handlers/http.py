@@ -24,11 +24,12 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.support import templating
 from handlers.support.deadline import Deadline
+from handlers.support.excerpt import keep_response
 from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, Response, default_tls, parse_url
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 
-# Bytes of a response body that are read and dropped: only the status counts.
+# Bytes of a response body that are read: only the status counts.
 MAX_ANSWER = 64 * 1024
 # The 4xx that are about the moment and not about the request.
 RETRYABLE = frozenset({408, 425, 429})
@@ -91,8 +92,8 @@ class HttpOptions(SinkOptions):
     @field_validator("secret")
     @classmethod
     def _is_secret(cls, value: Any) -> Any:
-        given = value if isinstance(value, tuple) else () if value is None else (value,)
-        kept = tuple(each for each in given if each.get_secret_value().strip())  # an empty "${OLD_SECRET:-}" is dropped
+        # An empty "${OLD_SECRET:-}" is dropped.
+        kept = tuple(each for each in _as_tuple(value) if each.get_secret_value().strip())
         if value is not None and not kept:
             raise ValueError("is empty; leave it out if requests need no signature")
         for each in kept:
@@ -130,8 +131,11 @@ class HttpOptions(SinkOptions):
     @property
     def signing_keys(self) -> tuple[bytes, ...]:
         """The signing keys, in the operator's order."""
-        given = self.secret if isinstance(self.secret, tuple) else (self.secret,) if self.secret else ()
-        return tuple(signing_key(each.get_secret_value()) for each in given)
+        return tuple(signing_key(each.get_secret_value()) for each in _as_tuple(self.secret))
+
+
+def _as_tuple(secret: SecretStr | tuple[SecretStr, ...] | None) -> tuple[SecretStr, ...]:
+    return secret if isinstance(secret, tuple) else () if secret is None else (secret,)
 
 
 def signing_key(secret: str) -> bytes:
@@ -155,7 +159,7 @@ def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 def raise_for_status(host: str, answer: Response, now: float, success: Collection[int | str]) -> None:
-    """Raise Refused or Unavailable unless the status is in `success`. Nothing of the response's body is shown.
+    """Raise Refused or Unavailable unless the status is in `success`. The message shows nothing of the response's body.
 
     `now`: epoch seconds. `success`: status codes and classes, such as 302 and "2xx".
     """
@@ -192,6 +196,9 @@ class HttpSink(Sink[HttpOptions]):
         self._headers = {name: value.get_secret_value() for name, value in options.headers.items()}
         if basic:
             self._headers.setdefault("authorization", basic)
+        # What a server that repeats its request would show; the word before a header's credentials is public.
+        self._secrets = {value.split(" ", 1)[-1] for value in self._headers.values()}
+        self._secrets.update(each.get_secret_value() for each in _as_tuple(options.secret))
         self._headers["content-type"] = options.content_type
         self._keys = options.signing_keys
         self._template = None if options.template is None else templating.compile(options.template)
@@ -206,7 +213,8 @@ class HttpSink(Sink[HttpOptions]):
         response = self._client.request(
             self.options.method, self._url, content=body, headers=headers, deadline=deadline, max_answer=MAX_ANSWER
         )
-        raise_for_status(self._url.host, response, now, self.options.success)
+        with keep_response(response.body, str(self._url), self._secrets):
+            raise_for_status(self._url.host, response, now, self.options.success)
         return Receipt(delivery.key)
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOp
 from handlers.resubmit.request import Changes, Request, build_request
 from handlers.support.deadline import Deadline
 from handlers.support.duration import Seconds
+from handlers.support.excerpt import keep_response
 from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, Response, parse_url
 from handlers.support.resubmit_chain import CHAIN, RETRIED, TRY, next_labels, skip_reason
 from handlers.support.retry_after import retry_after
@@ -216,6 +217,10 @@ class ResubmitSink(Sink[ResubmitOptions]):
 
     def _raise_for_status(self, answer: Response) -> None:
         """Raise Refused or Unavailable, with the answer's detail, unless the call was accepted."""
+        with keep_response(answer.body, "", [self._key]):
+            self._check_status(answer)
+
+    def _check_status(self, answer: Response) -> None:
         status = answer.status
         if 200 <= status < 300:
             return

@@ -20,6 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 from handlers.contract import Refused, SinkError, Unavailable
 from handlers.support.deadline import Deadline
+from handlers.support.excerpt import keep_response
 from handlers.support.guarded_client import GuardedClient
 from handlers.support.retry_after import retry_after
 
@@ -82,9 +83,10 @@ class Webhook:
         body = answer.body.decode(errors="replace").strip()
         if answer.status == 204 or (answer.status == 200 and _is_ok(body)):
             return
-        if answer.status == 200:
-            raise Unavailable("the webhook answered 200 but not as Slack does; is its address right?")
-        raise failure(answer.status, answer.headers, body)
+        with keep_response(answer.body, self.url):
+            if answer.status == 200:
+                raise Unavailable("the webhook answered 200 but not as Slack does; is its address right?")
+            raise failure(answer.status, answer.headers, body)
 
 
 def _is_ok(body: str) -> bool:
@@ -133,7 +135,8 @@ class Api:
         said = _parsed(answer.body)
         if answer.status == 200 and said.get("ok") is True:
             return said
-        raise failure(answer.status, answer.headers, str(said.get("error") or ""))
+        with keep_response(answer.body, "", [self.token]):
+            raise failure(answer.status, answer.headers, str(said.get("error") or ""))
 
     def upload(self, content: bytes, name: str, channel: str, thread: str, *, title: str, alt_text: str) -> None:
         """Post a file into a thread. Raises Refused or Unavailable."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 
@@ -138,11 +139,17 @@ def hide_password(url: str) -> str:
 
 def hide_secrets(text: str, *urls: str) -> str:
     """Return `text`, such as an error's message, without the secrets of `urls` and of any URL in it. Never raises."""
-    for secret in sorted({each for url in urls for each in _secrets_of(url)}, key=len, reverse=True):
-        bounds = ("", "") if len(secret) >= _LONG else (r"(?<!\w)", r"(?!\w)")  # a short one may be part of a word
-        text = re.sub(bounds[0] + re.escape(secret) + bounds[1], STARS, text)
+    text = hide_values(text, {each for url in urls for each in _secrets_of(url)})
     text = re.sub(r"[A-Za-z][A-Za-z0-9+.\-]*://\S+", lambda found: hide_password(found.group()), text)
     return _PAIR.sub(rf"\1{STARS}", text)
+
+
+def hide_values(text: str, secrets: Iterable[str]) -> str:
+    """Return `text` with stars for each of `secrets`. Never raises."""
+    for secret in sorted({each for each in secrets if each}, key=len, reverse=True):
+        bounds = ("", "") if len(secret) >= _LONG else (r"(?<!\w)", r"(?!\w)")  # a short one may be part of a word
+        text = re.sub(bounds[0] + re.escape(secret) + bounds[1], STARS, text)
+    return text
 
 
 def _hide_user(user: str, alone: str = "") -> str:

@@ -100,6 +100,7 @@ class AttemptRow(Result):
     state: str = Field(description="The current state of the delivery.")
     outcome: str
     reason: str
+    response: str = Field(description="The first 2 kB of a refusing server's response, without secrets; else empty.")
     receipt: dict[str, Any] | None
     retry_after: float | None = Field(description="Seconds.")
     started_at: Moment

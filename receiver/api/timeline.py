@@ -110,6 +110,7 @@ def _attempt(attempt: AttemptRow) -> TimelineEntry:
     text = f"attempt {attempt.number}: {attempt.outcome}{took}{_because(attempt.reason)}"
     receipt = (attempt.receipt or {}).get("id")
     text += f" → {receipt}" if receipt else ""
+    text += f" · {' '.join(attempt.response[:200].split())}" if attempt.response else ""
     tone = _TONES.get(attempt.outcome, "info")
     return _entry(attempt.ended_at, "attempt", text, tone, attempt.delivery_id, attempt.sink)
 

@@ -23,6 +23,7 @@ from receiver.cli.options import Limit, ListJson, Output, check_id, chosen_form
 from receiver.cli.output import (
     Columns,
     Form,
+    clean,
     iso,
     print_rows,
     relative_path,
@@ -147,8 +148,14 @@ def _result(row: Row) -> str:
     if receipt := row["receipt"]:
         note = f" ({receipt['note']})" if receipt.get("note") else ""
         return relative_path(receipt.get("id", "")) + note
-    due = f"; next attempt {show_when(row['due_at'])}" if row.get("state") == "waiting" else ""
+    due = f"; next attempt {show_when(row['due_at'])}" if row["state"] == "waiting" and "due_at" in row else ""
     return show_value("reason", row["reason"]) + due
+
+
+def _attempt_result(row: Row) -> str:
+    """Return what came of an attempt, and how a refusing server's response begins."""
+    response = " ".join(row["response"].split())
+    return _result(row) + (f" · {clean(response, 200)}" if response else "")
 
 
 def stored_at(file: Row) -> str:
@@ -207,7 +214,7 @@ attempts = list_command(
     {
         "seconds": lambda row: f"{row['ended_at'] - row['started_at']:.3f}",
         **parse_columns("worker"),
-        "receipt or reason": _result,
+        "receipt or reason": _attempt_result,
     },
     empty="no attempts found",
     argument=("DELIVERY|EVENT|RUN", _of_any),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.http import sign as standard_signature
 from handlers.support.deadline import Deadline
+from handlers.support.excerpt import keep_response
 from handlers.support.guarded_client import GuardedClient, Response, parse_url
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
@@ -81,7 +82,8 @@ class CallbackSink(Sink[SinkOptions]):
         response = self._client.request(
             "POST", parse_url(url), content=body, headers=headers, deadline=deadline, max_answer=_MAX_ANSWER
         )
-        raise_for_status(response, now)
+        with keep_response(response.body, url, (authorization.split(" ", 1)[-1], key)):
+            raise_for_status(response, now)
         return Receipt(delivery.key, note=f"answered {response.status}")
 
     def close(self) -> None:
@@ -130,7 +132,7 @@ def signed_headers(delivery_key: str, event: str, key: str, body: bytes, now: fl
 
 
 def raise_for_status(answer: Response, now: float) -> None:
-    """Raise Refused or Unavailable unless the caller accepted. Nothing of the answer's body is shown."""
+    """Raise Refused or Unavailable unless the caller accepted."""
     status = answer.status
     if 200 <= status < 300:
         return

@@ -15,17 +15,21 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from handlers import Receipt, Refused, Unavailable
+from handlers import Receipt, Refused, SinkError, Unavailable
+from handlers.support.excerpt import cut
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery import backoff
 from receiver.delivery.backoff import RETRY_AFTER_CAP
 from receiver.domain.breaker import Observation
+from receiver.domain.callback_url import mask_bytes
 from receiver.domain.delivery import DeliveryMove, gave_up
+from receiver.domain.redaction import Redactor
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.dialect import storable
 
 _AVAILABLE = Observation(True)
+_NO_REDACTION = Redactor([])
 
 
 def reason(answer: Exception) -> str:
@@ -62,6 +66,15 @@ def _receipt(answer: Receipt) -> dict[str, Any]:
         return {"note": f"{type(error).__name__} in the sink's receipt"}
 
 
+def _response(answer: Receipt | Exception, redactor: Redactor) -> str:
+    """Return what a refusing server answered, masked as bodies are; "" if the sink did not say."""
+    text = getattr(answer, "response", "") if isinstance(answer, SinkError) else ""
+    if not isinstance(text, str) or not text:
+        return ""
+    body = redactor.apply(mask_bytes(text.encode("utf-8", errors="replace")), {})[0]
+    return cut(body.decode("utf-8", errors="replace").replace("\0", ""))
+
+
 def availability(answer: Receipt | Exception) -> Observation | None:
     """Return the observation for the breaker; None for a bug in code, which does not reflect the sink's state."""
     if isinstance(answer, Unavailable) and not answer.dependency:
@@ -89,9 +102,11 @@ def outcome_of(
     chance: float,
     *,
     ended_at: float | None = None,
+    redactor: Redactor = _NO_REDACTION,
 ) -> AttemptResult:
     """Return the result of one attempt. `parked_until`: of a lane whose breaker was not closed, when the next probe is.
-    `chance` in [0, 1) is the jitter; times are seconds since the epoch. `ended_at`: None means now."""
+    `chance` in [0, 1) is the jitter; times are seconds since the epoch. `ended_at`: None means now.
+    `redactor`: masks the server's response."""
     if isinstance(answer, Receipt):
         verdict, receipt = _Verdict(DeliveryMove.ACCEPT, "accepted", "", now), _receipt(answer)
     else:
@@ -101,6 +116,7 @@ def outcome_of(
         *(verdict.why, started_at, now if ended_at is None else ended_at, verdict.due_at, verdict.spends),
         receipt=receipt,
         retry_after=_wait(answer),
+        response=_response(answer, redactor),
         tried_at=claimed.tried_at,
     )
 

@@ -66,6 +66,7 @@ class SinkRunner:
     flushes the `counter`.
     `concurrency`: sends under way at a time, in this process. `lane_limit`: how many of one lane, for a sink that has
     many. `on_due`: called, in the runner's thread, with the sinks whose held deliveries a settlement has queued.
+    `redact`: paths to mask in servers' responses.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class SinkRunner:
         rate: SharedRate | None = None,
         lane_limit: int | None = None,
         on_due: Callable[[Collection[str]], None] = lambda _sinks: None,
+        redact: Sequence[str] = (),
     ) -> None:
         self.name = sink.name
         self.owner = owner
@@ -97,7 +99,7 @@ class SinkRunner:
         self._limit = sink.options.timeout + (2 * GRACE if self._many else GRACE)
         self._threads = DaemonPool(self._places, f"send-{sink.name}")
         self.counter = AttemptCounter(connection, sink.name)
-        self._settlement = Settlement(sink.name, retry, owner, self.counter)
+        self._settlement = Settlement(sink.name, retry, owner, self.counter, redact)
         self._pause = Pause(log, "deliver")
         self._lock = threading.Lock()  # of what follows
         self._owned: set[Claimed] = set()
@@ -415,5 +417,9 @@ def build(
         rate = SharedRate(connection, name, chosen.rate_limit) if chosen.rate_limit else None
         retry, concurrency, lane_limit = chosen.retry, chosen.concurrency, None
     return SinkRunner(
-        *(ledger, sink, retry, concurrency, connection, owner), rate=rate, lane_limit=lane_limit, on_due=on_due
+        *(ledger, sink, retry, concurrency, connection, owner),
+        rate=rate,
+        lane_limit=lane_limit,
+        on_due=on_due,
+        redact=config.redact,
     )

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from handlers import Receipt
 from receiver.config.destinations import RetryPolicy
@@ -14,6 +14,7 @@ from receiver.delivery import outcome
 from receiver.delivery.send_task import SendTask
 from receiver.domain import breaker
 from receiver.domain.delivery import state_after
+from receiver.domain.redaction import Redactor
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.deliveries import attempts, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
@@ -29,8 +30,11 @@ Results = list[tuple[SendTask, list[AttemptResult]]]
 class Settlement:
     """Settles the deliveries of one sink in the worker process `owner`."""
 
-    def __init__(self, sink: str, retry: RetryPolicy, owner: str, counter: AttemptCounter) -> None:
+    def __init__(
+        self, sink: str, retry: RetryPolicy, owner: str, counter: AttemptCounter, redact: Iterable[str] = ()
+    ) -> None:
         self._sink = sink
+        self._redactor = Redactor(redact)
         self._retry = retry
         self._owner = owner
         self._counter = counter
@@ -66,6 +70,7 @@ class Settlement:
             outcome.outcome_of(
                 *(each, answer, self._retry, parked.get(each.lane), started_at, now, random.random()),
                 ended_at=ended_at,
+                redactor=self._redactor,
             )
             for each, answer in zip(task.claimed, task.answers, strict=True)
         ]

@@ -167,6 +167,7 @@ attempts = Table(
     Column("number", Integer, nullable=False),
     Column("outcome", Text, nullable=False),  # accepted | refused | unavailable | error | lapsed
     Column("reason", Text, nullable=False),
+    Column("response", Text, nullable=False, server_default=""),  # the beginning of a refusing server's, masked
     Column("receipt", Text),  # JSON
     Column("retry_after", Double),
     Column("started_at", Double, nullable=False),

@@ -24,7 +24,8 @@ from receiver.ledger.schema import attempts, deliveries
 class AttemptResult(NamedTuple):
     """The result of one attempt. `event_id`: of its delivery. `move`: ACCEPT, DEFER, DIE or LAPSE.
 
-    `outcome`: its name in the attempts table. Times are seconds since the epoch, `retry_after` is seconds."""
+    `outcome`: its name in the attempts table. Times are seconds since the epoch, `retry_after` is seconds.
+    `response`: the beginning of what a refusing server answered, or ""."""
 
     id: str
     event_id: str
@@ -38,6 +39,7 @@ class AttemptResult(NamedTuple):
     spends: bool = True
     receipt: Mapping[str, Any] | None = None
     retry_after: float | None = None
+    response: str = ""
     tried_at: float | None = None  # start of the delivery's time limit; None: this attempt's start
 
 
@@ -82,7 +84,7 @@ def _replace_lapsed(insert: Any) -> Any:
     return dialect.or_update(insert, changed, attempts.c.outcome == "lapsed")
 
 
-_SAME: Final = ("outcome", "reason", "retry_after", "started_at", "ended_at")
+_SAME: Final = ("outcome", "reason", "response", "retry_after", "started_at", "ended_at")
 
 
 def _receipt_text(receipt: Mapping[str, Any] | None) -> str | None:
