@@ -12,17 +12,6 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.long
 
 
-@pytest.mark.longest
-@pytest.mark.parametrize("part", ["ack", "pipeline", "sinks", "rest", "large"])
-def test_benchmark_part_returns_figures(part: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", part, "--tiny"], cwd=ROOT, capture_output=True, text=True, timeout=290
-    )
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "| figure | floor | value |" in done.stdout
-
-
 def test_no_event_is_lost_or_repeated_in_a_short_soak() -> None:
     command = [sys.executable, "-m", "bench.soak", "--minutes", "0.2", "--rate", "20"]
 

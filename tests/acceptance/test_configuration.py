@@ -62,26 +62,6 @@ def test_all_processes_log_in_the_form_that_is_set(start: Callable[..., DevHere]
     assert (settled["sink"], settled["accepted"]) == ("archive", 1)
 
 
-def test_a_process_logs_nothing_below_its_level(start: Callable[..., DevHere]) -> None:
-    dev = start(RUNHOOK_LOG_LEVEL="error", RUNHOOK_DATA="d").ready()
-    dev.post(a_run(1))
-    eventually(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
-    dev.end()
-
-    assert not re.search(r"\| \d{4}-\d\d-\d\dT", dev.log)
-
-
-def test_dev_works_in_an_empty_folder(start: Callable[..., DevHere], tmp_path: Path) -> None:
-    # Given a folder with nothing in it
-    dev = start(config=None).ready()
-    dev.data = tmp_path / "var"
-    # Then it says which config it uses
-    assert "receiver/config/default.yaml (ships with Runhook), sinks: results, archive" in dev.log
-    # And a webhook reaches a sink
-    dev.post(a_run(1))
-    eventually(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
-
-
 def test_values_from_every_place_reach_all_processes(start: Callable[..., DevHere], tmp_path: Path) -> None:
     # Given a key in the secrets directory, a sink's folder in a file, and the data directory in .env
     for name, text in {"skyvern_api_key": "sekret-key\n", "folder": f"{tmp_path}/kept\n"}.items():

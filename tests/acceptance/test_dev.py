@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pty
 import signal
-import socket
-import subprocess
 import sys
 import time
 import urllib.error
@@ -26,7 +22,7 @@ from tests.support.button import press
 from tests.support.ledger import with_tables
 from tests.support.paths import ROOT
 from tests.support.processes import alive, descendants
-from tests.support.waiting import Stopwatch, eventually, seconds_until
+from tests.support.waiting import eventually, seconds_until
 
 
 @pytest.fixture
@@ -119,19 +115,6 @@ def test_whatever_part_is_killed_is_started_again_and_work_goes_on(running: Dev)
         print(f"{took:.2f} seconds from kill -9 of {words} to a new event delivered")
 
 
-def test_killed_process_of_the_worker_costs_a_moment(running: Dev) -> None:
-    dev = running
-    supervisor = dev.part("runhook worker")
-    eventually(lambda: len(descendants(supervisor)) == 1, what=lambda: dev.log)
-    (child,) = descendants(supervisor)
-    dev.post(a_run(20))
-    os.kill(child, signal.SIGKILL)
-    watch = Stopwatch()
-    eventually(lambda: any("tsk_20" in str(p) for p in dev.data.glob("archive/**/*")), what=lambda: dev.log)
-    print(f"{watch.seconds:.2f} seconds from kill -9 of a worker's process to its event delivered")
-    watch.at_most(10)  # claims lapse by themselves after 15
-
-
 def test_a_second_one_on_the_same_data_is_one_line(running: Dev, start: Callable[..., Dev]) -> None:
     line = refused(start(running.data.parent), 3)
     assert f"in use by another Runhook (process {running.process.pid})" in line
@@ -149,22 +132,6 @@ def test_kill_9_leaves_no_process_and_the_next_one_finds_everything(running: Dev
 
 
 # --- What it refuses
-
-
-def test_a_busy_port_is_one_line_and_nothing_was_started(start: Callable[..., Dev], tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        dev = Dev.__new__(Dev)
-        dev.port = taken.getsockname()[1]
-        dev.data, dev.log_path = tmp_path / "d", tmp_path / "log"
-        (tmp_path / "runhook.yaml").write_text(CONFIG)
-        with dev.log_path.open("wb") as log:
-            command = [sys.executable, "-m", "receiver.cli", "dev", "--port", str(dev.port), *dev.options(tmp_path)]
-            dev.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
-        line = refused(dev, 3)
-    assert f"can't listen on 127.0.0.1:{dev.port}" in line
-    assert not (dev.data / "redis").exists()
 
 
 def test_a_wrong_config_is_one_line_for_each_problem(start: Callable[..., Dev]) -> None:
@@ -192,15 +159,6 @@ def test_a_ledger_of_another_schema_starts_nothing(start: Callable[..., Dev], tm
     )
     assert "): name a new or empty database with DATABASE_URL" in line
     assert not (dev.data / "redis").exists()
-
-
-def test_a_ledger_that_stays_away_is_told_before_anything_is_ready(start: Callable[..., Dev]) -> None:
-    dev = start(DATABASE_URL=f"postgresql://u:sekret@127.0.0.1:{free_port()}/db")
-    assert dev.process.wait(60) == 3, dev.log
-    waiting, line = dev.log.splitlines()
-    assert "waiting for it, at most 3 s" in waiting
-    assert line.startswith("runhook: the ledger can't be used (postgresql+psycopg://u:********@127.0.0.1:")
-    assert "sekret" not in dev.log
 
 
 # --- When it is ready
@@ -265,26 +223,3 @@ def test_a_redis_without_the_promise_is_refused_before_anything_starts(
 ) -> None:
     line = refused(start(REDIS_URL=valkey_factory(appendfsync="everysec").url), 3)
     assert "appendfsync is everysec" in line
-
-
-def test_names_are_coloured_on_a_terminal(start: Callable[..., Dev]) -> None:
-    ours, theirs = pty.openpty()
-    try:
-        dev = start(terminal=theirs)
-        os.set_blocking(ours, False)
-        shown = b""
-
-        def coloured() -> bool:
-            nonlocal shown
-            with contextlib.suppress(BlockingIOError):
-                shown += os.read(ours, 65536)
-            return b"\x1b[" in shown and b"Ctrl-C stops everything" in shown
-
-        eventually(coloured)
-        # The terminal's own Ctrl-C, not a signal to one process
-        dev.process.send_signal(signal.SIGINT)
-        eventually(lambda: coloured() and dev.process.poll() is not None)
-        assert dev.process.returncode == 0
-    finally:
-        os.close(ours)
-        os.close(theirs)

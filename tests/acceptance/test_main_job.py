@@ -15,18 +15,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import httpx2
 import psycopg
 import pytest
 from standardwebhooks import Webhook
 
-from receiver.domain.event import delivery_id, event_id, short_id
+from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import Run, parse
 from simulator import samples
-from tests.servers.http import Reply, Request
+from tests.servers.http import Request
 from tests.servers.postgres import PostgresProcess
 from tests.servers.seaweedfs import S3Server
 from tests.servers.system import BILLING_SECRET, KEY, SEPARATOR, System, open_ones, surroundings
@@ -196,118 +194,6 @@ def test_a_repeat_changes_nothing_and_a_series_ends_in_its_last(system: System, 
     assert (row["status"], row["attempt"], row["event_id"]) == ("completed", 3, last)
     (run,) = system.json("runs", "--run", "wr_series")
     assert (run["outcome"], run["attempt"], run["events"]) == ("completed", 3, 4)
-
-
-def test_a_sink_that_is_away_gets_it_when_it_is_back(system: System) -> None:
-    # Given a service that is down, then asks for a moment, and Slack with too much to do
-    system.billing.script += [Reply(503), Reply(drop=True), Reply(429, {"retry-after": "1"})]
-    system.slack.fail("/services", 429, b"rate_limited", headers={"Retry-After": "1"})
-    before = len(system.billing.requests)
-    # When
-    (good,) = system.trigger("completed", "--run-id", "tsk_patient")
-    system.trigger("failed", "--run-id", "tsk_patient_too")
-    # Then each arrives at last, under one key, and the other sinks did not wait
-    (billed,) = system.delivered(run_id="tsk_patient", sink="billing", count=1)
-    (message,) = system.delivered(run_id="tsk_patient_too", sink="ops", count=1)
-    requests = system.billing.requests[before:]
-    assert {each.headers["webhook-id"] for each in requests} == {delivery_id(good["event_id"], "billing")}
-    assert len(requests) == billed["attempts"] == 4
-    assert message["attempts"] == 2
-    tries = system.json("attempts", billed["id"])
-    assert [each["outcome"] for each in tries] == ["unavailable"] * 3 + ["accepted"]
-    assert tries[2]["retry_after"] == 1.0
-    assert message["id"] in {each["delivery_id"] for each in system.json("attempts", "tsk_patient_too")}
-    archived = system.delivered(run_id="tsk_patient", sink="archive", count=1)
-    assert archived[0]["updated_at"] < billed["updated_at"]
-
-
-def test_a_dead_letter_is_shown_and_sent_again_on_demand(system: System) -> None:
-    # Given a service that refuses for good
-    system.billing.script.append(Reply(410))
-    (sent,) = system.trigger("completed", "--run-id", "tsk_refused")
-    (letter,) = _dead(system, "tsk_refused")
-    assert system.json("dead")[0]["id"] == letter["id"]
-    shown = system.runhook("dead", "--sink", "billing")
-    assert short_id(letter["id"]) in shown
-    assert "410" in shown
-    # When the operator has talked to them
-    assert "1 delivery to replay" in system.runhook("replay", sent["event_id"], "--sink", "billing", "--dry-run")
-    system.runhook("replay", short_id(letter["id"]), "--wait")
-    # Then it arrives under the same key, and nowhere else again
-    (billed,) = system.delivered(run_id="tsk_refused", sink="billing", count=1)
-    keys = [each.headers["webhook-id"] for each in system.billing.requests]
-    assert keys.count(billed["id"]) == billed["attempts"] == 2
-    others = [each for each in system.delivered(run_id="tsk_refused", count=4) if each["sink"] != "billing"]
-    assert [each["attempts"] for each in others] == [1] * 3
-    assert not system.deliveries(state=["dead"])
-
-
-def _dead(system: System, run_id: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-
-    def there() -> bool:
-        found[:] = system.deliveries(run_id=run_id, state=["dead"])
-        return bool(found)
-
-    system.until(there, f"a delivery of {run_id} is dead")
-    return found
-
-
-def test_a_paused_sink_waits_for_the_operator(system: System) -> None:
-    # Given
-    system.runhook("sink", "pause", "ops")
-    before = len(system.slack.messages)
-    # When
-    system.trigger("terminated", "--run-id", "tsk_paused")
-    system.delivered(run_id="tsk_paused", sink="archive", count=1)
-    # Then nothing was said, and the operator sees why
-    (waiting,) = system.deliveries(run_id="tsk_paused", sink="ops")
-    assert (waiting["state"], waiting["attempts"]) == ("queued", 0)
-    (listed,) = (each for each in system.json("sink", "list") if each["name"] == "ops")
-    assert listed["paused"]
-    # Until it goes on
-    system.runhook("sink", "resume", "ops")
-    system.delivered(run_id="tsk_paused", sink="ops", count=1)
-    assert len(system.slack.messages) == before + 1
-
-
-def test_each_sink_can_be_tried_from_the_command_line(system: System) -> None:
-    names = ("results", "archive", "mirror", "ops", "billing")
-    said = {name: system.runhook("sink", "test", name) for name in names}
-    assert all(f"{name}: accepted" in text for name, text in said.items())
-    assert any("test" in text_of(message).lower() for message in system.slack.messages)
-    assert [path for path in system.files() if "/test-evt_" in path]
-
-
-def test_check_says_where_a_body_would_go_and_the_lists_are_made_for_people(system: System, tmp_path: Path) -> None:
-    body = tmp_path / "body.json"
-    body.write_bytes(samples.build("terminated", now=time.time()))
-    said = system.runhook("check", "--against", str(body), "task_v2.completed")
-    assert "config/runhook.yaml: ok" in said
-    assert "→ results, archive, mirror, ops" in said
-    assert "→ results, archive, mirror, billing" in said
-    assert system.slack.webhook_url not in said
-    assert BILLING_SECRET not in said
-    system.trigger("canceled", "--run-id", "tsk_shown")
-    system.delivered(run_id="tsk_shown", count=3)
-    *lines, which = system.runhook("deliveries", "--run", "tsk_shown").splitlines()
-    assert which.startswith("runhook: ledger: ")
-    assert len(lines) == 4
-    assert all("tsk_shown" in line and "delivered" in line for line in lines[1:])
-    assert any("var/archive/task_v1/tsk_shown" in line for line in lines)
-    assert "canceled" in system.runhook("runs", "--run", "tsk_shown")
-
-
-def test_strangers_and_the_curious_get_the_answers_that_suit_skyvern(system: System) -> None:
-    def post(path: str, body: bytes = b"{}", **headers: str) -> tuple[int, dict[str, Any]]:
-        answer = httpx2.post(system.url + path, content=body, headers=headers)
-        return answer.status_code, answer.json()
-
-    assert post("/webhooks/skyvern")[0] == 401
-    assert post("/webhooks/nobody")[0] == 404
-    assert post("/webhooks/skyvern", b"x" * (17 << 20))[0] == 413
-    for path in ("/webhooks/skyvern", "/webhooks/nobody", "/nowhere"):
-        assert set(post(path)[1]["error"]) == {"code", "message"}
 
 
 # --- With enemies

@@ -5,8 +5,6 @@ stopped while its sink is slow.
 from __future__ import annotations
 
 import re
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,13 +12,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove
 from receiver.ledger.schema import operations
 from tests.servers import warm_python
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import body
-from tests.support.ledger import claim, new_event, record, settle, with_tables
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.long
@@ -118,66 +114,3 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
     it.all_delivered(10, sink="hooks")
     assert len(consumer.requests) == before + stopped["done"]
     assert "\n0 deliveries" in it.runhook("replay", "--backfill", "results", "--dry-run")
-
-
-def test_a_worker_that_is_stopped_finishes_or_hands_back_and_records_no_success_that_was_none(
-    deployment: Deployments, redis_url: str, consumer: ScriptedServer
-) -> None:
-    # Given a sink that takes its time for each delivery, two at a time, and six deliveries
-    it = deployment(redis_url, **config(consumer, concurrency=2, timeout=90))
-    answer = threading.Event()
-    consumer.script += [Reply(until=answer)] * 6
-    worker = it.run("worker")
-    it.run("clock")
-    it.start()
-    it.acked(*(body(number) for number in range(6)))
-    eventually(lambda: len(consumer.requests) >= 2)
-    # When the worker is asked to stop
-    worker.terminate()
-    eventually(lambda: "worker.stopping" in it.log_of("worker"))
-    answer.set()
-    assert worker.wait(PATIENCE) == 0
-    # Then what it had begun is delivered, nothing is in its hands, and the rest waits
-    begun = len(consumer.requests)
-    assert it.states() == {"delivered": begun, "queued": 6 - begun}
-    assert begun < 6
-    # And the next worker does that, each once
-    it.run("worker")
-    it.all_delivered(6)
-    assert set(keys(consumer).values()) == {1}
-
-    # And a send that does not end before the stop is no success: it is handed back, and made again
-    it.kill_part("worker")
-    consumer.script[:] = [Reply(until=threading.Event())]
-    worker = it.run("worker", "--stop-timeout", "1")
-    it.acked(body(7))
-    eventually(lambda: len(consumer.requests) == 7)
-    worker.terminate()
-    assert worker.wait(PATIENCE) == 1
-    (delivery,) = (each for each in it.deliveries() if each["state"] != "delivered")
-    assert delivery["state"] == "queued"
-    it.run("worker")
-    it.all_delivered(7)
-    outcomes = [each["outcome"] for each in it.json("attempts", delivery["id"])]
-    assert outcomes == ["lapsed", "accepted"]
-    assert keys(consumer)[delivery["id"]] == 2
-
-
-def test_what_waits_for_a_sink_that_was_renamed_is_told_of_and_goes_to_the_new_one_under_its_key(
-    deployment: Deployments, redis_url: str, consumer: ScriptedServer
-) -> None:
-    # Given a delivery that waits for its next attempt, to a sink that the config calls by another name now
-    it = deployment(redis_url, **config(consumer))
-    record(with_tables(it.ledger), new_event("tsk_1", "renamed"))
-    settle(it.ledger, claim(it.ledger, "renamed"), DeliveryMove.DEFER, due_at=time.time() + 3600)
-    (waiting,) = it.deliveries()
-
-    # When worker and clock start
-    it.run("worker")
-    it.run("clock")
-
-    # Then it is told of, and when it is moved it is sent under the key that it had
-    eventually(lambda: "removed sink renamed has pending deliveries: 1 waiting" in it.log_of("worker"))
-    assert "moved to hooks: 1 delivery of renamed" in it.runhook("sink", "move", "renamed", "hooks")
-    it.all_delivered(1, sink="hooks")
-    assert keys(consumer) == {waiting["id"]: 1}

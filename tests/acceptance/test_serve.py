@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from receiver.domain.signature import HEADER, sign
 from tests.servers.deployment import Deployment
 from tests.servers.receiver import SECRET, Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
-from tests.support.inbox import all_arrive, ids_in_inbox, ids_in_spool
+from tests.support.inbox import ids_in_inbox, ids_in_spool
 from tests.support.waiting import Stopwatch, eventually
 
 Receivers = Callable[..., ReceiverProcess]
@@ -100,22 +99,6 @@ def test_sigterm_while_redis_hangs_loses_nothing(valkey_factory: Valkeys, receiv
     assert in_spool
 
 
-def test_two_receivers_share_a_data_directory_and_one_drains_what_the_other_left(
-    valkey_factory: Valkeys, receiver_factory: Receivers
-) -> None:
-    port = free_port()
-    first = receiver_factory(f"redis://127.0.0.1:{port}/0")
-    second = receiver_factory(f"redis://127.0.0.1:{port}/0", start=False)
-    second.data = first.data
-    second.start()
-    acked = first.acked(*(body(number) for number in range(10)))
-    acked += second.acked(*(body(number) for number in range(10, 20)))
-    first.kill()
-    server = valkey_factory(port)
-    all_arrive(server, acked)
-    assert len(ids_in_inbox(server)) == len(acked)
-
-
 # --- The start
 
 
@@ -124,14 +107,6 @@ def test_the_summary_says_where_it_listens_and_which_promise_holds(receiver_fact
     assert f"runhook: listening on {receiver.url}\n" in receiver.log
     assert "runhook: on disk before 202: yes\n" in receiver.log
     assert SECRET not in receiver.log
-
-
-def test_a_submit_api_without_a_public_url_is_warned_of_at_the_start(
-    receiver_factory: Receivers, redis_url: str
-) -> None:
-    key = {"secrets": [SECRET], "api_base": "http://127.0.0.1:9", "api_key": "k"}
-
-    assert "runhook: WARNING: PUBLIC_URL is not set" in receiver_factory(redis_url, sources={"skyvern": key}).log
 
 
 def test_without_redis_it_starts_and_says_where_events_go(receiver_factory: Receivers) -> None:
@@ -161,12 +136,6 @@ def test_a_busy_port_is_one_line(receiver_factory: Receivers, redis_url: str) ->
     assert line.endswith(f"can't listen on 127.0.0.1:{receiver.port}: the port is in use; choose another with --port")
 
 
-def test_a_missing_config_is_one_line(receiver_factory: Receivers, redis_url: str) -> None:
-    receiver = receiver_factory(redis_url, start=False)
-    receiver.config.unlink()
-    assert str(receiver.config) in one_line(receiver, 2)
-
-
 def test_a_data_directory_that_cannot_be_used_is_one_line(
     receiver_factory: Receivers, redis_url: str, tmp_path: Path
 ) -> None:
@@ -175,12 +144,6 @@ def test_a_data_directory_that_cannot_be_used_is_one_line(
     line = one_line(receiver, 3)
     assert "can't use the spool" in line
     assert "RUNHOOK_DATA" in line
-
-
-def test_a_database_url_that_cannot_be_is_one_line(deployment: Callable[..., Deployment], redis_url: str) -> None:
-    receiver = deployment(redis_url)
-    receiver.more = {"DATABASE_URL": "sqlite:/x"}
-    assert "DATABASE_URL: not a database URL" in one_line(receiver, 2)
 
 
 def test_what_is_seen_only_when_it_serves_ends_it_with_one_line_as_well(
@@ -192,14 +155,6 @@ def test_what_is_seen_only_when_it_serves_ends_it_with_one_line_as_well(
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith('runhook: DATABASE_URL: invalid connection option "sslmod"')
     assert "Traceback" not in done.stderr
-
-
-def test_what_it_writes_is_for_its_own_user_only(receiver_factory: Receivers) -> None:
-    receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
-    receiver.acked(body(1))
-    files = [path for path in (receiver.data / "spool").rglob("*") if path.is_file()]
-    assert files
-    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
 def test_without_its_ledger_it_takes_webhooks_and_says_what_it_lacks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -125,33 +124,6 @@ def test_a_receiver_stopped_before_a_slow_skyvern_answers_a_submit_tells_of_the_
     # Then the caller, who was answered 502 and asks again without an Idempotency-Key, hears of that run
     assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
     assert [call.method for call in scripted_server.calls] == ["POST", "GET"]
-
-
-def test_sigterm_answers_all_who_wait_and_exits_within_ten_seconds(
-    submitting_to: Start, simulate_skyvern: Simulate
-) -> None:
-    sim = simulate_skyvern(run_seconds=1000.0)
-    it, client = submitting_to(sim.url)
-    run_ids = [client.post("/v1/run/tasks", json={"prompt": f"p{n}"}).json()["run_id"] for n in range(10)]
-    count = 200
-
-    async def wait_together() -> tuple[list[httpx2.Response], int]:
-        limits = httpx2.Limits(max_connections=count)
-        async with httpx2.AsyncClient(
-            base_url=it.url, headers=client.headers, limits=limits, trust_env=False, timeout=PATIENCE
-        ) as many:
-            asked = asyncio.gather(*(many.get(f"/v1/runs/{run_ids[n % 10]}?wait=300") for n in range(count)))
-            assert await asyncio.to_thread(_held, it, count)
-            watch = Stopwatch()
-            code = await asyncio.to_thread(it.stop)
-            watch.at_most(10)
-            return await asked, code
-
-    answers, code = asyncio.run(wait_together())
-
-    assert code == 0
-    assert {answer.status_code for answer in answers} == {200}
-    assert {answer.json()["status"] for answer in answers} <= {"created", "queued", "running"}
 
 
 def test_sigterm_while_the_ledger_hangs_answers_those_who_wait_and_exits_within_ten_seconds(

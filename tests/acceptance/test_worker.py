@@ -18,8 +18,6 @@ from receiver.ledger.schema import attempts
 from receiver.runtime.liveness import boot_id
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.servers.postgres import PostgresProcess
-from tests.servers.receiver import body
 from tests.servers.valkey import ValkeyProcess
 from tests.support.ledger import new_event, record, with_tables
 from tests.support.processes import alive
@@ -205,41 +203,6 @@ def test_sigterm_during_the_start_lets_a_send_end(hooked: Callable[..., Hooked])
     assert outcomes(it.it) == ["accepted"]
 
 
-LATE_JOB = """
-import time
-from receiver.dispatch.dispatcher import Dispatcher
-
-def run(self, stop):
-    while not stop():
-        time.sleep(0.01)
-    time.sleep(2)
-
-Dispatcher.run = run
-"""
-
-
-def test_time_to_stop_includes_that_of_the_last_job(hooked: Callable[..., Hooked]) -> None:
-    # Given a send that does not end, and a job that ends two seconds after the signal
-    it = hooked()
-    worker = it.it.run("worker", "--stop-timeout", "3", first=LATE_JOB)
-    ready(it.it, "deliver:hook")
-    it.sending()
-    worker.terminate()
-    assert worker.wait(PATIENCE) == 1
-    assert "did not end within 3 s; it is made again" in it.it.log_of("worker")
-
-
-def test_signal_while_idle_ends_every_process_by_itself(hooked: Callable[..., Hooked]) -> None:
-    it = hooked(own={**FILES, "worker": "own"})
-    worker = it.it.run("worker")
-    ready(it.it, "dispatch", "deliver:own")
-    eventually(lambda: "worker.started" in it.it.log_of("worker"))
-    watch = Stopwatch()
-    worker.send_signal(signal.SIGINT)
-    assert worker.wait(PATIENCE) == 0  # 1 where a process had to be killed
-    watch.at_most(MOMENT)
-
-
 def test_send_that_does_not_end_is_killed_at_the_stop_and_freed(hooked: Callable[..., Hooked]) -> None:
     it = hooked()
     worker = it.it.run("worker", "--stop-timeout", "1")
@@ -387,24 +350,6 @@ def test_work_continues_soon_after_redis_is_back(
     watch.at_most(MOMENT)
     assert processes(it.it) == before
     assert all(alive(pid) for pid in before.values())
-
-
-def test_ledger_outage_is_logged_once(
-    deployment: Deploy, redis_url: str, postgres_factory: Callable[..., PostgresProcess]
-) -> None:
-    server = postgres_factory()
-    it = deployment(redis_url, server.url(), sinks={"files": FILES}, routes=[{"name": "all", "to": ["files"]}])
-    it.run("worker")
-    it.start()
-    it.acked(body(0))
-    it.all_delivered(1)
-    server.kill()
-    it.acked(body(1))
-    eventually(lambda: "dispatch.paused" in it.log_of("worker"))
-    time.sleep(4)  # in which it is tried several times
-    server.start()
-    it.all_delivered(2)
-    assert [it.log_of("worker").count(f"dispatch.{what}") for what in ("paused", "resumed")] == [1, 1]
 
 
 def test_missing_redis_is_waited_for_and_reported_in_one_line(hooked: Callable[..., Hooked]) -> None:

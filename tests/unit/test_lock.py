@@ -61,20 +61,6 @@ def test_lock_satisfies_pyproject(lock: str) -> None:
         assert requirement.specifier.contains(version.version), text
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-build.lock"])
-def test_all_locks_have_the_same_versions(lock: str) -> None:
-    development = {name: str(requirement) for name, requirement in locked("requirements-dev.lock").items()}
-    other = {name: str(requirement) for name, requirement in locked(lock).items()}
-
-    assert other.items() <= development.items()
-
-
-def test_production_lock_has_no_test_or_build_tools() -> None:
-    tools = {name_of(Requirement(text)) for text in TOOLS} - {"cryptography"}
-
-    assert tools & locked("requirements.lock").keys() == set()
-
-
 def test_make_install_accepts_only_locked_files() -> None:
     installs = [line for line in (ROOT / "scripts" / "install").read_text().splitlines() if line.startswith("pip ")]
     locks, project = installs[:-1], installs[-1]

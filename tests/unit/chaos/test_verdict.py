@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
 from tests.chaos import bodies, verdict
 from tests.chaos.bodies import HTTP_SINKS, SINKS
 from tests.chaos.consumer import Arrival
-from tests.chaos.host import spans_without_redis
-from tests.chaos.plan import NETWORK, PARTS, make
 from tests.chaos.report import report
-from tests.chaos.sender import Sent, retryable
+from tests.chaos.sender import Sent
 from tests.chaos.verdict import Evidence, Fault, Row
 
 START = 1_000.0
@@ -205,98 +201,3 @@ def test_each_broken_promise_is_seen(spoil: Callable[[Evidence], None], check: s
     found = good()
     spoil(found)
     assert {line.partition(":")[0] for line in verdict.failures(found)} >= {check}
-
-
-def test_every_check_is_shown_to_fail() -> None:
-    assert {check for _, check in SPOILED} == {check.__name__ for check in verdict.CHECKS}
-
-
-@pytest.mark.parametrize(
-    ("away", "compared"),
-    [((START + 1.5, START + 3.5), False), ((START + 0.1, START + 0.9), True), ((START + 5, START + 6), True)],
-)
-def test_a_machine_that_holds_redis_up_is_no_sink_s_doing(away: tuple[float, float], compared: bool) -> None:
-    """A window in which events waited in the spool is not compared, and the report says so."""
-    found = good()
-    held_up(found)
-    found.redis_away = [away]
-    assert bool(list(verdict.sinks_apart(found))) is compared
-    assert ("tar hangs: not compared" in report(found)) is not compared
-
-
-def test_a_receiver_s_log_tells_when_redis_was_away() -> None:
-    line = "2026-11-24T10:00:0{}.500Z WARNING runhook.ingest ingest.{}: and more"
-    what = ["redis_away", "redis_back", "redis_away", "spool_drained", "spool_drained", "redis_away"]
-    log = "\n".join(line.format(second, each) for second, each in enumerate(what))
-    began = datetime(2026, 11, 24, 10, tzinfo=UTC).timestamp() + 0.5
-    assert list(spans_without_redis(log)) == [(began, began + 3), (began + 5, math.inf)]
-
-
-def test_each_kill_has_thirty_seconds_of_its_own() -> None:
-    found = good()
-    standstill(found)
-    assert [line for line in verdict.work_goes_on(found) if "kill -9 worker" in line]
-    again = Fault("kill -9 postgres", START + 20, START + 25)
-    found.faults = [*found.faults, again]
-    assert list(verdict.work_goes_on(found)) == []
-
-
-def test_what_was_refused_need_not_arrive_and_may() -> None:
-    found = good()
-    found.sent[0].acked_at, found.sent[0].statuses, found.sent[0].ids = 0.0, [503, 503, 503], []
-    found.least = EVENTS - 1
-    assert verdict.failures(found) == []
-    found.rows = {**found.rows, "results": found.rows["results"][1:]}
-    found.arrived = {**found.arrived, "results": found.arrived["results"][1:]}
-    assert verdict.failures(found) == []
-
-
-def test_a_request_that_was_recorded_without_an_answer_may_come_again() -> None:
-    found = good()
-    found.arrivals = [found.arrivals[0]._replace(answered=False), *[found.arrivals[0]] * 2, *found.arrivals[1:]]
-    assert verdict.doubles(found)["hook"] == 1
-
-
-def test_a_request_whose_answer_came_too_late_may_come_again() -> None:
-    found = good()
-    again = found.arrivals[0]
-    found.arrivals = [*found.arrivals, again]
-    found.attempts = {**found.attempts, again.key: Counter(accepted=1, unavailable=1)}
-    assert verdict.doubles(found)["hook"] == 0
-    assert verdict.failures(found) == []
-
-
-def test_only_a_kill_of_the_sender_lets_anything_come_twice() -> None:
-    found = good()
-    found.arrivals = [*found.arrivals, found.arrivals[0]]
-    found.attempts = {**found.attempts, found.arrivals[0].key: Counter(accepted=1, lapsed=1)}
-    assert verdict.failures(found) == []
-    found.faults = [Fault("kill -9 valkey", START + 4, START + 4.5)]
-    assert [line.partition(":")[0] for line in verdict.failures(found)] == ["doubles_explained"] * 2
-
-
-@pytest.mark.parametrize("short", [True, False])
-def test_a_plan_is_made_from_its_seed_and_kills_everything(short: bool) -> None:
-    plan, again, other = make(1, short=short), make(1, short=short), make(2, short=short)
-    assert plan == again != other
-    kills = [step.what for step in plan.steps if step.action == "kill"]
-    assert set(PARTS) <= set(kills)
-    away = [(step.action, step.what) for step in plan.steps]
-    assert {("hang", "valkey"), ("flush", "valkey"), ("mode", "door"), ("mode", "tar")} <= set(away)
-    network = [(step.what, step.value) for step in plan.steps if step.action == "network"]
-    assert {("redis", kind) for kind in NETWORK} <= set(network)
-    if not short:
-        assert {("postgres", kind) for kind in NETWORK} <= set(network)
-        assert {step.host for step in plan.steps if step.action == "vanish"} == {"a", "b"}
-        assert len(set(plan.ahead)) == 2
-        assert all(kills.count(part) >= 3 for part in PARTS)
-        assert [step.seconds for step in plan.steps if step.what == "valkey" and step.seconds >= 60] == [60, 60]
-        assert plan.rate >= 300
-        assert plan.end < 480  # what is left of ten minutes is for catching up
-
-
-@pytest.mark.parametrize(
-    ("status", "again"), [(503, True), (500, True), (429, True), (403, True), (400, False), (404, False)]
-)
-def test_the_sender_tries_again_as_skyvern_does(status: int, again: bool) -> None:
-    assert retryable(status) is again

@@ -19,7 +19,6 @@ from receiver.domain.event import event_id
 from receiver.domain.run import parse
 from receiver.domain.signature import verify
 from receiver.errors import ConfigError, NotStarted, RunhookError, UsageError
-from simulator import samples
 
 SECRET = "a secret of ours"
 
@@ -111,27 +110,6 @@ def test_a_url_without_a_path_goes_to_the_source(target: Target, arguments: list
     assert target.requests[0][0] == path
 
 
-def test_nothing_named_sends_a_completed_run(target: Target) -> None:
-    call("--url", target.url, "--secret", SECRET)
-
-    assert [parse(body).outcome for body in target.bodies] == ["completed"]
-
-
-def test_all_sends_each_sample_once_about_a_run_of_its_own(target: Target) -> None:
-    code, output = call("all", "--url", target.url, "--secret", SECRET)
-
-    assert code == 0
-    assert len({parse(body).run_id for body in target.bodies}) == len(samples.names())
-    assert sorted(line.split()[-1] for line in output.splitlines()[:-1]) == sorted(samples.names())
-    assert f"{len(samples.names())} of {len(samples.names())} accepted" in output
-
-
-def test_webhooks_are_sent_in_order(target: Target) -> None:
-    call("completed", "failed", "-n", "2", "--delay", "0.01", "--url", target.url, "--secret", SECRET)
-
-    assert [parse(body).outcome for body in target.bodies] == ["completed", "failed"] * 2
-
-
 def test_a_series_is_about_one_run_and_in_order(target: Target) -> None:
     call("retries", "-n", "5", "--url", target.url, "--secret", SECRET)
 
@@ -157,12 +135,6 @@ def test_a_file_is_sent_byte_for_byte_however_bad_it_is(target: Target, tmp_path
 
     assert code == 0
     assert target.bodies == [file.read_bytes()] * 2
-
-
-def test_a_dash_sends_standard_input(target: Target) -> None:
-    call("-", "--url", target.url, "--secret", SECRET, stdin=b"{}")
-
-    assert target.bodies == [b"{}"]
 
 
 def test_json_tells_programs_what_became_of_each(target: Target) -> None:
@@ -234,11 +206,3 @@ def test_nobody_there_is_said_once() -> None:
             call("all", "--url", url, "--secret", SECRET)
 
     assert str(caught.value) == f"cannot reach {url}/webhooks/skyvern: connection refused; is `runhook dev` running?"
-
-
-def test_the_list_shows_every_sample_and_sends_nothing() -> None:
-    _, output = call("--list")
-    _, as_json = call("--list", "--json")
-
-    assert all(name in output for name in (*samples.names(), *samples.SERIES, *samples.ALIASES))
-    assert json.loads(as_json)["samples"] == samples.names()

@@ -14,7 +14,7 @@ import yaml
 from receiver.config.settings import Settings
 from receiver.web.server import LEAVE_WITHIN, STOP_TIMEOUT
 from tests.support.command import call_command
-from tests.support.commands import default, parse
+from tests.support.commands import default
 from tests.support.paths import ROOT
 
 COMPOSE = ROOT / "compose.yaml"
@@ -35,12 +35,6 @@ def test_file_follows_the_compose_specification(path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_services_run_receiver_worker_and_clock() -> None:
-    assert [FILE["services"][name]["command"] for name in OURS] == [["serve"], ["worker"], ["clock"]]
-    for name in OURS:
-        parse(FILE["services"][name]["command"])
-
-
 def test_only_the_receiver_publishes_a_port() -> None:
     ports = {name: service["ports"] for name, service in FILE["services"].items() if "ports" in service}
 
@@ -51,12 +45,6 @@ def test_servers_are_on_an_internal_network_only() -> None:
     assert FILE["networks"]["runhook-private"] == {"internal": True}
     for name in ("runhook-valkey", "runhook-postgres"):
         assert FILE["services"][name]["networks"] == ["runhook-private"]
-
-
-def test_every_service_restarts_and_every_server_has_a_check() -> None:
-    for name, service in FILE["services"].items():
-        assert service["restart"] == "unless-stopped", name
-        assert "healthcheck" in service or name in OURS, name  # Runhook's are in its image
 
 
 def test_secrets_are_declared_and_named_like_variables() -> None:
@@ -72,15 +60,6 @@ def test_variables_are_settings_of_runhook() -> None:
     for service in (*(FILE["services"][name] for name in OURS), *(OVERLAY["services"][name] for name in OURS)):
         names = {re.sub(r"(?<!CREDENTIALS)_FILE$", "", name) for name in service["environment"]}
         assert names <= SETTINGS | OTHERS
-
-
-def test_volumes_configs_and_networks_are_declared_and_used() -> None:
-    services = FILE["services"].values()
-
-    named = {volume.partition(":")[0] for service in services for volume in service["volumes"]}
-    assert named == FILE["volumes"].keys()
-    assert {each["source"] for service in services for each in service.get("configs", ())} == FILE["configs"].keys()
-    assert {name for service in services for name in service["networks"]} == FILE["networks"].keys()
 
 
 def test_containers_have_time_to_stop() -> None:
@@ -105,19 +84,6 @@ def test_config_of_the_image_is_valid(tmp_path: Path) -> None:
 
     assert checked.returncode == 0
     assert "warning" not in checked.stdout + checked.stderr
-
-
-def test_overlay_changes_all_processes_and_skyvern() -> None:
-    assert OVERLAY["services"].keys() == {"skyvern", *OURS}
-    assert {str(OVERLAY["services"][name]) for name in OURS} == {str(OVERLAY["services"]["runhook"])}
-
-
-def test_skyvern_may_post_to_the_public_url() -> None:
-    ours = OVERLAY["services"]["runhook"]["environment"]
-    allowed = OVERLAY["services"]["skyvern"]["environment"]["ALLOWED_HOSTS"]
-
-    assert ours["PUBLIC_URL"] == "http://runhook:8000"
-    assert allowed == '${ALLOWED_HOSTS:-["runhook"]}'
 
 
 def test_overlay_mounts_the_credentials_file_read_only() -> None:

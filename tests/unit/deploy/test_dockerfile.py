@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import yaml
 
-from tests.support.commands import parse
 from tests.support.dockerfile import context, stages, variables
 from tests.support.paths import ROOT
 
@@ -42,34 +40,6 @@ def test_each_install_takes_locked_files_only() -> None:
 def test_image_runs_as_a_fixed_user_that_is_not_root() -> None:
     assert values("USER") == ["10001:10001"]
     assert [text for text in values("RUN") if "--uid 10001" in text and "--gid 10001" in text]
-
-
-def test_image_has_one_volume_its_data_folder() -> None:
-    environment = variables(FINAL)
-
-    assert values("VOLUME") == [environment["RUNHOOK_DATA"]] == ["/var/lib/runhook"]
-    assert environment["RUNHOOK_CONFIG"] == "/etc/runhook/runhook.yaml"
-
-
-def test_image_serves_on_the_exposed_port_by_default() -> None:
-    (default,) = values("CMD")
-    (entrypoint,) = values("ENTRYPOINT")
-
-    assert json.loads(default) == ["serve"]
-    assert json.loads(entrypoint) == ["entrypoint"]
-    assert values("EXPOSE") == ["8000"]
-    assert values("STOPSIGNAL") == ["SIGTERM"]
-    parse(json.loads(default))
-
-
-def test_healthcheck_is_a_program_of_the_image() -> None:
-    (check,) = values("HEALTHCHECK")
-    copied = [each for text in values("COPY") for each in shlex.split(text)]
-
-    assert json.loads(check.partition("CMD ")[2]) == ["healthcheck"]
-    assert {"deploy/entrypoint", "deploy/healthcheck", "/usr/local/bin/"} <= {*copied}
-    for name in ("entrypoint", "healthcheck"):
-        assert (ROOT / "deploy" / name).stat().st_mode & 0o111 == 0o111
 
 
 def test_build_context_has_all_that_is_copied() -> None:

@@ -126,38 +126,6 @@ def test_it_waits_until_skyvern_has_written_its_key(container: Container) -> Non
     assert container.arguments[0] == "serve"
 
 
-def test_it_never_prints_the_key(container: Container) -> None:
-    container.write_credentials(KEY)
-
-    assert container.start_waiting("worker").wait(PATIENCE) == 0
-    assert container.key == KEY
-    assert container.log == ""
-
-
-def test_only_the_user_can_read_the_key(container: Container) -> None:
-    container.write_credentials(KEY)
-    container.start_waiting("worker").wait(PATIENCE)
-
-    assert (container.folder / "key").stat().st_mode & 0o077 == 0
-
-
-def test_it_says_once_why_it_waits(container: Container) -> None:
-    process = container.start_waiting("worker")
-    eventually(lambda: "No such file" in container.log)
-    container.wait_on()
-    container.write_credentials("")
-    eventually(lambda: "no API key yet" in container.log)
-    container.wait_on()
-    process.kill()
-    process.wait()
-
-    file = container.credentials
-    assert container.log.splitlines() == [
-        f"waiting for {file}: No such file or directory",
-        f"waiting for {file}: it has no API key yet",
-    ]
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_ends_the_wait(container: Container, number: signal.Signals, code: int) -> None:
     process = container.start_waiting("serve")

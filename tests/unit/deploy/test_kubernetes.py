@@ -53,28 +53,10 @@ def references(value: Any) -> Iterator[tuple[str, str]]:
             yield from references(each)
 
 
-def test_kustomization_lists_every_file() -> None:
-    listed = {*BASE["resources"], *(name for names in generated().values() for name in names)}
-
-    assert listed == {path.name for path in FOLDER.iterdir()} - {"kustomization.yaml"}
-
-
 @pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda each: f"{each['kind']}-{each['metadata']['name']}")
 def test_manifest_follows_the_kubernetes_api(manifest: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(manifest, version, strict=True)
-
-
-def test_no_manifest_names_a_namespace() -> None:
-    assert [each for each in (BASE, *MANIFESTS) if "namespace" in each.get("metadata", each)] == []
-
-
-def test_there_is_a_workload_per_process() -> None:
-    assert {component(each): each["kind"] for each in WORKLOADS} == {
-        "receiver": "StatefulSet",
-        "worker": "Deployment",
-        "clock": "Deployment",
-    }
 
 
 @workloads
@@ -84,18 +66,6 @@ def test_container_runs_a_command_of_the_image(workload: dict[str, Any]) -> None
     assert name == PROCESSES[component(workload)]
     assert "command" not in container(workload)  # the entrypoint runs
     parse([name, *options])
-
-
-@workloads
-def test_selectors_match_the_pods_of_one_component(workload: dict[str, Any]) -> None:
-    labels = workload["spec"]["template"]["metadata"]["labels"]
-    assert labels == workload["spec"]["selector"]["matchLabels"] == workload["metadata"]["labels"]
-    assert labels["app.kubernetes.io/name"] == "runhook"
-
-    budgets = [each for each in MANIFESTS if each["kind"] == "PodDisruptionBudget"]
-    (budget,) = [each for each in budgets if component(each) == component(workload)]
-    assert budget["spec"]["selector"]["matchLabels"] == labels
-    assert budget["spec"]["maxUnavailable"] == 1  # with one replica, minAvailable would block every drain
 
 
 @workloads
@@ -113,15 +83,6 @@ def test_container_is_hardened(workload: dict[str, Any]) -> None:
     assert not pod["automountServiceAccountToken"]
     assert not pod["enableServiceLinks"]  # the Service's own variables would begin with RUNHOOK_
     assert container(workload)["resources"].keys() == {"requests", "limits"}
-
-
-@workloads
-def test_container_can_write_where_runhook_does(workload: dict[str, Any]) -> None:
-    mounts = {each["mountPath"] for each in container(workload)["volumeMounts"] if not each.get("readOnly")}
-    (data,) = [each["value"] for each in container(workload)["env"] if each["name"] == "RUNHOOK_DATA"]
-
-    assert mounts == {"/var/lib/runhook", "/tmp"}
-    assert Path(data).is_relative_to("/var/lib/runhook")
 
 
 @workloads
@@ -143,14 +104,6 @@ def test_pod_has_time_to_stop(workload: dict[str, Any]) -> None:
     assert workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > longest[component(workload)]
 
 
-def test_receiver_is_probed_where_it_answers() -> None:
-    receiver = container(next(each for each in WORKLOADS if component(each) == "receiver"))
-
-    assert receiver["livenessProbe"]["httpGet"]["path"] == "/healthz"
-    assert receiver["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    assert receiver["ports"] == [{"name": "http", "containerPort": 8000}]
-
-
 def test_spool_outlives_the_pod() -> None:
     receiver = next(each for each in WORKLOADS if component(each) == "receiver")["spec"]
     mounts = {each["mountPath"]: each["name"] for each in container({"spec": receiver})["volumeMounts"]}
@@ -158,15 +111,6 @@ def test_spool_outlives_the_pod() -> None:
     (claim,) = receiver["volumeClaimTemplates"]
     assert claim["metadata"]["name"] == mounts["/var/lib/runhook"]
     assert receiver["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
-
-
-def test_service_leads_to_the_receiver() -> None:
-    (service,) = [each for each in MANIFESTS if each["kind"] == "Service"]
-    receiver = next(each for each in WORKLOADS if component(each) == "receiver")
-
-    assert service["spec"]["selector"] == receiver["metadata"]["labels"]
-    assert service["metadata"]["name"] == receiver["spec"]["serviceName"]
-    assert service["spec"]["ports"][0]["targetPort"] == "http"
 
 
 def test_variables_and_config_are_valid(tmp_path: Path) -> None:

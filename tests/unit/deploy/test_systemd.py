@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import re
 import shlex
 import shutil
 import subprocess
@@ -59,10 +58,6 @@ def command(path: Path) -> list[str]:
     return shlex.split(read(path)["Service"]["ExecStart"])
 
 
-def test_there_is_a_unit_per_process() -> None:
-    assert [path.stem for path in UNITS] == ["runhook-clock", "runhook-serve", "runhook-worker"]
-
-
 @units
 def test_unit_starts_the_command_in_its_name(path: Path) -> None:
     program, *arguments = command(path)
@@ -77,17 +72,6 @@ def test_unit_sets_each_restriction(path: Path) -> None:
     service = dict(read(path)["Service"])
 
     assert {name: service.get(name) for name in HARDENING} == HARDENING
-
-
-@units
-def test_units_differ_in_name_command_and_time_only(path: Path) -> None:
-    differing = {"Description", "ExecStart", "TimeoutStopSec"}
-
-    def rest(path: Path) -> dict[str, dict[str, str]]:
-        unit = read(path)
-        return {name: {k: v for k, v in unit[name].items() if k not in differing} for name in unit.sections()}
-
-    assert rest(path) == rest(UNITS[0])
 
 
 @units
@@ -127,15 +111,3 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
 
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-
-
-@units
-def test_systemd_calls_the_exposure_small(path: Path) -> None:
-    if (analyze := shutil.which("systemd-analyze")) is None:
-        return  # test_unit_sets_each_restriction has the same list
-    command = [analyze, "security", "--offline=true", "--no-pager", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-
-    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
-    assert found, done.stdout[-500:]
-    assert float(found[1]) < 2

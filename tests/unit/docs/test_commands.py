@@ -64,13 +64,6 @@ def test_each_command_on_a_page_is_one_that_there_is(page: Path) -> None:
     assert wrong == {}
 
 
-def test_what_there_is_not_is_noticed() -> None:
-    assert problem("rnus --limit 3") == "no command rnus"
-    assert problem("sink stop ops") == "sink has no stop"
-    assert problem("replay --snik ops # again") == "replay has no --snik"
-    assert [problem(text) for text in ("runs -n 3 | head -1", "sink", "cancel DELIVERY… --undo", "-h")] == [None] * 4
-
-
 def test_the_pages_name_each_command() -> None:
     named = {text.split()[0] for page in PAGES for text in shown(page)}
 

@@ -54,12 +54,6 @@ def test_each_key_of_the_config_is_one(page: Path) -> None:
     assert {name for name in keys if not is_key(name)} == set()
 
 
-def test_a_key_that_there_is_not_is_noticed() -> None:
-    assert is_key("sources.NAME.watch")
-    assert not is_key("sources.NAME.wacth")
-    assert not is_key("server.inbox")
-
-
 @by_page
 def test_each_variable_is_one(page: Path) -> None:
     named = set(re.findall(r"\b((?:RUNHOOK|SKYVERN)_[A-Z_]+)\b", page.read_text()))
@@ -85,13 +79,6 @@ def test_each_file_of_the_repository_is_there(page: Path) -> None:
     named = re.findall(rf"`((?:{folders})/[\w/.-]*(?:\.\w+|/))`", page.read_text())
 
     assert [name for name in named if not (ROOT / name).exists()] == []
-
-
-def test_files_of_the_repository_name_pages_that_exist() -> None:
-    named = set(re.findall(r"docs/[\w/-]+\.md\b", SOURCES))
-    generated = {"docs/reference/commands.md", "docs/reference/api-calls.md"}
-
-    assert {name for name in named - generated if not (ROOT / name).exists()} == set()
 
 
 def test_each_dependency_has_its_reason() -> None:
