@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,14 +16,12 @@ from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, LedgerUnavailable, actions, audit, retention
+from receiver.ledger import Ledger, actions
 from receiver.ledger.actions import Action, Selection
-from receiver.ledger.audit import AuditActor
-from receiver.ledger.deliveries import lanes, links, recovery
+from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter
-from receiver.ledger.schema import audit as audit_table
-from receiver.ledger.schema import deliveries, events
+from receiver.ledger.schema import deliveries
 from receiver.ledger.words import Coverage, coverage
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
@@ -39,26 +36,6 @@ def clock(ledger: Ledger) -> Iterator[Clock]:
     it = Clock(ledger, ["ops", "results"], retain=None, give_up={"ops": 60.0, "results": 600.0})
     yield it
     it.close()
-
-
-def test_tick_that_finds_nothing_is_one_query(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a clock that has done all that is rarely to be done
-    clock.tick()
-    asked: list[str] = []
-    for name in ("read", "write"):
-        really = getattr(Ledger, name)
-
-        def noted(*these: Any, _name: str = name, _really: Any = really, **options: Any) -> Any:
-            asked.append(_name)
-            return _really(*these, **options)
-
-        monkeypatch.setattr(Ledger, name, noted)
-
-    # When it ticks
-    clock.tick()
-
-    # Then that is one query
-    assert asked == ["read"]
 
 
 def test_clock_rests_longer_only_while_nothing_is_due(clock: Clock, ledger: Ledger) -> None:
@@ -160,40 +137,6 @@ def test_forgotten_held_delivery_is_released(clock: Clock, ledger: Ledger) -> No
     assert states(ledger) == {"tsk_1:ops": "queued"}
 
 
-def test_each_sweep_continues_where_the_last_ended(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given more of everything than one transaction takes
-    monkeypatch.setattr(recovery, "DUE_AT_ONCE", 10)
-    monkeypatch.setattr(recovery.make_due, "__defaults__", (10,))
-    monkeypatch.setattr(links, "PAGE", 10)
-    monkeypatch.setattr(retention, "BATCH", 10)
-    monkeypatch.setattr("receiver.clock.SLOW_EVERY", 0.0)
-    monkeypatch.setattr("receiver.clock.TIDY_EVERY", 0.0)
-    clock = Clock(ledger, ["ops", "held"], retain=3600.0)
-    fill(ledger, 35, "ops", "waiting", events=35)
-    fill(ledger, 25, "held", "held", after='["removed"]', events=35)
-
-    def there() -> Counter[str]:
-        rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000)))
-        return Counter(row["state"] for row in rows)
-
-    # When the clock has time, then one tick does it all
-    monkeypatch.setattr("receiver.clock.STEPS", PATIENCE)
-    clock.tick()
-    assert there() == {"queued": 60}
-    # And when it has none, each tick does a step: of the old events, the first are still waited for
-    monkeypatch.setattr("receiver.clock.STEPS", 0.0)
-    newer = sa.select(events.c.id).order_by(events.c.seq).offset(10).limit(25)
-    ended = sa.update(deliveries).where(deliveries.c.event_id.in_(newer)).values(state="delivered")
-    ledger.write(lambda connection: connection.execute(ended))
-    kept = there()["queued"]
-    clock.tick()
-    assert there().total() == 60
-    for _ in range(3):
-        clock.tick()
-    assert there() == {"queued": kept}
-    clock.close()
-
-
 def test_tick_makes_the_steps_that_it_has_time_for(
     clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,20 +168,6 @@ def test_tick_makes_the_steps_that_it_has_time_for(
     slow = ledger.read(lambda it: actions.get(it, "op_2"))
     assert slow is not None
     assert (slow.state, slow.done) == ("running", 1)
-
-
-def test_audit_outlives_events_with_short_retention(ledger: Ledger) -> None:
-    # Given a clock that keeps events for an hour, and actions of now and of two years ago
-    clock = Clock(ledger, ["ops"], retain=3600.0)
-    for action in ("old", "new"):
-        ledger.write(lambda it: audit.record(it, AuditActor("cli", "ada"), action, {}, 1))  # noqa: B023
-    old = sa.update(audit_table).where(audit_table.c.action == "old").values(at=time.time() - 2 * 365 * 86_400)
-    ledger.write(lambda it: it.execute(old))
-    # When it sweeps what is past its time
-    clock.tidy()
-    # Then only the old one is gone
-    assert [row.action for row in ledger.read(audit.list_actions)] == ["new"]
-    clock.close()
 
 
 def test_check_with_a_bug_stops_no_other_and_is_logged_once(
@@ -302,24 +231,6 @@ def test_send_that_ends_in_a_long_outage_is_sent_once(
     clock.close()
     ledger.close()
     gate.close()
-
-
-def test_outage_that_ends_within_a_tick_lapses_nothing(
-    clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given a claim that ran out while the ledger hung
-    long_ago = time.time() - 60
-    record(ledger, new_event("tsk_1", "ops"), now=long_ago)
-    claim(ledger, "ops", now=long_ago)
-
-    # When it answers right after the first check has given it up
-    def hung() -> None:
-        raise LedgerUnavailable("no answer")
-
-    monkeypatch.setattr(clock, "read_agenda", hung)
-    clock.tick()
-    # Then the worker has time to renew its claim
-    assert states(ledger) == {"tsk_1:ops": "sending"}
 
 
 def test_words_are_indexed_without_masked_values(ledger: Ledger, redis_url: str, tmp_path: Path) -> None:

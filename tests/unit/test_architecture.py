@@ -193,11 +193,6 @@ def test_imports_lead_to_a_lower_layer() -> None:
     assert guilty == set()
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
-    graph = {module: imports(path) & OURS.keys() for module, path in OURS.items()}
-    assert list(cycles(graph)) == []
-
-
 def cycles(graph: dict[str, frozenset[str]]) -> Iterator[list[str]]:
     """The cycles that a walk from each module meets, each once."""
     done: set[str] = set()
@@ -259,10 +254,6 @@ def test_tasks_and_threads_are_started_where_their_end_is_seen() -> None:
     assert guilty == STARTERS
 
 
-def test_config_holds_no_code() -> None:
-    assert modules("config") == []
-
-
 def test_every_module_says_what_it_is_for() -> None:
     assert {name for name, path in OURS.items() if not ast.get_docstring(parsed(path))} == set()
 
@@ -303,15 +294,6 @@ def test_every_public_function_of_a_module_is_used() -> None:
     assert not unused
 
 
-def test_no_two_public_classes_share_a_name() -> None:
-    places: dict[str, list[str]] = {}
-    for path in modules(*PACKAGES):
-        for name, node in definitions(path):
-            if isinstance(node, ast.ClassDef):
-                places.setdefault(name, []).append(name_of(path))
-    assert {name: found for name, found in places.items() if len(found) > 1} == {}
-
-
 def rows() -> list[tuple[str, str]]:
     """The folders that docs/architecture.md lists, and what it says of each: a row a folder."""
     row = r"^\| `((?:receiver|handlers|simulator)(?:/[^`]*)?)` \| (.*) \|$"
@@ -326,10 +308,6 @@ def test_the_page_lists_each_folder_once() -> None:
 def test_the_page_begins_with_modules_that_exist() -> None:
     begin_with = {f"{folder}/{name}" for folder, row in rows() for name in re.findall(r"`([a-z0-9_]+)`", row)}
     assert begin_with - {name_of(path) for path in modules(*PACKAGES)} == set()
-
-
-def test_the_page_stays_short() -> None:
-    assert len(PAGE.read_text().split()) <= 2000
 
 
 def test_what_the_page_refers_to_is_there() -> None:

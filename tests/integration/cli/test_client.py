@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import ssl
 import time
 import traceback
@@ -120,18 +119,6 @@ def test_pages_are_followed_until_the_limit(remote: RemoteClient, scripted_serve
     assert {call.headers["authorization"] for call in scripted_server.calls} == {f"Bearer {KEY}"}
 
 
-def test_rows_come_while_later_pages_are_not_there_yet(remote: RemoteClient, scripted_server: ScriptedServer) -> None:
-    scripted_server.script = [page(1, after="a")]
-    scripted_server.default = page(2)
-
-    rows = rows_of(remote, NUMBERS, PageParameters(), 10_000)
-
-    assert next(rows).number == 1
-    assert len(scripted_server.calls) == 1
-    assert scripted_server.calls[0].path == "/api/v1/numbers?limit=500"
-    assert [row.number for row in rows] == [2]
-
-
 def test_an_answer_without_an_end_is_cut_off(
     remote: RemoteClient, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,13 +131,6 @@ def test_an_answer_without_an_end_is_cut_off(
     scripted_server.script = [page(1)]
     with pytest.raises(NotStarted, match="the response is not complete after -1 s"):
         remote.call(NUMBERS, PageParameters())
-
-
-def test_a_list_that_goes_round_ends(remote: RemoteClient, scripted_server: ScriptedServer) -> None:
-    scripted_server.default = page(after="a")
-
-    with pytest.raises(RunhookError, match="numbers returns the same page again"):
-        list(rows_of(remote, NUMBERS, PageParameters(), 3))
 
 
 def test_a_read_waits_and_asks_again_while_the_service_is_busy(
@@ -214,16 +194,6 @@ def test_members_of_a_later_release_are_passed_over(remote: RemoteClient, script
     scripted_server.default = Reply(200, b'{"items": [{"number": 1, "colour": "red"}], "next": null, "total": 1}')
 
     assert remote.call(NUMBERS, PageParameters()).items == [Number(number=1)]
-
-
-def test_a_service_that_is_not_there_is_one_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-
-    client = RemoteClient(RemoteService(f"http://127.0.0.1:{port}", KEY))
-    with pytest.raises(NotStarted, match=f"cannot reach http://127.0.0.1:{port}: "):
-        client.call(NUMBERS, PageParameters())
-    client.close()
 
 
 def test_certificates_are_verified() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,11 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from receiver.cli import build_app, main
+from receiver.cli import build_app
 from receiver.domain.agent_url import where
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger, account
-from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 
 HERE = "https://hooks.example.com/webhooks/skyvern"
@@ -28,7 +25,6 @@ DEFINITION = {
     "blocks": [{"label": "one", "block_type": "http_request", "url": "https://x.example", "parameter_keys": ["name"]}],
 }
 Connect = Callable[..., Result]
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -166,27 +162,6 @@ def test_agent_saved_meanwhile_is_not_changed(
     assert book.read(lambda connection: account.changes(connection, "skyvern")) == {}
 
 
-def test_a_change_that_lost_something_is_said_to_have(
-    skyvern_simulator: SkyvernSimulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from receiver.reconcile import connect as connecting
-
-    one = agent(skyvern_simulator, "One", description="d")
-    real = connecting.definition_of
-    monkeypatch.setattr(
-        connecting,
-        "definition_of",
-        lambda found: {name: value for name, value in real(found).items() if name != "description"},
-    )
-
-    found = connect("--apply", "--yes")
-
-    assert found.exit_code == 1
-    assert f"{one}: Skyvern changed more than the URL: description; before it was version 1" in found.stderr
-    assert connect("--undo", "--yes").exit_code == 0  # the URL can be put back all the same
-    assert skyvern_simulator.world.agents[one].callback is None
-
-
 def test_a_wrong_call_says_what_would_be_right(
     connect: Connect, skyvern_simulator: SkyvernSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,18 +176,6 @@ def test_a_wrong_call_says_what_would_be_right(
     monkeypatch.delenv("PUBLIC_URL")
     with pytest.raises(ConfigError, match="PUBLIC_URL is not set"):
         connect("--apply")
-
-
-def test_unanswered_list_of_agents_is_reported(connect: Connect, skyvern_simulator: SkyvernSimulator) -> None:
-    agent(skyvern_simulator, "One")
-    skyvern_simulator.world.options.change({Fault.CRASH: 1.0})
-
-    for arguments in (["--apply", "--yes"], ["--agent", "wpid_1"]):
-        found = connect(*arguments)
-
-        assert found.exit_code == 1
-        assert "agents: Skyvern answered 500" in found.stderr
-        assert "no agents" not in found.stdout
 
 
 def test_wrong_key_and_unreachable_skyvern_are_explained(
@@ -251,22 +214,6 @@ def test_agents_follow_to_a_new_public_url_and_back(
     # Then only what this command had changed follows, and undo puts back what was there at first
     assert moved == {ours: "https://new.example.com/webhooks/skyvern", theirs: ELSEWHERE}
     assert sim.world.agents[ours].callback is None
-
-
-def test_prompt_without_an_answer_changes_nothing(
-    connect: Connect, skyvern_simulator: SkyvernSimulator, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    one = agent(skyvern_simulator, "One")
-    monkeypatch.setattr(sys, "argv", ["runhook", "connect", "--config", "c.json", "--apply"])
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
-
-    with pytest.raises(SystemExit) as end:
-        main()
-
-    assert end.value.code == 1
-    assert "Change 1 agent?" in (shown := capsys.readouterr()).out
-    assert shown.err.splitlines()[1:] == ["runhook: aborted, nothing changed; use --yes to skip the prompt"]
-    assert skyvern_simulator.world.agents[one].callback is None
 
 
 def test_a_schedule_that_should_have_run_and_did_not_is_missing(

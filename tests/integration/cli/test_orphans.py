@@ -5,20 +5,17 @@ from __future__ import annotations
 import getpass
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from receiver.cli import actions
 from receiver.domain.delivery import DeliveryMove
 from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, audit
 from receiver.ledger import actions as ledger_actions
-from tests.support import queries
-from tests.support.command import Runhook, Said
+from tests.support.command import Runhook
 from tests.support.ledger import claim, new_event, record, settle, states
 
 CONFIG: dict[str, Any] = {
@@ -80,19 +77,6 @@ def test_deliveries_of_a_removed_sink_are_cancelled_and_restored(runhook: Runhoo
         runhook("cancel", "--sink", "odl")
 
 
-def test_bulk_undo_skips_a_delivery_that_was_cancelled_by_id(runhook: Runhook, book: Ledger) -> None:
-    record(book, new_event("tsk_4", "old"))
-    runhook("cancel", "tsk_2")
-    runhook("cancel", "--sink", "old")
-    assert (states(book)["tsk_2:old"], states(book)["tsk_4:old"]) == ("cancelled", "cancelled")
-
-    runhook("cancel", "--sink", "old", "--undo")
-
-    assert (states(book)["tsk_2:old"], states(book)["tsk_4:old"]) == ("cancelled", "queued")
-    runhook("cancel", "tsk_2", "--undo")
-    assert states(book)["tsk_2:old"] == "queued"
-
-
 def test_a_replay_leaves_what_nobody_would_send_and_says_so(runhook: Runhook, book: Ledger) -> None:
     settle(book, claim(book, "new"), DeliveryMove.DIE)
 
@@ -132,18 +116,6 @@ def test_a_replay_of_nothing_makes_no_operation_and_says_why(runhook: Runhook, b
     assert book.read(ledger_actions.list_operations) == []
     runhook("replay", "--sink", "new", "--force")
     assert [each.total for each in book.read(ledger_actions.list_operations)] == [1]
-
-
-def test_what_waits_is_tried_now(runhook: Runhook, book: Ledger) -> None:
-    settle(book, claim(book, "new"), DeliveryMove.DEFER, due_at=time.time() + 3600)
-    (delivery,) = book.read(lambda it: queries.list_deliveries(it, queries.Filter(run_id="tsk_3")))
-    with pytest.raises(RunhookError, match="--state waiting"):
-        runhook("replay", delivery["id"])
-
-    runhook("replay", delivery["id"], "--state", "waiting")
-
-    book.write(lambda it: ledger_actions.step(it, time.time()))
-    assert states(book)["tsk_3:new"] == "queued"
 
 
 @pytest.mark.parametrize(
@@ -209,25 +181,3 @@ def test_what_was_done_from_here_is_in_the_audit(runhook: Runhook, book: Ledger,
     ]
     assert made["key"] not in str(rows)
     assert {(row.actor_kind, row.actor) for row in rows} == {("cli", getpass.getuser())}
-
-
-def test_operation_without_a_clock_is_reported_once(
-    said: Callable[..., Said], book: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settle(book, claim(book, "new"), DeliveryMove.DIE)
-    looks = []
-
-    def sleep(_: float) -> None:
-        looks.append(1)
-        if len(looks) == 4:
-            book.write(
-                lambda it: [
-                    ledger_actions.cancel(it, each.id, time.time()) for each in ledger_actions.list_operations(it)
-                ]
-            )
-
-    monkeypatch.setattr(actions.time, "sleep", sleep)
-    monkeypatch.setattr(actions, "PATIENCE", 0.0)
-    code, _, error = said("replay", "--sink", "new", "--rate", "0.001", "--wait")
-    assert code == 0
-    assert error.count("no progress for 0 s; is the clock running?") == 1

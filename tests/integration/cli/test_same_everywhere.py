@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from receiver.api import status as api_examination
 from receiver.api.names import none_such
 from receiver.doctor import Finding, examination
 from receiver.domain.delivery import DeliveryMove
@@ -177,18 +175,6 @@ def test_local_command_refuses_a_remote_service(said: Callable[..., Said], monke
     assert "RUNHOOK_URL" not in said("sink", "columns")[2]
 
 
-def test_old_events_are_rerouted_by_the_rules_of_the_service(service: Submitting, said: Callable[..., Said]) -> None:
-    remote = ["--url", service.url, "--key", service.key("view", "operate", source="*")]
-    for form in ([], ["-o", "json"]):
-        here, there = (said("reroute", "--since", "2020-01-01", *form, *where) for where in ([], remote))
-        assert (here[0], here[1]) == (there[0], there[1])
-        assert "3 events: 0 new deliveries" in there[1] + there[2]
-    code, _, error = said("reroute", "--since", "2020-01-01", "--sink", "opps", *remote)
-    assert (code, "no sink is called opps" in error) == (2, True)
-    code, _, error = said("reroute", "--since", "2020-01-01", "--url", service.url, "--key", service.key("view"))
-    assert (code, "operate" in error) == (2, True), error
-
-
 def test_the_doctor_of_a_service_is_its_own_process(
     service: Submitting, said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,32 +198,3 @@ def test_the_doctor_of_a_service_is_its_own_process(
         code, _, error = said("doctor", "--url", service.url, "--key", key)
         assert code != 0
         assert "this " in error
-
-
-def test_hanging_doctor_returns_earlier_findings(
-    service: Submitting, said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    going_on = threading.Event()
-
-    def examine(_settings: object) -> Iterator[Finding]:
-        yield Finding("redis", "it answers")
-        going_on.wait(60)
-
-    monkeypatch.setattr(examination, "examine", examine)
-    monkeypatch.setattr(api_examination, "TIME", 0.5)
-    rows = json.loads(
-        said("doctor", "-o", "json", "--url", service.url, "--key", service.key("view", "operate", source="*"))[1]
-    )
-    assert [row["check"] for row in rows] == ["redis", "doctor"]
-    going_on.set()
-
-
-def test_the_state_of_a_service_is_told_here_and_there(service: Submitting, said: Callable[..., Said]) -> None:
-    remote = ["--url", service.url, "--key", service.key("view", source="*")]
-    here, there = said("status", "--json"), said("status", "--json", *remote)
-
-    assert (here[0], there[0]) == (1, 1)  # no part runs
-    assert json.loads(here[1]).keys() == json.loads(there[1]).keys()
-    code, shown, _ = said("status", *remote)
-    assert code == 1
-    assert shown.startswith("WRONG: ")

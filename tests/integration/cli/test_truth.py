@@ -18,7 +18,7 @@ from receiver.domain.breaker import Lane
 from receiver.errors import RunhookError
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import lanes
-from tests.support.ledger import every_lane, new_event, record
+from tests.support.ledger import every_lane
 
 Runhook = Callable[..., Result]
 
@@ -71,15 +71,6 @@ def test_sink_shows_its_pause_and_next_probe(book: Ledger, runhook: Runhook) -> 
     assert line.endswith("the server answered 503")
     assert row["paused_at"] is not None
     assert row["probe_at"] is not None
-
-
-def test_a_reason_is_no_news_once_the_breaker_is_closed(book: Ledger, runhook: Runhook) -> None:
-    shut(book, breaker="closed")
-
-    line, row = row_of(runhook, "ops")
-
-    assert "503" not in line
-    assert (row["reason"], row["probe_at"]) == ("", None)
 
 
 def test_resume_says_that_the_breaker_is_open_and_has_it_probed(book: Ledger, runhook: Runhook) -> None:
@@ -147,27 +138,3 @@ def test_missing_api_key_names_the_line_to_add(
     path.write_text(source % f', "{name}": {value}')
     monkeypatch.setenv("SKYVERN_API_KEY", "sk-real")
     assert "rhk_" in runhook("keys", "create", "app").stdout
-
-
-def test_a_sample_that_a_sink_does_not_take_is_told_in_words(runhook: Runhook) -> None:
-    with pytest.raises(RunhookError, match=r"^ops: unavailable: "):
-        runhook("sink", "test", "ops")
-
-
-def test_status_says_it_all_in_lines_for_people(book: Ledger, runhook: Runhook) -> None:
-    record(book, new_event("tsk_1", "ops"), new_event("tsk_2", "gone"))
-    shut(book)
-
-    found = runhook("status")
-
-    assert found.exit_code == 1
-    wrong = [line for line in found.stdout.splitlines() if line.startswith("WRONG: ")]
-    assert wrong[0].startswith("WRONG: Redis is unavailable (redis://127.0.0.1:1/0): ")
-    assert sum(line.startswith("WRONG: no ") for line in wrong) == 3  # receiver, worker, clock
-    assert any(
-        line.startswith("WRONG: ops does not answer: the server answered 503; 1 delivery waits") for line in wrong
-    )
-    assert any(line.startswith("WRONG: removed sink gone still has pending deliveries") for line in wrong)
-    tables = found.stdout.partition("\n\n")[2]
-    assert re.search(r"^ops +breaker open, next probe in 4\d s +1 queued ", tables, re.MULTILINE)
-    assert re.search(r"^gone +removed from the config +1 queued", tables, re.MULTILINE)

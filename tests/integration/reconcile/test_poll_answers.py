@@ -115,12 +115,6 @@ def test_unknown_run_is_polled_for_one_day(
     assert found.reason == "Skyvern answered 404"
 
 
-def test_a_run_that_takes_longer_than_a_day_is_polled_on(poll: Poll, scripted_server: ScriptedServer) -> None:
-    scripted_server.default = Reply(200, body("tsk_1", "running"))
-
-    assert poll(30 * LOST_AFTER).due_at is not None
-
-
 def test_young_end_is_polled_again_after_the_grace(poll: Poll, scripted_server: ScriptedServer) -> None:
     # Given a run that has ended just now, and a webhook that may come within two minutes
     now = datetime.now(UTC).replace(tzinfo=None)

@@ -27,8 +27,6 @@ from simulator.samples import dumps
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.valkey import free_port
-from tests.support.events import count_parses
-from tests.support.ledger import states
 from tests.support.reconciling import OTHER, TOKEN, MakeRig, Rig, Rigged
 from tests.support.waiting import eventually
 
@@ -46,24 +44,6 @@ def test_overdue_run_becomes_one_new_event_despite_late_webhook(rigged: Rigged) 
     it.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time(), submission_id=TOKEN)])
     assert it.events()[1] == (run_id, "webhook", "repeat")
     assert it.deliveries() == 1
-
-
-@pytest.mark.parametrize("road", ["poll", "lost answer", "import"])
-def test_polled_body_is_parsed_once(rigged: Rigged, monkeypatch: pytest.MonkeyPatch, road: str) -> None:
-    it, sim = rigged()
-    run_id = sim.submit("invoice", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
-    sim.wait_final(run_id)
-    it.begin()
-    it.answered(run_id) if road == "poll" else it.lost()
-    parsed = count_parses(monkeypatch)
-
-    if road == "import":
-        import_runs(it.ledger, it.reconciler.sources[0], 0.0, it.reconciler.take)
-    else:
-        it.reconciler.drain(20)
-
-    assert [what for _, _, what in it.events()] == ["new"]
-    assert sum(b"run_request" in each for each in parsed) == 1, "lists of runs have none"
 
 
 @pytest.mark.parametrize(
@@ -113,22 +93,6 @@ def test_details_are_awaited_for_ten_minutes(rig: MakeRig, monkeypatch: pytest.M
     assert it.events() == [(run_id, "poll", "new")]
 
 
-def test_lost_workflow_response_is_found_by_one_search(rigged: Rigged, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given many runs, and one with the token, whose answer was lost
-    it, sim = rigged()
-    callback = f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}"
-    run_id = sim.submit("mine", "/v1/run/agents", agent_id="wpid_1", webhook_url=callback)["run_id"]
-    sim.wait_final(run_id, *(sim.submit(f"another {number}")["run_id"] for number in range(8)))
-    it.begin(call="agents")
-    it.lost()
-
-    it.reconciler.drain(20)
-
-    assert it.events() == [(run_id, "poll", "new")]
-    assert sim.world.stats["lists"] == 1
-    assert sum(each.polls for each in sim.world.runs.values()) == 1
-
-
 @pytest.mark.parametrize(
     "answer", [Answered(400, b""), Answered(503, b""), Answered(200, b"[]"), Unreachable(False, "x")]
 )
@@ -148,22 +112,6 @@ def test_failed_or_empty_search_proves_nothing(rigged: Rigged, monkeypatch: pyte
     it.reconciler.drain(20)
 
     assert it.events() == [(run_id, "poll", "new")]
-
-
-@pytest.mark.parametrize("path", ["/v1/run/tasks", "/v1/run/agents"])
-@pytest.mark.parametrize("engine", ["skyvern-1.0", "skyvern-2.0"])
-def test_poll_and_webhook_of_each_kind_match(rigged: Rigged, path: str, engine: str) -> None:
-    it, sim = rigged()
-    run_id = sim.submit("invoice", path, agent_id="wpid_1", engine=engine)["run_id"]
-    sim.wait_final(run_id)
-    content = dumps(webhook(sim.run(run_id), lambda stored: f"https://files.example/{stored.id}?sig=fresh"))
-    it.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time())])
-
-    it.take(sim.client.get(f"/v1/runs/{run_id}").content)
-
-    # a task's webhook does not say what was asked for, the poll does
-    more = "repeat" if "agents" in path else "update"
-    assert [(via, what) for _, via, what in it.events()] == [("webhook", "new"), ("poll", more)]
 
 
 def test_running_run_is_polled_less_often(simulate_skyvern: Simulate, rig: MakeRig) -> None:
@@ -227,22 +175,6 @@ def test_lost_response_is_found_by_its_token(rigged: Rigged) -> None:
     assert sum(each.polls for each in sim.world.runs.values()) == polls
 
 
-def test_lost_answer_found_after_the_webhook_queues_the_callback(rigged: Rigged) -> None:
-    # Given a submission whose answer was lost, and the webhook of its run, which came without the token
-    it, sim = rigged()
-    run_id = sim.submit("mine", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
-    it.begin(webhook_url="https://app.example/done")
-    it.lost()
-    it.dispatcher.dispatch([it.webhook(run_id, {"status": "completed"})])
-
-    # When the clock finds whose run it is
-    (source,) = it.reconciler.sources
-    assert source.resolver.bind([it.submission()], lambda now: now)
-
-    # Then its caller's webhook is queued
-    assert states(it.ledger)[f"{run_id}:callback"] == "queued"
-
-
 def test_orphaned_submission_is_resolved_or_lost_after_a_day(rig: MakeRig) -> None:
     it = rig()
     new = NewSubmission(TOKEN, "skyvern", "k", "tasks", "h")
@@ -290,25 +222,6 @@ def test_submission_without_a_run_releases_its_key(rig: MakeRig) -> None:
     assert unsent.it.submission("sub_" + "1" * 32).state is SubmissionState.PENDING
 
 
-def test_missing_run_is_proved_among_many_later_ones(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    it = rig(skyvern_simulator, budget="1000/s")
-    unsent = Unsent(it)
-    for number in range(12):
-        token = f"sub_{number:032x}"
-        it.begin(token)
-        callback = f"http://127.0.0.1:9/webhooks/skyvern/{token}"
-        it.answered(skyvern_simulator.submit(f"more {number}", webhook_url=callback)["run_id"], token)
-    (source,) = it.reconciler.sources
-    real = source.reader.list_runs
-    monkeypatch.setattr(
-        source.reader, "list_runs", lambda page, *_, **__: real(page, 1)
-    )  # 13 pages, as with 1,300 runs
-
-    assert unsent.search(700).state is SubmissionState.LOST
-
-
 def test_missing_run_is_proved_among_many_foreign_ones(
     skyvern_simulator: SkyvernSimulator, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,22 +238,6 @@ def test_missing_run_is_proved_among_many_foreign_ones(
     # Then each search reads further, until it is certain
     assert found[0] is SubmissionState.UNKNOWN
     assert found[-1] is SubmissionState.LOST
-
-
-def test_much_later_runs_are_not_fetched_for_the_proof(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
-    # Given an account in which runs are started past us, more than an hour after a submission
-    unsent = Unsent(rig(skyvern_simulator, budget="1000/s"))
-    others = [skyvern_simulator.submit(f"of another app {number}")["run_id"] for number in range(3)]
-    looked = {each: skyvern_simulator.world.runs[each].polls for each in others}
-    (source,) = unsent.it.reconciler.sources
-    source.resolver.find = lambda wanted: {}  # type: ignore[method-assign]  # it fetches some of the newest
-
-    # When it is searched for
-    found = unsent.search(5000)
-
-    # Then it is certain without them
-    assert found.state is SubmissionState.LOST
-    assert {each: skyvern_simulator.world.runs[each].polls for each in others} == looked
 
 
 @pytest.mark.parametrize(
@@ -443,20 +340,6 @@ def test_import_takes_final_runs_without_a_submission(rigged: Rigged) -> None:
     assert it.deliveries() == 11
 
 
-def test_imported_run_gets_its_submission_and_callback(rigged: Rigged) -> None:
-    it, sim = rigged(budget="1000/s")
-    it.begin(webhook_url="https://app.example/h")
-    it.lost()
-    run_id = sim.submit("p [lose]", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
-    sim.wait_final(run_id)
-    (source,) = it.reconciler.sources
-
-    import_runs(it.ledger, source, 0.0, it.reconciler.take)
-
-    assert (it.submission().state, it.submission().run_id) == (SubmissionState.ACCEPTED, run_id)
-    assert it.deliveries() == 2
-
-
 def test_cancelled_run_is_polled_once_more_for_its_output(simulate_skyvern: Simulate, rig: MakeRig) -> None:
     # Given a run that is cancelled while it runs: null output at once, output after clean-up
     sim = simulate_skyvern(run_seconds=1000.0)
@@ -505,15 +388,3 @@ def test_cancelled_run_without_output_is_polled_once(scripted_server: ScriptedSe
     assert it.submission().due_at is None
     assert len([each for each in scripted_server.calls if each.path == "/v1/runs/tsk_1"]) == polls + 1
     assert [what for _, _, what in it.events() if what == "new"] == ["new"]
-
-
-def test_run_with_output_is_finished_at_once(simulate_skyvern: Simulate, rig: MakeRig) -> None:
-    it = rig(simulate_skyvern())
-    for number, body in enumerate(({"status": "failed", "output": None}, {"status": "canceled", "output": {"a": 1}})):
-        token = f"sub_{number:032x}"
-        it.begin(token)
-        it.answered(f"tsk_{number}", token, due_at=time.time() + 1000)
-
-        it.dispatcher.dispatch([it.webhook(f"tsk_{number}", body)])
-
-        assert it.submission(token).due_at is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,7 +10,6 @@ import sqlalchemy as sa
 from receiver.domain import poll_schedule
 from receiver.domain.event import Event, event_id
 from receiver.ledger.schema import runs
-from receiver.skyvern import Answered
 from simulator.bodies import webhook
 from simulator.samples import dumps
 from tests.support.reconciling import TOKEN, MakeRig, Rig
@@ -58,35 +56,4 @@ def test_restarted_run_is_found_by_its_callback_url(rig: MakeRig) -> None:
     assert run.it.submission().run_id in {run.first, run.again}
     owners = run.it.ledger.read(lambda c: set(c.execute(sa.select(runs.c.submission_id)).scalars()))
     assert owners == {TOKEN}
-    assert run.due_at() is None
-
-
-def test_watched_restart_is_not_searched_for(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Restarted(rig(watch=True))
-    searched = []
-    (source,) = run.it.reconciler.sources
-    real = source.reader.list_runs
-    monkeypatch.setattr(
-        source.reader,
-        "list_runs",
-        lambda *given, **more: (
-            searched.extend([more["search_key"]] if more.get("search_key") else []) or real(*given, **more)
-        ),
-    )
-
-    run.look()
-
-    assert searched == []
-    assert (run.again, "import", "new") in run.it.events()
-
-
-@pytest.mark.parametrize("answer", [Answered(400, b""), Answered(503, b""), Answered(200, b"{}")])
-def test_failed_restart_search_is_not_repeated(rig: MakeRig, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
-    run = Restarted(rig())
-    (source,) = run.it.reconciler.sources
-    monkeypatch.setattr(source.reader, "list_runs", lambda *_, **__: answer)
-
-    run.look()
-
-    assert run.it.events() == [(run.first, "webhook", "new")]
     assert run.due_at() is None

@@ -88,17 +88,6 @@ def test_without_watch_nothing_is_walked(rigged: Rigged) -> None:
     assert sim.world.stats["lists"] == 0
 
 
-def test_source_without_a_key_is_not_watched(rig: MakeRig, caplog: pytest.LogCaptureFixture) -> None:
-    it = rig()
-    source = it.config.sources["skyvern"].model_copy(update={"api_key": None, "watch": True})
-
-    reconciler = poller.build(it.settings, it.config.model_copy(update={"sources": {"skyvern": source}}))
-
-    assert reconciler.sources == []
-    assert "watch.off source=skyvern: it has no api_key, so its runs can't be listed" in caplog.messages
-    reconciler.close()
-
-
 def test_an_end_waits_for_its_webhook_first(rigged: Rigged) -> None:
     # Given a run that a walk shows as ended just now
     it, sim = rigged(watch=True, webhook_grace=100)
@@ -187,31 +176,6 @@ def test_run_that_ends_long_after_its_walk_is_found(simulate_skyvern: Simulate, 
     assert remembered(it) == set()
 
 
-def test_active_run_of_the_first_walk_is_found_when_it_ends(simulate_skyvern: Simulate, rig: MakeRig) -> None:
-    sim = simulate_skyvern(run_seconds=1000.0)
-    it = rig(sim, watch=True, watch_back=0)
-    slow = sim.submit("slow")["run_id"]
-    sim.run(slow).created_at = sim.run(slow).created_at.replace(year=2020)
-    sim.submit("a younger one")
-
-    walk(it)
-    sim.client.post(f"/v1/runs/{slow}/cancel")
-    eventually(lambda: sim.run(slow).output)
-    walk(it)
-
-    assert it.events() == [(slow, "import", "new")]
-
-
-def test_first_walk_goes_back_as_configured(rigged: Rigged) -> None:
-    it, sim = rigged(watch=True, watch_back=3600)
-    old, new = sim.ended("old", "new")
-    sim.run(old).created_at = sim.run(old).created_at.replace(year=2020)
-
-    walk(it)
-
-    assert it.events() == [(new, "import", "new")]
-
-
 def test_watching_starts_now_and_a_restart_continues(simulate_skyvern: Simulate, rig: MakeRig) -> None:
     # Given an account with runs that have ended, and one that is under way
     sim = simulate_skyvern(run_seconds=1000.0)
@@ -265,16 +229,6 @@ def test_run_that_ends_during_the_first_walk_is_imported(
     walk(it)
 
     assert it.events() == [(slow, "import", "new")]
-
-
-def test_first_run_of_an_empty_account_is_imported(rigged: Rigged) -> None:
-    it, sim = rigged(watch=True, watch_back=0)
-    walk(it)
-    (first,) = sim.ended("first")
-
-    walk(it)
-
-    assert it.events() == [(first, "import", "new")]
 
 
 @pytest.mark.parametrize("walked_before", [False, True])
@@ -458,15 +412,6 @@ def test_truncated_list_is_read_by_status_and_type(monkeypatch: pytest.MonkeyPat
     assert max(page for page, _, _ in paged.calls) == 2
 
 
-def test_still_truncated_list_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = rows_of(40)
-
-    found, seen = read(Paged(rows, pages=2, size=5), 0.0, monkeypatch)
-
-    assert len(seen) == 10
-    assert (found.reached, found.trouble) == (False, "")
-
-
 def test_reading_stops_at_the_page_that_goes_back_far_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(40)
     paged = Paged(rows, pages=99, size=5)
@@ -477,55 +422,6 @@ def test_reading_stops_at_the_page_that_goes_back_far_enough(monkeypatch: pytest
     assert seen == {f"r{number}" for number in range(9)}  # equal times included
     assert len(paged.calls) == 2
     assert found.reached
-
-
-def test_row_without_an_id_does_not_end_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = rows_of(12)
-    rows[2]["run_id"] = None
-
-    _, seen = read(Paged(rows, pages=9, size=5), 0.0, monkeypatch)
-
-    assert seen == {f"r{number}" for number in range(12) if number != 2}
-
-
-def test_run_that_ends_between_lists_by_status_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a list that has to be read by status, and a run that ends after the first of these lists was read
-    rows = rows_of(14)
-    rows[-1]["status"] = "running"
-
-    class Ending(Paged):
-        def list_runs(self, page: int, size: int, status: Any = (), run_type: Any = (), search_key: str = "") -> Any:
-            answer = super().list_runs(page, size, status, run_type, search_key)
-            if status in (["completed"], ["running"]) and page == 1 and not run_type:
-                self.rows[-1]["status"] = "completed"
-            return answer
-
-    # When it is read
-    _, seen = read(Ending(rows, pages=2, size=5), 0.0, monkeypatch)
-
-    # Then it is seen
-    assert "r13" in seen
-
-
-def test_age_of_an_end_uses_the_newest_run_of_all_pages(
-    scripted_server: ScriptedServer, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given a list of two pages, and an end on the second that is an hour older than the newest run of the first
-    monkeypatch.setattr(listing, "PAGE_SIZE", 1)
-    it = rig(scripted_server, watch=True, webhook_grace=1000)
-    now = datetime.now(UTC)
-    young, old = now.isoformat(), (now - timedelta(hours=1)).isoformat()
-    first = row("tsk_young", young, "running")
-    second = row("tsk_old", old, finished_at=old)
-    answers = [Reply(200, orjson.dumps(each)) for each in ([first], [second], [], [first], [])]
-    scripted_server.script = answers
-    scripted_server.default = Reply(503, b"{}")
-
-    # When it is walked
-    walk(it)
-
-    # Then that end does not wait for its webhook: it was asked for at once
-    assert any(call.path == "/v1/runs/tsk_old" for call in scripted_server.calls)
 
 
 def test_run_no_longer_active_waits_for_its_webhook_once(scripted_server: ScriptedServer, rig: MakeRig) -> None:
@@ -582,23 +478,6 @@ def test_noted_end_is_polled_when_it_is_seen_again(rigged: Rigged) -> None:
     # Then it is asked for when its webhook has had its time
     assert (first, again) == (True, False)
     assert 900 < asked_for(it)[run_id] <= 1000
-
-
-def test_first_walk_stops_at_the_retention_time(rigged: Rigged) -> None:
-    # Given a run of two hours ago, whose events, if there were any, are removed by now
-    it, sim = rigged(watch=True)
-    old, young = sim.ended("old", "young")
-    sim.run(old).created_at -= timedelta(hours=2)
-    retention = it.config.retention.model_copy(update={"events": 3600.0})
-    keeping = poller.build(it.settings, it.config.model_copy(update={"retention": retention}))
-
-    # When the account is walked for the first time
-    keeping.drain(20)
-    keeping.drain(20)
-    keeping.close()
-
-    # Then it is not told again
-    assert it.events() == [(young, "import", "new")]
 
 
 @pytest.mark.parametrize(("asked_to_wait", "waits"), [({}, 30), ({"retry-after": "600"}, 600)])
@@ -672,25 +551,6 @@ def test_long_queued_run_is_reported_once(scripted_server: ScriptedServer, rig: 
     assert it.events() == [("tsk_1", "poll", "interim")]
 
 
-def test_walk_reports_a_long_queued_run(scripted_server: ScriptedServer, rig: MakeRig) -> None:
-    # Given a run that a walk saw queued long ago
-    it = rig(scripted_server, watch=True, stuck_after=600)
-    run = {"run_id": "tsk_1", "run_type": "task_v1", "status": "queued"}
-    page = dumps([row("tsk_1", "2026-01-01T00:00:00", "queued")])
-    scripted_server.script = [Reply(200, page), Reply(200, page)]
-    scripted_server.default = Reply(200, dumps(run))
-    it.reconciler._watcher._account_at["skyvern"] = float("inf")
-    walk(it)
-    assert it.events() == []
-    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE active_runs SET first_seen_at = first_seen_at - 601"))
-
-    # When it still is
-    scripted_server.script = [Reply(200, page), Reply(200, page)]
-    walk(it)
-
-    assert it.events() == [("tsk_1", "import", "interim")]
-
-
 def test_walk_reports_a_paused_run(simulate_skyvern: Simulate, rig: MakeRig) -> None:
     sim = simulate_skyvern(run_seconds=1000.0)
     it = rig(sim, watch=True)
@@ -723,20 +583,6 @@ def test_too_large_foreign_result_is_fetched(rigged: Rigged, redis_url: str) -> 
 
     assert it.events() == [(run_id, "poll", "new")]
     assert sim.run(run_id).polls == 1
-
-
-def test_unknown_hint_costs_one_call(scripted_server: ScriptedServer, rig: MakeRig, redis_url: str) -> None:
-    it = rig(scripted_server)
-    scripted_server.default = Reply(404, b'{"detail": "Task run not found"}')
-    client = redis.Redis.from_url(redis_url)
-    for _ in range(3):
-        client.zadd(RUNS_KEY, {"skyvern tsk_9": 1.0})
-        it.reconciler.drain(20)
-
-    assert len(scripted_server.calls) == 1
-    assert client.zcard(RUNS_KEY) == 0
-    assert it.ledger.read(lambda c: c.execute(runs.select()).all()) == []
-    client.close()
 
 
 def test_unknown_hints_cost_few_calls(scripted_server: ScriptedServer, rig: MakeRig, redis_url: str) -> None:

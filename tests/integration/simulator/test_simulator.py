@@ -18,8 +18,6 @@ import pytest
 
 from receiver.domain.signature import HEADER, verify
 from receiver.runtime.child import die_with_parent
-from simulator.faults import Fault, check, drawn
-from simulator.webhooks import pause
 from tests.servers.scripted import Call, Reply, ScriptedServer
 from tests.servers.skyvern import KEY, Simulate, SkyvernSimulator
 from tests.support.paths import ROOT
@@ -60,58 +58,11 @@ def test_submitted_run_proceeds_by_itself(sim: SkyvernSimulator) -> None:
     assert seen == [status for status in in_order if status in seen]
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "run_type"),
-    [
-        (TASK, {"prompt": "p", "engine": "skyvern-2.0"}, "task_v2"),
-        (TASK, {"prompt": "p", "engine": "ui-tars"}, "ui_tars"),
-        (AGENT, {"agent_id": "wpid_1"}, "workflow_run"),
-        ("/v1/run/workflows", {"workflow_id": "wpid_1", "parameters": {"a": 1}}, "workflow_run"),
-        (LEGACY, {"url": "https://x.example", "navigation_goal": "g"}, "task_v1"),
-    ],
-)
-def test_each_way_to_submit_makes_its_type_of_run(
-    path: str, body: dict[str, Any], run_type: str, sim: SkyvernSimulator
-) -> None:
-    answer = sim.client.post(path, json=body).json()
-
-    run_id = answer["task_id"] if path == LEGACY else answer["run_id"]
-    assert sim.get(f"/v1/runs/{run_id}")["run_type"] == run_type
-    assert path != LEGACY or answer == {"task_id": run_id}
-
-
 @pytest.mark.parametrize("headers", [{"x-api-key": "wrong"}, {}, {"authorization": "Bearer wrong"}])
 def test_a_bad_or_missing_key_is_403(headers: dict[str, str], sim: SkyvernSimulator) -> None:
     answer = httpx2.get(sim.url + "/v1/runs", headers=headers, trust_env=False)
 
     assert (answer.status_code, answer.json()) == (403, {"detail": "Invalid credentials"})
-
-
-def test_errors_have_skyverns_shape(sim: SkyvernSimulator) -> None:
-    client = sim.client
-
-    missing = client.post(TASK, json={"title": "t"})
-    wrong = client.post(TASK, json={"prompt": "p", "engine": "steam"})
-    broken = client.post(TASK, content=b"{")
-    page = client.get("/v1/runs", params={"page": 0, "page_size": 101, "status": "nice", "search_key": "ab"})
-    unknown = client.get("/v1/runs/tsk_0")
-    nowhere = client.get("/v1/nowhere")
-    url = client.post(TASK, json={"prompt": "p", "webhook_url": "gopher://x"})
-
-    (problem,) = missing.json()["detail"]
-    assert (missing.status_code, problem["type"], problem["loc"]) == (422, "missing", ["body", "prompt"])
-    assert problem["msg"] == "Field required"
-    assert (wrong.status_code, wrong.json()["detail"][0]["loc"]) == (422, ["body", "engine"])
-    assert (broken.status_code, broken.json()["detail"][0]["type"]) == (422, "json_invalid")
-    assert {tuple(each["loc"])[:2] for each in page.json()["detail"]} == {
-        ("query", "page"),
-        ("query", "page_size"),
-        ("query", "status"),
-        ("query", "search_key"),
-    }
-    assert (unknown.status_code, unknown.json()) == (404, {"detail": "Task run not found tsk_0"})
-    assert (nowhere.status_code, nowhere.json()) == (404, {"detail": "Not Found"})
-    assert url.status_code == 400
 
 
 def test_runs_are_listed_in_pages_and_searched(sim: SkyvernSimulator) -> None:
@@ -125,17 +76,6 @@ def test_runs_are_listed_in_pages_and_searched(sim: SkyvernSimulator) -> None:
     assert sim.get("/v1/runs", status=["failed", "canceled"]) == []
     assert sim.get("/v1/runs", page=100) == []
     assert sim.get("/v1/runs")[0].keys() >= {"run_id", "task_run_type", "status", "title", "created_at"}
-
-
-def test_broken_submit_makes_no_run(sim: SkyvernSimulator, capfd: pytest.CaptureFixture[str]) -> None:
-    host, _, port = sim.url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port))) as connection:
-        head = f"POST {TASK} HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-length: 99\r\n\r\n"
-        connection.sendall(head.encode() + b'{"prompt":')
-    sim.submit("another")
-
-    assert len(sim.world.runs) == 1
-    assert "Exception" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -164,26 +104,6 @@ def test_a_run_that_has_ended_sends_a_signed_webhook(
     assert "\\u" not in call.body.decode()
 
 
-def test_whole_float_is_an_integer_in_the_webhook(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
-    run_id = task(sim, "p", hook)
-    (call,) = hook.wait_for_calls(1)
-    answer = sim.client.get(f"/v1/runs/{run_id}")
-
-    assert isinstance(answer.json()["output"]["total"], float)
-    assert isinstance(body_of(call)["output"]["total"], int)
-    assert answer.json()["output"] == body_of(call)["output"]
-
-
-def test_submit_with_a_bearer_token_sends_no_webhook(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
-    headers = {"authorization": f"Bearer {KEY}"}
-    body = {"prompt": "p", "webhook_url": hook.url}
-    run_id = httpx2.post(sim.url + TASK, json=body, headers=headers, trust_env=False).json()["run_id"]
-
-    sim.wait_final(run_id)
-    eventually(lambda: sim.stats().get("webhooks_none"))
-    assert hook.calls == []
-
-
 @pytest.mark.parametrize(
     ("status", "attempts"),
     [
@@ -203,25 +123,6 @@ def test_only_temporary_refusals_are_retried(
     assert len(hook.calls) == attempts
     assert len({(call.headers[HEADER], call.headers["x-skyvern-timestamp"], call.body) for call in hook.calls}) == 1
     assert sim.run(run_id).webhook_failure_reason == f"Webhook failed with status code {status}, error message: no"
-
-
-@pytest.mark.parametrize(
-    ("number", "retry_after", "expected"),
-    [(1, None, 1.5), (2, None, 2.5), (1, "7", 7.0), (1, "600", 30.0), (2, "nonsense", 2.5), (1, "0", 0.0)],
-)
-def test_the_pause_between_attempts_is_skyverns(number: int, retry_after: str | None, expected: float) -> None:
-    assert pause(number, retry_after, 0.5) == expected
-
-
-def test_task_v2_is_signed_with_the_newest_key(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
-    sim = simulate_skyvern(api_keys=(KEY, "newest"))
-
-    task(sim, "p", hook, engine="skyvern-1.0")
-    task(sim, "p", hook, engine="skyvern-2.0")
-
-    signed = {body_of(call)["run_type"]: call for call in hook.wait_for_calls(2)}
-    assert verify(signed["task_v1"].body, signed["task_v1"].headers[HEADER], [KEY])
-    assert verify(signed["task_v2"].body, signed["task_v2"].headers[HEADER], ["newest"])
 
 
 def test_retry_webhook_sends_fewer_keys(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
@@ -247,16 +148,6 @@ def test_retry_webhook_sends_fewer_keys(sim: SkyvernSimulator, hook: ScriptedSer
     assert second.json()["target_webhook_url"] == hook.url + "/other"
 
 
-def test_retry_webhook_is_400_while_the_run_goes_on(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
-    sim = simulate_skyvern(run_seconds=600.0)
-    run_id = task(sim, "p", hook)
-
-    answer = sim.client.post(f"/v1/runs/{run_id}/retry_webhook")
-
-    assert answer.status_code == 400
-    assert "has not reached a terminal state" in answer.json()["detail"]
-
-
 def test_cancelled_run_sends_null_output_first(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
     sim = simulate_skyvern(run_seconds=600.0)
     run_id = agent(sim, "p", hook)
@@ -274,19 +165,6 @@ def test_cancelled_run_sends_null_output_first(simulate_skyvern: Simulate, hook:
     assert third["outputs"].keys() == second["outputs"].keys()
     # The second call may be answered before the server has noted that the second webhook arrived.
     assert first["modified_at"] < second["modified_at"] <= third["modified_at"]
-
-
-def test_many_runs_are_cancelled_at_once(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
-    sim = simulate_skyvern(run_seconds=600.0)
-    ids = [task(sim, "p", hook) for _ in range(3)]
-
-    answer = sim.client.post("/v1/runs/cancel", json={"run_ids": [*ids, "tsk_0"]})
-    too_many = sim.client.post("/v1/runs/cancel", json={"run_ids": ["x"] * 101})
-
-    assert (answer.status_code, answer.json()) == (200, {"cancelled": ids, "failed": ["tsk_0"]})
-    assert too_many.status_code == 422
-    assert {sim.run(run_id).status for run_id in ids} == {"canceled"}
-    assert sim.client.post("/v1/runs/tsk_0/cancel").status_code == 404
 
 
 def test_artifacts_are_bytes_under_signed_urls(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
@@ -310,88 +188,6 @@ def test_artifacts_are_bytes_under_signed_urls(sim: SkyvernSimulator, hook: Scri
     assert sim.get("/v1/runs/tsk_0/artifacts") == []
 
 
-def test_content_comes_in_ranges_and_with_the_key_as_well(sim: SkyvernSimulator) -> None:
-    run_id = sim.submit("p")["run_id"]
-    sim.wait_final(run_id)
-    (stored,) = sim.run(run_id).of_type("recording")
-    client = sim.client
-
-    def get(wanted: str) -> httpx2.Response:
-        return client.get(stored.path, headers={"range": wanted})
-
-    middle, tail, beyond, several = get("bytes=10-19"), get("bytes=-5"), get("bytes=99999999-"), get("bytes=0-1,3-4")
-    assert (middle.status_code, middle.content) == (206, stored.content[10:20])
-    assert middle.headers["content-range"] == f"bytes 10-19/{len(stored.content)}"
-    assert tail.content == stored.content[-5:]
-    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{len(stored.content)}")
-    assert (several.status_code, several.content) == (200, stored.content)
-    assert httpx2.get(sim.url + stored.path, trust_env=False).status_code == 403
-
-
-def test_expired_url_is_renewed_by_the_api(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
-    run_id = task(sim, "Get it [lapsed]", hook)
-    said = body_of(hook.wait_for_calls(1)[0])
-
-    lapsed = httpx2.get(said["recording_url"], trust_env=False)
-    tampered = httpx2.get(said["recording_url"].replace("expiry=1", "expiry=9"), trust_env=False)
-    fresh = httpx2.get(sim.get(f"/v1/runs/{run_id}")["recording_url"], trust_env=False)
-
-    assert (lapsed.status_code, lapsed.json()) == (403, {"detail": "Invalid or expired artifact URL"})
-    assert tampered.status_code == 403
-    assert fresh.status_code == 200
-
-
-def test_local_storage_gives_file_urls(simulate_skyvern: Simulate) -> None:
-    sim = simulate_skyvern(local_storage=True)
-    run_id = sim.submit("p")["run_id"]
-    sim.wait_final(run_id)
-
-    run = sim.get(f"/v1/runs/{run_id}")
-    listed = sim.get(f"/v1/runs/{run_id}/artifacts")
-
-    assert run["recording_url"].startswith("file://")
-    assert {each["signed_url"] for each in listed if each["artifact_type"] != "recording"} == {None}
-    assert sim.client.get(f"/v1/artifacts/{listed[0]['artifact_id']}/content").status_code == 200
-
-
-def test_which_faults_a_run_has_hangs_on_the_seed_alone() -> None:
-    ratios = check({"lose": 0.2, "double": 0.1})
-    first = [drawn(ratios, 7, number) for number in range(2000)]
-
-    assert [drawn(ratios, 7, number) for number in range(2000)] == first
-    assert [drawn(ratios, 8, number) for number in range(2000)] != first
-    assert 300 < sum(Fault.LOSE in faults for faults in first) < 500
-    assert drawn({}, 7, 1, "Do it [late] [echo]") == {Fault.LATE, Fault.ECHO}
-
-
-@pytest.mark.parametrize("ratios", [{"loose": 0.2}, {"lose": 1.5}])
-def test_a_fault_that_is_none_is_refused(ratios: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"loose|1\.5"):
-        check(ratios)
-
-
-def test_lost_webhook_is_counted_as_unreported(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
-    sim = simulate_skyvern(ratios={Fault.LOSE: 1.0})
-    run_id = task(sim, "p", hook)
-    sim.wait_final(run_id)
-
-    eventually(lambda: sim.stats().get("webhooks_lost"))
-    assert (sim.stats()["unreported"], hook.calls) == (1, [])
-    assert sim.get(f"/v1/runs/{run_id}")["status"] == "completed"
-
-
-def test_double_changes_the_bytes_and_echo_does_not(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
-    task(sim, "p [double]", hook)
-    first, second = hook.wait_for_calls(2)
-    task(sim, "p [echo]", hook)
-    third, fourth = hook.wait_for_calls(4)[2:]
-
-    assert first.body != second.body
-    assert body_of(first)["output"] == body_of(second)["output"]
-    assert (body_of(first)["webhook_failure_reason"], body_of(second)["webhook_failure_reason"]) == (None, "")
-    assert third.body == fourth.body
-
-
 def test_retried_workflow_sends_a_webhook_per_attempt(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
     run_id = agent(sim, "p [retry]", hook)
 
@@ -404,70 +200,6 @@ def test_retried_workflow_sends_a_webhook_per_attempt(sim: SkyvernSimulator, hoo
     assert sim.run(run_id).final
 
 
-def test_disorder_sends_the_first_attempt_last(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
-    sim = simulate_skyvern(speed=50.0, run_seconds=0.1)
-    agent(sim, "p [retry] [disorder]", hook)
-
-    last, first = (body_of(call) for call in hook.wait_for_calls(2))
-    assert (last["attempt"], last["status"], first["attempt"], first["status"]) == (2, "completed", 1, "failed")
-    assert first["modified_at"] < last["modified_at"]
-
-
-def test_a_task_v2_can_be_called_failed_for_its_webhook_only(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
-    task(sim, "p [tangled]", hook, engine="skyvern-2.0")
-
-    said = body_of(hook.wait_for_calls(1)[0])
-    assert said["status"] == "failed"
-    assert "Failed to send webhook" in said["failure_reason"]
-    assert said["output"]
-
-
-@pytest.mark.parametrize(
-    ("fault", "status"), [("fail", "failed"), ("terminate", "terminated"), ("timeout", "timed_out")]
-)
-def test_a_run_ends_as_it_was_asked_to(fault: str, status: str, sim: SkyvernSimulator, hook: ScriptedServer) -> None:
-    task(sim, f"p [{fault}]", hook)
-
-    said = body_of(hook.wait_for_calls(1)[0])
-    assert (said["status"], said["output"]) == (status, None)
-    assert said["failure_reason"]
-
-
-def test_a_run_can_be_cancelled_twice_by_itself(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
-    task(sim, "p [cancel] [twice]", hook)
-
-    said = [body_of(call) for call in hook.wait_for_calls(3)]
-    assert {each["status"] for each in said} == {"canceled"}
-    assert said[0]["output"] is None
-    assert any(each["output"] for each in said)
-
-
-@pytest.mark.parametrize(("fault", "status"), [("429", 429), ("503", 503), ("500", 500)])
-def test_a_marked_submit_is_refused_once(fault: str, status: int, sim: SkyvernSimulator) -> None:
-    body = {"prompt": f"p [{fault}]"}
-
-    first, second = sim.client.post(TASK, json=body), sim.client.post(TASK, json=body)
-
-    assert (first.status_code, second.status_code) == (status, 200)
-    assert ("retry-after" in first.headers) is (status == 503)
-    assert len(sim.world.runs) == 1
-
-
-def test_a_dropped_answer_leaves_a_run_behind(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
-    with pytest.raises(httpx2.TransportError):
-        sim.client.post(TASK, json={"prompt": "p [drop]", "title": "lost one", "webhook_url": hook.url})
-
-    said = body_of(hook.wait_for_calls(1)[0])
-    assert [each["run_id"] for each in sim.get("/v1/runs", search_key="lost one")] == [said["run_id"]]
-
-
-def test_a_big_output_is_larger_than_16_mib(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
-    task(sim, "p [big]", hook)
-
-    (call,) = hook.wait_for_calls(1)
-    assert len(call.body) > 16 << 20
-
-
 def test_faults_can_be_changed_while_it_runs(sim: SkyvernSimulator) -> None:
     changed = sim.client.post("/_sim/faults", json={"429": 1})
     refused = sim.client.get("/v1/runs")
@@ -476,14 +208,6 @@ def test_faults_can_be_changed_while_it_runs(sim: SkyvernSimulator) -> None:
     assert changed.json() == {"429": 1.0}
     assert refused.status_code == 429
     assert wrong.status_code == 400
-
-
-def test_a_pass_through_can_be_checked_and_tells_no_key(sim: SkyvernSimulator) -> None:
-    answer = sim.client.post("/v1/_sim/echo?a=1&a=2", content=b"hello")
-
-    assert answer.json()["query"] == "a=1&a=2"
-    assert (answer.json()["body"], answer.json()["key"]) == ("hello", 0)
-    assert KEY not in answer.text
 
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:

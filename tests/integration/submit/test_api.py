@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
@@ -21,7 +20,7 @@ from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, Simulate, SkyvernSimulator
 from tests.servers.submitting import Make, Submitting
 from tests.support import queries
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -117,25 +116,6 @@ def test_submit_without_public_url_has_no_callback(submitting: Make, skyvern_sim
     assert rig.rows()[0]["callback_url"] == "https://app.example/hook"
 
 
-def test_workflow_path_and_query_are_part_of_the_request(scripted_server: ScriptedServer, submitting: Make) -> None:
-    scripted = submitting(scripted_server.url, dispatching=False)
-    told = b'{"workflow_id": "w:1", "workflow_run_id": "wr_1"}'
-    scripted_server.script = [Reply(200, told, {"content-type": "application/json"})] * 3
-
-    answers = [
-        scripted.client.post(path, json={}, headers={"idempotency-key": "k"})
-        for path in ("/api/v1/workflows/w%3A1/run?template=true", "/api/v1/workflows/w%3A1/run?template=true")
-    ]
-    other = scripted.client.post("/api/v1/workflows/w2/run?template=true", json={}, headers={"idempotency-key": "k"})
-
-    assert [answer.json() for answer in answers] == [json.loads(told)] * 2
-    assert (other.status_code, [call.path for call in scripted_server.calls]) == (
-        422,
-        ["/api/v1/workflows/w%3A1/run?template=true"],
-    )
-    assert [(row["call"], row["run_id"]) for row in scripted.rows()] == [("legacy_workflow", "wr_1")]
-
-
 def test_concurrent_requests_with_one_key_make_one_run(submitting: Make, simulate_skyvern: Simulate) -> None:
     sim = simulate_skyvern(ratios={Fault.SLOW: 1.0}, slow_seconds=4.0)
     rig = submitting(sim.url)
@@ -213,21 +193,6 @@ def test_lost_response_is_resolved_by_the_webhook(submitting: Make, simulate_sky
     assert (again.status_code, again.json()["run_id"]) == (200, run_id)
     assert len(sim.world.runs) == 1
     assert rig.rows()[0]["state"] == "accepted"
-
-
-@pytest.mark.usefixtures("no_proof")
-def test_retrying_client_makes_one_run(submitting: Make, simulate_skyvern: Simulate) -> None:
-    sim = simulate_skyvern()
-    rig = submitting(sim.url)
-
-    answers = [rig.task("p [garbage]")]
-    eventually(lambda: rig.rows()[0]["run_id"])  # its webhook has come, or it was found
-    answers.append(rig.task("p [garbage]"))  # as the TypeScript SDK does, without a key
-
-    assert len(sim.world.runs) == 1
-    assert answers[-1].json()["run_id"] in sim.world.runs
-    assert rig.task("p [garbage]").json()["run_id"] != answers[-1].json()["run_id"]
-    assert len(sim.world.runs) == 2  # for this caller has heard of the first one
 
 
 @pytest.mark.parametrize(
@@ -372,15 +337,6 @@ def test_skyverns_key_is_never_shown(submitting: Make, scripted_server: Scripted
         assert KEY not in answer.text + str(answer.headers)
 
 
-def test_unrecorded_key_use_refuses_no_request(rig: Submitting) -> None:
-    def refuse(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("CREATE TRIGGER no_notes BEFORE UPDATE ON keys BEGIN SELECT RAISE(ABORT, 'no'); END")
-
-    rig.ledger.write(refuse)
-
-    assert rig.client.get("/v1/runs").status_code == 200
-
-
 def test_other_calls_pass_with_skyverns_key(rig: Submitting) -> None:
     sent = {"x-user-agent": "sdk", "x-forwarded-for": "1.2.3.4", "cookie": "a=b", "authorization": "Bearer x"}
     sent |= {"x-http-method-override": "DELETE", "x-original-url": "/v1/x", "x-rewrite-url": "/v1/x", "x-host": "y"}
@@ -392,23 +348,6 @@ def test_other_calls_pass_with_skyverns_key(rig: Submitting) -> None:
     assert said["headers"]["x-user-agent"] == "sdk"
     assert not sent.keys() - {"x-user-agent"} & said["headers"].keys()
     assert rig.whole_key not in answer.text
-
-
-def test_lists_artifacts_and_cancels_pass_through(rig: Submitting, skyvern_simulator: SkyvernSimulator) -> None:
-    run_id = rig.task("title of it").json()["run_id"]
-    skyvern_simulator.wait_final(run_id)
-
-    listed = rig.client.get("/v1/runs", params={"page_size": 5, "search_key": "title of"})
-    artifacts = rig.client.get(f"/v1/runs/{run_id}/artifacts")
-    content = rig.client.get(
-        f"/v1/artifacts/{artifacts.json()[0]['artifact_id']}/content", headers={"range": "bytes=0-3"}
-    )
-    bulk = rig.client.post("/v1/runs/cancel", json={"run_ids": [run_id, "x"]})
-
-    assert [each["run_id"] for each in listed.json()] == [run_id]
-    assert (content.status_code, len(content.content)) == (206, 4)
-    assert bulk.json() == {"cancelled": [run_id], "failed": ["x"]}
-    assert rig.client.post(f"/v1/runs/{run_id}/cancel").content == b"null"
 
 
 def test_final_run_is_read_from_the_ledger(rig: Submitting, skyvern_simulator: SkyvernSimulator) -> None:
@@ -423,16 +362,6 @@ def test_final_run_is_read_from_the_ledger(rig: Submitting, skyvern_simulator: S
     assert polls == skyvern_simulator.run(run_id).polls <= 1
     assert again.headers["x-runhook-submission-id"] == rig.rows()[0]["id"]
     assert rig.url not in again.text
-
-
-def test_a_workflows_result_shows_the_callers_own_webhook(rig: Submitting) -> None:
-    submitted = rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1", "webhook_url": "https://app.example/h"})
-
-    answer = rig.client.get(f"/v1/runs/{submitted.json()['run_id']}?wait=10")
-
-    assert answer.json()["status"] == "completed"
-    assert "https://app.example/h" in answer.text
-    assert "/webhooks/skyvern" not in answer.text
 
 
 def test_lapsed_urls_are_renewed_from_skyvern(submitting: Make, simulate_skyvern: Simulate) -> None:
@@ -518,33 +447,3 @@ def test_a_wait_that_ends_first_gives_the_run_as_it_is(submitting: Make, simulat
     assert answer.status_code == 200
     assert answer.json()["status"] in ("created", "queued", "running")
     assert rig.client.get(f"/v1/runs/{run_id}?wait=soon").status_code == 422
-
-
-def test_events_stream_until_the_result(rig: Submitting) -> None:
-    run_id = rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1", "title": "[retry]"}).json()["run_id"]
-
-    with rig.client.stream("GET", f"/v1/runs/{run_id}/events") as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        text = "".join(answer.iter_text())
-
-    *_, last = [block for block in text.split("\n\n") if block.startswith("event:")]
-    assert last.startswith("event: result\n")
-    assert json.loads(last.partition("data: ")[2])["run_id"] == run_id
-    assert rig.client.get("/v1/runs/tsk_nowhere/events").status_code == 404
-
-
-async def test_hundreds_of_waits_share_one_query(submitting: Make, simulate_skyvern: Simulate) -> None:
-    sim = simulate_skyvern(run_seconds=80.0)  # 2 to 6 s at this speed
-    rig = submitting(sim.url)
-    run_ids = [(await asyncio.to_thread(rig.task, f"p{n}")).json()["run_id"] for n in range(10)]
-    limits = httpx2.Limits(max_connections=300)
-    headers = {"x-api-key": rig.whole_key}
-    began = time.process_time()
-
-    async with httpx2.AsyncClient(base_url=rig.url, headers=headers, limits=limits, trust_env=False) as client:
-        calls = [client.get(f"/v1/runs/{run_ids[n % 10]}?wait=300", timeout=PATIENCE) for n in range(300)]
-        answers = await asyncio.gather(*calls)
-
-    assert {answer.json()["status"] for answer in answers} == {"completed"}
-    assert sim.stats().get("polls", 0) <= 2 * len(run_ids)  # one look a run now and then, whoever waits
-    assert time.process_time() - began < 8

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.ledger.schema import submissions
-from receiver.submit import api, event_stream, results
+from receiver.submit import event_stream, results
 from receiver.submit.long_poll import LongPoll
 from tests.servers.skyvern import Simulate
 from tests.servers.submitting import Make, Submitting
@@ -103,19 +103,6 @@ def test_event_stream_ends_when_its_client_hangs_up(
     eventually(lambda: polls[0]._task is not None and polls[0]._task.done())  # nobody looks any more
 
 
-def test_wait_ends_when_its_client_hangs_up(
-    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
-) -> None:
-    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
-    run_id = rig.task().json()["run_id"]
-    connection = hold(rig, f"/v1/runs/{run_id}?wait=300", read=0)
-    eventually(lambda: len(polls[0]) == 1)
-
-    connection.close()
-
-    eventually(lambda: len(polls[0]) == 0, 40)  # it would end by itself after 60
-
-
 @pytest.mark.parametrize(
     ("first", "read"),
     [(8 << 20, 5 << 20), (8 << 20, 0), (1000, 0), (0, 0)],
@@ -132,17 +119,6 @@ def test_upstream_body_is_closed_when_the_client_hangs_up(
     connection.close()
 
     eventually(lambda: len(skyvern.closed) == 1)
-
-
-def test_hang_ups_return_connections_to_the_pool(submitting: Make, upstream: Callable[[int, int], Upstream]) -> None:
-    skyvern = upstream(5 << 20, 1 << 30)
-    rig = submitting(skyvern.url, dispatching=False)
-
-    for _ in range(110):  # more than may be open at once
-        hold(rig, "/v1/artifacts/a_1/content", 0).close()
-
-    eventually(lambda: len(skyvern.connections) > 0 and len(skyvern.closed) == len(skyvern.connections))
-    hold(rig, "/v1/artifacts/a_1/content").close()
 
 
 def test_stopping_process_answers_all_waits(
@@ -182,29 +158,6 @@ async def test_silent_skyvern_does_not_delay_the_stop(
 
     answer: httpx2.Response = await asyncio.wait_for(asked, PATIENCE)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
-
-
-def test_silent_skyvern_does_not_hold_a_stopping_process(
-    submitting: Make, upstream: Callable[[int, int], Upstream], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has waited until the submit API was built."""
-    monkeypatch.setattr(api, "REPLY_LIMIT", 0.3)
-    rig = submitting(upstream(0, 10).url, dispatching=False)
-    rig.serving._server.config.app.stop()
-
-    assert rig.task().status_code == 502
-
-
-def test_silent_skyvern_does_not_extend_a_wait(
-    submitting: Make, upstream: Callable[[int, int], Upstream], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(results, "AFTER_WAIT_LIMIT", 0.3)
-    rig = submitting(upstream(0, 60).url, dispatching=False)
-    _known(rig, "tsk_1")
-
-    answer = rig.client.get("/v1/runs/tsk_1?wait=0.2")
-
-    assert (answer.status_code, answer.headers["retry-after"]) == (504, "5")
 
 
 def _known(rig: Submitting, run_id: str) -> None:

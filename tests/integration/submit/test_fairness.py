@@ -43,24 +43,6 @@ def test_one_key_has_a_share_of_running_calls(
     assert rig.task("b").status_code == 200
 
 
-def test_joined_requests_share_retry_after(submitting: Make, scripted_server: ScriptedServer) -> None:
-    answering = threading.Event()
-    busy = Reply(429, b'{"detail": "busy"}', {**JSON, "retry-after": "17"}, until=answering)
-    scripted_server.default = busy
-    rig = submitting(scripted_server.url, dispatching=False)
-
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(rig.task, "p")
-        scripted_server.wait_for_calls(1)
-        joined = [pool.submit(rig.task, "p") for _ in range(2)]
-        eventually(lambda: len(rig.rows()) == 1)
-        threading.Timer(0.5, answering.set).start()
-
-    answers = [each.result() for each in (first, *joined)]
-    assert {(each.status_code, each.headers["retry-after"]) for each in answers} == {(429, "17")}
-    assert [each.headers.get("idempotent-replayed") for each in answers] == [None, "true", "true"]
-
-
 def test_response_with_a_secret_is_cut_and_logged_once(
     receiver_factory: Callable[..., ReceiverProcess], redis_url: str, scripted_server: ScriptedServer
 ) -> None:

@@ -20,13 +20,11 @@ from receiver.ledger import api_keys
 from receiver.reconcile import resolver
 from receiver.submit import event_stream
 from receiver.submit.long_poll import LongPoll
-from receiver.submit.submitter import Submitter
 from receiver.web import keys as auth
 from receiver.web import limits as call_limits
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.submitting import Make, Submitting
-from tests.support import queries
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 RUN = {
@@ -78,64 +76,6 @@ def test_retry_after_hang_up_returns_the_existing_run(submitting: Make, scripted
     assert [call.method for call in scripted_server.calls] == ["POST", "GET"]
     rig.client.post("/v1/run/tasks", content=PROMPT)
     assert [call.method for call in scripted_server.calls] == ["POST", "GET", "POST"]  # this caller knew of it
-
-
-def test_repeated_hang_ups_make_one_run(
-    submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    joined, wait_for_answer = threading.Event(), Submitter._wait_for_answer
-    replied, repeat = threading.Event(), Submitter._repeat
-
-    async def noted(*arguments: Any) -> Any:
-        joined.set()
-        return await wait_for_answer(*arguments)
-
-    async def noted_at_its_end(*arguments: Any) -> Any:
-        try:
-            return await repeat(*arguments)
-        finally:
-            replied.set()
-
-    monkeypatch.setattr(Submitter, "_wait_for_answer", noted)
-    monkeypatch.setattr(Submitter, "_repeat", noted_at_its_end)
-    rig = submitting(scripted_server.url, dispatching=False)
-    first, second = threading.Event(), threading.Event()
-    scripted_server.script = [run("tsk_1", until=first), run("tsk_1", until=second)]
-    scripted_server.default = run("tsk_1")
-
-    submit_and_hang_up(rig, lambda: len(scripted_server.calls) == 1)
-    submit_and_hang_up(rig, joined.is_set)
-    first.set()
-    eventually(lambda: len(scripted_server.calls) == 2)
-    second.set()
-    eventually(replied.is_set)  # the second one's answer has come, to nobody
-    again = rig.client.post("/v1/run/tasks", content=PROMPT)
-
-    assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
-    assert [call.method for call in scripted_server.calls] == ["POST", "GET", "GET"]
-
-
-def test_keyed_retry_after_hang_up_replays_the_response(submitting: Make, scripted_server: ScriptedServer) -> None:
-    rig = submitting(scripted_server.url, dispatching=False)
-    late = threading.Event()
-    scripted_server.script = [run("tsk_1", until=late)]
-
-    submit_and_hang_up(rig, lambda: scripted_server.calls, "idempotency-key: k\r\n")
-    threading.Timer(0.3, late.set).start()
-    again = rig.client.post("/v1/run/tasks", content=PROMPT, headers={"idempotency-key": "k"})
-
-    assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
-    assert [call.method for call in scripted_server.calls] == ["POST"]
-
-
-def test_same_request_after_a_response_makes_a_new_run(submitting: Make, scripted_server: ScriptedServer) -> None:
-    rig = submitting(scripted_server.url, dispatching=False)
-    scripted_server.default = run("tsk_1", delay=0.3)
-
-    for _ in range(2):
-        assert rig.client.post("/v1/run/tasks", json={"prompt": "p"}).status_code == 200
-
-    assert [call.method for call in scripted_server.calls] == ["POST", "POST"]
 
 
 def test_hanging_skyvern_delays_submits_briefly(
@@ -203,23 +143,3 @@ def test_revoked_key_gets_nothing_while_waiting(
     assert (replies["?wait=4"].status_code, replies["?wait=4"].json()) == (403, {"detail": "Invalid credentials"})
     assert replies["/events"].status_code == 200
     assert "event: result" not in replies["/events"].text
-
-
-def test_lost_response_keeps_the_callers_webhook(
-    submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resolver, "INLINE", ())
-    sim = simulate_skyvern()
-    rig = submitting(sim.url, polling=True, reconcile={"webhook_grace": 0})
-    assert rig.task("p [drop] [lose]", webhook_url="https://app.example/h").status_code == 502
-    (run_id,) = sim.world.runs
-    sim.wait_final(run_id)
-
-    answer = rig.client.get(f"/v1/runs/{run_id}", headers={"x-api-key": rig.key("read")})
-
-    assert answer.json()["status"] == "completed"
-    eventually(lambda: rig.rows()[0]["run_id"] == run_id)
-    rows = eventually(
-        lambda: rig.ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(run_id=run_id)))
-    )
-    assert [(row["sink"], row["route"]) for row in rows] == [("callback", "caller")]

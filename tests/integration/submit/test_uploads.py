@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import random
 import socket
@@ -77,16 +76,6 @@ def _begin(rig: Submitting, length: int) -> socket.socket:
     return caller
 
 
-def _sent_until_stopped(connection: socket.socket, most: int) -> int:
-    """Send until nothing is taken for a second, or `most` bytes are sent. Returns how many were."""
-    connection.settimeout(1)
-    sent = 0
-    with contextlib.suppress(TimeoutError):
-        while sent < most:
-            sent += connection.send(b"x" * 65536)
-    return sent
-
-
 def _read_until(connection: socket.socket, end: bytes) -> bytes:
     received = b""
     while end not in received:
@@ -109,14 +98,6 @@ def test_each_piece_is_passed_on_before_the_next_one_comes(submitting: Make, sky
             _read_until(upstream, b"end")
             upstream.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
             assert _read_until(caller, b"{}").startswith(b"HTTP/1.1 200 ")
-
-
-def test_slow_upstream_slows_the_uploader(submitting: Make, skyvern: _Skyvern) -> None:
-    rig = submitting(skyvern.url, dispatching=False)
-    with _begin(rig, LARGEST) as caller:
-        caller.sendall(b"x")
-        with skyvern.accept():
-            assert _sent_until_stopped(caller, LARGEST) < LARGEST // 2, "only what the sockets' buffers hold"
 
 
 def test_broken_upload_is_not_completed_upstream(submitting: Make, skyvern: _Skyvern) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
 import time
@@ -83,20 +82,6 @@ def test_end_seen_by_one_process_ends_waits_of_both(submitting: Make, simulate_s
     assert {answer.json()["status"] for answer in answers} == {"completed"}
 
 
-def test_many_waited_runs_are_listed(submitting: Make, simulate_skyvern: Simulate) -> None:
-    sim = simulate_skyvern(ratios={Fault.LOSE: 1.0}, run_seconds=50.0)
-    rig = submitting(sim.url, dispatching=False)
-    run_ids = [rig.task(f"p{number}").json()["run_id"] for number in range(12)]
-
-    with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda run_id: rig.client.get(f"/v1/runs/{run_id}?wait=300"), run_ids))
-
-    assert {answer.json()["status"] for answer in answers} == {"completed"}
-    stats = sim.stats()
-    assert stats["lists"] >= 1
-    assert stats["polls"] <= 2 * len(run_ids)
-
-
 def test_stream_begins_with_the_current_status(submitting: Make, simulate_skyvern: Simulate) -> None:
     sim = simulate_skyvern(ratios={Fault.LOSE: 1.0}, run_seconds=60.0)
     rig = submitting(sim.url, dispatching=False)
@@ -114,30 +99,6 @@ def test_stream_begins_with_the_current_status(submitting: Make, simulate_skyver
         assert len(told) == len(set(told))  # each state once
     over = stream(rig, elsewhere)
     assert [kind for kind, _ in over] == ["result"]
-
-
-def test_a_stream_waits_for_no_look_before_it_begins(submitting: Make, simulate_skyvern: Simulate) -> None:
-    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
-    run_id = rig.task().json()["run_id"]
-
-    with rig.client.stream("GET", f"/v1/runs/{run_id}/events") as said:
-        lines = said.iter_lines()
-        assert "event: status" in itertools.islice(lines, 3)
-
-
-def test_a_wait_that_begins_after_the_end_is_over_at_once(submitting: Make, simulate_skyvern: Simulate) -> None:
-    sim = simulate_skyvern(ratios={Fault.LOSE: 1.0})
-    rig = submitting(sim.url, dispatching=False)
-    run_id = rig.task().json()["run_id"]
-    sim.wait_final(run_id)
-    watch = Stopwatch()
-
-    first = rig.client.get(f"/v1/runs/{run_id}?wait=300")
-    second = rig.client.get(f"/v1/runs/{run_id}?wait=300")  # by now the end is noted
-
-    watch.at_most(5)
-    assert first.json()["status"] == second.json()["status"] == "completed"
-    assert sim.run(run_id).polls <= 2
 
 
 @contextmanager

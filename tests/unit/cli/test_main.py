@@ -72,21 +72,6 @@ def commands() -> dict[str, Any]:
     return found
 
 
-def test_help_lists_every_command_quickly() -> None:
-    program = (
-        "import sys, time; sys.argv[1:] = ['--help']; from receiver.cli import main\n"
-        "try: main()\nfinally: print(time.process_time(), file=sys.stderr)"
-    )
-    environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    times = []
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
-        times.append(float(done.stderr))
-
-    assert [name for name in COMMANDS if f"\n  {name} " not in done.stdout] == []
-    assert min(times) < 0.3
-
-
 def test_no_command_prints_the_help_and_fails(runhook: Run) -> None:
     for arguments in ([], ["sink"]):
         code, out, err = runhook(*arguments)
@@ -102,13 +87,6 @@ def test_examples_are_valid_calls_of_their_command() -> None:
         for example in examples:
             assert f"runhook {path} {example}".rstrip() in found[path].epilog
             found[path].make_context(path, shlex.split(re.split(r"(?:^| )[|>] ", example)[0]))
-
-
-def test_every_option_has_a_help_text() -> None:
-    silent = [
-        f"{path}: {each.name}" for path, command in commands().items() for each in command.params if not each.help
-    ]
-    assert silent == []
 
 
 # --- Wrong calls
@@ -283,16 +261,6 @@ def test_missing_ledger_is_reported_and_not_created(runhook: Run, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_database_url_is_one_line(runhook: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for url in ("postgresql://u:sekret@h:port/db", "sqlite:var/ledger.db"):
-        monkeypatch.setenv("DATABASE_URL", url)
-        for command in ("status", "runs"):
-            code, out, err = runhook(command)
-
-            assert (code, out, "sekret" in err) == (2, "", False)
-            assert err.startswith("runhook: DATABASE_URL: not a database URL")
-
-
 def test_first_key_creates_a_named_ledger(runhook: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = "sources: {s: {secrets: [k], api_key: k}}\nsinks: {ops: {type: files, path: var/a}}\n"
     (tmp_path / "c.yaml").write_text(source)
@@ -449,7 +417,3 @@ def test_api_calls_by_name_and_prints_json(runhook: Run, ledger: str, tmp_path: 
     listed = runhook("api")[1]
     assert "replay" in listed
     assert "[limit]" in listed
-
-
-def test_bracket_in_a_help_text_is_shown(runhook: Run) -> None:
-    assert '"Get the invoice [lose]"' in " ".join(runhook("simulate", "--help")[1].split())

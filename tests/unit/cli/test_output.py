@@ -14,9 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.cli.options import chosen_form
-from receiver.cli.output import Form, print_rows, print_table, progress, show_when
-from receiver.errors import UsageError
+from receiver.cli.output import Form, print_rows, print_table, show_when
 
 ROW = {
     "id": "evt_1",
@@ -66,11 +64,6 @@ def test_csv_has_every_member_and_each_value_as_it_is(capsys: pytest.CaptureFixt
     assert row == ["evt_1", ROW["title"], IN_JSON["received_at"], "", "3", "true", '{"team":"B\\u00fccher"}']
 
 
-def test_a_table_has_its_own_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, Form.TABLE, ROW).splitlines() == ["event  labels", "evt_1  team"]
-    assert printed(capsys, Form.TABLE) == "no such rows\n"
-
-
 @pytest.mark.parametrize("form", [Form.JSONL, Form.CSV])
 def test_rows_are_printed_while_they_come(capsys: pytest.CaptureFixture[str], form: Form) -> None:
     def rows() -> Iterator[dict[str, Any]]:
@@ -92,24 +85,6 @@ def test_any_text_comes_back_from_csv_as_it_was(text: str) -> None:
 
         shown = sys.stdout.getvalue()  # type: ignore[attr-defined]
     assert list(csv.reader(io.StringIO(shown, newline=""))) == [["a", "b"], [text, "end"]]
-
-
-@pytest.mark.parametrize(
-    ("output", "as_json", "form"),
-    [
-        (None, False, Form.TABLE),
-        (None, True, Form.JSON),
-        (Form.JSON, True, Form.JSON),
-        (Form.CSV, False, Form.CSV),
-    ],
-)
-def test_json_is_short_for_output_json(output: Form | None, as_json: bool, form: Form) -> None:
-    assert chosen_form(output, as_json) is form
-
-
-def test_two_forms_at_once_are_a_mistake() -> None:
-    with pytest.raises(UsageError, match="--json and --output csv are mutually exclusive"):
-        chosen_form(Form.CSV, True)
 
 
 @pytest.mark.parametrize(
@@ -153,36 +128,3 @@ def test_payload_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None
 
     shown = capsys.readouterr().out
     assert (shown.count("\n"), "\x1b" in shown) == (2, False)
-
-
-def test_character_that_a_terminal_lacks_is_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = io.BytesIO()
-    stream = io.TextIOWrapper(shown, encoding="iso8859-1", errors="replace")
-    monkeypatch.setattr("sys.stdout", stream)
-    print_table(NAMES, [["evt_1…", "Bücher", "dead", ""]], "")
-    stream.flush()
-
-    assert "evt_1?  Bücher".encode("iso8859-1") in shown.getvalue()
-
-
-def test_progress_is_a_bar_on_standard_error_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    bar, result = Terminal(), Terminal()
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("sys.stderr", bar)
-    monkeypatch.setattr("sys.stdout", result)
-    with progress("deliveries [b]", 1000) as show:
-        show(250)
-        show(1000)
-    assert "1000/1000" in bar.getvalue()
-    assert "deliveries [b]" in bar.getvalue()
-    assert result.getvalue() == ""
-
-    nothing = io.StringIO()
-    monkeypatch.setattr("sys.stderr", nothing)
-    with progress("deliveries", 1000) as show:
-        show(1)
-    assert nothing.getvalue() == ""

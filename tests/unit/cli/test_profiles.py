@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from receiver.cli.profiles import FILE, RemoteService, remote_service
-from receiver.errors import ConfigError, RunhookError, UsageError
+from receiver.errors import ConfigError, UsageError
 
 PROFILES = """\
 [prod]
@@ -33,10 +33,6 @@ def write(home: Path, text: str = PROFILES, mode: int = 0o600) -> Path:
     path.write_text(text)
     path.chmod(mode)
     return path
-
-
-def test_without_any_word_it_is_this_machine() -> None:
-    assert remote_service(None, None, None) is None
 
 
 @pytest.mark.parametrize(
@@ -123,12 +119,3 @@ def test_a_wrong_file_is_one_line_without_the_key(home: Path, text: str, said: s
 
     assert str(error.value).startswith(f"{path}: {said}")
     assert "secret" not in str(error.value)
-
-
-def test_a_file_that_is_not_there_says_how_one_looks(home: Path) -> None:
-    with pytest.raises(RunhookError, match=r"profiles\.toml: not found; write"):
-        remote_service(None, None, "prod")
-
-
-def test_a_service_shows_no_key() -> None:
-    assert "rhk" not in repr(RemoteService("https://a.example", "rhk_1"))

@@ -62,13 +62,6 @@ def test_a_file_is_read_without_blanks_and_byte_order_mark(content: bytes) -> No
     assert Variables({"SKYVERN_API_KEY_FILE": "key"})["SKYVERN_API_KEY"] == "sekret"
 
 
-def test_dotenv_may_name_a_file_of_its_own() -> None:
-    Path("key").write_text("sekret")
-    Path(".env").write_text("KEY_FILE=key\n")
-
-    assert Variables({}).find("KEY") == ("sekret", "file key (KEY_FILE, .env:1)")
-
-
 @pytest.mark.parametrize(
     ("environ", "dotenv"),
     [({"KEY": "a"}, "KEY_FILE=nowhere"), ({"KEY_FILE": "named"}, "KEY=b"), ({"KEY": "a"}, "KEY=b")],
@@ -103,10 +96,6 @@ def test_an_unreadable_file_is_an_error_with_the_variable() -> None:
         assert str(caught.value) == f"RUNHOOK_SECRET_FILE: {path} can't be read: {why}"
 
 
-def test_a_file_that_no_setting_names_is_not_read() -> None:
-    Settings.from_env({"SSL_CERT_FILE": "/nowhere"})
-
-
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -132,12 +121,6 @@ def test_a_value_of_dotenv_is_taken_as_it_is() -> None:
     found = Variables({"HOME": "/here"})
 
     assert (found["A"], found["B"], found["C"]) == ("pa$s${HOME}word", "x # y", "two\nlines")
-
-
-def test_a_folder_called_dotenv_is_skipped() -> None:
-    Path(".env").mkdir()
-
-    assert Variables({"A": "1"}).text("A") == "1"
 
 
 def test_a_secrets_directory_that_is_missing_is_an_error() -> None:

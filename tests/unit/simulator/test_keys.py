@@ -7,11 +7,10 @@ import re
 
 import pytest
 
-from receiver.domain.requested import run_request
 from receiver.domain.shape import completed
 from receiver.skyvern import members
 from simulator import samples
-from simulator.samples import keys, test_button
+from simulator.samples import keys
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "skyvern.md").read_text()
@@ -23,11 +22,6 @@ def test_a_sample_has_the_members_of_its_run_type(name: str) -> None:
     body = json.loads(samples.build(name, now=1_790_000_000.0))
 
     assert tuple(body) == members.WEBHOOK[members.family(body["run_type"])]
-
-
-@pytest.mark.parametrize("run_type", ["task", "workflow_run"])
-def test_the_sample_of_the_test_button_has_its_members(run_type: str) -> None:
-    assert set(test_button.body(run_type, 1_790_000_000.0)) == set(keys.TEST_BUTTON[run_type])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -80,18 +74,3 @@ def test_the_page_lists_what_a_poll_lacks(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_page_lists_what_run_request_leaves_out(family: str) -> None:
     assert row(family, "What `run_request` leaves out") == set(members.LEFT_OUT[family])
-
-
-def test_the_page_names_the_version() -> None:
-    assert f"Skyvern {keys.VERSION}" in PAGE
-
-
-@pytest.mark.parametrize("run_type", ["task_v1", "task_v2", "workflow_run"])
-def test_what_was_asked_for_has_the_members_of_a_run_request(run_type: str) -> None:
-    assert set(run_request(run_type, {})) == set(members.RUN_REQUEST[members.family(run_type)])
-
-
-@pytest.mark.parametrize(("older", "proxy"), [(False, "RESIDENTIAL"), (True, None)])
-def test_a_request_has_the_defaults_of_its_call_and_the_engine_of_its_run(older: bool, proxy: str | None) -> None:
-    asked = run_request("task_v3", {"prompt": "p", "engine": "skyvern-1.0"}, older=older)
-    assert (asked["proxy_location"], asked["engine"]) == (proxy, "skyvern-3.0")

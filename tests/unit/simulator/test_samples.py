@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 
-from receiver.domain.event import event_id
 from receiver.domain.run import parse
 from simulator import samples
 from simulator.samples import dumps, test_button
 from tests.support.button import press
-from tests.support.paths import ROOT
 
 NOW = 1_790_000_000.25
 KEYS = {"task_v2": 44, "workflow_run": 58}  # every other run type: 31
@@ -29,11 +27,6 @@ STATUSES = {"completed", "failed", "terminated", "timed_out", "canceled"}
 def load(name: str, **options: Any) -> dict[str, Any]:
     body: dict[str, Any] = json.loads(samples.build(name, now=NOW, **options))
     return body
-
-
-def made_at(body: bytes) -> int:
-    """The second since 1970 in which the run was made, as its id says: since 2022-06-20, above 32 bits of its maker."""
-    return (int(parse(body).run_id.rpartition("_")[2]) >> 32) + 1655683200
 
 
 def test_there_is_a_sample_for_each_run_type_and_ending() -> None:
@@ -67,49 +60,6 @@ def test_a_sample_is_made_by_its_time_and_number_alone(name: str) -> None:
     assert len({parse(each).run_id for each in (body, *others)}) == 3
 
 
-def test_a_thousand_samples_are_a_thousand_runs() -> None:
-    ids = {load("task_v1.completed", seq=n)["run_id"] for n in range(1000)}
-
-    assert len(ids) == 1000
-
-
-@pytest.mark.parametrize("name", samples.names())
-def test_its_run_was_made_when_it_is_sent_so_that_its_event_sorts_by_that_second(name: str) -> None:
-    later = NOW + 100
-    first, second = (samples.build(name, now=moment, seq=9) for moment in (NOW, later))
-
-    assert [made_at(each) for each in (first, second)] == [int(NOW), int(later)]
-    assert event_id("skyvern", first) < event_id("skyvern", second)
-    assert re.fullmatch(r"(tsk|tsk_v2|wr)_\d{18}", parse(first).run_id)
-
-
-def test_a_run_that_skyvern_made_has_such_an_id() -> None:
-    found = [path.read_bytes() for path in (ROOT / "tests/support/data/captures").glob("*.json")]
-    sent = [body for body in found if b"_60063" in body]
-
-    assert len(sent) == 4
-    assert [made_at(body) for body in sent] == [int(parse(body).created_at or 0) for body in sent]
-
-
-@pytest.mark.parametrize("name", samples.names())
-def test_the_run_id_may_be_given(name: str) -> None:
-    assert load(name, run_id="run_7")["run_id"] == "run_7"
-
-
-def test_invoices_lie_on_both_sides_of_a_rule() -> None:
-    totals = [load("completed", seq=n)["output"]["total"] for n in range(9)]
-
-    assert totals[0] > 1000
-    assert min(totals) < 1000
-    assert {type(total) for total in totals} == {int, float}
-
-
-def test_without_artifacts_nothing_has_an_address() -> None:
-    for name in samples.names():
-        body = load(name)
-        assert (body["recording_url"], body["screenshot_urls"], body["downloaded_files"]) == (None, None, [])
-
-
 def test_the_artifacts_are_where_the_body_says_and_have_its_checksum() -> None:
     body = load("workflow_run.completed", artifacts="http://127.0.0.1:9")
     (file,) = body["downloaded_files"]
@@ -126,18 +76,6 @@ def test_the_artifacts_are_where_the_body_says_and_have_its_checksum() -> None:
     assert pdf
     assert (hashlib.sha256(pdf[1]).hexdigest(), len(pdf[1])) == (file["checksum"], file["file_size"])
     assert samples.artifact("a_1_nothing") is None
-
-
-@pytest.mark.parametrize(("alias", "name"), sorted(samples.ALIASES.items()))
-def test_an_alias_stands_for_a_sample_or_a_series(alias: str, name: str) -> None:
-    assert samples.expand(alias) == samples.expand(name)
-    assert set(samples.expand(alias)) <= set(samples.names())
-
-
-@pytest.mark.parametrize("name", ["nothing", "task_v1.paused", "", "workflow_run.retries"])
-def test_what_is_no_sample_can_not_be_built(name: str) -> None:
-    with pytest.raises(KeyError):
-        samples.build(name, now=NOW)
 
 
 def test_the_attempts_of_a_series_add_up() -> None:

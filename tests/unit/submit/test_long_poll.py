@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 from collections.abc import Collection
 from contextlib import ExitStack
@@ -112,27 +111,3 @@ def test_a_refusal_says_whether_the_key_or_the_process_is_full() -> None:
             pass
     with limit.place("a"):
         pass
-
-
-async def test_failed_task_of_cancelled_calls_logs_nothing(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    flight: SingleFlight[str, int] = SingleFlight()
-    begin, over = asyncio.Event(), asyncio.Event()
-
-    async def fail() -> int:
-        await begin.wait()
-        over.set()
-        raise LedgerUnavailable("gone")
-
-    call = asyncio.create_task(flight.run("a", fail))
-    await asyncio.sleep(0)
-    call.cancel()
-    await asyncio.wait({call})
-    begin.set()
-    await over.wait()
-    del call  # it refers to the shared task
-    await asyncio.sleep(0)
-    gc.collect()
-
-    assert [record.message for record in caplog.records if record.name == "asyncio"] == []

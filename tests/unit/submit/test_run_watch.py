@@ -81,14 +81,6 @@ async def rig() -> AsyncIterator[Rig]:
     await made.watch.close()
 
 
-@pytest.fixture
-async def eager() -> AsyncIterator[Rig]:
-    """Each run is looked at whenever the poller comes round."""
-    made = Rig(interval=0.0)
-    yield made
-    await made.watch.close()
-
-
 async def test_few_runs_are_asked_for_once_and_their_end_is_noted(rig: Rig) -> None:
     rig.api.runs = {"a": "running", "b": "completed", "c": "failed"}
     rig.api.pending = {"c"}
@@ -103,12 +95,6 @@ async def test_few_runs_are_asked_for_once_and_their_end_is_noted(rig: Rig) -> N
     assert rig.noted == ["b"]
     assert looks["b"].answer is not None
     assert looks["a"].answer is None
-
-
-async def test_ended_run_is_not_looked_at_again(eager: Rig) -> None:
-    eager.api.runs = {"a": "running", "b": "completed"}
-    asked = await eager.until(lambda: eager.api.calls.count("a") > 2, "a", "b")
-    assert asked.count("b") == 1
 
 
 async def test_many_runs_are_listed_and_only_missing_ones_asked_for(rig: Rig) -> None:
@@ -134,14 +120,6 @@ async def test_small_budget_serves_each_run_in_turn(rig: Rig) -> None:
     assert await rig.until(refill, *runs) == ["page 1", *runs]
 
 
-async def test_empty_budget_ends_with_the_wait(rig: Rig) -> None:
-    rig.api.runs = dict.fromkeys("abcdefgh", "running")
-    rig.budget = 0
-    assert await rig.until(lambda: rig.budget < -1, *"abcdefgh") == []
-    async with asyncio.timeout(PATIENCE):
-        await rig.watch.close()
-
-
 @pytest.mark.parametrize(
     ("refusal", "paused"),
     [
@@ -159,30 +137,3 @@ async def test_busy_skyvern_gets_a_pause(rig: Rig, refusal: Answer, paused: bool
     asked = await rig.until(lambda: len(rig.api.calls) >= (1 if paused else calls), *runs)
     assert len(asked) == (1 if paused else calls)
     assert not rig.watch.looks
-
-
-async def test_unknown_run_is_asked_for_rarely(eager: Rig) -> None:
-    eager.api.runs = {"a": "running"}
-    assert (await eager.until(lambda: eager.api.calls.count("a") > 2, "a", "gone")).count("gone") == 1
-
-
-async def test_look_of_an_earlier_wait_is_forgotten(rig: Rig) -> None:
-    rig.api.runs = {"a": "completed"}
-    await rig.until(lambda: bool(rig.noted), "a")
-    rig.watch.want([])
-    rig.watch.want(["a"])
-    assert not rig.watch.looks
-
-
-async def test_bug_in_a_look_does_not_end_the_poller(eager: Rig) -> None:
-    eager.api.runs = {"a": "running"}
-    working, failures = eager.api.get_run, [1]
-
-    async def get_run(run_id: str) -> Answer:
-        if failures:
-            raise ValueError(failures.pop())
-        return await working(run_id)
-
-    eager.api.get_run = get_run  # type: ignore[method-assign]
-    await eager.until(lambda: "a" in eager.watch.looks, "a")
-    assert not failures
