@@ -122,7 +122,7 @@ def _of_database(ledger: Ledger, report: LedgerReport) -> Iterator[Finding]:
         if not ledger.read(words.has_index):
             yield Finding(
                 "ledger.words",
-                f"no index of words: searches read {words.NEWEST} runs a page",
+                f"no index of words: searches read {words.BOUNDS.newest} runs a page",
                 "use a Python whose SQLite has FTS5; the clock then makes the index",
             )
         return

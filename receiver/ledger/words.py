@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -24,24 +25,33 @@ from receiver.ledger.schema import events, run_texts, runs, to_index
 # Changes that one transaction indexes, and bytes that it reads of a body. On SQLite other writers wait some 10 ms.
 BATCH: Final = 64
 BODY: Final = 256 << 10
-# Documents that a search reads before it asks the index: common words are found there, in order. They also show how
-# common the words are.
-NEWEST: Final = 1000
 # Changes that are counted.
 COUNT_LIMIT: Final = 10_000
 
 # Parts of these: a beginning of words is common, and hits are frequent.
 _COMMON, _FREQUENT = 0.02, 0.01
-# Documents that are read on PostgreSQL before its index is asked for frequent hits, and changes of which it then
-# gathers them for one page.
-_READ_ON: Final = 8000
-_WINDOW: Final = 100_000
-# Changes of which FTS5 compares common words for one page.
-_COMPARED: Final = 150_000
 _LAST: Final = (1 << 63) - 1
 _ADVISORY_LOCK: Final = 0x574F524453  # "WORDS"
 
 log = logging.getLogger("runhook.clock")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much one page of a search reads.
+
+    `newest`: documents before the index is asked: common words are found there, in order, and they show how common the
+    words are. `frequent`: documents before PostgreSQL's index is asked for frequent hits. `gathered`: changes of which
+    that index then gathers the hits. `compared`: changes of which FTS5 compares common words.
+    """
+
+    newest: int = 1000
+    frequent: int = 8000
+    gathered: int = 100_000
+    compared: int = 150_000
+
+
+BOUNDS: Final = Bounds()
 
 
 class Match(NamedTuple):
@@ -99,7 +109,7 @@ def create_index(connection: sa.Connection) -> None:
 
 
 def has_index(connection: sa.Connection) -> bool:
-    """Whether searches have an index. Without, they read NEWEST documents a page."""
+    """Whether searches have an index. Without, they read `Bounds.newest` documents a page."""
     if connection.dialect.name == "postgresql":
         return True
     there = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'words'"
@@ -118,56 +128,20 @@ def coverage(connection: sa.Connection) -> Coverage:
     return Coverage(*connection.execute(sa.select(sa.func.count(), oldest).select_from(some)).one())
 
 
-def find(connection: sa.Connection, query: TextQuery, limit: int, before: int | None = None) -> Found:
+def find(
+    connection: sa.Connection, query: TextQuery, limit: int, before: int | None = None, bounds: Bounds = BOUNDS
+) -> Found:
     """Find up to `limit` runs that say the words, behind the number `before` when that is given."""
-    top = _LAST if before is None else before
-    look = _on_postgresql if connection.dialect.name == "postgresql" else _on_sqlite
-    found, end = look(connection, query, limit + 1, top)
+    search = _Search(connection, query, _LAST if before is None else before, bounds)
+    look = search.on_postgresql if connection.dialect.name == "postgresql" else search.on_sqlite
+    found, end = look(limit + 1)
     return Found(found[:limit], found[limit - 1].seq if len(found) > limit else end or None)
 
 
-def _on_sqlite(connection: sa.Connection, query: TextQuery, limit: int, top: int) -> tuple[list[Match], int]:
-    """Return up to `limit` runs below `top`, and the number down to which all were looked at."""
-    if not (indexed := has_index(connection)) or len(query.terms) > 1 or query.terms[0].prefix:
-        asked = _ask(connection, query, top)
-        if not indexed or not asked.low or asked.newest >= limit:
-            return _read(connection, query, limit, top), asked.low
-        # FTS5 compares the runs of all words: where no word is rare, those of the newest changes.
-        low = max(0, asked.low - _COMPARED) if asked.common else 0
-        return _with_fts5(connection, asked.phrases, asked.hits, limit, top, low), low
-    return _with_fts5(connection, query.phrases, _hits(query, query.phrases), limit, top), 0
-
-
-def _on_postgresql(connection: sa.Connection, query: TextQuery, limit: int, top: int) -> tuple[list[Match], int]:
-    """Return up to `limit` runs below `top`, and the number down to which all were looked at."""
-    found = _read(connection, query, limit, top)
-    if len(found) == limit or not (asked := _ask(connection, query, top)).low:
-        return found, 0
-    more, end = _with_gin(connection, asked, limit - len(found), asked.low)
-    return found + more, end
-
-
-def find_all(connection: sa.Connection, query: TextQuery, limit: int) -> list[RunKey] | None:
+def find_all(connection: sa.Connection, query: TextQuery, limit: int, bounds: Bounds = BOUNDS) -> list[RunKey] | None:
     """Return all runs that say the words; None when there are more than `limit`, or that can't be known soon."""
-    found = find(connection, query, limit)
+    found = find(connection, query, limit, None, bounds)
     return None if found.next is not None else [match.key for match in found.matches]
-
-
-_COLUMNS: Final = (run_texts.c.seq, run_texts.c.source, run_texts.c.run_id, run_texts.c.changed_at)
-
-
-class _Asked(NamedTuple):
-    """How the index is asked. `hits`: the query for its runs, with all that the index does not check. `newest`: how
-    many of the NEWEST documents are hits. `dense`: many have all the words, but perhaps not side by side. `common`: no
-    word is rare. `low`: the number of the NEWEST'th document; 0 if there are fewer."""
-
-    query: TextQuery
-    phrases: Sequence[tuple[Term, ...]]
-    hits: sa.Select[Any]
-    newest: int
-    dense: bool
-    common: bool
-    low: int
 
 
 def has_words(query: TextQuery, text: sa.ColumnElement[str] = run_texts.c.document) -> list[sa.ColumnElement[bool]]:
@@ -175,86 +149,120 @@ def has_words(query: TextQuery, text: sa.ColumnElement[str] = run_texts.c.docume
     return [contains_exactly(text, pattern) for pattern in query.patterns]
 
 
-def _read(connection: sa.Connection, query: TextQuery, limit: int, top: int, count: int | None = None) -> list[Match]:
-    """Find runs by reading up to `count` documents below `top`, by default NEWEST."""
-    some = _newest(top, count or NEWEST)
-    rows = sa.select(*(some.c[column.name] for column in _COLUMNS)).where(*has_words(query, some.c.document))
-    return [Match(*row) for row in connection.execute(rows.order_by(some.c.seq.desc()).limit(limit))]
+class _Asked(NamedTuple):
+    """What an index is asked for. `phrases`: those of the query without common beginnings. `newest`: how many of the
+    newest documents are hits. `dense`: many have all the words, but perhaps not side by side. `common`: no word is
+    rare. `low`: the number of the last of those documents; 0 if all were read."""
+
+    phrases: Sequence[tuple[Term, ...]]
+    newest: int
+    dense: bool
+    common: bool
+    low: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One search of runs whose number is below `top`."""
+
+    connection: sa.Connection
+    query: TextQuery
+    top: int
+    bounds: Bounds
+
+    def on_sqlite(self, limit: int) -> tuple[list[Match], int]:
+        """Return up to `limit` runs, and the number down to which all were looked at."""
+        terms = self.query.terms
+        if (indexed := has_index(self.connection)) and len(terms) == 1 and not terms[0].prefix:
+            return self._with_fts5(self.query.phrases, limit, 0), 0
+        asked = self._asked()
+        if not indexed or not asked.low or asked.newest >= limit:
+            return self._read(limit, self.top, self.bounds.newest), asked.low
+        # FTS5 compares the runs of all words: where no word is rare, those of the newest changes.
+        low = max(0, asked.low - self.bounds.compared) if asked.common else 0
+        return self._with_fts5(asked.phrases, limit, low), low
+
+    def on_postgresql(self, limit: int) -> tuple[list[Match], int]:
+        """Return up to `limit` runs, and the number down to which all were looked at."""
+        found = self._read(limit, self.top, self.bounds.newest)
+        if len(found) == limit or not (asked := self._asked()).low:
+            return found, 0
+        more, end = self._with_gin(asked, limit - len(found))
+        return found + more, end
+
+    def _read(self, limit: int, top: int, count: int) -> list[Match]:
+        """Find runs by reading up to `count` documents below `top`."""
+        some = _newest(top, count)
+        rows = sa.select(*(some.c[column.name] for column in _COLUMNS)).where(*has_words(self.query, some.c.document))
+        return self._matches(rows.order_by(some.c.seq.desc()).limit(limit))
+
+    def _matches(self, rows: sa.Select[Any]) -> list[Match]:
+        return [Match(*row) for row in self.connection.execute(rows)]
+
+    def _hits(self, phrases: Sequence[tuple[Term, ...]]) -> sa.Select[Any]:
+        """Return the query for the runs that an index finds by `phrases`, with what the index does not check."""
+        checked = has_words(self.query) if self.query.needs_document or phrases != self.query.phrases else []
+        return sa.select(*_COLUMNS).where(*checked)
+
+    def _asked(self) -> _Asked:
+        """Return what to ask the index for, by what the newest documents have.
+
+        It is not asked for beginnings of words that are common, if there are other words: both databases gather all
+        runs with a beginning first, so reading some documents costs less.
+        """
+        query, count = self.query, self.bounds.newest
+        newest, on_sqlite = _newest(self.top, count), self.connection.dialect.name == "sqlite"
+        counted = [term for term in query.terms if term.prefix or on_sqlite]
+        has_each = {term: contains_exactly(newest.c.document, f" {term.word}") for term in query.terms}
+        conditions = (
+            sa.and_(*has_words(query, newest.c.document)),
+            sa.and_(*has_each.values()),
+            *(has_each[term] for term in counted),
+        )
+        counts = (sa.func.coalesce(sa.func.sum(sa.case((has, 1), else_=0)), 0) for has in conditions)
+        lowest = sa.case((sa.func.count() == count, sa.func.min(newest.c.seq)), else_=0)
+        low, hits, together, *of_each = self.connection.execute(sa.select(lowest, *counts)).one()
+        frequent = {term for term, number in zip(counted, of_each, strict=True) if number >= count * _COMMON}
+        left = (tuple(term for term in phrase if not (term.prefix and term in frequent)) for phrase in query.phrases)
+        phrases = tuple(filter(None, left)) or query.phrases
+        common = all(term in frequent for phrase in phrases for term in phrase)
+        return _Asked(phrases, hits, together >= count * _FREQUENT, common, low)
+
+    def _with_fts5(self, phrases: Sequence[tuple[Term, ...]], limit: int, low: int) -> list[Match]:
+        words: Any = sa.table("words", sa.column("rowid", sa.Integer))
+        asked = (f'"{" ".join(term.word for term in phrase)}"{"*" * phrase[-1].prefix}' for phrase in phrases)
+        matching = sa.literal_column("words").op("MATCH")(" AND ".join(asked))
+        rows = self._hits(phrases).select_from(words.join(run_texts, run_texts.c.seq == words.c.rowid))
+        rows = rows.where(matching, words.c.rowid < self.top, words.c.rowid >= low)
+        return self._matches(rows.order_by(words.c.rowid.desc()).limit(limit))
+
+    def _with_gin(self, asked: _Asked, limit: int) -> tuple[list[Match], int]:
+        bounds, top = self.bounds, asked.low
+        if asked.newest >= bounds.newest * _FREQUENT and len(rows := self._read(limit, top, bounds.frequent)) == limit:
+            return rows, 0
+        terms = dict.fromkeys(f"'{term.word}'" + ":*" * term.prefix for phrase in asked.phrases for term in phrase)
+        has_terms = sa.text("words @@ CAST(:terms AS tsquery)").bindparams(terms=" & ".join(terms))
+        # The index has no order, so all hits are gathered: of words that many runs have, those of the newest changes.
+        low = max(0, top - bounds.gathered) if asked.dense else 0
+        hits = self._hits(asked.phrases).where(has_terms, run_texts.c.seq < top, run_texts.c.seq >= low).cte("hits")
+        hits = hits.prefix_with("MATERIALIZED", dialect="postgresql")
+        # By its statistics of common words it would read the whole table, or walk it.
+        self._allow_scans("off")
+        found = self._matches(sa.select(hits).order_by(hits.c.seq.desc()).limit(limit))
+        self._allow_scans("on")
+        return found, low
+
+    def _allow_scans(self, value: str) -> None:
+        settings = (sa.func.set_config(name, value, True) for name in ("enable_seqscan", "enable_indexscan"))
+        self.connection.execute(sa.select(*settings))
+
+
+_COLUMNS: Final = (run_texts.c.seq, run_texts.c.source, run_texts.c.run_id, run_texts.c.changed_at)
 
 
 def _newest(top: int, count: int) -> sa.Subquery:
     its = sa.select(*_COLUMNS, run_texts.c.document).where(run_texts.c.seq < top)
     return its.order_by(run_texts.c.seq.desc()).limit(count).subquery()
-
-
-def _hits(query: TextQuery, phrases: Sequence[tuple[Term, ...]]) -> sa.Select[Any]:
-    """Return the query for the runs that an index finds by `phrases`, with what the index does not check."""
-    checked = has_words(query) if query.needs_document or phrases != query.phrases else []
-    return sa.select(*_COLUMNS).where(*checked)
-
-
-def _ask(connection: sa.Connection, query: TextQuery, top: int) -> _Asked:
-    """Return how to ask the index, by what the NEWEST documents below `top` have.
-
-    It is not asked for beginnings of words that are common, if there are other words: both databases gather all runs
-    with a beginning first, so reading some documents costs less.
-    """
-    newest, on_sqlite = _newest(top, NEWEST), connection.dialect.name == "sqlite"
-    counted = [term for term in query.terms if term.prefix or on_sqlite]
-    has_each = {term: contains_exactly(newest.c.document, f" {term.word}") for term in query.terms}
-    asked = (
-        sa.and_(*has_words(query, newest.c.document)),
-        sa.and_(*has_each.values()),
-        *(has_each[term] for term in counted),
-    )
-    counts = (sa.func.coalesce(sa.func.sum(sa.case((has, 1), else_=0)), 0) for has in asked)
-    low = sa.case((sa.func.count() == NEWEST, sa.func.min(newest.c.seq)), else_=0)
-    low, hits, together, *of_each = connection.execute(sa.select(low, *counts)).one()
-    frequent = {term for term, count in zip(counted, of_each, strict=True) if count >= NEWEST * _COMMON}
-    left = (tuple(term for term in phrase if not (term.prefix and term in frequent)) for phrase in query.phrases)
-    phrases = tuple(filter(None, left)) or query.phrases
-    common = all(term in frequent for phrase in phrases for term in phrase)
-    return _Asked(query, phrases, _hits(query, phrases), hits, together >= NEWEST * _FREQUENT, common, low)
-
-
-def _with_fts5(
-    connection: sa.Connection,
-    phrases: Sequence[tuple[Term, ...]],
-    hits: sa.Select[Any],
-    limit: int,
-    top: int,
-    low: int = 0,
-) -> list[Match]:
-    words: Any = sa.table("words", sa.column("rowid", sa.Integer))
-    asked = (f'"{" ".join(term.word for term in phrase)}"{"*" * phrase[-1].prefix}' for phrase in phrases)
-    matching = sa.literal_column("words").op("MATCH")(" AND ".join(asked))
-    rows = hits.select_from(words.join(run_texts, run_texts.c.seq == words.c.rowid))
-    rows = rows.where(matching, words.c.rowid < top, words.c.rowid >= low).order_by(words.c.rowid.desc()).limit(limit)
-    return [Match(*row) for row in connection.execute(rows)]
-
-
-def _with_gin(connection: sa.Connection, asked: _Asked, limit: int, top: int) -> tuple[list[Match], int]:
-    if (
-        asked.newest >= NEWEST * _FREQUENT
-        and len(rows := _read(connection, asked.query, limit, top, _READ_ON)) == limit
-    ):
-        return rows, 0
-    terms = dict.fromkeys(f"'{term.word}'" + ":*" * term.prefix for phrase in asked.phrases for term in phrase)
-    has_terms = sa.text("words @@ CAST(:terms AS tsquery)").bindparams(terms=" & ".join(terms))
-    # The index has no order, so all hits are gathered: of words that many runs have, those of the newest changes.
-    low = max(0, top - _WINDOW) if asked.dense else 0
-    hits = asked.hits.where(has_terms, run_texts.c.seq < top, run_texts.c.seq >= low).cte("hits")
-    hits = hits.prefix_with("MATERIALIZED", dialect="postgresql")
-    # By its statistics of common words it would read the whole table, or walk it.
-    _allow_scans(connection, "off")
-    found = connection.execute(sa.select(hits).order_by(hits.c.seq.desc()).limit(limit)).all()
-    _allow_scans(connection, "on")
-    return [Match(*row) for row in found], low
-
-
-def _allow_scans(connection: sa.Connection, value: str) -> None:
-    settings = (sa.func.set_config(name, value, True) for name in ("enable_seqscan", "enable_indexscan"))
-    connection.execute(sa.select(*settings))
 
 
 def queue(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> None:
@@ -263,9 +271,9 @@ def queue(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> None
     dialect.insert_many(connection, to_index, rows)
 
 
-def index(connection: sa.Connection, redactor: Redactor) -> int:
-    """Index the runs of the newest changes. Returns how many changes it took; 0 without changes, or while another
-    clock indexes. What `redactor` masks is never indexed.
+def index(connection: sa.Connection, redactor: Redactor, batch: int = BATCH) -> int:
+    """Index the runs of the `batch` newest changes. Returns how many it took; 0 without changes, or while another clock
+    indexes. What `redactor` masks is never indexed.
 
     One clock at a time: an older text never replaces a newer one, and a run that retention removes never comes back.
     """
@@ -273,7 +281,7 @@ def index(connection: sa.Connection, redactor: Redactor) -> int:
         return 0
     if not has_index(connection):  # nor had the SQLite that made the ledger
         create_index(connection)
-    changes = connection.execute(sa.select(to_index).order_by(to_index.c.seq.desc()).limit(BATCH)).all()
+    changes = connection.execute(sa.select(to_index).order_by(to_index.c.seq.desc()).limit(batch)).all()
     numbers: dict[RunKey, int] = {}
     for row in changes:
         numbers.setdefault((row.source, row.run_id), row.seq)
@@ -341,7 +349,7 @@ def _said(row: Any, body: bytes, redactor: Redactor) -> str:
     """Return the document of a run. `body`: the first BODY bytes of it."""
     data: dict[str, Any] = {"title": row.title, "failure_reason": row.failure_reason}
     try:
-        data["output"] = _output(body, complete=(row.size or 0) <= BODY)
+        data["output"] = _output(body, complete=len(body) == (row.size or 0))
         data = redactor.mask(data)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         # One body never stops its neighbours.

@@ -11,10 +11,10 @@ from receiver.ledger.schema import runs, to_index
 NOTHING = Redactor([])
 
 
-def index(ledger: Ledger, redactor: Redactor = NOTHING) -> int:
-    """Index all changes. Returns how many there were."""
+def index(ledger: Ledger, redactor: Redactor = NOTHING, batch: int = words.BATCH) -> int:
+    """Index all changes, `batch` at a time. Returns how many there were."""
     count = 0
-    while some := ledger.write(lambda connection: words.index(connection, redactor)):
+    while some := ledger.write(lambda connection: words.index(connection, redactor, batch)):
         count += some
     return count
 

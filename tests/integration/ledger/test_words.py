@@ -15,9 +15,8 @@ from receiver.domain.run import Run, RunKey
 from receiver.domain.words import document, parse_query
 from receiver.ledger import Ledger, reroutes, retention, words
 from receiver.ledger.filters import Filter, of_runs
-from receiver.ledger.lists import runs as lists
 from receiver.ledger.schema import run_texts, runs
-from receiver.ledger.words import Coverage, coverage
+from receiver.ledger.words import BOUNDS, Bounds, Coverage, coverage
 from tests.support.ledger import NOW, beside, new_event, record
 from tests.support.words import index
 
@@ -32,17 +31,17 @@ SEARCHES = (
 )
 
 
-def pages(ledger: Ledger, text: str, limit: int = 7) -> Iterator[list[str]]:
+def pages(ledger: Ledger, text: str, limit: int = 7, bounds: Bounds = BOUNDS) -> Iterator[list[str]]:
     query, before = parse_query(text), None
     while True:
-        found = ledger.read(lambda connection: words.find(connection, query, limit, before))
+        found = ledger.read(lambda connection: words.find(connection, query, limit, before, bounds))
         yield [match.run_id for match in found.matches]
         if (before := found.next) is None:
             return
 
 
-def found(ledger: Ledger, text: str, limit: int = 7) -> list[str]:
-    return [run_id for page in pages(ledger, text, limit) for run_id in page]
+def found(ledger: Ledger, text: str, limit: int = 7, bounds: Bounds = BOUNDS) -> list[str]:
+    return [run_id for page in pages(ledger, text, limit, bounds) for run_id in page]
 
 
 def by_condition(ledger: Ledger, text: str) -> Iterable[str]:
@@ -57,16 +56,10 @@ def check_index(ledger: Ledger) -> None:
         ledger.write(lambda connection: connection.exec_driver_sql(check))
 
 
-@pytest.mark.parametrize("newest", [words.NEWEST, 5])
-def test_search_finds_what_a_look_at_every_run_finds(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, newest: int
-) -> None:
+@pytest.mark.parametrize("newest", [1000, 5])
+def test_search_finds_what_a_look_at_every_run_finds(ledger: Ledger, newest: int) -> None:
     # Given runs, some of which changed since they were indexed, and an index for all but the newest
-    monkeypatch.setattr(words, "NEWEST", newest)
-    monkeypatch.setattr(words, "_WINDOW", 10)
-    monkeypatch.setattr(words, "_READ_ON", 10)
-    monkeypatch.setattr(words, "_COMPARED", 10)
-    monkeypatch.setattr(words, "BATCH", 50)
+    bounds = Bounds(newest, frequent=10, gathered=10, compared=10)
     chance = random.Random(1)
     said: dict[str, str] = {}
     changed: list[str] = []
@@ -79,14 +72,14 @@ def test_search_finds_what_a_look_at_every_run_finds(
         record(ledger, *batch, now=now)
         changed = [run_id for run_id in changed if run_id not in {item.run.run_id for item in batch}]
         changed += sorted(item.run.run_id for item in batch)
-        index(ledger)
+        index(ledger, batch=50)
     # When it is searched, page by page
     for text in (*SEARCHES, "turn3", "turn"):
         query = parse_query(text)
         wanted = [run_id for run_id in reversed(changed) if query.matches(said[run_id])]
         # Then each run that says so is found once, the one that changed last first
-        assert found(ledger, text) == wanted, text
-        assert found(ledger, text, limit=500) == wanted, text
+        assert found(ledger, text, bounds=bounds) == wanted, text
+        assert found(ledger, text, limit=500, bounds=bounds) == wanted, text
         # And lists of other things find the same without the index
         assert set(by_condition(ledger, text)) == set(wanted), text
     check_index(ledger)
@@ -109,16 +102,15 @@ def test_few_runs_are_found_at_once(ledger: Ledger) -> None:
     assert few(4) is None
 
 
-def test_newest_changes_are_indexed_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newest_changes_are_indexed_first(ledger: Ledger) -> None:
     # Given more changes than a batch takes, one of them of a run that changed before
-    monkeypatch.setattr(words, "BATCH", 10)
     for n in range(35):
         record(ledger, new_event(f"r{n:02}", title="same"), now=NOW + n)
     record(ledger, new_event("r03", title="same again"), now=NOW + 100)
     wanted = ["r03", *(f"r{n:02}" for n in range(34, -1, -1) if n != 3)]
     assert ledger.read(coverage) == Coverage(36, NOW)
     # When the clock indexes a batch, then the newest runs are found
-    assert ledger.write(lambda connection: words.index(connection, Redactor([]))) == 10
+    assert ledger.write(lambda connection: words.index(connection, Redactor([]), 10)) == 10
     assert found(ledger, "same") == wanted[:10]
     assert ledger.read(coverage) == Coverage(26, NOW)
     # And after the others, each run once, under its newest change
@@ -138,9 +130,8 @@ def test_number_of_a_change_is_never_given_again(ledger: Ledger) -> None:
     assert found(ledger, "same") == ["second", "first"]
 
 
-def test_several_clocks_index_each_run_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_clocks_index_each_run_once(ledger: Ledger) -> None:
     # Given two clocks
-    monkeypatch.setattr(words, "BATCH", 8)
     for n in range(15):
         record(ledger, *(new_event(f"r{n}_{m}", title=f"same t{m}") for m in range(10)), now=NOW + n)
     url = ledger.url.render_as_string(hide_password=False)
@@ -149,7 +140,7 @@ def test_several_clocks_index_each_run_once(ledger: Ledger, monkeypatch: pytest.
     def clock() -> None:
         own = Ledger(url)
         while own.read(coverage).unindexed or len(found(own, "anew", 500)) < 50:
-            index(own)
+            index(own, batch=8)
             assert time.monotonic() < until
         own.close()
 
@@ -225,10 +216,9 @@ def test_redacted_values_are_never_found(ledger: Ledger) -> None:
     assert found(ledger, "hunter2") == found(ledger, "redacted") == []
 
 
-def test_beginning_of_a_large_body_is_indexed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "BODY", 500)
-    record(ledger, new_event("large", title="title", output=["first", *(f"word{n}" for n in range(1000)), "last"]))
-    record(ledger, new_event("huge_first", junk="x" * 1000, output="lost", title="other"), now=NOW + 1)
+def test_beginning_of_a_large_body_is_indexed(ledger: Ledger) -> None:
+    record(ledger, new_event("large", title="title", output=["first", *(f"word{n}" for n in range(40_000)), "last"]))
+    record(ledger, new_event("huge_first", junk="x" * words.BODY, output="lost", title="other"), now=NOW + 1)
     index(ledger)
     assert found(ledger, "first title") == ["large"]
     assert found(ledger, "last") == []
@@ -240,17 +230,15 @@ def test_search_without_fts5_reads_a_bounded_number_of_runs(ledger: Ledger, monk
     if ledger.dialect == "postgresql":
         return
     ledger.write(lambda connection: connection.exec_driver_sql("DROP TABLE words"))
-    monkeypatch.setattr(words, "NEWEST", 10)
+    bounds = Bounds(newest=10)
     with monkeypatch.context() as patch:
         patch.setattr(words, "offers_fts5", lambda _: False)
         record(ledger, *(new_event(f"r{n:02}", title="rare" if n == 3 else "common") for n in range(35)))
         index(ledger)
         assert not ledger.read(words.has_index)
         # When it is searched, then each page reads some runs, and names the next one
-        assert list(pages(ledger, "rare")) == [[], [], [], ["r03"]]
-        assert len(found(ledger, "common")) == 34
-        wanted = Filter(text="rare")
-        assert ledger.read(lambda it: lists.list_runs(it, wanted, None, 50))[0] == []
+        assert list(pages(ledger, "rare", bounds=bounds)) == [[], [], [], ["r03"]]
+        assert len(found(ledger, "common", bounds=bounds)) == 34
     # When the clock has an SQLite with FTS5, then it makes the index
     record(ledger, new_event("new", title="common"))
     index(ledger)
