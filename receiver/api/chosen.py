@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, Field
 
 from receiver.api.audit import note
-from receiver.api.models import Filtered, Moment, Result
+from receiver.api.models import Filtered, Moment, Result, Scoped
 from receiver.api.names import check_id, check_names, whole_id
 from receiver.api.operations import OperationRow
 from receiver.api.service import Actor, Service
@@ -33,9 +33,6 @@ _NO_FILTER: Final = frozenset({"ids", "dry_run", "expect", "force", "rate", "int
 # Maximum ids of a call, and examples of a preview.
 MOST_IDS: Final = 1000
 EXAMPLES: Final = 5
-# Shared description and error of `expect`.
-EXPECT: Final = "The exact number, as dry_run has counted it: else 409 with the new number. Required without ids."
-NEEDS_COUNT: Final = "expect: give the exact number, which the same call with dry_run counts; or give ids"
 
 
 def _checked(identifier: str) -> str:
@@ -47,21 +44,30 @@ def _checked(identifier: str) -> str:
 Id = Annotated[str, AfterValidator(_checked), Field(max_length=200, json_schema_extra={"pattern": VISIBLE.pattern})]
 
 
-class Chosen(Filtered):
-    """Base of the parameters of an action on many: ids, or all matches of the filter."""
+class Guarded(Scoped):
+    """Base of the parameters of an action on many, which a dry run counts first."""
 
     ids: tuple[Id, ...] = Field(
         (),
         max_length=MOST_IDS,
-        description="Only deliveries (dlv_…), and those of events (evt_…) and runs.",
+        description="Only these: ids of events (evt_…); of deliveries also their own (dlv_…), and ids of runs.",
     )
-    dry_run: bool = Field(False, description="Change nothing: return the count, a few examples, and `until`.")
+    dry_run: bool = Field(False, description="Change nothing: return the count, and what would change.")
     expect: int | None = Field(
         None,
         ge=0,
         le=2**63 - 1,
-        description=EXPECT,
+        description="The exact number, as dry_run has counted it: else 409 with the new number. Required without ids.",
     )
+
+    def require_count(self) -> None:
+        """Raise Invalid for a change without ids and `expect`: it might be larger than intended."""
+        if not (self.dry_run or self.ids) and self.expect is None:
+            raise Invalid("expect: give the exact number, which the same call with dry_run counts; or give ids")
+
+
+class Chosen(Guarded, Filtered):
+    """Base of the parameters of an action on many: ids, or all matches of the filter."""
 
 
 class TakenResult(Result):
@@ -129,8 +135,7 @@ def take(
 
     if chosen.dry_run:
         return service.ledger.read(preview)
-    if not chosen.ids and chosen.expect is None:
-        raise Invalid(NEEDS_COUNT)
+    chosen.require_count()
     if chosen.expect is None:
         service.ledger.read(require_each)
     operation = service.ledger.write(lambda connection: begin(connection, actor, action, chosen.expect, name))

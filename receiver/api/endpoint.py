@@ -143,10 +143,8 @@ def call(
 ) -> Endpoint[P, R]:
     """Return the endpoint of a function. `name`: by default the function's; see Endpoint for the rest."""
     types = get_type_hints(function)
-    *_, parameters = (kind for kind in types if kind != "return")
-    return Endpoint(
-        name or function.__name__, method, path, scope, types[parameters], types["return"], function, all_sources
-    )
+    parameters = list(types.values())[2]
+    return Endpoint(name or function.__name__, method, path, scope, parameters, types["return"], function, all_sources)
 
 
 def _problem(name: str, text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import Field
 
 from receiver.api.audit import ActionOutcome, audited
-from receiver.api.chosen import EXPECT, NEEDS_COUNT
+from receiver.api.chosen import Guarded
 from receiver.api.endpoint import call
 from receiver.api.listing import paged
 from receiver.api.models import Moment, MomentParameter, Page, PageParameters, Result, Scoped
@@ -23,7 +23,7 @@ from receiver.domain.api_key import OPERATE, VIEW
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import parse_event
 from receiver.domain.redaction import Redactor
-from receiver.errors import Busy, Invalid, NotAsExpected, NotFound
+from receiver.errors import Busy, NotAsExpected, NotFound
 from receiver.inbox.writer import InboxUnavailable, append_each
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
@@ -127,19 +127,11 @@ def _encodable(data: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-class QuarantineSelection(Scoped):
-    """Which requests: by id, or all that the filter finds."""
+class QuarantineSelection(Guarded):
+    """Which requests: by id of the event that each would be, or all that the filter finds."""
 
-    ids: tuple[str, ...] = Field((), max_length=1000, description="Only these, by id.")
     since: MomentParameter | None = Field(None, description="Only what came since then: 15m, 2h, 7d, or a time.")
     until: MomentParameter | None = Field(None, description="Only what came before then.")
-    dry_run: bool = Field(False, description="Change nothing: only count, and check.")
-    expect: int | None = Field(
-        None,
-        ge=0,
-        le=2**63 - 1,
-        description=EXPECT,
-    )
 
 
 class VerdictRow(Result):
@@ -202,8 +194,7 @@ def drop_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection)
 
 def _chosen(store: Quarantine, wanted: QuarantineSelection) -> list[QuarantinedRequest]:
     """Return what is chosen. Raises NotFound for an id that is not there, Invalid and NotAsExpected."""
-    if not wanted.dry_run and not wanted.ids and wanted.expect is None:
-        raise Invalid(NEEDS_COUNT)
+    wanted.require_count()
     there = kept(store, wanted.source)
     if missing := sorted(set(wanted.ids) - {each.id for each in there}):
         raise NotFound(f"not in quarantine: {', '.join(missing)}; `runhook quarantine list` shows what is")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver.api import sinks as moves
 from receiver.api.service import Service
+from receiver.api.sink_moves import MoveParameters, move_sink
 from receiver.domain.breaker import Lane
 from receiver.errors import Busy, Forbidden, Invalid, NotFound
 from receiver.ledger import Connection, Ledger
-from receiver.ledger.deliveries import lanes, orphans
+from receiver.ledger.deliveries import lanes
 from tests.support import api
 from tests.support.api import actor, call, done
 from tests.support.ledger import new_event, record, states
@@ -138,24 +138,22 @@ def test_callers_webhooks_are_paused_but_not_tested(service: Service) -> None:
         call(service, "test_sink", sink="callback")
 
 
-def test_a_move_goes_on_where_a_call_ended(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_move_goes_on_where_a_call_ended(ledger: Ledger, tmp_path: Path) -> None:
     # Given what waits for a sink that is gone, more than one page, and a call that has time for one
     service = api.service(ledger, tmp_path)
-    monkeypatch.setattr(orphans, "PAGE", 2)
-    monkeypatch.setattr(moves, "TIME", -1.0)
-    record(ledger, *(new_event(f"tsk_{number}", "gone") for number in range(5)))
+    record(ledger, *(new_event(f"tsk_{number}", "gone") for number in range(501)))
     wanted = {"sink": "gone", "into": "ops"}
-    assert call(service, "move_sink", **wanted, dry_run=True) == {"count": 5, "left": 0, "next": None}
+    assert call(service, "move_sink", **wanted, dry_run=True) == {"count": 501, "left": 0, "next": None}
     assert done(service) == []
 
     counts, after = [], ""
     while after is not None:
-        told = call(service, "move_sink", **wanted, after=after)
-        counts.append(told["count"])
-        after = told["next"]
+        moved = move_sink(service, actor(), MoveParameters(**wanted, after=after), seconds=-1.0)
+        counts.append(moved.count)
+        after = moved.next
 
-    assert (sum(counts), max(counts)) == (5, 2)
-    assert set(states(ledger)) == {f"tsk_{number}:ops" for number in range(5)}
+    assert (sum(counts), max(counts)) == (501, 500)
+    assert set(states(ledger)) == {f"tsk_{number}:ops" for number in range(501)}
     with pytest.raises(Invalid, match="no such deliveries"):
         call(service, "move_sink", **wanted)
     with pytest.raises(Invalid, match="after: not a cursor"):
