@@ -94,7 +94,8 @@ class Direct:
         bad = client.post("/v1/run/tasks", json={})
         expect("a task without prompt", 422, bad.status_code)
         if bad.status_code == 422:
-            self.report.expect_members("a task without prompt, detail", ("type", "loc", "msg"), bad.json()["detail"][0])
+            members = ("type", "loc", "msg", "input")
+            self.report.expect_members("a task without prompt, detail", members, bad.json()["detail"][0])
         going = client.post(
             "/v1/run/agents",
             json={"agent_id": self.skyvern.agent("Slow one", http_block("s", f"{self.target.url}/slow/2"))["agent_id"]},
@@ -108,7 +109,7 @@ class Direct:
         listed = self.skyvern.get("/v1/agents", page_size=100)
         self.report.expect_members("GET /v1/agents, an entry", keys.AGENT, listed[0])
         found = self.skyvern.get(f"/v1/agents/{self.agent_id}")
-        self.report.expect_members("GET /v1/agents/{id}", keys.AGENT, found)
+        self.report.expect_members("GET /v1/agents/{id}", (*keys.AGENT, "effective_default_engine"), found)
         expect("agent_id of an agent", self.agent_id, found.get("agent_id"))
         other = client.get(f"/v1/agents/{found['workflow_id']}")
         expect("GET /v1/agents/{w_…}", 404, other.status_code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,6 @@ from typing import Any
 
 import httpx2
 
-from tests.servers.valkey import free_port
 from tests.support.paths import ROOT
 from tests.support.processes import launch
 from tests.support.waiting import eventually
@@ -21,11 +21,12 @@ from tests.support.waiting import eventually
 CACHE = ROOT / ".cache"
 START_WITHIN = 300.0
 """Seconds. The first start of an installation compiles a gigabyte of packages."""
-# Its server listens on all interfaces; here on loopback only.
+# Its server listens on all interfaces; here on a socket that is bound already: a start takes minutes on a busy machine,
+# in which a port that is only chosen goes to another process.
 _LOOPBACK = """
-import sys, uvicorn
+import os, sys, uvicorn
 run = uvicorn.run
-uvicorn.run = lambda *arguments, **options: run(*arguments, **{**options, "host": "127.0.0.1"})
+uvicorn.run = lambda *arguments, **options: run(*arguments, **{**options, "fd": int(os.environ["LISTEN_ON"])})
 sys.argv = ["skyvern", "run", "server"]
 from skyvern.__main__ import main
 main()
@@ -62,7 +63,9 @@ class SkyvernServer:
     def __init__(self, python: Path, directory: Path) -> None:
         self._python = python
         self._directory = directory
-        self.port = free_port()
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = ""
         self.client = httpx2.Client(base_url=self.url, trust_env=False, timeout=60)
@@ -87,11 +90,13 @@ class SkyvernServer:
             "BROWSER_TYPE": "chromium-headless",
             "DATABASE_STRING": f"sqlite+aiosqlite:///{here / 'skyvern.db'}",
             "PORT": str(self.port),
+            "LISTEN_ON": str(self._socket.fileno()),
             "ENV": "local",
             "SKYVERN_TELEMETRY": "false",
         }
         command = [str(self._python), "-c", _LOOPBACK]
-        process = launch(command, here / "log", env={**kept, **own}, cwd=here, start_new_session=True)
+        fds = [self._socket.fileno()]
+        process = launch(command, here / "log", env={**kept, **own}, cwd=here, start_new_session=True, pass_fds=fds)
         self._process = process
 
         def answers() -> bool:
@@ -122,6 +127,7 @@ class SkyvernServer:
                         self._process.wait(seconds)
                     except subprocess.TimeoutExpired:
                         continue
+        self._socket.close()
         self.client.close()
 
     def get(self, path: str, **params: Any) -> Any:
