@@ -127,7 +127,7 @@ class Router:
         self._completing = frozenset(completing)
         self._telling_again = frozenset(each.name for each in routes if each.updates or each.repeats)
         self._routes = [_CompiledRoute(route) for route in routes]
-        self._rules = cel.Rules(route.expression for route in self._routes if route.expression)
+        self._rules = tuple(dict.fromkeys(route.expression for route in self._routes if route.expression))
         # By route, how often its expression could not be evaluated since this process began.
         self.failures: Counter[str] = Counter()
 
@@ -182,7 +182,7 @@ class _Subject:
     """One event under test. What rules need is made when the first one asks for it."""
 
     view: RunView
-    rules: cel.Rules
+    rules: Sequence[cel.Expression]
     explain: bool
     _root: dict[str, Any] | None = field(default=None, init=False)
     _evaluation: cel.Evaluation | None = field(default=None, init=False)
@@ -212,7 +212,7 @@ class _Subject:
 
     def _expression(self, route: _CompiledRoute, expression: cel.Expression) -> RouteVerdict:
         if self._evaluation is None:
-            run = _with_times(_normalized(self.view), self.rules)
+            run = _with_times(_normalized(self.view))
             self._evaluation = cel.Evaluation(self.rules, {"run": run, "event": _event(self.view)})
         outcome = self._evaluation.test(expression)
         if outcome.missing:
@@ -262,9 +262,9 @@ def _normalized(view: RunView) -> dict[str, Any]:
     }
 
 
-def _with_times(run: dict[str, Any], rules: cel.Rules) -> dict[str, Any]:
+def _with_times(run: dict[str, Any]) -> dict[str, Any]:
     """Return the run with its times as moments, which CEL can compare and subtract. An invalid time stays text."""
     for name in _TIMES:
-        if rules.mentions(name) and isinstance(run.get(name), str):
+        if isinstance(run.get(name), str):
             run[name] = utc(run[name]) or run[name]
     return run

@@ -9,6 +9,8 @@ from typing import Any, Final, Protocol
 from receiver.domain.run import FINAL
 from receiver.errors import suggest
 from receiver.routing import mapping
+from receiver.routing.cel import compile_rule
+from receiver.routing.cel_names import CelError
 from receiver.routing.mapping import Problem
 
 
@@ -100,8 +102,6 @@ UPDATE: Final = "update"
 def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
     """Return the problems of a rule, each with the keys below `when` where it is."""
     if isinstance(when, str):
-        from receiver.routing.cel import CelError, compile_rule
-
         try:
             compile_rule(when)
         except CelError as error:
@@ -113,9 +113,7 @@ def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
 def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
     """Return the fields of the run that a valid rule reads."""
     if isinstance(when, str):
-        from receiver.routing.cel import compile_rule
-
-        names = [use.path[1] for use in compile_rule(when).uses if use.path[0] == "run" and len(use.path) > 1]
+        names = [use.path[1] for use in compile_rule(when).names.uses if use.path[0] == "run" and len(use.path) > 1]
     else:
         names = [condition.parts[0] for condition in mapping.compile_mapping(when or {})[0]]
     return list(dict.fromkeys(name for name in names if name != "event"))

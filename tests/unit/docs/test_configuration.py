@@ -12,7 +12,7 @@ from receiver.config.json_schema import reference
 from receiver.config.models import Config
 from receiver.config.settings import OTHER_VARIABLES, Settings
 from receiver.config.yaml_file import expand
-from receiver.routing.cel import FUNCTIONS, MACROS
+from receiver.routing.cel_names import FUNCTIONS, MACROS
 from receiver.routing.validation import rule_problems
 from tests.support.paths import ROOT
 
