@@ -112,7 +112,7 @@ def has(of: sa.Table, table: sa.Table, key: Sequence[Condition], *conditions: Co
     It is looked up for each row, by the key: no planner turns a scalar subquery into a join, which may read a whole
     table.
     """
-    query = sa.select(_ONE).select_from(table).where(*key, *row_by_row(*conditions)).correlate(of)
+    query = sa.select(_ONE).select_from(table).where(*key, row_by_row(*conditions)).correlate(of)
     return query.limit(1).scalar_subquery() == 1
 
 

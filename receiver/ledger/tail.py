@@ -124,7 +124,7 @@ def load(connection: sa.Connection, seqs: Sequence[int], wanted: Filter, redacto
             sa.func.coalesce(runs.c.labels, "{}").label("labels"),
         )
         .outerjoin(runs, sa.and_(runs.c.source == events.c.source, runs.c.run_id == events.c.run_id))
-        .where(dialect.among(events.c.seq, list(seqs)), *dialect.row_by_row(*of_events(replace(wanted, text=""))))
+        .where(dialect.among(events.c.seq, list(seqs)), dialect.row_by_row(*of_events(replace(wanted, text=""))))
         .order_by(events.c.seq)
     )
     rows = (dict(row._mapping) for row in connection.execute(query))

@@ -16,8 +16,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, DeliveryState, after
 from receiver.ledger import dialect
 from receiver.ledger.deliveries import links
-from receiver.ledger.deliveries.claimed import IS_SENT, UNCLAIMED, Claimed
-from receiver.ledger.dialect import unindexed
+from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed
 from receiver.ledger.schema import attempts, deliveries
 
 
@@ -133,11 +132,11 @@ def _handed_back(each: Claimed) -> dict[str, Any]:
 def _move(given: Callable[[str], Any]) -> sa.Update:
     """Return the statement that moves deliveries that are still claimed, or were accepted after the claim lapsed."""
     it = deliveries.c
-    claimed = sa.and_(it.claim_owner == sa.bindparam("b_owner"), IS_SENT)
-    lapsed = sa.and_(given("accepted") == 1, unindexed(it.state) == DeliveryState.QUEUED)
+    claimed = sa.and_(it.claim_owner == sa.bindparam("b_owner"), it.state == DeliveryState.SENDING)
+    lapsed = sa.and_(given("accepted") == 1, it.state == DeliveryState.QUEUED)
     return (
         sa.update(deliveries)
-        .where(it.attempts == given("number"), sa.or_(claimed, lapsed))
+        .where(dialect.row_by_row(it.attempts == given("number"), sa.or_(claimed, lapsed)))
         .values(
             state=given("state"),
             reason=sa.func.coalesce(given("reason"), it.reason),

@@ -26,11 +26,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.breaker import shut_since
-from receiver.domain.delivery import DeliveryMove, state_after
+from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after
 from receiver.domain.time_limits import CLAIM
 from receiver.ledger import dialect
 from receiver.ledger.deliveries import fair_queue, lanes
-from receiver.ledger.deliveries.claimed import IS_SENT, Claimed, columns, delivery_columns, to_claimed
+from receiver.ledger.deliveries.claimed import Claimed, columns, delivery_columns, to_claimed
 from receiver.ledger.deliveries.fair_queue import ManyLanes
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.schema import lanes as lane_rows
@@ -61,7 +61,7 @@ _OF_SINK: Final = _due(fair_queue.due(_SINK, _NOW))
 _OF_LANE: Final = _due(
     *(fair_queue.due(_SINK, _NOW), fair_queue.ONE_OF_MANY, deliveries.c.lane == sa.bindparam("b_lane", type_=sa.Text()))
 )
-_OF_IDS: Final = _due(fair_queue.due_by_id(_SINK, _NOW), dialect.among_given(deliveries.c.id, "b_ids"))
+_OF_IDS: Final = _due(dialect.row_by_row(fair_queue.due(_SINK, _NOW)), dialect.among_given(deliveries.c.id, "b_ids"))
 
 
 _CLAIM: Final = (
@@ -169,7 +169,12 @@ class _Finding:
 _THESE: Final = dialect.among_given(deliveries.c.id, "b_ids")
 _UNLOCKED: Final = (
     sa.select(deliveries.c.id)
-    .where(_THESE, IS_SENT, deliveries.c.claim_owner == sa.bindparam("b_owner"))
+    .where(
+        _THESE,
+        dialect.row_by_row(
+            deliveries.c.state == DeliveryState.SENDING, deliveries.c.claim_owner == sa.bindparam("b_owner")
+        ),
+    )
     .with_for_update(skip_locked=True)
     .cte("unlocked")
 )

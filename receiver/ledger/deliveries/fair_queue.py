@@ -20,7 +20,6 @@ import sqlalchemy as sa
 from receiver.domain import callback
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import dialect
-from receiver.ledger.dialect import unindexed
 from receiver.ledger.schema import deliveries, lanes
 
 # Lanes that one statement reads: the first one of a walk, and each later one.
@@ -75,12 +74,6 @@ class ManyLanes:
 def due(sink: str | sa.ColumnElement[str], now: float | sa.BindParameter[float]) -> sa.ColumnElement[bool]:
     """Return the condition that a delivery is due for `sink`."""
     return sa.and_(deliveries.c.sink == sink, _QUEUED, deliveries.c.due_at <= now)
-
-
-def due_by_id(sink: sa.BindParameter[str], now: sa.BindParameter[float]) -> sa.ColumnElement[bool]:
-    """Return the same condition for deliveries that are found by their ids instead of the queue's index."""
-    it = deliveries.c
-    return sa.and_(unindexed(it.sink) == sink, unindexed(it.state) == DeliveryState.QUEUED, it.due_at <= now)
 
 
 def in_lane(sink: str, lane: str) -> sa.ColumnElement[bool]:

@@ -97,7 +97,7 @@ class KeysetList:
         use_indexes(connection)
         if count_up_to(connection, self.key[0].table, which, SCAN + 1) > SCAN:
             return None
-        some = sa.select(*self._all).where(which, *row_by_row(*rest)).cte("some").prefix_with("MATERIALIZED")
+        some = sa.select(*self._all).where(which, row_by_row(*rest)).cte("some").prefix_with("MATERIALIZED")
         key = [some.c[each.key] for each in self.key]
         query = sa.select(some).order_by(*self._ordered(key)).limit(limit + 1)
         found = self._read(connection, query if after is None else query.where(self._behind(key, after)))
@@ -120,7 +120,7 @@ class KeysetList:
             if (place := connection.execute(places.limit(1).offset(scan - 1)).first()) is not None:
                 end = tuple(place)
                 bottom = [self._down_to(key, end)]
-        query = sa.select(*self._all).where(*its, *bottom, *row_by_row(*walk.conditions))
+        query = sa.select(*self._all).where(*its, *bottom, row_by_row(*walk.conditions))
         found = self._read(connection, query.order_by(*self._ordered(key)).limit(limit + 1))
         return found, found[-1][0] if len(found) > limit else end
 

@@ -76,7 +76,7 @@ def _all_before(since: float | None, matches: Sequence[Match]) -> bool:
 
 
 def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequence[Condition]) -> dict[RunKey, Row]:
-    query = sa.select(*runs.c).where(dialect.of_runs(runs, keys), *dialect.row_by_row(*conditions))
+    query = sa.select(*runs.c).where(dialect.of_runs(runs, keys), dialect.row_by_row(*conditions))
     return {(row.source, row.run_id): dict(row._mapping) for row in connection.execute(query)}
 
 

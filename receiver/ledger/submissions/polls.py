@@ -17,7 +17,6 @@ from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionState
 from receiver.ledger import dialect
-from receiver.ledger.dialect import unindexed
 from receiver.ledger.events import KnownRun
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.records import Submission, change, from_row
@@ -52,7 +51,7 @@ def due_after_end(connection: sa.Connection, keys: Iterable[RunKey], due_at: flo
     final = sa.exists().where(runs.c.source == it.source, runs.c.run_id == it.run_id, runs.c.final)
     conditions = [dialect.of_runs(submissions, wanted), final]
     if due_at is None:  # look up the runs, not all polled submissions
-        conditions.append(unindexed(it.due_at).is_not(None))
+        conditions.append(dialect.row_by_row(it.due_at.is_not(None)))
     _update_by_id(connection, sa.select(it.id).where(*conditions), due_at=due_at, updated_at=now)
 
 

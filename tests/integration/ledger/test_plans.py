@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger
+from receiver.ledger import Connection, Ledger
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.claimed import load_bodies
 from receiver.ledger.schema import metadata
 from receiver.ledger.submissions import binding
 from tests.support.events import body, event
 from tests.support.ledger import NOW, new_event, record, result_of, with_tables
-from tests.support.plans import asked_of, plans_of
+from tests.support.plans import asked_of, plans_of, plans_of_work
 from tests.support.runners import make_recorder
 
 
@@ -80,3 +80,22 @@ def test_lone_event_reads_no_whole_table_of_sqlite(sqlite: Ledger, redis_url: st
     assert len(plans) >= 15
     whole = re.compile(rf"SCAN ({'|'.join(metadata.tables)})\b")
     assert {statement: plan for statement, plan in plans.items() if any(map(whole.match, plan))} == {}
+
+
+def test_settling_many_does_not_compare_all_pairs(postgresql: Ledger) -> None:
+    record(postgresql, *(new_event(f"tsk_{number}", "ops") for number in range(3000)))
+    old = postgresql.write(lambda it: claims.claim(it, "ops", 2700, "w", NOW))
+    accepted = [result_of(each, DeliveryMove.ACCEPT, receipt={}) for each in old]
+    postgresql.write(lambda it: attempts.settle(it, "w", accepted, NOW))
+    postgresql.write(lambda it: it.exec_driver_sql("ANALYZE deliveries"))  # few are claimed
+    claimed = postgresql.write(lambda it: claims.claim(it, "ops", 256, "w", NOW))
+
+    def settle(connection: Connection) -> None:
+        claims.renew(connection, "w", [each.id for each in claimed], NOW + 30)
+        attempts.settle(connection, "w", [result_of(each, DeliveryMove.ACCEPT, receipt={}) for each in claimed], NOW)
+
+    plans = plans_of_work(postgresql, settle)
+
+    updates = {each: plan for each, plan in plans.items() if "UPDATE deliveries" in each}
+    assert len(updates) == 2
+    assert {each for each, plan in updates.items() if "Nested Loop" in str(plan)} == set()
