@@ -142,6 +142,16 @@ def insert_many(
     return found
 
 
+def continue_numbers(connection: sa.Connection, table: sa.Table) -> None:
+    """Number new rows of a table behind the existing ones, whose numbers were inserted. SQLite always does."""
+    column = table.autoincrement_column
+    if column is None or connection.dialect.name != "postgresql":
+        return
+    sequence = sa.func.pg_get_serial_sequence(table.name, column.name)
+    last = sa.select(sa.func.max(column)).scalar_subquery()
+    connection.execute(sa.select(sa.func.setval(sequence, last)).where(last.is_not(None)))
+
+
 def _is_large(row: dict[str, Any]) -> bool:
     return any(isinstance(value, bytes) and len(value) > LARGE for value in row.values())
 

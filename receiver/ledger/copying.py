@@ -1,0 +1,109 @@
+"""Copy a whole ledger into an empty one, such as from SQLite to PostgreSQL: everything in one transaction, or nothing.
+
+What describes running processes stays behind, and the target's clock builds the search index again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import exc as sa_exc
+
+from receiver.errors import NotStarted, UsageError
+from receiver.ledger import dialect, heartbeats, schema
+from receiver.ledger.engine import Ledger
+from receiver.ledger.errors import first_line
+
+_LEFT_OUT: Final = (schema.heartbeats, schema.timeouts, schema.to_index, schema.run_texts)
+TABLES: Final = tuple(table for table in schema.metadata.sorted_tables if table not in _LEFT_OUT)
+
+# Rows and bytes of one INSERT: bodies may have megabytes.
+_ROWS: Final = 500
+_BYTES: Final = 8 << 20
+_FETCHED: Final = 20
+
+
+def count(ledger: Ledger) -> int:
+    """Return how many rows a copy has. Raises LedgerUnavailable."""
+    counts = [sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in TABLES]
+    return ledger.read(lambda connection: sum(connection.execute(sa.select(*counts)).one()))
+
+
+def copy(source: Ledger, target: Ledger, copied: Callable[[int], None]) -> dict[str, int]:
+    """Copy all rows of `source`, which no process uses, to `target`, which has the tables and no rows.
+
+    `copied`: called with the number of rows so far. Returns the rows of each table. Raises NotStarted if `source` is in
+    use or cannot be read, UsageError if `target` contains rows, LedgerUnavailable and LedgerDataError for `target`;
+    nothing is in `target` then.
+    """
+
+    def work(connection: sa.Connection) -> dict[str, int]:
+        _require_unused(connection)
+        return target.alter(lambda into: _copy_tables(connection, into, copied))
+
+    return source.read(work)
+
+
+def _copy_tables(source: sa.Connection, target: sa.Connection, copied: Callable[[int], None]) -> dict[str, int]:
+    dialect.serialize(target, "copy a ledger")
+    _require_empty(target)
+    counts = dict.fromkeys((table.name for table in TABLES), 0)
+    for table in TABLES:
+        for rows in _batches(source, table):
+            dialect.insert_many(target, table, rows)
+            counts[table.name] += len(rows)
+            copied(sum(counts.values()))
+        dialect.continue_numbers(target, table)
+    changes = sa.select(schema.runs.c.source, schema.runs.c.run_id, dialect.now(target))
+    in_order = changes.order_by(schema.runs.c.updated_at, schema.runs.c.run_id)
+    target.execute(sa.insert(schema.to_index).from_select(["source", "run_id", "queued_at"], in_order))
+    return counts
+
+
+def _batches(connection: sa.Connection, table: sa.Table) -> Iterator[list[dict[str, Any]]]:
+    """Read a table in batches of at most _ROWS rows and about _BYTES bytes."""
+    found = sa.select(table).order_by(*table.primary_key).execution_options(yield_per=_FETCHED)
+    batch: list[dict[str, Any]] = []
+    size = 0
+    names = [str(column.name) for column in table.columns]
+    rows = iter(connection.execute(found))
+    while row := _next(rows):
+        batch.append({name: _storable(value) for name, value in zip(names, row, strict=True)})
+        size += sum(len(value) for value in row if isinstance(value, bytes))
+        if len(batch) == _ROWS or size > _BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _next(rows: Iterator[sa.Row[Any]]) -> sa.Row[Any] | None:
+    """Return the next row, or None. Its errors are the source's: the target's transaction must not repeat for them."""
+    try:
+        return next(rows, None)
+    except sa_exc.DBAPIError as error:
+        raise NotStarted(f"the ledger can't be read: {first_line(error.orig or error)}") from None
+
+
+def _storable(value: Any) -> Any:
+    """Return a value without NUL, which SQLite stores in a text and PostgreSQL refuses."""
+    return value.replace("\0", "") if isinstance(value, str) else value
+
+
+def _require_unused(connection: sa.Connection) -> None:
+    """Raise NotStarted if a process uses the ledger: what it writes during the copy would be missing."""
+    seen = [each for each in heartbeats.every(connection) if each.state not in ("stopped", "silent")]
+    names = sorted({f"process {each.beat.pid} on {each.beat.host}" for each in seen})
+    if names:
+        raise NotStarted(
+            f"the ledger is in use by {', '.join(names)}: stop all processes first; one that was killed counts as"
+            " running for 35 s"
+        )
+
+
+def _require_empty(connection: sa.Connection) -> None:
+    filled = [table.name for table in TABLES if connection.execute(sa.select(table).limit(1)).first() is not None]
+    if filled:
+        raise UsageError(f"--to: this ledger contains rows already, in {', '.join(filled)}; name an empty database")
