@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from handlers.contract import SinkOptions
 from handlers.database.table import RESERVED
-from handlers.support.url import has_raw_at
+from handlers.support.database_url import url_problem
 
 ColumnType = Literal["text", "integer", "number", "boolean", "timestamp", "json"]
 
@@ -19,7 +18,6 @@ MAX_MAPPED = 90
 HISTORY = "_history"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
-_RIGHT = "right would be sqlite:///var/results.db or postgresql://user:password@host/name"
 
 
 class MappedColumn(BaseModel):
@@ -124,23 +122,7 @@ class DatabaseOptions(SinkOptions):
 
 def parse_url(text: str) -> URL:
     """Return the URL with its driver. Raises ValueError, without the URL, which may hold a password."""
-    if not text.strip():
-        raise ValueError(f"is empty; {_RIGHT}")
-    try:
-        url = make_url(text.strip())
-    except (ArgumentError, ValueError):
-        raise ValueError(f"is not a valid database URL; {_RIGHT}") from None
-    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
-        if has_raw_at(text):
-            raise ValueError("has several @; in a user or password write @ as %40 and / as %2F")
-        return url.set(drivername="postgresql+psycopg")
-    if url.drivername in ("sqlite", "sqlite+pysqlite"):
-        if url.host:
-            raise ValueError(
-                "names a host after two slashes, and SQLite has none: three begin a path from here, "
-                "sqlite:///var/results.db, and four one from the root"
-            )
-        if url.database in (None, "", ":memory:") or "mode" in url.query or url.database.startswith("file:"):
-            raise ValueError("must name a file, for a database in memory loses everything: sqlite:///var/results.db")
-        return url.set(drivername="sqlite")
-    raise ValueError(f"this sink writes to SQLite and PostgreSQL (with psycopg), not to {url.drivername}; {_RIGHT}")
+    if problem := url_problem(text.strip(), "var/results.db"):
+        raise ValueError(problem)
+    url = make_url(text.strip())
+    return url.set(drivername="sqlite" if url.drivername.startswith("sqlite") else "postgresql+psycopg")

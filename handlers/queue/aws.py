@@ -13,39 +13,28 @@ from typing import Any, Final, NamedTuple
 
 from handlers.contract import Receipt, Refused, SinkError, Unavailable
 from handlers.queue.message import QueueMessage, size
+from handlers.support.aws import make_client, refusal, translated_errors
 
 # Maximum messages of one request.
 BATCH = 10
 
-_REFUSALS = frozenset({"InvalidMessageContents", "MessageTooLong", "BatchRequestTooLong"})
-_REFUSALS_OF_ENTRY = _REFUSALS | {"InvalidParameterValue", "InvalidParameter", "ParameterValueInvalid"}
-# What an operator should do about an error code, without the prefixes and the suffix Exception of some.
-_HINTS: Final[Mapping[str, str]] = {
-    "QueueDoesNotExist": "there is no such queue",
-    "NonExistentQueue": "there is no such queue",
-    "NotFound": "there is no such topic",
-    "AccessDenied": "the key may not send to it",
-    "AuthorizationError": "the key may not publish to it",
-    "InvalidClientTokenId": "the access key is unknown",
-    "UnrecognizedClient": "the access key is unknown",
-    "InvalidAccessKeyId": "the access key is unknown",
-    "SignatureDoesNotMatch": "the secret key is wrong",
-    "ExpiredToken": "the session's token has expired",
-}
+# Error codes of one message that is itself at fault.
+_REFUSED: Final = frozenset({"InvalidParameterValue", "InvalidParameter", "ParameterValueInvalid"})
 
 
 class AwsApi(NamedTuple):
-    """boto3's names for one service's batch request: its method, and the keys of its arguments."""
+    """boto3's names for one service's batch request: its method, the keys of its arguments, the right that it needs."""
 
     service: str
     method: str
     address: str
     entries: str
     text: str
+    right: str
 
 
-SQS = AwsApi("SQS", "send_message_batch", "QueueUrl", "Entries", "MessageBody")
-SNS = AwsApi("SNS", "publish_batch", "TopicArn", "PublishBatchRequestEntries", "Message")
+SQS = AwsApi("SQS", "send_message_batch", "QueueUrl", "Entries", "MessageBody", "sqs:SendMessage is")
+SNS = AwsApi("SNS", "publish_batch", "TopicArn", "PublishBatchRequestEntries", "Message", "sns:Publish is")
 
 
 class AwsQueue:
@@ -61,7 +50,7 @@ class AwsQueue:
         self._address = address
         self._max_bytes = max_bytes
         self._fifo = address.endswith(".fifo")
-        self._client_options = {name: value for name, value in client_options.items() if value}
+        self._client_options = client_options
         self._timeout = timeout
         self._client: Any = None
         self._guard = threading.Lock()
@@ -90,22 +79,16 @@ class AwsQueue:
 
     def _send(self, messages: Sequence[QueueMessage]) -> list[Receipt | SinkError]:
         """Send `messages` in one request, each with its index as its id."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
         entries = [self._entry(number, message) for number, message in enumerate(messages)]
-        try:
+        with translated_errors(self._api.service, self._api.right):
             send = getattr(self._connected(), self._api.method)
             answer = send(**{self._api.address: self._address, self._api.entries: entries})
-        except ClientError as error:
-            raise self._failure(error.response) from None
-        except BotoCoreError as error:
-            raise Unavailable(self._trouble(type(error).__name__)) from None
         sent = {str(one.get("Id")): str(one.get("MessageId") or "") for one in answer.get("Successful") or ()}
         failed = {str(one.get("Id")): one for one in answer.get("Failed") or ()}
         return [
             self._receipt(sent[entry["Id"]], message)
             if entry["Id"] in sent
-            else self._rejected(failed.get(entry["Id"]))
+            else self._rejected(failed.get(entry["Id"], {}))
             for entry, message in zip(entries, messages, strict=True)
         ]
 
@@ -124,58 +107,15 @@ class AwsQueue:
     def _connected(self) -> Any:
         with self._guard:
             if self._client is None:
-                import boto3
-                from botocore.config import Config
-
-                config = Config(
-                    connect_timeout=min(5.0, self._timeout / 2),
-                    read_timeout=self._timeout / 2,
-                    retries={"total_max_attempts": 1, "mode": "standard"},  # a sink never retries
-                    max_pool_connections=16,
-                    user_agent_extra="runhook",
-                )
-                # A session of its own, since boto3's default one is not thread-safe.
-                session = boto3.session.Session()
-                self._client = session.client(self._api.service.lower(), config=config, **self._client_options)
+                service = self._api.service.lower()
+                self._client = make_client(service, self._timeout, config={}, **self._client_options)
             return self._client
 
-    def _failure(self, response: Mapping[str, Any]) -> SinkError:
-        """Return the error of a request that was rejected."""
-        code = str(response.get("Error", {}).get("Code") or "")
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") or ""
-        said = " ".join(filter(None, (f"{self._api.service} answered", str(status), _shown(code))))
-        if _short(code) in _REFUSALS:
-            return Refused(said)
-        hint = _HINTS.get(_short(code).removesuffix("Exception"))
-        return Unavailable(f"{said}: {hint}" if hint else said)
-
-    def _rejected(self, failed: Mapping[str, Any] | None) -> SinkError:
-        """Return the error of one message of a request."""
-        code = str((failed or {}).get("Code") or "no reason")
-        said = f"{self._api.service} did not take the message ({_shown(code) or '?'})"
-        refused = failed and failed.get("SenderFault") and _short(code) in _REFUSALS_OF_ENTRY
-        return Refused(said) if refused else Unavailable(said)
-
-    def _trouble(self, name: str) -> str:
-        """Describe one of botocore's own errors by its class: its message holds addresses."""
-        service = self._api.service
-        if "Timeout" in name:
-            return f"{service} did not answer in time"
-        if "Credentials" in name:
-            return f"{service}: no AWS credentials were found; set access_key_id, or AWS's own variables or profile"
-        return (
-            f"{service}: no region is known; set region"
-            if name == "NoRegionError"
-            else (f"{service} can't be reached ({name})")
-        )
-
-
-def _short(code: str) -> str:
-    return code.rpartition("#")[2].rpartition(".")[2]
-
-
-def _shown(code: str) -> str:
-    return code if code.isprintable() and len(code) < 80 else ""
+    def _rejected(self, failed: Mapping[str, Any]) -> SinkError:
+        """Return the error of one message of a request. `failed`: {} when AWS says nothing of it."""
+        code = str(failed.get("Code") or "no reason")
+        said = f"{self._api.service} did not take the message ({code[:60] if code.isprintable() else '?'})"
+        return Refused(said) if failed.get("SenderFault") and (code in _REFUSED or refusal(code)) else Unavailable(said)
 
 
 def batches(messages: Sequence[QueueMessage], limit: int) -> Iterator[Sequence[QueueMessage]]:

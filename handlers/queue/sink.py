@@ -171,12 +171,11 @@ def _build_backend(options: QueueOptions) -> tuple[RedisStream | AwsQueue, Calla
         return RedisStream(url, options.stream, options.max_len, int(options.once_for), options.timeout), as_bytes
     from handlers.queue.aws import SNS, SQS, AwsQueue
 
-    key, secret = options.access_key_id, options.secret_access_key
-    client_options: dict[str, Any] = {
+    client_options = {
         "region_name": region_of(options),
         "endpoint_url": options.endpoint_url,
-        "aws_access_key_id": key.get_secret_value() if key else None,
-        "aws_secret_access_key": secret.get_secret_value() if secret else None,
+        "aws_access_key_id": options.access_key_id,
+        "aws_secret_access_key": options.secret_access_key,
     }
     limit, api = options.max_bytes, SQS if options.to == "sqs" else SNS
     backend = AwsQueue(api, options.queue_url or options.topic_arn or "", client_options, limit, options.timeout)

@@ -3,7 +3,6 @@
 options   the sink's options
 sink      the sink: a mirror whose store is a bucket
 store     bytes by key in a bucket, through boto3
-errors    S3's errors as Refused and Unavailable
 """
 
 from handlers.s3.options import S3Options

@@ -11,6 +11,7 @@ import hashlib
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -20,9 +21,9 @@ from handlers.contract import Delivery, ReadableFile, Unavailable
 from handlers.mirror.download import IncomingFile
 from handlers.mirror.names import is_inline_safe
 from handlers.mirror.store import MAX_DOCUMENT, ObjectTarget, Stored
-from handlers.s3.errors import error_code, is_missing, translated_errors
 from handlers.s3.options import S3Options, tag_value
 from handlers.support import templating
+from handlers.support.aws import error_code, make_client, translated_errors
 from handlers.support.deadline import Deadline
 
 # Bytes of the largest body that is written by one request with its SHA-256; longer ones are streamed.
@@ -33,6 +34,7 @@ _PARTS_IN_MEMORY = 5
 _THREADS = 4
 # Bytes of an object that are read at once.
 _CHUNK = 256 << 10
+_RIGHTS = "s3:ListBucket, GetObject, PutObject and AbortMultipartUpload are"
 _PRECONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 
 
@@ -62,7 +64,7 @@ class S3Store:
     def check(self) -> str:
         """Ask whether the bucket is there and lets us in. Raises Unavailable."""
         try:
-            with translated_errors(self._name):
+            with self._errors():
                 self._client().head_bucket(Bucket=self._name)
         except Unavailable as error:  # a HEAD's answer has no body with a code
             words = {"404": "there is no such bucket", "403": "access is denied; s3:ListBucket is needed to ask"}
@@ -76,7 +78,7 @@ class S3Store:
         more: dict[str, str] = {}
         while True:
             deadline.remaining()
-            with translated_errors(self._name):
+            with self._errors():
                 page = self._client().list_objects_v2(Bucket=self._name, Prefix=directory, **more)
             for entry in page.get("Contents", ()):
                 found[entry["Key"].removeprefix(directory)] = int(entry["Size"])
@@ -86,7 +88,7 @@ class S3Store:
 
     def identify(self, key: str, size: int, deadline: Deadline) -> tuple[str, str] | None:
         """See Store. None when the object's metadata has no digest, or the object another size."""
-        with translated_errors(self._name):
+        with self._errors():
             head = self._read_or_none("head_object", key, deadline)
         sha256 = head.get("Metadata", {}).get("sha256") if head else None
         if not head or not sha256 or head.get("ContentLength") != size:
@@ -95,7 +97,7 @@ class S3Store:
 
     def read(self, key: str, deadline: Deadline) -> Stored | None:
         """See Store. The version is the ETag."""
-        with translated_errors(self._name):
+        with self._errors():
             answer = self._read_or_none("get_object", key, deadline)
             if answer is None:
                 return None
@@ -104,7 +106,7 @@ class S3Store:
 
     def find_file(self, key: str, deadline: Deadline) -> ReadableFile | None:
         """See Store. The version is the ETag."""
-        with translated_errors(self._name):
+        with self._errors():
             head = self._read_or_none("head_object", key, deadline)
         if head is None:
             return None
@@ -120,7 +122,7 @@ class S3Store:
         """Yield an object's bytes from `start` up to `end`. Raises Unavailable when it is another version by now."""
         if start == end:
             return
-        with translated_errors(self._name):
+        with self._errors():
             answer = self._client().get_object(
                 Bucket=self._name, Key=key, IfMatch=version, Range=f"bytes={start}-{end - 1}"
             )
@@ -130,7 +132,7 @@ class S3Store:
 
     def put(self, target: ObjectTarget, body: bytes) -> None:
         """See Store."""
-        with translated_errors(self._name):
+        with self._errors():
             self._put(target, body)
 
     def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
@@ -143,7 +145,7 @@ class S3Store:
             if len(head) > SMALL:
                 break
         else:
-            with translated_errors(self._name):
+            with self._errors():
                 self._put(target, bytes(head), **encoding)
             return
         arguments: dict[str, Any] = {**self._settings(target), **encoding}
@@ -151,7 +153,7 @@ class S3Store:
             arguments["Metadata"] = {"sha256": incoming.artifact.sha256}
         if self._options.checksums:
             arguments["ChecksumAlgorithm"] = "SHA256"
-        with translated_errors(self._name):
+        with self._errors():
             if target.delivery.attempt > 1:
                 self._abort_uploads(target.key)
             self._transfer_manager().upload(_Body(head, chunks), self._name, target.key, arguments).result()
@@ -166,7 +168,7 @@ class S3Store:
     def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         """See Store. Without conditional writes at the server, the version just read has to do."""
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
-        with translated_errors(self._name):
+        with self._errors():
             try:
                 self._put(target, body, **condition)
             except ClientError as error:
@@ -195,13 +197,17 @@ class S3Store:
         parts = urlsplit(self._options.endpoint_url)
         return f"{parts.scheme}://{name}.{parts.netloc}{parts.path}/{path}"
 
+    def _errors(self) -> AbstractContextManager[None]:
+        return translated_errors(f"bucket {self._name}", _RIGHTS)
+
     def _read_or_none(self, method: str, key: str, deadline: Deadline) -> dict[str, Any] | None:
         """Return boto3's answer for the object, or None when it is missing."""
         deadline.remaining()
         try:
             answer: dict[str, Any] = getattr(self._client(), method)(Bucket=self._name, Key=key)
         except ClientError as error:
-            if is_missing(error):
+            code, status = error_code(error)
+            if status == 404 and code in ("NoSuchKey", "404", "NotFound"):  # the object, not the bucket
                 return None
             raise
         return answer
@@ -244,7 +250,7 @@ class S3Store:
     def _client(self) -> Any:
         with self._lock:
             if self._made is None:
-                with translated_errors(self._name):
+                with self._errors():
                     self._made = self._make()
             return self._made
 
@@ -261,36 +267,24 @@ class S3Store:
             return self._transfers
 
     def _make(self) -> Any:
-        # Loading boto3 takes 0.1 s: only a process that sends should pay it, not every command.
-        import boto3
-        from botocore.config import Config
-
         options = self._options
-        config = Config(
-            connect_timeout=min(10.0, options.timeout),
-            read_timeout=min(60.0, options.timeout),
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            max_pool_connections=100,
-            request_checksum_calculation="when_required",  # they are given explicitly with each call
-            response_checksum_validation="when_required",
-            tcp_keepalive=True,
-            s3={"addressing_style": "path" if self._path_style else "auto"},
-            user_agent_extra="runhook",
-        )
-
-        def plain(secret: Any) -> str | None:
-            return secret.get_secret_value() if secret is not None else None
-
-        session = boto3.session.Session(
-            profile_name=options.profile, region_name=options.region or ("us-east-1" if options.endpoint_url else None)
-        )
-        return session.client(
+        config = {
+            "max_pool_connections": 100,
+            "request_checksum_calculation": "when_required",  # they are given explicitly with each call
+            "response_checksum_validation": "when_required",
+            "tcp_keepalive": True,
+            "s3": {"addressing_style": "path" if self._path_style else "auto"},
+        }
+        return make_client(
             "s3",
-            endpoint_url=options.endpoint_url,
-            aws_access_key_id=plain(options.access_key_id),
-            aws_secret_access_key=plain(options.secret_access_key),
-            aws_session_token=plain(options.session_token),
+            options.timeout,
+            profile=options.profile,
             config=config,
+            region_name=options.region or ("us-east-1" if options.endpoint_url else None),
+            endpoint_url=options.endpoint_url,
+            aws_access_key_id=options.access_key_id,
+            aws_secret_access_key=options.secret_access_key,
+            aws_session_token=options.session_token,
         )
 
 

@@ -91,14 +91,6 @@ def split_userinfo(url: str) -> tuple[str, str]:
     return bare, "Basic " + base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
 
 
-def has_raw_at(url: str) -> bool:
-    """Return whether a database's URL has an @ too many, as a password makes that was not written as %40.
-
-    SQLAlchemy ends the password at the first one and takes the rest for a host, which errors then name.
-    """
-    return url.partition("?")[0].count("@") > 1
-
-
 def without_query(text: str) -> str:
     """Return `text` without query, fragment and user name, which may be shown: signatures are in the query.
 

@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 
 from handlers.contract import Delivery, Refused, Services, Unavailable
 from handlers.s3 import S3Sink
-from handlers.s3.errors import translated_errors
+from handlers.support.aws import translated_errors
 from handlers.testing.conformance import (
     SinkConformance,
     SinkUnderTest,
@@ -340,7 +340,7 @@ def answered(code: str, status: int, **headers: str) -> ClientError:
     ],
 )
 def test_each_answer_of_s3_is_one_clear_line(error: Exception, kind: type[Exception], words: str) -> None:
-    with pytest.raises(kind) as caught, translated_errors("b"):
+    with pytest.raises(kind) as caught, translated_errors("bucket b", "s3:x is"):
         raise error
     assert words in str(caught.value)
     assert "HUSH" not in str(caught.value)

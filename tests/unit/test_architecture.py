@@ -54,7 +54,7 @@ OWNERS = {
     "mcp_types": {"receiver/mcp/server"},
     "prometheus_client": {"receiver/telemetry/receiver", "receiver/web/metrics"},
     "typer": {"receiver/cli"},
-    "boto3": {"handlers/s3/store", "handlers/queue/aws"},
+    "boto3": {"handlers/support/aws", "handlers/s3/store"},
     "apprise": {"handlers/notify"},
     "jinja2": {
         "receiver/config/starter",

@@ -188,7 +188,7 @@ def test_a_real_key_wins_over_a_local_one(tmp_path: Path) -> None:
         ("postgresql://u:sekret@127.0.0.1:port/db", "not a database URL; right would be sqlite:///var/ledger.db or"),
         ("postgresql+psycopg2://u:sekret@h/db", "the driver psycopg2 is not used here; write postgresql:// instead of"),
         ("sqlite+aiosqlite:///var/ledger.db", "the driver aiosqlite is not used here; write sqlite:// instead of"),
-        ("sqlite://", "a ledger in memory would lose everything"),
+        ("sqlite://", "a database in memory would lose everything"),
         ("sqlite:///file:ledger.db?mode=memory&uri=true", "names SQLite's file by a URI"),
         ("postgresql://u:pw@sekret@h/db", "has several @; in a user or password write @ as %40"),
         ("postgresql://u:pw@sekret/x@h/db?sslmode=require", "has several @; in a user or password write @ as %40"),

@@ -1,0 +1,49 @@
+"""Which databases and drivers a ledger or a results table may be on. Pure, and without SQLAlchemy."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# As SQLAlchemy reads one (2.0, engine/url.py); with what it takes for a driver, a host, a port and a database.
+_URL: Final = re.compile(
+    r"(?P<driver>[\w+]+)://"
+    r"(?:[^:/]*(?::[^@]*)?@)?"
+    r"(?P<host>\[[^/?]+\]|[^/:?]+)?(?::(?P<port>[^/?]*))?"
+    r"(?:/(?P<database>[^?]*))?"
+    r"(?:\?(?P<query>.*))?"
+)
+_DRIVERS: Final = {
+    "sqlite": ("sqlite", "sqlite+pysqlite"),
+    "postgresql": ("postgres", "postgresql", "postgresql+psycopg"),
+}
+
+
+def url_problem(url: str, file: str) -> str:
+    """Return why no database is at `url`, and what would be right, or "". It never holds the URL's secrets.
+
+    `file`: the example of a path. What libpq makes of the parameters of PostgreSQL is seen when it connects.
+    """
+    found = _URL.match(url)
+    right = f"right would be sqlite:///{file} or postgresql://user:password@host/name"
+    if found is None or not (found["port"] is None or found["port"].isdecimal()):
+        return f"not a database URL; {right}"
+    kind, _, driver = found["driver"].partition("+")
+    kind = "postgresql" if found["driver"] == "postgres" else kind
+    if kind not in _DRIVERS:
+        return f"Runhook writes to SQLite and PostgreSQL, not to {kind}; {right}"
+    if found["driver"] not in _DRIVERS[kind]:
+        return f"the driver {driver} is not used here; write {kind}:// instead of {found['driver']}://"
+    if kind == "postgresql":  # SQLAlchemy ends a password at the first @, and takes the rest for a host
+        several = url.partition("?")[0].count("@") > 1
+        return "has several @; in a user or password write @ as %40 and / as %2F" if several else ""
+    if found["host"]:
+        return (
+            "names a host after two slashes, and SQLite has none: three begin a path from here, "
+            f"sqlite:///{file}, and four one from the root"
+        )
+    if found["database"] in (None, "", ":memory:"):
+        return f"a database in memory would lose everything; give a file: sqlite:///{file}"
+    if found["database"].startswith("file:") or "mode=" in (found["query"] or ""):  # its lock would be another file's
+        return f"names SQLite's file by a URI; give its path: sqlite:///{file}"
+    return ""
