@@ -187,6 +187,7 @@ def _import_all(config: Config) -> None:
     from receiver.cli import serve
 
     serve.web_parts()
+    logs.prepare()
     worker.preload(config)
 
 

@@ -5,7 +5,8 @@
 Time, level, logger and event, then fields: key=value, a value in double quotes with JSON's escapes where it holds
 spaces, quotes or "=". Text after the fields is the field `note`; a line without an event, such as that of a library, is
 the field `msg`; a traceback is the field `traceback`. As JSON the event or the text is `message`, and numbers are
-numbers. Code writes `log.warning("process.event key=%s other=%d: some text", …)`.
+numbers. Code writes `log.warning("process.event key=%s other=%d: some text", …)`. structlog renders the line, and is
+imported for the first one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
+from functools import cached_property
 from typing import Any, Final
 
 from handlers.support.url import hide_secrets
@@ -57,30 +59,52 @@ class Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of `record`."""
-        line = _members(record)
-        if record.exc_info:
-            line["traceback"] = hide_secrets(self.formatException(record.exc_info))
-        if self.form == "json":
-            line["message"] = line["message"] or line.pop("msg")
-            return json.dumps(line, default=repr)
-        at, level, logger, event, *_ = line.values()
-        return " ".join(filter(None, (at, level.upper(), logger, event, str(Fields(list(line.items())[4:])))))
+        return self.chain.format(record)
+
+    @cached_property
+    def chain(self) -> logging.Formatter:
+        """The formatter of structlog."""
+        from structlog import processors, stdlib
+
+        return stdlib.ProcessorFormatter(
+            processors=[
+                stdlib.add_log_level,
+                stdlib.add_logger_name,
+                processors.format_exc_info,
+                _members,
+                *([_as_json, processors.JSONRenderer()] if self.form == "json" else [_as_logfmt]),
+            ],
+            use_get_message=False,
+            pass_foreign_args=True,
+        )
 
 
-def _members(record: logging.LogRecord) -> dict[str, Any]:
+def _members(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> dict[str, Any]:
     """Return the members of a line in their order: time, level, logger, message ("" without an event), its fields."""
-    template, arguments = str(record.msg), record.args or ()
-    event, fields = "", dict[str, Any]()
+    record, arguments = line["_record"], line.get("positional_args") or ()
+    fields: dict[str, Any]
     try:
         if record.name.partition(".")[0] == "runhook":
-            event, fields = _event_and_fields(_filled(template, arguments))
+            event, fields = _event_and_fields(_filled(line["event"], arguments))
         else:
-            fields = {"msg": template % arguments if arguments else template}
+            event, fields = "", {"msg": line["event"] % arguments if arguments else line["event"]}
     except (TypeError, ValueError, IndexError):
-        fields = {"msg": template, "arguments": repr(arguments)}
+        event, fields = "", {"msg": line["event"], "arguments": repr(arguments)}
+    if trace := line.get("exception"):
+        fields["traceback"] = hide_secrets(trace)
     at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    head = {"time": f"{at}.{int(record.msecs):03d}Z", "level": record.levelname.lower(), "logger": record.name}
+    head = {"time": f"{at}.{int(record.msecs):03d}Z", "level": line["level"], "logger": line["logger"]}
     return {**head, "message": event, **{name: value for name, value in fields.items() if name not in head}}
+
+
+def _as_logfmt(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> str:
+    at, level, logger, event, *_ = line.values()
+    return " ".join(filter(None, (at, level.upper(), logger, event, str(Fields(list(line.items())[4:])))))
+
+
+def _as_json(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    line["message"] = line["message"] or line.pop("msg")
+    return line
 
 
 def _filled(template: str, arguments: Any) -> str:
@@ -129,6 +153,11 @@ def set_up(level: str = "info", form: str = "logfmt") -> None:
     logging.getLogger("runhook").setLevel(least)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(least, logging.WARNING))
+
+
+def prepare() -> None:
+    """Import structlog now, so that the first line does not have to."""
+    _ = Formatter().chain
 
 
 def say(text: str, level: int = logging.INFO) -> None:

@@ -45,6 +45,7 @@ OWNERS = {
     "yaml": {"receiver/config/yaml_file"},
     "pydantic_settings": {"receiver/config/settings"},
     "dotenv": {"receiver/config/variables"},
+    "structlog": {"receiver/telemetry/logs"},
     "cel": {"receiver/routing/cel"},
     "limits": {"receiver/runtime/throttle"},
     "croniter": {"receiver/skyvern/account"},
