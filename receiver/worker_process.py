@@ -1,8 +1,8 @@
 """Run one process of a worker, which dispatches, sends to its sinks, or both.
 
 Its main thread runs RQ's loop: for dispatch, or for the queue of the one sink that has the process to itself. Each sink
-has its own threads (receiver/delivery/runner.py). Once a second a thread looks for what needs no wake-up to be found:
-due deliveries, events in the inbox, claims to renew.
+has its own threads (receiver/delivery/runner.py). One thread for each server looks once a second for what needs no
+wake-up to be found, so a server that hangs delays only what needs it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
-from typing import Final
+from typing import Any, Final
 
 import redis
 
@@ -31,19 +31,18 @@ from receiver.config.settings import Settings
 from receiver.delivery import runner
 from receiver.delivery.runner import SinkRunner
 from receiver.dispatch import dispatcher
-from receiver.dispatch.dispatcher import IDLE_WAIT
 from receiver.domain.parts import DISPATCH, deliver
 from receiver.domain.time_limits import CLAIM, JOB_FOR, JOB_HANGS, RENEW_EVERY, SIGN_EVERY
 from receiver.errors import NotStarted, RunhookError
 from receiver.inbox.recovery import hand_back
 from receiver.inbox.stream import STREAM
-from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.recovery import release_claims
-from receiver.runtime.background import keep_thread
+from receiver.runtime.background import keep_thread, start_thread
 from receiver.runtime.child import REPLACE, UNFINISHED, own_status, say_working
 from receiver.runtime.liveness import LivenessLock, release_dead
-from receiver.runtime.process import StopRequests, drain, error_location, readable, stop_signals
+from receiver.runtime.process import StopRequests, error_location, stop_signals
 from receiver.runtime.redis_client import connect
 from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import worker as wakeup_worker
@@ -56,15 +55,14 @@ log = logging.getLogger("runhook.worker")
 # Seconds for which a thread may compute while another one waits for the interpreter: an event passes three threads, and
 # with Python's 0.005 each of them may wait that long.
 SWITCH: Final = 0.0005
-# Seconds between two looks for work, flushes of counters, and tries to build a sink.
+# Seconds between two looks for work, and after which a look gives up, so that renewals are on time; between two tries
+# to build a sink, or to release what dead processes held.
 LOOK_EVERY: Final = 1.0
-FLUSH_EVERY: Final = 2.0
+LOOK_WITHIN: Final = 5.0
 TRY_AGAIN: Final = 10.0
 # The job of a sink with its own process: seconds between two looks, and without work until it ends.
 _LINGER_LOOK: Final = 0.02
 _QUIET: Final = 2.0
-# Seconds that the main thread has to handle a signal.
-_SIGNAL: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,39 +91,44 @@ class WorkerProcess:
         self._stops = StopRequests()
         self._ended = threading.Event()
         self._replace = False
-        self._job_until = 0.0
-        self._redis = connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
-        self._look = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
+        self._gave_up = ""
+        self._job_until = math.inf
+        self._redis = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
+        self._redis_trouble = ""
         self._ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
         self._heartbeat = Heartbeat(
             settings,
             DISPATCH if work.dispatches else deliver(work.sinks[0]),
             file_hash(settings.config),
             name=self._owner,
-            details=lambda: {"apart": work.apart} if work.apart else {},
+            details=self._details,
         )
         self._lock: LivenessLock | None = None
         with suppress(OSError):  # the worker has warned of it; claims lapse by time then
             self._lock = LivenessLock(settings.data, self._owner)
         self._runners: dict[str, SinkRunner] = {}
-        self._not_built: dict[str, str] = {}
+        self._building = threading.Lock()  # of the runners: none is added after a stop
 
     def run(self) -> int:
         """Work until SIGTERM. Return the exit code: REPLACE when a fresh process is to take over, UNFINISHED when a
-        send did not end in time. Raises NotStarted when the one sink that it is for can't be built."""
+        send did not end in time. Raises NotStarted when the one sink that it is for can't be built, and RunhookError
+        when a sink's runner gave up."""
         sys.setswitchinterval(SWITCH)
-        with stop_signals(self._stops) as reader:  # before the first send
+        with stop_signals(self._stops):  # before the first send
             threads = [
-                keep_thread("signs of life", lambda: self._give_signs(reader), self._ended),
-                keep_thread("renewals", self._renew_claims, self._ended),
-                keep_thread("counters", self._flush_counters, self._ended),
+                keep_thread(name, work, self._ended)
+                for name, work in (
+                    ("signs of life", self._give_signs),
+                    ("ledger", self._look_into_the_ledger),
+                    ("redis", self._look_into_redis),
+                )
             ]
             try:
-                self._work_until_stop(threads)
+                self._work_until_stop()
                 settled = self._finish_sends()
             finally:
                 self._ended.set()
-                signal.raise_signal(signal.SIGCHLD)  # ends the wait for signals before its descriptor is closed
+                self._stops.wake()
                 for thread in threads:
                     thread.join(1.0)
         for each in self._runners.values():
@@ -133,35 +136,57 @@ class WorkerProcess:
         self._heartbeat.stop()
         self._ledger.close()
         self._redis.close()
+        if self._gave_up:
+            raise RunhookError(self._gave_up)
         if settled and self._lock is not None:
             self._lock.end()
         if self._replace:
             return REPLACE
         return 0 if settled else UNFINISHED
 
-    def _work_until_stop(self, threads: list[threading.Thread]) -> None:
-        release_dead(self._settings.data, partial(release_owner, self._settings))
-        self._build_runners()
-        if not self._work.dispatches and self._not_built:
-            (sink,) = self._work.sinks
-            raise NotStarted(f"the sink {sink} can't be built: {self._not_built[sink]}")
-        self._heartbeat.start()
-        threads.append(keep_thread("each second", self._each_second, self._ended))
-        threads.append(keep_thread("tries", self._try_again, self._ended))
+    def _work_until_stop(self) -> None:
+        self._release_dead()
         if self._work.dispatches:
-            build = partial(dispatcher.build, self._settings, self._config, self._owner, self._redis)
-            dispatch = build(ledger=self._ledger, runners=self._runners)
+            self._heartbeat.start()
+            for sink in self._work.sinks:  # a constructor that hangs delays neither dispatch nor another sink
+                start_thread(f"build-{sink}", partial(self._keep_building, sink))
+            dispatch = dispatcher.build(
+                self._settings, self._config, self._owner, ledger=self._ledger, runners=self._runners
+            )
             self._serve(DISPATCH, dispatch.run, dispatch.run_while_full)
         else:
-            self._serve(wakeups.deliver_queue(self._work.sinks[0]), self._linger, lambda _: None)
+            (sink,) = self._work.sinks
+            if why := self._build(sink):
+                raise NotStarted(f"the sink {sink} can't be built: {why}")
+            self._heartbeat.start()
+            self._serve(wakeups.deliver_queue(sink), self._linger, lambda _: None)
+
+    def _release_dead(self) -> None:
+        """Release what dead processes held, again while that fails, in the background."""
+        release = partial(release_dead, self._settings.data, partial(release_owner, self._settings))
+
+        def again() -> None:
+            while not self._ended.wait(TRY_AGAIN) and not release():
+                pass
+
+        if not release():
+            start_thread("release", again)
+
+    def _details(self) -> dict[str, Any]:
+        """Return what the heartbeat reports."""
+        failing = [f"sink {each.name}: {each.trouble}" for each in list(self._runners.values()) if each.trouble]
+        found = {"apart": self._work.apart, "failing": "; ".join(failing)}
+        return {name: value for name, value in found.items() if value}
 
     def _finish_sends(self) -> bool:
         """Wait until the sends under way have ended and are settled, but not after the stop's time. Return whether."""
         until = (self._stops.first_at or time.monotonic()) + self._stop_within
-        runners = list(self._runners.values())
+        with self._building:
+            runners = list(self._runners.values())
         for each in runners:
-            each.stop()  # also one that was built at the moment of the stop
-        return all(each.join(until) for each in runners)
+            each.stop()
+        joined = [each.join(until) for each in runners]  # all of them, also after one that did not end
+        return all(joined)
 
     def _serve(self, queue: str, work: Callable[[Stop], None], work_anyway: Callable[[Stop], None]) -> None:
         """Run RQ's loop until a stop. Each job may take JOB_FOR, and a little more for its last batch."""
@@ -172,7 +197,7 @@ class WorkerProcess:
             try:
                 each(lambda: bool(self._stops) or time.monotonic() - now > JOB_FOR)
             finally:
-                self._job_until = 0.0
+                self._job_until = math.inf
 
         say_working()
         wakeup_worker.serve(
@@ -190,45 +215,77 @@ class WorkerProcess:
                 time.sleep(_LINGER_LOOK)
             wakeups.finish(self._redis, wakeups.deliver_queue(self._work.sinks[0]), self._poke_due)
 
-    def _give_signs(self, reader: int) -> None:
-        """Give signs of life to the supervisor while no job hangs, and pass a stop on at once."""
+    def _give_signs(self) -> None:
+        """Give signs of life to the supervisor while no job hangs, pass a stop on at once, and end a process that a
+        fresh one should replace."""
         stopped = False
         while not self._ended.is_set():
-            if (status := own_status()) is not None and time.monotonic() < (self._job_until or math.inf):
+            runners = list(self._runners.values())
+            if (status := own_status()) is not None and time.monotonic() < self._job_until:
                 status.pulse()
             if self._stops and not stopped:
                 stopped = True
-                for each in list(self._runners.values()):
+                for each in runners:
                     each.stop()
                 log.info("worker.stopping process=%s", self._name)
-            if readable([reader], SIGN_EVERY):
-                drain(reader)
-                time.sleep(_SIGNAL)
+            self._gave_up = next((each.gave_up for each in runners if each.gave_up), "")
+            if not stopped and (self._gave_up or any(each.worn_out for each in runners)):
+                self._replace = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            self._stops.wait(SIGN_EVERY)
 
-    def _each_second(self) -> None:
-        """Find work that no wake-up reported, and end a process that has too many hung sends."""
-        self._redis_trouble = ""
+    def _look_into_the_ledger(self) -> None:
+        """Each second, find due deliveries that no wake-up reported; and renew the claims, which nothing may delay."""
+        renewed_at = time.monotonic()
         while not self._ended.wait(LOOK_EVERY):
+            with suppress(LedgerUnavailable):
+                if time.monotonic() - renewed_at >= RENEW_EVERY - LOOK_EVERY / 2:
+                    renewed_at = time.monotonic()
+                    self._renew_claims()
             with suppress(LedgerUnavailable):
                 if not self._stops:
                     self._poke_due()
+
+    def _renew_claims(self) -> None:
+        """Renew the claims on what the runners own."""
+        runners = list(self._runners.values())
+        owned = [each for runner in runners for each in runner.owned()]
+        if not owned:
+            return
+        at, until = time.monotonic(), self._ledger.now() + CLAIM
+        renewed = set(self._ledger.write(lambda connection: claims.renew(connection, self._owner, owned, until)))
+        for each in runners:
+            each.renewed(renewed, at)
+
+    def _poke_due(self) -> bool:
+        """Poke the runners whose sinks have something due. Return whether there are any."""
+        names = [name for name in self._work.sinks if name in self._runners]
+        now = self._ledger.now()
+        due = self._ledger.read(lambda it: claims.due_sinks(it, names, now), LOOK_WITHIN, transaction=False)
+        self._poke(due)
+        return bool(due)
+
+    def _poke(self, sinks: Collection[str]) -> None:
+        for sink in sinks:
+            if sink in self._runners:
+                self._runners[sink].poke()
+
+    def _look_into_redis(self) -> None:
+        """Each second, wake the dispatcher for events that no wake-up reported; and flush the counters, once more at
+        the end."""
+        ended = False
+        while not ended:
+            ended = self._ended.wait(LOOK_EVERY)
             if self._work.dispatches and not self._stops:
                 self._look_into_the_inbox()
-            if not self._replace and any(each.worn_out for each in list(self._runners.values())):
-                self._replace = True
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    def _try_again(self) -> None:
-        """Release what dead processes held, and build what could not be built. A constructor may hang here."""
-        while not self._ended.wait(TRY_AGAIN):
-            release_dead(self._settings.data, partial(release_owner, self._settings))
-            self._build_runners()
+            for each in list(self._runners.values()):
+                each.counter.flush()
 
     def _look_into_the_inbox(self) -> None:
         trouble = ""
         try:
-            if self._look.xlen(STREAM):
-                wakeups.wake(self._look, DISPATCH)
+            if self._redis.xlen(STREAM):
+                wakeups.wake(self._redis, DISPATCH)
         except (redis.ConnectionError, redis.TimeoutError) as error:
             trouble = type(error).__name__
         except redis.RedisError:
@@ -239,64 +296,33 @@ class WorkerProcess:
             log.warning("%s: Redis is back", self._name)
         self._redis_trouble = trouble
 
-    def _renew_claims(self) -> None:
-        """Renew the claims on what the runners own. This thread does nothing else: what hangs must not delay it."""
-        while not self._ended.wait(RENEW_EVERY):
-            runners = list(self._runners.values())
-            owned = [each for runner in runners for each in runner.owned()]
-            at = time.monotonic()
-            with suppress(LedgerUnavailable):
-                renewed = set(self._ledger.write(partial(self._renew, owned)) if owned else ())
-                for runner in runners:
-                    runner.renewed(renewed, at)
-
-    def _renew(self, owned: Collection[str], connection: Connection) -> list[str]:
-        return claims.renew(connection, self._owner, owned, self._ledger.now() + CLAIM)
-
-    def _flush_counters(self) -> None:
-        """Flush the counters until the end, and once then: a Redis that hangs delays only this thread."""
-        ended = False
-        while not ended:
-            ended = self._ended.wait(FLUSH_EVERY)
-            for each in list(self._runners.values()):
-                each.counter.flush()
-
-    def _poke_due(self) -> bool:
-        """Poke the runners whose sinks have something due. Return whether there are any."""
-        names = [name for name in self._work.sinks if name in self._runners]
-        now = self._ledger.now()
-        due = self._ledger.read(lambda connection: claims.due_sinks(connection, names, now), transaction=False)
-        self._poke(due)
-        return bool(due)
-
-    def _poke(self, sinks: Collection[str]) -> None:
-        for sink in sinks:
-            if sink in self._runners:
-                self._runners[sink].poke()
-
-    def _build_runners(self) -> None:
-        """Build and start the runner of each sink that has none. One that can't be built stops no other."""
-        for sink in self._work.sinks:
-            if sink in self._runners or self._stops:
-                continue
-            try:
-                built = runner.build(
-                    *(self._settings, self._config, sink, self._owner, self._ledger, self._redis), on_due=self._poke
-                )
-            except Exception as error:  # noqa: BLE001 - of a sink's own code
-                why = str(error) if isinstance(error, RunhookError) else error_location(error)
-                if self._work.dispatches and self._not_built.get(sink) != why:
-                    log.error("deliver.not_built sink=%s %s: tried again every %.0f s", sink, why, TRY_AGAIN)
-                self._not_built[sink] = why
-                continue
-            if self._stops:  # those that are to end may be counted already
-                built.close()
+    def _keep_building(self, sink: str) -> None:
+        """In a thread: build the runner of a sink, again until that succeeds."""
+        logged = ""
+        while why := self._build(sink):
+            if why != logged:
+                log.error("deliver.not_built sink=%s %s: tried again every %.0f s", sink, why, TRY_AGAIN)
+            logged = why
+            if self._ended.wait(TRY_AGAIN):
                 return
-            self._not_built.pop(sink, None)
+
+    def _build(self, sink: str) -> str:
+        """Build and start the runner of a sink. Return why that failed, or ""."""
+        try:
+            built = runner.build(
+                *(self._settings, self._config, sink, self._owner, self._ledger, self._redis), on_due=self._poke
+            )
+        except Exception as error:  # noqa: BLE001 - of a sink's own code
+            return str(error) if isinstance(error, RunhookError) else error_location(error)
+        with self._building:
+            if self._stops:
+                built.close()
+                return ""
             self._runners[sink] = built
             built.start()
             if self._work.dispatches:
                 self._heartbeat.add(deliver(sink) + self._suffix, deliver(sink))
+        return ""
 
 
 def release_owner(settings: Settings, owner: str) -> bool:

@@ -66,7 +66,11 @@ class SinkConfig(Model):
         le=256,
         description="Maximum number of sends at once in each worker process. Each takes a thread.",
     )
-    rate: Rate | None = Field(None, description="Maximum rate of sends over all workers, such as 10/s or 100/m.")
+    rate: Rate | None = Field(
+        None,
+        description="Maximum rate of sends over all workers, such as 10/s or 100/m. Counted in "
+        "Redis: while that is unavailable or full, the sink waits, and its deliveries spend no attempt.",
+    )
     worker: Place = Field(
         "auto",
         description="The worker process of its sends. shared: the one that dispatches. own: its own. auto: shared for"

@@ -39,8 +39,9 @@ from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
 from receiver.ledger.deliveries.claims import Claims
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
-from receiver.runtime.background import keep_thread
-from receiver.runtime.outage import Pause
+from receiver.runtime.background import start_thread
+from receiver.runtime.outage import RETRY_AFTER, Pause
+from receiver.runtime.process import error_location
 from receiver.runtime.throttle import SharedRate
 from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import AttemptCounter
@@ -53,6 +54,8 @@ BATCHES: Final = 2
 GATHER: Final = 0.01
 # Seconds that a send may overrun its sink's own time-out before it is given up.
 GRACE: Final = 2.0
+# Seconds of errors in a row after which a runner gives up. Two heartbeats report them.
+FAILS_FOR: Final = 30.0
 # Sends left behind, for each place, after which a fresh process should replace this one.
 WORN_OUT: Final = 4
 
@@ -63,7 +66,8 @@ class SinkRunner:
     """Delivers to one sink in the worker process `owner`. Safe to call from any thread.
 
     `ledger` and `connection` belong to the process, which closes them; it also renews the claims on `owned()`, and
-    flushes the `counter`.
+    flushes the `counter`. `fails_for`: seconds of errors in a row, other than an unavailable ledger, after which it
+    gives up: `gave_up` says why, and a fresh process should replace this one.
     `concurrency`: sends under way at a time, in this process. `lane_limit`: how many of one lane, for a sink that has
     many. `on_due`: called, in the runner's thread, with the sinks whose held deliveries a settlement has queued.
     `redact`: paths to mask in servers' responses.
@@ -82,6 +86,7 @@ class SinkRunner:
         lane_limit: int | None = None,
         on_due: Callable[[Collection[str]], None] = lambda _sinks: None,
         redact: Sequence[str] = (),
+        fails_for: float = FAILS_FOR,
     ) -> None:
         self.name = sink.name
         self.owner = owner
@@ -92,6 +97,9 @@ class SinkRunner:
         self._lane_limit = lane_limit
         self._rotation = Rotation()
         self._on_due = on_due
+        self._fails_for = fails_for
+        self.trouble = ""  # the error of the last turn of its thread, other than an unavailable ledger
+        self.gave_up = ""
         self._many = sink.batch_size > 1
         self._places = min(concurrency, BATCHES) if self._many else concurrency
         self._batch = max(sink.batch_size, 1)
@@ -117,7 +125,7 @@ class SinkRunner:
 
     def start(self) -> None:
         """Start the thread that claims and settles. Sender threads start on demand."""
-        keep_thread(f"deliver-{self.name}", self._work, threading.Event())
+        start_thread(f"deliver-{self.name}", self._work)
 
     def room(self) -> int:
         """Return how many new deliveries may be recorded as claimed by this runner now.
@@ -184,7 +192,7 @@ class SinkRunner:
 
     def join(self, until: float) -> bool:
         """Wait after `stop` until everything is settled, until `until` (time.monotonic()) at most. Return whether."""
-        return self._stopped.wait(max(0.0, until - time.monotonic()))
+        return self._stopped.wait(max(0.0, until - time.monotonic())) and not self.gave_up
 
     def close(self) -> None:
         """End idle threads and close the sink. Leaves the ledger and Redis open."""
@@ -241,16 +249,34 @@ class SinkRunner:
     # --- The thread that claims and settles
 
     def _work(self) -> None:
-        while not self._is_over():
+        failing_since = math.inf
+        while not (self._is_over() or self.gave_up):
             self._collect()
             try:
                 self._settle()
                 self._claim()
                 self._pause.end()
+                self.trouble, failing_since = "", math.inf
             except LedgerUnavailable as error:
                 fields = Fields(sink=self.name, ledger=error, unsettled=len(self._ended))
                 self._pause.wait(fields, lambda: False)
+            except Exception as error:  # noqa: BLE001 - a bug, which may come of what this process holds
+                failing_since = min(failing_since, time.monotonic())
+                self._note_bug(error, time.monotonic() - failing_since)
         self._stopped.set()
+
+    def _note_bug(self, error: Exception, lasts: float) -> None:
+        """Log an error that is new, and wait, or give up if errors have lasted too long."""
+        place = error_location(error)
+        if place != self.trouble:
+            log.error("deliver.failing sink=%s error=%r: tried again for %.0f s", self.name, place, self._fails_for)
+            log.debug("deliver.failing sink=%s in full", self.name, exc_info=error)
+        self.trouble = place
+        if lasts < self._fails_for:
+            self._stopped.wait(RETRY_AFTER)
+        else:
+            self.gave_up = f"the sink {self.name} could not be served for {self._fails_for:.0f} s: {place}"
+            self.stop()
 
     def _is_over(self) -> bool:
         with self._lock:

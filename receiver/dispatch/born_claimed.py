@@ -33,7 +33,7 @@ def choose(connection: Connection, runners: Runners, events: Sequence[NewEvent],
     room = {sink: places for sink in wanted if (places := runners[sink].room())}
     shut = lanes.shut_among(connection, room.keys())
     ids = {key for sink in room.keys() - shut for key in islice(wanted[sink], room[sink])}
-    return ClaimAtOnce(next(iter(runners.values())).owner, now + CLAIM, ids) if ids else None
+    return ClaimAtOnce(runners[next(iter(room))].owner, now + CLAIM, ids) if ids else None
 
 
 def claimed(

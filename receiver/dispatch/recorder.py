@@ -96,9 +96,10 @@ class EventRecorder:
             if item.disposition == "test":
                 _log_test(item)
             self._counter.add(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
-        for sink in due & self._runners.keys():
-            self._runners[sink].poke()
-        return sorted(due - self._runners.keys())
+        runners = dict(self._runners)  # another thread adds to them
+        for sink in due & runners.keys():
+            runners[sink].poke()
+        return sorted(due - runners.keys())
 
     def _record(self, batch: Sequence[ParsedEvent]) -> tuple[list[NewEvent], set[str]]:
         """Record the batch; when the database refuses a value, halve it until the event to blame stands alone.

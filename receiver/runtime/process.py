@@ -6,6 +6,7 @@ import contextlib
 import gc
 import math
 import os
+import queue
 import resource
 import select
 import signal
@@ -68,6 +69,7 @@ class StopRequests:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()  # whose `put` a signal handler may call
         self.first_at: float | None = None  # by time.monotonic()
         self.urgent = False
 
@@ -76,6 +78,16 @@ class StopRequests:
             self.first_at = self._clock()
         elif self._clock() - self.first_at >= 1.0:
             self.urgent = True
+        self.wake()
+
+    def wake(self) -> None:
+        """End the present `wait`, or the next one."""
+        self._wakes.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a request or a `wake`, at most `seconds`. For one thread, which is not the main thread."""
+        with contextlib.suppress(queue.Empty):
+            self._wakes.get(timeout=seconds)
 
     def __bool__(self) -> bool:
         return self.first_at is not None

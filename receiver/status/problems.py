@@ -36,8 +36,9 @@ SKEW: Final = 3.0
 _PROBLEMS: Final = {
     "config_wrong": "fix it (`runhook check` lists all errors); processes cannot start",
     "redis_full": "start the ledger so that the inbox drains, raise maxmemory, or remove other data. Until then "
-    "webhooks go to the spool of each receiver",
-    "redis_away": "{start}. Until then webhooks go to the spool of each receiver, and deliveries are slower",
+    "webhooks go to the spool of each receiver, and sinks with a rate wait",
+    "redis_away": "{start}. Until then webhooks go to the spool of each receiver, deliveries are slower, and sinks "
+    "with a rate wait",
     "redis_weak": "change the named setting; until then receivers write to their spools",
     "ledger_away": "{start}. Until then webhooks are stored, and nothing is delivered",
     "ledger_weak": "change the database's settings, or set ledger.accept_weaker_durability; processes cannot start",

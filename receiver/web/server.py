@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from receiver.errors import NotStarted
@@ -19,6 +20,8 @@ BACKLOG = 2048
 LEAVE_WITHIN = 1.0
 # Seconds that requests in flight have to end when the process is stopped.
 STOP_TIMEOUT = 5
+# Seconds between two updates of the Date header.
+TICK = 1.0
 
 
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
@@ -69,6 +72,8 @@ def make_server(app: Any, config: Any, admin: AdminListener | None = None) -> An
     class Server(uvicorn.Server):
         """uvicorn's server with a second port, and a stop that counts as success (stock raises the signal again)."""
 
+        wake: Callable[[], Any] = staticmethod(lambda: None)
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             """Start as uvicorn does, then listen on the admin port as well."""
             await super().startup(sockets)
@@ -91,6 +96,19 @@ def make_server(app: Any, config: Any, admin: AdminListener | None = None) -> An
             leave = threading.Timer(LEAVE_WITHIN, os._exit, (0,))
             leave.daemon = True
             leave.start()
+
+        async def main_loop(self) -> None:
+            """Wait for a stop, and renew the Date header: uvicorn does so too, but wakes up ten times a second."""
+            stops = asyncio.Event()
+            self.wake = partial(asyncio.get_running_loop().call_soon_threadsafe, stops.set)
+            while not await self.on_tick(0):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stops.wait(), TICK)
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            """Stop, as uvicorn does."""
+            super().handle_exit(sig, frame)
+            self.wake()
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:

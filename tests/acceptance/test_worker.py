@@ -14,10 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.domain.time_limits import CLAIM
-from receiver.ledger.schema import attempts
+from receiver.ledger.schema import attempts, events
 from receiver.runtime.liveness import boot_id
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
+from tests.servers.receiver import body
 from tests.servers.valkey import ValkeyProcess
 from tests.support.ledger import new_event, record, with_tables
 from tests.support.processes import alive
@@ -187,6 +188,54 @@ def test_send_longer_than_a_claim_is_sent_once(hooked: Callable[..., Hooked]) ->
     it.it.all_delivered(2)
     assert outcomes(it.it) == ["accepted", "accepted"]
     assert len(it.consumer.requests) == 2
+
+
+def test_constructor_that_hangs_at_the_start_delays_nothing(hooked: Callable[..., Hooked]) -> None:
+    it = hooked(broken=FILES)
+    it.it.run("worker", first=f"{HANGING}True")
+    it.it.start()
+    # When a webhook comes, then it is recorded, and other sinks send
+    it.it.acked(body(0))
+    it.order("tsk_1")
+    it.it.all_delivered(1, "hook")
+    query = sa.select(sa.func.count()).select_from(events)
+    eventually(lambda: it.it.ledger.read(lambda connection: connection.scalar(query)) == 2)
+    eventually(lambda: "no deliver:broken is running" in it.it.call("status").stdout)
+
+
+FAILING = """
+from functools import partial
+from receiver.delivery import runner
+
+class Settlement(runner.Settlement):
+    def settle(self, ledger, tasks, unstarted=()):
+        if tasks and self._sink == "hook" and tasks[0].claimed[0].attempt_number == 1:
+            raise TypeError("a bug")
+        return super().settle(ledger, tasks, unstarted)
+
+runner.Settlement = Settlement
+runner.SinkRunner = partial(runner.SinkRunner, fails_for=18.0)
+"""
+
+
+def test_process_is_replaced_after_errors_of_a_sink_last(hooked: Callable[..., Hooked]) -> None:
+    # Given a settlement that fails whenever it is tried in this process
+    it = hooked(files=FILES)
+    it.it.run("worker", first=FAILING)
+    first = ready(it.it, "dispatch", "deliver:hook", "deliver:files")
+    it.order("tsk_1")
+    # Then the status shows that, and other sinks go on
+    it.order("tsk_2", "files")
+    it.it.all_delivered(1, "files")
+    eventually(lambda: "task_failing" in it.it.call("status", "--json").stdout, PATIENCE)
+    assert "sink hook: TypeError at" in it.it.call("status").stdout
+    # And a fresh process takes its work over
+    it.it.all_delivered(1, "hook")
+    assert processes(it.it)["dispatch"] != first["dispatch"]
+    log = it.it.log_of("worker")
+    assert log.count("deliver.failing") == 1
+    assert "main: the sink hook could not be served for 18 s: TypeError at" in log
+    assert outcomes(it.it) == ["accepted", "lapsed", "accepted"]
 
 
 def test_sigterm_during_the_start_lets_a_send_end(hooked: Callable[..., Hooked]) -> None:

@@ -23,6 +23,7 @@ from receiver.ledger.events import NewDelivery
 from receiver.runtime.throttle import SharedRate
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
+from tests.servers.valkey import ValkeyProcess
 from tests.support import queries
 from tests.support.ledger import every_lane, new_event, record, with_tables
 from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
@@ -45,6 +46,7 @@ def start(ledger: Ledger, redis_url: str) -> Iterator[Start]:
         rate: SharedRate | None = None,
         lane_limit: int | None = None,
         on_due: Callable[[Collection[str]], None] = lambda _: None,
+        fails_for: float = PATIENCE,
         **retry: Any,
     ) -> SinkRunner:
         policy = RetryPolicy(**{"first": 100, **retry})
@@ -53,6 +55,7 @@ def start(ledger: Ledger, redis_url: str) -> Iterator[Start]:
             rate=rate,
             lane_limit=lane_limit,
             on_due=on_due,
+            fails_for=fails_for,
         )
         made.append(it)
         it.start()
@@ -522,6 +525,61 @@ def test_a_ledger_outage_makes_nothing_be_sent_twice(
     other.close()
 
 
+class Buggy(Ledger):
+    """A ledger whose writes raise an error that no outage explains, from the second one on."""
+
+    def write(self, work: Callable[[Any], Any]) -> Any:
+        self.writes = getattr(self, "writes", 0) + 1
+        if self.writes == 1 or self.well:
+            return super().write(work)
+        raise TypeError("a bug")
+
+    well = False
+
+
+@pytest.fixture
+def buggy(ledger: Ledger) -> Iterator[Buggy]:
+    it = Buggy(str(ledger.url.render_as_string(hide_password=False)))
+    yield it
+    it.close()
+
+
+def test_runner_whose_errors_last_gives_up(
+    ledger: Ledger, buggy: Buggy, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    sink = ScriptedSink(accept)
+    it = start(sink, on=buggy, fails_for=1.5)
+    eventually(lambda: it.trouble)
+    assert not it.gave_up
+    # When they last, then it ends, says why, and takes no more
+    eventually(lambda: it.gave_up)
+    assert "sink ops could not be served" in it.gave_up
+    assert "TypeError at test_runner.py" in it.gave_up
+    assert it.room() == 0
+    assert not it.join(time.monotonic() + PATIENCE)
+    assert buggy.writes <= 5, "it waits between two tries"
+    # And logged that once, with its cause
+    (line,) = (each.getMessage() for each in caplog.records if "deliver.failing" in each.getMessage())
+    assert "sink=ops" in line
+    assert "TypeError" in line
+    # And what it held can be sent by another process
+    ledger.write(lambda connection: recovery.release_claims(connection, it.owner, time.time()))
+    start(sink)
+    eventually(delivered(ledger, 1))
+
+
+def test_runner_that_recovers_from_errors_goes_on(ledger: Ledger, buggy: Buggy, start: Start) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    it = start(ScriptedSink(accept), on=buggy)
+    eventually(lambda: it.trouble)
+    buggy.well = True
+    eventually(delivered(ledger, 1))
+    eventually(lambda: not it.trouble)
+    assert not it.gave_up
+    assert end(it)
+
+
 # --- Several processes
 
 
@@ -594,17 +652,28 @@ def test_a_rate_counts_what_is_sent_and_not_the_places_for_it(ledger: Ledger, st
     client.close()
 
 
-def test_a_rate_is_not_exceeded_while_redis_is_down(ledger: Ledger, start: Start, redis_url: str) -> None:
+@pytest.mark.parametrize("fault", ["down", "full"])
+def test_rated_sink_waits_unspent_while_redis_cannot_count(
+    ledger: Ledger, start: Start, valkey_factory: Callable[..., ValkeyProcess], fault: str
+) -> None:
     record(ledger, new_event("tsk_1", "ops"))
-    client = redis.Redis.from_url(redis_url)
-    rate, gone = SharedRate(client, "ops", (4, 1.0)), redis.Redis(port=1, socket_connect_timeout=0.1)
-    sink = ScriptedSink(accept)
-    it = start(sink, rate=SharedRate(gone, "ops", (4, 1.0)))
-    eventually(lambda: it.idle)
-    assert states(ledger) == {"queued": 1}
-    start(sink, rate=rate)
-    eventually(delivered(ledger, 1))
-    client.close()
+    server = valkey_factory()
+    if fault == "down":
+        server.kill()
+    else:
+        with server.connect() as setting:
+            setting.config_set("maxmemory", 1)
+    with redis.Redis.from_url(server.url) as client:
+        it = start(ScriptedSink(accept), rate=SharedRate(client, "ops", (4, 1.0)))
+        eventually(lambda: it.idle)
+        assert [(row["state"], row["attempts"]) for row in rows(ledger)] == [("queued", 0)]
+        # When Redis is back, then the next look sends it
+        if fault == "down":
+            server.start()
+        else:
+            client.config_set("maxmemory", 0)
+        it.poke()
+        eventually(delivered(ledger, 1))
 
 
 def test_a_slow_lane_keeps_no_other_from_the_free_places(ledger: Ledger, start: Start) -> None:

@@ -203,6 +203,12 @@ def test_each_problem_has_words_and_a_remedy(code: str, report: StatusReport, wo
     assert problem.todo
 
 
+@pytest.mark.parametrize("trouble", ["Connection refused", "command not allowed when used memory > 'maxmemory'"])
+def test_redis_trouble_says_that_rated_sinks_wait(trouble: str) -> None:
+    (problem,) = find(redis(trouble=trouble))
+    assert "sinks with a rate wait" in problem.todo
+
+
 def test_missing_worker_is_one_line_with_its_sinks() -> None:
     sinks = [f"sink{number}" for number in range(12)]
     well = but(
