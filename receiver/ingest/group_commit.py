@@ -1,7 +1,7 @@
 """Group commit: `commit` is done when an event is on disk, in Redis or in the spool. Knows no HTTP.
 
 One commit is under way at a time; events that arrive meanwhile form the next one. When Redis fails once, the commit's
-events go straight to the spool, and so does everything after it, until a probe in the background can use Redis again;
+events go straight to the spool, and so does everything after it, until an examination in the background has succeeded;
 the same while the inbox is over its limits. The spool is drained while Redis takes events.
 
 A refusal is always Busy: Runhook's own trouble, after which the sender tries again.
@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
@@ -37,16 +37,10 @@ from receiver.telemetry.receiver import ReceiverMetrics
 # Most events and bytes of one commit (one event may be larger): more gains nothing and takes longer.
 COMMIT_EVENTS: Final = 512
 COMMIT_BYTES: Final = 4 << 20
-WATCH_EVERY: Final = 0.5  # seconds between two checks of free disk space, the spool, and the inbox's depth
-QUIET_FOR: Final = 4.5  # seconds longer, while nothing comes and nothing waits
-EXAMINE_EVERY: Final = 30.0
 RELEASE: Final = 0.9  # part of its limits at which an inbox that was over them takes events again
 FULL_RETRY_AFTER: Final = 30
-DISTRUST: Final = 5.0  # seconds until a Redis that refuses commits, and nothing else, is tried again
 DRAIN_TIMEOUT: Final = 5.0
 CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is in flight, and then for the spool; both take less
-_FINISH: Final = ("commit", "wake", "drain")
-
 log = logging.getLogger("runhook.ingest")
 
 T = TypeVar("T")
@@ -66,6 +60,19 @@ class Limits(NamedTuple):
     shares_disk: bool = False
 
 
+class Pace(NamedTuple):
+    """Seconds between two looks at Redis and the disk. `quiet`: so many more while nothing comes and nothing waits.
+
+    `examine`: between two examinations of a Redis in use. `distrust`: until one that refuses commits, and nothing else,
+    is tried again.
+    """
+
+    watch: float = 0.5
+    quiet: float = 4.5
+    examine: float = 30.0
+    distrust: float = 5.0
+
+
 class GroupCommit:
     """Group commit for one event loop: `start`, then `commit` events, then `close`.
 
@@ -81,8 +88,10 @@ class GroupCommit:
         metrics: ReceiverMetrics,
         keys: EntryKeys | None = None,
         background: Background | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._background = background or Background()
+        self.pace = pace or Pace()
         self._redis_url = redis_url
         flag = wakeups.flag_key(wakeups.DISPATCH)
         self._writer = InboxWriter(redis_url, wake_flag=flag, keys=keys)
@@ -94,7 +103,7 @@ class GroupCommit:
         self._arrived = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._examining = asyncio.Lock()
-        self._refused = False  # whether Redis responded to the last commit with an error
+        self._examine_at = 0.0  # when Redis is to be examined next, by time.monotonic()
         self._closing = False
         self._redis_up = False
         self._over = False
@@ -113,8 +122,8 @@ class GroupCommit:
         with suppress(OSError):
             self._disk_low = await self._on_disk(self._spool.free) < 0
         await self._examine()
-        self._begin("commit", self._commit_all)
-        self._begin("watch", self._watch)
+        for name, body in (("commit", self._commit_all), ("redis", self._watch_redis), ("disk", self._watch_disk)):
+            self._tasks[name] = self._background.keep(f"ingest.{name}", body)
 
     def commit(self, event: Event) -> asyncio.Future[None]:
         """Commit `event`. The future is done when it is on disk, and raises Busy when it could not be kept."""
@@ -153,7 +162,8 @@ class GroupCommit:
         """Finish the commits under way, then close everything. A spool whose disk hangs stays open."""
         self._closing = True
         self._arrived.set()
-        await asyncio.wait([task for name, task in self._tasks.items() if name in _FINISH], timeout=CLOSE_TIMEOUT)
+        finishing = [task for name, task in self._tasks.items() if name in ("commit", "wake")]
+        await asyncio.wait(finishing, timeout=CLOSE_TIMEOUT)
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -224,10 +234,8 @@ class GroupCommit:
             try:
                 await self._append(events)
             except InboxUnavailable as error:
-                self._refused = error.refused
                 self._trip(error)
             else:
-                self._refused = False
                 self._metrics.commit("redis", len(events), time.perf_counter() - started)
                 return
         try:
@@ -244,8 +252,8 @@ class GroupCommit:
         if self._writer.connected_anew and not await self._examine():
             raise InboxUnavailable(self.trouble)
         self._note_depth(appended.depth, self._depth[1] + sum(len(event.body) for event in events))
-        if not appended.woken:
-            self._begin("wake", self._wake_up)
+        if not appended.woken and not self._closing:
+            self._tasks["wake"] = self._background.keep("ingest.wake", self._wake_up)
 
     def _note_depth(self, events: int, size: int) -> None:
         """Record the inbox's depth. Over its limits, events go to the spool until it is well below them."""
@@ -275,23 +283,21 @@ class GroupCommit:
         return "events go to the spool"
 
     def _trip(self, error: InboxUnavailable) -> None:
-        self._away("inbox_spoilt" if str(error) == SPOILT else "redis_away", str(error))
+        # A Redis that refuses a commit may pass an examination all the same, and refuse the next one.
+        pause = self.pace.distrust if error.refused else 0.0
+        self._away("inbox_spoilt" if str(error) == SPOILT else "redis_away", str(error), pause)
 
-    def _away(self, what: str, reason: str) -> None:
-        """Stop using Redis, and probe it until it can be used again. `what`: the event of the log, written once."""
+    def _away(self, what: str, reason: str, pause: float = 0.0) -> None:
+        """Stop using Redis until it passes an examination, the first one after `pause` seconds.
+
+        `what`: the event of the log, written once.
+        """
         if what != self._reported:
             log.error("ingest.%s reason=%s: %s", what, reason, self._elsewhere)
         self._redis_up = self._metrics.redis_up = False
         self.trouble, self._reported = reason, what
-        self._begin("probe", self._probe)
-
-    async def _probe(self) -> None:
-        if self._refused:  # an examination may succeed, and the next commit fail again
-            await asyncio.sleep(DISTRUST)
-        delay = 0.1
-        while not await self._examine():
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 1.0)
+        self._examine_at = time.monotonic() + pause
+        self._arrived.set()  # ends a long pause
 
     async def _examine(self) -> bool:
         """Make a write in Redis and examine its durability. False when Redis can't or must not be used."""
@@ -321,70 +327,59 @@ class GroupCommit:
                 self._redis_up = self._metrics.redis_up = True
                 self.trouble = self._reported = ""
                 self._writer.connected_anew = False
-                self._drain_if_any()
+                self._examine_at = time.monotonic() + self.pace.examine
             return usable
 
     # --- the background --------------------------------------------------------------------------------------------
 
-    async def _drain(self) -> None:
-        """Move the spool's events to Redis, the oldest first, while it takes them."""
-        while self._drainable and not self._closing:
-            try:
-                batch = await self._on_disk(self._spool.peek)
-                if batch.events:
-                    await self._append(batch.events, DRAIN_TIMEOUT)
-                    await self._on_disk(self._spool.done, batch)
-                    self._metrics.drained += len(batch.events)
-                else:  # another receiver on this data directory was faster
-                    await self._on_disk(self._spool.count)
-                if not self._spool.events:
-                    log.warning("ingest.spool_drained")
-                continue
-            except InboxUnavailable as error:
-                if self._log_lines.take(1, time.monotonic()):
-                    log.warning("ingest.drain_paused reason=%s", error)
-                if not error.refused:
-                    self._trip(error)
-            except OSError as error:
-                log.error("ingest.drain_paused reason=%s", spool_trouble(error))
-            await asyncio.sleep(1.0)
-
-    def _drain_if_any(self) -> None:
-        if self._drainable:
-            self._begin("drain", self._drain)
-
-    @property
-    def _drainable(self) -> bool:
-        return self._spool.events > 0 and self._redis_up and not self._over
-
-    async def _watch(self) -> None:
-        examined = time.monotonic()
+    async def _watch_redis(self) -> None:
         while not self._closing:  # a cancel that comes in the middle of a call to Redis can be lost there
-            now = time.monotonic()
+            await self._pause()
+            try:
+                if self._redis_up:
+                    self._note_depth(*await self._writer.depth())
+                if time.monotonic() >= self._examine_at:
+                    await self._examine()
+            except InboxUnavailable as error:
+                self._trip(error)
+
+    async def _watch_disk(self) -> None:
+        while not self._closing:
+            drained = False
             try:
                 self._disk_low = await self._on_disk(self._spool.free) < 0
                 await self._on_disk(self._spool.count)
-                if self._redis_up:
-                    self._note_depth(*await self._writer.depth())
-                    if now - examined >= EXAMINE_EVERY:
-                        examined = now
-                        await self._examine()
-            except InboxUnavailable as error:
-                self._trip(error)
+                if self._spool.events and self._redis_up and not self._over:
+                    drained = await self._drain()
             except OSError as error:
                 log.error("ingest.watch reason=%s", spool_trouble(error))
             self._metrics.spool_events, self._metrics.spool_bytes = self._spool.events, self._spool.bytes
-            self._drain_if_any()
-            if self._redis_up and not self._depth[0] and not self._spool.events:
-                with suppress(TimeoutError):
-                    self._arrived.clear()
-                    await asyncio.wait_for(self._arrived.wait(), QUIET_FOR)
-            await asyncio.sleep(WATCH_EVERY)
+            if not drained:
+                await self._pause()
 
-    def _begin(self, name: str, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run `body` in the background until it returns, once at a time under each name."""
-        if not self._closing:
-            self._tasks[name] = self._background.keep(f"ingest.{name}", body)
+    async def _drain(self) -> bool:
+        """Move the oldest events of the spool to Redis. False when it does not take them. Raises OSError."""
+        batch = await self._on_disk(self._spool.peek)
+        try:
+            await self._append(batch.events, DRAIN_TIMEOUT)
+        except InboxUnavailable as error:
+            if self._log_lines.take(1, time.monotonic()):
+                log.warning("ingest.drain_paused reason=%s", error)
+            if not error.refused:
+                self._trip(error)
+            return False
+        await self._on_disk(self._spool.done, batch)
+        self._metrics.drained += len(batch.events)
+        if not self._spool.events:
+            log.warning("ingest.spool_drained")
+        return True
+
+    async def _pause(self) -> None:
+        if self._redis_up and not self._depth[0] and not self._spool.events:
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), self.pace.quiet)
+        await asyncio.sleep(self.pace.watch)
 
     async def _on_disk(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, call, *arguments)

@@ -15,7 +15,7 @@ from receiver.errors import Busy
 from receiver.inbox.stream import STREAM
 from receiver.inbox.writer import Appended, InboxWriter
 from receiver.ingest import group_commit as module
-from receiver.ingest.group_commit import GroupCommit, Limits
+from receiver.ingest.group_commit import GroupCommit, Limits, Pace
 from receiver.ingest.spool import Spool
 from receiver.telemetry.receiver import ReceiverMetrics
 from tests.servers.valkey import ValkeyProcess
@@ -23,12 +23,14 @@ from tests.support.events import event
 from tests.support.inbox import ids_in_inbox
 from tests.support.waiting import PATIENCE, eventually
 
+LIMITS = Limits(100, 1 << 20)
+
 
 @asynccontextmanager
-async def started(redis_url: str, tmp_path: Path, limits: Limits | None = None) -> AsyncIterator[GroupCommit]:
-    it = GroupCommit(
-        redis_url, Spool(tmp_path / "spool", 1 << 20, 0), limits or Limits(100, 1 << 20), ReceiverMetrics()
-    )
+async def started(
+    redis_url: str, tmp_path: Path, *, limits: Limits = LIMITS, pace: Pace | None = None
+) -> AsyncIterator[GroupCommit]:
+    it = GroupCommit(redis_url, Spool(tmp_path / "spool", 1 << 20, 0), limits, ReceiverMetrics(), pace=pace)
     await it.start()
     try:
         yield it
@@ -45,7 +47,7 @@ async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_red
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path / "spool", 1 << 20, 0)
-    group_commit = GroupCommit(redis_url, spool, Limits(100, 1 << 20), ReceiverMetrics())
+    group_commit = GroupCommit(redis_url, spool, LIMITS, ReceiverMetrics(), pace=Pace(watch=0.0, quiet=0.0))
     asked = asyncio.Event()
 
     async def depth() -> tuple[int, int]:
@@ -61,8 +63,8 @@ async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_red
     await asyncio.wait_for(group_commit.close(), PATIENCE)
 
 
-async def nobody_watches(_: GroupCommit) -> None:
-    """In place of the look at Redis twice a second, which would notice by itself."""
+# Without the look at Redis twice a second, which would notice by itself.
+UNWATCHED = Pace(watch=3600)
 
 
 async def test_one_commit_is_under_way_and_those_who_wait_share_the_next(
@@ -76,9 +78,8 @@ async def test_one_commit_is_under_way_and_those_who_wait_share_the_next(
         return await append(writer, events, **options)
 
     monkeypatch.setattr(InboxWriter, "append", noted)
-    monkeypatch.setattr(GroupCommit, "_watch", nobody_watches)
     server = valkey_factory()
-    async with started(server.url, tmp_path) as it:
+    async with started(server.url, tmp_path, pace=UNWATCHED) as it:
         # Given a Redis that answers nothing, when an event comes, and four more while its commit is under way
         server.hang()
         kept = []
@@ -113,11 +114,10 @@ async def test_a_commit_is_bounded_in_number_and_bytes_but_never_empty(
 
 
 async def test_another_server_behind_the_address_is_examined_before_a_202(
-    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(GroupCommit, "_watch", nobody_watches)
     server = valkey_factory()
-    async with started(server.url, tmp_path) as it:
+    async with started(server.url, tmp_path, pace=UNWATCHED) as it:
         await it.commit(event(b"first"))
         # Given a Redis that was replaced, between two commits, by one that keeps events in memory only
         client = server.connect()
@@ -131,14 +131,12 @@ async def test_another_server_behind_the_address_is_examined_before_a_202(
 
 
 async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
-    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "EXAMINE_EVERY", 0.05)
-    monkeypatch.setattr(module, "WATCH_EVERY", 0.02)
     server = valkey_factory()
     client = server.connect()
     first, second = event(b"first"), event(b"second")
-    async with started(server.url, tmp_path) as it:
+    async with started(server.url, tmp_path, pace=Pace(watch=0.02, quiet=0.0, examine=0.05)) as it:
         await it.commit(first)
         assert it.store == "redis"
         # When somebody changes its settings
@@ -156,11 +154,10 @@ async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
 
 
 async def test_to_be_ready_means_that_a_write_went_through_just_now(
-    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(GroupCommit, "_watch", nobody_watches)
     server = valkey_factory()
-    async with started(server.url, tmp_path) as it:
+    async with started(server.url, tmp_path, pace=UNWATCHED) as it:
         assert await it.ready() == "redis"
         server.kill()
         assert await it.ready() == "spool"
@@ -168,12 +165,11 @@ async def test_to_be_ready_means_that_a_write_went_through_just_now(
 
 
 async def test_an_inbox_that_was_full_takes_events_again_when_it_is_well_below_its_limit(
-    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "WATCH_EVERY", 0.02)
     server = valkey_factory()
     client = server.connect()
-    async with started(server.url, tmp_path, Limits(20, 1 << 20)) as it:
+    async with started(server.url, tmp_path, limits=Limits(20, 1 << 20), pace=Pace(watch=0.02)) as it:
         for number in range(20):
             assert it.store == "redis"
             await it.commit(event(b"%d" % number))
@@ -221,3 +217,24 @@ async def test_those_who_wait_for_a_commit_that_is_broken_off_are_told(
         with pytest.raises(Busy):
             await it.commit(event(b"1"))
         await it.commit(event(b"2"))
+
+
+async def test_lost_connection_is_retried_at_once_after_a_refusal(
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path
+) -> None:
+    # Given a Redis that has refused a commit, and is used again after a while of distrust
+    server = valkey_factory()
+    async with started(server.url, tmp_path, pace=Pace(watch=0.05, distrust=0.2)) as it:
+        with server.connect() as client:
+            client.replicaof("127.0.0.1", 1)
+            await it.commit(event(b"1"))
+            assert it.store == "spool"
+            client.replicaof("NO", "ONE")
+        await becomes(lambda: it.store == "redis")
+        # When it is restarted, then it is used again without that while
+        it.pace = Pace(watch=0.05, distrust=3600)
+        server.kill()
+        await it.commit(event(b"2"))
+        assert it.store == "spool"
+        server.start()
+        await becomes(lambda: it.store == "redis")
