@@ -2,7 +2,7 @@
 
     head           at most MAX_HEAD bytes and MAX_FIELDS fields, within HEAD_SECONDS; the same for a silent connection
     pipelining     at most MAX_PIPELINED requests; those that are complete are answered before what follows is refused
-    connections    at most `Listening.limit` on each port; more get 503 with Retry-After
+    connections    at most `Listening.limit` on each port; more get 503 with Retry-After; idle ones are closed before
     responses      a client that takes nothing of one for UNREAD_SECONDS is disconnected
 
 Bodies are limited by the endpoints that read them. A proxy does the rest: docs/how-to/deployment.md.
@@ -31,6 +31,8 @@ MAX_PIPELINED: Final = 16
 UNREAD_SECONDS: Final = 30.0
 # Seconds for which an idle connection stays open: longer than proxies keep theirs (nginx and AWS 60 s).
 KEEP_ALIVE: Final = 75
+# Part of the limit above which idle connections are closed at once, the oldest first.
+CROWDED: Final = 0.75
 # What is still read after a refusal, so that a client that sends everything first sees the response and not a reset.
 DRAIN_BYTES: Final = 4 << 20
 DRAIN_SECONDS: Final = 3.0
@@ -52,7 +54,7 @@ class Listening:
         self.extensions = extensions or {}
         self.peers: dict[HTTPProtocol, None] = {}  # the oldest first
         # Connections that were ended, by reason.
-        self.ended = {"slow": 0, "too_many": 0}
+        self.ended = {"slow": 0, "too_many": 0, "idle": 0}
         self._sweeper: asyncio.TimerHandle | None = None
 
     def __call__(self, **named: Any) -> HTTPProtocol:
@@ -69,8 +71,13 @@ class Listening:
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweeper = loop.call_later(SWEEP_EVERY, self._sweep, loop) if self.peers else None
+        crowd = len(self.peers) - int(self.limit * CROWDED)
         for peer in list(self.peers):
             peer.check(loop.time())
+            if crowd > 0 and peer.is_idle():
+                crowd -= 1
+                self.ended["idle"] += 1
+                peer.transport.close()
 
 
 class HTTPProtocol(HttpToolsProtocol):
@@ -199,6 +206,10 @@ class HTTPProtocol(HttpToolsProtocol):
     def is_busy(self) -> bool:
         """Whether a request has no complete response yet."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    def is_idle(self) -> bool:
+        """Whether it has had its responses, and nothing of a further request has come."""
+        return self._since is None and not self.is_busy() and not self.transport.is_closing()
 
     def _refuse(self, error: RequestError) -> None:
         """Refuse what is being received, after the responses to the requests before it, and end the connection."""

@@ -336,7 +336,36 @@ async def test_connections_over_the_limit_get_503_with_retry_after(
     assert statuses(got) == [b"503"]
     assert b"\r\nretry-after: 2\r\n" in got
     assert statuses(await talk(port, LAST)) == [b"204"]
-    assert listener.ended == {"slow": 0, "too_many": 1}
+    assert listener.ended == {"slow": 0, "too_many": 1, "idle": 0}
+
+
+async def test_idle_connections_give_way_before_the_limit(
+    port: int, app: App, listener: Listening, patient: None
+) -> None:
+    # Given as many connections as may be, which are idle but for the first one
+    app.may_answer = False
+    busy = asyncio.create_task(talk(port, LAST.replace(b"/ ", b"/slow ")))
+    await asyncio.to_thread(eventually, lambda: app.bodies)
+    idle = []
+    for _ in range(listener.limit - 1):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(REQUEST)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+        idle.append((reader, writer))
+    # Then the oldest idle ones are closed, so that others find a place
+    async with asyncio.timeout(PATIENCE):
+        assert await idle[0][0].read() == b""
+    assert statuses(await talk(port, LAST)) == [b"204"]
+    # And neither the busy one nor the last ones are
+    app.may_answer = True
+    assert statuses(await busy) == [b"204"]
+    reader, writer = idle[-1]
+    writer.write(LAST)
+    async with asyncio.timeout(PATIENCE):
+        assert statuses(await reader.read()) == [b"204"]
+    assert 0 < listener.ended["idle"] < 5
+    for _, writer in idle:
+        writer.close()
 
 
 # --- Stop
