@@ -38,9 +38,9 @@ _USED: Final = {
     HINCRBY KEY field 1; HINCRBYFLOAT KEY field 1; HLEN KEY; HSET KEY field value; LINDEX KEY 0; LPUSH KEY value;
     LTRIM KEY 0 1; MEMORY USAGE KEY; PTTL KEY; RENAME KEY KEY; RPUSH KEY value; SADD KEY member; SET KEY value;
     SMEMBERS KEY; TYPE KEY; XACK KEY group 0-1; XADD KEY * field value; XCLAIM KEY group consumer 1 0-1; XDEL KEY 0-1;
-    XGROUP CREATE KEY group 0; XGROUP DELCONSUMER KEY group consumer; XLEN KEY; XPENDING KEY group; XRANGE KEY - +;
-    XREADGROUP GROUP group consumer STREAMS KEY >; XTRIM KEY MAXLEN 1; ZADD KEY 1 member; ZPOPMIN KEY;
-    ZREMRANGEBYRANK KEY 0 0; ZSCORE KEY member
+    XGROUP CREATE KEY group 0; XGROUP DELCONSUMER KEY group consumer; XINFO CONSUMERS KEY group; XLEN KEY;
+    XPENDING KEY group; XRANGE KEY - +; XREADGROUP GROUP group consumer STREAMS KEY >; XTRIM KEY MAXLEN 1;
+    ZADD KEY 1 member; ZPOPMIN KEY; ZREMRANGEBYRANK KEY 0 0; ZSCORE KEY member
     """,
     "rq:*": """
     BLMOVE KEY KEY LEFT RIGHT 1; DEL KEY; EXISTS KEY; EXPIRE KEY 1; HGET KEY field; HGETALL KEY;
@@ -50,7 +50,7 @@ _USED: Final = {
     """,
 }
 # Commands whose subcommands an ACL allows separately.
-_WITH_SUBCOMMANDS: Final = frozenset({"CLIENT", "CONFIG", "MEMORY", "SCRIPT", "XGROUP"})
+_WITH_SUBCOMMANDS: Final = frozenset({"CLIENT", "CONFIG", "MEMORY", "SCRIPT", "XGROUP", "XINFO"})
 _NTP: Final = "run NTP (chrony, systemd-timesyncd) on both: this host's clock gives the time of a webhook"
 
 

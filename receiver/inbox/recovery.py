@@ -33,8 +33,20 @@ LAST: Final = 9
 IDLE: Final = 8_000
 IDLE_ALONE: Final = 20_000
 HANDED_BACK: Final = 3_600_000
+FORGET_AFTER: Final = 3_600_000  # milliseconds; a reader that is alive is known again by its next read
 _MOST_LOOKS: Final = 64
 KILLS: Final = "each dispatcher that read it died"
+
+# KEYS: stream. ARGV: group, a dead reader, milliseconds. Forgets it, and all that were idle for longer, unless entries
+# are pending for them: those would be lost.
+_FORGET: Final = """
+for _, reader in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local name, pending, idle = reader[2], reader[4], reader[6]
+  if pending == 0 and (name == ARGV[2] or idle > tonumber(ARGV[3])) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], name)
+  end
+end
+"""
 
 log = logging.getLogger("runhook.dispatch")
 
@@ -111,8 +123,8 @@ class InboxRecovery:
             self._redis.xclaim(STREAM, GROUP, self._reader.consumer, 0, ids, retrycount=taken.times, justid=True)
 
 
-def hand_back(client: redis.Redis, consumer: str) -> int:
-    """Make the pending entries of a dead reader idle, so that they are taken again at once.
+def hand_back(client: redis.Redis, consumer: str, forget_ms: int = FORGET_AFTER) -> int:
+    """Make the pending entries of a dead reader idle, so that they are taken again at once. Forget ended readers.
 
     Returns how many those are. Raises redis.RedisError.
     """
@@ -125,6 +137,5 @@ def hand_back(client: redis.Redis, consumer: str) -> int:
     held = [each["message_id"] for each in pending]
     if held:
         client.xclaim(STREAM, GROUP, consumer, 0, held, idle=HANDED_BACK, justid=True)
-    else:
-        client.xgroup_delconsumer(STREAM, GROUP, consumer)  # with pending entries they would be lost
+    client.eval(_FORGET, 1, STREAM, GROUP, consumer, forget_ms)
     return len(held)

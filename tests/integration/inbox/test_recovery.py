@@ -13,6 +13,7 @@ from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import ALONE, KILLS, LAST, RAW, InboxRecovery, Taken, hand_back
 from receiver.inbox.stream import ASIDE, GROUP, STREAM
 from tests.support.inbox import KEYS, fill
+from tests.support.waiting import eventually
 
 
 def events_of(taken: Taken | None) -> list[bytes]:
@@ -116,3 +117,32 @@ def test_what_is_not_an_event_is_set_aside(redis_url: str, client: redis.Redis, 
     ]
     assert kept[0][1][b"field"] == b"value"
     assert list(times(client)) == [entries[2].entry_id.encode()]
+
+
+def test_ended_readers_are_forgotten_once_nothing_is_theirs(
+    redis_url: str, client: redis.Redis, reader: InboxReader
+) -> None:
+    # Given two dead readers, one of which had taken an entry, and one that is alive
+    fill(redis_url, b"1")
+    reader.read()
+    for name in ("second", "alive"):
+        InboxReader(client, name).read()
+
+    def names() -> set[bytes]:
+        found: Any = client.xinfo_consumers(STREAM, GROUP)
+        return {each["name"] for each in found}
+
+    # When both are handed back, then the name of the one with the entry stays
+    assert (hand_back(client, "first"), hand_back(client, "second")) == (1, 0)
+    assert names() == {b"first", b"alive"}
+    # Until another has finished the entry, and some time has passed
+    taken = InboxRecovery(client, it := InboxReader(client, "alive")).take(0, 0)
+    assert taken is not None
+    hand_back(client, "third", 0)
+    assert b"alive" in names(), "with an entry"
+    it.done([entry.entry_id for entry in taken.entries])
+    it.flush()
+    eventually(lambda: hand_back(client, "third", 0) == 0 and not names())
+    # And one that is alive is known again
+    InboxReader(client, "alive").read()
+    assert names() == {b"alive"}
