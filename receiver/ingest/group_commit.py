@@ -61,7 +61,7 @@ class Limits(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """Seconds between two looks at Redis and the disk. `quiet`: so many more while nothing comes and nothing waits.
+    """Seconds between two looks at Redis and the disk. `quiet`: added while nothing comes and nothing waits.
 
     `examine`: between two examinations of a Redis in use. `distrust`: until one that refuses commits, and nothing else,
     is tried again.
