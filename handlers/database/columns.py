@@ -10,7 +10,7 @@ from handlers.contract import Delivery, Refused
 from handlers.database import values
 from handlers.database.table import MERGED_FROM, STANDARD, Column, Kind
 from handlers.database.values import ConversionError
-from handlers.support.run_title import titles
+from handlers.support.run_body import attempt_number, holds_nothing, titles
 
 if TYPE_CHECKING:
     from handlers.database.options import MappedColumn
@@ -128,7 +128,7 @@ def _others(delivery: Delivery, now: datetime) -> dict[str, Any]:
         "source": storable(delivery.source),
         "run_type": run_type,
         "status": storable(delivery.status),
-        "attempt": _attempt(run.get("attempt")),
+        "attempt": attempt_number(run.get("attempt")),
         "retry_pending": run.get("retry_pending") is True,
         "output": None if output is None else values.to_json(output),
         "title": next((storable(title) for title in titles(run) if title), None),
@@ -161,19 +161,10 @@ def _links(delivery: Delivery) -> bytes | None:
 def _output(run: Mapping[str, Any]) -> Any:
     """Return the run's output, which has three names: tasks also send extracted_information, workflows outputs."""
     output = run.get("output")
-    if not _holds_nothing(output):
+    if not holds_nothing(output):
         return output
     others = (run.get("outputs"), run.get("extracted_information"))
-    return next((each for each in others if not _holds_nothing(each)), output)
-
-
-def _holds_nothing(value: Any) -> bool:
-    """Whether it is null, or nothing but null in whatever objects and lists."""
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return value is None
-    return all(map(_holds_nothing, value))
+    return next((each for each in others if not holds_nothing(each)), output)
 
 
 def _first(*values_: Any) -> Any:
@@ -186,9 +177,3 @@ def _first_text(*values_: Any) -> str | None:
         if each and isinstance(each, str):
             return values.storable(each)
     return None
-
-
-def _attempt(value: Any) -> int:
-    """Return the attempt's number; 1 for any other value."""
-    number = None if value is None else _integer(value)
-    return number if number is not None and 1 <= number < 2**31 else 1

@@ -18,6 +18,7 @@ from typing import Any
 
 from handlers.contract import Delivery
 from handlers.mirror.names import safe_file_name
+from handlers.support.run_body import attempt_number, holds_nothing
 from handlers.support.timestamps import epoch
 
 VERSION = 2
@@ -114,10 +115,8 @@ Order = tuple[int, float, float, str]
 
 def event_order(delivery: Delivery) -> Order:
     """Return the sort key of the event among those of its run: (attempt, modified_at, received_at, event id)."""
-    attempt = delivery.run.get("attempt")
-    number = attempt if isinstance(attempt, int) and not isinstance(attempt, bool) and 0 < attempt < 1 << 31 else 1
     modified = epoch(delivery.run.get("modified_at")) or 0.0
-    return number, modified, delivery.received_at.timestamp(), delivery.event_id
+    return attempt_number(delivery.run.get("attempt")), modified, delivery.received_at.timestamp(), delivery.event_id
 
 
 def latest_document(delivery: Delivery, directory: str) -> bytes:
@@ -147,14 +146,7 @@ def replaces_latest(delivery: Delivery, document: bytes) -> bool:
 
 
 def _has_output(run: Mapping[str, Any]) -> bool:
-    return any(_says_something(run.get(name)) for name in ("output", "outputs", "extracted_information"))
-
-
-def _says_something(value: Any) -> bool:
-    """Whether `value` is more than null, empty lists and objects, and such as have nothing else in them."""
-    if isinstance(value, (dict, list)):
-        return any(map(_says_something, value.values() if isinstance(value, dict) else value))
-    return value is not None
+    return not all(holds_nothing(run.get(name)) for name in ("output", "outputs", "extracted_information"))
 
 
 def order_in_latest(document: bytes) -> Order | None:

@@ -65,7 +65,7 @@ class S3Store:
         """Ask whether the bucket is there and lets us in. Raises Unavailable."""
         try:
             with self._errors():
-                self._client().head_bucket(Bucket=self._name)
+                self.client().head_bucket(Bucket=self._name)
         except Unavailable as error:  # a HEAD's answer has no body with a code
             words = {"404": "there is no such bucket", "403": "access is denied; s3:ListBucket is needed to ask"}
             code = next((code for code in words if f"answered {code}" in str(error)), "")
@@ -79,7 +79,7 @@ class S3Store:
         while True:
             deadline.remaining()
             with self._errors():
-                page = self._client().list_objects_v2(Bucket=self._name, Prefix=directory, **more)
+                page = self.client().list_objects_v2(Bucket=self._name, Prefix=directory, **more)
             for entry in page.get("Contents", ()):
                 found[entry["Key"].removeprefix(directory)] = int(entry["Size"])
             if not page.get("IsTruncated"):
@@ -123,7 +123,7 @@ class S3Store:
         if start == end:
             return
         with self._errors():
-            answer = self._client().get_object(
+            answer = self.client().get_object(
                 Bucket=self._name, Key=key, IfMatch=version, Range=f"bytes={start}-{end - 1}"
             )
             with answer["Body"] as body:
@@ -160,10 +160,10 @@ class S3Store:
 
     def _abort_uploads(self, key: str) -> None:
         """Abort uploads of an object that a killed attempt left: their parts cost money and are not listed."""
-        found = self._client().list_multipart_uploads(Bucket=self._name, Prefix=key)
+        found = self.client().list_multipart_uploads(Bucket=self._name, Prefix=key)
         for upload in found.get("Uploads", ()):
             if upload["Key"] == key:
-                self._client().abort_multipart_upload(Bucket=self._name, Key=key, UploadId=upload["UploadId"])
+                self.client().abort_multipart_upload(Bucket=self._name, Key=key, UploadId=upload["UploadId"])
 
     def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         """See Store. Without conditional writes at the server, the version just read has to do."""
@@ -188,7 +188,7 @@ class S3Store:
         """Return the HTTPS URL of `key`, at Amazon or at `endpoint_url`."""
         path, name = quote(key), self._name
         if self._options.endpoint_url is None:
-            region = self._client().meta.region_name or "us-east-1"
+            region = self.client().meta.region_name or "us-east-1"
             dotted = "." in name
             host = f"s3.{region}.amazonaws.com/{name}" if dotted else f"{name}.s3.{region}.amazonaws.com"
             return f"https://{host}/{path}"
@@ -204,7 +204,7 @@ class S3Store:
         """Return boto3's answer for the object, or None when it is missing."""
         deadline.remaining()
         try:
-            answer: dict[str, Any] = getattr(self._client(), method)(Bucket=self._name, Key=key)
+            answer: dict[str, Any] = getattr(self.client(), method)(Bucket=self._name, Key=key)
         except ClientError as error:
             code, status = error_code(error)
             if status == 404 and code in ("NoSuchKey", "404", "NotFound"):  # the object, not the bucket
@@ -217,7 +217,7 @@ class S3Store:
         digest = hashlib.sha256(body)
         if self._options.checksums:
             more["ChecksumSHA256"] = base64.b64encode(digest.digest()).decode()
-        self._client().put_object(
+        self.client().put_object(
             Bucket=self._name,
             Key=target.key,
             Body=body,
@@ -247,7 +247,8 @@ class S3Store:
     def _path_style(self) -> bool:
         return self._options.endpoint_url is not None if self._options.path_style is None else self._options.path_style
 
-    def _client(self) -> Any:
+    def client(self) -> Any:
+        """Return boto3's client, made at the first call."""
         with self._lock:
             if self._made is None:
                 with self._errors():
@@ -258,7 +259,7 @@ class S3Store:
         """Return the transfer manager, which all uploads share, so that their memory is bounded."""
         from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
-        client = self._client()
+        client = self.client()
         with self._lock:
             if self._transfers is None:
                 config = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=_THREADS)

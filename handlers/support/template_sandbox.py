@@ -103,7 +103,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         __self.tick()
         method = getattr(__obj, "__wrapped__", __obj)  # Jinja2 wraps str.format
         if isinstance(text := getattr(method, "__self__", None), str):
-            _check_size(method.__name__, [text, *args, *kwargs.values()])
+            _check_size(method.__name__, [text, *args], kwargs)
             if method.__name__ == "join" and args:
                 args = (_counted(args[0], len(text)),)
         return super().call(__context, __obj, *args, **kwargs)
@@ -114,8 +114,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if not (abs(left) < 1 << 64 and abs(right) <= 64):
                 raise SecurityError("the power is too large")
         elif operator == "%" and isinstance(left, str):
-            values = right if isinstance(right, tuple) else right.values() if isinstance(right, Mapping) else [right]
-            _check_size("format", [left, *values])
+            values, named = ((), right) if isinstance(right, Mapping) else (right, {})
+            _check_size("format", [left, *values] if isinstance(values, tuple) else [left, values], named)
         elif isinstance(left, int) and isinstance(right, int):
             if operator == "*" and left.bit_length() + right.bit_length() > MAX_BITS:
                 raise SecurityError("the product is too large")
@@ -128,24 +128,25 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-def _check_size(name: str, values: Sequence[Any]) -> None:
-    """Check what a filter or a method of a text will make of `values`, the first of which is its own.
+def _check_size(name: str, values: Sequence[Any], named: Mapping[str, Any]) -> None:
+    """Check what a filter or a method of a text will make of its arguments, the first of which is its own.
 
     Raises SecurityError.
     """
     size = 0
+    others = [*values[1:], *(value for key, value in named.items() if name not in _FORMATTING or key in str(values[0]))]
     if name in _SIZED:
-        sizes = [len(each) if isinstance(each, str) else each for each in values[1:] if isinstance(each, (int, str))]
+        sizes = [len(each) if isinstance(each, str) else each for each in others if isinstance(each, (int, str))]
         lines = values[0].count("\n") + values[0].count("\t") if isinstance(values[0], str) else 0
         size = max(sizes, default=0) * (1 + lines)
     elif name in _FORMATTING:
         text = str(values[0])
         if _WIDE.search(text):
             raise SecurityError("a width in it is too large")
-        longest = max((len(each) for each in values[1:] if isinstance(each, str)), default=0)
+        longest = max((len(each) for each in others if isinstance(each, str)), default=0)
         size = (text.count("%") + text.count("{")) * longest
-    elif name == "replace" and len(values) > 2:
-        text, old, new = map(str, values[:3])
+    elif name == "replace" and len(others) > 1:
+        text, old, new = map(str, (values[0], *others[:2]))
         size = len(text) + text.count(old) * len(new)
     _limits.get().take(size)
 
@@ -182,7 +183,7 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
-        _check_size(name, [each for each in (*args, *kwargs.values()) if not isinstance(each, nodes.EvalContext)])
+        _check_size(name, [each for each in args if not isinstance(each, nodes.EvalContext)], kwargs)
         return function(*args, **kwargs)
 
     return bounded

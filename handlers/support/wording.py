@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from handlers.contract import Delivery
-from handlers.support.run_title import titles
+from handlers.support.run_body import titles
 from handlers.support.timestamps import utc
 
 # Control characters, lone surrogates, and what reorders or hides text (bidi controls, zero-width marks, tags).

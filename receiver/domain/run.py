@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 from pydantic_core import from_json
 
-from handlers.support.run_title import titles
+from handlers.support.run_body import attempt_number, titles
 from handlers.support.timestamps import epoch
 from receiver.domain.bounded_json import MOST_MEMORY, SMALL, NoMembers, outline, split, too_much
 
@@ -40,7 +40,6 @@ MAX_RUN_ID = 200
 MAX_WORD = 100  # run types and statuses
 MAX_TITLE = 500
 MAX_REASON = 20_000
-MAX_ATTEMPT = 2**31 - 1
 MAX_DIGITS = 4300  # Python's own limit between text and int
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -131,7 +130,7 @@ def parse(body: bytes) -> Run:
         run_type=_text(data.get("run_type"), MAX_WORD) or "",
         status=status,
         outcome="completed" if status == "failed" and undelivered(data) else status,
-        attempt=_attempt(data.get("attempt")),
+        attempt=attempt_number(data.get("attempt")),
         retry_pending=data.get("retry_pending") is True,
         created_at=epoch(data.get("created_at")),
         modified_at=epoch(data.get("modified_at")),
@@ -328,10 +327,3 @@ def _run_id(data: dict[str, Any]) -> tuple[str, str]:
 
 def _text(value: Any, limit: int) -> str | None:
     return value[:limit] if isinstance(value, str) else None
-
-
-def _attempt(value: Any) -> int:
-    """Return 1 for an absent or invalid attempt."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 1 <= value <= MAX_ATTEMPT else 1

@@ -35,7 +35,15 @@ from tests.servers.seaweedfs import S3Server
 from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, files_of, full_run, plain, sha
 from tests.support.mirror_events_suite import MirrorEventsSuite
 from tests.support.mirror_suite import MirrorSuite
-from tests.support.s3_objects import Objects, calls_of, events_of, not_implemented, options_for, without_condition
+from tests.support.s3_objects import (
+    Objects,
+    ObservedS3Sink,
+    calls_of,
+    events_of,
+    not_implemented,
+    options_for,
+    without_condition,
+)
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 
@@ -56,7 +64,7 @@ def objects(s3_server: S3Server, bucket: str) -> Objects:
 def place(objects: Objects) -> Iterator[Place]:
     def build(services: Services, prefix: str = "{{ run.run_type }}/{{ run.run_id }}/", **more: Any) -> S3Sink:
         options = options_for(objects.server, objects.bucket, prefix=objects.root + prefix, **more)
-        return S3Sink("mirror", S3Sink.Options.model_validate(options), services)
+        return ObservedS3Sink("mirror", S3Sink.Options.model_validate(options), services)
 
     def outside() -> list[str]:
         keys = objects.server.client.list_objects_v2(Bucket=objects.bucket).get("Contents", [])

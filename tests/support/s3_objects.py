@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 
 from handlers.contract import Sink
 from handlers.s3 import S3Sink
+from handlers.s3.store import S3Store
 from tests.servers.seaweedfs import S3Server
 from tests.support.mirror import plain
 
@@ -54,10 +56,21 @@ class Objects:
         return [upload["Key"] for upload in found]
 
 
+class ObservedS3Sink(S3Sink):
+    """A sink whose calls a test can see."""
+
+    @cached_property
+    def store(self) -> S3Store:
+        return S3Store(self.options)
+
+    def make_store(self) -> S3Store:
+        return self.store
+
+
 def events_of(sink: Sink[Any]) -> Any:
     """Where boto3 tells of each call that the sink makes."""
-    assert isinstance(sink, S3Sink)
-    return sink._mirror()._store._client().meta.events
+    assert isinstance(sink, ObservedS3Sink)
+    return sink.store.client().meta.events
 
 
 def calls_of(sink: Sink[Any]) -> list[str]:

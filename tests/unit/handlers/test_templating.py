@@ -209,6 +209,14 @@ def test_what_a_template_is_for_costs_little_of_what_it_may_use() -> None:
     assert text.endswith('; 1000/1000 ITEM 1998: 1998.00 a, b 1999000 item 0[{"name": "item 1991…')
 
 
+def test_a_long_text_beside_what_is_formatted_is_no_matter() -> None:
+    run = {"text": "x" * 5_000_000, "status": "failed"}
+
+    assert render("{{ '%(status)s' % run }} {{ '{status}'.format(**run) }} {{ '%s' % run.status }}", run=run) == (
+        "failed failed failed"
+    )
+
+
 def test_a_long_text_of_a_payload_may_be_used() -> None:
     assert render("{{ (run.text | upper | trim)[:3] }} {{ run.text.split()[0] }}", run={"text": "abc " * 500_000}) == (
         "ABC abc"
