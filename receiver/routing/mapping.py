@@ -136,15 +136,6 @@ class ConditionResult(Enum):
 
 def test(condition: Condition, root: Any) -> ConditionResult:
     """Whether the condition holds in `root`."""
-    value = root
-    for name in condition.parts:  # the plain case, without a generator
-        if not isinstance(value, dict) or name not in value:
-            return _search(condition, root)
-        value = value[name]
-    return ConditionResult.HOLDS if condition.holds(value) else ConditionResult.DIFFERS
-
-
-def _search(condition: Condition, root: Any) -> ConditionResult:
     result = ConditionResult.MISSING
     for value in islice(find(root, condition.parts), MAX_VALUES):
         if condition.holds(value):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,26 +77,18 @@ class Verdict(NamedTuple):
 
 
 class _CompiledRoute:
-    """A route made ready: what it says in the usual cases is written once, not for each event."""
+    """A route made ready."""
 
     def __init__(self, config: Route) -> None:
         self.config = config
         self.targets = [Target(each.sink, config.name, tuple(each.after)) for each in config.targets]
-        self.conditions: list[mapping.Condition] = []
-        self.expression: cel.Expression | None = None
-        reason = "it has no condition"
-        if isinstance(config.when, str):
-            self.expression = cel.compile_rule(config.when)
-            reason = "the expression is true"
-        elif config.when is not None:
-            self.conditions = mapping.compile_mapping(config.when)[0]
-            reason = " and ".join(f"{each.path} is {each.wanted}" for each in self.conditions)
-        self.yes = RouteVerdict(config.name, True, reason)
-        self.no = RouteVerdict(config.name, False, "the expression is false")
-        self.missing = [RouteVerdict(config.name, False, f"{each.path} is missing") for each in self.conditions]
-        self.differs = [
-            RouteVerdict(config.name, False, f"{each.path} is not {each.wanted}") for each in self.conditions
-        ]
+        when = config.when
+        self.expression = cel.compile_rule(when) if isinstance(when, str) else None
+        self.conditions = mapping.compile_mapping(when)[0] if when and not isinstance(when, str) else []
+
+    def verdict(self, why: str, *, matched: bool = False, error: bool = False) -> RouteVerdict:
+        """Return a verdict of this route."""
+        return RouteVerdict(self.config.name, matched, why, error)
 
     def skipped(self, view: RunView) -> RouteVerdict | None:
         """Return the verdict on an event of a kind that the route does not take, else None."""
@@ -105,7 +97,7 @@ class _CompiledRoute:
         for disposition in (view.disposition, "new" if view.run.final else "interim"):
             if disposition not in ("new", UPDATE) and not getattr(self.config, OPT_IN.get(disposition, ""), False):
                 why = _NOT_NEW.get(disposition, f"an event that is {disposition} is not routed")
-                return RouteVerdict(self.config.name, False, why)
+                return self.verdict(why)
         return None
 
 
@@ -161,10 +153,8 @@ class Router:
                         targets.setdefault(target.sink, target)
                 if config.stop:
                     stopped = config.name
-        return Verdict(
-            [_linked(target, {*targets, *told}) if target.after else target for target in targets.values()],
-            explanations,
-        )
+        reached = {*targets, *told}
+        return Verdict([_linked(target, reached) for target in targets.values()], explanations)
 
 
 def _linked(target: Target, reached: Collection[str]) -> Target:
@@ -172,8 +162,6 @@ def _linked(target: Target, reached: Collection[str]) -> Target:
 
     One that an earlier event has told stays: its receipt belongs to this update too.
     """
-    if all(name in reached for name in target.after):
-        return target
     return Target(target.sink, target.route, tuple(name for name in target.after if name in reached))
 
 
@@ -192,23 +180,16 @@ class _Subject:
             return skipped
         if route.expression:
             return self._expression(route, route.expression)
-        if not route.conditions:
-            return route.yes
-        root = self.root()
-        for index, condition in enumerate(route.conditions):
-            result = mapping.test(condition, root)
-            if result is mapping.ConditionResult.MISSING:
-                return route.missing[index]
-            if result is mapping.ConditionResult.DIFFERS:
-                verdict = route.differs[index]
-                return replace(verdict, why=f"{verdict.why} but {self._there(condition)}") if self.explain else verdict
-        if not self.explain:
-            return route.yes
         reasons = []
         for each in route.conditions:
-            there = self._there(each)
+            result = mapping.test(each, self.root())
+            if result is mapping.ConditionResult.MISSING:
+                return route.verdict(f"{each.path} is missing")
+            there = self._there(each) if self.explain else each.wanted
+            if result is mapping.ConditionResult.DIFFERS:
+                return route.verdict(f"{each.path} is not {each.wanted}" + (f" but {there}" if self.explain else ""))
             reasons.append(f"{each.path} is {there}" + (f", wanted {each.wanted}" if there != each.wanted else ""))
-        return replace(route.yes, why=" and ".join(reasons))
+        return route.verdict(" and ".join(reasons) or "it has no condition", matched=True)
 
     def _expression(self, route: _CompiledRoute, expression: cel.Expression) -> RouteVerdict:
         if self._evaluation is None:
@@ -216,14 +197,13 @@ class _Subject:
             self._evaluation = cel.Evaluation(self.rules, {"run": run, "event": _event(self.view)})
         outcome = self._evaluation.test(expression)
         if outcome.missing:
-            return RouteVerdict(route.config.name, False, outcome.error)
+            return route.verdict(outcome.error)
         if outcome.error:
-            return RouteVerdict(route.config.name, False, f"can't be evaluated: {outcome.error}", error=True)
-        verdict = route.yes if outcome.matched else route.no
+            return route.verdict(f"can't be evaluated: {outcome.error}", error=True)
+        why = f"the expression is {'true' if outcome.matched else 'false'}"
         if self.explain and (values := self._evaluation.values(expression)):
-            shown = ", ".join(f"{path} is {show(value)}" for path, value in values)
-            verdict = replace(verdict, why=f"{verdict.why}; there: {shown}")
-        return verdict
+            why += "; there: " + ", ".join(f"{path} is {show(value)}" for path, value in values)
+        return route.verdict(why, matched=outcome.matched)
 
     def _there(self, condition: mapping.Condition) -> str:
         """Return in words what the run has at the path."""

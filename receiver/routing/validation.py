@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, Protocol
 
 from receiver.domain.run import FINAL
@@ -164,7 +165,7 @@ def order_problems(routes: Sequence[Route], sinks: Iterable[str] | None = None) 
     known = None if sinks is None else set(sinks)
     problems: list[Problem] = []
     delivered: set[str] = set()
-    waits: dict[str, dict[str, Problem]] = {}
+    waits: dict[str, dict[str, tuple[str | int, ...]]] = {}  # by sink, those that it waits for, and where it says so
     for index, route in enumerate(routes):
         delivered |= {target.sink for target in route.targets}
         for place, target in enumerate(route.targets):
@@ -177,9 +178,16 @@ def order_problems(routes: Sequence[Route], sinks: Iterable[str] | None = None) 
                 elif name not in delivered:
                     problems.append((here, _late(name, index, routes)))
                 else:
-                    text = f"{target.sink} waits for {name}"
-                    waits.setdefault(target.sink, {}).setdefault(name, (here, text))
-    return problems + list(_circles(waits))
+                    waits.setdefault(target.sink, {}).setdefault(name, here)
+    try:
+        TopologicalSorter(waits).prepare()
+    except CycleError as error:
+        circle = error.args[1][:0:-1]  # each waits for the next one
+        first = circle.index(next(sink for sink in waits if sink in circle))
+        trail = [*circle[first:], *circle[:first], circle[first]]
+        text = f"{trail[0]} waits for {', which waits for '.join(trail[1:])}; let one of them go first"
+        problems.append((waits[trail[-2]][trail[-1]], text))
+    return problems
 
 
 def _late(name: str, index: int, routes: Sequence[Route]) -> str:
@@ -187,25 +195,3 @@ def _late(name: str, index: int, routes: Sequence[Route]) -> str:
         if any(target.sink == name for target in later.targets):
             return f"{name} gets its events from the later route {later.name}; move that up, or add {name} to this `to`"
     return f"{name} is a sink that neither this route nor an earlier one delivers to; add it to this `to`"
-
-
-def _circles(waits: Mapping[str, Mapping[str, Problem]]) -> Iterator[Problem]:
-    """Return a problem for each circle of sinks that wait for each other."""
-    seen: set[frozenset[str]] = set()
-    for start in waits:
-        for trail in _trails(waits, start, (start,)):
-            if frozenset(trail) not in seen:
-                seen.add(frozenset(trail))
-                here = waits[trail[-1]][start][0]
-                yield (
-                    here,
-                    f"{trail[0]} waits for {', which waits for '.join([*trail[1:], start])}; let one of them go first",
-                )
-
-
-def _trails(waits: Mapping[str, Iterable[str]], start: str, trail: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    for name in waits.get(trail[-1], ()):
-        if name == start:
-            yield trail
-        elif name not in trail:
-            yield from _trails(waits, start, (*trail, name))
