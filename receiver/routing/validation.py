@@ -165,7 +165,7 @@ def order_problems(routes: Sequence[Route], sinks: Iterable[str] | None = None) 
     known = None if sinks is None else set(sinks)
     problems: list[Problem] = []
     delivered: set[str] = set()
-    waits: dict[str, dict[str, tuple[str | int, ...]]] = {}  # by sink, those that it waits for, and where it says so
+    waits: dict[str, dict[str, tuple[str | int, ...]]] = {}  # by sink, those that it waits for, with their keys
     for index, route in enumerate(routes):
         delivered |= {target.sink for target in route.targets}
         for place, target in enumerate(route.targets):
