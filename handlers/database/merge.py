@@ -96,12 +96,9 @@ def weight_of(column: Column, cell: Any) -> int:
     if column.prefers == "filled":
         return int(_EMPTY.fullmatch(cell) is None)
     try:
-        value = orjson.loads(cell)
-    except ValueError:  # nested too deeply for orjson, or text of another program
-        try:
-            value = json.loads(cell)
-        except ValueError:
-            return 1
+        value = json.loads(cell)
+    except ValueError:  # text of another program
+        return 1
     return len(value) if isinstance(value, (list, dict)) else 1
 
 

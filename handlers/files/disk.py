@@ -10,7 +10,8 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from handlers.contract import Refused, Unavailable
@@ -54,8 +55,8 @@ def new_file(parts: int, folder: int, name: str) -> Iterator[Callable[[bytes], N
 
     When the block raises, the new file is removed.
     """
-    temporary, descriptor = _make_locked(parts)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
+    temporary, file = _make_locked(parts)
+    with file:
 
         def write(chunk: bytes) -> None:
             view = memoryview(chunk)
@@ -64,7 +65,7 @@ def new_file(parts: int, folder: int, name: str) -> Iterator[Callable[[bytes], N
 
         try:
             yield write
-            os.fsync(descriptor)
+            os.fsync(file.fileno())
             os.rename(temporary, name, src_dir_fd=parts, dst_dir_fd=folder)
         except BaseException:
             with suppress(OSError):
@@ -73,15 +74,17 @@ def new_file(parts: int, folder: int, name: str) -> Iterator[Callable[[bytes], N
     os.fsync(folder)
 
 
-def _make_locked(parts: int) -> tuple[str, int]:
-    """Make a file and lock it, so that no `sweep` removes it. Returns its name and descriptor."""
+def _make_locked(parts: int) -> tuple[str, FileIO]:
+    """Make a file and lock it, so that no `sweep` removes it. Returns its name too."""
     while True:
         name = secrets.token_hex(16)
-        descriptor = os.open(name, _NEW, 0o644, dir_fd=parts)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return name, descriptor
-        os.close(descriptor)  # a sweep came between
+        file = FileIO(os.open(name, _NEW, 0o644, dir_fd=parts), "wb")
+        with ExitStack() as stack:
+            stack.enter_context(file)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:  # else a sweep came between
+                stack.pop_all()
+                return name, file
 
 
 @contextmanager
