@@ -20,7 +20,7 @@ from receiver.ledger import Ledger, dialect, words
 from receiver.ledger.schema import attempts, deliveries, events, run_texts, runs, submissions, to_index
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import with_tables
-from tests.support.listed import fill_within
+from tests.support.listed import fill_within, source_of
 
 # As in production, with 256 MB of buffers.
 SETTINGS: Final[dict[str, Any]] = {"shared_buffers": "256MB", "autovacuum": "on"}
@@ -108,7 +108,7 @@ def fill(ledger: Ledger, count: int, texts: Iterable[str] | None = None) -> None
 def _write(connection: sa.Connection, texts: Iterable[str]) -> None:
     columns, driver = "seq, source, run_id, changed_at, document", connection.connection.driver_connection
     assert driver is not None
-    rows = ((number, "main", f"tsk_{number}", float(number), text) for number, text in enumerate(texts, 1))
+    rows = ((number, source_of(number), f"tsk_{number}", float(number), text) for number, text in enumerate(texts, 1))
     if connection.dialect.name == "sqlite":
         driver.executemany(f"INSERT INTO run_texts ({columns}) VALUES (?, ?, ?, ?, ?)", rows)
         return

@@ -45,7 +45,7 @@ class Bounds:
     that index then gathers the hits. `compared`: changes of which FTS5 compares common words.
     """
 
-    newest: int = 1000
+    newest: int = 500
     frequent: int = 8000
     gathered: int = 100_000
     compared: int = 150_000

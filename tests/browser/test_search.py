@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import sqlalchemy as sa
 from playwright.sync_api import Browser, expect
 
-from receiver.ledger.lists import paging
+from receiver.ledger.lists.paging import SCAN
+from receiver.ledger.schema import runs
 from tests.servers.console import ConsoleDeployment
 from tests.support.browser_pages import Visitor, visitor
-from tests.support.ledger import new_event, record
+from tests.support.listed import fill
 
 pytestmark = pytest.mark.long
 
 
 @pytest.fixture
-def person(chromium: Browser, deployment: ConsoleDeployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitor]:
-    """Somebody at a console whose pages look at two rows each, where two of eight runs, far apart, are wanted."""
-    monkeypatch.setattr(paging, "SCAN", 2)
-    for number in range(8):
-        title = "Wanted" if number in (0, 3) else "Other"
-        record(deployment.ledger, new_event(f"tsk_{number}", title=title), now=deployment.ledger.now())
+def person(chromium: Browser, deployment: ConsoleDeployment) -> Iterator[Visitor]:
+    """A person at a console with more runs than a page looks at, of which two are wanted, far apart."""
+    fill(deployment.ledger, 3 * SCAN)
+    wanted = sa.update(runs).where(runs.c.run_id.in_(["tsk_100", f"tsk_{SCAN}"])).values(title="Wanted")
+    deployment.ledger.write(lambda connection: connection.execute(wanted))
     with visitor(chromium, deployment.url) as it:
         it.sign_in()
         yield it
@@ -32,7 +33,7 @@ def test_a_short_list_goes_on_to_its_end(person: Visitor) -> None:
     person.open("/console/runs?title=Wanted")
     # Then what is wanted comes, and all of it can be selected
     expect(person.page.locator("tbody tr")).to_have_count(2)
-    assert person.page.locator("tbody tr a").all_inner_texts() == ["tsk_3", "tsk_0"]
+    assert person.page.locator("tbody tr a").all_inner_texts() == [f"tsk_{SCAN}", "tsk_100"]
     expect(person.page.locator(".more")).to_have_count(0)
     person.page.locator("#every").check()
     assert person.page.locator("tbody input:checked").count() == 2
@@ -46,7 +47,7 @@ def test_a_full_page_ends_the_search(person: Visitor) -> None:
     expect(person.page.locator("tbody tr")).to_have_count(1)
     expect(person.page.get_by_text("Stop searching")).to_have_count(0)
     person.page.get_by_text("Older runs").click()
-    expect(person.page.locator("tbody tr")).to_contain_text("tsk_0")
+    expect(person.page.locator("tbody tr")).to_contain_text("tsk_100")
 
 
 def test_a_search_can_be_stopped(person: Visitor) -> None:

@@ -20,7 +20,7 @@ from tests.support.ledger import NOW
 RARE: Final = "rare"
 
 # The lists, each with its order.
-LISTS: Final[dict[str, tuple[Callable[[sa.Connection, Filter, Key | None, int], Page], KeysetList]]] = {
+LISTS: Final[dict[str, tuple[Callable[[sa.Connection, Filter, Key | None, int, int], Page], KeysetList]]] = {
     "runs": (runs.list_runs, runs.LISTING),
     "events": (events.list_events, events.LISTING),
     "deliveries": (deliveries.list_deliveries, deliveries.LISTING),
@@ -111,6 +111,11 @@ SELECT 'sub_' || n, {_SOURCE}, 'key', 'tasks', CASE WHEN n % 50 = 0 THEN 'reject
        'h', '', {_AT}, {_AT}
 FROM filled WHERE n % 10 = 0
 """
+
+
+def source_of(number: int) -> str:
+    """Return the source of a filled run."""
+    return RARE if number <= 10 else "other" if number % 50 == 7 else "main"
 
 
 def filters_among(count: int, *, hashed: bool = False) -> dict[str, Filter]:

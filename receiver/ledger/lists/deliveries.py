@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import dialect
 from receiver.ledger.filters import Condition, Filter, begins, in_states, of_deliveries
-from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, Walk, page_of
+from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, Walk, page_of
 from receiver.ledger.schema import attempts, deliveries, events
 
 # Which process sends it, and a caller's address and key, are not shown.
@@ -37,13 +37,13 @@ _OF_EVENT: Final = (
 _DELIVERY: Final = deliveries.c.id == attempts.c.delivery_id
 
 
-def list_deliveries(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+def list_deliveries(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of the deliveries, each with facts of its event and its newest receipt."""
-    found, rest = _page(connection, LISTING, wanted, after, limit)
+    found, rest = _page(connection, LISTING, wanted, after, limit, scan)
     return _completed(connection, found), rest
 
 
-def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of the attempts of matching deliveries: the delivery that changed last first, and of each its
     newest attempt first."""
     if wanted.impossible:
@@ -61,7 +61,7 @@ def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, 
             rows += _attempts(connection, begun, below, limit)
         if len(rows) >= limit:
             return rows, (*place, rows[-1]["number"])
-    found, rest = _page(connection, _WITH_ATTEMPTS, wanted, after, limit - len(rows), it.attempts > 0)
+    found, rest = _page(connection, _WITH_ATTEMPTS, wanted, after, limit - len(rows), scan, it.attempts > 0)
     complete: list[Row] = []
     for row in found:
         left = limit - len(rows) - sum(each["attempts"] for each in complete)
@@ -110,7 +110,13 @@ def receipts_of(connection: sa.Connection, source: str, run_id: str, limit: int)
 
 
 def _page(
-    connection: sa.Connection, listing: KeysetList, wanted: Filter, after: Key | None, limit: int, *more: Condition
+    connection: sa.Connection,
+    listing: KeysetList,
+    wanted: Filter,
+    after: Key | None,
+    limit: int,
+    scan: int,
+    *more: Condition,
 ) -> Page:
     # A delivery that was created after `since` has changed after it. `until` says nothing of when it changed.
     states, rest = sorted(set(wanted.state)), replace(wanted, state=())
@@ -119,7 +125,7 @@ def _page(
         walk = Walk(conditions=conditions, since=wanted.since)
     else:
         walk = Walk([in_states(each) for each in states], [*of_deliveries(rest), *more], wanted.since)
-    return page_of(connection, listing, wanted, conditions, walk, after, limit)
+    return page_of(connection, listing, wanted, conditions, walk, after, limit, scan)
 
 
 def _completed(connection: sa.Connection, found: list[Row]) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from receiver.ledger.filters import Filter, begins, of_events
-from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, page_of, walk_of
+from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, page_of, walk_of
 from receiver.ledger.schema import events
 
 _SHOWN: Final = (
@@ -18,13 +18,13 @@ _SHOWN: Final = (
 LISTING: Final = KeysetList(_SHOWN, (events.c.recorded_at, events.c.seq), large=True)
 
 
-def list_events(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+def list_events(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of the events without their bodies, each with the `size` of its body in bytes.
 
     All of the filter applies; of `limit` the parameter.
     """
     walk = walk_of(events, wanted, of_events)
-    return page_of(connection, LISTING, wanted, of_events(wanted), walk, after, limit)
+    return page_of(connection, LISTING, wanted, of_events(wanted), walk, after, limit, scan)
 
 
 def named(connection: sa.Connection, beginning: str, source: str = "") -> list[Row]:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.dialect import each_value
 from receiver.ledger.filters import Condition, Filter, of_runs, of_submissions
-from receiver.ledger.lists.paging import Key, KeysetList, Page, Row, Walk, page_of
+from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, Walk, page_of
 from receiver.ledger.schema import runs, submissions
 
 _BOTH: Final = ("source", "run_id", "run_type", "title", "labels", "due_at", "polls")
@@ -24,7 +24,7 @@ _SUBMISSIONS: Final = KeysetList(_OF_SUBMISSION, [submissions.c[each] for each i
 _RUNS: Final = KeysetList(_OF_RUN, [runs.c[each] for each in ("due_at", "source", "run_id")], True)
 
 
-def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of what is overdue: its first poll was due by now, and no final event has come.
 
     Each row has the time of its next poll (`due_at`), the number of `polls` without a result, and the reason if known.
@@ -34,7 +34,7 @@ def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, l
     rows: list[Row] = []
     part, place = (0, None) if after is None else (after[0], after[1:])
     if part == 0:
-        found, rest = _page(connection, _SUBMISSIONS, wanted, of_submissions(wanted), now, place, limit)
+        found, rest = _page(connection, _SUBMISSIONS, wanted, of_submissions(wanted), now, place, limit, scan)
         rows = [_row(each, "submission", each["id"], each["created_at"], each["reason"]) for each in found]
         if rest is not None:
             return rows, (0, *rest)
@@ -42,7 +42,7 @@ def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, l
         if len(rows) == limit:  # the next page begins with the runs
             return rows, (1, 0.0, "", "")
     missing = [runs.c.final.is_(False), *of_runs(wanted)]
-    found, rest = _page(connection, _RUNS, wanted, missing, now, place, limit - len(rows))
+    found, rest = _page(connection, _RUNS, wanted, missing, now, place, limit - len(rows), scan)
     rows += [_row(each, "run", each["submission_id"], each["first_seen_at"]) for each in found]
     return rows, None if rest is None else (1, *rest)
 
@@ -55,6 +55,7 @@ def _page(
     now: float,
     after: Key | None,
     limit: int,
+    scan: int,
 ) -> Page:
     it = listing.key[0].table.c
     is_due = it.due_at.is_not(None)
@@ -62,7 +63,7 @@ def _page(
     needed = [sa.or_(it.polls > 0, it.due_at <= now), *conditions]
     walk = Walk([[it.source == each, is_due] for each in sources], needed)
     # The times of the filter are those of submissions and runs, not `due_at`.
-    return page_of(connection, listing, wanted, [is_due, *needed], walk, after, limit)
+    return page_of(connection, listing, wanted, [is_due, *needed], walk, after, limit, scan)
 
 
 def _row(row: Row, kind: str, submission_id: str, since: float, reason: str = "") -> Row:

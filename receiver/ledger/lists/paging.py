@@ -25,9 +25,7 @@ Row = dict[str, Any]
 Page = tuple[list[Row], Key | None]
 
 # Maximum rows that one page looks at, and rows of a set that is read as a whole. A quarter where rows are large.
-SCAN: Final = 2000
-
-
+SCAN: Final = 1000
 # Maximum runs with the words, or events with an ambiguous id, that are looked up one by one.
 FEW: Final = 200
 # Sorts after each text with the same beginning, by bytes.
@@ -60,12 +58,15 @@ class KeysetList:
     ascending: bool = False
     large: bool = False
 
-    def page(self, connection: sa.Connection, walk: Walk, after: Key | None, limit: int) -> Page:
-        """Return up to `limit` rows after this place, and the place to continue from; None at the end."""
+    def page(self, connection: sa.Connection, walk: Walk, after: Key | None, limit: int, scan: int = SCAN) -> Page:
+        """Return up to `limit` rows after this place, and the place to continue from; None at the end.
+
+        `scan`: maximum rows to look at.
+        """
         if not self._is_place(after):
             return [], None
         use_indexes(connection)
-        share = max(1, SCAN // (4 if self.large else 1) // max(1, len(walk.paths)))
+        share = max(1, scan // (4 if self.large else 1) // max(1, len(walk.paths)))
         rows: dict[Key, tuple[Key, Row]] = {}
         ends: list[Key] = []
         for path in walk.paths:
@@ -86,16 +87,22 @@ class KeysetList:
         return [row for _, row in merged], end
 
     def page_of_set(
-        self, connection: sa.Connection, which: Condition, rest: Sequence[Condition], after: Key | None, limit: int
+        self,
+        connection: sa.Connection,
+        which: Condition,
+        rest: Sequence[Condition],
+        after: Key | None,
+        limit: int,
+        scan: int,
     ) -> Page | None:
-        """Return the same of the rows that meet `which`, by an index in another order; None if they are many.
+        """Return the same of the rows that meet `which`, by an index in another order; None if more than `scan` do.
 
         `rest`: what they must meet besides.
         """
         if not self._is_place(after):
             return [], None
         use_indexes(connection)
-        if count_up_to(connection, self.key[0].table, which, SCAN + 1) > SCAN:
+        if count_up_to(connection, self.key[0].table, which, scan + 1) > scan:
             return None
         some = sa.select(*self._all).where(which, row_by_row(*rest)).cte("some").prefix_with("MATERIALIZED")
         key = [some.c[each.key] for each in self.key]
@@ -173,6 +180,7 @@ def page_of(
     along: Walk,
     after: Key | None,
     limit: int,
+    scan: int,
 ) -> Page:
     """Return a page of a list: of a small set where the filter names one, or along the list's order.
 
@@ -181,9 +189,9 @@ def page_of(
     if wanted.impossible:
         return [], None
     for which in _sets(connection, listing.key[0].table, wanted):
-        if (found := listing.page_of_set(connection, which, conditions, after, limit)) is not None:
+        if (found := listing.page_of_set(connection, which, conditions, after, limit, scan)) is not None:
             return found
-    return listing.page(connection, along, after, limit)
+    return listing.page(connection, along, after, limit, scan)
 
 
 def walk_of(table: sa.Table, wanted: Filter, conditions: Callable[[Filter], list[Condition]]) -> Walk:

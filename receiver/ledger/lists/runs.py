@@ -31,26 +31,26 @@ def key_kinds(wanted: Filter) -> tuple[type[Any], ...]:
     return (int,) if wanted.text else (float, str, str)
 
 
-def list_runs(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+def list_runs(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of the runs that events have reported, each with the count of its deliveries by state.
 
     All of the filter applies; of `limit` the parameter. Raises Invalid.
     """
     if wanted.impossible:
         return [], None
-    found, rest = (_with_words if wanted.text else page)(connection, wanted, after, limit)
+    found, rest = (_with_words if wanted.text else page)(connection, wanted, after, limit, scan)
     _add_deliveries(connection, found)
     for run in found:
         run["labels"] = json.loads(run["labels"])
     return found, rest
 
 
-def _with_words(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+def _with_words(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int) -> Page:
     """Return a page of runs that say the words, by the index of words. Its numbers are the places of the list."""
     query, conditions = text_query(wanted.text), _conditions(replace(wanted, text=""))
     rows: list[Row] = []
     before, looked_at = None if after is None else after[0], 0
-    while looked_at < SCAN:
+    while looked_at < scan:
         wanted_now = _AT_ONCE if len(conditions) > 1 else limit - len(rows)
         found = find(connection, query, wanted_now, before)
         there = _rows(connection, [match.key for match in found.matches], conditions)
@@ -80,10 +80,10 @@ def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequenc
     return {(row.source, row.run_id): dict(row._mapping) for row in connection.execute(query)}
 
 
-def page(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+def page(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of the rows of runs by when they changed, also with words."""
     walk = walk_of(runs, wanted, _conditions)
-    return page_of(connection, LISTING, wanted, _conditions(wanted), walk, after, limit)
+    return page_of(connection, LISTING, wanted, _conditions(wanted), walk, after, limit, scan)
 
 
 def _conditions(wanted: Filter) -> list[Condition]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from receiver.ledger import dialect
 from receiver.ledger.filters import Filter, of_submissions
-from receiver.ledger.lists.paging import Key, KeysetList, Page, Walk, page_of
+from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Walk, page_of
 from receiver.ledger.schema import runs, submissions
 
 # The caller's address and key may hold secrets, and its answer is a result.
@@ -19,14 +19,16 @@ _SHOWN: Final = tuple(column for column in submissions.c if column.name not in _
 LISTING: Final = KeysetList(_SHOWN, (submissions.c.created_at, submissions.c.id))
 
 
-def list_submissions(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+def list_submissions(
+    connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN
+) -> Page:
     """Return a page of the submissions without their answers, each with its run's `status` if that is known.
 
     Of the filter, event, sink and route say nothing of a submission; its `state` is one of its own.
     """
     rest = replace(wanted, since=None, until=None)
     walk = Walk(conditions=of_submissions(rest), since=wanted.since, until=wanted.until)
-    found, end = page_of(connection, LISTING, wanted, of_submissions(wanted), walk, after, limit)
+    found, end = page_of(connection, LISTING, wanted, of_submissions(wanted), walk, after, limit, scan)
     return _dressed(connection, found), end
 
 

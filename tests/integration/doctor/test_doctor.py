@@ -69,7 +69,7 @@ def test_doctor_reports_a_ledger_without_an_index_of_words(settings: Settings, l
     # Then doctor says how far a search reads, and what to do
     found = by_check(settings)["ledger.words"]
     assert not found.ok
-    assert found.what == "no index of words: searches read 1000 runs a page"
+    assert found.what == "no index of words: searches read 500 runs a page"
     assert "FTS5" in found.todo
 
 

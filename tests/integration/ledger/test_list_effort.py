@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from receiver.ledger import Ledger
 from receiver.ledger.filters import Filter
-from receiver.ledger.lists import paging
 from receiver.ledger.lists.paging import Key
 from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW
@@ -34,10 +33,8 @@ SERVED = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def modest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds that few rows reach."""
-    monkeypatch.setattr(paging, "SCAN", 100)
+# Rows that a page may look at here: a bound that few rows reach.
+SCAN = 100
 
 
 def efforts(ledger: Ledger, count: int) -> dict[str, int]:
@@ -47,9 +44,9 @@ def efforts(ledger: Ledger, count: int) -> dict[str, int]:
             continue
         for what, wanted in filters_among(count).items():
             if name != "submissions" or what not in NOT_OF_SUBMISSIONS:
-                found[f"{name} by {what}"] = effort(ledger, lambda it: page(it, wanted, None, LIMIT))  # noqa: B023
+                found[f"{name} by {what}"] = effort(ledger, lambda it: page(it, wanted, None, LIMIT, SCAN))  # noqa: B023
         after = ledger.read(lambda it: half_way(it, name))  # noqa: B023
-        found[f"{name}, a late page"] = effort(ledger, lambda it: page(it, Filter(), after, LIMIT))  # noqa: B023
+        found[f"{name}, a late page"] = effort(ledger, lambda it: page(it, Filter(), after, LIMIT, SCAN))  # noqa: B023
     return found
 
 
@@ -104,7 +101,7 @@ def test_a_time_ends_a_list_though_many_rows_are_older(ledger: Ledger) -> None:
     for name, (page, _) in LISTS.items():
         if name != "submissions":  # of the last runs none has one
             # When what came since then is listed, of which there is less than a page
-            rows, rest = ledger.read(lambda it: page(it, wanted, None, LIMIT))  # noqa: B023
+            rows, rest = ledger.read(lambda it: page(it, wanted, None, LIMIT, SCAN))  # noqa: B023
             # Then that is the end of it
             assert {row["run_id"] for row in rows} == {f"tsk_{SMALL - 1}", f"tsk_{SMALL}"}, name
             assert rest is None, name

@@ -129,10 +129,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     ledger.close()
 
 
-@pytest.fixture(autouse=True)
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds that few rows reach."""
-    monkeypatch.setattr(paging, "SCAN", 30)
+# Rows that a page may look at here: a bound that few rows reach.
+SCAN = 30
 
 
 def one_of(*values: Any) -> st.SearchStrategy[Any]:
@@ -277,7 +275,7 @@ def is_wanted_submission(world: World, wanted: Filter, row: Mapping[str, Any]) -
     )
 
 
-List = Callable[[sa.Connection, Filter, paging.Key | None, int], paging.Page]
+List = Callable[[sa.Connection, Filter, paging.Key | None, int, int], paging.Page]
 
 
 def pages(world: World, page: List, wanted: Filter, limit: int) -> list[dict[str, Any]]:
@@ -285,7 +283,7 @@ def pages(world: World, page: List, wanted: Filter, limit: int) -> list[dict[str
     rows: list[dict[str, Any]] = []
     after: paging.Key | None = None
     for _ in range(500):
-        found, rest = world.ledger.read(lambda connection: page(connection, wanted, after, limit))  # noqa: B023
+        found, rest = world.ledger.read(lambda connection: page(connection, wanted, after, limit, SCAN))  # noqa: B023
         assert len(found) <= limit
         rows += found
         if rest is None:
@@ -377,10 +375,10 @@ def test_row_met_by_several_walks_is_shown_once(ledger: Ledger) -> None:
     it = deliveries.c
     listing, walk = paging.KeysetList((it.run_id,), (it.updated_at, it.id)), paging.Walk([[it.state == "queued"]] * 3)
     # When it is read page by page, and what one statement returns are all the same two rows
-    rows, rest = ledger.read(lambda connection: listing.page(connection, walk, None, 2))
+    rows, rest = ledger.read(lambda connection: listing.page(connection, walk, None, 2, SCAN))
     found = [row["run_id"] for row in rows]
     while rest is not None:
-        rows, rest = ledger.read(lambda connection: listing.page(connection, walk, rest, 2))  # noqa: B023
+        rows, rest = ledger.read(lambda connection: listing.page(connection, walk, rest, 2, SCAN))  # noqa: B023
         found += [row["run_id"] for row in rows]
     # Then there is each row once
     assert sorted(found) == [f"tsk_{number}" for number in range(5)]
@@ -398,7 +396,7 @@ def test_rows_of_one_moment_are_looked_through_in_stretches_too(ledger: Ledger, 
     # When those of a title are listed, which few have
     found, after, pages = list[str](), None, 0
     while pages == 0 or after is not None:
-        rows, after = ledger.read(lambda connection: list_of(connection, Filter(title="odd"), after, 10))  # noqa: B023
+        rows, after = ledger.read(lambda it: list_of(it, Filter(title="odd"), after, 10, SCAN))  # noqa: B023
         found += [row["run_id"] for row in rows]
         pages += 1
     # Then each is found once, over pages that are bounded

@@ -56,7 +56,7 @@ def check_index(ledger: Ledger) -> None:
         ledger.write(lambda connection: connection.exec_driver_sql(check))
 
 
-@pytest.mark.parametrize("newest", [1000, 5])
+@pytest.mark.parametrize("newest", [500, 5])
 def test_search_finds_what_a_look_at_every_run_finds(ledger: Ledger, newest: int) -> None:
     # Given runs, some of which changed since they were indexed, and an index for all but the newest
     bounds = Bounds(newest, frequent=10, gathered=10, compared=10)
