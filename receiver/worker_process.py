@@ -94,7 +94,7 @@ class WorkerProcess:
         self._gave_up = ""
         self._job_until = math.inf
         self._redis = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
-        self._redis_trouble = ""
+        self._redis_away = False
         self._ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
         self._heartbeat = Heartbeat(
             settings,
@@ -153,13 +153,13 @@ class WorkerProcess:
             dispatch = dispatcher.build(
                 self._settings, self._config, self._owner, ledger=self._ledger, runners=self._runners
             )
-            self._serve(DISPATCH, dispatch.run, dispatch.run_while_full)
+            self._serve(DISPATCH, dispatch.run)
         else:
             (sink,) = self._work.sinks
             if why := self._build(sink):
                 raise NotStarted(f"the sink {sink} can't be built: {why}")
             self._heartbeat.start()
-            self._serve(wakeups.deliver_queue(sink), self._linger, lambda _: None)
+            self._serve(wakeups.deliver_queue(sink), self._linger)
 
     def _release_dead(self) -> None:
         """Release what dead processes held, again while that fails, in the background."""
@@ -188,22 +188,19 @@ class WorkerProcess:
         joined = [each.join(until) for each in runners]  # all of them, also after one that did not end
         return all(joined)
 
-    def _serve(self, queue: str, work: Callable[[Stop], None], work_anyway: Callable[[Stop], None]) -> None:
+    def _serve(self, queue: str, work: Callable[[Stop], None]) -> None:
         """Run RQ's loop until a stop. Each job may take JOB_FOR, and a little more for its last batch."""
 
-        def job(each: Callable[[Stop], None]) -> None:
+        def job() -> None:
             now = time.monotonic()
             self._job_until = now + JOB_HANGS
             try:
-                each(lambda: bool(self._stops) or time.monotonic() - now > JOB_FOR)
+                work(lambda: bool(self._stops) or time.monotonic() - now > JOB_FOR)
             finally:
                 self._job_until = math.inf
 
         say_working()
-        wakeup_worker.serve(
-            *(queue, self._settings.redis_url, self._owner),
-            *(partial(job, work), partial(job, work_anyway), self._stops),
-        )
+        wakeup_worker.serve(queue, self._settings.redis_url, self._owner, job, self._stops)
 
     def _linger(self, stop: Stop) -> None:
         """The job of a sink with its own process: look for due deliveries until there have been none for a while."""
@@ -282,19 +279,19 @@ class WorkerProcess:
                 each.counter.flush()
 
     def _look_into_the_inbox(self) -> None:
-        trouble = ""
         try:
             if self._redis.xlen(STREAM):
                 wakeups.wake(self._redis, DISPATCH)
         except (redis.ConnectionError, redis.TimeoutError) as error:
-            trouble = type(error).__name__
+            if not self._redis_away:
+                log.warning("%s: Redis can't be used now (%s); trying again", self._name, type(error).__name__)
+            self._redis_away = True
+            return
         except redis.RedisError:
             pass  # Redis is full, or something else wrote that key: the main thread sees it and reports it
-        if trouble and not self._redis_trouble:
-            log.warning("%s: Redis can't be used now (%s); trying again", self._name, trouble)
-        if self._redis_trouble and not trouble:
+        if self._redis_away:
             log.warning("%s: Redis is back", self._name)
-        self._redis_trouble = trouble
+        self._redis_away = False
 
     def _keep_building(self, sink: str) -> None:
         """In a thread: build the runner of a sink, again until that succeeds."""
@@ -326,8 +323,8 @@ class WorkerProcess:
 
 
 def release_owner(settings: Settings, owner: str) -> bool:
-    """Release the claims and inbox entries of a dead process. Return False when that failed, as without Redis or the
-    ledger, so that some may be left; they lapse later."""
+    """Release the claims and inbox entries of a dead process. Return False without Redis or the ledger, so that some
+    may be left; they lapse later."""
     ledger = Ledger(settings.database_url)
     client = connect(settings.redis_url, timeout=1.0, connect_timeout=2.0, retries=0)
     released = 0
@@ -335,7 +332,7 @@ def release_owner(settings: Settings, owner: str) -> bool:
         while some := ledger.write(lambda connection: release_claims(connection, owner, ledger.now())):
             released += some
         entries = hand_back(client, owner)
-    except Exception as error:  # noqa: BLE001 - what a dead process left must not keep this one from its work
+    except (LedgerUnavailable, redis.RedisError, OSError) as error:
         log.warning("worker.not_released owner=%s error=%s", owner, error_location(error))
         return False
     finally:

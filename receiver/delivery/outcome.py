@@ -13,7 +13,7 @@ settled.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from handlers import Receipt, Refused, SinkError, Unavailable
 from handlers.support.excerpt import cut
@@ -82,16 +82,6 @@ def availability(answer: Receipt | Exception) -> Observation | None:
     return _AVAILABLE if isinstance(answer, (Receipt, Refused, Unavailable)) else None
 
 
-class _Verdict(NamedTuple):
-    """The move of the delivery, and the outcome and reason of its attempt."""
-
-    move: DeliveryMove
-    outcome: str
-    why: str
-    due_at: float
-    spends: bool = True
-
-
 def outcome_of(
     claimed: Claimed,
     answer: Receipt | Exception,
@@ -107,33 +97,39 @@ def outcome_of(
     """Return the result of one attempt. `parked_until`: of a lane whose breaker was not closed, when the next probe is.
     `chance` in [0, 1) is the jitter; times are seconds since the epoch. `ended_at`: None means now.
     `redactor`: masks the server's response."""
-    if isinstance(answer, Receipt):
-        verdict, receipt = _Verdict(DeliveryMove.ACCEPT, "accepted", "", now), _receipt(answer)
-    else:
-        verdict, receipt = _failed(claimed, answer, retry, parked_until, now, chance), None
+    move, outcome, why, due_at, spends = _verdict(claimed, answer, retry, parked_until, now, chance)
     return AttemptResult(
-        *(claimed.id, claimed.event_id, claimed.attempt_number, verdict.move, verdict.outcome),
-        *(verdict.why, started_at, now if ended_at is None else ended_at, verdict.due_at, verdict.spends),
-        receipt=receipt,
+        *(claimed.id, claimed.event_id, claimed.attempt_number, move, outcome),
+        *(why, started_at, now if ended_at is None else ended_at, due_at, spends),
+        receipt=_receipt(answer) if isinstance(answer, Receipt) else None,
         retry_after=_wait(answer),
         response=_response(answer, redactor),
         tried_at=claimed.tried_at,
     )
 
 
-def _failed(
-    claimed: Claimed, answer: Exception, retry: RetryPolicy, parked_until: float | None, now: float, chance: float
-) -> _Verdict:
+def _verdict(
+    claimed: Claimed,
+    answer: Receipt | Exception,
+    retry: RetryPolicy,
+    parked_until: float | None,
+    now: float,
+    chance: float,
+) -> tuple[DeliveryMove, str, str, float, bool]:
+    """Return the delivery's move, the attempt's outcome and reason, when the delivery is due, and whether it spent an
+    attempt."""
+    if isinstance(answer, Receipt):
+        return DeliveryMove.ACCEPT, "accepted", "", now, True
     why = reason(answer)
     if isinstance(answer, Refused):
-        return _Verdict(DeliveryMove.DIE, "refused", why, now)
+        return DeliveryMove.DIE, "refused", why, now, True
     outcome = "unavailable" if isinstance(answer, Unavailable) else "error"
     if backoff.is_over(retry, claimed.tried_at, now):
-        return _Verdict(DeliveryMove.DIE, outcome, gave_up(retry.give_up_after) + why, now)
+        return DeliveryMove.DIE, outcome, gave_up(retry.give_up_after) + why, now, True
     away = isinstance(answer, Unavailable) and not answer.dependency
     if away and parked_until is not None:
-        return _Verdict(DeliveryMove.DEFER, outcome, why, max(parked_until, now), spends=False)
+        return DeliveryMove.DEFER, outcome, why, max(parked_until, now), False
     due = backoff.next_try(retry, claimed.spent + 1, now, chance, _wait(answer), since=claimed.tried_at)
     if due is None:
-        return _Verdict(DeliveryMove.DIE, outcome, why, now)
-    return _Verdict(DeliveryMove.DEFER, outcome, why, due)
+        return DeliveryMove.DIE, outcome, why, now, True
+    return DeliveryMove.DEFER, outcome, why, due, True

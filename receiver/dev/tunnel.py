@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import subprocess
 import time
@@ -15,7 +16,7 @@ from typing import Final
 
 from receiver.errors import NotStarted
 from receiver.runtime.child import end, spawn
-from receiver.runtime.process import exit_text, readable
+from receiver.runtime.process import exit_text
 
 # Seconds in which a program must print its URL.
 START_TIMEOUT: Final = 30.0
@@ -69,7 +70,7 @@ class Tunnel:
         process, until, unfinished = self.launch(), time.monotonic() + START_TIMEOUT, b""
         assert process.stdout is not None
         while not self.url:
-            if not readable([process.stdout.fileno()], max(0.0, until - time.monotonic())):
+            if not select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
                 raise NotStarted(f"{self.name} named no public URL within {START_TIMEOUT:g} s{self._said()}")
             chunk = os.read(process.stdout.fileno(), 65536)
             *lines, unfinished = (unfinished + chunk).split(b"\n")

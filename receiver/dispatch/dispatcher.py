@@ -82,12 +82,11 @@ class Dispatcher(EventRecorder):
     def run(self, stop: Callable[[], bool]) -> None:
         """Dispatch events until the inbox is quiet or `stop()`: the worker stops, or this job's time slice is over."""
         try:
-            self._reader.ensure()
+            self._take_all(stop)
+            self._counter.flush()
             if self._put_back_from:  # the config is read at the start of a process only
                 until = time.monotonic() + PUT_BACK_FOR
                 self._put_back_from = put_back(self._redis, self._reader, self._put_back_from, until)
-            self._take_all(stop, IDLE_WAIT)
-            self._counter.flush()
             wakeups.finish(self._redis, QUEUE, self._read_once_more)
         except (LedgerUnavailable, redis.ResponseError) as error:
             if not isinstance(error, LedgerUnavailable) and not spoilt(error):
@@ -104,31 +103,22 @@ class Dispatcher(EventRecorder):
                 self._unfinished = []
             raise
 
-    def run_while_full(self, stop: Callable[[], bool]) -> None:
-        """Dispatch what the inbox holds, though no wake-up can come: nothing else makes room in a Redis that is full,
-        as after hours without the ledger."""
-        try:
-            self._reclaimed_at = 0.0
-            self._take_all(stop, 0.0)
-        except LedgerUnavailable as error:
-            self._pause.wait(Fields(ledger=error, kept=len(self._unfinished)), stop)
-
-    def _take_all(self, stop: Callable[[], bool], patience: float) -> None:
-        """Dispatch what the inbox holds, and what dead dispatchers had taken, until it was quiet for `patience` seconds
-        or `stop()`."""
+    def _take_all(self, stop: Callable[[], bool]) -> None:
+        """Dispatch what the inbox holds, and what dead dispatchers had taken, until it is quiet or `stop()`. A Redis
+        that is full allows all of this."""
         self._process(self._unfinished)
         more, quiet_since = True, time.monotonic()  # more of what is there already
         while not stop():
             recovered = self._recover_some()
-            entries = self._reader.read(BATCH) if more or recovered or not patience else []
-            if not (entries or recovered) and patience:
+            entries = self._reader.read(BATCH) if more or recovered else []
+            if not (entries or recovered):
                 entries = self._reader.read(BATCH, block_ms=int(_TURN * 1000))
             more = len(entries) > 1
             if entries:
                 self._process(entries)
             if entries or recovered:
                 quiet_since = time.monotonic()
-            elif time.monotonic() - quiet_since >= patience:
+            elif time.monotonic() - quiet_since >= IDLE_WAIT:
                 break
         self._reader.flush()
 

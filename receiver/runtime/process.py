@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
 import os
 import queue
 import resource
-import select
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
 
@@ -47,17 +45,6 @@ def raise_file_limit() -> int:
     with contextlib.suppress(OSError, ValueError):  # macOS says "infinity", and takes less
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def readable(descriptors: Iterable[int], seconds: float) -> set[int]:
-    """Return those that can be read, or have ended; wait for the first one, at most `seconds`.
-
-    `select.select` would raise ValueError for one over 1023, which a worker with hundreds of sinks has.
-    """
-    poll = select.poll()
-    for each in descriptors:
-        poll.register(each, select.POLLIN)
-    return {number for number, _ in poll.poll(math.ceil(seconds * 1000))}
 
 
 class StopRequests:

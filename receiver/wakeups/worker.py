@@ -129,13 +129,12 @@ def serve(
     redis_url: str,
     name: str,
     work: Callable[[], None],
-    work_anyway: Callable[[], None],
     stops: StopRequests,
 ) -> None:
     """Run `work` at the start and for each wake-up of `queue`, in the main thread, until a stop.
 
-    While Redis is full or cannot be used, `work_anyway` runs every few seconds. Errors of both are logged and end only
-    the job. `name`: unique to this process. `stops`: the handler of signals, which RQ's loop installs.
+    While Redis is full or cannot be used, it runs every few seconds. Its errors are logged and end only the job.
+    `name`: unique to this process. `stops`: the handler of signals, which RQ's loop installs.
     """
     life, pause, trouble = 0, 0.1, ""
     while not stops:
@@ -143,9 +142,8 @@ def serve(
         client = connect(redis_url, timeout=SILENCE, connect_timeout=2.0, retries=0)
         job = partial(_guarded, queue, client, work)
         try:
-            worker = WakeUpWorker(queue, client, f"{name}.{life}", job, stops)
             job()
-            worker.work(logging_level="CRITICAL")
+            WakeUpWorker(queue, client, f"{name}.{life}", job, stops).work(logging_level="CRITICAL")
         except _UNAVAILABLE:  # which the process reports
             pass
         except RedisError as error:
@@ -154,7 +152,6 @@ def serve(
             lasted = time.monotonic() - started > 2 * WAIT
             if reason and (lasted or reason != trouble):
                 log.warning("%s: Redis can't be used now (%s); trying again", queue, reason)
-            _guarded(queue, client, work_anyway)
             trouble, pause = reason, 0.1 if lasted else min(2 * pause, _MAX_PAUSE)
             until = time.monotonic() + pause
             while not stops and time.monotonic() < until:

@@ -282,11 +282,14 @@ def test_name_that_is_not_text_among_dead_workers_stops_nothing(hooked: Callable
     it = hooked()
     folder = it.it.data / "workers"
     folder.mkdir(parents=True)
-    (folder / os.fsdecode(b"main@\xff.1")).write_text(boot_id())
+    dead = folder / os.fsdecode(b"main@\xff.1")
+    dead.write_text(boot_id())
     it.it.run("worker")
     it.order("tsk_1")
     it.it.all_delivered(1)
     assert "worker.not_released" in it.it.log_of("worker")
+    # And others of its folder are released after it
+    assert not dead.exists()
 
 
 # --- Processes that hang or end by themselves

@@ -61,7 +61,7 @@ def test_an_inbox_that_fills_redis_is_drained_though_no_wake_up_can_be_written(
             if not client.xlen(STREAM):
                 stop.ask()
 
-        worker.serve(DISPATCH, server.url, "d1", work, lambda: it.run_while_full(lambda: bool(stop)), stop)
+        worker.serve(DISPATCH, server.url, "d1", work, stop)
         giving_up.cancel()
         # Then all are in the ledger, and there is room again
         assert recorded(ledger) == 60

@@ -22,14 +22,7 @@ class Stop(StopRequests):
         self()
 
 
-def serve(
-    url: str,
-    work: Callable[[Stop], None],
-    *,
-    name: str = "w",
-    seconds: float = PATIENCE,
-    anyway: Callable[[Stop], None] = lambda _: None,
-) -> None:
+def serve(url: str, work: Callable[[Stop], None], *, name: str = "w", seconds: float = PATIENCE) -> None:
     """Run a worker until its work asks it to stop; fail when it does not within `seconds`."""
     stop, late = Stop(), threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -42,7 +35,7 @@ def serve(
     timer = threading.Timer(seconds, give_up)
     timer.start()
     try:
-        worker.serve(QUEUE, url, name, lambda: work(stop), lambda: anyway(stop), stop)
+        worker.serve(QUEUE, url, name, lambda: work(stop), stop)
     finally:
         timer.cancel()
         for number, handler in before.items():

@@ -320,21 +320,16 @@ def test_work_is_done_while_redis_is_full(
     server = valkey_factory()
     client = server.connect()
     client.config_set("maxmemory", "1kb")
-    done: list[int] = []
 
-    def anyway(stop: Stop) -> None:
-        done.append(1)
-        if len(done) == 2:
+    def then(call: int, stop: Stop) -> None:
+        if call == 3:
             client.config_set("maxmemory", "0")
+            stop.ask()
 
-    serve(server.url, lambda stop: stop.ask() if len(done) >= 2 else None, anyway=anyway)
+    serve(server.url, Jobs(then))
     assert caplog.text.count("Redis can't be used now (OutOfMemoryError)") == 1
 
 
 def test_work_is_done_while_a_key_of_rq_has_another_type(redis_url: str, client: redis.Redis) -> None:
     client.set(f"rq:queue:{QUEUE}", "not a list")
-
-    def anyway(stop: Stop) -> None:
-        stop.ask()
-
-    serve(redis_url, lambda _: None, anyway=anyway)
+    serve(redis_url, Jobs(lambda call, stop: stop.ask() if call == 2 else None))
