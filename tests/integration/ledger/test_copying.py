@@ -128,7 +128,7 @@ def test_a_ledger_in_use_is_not_copied(old: Ledger, target: Ledger) -> None:
 @pytest.mark.parametrize(
     ("to", "code", "words_said"),
     [
-        ("mysql://x/y", 2, "--to: the ledger runs on SQLite or PostgreSQL, not on mysql"),
+        ("mysql://x/y", 2, "--to: Runhook writes to SQLite and PostgreSQL, not to mysql"),
         ("postgresql://u:sekret@127.0.0.1:1/x", 3, "no PostgreSQL listens there: start it, or correct --to"),
     ],
 )
