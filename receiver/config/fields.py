@@ -32,6 +32,11 @@ class ListenAddress(NamedTuple):
     port: int
 
 
+def without_version(url: str) -> str:
+    """Return the base URL of Skyvern's API without /v1 or /api/v1, which Skyvern's own settings have and calls add."""
+    return url.removesuffix("/v1").removesuffix("/api")
+
+
 def parse_size(value: object) -> object:
     """Return the bytes of "16MiB" or "500kB". Other types are left to the model. Raises ValueError."""
     if not isinstance(value, str):

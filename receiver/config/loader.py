@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import ChainMap
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from receiver.config.models import Config
 from receiver.config.yaml_file import Document, Key, parse, read, spell, write
 from receiver.domain.callback import CALLBACK
 from receiver.errors import ConfigError, suggest
-from receiver.routing.validation import order_problems, rule_problems, rule_warnings
+from receiver.routing.validation import order_problems, order_warnings, rule_problems, rule_warnings
 
 # A variable without a default, and the placeholder for an unset one when only names are collected.
 _NEEDED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -298,7 +299,7 @@ def _route_warnings(config: Config) -> list[tuple[Key, str]]:
     for index, route in enumerate(config.routes):
         key: Key = ("routes", index, "when")
         found += [(key, f"{spell(key)}: {text}") for text in rule_warnings(route)]
-    return found
+    return found + [(("routes", index), f"routes[{index}]: {text}") for index, text in order_warnings(config.routes)]
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -320,6 +321,23 @@ def load_without_secrets(path: Path, environ: Mapping[str, str]) -> Config:
     document.raise_problems()
     assert config is not None
     return config
+
+
+def file_sections(path: Path) -> dict[str, str]:
+    """Return a short hash of each section of the config file, and of each source and sink; {} if it is unreadable.
+
+    Variables that have no default count as missing.
+    """
+    try:
+        value = parse(path.read_text(encoding="utf-8"), path, {}).value
+        entries = {name: value[name] for name in value if name not in ("sources", "sinks")}
+        entries |= {f"{name}.{key}": each for name in ("sources", "sinks") for key, each in value.get(name, {}).items()}
+        return {
+            name: hashlib.sha256(json.dumps(each, sort_keys=True, default=str).encode()).hexdigest()[:8]
+            for name, each in entries.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError, ConfigError):
+        return {}
 
 
 def file_hash(path: Path) -> str:

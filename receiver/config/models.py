@@ -13,7 +13,18 @@ from handlers.support.duration import Seconds
 from receiver.config.base import Model
 from receiver.config.console import ConsoleConfig
 from receiver.config.destinations import CallbacksConfig, RetryPolicy, RouteConfig, SinkConfig
-from receiver.config.fields import LOCAL_KEY, Keys, Listen, Name, Number, OptionalKey, Rate, Size, Whole
+from receiver.config.fields import (
+    LOCAL_KEY,
+    Keys,
+    Listen,
+    Name,
+    Number,
+    OptionalKey,
+    Rate,
+    Size,
+    Whole,
+    without_version,
+)
 from receiver.domain.callback import CALLBACK
 from receiver.domain.trouble import Trouble
 
@@ -64,7 +75,7 @@ class SourceConfig(Model):
 
         A key that was made on this machine is for `default_base` alone: it opens nothing at the real Skyvern.
         """
-        base = (self.api_base or default_base).rstrip("/")
+        base = without_version((self.api_base or default_base).rstrip("/"))
         key = self.api_key.get_secret_value() if self.api_key else ""
         if not (base and key) or (key.startswith(LOCAL_KEY) and base != default_base.rstrip("/")):
             return None

@@ -23,7 +23,7 @@ from handlers.support.private_file import make_private_folder
 from handlers.support.url import STARS, hide_password
 from receiver.config import dev_session
 from receiver.config.dev_session import DevSession
-from receiver.config.fields import LOCAL_KEY
+from receiver.config.fields import LOCAL_KEY, without_version
 from receiver.config.variables import DEFAULT, OPTION, SECRETS_DIR, Variables, process_variables
 from receiver.domain.network import is_local_host
 from receiver.errors import ConfigError
@@ -91,6 +91,17 @@ class _VariablesSource(PydanticBaseSettingsSource):
         fields = self.settings_cls.model_fields.items()
         found = [self.get_field_value(item, name) for name, item in fields if item.validation_alias]
         return {name: value for value, name, _ in found if value}
+
+
+def _public_url_problem(url: str) -> str:
+    """Return why Runhook's own paths cannot be added to `url`, or ""."""
+    parts = urlsplit(url)
+    base = parts._replace(query="", fragment="", path=parts.path.partition("/webhooks")[0]).geturl()
+    if parts.query or parts.fragment:
+        return f"must not have a query or fragment: Runhook adds paths such as /webhooks/skyvern to it; write {base}"
+    if "/webhooks" in parts.path:
+        return f"must not have the path of a webhook: Runhook adds /webhooks/SOURCE to it; write {base}"
+    return ""
 
 
 class Settings(BaseSettings):
@@ -206,7 +217,10 @@ class Settings(BaseSettings):
             raise ValueError(f"must begin with {' or '.join(_SHOWN.get(name, prefixes))}")
         if name != "database_url" and (problem := _address_problem(value)):  # the ledger reads that one
             raise ValueError(problem)
-        return value.rstrip("/") if prefixes == _HTTP else value
+        if name == "public_url" and (problem := _public_url_problem(value)):
+            raise ValueError(problem)
+        value = value.rstrip("/") if prefixes == _HTTP else value
+        return without_version(value) if name == "skyvern_base_url" else value
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod

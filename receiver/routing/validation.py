@@ -86,11 +86,13 @@ FIELDS = frozenset(
 
 _INTERIM = ("created", "queued", "running", "paused")
 _STATUSES = (*sorted(FINAL), *_INTERIM)
+_VALUES_TEXT = ", ".join(_STATUSES)
 _TYPES = (
     *("task_v1", "task_v2", "task_v3", "workflow_run"),
     *("openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars"),
 )
 _VALUES = {"status": _STATUSES, "outcome": _STATUSES, "original_status": _STATUSES, "run_type": _TYPES}
+_COMPARISON = re.compile(r"\s*(>=?|<=?|[=!]=)\s*-?[\d.]+\s*\Z")
 _DISPOSITION = "event.disposition"
 _NAMES = "|".join([*(f"run.{name}" for name in _VALUES), _DISPOSITION]).replace(".", r"\.")
 _COMPARED = re.compile(rf"(?<![\w.])({_NAMES})\s*(?:[=!]=\s*|in\s*\[)([^\])&|]*)")
@@ -123,10 +125,18 @@ def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
 def rule_warnings(route: Route) -> list[str]:
     """Return warnings about a valid rule: names and values that are probably misspelt."""
     found = [
-        f"Skyvern sends no field {name}; did you mean {guess}?"
+        f"Skyvern sends no field {name}{_guess(name, FIELDS) or ', as far as Runhook knows'}"
         for name in mentioned_fields(route.when)
-        if name not in FIELDS and (guess := suggest(name, FIELDS, cutoff=0.8))
+        if name not in FIELDS
     ]
+    if not isinstance(route.when, str):
+        for condition in mapping.compile_mapping(route.when or {})[0]:
+            found += [
+                f"{condition.path} is compared with the text {value!r}; to compare numbers write an expression: "
+                f"run.{'.'.join(condition.parts)} {value}"
+                for value in condition.values
+                if isinstance(value, str) and _COMPARISON.match(value)
+            ]
     for name, value in _mentioned_values(route.when):
         if name == _DISPOSITION:
             if value not in ("new", UPDATE) and value not in OPT_IN:
@@ -135,8 +145,27 @@ def rule_warnings(route: Route) -> list[str]:
                 found.append(f"the route sees no event that is {value} without `{OPT_IN[value]}: true`")
         elif value in _INTERIM and name != "run_type" and not route.interim:
             found.append(f"the route sees no run that is {value}: it has not ended; add `interim: true`")
-        elif value not in _VALUES[name] and (guess := suggest(value, _VALUES[name], cutoff=0.8)):
-            found.append(f"Skyvern sends no {name} {value}; did you mean {guess}?")
+        elif value not in _VALUES[name]:
+            guess = _guess(value, _VALUES[name])
+            if guess or name != "run_type":  # a new release may have new types
+                found.append(f"Skyvern sends no {name} {value}{guess or f'; it is one of {_VALUES_TEXT}'}")
+    return found
+
+
+def _guess(name: str, known: Iterable[str]) -> str:
+    guess = suggest(name, known, cutoff=0.8)
+    return f"; did you mean {guess}?" if guess else ""
+
+
+def order_warnings(routes: Sequence[Route]) -> list[tuple[int, str]]:
+    """Return the routes that nothing reaches, by index, because an earlier one takes every event and stops."""
+    flags = [{name for name in (*OPT_IN.values(), "updates") if getattr(route, name)} for route in routes]
+    found = []
+    for later, route in enumerate(routes):
+        for earlier in range(later):
+            if routes[earlier].stop and not routes[earlier].when and flags[later] <= flags[earlier]:
+                found.append((later, f"{route.name} never matches: {routes[earlier].name} takes every event and stops"))
+                break
     return found
 
 

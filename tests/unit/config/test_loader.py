@@ -140,10 +140,21 @@ def test_what_is_probably_not_meant_is_a_warning(file: Path) -> None:
     assert loaded.warnings == [f"{file}:8: routes[1].when: Skyvern sends no field staus; did you mean status?"]
 
 
+STATUSES = "canceled, completed, failed, terminated, timed_out, created, queued, running, paused"
+
+
 @pytest.mark.parametrize(
     ("rule", "warning"),
     [
         ("{status: cancelled}", "Skyvern sends no status cancelled; did you mean canceled?"),
+        ("{status: success}", f"Skyvern sends no status success; it is one of {STATUSES}"),
+        ("'run.status in [\"error\"]'", f"Skyvern sends no status error; it is one of {STATUSES}"),
+        (
+            "{step_count: '> 10'}",
+            "step_count is compared with the text '> 10'; to compare numbers write an expression: run.step_count > 10",
+        ),
+        ("'run.stauts == \"failed\"'", "Skyvern sends no field stauts; did you mean status?"),
+        ("'has(run.state)'", "Skyvern sends no field state, as far as Runhook knows"),
         ("{run.outcome: [completed, timeout]}", "Skyvern sends no outcome timeout; did you mean timed_out?"),
         ("{run_type: workflow_runs}", "Skyvern sends no run_type workflow_runs; did you mean workflow_run?"),
         ("'run.status == \"complete\"'", "Skyvern sends no status complete; did you mean completed?"),
@@ -161,7 +172,10 @@ def test_what_is_probably_not_meant_is_a_warning(file: Path) -> None:
             "'event.disposition == \"repeat\"'",
             "the route sees no event that is repeat without `repeats: true`",
         ),
-        ("{event.disposition: [new, 're*'], disposition: news}", ""),
+        (
+            "{event.disposition: [new, 're*'], disposition: news}",
+            "Skyvern sends no field disposition, as far as Runhook knows",
+        ),
         ('\'event.disposition == "new" && run.event.disposition == "x"\'', ""),
         ("{status: [failed, timed_out, 'comp*'], run_type: [task_v1, brand_new]}", ""),
         ('\'run.status != "completed" && run.output.status == "complete"\'', ""),
@@ -172,6 +186,17 @@ def test_a_value_that_skyvern_never_sends_is_a_warning(file: Path, rule: str, wa
     file.write_text(GOOD.replace(WHEN, rule))
 
     assert load_file(file, ENVIRON).warnings == ([f"{file}:8: routes[1].when: {warning}"] if warning else [])
+
+
+@pytest.mark.parametrize(("before", "reached"), [("to: [ops]", True), ("to: [ops], stop: true", False)])
+def test_route_behind_an_unconditional_stop_is_reported(file: Path, before: str, reached: bool) -> None:
+    routes = f"routes: [{{name: all, {before}}}, {{name: late, to: [ops]}}, {{name: early, to: [ops], interim: true}}]"
+    file.write_text(f"sources: {{skyvern: {{secrets: [k]}}}}\nsinks: {{ops: {{type: files, path: /x}}}}\n{routes}\n")
+
+    warnings = load_file(file, ENVIRON).warnings
+
+    expected = f"{file}:3: routes[1]: late never matches: all takes every event and stops"
+    assert warnings == ([] if reached else [expected])
 
 
 @pytest.mark.parametrize(

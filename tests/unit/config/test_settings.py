@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from receiver.config.models import SourceConfig
 from receiver.config.settings import LOCAL_KEY_FILE, PACKAGED_CONFIG, Settings
 from receiver.config.starter import config_text
 from receiver.errors import ConfigError
@@ -64,6 +65,14 @@ def test_first_configs_come_from_one_template() -> None:
     assert PACKAGED_CONFIG.read_text() == (ROOT / "config" / "runhook.yaml").read_text() == config_text([], [])
 
 
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/api/v1/"])
+def test_base_url_of_skyvern_may_have_its_version(path: str) -> None:
+    base = "http://10.0.0.5:8000"
+    assert Settings.from_env({"SKYVERN_BASE_URL": base + path}).skyvern_base_url == base
+    source = SourceConfig.model_validate({"secrets": ["k"], "api_key": "k", "api_base": base + path})
+    assert source.api("https://api.skyvern.com") == (base, "k")
+
+
 def test_an_empty_variable_counts_as_unset() -> None:
     assert Settings.from_env({"REDIS_URL": ""}).embedded_redis
     assert Settings.from_env({"RUNHOOK_CONFIG": " "}).config == Path("config/runhook.yaml")
@@ -76,6 +85,8 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ({"REDIS_URL": "redis://:se/cret@127.0.0.1:6379/0"}, "in a password write / as %2F"),
         ({"REDIS_URL": "rediss://127.0.0.1:6379/main"}, "REDIS_URL: after the host comes the number of a database"),
         ({"PUBLIC_URL": "https://hooks.example.com:https"}, "PUBLIC_URL: its host and port can't be read"),
+        ({"PUBLIC_URL": "https://h.example/webhooks/skyvern"}, "adds /webhooks/SOURCE to it; write https://h.example"),
+        ({"PUBLIC_URL": "https://h.example/in?x=1"}, "/webhooks/skyvern to it; write https://h.example/in"),
         ({"RUNHOOK_LOG_LEVEL": "loud"}, "RUNHOOK_LOG_LEVEL: must be 'debug', 'info', 'warning' or 'error'"),
         ({"RUNHOOK_LOG_FORMAT": "xml"}, "RUNHOOK_LOG_FORMAT: must be 'logfmt' or 'json'"),
         ({"SKYVERN_BASE_URL": "http://[::1"}, "SKYVERN_BASE_URL: its host and port can't be read"),
