@@ -94,6 +94,20 @@ def frame_of(event: Event) -> bytes:
     return head_of(event) + b"\n" + event.body
 
 
+def begins_with_id(beginning: str) -> bytes:
+    """Return the first bytes of the frames of events whose ids begin with `beginning`."""
+    return b'{"id":"' + beginning.encode(errors="replace")
+
+
+def read_head(frame: bytes) -> tuple[str, str, float] | None:
+    """Return id, source and time of a frame, of which the beginning is enough; None for another text."""
+    try:
+        about = orjson.loads(frame.partition(b"\n")[0])
+        return str(about["id"]), str(about["source"]), float(about["at"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 def read_frame(frame: bytes) -> Event:
     """Return the event of a frame. Raises ValueError for a frame that Runhook has not written."""
     head, _, body = frame.partition(b"\n")

@@ -69,19 +69,23 @@ class PartSeen:
     """A heartbeat as one reader found it. `age`: seconds since it came, by the clock of the store that has it.
 
     `skew`: by how many seconds its host's clock is ahead of the store's, with the time that the write took; None where
-    the store has no clock of its own.
+    the store has no clock of its own. `process`: "gone" or "suspended" for a process of this machine that is so, as the
+    kernel says; "" for all others.
     """
 
     beat: PartBeat
     age: float
     skew: float | None = None
+    process: str = ""
 
     @property
     def state(self) -> str:
-        """running, stuck (it beats, and its loop makes no step), silent (it ended without a word), or stopped."""
+        """running, stuck (it makes no progress), silent (it ended unexpectedly), or stopped (in order)."""
         if self.beat.stopped:
             return "stopped"
-        if not self.age < SILENT_AFTER:
+        if self.process == "suspended":
+            return "stuck"
+        if self.process == "gone" or not self.age < SILENT_AFTER:
             return "silent"
         return "stuck" if self.beat.stalled >= STUCK_AFTER else "running"
 

@@ -108,6 +108,7 @@ class GroupCommit:
         self._redis_up = False
         self._over = False
         self._disk_low = False
+        self._moved = 0  # events of the spool since it was empty
         self._depth = (0, 0)
         self._log_lines = TokenBucket(rate=0.2, burst=5)
         # Of the Redis in use; None before one was reached.
@@ -142,10 +143,16 @@ class GroupCommit:
         """Where events go now: "redis" or "spool"."""
         return "redis" if self._redis_up and not self._over else "spool"
 
+    @property
+    def refusing(self) -> str:
+        """Why events get 503 now, or ""."""
+        full = self._disk_low and (self._limits.shares_disk or self.store == "spool")
+        return "free disk space is under spool.reserve_bytes" if full else ""
+
     async def ready(self) -> str:
         """Make a durable write where events go now, and return the name of that store. Raises Busy."""
-        if self._disk_low and self._limits.shares_disk:
-            raise Busy("free disk space is under spool.reserve_bytes", retry_after=FULL_RETRY_AFTER)
+        if self._limits.shares_disk and self.refusing:
+            raise Busy(self.refusing, retry_after=FULL_RETRY_AFTER)
         if self.store == "redis":
             try:
                 if await self._examine():
@@ -370,8 +377,10 @@ class GroupCommit:
             return False
         await self._on_disk(self._spool.done, batch)
         self._metrics.drained += len(batch.events)
+        self._moved += len(batch.events)
         if not self._spool.events:
-            log.warning("ingest.spool_drained")
+            log.info("ingest.spool_drained events=%d", self._moved)
+            self._moved = 0
         return True
 
     async def _pause(self) -> None:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from handlers.support.private_file import make_private_folder
 from receiver.domain.event import Event
-from receiver.domain.frame import frame_of, read_frame
+from receiver.domain.frame import begins_with_id, frame_of, read_frame, read_head
 from receiver.errors import NotStarted, RunhookError
 from receiver.ingest.disk_file import DiskFile, is_open
 
@@ -150,6 +150,21 @@ class SpoolUsage(NamedTuple):
     bytes: int = 0
     left: int = 0
     set_aside: int = 0
+
+
+def find(directory: Path, beginning: str) -> tuple[str, str, float, int] | None:
+    """Return the spooled event whose id begins with `beginning`: id, source, time, number of events before it; or None.
+
+    Raises OSError.
+    """
+    head = begins_with_id(beginning)
+    query = "SELECT id, substr(frame, 1, 2048) FROM events WHERE id > 0 AND substr(frame, 1, ?) = ?"
+    with DiskFile(directory, _NAME, ()).look() as connection:
+        row = connection.execute(query, (len(head), head)).fetchone() if connection is not None else None
+        if connection is None or row is None or (found := read_head(row[1])) is None:
+            return None
+        (ahead,) = connection.execute("SELECT count(*) FROM events WHERE id > 0 AND id < ?", row[:1]).fetchone()
+    return (*found, ahead)
 
 
 def usage(directory: Path) -> SpoolUsage:

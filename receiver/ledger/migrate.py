@@ -163,6 +163,7 @@ def _create(ledger: Ledger, connection: sa.Connection) -> None:
     config.attributes["connection"] = connection
     try:
         command.upgrade(config, "head")
+        log.info("ledger.created schema=%s database=%s", HEAD, ledger.where)
     except sa_exc.ProgrammingError as error:
         reason = with_remedy(str(error.orig).strip().splitlines()[0])
         raise NotStarted(f"cannot create the ledger's tables: {reason}") from None

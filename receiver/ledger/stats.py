@@ -110,6 +110,23 @@ def read(connection: sa.Connection) -> Gauges:
     )
 
 
+def delivery_rates(connection: sa.Connection, now: float) -> dict[str, float]:
+    """Return how many deliveries a second each sink accepted in the last minute, or during the NEWEST of them."""
+    it = deliveries.c
+    accepted = sa.and_(it.updated_at > now - 60, it.state == DeliveryState.DELIVERED)
+    newest = sa.select(it.sink, it.updated_at).where(accepted).order_by(it.updated_at.desc()).limit(NEWEST).subquery()
+    query = sa.select(newest.c.sink, sa.func.count(), sa.func.min(newest.c.updated_at)).group_by(newest.c.sink)
+    rows = connection.execute(query).all()
+    began = now - 60 if sum(count for _, count, _ in rows) < NEWEST else min(at for *_, at in rows)
+    return {sink: count / max(now - began, 1.0) for sink, count, _ in rows}
+
+
+def newest_webhook(connection: sa.Connection) -> float | None:
+    """Return when the newest event by webhook was recorded; None if it is not among the NEWEST events."""
+    newest = sa.select(events.c.recorded_at, events.c.via).order_by(events.c.seq.desc()).limit(NEWEST // 10).subquery()
+    return connection.execute(sa.select(sa.func.max(newest.c.recorded_at)).where(newest.c.via == "webhook")).scalar()
+
+
 def _in(state: DeliveryState) -> sa.ColumnElement[bool]:
     return deliveries.c.state == sa.literal_column(f"'{state}'")  # a literal, for the partial indexes need it
 

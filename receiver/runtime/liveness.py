@@ -39,6 +39,25 @@ def boot_id() -> str:
         return socket.gethostname()
 
 
+def process_space() -> str:
+    """Return an id of the processes that this one can see: a process id means something only within it."""
+    with suppress(OSError):
+        return f"{boot_id()[:13]} {Path('/proc/self/ns/pid').readlink()}"
+    return boot_id()
+
+
+def process_state(pid: int) -> str:
+    """Return "gone" or "suspended" if the process of this id is so, else ""."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1]
+    except ProcessLookupError:
+        return "gone"
+    except (OSError, OverflowError):  # of another user, or not Linux
+        return ""
+    return {b"T": "suspended", b"t": "suspended", b"Z": "gone", b"X": "gone"}.get(state, "")
+
+
 class LivenessLock:
     """The locked file of this process. `directory`: the data directory; `owner`: the name under which the process
     claims, unique to it. Raises OSError when the file can't be made."""

@@ -80,6 +80,11 @@ class StopRequests:
         return self.first_at is not None
 
 
+def hang_up() -> tuple[signal.Signals, ...]:
+    """Return SIGHUP as a signal that stops; () where it is ignored, as under nohup and in a supervisor's child."""
+    return () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+
+
 @contextlib.contextmanager
 def stop_signals(stops: StopRequests) -> Iterator[int]:
     """Send SIGTERM, SIGINT and SIGHUP, unless that is ignored, to `stops` within the block. Call it in the main thread.
@@ -90,9 +95,7 @@ def stop_signals(stops: StopRequests) -> Iterator[int]:
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
-    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # as under nohup, and in a supervisor's child
-    numbers = (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if hangs_up else ()))
-    before = {number: signal.signal(number, stops) for number in numbers}
+    before = {number: signal.signal(number, stops) for number in (signal.SIGTERM, signal.SIGINT, *hang_up())}
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:

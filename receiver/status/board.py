@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
@@ -23,6 +24,7 @@ from handlers.support.private_file import make_private_file
 from receiver.domain import parts
 from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
 from receiver.ledger import Ledger, LedgerUnavailable, heartbeats
+from receiver.runtime.liveness import process_space, process_state
 from receiver.runtime.redis_client import connect
 
 KEY: Final = "runhook:parts"
@@ -130,6 +132,20 @@ def every_file(directory: Path) -> list[PartSeen]:
     return found
 
 
+def merged(*stores: Iterable[PartSeen]) -> list[PartSeen]:
+    """Return each process once, with what the kernel knows of those that this process can see.
+
+    A heartbeat alone shows the end of a process only after SILENT_AFTER seconds.
+    """
+    space = process_space()
+    return [
+        each
+        if each.beat.stopped or each.beat.details.get("space") != space
+        else replace(each, process=process_state(each.beat.pid))
+        for each in parts.merge(*stores)
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class PartsReport:
     """The heartbeats of all processes. `redis`, `ledger`: why that store could not be read, or ""."""
@@ -164,7 +180,7 @@ class PartsWatch:
                 stores.append(self._ledger.read(heartbeats.every, self._within))
             except LedgerUnavailable as error:
                 trouble["ledger"] = str(error)
-        return PartsReport(parts.merge(*stores), **trouble)
+        return PartsReport(merged(*stores), **trouble)
 
     def close(self) -> None:
         """Close the connection to Redis."""

@@ -21,10 +21,12 @@ from typing import Any, Final
 import redis
 
 from receiver import __version__
+from receiver.config.loader import file_sections
 from receiver.config.settings import Settings
 from receiver.domain.parts import BEAT_EVERY, PartBeat
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, heartbeats
 from receiver.runtime.background import keep_thread
+from receiver.runtime.liveness import process_space
 from receiver.runtime.redis_client import connect
 from receiver.status import board
 
@@ -58,6 +60,7 @@ class Heartbeat:
     ) -> None:
         self._settings = settings
         self._config = config
+        self._sections = file_sections(settings.config)
         self._threads: list[threading.Thread] = []
         self._beats: list[PartBeat] = []
         self.add(name or f"{part}@{socket.gethostname()}.{token_hex(4)}", part)
@@ -123,10 +126,13 @@ class Heartbeat:
     def _now(self, *, stopped: bool) -> list[PartBeat]:
         sent_at = time.time()
         stalled = round(time.monotonic() - self._stepped, 1) if self._watched else 0.0
-        details = dict(self._details())  # also at a stop: it reports what remains, such as spooled events
-        return [
+        # Also at a stop: it reports what remains, such as spooled events.
+        details = {"space": process_space(), **self._details()}
+        beats = [
             replace(beat, sent_at=sent_at, stalled=stalled, stopped=stopped, details=details) for beat in self._beats
         ]
+        beats[0] = replace(beats[0], details={"sections": self._sections, **details})  # once for each process
+        return beats
 
     def _to_redis(self, beats: Sequence[PartBeat]) -> None:
         with suppress(OSError):

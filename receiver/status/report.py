@@ -36,7 +36,8 @@ class LedgerReport:
     state), except those that ended other than dead. `oldest_due`: when the oldest overdue delivery was due, by sink.
     `orphans`: number of deliveries by removed sink and state. `operations`: number of running operations, such as
     replays. `cancelled`: ledger operations that the database cancels for taking too long. `search`: which runs
-    searches cover. `corrected`: the last recent correction of rows dated ahead by a database clock.
+    searches cover. `newest_webhook`: when the last event came by webhook, if it is among the newest. `corrected`: the
+    last recent correction of rows dated ahead by a database clock.
     """
 
     url: str
@@ -48,6 +49,7 @@ class LedgerReport:
     lanes: list[Lane] = field(default_factory=list)
     orphans: dict[str, dict[str, int]] = field(default_factory=dict)
     newest_event: float | None = None
+    newest_webhook: float | None = None
     operations: int = 0
     watch_trouble: dict[str, str] = field(default_factory=dict)
     missed_schedules: dict[str, int] = field(default_factory=dict)
@@ -61,7 +63,8 @@ class DiskReport:
     """The data directory of this machine. `trouble`: why it cannot be read, or "".
 
     `spool_left`: bytes in the spool that no receiver of this machine owns. `newest_refused`: when the newest request in
-    quarantine came. `reserve`, `spool_limit`: bytes from the config; None if that cannot be read.
+    quarantine came; `refused_lately`: how many came within a day. `reserve`, `spool_limit`: bytes from the config; None
+    if that cannot be read.
     """
 
     directory: str
@@ -74,6 +77,7 @@ class DiskReport:
     set_aside: int = 0
     quarantine: int = 0
     newest_refused: float | None = None
+    refused_lately: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class StatusReport:
     """The whole report. `expected`: roles that need at least one running process.
 
     `config_problems`: why the config cannot be used. `warnings`: probable mistakes in it. `advice`: conflicts between
-    settings and config, each with its fix.
+    settings and config, each with its fix. `config_sections`: hashes of the config's sections, sinks and sources.
     """
 
     now: float
@@ -97,3 +101,4 @@ class StatusReport:
     ledger: LedgerReport
     disk: DiskReport
     parts: list[PartSeen]
+    config_sections: dict[str, str] = field(default_factory=dict)

@@ -20,7 +20,7 @@ import redis
 from handlers.support.url import hide_password
 from receiver import __version__
 from receiver.config.advice import warnings
-from receiver.config.loader import file_hash, load_file
+from receiver.config.loader import file_hash, file_sections, load_file
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain import parts
@@ -36,6 +36,7 @@ from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import schema_trouble
 from receiver.runtime.redis_client import connect, connect_async, no_entry
 from receiver.status import board
+from receiver.status.problems import REFUSED_NEWS
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
 
 # Seconds to wait for a response of Redis.
@@ -63,7 +64,8 @@ def survey(settings: Settings) -> StatusReport:
         redis=redis_report,
         ledger=ledger_report,
         disk=_disk(settings, config),
-        parts=parts.merge(redis_parts, ledger_parts, board.every_file(settings.data)),
+        parts=board.merged(redis_parts, ledger_parts, board.every_file(settings.data)),
+        config_sections=file_sections(settings.config),
     )
 
 
@@ -117,6 +119,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             lanes=lanes.not_closed(connection),
             orphans=orphans.orphaned(gauges.counts, sinks) if sinks is not None else {},
             newest_event=gauges.newest_event,
+            newest_webhook=stats.newest_webhook(connection),
             operations=actions.count_running(connection),
             watch_trouble={watch.source: watch.trouble for watch in gauges.watches if watch.trouble},
             missed_schedules=gauges.missed,
@@ -151,6 +154,7 @@ def _disk(settings: Settings, config: Config | None) -> DiskReport:
     return DiskReport(
         *(str(folder), trouble, free, reserve, spool.bytes, spool.left, limit, spool.set_aside),
         *(len(refused), max(refused, default=None)),
+        refused_lately=sum(at > time.time() - REFUSED_NEWS for at in refused),
     )
 
 

@@ -6,6 +6,7 @@ Counting on the hot path is plain integer arithmetic; the samples are made at a 
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -13,6 +14,8 @@ from typing import Any, Final, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+from receiver.domain.callback_url import mask_piece
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -90,6 +93,15 @@ class ReceiverMetrics:
         self.connections: Callable[[], Mapping[str, int]] = dict
         self.connections_ended: Callable[[], Mapping[str, int]] = dict
         self.tasks: Callable[[], Sequence[BackgroundTask]] = tuple
+        # Signed requests to paths that are not a webhook's: how many, the last path, and when it came.
+        self.misdirected = 0
+        self.misdirected_path = ""
+        self.misdirected_at = 0.0
+
+    def misdirect(self, path: str) -> None:
+        """Count a signed request to a wrong path, which Skyvern does not send again."""
+        shown = mask_piece(path.encode(errors="replace")[:200]).decode(errors="replace")
+        self.misdirected, self.misdirected_path, self.misdirected_at = self.misdirected + 1, shown, time.time()
 
     def commit(self, store: str, events: int, seconds: float) -> None:
         """Count a commit of `events` events to `store` that took `seconds`."""
@@ -104,6 +116,7 @@ _COUNTERS: Final = (
     ("store", "ingest_events", "events", "Acknowledged events by the store they were written to."),
     ("reason", "submit_refused", "submit_refused", "Calls of the submit API refused for their key, scopes or rate."),
     ("reason", "connections_ended", "connections_ended", "Connections closed because they were slow, or too many."),
+    ("", "misdirected_webhooks", "misdirected", "Signed requests to paths that are not a webhook's (404)."),
     ("", "spool_drained", "drained", "Events moved from the spool to Redis."),
     ("", "quarantine_dropped", "quarantine_dropped", "Requests not put into quarantine, or pushed out of it."),
 )

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.domain import signature
 from receiver.domain.frame import EntryKeys
 from receiver.errors import NotAllowed, NotFound, RequestError
 from receiver.ingest import durability
@@ -171,8 +172,12 @@ async def _request_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error.to_dict(), error.status, error.headers)
 
 
-async def _http_error(_: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code in (404, 405) and request.method == "POST" and signature.HEADER in request.headers:
+        metrics: ReceiverMetrics | None = getattr(request.app, "metrics", None)
+        if metrics is not None:  # not on the admin port
+            metrics.misdirect(request.url.path)
     code = {404: NotFound.code, 405: NotAllowed.code}.get(error.status_code, "http_error")
     return JSONResponse({"error": {"code": code, "message": error.detail}}, error.status_code, error.headers)
 

@@ -120,6 +120,8 @@ def presence(context: Context) -> WebPart:
         return {
             "store": commit.store,
             "trouble": commit.trouble,
+            "refusing": commit.refusing,
+            "misdirected": [metrics.misdirected, metrics.misdirected_path, metrics.misdirected_at],
             "failing": context.background.trouble(),
             "spool_events": metrics.spool_events,
             "spool_bytes": metrics.spool_bytes,

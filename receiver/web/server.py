@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from receiver.errors import NotStarted
+from receiver.runtime.process import hang_up
 
 # Connections that may wait to be accepted.
 BACKLOG = 2048
@@ -66,7 +68,10 @@ class AdminListener(NamedTuple):
 
 
 def make_server(app: Any, config: Any, admin: AdminListener | None = None) -> Any:
-    """Return a uvicorn server for `app`, whose `run` returns after SIGTERM or SIGINT. `config`: a uvicorn.Config."""
+    """Return a uvicorn server for `app`, whose `run` returns after SIGTERM, SIGINT or SIGHUP.
+
+    `config`: a uvicorn.Config.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -114,6 +119,8 @@ def make_server(app: Any, config: Any, admin: AdminListener | None = None) -> An
         def capture_signals(self) -> Iterator[None]:
             """Handle signals as uvicorn does, but do not raise them again at the end."""
             with super().capture_signals():
+                for number in hang_up():
+                    signal.signal(number, self.handle_exit)
                 yield
                 self._captured_signals.clear()
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
-import redis
-import sqlalchemy as sa
 
-from receiver.domain.parts import SILENT_AFTER
-from receiver.ledger.schema import heartbeats
-from receiver.status import board
 from tests.servers.deployment import Deployment
 from tests.servers.receiver import body
 from tests.servers.valkey import ValkeyProcess
@@ -38,19 +34,6 @@ def all_ready(it: Deployment) -> tuple[int, set[str]]:
     return answer.status_code, set(answer.json().get("wrong", ()))
 
 
-def make_silent(it: Deployment, client: redis.Redis, part: str) -> None:
-    """Let the time pass in which a process that was killed says nothing, without waiting for it."""
-    for seen in board.every(client):
-        if seen.beat.part == part:
-            seconds, micros = client.time()  # type: ignore[misc]
-            before = seconds + micros / 1e6 - SILENT_AFTER - 10
-            client.hset(board.KEY, seen.beat.name, f"{before} {seen.beat.to_json()}")
-    earlier = sa.update(heartbeats).where(heartbeats.c.name.startswith(part))
-    it.ledger.write(
-        lambda connection: connection.execute(earlier.values(beat_at=heartbeats.c.beat_at - SILENT_AFTER - 10))
-    )
-
-
 def test_status_names_what_stops_and_shows_the_rest(
     deployment: Callable[..., Deployment], valkey_factory: Callable[..., ValkeyProcess]
 ) -> None:
@@ -64,7 +47,7 @@ def test_status_names_what_stops_and_shows_the_rest(
         spool={"reserve_bytes": 0},
     )
     it.run("worker")
-    it.run("clock")
+    it.run("clock", first="import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)")
     it.start()
     it.acked(body(0))
     it.all_delivered(1)
@@ -73,14 +56,26 @@ def test_status_names_what_stops_and_shows_the_rest(
     code, found = status(it)
     assert (code, found["ok"], codes(found)) == (0, True, set())
     assert {each["part"] for each in found["parts"]} == {"receiver", "dispatch", "deliver:results", "clock"}
-    # When the clock is stopped, and the worker killed with all its children
-    it.parts["clock"].terminate()
+    # When the clock is suspended, and the config gets another sink
+    it.parts["clock"].send_signal(signal.SIGSTOP)
+    config = json.loads(it.config.read_text())
+    edited = {**config["sinks"], "copies": {"type": "files", "path": "${RUNHOOK_DATA}/copies"}}
+    it.config.write_text(json.dumps({**config, "sinks": edited}))
+    # Then both are named at once, with their own remedies, and no second process is advised
+    code, found = status(it)
+    assert (code, codes(found)) == (1, {"part_suspended", "config_old"})
+    todo = {problem["code"]: problem["todo"] for problem in found["problems"]}
+    assert f"kill -CONT {it.parts['clock'].pid}" in todo["part_suspended"]
+    assert todo["config_old"] == "restart them; until then nothing is sent to copies"
+    assert "(changed: sinks.copies)" in next(each["what"] for each in found["problems"] if each["code"] == "config_old")
+    it.config.write_text(json.dumps(config))
+    it.parts["clock"].send_signal(signal.SIGCONT)
+    # When the terminal of the clock is closed, and the worker killed with all its children
+    it.parts["clock"].send_signal(signal.SIGHUP)
     it.parts["clock"].wait()
+    assert "part.stopped part=clock" in it.log_of("clock")
     it.kill_part("worker")
-    client = valkey.connect()
-    for part in ("dispatch", "deliver:results"):
-        make_silent(it, client, part)
-    # Then the command, the address and the metrics name them
+    # Then the command, the address and the metrics name them at once
     gone = {"clock", "dispatch", "deliver:results"}
     eventually(lambda: all_ready(it) == (503, gone))
     code, found = status(it)
@@ -88,7 +83,7 @@ def test_status_names_what_stops_and_shows_the_rest(
     said = {problem["what"] for problem in found["problems"]}
     assert {line.split()[1] for line in said} == {"clock", "worker"}  # the worker's parts, in one line
     assert any("was stopped" in line for line in said)
-    assert any("fell silent" in line for line in said)
+    assert any("ended unexpectedly" in line for line in said)
     shown = httpx2.get(f"{it.admin_url}/metrics", timeout=30).text
     assert 'runhook_parts_alive{part="clock"} 0.0' in shown
     assert 'runhook_parts_alive{part="receiver"} 1.0' in shown
@@ -113,7 +108,6 @@ def test_status_names_what_stops_and_shows_the_rest(
     it.run("worker")
     it.run("clock")
     eventually(lambda: all_ready(it) == (200, set()) and "ingest.redis_back" in it.log)
-    client.close()
     # And every line of every log can be taken apart; those for people, at the start and at the end, begin with our name
     lines = [line for log in (it.log, it.log_of("worker"), it.log_of("clock")) for line in log.splitlines()]
     events = [logfmt.parsed(line) for line in lines if not line.startswith("runhook: ")]

@@ -69,6 +69,16 @@ def receiver(age: float = 1.0, **details: Any) -> PartSeen:
     return seen("receiver", age=age, details={"data": "/var/lib/runhook", **details})
 
 
+def followed_by_webhook(refused: int) -> StatusReport:
+    """Wrongly signed requests, and then a good webhook."""
+    found = disk(quarantine=refused, newest_refused=NOW - 600, refused_lately=refused)
+    return replace(found, ledger=replace(WELL.ledger, newest_webhook=NOW - 60))
+
+
+def shut(reason: str) -> StatusReport:
+    return ledger(lanes=[Lane("ops", "ops", breaker="open", until=NOW + 20, reason=reason, opened_at=NOW - 7200)])
+
+
 # code → report in which it is the only one, words of it, and whether it is only a note
 CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("config_wrong", but(config_problems=["c.yaml:3: sinks.ops: unknown key"]), "c.yaml:3", False),
@@ -113,7 +123,33 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ),
     ("spool_left", disk(spool_left=5 << 20), "5.0 MiB", False),
     ("clock_skew", but(parts=[*WELL.parts, seen("clock", "b", skew=-6.0)]), "b is 6 s behind", False),
-    ("config_old", but(parts=[*WELL.parts, seen("clock", "b", config="old")]), "clock on b", True),
+    ("config_old", without("clock", seen("clock", config="old")), "processes run an older config than config/", True),
+    ("config_old", without("clock", seen("clock", config="old")), "runhook.yaml: clock on a", True),
+    (
+        "configs_differ",
+        but(parts=[*WELL.parts, seen("clock", "b", config="old")]),
+        "it is here, and not clock on b",
+        True,
+    ),
+    (
+        "part_suspended",
+        without("clock", replace(seen("clock", age=300.0), process="suspended")),
+        "clock on a (process 7) is suspended (SIGSTOP or a debugger): its last heartbeat was 5 min ago",
+        False,
+    ),
+    (
+        "part_missing",  # at once, although its heartbeat is young
+        without("clock", replace(seen("clock"), process="gone")),
+        "no clock is running: the last one, on a (process 7), ended unexpectedly 1 s ago",
+        False,
+    ),
+    ("webhooks_refused", without("receiver", receiver(refusing="the disk is full")), "with 503: receiver on a", False),
+    (
+        "misdirected",
+        without("receiver", receiver(misdirected=[3, "/x/webhooks/skyvern", NOW - 180])),
+        "3 signed requests got 404, the last 3 min ago: /x/webhooks/skyvern is not the path of a webhook",
+        False,
+    ),
     ("versions_differ", but(parts=[*WELL.parts, seen("clock", "b", version="0.0.9")]), "0.0.9, 0.1.0", True),
     (
         "receiver_spooling",
@@ -128,6 +164,8 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("spool_damaged", disk(set_aside=2), "2 damaged files", True),
     ("quarantine", disk(quarantine=4, newest_refused=NOW - 600), "4 requests", False),
     ("quarantine", disk(quarantine=4, newest_refused=NOW - 900_000), "10 d old", True),
+    ("quarantine", followed_by_webhook(refused=1), "1 request with a wrong signature is in quarantine", True),
+    ("quarantine", followed_by_webhook(refused=3), "3 requests with a wrong signature are", False),
     ("inbox_unreadable", redis(inbox=InboxState(trouble="the key is a string")), "is a string", False),
     (
         "inbox_unknown_source",
@@ -148,14 +186,30 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
             lanes=[Lane("ops", "ops", breaker="open", until=NOW + 20, reason="503", opened_at=NOW - 7200)],
             oldest_due={"ops": 1.0},
         ),
-        "ops does not answer, for 2 h now: 503; 3 deliveries wait, and the next probe is in 20 s",
+        "ops cannot be used, for 2 h now: 503; 3 deliveries wait, and the next probe is in 20 s",
         False,
     ),
     ("sink_down", ledger(lanes=[Lane("ops", "ops", breaker="open")], counts={}), "; 0 deliveries wait", True),
+    ("sink_down", shut("crm.example: it can't be reached"), "ops cannot be used, for 2 h now: crm.example: it", False),
+    (
+        "sink_down",
+        shut("crm.example answered 429"),
+        "ops limits its rate, for 2 h now: crm.example answered 429",
+        False,
+    ),
+    ("sink_down", shut("Slack answered 429: too many messages"), "ops limits its rate", False),
+    (
+        "sink_down",
+        shut("crm.example answered 500"),
+        "ops responds with errors, for 2 h now: crm.example answered",
+        False,
+    ),
+    ("sink_down", shut("the disk that holds /out is full"), "ops has no disk space left, for 2 h now", False),
+    ("sink_down", shut("SQLite: database or disk is full (SQLITE_FULL)"), "ops has no disk space left", False),
     (
         "callers_down",
         ledger(lanes=[Lane("callback https://c", "callback", breaker="open")]),
-        "1 servers of callers do not answer, such as https://c",
+        "1 server of callers does not accept webhooks, such as https://c",
         True,
     ),
     ("sink_gone", ledger(orphans={"old": {"queued": 2, "held": 1}}), "removed sink old still has", False),
@@ -236,6 +290,91 @@ def test_missing_worker_is_one_line_with_its_sinks() -> None:
     (problem,) = [each for each in find(replace(well, parts=[*well.parts, *gone])) if each.note]
     assert problem.what.startswith("dispatch and deliver:sink0, ")
     assert problem.what.endswith("deliver:sink11 on b have been silent for 90 s; others do their work")
+
+
+@pytest.mark.parametrize(
+    ("reason", "todo"),
+    [
+        ("crm.example answered 429", "set `rate` of this sink"),
+        (
+            "crm.example answered 503",
+            "`runhook attempts --sink ops` shows its responses; once it is fixed, `runhook sink",
+        ),
+        ("the disk that holds /out is full", "free disk space there"),
+        ("crm.example: it can't be reached", "`runhook sink test ops` tests it"),
+    ],
+)
+def test_each_cause_of_an_open_breaker_has_its_remedy(reason: str, todo: str) -> None:
+    (problem,) = find(shut(reason))
+    assert problem.todo.startswith(todo)
+
+
+def test_refused_webhooks_come_first_and_nothing_says_spool() -> None:
+    report = replace(disk(free=GIB - 1), redis=RedisReport("redis://h/0", "refused"))
+
+    first, *others = find(report)
+
+    assert (first.code, first.note) == ("webhooks_refused", False)
+    assert first.what == (
+        "webhooks are being refused with 503: Redis cannot be used, and var has 1024.0 MiB free, less than "
+        "spool.reserve_bytes (1.0 GiB)"
+    )
+    assert [problem.code for problem in others] == ["redis_away"]
+    assert "webhooks are refused" in others[0].todo
+    # And a spool at its limit is the same
+    report = replace(disk(spool_bytes=2 * GIB), redis=RedisReport("redis://h/0", "refused"))
+    assert [problem.code for problem in find(report)] == ["webhooks_refused", "redis_away"]
+    # An embedded Redis writes to the same disk
+    report = replace(disk(free=GIB - 1), redis=replace(WELL.redis, embedded=True))
+    assert [problem.code for problem in find(report)] == ["webhooks_refused"]
+
+
+def test_new_sink_of_an_edited_config_needs_a_restart() -> None:
+    # Given a config file with a new sink, and processes that still run the file as it was
+    sections = {"sinks.ops": "1", "routes": "2"}
+    old = [
+        replace(each, beat=replace(each.beat, config="old", details={**each.beat.details, "sections": sections}))
+        for each in WELL.parts
+    ]
+    edited = but(
+        parts=old,
+        expected=expected(["crm", "ops"]),
+        sinks=["crm", "ops"],
+        config_sections={"sinks.ops": "1", "sinks.crm": "3", "routes": "4"},
+    )
+
+    # Then one line says so, and none to start a second worker
+    (problem,) = find(edited)
+    assert (problem.code, problem.note) == ("config_old", False)
+    assert problem.what == (
+        "processes run an older config than config/runhook.yaml: "
+        "receiver, worker, clock on a (changed: routes, sinks.crm)"
+    )
+    assert problem.todo == "restart them; until then nothing is sent to crm"
+    # And a file that differs only in comments is no news
+    assert find(replace(edited, sinks=["ops"], expected=WELL.expected, config_sections=sections)) == []
+
+
+def test_two_hosts_with_different_files_are_both_named() -> None:
+    other = [replace(each, beat=replace(each.beat, host="b", config="other")) for each in WELL.parts]
+    other[0] = replace(other[0], beat=replace(other[0].beat, details={"sections": {"routes": "1"}}))
+
+    (problem,) = find(but(parts=[*WELL.parts, *other], config_sections={"routes": "2"}))
+
+    assert problem.code == "configs_differ"
+    assert problem.what == (
+        "hosts run different configs: a run config/runhook.yaml as it is here, and not receiver, worker, clock on b "
+        "(changed: routes)"
+    )
+
+
+def test_lost_processes_are_named_once_and_for_an_hour() -> None:
+    gone = [seen("deliver:ops", "b", age=age, name=f"{age}") for age in (100.0, 200.0, 300.0)]
+
+    (problem,) = find(but(parts=[*WELL.parts, *gone]))
+
+    assert problem.what == "deliver:ops on b have been silent for 100 s; others do their work"
+    assert find(but(parts=[*WELL.parts, seen("clock", "b", age=3700.0)])) == []
 
 
 @pytest.mark.parametrize(("stopped", "words"), [(False, "is gone"), (True, "was stopped")])
