@@ -115,7 +115,11 @@ class DatabaseSink(Sink[DatabaseOptions]):
             except PermissionError as error:
                 raise Unavailable(str(error)) from None
             return f"{path} is made with the first row"
-        missing = self.missing_columns()
+        with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
+            found = [each.look(connection) for each in self._inspections]
+        if self.options.create and not any(each.exists for each in found):
+            return f"connected to {self._database.dialect}; the table {self.options.table} is made with the first row"
+        missing = [sql for each, seen in zip(self._inspections, found, strict=True) for sql in each.plan(seen)]
         lacks = f"; its tables lack something: `runhook sink columns {self.name}`" if missing else ""
         return f"connected to {self._database.dialect}{lacks}"
 

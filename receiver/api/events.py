@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import math
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, Literal
 
+import redis
 from pydantic import Field
 
 from receiver.api.endpoint import call
@@ -16,10 +19,15 @@ from receiver.api.names import none_such, only
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
+from receiver.domain.counting import counted
 from receiver.domain.redaction import Redactor
-from receiver.errors import TooLarge
+from receiver.errors import NotFound, TooLarge
+from receiver.inbox import state as inbox
+from receiver.ingest import spool
 from receiver.ledger.lists import events as lists
 from receiver.ledger.lists.bodies import EventBody, read_body
+from receiver.runtime.redis_client import connect
+from receiver.status.problem import ago
 
 # Bytes of the largest body that is shown as a value, and of the largest that is returned.
 LARGEST_VALUE: Final = 4 << 20
@@ -90,7 +98,28 @@ def get_event_body(service: Service, _actor: Actor, wanted: EventParameters) -> 
 
 def _one(service: Service, wanted: EventParameters) -> Mapping[str, Any]:
     rows = service.ledger.read(lambda connection: lists.named(connection, wanted.event_id, wanted.source))
+    if not rows and wanted.event_id.startswith("evt_") and (where := _waiting(service, wanted)):
+        raise NotFound(f"event {wanted.event_id}: {where}")
     return only("event", wanted.event_id, rows)
+
+
+def _waiting(service: Service, wanted: EventParameters) -> str:
+    """Return since when an acknowledged event waits to be processed, and where; "" if it is neither in the inbox nor in
+    the spool of this machine."""
+    found, where = None, "in the inbox"
+    client = connect(service.settings.redis_url, timeout=2.0, connect_timeout=1.0, retries=0)
+    with suppress(redis.RedisError, OSError):
+        found = inbox.find(client, wanted.event_id)
+    client.close()
+    if found is None:
+        where = "in the spool, which is sent to Redis when that is available"
+        with suppress(OSError):
+            spooled = spool.find(service.settings.data / "spool", wanted.event_id)
+            found = None if spooled is None else inbox.WaitingEvent(*spooled)
+    if found is None or wanted.source not in ("", found.source):
+        return ""
+    ahead = counted(f"{found.ahead:,}", "event is", "events are")
+    return f"accepted {ago(time.time() - found.at)} ago and not yet processed: it is {where}; {ahead} ahead of it"
 
 
 def _body(service: Service, row: Mapping[str, Any]) -> EventBody:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from receiver.config.destinations import RouteConfig
 from receiver.config.models import Config
 from receiver.domain import deduplication
 from receiver.domain.api_key import VIEW
-from receiver.domain.event import Event, event_id
+from receiver.domain.event import Event, Via, event_id
 from receiver.domain.parsed_event import parse_event
 from receiver.domain.redaction import Redactor
 from receiver.errors import Invalid
@@ -94,6 +94,10 @@ class ExplainParameters(Scoped):
     body: dict[str, Any] | None = Field(None, description="The body, as a JSON object.")
     raw: str = Field("", description="The body as text, which may be invalid JSON.")
     labels: dict[str, str] = Field(default_factory=dict, max_length=1000, description="Labels of its submission.")
+    via: Via = Field("webhook", description="How it came.")
+    disposition: Literal["", deduplication.Disposition] = Field(
+        "", description="As what it is routed: new, update, repeat …; empty: as the first event of its run."
+    )
 
 
 class RouteExplanation(Result):
@@ -136,7 +140,7 @@ def explain_body(service: Service, _actor: Actor, wanted: ExplainParameters) -> 
     if (wanted.body is None) == (not wanted.raw):
         raise Invalid("give either body, a JSON object, or raw, its text")
     body = wanted.raw.encode(errors="replace") if wanted.body is None else json.dumps(wanted.body).encode()
-    return explain(config, source, body, wanted.labels, time.time())
+    return explain(config, source, body, wanted.labels, time.time(), wanted.via, wanted.disposition)
 
 
 def source_or_first(config: Config, name: str) -> str:
@@ -146,16 +150,25 @@ def source_or_first(config: Config, name: str) -> str:
     return name or next(iter(config.sources))
 
 
-def explain(config: Config, source: str, body: bytes, labels: Mapping[str, str], now: float) -> Explanation:
-    """Return what would happen to a body that arrives at `now`."""
+def explain(
+    config: Config,
+    source: str,
+    body: bytes,
+    labels: Mapping[str, str],
+    now: float,
+    via: Via = "webhook",
+    disposition: str = "",
+) -> Explanation:
+    """Return what would happen to a body that arrives at `now`. `disposition`: "" as the first event of its run."""
     parsed = parse_event(Event(event_id(source, body), source, body, now), Redactor(config.redact))
     run, event = parsed.run, parsed.event.id
-    disposition: str = "unreadable"
-    if parsed.facts is not None:
+    if not disposition and parsed.facts is None:
+        disposition = "unreadable"
+    elif not disposition and parsed.facts is not None:
         disposition = (deduplication.TEST if run.test else deduplication.classify(parsed.facts, [])).disposition
     verdict = Verdict([], [])
     if not run.problem:
-        view = RunView(run, source, "webhook", disposition, labels, now, event)
+        view = RunView(run, source, via, disposition, labels, now, event)
         verdict = Router(config.routes).match(view, explain=True)
     return Explanation(
         run_id=run.run_id,

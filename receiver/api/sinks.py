@@ -25,6 +25,8 @@ from receiver.ledger.deliveries import lanes, orphans
 CALLBACK_TYPE: Final = "callers' webhooks"
 # Maximum origins with an open breaker that are shown.
 MOST_ORIGINS: Final = 200
+# Queued deliveries from which on it is estimated when they will be sent.
+BACKLOG: Final = 100
 # Maximum lanes of one sink that are probed at once when it resumes.
 MOST_LANES: Final = 10_000
 
@@ -58,6 +60,12 @@ class SinkRow(Result):
     reason: str = Field(description="Why it is open.")
     deliveries: dict[str, int] | None = Field(
         description=f"Deliveries by state, without delivered and cancelled ones, up to {stats.COUNT_LIMIT} of each."
+    )
+    more: list[str] = Field([], description="States of which there are more deliveries than that.")
+    drained_in: float | None = Field(
+        None,
+        description="Seconds until the queued deliveries are sent at the rate of the last minute; a minimum if `more`"
+        " is not empty. Null if few wait, or nothing was delivered.",
     )
     oldest_due_at: Moment | None = Field(None, description="Since when its oldest delivery is overdue.")
     lag: float | None = Field(None, description="Seconds for which its oldest delivery is overdue.")
@@ -103,6 +111,8 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
     now, counted = database_now(connection), stats.counts(connection)
     known = {lane.lane: lane for lane in lanes.not_closed(connection)}
     due, removed = stats.oldest_due(connection, now), orphans.orphaned(counted, types)
+    backlogs = {sink: count for (sink, state), count in counted.items() if state == "queued" and count >= BACKLOG}
+    rates = stats.delivery_rates(connection, now) if backlogs else {}
     rows: list[SinkRow] = []
     for name in (*types, *removed):
         state = _state(None if name in removed else known.get(name))
@@ -115,6 +125,10 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
                 type=types.get(name, ""),
                 **state,
                 deliveries=counts,
+                more=sorted(state for state, count in counts.items() if count >= stats.COUNT_LIMIT),
+                drained_in=round(backlogs.get(name, 0) / rates[name], 1)
+                if backlogs.get(name) and name in rates
+                else None,
                 oldest_due_at=due.get(name),
                 lag=round(max(0.0, now - due.get(name, now)), 3),
                 orphaned=name in removed,

@@ -104,7 +104,11 @@ def replay(
         raise UsageError("--backfill is empty: name the sink")
     if backfill is None:
         require_selection("replay", ids, asked, everything=everything)
-        final = bool(asked.get("force")) or DeliveryState.DELIVERED in asked.get("state", ())
+        final = bool(asked.get("force"))
+        if DeliveryState.DELIVERED in asked.get("state", ()) and not final:
+            raise UsageError("--state delivered would send results again that have arrived: add --force")
+        if not ids and not final and "state" not in asked:
+            out().print("only dead letters are sent again; --state waiting, or --force, selects others")
         act(client, REPLAY_DELIVERIES, ids, asked, how, final=final)
         return
     if others := asked.keys() - BackfillParameters.model_fields.keys():

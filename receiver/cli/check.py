@@ -83,7 +83,7 @@ def check(
     else:
         _print_config(loaded)
         for trial in trials:
-            _print_trial(trial)
+            print_trial(trial)
     if not ok:
         raise typer.Exit(1)
 
@@ -108,10 +108,10 @@ def schema(
 
 def _split_paths(paths: Sequence[str], against: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Return the config file and the bodies; a shell's * puts more bodies after the first of --against."""
-    more = [path for path in paths if against and (path.endswith(".json") or _sample(path) is not None)]
+    more = [path for path in paths if against and not path.endswith((".yaml", ".yml"))]
     files = [path for path in paths if path not in more]
     if len(files) > 1:
-        raise UsageError(f"{len(files)} config files given: pass one; bodies end in .json and follow --against")
+        raise UsageError(f"{len(files)} config files given: pass one; with --against it ends in .yaml or .yml")
     return (Path(files[0]) if files else None), [*against, *more]
 
 
@@ -178,7 +178,8 @@ def _sample(name: str) -> bytes | None:
     return sample(name)
 
 
-def _print_trial(trial: Mapping[str, Any]) -> None:
+def print_trial(trial: Mapping[str, Any]) -> None:
+    """Print what happens to a body."""
     typer.echo("")
     if trial["problem"]:
         typer.echo(f"{trial['body']}: unreadable: {trial['problem']}. It would be stored and listed, never routed.")
@@ -186,7 +187,8 @@ def _print_trial(trial: Mapping[str, Any]) -> None:
     outcome = trial["outcome"] + (f" (sent as {trial['status']})" if trial["status"] != trial["outcome"] else "")
     what = f"{trial['run_type'] or 'run'} {clean(trial['run_id'])} {clean(outcome)}"
     masked = "; `redact` masks fields" if trial["redacted"] else ""
-    typer.echo(f"{trial['body']}: {what}; as the first event of its run: {trial['disposition']}{masked}")
+    first = "" if trial["body"].startswith("evt_") else "as the first event of its run: "
+    typer.echo(f"{trial['body']}: {what}; {first}{trial['disposition']}{masked}")
     rows = [[each["route"], "yes" if each["matched"] else "no", each["why"]] for each in trial["routes"]]
     print_table(["route", "match", "why"], rows, "no routes")
     sinks = [_after(each["sink"], each["after"]) for each in trial["deliveries"]]

@@ -8,7 +8,7 @@ import time
 
 from receiver.cli.options import ConfigFile, DataDirectory, WatchSince, load_config, parse_time
 from receiver.runtime.data_folder import secure
-from receiver.runtime.process import freeze_imports
+from receiver.runtime.process import freeze_imports, hang_up
 
 
 def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory = None) -> None:
@@ -20,7 +20,7 @@ def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory
     from receiver.status.heartbeat import Heartbeat
 
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, *hang_up()):
         signal.signal(number, lambda *_: stopping.set())
     settings, loaded = load_config(config, data, alone=True)
     secure(settings.data)

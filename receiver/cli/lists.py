@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, get_args
 
@@ -19,7 +20,7 @@ from receiver.api.submissions import LIST_SUBMISSIONS
 from receiver.api.totals import GET_TOTALS, Totals
 from receiver.cli.client import Client, rows_of
 from receiver.cli.completion import completer
-from receiver.cli.options import Limit, ListJson, Output, check_id, chosen_form
+from receiver.cli.options import AllRows, Limit, ListJson, Output, check_id, chosen_form
 from receiver.cli.output import (
     Columns,
     Form,
@@ -70,8 +71,10 @@ def list_command(
         output: Form | None,
         as_json: bool,
         identifier: str | None = None,
+        everything: bool = False,
     ) -> None:
         form = chosen_form(output, as_json)
+        limit = sys.maxsize if everything else limit
         named = argument[1](identifier) if argument and identifier is not None else {}
         client.announce = form is Form.TABLE
         with named_options(asked, named):
@@ -82,12 +85,19 @@ def list_command(
             # Times are text for programs, and numbers for a table, which shows them relative to now.
             mode = "python" if form is Form.TABLE else "json"
             dumped = (row.model_dump(mode=mode) for row in rows)
-            print_rows(dumped, table, empty, form, names=list(row_model(endpoint).model_fields))
+            names = list(row_model(endpoint).model_fields)
+            if form is Form.CSV and "key" in names and result is not None:  # a column for each member of the key
+                keys = dict.fromkeys(name for each in result.items for name in each.key)
+                names = [*keys, *(name for name in names if name != "key")]
+                dumped = ({**row, **row["key"]} for row in dumped)
+            print_rows(dumped, table, empty, form, names=names)
         if note is not None and (remark := note(result)):
             warn(remark)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     options = {"limit": (most, Limit), "output": (None, Output), "as_json": (False, ListJson)}
+    if note is None:
+        options["everything"] = (False, AllRows)
     if argument:
         help_ = "Its id. Default: all."
         id_ = typer.Argument(metavar=argument[0], help=help_, autocompletion=completer("run"), show_default=False)

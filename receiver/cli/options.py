@@ -56,7 +56,8 @@ WatchSince = Annotated[
         show_default=False,
     ),
 ]
-Limit = Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=10_000, help="Maximum number of rows.")]
+Limit = Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, help="Maximum number of rows.")]
+AllRows = Annotated[bool, typer.Option("--all", help="All rows, page by page; -o jsonl and csv print as they come.")]
 SourceName = Annotated[str, typer.Option("--source", metavar="NAME", help="Filter by source.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the prompt.")]
 # How many items need a confirmation on a terminal: if the change can be undone or is due anyway, and if it is final.

@@ -110,9 +110,10 @@ def iso(seconds: float | None) -> str | None:
     return None if seconds is None else timestamps.iso(seconds)
 
 
-def show_counts(counts: Mapping[str, int]) -> str:
-    """Return counts by state as "3 dead, 1 queued"."""
-    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+def show_counts(counts: Mapping[str, int], limit: int = 0) -> str:
+    """Return counts by state as "3 dead, 1 queued"; "10,000+ queued" for one that reached `limit`."""
+    shown = {state: f"{limit:,}+" if count == limit else f"{count}" for state, count in counts.items()}
+    return ", ".join(f"{count} {state}" for state, count in sorted(shown.items()))
 
 
 def show_value(name: str, value: Any) -> str:

@@ -18,11 +18,12 @@ from receiver.cli.output import clean, iso, out, print_json, print_table, progre
 from receiver.cli.parameters import named_options
 from receiver.cli.profiles import here_only
 from receiver.domain.counting import counted
-from receiver.errors import ConfigError
+from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger
 from receiver.reconcile.importer import ImportReport, Take, import_runs
 from receiver.reconcile.poller import build
 from receiver.reconcile.source import PolledSource
+from receiver.status.problem import ago
 
 if TYPE_CHECKING:
     from receiver.config.models import Config
@@ -37,6 +38,9 @@ Source = Annotated[
 def reconcile(
     since: Annotated[str, typer.Option("--since", metavar="TIME", help="How far to go back: 2h, 7d …")] = "24h",
     take: Annotated[bool, typer.Option("--import", help="Import missing runs, and route them as events.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="With --import: also runs whose webhook may still come (webhook_grace).")
+    ] = False,
     source: Source = None,
     seconds: Annotated[
         float, typer.Option("--for", metavar="SECONDS", min=0, max=3600, help="Time for polling overdue submissions.")
@@ -46,7 +50,11 @@ def reconcile(
     as_json: Json = False,
 ) -> None:
     """Poll overdue submissions, then list final runs at Skyvern whose result is missing here."""
+    if now and not take:
+        raise UsageError("--now requires --import")
     settings, loaded = load_config(config, data)
+    if now:
+        loaded = loaded.model_copy(update={"reconcile": loaded.reconcile.model_copy(update={"webhook_grace": 0.0})})
     oldest = parse_time(since) or 0.0
     with open_ledger(settings, announce=True) as ledger, closing(build(settings, loaded)) as reconciler:
         polled = chosen_sources(reconciler.sources, source, loaded, settings)
@@ -100,7 +108,9 @@ def _as_json(report: ImportReport) -> dict[str, Any]:
         }
         for run in report.missing
     ]
-    return {"source": report.source, "final": report.final, "missing": missing, "trouble": report.trouble}
+    again_at = iso(report.again_at)
+    known = {"source": report.source, "final": report.final, "missing": missing, "trouble": report.trouble}
+    return {**known, "again_at": again_at}
 
 
 def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: bool) -> None:
@@ -127,7 +137,11 @@ def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: 
     else:
         summary += "Skyvern's list of runs could not be read, see below."
     if young := sum(len(each.young) for each in reports):
-        summary += f" The webhook of {young} may still come; import them later."
+        again = max(each.again_at or 0.0 for each in reports)
+        summary += (
+            f"\nLeft out: {counted(young, 'run', 'runs')} that ended within webhook_grace, whose webhook may still"
+            f" come. Import again in {ago(again - time.time())}, or now with --import --now."
+        )
     out().print(summary)
 
 

@@ -20,10 +20,12 @@ from receiver.cli.options import ConfigFile, DataDirectory, Json, Yes, confirm, 
 from receiver.cli.output import clean, out, print_json, progress, show_counts
 from receiver.cli.parameters import with_client
 from receiver.cli.profiles import here_only
-from receiver.cli.status import lane_state
+from receiver.cli.status import RUNNING, lane_state
 from receiver.config.models import Config
 from receiver.domain.counting import counted
 from receiver.errors import Invalid, RunhookError, UsageError
+from receiver.ledger.stats import COUNT_LIMIT
+from receiver.status.problem import ago
 
 # Origins with an open breaker whose reason the table shows; --json shows all.
 SHOWN: Final = 3
@@ -48,13 +50,20 @@ def _state(row: Mapping[str, Any]) -> str:
         {"lane": row["name"], "sink": row["name"], "failures": 0, "until": row["probe_at"], **row}
     )
     state = lane_state(lane, now)
-    return f"{counted(len(shut), 'breaker', 'breakers')} open" if shut and state == "active" else state
+    return f"{counted(len(shut), 'breaker', 'breakers')} open" if shut and state == RUNNING else state
+
+
+def _deliveries(row: Mapping[str, Any]) -> str:
+    """Return the counts of a sink, and when they will be sent at the present rate."""
+    least = "at least " if row["more"] else ""
+    drained = f"; sent in {least}{ago(row['drained_in'])} at this rate" if row["drained_in"] else ""
+    return show_counts(row["deliveries"] or {}, COUNT_LIMIT) + drained
 
 
 list_sinks = list_command(
     LIST_SINKS,
     "sink=name type",
-    {"state": _state, "deliveries": lambda row: show_counts(row["deliveries"] or {}), "why": _why},
+    {"state": _state, "deliveries": _deliveries, "why": _why},
     empty="the config has no sinks",
     doc="""List sinks with their breakers and open deliveries; `callback` stands for callers' webhooks.
 

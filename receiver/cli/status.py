@@ -15,9 +15,12 @@ from receiver.cli.options import Json, Output, chosen_form
 from receiver.cli.output import Form, clean, out, print_json, print_rows, print_table, show_counts
 from receiver.cli.parameters import with_client
 from receiver.errors import RunhookError
+from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago, size
 from receiver.status.survey import survey
 
+# The state of a sink that is neither paused nor removed, and whose breaker is closed; the console has the same word.
+RUNNING: Final = "running"
 _FINDING: Final = ("check", "ok", "note", "what", "todo")
 
 
@@ -101,13 +104,13 @@ def _of_config(count: int | None) -> str:
 
 def _sink(found: Status, sink: str, now: float) -> list[str]:
     lane = next((each for each in found.ledger.lanes if each.lane == sink), None)
-    state = "active" if lane is None else lane_state(lane, now)
+    state = RUNNING if lane is None else lane_state(lane, now)
     if sink in found.ledger.orphans:
         state = "removed from the config"
     due = found.ledger.oldest_due_at.get(sink)
     why = lane.reason if lane and lane.breaker != "closed" else ""
     counts = found.ledger.deliveries.get(sink, {})
-    return [sink, state, show_counts(counts), "" if due is None else f"{ago(now - due)} ago", why]
+    return [sink, state, show_counts(counts, COUNT_LIMIT), "" if due is None else f"{ago(now - due)} ago", why]
 
 
 def lane_state(lane: LaneRow, now: float) -> str:
@@ -119,7 +122,7 @@ def lane_state(lane: LaneRow, now: float) -> str:
         since = f" for {ago(now - lane.opened_at)}" if lane.opened_at else ""
         probe = f"in {ago(lane.until - now)}" if lane.until and lane.until > now else "due"
         states.append(f"breaker {lane.breaker}{since}, next probe {probe}")
-    return "; ".join(states) or "active"
+    return "; ".join(states) or RUNNING
 
 
 @with_client

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import redis
 
+from receiver.domain.frame import FRAME, begins_with_id, read_head
 from receiver.inbox.stream import ASIDE, GROUP, LEFT, STREAM, spoilt_as
+
+# Bytes and entries that a search reads at a time, and the seconds that it may take.
+_PAGE_BYTES: Final = 8 << 20
+_PAGE: Final = 1_000
+_SEARCH: Final = 3.0
+# KEYS: stream. ARGV: first entry, how many, first bytes of a frame. Returns how many entries come before the one with
+# that frame, its id, and the first bytes of the frame; without such an entry, how many there are, and the last id.
+_FIND: Final = f"""
+local found = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])
+for place, entry in ipairs(found) do
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == '{FRAME.decode()}' and string.sub(entry[2][i + 1], 1, #ARGV[3]) == ARGV[3] then
+      return {{place - 1, entry[1], string.sub(entry[2][i + 1], 1, 2048)}}
+    end
+  end
+end
+return {{#found, #found > 0 and found[#found][1] or ''}}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +67,35 @@ def examine(client: redis.Redis) -> InboxState:
     sources = sorted(each.decode(errors="replace") for each in left) if isinstance(left, set) else ()
     # An error says that something else wrote the key of what is set aside.
     return InboxState(entries, held, oldest, size, "", aside if isinstance(aside, int) else 0, tuple(sources))
+
+
+class WaitingEvent(NamedTuple):
+    """An acknowledged event that is not in the ledger yet. `ahead`: events before it. `at`: when it was received."""
+
+    id: str
+    source: str
+    at: float
+    ahead: int
+
+
+def find(client: redis.Redis, beginning: str) -> WaitingEvent | None:
+    """Return the event in the inbox whose id begins with `beginning`; None if it is not found in _SEARCH seconds.
+
+    Raises redis.RedisError.
+    """
+    count, size = int(client.xlen(STREAM)), client.memory_usage(STREAM) or 0
+    page = max(1, min(_PAGE, _PAGE_BYTES * count // max(int(size), 1)))
+    ahead, start, until = 0, "-", time.monotonic() + _SEARCH
+    while time.monotonic() < until:
+        before, entry, *frame = client.eval(_FIND, 1, STREAM, start, page, begins_with_id(beginning))
+        ahead += before
+        if frame:
+            head = read_head(frame[0])
+            return None if head is None else WaitingEvent(*head, ahead)
+        if before < page:
+            return None
+        start = f"({entry.decode()}"
+    return None
 
 
 def _depth(replies: Sequence[Any]) -> tuple[int, int]:

@@ -20,13 +20,14 @@ Take = Callable[[PolledSource, bytes, Run, RunAge, str], Intake]
 @dataclass(slots=True)
 class ImportReport:
     """What GET /v1/runs lists. `missing`: final runs whose end the ledger does not know. `young`: those of them that
-    ended so recently that their webhook may still come."""
+    ended so recently that their webhook may still come; `again_at`: from when on all of these can be imported."""
 
     source: str
     final: int = 0
     missing: list[ListedRun] = field(default_factory=list)
     imported: list[str] = field(default_factory=list)
     young: list[str] = field(default_factory=list)
+    again_at: float | None = None
     trouble: str = ""
 
 
@@ -81,3 +82,4 @@ def _import(report: ImportReport, take: Take, source: PolledSource, row: ListedR
         report.imported.append(row.run_id)
     elif taken.again_at is not None:
         report.young.append(row.run_id)
+        report.again_at = max(report.again_at or 0.0, taken.again_at)

@@ -100,7 +100,7 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
 
     # And one that is cancelled in the middle takes no more
     before = len(consumer.requests)
-    (named,) = re.findall(r"op_\w+", it.runhook("replay", "--state", "delivered", "--rate", "0.1"))
+    (named,) = re.findall(r"op_\w+", it.runhook("replay", "--state", "delivered", "--force", "--rate", "0.1"))
     eventually(lambda: len(consumer.requests) > before)
     assert it.runhook("cancel", named).startswith(f"{named}: cancelled\n")
     stopped = it.json("operations")[0]

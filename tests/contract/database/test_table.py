@@ -43,6 +43,11 @@ def test_the_folder_and_the_table_are_made(tmp_path: Path) -> None:
     database.close()
 
 
+def test_check_of_an_empty_database_is_well(pg: ResultsDb) -> None:
+    assert pg.sink(history=True).check() == "connected to postgresql; the table skyvern_runs is made with the first row"
+    assert "its tables lack something" in pg.sink(create=False).check()
+
+
 def test_a_table_in_another_schema_is_used(pg: ResultsDb) -> None:
     pg.execute("CREATE SCHEMA analytics")
     sink = pg.sink(table="analytics.Runs", columns={"Order": "output.invoice.number"}, history=True)

@@ -54,6 +54,14 @@ def test_programs_get_rows(data: Path) -> None:
     assert [row["at"] is None for row in rows] == [True, False, False]
 
 
+def test_csv_has_a_column_for_each_group(data: Path) -> None:
+    shown = stats(data, "--by", "status,reason", "-o", "csv")
+    header, total, first, *_ = shown.stdout.splitlines()
+    assert header.startswith("status,reason,at,count,")
+    assert total.startswith(",,,3,")
+    assert first.startswith("failed,timeout after # s,,2,")
+
+
 def test_what_was_left_out_is_said(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(totals, "SCAN", 1)
     shown = stats(data, "--by", "status", "--top", "1")

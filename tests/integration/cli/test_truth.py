@@ -15,10 +15,13 @@ from typer.testing import CliRunner
 
 from receiver.cli import build_app
 from receiver.domain.breaker import Lane
+from receiver.domain.delivery import DeliveryMove
 from receiver.errors import RunhookError
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import lanes
-from tests.support.ledger import every_lane
+from receiver.ledger.stats import COUNT_LIMIT
+from tests.servers.skyvern import KEY, SkyvernSimulator
+from tests.support.ledger import claim, every_lane, new_event, record, settle
 
 Runhook = Callable[..., Result]
 
@@ -71,6 +74,71 @@ def test_sink_shows_its_pause_and_next_probe(book: Ledger, runhook: Runhook) -> 
     assert line.endswith("the server answered 503")
     assert row["paused_at"] is not None
     assert row["probe_at"] is not None
+
+
+def test_sink_without_trouble_is_running(runhook: Runhook) -> None:
+    line, _ = row_of(runhook, "ops")
+    assert re.match(r"ops +http +running", line)
+
+
+def test_backlog_says_when_it_is_cut_and_sent(book: Ledger, runhook: Runhook) -> None:
+    # Given a long backlog, of which some have just been delivered
+    now = time.time()
+    record(book, *(new_event(f"tsk_{number}", "ops") for number in range(COUNT_LIMIT + 30)), now=now - 30)
+    settle(book, claim(book, "ops", limit=20, now=now - 1), DeliveryMove.ACCEPT, now=now - 1)
+
+    line, row = row_of(runhook, "ops")
+
+    assert row["more"] == ["queued"]
+    assert row["drained_in"] == pytest.approx(COUNT_LIMIT / (20 / 60), rel=0.05)
+    assert "10,000+ queued; sent in at least 8 h at this rate" in line
+    assert "10,000+ queued" in runhook("status").stdout
+
+
+def test_all_rows_are_listed_page_by_page(book: Ledger, runhook: Runhook) -> None:
+    record(book, *(new_event(f"tsk_{number}") for number in range(1_200)))
+
+    for options in (["--all"], ["-n", "100000"]):
+        assert len(runhook("runs", "-o", "csv", *options).stdout.splitlines()) == 1_201
+
+
+def test_replay_says_what_it_selects(book: Ledger, runhook: Runhook) -> None:
+    record(book, new_event("tsk_1", "ops"))
+    claimed = claim(book, "ops")
+    settle(book, claimed, DeliveryMove.DIE)
+
+    shown = runhook("replay", "--sink", "ops", "--dry-run").stdout
+
+    assert shown.startswith("only dead letters are sent again; --state waiting, or --force, selects others\n1 delivery")
+    with pytest.raises(RunhookError, match="--state delivered would send results again that have arrived: add --force"):
+        runhook("replay", "--sink", "ops", "--state", "delivered")
+
+
+def test_import_names_runs_that_it_leaves_out(
+    runhook: Runhook, tmp_path: Path, skyvern_simulator: SkyvernSimulator
+) -> None:
+    # Given a run that has just ended, and whose webhook may still come
+    config = tmp_path / "config" / "runhook.yaml"
+    source = {"secrets": [KEY], "api_key": KEY, "api_base": skyvern_simulator.url}
+    config.write_text(json.dumps({"sources": {"skyvern": source}, "sinks": {}, "routes": []}))
+    (run_id,) = skyvern_simulator.ended("just now")
+    # Then an import says that it is left out, and until when
+    shown = runhook("reconcile", "--import", "--for", "0")
+    assert shown.exit_code == 0
+    assert "Left out: 1 run that ended within webhook_grace" in shown.stdout
+    assert re.search(r"Import again in \d+ s, or now with --import --now", shown.stdout)
+    # And --now takes it
+    assert "1 imported" in runhook("reconcile", "--import", "--now", "--for", "0").stdout
+    assert run_id in runhook("runs").stdout
+
+
+def test_check_takes_every_body_after_against(runhook: Runhook, tmp_path: Path) -> None:
+    for name in ("a", "b.txt"):
+        (tmp_path / name).write_text(f'{{"run_id": "{name[0]}", "status": "completed"}}')
+
+    found = runhook("check", "--json", "--against", str(tmp_path / "a"), str(tmp_path / "b.txt"), "task_v2.failed")
+
+    assert [trial["run_id"] for trial in json.loads(found.stdout)["against"]][:2] == ["a", "b"]
 
 
 def test_resume_says_that_the_breaker_is_open_and_has_it_probed(book: Ledger, runhook: Runhook) -> None:

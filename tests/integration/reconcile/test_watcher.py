@@ -467,7 +467,10 @@ def test_noted_end_is_polled_when_it_is_seen_again(rigged: Rigged) -> None:
     it, sim = rigged(webhook_grace=1000)
     (run_id,) = sim.ended("from elsewhere")
     (source,) = it.reconciler.sources
-    assert import_runs(it.ledger, source, 0.0, it.reconciler.take).young == [run_id]
+    report = import_runs(it.ledger, source, 0.0, it.reconciler.take)
+    assert report.young == [run_id]
+    assert report.again_at is not None
+    assert 0 < report.again_at - time.time() <= it.config.reconcile.webhook_grace
     assert asked_for(it) == {}
     now = time.time()
 

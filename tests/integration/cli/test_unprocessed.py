@@ -1,0 +1,89 @@
+"""What commands say of webhooks that no worker has processed: where they wait, and when they are refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+
+import httpx2
+import pytest
+
+from receiver.ledger import Ledger
+from tests.servers.receiver import ReceiverProcess, body
+from tests.servers.valkey import ValkeyProcess
+from tests.support.ledger import with_tables
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def make(receiver_factory: Callable[..., ReceiverProcess]) -> Iterator[Callable[..., ReceiverProcess]]:
+    """A receiver with an empty ledger, which ends on SIGHUP also where the tests ignore that."""
+    ledgers: list[Ledger] = []
+
+    def start(redis_url: str, **config: object) -> ReceiverProcess:
+        it = receiver_factory(redis_url, start=False, admin=True, **config)
+        it.first = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+        it.data.mkdir(exist_ok=True)
+        ledgers.append(with_tables(Ledger(f"sqlite:///{it.data}/ledger.db")))
+        return it.start()
+
+    yield start
+    for each in ledgers:
+        each.close()
+
+
+def test_acknowledged_event_is_found_before_it_is_processed(
+    make: Callable[..., ReceiverProcess], valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    # Given acknowledged events, and no worker
+    valkey = valkey_factory()
+    it = make(valkey.url)
+    *_, last = it.acked(*map(body, range(3)))
+    # Then the id from the 202 is found in the inbox, also a shortened one
+    for identifier in (last, last[:20]):
+        done = it.call("event", identifier)
+        assert done.returncode == 2
+        assert "not yet processed: it is in the inbox; 2 events are ahead of it" in done.stderr
+    assert "not found" in it.call("event", "evt_" + "0" * 32).stderr
+    # And in the spool while Redis is down
+    valkey.kill()
+    spooled = it.acked(body(3), body(4))[1]
+    assert (
+        "in the spool, which is sent to Redis when that is available; 1 event is ahead"
+        in it.call("event", spooled).stderr
+    )
+    # And the log counts them when they are moved
+    valkey.start()
+    eventually(lambda: "ingest.spool_drained events=2" in it.log)
+    assert "WARNING runhook.ingest ingest.spool_drained" not in it.log
+
+
+def test_full_disk_without_redis_is_the_first_line_of_status(make: Callable[..., ReceiverProcess]) -> None:
+    # Given a receiver that can store nothing
+    it = make("redis://127.0.0.1:1/0", spool={"reserve_bytes": "1000TB"})
+    assert it.post(body(0)).status_code == 503
+    # Then status begins with that
+    first = it.call("status").stdout.splitlines()[0]
+    assert first.startswith("WRONG: webhooks are being refused with 503: Redis cannot be used, and ")
+    found = json.loads(it.call("status", "--json").stdout)
+    assert not any("go to the spool" in problem["todo"] for problem in found["problems"])
+
+
+def test_signed_requests_to_wrong_paths_are_counted(make: Callable[..., ReceiverProcess], redis_url: str) -> None:
+    it = make(redis_url)
+    paths = ("/webhooks/skyvern/webhooks/skyvern", "/hooks/webhooks/skyvern", "/")
+    assert [it.post(body(0), path=path).status_code for path in paths] == [404] * len(paths)
+    httpx2.post(f"{it.url}/wp-login.php")  # not signed
+
+    shown = httpx2.get(f"{it.admin_url}/metrics").text
+
+    assert "runhook_misdirected_webhooks_total 3.0" in shown
+
+
+def test_receiver_logs_its_stop_on_sighup(make: Callable[..., ReceiverProcess], redis_url: str) -> None:
+    it = make(redis_url)
+    assert it.process is not None
+    it.process.send_signal(signal.SIGHUP)
+    assert it.process.wait(30) == 0
+    assert "part.stopped part=receiver" in it.log
