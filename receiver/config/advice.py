@@ -15,7 +15,8 @@ def warnings(settings: Settings, config: Config) -> list[str]:
     found = []
     if missing := config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
         found.append(_sentences(missing))
-    if (refused := refused_url(settings.public_url)) and not settings.local_key:  # only `runhook simulate` takes that
+    refused = refused_url(settings.public_url, settings.skyvern_base_url)
+    if refused and not settings.local_key:  # only `runhook simulate` takes that
         found.append(f"PUBLIC_URL: {_sentences(refused)}")
     return found
 
@@ -58,7 +59,13 @@ def api_key_remedy(source: str) -> str:
     )
 
 
-def refused_url(public_url: str) -> Trouble | None:
+def is_local(skyvern_base_url: str) -> bool:
+    """Whether the Skyvern at this address runs on this machine or network: your own, or `runhook simulate`."""
+    host = urlsplit(skyvern_base_url).hostname
+    return bool(host) and is_local_host(str(host))
+
+
+def refused_url(public_url: str, skyvern_base_url: str = "") -> Trouble | None:
     """Return why Skyvern refuses webhook URLs that begin with `public_url`; None if it does not or is empty."""
     try:
         host = (urlsplit(public_url).hostname or "").rstrip(".").lower()
@@ -67,6 +74,11 @@ def refused_url(public_url: str) -> Trouble | None:
     is_service = host != "localhost" and not {".", ":"} & set(host)  # of a container network, which may be allowed
     if not host or is_service or not is_local_host(host):
         return None
+    if is_local(skyvern_base_url):
+        return Trouble(
+            f"your own Skyvern takes webhooks to {host} only if its ALLOWED_HOSTS has that host",
+            f"add {host} to ALLOWED_HOSTS of that Skyvern; `runhook simulate` takes any",
+        )
     return Trouble(
         f"Skyvern refuses a webhook_url on {host}, which is not a public host: every submit gets 400",
         "set PUBLIC_URL to where Skyvern reaches this receiver, such as https://hooks.example.com; a Skyvern of your "

@@ -36,11 +36,11 @@ _FEWEST_INODES: Final = 10_000
 PATIENCE: Final = 10.0
 # Problems of processes, and the check that each is part of.
 _OF_PROCESSES: Final = {
-    **dict.fromkeys(("part_missing", "part_stuck", "part_silent", "part_unknown", "worker_split"), "parts"),
+    **dict.fromkeys(("part_missing", "part_suspended", "part_stuck", "part_silent", "part_unknown"), "parts"),
+    **dict.fromkeys(("worker_split", "task_failing"), "parts"),
     "versions_differ": "versions",
-    "config_old": "host",
+    **dict.fromkeys(("config_old", "configs_differ"), "host"),
     "clock_skew": "host.clock",
-    "task_failing": "parts",
 }
 # What is tried of the quarantine: requests, seconds since they came, and bytes of their bodies.
 MOST: Final = 200
@@ -59,7 +59,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from of_disk(report.disk)
     if config is not None:
         no_webhooks = config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url)
-        yield from public_url.examine(settings.public_url, list(config.sources), no_webhooks)
+        base = settings.skyvern_base_url
+        yield from public_url.examine(settings.public_url, list(config.sources), no_webhooks, base)
         yield from of_quarantine(settings.data, config.sources, report.now)
         yield from of_sinks(config, settings.skyvern_base_url)
 

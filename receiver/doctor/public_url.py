@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from handlers.support.address_policy import resolve, why_forbidden
 from handlers.support.url import PORTS
-from receiver.config.advice import refused_url
+from receiver.config.advice import is_local, refused_url
 from receiver.doctor import Finding
 from receiver.domain.trouble import Trouble
 from receiver.errors import NotFound, Unauthorized
@@ -40,7 +40,9 @@ class _Answer(NamedTuple):
     valid_until: float | None
 
 
-def examine(public_url: str, sources: Sequence[str], missing: Trouble | None) -> Iterator[Finding]:
+def examine(
+    public_url: str, sources: Sequence[str], missing: Trouble | None, skyvern_base_url: str = ""
+) -> Iterator[Finding]:
     """Yield findings about `public_url`. `missing`: what does not work without it, or None."""
     if not public_url:
         what, todo = missing or ("PUBLIC_URL is not set", "")
@@ -54,7 +56,7 @@ def examine(public_url: str, sources: Sequence[str], missing: Trouble | None) ->
         reason = error.strerror or str(error)
         yield Finding("public_url.host", f"{host} can't be resolved: {reason}", "set its DNS record, or fix PUBLIC_URL")
         return
-    yield _host(public_url, host, addresses)
+    yield _host(public_url, host, addresses, skyvern_base_url)
     for number, source in enumerate(sources):
         path = f"{parts.path}/webhooks/{source}"
         try:
@@ -79,11 +81,12 @@ def examine(public_url: str, sources: Sequence[str], missing: Trouble | None) ->
         yield _judged(f"{public_url}/webhooks/{source}", source, answer)
 
 
-def _host(public_url: str, host: str, addresses: Sequence[str]) -> Finding:
+def _host(public_url: str, host: str, addresses: Sequence[str], skyvern_base_url: str) -> Finding:
     """Say whether Skyvern would call this host, which has these addresses."""
     shown = f"{host} is {', '.join(addresses)}" if [host] != list(addresses) else host
-    if refused := refused_url(public_url):
-        return Finding("public_url.host", f"{shown}: {refused.what}", refused.todo)
+    if refused := refused_url(public_url, skyvern_base_url):
+        note = is_local(skyvern_base_url)
+        return Finding("public_url.host", f"{shown}: {refused.what}", refused.todo, note=note)
     for each in addresses:
         if why := why_forbidden(ipaddress.ip_address(each.partition("%")[0])):
             return Finding(

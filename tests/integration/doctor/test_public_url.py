@@ -101,6 +101,14 @@ def test_host_that_skyvern_refuses_has_a_remedy(server: ScriptedServer) -> None:
     assert found.todo.startswith("set PUBLIC_URL to where Skyvern reaches this receiver")
 
 
+def test_local_url_is_a_note_beside_a_local_skyvern(server: ScriptedServer) -> None:
+    server.script.append(Reply(401, body=OURS))
+    url, skyvern = f"http://localhost:{server.port}", "http://127.0.0.1:8090"
+    (found,) = [it for it in public_url.examine(url, ["skyvern"], None, skyvern) if it.check == "public_url.host"]
+    assert found.note
+    assert found.todo == "add localhost to ALLOWED_HOSTS of that Skyvern; `runhook simulate` takes any"
+
+
 def test_missing_url_and_unknown_name_are_reported() -> None:
     missing = Trouble("PUBLIC_URL is not set: much is late", "set it")
     (unset,) = public_url.examine("", ["skyvern"], missing)
