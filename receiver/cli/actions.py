@@ -107,9 +107,9 @@ def replay(
         final = bool(asked.get("force"))
         if DeliveryState.DELIVERED in asked.get("state", ()) and not final:
             raise UsageError("--state delivered would send results again that have arrived: add --force")
-        if not ids and not final and "state" not in asked:
-            out().print("only dead letters are sent again; --state waiting, or --force, selects others")
-        act(client, REPLAY_DELIVERIES, ids, asked, how, final=final)
+        alone = not (ids or final or "state" in asked)
+        note = " (dead letters only; --state waiting, or --force, selects others)" if alone else ""
+        act(client, REPLAY_DELIVERIES, ids, asked, how, final=final, note=note)
         return
     if others := asked.keys() - BackfillParameters.model_fields.keys():
         raise UsageError(f"--backfill creates deliveries and does not accept {option_of(min(others))}")
@@ -202,11 +202,12 @@ def act(
     how: How,
     *,
     final: bool = True,
+    note: str = "",
 ) -> bool:
     """Count what matches, ask, and start the action with that count. Returns whether it was started.
 
-    `final`: as for `confirm`. Raises RunhookError if nothing matches or other than `how.expect`, and what the call
-    raises.
+    `final`: as for `confirm`. `note`: follows the count. Raises RunhookError if nothing matches or other than
+    `how.expect`, and what the call raises.
     """
     verb, client.announce = endpoint.name, not how.dry_run
     with named_options(asked, {"ids"}):
@@ -220,7 +221,7 @@ def act(
             )
         nothing = "" if preview.count else _nothing(verb, preview.left)
         if how.dry_run:
-            out().print(f"{_deliveries(preview.count)} to {verb}\n{nothing}".rstrip())
+            out().print(f"{_deliveries(preview.count)} to {verb}{'' if nothing else note}\n{nothing}".rstrip())
         if how.expect not in (None, preview.count):
             raise RunhookError(f"--expect {how.expect}: {preview.count} match now; nothing changed")
         if how.dry_run:
@@ -235,7 +236,7 @@ def act(
         except NotFound as problem:  # of one of several ids
             raise RunhookError(problem.message) from None
     assert operation is not None
-    out().print(f"{operation.id}: {_deliveries(operation.total)} to {verb}")
+    out().print(f"{operation.id}: {_deliveries(operation.total)} to {verb}{note}")
     if how.wait:
         _watch(client, operation)
     return True

@@ -15,8 +15,6 @@ from typing import Any, Final, Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from receiver.domain.callback_url import mask_piece
-
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -100,8 +98,7 @@ class ReceiverMetrics:
 
     def misdirect(self, path: str) -> None:
         """Count a signed request to a wrong path, which Skyvern does not send again."""
-        shown = mask_piece(path.encode(errors="replace")[:200]).decode(errors="replace")
-        self.misdirected, self.misdirected_path, self.misdirected_at = self.misdirected + 1, shown, time.time()
+        self.misdirected, self.misdirected_path, self.misdirected_at = self.misdirected + 1, path[:200], time.time()
 
     def commit(self, store: str, events: int, seconds: float) -> None:
         """Count a commit of `events` events to `store` that took `seconds`."""

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from receiver.config.loader import file_hash
 from receiver.domain import parts
+from receiver.domain.callback_url import mask_piece
 from receiver.domain.parts import RECEIVER
 from receiver.errors import Busy, RequestError
 from receiver.ingest.group_commit import GroupCommit
@@ -105,6 +106,11 @@ def _state(group_commit: GroupCommit, store: str) -> dict[str, Any]:
     }
 
 
+def _masked(path: str) -> str:
+    """Return a path without the secret token of a callback URL."""
+    return mask_piece(path.encode(errors="replace")).decode(errors="replace")
+
+
 def presence(context: Context) -> WebPart:
     """Return the heartbeat of this receiver, as a part without routes."""
 
@@ -121,7 +127,7 @@ def presence(context: Context) -> WebPart:
             "store": commit.store,
             "trouble": commit.trouble,
             "refusing": commit.refusing,
-            "misdirected": [metrics.misdirected, metrics.misdirected_path, metrics.misdirected_at],
+            "misdirected": [metrics.misdirected, _masked(metrics.misdirected_path), metrics.misdirected_at],
             "failing": context.background.trouble(),
             "spool_events": metrics.spool_events,
             "spool_bytes": metrics.spool_bytes,

@@ -109,7 +109,7 @@ def test_replay_says_what_it_selects(book: Ledger, runhook: Runhook) -> None:
 
     shown = runhook("replay", "--sink", "ops", "--dry-run").stdout
 
-    assert shown.startswith("only dead letters are sent again; --state waiting, or --force, selects others\n1 delivery")
+    assert shown == "1 delivery to replay (dead letters only; --state waiting, or --force, selects others)\n"
     with pytest.raises(RunhookError, match="--state delivered would send results again that have arrived: add --force"):
         runhook("replay", "--sink", "ops", "--state", "delivered")
 

@@ -205,7 +205,7 @@ def test_different_hosts_are_reported() -> None:
     assert faults.keys() == {"versions", "host.clock", "host"}
     assert "0.0.9" in faults["versions"]
     assert "the clock of b is 8 s behind" in faults["host.clock"]
-    assert "dispatch on c" in faults["host"]
+    assert "worker on c" in faults["host"]
     assert any("a runs receiver" in each.what for each in found if each.ok)
 
 

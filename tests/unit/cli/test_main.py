@@ -380,7 +380,7 @@ def test_large_final_action_is_confirmed_on_a_terminal(
     ids = [row["id"] for row in book.read(lambda c: queries.list_deliveries(c, queries.Filter(state=("queued",))))]
 
     monkeypatch.setattr("sys.stdin", Typed("n\n", terminal))
-    replayed = runhook("replay", "--state", "delivered", *options)
+    replayed = runhook("replay", "--state", "delivered", "--force", *options)
     monkeypatch.setattr("sys.stdin", Typed("n\n", terminal))
     cancelled = runhook("cancel", *ids, *options)
 
