@@ -76,6 +76,15 @@ class ResultsTable:
         self._overwrite = insert.on_conflict_do_update(
             index_elements=self.key, set_={column.name: excluded[column.name] for column in others}
         )
+        kept = {
+            column.name: sa.func.coalesce(excluded[column.name], self._untyped.c[column.name])
+            for column in others
+            if column.scope != "event"
+        }
+        self._complete = insert.on_conflict_do_update(
+            index_elements=self.key,
+            set_={column.name: kept.get(column.name, excluded[column.name]) for column in others},
+        )
         given = self._records(self.key) if self.postgresql else sa.bindparam("keys", expanding=True)
         self._select = (
             sa.select(*map(self._read, columns)).where(sa.tuple_(*keys).in_(given)).order_by(*keys).with_for_update()
@@ -104,8 +113,13 @@ class ResultsTable:
         ]
 
     def overwrite(self, connection: sa.Connection, rows: Sequence[Cells]) -> None:
-        """Insert complete rows, each with another key, or overwrite those of the same keys."""
+        """Write complete rows, each with another key."""
         connection.execute(self._overwrite, self._parameters(rows))
+
+    def complete(self, connection: sa.Connection, rows: Sequence[Cells]) -> None:
+        """Insert or overwrite rows, each with another key. Values of the run stay where the new row has none: a send
+        that began before a run was bound to its submission may end after one that knew it."""
+        connection.execute(self._complete, self._parameters(rows))
 
     def create_table(self) -> str:
         """Return the statement that creates the table if it does not exist."""

@@ -166,7 +166,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
             with self._database.transaction(deadline) as connection:
                 newest = write_runs(connection, tables.runs, cells)
                 if tables.events is not None:
-                    tables.events.overwrite(connection, list(by_key(tables.events, cells).values()))
+                    tables.events.complete(connection, list(by_key(tables.events, cells).values()))
         except TableMismatch as error:
             self._tables = None  # inspected again before the next attempt
             raise Unavailable(
