@@ -16,11 +16,11 @@ from handlers.contract import Delivery
 from handlers.support.run_body import titles
 from handlers.support.timestamps import utc
 
-# Control characters, lone surrogates, and what reorders or hides text (bidi controls, zero-width marks, tags).
 _URL = re.compile(r"(https?://[^/\s?#'\"]+)[^\s'\"]*", re.IGNORECASE)
 _ID = re.compile(r"\b(?=[\w-]*\d)[\w-]{6,}\b")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_INVISIBLE = re.compile(
+# Control characters, lone surrogates, and what reorders or hides text (bidi controls, zero-width marks, tags).
+INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
 _MENTION = re.compile(r"(?<![\w.+-])@(?=\w)|<(?=[@!#&:])")
@@ -62,7 +62,7 @@ def visible_text(text: object, limit: int) -> str:
     Newlines and tabs stay. The rest is not read: a payload can be a hundred megabytes.
     """
     text = str(text)[: limit * 4]
-    return _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n"))
+    return INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n"))
 
 
 def without_mentions(text: str) -> str:

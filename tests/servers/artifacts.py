@@ -10,6 +10,7 @@ It runs in a thread of the test and listens on 127.0.0.1 on a free port.
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -100,12 +101,14 @@ class _Server(ThreadingHTTPServer):
 class ArtifactServer:
     """See the module's docstring."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.pages: dict[str, Page | Callable[[], Page]] = {}
         self.seen: list[Seen] = []
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.owner = self
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property

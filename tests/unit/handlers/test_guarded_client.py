@@ -301,8 +301,7 @@ def test_tls_checks_the_name_and_not_the_pinned_address(tmp_path: Path) -> None:
     def client() -> GuardedClient:
         return GuardedClient(["127.0.0.1"], resolver=names, make_tls=lambda: trusting)
 
-    with ArtifactServer() as server:
-        server._server.socket = serving.wrap_socket(server._server.socket, server_side=True)
+    with ArtifactServer(tls=serving) as server:
         server.add("/", b"sealed")
         assert fetch(client(), f"https://files.example:{server.port}/") == (200, b"sealed")
         with pytest.raises(Unavailable, match="certificate does not hold"):

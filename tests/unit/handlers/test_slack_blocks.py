@@ -69,7 +69,7 @@ def assert_harmless(message: dict[str, Any], hosts: frozenset[str] = frozenset({
     assert [block for block in message["blocks"] if not fits(block)] == []
     for text in [*texts(message), {"type": "mrkdwn", "text": message["text"], "verbatim": True}]:
         words = text["text"]
-        assert not wording._INVISIBLE.search(words.replace(escape.WORD_JOINER, ""))
+        assert not wording.INVISIBLE.search(words.replace(escape.WORD_JOINER, ""))
         assert not re.search(r"@(here|channel|everyone)", words, re.IGNORECASE)
         if text["type"] == "plain_text":
             assert not re.search(r"[<>\n]", words)
