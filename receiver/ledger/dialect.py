@@ -1,7 +1,8 @@
 """Hide the differences between SQLite and PostgreSQL: statements for many rows, lists of values, texts, planner hints.
 
-On PostgreSQL the rows of an INSERT or UPDATE are one JSON parameter, and a list of values is one array: the text of a
-statement does not depend on their number. SQLite runs the statement for each row, and takes a list of values as JSON.
+On PostgreSQL the rows of an INSERT or UPDATE are one JSON parameter, with their bytes in another, and a list of values
+is an array: the text of a statement does not depend on their number. SQLite runs the statement for each row, and takes
+a list of values as JSON.
 """
 
 from __future__ import annotations
@@ -30,9 +31,6 @@ _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 # PostgreSQL's time, in seconds since the epoch.
 ASK: Final = "extract(epoch FROM clock_timestamp())::float8"
-
-# Bytes above which PostgreSQL gets a value as a separate parameter, not in the JSON with the other rows.
-LARGE: Final = 64 << 10
 
 
 def json_text(value: Any) -> str:
@@ -131,15 +129,8 @@ def insert_many(
     name = connection.dialect.name
     if name != "postgresql":
         return _all(connection.execute(_one_by_one(name, table, conflict, returning), rows), returning)
-    large = [row for row in rows if _is_large(row)]
-    small = [row for row in rows if not _is_large(row)] if large else rows
-    found: list[Any] = []
-    if small:
-        statement = _from_json(table, tuple(small[0]), conflict, returning)
-        found += _all(connection.execute(statement, {"b_rows": _rows_as_json(small)}), returning)
-    for row in large:
-        found += _all(connection.execute(_one_by_one(name, table, conflict, returning), row), returning)
-    return found
+    statement = _from_json(table, tuple(rows[0]), conflict, returning)
+    return _all(connection.execute(statement, _as_parameters(rows)), returning)
 
 
 def continue_numbers(connection: sa.Connection, table: sa.Table) -> None:
@@ -150,10 +141,6 @@ def continue_numbers(connection: sa.Connection, table: sa.Table) -> None:
     sequence = sa.func.pg_get_serial_sequence(table.name, column.name)
     last = sa.select(sa.func.max(column)).scalar_subquery()
     connection.execute(sa.select(sa.func.setval(sequence, last)).where(last.is_not(None)))
-
-
-def _is_large(row: dict[str, Any]) -> bool:
-    return any(isinstance(value, bytes) and len(value) > LARGE for value in row.values())
 
 
 def _all(result: sa.CursorResult[Any], returning: Sequence[Any]) -> Sequence[Any]:
@@ -169,8 +156,17 @@ def _one_by_one(dialect: str, table: sa.Table, conflict: Conflict | None, return
 def _from_json(
     table: sa.Table, names: tuple[str, ...], conflict: Conflict | None, returning: tuple[sa.Column[Any], ...]
 ) -> Any:
-    given = _recordset([(name, table.c[name].type) for name in names])
-    rows = sa.select(*(given.c[name] for name in names))
+    types = {name: table.c[name].type for name in names}
+    are_bytes = {name for name, kind in types.items() if isinstance(kind, sa.LargeBinary)}
+    place = postgresql.ARRAY(sa.Integer())
+    given = _recordset([(name, place if name in are_bytes else kind) for name, kind in types.items()])
+    all_bytes = sa.bindparam("b_bytes", b"", type_=sa.LargeBinary())
+
+    def value(name: str) -> Any:
+        it: Any = given.c[name]
+        return sa.func.substring(all_bytes, it[1], it[2]) if name in are_bytes else it
+
+    rows = sa.select(*map(value, names))
     return _completed(postgresql.insert(table).from_select(list(names), rows), conflict, returning)
 
 
@@ -179,6 +175,25 @@ def _recordset(columns: Iterable[tuple[str, Any]]) -> sa.TableValuedAlias:
     document = sa.cast(sa.bindparam("b_rows", type_=sa.Text()), postgresql.JSON())
     given = sa.func.json_to_recordset(document).table_valued(*(sa.column(*each) for each in columns))
     return given.render_derived(name="given", with_types=True)
+
+
+def _as_parameters(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return rows as the JSON parameter b_rows, in which bytes are represented by start and length in b_bytes.
+
+    In the JSON itself they would be twice as long, and read three times; an array of them is slow to make."""
+    found, start = [], 1
+
+    def place(value: Any) -> tuple[int, int]:
+        nonlocal start
+        found.append(value)
+        start += len(value)
+        return start - len(value), len(value)
+
+    try:
+        text = orjson.dumps(rows, default=place).decode()
+    except TypeError as error:  # a lone surrogate, or an integer over 64 bits
+        raise LedgerDataError(str(error)) from error
+    return {"b_rows": text, "b_bytes": b"".join(found)} if found else {"b_rows": text}
 
 
 # Builds an UPDATE from a function that returns the value of a name in each row. Must be a module-level function,
@@ -200,8 +215,8 @@ def update_many(
     if not rows:
         return
     if connection.dialect.name == "postgresql":
-        given = {"b_rows": _rows_as_json(rows), "b_keys": [row[key.name] for row in rows]}
-        connection.execute(_by_rows(key, update, types), given | common)
+        given = {"b_keys": [row[key.name] for row in rows], **_as_parameters(rows), **common}
+        connection.execute(_by_rows(key, update, types), given)
     else:
         each_row = [{**{f"b_{name}": row[name] for name, _ in types}, **common} for row in rows]
         connection.execute(_row_by_row(key, update, types), each_row)
@@ -223,19 +238,6 @@ def _row_by_row(key: sa.Column[Any], update: Update, types: tuple[tuple[str, Any
 def _completed(statement: Any, conflict: Conflict | None, returning: Sequence[sa.Column[Any]]) -> Any:
     statement = conflict(statement) if conflict else statement
     return statement.returning(*returning) if returning else statement.inline()
-
-
-def _rows_as_json(rows: Sequence[dict[str, Any]]) -> str:
-    try:
-        return orjson.dumps(rows, default=_hex).decode()
-    except TypeError as error:  # a lone surrogate, or an integer over 64 bits
-        raise LedgerDataError(str(error)) from error
-
-
-def _hex(value: Any) -> str:
-    """Return bytes in PostgreSQL's text format."""
-    assert isinstance(value, bytes)
-    return "\\x" + value.hex()
 
 
 class _List(sa.TypeDecorator[Any]):
