@@ -95,7 +95,7 @@ def _completed(
     """
     members = shape.completed(run, completion)
     added = {name: value for name, value in members.items() if value is not None and data.get(name) is not value}
-    masked = redactor.mask(added)
+    masked = redactor.mask(added, data.values())
     if masked is not added:
         hidden = {name: value for name, value in masked.items() if value is not added[name]}
         return {**members, **hidden}, {**completion, **hidden}

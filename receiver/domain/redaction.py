@@ -51,10 +51,15 @@ class Redactor:
         except UnicodeEncodeError:  # half a character, which only an escape can spell
             return _encoded(masked, ensure_ascii=True), masked
 
-    def mask(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Return `data` masked, or itself when nothing had to be. For members that no body has in that place."""
-        masked: dict[str, Any] = self._walk(data, self._places)
-        return masked
+    def mask(self, data: dict[str, Any], masked: Iterable[Any] = ()) -> dict[str, Any]:
+        """Return `data` masked, or itself when nothing had to be. For members that no body has in that place.
+
+        `masked`: values that are masked in another place. With paths such as `**.name` alone, they are in any place.
+        """
+        done = set() if self._places else set(map(id, masked))
+        rest = {name: value for name, value in data.items() if id(value) not in done or name in self._anywhere}
+        new = self._walk(rest, self._places)
+        return data if new is rest else {**data, **new}
 
     def may_match(self, body: bytes) -> bool:
         """Whether anything in a JSON object may have to be masked, and a walk is worth its while: a path's last name
