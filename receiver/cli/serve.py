@@ -14,7 +14,7 @@ from receiver.domain.database_url import check_database_url
 from receiver.errors import NotStarted
 from receiver.runtime.child import say_working
 from receiver.runtime.data_folder import secure
-from receiver.runtime.process import freeze_imports, raise_file_limit
+from receiver.runtime.process import freeze_imports, raise_file_limit, relax_gc_for_imports
 from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, AdminListener, listen, make_server, url_of
 
@@ -41,6 +41,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
 
     `admin`: where to listen for operators as well.
     """
+    relax_gc_for_imports(0)
     import uvicorn
 
     from receiver.cli.ledger_access import warning_at_start

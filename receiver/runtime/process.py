@@ -25,9 +25,12 @@ _USUAL_GC: Final = gc.get_threshold()
 _SELDOM_GC: Final = 200_000  # new objects between two collections; with the usual 700 a start takes a fifth longer
 
 
-def relax_gc_for_imports() -> None:
-    """Collect garbage seldom: imports make hundreds of thousands of objects, and all of them stay."""
-    gc.set_threshold(_SELDOM_GC)
+def relax_gc_for_imports(new_objects: int = _SELDOM_GC) -> None:
+    """Collect garbage seldom: imports make hundreds of thousands of objects, and all of them stay.
+
+    `new_objects`: between two collections; 0 for none until `freeze_imports`.
+    """
+    gc.set_threshold(new_objects)
 
 
 def freeze_imports() -> None:
