@@ -28,8 +28,11 @@ BODY: Final = 256 << 10
 # Changes that are counted.
 COUNT_LIMIT: Final = 10_000
 
-# Parts of these: a beginning of words is common, and hits are frequent.
-_COMMON, _FREQUENT = 0.02, 0.01
+# Share of the newest documents from which on a word is common.
+_COMMON: Final = 0.01
+# Bits of a change's number within its block. Each document has the block as a word on PostgreSQL, whose index has no
+# order: a search of some blocks reads only their part of each word's list.
+_BLOCK: Final = 14
 _LAST: Final = (1 << 63) - 1
 _ADVISORY_LOCK: Final = 0x574F524453  # "WORDS"
 
@@ -41,13 +44,12 @@ class Bounds:
     """How much one page of a search reads.
 
     `newest`: documents before the index is asked: common words are found there, in order, and they show how common the
-    words are. `frequent`: documents before PostgreSQL's index is asked for frequent hits. `gathered`: changes of which
-    that index then gathers the hits. `compared`: changes of which FTS5 compares common words.
+    words are. Then, of words that are all common: `gathered`: changes of which PostgreSQL's index gathers the hits;
+    `compared`: changes of which FTS5 compares the words.
     """
 
     newest: int = 500
-    frequent: int = 8000
-    gathered: int = 100_000
+    gathered: int = 32_768
     compared: int = 150_000
 
 
@@ -95,7 +97,8 @@ def create_index(connection: sa.Connection) -> None:
     """Create the index over `run_texts`. An SQLite without FTS5 gets none: see `has_index`."""
     if connection.dialect.name == "postgresql":
         words = "array_remove(string_to_array(translate(document, E'\\n', ' '), ' '), '')"
-        column = f"words tsvector GENERATED ALWAYS AS (array_to_tsvector({words})) STORED"
+        block = f"'#' || (seq >> {_BLOCK})::text"
+        column = f"words tsvector GENERATED ALWAYS AS (array_to_tsvector(array_append({words}, {block}))) STORED"
         connection.exec_driver_sql(f"ALTER TABLE run_texts ADD COLUMN {column}")
         # Each search reads what is not sorted in yet, so that is kept short. Without it, writing costs twice as much.
         connection.exec_driver_sql(
@@ -151,12 +154,11 @@ def has_words(query: TextQuery, text: sa.ColumnElement[str] = run_texts.c.docume
 
 class _Asked(NamedTuple):
     """What an index is asked for. `phrases`: those of the query without common beginnings. `newest`: how many of the
-    newest documents are hits. `dense`: many have all the words, but perhaps not side by side. `common`: no word is
-    rare. `low`: the number of the last of those documents; 0 if all were read."""
+    newest documents are hits. `common`: no word is rare. `low`: the number of the last of those documents; 0 if all
+    were read."""
 
     phrases: Sequence[tuple[Term, ...]]
     newest: int
-    dense: bool
     common: bool
     low: int
 
@@ -211,22 +213,17 @@ class _Search:
         runs with a beginning first, so reading some documents costs less.
         """
         query, count = self.query, self.bounds.newest
-        newest, on_sqlite = _newest(self.top, count), self.connection.dialect.name == "sqlite"
-        counted = [term for term in query.terms if term.prefix or on_sqlite]
-        has_each = {term: contains_exactly(newest.c.document, f" {term.word}") for term in query.terms}
-        conditions = (
-            sa.and_(*has_words(query, newest.c.document)),
-            sa.and_(*has_each.values()),
-            *(has_each[term] for term in counted),
-        )
+        newest = _newest(self.top, count)
+        has_each = (contains_exactly(newest.c.document, f" {term.word}") for term in query.terms)
+        conditions = (sa.and_(*has_words(query, newest.c.document)), *has_each)
         counts = (sa.func.coalesce(sa.func.sum(sa.case((has, 1), else_=0)), 0) for has in conditions)
         lowest = sa.case((sa.func.count() == count, sa.func.min(newest.c.seq)), else_=0)
-        low, hits, together, *of_each = self.connection.execute(sa.select(lowest, *counts)).one()
-        frequent = {term for term, number in zip(counted, of_each, strict=True) if number >= count * _COMMON}
+        low, hits, *of_each = self.connection.execute(sa.select(lowest, *counts)).one()
+        frequent = {term for term, number in zip(query.terms, of_each, strict=True) if number >= count * _COMMON}
         left = (tuple(term for term in phrase if not (term.prefix and term in frequent)) for phrase in query.phrases)
         phrases = tuple(filter(None, left)) or query.phrases
         common = all(term in frequent for phrase in phrases for term in phrase)
-        return _Asked(phrases, hits, together >= count * _FREQUENT, common, low)
+        return _Asked(phrases, hits, common, low)
 
     def _with_fts5(self, phrases: Sequence[tuple[Term, ...]], limit: int, low: int) -> list[Match]:
         words: Any = sa.table("words", sa.column("rowid", sa.Integer))
@@ -237,20 +234,26 @@ class _Search:
         return self._matches(rows.order_by(words.c.rowid.desc()).limit(limit))
 
     def _with_gin(self, asked: _Asked, limit: int) -> tuple[list[Match], int]:
-        bounds, top = self.bounds, asked.low
-        if asked.newest >= bounds.newest * _FREQUENT and len(rows := self._read(limit, top, bounds.frequent)) == limit:
-            return rows, 0
-        terms = dict.fromkeys(f"'{term.word}'" + ":*" * term.prefix for phrase in asked.phrases for term in phrase)
+        low = max(0, asked.low - self.bounds.gathered)
+        found = self._gather(asked.phrases, limit, asked.low, low)
+        if asked.common or not low or len(found) == limit:
+            return found, low
+        return found + self._gather(asked.phrases, limit - len(found), low, 0), 0
+
+    def _gather(self, phrases: Sequence[tuple[Term, ...]], limit: int, top: int, low: int) -> list[Match]:
+        terms = list(dict.fromkeys(f"'{term.word}'" + ":*" * term.prefix for phrase in phrases for term in phrase))
+        if low:
+            blocks = (f"'#{block}'" for block in range(low >> _BLOCK, (top >> _BLOCK) + 1))
+            terms.append(f"({' | '.join(blocks)})")
         has_terms = sa.text("words @@ CAST(:terms AS tsquery)").bindparams(terms=" & ".join(terms))
-        # The index has no order, so all hits are gathered: of words that many runs have, those of the newest changes.
-        low = max(0, top - bounds.gathered) if asked.dense else 0
-        hits = self._hits(asked.phrases).where(has_terms, run_texts.c.seq < top, run_texts.c.seq >= low).cte("hits")
+        # The index has no order: all hits are gathered, then sorted.
+        hits = self._hits(phrases).where(has_terms, run_texts.c.seq < top, run_texts.c.seq >= low).cte("hits")
         hits = hits.prefix_with("MATERIALIZED", dialect="postgresql")
         # By its statistics of common words it would read the whole table, or walk it.
         self._allow_scans("off")
         found = self._matches(sa.select(hits).order_by(hits.c.seq.desc()).limit(limit))
         self._allow_scans("on")
-        return found, low
+        return found
 
     def _allow_scans(self, value: str) -> None:
         settings = (sa.func.set_config(name, value, True) for name in ("enable_seqscan", "enable_indexscan"))

@@ -59,7 +59,7 @@ def check_index(ledger: Ledger) -> None:
 @pytest.mark.parametrize("newest", [500, 5])
 def test_search_finds_what_a_look_at_every_run_finds(ledger: Ledger, newest: int) -> None:
     # Given runs, some of which changed since they were indexed, and an index for all but the newest
-    bounds = Bounds(newest, frequent=10, gathered=10, compared=10)
+    bounds = Bounds(newest, gathered=10, compared=10)
     chance = random.Random(1)
     said: dict[str, str] = {}
     changed: list[str] = []
