@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -35,6 +36,7 @@ from receiver.console.sign_in import (
     local_path,
 )
 from receiver.console.sign_in_pages import SignInPages
+from receiver.console.wording import place_of
 from receiver.errors import Busy, ConfigError, Invalid, NotFound, RequestError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
@@ -221,7 +223,8 @@ class _Console:
         except Invalid as error:
             return self._refused(shown, signed_in, request, error), error.status
         views = LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
-        beside = {"saved_views": views, "may_be_saved": shown.link is not None}
+        places = partial(place_of, self._service.config)
+        beside = {"saved_views": views, "may_be_saved": shown.link is not None, "places": places}
         return self._renderer.html(shown.template, {**beside, **values}, signed_in, _url_of(request), notice), 200
 
     def _refused(self, shown: ConsolePage, signed_in: SignedIn, request: Request, error: Invalid) -> str:

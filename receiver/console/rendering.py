@@ -6,7 +6,8 @@ import functools
 import hashlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from receiver.api.service import Actor
 from receiver.console.forms import Notice
 from receiver.console.page import PATH, ConsolePage, PageLink, event_path, run_path
 from receiver.console.sign_in import SignedIn
-from receiver.console.wording import asked_for, seconds_left
+from receiver.console.wording import asked_for, many, result, seconds_left
 from receiver.domain.api_key import OPERATE
 from receiver.domain.event import short_id
 from receiver.status.problem import after, ago, size
@@ -72,6 +73,9 @@ def _environment() -> jinja2.Environment:
         "seconds": after,
         "code": _code,
         "sentence": _sentence,
+        "clock": _clock,
+        "many": many,
+        "result": result,
         "tone": lambda word: _TONE_OF.get(word, ""),
         "run_path": lambda row: run_path(row.source, row.run_id),
         "event_path": event_path,
@@ -90,6 +94,8 @@ def _environment() -> jinja2.Environment:
         "saved_views": (),
         "may_be_saved": False,
         "now": time.time,
+        "still": False,
+        "sub": "",
     }
     return it
 
@@ -164,9 +170,16 @@ def static_file(name: str) -> Response | None:
     return Response(path.read_bytes(), 200, headers, MEDIA[path.suffix])
 
 
-def _sentence(text: str) -> str:
-    """Return a text with a capital, unless it begins with a name, such as that of a field, a part or a command."""
-    return text[:1].upper() + text[1:] if re.match(r"[a-z]+[ ,]", text) else text
+def _sentence(text: str, names: Collection[str] = ()) -> str:
+    """Return a text with a capital, unless it begins with a name: one of `names`, a field, a part or a command."""
+    word = re.match(r"[a-z]+(?=[ ,])", text)
+    return text[:1].upper() + text[1:] if word and word[0] not in names else text
+
+
+def _clock(seconds: float) -> str:
+    """Return a time to the second, in UTC."""
+    when = datetime.fromtimestamp(seconds, UTC)
+    return f"{when:%b} {when.day}, {when:%H:%M:%S}"
 
 
 def _code(text: str) -> Markup:

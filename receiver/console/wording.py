@@ -1,12 +1,27 @@
-"""What an operation or action was asked to take, and how long it still takes, in words. Pure."""
+"""Counts, results of deliveries, and what an action was asked to take, in words. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from handlers.support.url import origin
 from receiver.api.operations import OperationRow
+from receiver.api.rows import AttemptRow, DeliveryRow
+from receiver.config.models import Config
+from receiver.domain.callback import CALLBACK, origin_in
+from receiver.ledger.stats import COUNT_LIMIT
+from receiver.status.problem import ago
 
+# What is shown of a delivery, by state, or an attempt, by outcome, that has neither reason nor receipt.
+_RESULTS: Final = {
+    "held": "waits for another sink",
+    "queued": "not sent yet",
+    "sending": "being sent",
+    "delivered": "accepted",
+    "accepted": "accepted",
+    "cancelled": "cancelled",
+}
 # Members of one value that are shown.
 _MOST: Final = 3
 _NAMES: Final = {
@@ -19,11 +34,50 @@ _NAMES: Final = {
     "event_id": "event",
 }
 _TIMES: Final = ("since", "until")
+# Values in seconds.
+_DURATIONS: Final = frozenset({"grace", "expires_in"})
+# Options that say where a sink writes, the most telling first; of an address only the origin is shown.
+_PLACES: Final = ("path", "bucket", "channel", "table", "topic_arn", "stream")
+_ADDRESSES: Final = ("queue_url", "url", "webhook_url", "base_url")
+
+
+def many(count: float) -> str:
+    """Return a count of deliveries; from COUNT_LIMIT on, the ledger does not count further."""
+    return f"{count:,.0f}+" if count >= COUNT_LIMIT else f"{count:,.0f}"
+
+
+def place_of(config: Config, sink: str, lane: str = "") -> str:
+    """Return the type of a sink and where it writes, without secrets: of an address only its origin."""
+    if sink == CALLBACK:
+        return f"webhook of the caller at {origin_in(lane)}" if lane not in ("", CALLBACK) else "webhooks of callers"
+    if (found := config.sinks.get(sink)) is None:
+        return "no longer in the config"
+    options = found.options
+    known = [str(options[name]) for name in _PLACES if options.get(name)]
+    known += [str(origin(str(options[name])) or "") for name in _ADDRESSES if options.get(name)]
+    return f"{found.type} {next(filter(None, known), '')}".rstrip()
+
+
+def result(row: DeliveryRow | AttemptRow) -> str:
+    """Return what became of a delivery or an attempt: the reason, or what the sink wrote. A receipt that only repeats
+    the delivery's id says nothing."""
+    receipt, own = row.receipt or {}, row.id if isinstance(row, DeliveryRow) else row.delivery_id
+    if row.reason:
+        return row.reason
+    written = [*(receipt.get("urls") or {}).values(), *(receipt.get("keys") or ())]
+    name = str(receipt.get("id") or "")
+    if name and name not in (own, row.event_id):
+        return name
+    return str(written[0]) if written else _RESULTS.get(row.state if isinstance(row, DeliveryRow) else row.outcome, "")
 
 
 def asked_for(selection: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return each part of a selection: its name, and its value in words. Empty: all was asked for."""
-    told = {name: value for name, value in selection.items() if name not in ("sinks", "kind")}
+    told = {
+        name: ago(value) if name in _DURATIONS else value
+        for name, value in selection.items()
+        if value is not None and name not in ("sinks", "kind")
+    }
     return [
         (_NAMES.get(name, name), _moment(value) if name in _TIMES else _value(value)) for name, value in told.items()
     ]

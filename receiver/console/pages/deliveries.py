@@ -102,7 +102,6 @@ def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Qu
         "delivery": row,
         "attempts": told.attempts,
         "receipt": None if row.receipt is None else outline(row.receipt),
-        "buttons": _on_rows({row.state}),
     }
 
 

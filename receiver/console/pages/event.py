@@ -12,7 +12,7 @@ from receiver.api.outline import outline
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.console.page import ConsolePage, Query, event_path
-from receiver.console.pages.run import attempts_by_delivery
+from receiver.console.pages.run import attempts_by_delivery, failures_first
 from receiver.errors import TooLarge
 
 # Characters of a body that are shown; all of it can be saved.
@@ -36,7 +36,7 @@ def event(service: Service, actor: Actor, names: Mapping[str, str], query: Query
         "note": told.note,
         "text": text,
         "left": left,
-        "deliveries": deliveries,
+        "deliveries": failures_first(deliveries),
         "attempts": attempts_by_delivery(attempts),
     }
 

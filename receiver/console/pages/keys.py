@@ -28,7 +28,7 @@ def keys(service: Service, actor: Actor, _names: Mapping[str, str], query: Query
     return {
         "title": "Keys",
         "here": "Keys",
-        "keys": found.items,
+        "rows": found.items,
         "further": further("/keys", given, found),
         "scopes": [(scope, _MEANINGS[scope]) for scope in ALL_SCOPES if scope in actor.scopes],
         "withheld": [scope for scope in ALL_SCOPES if scope not in actor.scopes],

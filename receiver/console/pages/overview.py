@@ -5,18 +5,22 @@ Who may see one source only sees the same of that source, without what concerns 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
+from receiver.api.deliveries import CANCEL_DELIVERIES
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
-from receiver.api.status import GET_STATUS, Status
+from receiver.api.sinks import RESUME_SINK
+from receiver.api.status import GET_STATUS, ProblemRow, Status
 from receiver.api.submissions import LIST_MISSING
 from receiver.api.totals import GET_AGES, GET_TOTALS, Ages, TotalRow, Totals
 from receiver.console.charts import Buckets, Chart, Values, percent
 from receiver.console.page import PATH, ConsolePage, PageLink, Query
 from receiver.console.window import Window, window_links, window_of
+from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago
 
 # Runs, missing results and reasons on the overview.
@@ -30,18 +34,23 @@ _ENDS: Final = (
     ("terminated or timed out", "wait", ("terminated", "timed_out")),
 )
 _OTHER: Final = "other or active"
-# Where a problem is looked at and fixed, by its code; what has no page is for who runs the host.
-PAGE_OF: Final[Mapping[str, str]] = {
-    "quarantine": "/quarantine",
-    "sink_paused": "/sinks",
-    "sink_down": "/sinks",
-    "sink_gone": "/sinks",
-    "callers_down": "/sinks/callback",
-    "delivery_late": "/deliveries?state=queued",
-    "delivery_dead": "/dead",
-    "operations": "/operations",
-    "watch_trouble": "/schedules",
-    "schedules_missed": "/schedules",
+# What the console can do about a problem, by its code: links, with their paths, and actions on the sink that it names.
+LINKS: Final[Mapping[str, tuple[str, str]]] = {
+    "quarantine": ("Show quarantine", "/quarantine"),
+    "sink_paused": ("Show sinks", "/sinks"),
+    "sink_down": ("Show sinks", "/sinks"),
+    "sink_gone": ("Show sinks", "/sinks"),
+    "callers_down": ("Show addresses", "/sinks/callback"),
+    "delivery_late": ("Show deliveries", "/deliveries?state=queued"),
+    "delivery_dead": ("Show dead letters", "/dead"),
+    "operations": ("Show operations", "/operations"),
+    "watch_trouble": ("Show schedules", "/schedules"),
+    "schedules_missed": ("Show schedules", "/schedules"),
+}
+_ON_SINK: Final[Mapping[str, tuple[str, str]]] = {
+    "sink_paused": (RESUME_SINK.name, "Resume"),
+    "sink_down": (RESUME_SINK.name, "Try now"),
+    "sink_gone": (CANCEL_DELIVERIES.name, "Cancel its deliveries"),
 }
 # What is shown of a sink to a person who may not see all of its deliveries.
 _UNKNOWN: Final[Mapping[str, Any]] = {"state": "", "reason": "", "counts": {}, "oldest": None}
@@ -57,6 +66,16 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         return GET_TOTALS.call(service, actor, GET_TOTALS.validated(wanted))
 
     status = None if actor.source else GET_STATUS.call(service, actor, GET_STATUS.validated({}))
+    known = {
+        "title": "Overview",
+        "here": "Overview",
+        "status": status,
+        "problems": [] if status is None else _problems(status),
+        "names": [] if status is None else _sinks_of(status),
+        "partial": status is not None and bool(status.ledger.trouble),
+    }
+    if known["partial"]:
+        return known
     runs = total(by="status")
     sinks = total(by="sink")
     dead = total(by="sink,reason", state=("dead",), since=0.0, bucket=None)
@@ -64,13 +83,10 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
     missing = LIST_MISSING.call(service, actor, LIST_MISSING.validated({"limit": _MISSING}))
     overdue = f"{len(missing.items)}{'+' if missing.next else ''}"
     return {
-        "title": "Overview",
-        "here": "Overview",
-        "status": status,
-        "page_of": PAGE_OF,
+        **known,
         "window": window,
         "windows": window_links("/", query, window),
-        "figures": [_of_runs(runs, window), _of_work(status, dead, overdue)],
+        "figures": [*_of_runs(runs, window), *_of_work(status, dead, overdue)],
         "charts_of": {
             "runs": _throughput(buckets, runs.items[1:]),
             "success": _success(buckets, runs.items[1:]),
@@ -121,23 +137,45 @@ def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[Figure]:
     count = dead.items[0].count
     more = "+" if dead.counted_since else ""
     found = [
-        Figure("results overdue", overdue, f"{PATH}/missing", "wait" if overdue != "0" else ""),
         Figure("dead letters", f"{count:,}{more}", f"{PATH}/dead", "bad" if count else ""),
+        Figure("results overdue", overdue, f"{PATH}/missing", "wait" if overdue != "0" else ""),
     ]
     if status is None:
         return found
 
     def waiting(*states: str) -> str:
-        return f"{sum(each.get(state, 0) for each in status.ledger.deliveries.values() for state in states):,}"
+        counts = [each.get(state, 0) for each in status.ledger.deliveries.values() for state in states]
+        return f"{sum(counts):,}{'+' if any(each >= COUNT_LIMIT for each in counts) else ''}"
 
     pending = ("queued", "sending", "held")
     return [
-        *found,
-        Figure("deliveries pending", waiting(*pending), _path("/deliveries", state=pending)),
+        Figure("pending", waiting(*pending), _path("/deliveries", state=pending)),
         Figure("retrying", waiting("waiting"), _path("/deliveries", state="waiting")),
-        Figure("in the inbox", f"{status.redis.get('inbox', {}).get('entries', 0):,}"),
-        Figure("in quarantine", f"{status.disk.get('quarantine', 0):,}", f"{PATH}/quarantine"),
+        *found,
     ]
+
+
+class Advice(NamedTuple):
+    """A problem with what this console can do about it. `links`: label and path. `actions`: name, label and fields."""
+
+    what: str
+    todo: str
+    note: bool
+    links: Sequence[tuple[str, str]]
+    actions: Sequence[tuple[str, str, Mapping[str, str]]]
+
+
+def _problems(status: Status) -> list[Advice]:
+    return [_advice(each, _sinks_of(status)) for each in status.problems]
+
+
+def _advice(problem: ProblemRow, sinks: Sequence[str]) -> Advice:
+    """Return a problem with its buttons. The sink that it is about is the first one that its text names."""
+    links = [(label, PATH + path) for label, path in (LINKS[problem.code],)] if problem.code in LINKS else []
+    words = re.findall(r"[\w.-]+", problem.what)
+    sink = next((word.rstrip(".") for word in words if word.rstrip(".") in sinks), "")
+    done = [(*_ON_SINK[problem.code], {"sink": sink})] if sink and problem.code in _ON_SINK else []
+    return Advice(problem.what, problem.todo, problem.note, links, done)
 
 
 def _summed(rows: Iterable[TotalRow], value: Callable[[TotalRow], float]) -> dict[float, float]:
@@ -208,7 +246,6 @@ def _health(buckets: Buckets, rows: Sequence[TotalRow]) -> dict[str, Any]:
 def _states(status: Status) -> dict[str, Mapping[str, Any]]:
     """Return the state of each sink, by its name."""
     shut = {lane.lane: lane for lane in status.ledger.lanes if lane.lane == lane.sink}
-    names = [part.removeprefix("deliver:") for part in status.expected if part.startswith("deliver:")]
     return {
         name: {
             "state": _state(name, shut, status),
@@ -216,8 +253,14 @@ def _states(status: Status) -> dict[str, Mapping[str, Any]]:
             "counts": status.ledger.deliveries.get(name, {}),
             "oldest": status.ledger.oldest_due_at.get(name),
         }
-        for name in [*names, *(orphan for orphan in status.ledger.orphans if orphan not in names)]
+        for name in _sinks_of(status)
     }
+
+
+def _sinks_of(status: Status) -> list[str]:
+    """Return the sinks of the config, and removed ones that still have deliveries."""
+    names = [part.removeprefix("deliver:") for part in status.expected if part.startswith("deliver:")]
+    return [*names, *(orphan for orphan in status.ledger.orphans if orphan not in names)]
 
 
 def _state(name: str, shut: Mapping[str, Any], status: Status) -> str:

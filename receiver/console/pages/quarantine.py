@@ -43,7 +43,7 @@ def quarantine(service: Service, actor: Actor, _names: Mapping[str, str], query:
     return {
         "title": "Quarantine",
         "here": "Quarantine",
-        "requests": found.items,
+        "rows": found.items,
         "all_of_it": all_of_it,
         "further": further("/quarantine", given, found),
     }

@@ -13,6 +13,7 @@ from receiver.api.trial import GET_RULES, LONGEST_BODY, LONGEST_RULES, TRY_RULES
 from receiver.console.action import ConsoleAction, Form
 from receiver.console.page import ConsolePage, PageLink, Query, given_of
 from receiver.console.window import NAME, window_links, window_of
+from receiver.domain.callback import ROUTE
 from receiver.errors import TooLarge
 from receiver.routing.mapping import show
 
@@ -31,9 +32,10 @@ def routes(service: Service, actor: Actor, _names: Mapping[str, str], query: Que
     return {
         "title": "Routes",
         "here": "Routes",
-        "routes": [(each, _when(each.when)) for each in found.items],
+        "rows": [(each, _when(each.when)) for each in found.items],
         "unrouted": found.unrouted,
         "counted_since": found.since,
+        "caller": ROUTE,
         "windows": window_links("/routes", query, window),
         **_form(service, actor, filled),
     }

@@ -11,7 +11,7 @@ from receiver.api.artifacts import LIST_ARTIFACTS, ArtifactRow
 from receiver.api.events import GET_EVENT
 from receiver.api.models import MAX_LIMIT
 from receiver.api.outline import outline
-from receiver.api.rows import AttemptRow, DeliveryRow
+from receiver.api.rows import AttemptRow, DeliveryRow, RunRow
 from receiver.api.runs import GET_RUN, RunDetails
 from receiver.api.service import Actor, Service
 from receiver.console.files import FileLinks
@@ -45,13 +45,14 @@ def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) 
         "title": told.run.run_id,
         "here": "Runs",
         "run": told.run,
-        "timeline": told.timeline,
-        "deliveries": told.deliveries,
+        "timeline": [each for each in told.timeline if not each.sink],
+        "deliveries": failures_first(told.deliveries),
         "attempts": attempts_by_delivery(told.attempts),
         "events": told.events,
         "submissions": [(each, outline(each.request)) for each in told.submissions],
         "facts": _facts(told),
-        "missing": [*([] if output is not None else [f"The output: {note}."]), *_not_stored(files, told.deliveries)],
+        "missing": list(_not_stored(files)),
+        "no_output": _no_output(told.run, note),
         "output": None if output is None else outline(output),
         "files": files,
         "more_files": more_files,
@@ -79,7 +80,7 @@ def _output(service: Service, actor: Actor, told: RunDetails) -> tuple[Any, str]
     except NotFound:
         return None, "its event has been removed"
     run = found.run if isinstance(found.run, dict) else {}
-    return run.get("output"), found.note or "the run has none"
+    return run.get("output"), found.note
 
 
 def _files(service: Service, actor: Actor, told: RunDetails) -> tuple[list[FileView], bool]:
@@ -99,14 +100,27 @@ def _files(service: Service, actor: Actor, told: RunDetails) -> tuple[list[FileV
     return views, found.next is not None
 
 
-def _not_stored(files: Sequence[FileView], deliveries: Sequence[DeliveryRow]) -> Iterator[str]:
+def _no_output(row: RunRow, note: str) -> str:
+    """Return why there is no output. `note`: why the event's body cannot be shown, or ""."""
+    if note:
+        return f"Not available: {note}."
+    if row.final:
+        return f"None: the run {row.outcome.replace('_', ' ')}." if row.outcome in RETRIED else "The run returned none."
+    return "Not yet: the run has not ended."
+
+
+def failures_first(found: Sequence[DeliveryRow]) -> list[DeliveryRow]:
+    """Return deliveries with those that need attention first."""
+    order = [DeliveryState.DEAD, DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.QUEUED, DeliveryState.HELD]
+    places = {state.value: place for place, state in enumerate(order)}
+    return sorted(found, key=lambda each: places.get(each.state, len(places)))
+
+
+def _not_stored(files: Sequence[FileView]) -> Iterator[str]:
     """Yield what is not here, and why."""
     count = sum(not each.row.stored for each in files)
     if count:
         yield f"{count} of {len(files)} files: no sink has stored them, and Skyvern's links to them expire."
-    for each in deliveries:
-        if note := (each.receipt or {}).get("note"):
-            yield f"{each.sink}: {note}."
 
 
 def _possible(told: RunDetails) -> dict[str, bool]:

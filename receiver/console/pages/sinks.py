@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from typing import Any, Final
 
 from receiver.api.deliveries import LIST_ATTEMPTS
-from receiver.api.models import Scoped
+from receiver.api.models import Page, Scoped
 from receiver.api.rows import AttemptRow
 from receiver.api.service import Actor, Service
 from receiver.api.sink_moves import MOVE_SINK, MoveResult
@@ -18,12 +18,19 @@ from receiver.console.action import ConsoleAction
 from receiver.console.charts import Buckets, Chart, Values
 from receiver.console.page import ConsolePage, PageLink, Query
 from receiver.console.window import window_links, window_of
+from receiver.console.wording import place_of
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
+from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid
+from receiver.ledger.stats import COUNT_LIMIT
+from receiver.status.problem import ago
 
 # Attempts on the page of a sink.
 _NEWEST: Final = 15
+# Seconds over which the speed of a sink is measured, and the states that its backlog is in.
+_SPEED_OVER: Final = 600.0
+_PENDING: Final = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.WAITING)
 # What became of deliveries, from the bottom of the chart up.
 _SERIES: Final = (("delivered", "good"), ("waiting", "wait"), ("dead", "bad"))
 
@@ -31,7 +38,8 @@ _SERIES: Final = (("delivered", "good"), ("waiting", "wait"), ("dead", "bad"))
 def sinks(service: Service, actor: Actor, _names: Mapping[str, str], _query: Query) -> Mapping[str, Any]:
     """Return how each sink is."""
     found = LIST_SINKS.call(service, actor, Scoped()).items
-    return {"title": "Sinks", "here": "Sinks", "sinks": [(row, state_of(row)) for row in found]}
+    rows = [(row, state_of(row), place_of(service.config, row.name)) for row in found]
+    return {"title": "Sinks", "here": "Sinks", "rows": rows}
 
 
 def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -41,12 +49,12 @@ def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query)
     buckets = window.buckets(service.ledger.now())
     span = {"since": buckets.since, "by": "state", "bucket": buckets.seconds, "sink": name}
     counted: Sequence[TotalRow] = ()
-    tried: Sequence[AttemptRow] = ()
+    tried: Page[AttemptRow] = Page(items=[])
     # A sink that is not in the config is an unknown name to a list without a row of it.
     with suppress(Invalid) if row.orphaned else nullcontext():
         counted = GET_TOTALS.call(service, actor, GET_TOTALS.validated(span)).items[1:]
     with suppress(Invalid) if row.orphaned else nullcontext():
-        tried = LIST_ATTEMPTS.call(service, actor, LIST_ATTEMPTS.validated({"sink": name, "limit": _NEWEST})).items
+        tried = LIST_ATTEMPTS.call(service, actor, LIST_ATTEMPTS.validated({"sink": name, "limit": _NEWEST}))
     return {
         "title": name,
         "here": "Sinks",
@@ -54,11 +62,28 @@ def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query)
         "state": state_of(row),
         "chart": _chart(buckets, counted),
         "windows": window_links(f"/sinks/{name}", query, window),
-        "attempts": tried,
+        "attempts": tried.items,
+        "older": tried.next is not None,
+        "place": place_of(service.config, name),
+        "drained": "" if actor.source or row.orphaned else _drained(service, actor, row),
         "others": list(service.config.sinks) if row.orphaned else [],
         "fillable": name != CALLBACK and not row.orphaned,
         "sources": list(service.config.sources) if not actor.source else [],
     }
+
+
+def _drained(service: Service, actor: Actor, row: SinkRow) -> str:
+    """Return when the backlog of a sink is gone at its speed of the last minutes; "" without one."""
+    waits = sum((row.deliveries or {}).get(state, 0) for state in _PENDING)
+    if not waits:
+        return ""
+    span = {"since": service.ledger.now() - _SPEED_OVER, "by": "state", "sink": row.name}
+    items = GET_TOTALS.call(service, actor, GET_TOTALS.validated(span)).items
+    speed = sum(each.count for each in items if each.key.get("state") == "delivered") / _SPEED_OVER
+    if not speed:
+        return f"unknown: nothing was delivered in the last {ago(_SPEED_OVER)}"
+    at_least = "more than " if any(count >= COUNT_LIMIT for count in (row.deliveries or {}).values()) else "about "
+    return f"{at_least}{ago(waits / speed)}, at {speed:.1f}/s"
 
 
 def state_of(row: SinkRow) -> str:

@@ -14,7 +14,7 @@ from receiver.console.page import ConsolePage, Query
 def views(service: Service, actor: Actor, _names: Mapping[str, str], _query: Query) -> Mapping[str, Any]:
     """Return the saved views that a person sees."""
     found = LIST_VIEWS.call(service, actor, LIST_VIEWS.validated({}))
-    return {"title": "Saved views", "here": "Saved views", "views": found.items}
+    return {"title": "Saved views", "here": "Saved views", "rows": found.items}
 
 
 PAGES: Final = (ConsolePage("/views", "views.html", views),)

@@ -99,7 +99,7 @@ def test_nobody_gives_what_they_have_not(browser: Browser) -> None:
     browser.sign_in("olga")
     page = browser.get("/keys").text
     assert 'name="source"' not in page
-    assert "You can't give submit, read, resubmit" in page
+    assert "You cannot grant submit, read, resubmit" in page
     assert browser.act("create_key", name="x", scopes="submit").status_code == 403
     assert browser.act("create_key", name="x", scopes="view", source="*").status_code == 403
     assert "<dd>skyvern</dd>" in created(browser, name="mine", scopes="view")

@@ -69,7 +69,7 @@ def test_the_audit_tells_who_did_what_to_whom_it_concerns(operated: Submitting, 
     assert "sink.pause" in whole
     assert "tsk_2" in whole
     assert "sink.pause" not in admin.get("/audit?actor=bo").text
-    assert "No matching actions in this time" in admin.get("/audit?until=2h").text
+    assert "No action matches" in admin.get("/audit?until=2h").text
     # And of it their own to who has one source
     own = bo.get("/audit").text
     assert "tsk_2" in own

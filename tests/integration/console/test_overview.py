@@ -41,6 +41,8 @@ def test_numbers_lead_to_their_lists(browser: Browser) -> None:
     assert figure(page, "failed")[0] == "1"
     assert figure(page, "dead letters")[0] == "1"
     assert figure(page, "results overdue")[0] == "0"
+    assert figure(page, "pending")[0] == "2"
+    assert figure(page, "retrying")[0] == "0"
     # And charts say in words what they show
     assert '<desc id="runs-desc">2 completed, 1 failed</desc>' in page
 
@@ -50,16 +52,19 @@ def test_a_problem_leads_to_where_it_is_mended(browser: Browser) -> None:
     # Given a sink with a dead delivery, and a deployment in which no part runs
     browser.sign_in()
     page = browser.get("/").text
-    # Then the dead letters are a click away, and what no page can fix is no link
-    assert re.search(r'<p><a href="/console/dead">Dead letters: 1 of ', page)
-    assert re.search(r"<p>No [^<]* is running", page)
+    # Then the dead letters are a button away, among the notes, which are folded below the problems
+    problems, notes = page.split('id="notes"')
+    assert re.search(r'Dead letters: 1 of .*\s.*<a class="button" href="/console/dead">Show dead letters</a>', notes)
+    assert "<code>runhook dead</code>" not in page
+    # And what no page can fix has its command
+    assert re.search(r"<p>No [^<]* is running.*<code>runhook worker</code>", problems)
     # And each page that a problem leads to is there
-    for path in overview.PAGE_OF.values():
+    for _, path in overview.LINKS.values():
         assert browser.get(path).status_code == 200, path
 
 
 def test_each_linked_problem_code_exists() -> None:
-    assert overview.PAGE_OF.keys() <= problems.REMEDIES.keys()
+    assert overview.LINKS.keys() <= problems.REMEDIES.keys()
 
 
 @pytest.mark.usefixtures("results")

@@ -19,7 +19,9 @@ def test_runs_are_listed_and_told(browser: Browser, console_server: Submitting) 
     browser.sign_in()
     # Then it stands in the list and on the overview
     for path in ("/", "/runs", "/runs?status=completed", "/runs?run_prefix=tsk&status="):
-        assert '<a class="mono" href="/console/runs/tsk_1?source=skyvern">tsk_1</a>' in browser.get(path).text
+        page = browser.get(path).text
+        assert '<a href="/console/runs/tsk_1?source=skyvern">Fetch invoices</a>' in page
+        assert '<span class="mono">tsk_1</span>' in page
     assert "No run matches" in browser.get("/runs?status=failed").text
     # And its page tells what became of it
     page = browser.get("/runs/tsk_1").text
@@ -50,7 +52,7 @@ def test_no_payload_becomes_markup(browser: Browser, console_server: Submitting,
     clean = tags(browser.get("/runs?run_prefix=plain").text)
     # Then the pages have no tag that they would not have without it
     assert tags(shown) - clean <= {"<a class href>"}
-    href = re.search(r'<a class="mono" href="([^"]+)"', browser.get("/runs?run_prefix=tsk_").text)
+    href = re.search(r'<tr data-href="([^"]+)"', browser.get("/runs?run_prefix=tsk_").text)
     assert href
     page = browser.session.get(href[1].replace("&amp;", "&"))
     assert page.status_code == 200
