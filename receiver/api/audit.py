@@ -37,6 +37,7 @@ ACTIONS: Final = (
     "agent.disconnect",
     "quarantine.verify",
     "quarantine.drop",
+    "incident.mark",
     "view.save",
     "view.rename",
     "view.remove",

@@ -1,21 +1,25 @@
-"""Incidents: failed runs of one workflow with the same reason, compared with the time before."""
+"""Incidents: failed runs of one workflow with the same reason, compared with the time before, and what people note."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
-from typing import Final
+from hashlib import blake2b
+from typing import Final, Literal
 
 from pydantic import Field
 
 from handlers.support.wording import without_particulars
+from receiver.api.audit import note
 from receiver.api.endpoint import call
-from receiver.api.models import Filtered, Moment, Result
+from receiver.api.models import Filtered, Moment, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.api.totals import bucketed_span
-from receiver.domain.api_key import VIEW
-from receiver.ledger import totals
+from receiver.domain.api_key import OPERATE, VIEW
+from receiver.ledger import Connection, incident_marks, totals
+from receiver.ledger.database_clock import database_now
+from receiver.ledger.incident_marks import IncidentMark
 from receiver.ledger.totals import FailedRun, Span
 
 # Periods of the trend: of the time before, and as many of the requested time.
@@ -23,6 +27,8 @@ TREND: Final = 24
 # Maximum characters of a reason in a filter, and the minimum: a shorter one finds too much.
 _LONGEST: Final = 200
 _SHORTEST: Final = 4
+
+MarkState = Literal["open", "acknowledged", "resolved"]
 
 
 class IncidentParameters(Filtered):
@@ -34,6 +40,11 @@ class IncidentParameters(Filtered):
 class IncidentRow(Result):
     """Runs of one workflow that failed for one reason."""
 
+    id: str = Field(description="Of source, workflow and reason: the same at each call.")
+    state: MarkState = Field("open", description="A resolved incident is open again when another run fails.")
+    note: str = ""
+    marked_by: str = ""
+    marked_at: Moment | None = Field(None, description="When somebody changed its state or note; else null.")
     source: str
     workflow: str = Field(description="Its permanent id; empty for runs of none.")
     title: str | None = Field(description="Of the newest run.")
@@ -61,19 +72,62 @@ class Incidents(Result):
     others: int = Field(description="How many are in groups that are not shown.")
 
 
+class MarkParameters(Scoped):
+    """Which incident, its state, and a note in place of the previous one. `source`: of the incident."""
+
+    id: str = Field(max_length=50, description="The incident's id.")
+    state: MarkState = Field(description="open, acknowledged or resolved.")
+    note: str = Field("", max_length=500, description="Such as its cause, a ticket, or who works on it.")
+
+
+class IncidentMarkRow(Result):
+    """The state and note of an incident."""
+
+    source: str
+    id: str
+    state: MarkState
+    note: str
+    marked_by: str
+    marked_at: Moment
+
+
+def mark_incident(service: Service, actor: Actor, wanted: MarkParameters) -> IncidentMarkRow:
+    """Acknowledge, resolve or reopen an incident, with a note."""
+
+    def mark(connection: Connection) -> IncidentMark:
+        now = database_now(connection)
+        made = IncidentMark(wanted.source, wanted.id, wanted.state, wanted.note, actor.name, now)
+        incident_marks.put(connection, made)
+        chosen = {"id": wanted.id, "state": wanted.state, "note": wanted.note}
+        note(connection, actor, "incident.mark", chosen, 1, source=wanted.source)
+        return made
+
+    return IncidentMarkRow.model_validate(service.ledger.write(mark), from_attributes=True)
+
+
 def list_incidents(service: Service, _actor: Actor, wanted: IncidentParameters) -> Incidents:
     """Group runs that failed by workflow and reason, and compare with the time before."""
     span = bucketed_span(service, wanted, None)
     whole = Span(2 * span.since - span.until, span.until)
     found, edge = service.ledger.read(lambda it: totals.failed_runs(it, wanted.filter(), whole))
     rows = grouped(found, span)
+    shown = rows[: wanted.top]
+    marks = service.ledger.read(lambda it: incident_marks.marks_of(it, [each.id for each in shown]))
     return Incidents(
         since=span.since,
         until=span.until,
         counted_since=edge if edge > whole.since else None,
-        items=rows[: wanted.top],
+        items=[_marked(each, marks.get((each.source, each.id))) for each in shown],
         others=sum(each.count for each in rows[wanted.top :]),
     )
+
+
+def _marked(row: IncidentRow, mark: IncidentMark | None) -> IncidentRow:
+    if mark is None:
+        return row
+    again = mark.state == "resolved" and row.last_at > mark.marked_at
+    said = {"note": mark.note, "marked_by": mark.marked_by, "marked_at": mark.marked_at}
+    return row.model_copy(update={**said, "state": "open" if again else mark.state})
 
 
 def grouped(found: Sequence[FailedRun], span: Span) -> list[IncidentRow]:
@@ -97,7 +151,9 @@ def _row(key: tuple[str, str, str], group: Sequence[FailedRun], span: Span) -> I
     trend = [0] * (2 * TREND)
     for each in group:
         trend[min(max(int((each.at - span.since) // stretch) + TREND, 0), 2 * TREND - 1)] += 1
+    digest = blake2b("\0".join(key).encode(errors="replace"), digest_size=8).hexdigest()
     return IncidentRow(
+        id=f"inc_{digest}",
         source=source,
         workflow=workflow,
         title=next((each.title for each in now if each.title), None),
@@ -127,3 +183,4 @@ def common_part(reasons: Iterable[str]) -> str:
 
 
 LIST_INCIDENTS: Final = call("GET", "/incidents", VIEW, list_incidents)
+MARK_INCIDENT: Final = call("POST", "/incidents/mark", OPERATE, mark_incident)

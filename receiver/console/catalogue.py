@@ -54,4 +54,5 @@ ACTIONS: Final[tuple[ConsoleAction, ...]] = (
     *operations.ACTIONS,
     *quarantine.ACTIONS,
     *views.ACTIONS,
+    *incidents.ACTIONS,
 )

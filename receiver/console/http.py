@@ -197,7 +197,9 @@ class _Console:
         """Return the handler of a page, which leads to the form to sign in who has not."""
 
         async def handle(request: Request) -> Response:
-            signed_in = await self._sign_in.who(request)
+            signed_in = None
+            with suppress(LedgerUnavailable):  # then a new session of this process alone shows the overview
+                signed_in = await self._sign_in.who(request)
             if signed_in is None:
                 return _to_sign_in(request)
             notice = None if REFRESH in request.headers else notice_of(request, signed_in)
@@ -222,7 +224,8 @@ class _Console:
             values = shown.load(self._service, actor, request.path_params, query)
         except Invalid as error:
             return self._refused(shown, signed_in, request, error), error.status
-        views = LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
+        partial_page = values.get("partial", False)
+        views = () if partial_page else LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
         places = partial(place_of, self._service.config)
         beside = {"saved_views": views, "may_be_saved": shown.link is not None, "places": places}
         return self._renderer.html(shown.template, {**beside, **values}, signed_in, _url_of(request), notice), 200

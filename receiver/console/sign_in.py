@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ from receiver.console.page import PATH
 from receiver.console.passwords import ADMIN, Person, hash_password, is_password
 from receiver.domain.network import network_of
 from receiver.errors import Forbidden, TooMany
-from receiver.ledger import console_sessions
+from receiver.ledger import LedgerUnavailable, console_sessions
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.console_sessions import ConsoleSession
 from receiver.runtime.throttle import TokenBucket
@@ -39,6 +39,10 @@ FRESH_FOR: Final = 5.0
 PER_NETWORK: Final = (0.1, 10)
 OF_STRANGERS: Final = (1.0, 60)
 _MOST: Final = 4096
+# Seconds that a session lasts that began while the ledger was unavailable. Only this process knows it.
+OFFLINE: Final = 900.0
+# The part of what a request may wait for the ledger that is spent on its session.
+_SHARE: Final = 0.15
 
 log = logging.getLogger("runhook.console")
 
@@ -64,6 +68,7 @@ class SignIn:
         self._lasts = lasts
         self._once = once
         self._known: dict[str, tuple[float, ConsoleSession]] = {}
+        self._offline: dict[str, ConsoleSession] = {}
         self._buckets: dict[str, TokenBucket] = {}
         self._strangers = TokenBucket(*OF_STRANGERS)
         self._trusted: set[str] = set()
@@ -72,7 +77,7 @@ class SignIn:
         self._dummy = ""
 
     async def with_password(self, request: Request, name: str, password: str) -> str | None:
-        """Return the token of a new session; None for a wrong name or password. Raises TooMany, LedgerUnavailable."""
+        """Return the token of a new session; None for a wrong name or password. Raises TooMany."""
         network = self.throttle(request)
         person = self._people.get(name)
         loop = asyncio.get_running_loop()
@@ -82,7 +87,7 @@ class SignIn:
         return await self._welcome(person, network)
 
     async def with_issuer(self, request: Request, person: Person) -> str:
-        """Return the token of a new session for whom the issuer has named. Raises LedgerUnavailable."""
+        """Return the token of a new session for whom the issuer has named."""
         return await self._welcome(person, _network(request))
 
     async def _welcome(self, person: Person, network: str) -> str:
@@ -119,7 +124,12 @@ class SignIn:
         token = secrets.token_urlsafe(32)
         now = self._ledger.now()
         session = ConsoleSession(_digest(token), person.name, person.credential, now, now + self._lasts)
-        await self._ledger.write(lambda connection: console_sessions.create(connection, session))
+        try:
+            await self._ledger.write(lambda it: console_sessions.create(it, session), share=_SHARE)
+        except LedgerUnavailable:  # the overview shows what is wrong, and whoever is to fix it must see that
+            if len(self._offline) > _MOST:
+                self._offline.clear()
+            self._offline[session.hash] = replace(session, expires_at=now + min(self._lasts, OFFLINE))
         return token
 
     async def who(self, request: Request) -> SignedIn | None:
@@ -138,8 +148,15 @@ class SignIn:
         seen_at, session = self._known.get(digest, (float("-inf"), None))
         if session is not None and time.monotonic() - seen_at <= FRESH_FOR and session.expires_at > self._ledger.now():
             return session
-        now = self._ledger.now()
-        session = await self._ledger.read(lambda connection: console_sessions.find(connection, digest, now))
+        now, offline = self._ledger.now(), self._offline.get(digest)
+        if offline is not None:
+            return offline if offline.expires_at > now else None
+        try:
+            session = await self._ledger.read(lambda it: console_sessions.find(it, digest, now), share=_SHARE)
+        except LedgerUnavailable:
+            if session is None or session.expires_at <= now:
+                raise
+            return session  # believed until the ledger can say that it has ended
         if len(self._known) > _MOST:
             self._known.clear()
         self._known.pop(digest, None)
@@ -150,6 +167,8 @@ class SignIn:
     async def end(self, signed_in: SignedIn) -> None:
         """End a session. Raises LedgerUnavailable."""
         self._known.pop(signed_in.digest, None)
+        if self._offline.pop(signed_in.digest, None) is not None:
+            return
         await self._ledger.write(lambda connection: console_sessions.end(connection, signed_in.digest))
 
     async def close(self) -> None:

@@ -25,6 +25,7 @@ from receiver.console.sign_in import (
     set_cookie,
     set_sign_in_cookie,
 )
+from receiver.ledger import LedgerUnavailable
 
 if TYPE_CHECKING:
     from receiver.console.oidc import Oidc
@@ -68,9 +69,12 @@ class SignInPages:
         if once := request.query_params.get("token"):
             token = await self._sign_in.with_token(once)
             return self._signed_in(request, token, "") if token else self._form("", problem=_USED)
-        if await self._sign_in.who(request) is not None:
-            return see_other(local_path(request.query_params.get("next", "")))
-        return self._form(request.query_params.get("next", ""))
+        where = request.query_params.get("next", "")
+        try:
+            signed_in = await self._sign_in.who(request)
+        except LedgerUnavailable:
+            return self._form(where, problem="The ledger is unavailable. Sign in to see the status.")
+        return self._form(where) if signed_in is None else see_other(local_path(where))
 
     def _form(self, where: str, name: str = "", problem: str = "", status: int = 200) -> Response:
         issuer = self._oidc.host if self._oidc else ""

@@ -69,15 +69,17 @@ class AsyncLedger:
         """Return the database's time, seconds since the epoch; before the first transaction the host's."""
         return self._ledger.known_now()
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Return the result of `work`. Raises LedgerUnavailable, also after WAIT seconds."""
-        return await self._within_limit(self._start(self._ledger.read, work))
+    async def read(self, work: Callable[[Connection], T], *, share: float = 1.0) -> T:
+        """Return the result of `work`. Raises LedgerUnavailable, also after this share of WAIT seconds."""
+        return await self._within_limit(self._start(self._ledger.read, work), share)
 
-    async def write(self, work: Callable[[Connection], T], *, undo: Callable[[Connection], object] | None = None) -> T:
+    async def write(
+        self, work: Callable[[Connection], T], *, undo: Callable[[Connection], object] | None = None, share: float = 1.0
+    ) -> T:
         """Return the result of `work`, once it is committed.
 
-        Raises LedgerUnavailable after WAIT seconds, and rolls the transaction back as soon as possible. If it was
-        committed at that very moment, `undo` runs in its own transaction.
+        Raises LedgerUnavailable after a share of WAIT seconds, and rolls the transaction back as soon as possible. If
+        it was committed at that very moment, `undo` runs in its own transaction.
         """
         given_up = threading.Event()
 
@@ -89,7 +91,7 @@ class AsyncLedger:
 
         future = self._start(self._ledger.write, until_given_up)
         try:
-            return await self._within_limit(future)
+            return await self._within_limit(future, share)
         except (LedgerUnavailable, asyncio.CancelledError):
             given_up.set()
             if undo is not None:
@@ -115,9 +117,9 @@ class AsyncLedger:
         future.add_done_callback(self._pending.discard)
         return future
 
-    async def _within_limit(self, future: Future[T]) -> T:
+    async def _within_limit(self, future: Future[T], share: float) -> T:
         patience = _patience.get() or _Patience()
-        limit, began = patience.left, time.monotonic()
+        limit, began = patience.left * share, time.monotonic()
         try:
             async with asyncio.timeout(limit):
                 return await asyncio.wrap_future(future)

@@ -17,6 +17,7 @@ from typing import Final
 
 import redis
 
+from handlers.support.daemon_pool import in_thread
 from handlers.support.url import hide_password
 from receiver import __version__
 from receiver.config.advice import warnings
@@ -45,11 +46,20 @@ _TIMEOUT: Final = 2.0
 _CORRECTION_NEWS: Final = 86_400.0
 
 
-def survey(settings: Settings) -> StatusReport:
-    """Return the state of all that these settings name. Raises ConfigError for an invalid DATABASE_URL."""
+def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport:
+    """Return the state of all that these settings name. Raises ConfigError for an invalid DATABASE_URL.
+
+    `ledger_wait`: seconds after which a hanging ledger is reported as unavailable; None: as long as its driver waits.
+    """
     config, problems, doubtful = _config(settings)
+    reading = in_thread("survey", lambda: _ledger(settings, config))
     redis_report, redis_parts = _redis(settings, config)
-    ledger_report, ledger_parts = _ledger(settings, config)
+    try:
+        ledger_report, ledger_parts = reading.result(ledger_wait)
+    except TimeoutError:
+        trouble = f"no response within {ledger_wait:g} s"
+        ledger_report = LedgerReport(hide_password(settings.database_url), trouble, remedy_for(trouble).words)
+        ledger_parts = []
     sinks = config.destinations if config is not None else []
     return StatusReport(
         now=time.time(),

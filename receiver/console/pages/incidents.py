@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from receiver.api.incidents import LIST_INCIDENTS, TREND, IncidentRow
+from receiver.api.incidents import LIST_INCIDENTS, MARK_INCIDENT, TREND, IncidentRow
 from receiver.api.service import Actor, Service
+from receiver.console.action import ConsoleAction
 from receiver.console.charts import Values
 from receiver.console.filters import filter_form
 from receiver.console.page import PATH, ConsolePage, PageLink, Query, given_of
@@ -15,6 +16,8 @@ from receiver.console.pages.deliveries import resubmits
 from receiver.console.window import NAME, window_links, window_of
 
 _COMMON: Final = ("workflow", "reason", "source")
+# The order of the list.
+_STATES: Final = ("open", "acknowledged", "resolved")
 
 
 def incidents(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -28,7 +31,7 @@ def incidents(service: Service, actor: Actor, _names: Mapping[str, str], query: 
         "window": window,
         "windows": window_links("/incidents", query, window),
         "form": filter_form(service, actor, "/incidents", given, LIST_INCIDENTS, _COMMON, without=("since", "until")),
-        "rows": [_shown(each, window.name) for each in found.items],
+        "rows": [_shown(each, window.name) for each in sorted(found.items, key=lambda row: _STATES.index(row.state))],
         "resubmits": resubmits(service),
         "others": found.others,
         "counted_since": found.counted_since,
@@ -44,4 +47,5 @@ def _shown(row: IncidentRow, since: str) -> Mapping[str, Any]:
     return {"row": row, "path": f"{PATH}/runs?{urlencode(narrowed, doseq=True)}", "fields": narrowed, "trend": trend}
 
 
+ACTIONS: Final = (ConsoleAction(MARK_INCIDENT, "Acknowledge", lambda row: f"The incident is {row.state}."),)
 PAGES: Final = (ConsolePage("/incidents", "incidents.html", incidents, PageLink("Incidents", "i", "")),)

@@ -14,15 +14,19 @@ from receiver.api.deliveries import CANCEL_DELIVERIES
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
 from receiver.api.sinks import RESUME_SINK
-from receiver.api.status import GET_STATUS, ProblemRow, Status
+from receiver.api.status import GET_STATUS, ProblemRow, Status, status_of
 from receiver.api.submissions import LIST_MISSING
 from receiver.api.totals import GET_AGES, GET_TOTALS, Ages, TotalRow, Totals
 from receiver.console.charts import Buckets, Chart, Values, percent
 from receiver.console.page import PATH, ConsolePage, PageLink, Query
 from receiver.console.window import Window, window_links, window_of
+from receiver.ledger import async_ledger
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago
+from receiver.status.survey import survey
 
+# The part of what a request may wait for the ledger after which the page shows what is known without it.
+_SHARE: Final = 0.55
 # Runs, missing results and reasons on the overview.
 _NEWEST: Final = 10
 _MISSING: Final = 50
@@ -65,7 +69,10 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         wanted = {"since": buckets.since, "bucket": window.seconds, "top": 500, **given}
         return GET_TOTALS.call(service, actor, GET_TOTALS.validated(wanted))
 
-    status = None if actor.source else GET_STATUS.call(service, actor, GET_STATUS.validated({}))
+    status = None
+    if not actor.source:
+        GET_STATUS.allowed(actor, GET_STATUS.validated({}))
+        status = status_of(survey(service.settings, async_ledger.WAIT * _SHARE))
     known = {
         "title": "Overview",
         "here": "Overview",
@@ -74,7 +81,7 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         "names": [] if status is None else _sinks_of(status),
         "partial": status is not None and bool(status.ledger.trouble),
     }
-    if known["partial"]:
+    if known["partial"]:  # what the ledger would have to be asked for is left out
         return known
     runs = total(by="status")
     sinks = total(by="sink")
