@@ -57,7 +57,7 @@ def test_a_problem_leads_to_where_it_is_mended(browser: Browser) -> None:
     assert re.search(r'Dead letters: 1 of .*\s.*<a class="button" href="/console/dead">Show dead letters</a>', notes)
     assert "<code>runhook dead</code>" not in page
     # And what no page can fix has its command
-    assert re.search(r"<p>No [^<]* is running.*<code>runhook worker</code>", problems)
+    assert re.search(r"<p>No [^<]* is running.*<code>runhook worker</code>", problems, re.DOTALL)
     # And each page that a problem leads to is there
     for _, path in overview.LINKS.values():
         assert browser.get(path).status_code == 200, path

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
+from receiver.domain.delivery import DeliveryMove
 from receiver.ledger.deliveries import lanes
+from receiver.ledger.schema import deliveries
 from tests.servers.submitting import Submitting
 from tests.support.api import done
 from tests.support.console import Browser, forms
-from tests.support.ledger import new_event, record, states, work_off
+from tests.support.ledger import claim, new_event, record, settle, states, work_off
 
 AsPerson = Callable[[str], Browser]
 
@@ -42,6 +46,38 @@ def test_each_sink_is_told(shut: Submitting, as_person: AsPerson) -> None:
     assert "it is down" in one
     assert "next try" in one
     assert admin.get("/sinks/nothing").status_code == 404
+
+
+def test_sink_whose_attempts_are_old_is_not_called_unused(operated: Submitting, as_person: AsPerson) -> None:
+    # Given a sink that was sent to before 2,500 attempts of another
+    now = time.time() - 100
+    for sink, count in (("ops", 1), ("results", 2500)):
+        record(operated.ledger, *(new_event(f"tsk_{sink}_{each}", sink) for each in range(count)), now=now)
+        for at in range(0, count, 250):
+            claimed = claim(operated.ledger, sink, limit=250, now=now + at)
+            settle(operated.ledger, claimed, DeliveryMove.ACCEPT, now=now + at)
+    page = as_person("admin").get("/sinks/ops").text
+    assert "Nothing was sent to it yet" not in page
+    assert 'None of the newest attempts of all sinks was for ops. <a href="/console/deliveries?sink=ops">' in page
+
+
+def test_long_backlog_is_not_counted_as_10000(operated: Submitting, as_person: AsPerson) -> None:
+    # Given more deliveries of a sink than are counted, of which some were sent a while ago
+    now = time.time()
+    record(operated.ledger, new_event("tsk_1", "ops"), new_event("tsk_2", "ops"), now=now - 60)
+    settle(operated.ledger, claim(operated.ledger, "ops", limit=1, now=now - 30), DeliveryMove.ACCEPT, now=now - 30)
+    copy = {column.name: column for column in deliveries.c}
+    copy |= {"id": sa.bindparam("one"), "event_id": sa.bindparam("of")}
+    chosen = sa.select(*copy.values()).where(deliveries.c.state == "queued").limit(1)
+    rows = [{"one": f"dlv_{number:032x}", "of": f"evt_{number:032x}"} for number in range(10_000)]
+    statement = deliveries.insert().from_select(list(copy), chosen)
+    operated.ledger.write(lambda it: it.execute(statement, rows))
+    # Then the pages say that there are more, and when they will have been sent
+    admin = as_person("admin")
+    for path in ("/sinks", "/sinks/ops"):
+        assert "10,000+ queued" in admin.get(path).text, path
+    assert "<b>10,000+</b><span>pending</span>" in admin.get("/").text
+    assert re.search(r"<dt>drained in</dt><dd>more than \d+ d, at 0.0/s</dd>", admin.get("/sinks/ops").text)
 
 
 def test_a_sink_is_paused_and_goes_on(shut: Submitting, as_person: AsPerson) -> None:
