@@ -8,51 +8,25 @@ from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage
 from receiver.console.pages import (
     deliveries,
-    event,
     incidents,
     keys,
     lists,
-    operations,
     overview,
     quarantine,
     routes,
     run,
-    runs,
     schedules,
     sinks,
-    submissions,
-    views,
 )
 
 PAGES: Final[tuple[ConsolePage, ...]] = (
-    *overview.PAGES,
-    *runs.PAGES,
-    *run.PAGES,
-    *event.PAGES,
-    *incidents.PAGES,
-    lists.MISSING,
-    *deliveries.PAGES,
-    *sinks.PAGES,
-    *routes.PAGES,
-    lists.SUBMISSIONS,
-    *submissions.PAGES,
-    *schedules.PAGES,
-    *keys.PAGES,
-    lists.OPERATIONS,
-    *operations.PAGES,
-    *quarantine.PAGES,
-    lists.AUDIT,
-    *views.PAGES,
+    *(*overview.PAGES, lists.RUNS, *run.PAGES, *incidents.PAGES, lists.MISSING),
+    *(*deliveries.PAGES, *sinks.PAGES, *routes.PAGES),
+    *(*lists.SUBMISSIONS, *schedules.PAGES, *keys.PAGES),
+    *(*lists.OPERATIONS, *quarantine.PAGES, lists.AUDIT, lists.VIEWS),
 )
-
-ACTIONS: Final[tuple[ConsoleAction, ...]] = (
-    *deliveries.ACTIONS,
-    *sinks.ACTIONS,
-    *routes.ACTIONS,
-    *keys.ACTIONS,
-    *schedules.ACTIONS,
-    *operations.ACTIONS,
-    *quarantine.ACTIONS,
-    *views.ACTIONS,
-    *incidents.ACTIONS,
+ACTIONS: Final[tuple[ConsoleAction, ...]] = tuple(
+    each
+    for module in (deliveries, sinks, routes, keys, schedules, quarantine, incidents, lists)
+    for each in module.ACTIONS
 )

@@ -11,8 +11,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.console.page import PATH
-from receiver.console.sign_in import SignedIn, is_secure
+from receiver.console.sign_in import SignedIn, set_cookie
 from receiver.errors import BadRequest, TooLarge
 from receiver.web.work import off_loop
 
@@ -58,9 +57,7 @@ def set_notice(request: Request, response: Response, signed_in: SignedIn, notice
     """Have the next page of this session say something."""
     text = f"{notice.tone} {notice.text[:_LONGEST]}".encode("utf-8", "replace")
     value = f"{base64.urlsafe_b64encode(text).decode()}.{_mac(signed_in, text)}"
-    response.set_cookie(
-        NOTICE, value, max_age=_KEPT, path=PATH, secure=is_secure(request), httponly=True, samesite="lax"
-    )
+    set_cookie(request, response, NOTICE, value, _KEPT)
 
 
 def notice_of(request: Request, signed_in: SignedIn) -> Notice | None:
@@ -74,11 +71,6 @@ def notice_of(request: Request, signed_in: SignedIn) -> Notice | None:
         return None
     tone, _, said = text.decode("utf-8", "replace").partition(" ")
     return Notice(tone, said)
-
-
-def forget_notice(response: Response) -> None:
-    """Have no further page say it."""
-    response.delete_cookie(NOTICE, path=PATH, httponly=True, samesite="lax")
 
 
 def _mac(signed_in: SignedIn, text: bytes) -> str:

@@ -24,7 +24,7 @@ from receiver.api.views import LIST_VIEWS
 from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.console.catalogue import ACTIONS, PAGES
 from receiver.console.files import FileLinks
-from receiver.console.forms import Notice, forget_notice, form_of, notice_of, set_notice
+from receiver.console.forms import NOTICE, Notice, form_of, notice_of, set_notice
 from receiver.console.page import PATH, ConsolePage
 from receiver.console.passwords import ADMIN, Person, people_of
 from receiver.console.rendering import Renderer, download, page, see_other, static_file
@@ -33,6 +33,7 @@ from receiver.console.sign_in import (
     SignIn,
     check_form_token,
     check_same_origin,
+    forget_cookie,
     local_path,
 )
 from receiver.console.sign_in_pages import SignInPages
@@ -206,7 +207,7 @@ class _Console:
             html, status = await self._pool.run(lambda: self._rendered(shown, signed_in, request, notice))
             answer = page(html, status)
             if notice is not None:
-                forget_notice(answer)
+                forget_cookie(answer, NOTICE)
             return answer
 
         return handle

@@ -31,6 +31,7 @@ from receiver.runtime.throttle import TokenBucket
 COOKIE: Final = "runhook_console"
 # That of a sign-in by an issuer, while it lasts.
 SIGNING_IN: Final = "runhook_oidc"
+SIGNING_IN_PATH: Final = f"{PATH}/oidc"
 # Seconds for which a session is believed without asking the ledger: so long is one still served that was ended on
 # another host.
 FRESH_FOR: Final = 5.0
@@ -181,39 +182,21 @@ def _network(request: Request) -> str:
     return network_of(request.client.host) if request.client else ""
 
 
-def set_cookie(request: Request, response: Response, token: str, lasts: float) -> None:
-    """Put the session into a cookie that no script reads, and no other site sends with a form."""
+def set_cookie(request: Request, response: Response, name: str, content: str, lasts: float, path: str = PATH) -> None:
+    """Set a cookie that no script reads, and no other site sends with a form. `lasts`: seconds."""
     response.set_cookie(
-        COOKIE, token, max_age=int(lasts), path=PATH, secure=is_secure(request), httponly=True, samesite="lax"
+        name, content, max_age=int(lasts), path=path, secure=is_secure(request), httponly=True, samesite="lax"
     )
+
+
+def forget_cookie(response: Response, name: str, path: str = PATH) -> None:
+    """Delete a cookie."""
+    response.delete_cookie(name, path=path, httponly=True, samesite="lax")
 
 
 def is_secure(request: Request) -> bool:
     """Return whether the browser speaks HTTPS, to us or to the proxy before us."""
     return request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").lower() == "https"
-
-
-def forget_cookie(response: Response) -> None:
-    """Delete the cookie."""
-    response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="lax")
-
-
-def set_sign_in_cookie(request: Request, response: Response, content: str) -> None:
-    """Keep what belongs to a sign-in by an issuer. Lax: the browser comes back from another site."""
-    response.set_cookie(
-        SIGNING_IN,
-        content,
-        max_age=600,
-        path=f"{PATH}/oidc",
-        secure=is_secure(request),
-        httponly=True,
-        samesite="lax",
-    )
-
-
-def forget_sign_in_cookie(response: Response) -> None:
-    """Delete it: its code was used."""
-    response.delete_cookie(SIGNING_IN, path=f"{PATH}/oidc", httponly=True, samesite="lax")
 
 
 def check_same_origin(request: Request) -> None:

@@ -14,16 +14,16 @@ from receiver.console.forms import MAX_LOGIN, form_of
 from receiver.console.page import PATH
 from receiver.console.rendering import Renderer, page, see_other
 from receiver.console.sign_in import (
+    COOKIE,
     SIGNING_IN,
+    SIGNING_IN_PATH,
     SignIn,
     check_form_token,
     check_same_origin,
     forget_cookie,
-    forget_sign_in_cookie,
     is_secure,
     local_path,
     set_cookie,
-    set_sign_in_cookie,
 )
 from receiver.ledger import LedgerUnavailable
 
@@ -96,7 +96,7 @@ class SignInPages:
         redirect, where = _redirect_uri(request), local_path(request.query_params.get("next", ""))
         location, cookie = await oidc.begin(redirect, where)
         answer = see_other(location)
-        set_sign_in_cookie(request, answer, cookie)
+        set_cookie(request, answer, SIGNING_IN, cookie, 600, SIGNING_IN_PATH)
         return answer
 
     async def from_issuer(self, oidc: Oidc, request: Request) -> Response:
@@ -107,12 +107,12 @@ class SignInPages:
         person = await oidc.finish(_redirect_uri(request), given, kept)
         token = await self._sign_in.with_issuer(request, person)
         answer = self._signed_in(request, token, kept["where"])
-        forget_sign_in_cookie(answer)
+        forget_cookie(answer, SIGNING_IN, SIGNING_IN_PATH)
         return answer
 
     def _signed_in(self, request: Request, token: str, where: str) -> Response:
         answer = see_other(local_path(where))
-        set_cookie(request, answer, token, self._lasts)
+        set_cookie(request, answer, COOKIE, token, self._lasts)
         return answer
 
     async def logout(self, request: Request) -> Response:
@@ -123,7 +123,7 @@ class SignInPages:
             check_form_token(signed_in, dict(await form_of(request)).get("form_token", ""))
             await self._sign_in.end(signed_in)
         answer = see_other(f"{PATH}/login")
-        forget_cookie(answer)
+        forget_cookie(answer, COOKIE)
         return answer
 
 

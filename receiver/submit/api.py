@@ -45,13 +45,13 @@ from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.event_stream import EventStreams
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.proxy import Proxy
+from receiver.submit.replies import SecretScan
 from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall, SubmitEndpoint
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import WebhookRetrier
 from receiver.submit.run_watch import RunWatch, WaitedRun, WaitedRuns
 from receiver.submit.scopes import scope_of
-from receiver.submit.secret_scan import SecretScan
 from receiver.submit.submitter import Submitter
 from receiver.web import sse
 from receiver.web.keys import INVALID_KEY, Authenticator

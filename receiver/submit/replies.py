@@ -2,19 +2,18 @@
 
 Skyvern's answer is passed on as it is, with our callback URL in it replaced by the caller's own; its errors get our
 submission id. Anything else (a page of HTML, a redirect, silence) becomes 502, 503 or 504. What holds
-a secret of the source is never passed on.
+a secret of Runhook is never passed on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
 from receiver.skyvern.responses import Answer, Answered, Rejected, Unreachable, submitted
 from receiver.submit.json_object import NotAnObject, with_members
-from receiver.submit.secret_scan import NO_SECRETS, SecretScan
 from receiver.web.responses import Reply, error
 
 SUBMISSION_HEADER: Final = "x-runhook-submission-id"
@@ -31,6 +30,8 @@ RETRIED_BY_HEADER: Final = "x-runhook-retried-by"
 RETRIED_FROM_HEADER: Final = "x-runhook-retried-from"
 # The run that the submit made: of runs that Skyvern started again, the first.
 SUBMITTED_RUN_HEADER: Final = "x-runhook-submitted-run"
+# Characters of a secret under which it is not looked for: any text may contain it.
+SHORTEST: Final = 6
 # Seconds after which a caller may retry what certainly created no run.
 RETRY_AFTER: Final = "5"
 
@@ -39,6 +40,25 @@ _RELAYED |= {"etag", "last-modified", "cache-control", "retry-after"}
 # What Skyvern refuses for the request itself, and so would refuse a second time.
 _LASTING_REFUSALS = frozenset({400, 413, 415, 422})
 _NOT_MODIFIED = 304
+
+
+class SecretScan:
+    """Looks for the secrets of all sources in a text, as they are and as JSON escapes them.
+
+    `overlap`: bytes at a text's end that may be the beginning of a secret."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        found = [each for each in secrets if len(each) >= SHORTEST]
+        forms = [each for secret in found for each in (secret, json.dumps(secret)[1:-1])]
+        self._needles = {each.encode() for each in (*forms, *(json.dumps(each)[1:-1] for each in forms))}
+        self.overlap = max(map(len, self._needles), default=1) - 1
+
+    def found_in(self, text: bytes) -> bool:
+        """Return whether `text` contains a secret, also inside a JSON text that is a value of another one."""
+        return any(needle in text for needle in self._needles)
+
+
+NO_SECRETS: Final = SecretScan()
 
 
 def for_submission(reply: Reply, submission_id: str) -> Reply:

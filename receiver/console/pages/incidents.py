@@ -9,11 +9,10 @@ from urllib.parse import urlencode
 from receiver.api.incidents import LIST_INCIDENTS, MARK_INCIDENT, TREND, IncidentRow
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
-from receiver.console.charts import Values
+from receiver.console.charts import NAME, Values, window_links, window_of
 from receiver.console.filters import filter_form
 from receiver.console.page import PATH, ConsolePage, PageLink, Query, given_of
 from receiver.console.pages.deliveries import resubmits
-from receiver.console.window import NAME, window_links, window_of
 
 _COMMON: Final = ("workflow", "reason", "source")
 # The order of the list.

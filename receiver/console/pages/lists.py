@@ -1,20 +1,32 @@
-"""Lists that show the rows of a call as they are: overdue results, submissions, operations, the audit."""
+"""Lists that show the rows of a call, and the pages of one row: runs, overdue results, submissions, operations, audit,
+views."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from handlers.support.resubmit_chain import RETRIED
 from receiver.api.audit import LIST_AUDIT
+from receiver.api.deliveries import REPLAY_DELIVERIES, REPLAYABLE, RESUBMIT_RUNS
 from receiver.api.endpoint import Endpoint
-from receiver.api.operations import LIST_OPERATIONS
+from receiver.api.models import Filtered
+from receiver.api.operations import CANCEL_OPERATION, GET_OPERATION, LIST_OPERATIONS
+from receiver.api.outline import outline
+from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
-from receiver.api.submissions import LIST_MISSING, LIST_SUBMISSIONS
+from receiver.api.submissions import GET_SUBMISSION, LIST_MISSING, LIST_SUBMISSIONS
+from receiver.api.views import LIST_VIEWS, REMOVE_VIEW, SAVE_VIEW
+from receiver.console.action import ConsoleAction
 from receiver.console.filters import list_page
 from receiver.console.page import ConsolePage, PageLink, Query
+from receiver.console.pages.deliveries import resubmits
+from receiver.domain.counting import counted
+
+_RUNS: Final = ("text", "status", "workflow", "run_prefix", "since")
 
 
-def _page(call: Endpoint[Any, Any], link: PageLink, common: Sequence[str]) -> ConsolePage:
+def _list(call: Endpoint[Any, Any], link: PageLink, *common: str) -> ConsolePage:
     name = link.name.lower()
 
     def load(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -23,9 +35,85 @@ def _page(call: Endpoint[Any, Any], link: PageLink, common: Sequence[str]) -> Co
     return ConsolePage(f"/{name}", f"{name}.html", load, link)
 
 
-MISSING: Final = _page(LIST_MISSING, PageLink("Missing", "m", ""), ("run_prefix", "workflow", "title", "since"))
-SUBMISSIONS: Final = _page(
-    LIST_SUBMISSIONS, PageLink("Submissions", "u", "Submitting"), ("text", "state", "run", "label", "since")
+def runs(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return a page of runs that match what the query says."""
+    again = resubmits(service)
+    page = list_page(service, actor, query, LIST_RUNS, "/runs", "Runs", _RUNS)
+    given = page["form"].given
+    return {
+        **page,
+        "on_rows": [
+            (REPLAY_DELIVERIES.name, "Replay", ""),
+            *((RESUBMIT_RUNS.name, label, into) for label, into in again),
+        ],
+        "replayable": bool(given) and set(given.get("state", ())) <= set(REPLAYABLE),
+        "resubmits": again if _resubmittable(given) else [],
+    }
+
+
+def _resubmittable(given: Mapping[str, Sequence[str]]) -> bool:
+    """Whether the runs that match may have failed ones, and the action has each filter of them."""
+    status = set(given.get("status", RETRIED))
+    return bool(given) and given.keys() <= Filtered.model_fields.keys() and not status.isdisjoint(RETRIED)
+
+
+def submission(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return one submission with its run and what it waits for."""
+    told = GET_SUBMISSION.call(service, actor, GET_SUBMISSION.parse(names, query))
+    found = told.submission
+    facts = [
+        ("id", found.id),
+        ("source", found.source),
+        ("call", found.call),
+        ("key", told.key.name if told.key else found.key_id),
+        ("type", found.run_type),
+        ("answer", f"HTTP {found.answer_status}" if found.answer_status else ""),
+        ("labels", ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items()))),
+        ("polled", counted(found.polls, "time", "times") if found.polls else ""),
+    ]
+    return {
+        "title": found.title or found.id,
+        "here": "Submissions",
+        "submission": found,
+        "run": told.run,
+        "timeline": told.timeline,
+        "facts": [(name, value) for name, value in facts if value],
+        "resubmits": resubmits(service),
+        "request": None if found.request is None else outline(found.request),
+    }
+
+
+def operation(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return one operation."""
+    found = GET_OPERATION.call(service, actor, GET_OPERATION.parse(names, query))
+    return {"title": f"{found.kind.capitalize()} {found.id}", "here": "Operations", "row": found}
+
+
+def views(service: Service, actor: Actor, _names: Mapping[str, str], _query: Query) -> Mapping[str, Any]:
+    """Return the saved views that a person sees."""
+    found = LIST_VIEWS.call(service, actor, LIST_VIEWS.validated({}))
+    return {"title": "Saved views", "here": "Saved views", "rows": found.items}
+
+
+RUNS: Final = ConsolePage("/runs", "runs.html", runs, PageLink("Runs", "r", ""))
+MISSING: Final = _list(LIST_MISSING, PageLink("Missing", "m", ""), "run_prefix", "workflow", "title", "since")
+SUBMISSIONS: Final = (
+    _list(LIST_SUBMISSIONS, PageLink("Submissions", "u", "Submitting"), "text", "state", "run", "label", "since"),
+    ConsolePage("/submissions/{id}", "submission.html", submission),
 )
-OPERATIONS: Final = _page(LIST_OPERATIONS, PageLink("Operations", "p", "Operating"), ("state", "source"))
-AUDIT: Final = _page(LIST_AUDIT, PageLink("Audit", "a", "Operating"), ("actor", "action", "source", "since", "until"))
+OPERATIONS: Final = (
+    _list(LIST_OPERATIONS, PageLink("Operations", "p", "Operating"), "state", "source"),
+    ConsolePage("/operations/{id}", "operation.html", operation),
+)
+AUDIT: Final = _list(LIST_AUDIT, PageLink("Audit", "a", "Operating"), "actor", "action", "source", "since", "until")
+VIEWS: Final = ConsolePage("/views", "views.html", views)
+ACTIONS: Final = (
+    ConsoleAction(
+        CANCEL_OPERATION,
+        "Stop",
+        lambda row: f"{row.id} is stopped after {row.done:,} of {row.total:,}.",
+        "Stop this operation? What it has done stays done.",
+    ),
+    ConsoleAction(SAVE_VIEW, "Save", lambda view: f"Saved as {view.name}."),
+    ConsoleAction(REMOVE_VIEW, "Remove", lambda view: f"{view.name} is removed."),
+)

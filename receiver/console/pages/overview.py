@@ -17,9 +17,8 @@ from receiver.api.sinks import RESUME_SINK
 from receiver.api.status import GET_STATUS, ProblemRow, Status, status_of
 from receiver.api.submissions import LIST_MISSING
 from receiver.api.totals import GET_AGES, GET_TOTALS, Ages, TotalRow, Totals
-from receiver.console.charts import Buckets, Chart, Values, percent
+from receiver.console.charts import Buckets, Chart, Values, Window, percent, window_links, window_of
 from receiver.console.page import PATH, ConsolePage, PageLink, Query
-from receiver.console.window import Window, window_links, window_of
 from receiver.ledger import async_ledger
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago

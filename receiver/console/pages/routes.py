@@ -11,8 +11,8 @@ from receiver.api.runs import GET_RUN
 from receiver.api.service import Actor, Service
 from receiver.api.trial import GET_RULES, LONGEST_BODY, LONGEST_RULES, TRY_RULES, Trial
 from receiver.console.action import ConsoleAction, Form
+from receiver.console.charts import NAME, window_links, window_of
 from receiver.console.page import ConsolePage, PageLink, Query, given_of
-from receiver.console.window import NAME, window_links, window_of
 from receiver.domain.callback import ROUTE
 from receiver.errors import TooLarge
 from receiver.routing.mapping import show

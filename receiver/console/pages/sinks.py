@@ -15,9 +15,8 @@ from receiver.api.sink_samples import TEST_SINK, SinkTestResult
 from receiver.api.sinks import GET_SINK, LIST_SINKS, PAUSE_SINK, RESUME_SINK, ResumeResult, SinkRow
 from receiver.api.totals import GET_TOTALS, TotalRow
 from receiver.console.action import ConsoleAction
-from receiver.console.charts import Buckets, Chart, Values
+from receiver.console.charts import Buckets, Chart, Values, window_links, window_of
 from receiver.console.page import ConsolePage, PageLink, Query
-from receiver.console.window import window_links, window_of
 from receiver.console.wording import place_of
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted

@@ -1,15 +1,21 @@
-"""A source as the submit API sees it: its API client, and the URL at which its webhooks reach us."""
+"""A source as the submit API sees it: its API client, and the URL at which its webhooks reach us.
+
+A caller's own webhook URL that Skyvern could not call it refuses before it creates a run, with a 400; so do we, in its
+words and without a name server. The checks are those of the call itself.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from handlers.support.address_policy import AllowedAddresses
+from handlers.contract import Refused
+from handlers.support.address_policy import AllowedAddresses, literal_addresses
+from handlers.support.guarded_client import parse_url
+from handlers.support.url import MAX_URL, PORTS, split_userinfo
 from receiver.domain.callback import origin_of
 from receiver.skyvern import SkyvernAPI
-from receiver.submit.request import webhook_url
-from receiver.submit.secret_scan import NO_SECRETS, SecretScan
+from receiver.submit.replies import NO_SECRETS, SecretScan
 from receiver.web.responses import Refusal, error
 
 
@@ -33,19 +39,49 @@ class Source:
 
         Runhook's own callback URL counts as absent: the webhook would only come back here.
         """
-        try:
-            url = webhook_url.normalize(given)
-            if not url or self._is_ours(url):
-                return ""
-            webhook_url.check(url, self.allowed)
-        except webhook_url.InvalidWebhookURL as problem:
-            raise Refusal(error(400, str(problem))) from None
+        url = _normalized(given)
+        if not url or self._is_ours(url):
+            return ""
+        self._check(url)
         return url
+
+    def _check(self, url: str) -> None:
+        """Raise Refusal for a URL that can never be called: no http(s), no host, too long, or an IP address that is
+        neither public nor allowed. A host name is resolved, and checked, when it is called."""
+        try:
+            parsed = parse_url(split_userinfo(url)[0])
+        except (ValueError, Refused) as problem:
+            why = problem if isinstance(problem, Refused) else "not an address"
+            raise _refusal(f"Invalid URL: {why}. HTTP and HTTPS URLs are supported.") from None
+        host = parsed.raw_host.decode("ascii")
+        found = literal_addresses(host)
+        port = parsed.port or PORTS[parsed.scheme]
+        if found and all(self.allowed.check(host, address, port) for address in found):
+            raise _refusal(f"The host in your url is blocked: {host}")
 
     def _is_ours(self, url: str) -> bool:
         """Return whether `url` is this source's callback URL, with a token or without, however it is spelt."""
         ours = _origin_and_path(self.callback_base)
         return bool(self.callback_base) and f"{_origin_and_path(url)}/".startswith(f"{ours}/")
+
+
+def _refusal(words: str) -> Refusal:
+    """Return the refusal of a URL. The words show at most its host: the rest may be secret."""
+    return Refusal(error(400, words))
+
+
+def _normalized(given: str) -> str:
+    """Return `given` without surrounding white space, and with the https:// that Skyvern puts before an address without
+    a scheme. "" stays "". Raises Refusal."""
+    if len(given) > 2 * MAX_URL:  # white space or not: the longest one is looked at no further
+        raise _refusal(f"Invalid URL: the address is longer than {MAX_URL} characters")
+    text = given.strip()
+    if "\0" in text or any("\ud800" <= each <= "\udfff" for each in text):
+        raise _refusal("Invalid URL: it holds characters that no URL has")
+    try:
+        return "https://" + text if text and not urlsplit(text).scheme else text
+    except ValueError:
+        raise _refusal("Invalid URL: not an address") from None
 
 
 def _origin_and_path(url: str) -> str:

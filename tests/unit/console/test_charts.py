@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.console.charts import Buckets, Chart, Values, percent
+from receiver.console.charts import WINDOWS, Buckets, Chart, Values, percent
 from receiver.console.rendering import Renderer
-from receiver.console.window import WINDOWS
 
 NOW = 1_790_000_000.0
 

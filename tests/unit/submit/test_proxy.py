@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from receiver.skyvern import Streamed
 from receiver.submit.proxy import ProxiedBody, SecretInBody
+from receiver.submit.replies import SecretScan
 from receiver.submit.request.source import Source
-from receiver.submit.secret_scan import SecretScan
 
 SECRETS = (b"sk-live-0123456789", b"whsec-abcdef")
 NO_API: Any = None

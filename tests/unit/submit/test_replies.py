@@ -8,7 +8,7 @@ import pytest
 
 from receiver.skyvern import Answered, Unreachable
 from receiver.submit import replies
-from receiver.submit.secret_scan import NO_SECRETS, SecretScan
+from receiver.submit.replies import NO_SECRETS, SecretScan
 
 
 def answered(status: int, body: bytes, **headers: str) -> Answered:

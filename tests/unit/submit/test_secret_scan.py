@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.submit.secret_scan import SecretScan
+from receiver.submit.replies import SecretScan
 
 SECRET = 'sk-live_/+5e1f\\"ü'
 SCAN = SecretScan(["other-secret-1", SECRET])
