@@ -66,11 +66,6 @@ class Tick(NamedTuple):
     label: str
 
 
-def count_text(value: float) -> str:
-    """Return a count for people."""
-    return f"{value:,.0f}"
-
-
 def percent(value: float) -> str:
     """Return a percentage for people, with at most one decimal."""
     return f"{value:.0f} %" if value == round(value) else f"{value:.1f} %"
@@ -86,7 +81,7 @@ class Chart:
     name: str
     buckets: Buckets
     series: Sequence[Values]
-    text: Callable[[float], str] = count_text
+    text: Callable[[float], str] = "{:,.0f}".format
     stacked: bool = True
     highest: float | None = None
 

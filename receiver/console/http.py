@@ -23,9 +23,8 @@ from receiver.api.service import Service
 from receiver.api.views import LIST_VIEWS
 from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.console.catalogue import ACTIONS, PAGES
-from receiver.console.files import FileLinks
 from receiver.console.forms import NOTICE, Notice, form_of, notice_of, set_notice
-from receiver.console.page import PATH, ConsolePage
+from receiver.console.page import PATH, ConsolePage, FileLinks
 from receiver.console.passwords import ADMIN, Person, people_of
 from receiver.console.rendering import Renderer, download, page, see_other, static_file
 from receiver.console.sign_in import (
@@ -225,8 +224,7 @@ class _Console:
             values = shown.load(self._service, actor, request.path_params, query)
         except Invalid as error:
             return self._refused(shown, signed_in, request, error), error.status
-        partial_page = values.get("partial", False)
-        views = () if partial_page else LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
+        views = () if values.get("partial") else LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
         places = partial(place_of, self._service.config)
         beside = {"saved_views": views, "may_be_saved": shown.link is not None, "places": places}
         return self._renderer.html(shown.template, {**beside, **values}, signed_in, _url_of(request), notice), 200

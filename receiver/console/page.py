@@ -1,7 +1,8 @@
-"""What a page of the console is, and its place among the links."""
+"""What a page of the console is, its place among the links, and the links to what pages are about."""
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -14,6 +15,9 @@ from receiver.ledger.filters import LIMIT
 
 # Where the console is.
 PATH: Final = "/console"
+# Minimum seconds for which a link is valid; the same link is made for a while, so that browsers keep the file.
+GOOD_FOR: Final = 3600
+_SAME_FOR: Final = 600
 
 Query = Sequence[tuple[str, str]]
 Load = Callable[[Service, Actor, Mapping[str, str], Query], Mapping[str, Any]]
@@ -71,3 +75,27 @@ def further(path: str, given: Query, page: Page[Any]) -> Further | None:
     limit = int(dict(given).get("limit", LIMIT))
     query = urlencode([*((name, value) for name, value in given if name != "after"), ("after", page.next)])
     return Further(f"{PATH}{path}?{query}", len(page.items) < limit, cursor.moment_of(page.next))
+
+
+class FileLinks:
+    """Makes and checks links to files of runs: signed, and valid for a while, so that players and colleagues open them.
+    `secret`: what all hosts share."""
+
+    def __init__(self, secret: str) -> None:
+        self._key = hmac.digest(secret.encode(), b"runhook console files", "sha256")
+
+    def path(self, person: str, source: str, run_id: str, name: str, now: float) -> str:
+        """Return the path of a file, which opens what `person` may see."""
+        until = (int(now + GOOD_FOR) // _SAME_FOR + 1) * _SAME_FOR
+        told = {"source": source, "run_id": run_id, "by": person, "until": str(until)}
+        return f"{PATH}/files/{quote(name, safe='')}?{urlencode({**told, 'signature': self._mac(name, told)})}"
+
+    def person(self, name: str, given: Mapping[str, str], now: float) -> str | None:
+        """Return by whom a link was made; None for an invalid or expired one."""
+        told = {key: given.get(key, "") for key in ("source", "run_id", "by", "until")}
+        signature = given.get("signature", "").encode("utf-8", "replace")
+        is_ours = hmac.compare_digest(signature, self._mac(name, told).encode())
+        return told["by"] if is_ours and now <= int(told["until"]) else None
+
+    def _mac(self, name: str, told: Mapping[str, str]) -> str:
+        return hmac.digest(self._key, urlencode({"name": name, **told}, errors="replace").encode(), "sha256").hex()

@@ -13,15 +13,6 @@ from receiver.domain.callback import CALLBACK, origin_in
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago
 
-# What is shown of a delivery, by state, or an attempt, by outcome, that has neither reason nor receipt.
-_RESULTS: Final = {
-    "held": "waits for another sink",
-    "queued": "not sent yet",
-    "sending": "being sent",
-    "delivered": "accepted",
-    "accepted": "accepted",
-    "cancelled": "cancelled",
-}
 # Members of one value that are shown.
 _MOST: Final = 3
 _NAMES: Final = {
@@ -68,7 +59,8 @@ def result(row: DeliveryRow | AttemptRow) -> str:
     name = str(receipt.get("id") or "")
     if name and name not in (own, row.event_id):
         return name
-    return str(written[0]) if written else _RESULTS.get(row.state if isinstance(row, DeliveryRow) else row.outcome, "")
+    ended = row.state == "delivered" if isinstance(row, DeliveryRow) else row.outcome == "accepted"
+    return str(written[0]) if written else "accepted" if ended else "none yet"
 
 
 def asked_for(selection: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -46,12 +46,11 @@ from receiver.submit.event_stream import EventStreams
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.proxy import Proxy
 from receiver.submit.replies import SecretScan
-from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall, SubmitEndpoint
+from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall, SubmitEndpoint, scope_of
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import WebhookRetrier
 from receiver.submit.run_watch import RunWatch, WaitedRun, WaitedRuns
-from receiver.submit.scopes import scope_of
 from receiver.submit.submitter import Submitter
 from receiver.web import sse
 from receiver.web.keys import INVALID_KEY, Authenticator
@@ -157,7 +156,8 @@ class _Api:
             self._readers.append(reader)
             self._resolvers[name] = Resolver(name, reader, ledger, late)
             look_api = SkyvernAPI(*found, patience=LOOK_PATIENCE)
-            self._watches[name] = RunWatch(name, look_api, self._take_look(name), self._note_end(name))
+            steps = partial(self._take_look, name), partial(self._note_end, name)
+            self._watches[name] = RunWatch(name, look_api, *steps)
         self._look_limits = RateLimits(self._redis)
         refused = context.metrics.submit_refused
         self._authenticator = Authenticator(self._ledger, self._redis, config.submit.rate, context.background, refused)
@@ -234,16 +234,12 @@ class _Api:
             raise Refusal(error(503, words, retry_after="60"))
         return self.sources[key.source]
 
-    def _take_look(self, source: str) -> Callable[[], Awaitable[bool]]:
-        """Return what takes a call for a look at waited runs out of the budget of a source."""
+    async def _take_look(self, source: str) -> bool:
+        """Return whether the budget of a source has a call left for a look at waited runs, and take it."""
+        return await asyncio.to_thread(self._look_limits.take, f"looks/{source}", self._look_limit) > 0
 
-        async def take() -> bool:
-            return await asyncio.to_thread(self._look_limits.take, f"looks/{source}", self._look_limit) > 0
-
-        return take
-
-    def _note_end(self, source: str) -> Callable[[Run], Awaitable[None]]:
-        return lambda run: self._results.note_end(source, run)
+    async def _note_end(self, source: str, run: Run) -> None:
+        await self._results.note_end(source, run)
 
     async def _find_run(self, submission: Submission) -> Answered | None:
         resolver = self._resolvers.get(submission.source)

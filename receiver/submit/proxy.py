@@ -19,8 +19,6 @@ from receiver.web.work import off_loop
 
 # Bytes up to which an answer is read before it is passed on, so that our callback URLs in it become the caller's own.
 BUFFER_LIMIT = 4 << 20
-
-
 # Binary content types. In all others, unknown ones too, tokens are masked; that leaves the length as it is.
 _NO_TEXT = ("image/", "video/", "audio/", "font/", "application/zip", "application/gzip", "application/pdf")
 

@@ -89,8 +89,19 @@ def test_a_very_wide_screen_has_larger_type_and_uses_its_room(person: Visitor) -
             "[parseFloat(getComputedStyle(document.body).fontSize), document.querySelector('main').clientWidth]"
         )
         sizes[width] = size
-        assert room >= min(width, 3840 / 2) * 0.8
+        assert room >= width * 0.8
     assert sizes[3840] >= sizes[1440] * 1.2
+
+
+def test_filters_are_folded_where_there_is_little_room(person: Visitor) -> None:
+    person.page.set_viewport_size({"width": 360, "height": 740})
+    person.open("/console/runs")
+    expect(person.page.locator("form.filters")).to_be_hidden()
+    person.page.get_by_text("Filter", exact=True).click()
+    expect(person.page.locator("form.filters")).to_be_visible()
+    person.page.set_viewport_size({"width": 1440, "height": 900})
+    expect(person.page.locator("form.filters")).to_be_visible()
+    expect(person.page.locator("label.fold-label")).to_be_hidden()
 
 
 def test_the_keyboard(chromium: Browser, deployment: ConsoleDeployment) -> None:

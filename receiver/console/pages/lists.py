@@ -1,5 +1,4 @@
-"""Lists that show the rows of a call, and the pages of one row: runs, overdue results, submissions, operations, audit,
-views."""
+"""Lists that show the rows of a call as they are, and the pages of one row."""
 
 from __future__ import annotations
 

@@ -36,7 +36,6 @@ _ENDS: Final = (
     ("failed", "bad", ("failed",)),
     ("terminated or timed out", "wait", ("terminated", "timed_out")),
 )
-_OTHER: Final = "other or active"
 # What the console can do about a problem, by its code: links, with their paths, and actions on the sink that it names.
 LINKS: Final[Mapping[str, tuple[str, str]]] = {
     "quarantine": ("Show quarantine", "/quarantine"),
@@ -72,12 +71,13 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
     if not actor.source:
         GET_STATUS.allowed(actor, GET_STATUS.validated({}))
         status = status_of(survey(service.settings, async_ledger.WAIT * _SHARE))
+    names = [] if status is None else _sinks_of(status)
     known = {
         "title": "Overview",
         "here": "Overview",
         "status": status,
-        "problems": [] if status is None else _problems(status),
-        "names": [] if status is None else _sinks_of(status),
+        "problems": [] if status is None else [_advice(each, names) for each in status.problems],
+        "names": names,
         "partial": status is not None and bool(status.ledger.trouble),
     }
     if known["partial"]:  # what the ledger would have to be asked for is left out
@@ -101,7 +101,6 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         "counted_since": runs.counted_since or sinks.counted_since,
         "dead": [_dead(each) for each in dead.items[1 : 1 + _REASONS]],
         "more_dead": len(dead.items) > 1 + _REASONS,
-        "dead_path": f"{PATH}/dead",
         "sinks": _sinks(status, buckets, sinks.items[1:]),
         "runs": LIST_RUNS.call(service, actor, LIST_RUNS.validated({"limit": _NEWEST})).items,
     }
@@ -144,7 +143,7 @@ def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[Figure]:
     more = "+" if dead.counted_since else ""
     found = [
         Figure("dead letters", f"{count:,}{more}", f"{PATH}/dead", "bad" if count else ""),
-        Figure("results overdue", overdue, f"{PATH}/missing", "wait" if overdue != "0" else ""),
+        Figure("overdue", overdue, f"{PATH}/missing", "wait" if overdue != "0" else ""),
     ]
     if status is None:
         return found
@@ -169,10 +168,6 @@ class Advice(NamedTuple):
     note: bool
     links: Sequence[tuple[str, str]]
     actions: Sequence[tuple[str, str, Mapping[str, str]]]
-
-
-def _problems(status: Status) -> list[Advice]:
-    return [_advice(each, _sinks_of(status)) for each in status.problems]
 
 
 def _advice(problem: ProblemRow, sinks: Sequence[str]) -> Advice:
@@ -201,7 +196,7 @@ def _throughput(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
         for name, tone, statuses in _ENDS
     ]
     rest = counted(row for row in rows if row.key["status"] not in known)
-    return Chart("Runs", buckets, [*series, Values(_OTHER, "soft", rest)])
+    return Chart("Runs", buckets, [*series, Values("other or active", "soft", rest)])
 
 
 def _success(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:

@@ -15,8 +15,7 @@ from receiver.api.outline import outline
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow
 from receiver.api.runs import GET_RUN, RunDetails
 from receiver.api.service import Actor, Service
-from receiver.console.files import FileLinks
-from receiver.console.page import ConsolePage, Query, event_path, run_path
+from receiver.console.page import ConsolePage, FileLinks, Query, event_path, run_path
 from receiver.console.pages.deliveries import resubmits
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import NotFound, TooLarge
@@ -123,7 +122,8 @@ def _not_stored(files: Sequence[FileView]) -> Iterator[str]:
     """Yield what is not here, and why."""
     count = sum(not each.row.stored for each in files)
     if count:
-        yield f"{count} of {len(files)} files: no sink has stored them, and Skyvern's links to them expire."
+        are = "is" if count == 1 else "are"
+        yield f"{count} of {len(files)} files {are} stored by no sink. Skyvern's links to them expire."
 
 
 def _possible(told: RunDetails) -> dict[str, bool]:
@@ -197,8 +197,8 @@ def _event_facts(found: EventRow) -> list[tuple[str, str, str]]:
     repeats = (found.repeat_of, event_path(found.repeat_of)) if found.repeat_of else ("", "")
     facts = [
         ("source", found.source, ""),
-        ("came by", found.via, ""),
-        ("it was", found.disposition, ""),
+        ("via", found.via, ""),
+        ("kind", found.disposition, ""),
         ("repeat of", *repeats),
         ("routed", "no route matches" if found.unrouted else "", ""),
         ("problem", found.problem, ""),

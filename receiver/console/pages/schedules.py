@@ -33,7 +33,7 @@ def schedules(service: Service, actor: Actor, _names: Mapping[str, str], query: 
         "here": "Schedules",
         "watches": LIST_WATCHES.call(service, actor, LIST_WATCHES.validated(of_source)).items,
         "schedules": found.items,
-        "places": {(each.source, each.agent_id): each.results for each in agents.items},
+        "results_of": {(each.source, each.agent_id): each.results for each in agents.items},
         "agents": agents,
         "connected": LIST_CONNECTED_AGENTS.call(service, actor, connected),
         "public_url": service.settings.public_url,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,22 @@ def test_deliveries_are_listed_filtered_and_told(operated: Submitting, as_person
     page = admin.get(f"/deliveries/{ids['tsk_1']}").text
     assert "refused" in page
     assert "/console/runs/tsk_1?source=skyvern" in page
+
+
+def test_receipt_that_repeats_the_id_is_not_shown(operated: Submitting, as_person: AsPerson, tmp_path: Path) -> None:
+    # Given a delivery whose receipt is its own id, as of an HTTP sink, and one with a key
+    now = time.time()
+    record(operated.ledger, new_event("tsk_1", "ops"), new_event("tsk_2", "results"), now=now)
+    for sink in ("ops", "results"):
+        (claimed,) = claim(operated.ledger, sink, now=now)
+        receipt = {"id": claimed.id} if sink == "ops" else {"keys": ["runs/tsk_2/run.json"]}
+        settle(operated.ledger, [claimed], DeliveryMove.ACCEPT, now=now, receipt=receipt)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", as_person("admin").get("/deliveries").text, re.DOTALL)
+    # Then the list says "accepted", or what was written, and where each sink writes
+    assert "accepted" in cells
+    assert "runs/tsk_2/run.json" in cells
+    assert not any(re.search(r">dlv_|^dlv_", each) for each in cells)
+    assert any(f'<div class="soft small">files {tmp_path}/ops</div>' in each for each in cells)
 
 
 @pytest.mark.parametrize("state", list(DeliveryState))

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from receiver.console.files import GOOD_FOR, FileLinks
+from receiver.console.page import GOOD_FOR, FileLinks
 from tests.servers.console import ConsoleDeployment
 from tests.support.console import Browser
 from tests.support.demo_runs import RECORDING
@@ -126,4 +126,4 @@ def test_buttons_are_those_that_could_do_something(browser: Browser) -> None:
     for verb in ("Send again", "Replay dead letters", "Cancel what waits", "Bring back", "Submit again"):
         assert verb not in running
         assert verb == "Send again" or verb not in delivered
-    assert "no sink has stored them" in running
+    assert "stored by no sink" in running

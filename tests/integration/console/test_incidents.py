@@ -118,4 +118,4 @@ def test_what_is_missing(browser: Browser, console_server: Submitting) -> None:
     assert '<a href="/console/runs/tsk_1?source=skyvern">Fetch &lt;invoices&gt;</a>' in page
     assert '<td class="num" data-head="polls">3</td>' in page
     assert "No overdue result matches" in browser.get("/missing?run_prefix=wr").text
-    assert "<b>1</b><span>results overdue</span>" in browser.get("/").text
+    assert "<b>1</b><span>overdue</span>" in browser.get("/").text

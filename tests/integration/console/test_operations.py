@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from receiver.ledger import actions
+from receiver.ledger import actions, audit
 from receiver.ledger.actions import REPLAY, Action, Selection
+from receiver.ledger.audit import AuditActor
 from tests.servers.submitting import Submitting
 from tests.support.api import done
 from tests.support.console import Browser, forms
@@ -40,6 +41,16 @@ def test_an_operation_is_followed_and_stopped(operated: Submitting, as_person: A
     assert done(operated)[-1] == ("operation.cancel", "admin", 1, "done")
     assert "operation.cancel" in admin.get("/audit").text
     assert "No operation matches" in admin.get("/operations?state=running").text
+
+
+def test_audit_shows_no_empty_value_and_no_raw_duration(operated: Submitting, as_person: AsPerson) -> None:
+    selection = {"key": "k1", "rate": None, "grace": 86400.0, "name": "billing"}
+    who = AuditActor("user", "ana", "")
+    operated.ledger.write(lambda it: audit.record(it, who, "key.create", selection, 1))
+    page = as_person("admin").get("/audit").text
+    assert "rate" not in page.partition("<tbody>")[2]
+    assert "None" not in page
+    assert '<span class="soft">grace</span> 24 h' in page
 
 
 def test_operations_are_not_everybodys(operated: Submitting, as_person: AsPerson) -> None:

@@ -9,6 +9,7 @@ import pytest
 from receiver.console.pages import overview
 from receiver.domain.delivery import DeliveryMove
 from receiver.status import problems
+from tests.servers.console import ConsoleDeployment
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser
 from tests.support.ledger import claim, new_event, record, settle
@@ -40,7 +41,7 @@ def test_numbers_lead_to_their_lists(browser: Browser) -> None:
     assert figure(page, "successful") == ("66.7 %", "/console/runs?since=24h&status=completed")
     assert figure(page, "failed")[0] == "1"
     assert figure(page, "dead letters")[0] == "1"
-    assert figure(page, "results overdue")[0] == "0"
+    assert figure(page, "overdue")[0] == "0"
     assert figure(page, "pending")[0] == "2"
     assert figure(page, "retrying")[0] == "0"
     # And charts say in words what they show
@@ -61,6 +62,19 @@ def test_a_problem_leads_to_where_it_is_mended(browser: Browser) -> None:
     # And each page that a problem leads to is there
     for _, path in overview.LINKS.values():
         assert browser.get(path).status_code == 200, path
+
+
+def test_problem_names_its_sink_and_has_a_button(deployment: ConsoleDeployment) -> None:
+    # Given a sink with a name in small letters, which an operator has paused
+    it = Browser(deployment.url.removesuffix("/console"))
+    it.sign_in()
+    it.act("pause_sink", sink="crm", sure="yes")
+    # Then the first page names it as the config does, and resumes it
+    page = it.get("/")
+    assert "<p>crm was paused" in page.text
+    assert "runhook sink resume" not in page.text
+    assert "crm resumed." in it.click(page, "Resume").text
+    it.session.close()
 
 
 def test_each_linked_problem_code_exists() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from receiver.api import trial
 from receiver.ledger import audit
+from receiver.ledger.events import NewDelivery
 from tests.servers.submitting import Submitting
 from tests.support.console import HOSTILE, Browser, forms, tags
 from tests.support.ledger import new_event, record
@@ -53,6 +54,14 @@ def people(server: Submitting) -> Iterator[Browser]:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """For rules that are known to be harmless: a process for each takes a second of a core."""
     monkeypatch.setattr(trial, "run_bounded", lambda work, *arguments: work(*arguments))
+
+
+def test_built_in_route_is_not_called_removed(people: Browser, server: Submitting) -> None:
+    callback = NewDelivery("callback", "caller", lane="callback k http://app.example")
+    record(server.ledger, new_event("tsk_1", callback, NewDelivery("ops", "former")), now=time.time())
+    page = people.get("/routes").text
+    assert page.count("no longer in the config") == 1
+    assert "built in: the submission has a webhook of its caller" in page
 
 
 def test_the_rules_in_their_order_with_what_they_did(people: Browser, server: Submitting) -> None:

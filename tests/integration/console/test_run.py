@@ -1,0 +1,51 @@
+"""The page of a run: its times, one line for each delivery with its attempts, and what is not there, in plain words."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from receiver.domain.delivery import DeliveryMove
+from tests.servers.submitting import Submitting
+from tests.support.console import Browser
+from tests.support.ledger import claim, new_event, record, settle, states
+
+AsPerson = Callable[[str], Browser]
+
+
+def settled(server: Submitting, sink: str, move: DeliveryMove, now: float, **fields: Any) -> None:
+    settle(server.ledger, claim(server.ledger, sink, now=now), move, now=now, **fields)
+
+
+def test_failed_delivery_comes_first_with_response_and_resend(operated: Submitting, as_person: AsPerson) -> None:
+    # Given a run that one sink accepted with a note, and another one refused
+    now = time.time()
+    record(operated.ledger, new_event("tsk_1", "results", "ops"), now=now)
+    settled(operated, "results", DeliveryMove.ACCEPT, now, receipt={"id": "row 1", "note": "already there"})
+    settled(operated, "ops", DeliveryMove.DIE, now, response='{"error": "<b>amount</b> is not a number"}')
+    admin = as_person("admin")
+    page = admin.get("/runs/tsk_1")
+    # Then each sink has one line, the refused one first and open, with the server's words
+    lines = re.findall(r'<details class="delivery"[^>]*?( open)?>.*?<b>(\w+)</b>', page.text, re.DOTALL)
+    assert lines == [(" open", "ops"), ("", "results")]
+    assert "&lt;b&gt;amount&lt;/b&gt; is not a number" in page.text
+    # And times are absolute, the routing is no entry of the timeline, and good news is no warning
+    when = time.strftime("%H:%M:%S", time.gmtime(now))
+    assert re.search(rf">\w\w\w \d+, {when}</time>", page.text)
+    assert "by route" not in page.text.partition('id="timeline"')[2].partition("</section>")[0]
+    assert "already there" in page.text
+    assert 'id="missing"' not in page.text
+    # When it is sent again from there
+    admin.click(admin.click(page, "Resend"), "Replay")
+    assert states(operated.ledger, sink="ops") == {"tsk_1:ops": "queued"}
+
+
+def test_failed_run_is_not_said_to_have_output_later(operated: Submitting, as_person: AsPerson) -> None:
+    record(operated.ledger, new_event("tsk_1", status="failed", output=None), now=time.time())
+    record(operated.ledger, new_event("tsk_2", status="running", output=None), now=time.time())
+    admin = as_person("admin")
+    assert "None: the run failed." in admin.get("/runs/tsk_1").text
+    assert "Not yet: the run has not ended." in admin.get("/runs/tsk_2").text
+    assert 'id="missing"' not in admin.get("/runs/tsk_1").text
