@@ -44,7 +44,7 @@ class IncidentRow(Result):
     state: MarkState = Field("open", description="A resolved incident is open again when another run fails.")
     note: str = ""
     marked_by: str = ""
-    marked_at: Moment | None = Field(None, description="When somebody changed its state or note; else null.")
+    marked_at: Moment | None = Field(None, description="When its state or note was changed; else null.")
     source: str
     workflow: str = Field(description="Its permanent id; empty for runs of none.")
     title: str | None = Field(description="Of the newest run.")

@@ -95,6 +95,8 @@ def _environment() -> jinja2.Environment:
         "may_be_saved": False,
         "now": time.time,
         "still": False,
+        "more": "Older",
+        "further": None,
         "sub": "",
     }
     return it

@@ -127,7 +127,7 @@ class SignIn:
         session = ConsoleSession(_digest(token), person.name, person.credential, now, now + self._lasts)
         try:
             await self._ledger.write(lambda it: console_sessions.create(it, session), share=_SHARE)
-        except LedgerUnavailable:  # the overview shows what is wrong, and whoever is to fix it must see that
+        except LedgerUnavailable:  # an operator must see on the overview what is wrong
             if len(self._offline) > _MOST:
                 self._offline.clear()
             self._offline[session.hash] = replace(session, expires_at=now + min(self._lasts, OFFLINE))

@@ -33,7 +33,7 @@ def test_a_short_list_goes_on_to_its_end(person: Visitor) -> None:
     person.open("/console/runs?title=Wanted")
     # Then what is wanted comes, and all of it can be selected
     expect(person.page.locator("tbody tr")).to_have_count(2)
-    assert person.page.locator("tbody tr a").all_inner_texts() == [f"tsk_{SCAN}", "tsk_100"]
+    assert person.page.locator("tbody tr .mono").all_inner_texts() == [f"tsk_{SCAN}", "tsk_100"]
     expect(person.page.locator(".more")).to_have_count(0)
     person.page.locator("#every").check()
     assert person.page.locator("tbody input:checked").count() == 2

@@ -90,7 +90,7 @@ document.querySelector("[data-once]")?.select();
 document.addEventListener("click", (event) => {
   if (event.target.matches('tbody input[form="selection"]')) choose(event.target, event.target.checked, event.shiftKey);
   const row = event.target.closest("tr[data-href]");
-  if (row && !event.target.closest("a, button, summary, input") && !String(getSelection())) location.assign(row.dataset.href);
+  if (row && !event.target.closest("a, button, details, input") && !String(getSelection())) location.assign(row.dataset.href);
 });
 
 function offerAll() {
