@@ -6,8 +6,8 @@ starts the part again after `seconds`.
 In the long form each part is killed three times, and all at once; Redis hangs for 60 s and then is away for 60 s, with
 the worker and then the receiver killed meanwhile; PostgreSQL hangs; Redis is flushed while the inbox is empty; one
 consumer refuses connections and another hangs. Of two hosts one has a clock that is ahead, their networks fail in every
-way, and one vanishes in the middle of a claim, so that PostgreSQL goes on waiting for it. The short form has one host
-and a part of that.
+way, and each vanishes in the middle of a claim, so that PostgreSQL goes on waiting for it. The short form has a part of
+that, and shows the loss of each safeguard.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Size:
     rest: float  # before Redis goes away for long: to catch up, so that each outage shows what it costs by itself
 
 
-SHORT: Final = Size(70, 1_700, 4.0, 4.0, 1, (0.5, 0.9), (0.1, 0.5), 2.5, 1.5, 1, 0, 0.0, (1, 0), 0, "a", 0.0)
+SHORT: Final = Size(70, 1_700, 4.0, 4.0, 1, (0.5, 0.9), (0.1, 0.5), 2.5, 1.5, 1, 0, 0.0, (2, 0), 2, "ab", 0.0)
 LONG: Final = Size(300, 10_000, 12.0, 15.0, 3, (2.0, 4.0), (0.1, 2.0), 60.0, 6.0, 2, 1, 10.0, (5, 1), 3, "ab", 60.0)
 
 

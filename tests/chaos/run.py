@@ -338,6 +338,9 @@ class _Conductor:
         attempts: dict[str, Counter[str]] = {}
         for delivery, outcome in system.ledger("SELECT delivery_id, outcome FROM attempts"):
             attempts.setdefault(delivery, Counter())[outcome] += 1
+        accepted = system.ledger(
+            "SELECT delivery_id, max(ended_at) FROM attempts WHERE outcome = 'accepted' GROUP BY 1"
+        )
         arrived["results"] = [(str(event), float(at)) for event, at in system.results("SELECT * FROM arrivals")]
         arrived["archive"] = places
         return Evidence(
@@ -348,6 +351,7 @@ class _Conductor:
             recorded=dict(system.ledger("SELECT id, disposition FROM events WHERE source = %s", SOURCE)),
             states=dict(system.ledger("SELECT state, count(*) FROM deliveries GROUP BY state")),
             attempts=attempts,
+            accepted={str(delivery): float(ended) for delivery, ended in accepted},
             faults=sorted(self.faults, key=lambda fault: fault.at),
             windows=windows,
             tracebacks=system.tracebacks(),

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tests.chaos import bodies
 from tests.chaos.bodies import HTTP_SINKS, IDEMPOTENT, SINKS
 from tests.chaos.consumer import Arrival
+from tests.chaos.plan import SKEW
 from tests.chaos.sender import Sent
 
 PROMISE = 30.0
@@ -73,6 +74,7 @@ class Evidence:
     recorded: Mapping[str, str] = field(default_factory=dict)  # event → disposition
     states: Mapping[str, int] = field(default_factory=dict)
     attempts: Mapping[str, Counter[str]] = field(default_factory=dict)
+    accepted: Mapping[str, float] = field(default_factory=dict)  # by delivery, when its last send ended, by the ledger
     faults: Sequence[Fault] = ()
     windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     tracebacks: Sequence[str] = ()
@@ -190,6 +192,16 @@ def doubles_explained(found: Evidence) -> Iterator[str]:
             yield f"{sink}: {cut_off[sink]} attempts lapsed; at most {most[sink]} were in flight"
 
 
+def times_agree(found: Evidence) -> Iterator[str]:
+    """The ledger has the time of each send by one clock, whatever the clock of the host that made it says."""
+    arrived: dict[str, list[float]] = defaultdict(list)
+    for each in found.arrivals:
+        arrived[each.key].append(each.at)
+    for delivery, ended in found.accepted.items():
+        if (times := arrived.get(delivery)) and min(abs(ended - at) for at in times) > SKEW / 2:
+            yield f"{delivery} was sent {ended - max(times):.0f} s after it had arrived, says the ledger"
+
+
 def arrivals_told(found: Evidence) -> Iterator[str]:
     """Each request that came is an attempt in the ledger: what may have been sent is not taken for unsent."""
     for (sink, key), count in Counter((each.sink, each.key) for each in found.arrivals).items():
@@ -262,6 +274,7 @@ CHECKS = (
     answers_right,
     ledger_complete,
     doubles_explained,
+    times_agree,
     arrivals_told,
     work_goes_on,
     sinks_apart,

@@ -103,6 +103,10 @@ def too_many_lapses(found: Evidence) -> None:
     found.attempts = {**found.attempts, key: Counter(accepted=1, lapsed=bodies.UNKNOWN + 1)}
 
 
+def sent_by_a_wrong_clock(found: Evidence) -> None:
+    found.accepted = {found.arrivals[0].key: found.arrivals[0].at + 30}
+
+
 def untold_arrival(found: Evidence) -> None:
     found.arrivals = [*found.arrivals, found.arrivals[0]]
 
@@ -178,6 +182,7 @@ SPOILED: list[tuple[Callable[[Evidence], None], str]] = [
     (invented, "nothing_invented"),
     (too_many_doubles, "doubles_explained"),
     (too_many_lapses, "doubles_explained"),
+    (sent_by_a_wrong_clock, "times_agree"),
     (untold_arrival, "arrivals_told"),
     (server_error, "answers_right"),
     (client_error, "answers_right"),
