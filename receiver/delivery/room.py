@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from receiver.ledger.deliveries.claimed import Claimed
+
 # Deliveries owned for each place of a sink whose sends are fast, in seconds: so that no place is empty while the ledger
 # commits, and what is owned waits about a second at most. Of another sink, one.
 AHEAD: Final = 4
@@ -12,10 +14,17 @@ FAST: Final = 0.25
 # Deliveries and bytes owned at most.
 MOST: Final = 1024
 MOST_BYTES: Final = 16 << 20
+# Bytes of memory that a parsed body takes, for each of its own.
+PARSED: Final = 4
 # Seconds after which a sink with few free places claims all the same.
 CLAIM_AGAIN: Final = 0.25
 # Seconds without trouble before more is owned than there are places.
 CALM: Final = 1.0
+
+
+def weight(each: Claimed) -> int:
+    """Return about how many bytes of memory a held delivery takes."""
+    return len(each.body) * (1 + (PARSED if each.run is not None else 0))
 
 
 class Room:

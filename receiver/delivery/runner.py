@@ -15,39 +15,35 @@ import math
 import queue
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 import redis
 
-from handlers import Receipt, Sink, SinkOptions, Unavailable, registry
+from handlers import Sink, SinkOptions, Unavailable, registry
 from handlers.support.daemon_pool import DaemonPool, LeftBehind
 from receiver.config.destinations import RetryPolicy
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery.callback_sink import CallbackSink
-from receiver.delivery.room import Room
-from receiver.delivery.send_task import SendTask, to_delivery
+from receiver.delivery.claiming import Claiming
+from receiver.delivery.room import Room, weight
+from receiver.delivery.send_task import SendTask, send
 from receiver.delivery.settlement import Settlement
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
 from receiver.domain.time_limits import START_WITHIN
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
-from receiver.ledger.deliveries.claims import Claims
-from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.runtime.background import start_thread
-from receiver.runtime.outage import RETRY_AFTER, Pause
+from receiver.runtime.outage import Pause
 from receiver.runtime.process import error_location
 from receiver.runtime.throttle import SharedRate
 from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import AttemptCounter
 
-# Bytes of memory that a parsed body takes, for each of its own.
-PARSED: Final = 4
 # Batches under way, of a sink that takes many deliveries at once.
 BATCHES: Final = 2
 # Seconds that a settlement waits for other sends that are under way.
@@ -95,7 +91,6 @@ class SinkRunner:
         self._retry = retry
         self._rate = rate
         self._lane_limit = lane_limit
-        self._rotation = Rotation()
         self._on_due = on_due
         self._fails_for = fails_for
         self.trouble = ""  # the error of the last turn of its thread, other than an unavailable ledger
@@ -103,6 +98,7 @@ class SinkRunner:
         self._many = sink.batch_size > 1
         self._places = min(concurrency, BATCHES) if self._many else concurrency
         self._batch = max(sink.batch_size, 1)
+        self._claims = Claiming(ledger, self.name, owner, self._places, rate, lane_limit)
         self._room = Room(self._places * self._batch, rated=rate is not None, many_lanes=lane_limit is not None)
         self._limit = sink.options.timeout + (2 * GRACE if self._many else GRACE)
         self._threads = DaemonPool(self._places, f"send-{sink.name}")
@@ -206,7 +202,7 @@ class SinkRunner:
         task = self._next_task()
         if task is None:
             return
-        answers = self._answers(task)
+        answers = send(self._sink, task.claimed, self._retry)
         with self._lock:
             if self._running.pop(id(task), None) is None:
                 raise LeftBehind
@@ -230,16 +226,6 @@ class SinkRunner:
             self._running[id(task)] = task
             return task
 
-    def _answers(self, task: SendTask) -> Sequence[Receipt | Exception]:
-        try:
-            deliveries = [to_delivery(each, self._retry) for each in task.claimed]
-            answers = self._sink.send_many(deliveries) if self._many else [self._sink.send(*deliveries)]
-            if len(answers) != len(deliveries):
-                raise RuntimeError(f"{len(answers)} answers to {len(deliveries)} deliveries")
-        except Exception as error:  # noqa: BLE001 - the three kinds are distinguished at settlement
-            return [error] * len(task.claimed)
-        return answers
-
     def _withdraw(self) -> None:
         """Let nothing start that has not: it is handed back."""
         with self._lock:
@@ -260,23 +246,18 @@ class SinkRunner:
             except LedgerUnavailable as error:
                 fields = Fields(sink=self.name, ledger=error, unsettled=len(self._ended))
                 self._pause.wait(fields, lambda: False)
-            except Exception as error:  # noqa: BLE001 - a bug, which may come of what this process holds
+            except Exception as error:  # a bug, which may come of what this process holds
+                self.trouble = error_location(error)
                 failing_since = min(failing_since, time.monotonic())
-                self._note_bug(error, time.monotonic() - failing_since)
+                if time.monotonic() - failing_since >= self._fails_for:
+                    self.gave_up = (
+                        f"the sink {self.name} could not be served for {self._fails_for:.0f} s: {self.trouble}"
+                    )
+                    self.stop()
+                else:
+                    log.debug("deliver.paused sink=%s in full", self.name, exc_info=True)
+                    self._pause.wait(Fields(sink=self.name, error=self.trouble), lambda: False)
         self._stopped.set()
-
-    def _note_bug(self, error: Exception, lasts: float) -> None:
-        """Log an error that is new, and wait, or give up if errors have lasted too long."""
-        place = error_location(error)
-        if place != self.trouble:
-            log.error("deliver.failing sink=%s error=%r: tried again for %.0f s", self.name, place, self._fails_for)
-            log.debug("deliver.failing sink=%s in full", self.name, exc_info=error)
-        self.trouble = place
-        if lasts < self._fails_for:
-            self._stopped.wait(RETRY_AFTER)
-        else:
-            self.gave_up = f"the sink {self.name} could not be served for {self._fails_for:.0f} s: {place}"
-            self.stop()
 
     def _is_over(self) -> bool:
         with self._lock:
@@ -354,7 +335,7 @@ class SinkRunner:
             room = self._room.free(*self._load(), now)
         more = True  # until the ledger has answered
         try:
-            claimed = self._claimed(room, owned)
+            claimed = self._claims.claim(room, owned, self._room.bytes_left(sum(map(weight, owned))))
             more = not claimed.all_due
             if claimed:
                 self.take(self._loaded(claimed))
@@ -375,35 +356,6 @@ class SinkRunner:
                 self._unstarted += set(claimed).difference(found)
         return found
 
-    def _claimed(self, room: int, owned: Sequence[Claimed]) -> Claims:
-        many = None
-        if self._lane_limit:
-            of_lanes, probing = Counter(each.lane for each in owned), sum(each.probe for each in owned)
-            many = ManyLanes(self._places, self._lane_limit, of_lanes, probing, self._rotation)
-        limit = self._allowed(room) if self._rate else room
-        if not limit:
-            return Claims()  # the process pokes once a second
-        left, began = self._room.bytes_left(sum(map(_weight, owned))), time.monotonic()
-        claimed = self._ledger.write(
-            lambda connection: claims.claim(
-                *(connection, self.name, limit, self.owner, self._ledger.now()), most_bytes=left, many=many
-            )
-        )
-        for each in claimed:
-            each.start_by = began + START_WITHIN
-        return claimed
-
-    def _allowed(self, wanted: int) -> int:
-        """Return how many that are due, up to `wanted`, the sink's rate allows now; 0 while Redis, which knows it, is
-        unavailable."""
-        assert self._rate is not None
-        now = self._ledger.now()
-        due = self._ledger.read(lambda it: claims.count_due(it, self.name, wanted, now), transaction=False)
-        try:
-            return self._rate.take(due) if due else 0  # what is not sent must not count
-        except redis.RedisError:
-            return 0
-
     def _claim_at(self, now: float) -> float:
         """Return when to claim, by time.monotonic(): infinite for not before a send ends or another thread pokes."""
         if not self._poked or self._stopping.is_set() or self.worn_out:
@@ -412,12 +364,7 @@ class SinkRunner:
 
     def _load(self) -> tuple[int, int]:
         """Return how many deliveries are owned, and their weight."""
-        return len(self._owned), sum(map(_weight, self._owned))
-
-
-def _weight(each: Claimed) -> int:
-    """Return about how many bytes of memory a held delivery takes."""
-    return len(each.body) * (1 + (PARSED if each.run is not None else 0))
+        return len(self._owned), sum(map(weight, self._owned))
 
 
 def build(

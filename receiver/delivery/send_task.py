@@ -1,4 +1,4 @@
-"""What is sent at a time, and what a sink is given of it. Sends nothing."""
+"""Send to a sink: one delivery, or a batch at a time, in the form that a sink is given."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
-from handlers import Delivery, Receipt
+from handlers import Delivery, Receipt, Sink
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery import backoff
 from receiver.domain.callback import CALLBACK
@@ -26,6 +27,18 @@ class SendTask:
     started: float = 0.0
     seconds: float = 0.0
     answers: Sequence[Receipt | Exception] = field(default_factory=list)
+
+
+def send(sink: Sink[Any], claimed: Sequence[Claimed], retry: RetryPolicy) -> Sequence[Receipt | Exception]:
+    """Return the sink's answer for each claim: a receipt, or the error that it raised. `retry`: their budget."""
+    try:
+        deliveries = [to_delivery(each, retry) for each in claimed]
+        answers = sink.send_many(deliveries) if sink.batch_size > 1 else [sink.send(*deliveries)]
+        if len(answers) != len(deliveries):
+            raise RuntimeError(f"{len(answers)} answers to {len(deliveries)} deliveries")
+    except Exception as error:  # noqa: BLE001 - the three kinds are distinguished at settlement
+        return [error] * len(claimed)
+    return answers
 
 
 def to_delivery(each: Claimed, retry: RetryPolicy) -> Delivery:

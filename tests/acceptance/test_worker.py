@@ -233,7 +233,7 @@ def test_process_is_replaced_after_errors_of_a_sink_last(hooked: Callable[..., H
     it.it.all_delivered(1, "hook")
     assert processes(it.it)["dispatch"] != first["dispatch"]
     log = it.it.log_of("worker")
-    assert log.count("deliver.failing") == 1
+    assert log.count("deliver.paused") == 1
     assert "main: the sink hook could not be served for 18 s: TypeError at" in log
     assert outcomes(it.it) == ["accepted", "lapsed", "accepted"]
 

@@ -560,7 +560,7 @@ def test_runner_whose_errors_last_gives_up(
     assert not it.join(time.monotonic() + PATIENCE)
     assert buggy.writes <= 5, "it waits between two tries"
     # And logged that once, with its cause
-    (line,) = (each.getMessage() for each in caplog.records if "deliver.failing" in each.getMessage())
+    (line,) = (each.getMessage() for each in caplog.records if "deliver.paused" in each.getMessage())
     assert "sink=ops" in line
     assert "TypeError" in line
     # And what it held can be sent by another process
