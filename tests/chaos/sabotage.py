@@ -44,6 +44,11 @@ async def _keep_connections(_: Any) -> None:
     """Leave the connections as the reset left them."""
 
 
+async def _drain_nothing(_: Any) -> bool:
+    """Leave the spool as it is."""
+    return False
+
+
 SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     # Nobody takes back what a worker held that was killed whole: neither at once nor when its claims have run out.
     "claim-sweep": {
@@ -57,7 +62,7 @@ SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     # No dispatcher takes over what a killed one had read.
     "reclaim": {"receiver.inbox.recovery:InboxRecovery.take": None},
     # No receiver sends on what it or a killed one had spooled.
-    "spool-drain": {"receiver.ingest.group_commit:GroupCommit._drain_if_any": None},
+    "spool-drain": {"receiver.ingest.group_commit:GroupCommit._drain": _drain_nothing},
     # PostgreSQL waits without end for a host that has vanished in the middle of a transaction.
     "peer-limits": {"handlers.support.postgresql:begin": "BEGIN"},
     # Each host tells what is due by its own clock.
