@@ -89,7 +89,7 @@ async def test_what_is_done_is_acknowledged_with_the_next_read(
     assert client.xlen(STREAM) == 1
 
 
-async def test_an_acknowledgement_that_failed_is_made_with_the_next_read(
+async def test_failed_acknowledgement_is_made_with_the_next_read(
     writer: InboxWriter, reader: InboxReader, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await writer.append([event(0)])
@@ -104,7 +104,7 @@ async def test_an_acknowledgement_that_failed_is_made_with_the_next_read(
     assert client.xlen(STREAM) == 0
 
 
-async def test_what_goes_along_with_an_acknowledgement_is_done_after_it(
+async def test_commands_follow_the_acknowledgement(
     writer: InboxWriter, reader: InboxReader, client: redis.Redis
 ) -> None:
     await writer.append([event(number) for number in range(3)])
@@ -238,7 +238,7 @@ async def test_a_password_in_the_url_is_used_and_not_shown(valkey_factory: Calla
     client.close()
 
 
-async def test_its_state_says_how_many_wait_for_how_long_and_who_has_them(
+async def test_state_shows_entries_age_and_pending(
     client: redis.Redis, reader: InboxReader, writer: InboxWriter
 ) -> None:
     client.delete(STREAM)

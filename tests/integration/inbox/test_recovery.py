@@ -25,7 +25,7 @@ def times(client: redis.Redis) -> dict[bytes, int]:
     return {each["message_id"]: each["times_delivered"] for each in pending}
 
 
-def test_an_entry_that_kills_each_reader_is_taken_alone_then_unread_then_set_aside(
+def test_deadly_entry_is_taken_alone_then_unread_then_set_aside(
     redis_url: str, client: redis.Redis, reader: InboxReader
 ) -> None:
     # Given entries that a dispatcher took and died of one of them

@@ -39,7 +39,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     it.close()
 
 
-def test_a_receiver_acks_into_the_spool_says_so_once_and_goes_on_by_itself(
+def test_receiver_spools_beside_a_spoilt_inbox_and_recovers(
     valkey_factory: Callable[..., ValkeyProcess], receiver_factory: Callable[..., ReceiverProcess]
 ) -> None:
     server = valkey_factory()
@@ -68,7 +68,7 @@ def test_a_receiver_acks_into_the_spool_says_so_once_and_goes_on_by_itself(
     all_arrive(server, load.acked)
 
 
-def test_a_dispatcher_says_so_once_and_waits_for_its_next_wake_up(
+def test_dispatcher_logs_a_spoilt_inbox_once_and_waits(
     ledger: Ledger, client: redis.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outage, "RETRY_AFTER", 0.01)
@@ -85,7 +85,7 @@ def test_a_dispatcher_says_so_once_and_waits_for_its_next_wake_up(
     assert client.xlen(STREAM) == 0
 
 
-def test_what_dead_workers_held_elsewhere_is_released_and_the_state_can_be_asked_for(client: redis.Redis) -> None:
+def test_spoilt_inbox_has_a_state_and_nothing_to_hand_back(client: redis.Redis) -> None:
     assert examine(client).trouble == ""
     client.set(STREAM, "poison")
     assert examine(client).trouble == SPOILT

@@ -76,7 +76,7 @@ def head(receiver: ReceiverProcess, content: bytes, *lines: str, path: str = "/w
 # --- Accepted
 
 
-def test_a_signed_body_is_acked_and_stands_in_the_inbox_byte_for_byte(shared: ReceiverProcess) -> None:
+def test_signed_body_is_in_the_inbox_byte_for_byte(shared: ReceiverProcess) -> None:
     content = body(1, text="\u2028 </script> ü 12345678901234567890")
     before = time.time()
     answer = shared.post(content)
@@ -194,7 +194,7 @@ def test_other_methods_are_405(shared: ReceiverProcess, method: str, path: str) 
     assert answer.headers["allow"]
 
 
-def test_an_announced_length_over_the_limit_is_refused_before_the_body(shared: ReceiverProcess) -> None:
+def test_announced_length_over_the_limit_is_refused_at_once(shared: ReceiverProcess) -> None:
     answer = raw(shared, head(shared, b"", f"Content-Length: {MAX_BODY + 1}"))
     assert answer.startswith(b"HTTP/1.1 413")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "too_large"
@@ -207,7 +207,7 @@ def test_a_chunked_body_is_cut_off_at_the_limit(shared: ReceiverProcess) -> None
     refused(answer, 413, "too_large")
 
 
-def test_a_result_over_the_limit_leaves_a_hint_to_poll_its_submission(shared: ReceiverProcess) -> None:
+def test_oversized_result_leaves_a_hint_to_poll_its_submission(shared: ReceiverProcess) -> None:
     client = redis.Redis.from_url(shared.redis_url)
     raw(shared, head(shared, b"", f"Content-Length: {MAX_BODY + 1}", path="/webhooks/skyvern/sub_large"))
     raw(shared, head(shared, b"", f"Content-Length: {MAX_BODY + 1}"))
@@ -237,7 +237,7 @@ def test_hints_of_a_stranger_are_bounded(shared: ReceiverProcess) -> None:
     client.close()
 
 
-def test_a_result_over_the_limit_of_a_run_from_elsewhere_leaves_its_id_within_bounds(shared: ReceiverProcess) -> None:
+def test_oversized_results_of_foreign_runs_leave_bounded_hints(shared: ReceiverProcess) -> None:
     client = redis.Redis.from_url(shared.redis_url)
     for number in range(60):
         beginning = f'{{"task_id": "tsk_{number}", '.encode()

@@ -43,7 +43,7 @@ async def becomes(check: Callable[[], Any]) -> None:
     await asyncio.to_thread(eventually, check)
 
 
-async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_redis(
+async def test_stop_does_not_wait_for_a_lost_cancellation(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path / "spool", 1 << 20, 0)
@@ -67,7 +67,7 @@ async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_red
 UNWATCHED = Pace(watch=3600)
 
 
-async def test_one_commit_is_under_way_and_those_who_wait_share_the_next(
+async def test_events_that_wait_share_the_next_commit(
     valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits: list[int] = []
@@ -113,7 +113,7 @@ async def test_a_commit_is_bounded_in_number_and_bytes_but_never_empty(
     assert sizes == [4, 2, 1, 2, 1]
 
 
-async def test_another_server_behind_the_address_is_examined_before_a_202(
+async def test_new_server_behind_the_address_is_examined_first(
     valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path
 ) -> None:
     server = valkey_factory()
@@ -130,7 +130,7 @@ async def test_another_server_behind_the_address_is_examined_before_a_202(
         assert (it.store, it._metrics.events["spool"]) == ("spool", 2)
 
 
-async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
+async def test_redis_made_weaker_in_use_gets_no_more_events(
     valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path
 ) -> None:
     server = valkey_factory()
@@ -164,7 +164,7 @@ async def test_to_be_ready_means_that_a_write_went_through_just_now(
         assert it.store == "spool"
 
 
-async def test_an_inbox_that_was_full_takes_events_again_when_it_is_well_below_its_limit(
+async def test_full_inbox_takes_events_again_below_nine_tenths(
     valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path
 ) -> None:
     server = valkey_factory()
@@ -181,7 +181,7 @@ async def test_an_inbox_that_was_full_takes_events_again_when_it_is_well_below_i
     client.close()
 
 
-async def test_an_error_that_nobody_foresaw_sends_the_commit_to_the_spool_and_the_next_ones_to_redis_again(
+async def test_unforeseen_error_sends_one_commit_to_the_spool(
     valkey_factory: Callable[..., ValkeyProcess],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -37,7 +37,7 @@ def with_hung_disk(receiver: ReceiverProcess, folder: Path) -> Callable[[], None
     return lambda: eventually(waits.exists, what=lambda: receiver.log[-3000:])
 
 
-def test_a_webhook_that_waits_for_the_spool_gets_503_and_the_receiver_ends(
+def test_receiver_with_hung_spool_responds_503_and_ends(
     receiver_factory: Callable[..., ReceiverProcess], tmp_path: Path
 ) -> None:
     # Given a webhook that goes to the spool, and waits for the disk
@@ -53,9 +53,7 @@ def test_a_webhook_that_waits_for_the_spool_gets_503_and_the_receiver_ends(
     assert "ingest.disk_hangs" in receiver.log
 
 
-def test_a_request_that_waits_for_the_quarantine_is_given_up_and_the_receiver_ends(
-    receiver_factory: Callable[..., ReceiverProcess], tmp_path: Path
-) -> None:
+def test_receiver_with_hung_quarantine_ends(receiver_factory: Callable[..., ReceiverProcess], tmp_path: Path) -> None:
     # Given a webhook with a wrong signature, whose row waits for the disk
     receiver = receiver_factory(AWAY, start=False)
     wait = with_hung_disk(receiver, tmp_path)

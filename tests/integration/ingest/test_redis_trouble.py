@@ -32,7 +32,7 @@ def store(receiver: ReceiverProcess) -> str:
 # --- Away and back
 
 
-def test_kill_9_of_redis_under_load_loses_nothing_and_refuses_nothing(
+def test_kill_9_of_redis_under_load_loses_and_refuses_nothing(
     valkey_factory: Valkeys, receiver_factory: Receivers
 ) -> None:
     server = valkey_factory()
@@ -81,9 +81,7 @@ def test_kill_9_of_the_receiver_loses_nothing_that_was_acked(
     assert set(load.acked) <= set(ids_in_inbox(server))
 
 
-def test_kill_9_of_the_receiver_while_redis_is_away_loses_nothing_and_doubles_nothing(
-    valkey_factory: Valkeys, receiver_factory: Receivers
-) -> None:
+def test_kill_9_of_receiver_without_redis_loses_nothing(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
     server = valkey_factory()
     receiver = receiver_factory(server.url)
     server.kill()
@@ -197,7 +195,7 @@ def test_a_redis_that_loads_is_not_asked_until_it_is_done(valkey_factory: Valkey
 
 
 @pytest.mark.parametrize("limit", [{"max_events": 30}, {"max_bytes": "1MiB"}])
-def test_a_backlog_over_its_limit_goes_to_the_spool_and_moves_on_as_the_inbox_empties(
+def test_backlog_over_the_inbox_limit_goes_through_the_spool(
     valkey_factory: Valkeys, receiver_factory: Receivers, limit: dict[str, Any]
 ) -> None:
     server = valkey_factory()
@@ -225,9 +223,7 @@ def test_a_backlog_over_its_limit_goes_to_the_spool_and_moves_on_as_the_inbox_em
 # --- Full
 
 
-def test_a_full_spool_is_503_with_retry_after_30_and_takes_again_later(
-    valkey_factory: Valkeys, receiver_factory: Receivers
-) -> None:
+def test_full_spool_is_503_with_retry_after_30(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
     port = free_port()
     receiver = receiver_factory(f"redis://127.0.0.1:{port}/0", spool={"max_bytes": "1MiB", "reserve_bytes": 0})
     large = "x" * 300_000
@@ -241,9 +237,7 @@ def test_a_full_spool_is_503_with_retry_after_30_and_takes_again_later(
     eventually(lambda: receiver.post(body(3, text=large)).status_code == 202)
 
 
-def test_too_little_free_disk_is_503_only_when_the_spool_is_needed(
-    valkey_factory: Valkeys, receiver_factory: Receivers
-) -> None:
+def test_low_disk_is_503_only_when_the_spool_is_needed(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
     server = valkey_factory()
     receiver = receiver_factory(server.url, spool={"reserve_bytes": "900TiB"})
     receiver.acked(body(1))
@@ -353,9 +347,7 @@ def test_a_redis_that_forbids_config_says_so_in_its_own_words(
     client.close()
 
 
-def test_a_redis_that_comes_back_weaker_gets_no_event_until_it_is_set_right(
-    valkey_factory: Valkeys, receiver_factory: Receivers
-) -> None:
+def test_redis_that_comes_back_weaker_gets_no_event(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
     server = valkey_factory()
     receiver = receiver_factory(server.url)
     server.kill()

@@ -26,7 +26,7 @@ def usual_file_limit() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_webhook_is_answered_at_once_beside_more_silent_connections_than_the_usual_file_limit(
+def test_webhook_is_accepted_beside_1100_silent_connections(
     receiver_factory: Callable[..., ReceiverProcess], redis_url: str, usual_file_limit: None
 ) -> None:
     # Given a receiver that was started with the usual limit, and many connections that send nothing

@@ -145,7 +145,7 @@ def test_no_event_goes_into_a_file_that_was_deleted(spool: Spool, tmp_path: Path
     other.close()
 
 
-def test_no_event_is_lost_when_its_file_is_deleted_during_the_commit(
+def test_no_event_is_lost_with_a_file_deleted_during_commit(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked = Spool._check_room
@@ -223,7 +223,7 @@ def test_a_file_that_sqlite_cannot_read_is_set_aside(
     assert "events.damaged file=" in caplog.text
 
 
-def test_a_file_that_is_damaged_while_it_is_open_is_set_aside_and_the_next_event_kept(tmp_path: Path) -> None:
+def test_file_damaged_while_open_is_set_aside_and_replaced(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     spool.append([event(number, 3000) for number in range(50)])
     spool.close()
@@ -247,7 +247,7 @@ def test_a_file_that_is_damaged_while_it_is_open_is_set_aside_and_the_next_event
 # --- Its limits
 
 
-def test_it_takes_no_more_than_its_size_and_takes_again_when_drained(tmp_path: Path) -> None:
+def test_full_spool_takes_events_again_when_drained(tmp_path: Path) -> None:
     spool = open_spool(tmp_path, max_bytes=1 << 20)
     spool.append([event(0, 700_000)])
     with pytest.raises(SpoolFull, match=r"spool\.max_bytes"):
@@ -291,7 +291,7 @@ def small_files(most: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_a_write_that_fails_keeps_none_of_its_events_and_the_next_succeeds(tmp_path: Path) -> None:
+def test_failed_write_keeps_no_event_and_the_next_succeeds(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     spool.append(events(0, 2))
     with small_files(200_000), pytest.raises(OSError, match=r"I/O error|full"):

@@ -371,7 +371,7 @@ async def test_idle_connections_give_way_before_the_limit(
 # --- Stop
 
 
-async def test_a_stopping_server_ends_each_connection_with_its_response(served: Served, app: App) -> None:
+async def test_stopping_server_ends_connections_with_their_response(served: Served, app: App) -> None:
     app.may_answer = False
     talking = asyncio.create_task(talk(served.port, REQUEST.replace(b"/ ", b"/slow ")))
     await asyncio.to_thread(eventually, lambda: app.bodies)

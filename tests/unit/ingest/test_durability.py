@@ -17,7 +17,7 @@ GOOD = {
 }
 
 
-def test_a_redis_that_writes_before_it_answers_and_evicts_nothing_keeps_the_promise() -> None:
+def test_redis_that_syncs_and_evicts_nothing_is_strong() -> None:
     assert assess(GOOD, 16 << 20).strong
     assert str(assess(GOOD)) == "on disk before 202: yes"
 
@@ -68,7 +68,7 @@ def test_what_could_not_be_asked_is_not_known() -> None:
         (redis.ResponseError("DB index is out of range"), "has no database of that number: write another one"),
     ],
 )
-def test_a_redis_that_will_never_let_us_in_is_reported_with_what_would_be_right(error: Exception, said: str) -> None:
+def test_redis_that_denies_entry_is_reported_with_the_remedy(error: Exception, said: str) -> None:
     assert said in no_entry("redis://h:1/9", error)
 
 
@@ -79,7 +79,7 @@ def test_a_redis_that_may_let_us_in_later_is_waited_for(error: Exception) -> Non
     assert no_entry("redis://h:1/0", error) == ""
 
 
-def test_the_refusal_is_one_line_that_names_the_way_out_and_no_password() -> None:
+def test_refusal_of_weak_redis_names_the_fix_and_no_password() -> None:
     text = explain("redis://:hunter2@redis.example/0", assess({**GOOD, "appendfsync": "everysec"}), "runhook.yaml")
     assert "\n" not in text
     assert "hunter2" not in text

@@ -149,9 +149,7 @@ async def test_source_and_length_are_checked_before_the_body(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_body_too_large_of_a_run_that_was_not_submitted_here_leaves_its_id(
-    bench: Bench, announced: bool
-) -> None:
+async def test_oversized_body_of_a_foreign_run_leaves_its_id(bench: Bench, announced: bool) -> None:
     beginning = b'{"workflow_id":"wpid_1","workflow_run_id":"wr_7","status":"completed","outputs":{"run_id":"tsk_no"'
     pieces = [beginning, *[b"x" * (1 << 20)] * 5]
     headers = {"content-length": str(MAX_BODY + 1)} if announced else {}
@@ -166,9 +164,7 @@ async def test_a_body_too_large_of_a_run_that_was_not_submitted_here_leaves_its_
     "beginning",
     [b"", b"x" * 5000, b'{"run_id": "../../v1"', b'{"run_id": 7', b" " * 5000 + b'{"run_id": "tsk_1"', GONE],
 )
-async def test_a_body_too_large_whose_beginning_tells_no_run_is_refused_all_the_same(
-    bench: Bench, beginning: Any
-) -> None:
+async def test_oversized_body_without_a_run_id_is_refused(bench: Bench, beginning: Any) -> None:
     assert (await bench.post([beginning, b"x"], **{"content-length": str(MAX_BODY + 1)}))[0] == 413
     assert bench.poll_hints.runs == []
 
@@ -204,7 +200,7 @@ async def test_a_body_that_never_ends_times_out(bench: Bench, monkeypatch: pytes
     assert (status, answer["error"]["code"]) == (408, "timeout")
 
 
-async def test_a_signed_body_finds_room_where_strangers_slow_ones_have_taken_all() -> None:
+async def test_signed_body_gets_the_room_of_slow_strangers() -> None:
     # Given bodies of strangers, large and small, that take all the room there is and come no further
     bench = Bench(room=4 * MAX_BODY)
     part = b"x" * (MAX_BODY // 2)
