@@ -77,10 +77,18 @@ def list_artifacts(service: Service, actor: Actor, wanted: ArtifactsParameters) 
     return listed(service, actor, found, wanted, ArtifactRow, (float, str, str, int))
 
 
-def files_of_runs(connection: Connection, wanted: Filter, after: Key | None, limit: int, redactor: Redactor) -> Found:
+def files_of_runs(
+    connection: Connection,
+    wanted: Filter,
+    after: Key | None,
+    limit: int,
+    redactor: Redactor,
+    most_bytes: int = MOST_BYTES,
+) -> Found:
     """Return a page of the files of matching runs: the run that changed last first, its files in the order of its body.
 
-    `stored` of each: where the sinks put it. `redactor`: what it masks in a body is not shown.
+    `stored` of each: where the sinks put it. `redactor`: what it masks in a body is not shown. `most_bytes`: of bodies,
+    after which a page ends.
     """
     rows: list[Row] = []
     place = None if after is None else after[:-1]
@@ -101,7 +109,7 @@ def files_of_runs(connection: Connection, wanted: Filter, after: Key | None, lim
         read += size
         if len(files) > room:
             return rows, (*place, room)
-        if (len(rows) == limit or read > MOST_BYTES) and number < len(found):
+        if (len(rows) == limit or read > most_bytes) and number < len(found):
             return rows, (*place, _ALL)
     return rows, None if rest is None else (*rest, _ALL)
 

@@ -20,8 +20,6 @@ from receiver.ledger.schema import audit
 BEGUN: Final = "begun"
 DONE: Final = "done"
 FAILED: Final = "failed"
-# Maximum rows that one transaction removes.
-BATCH: Final = 500
 # Minimum seconds for which the audit is kept, even if events are kept for a shorter time.
 KEPT_FOR: Final = 400 * 86_400.0
 
@@ -133,7 +131,7 @@ def has_action(connection: sa.Connection, action: str) -> bool:
     return connection.execute(query).first() is not None
 
 
-def remove(connection: sa.Connection, before: float) -> int:
-    """Remove up to BATCH actions that are older than `before`, the oldest first. Returns how many."""
-    old = sa.select(audit.c.id).where(audit.c.at < before).order_by(audit.c.at).limit(BATCH)
+def remove(connection: sa.Connection, before: float, limit: int = 500) -> int:
+    """Remove up to `limit` actions that are older than `before`, the oldest first. Returns how many."""
+    old = sa.select(audit.c.id).where(audit.c.at < before).order_by(audit.c.at).limit(limit)
     return connection.execute(sa.delete(audit).where(audit.c.id.in_(old))).rowcount

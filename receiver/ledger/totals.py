@@ -23,8 +23,6 @@ from receiver.ledger.schema import deliveries, events, runs
 SCAN: Final = 200_000
 # Groups that one statement returns, the largest first.
 GROUPS: Final = 5000
-# Failed runs of each status that are looked at, the newest.
-FAILED: Final = 5000
 # Deliveries whose age is looked at.
 AGES: Final = 2000
 # Minimum in each of very many buckets.
@@ -211,9 +209,11 @@ class FailedRun(NamedTuple):
     at: float
 
 
-def failed_runs(connection: sa.Connection, wanted: Filter, span: Span) -> tuple[Sequence[FailedRun], float]:
+def failed_runs(
+    connection: sa.Connection, wanted: Filter, span: Span, most: int = 5000
+) -> tuple[Sequence[FailedRun], float]:
     """Return the runs that failed, were terminated or timed out, the newest first, and from when on all of them are
-    there. Times of `wanted` do not count: `span` does."""
+    there. `span` replaces the times of `wanted`. `most`: runs of each status that are looked at."""
     it = runs.c
     rest = of_runs(_timeless(wanted))
     found: list[FailedRun] = []
@@ -223,7 +223,7 @@ def failed_runs(connection: sa.Connection, wanted: Filter, span: Span) -> tuple[
             sa.select(it.source, it.run_id, it.workflow_id, it.title, it.outcome, it.failure_reason, it.updated_at)
             .where(it.outcome == outcome, *unsuccessful(runs), it.updated_at >= span.since, it.updated_at < span.until)
             .order_by(it.updated_at.desc())
-            .limit(FAILED)
+            .limit(most)
         )
         # The bound is on the rows that are read: a rare filter must not read on and on.
         newest = query.subquery()
@@ -233,7 +233,7 @@ def failed_runs(connection: sa.Connection, wanted: Filter, span: Span) -> tuple[
         ).all()
         found += [FailedRun(*row) for row in rows]
         last = connection.execute(
-            sa.select(sa.func.min(newest.c.updated_at)).select_from(newest).having(sa.func.count() == FAILED)
+            sa.select(sa.func.min(newest.c.updated_at)).select_from(newest).having(sa.func.count() == most)
         ).scalar()
         edge = max(edge, edge if last is None else float(last))
     kept = [each for each in found if each.at >= edge]

@@ -69,11 +69,10 @@ def test_an_action_that_is_rolled_back_is_not_in_the_audit(ledger: Ledger) -> No
     assert ledger.read(every_lane) == []
 
 
-def test_the_oldest_are_removed_a_bounded_number_at_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "BATCH", 2)
+def test_the_oldest_are_removed_a_bounded_number_at_once(ledger: Ledger) -> None:
     for number in range(4):
         ledger.write(lambda it: audit.record(it, ME, str(number), {}, 1))  # noqa: B023
     newest = ledger.read(audit.list_actions)[0]
 
-    assert [ledger.write(lambda it: audit.remove(it, newest.at)) for _ in range(3)] == [2, 1, 0]
+    assert [ledger.write(lambda it: audit.remove(it, newest.at, 2)) for _ in range(3)] == [2, 1, 0]
     assert ledger.read(audit.list_actions) == [newest]

@@ -130,12 +130,11 @@ def test_row_changed_while_a_page_is_read_is_not_shown_twice(mirrored: Ledger) -
     assert mirrored.read(lambda connection: list_deliveries(connection, Filter(), None, 50)) == ([], None)
 
 
-def test_a_page_of_files_reads_a_bounded_number_of_bytes(mirrored: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "MOST_BYTES", 1)
-    found, rest = mirrored.read(lambda it: artifacts.files_of_runs(it, Filter(), None, 50, REDACTOR))
+def test_a_page_of_files_reads_a_bounded_number_of_bytes(mirrored: Ledger) -> None:
+    found, rest = mirrored.read(lambda it: artifacts.files_of_runs(it, Filter(), None, 50, REDACTOR, 1))
     assert [row["run_id"] for row in found] == ["tsk_2"]
     assert rest is not None
-    found, rest = mirrored.read(lambda it: artifacts.files_of_runs(it, Filter(), rest, 50, REDACTOR))
+    found, rest = mirrored.read(lambda it: artifacts.files_of_runs(it, Filter(), rest, 50, REDACTOR, 1))
     assert [row["run_id"] for row in found] == ["tsk_1"] * 4
     assert rest is None
 
