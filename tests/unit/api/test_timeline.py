@@ -31,7 +31,7 @@ def delivery(**known: Any) -> DeliveryRow:
 
 def attempt(**known: Any) -> AttemptRow:
     given = {"delivery_id": "dlv_1", "number": 1, "sink": "results", "outcome": "accepted", "reason": ""}
-    given |= {"receipt": {"id": "row 7"}, "started_at": 20.5, "ended_at": 20.75}
+    given |= {"response": "", "receipt": {"id": "row 7"}, "started_at": 20.5, "ended_at": 20.75}
     return AttemptRow.model_construct(**(given | known))
 
 
