@@ -22,7 +22,7 @@ from receiver.ledger import dialect, words
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.deliveries.creation import AddedDelivery, ClaimAtOnce
 from receiver.ledger.history import of_runs
-from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.schema import events, runs
 
 
 class KnownRun(NamedTuple):
@@ -138,8 +138,7 @@ def record(
     _update_runs(connection, batch, now)
     # Deliveries that wait for a sink which got an earlier event of the result: its end will not release them.
     linked = [item.event.id for item in batch if any(set(each.after) - _sinks(item) for each in item.deliveries)]
-    if linked:
-        links.release_held(connection, deliveries.c.event_id.in_(linked), now)
+    links.release_held(connection, linked, now)
     return Written([item for item in batch if item.event.id in new], set(made_deliveries))
 
 

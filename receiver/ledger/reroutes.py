@@ -150,7 +150,7 @@ def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) 
     ids = sorted({each.event_id for each in wanted})
     connection.execute(sa.update(events).where(dialect.among(events.c.id, ids)).values(unrouted=False))
     if any(each.after for each in made):
-        due.update(links.release_held(connection, dialect.among(deliveries.c.event_id, ids), now))
+        due.update(links.release_held(connection, ids, now))
     return Added(len(made), due)
 
 

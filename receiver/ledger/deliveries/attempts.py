@@ -7,7 +7,7 @@ accepted is delivered if no other worker has claimed it since.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -59,7 +59,7 @@ def settle(
     rows.sort(key=lambda row: str(row["id"]))
     dialect.update_many(connection, deliveries.c.id, _move, _MOVED, rows, {"b_owner": owner, "b_now": now})
     ended = {each.event_id for each in results if each.move is not DeliveryMove.DEFER}
-    return release_held(connection, ended, now)
+    return links.release_held(connection, ended, now)
 
 
 def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
@@ -148,12 +148,3 @@ def _move(given: Callable[[str], Any]) -> sa.Update:
             **UNCLAIMED,
         )
     )
-
-
-def release_held(
-    connection: sa.Connection, event_ids: set[str], now: float, sinks: Collection[str] | None = None
-) -> list[str]:
-    """Queue the held deliveries of these events that no longer wait for a sink. Returns their sinks."""
-    if not event_ids:
-        return []
-    return links.release_held(connection, dialect.among(deliveries.c.event_id, sorted(event_ids)), now, sinks)

@@ -29,7 +29,7 @@ class WorstLane(NamedTuple):
 
 
 _SHUT: Final = sa.select(lanes.c.lane).where(dialect.among_given(lanes.c.lane, "b_lanes"), _NOT_CLOSED)
-_NAMED: Final = sa.select(lanes).where(lanes.c.lane == sa.bindparam("b_lane"))
+_NAMED: Final = sa.select(lanes).where(dialect.among_given(lanes.c.lane, "b_lanes"))
 
 
 def _from(row: Any) -> Lane:
@@ -44,8 +44,7 @@ def any_shut(connection: sa.Connection) -> bool:
 
 def find(connection: sa.Connection, name: str) -> Lane | None:
     """Return the lane with this name, or None if it has no row. A sink's own lane has the name of the sink."""
-    row = connection.execute(_NAMED, {"b_lane": name}).first()
-    return _from(row) if row else None
+    return named(connection, [name]).get(name)
 
 
 def shut_among(connection: sa.Connection, names: Collection[str]) -> set[str]:
@@ -57,7 +56,7 @@ def shut_among(connection: sa.Connection, names: Collection[str]) -> set[str]:
 
 def named(connection: sa.Connection, names: Collection[str]) -> dict[str, Lane]:
     """Return those of these lanes that have a row, by name."""
-    rows = connection.execute(sa.select(lanes).where(dialect.among(lanes.c.lane, sorted(names))))
+    rows = connection.execute(_NAMED, {"b_lanes": sorted(names)})
     return {row.lane: _from(row) for row in rows}
 
 

@@ -31,28 +31,33 @@ HELD: Final = held()
 _ACCEPTED: Final = sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted")
 
 
-def release_held(
-    connection: sa.Connection, condition: sa.ColumnElement[bool], now: float, sinks: Collection[str] | None = None
-) -> list[str]:
-    """Queue the held deliveries that meet `condition` and no longer wait, page by page. Returns their sinks.
+_BEHIND: Final = sa.tuple_(sa.bindparam("b_event", type_=sa.Text()), sa.bindparam("b_id", type_=sa.Text()))
+_HELD_OF_EVENTS: Final = (
+    sa.select(*(deliveries.c[name] for name in ("id", "event_id", "sink", "after")))
+    .where(HELD, dialect.among_given(deliveries.c.event_id, "b_events"))
+    .where(sa.tuple_(deliveries.c.event_id, deliveries.c.id) > _BEHIND)
+    .order_by(deliveries.c.event_id, deliveries.c.id)  # the order of their index: by id alone, all are read
+    .limit(PAGE)
+    # If two transactions end deliveries that one waits for, the second sees the changes of the first.
+    .with_for_update()
+)
 
-    `condition`: on the ids of events or deliveries. `sinks`: existing sinks; None if unknown.
+
+def release_held(
+    connection: sa.Connection, event_ids: Collection[str], now: float, sinks: Collection[str] | None = None
+) -> list[str]:
+    """Queue the held deliveries of these events that no longer wait, page by page. Returns their sinks.
+
+    `sinks`: existing sinks; None if unknown.
     """
     released: set[str] = set()
-    query = (
-        sa.select(*(deliveries.c[name] for name in ("id", "event_id", "sink", "after")))
-        .where(HELD, condition)
-        .order_by(deliveries.c.event_id, deliveries.c.id)  # the order of their index: by id alone, all are read
-        .limit(PAGE)
-        # If two transactions end deliveries that one waits for, the second sees the changes of the first.
-        .with_for_update()
-    )
-    held = connection.execute(query).all()
-    while held:
-        released |= _release(connection, held, now, sinks)
-        last = held[-1]
-        further = sa.tuple_(deliveries.c.event_id, deliveries.c.id) > (last.event_id, last.id)
-        held = connection.execute(query.where(further)).all() if len(held) == PAGE else []
+    last, more = ("", ""), bool(event_ids)
+    while more:
+        given = {"b_events": sorted(set(event_ids)), "b_event": last[0], "b_id": last[1]}
+        if held := connection.execute(_HELD_OF_EVENTS, given).all():
+            released |= _release(connection, held, now, sinks)
+            last = held[-1].event_id, held[-1].id
+        more = len(held) == PAGE
     return sorted(released)
 
 

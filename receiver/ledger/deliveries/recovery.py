@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, DeliveryState, gave_up, state_after
 from receiver.ledger import dialect
 from receiver.ledger.deliveries import fair_queue, lanes, links
-from receiver.ledger.deliveries.attempts import AttemptResult, record, release_held
+from receiver.ledger.deliveries.attempts import AttemptResult, record
 from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED
 from receiver.ledger.schema import attempts, deliveries
 from receiver.ledger.schema import lanes as lane_rows
@@ -80,7 +80,7 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, now: flo
     if last:
         dead = {"state": state_after(DeliveryMove.DIE), "reason": POISONED}
         connection.execute(_these(last).values({**changes, **dead, "spent": deliveries.c.spent + 1}))
-        release_held(connection, {row.event_id for row in last}, now)
+        links.release_held(connection, {row.event_id for row in last}, now)
 
 
 def _lapses(connection: sa.Connection, held: Sequence[Any]) -> dict[str, int]:
@@ -152,7 +152,7 @@ def expire(connection: sa.Connection, sink: str, seconds: float, now: float) -> 
         ended += [lane] * len(found)
         if len(ended) == PAGE:
             break
-    release_held(connection, events, now)
+    links.release_held(connection, events, now)
     return ended
 
 
@@ -194,4 +194,4 @@ def sweep_held(
     if len(page) == links.PAGE:
         page = [each for each in page if each != page[-1]] or page
         rest = page[-1]
-    return release_held(connection, set(page), now, sinks), rest
+    return links.release_held(connection, set(page), now, sinks), rest

@@ -113,8 +113,7 @@ def cancel(connection: sa.Connection, ids: Sequence[str], reason: str, now: floa
         .returning(deliveries.c.id, deliveries.c.event_id)
     )
     rows = connection.execute(changed).all()
-    if rows:
-        links.release_held(connection, deliveries.c.event_id.in_({row.event_id for row in rows}), now)
+    links.release_held(connection, {row.event_id for row in rows}, now)
     return [row.id for row in rows]
 
 
@@ -124,12 +123,14 @@ def restore(connection: sa.Connection, ids: Sequence[str], now: float) -> list[s
     Restored deliveries have no attempt spent. Returns their ids.
     """
     before = states_before(DeliveryMove.RESTORE)
-    cancelled = sa.select(deliveries.c.id).where(deliveries.c.id.in_(ids), deliveries.c.state.in_(before))
-    found = sorted(connection.execute(cancelled).scalars())
-    if not found:
+    its = sa.select(deliveries.c.id, deliveries.c.event_id)
+    its = its.where(deliveries.c.id.in_(ids), deliveries.c.state.in_(before)).order_by(deliveries.c.id)
+    cancelled = connection.execute(its).all()
+    if not cancelled:
         return []
+    found = [row.id for row in cancelled]
     fresh: dict[str, Any] = {"spent": 0, "tried_at": None, "reason": "", "due_at": now, "updated_at": now}
     restored = sa.update(deliveries).where(deliveries.c.id.in_(found), deliveries.c.state.in_(before))
     connection.execute(restored.values(state=state_after(DeliveryMove.RESTORE), **fresh))
-    links.release_held(connection, deliveries.c.id.in_(found), now)
+    links.release_held(connection, {row.event_id for row in cancelled}, now)
     return found
