@@ -48,7 +48,7 @@ test: lint
 proofs: install
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "long and not longest" $(ARGS)
 
-# What CI has no time for: kills at each step with PostgreSQL, each part of the benchmark, chaos on three seeds, the loop, the newest Skyvern. About an hour.
+# What CI has no time for: kills at each step with PostgreSQL, an image, a long backlog, a soak, chaos on three seeds, the loop, the newest Skyvern. About an hour.
 proofs-long: install
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m longest $(ARGS)
 	@for seed in 1 2 3; do $(BIN)/python -m tests.chaos --seed $$seed || exit 1; done

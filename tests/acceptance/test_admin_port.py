@@ -31,7 +31,7 @@ def refuses(url: str) -> bool:
     return False
 
 
-def test_what_is_for_operators_is_on_the_admin_port_alone_and_a_stop_closes_both(receiver_factory: Receivers) -> None:
+def test_operator_paths_are_on_the_admin_port_only(receiver_factory: Receivers) -> None:
     # Given a receiver with a port for operators, on IPv6
     receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0", start=False)
     port = free_port()
@@ -67,28 +67,13 @@ def test_what_is_for_operators_is_on_the_admin_port_alone_and_a_stop_closes_both
     assert refuses(admin)
 
 
-def test_a_busy_admin_port_and_one_that_is_none_are_one_line(receiver_factory: Receivers) -> None:
-    receiver = receiver_factory("redis://127.0.0.1:1/0", start=False)
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        busy = receiver.command("serve", "--port", str(receiver.port), "--admin-port", str(port))
-    said = f"can't listen on 127.0.0.1:{port}: the port is in use; choose another with --admin-port or server.admin"
-    assert (busy.returncode, busy.stderr) == (3, f"runhook: {said}\n")
-    wrong = receiver.command("serve", "--port", str(receiver.port), "--admin-port", "http://127.0.0.1:1")
-    assert wrong.returncode == 2
-    assert wrong.stderr.startswith("runhook: --admin-port http://127.0.0.1:1: must be a port such as 9000, or ")
-    assert len(wrong.stderr.splitlines()) == 1
-
-
 @pytest.fixture
 def crowd() -> Iterator[contextlib.ExitStack]:
     with contextlib.ExitStack() as stack:
         yield stack
 
 
-def test_strangers_take_no_place_of_an_operator_nor_operators_of_a_webhook(
+def test_strangers_and_operators_have_separate_places(
     receiver_factory: Receivers, redis_url: str, crowd: contextlib.ExitStack
 ) -> None:
     # Given a receiver with few files, and an operator's connection that is idle

@@ -19,7 +19,7 @@ from tests.support.backlog import fill
 from tests.support.ledger import NOW, with_tables
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.longest]
 
 BACKLOG = 20_000
 BODY = '{"run_id":"tsk_@","run_type":"task_v1","status":"completed","output":{"n":@}}'

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.longest]
 
 
 def test_no_event_is_lost_or_repeated_in_a_short_soak() -> None:

@@ -34,9 +34,7 @@ HttpSink.send = send
 """
 
 
-def test_what_is_under_way_beside_a_deadly_delivery_arrives_and_stays_delivered(
-    deployment: Callable[..., Deployment], redis_url: str
-) -> None:
+def test_deliveries_beside_a_deadly_one_arrive(deployment: Callable[..., Deployment], redis_url: str) -> None:
     with ScriptedServer() as consumer:
         # Given sends that take a moment, among them one that kills its process at once
         it = deployment(redis_url, sinks={"hook": {"type": "http", "url": consumer.url}})
@@ -67,9 +65,7 @@ decider.parse_event = parse_event
 """
 
 
-def test_an_event_that_kills_each_dispatcher_ends_unread_and_holds_up_no_other(
-    deployment: Callable[..., Deployment], redis_url: str
-) -> None:
+def test_event_that_kills_each_dispatcher_ends_unread(deployment: Callable[..., Deployment], redis_url: str) -> None:
     # Given events in the inbox, one of which kills the dispatcher that reads it
     routes = [{"name": "all", "to": ["archive"]}]
     it = deployment(redis_url, sinks={"archive": {"type": "files", "path": "${RUNHOOK_DATA}/archive"}}, routes=routes)

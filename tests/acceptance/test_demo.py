@@ -51,7 +51,7 @@ def running(clone: Path) -> list[int]:
     return [pid for pid in processes_with(f"PYTHONPATH={clone}") if alive(pid)]
 
 
-def test_the_demo_shows_what_became_of_each_and_leaves_nothing_behind(clone: Path) -> None:
+def test_demo_shows_each_result_and_leaves_nothing_behind(clone: Path) -> None:
     demo = start(clone, "--once", stdout=subprocess.PIPE)
     try:
         shown, _ = demo.communicate(timeout=2 * PATIENCE)

@@ -91,7 +91,7 @@ def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start: Callable[.
     assert "Traceback" not in dev.log
 
 
-def test_whatever_part_is_killed_is_started_again_and_work_goes_on(running: Dev) -> None:
+def test_killed_process_is_restarted_and_work_resumes(running: Dev) -> None:
     dev = running
     for number, words in enumerate(["valkey-server", "runhook worker", "runhook clock", "runhook serve"]):
         killed = dev.part(words)
@@ -120,7 +120,7 @@ def test_a_second_one_on_the_same_data_is_one_line(running: Dev, start: Callable
     assert f"in use by another Runhook (process {running.process.pid})" in line
 
 
-def test_kill_9_leaves_no_process_and_the_next_one_finds_everything(running: Dev, start: Callable[..., Dev]) -> None:
+def test_kill_9_leaves_no_process_and_loses_nothing(running: Dev, start: Callable[..., Dev]) -> None:
     """Stands last of those that share one: nothing of it is left."""
     pids = descendants(running.process.pid)
     assert len(pids) >= 5  # Valkey, serve, clock, the worker and its process
@@ -218,7 +218,7 @@ def test_with_redis_url_the_same_code_runs_on_a_real_server(
     eventually(lambda: server.connect().exists("rq:workers:dispatch"))
 
 
-def test_a_redis_without_the_promise_is_refused_before_anything_starts(
+def test_redis_without_the_promise_is_refused_at_the_start(
     start: Callable[..., Dev], valkey_factory: Callable[..., ValkeyProcess]
 ) -> None:
     line = refused(start(REDIS_URL=valkey_factory(appendfsync="everysec").url), 3)

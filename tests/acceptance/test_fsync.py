@@ -85,7 +85,7 @@ def test_redis_syncs_each_event_before_its_202(
     assert not all(trace.shows(rf"^pwrite64\(.*{event}") for event in acked)
 
 
-def test_the_same_look_finds_the_sync_missing_where_redis_does_none(
+def test_missing_sync_of_redis_is_found(
     valkey_factory: Callable[..., ValkeyProcess], receiver_factory: Callable[..., ReceiverProcess], tmp_path: Path
 ) -> None:
     server = valkey_factory(appendfsync="no")
@@ -147,7 +147,7 @@ class Commits:
         return (events - self._before[1]) / max(1, count - self._before[0])
 
 
-def test_a_slow_disk_makes_larger_commits_and_one_that_is_too_slow_sends_events_to_the_spool(
+def test_slow_disk_makes_larger_commits_and_then_uses_the_spool(
     valkey_factory: Callable[..., ValkeyProcess], receiver_factory: Callable[..., ReceiverProcess]
 ) -> None:
     # Given eight senders, of which each waits for its 202

@@ -17,9 +17,7 @@ pytestmark = pytest.mark.long
 SHORT = {fault: ratio for fault, ratio in FAULTS.items() if fault not in (Fault.CANCEL, Fault.CRASH)}
 
 
-def test_each_run_comes_out_as_its_webhook_alone_would_though_all_goes_wrong_and_the_receiver_is_killed(
-    tmp_path: Path, redis_url: str
-) -> None:
+def test_each_run_ends_as_its_webhook_says_despite_all_faults(tmp_path: Path, redis_url: str) -> None:
     loop = Loop(40, 1, tmp_path / "loop", redis_url, faults=SHORT, of_reads={}, kills=1)
 
     found = loop.run(patience=120)

@@ -199,9 +199,7 @@ def test_a_repeat_changes_nothing_and_a_series_ends_in_its_last(system: System, 
 # --- With enemies
 
 
-def test_no_body_stops_a_neighbour_reaches_inside_or_speaks_in_our_name(
-    system: System, postgres: PostgresProcess
-) -> None:
+def test_hostile_bodies_harm_no_other_delivery(system: System, postgres: PostgresProcess) -> None:
     # Given bodies that each break something somewhere, signed all the same, and one good one after each
     with socket.create_server(("127.0.0.2", 0)) as inside:
         inside.setblocking(False)

@@ -127,14 +127,3 @@ def test_everything_that_is_promised_is_there_and_true(deployment: Callable[...,
         for name, samples in found.items()
         if samples
     }
-
-
-def test_a_ledger_and_a_redis_that_are_away_are_missing_and_say_so(deployment: Callable[..., Deployment]) -> None:
-    it = deployment("redis://127.0.0.1:1/0", admin=True)
-    it.start()
-    it.acked(body(0))
-    found = eventually(lambda: (seen := scrape(it)) and value(seen, "runhook_spool_events") == 1 and seen)
-    assert value(found, "runhook_redis_up") == value(found, "runhook_tally_up") == 0
-    assert value(found, "runhook_spool_bytes") > 0
-    assert value(found, "runhook_ledger_up") == 0
-    assert "runhook_deliveries" not in found

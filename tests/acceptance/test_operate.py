@@ -48,7 +48,7 @@ def keys(consumer: ScriptedServer) -> Counter[str]:
     return Counter(request.headers["webhook-id"] for request in consumer.requests)
 
 
-def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_and_can_be_cancelled(
+def test_replay_keeps_its_rate_over_a_killed_clock_and_a_cancel(
     deployment: Deployments, redis_url: str, consumer: ScriptedServer
 ) -> None:
     # Given ten dead letters

@@ -23,7 +23,7 @@ def slack() -> Iterator[ScriptedServer]:
         yield server
 
 
-def test_a_message_waits_for_the_archives_receipt_links_to_it_and_goes_ahead_when_the_archive_gives_up(
+def test_message_waits_for_a_receipt_until_the_archive_gives_up(
     deployment: Callable[..., Deployment], redis_url: str, slack: ScriptedServer
 ) -> None:
     # Given an archive that can't be written, and a message that comes after it

@@ -102,7 +102,7 @@ def test_sigterm_while_redis_hangs_loses_nothing(valkey_factory: Valkeys, receiv
 # --- The start
 
 
-def test_the_summary_says_where_it_listens_and_which_promise_holds(receiver_factory: Receivers, redis_url: str) -> None:
+def test_summary_names_the_address_and_the_promise(receiver_factory: Receivers, redis_url: str) -> None:
     receiver = receiver_factory(redis_url)
     assert f"runhook: listening on {receiver.url}\n" in receiver.log
     assert "runhook: on disk before 202: yes\n" in receiver.log
@@ -115,7 +115,7 @@ def test_without_redis_it_starts_and_says_where_events_go(receiver_factory: Rece
     receiver.acked(body(1))
 
 
-def test_with_neither_redis_nor_room_on_the_disk_it_promises_nothing(receiver_factory: Receivers) -> None:
+def test_receiver_without_redis_and_disk_space_responds_503(receiver_factory: Receivers) -> None:
     # Given a receiver that has no Redis, and no free space that it may use
     receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0", spool={"reserve_bytes": "900TiB"})
     # Then it says so, in its summary and when it tells that Redis is away
@@ -146,9 +146,7 @@ def test_a_data_directory_that_cannot_be_used_is_one_line(
     assert "RUNHOOK_DATA" in line
 
 
-def test_what_is_seen_only_when_it_serves_ends_it_with_one_line_as_well(
-    deployment: Callable[..., Deployment], redis_url: str
-) -> None:
+def test_error_while_serving_is_one_line(deployment: Callable[..., Deployment], redis_url: str) -> None:
     receiver = deployment(redis_url)
     receiver.more = {"DATABASE_URL": "postgresql://u:sekret@127.0.0.1:1/db?sslmod=require"}
     done = receiver.command("serve", "--port", str(receiver.port))
@@ -157,9 +155,7 @@ def test_what_is_seen_only_when_it_serves_ends_it_with_one_line_as_well(
     assert "Traceback" not in done.stderr
 
 
-def test_without_its_ledger_it_takes_webhooks_and_says_what_it_lacks(
-    deployment: Callable[..., ReceiverProcess], redis_url: str
-) -> None:
+def test_receiver_without_a_ledger_accepts_webhooks(deployment: Callable[..., ReceiverProcess], redis_url: str) -> None:
     receiver = deployment(redis_url, f"postgresql://u:sekret@127.0.0.1:{free_port()}/db?sslpassword=sekret")
     receiver.start()
     assert receiver.post(body()).status_code == 202

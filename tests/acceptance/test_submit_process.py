@@ -57,9 +57,7 @@ def submitting_to(deployment: Deployments, redis_url: str) -> Iterator[Start]:
         client.close()
 
 
-def test_a_receiver_killed_while_skyvern_answers_a_submit_makes_one_run_and_tells_it(
-    submitting_to: Start, simulate_skyvern: Simulate
-) -> None:
+def test_receiver_killed_during_a_submit_makes_one_run(submitting_to: Start, simulate_skyvern: Simulate) -> None:
     # Given a Skyvern that has made the run, and whose answer is on its way
     sim = simulate_skyvern(run_seconds=1000.0)
     with Gate(urlsplit(sim.url).port or 0) as gate:
@@ -98,7 +96,7 @@ def test_a_receiver_killed_while_skyvern_answers_a_submit_makes_one_run_and_tell
     assert len(sim.world.runs) == 1
 
 
-def test_a_receiver_stopped_before_a_slow_skyvern_answers_a_submit_tells_of_the_run_when_it_is_asked_again(
+def test_retry_after_a_stop_returns_the_run_of_a_slow_skyvern(
     submitting_to: Start, scripted_server: ScriptedServer
 ) -> None:
     # Given a Skyvern that takes longer to answer than a stop waits for callers, and less than it waits for submits
@@ -126,7 +124,7 @@ def test_a_receiver_stopped_before_a_slow_skyvern_answers_a_submit_tells_of_the_
     assert [call.method for call in scripted_server.calls] == ["POST", "GET"]
 
 
-def test_sigterm_while_the_ledger_hangs_answers_those_who_wait_and_exits_within_ten_seconds(
+def test_sigterm_while_the_ledger_hangs_answers_all_within_10_s(
     submitting_to: Start, simulate_skyvern: Simulate, postgres_factory: Callable[..., PostgresProcess]
 ) -> None:
     postgres = postgres_factory()

@@ -59,7 +59,7 @@ def paused_lines(it: Deployment) -> list[str]:
     return [line for line in it.log_of("worker").splitlines() if ".paused " in line]
 
 
-def test_a_postgresql_that_is_killed_and_one_that_hangs_pause_the_work_and_nothing_else(
+def test_killed_or_hanging_postgresql_pauses_work_only(
     deployment: Deployments, redis_url: str, postgres_factory: Callable[..., PostgresProcess]
 ) -> None:
     # Given receiver, worker and clock under load
@@ -101,7 +101,7 @@ def test_a_postgresql_that_is_killed_and_one_that_hangs_pause_the_work_and_nothi
         assert connection.execute("SELECT count(*), count(DISTINCT run_id) FROM runs").fetchone() == (count, count)
 
 
-def test_a_ledger_that_is_locked_and_one_whose_disk_is_full_pause_the_work_until_it_is_free_and_has_room(
+def test_locked_ledger_and_full_disk_pause_work_until_they_end(
     deployment: Deployments, redis_url: str, small_disk: Callable[[str], Path]
 ) -> None:
     disk = small_disk("2m")
@@ -133,7 +133,7 @@ def test_a_ledger_that_is_locked_and_one_whose_disk_is_full_pause_the_work_until
     assert len(paused_lines(it)) <= 5, paused_lines(it)
 
 
-def test_an_embedded_valkey_whose_disk_is_full_is_told_in_a_line_and_back_when_there_is_room(
+def test_full_disk_of_the_embedded_valkey_is_logged_and_survived(
     tmp_path: Path, small_disk: Callable[[str], Path]
 ) -> None:
     # Given everything on one small disk but the log, for which a full one has no room

@@ -113,14 +113,6 @@ def test_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -
     assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
 
 
-def test_sdist_has_tests_and_locks_and_no_local_files(sdist: Path) -> None:
-    with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-
-    assert {"Makefile", "requirements-dev.lock", "scripts/install", "tests/acceptance/test_wheel.py"} <= names
-    assert {name for name in names if name.startswith((".venv", ".env", "var/", ".git/", "dist/"))} == set()
-
-
 def test_wheel_delivers_a_sample_in_an_empty_folder(user: NewUser, wheel: Path) -> None:
     # Given the wheel without extras: `dev` says how to get a server
     user.pip("install", str(wheel))

@@ -85,7 +85,7 @@ FILES = {"type": "files", "path": "${RUNHOOK_DATA}/files"}
 # --- Which processes there are
 
 
-def test_dispatch_and_sinks_share_a_process_unless_told_otherwise(deployment: Deploy, redis_url: str) -> None:
+def test_dispatch_and_sinks_share_a_process_by_default(deployment: Deploy, redis_url: str) -> None:
     sinks: dict[str, Any] = {name: {"type": "files", "path": f"${{RUNHOOK_DATA}}/{name}"} for name in ("a", "b", "c")}
     sinks["c"]["worker"] = "own"
     sinks["d"] = {"type": "notify", "urls": ["json://127.0.0.1:1"]}
@@ -295,7 +295,7 @@ def test_name_that_is_not_text_among_dead_workers_stops_nothing(hooked: Callable
 # --- Processes that hang or end by themselves
 
 
-def test_process_that_stands_still_is_killed_and_its_work_done_again(hooked: Callable[..., Hooked]) -> None:
+def test_hanging_process_is_killed_and_its_work_repeated(hooked: Callable[..., Hooked]) -> None:
     it = hooked()
     it.it.run("worker")
     pid = ready(it.it, "deliver:hook")["deliver:hook"]
@@ -414,7 +414,7 @@ def test_missing_redis_is_waited_for_and_reported_in_one_line(hooked: Callable[.
     assert given_up.endswith("; start it, or fix REDIS_URL")
 
 
-def test_worker_that_starts_before_its_redis_needs_no_second_start(
+def test_worker_waits_at_its_start_for_redis(
     hooked: Callable[..., Hooked], valkey_factory: Callable[..., ValkeyProcess]
 ) -> None:
     server = valkey_factory()

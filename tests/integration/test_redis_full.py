@@ -36,9 +36,7 @@ def recorded(ledger: Ledger) -> int:
     return ledger.read(count)
 
 
-def test_an_inbox_that_fills_redis_is_drained_though_no_wake_up_can_be_written(
-    tmp_path: Path, valkey_factory: Callable[..., ValkeyProcess]
-) -> None:
+def test_full_redis_is_drained_without_wake_ups(tmp_path: Path, valkey_factory: Callable[..., ValkeyProcess]) -> None:
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
     # Given a Redis full of events, with a stranger's entry among them
     server = valkey_factory()

@@ -87,7 +87,7 @@ def test_every_road_leads_to_the_same_deliveries_of_the_same_run(account: Accoun
                     assert any(each.run[member] for each in found) or not first[run_id][member], (run_id, member)
 
 
-def test_a_body_by_poll_is_passed_on_as_a_webhook_has_it_and_a_webhook_as_it_came(account: Account) -> None:
+def test_polled_body_has_the_shape_of_a_webhook(account: Account) -> None:
     webhook = roads.webhook("workflow_run.completed", NOW, "wr_1")
     account.take((roads.poll(webhook), "poll"))
     other = roads.webhook("workflow_run.completed", NOW, "wr_2")
@@ -130,9 +130,7 @@ def test_a_request_with_values_that_no_body_has_costs_no_result(account: Account
     assert b"\\u0000" not in text.encode()
 
 
-def test_an_event_that_our_own_code_fails_at_keeps_no_other_waiting(
-    account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_event_that_hits_a_bug_delays_no_other(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given code that breaks on one run
     def broken(facts: Any, history: Any) -> Any:
         if facts.outcome == "terminated":
@@ -164,7 +162,7 @@ def test_an_update_goes_to_the_sinks_that_were_not_told_yet(account: Account) ->
     assert second.run["prompt"] == roads.PROMPT
 
 
-def test_skyvern_is_asked_for_what_the_webhook_of_somebody_elses_task_lacks(ledger: Ledger, account: Account) -> None:
+def test_members_missing_from_a_foreign_webhook_are_polled(ledger: Ledger, account: Account) -> None:
     # Given a source that may be asked once
     allowed = iter([True])
     account.dispatcher.may_ask = lambda _: next(allowed, False)

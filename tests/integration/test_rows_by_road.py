@@ -58,7 +58,7 @@ def _row(rows: dict[str, dict[str, Any]], run_id: str) -> dict[str, str]:
     return found
 
 
-def test_every_road_and_every_order_of_delivery_makes_the_same_row(account: Account, results: ResultsDb) -> None:
+def test_every_road_and_order_of_delivery_makes_the_same_row(account: Account, results: ResultsDb) -> None:
     # Given runs of every type and ending that were submitted here, whose results come by every road
     bodies: list[list[tuple[dict[str, Any], str]]] = [[] for _ in range(max(map(len, ORDERS)))]
     orders: list[tuple[Road, ...]] = [(WEBHOOK,), *ORDERS]

@@ -13,7 +13,7 @@ from receiver.ledger import Ledger
 from tests.support.ledger import new_event, record, with_tables
 
 
-def test_a_worker_says_at_its_start_which_deliveries_nobody_will_send(
+def test_worker_logs_deliveries_of_removed_sinks_at_its_start(
     tmp_path: Path, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     environ = {

@@ -68,10 +68,11 @@ class _Server(ThreadingHTTPServer):
 
 
 class ScriptedServer:
-    """See the module. `script`: replies to come; `requests`: what has come."""
+    """See the module. `script`: replies to come, then `default`; `requests`: what has come."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.script: list[Reply] = []
+        self.default = Reply()
         self.requests: list[Request] = []
         self.scheme = "https" if tls else "http"
         self._lock = threading.Lock()
@@ -106,7 +107,7 @@ class ScriptedServer:
     def _next(self, request: Request) -> Reply:
         with self._lock:
             self.requests.append(request)
-            return self.script.pop(0) if self.script else Reply()
+            return self.script.pop(0) if self.script else self.default
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         owner = self
@@ -119,7 +120,7 @@ class ScriptedServer:
                 pass
 
             def _any(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 certificate = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 reply = owner._next(
@@ -135,7 +136,7 @@ class ScriptedServer:
                 self._write(reply)
 
             def _write(self, reply: Reply) -> None:
-                sent = reply.raw if reply.raw is not None else self._head(reply) + reply.body
+                sent = _bytes_of(reply, self.command)
                 if reply.cut:
                     sent = sent[: len(sent) - len(reply.body) // 2]
                 if reply.raw is not None or reply.cut:
@@ -148,14 +149,18 @@ class ScriptedServer:
                     if owner._stopping.wait(reply.drip):
                         return
 
-            def _head(self, reply: Reply) -> bytes:
-                length = {} if reply.status == 204 else {"content-length": str(len(reply.body))}
-                lines = [f"{name}: {value}" for name, value in {**length, **reply.headers}.items()]
-                return "\r\n".join([f"HTTP/1.1 {reply.status} Said", *lines, "", ""]).encode("latin-1")
-
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any  # noqa: N815
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _any  # noqa: N815
 
         return Handler
+
+
+def _bytes_of(reply: Reply, method: str) -> bytes:
+    if reply.raw is not None:
+        return reply.raw
+    length = {} if reply.status == 204 else {"content-length": str(len(reply.body))}
+    lines = [f"{name}: {value}" for name, value in {**length, **reply.headers}.items()]
+    head = "\r\n".join([f"HTTP/1.1 {reply.status} Said", *lines, "", ""]).encode("latin-1")
+    return head if method == "HEAD" else head + reply.body
 
 
 class Authority:

@@ -5,105 +5,51 @@ scripted_server   answers 200 without a script: scripted_server.script = [Reply(
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
-from tests.support.waiting import eventually
+from tests.servers import http
+from tests.servers.http import Request as Call
+
+__all__ = ["Call", "Reply", "ScriptedServer"]
 
 
-@dataclass(frozen=True)
-class Reply:
-    """`hang_up`: close the connection instead. `delay`: seconds before; `drip`: seconds before each byte of it.
+class Reply(http.Reply):
+    """What one call gets. `hang_up`: close the connection instead. `more`: `delay`, `until` and `drip`."""
 
-    `until`: the answer waits for this event, for at most a minute.
-    """
-
-    status: int = 200
-    body: bytes = b"{}"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    hang_up: bool = False
-    delay: float = 0.0
-    until: threading.Event | None = None
-    drip: float = 0.0
-
-
-@dataclass(frozen=True)
-class Call:
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    body: bytes
+    def __init__(
+        self,
+        status: int = 200,
+        body: bytes = b"{}",
+        headers: Mapping[str, str] | None = None,
+        hang_up: bool = False,
+        drop: bool = False,
+        **more: Any,
+    ) -> None:
+        super().__init__(status, dict(headers or {}), body, drop=drop or hang_up, **more)
 
 
-class _Quiet(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no news."""
-
-
-class ScriptedServer:
-    """`calls`: every request so far. `script`: replies to the next ones; when it is used up, `default`."""
+class ScriptedServer(http.ScriptedServer):
+    """One that has started. `calls`: every request so far."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
-        self.script: list[Reply] = []
+        super().__init__()
         self.default = Reply()
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length") or 0))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                owner.calls.append(Call(self.command, self.path, headers, body))
-                reply = owner.script.pop(0) if owner.script else owner.default
-                time.sleep(reply.delay)
-                if reply.until:
-                    reply.until.wait(60)
-                if reply.hang_up:
-                    self.close_connection = True
-                    return
-                self.send_response(reply.status)
-                for name, value in {"content-length": str(len(reply.body)), **reply.headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if self.command == "HEAD":
-                    return
-                for start in range(0, len(reply.body), 1 if reply.drip else len(reply.body)):
-                    time.sleep(reply.drip)
-                    self.wfile.write(reply.body[start : start + 1] if reply.drip else reply.body)
-                    self.wfile.flush()
-
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
-
-        self._server = _Quiet(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        self.__enter__()
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+    def calls(self) -> list[Call]:
+        return self.requests
 
     def wait_for_calls(self, count: int) -> list[Call]:
         """The calls as soon as there are `count`."""
-        eventually(lambda: len(self.calls) >= count, every=0.005, what=lambda: f"{len(self.calls)} of {count}")
+        self.wait_for_requests(count)
         return list(self.calls)
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+        self.__exit__()
 
 
 @pytest.fixture

@@ -128,66 +128,51 @@ def submitting(
         yield make
 
 
-def _ticking(reconciler: Reconciler) -> Callable[[], None]:
-    """Poll in a thread, as the clock would; returns what ends it."""
+def _in_thread(work: Callable[[threading.Event], object], *closing: Callable[[], object]) -> Callable[[], None]:
+    """Work in a thread until the event is set; return what sets it and closes what was used."""
     ended = threading.Event()
-
-    def work() -> None:
-        while not ended.wait(0.1):
-            reconciler.tick()
-        reconciler.close()
-
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, args=[ended])
     thread.start()
 
     def end() -> None:
         ended.set()
         thread.join(120)
+        for close in closing:
+            close()
 
     return end
 
 
+def _ticking(reconciler: Reconciler) -> Callable[[], None]:
+    """Poll as the clock would."""
+
+    def work(ended: threading.Event) -> None:
+        while not ended.wait(0.1):
+            reconciler.tick()
+
+    return _in_thread(work, reconciler.close)
+
+
 def _delivering(settings: Settings, config: Config) -> Callable[[], None]:
-    """Deliver callers' webhooks, as a worker would; returns what ends it."""
+    """Deliver callers' webhooks as a worker would."""
     ledger = Ledger(settings.database_url)
     connection = redis_client.connect(settings.redis_url, timeout=5.0, connect_timeout=2.0, retries=1)
     sink = runner.build(settings, config, CALLBACK, "test", ledger, connection)
     sink.start()
-    ended = threading.Event()
 
-    def work() -> None:
+    def work(ended: threading.Event) -> None:
         while not ended.wait(0.1):
             sink.poke()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-
-    def end() -> None:
-        ended.set()
-        thread.join(120)
-        sink.stop()
-        sink.join(time.monotonic() + 120)
-        sink.close()
-        ledger.close()
-        connection.close()
-
-    return end
+    stop = (sink.stop, lambda: sink.join(time.monotonic() + 120))
+    return _in_thread(work, *stop, sink.close, ledger.close, connection.close)
 
 
 def _working(worker: Dispatcher) -> Callable[[], None]:
-    """Work in a thread, as the worker would; returns what ends it."""
-    ended = threading.Event()
+    """Dispatch as the worker would."""
 
-    def work() -> None:
+    def work(ended: threading.Event) -> None:
         while not ended.is_set():
             worker.run(ended.is_set)
-        worker.close()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-
-    def end() -> None:
-        ended.set()
-        thread.join(120)
-
-    return end
+    return _in_thread(work, worker.close)

@@ -133,17 +133,6 @@ def filters_among(count: int, *, hashed: bool = False) -> dict[str, Filter]:
     return {what: Filter(**fields) for what, fields in {**_FILTERS, **placed}.items()}
 
 
-def texts_among(count: int) -> dict[str, Filter]:
-    """Return searches for words, for a ledger with `count` runs whose words are indexed."""
-    texts = {
-        "text": "invoice timeout",
-        "text, a word's beginning": "time",
-        "text, rare": f'"invoice {count // 2}"',
-        "text, none": '"no such words"',
-    }
-    return {what: Filter(text=text) for what, text in texts.items()}
-
-
 def fill(ledger: Ledger, count: int, *, hashed: bool = False) -> None:
     """Fill the ledger up to `count` runs, each with an event of two deliveries, one attempt each.
 

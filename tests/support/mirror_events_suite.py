@@ -214,21 +214,6 @@ class MirrorEventsSuite:
         assert sink.send(second).note == ""
         assert files_of(place.tree(), second)["recording.webm"] == VIDEO
 
-    def test_incomplete_recording_is_known_by_its_announced_size(self, place: Place, server: ArtifactServer) -> None:
-        gate = threading.Event()
-        server.add(RECORDING, PART, gate=gate)
-        sink = place.sink(Loopback([record(server, len(VIDEO))]), timeout=8)
-        with pytest.raises(Unavailable, match="1,024,000 were announced"):
-            sink.send(just_now(polled(server)))
-        gate.set()
-
-    def test_where_files_must_be_there_a_part_is_never_kept(self, place: Place, server: ArtifactServer) -> None:
-        server.add(RECORDING, PART)
-        sink = place.sink(Loopback([record(server, len(VIDEO))]), on_missing="fail")
-        with pytest.raises(Unavailable, match="1,024,000 were announced"):
-            sink.send(just_now(polled(server), last_attempt=True))
-        assert self.shared(place) == []
-
     def test_a_record_that_can_not_be_read_is_waited_for(self, place: Place, server: ArtifactServer) -> None:
         services = Loopback()
         services.trouble = Unavailable("the API can't be reached")
@@ -250,14 +235,6 @@ class MirrorEventsSuite:
         delivery = just_now(run)
         place.sink(services).send(delivery)
         assert files_of(place.tree(), delivery)["recording.mp4"] == VIDEO
-
-    def test_a_whole_recording_is_shown_to_have_been_compared(self, place: Place, server: ArtifactServer) -> None:
-        services = Loopback([record(server, len(VIDEO), unchanged_since=ENDED_AT + 1)])
-        delivery = just_now(polled(server))
-        place.sink(services).send(delivery)
-        listed = json.loads(place.tree()[f"task_v1/tsk_1/{delivery.event_id}/manifest.json"])["files"]
-        assert [(file.get("size_checked"), file.get("checked")) for file in listed] == [(None, None), (True, None)]
-        assert services.asked == 1
 
     # Files that only the API lists
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,14 +127,6 @@ def test_what_no_sink_has_stored_comes_from_skyvern(
     assert keys == [KEY]
 
 
-def test_unknown_run_or_missing_folder_is_a_mistake(
-    service: Submitting, said: Callable[..., Said], tmp_path: Path
-) -> None:
-    assert said("run", "tsk_1", "--force")[::2] == (2, "runhook: --force requires --download DIR\n")
-    assert said("run", "tsk_1", "--download", "")[0] == 2
-    assert said("run", "tsk_404", "--download", str(tmp_path / "got"))[0] == 2
-
-
 def test_a_checksum_that_is_wrong_keeps_nothing(service: Submitting, said: Callable[..., Said], tmp_path: Path) -> None:
     files = [{"url": "https://files.test/notes.txt", "filename": "notes.txt", "checksum": "0" * 64}]
     store_files(service.ledger, tmp_path / "archive", "tsk_3", "archive", downloaded_files=files)
@@ -163,23 +154,6 @@ def test_one_blocked_file_stops_no_other_download(
     assert (tmp_path / "mine").read_text() == "mine"
     assert (folder / "page.html").read_bytes() == FILES["page.html"]
     assert not (folder / "page.html").is_symlink()
-
-
-def test_full_disk_names_the_file(
-    service: Submitting, said: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @contextmanager
-    def full(self: Any, wanted: Any) -> Iterator[StoredContent]:
-        def chunks() -> Iterator[bytes]:
-            raise OSError(28, "No space left on device")
-            yield b""
-
-        yield StoredContent(10, "", chunks())
-
-    monkeypatch.setattr(LocalClient, "content", full)
-    code, _, error = said("run", "tsk_1", "--download", str(tmp_path / "got"))
-    assert code == 3
-    assert re.search(r"got/\.invoice\.pdf\.part: no space left on device\n$", error)
 
 
 def test_a_name_leads_nowhere_else_and_is_taken_once() -> None:

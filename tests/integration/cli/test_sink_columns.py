@@ -66,14 +66,6 @@ def test_a_sink_without_a_table_is_an_error_in_words(runhook: Runhook) -> None:
         assert words in str(done.exception)
 
 
-def test_without_a_name_all_are_shown_though_one_is_away(runhook: Runhook, tmp_path: Path) -> None:
-    done = runhook("columns")
-    lines = done.output.splitlines()
-    assert done.exit_code == 1
-    assert any(line.startswith("results: nothing changed") for line in lines)
-    assert any(line.startswith("away: the database file can't be") for line in lines), lines
-
-
 def test_sql_is_for_the_owner_of_the_table(runhook: Runhook, tmp_path: Path, postgres_url: str) -> None:
     with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as owner:
         config = json.loads((tmp_path / "c.json").read_text())

@@ -36,18 +36,6 @@ def test_a_task_is_submitted_once(
     assert [(each["prompt"], each["url"]) for each in posted] == [("Get the invoices", "https://a.example")]
 
 
-def test_a_service_without_api_key_names_the_line_to_add(
-    said: Callable[..., Said], submitting: Callable[..., Submitting]
-) -> None:
-    # Given a service whose config has lost the source's api_key
-    server = submitting("http://127.0.0.1:9", dispatching=False, sources={"skyvern": {"secrets": ["k"]}})
-    # When a run is submitted through it
-    code, _, errors = said("submit", "Get it", "--url", server.url, "--key", server.key("submit"))
-    # Then the error names the line, its place, and where the variable goes
-    assert code == 1
-    assert 'Below `skyvern:` write api_key: "${SKYVERN_API_KEY}", and set SKYVERN_API_KEY in .env' in errors
-
-
 def test_an_agent_has_parameters(said: Callable[..., Said], remote: list[str], scripted_server: ScriptedServer) -> None:
     scripted_server.script = [made("wr_1")]
     assert said("submit", "--agent", "wpid_1", "--param", "month=5", "--param", "who=Ana", *remote)[0] == 0
@@ -88,10 +76,3 @@ def test_the_console_is_named(said: Callable[..., Said]) -> None:
     assert said("open", "evt_123456789012")[1] == "http://127.0.0.1:8000/console/events/evt_123456789012\n"
     assert said("open", "dlv_123456789012")[1] == "http://127.0.0.1:8000/console/deliveries/dlv_123456789012\n"
     assert said("open", "--url", "https://hooks.example", "--key", "rhk_1_2")[1] == "https://hooks.example/console/\n"
-
-
-def test_a_key_that_is_none_of_the_service_is_a_wrong_call(said: Callable[..., Said], remote: list[str]) -> None:
-    url = remote[1]
-    code, shown, told = said("submit", "Get it", "--url", url, "--key", "rhk_wrong")
-    assert (code, shown) == (2, "")
-    assert told == f"runhook: {url} responds 403: Invalid credentials; `runhook keys list` there shows its keys\n"

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import redis
+import sqlalchemy as sa
 
-from receiver.domain import shape
+from receiver.domain import poll_schedule, shape
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionState
-from receiver.ledger.schema import events
+from receiver.ledger import Connection, run_polls
+from receiver.ledger.schema import events, runs
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import absence, poller, resolver
@@ -388,3 +390,88 @@ def test_cancelled_run_without_output_is_polled_once(scripted_server: ScriptedSe
     assert it.submission().due_at is None
     assert len([each for each in scripted_server.calls if each.path == "/v1/runs/tsk_1"]) == polls + 1
     assert [what for _, _, what in it.events() if what == "new"] == ["new"]
+
+
+class Restarted:
+    """A workflow run of a submission, which failed and said so, and which Skyvern then started again."""
+
+    def __init__(self, it: Rig) -> None:
+        self.it, self.sim = it, it.sim
+        callback = f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}"
+        asked = {"agent_id": "wpid_1", "webhook_url": callback}
+        self.first = self.sim.submit("mine [restart]", "/v1/run/agents", **asked)["run_id"]
+        it.begin(call="agents")
+        it.answered(self.first)
+        self.again = eventually(lambda: self.sim.run(self.first).retried_by)
+        self.sim.wait_final(self.first, self.again)
+        content = dumps({**webhook(self.sim.run(self.first), lambda _: ""), "retried_by_workflow_run_id": None})
+        event = Event(event_id("skyvern", content), "skyvern", content, time.time(), submission_id=TOKEN)
+        it.dispatcher.dispatch([event])
+
+    def due_at(self) -> float | None:
+        """When the first run is looked at again."""
+        asked = sa.select(runs.c.due_at).where(runs.c.run_id == self.first)
+        return self.it.ledger.read(lambda c: c.execute(asked).scalar_one())
+
+    def look(self) -> None:
+        change = f"UPDATE runs SET due_at = 1 WHERE run_id = '{self.first}'"
+        self.it.ledger.write(lambda c: c.exec_driver_sql(change))
+        self.it.reconciler.drain(20)
+
+
+def test_restarted_run_is_found_by_its_callback_url(rig: MakeRig) -> None:
+    # Given a run that failed, whose webhook was sent before it was started again
+    run = Restarted(rig())
+    assert run.due_at() == pytest.approx(time.time() + poll_schedule.AFTER_RESTART, abs=30)
+
+    # When its time has come, and no webhook
+    run.look()
+
+    # Then the other is found, belongs to the same submission, and Skyvern is asked no more
+    assert run.it.events() == [(run.first, "webhook", "new"), (run.again, "poll", "new")]
+    assert run.it.submission().run_id in {run.first, run.again}
+    owners = run.it.ledger.read(lambda c: set(c.execute(sa.select(runs.c.submission_id)).scalars()))
+    assert owners == {TOKEN}
+    assert run.due_at() is None
+
+
+def test_removed_source_does_not_block_another(rigged: Rigged) -> None:
+    # Given a great many submissions and runs that are due for a source which is no longer in the config
+    it, sim = rigged()
+
+    def strand(connection: Connection) -> None:
+        for number in range(300):
+            new = NewSubmission(f"sub_{number:032x}", "gone", "k", "tasks", f"hash {number}")
+            lifecycle.begin(connection, new, 1.0)
+            run_polls.ask(connection, "gone", {f"tsk_{number}": 1.0}, 1.0)
+
+    it.ledger.write(strand)
+    # And a submission and a run of another source
+    submitted, alone = sim.submit("submitted")["run_id"], sim.submit("alone")["run_id"]
+    it.begin()
+    it.answered(submitted, due_at=100.0)
+    it.ledger.write(lambda c: run_polls.ask(c, "skyvern", {alone: 100.0}, 100.0))
+    sim.wait_final(submitted, alone)
+
+    # When what is due is polled
+    it.reconciler.drain(30)
+
+    # Then that source's results are there
+    assert {run_id for run_id, _, _ in it.events()} == {submitted, alone}
+
+
+def test_submissions_and_runs_share_a_small_budget(rigged: Rigged) -> None:
+    # Given more submissions due than the budget allows, and a run from elsewhere
+    it, sim = rigged(budget="4/h", concurrency=1)
+    for number in range(20):
+        it.begin(f"sub_{number:032x}")
+        it.answered(f"tsk_{number}", f"sub_{number:032x}")
+    alone = sim.submit("alone")["run_id"]
+    it.ledger.write(lambda c: run_polls.ask(c, "skyvern", {alone: 2.0}, 2.0))
+    sim.wait_final(alone)
+
+    # When the budget is used up
+    it.reconciler.drain(30)
+
+    # Then the run was asked for as well
+    assert sim.run(alone).polls == 1

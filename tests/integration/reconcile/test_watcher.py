@@ -361,11 +361,6 @@ def row(run_id: str, at: str, status: str = "completed", **fields: Any) -> dict[
     return {"run_id": run_id, "task_run_type": "task_v1", "status": status, "created_at": at, "title": None, **fields}
 
 
-def rows_of(count: int) -> list[dict[str, Any]]:
-    """Completed runs r0, r1 …, the newest first, a minute apart."""
-    return [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(count)]
-
-
 class Paged:
     """A list of runs behind Skyvern's limits: so many pages of so many."""
 
@@ -410,18 +405,6 @@ def test_truncated_list_is_read_by_status_and_type(monkeypatch: pytest.MonkeyPat
     assert seen == {each["run_id"] for each in rows}
     assert (found.reached, found.trouble) == (True, "")
     assert max(page for page, _, _ in paged.calls) == 2
-
-
-def test_reading_stops_at_the_page_that_goes_back_far_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = rows_of(40)
-    paged = Paged(rows, pages=99, size=5)
-    since = time.mktime((2026, 1, 1, 0, 51, 0, 0, 0, 0)) - time.timezone
-
-    found, seen = read(paged, since, monkeypatch)
-
-    assert seen == {f"r{number}" for number in range(9)}  # equal times included
-    assert len(paged.calls) == 2
-    assert found.reached
 
 
 def test_run_no_longer_active_waits_for_its_webhook_once(scripted_server: ScriptedServer, rig: MakeRig) -> None:
@@ -572,20 +555,6 @@ def test_walk_reports_a_paused_run(simulate_skyvern: Simulate, rig: MakeRig) -> 
     due_now(it)
     walk(it)
     assert it.events() == [(run_id, "import", "interim"), (run_id, "import", "new")]
-
-
-def test_too_large_foreign_result_is_fetched(rigged: Rigged, redis_url: str) -> None:
-    it, sim = rigged()
-    (run_id,) = sim.ended("invoice")
-    client = redis.Redis.from_url(redis_url)
-    client.zadd(RUNS_KEY, {f"skyvern {run_id}": 1.0, "nobody tsk_1": 0.5})
-    client.close()
-
-    it.reconciler.tick()
-    it.reconciler.drain(20)
-
-    assert it.events() == [(run_id, "poll", "new")]
-    assert sim.run(run_id).polls == 1
 
 
 def test_unknown_hints_cost_few_calls(scripted_server: ScriptedServer, rig: MakeRig, redis_url: str) -> None:

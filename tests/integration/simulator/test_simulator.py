@@ -1,4 +1,4 @@
-"""The simulated Skyvern over real sockets: that it behaves as the real one was seen to."""
+"""The simulated Skyvern over real sockets: it behaves as the real one was seen to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +285,152 @@ def test_a_busy_port_is_one_line(tmp_path: Path) -> None:
     assert said.splitlines() == [
         f"runhook: can't listen on 127.0.0.1:{port}: the port is in use; choose another with --port or --host"
     ]
+
+
+EMPTY: dict[str, Any] = {"version": 1, "parameters": [], "blocks": []}
+
+
+def test_an_update_makes_a_version_and_resets_what_it_leaves_out(sim: SkyvernSimulator) -> None:
+    first = {"title": "Orders", "workflow_definition": EMPTY, "description": "d", "totp_identifier": "t"}
+    made = sim.client.post("/v1/agents", json={"json_definition": first}).json()
+    wpid = made["workflow_permanent_id"]
+
+    changed = sim.client.put(
+        f"/api/v1/workflows/{wpid}?expected_version=1",
+        json={"title": "Orders", "workflow_definition": EMPTY, "webhook_callback_url": "https://here.example"},
+    ).json()
+    late = sim.client.put(f"/api/v1/workflows/{wpid}?expected_version=1", json=first)
+    kept = sim.client.put(f"/api/v1/workflows/{wpid}", json={"title": "Orders", "workflow_definition": EMPTY}).json()
+
+    assert (changed["version"], changed["webhook_callback_url"]) == (2, "https://here.example")
+    assert changed["workflow_id"] != made["workflow_id"]
+    assert (changed["description"], changed["totp_identifier"]) == (None, "t")
+    assert late.status_code == 409
+    assert kept["webhook_callback_url"] == "https://here.example"
+
+
+def test_schedule_fires_with_its_agents_callback(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
+    for workflow_id, url in (("wpid_a", hook.url), ("wpid_b", None)):
+        agent = {"workflow_id": workflow_id, "title": workflow_id, "webhook_callback_url": url}
+        sim.client.post("/_sim/agents", json=agent)
+        soon = (datetime.now(UTC) + timedelta(seconds=0.3)).isoformat()
+        once = {"workflow_id": workflow_id, "run_at": soon, "parameters": {"n": 1}}
+        sim.client.post("/_sim/schedules", json=once)
+
+    said = json.loads(hook.wait_for_calls(1)[0].body)
+    eventually(lambda: sim.stats().get("webhooks_none"))
+
+    assert (said["workflow_id"], said["parameters"]) == ("wpid_a", {"n": 1})
+    listed = {each["workflow_permanent_id"]: each for each in sim.get("/v1/schedules")["schedules"]}
+    assert listed["wpid_a"]["dispatch_status"] == "fired"
+    assert listed["wpid_a"]["workflow_run_id"] == said["run_id"]
+    assert {each["trigger_type"] for each in sim.get("/v1/runs")} == {"scheduled"}
+    assert len(hook.calls) == 1
+
+
+def test_search_finds_titles_and_workflow_callback_urls(sim: SkyvernSimulator, hook: ScriptedServer) -> None:
+    of_workflow = sim.submit("x", AGENT, workflow_id="wpid_1", webhook_url=f"{hook.url}/token-1")["run_id"]
+    of_task = sim.submit("Order 66", TASK, webhook_url=f"{hook.url}/token-1")["run_id"]
+
+    assert [each["run_id"] for each in sim.get("/v1/runs", search_key="TOKEN-1")] == [of_workflow]
+    assert [each["run_id"] for each in sim.get("/v1/runs", search_key="order 66")] == [of_task]
+    assert [each["run_id"] for each in sim.get("/v1/runs", workflow_permanent_id="wpid_1")] == [of_workflow]
+    beyond = sim.client.get("/v1/runs", params={"search_key": "token", "page": 11, "page_size": 100})
+    assert beyond.status_code == 400
+    assert sim.get("/v1/runs", page=11, page_size=100) == []
+
+
+@pytest.mark.parametrize(
+    ("run_type", "run_id", "keys"),
+    [("task", "tsk_sample_123456789", 31), ("workflow_run", "wr_sample_123456789", 55)],
+)
+def test_the_test_button_sends_the_same_but_for_the_times(
+    run_type: str, run_id: str, keys: int, sim: SkyvernSimulator, hook: ScriptedServer
+) -> None:
+    pressed = {"webhook_url": hook.url, "run_type": run_type}
+
+    answers = [sim.client.post("/v1/internal/test-webhook", json=pressed).json() for _ in range(2)]
+
+    first, second = hook.wait_for_calls(2)
+    said, again = json.loads(first.body), json.loads(second.body)
+    assert [answer["status_code"] for answer in answers] == [200, 200]
+    assert verify(first.body, first.headers[HEADER], [KEY])
+    assert (said["run_id"], said["status"], len(said)) == (run_id, "completed", keys)
+    differing = {name for name in said if said[name] != again[name]}
+    assert differing == {"created_at", "modified_at", "queued_at", "started_at", "finished_at"}
+    assert sim.get("/v1/runs") == []
+
+
+def bodies(hook: ScriptedServer, count: int) -> list[dict[str, Any]]:
+    return [json.loads(call.body) for call in hook.wait_for_calls(count)]
+
+
+def begin(sim: SkyvernSimulator, hook: ScriptedServer, prompt: str, **fields: Any) -> str:
+    path = AGENT if "workflow_id" in fields else TASK
+    return str(sim.submit(prompt, path, webhook_url=hook.url, **fields)["run_id"])
+
+
+def has_no(said: dict[str, Any], *names: str) -> bool:
+    return not any(said[name] for name in names)
+
+
+@pytest.mark.parametrize("fields", [{"engine": "skyvern-1.0"}, {"engine": "skyvern-2.0"}, {"workflow_id": "wpid_1"}])
+def test_poll_before_the_webhook_has_no_files(
+    fields: dict[str, str], simulate_skyvern: Simulate, hook: ScriptedServer
+) -> None:
+    sim = simulate_skyvern(speed=10.0, long_gap_seconds=5.0)
+
+    run_id = begin(sim, hook, "p [gap]", **fields)
+    eventually(lambda: sim.run(run_id).final)
+    first = sim.get(f"/v1/runs/{run_id}")
+    (said,) = bodies(hook, 1)
+    last = sim.get(f"/v1/runs/{run_id}")
+
+    assert first["status"] == last["status"] == said["status"] == "completed"
+    assert has_no(first, "screenshot_urls", "downloaded_files")
+    assert all(last[name] for name in ("recording_url", "screenshot_urls", "downloaded_files"))
+    assert len(said["screenshot_urls"]) == 2
+    assert [file["filename"] for file in said["downloaded_files"]] == ["invoice.pdf"]
+    assert first["finished_at"].rstrip("Z") == said["finished_at"]
+    if "workflow_id" in fields:
+        assert first["output"]["extract_invoice_output"]["task_screenshots"] == []
+    else:
+        assert first["output"] == said["output"]
+
+
+def test_restarted_workflow_keeps_its_callback_url(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
+    sim = simulate_skyvern(api_keys=(KEY, "newest"))
+
+    first = begin(sim, hook, "p [restart]", workflow_id="wpid_1", parameters={"n": 7})
+    said, again = bodies(hook, 2)
+
+    assert (said["run_id"], said["status"], said["retried_by_workflow_run_id"]) == (first, "failed", None)
+    assert (again["status"], again["retried_from_workflow_run_id"]) == ("completed", first)
+    assert again["run_id"] != first
+    assert (again["parameters"], again["webhook_callback_url"]) == ({"n": 7}, said["webhook_callback_url"])
+    assert verify(hook.calls[1].body, hook.calls[1].headers[HEADER], ["newest"])
+    # A poll tells nothing of it; the call of Skyvern's own UI does.
+    assert not {name for name in sim.get(f"/v1/runs/{first}") if name.startswith("retried")}
+    assert sim.get(f"/v1/workflows/runs/{first}")["retried_by_workflow_run_id"] == again["run_id"]
+
+
+def test_ui_run_sends_to_its_agents_url_or_nowhere(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
+    sim = simulate_skyvern(api_keys=(KEY, "newest"))
+    sim.client.post("/_sim/agents", json={"workflow_id": "wpid_a", "title": "A", "webhook_callback_url": hook.url})
+    sim.client.post("/_sim/agents", json={"workflow_id": "wpid_b", "title": "B"})
+
+    heard = sim.client.post("/_sim/start", json={"workflow_id": "wpid_a"}).json()["run_id"]
+    silent = sim.client.post("/_sim/start", json={"workflow_id": "wpid_b"}).json()["run_id"]
+    misspelt = sim.client.post(AGENT, json={"agent_id": "wpid_b", "webhook_callback_url": hook.url}).json()["run_id"]
+    (said,) = bodies(hook, 1)
+    sim.wait_final(heard, silent, misspelt)
+    eventually(lambda: sim.stats().get("webhooks_none") == 2)
+
+    assert (said["run_id"], said["workflow_title"]) == (heard, "A")
+    assert verify(hook.calls[0].body, hook.calls[0].headers[HEADER], ["newest"])
+    listed = {each["run_id"]: each for each in sim.get("/v1/runs")}
+    assert (listed[silent]["title"], listed[silent]["trigger_type"], listed[misspelt]["trigger_type"]) == (
+        "B",
+        "manual",
+        "api",
+    )

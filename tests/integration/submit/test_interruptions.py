@@ -1,5 +1,4 @@
-"""How calls of the submit API end when something changes under them: the caller hangs up, its key is revoked, or
-another key sees the end of the run first."""
+"""How calls of the submit API end when something changes: a hang-up, a revoked key, a late answer."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,8 +14,9 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.api_key import digest
-from receiver.ledger import api_keys
+from receiver.ledger import Ledger, api_keys
 from receiver.reconcile import resolver
 from receiver.submit import event_stream
 from receiver.submit.long_poll import LongPoll
@@ -25,6 +25,9 @@ from receiver.web import limits as call_limits
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.submitting import Make, Submitting
+from tests.support.events import body, event
+from tests.support.labels import ROUTES, make_dispatcher
+from tests.support.ledger import states
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 RUN = {
@@ -143,3 +146,78 @@ def test_revoked_key_gets_nothing_while_waiting(
     assert (replies["?wait=4"].status_code, replies["?wait=4"].json()) == (403, {"detail": "Invalid credentials"})
     assert replies["/events"].status_code == 200
     assert "event: result" not in replies["/events"].text
+
+
+JSON = {"content-type": "application/json"}
+TIMES = {"created_at": "2026-11-25T10:00:00", "modified_at": "2026-11-25T10:00:01"}
+WEBHOOK = event(body("tsk_1", **TIMES))
+
+
+@pytest.fixture
+def rig(submitting: Callable[..., Submitting], scripted_server: ScriptedServer) -> Submitting:
+    """A receiver without workers, with the routes of the dispatcher."""
+    sinks = {name: {"type": "http", "url": "https://app.example"} for name in ("results", "billing")}
+    routes = [each.model_dump(exclude_unset=True) for each in ROUTES]
+    return submitting(scripted_server.url, dispatching=False, sinks=sinks, routes=routes)
+
+
+@pytest.fixture
+def dispatcher(rig: Submitting, redis_url: str) -> Iterator[Dispatcher]:
+    it = make_dispatcher(Ledger(rig.settings.database_url), redis_url)
+    yield it
+    it.close()
+
+
+def test_answer_after_the_webhook_queues_the_callback(
+    rig: Submitting, scripted_server: ScriptedServer, dispatcher: Dispatcher
+) -> None:
+    # Given a submit that Skyvern has not answered, and the webhook of its run
+    answered = threading.Event()
+    scripted_server.script = [Reply(200, body("tsk_1", "queued", **TIMES), JSON, until=answered)]
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(rig.task, webhook_url="https://app.example/done")
+        eventually(lambda: scripted_server.calls)
+        dispatcher.dispatch([WEBHOOK])
+        assert states(rig.ledger) == {"tsk_1:results": "queued"}
+
+        # When it is answered
+        answered.set()
+        assert reply.result().status_code == 200
+
+    # Then the caller's webhook is queued; the other sink was told before
+    assert states(rig.ledger) == {"tsk_1:results": "queued", "tsk_1:callback": "queued"}
+
+
+@pytest.mark.parametrize("road", ["a search for the lost answer", "a GET of the run"])
+def test_lost_answer_found_after_the_webhook_queues_the_callback(
+    rig: Submitting,
+    scripted_server: ScriptedServer,
+    dispatcher: Dispatcher,
+    road: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given a submit whose answer is lost, and the webhook of an attempt of its run that Skyvern will make again
+    searching = road == "a search for the lost answer"
+    monkeypatch.setattr(resolver, "INLINE", (0.0,) if searching else ())
+    lost = threading.Event()
+    scripted_server.script = [Reply(hang_up=True, until=lost)]
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(rig.task, webhook_url="https://app.example/done")
+        eventually(lambda: scripted_server.calls)
+        dispatcher.dispatch([event(body("tsk_1", "failed", attempt=1, retry_pending=True, **TIMES))])
+
+        # When Skyvern shows the end of the run, with its token
+        ours = f"{rig.url}/webhooks/skyvern/{rig.rows()[0]['id']}"
+        shown: dict[str, Any] = {**TIMES, "run_request": {"webhook_url": ours}}
+        run = Reply(200, body("tsk_1", **shown), JSON)
+        listed = Reply(200, b'[{"task_id": "tsk_1", "run_id": "tsk_1", "status": "completed"}]', JSON)
+        scripted_server.script += [listed] if searching else []
+        scripted_server.default = run
+        lost.set()
+        reply.result()
+    if not searching:
+        assert rig.client.get("/v1/runs/tsk_1").status_code == 200
+
+    # Then the caller's webhook is queued
+    assert rig.rows()[0]["run_id"] == "tsk_1"
+    assert states(rig.ledger) == {"tsk_1:callback": "queued"}

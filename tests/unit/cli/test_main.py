@@ -111,30 +111,23 @@ EMPTY = [
         (["run", "tsk_1", "--download"], "option '--download' requires an argument; see `runhook run -h`"),
         (["dev", "--port", "99999"], "invalid value for '--port': must be less than or equal to 65535;"),
         (["serve", "--url", "https://a.example"], "serve works on this machine only and does not accept --url"),
-        (["worker", "--url", "https://a.example"], "worker works on this machine only and does not accept --url"),
-        (["spool", "send", "--url", "https://a.example"], "spool send works on this machine only and does not "),
         (["status", "--data", "\udcff"], "argument 3 is not valid UTF-8"),
         (["runs", "-o", "xml"], "invalid value for '--output' / '-o': 'xml' is not one of 'table', 'json'"),
         (["runs", "--json", "-o", "csv"], "--json and --output csv are mutually exclusive"),
         (["replay"], "nothing selected to replay: pass ids, or filters such as"),
         (["runs", "--since", "yesterday"], "--since yesterday: must be a time ago such as 15m"),
-        (["dead", "--since", "1h", "--until", "2h"], "--until 2h: must be later than --since 1h"),
         *(([*call, option, ""], f"{option} is empty: give it a value, or leave it out") for call, option in EMPTY),
         (["replay", "--backfill", ""], "--backfill is empty: name the sink"),
         (["artifacts", ""], "an id is empty"),
-        (["replay", ""], "an id is empty"),
-        (["replay", "dlv_"], "dlv_: an id has 12 to 32 digits and letters after dlv_"),
         (["cancel", "dlv_1"], "dlv_1: an id has"),
         (["cancel", "op_1", "--undo"], "op_1: an operation cannot be restored; start the replay again"),
         (["cancel", "op_1", "dlv_000000000000"], "cancel operations by id only"),
-        (["attempts", "evt_"], "evt_: an id has"),
         (["open", "op_1"], "op_1: only runs, events and deliveries have a page"),
         (["tail", "--json"], "--output json requires -n; use jsonl to stream"),
         (["connect", "--json", "--apply"], "--json requires --yes"),
         (["submit", "x"], "submit needs a service: name it with --url, --profile or RUNHOOK_URL"),
         (["mcp", "--allow", "all"], "--allow all: must be operate or submit; reading needs no --allow"),
         (["api", "list_rnus"], "list_rnus: unknown call; did you mean list_runs?"),
-        (["api", "list_runs", "limit"], "limit: write KEY=VALUE"),
         (["api", "list_runs", "limit=0"], "limit: must be greater than or equal to 1"),
         (["api", "list_runs", "limt=1"], "limt: "),
         (["api", "list_runs", "limit=1", "limit=2"], "limit: given twice"),
@@ -168,15 +161,12 @@ def test_time_is_utc_unless_it_has_a_zone(text: str, seconds: float) -> None:
         (["runs", "--status", "faild"], "--status faild: "),
         (["deliveries", "--sink", "opps"], "--sink opps: "),
         (["deliveries", "--state", "deed"], "--state deed: must be held, queued, sending, waiting, "),
-        (["operations", "--state", "runing"], "--state runing: must be running, done or cancelled"),
         (["attempts", "tsk_404"], "tsk_404: "),
         (["replay", "tsk_404"], "tsk_404: "),
         (["replay", "--sink", "opps"], "no sink is called opps"),
         (["replay", "--rate", "x", "--all"], "--rate x: must be a valid number"),
-        (["submissions", "--state", "delivered"], "--state delivered: must be pending, accepted, rejected, unknown or"),
         (["submissions", "--label", "team"], "--label team: write NAME=VALUE"),
         (["stats", "--by", "stauts"], "--by stauts: nothing can be counted by stauts; did you mean status?"),
-        (["tail", "--status", "faild"], "--status faild: "),
         (["tail", "--since", "soon"], "--since soon: must be a time ago"),
         (["cancel", "dlv_" + "0" * 32], "dlv_" + "0" * 32),
         (["cancel", "op_1"], "operation op_1: "),
@@ -219,14 +209,13 @@ def test_error_has_its_exit_code(tmp_path: Path, error: str, code: int, message:
     assert done.stderr == (f"runhook: {message}\n" if message else "")
 
 
-@pytest.mark.parametrize("call", ["", "--version", "runs"])
 @pytest.mark.parametrize("how", [">&-", "<&- >&- 2>&-", ">/dev/full", "| true"])
-def test_closed_or_full_output_makes_no_traceback(tmp_path: Path, call: str, how: str) -> None:
+def test_closed_or_full_output_makes_no_traceback(tmp_path: Path, how: str) -> None:
     ledger = make_ledger(tmp_path)
     record(ledger, new_event("tsk_1"))
     ledger.close()
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "RUNHOOK_DATA": str(tmp_path)}
-    command = ["bash", "-c", f"{sys.executable} -m receiver.cli {call} {how}"]
+    command = ["bash", "-c", f"{sys.executable} -m receiver.cli runs {how}"]
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=PATIENCE)
 
     assert done.stderr.count("\n") <= 2, done.stderr
@@ -234,12 +223,11 @@ def test_closed_or_full_output_makes_no_traceback(tmp_path: Path, call: str, how
     assert "Exception" not in done.stderr
 
 
-@pytest.mark.parametrize("form", ["table", "jsonl", "csv"])
-def test_list_whose_reader_leaves_ends_as_by_sigpipe(tmp_path: Path, form: str) -> None:
+def test_list_whose_reader_leaves_ends_as_by_sigpipe(tmp_path: Path) -> None:
     ledger = make_ledger(tmp_path / "var")
     record(ledger, *(new_event(f"tsk_{number}", title="a long title " * 20) for number in range(300)))
     ledger.close()
-    line = [sys.executable, "-m", "receiver.cli", "runs", "-n", "300", "-o", form, "--data", str(tmp_path / "var")]
+    line = [sys.executable, "-m", "receiver.cli", "runs", "-n", "300", "--data", str(tmp_path / "var")]
     environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     with subprocess.Popen(line, env=environ, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -328,8 +316,6 @@ routes: [{name: everything, to: [ops]}]
     ("arguments", "code", "message"),
     [
         (["serve"], 2, "no config file: "),
-        (["worker"], 2, "no config file: "),
-        (["clock"], 2, "no config file: "),
         (["quarantine", "list"], 3, "data directory var not found: set --data or RUNHOOK_DATA"),
         (["spool", "send", "--data", "x"], 2, "spool not found in x: set --data to the receiver's data directory"),
         (["dev", "--host", "192.0.2.1"], 3, "can't listen on 192.0.2.1:8000: "),

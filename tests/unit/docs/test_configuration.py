@@ -1,8 +1,11 @@
-"""docs/reference/configuration.md names each key and variable, and its rules and examples are valid."""
+"""Pages name each variable, key and option, and their examples are valid."""
 
 from __future__ import annotations
 
 import re
+import textwrap
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +17,7 @@ from receiver.config.settings import OTHER_VARIABLES, Settings
 from receiver.config.yaml_file import expand
 from receiver.routing.cel_names import FUNCTIONS, MACROS
 from receiver.routing.validation import rule_problems
+from tests.support.command import call_command
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "configuration.md"
@@ -68,3 +72,82 @@ def test_each_rule_in_the_text_is_valid(rule: str) -> None:
 
 def test_variable_syntax_of_the_page_works() -> None:
     assert expand("${A:-b} $${A}", {"A": ""}) == "b ${A}"
+
+
+SINK_PAGES = sorted((ROOT / "docs" / "reference" / "sinks").glob("*.md"))
+COMMON = {
+    "type",
+    "retry",
+    "concurrency",
+    "rate",
+}  # keys of every sink, in docs/reference/configuration.md
+
+
+def examples(page: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(name, keys) of each sink in the page's YAML, with a value in the place of every variable."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    found: list[tuple[str, dict[str, Any]]] = []
+    for block in blocks:
+        if not re.search(r"^sinks:", block, re.MULTILINE):
+            continue
+        text = re.sub(r"\$\{(\w+?_URL)(:-[^}]*)?\}", "https://host.example/value", block)
+        text = re.sub(r"\$\{RUNHOOK_\w+_KEY\}", "rhk_value", text)
+        text = re.sub(r"\$\{\w+(:-[^}]*)?\}", "v4lue" * 8, text)
+        found += yaml.safe_load(text)["sinks"].items()
+    return found
+
+
+@pytest.mark.parametrize("page", SINK_PAGES, ids=lambda page: page.stem)
+def test_page_names_every_option_of_its_sink(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    missing = [name for name in sink_type(page.stem).Options.model_fields if f"`{name}`" not in text]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [pytest.param(name, keys, id=f"{page.stem}-{name}") for page in SINK_PAGES for name, keys in examples(page)],
+)
+def test_examples_on_the_page_of_a_sink_are_valid(name: str, keys: dict[str, Any]) -> None:
+    options = {key: value for key, value in keys.items() if key not in COMMON}
+    sink_type(keys["type"]).Options.model_validate(options)
+
+
+FOLDERS = ("tutorials", "how-to")
+# Its sink type comes from a package: tests/acceptance/test_third_party_sink.py follows the page.
+THIRD_PARTY = ROOT / "docs" / "how-to" / "writing-a-sink.md"
+PAGES = [ROOT / "README.md", *sorted(page for name in FOLDERS for page in (ROOT / "docs" / name).glob("*.md"))]
+CONFIGS = [
+    pytest.param(page, textwrap.dedent(block), id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    if page != THIRD_PARTY
+    for number, block in enumerate(re.findall(r"^ *```yaml\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE))
+    if re.search(r"^ *sources:", block, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(("page", "config"), CONFIGS)
+def test_config_on_a_page_passes_check(page: Path, config: str, tmp_path: Path) -> None:
+    (tmp_path / "runhook.yaml").write_text(config)
+
+    checked = call_command("check", "runhook.yaml", "--allow-unset", environ={}, directory=tmp_path)
+
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("page", "config"), CONFIGS)
+def test_page_names_each_variable_of_its_config(page: Path, config: str) -> None:
+    """Outside of the config: in the text, or as a line of .env or of the shell. A new user has set none of them."""
+    text = re.sub(r"^ *```yaml\n.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    variables = set(re.findall(r"\$\{(\w+)\}", config)) - {"SKYVERN_API_KEY"}
+
+    assert {name for name in variables if name not in text} == set()
+
+
+def test_readme_config_needs_no_variable_but_the_key(tmp_path: Path) -> None:
+    ((_, config),) = [each.values for each in CONFIGS if each.values[0] == ROOT / "README.md"]
+    (tmp_path / "runhook.yaml").write_text(config)
+
+    checked = call_command("check", environ={"SKYVERN_API_KEY": "k" * 20}, directory=tmp_path)
+
+    assert (checked.returncode, checked.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""The samples look like what Skyvern sends, differ where real runs differ, and are the same for the same time."""
+"""Samples and simulated bodies have the members that Skyvern sends, and are the same for the same time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from receiver.domain.run import parse
+from receiver.domain.shape import completed
+from receiver.skyvern import members
 from simulator import samples
-from simulator.samples import dumps, test_button
+from simulator.samples import dumps, keys, test_button
 from tests.support.button import press
+from tests.support.paths import ROOT
 
 NOW = 1_790_000_000.25
 KEYS = {"task_v2": 44, "workflow_run": 58}  # every other run type: 31
@@ -60,7 +63,7 @@ def test_a_sample_is_made_by_its_time_and_number_alone(name: str) -> None:
     assert len({parse(each).run_id for each in (body, *others)}) == 3
 
 
-def test_the_artifacts_are_where_the_body_says_and_have_its_checksum() -> None:
+def test_artifacts_are_at_their_urls_with_their_checksums() -> None:
     body = load("workflow_run.completed", artifacts="http://127.0.0.1:9")
     (file,) = body["downloaded_files"]
     urls = [file["url"], body["recording_url"], *body["screenshot_urls"]]
@@ -105,3 +108,66 @@ def test_the_test_button_sends_what_skyvern_sent(run_type: str, kind: str) -> No
 
     assert list(ours.items()) == list({**sent, "app_url": ours["app_url"]}.items())  # that is the server's own address
     assert (parse(dumps(ours)).test, parse(dumps(ours)).final) == (True, True)
+
+
+PAGE = (ROOT / "docs" / "reference" / "skyvern.md").read_text()
+FAMILIES = (members.TASK, members.TASK_V2, members.WORKFLOW)
+
+
+@pytest.mark.parametrize("name", samples.names())
+def test_a_sample_has_the_members_of_its_run_type(name: str) -> None:
+    body = json.loads(samples.build(name, now=1_790_000_000.0))
+
+    assert tuple(body) == members.WEBHOOK[members.family(body["run_type"])]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_poll_and_the_details_are_the_webhook(family: str) -> None:
+    both = {*members.POLL[family], *keys.DETAILS[family]} - {"request"}
+
+    assert both - {"run_request"} == set(members.WEBHOOK[family]) - {"run_request"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_derived_is_what_a_poll_lacks(family: str) -> None:
+    assert keys.DERIVED[family].keys() <= members.lacking(family)
+    for path in keys.DERIVED[family].values():
+        first, _, rest = path.partition(".")
+        assert first in members.POLL[family]
+        assert not rest or rest in members.RUN_REQUEST[family]
+        assert rest not in members.LEFT_OUT[family]
+
+
+@pytest.mark.parametrize("run_type", ["task_v1", "task_v2", "workflow_run"])
+def test_a_completed_poll_has_the_members_of_the_webhook(run_type: str) -> None:
+    """Each from where the table says, but for our own callback URL."""
+    family = members.family(run_type)
+    request = {name: f"asked {name}" for name in members.RUN_REQUEST[family]}
+    poll = {name: f"polled {name}" for name in members.POLL[family]} | {"run_type": run_type, "run_request": request}
+
+    run = completed(poll)
+
+    assert set(members.WEBHOOK[family]) <= run.keys()
+    expected = {
+        name: request[path.removeprefix("run_request.")] if "." in path else poll[path]
+        for name, path in keys.DERIVED[family].items()
+        if name != "webhook_callback_url"
+    }
+    assert {name: run[name] for name in expected} == expected
+
+
+def row(family: str, heading: str) -> set[str]:
+    """The names in backticks in a family's row of the table below a heading of the page."""
+    section = PAGE.partition(f"\n### {heading}\n")[2].partition("\n#")[0]
+    (line,) = re.findall(rf"^\| {family} \|(.*)\|$", section, re.MULTILINE)
+    return set(re.findall(r"`([a-z0-9_]+)`", line))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_page_lists_what_a_poll_lacks(family: str) -> None:
+    assert row(family, "What a poll lacks") == members.lacking(family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_page_lists_what_run_request_leaves_out(family: str) -> None:
+    assert row(family, "What `run_request` leaves out") == set(members.LEFT_OUT[family])

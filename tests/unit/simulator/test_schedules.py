@@ -38,7 +38,7 @@ def test_what_is_no_cron_expression_is_refused(expression: str) -> None:
         cron_runs(expression, "UTC", MONDAY, 1)
 
 
-def test_an_interval_counts_from_its_first_moment_and_is_due_once_each() -> None:
+def test_interval_is_due_once_each_from_its_first_moment() -> None:
     schedule = SimSchedule("s", "wpid_1", MONDAY, MONDAY, interval_seconds=600, first_fire_at=MONDAY)
     later = MONDAY + timedelta(seconds=1500)
 

@@ -1,0 +1,146 @@
+"""What a submit's request becomes: its labels, what is kept of it, and which requests are the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import MAX_DEPTH
+from receiver.ledger.api_keys import Key
+from receiver.ledger.runs import RunResult, RunStatus
+from receiver.submit import replies
+from receiver.submit.json_object import NotAnObject, parse_object, with_members
+from receiver.submit.polling_body import polling_body
+from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall
+from receiver.submit.request.kept import kept_request
+from receiver.submit.request.labels import LabelError, labels_of
+from receiver.submit.request.prepare import prepare
+from receiver.submit.request.source import Source
+
+
+def test_labels_come_from_header_and_body() -> None:
+    assert labels_of("team=billing, order=42,note=a%2Cb") == {"team": "billing", "order": "42", "note": "a,b"}
+    assert labels_of("team=a", {"team": "b", "n": 1, "ok": True}) == {"n": "1", "ok": "true", "team": "b"}
+    assert labels_of("") == {}
+
+
+def test_full_labels_leave_room_for_the_chain() -> None:
+    full = {f"n{number}": "1" for number in range(32)}
+
+    assert len(labels_of("", full | {"runhook-chain": "tsk_1", "runhook-try": "2"})) == 34
+
+
+@pytest.mark.parametrize(
+    ("header", "member"),
+    [
+        ("team", None),
+        ("Team=a", None),
+        ("=a", None),
+        ("a=" + "x" * 257, None),
+        (",".join(f"n{n}=1" for n in range(33)), None),
+        ("", []),
+        ("", {"a": {}}),
+        ("", {"a": None}),
+        ("", {"a": "x\n"}),
+        ("", {"a": "\ud800"}),
+        ("", {"": "x"}),
+    ],
+)
+def test_labels_that_cannot_be_kept_are_refused(header: str, member: Any) -> None:
+    with pytest.raises(LabelError):
+        labels_of(header, member)
+
+
+def kept(levels: int) -> dict[str, Any] | None:
+    """What is kept of a task whose schema has so many levels."""
+    schema = json.loads('{"a":' * levels + "1" + "}" * levels)
+    fields = {"prompt": "p", "data_extraction_schema": schema}
+    body = json.dumps(fields).encode()
+    call = SubmitCall(ENDPOINTS[0], "/v1/run/tasks", "", body, {})
+    return kept_request(call, fields, Redactor(["**.password", "*.a.*.z"]))
+
+
+@pytest.mark.parametrize("levels", [1, MAX_DEPTH - 2])
+def test_a_request_is_kept_that_a_body_can_hold(levels: int) -> None:
+    assert (kept(levels) or {})["prompt"] == "p"
+
+
+@pytest.mark.parametrize("levels", [MAX_DEPTH - 1, 700, 900])
+def test_too_deeply_nested_request_is_not_kept(levels: int) -> None:
+    assert kept(levels) is None
+
+
+NO_API: Any = None
+KEY = Key("k1", "app", "", "", frozenset({"submit"}), "skyvern", None, 1.0)
+
+
+def request_hash(**headers: str) -> str:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    source = Source("skyvern", NO_API, "https://us.example/webhooks/skyvern")
+    call = SubmitCall(ENDPOINTS[0], ENDPOINTS[0].path, "", b'{"prompt":"p"}', named)
+    return prepare(source, KEY, call, Redactor([])).new.request_hash
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content_type": "application/json"},
+        {"content_type": "Application/JSON; charset=utf-8"},
+        {"accept": "*/*", "accept_language": "de", "x_request_id": "1", "user_agent": "x", "x_odd": "1"},
+    ],
+)
+def test_headers_that_change_nothing_make_no_other_request(headers: dict[str, str]) -> None:
+    assert request_hash(**headers) == request_hash()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content_type": "text/plain"},
+        {"x_user_agent": "skyvern-ui"},
+        {"x_max_steps_override": "5"},
+        {"x_max_iterations_override": "5"},
+        {"x_runhook_labels": "a=b"},
+    ],
+)
+def test_relevant_header_makes_another_request(headers: dict[str, str]) -> None:
+    assert request_hash(**headers) != request_hash()
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=4), VALUES, max_size=4), VALUES)
+def test_changed_object_keeps_other_members_and_their_order(members: dict[str, Any], value: Any) -> None:
+    changed = with_members(json.dumps(members, indent=1).encode(), status=value)
+    assert list(json.loads(changed).items()) == list({**members, "status": value}.items())
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"null", b"{", b'{"a":1}x', b"\xff{}", b"[" * 100_000, b"{'a':1}", b'{"a":1e400}', b"9" * 5000]
+)
+def test_anything_else_is_not_an_object(text: bytes) -> None:
+    with pytest.raises(NotAnObject) as raised:
+        parse_object(text)
+    assert replies.malformed(raised.value).status == 422
+
+
+@pytest.mark.parametrize("name", ["\\u0000", "\\ud800"])
+def test_member_whose_name_can_not_be_stored_is_shown(name: str) -> None:
+    facts = '"run_type":"workflow_run","status":"completed","created_at":"2026-01-01T00:00:00"'
+    body = f'{{"run_id":"wr_1",{facts},"modified_at":"2026-01-01T00:00:00","a{name}":[1]}}'.encode()
+    status = RunStatus("skyvern", "wr_1", "workflow_run", "completed", "completed", 1, True, "evt_1", "")
+
+    text, said = polling_body(RunResult(status, body, 1.0), body, "", {})
+
+    assert said == "completed"
+    assert json.loads(text)["a\ufffd"] == [1]
