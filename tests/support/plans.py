@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,3 +43,10 @@ def plans_of(ledger: Ledger, asked: Asked) -> dict[str, list[str]]:
         }
 
     return ledger.write(look)
+
+
+def plans_of_work(ledger: Ledger, work: Callable[[Connection], object]) -> dict[str, list[str]]:
+    """Return the plans of the statements that `work` runs in one transaction."""
+    with asked_of(ledger) as asked:
+        ledger.write(work)
+    return plans_of(ledger, asked)
