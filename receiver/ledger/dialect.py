@@ -377,38 +377,6 @@ def each_value(column: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool
     return sa.select(walk.c.value).where(walk.c.value.is_not(None))
 
 
-def count_of_each(
-    connection: sa.Connection,
-    column: sa.Column[str],
-    condition: sa.ColumnElement[bool],
-    values: Iterable[str],
-    limit: int,
-) -> dict[str, int]:
-    """Count the rows that meet `condition`, by value of `column`, for these values, each up to `limit`."""
-    found = {}
-    for value in values:
-        rows = sa.select(column).where(condition, column == value).limit(limit).subquery()
-        if count := connection.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one():
-            found[value] = count
-    return found
-
-
-def lease_due(
-    connection: sa.Connection, table: sa.Table, source: str, now: float, seconds: float, limit: int
-) -> Sequence[Any]:
-    """Lease up to `limit` due rows of `source`: move `due_at` by `seconds`, so that no other process takes them.
-
-    Returns the rows as they were, the longest waiting first."""
-    due = sa.select(table).where(table.c.due_at <= now, table.c.source == source).order_by(table.c.due_at).limit(limit)
-    rows = connection.execute(due.with_for_update(skip_locked=True)).all()
-    name = "id" if "id" in table.c else "run_id"
-    if rows:
-        taken = among(table.c[name], [getattr(row, name) for row in rows])
-        leased = sa.update(table).where(taken, table.c.source == source)
-        connection.execute(leased.values(due_at=now + seconds))
-    return rows
-
-
 def storable(text: str) -> str:
     """Return external text that any database can store: without NUL and lone surrogates, at most 500 characters."""
     return text.replace("\0", "").encode(errors="replace").decode()[:500]

@@ -17,7 +17,7 @@ from receiver.domain.run import RunKey
 from receiver.ledger import dialect
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.polls import LEASE
+from receiver.ledger.submissions.polls import LEASE, count_due_of, lease_due_of
 from receiver.ledger.submissions.records import change
 
 # Seconds by which an existing poll may be later than requested. Longer than a lease, even one that began later.
@@ -48,12 +48,12 @@ class DueRun:
 
 def count_due(connection: sa.Connection, now: float, sources: Collection[str], limit: int) -> dict[str, int]:
     """Count the due runs by source, up to `limit` for each, so that one source cannot hide another."""
-    return dialect.count_of_each(connection, runs.c.source, runs.c.due_at <= now, sources, limit)
+    return count_due_of(connection, runs, now, sources, limit)
 
 
 def lease_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[DueRun]:
     """Lease and return up to `limit` due runs, the longest waiting first."""
-    rows = dialect.lease_due(connection, runs, source, now, LEASE, limit)
+    rows = lease_due_of(connection, runs, source, now, limit)
     return [DueRun(*(getattr(row, each.name) for each in fields(DueRun))) for row in rows]
 
 

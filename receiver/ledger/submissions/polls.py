@@ -25,15 +25,42 @@ from receiver.ledger.submissions.records import Submission, change, from_row
 LEASE = 90.0
 
 
+def count_due_of(
+    connection: sa.Connection, table: sa.Table, now: float, sources: Collection[str], limit: int
+) -> dict[str, int]:
+    """Count the due rows of a table by source, up to `limit` for each, so that one source cannot hide another."""
+    found = {}
+    for source in sources:
+        due = sa.select(table.c.source).where(table.c.due_at <= now, table.c.source == source).limit(limit).subquery()
+        if count := connection.execute(sa.select(sa.func.count()).select_from(due)).scalar_one():
+            found[source] = count
+    return found
+
+
+def lease_due_of(connection: sa.Connection, table: sa.Table, source: str, now: float, limit: int) -> Sequence[Any]:
+    """Lease up to `limit` due rows of `source`: move `due_at` by LEASE, so that no other process takes them.
+
+    Returns the rows as they were, the longest waiting first."""
+    due = sa.select(table).where(table.c.due_at <= now, table.c.source == source).order_by(table.c.due_at).limit(limit)
+    rows = connection.execute(due.with_for_update(skip_locked=True)).all()
+    name = "id" if "id" in table.c else "run_id"
+    if rows:
+        taken = dialect.among(table.c[name], [getattr(row, name) for row in rows])
+        leased = sa.update(table).where(taken, table.c.source == source)
+        connection.execute(leased.values(due_at=now + LEASE))
+    return rows
+
+
 def count_due(connection: sa.Connection, now: float, sources: Collection[str], limit: int) -> dict[str, int]:
-    """Count the due submissions by source, up to `limit` for each, so that one source cannot hide another."""
-    return dialect.count_of_each(connection, submissions.c.source, submissions.c.due_at <= now, sources, limit)
+    """Count the due submissions by source, up to `limit` for each."""
+    return count_due_of(connection, submissions, now, sources, limit)
 
 
 def lease_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[Submission]:
     """Lease and return up to `limit` due submissions, the longest waiting first."""
-    rows = dialect.lease_due(connection, submissions, source, now, LEASE, limit)
-    return [replace(from_row(row), due_at=now + LEASE) for row in rows]
+    return [
+        replace(from_row(row), due_at=now + LEASE) for row in lease_due_of(connection, submissions, source, now, limit)
+    ]
 
 
 def stop_polling(connection: sa.Connection, submission_id: str, reason: str, now: float) -> None:
