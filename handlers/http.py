@@ -24,7 +24,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.support import templating
 from handlers.support.deadline import Deadline
-from handlers.support.excerpt import keep_response
+from handlers.support.excerpt import credentials, keep_response
 from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, Response, default_tls, parse_url
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
@@ -196,8 +196,8 @@ class HttpSink(Sink[HttpOptions]):
         self._headers = {name: value.get_secret_value() for name, value in options.headers.items()}
         if basic:
             self._headers.setdefault("authorization", basic)
-        # What a server that repeats its request would show; the word before a header's credentials is public.
-        self._secrets = {value.split(" ", 1)[-1] for value in self._headers.values()}
+        # What a server that repeats its request would show.
+        self._secrets = {secret for value in self._headers.values() for secret in credentials(value)}
         self._secrets.update(each.get_secret_value() for each in _as_tuple(options.secret))
         self._headers["content-type"] = options.content_type
         self._keys = options.signing_keys

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from handlers.contract import SinkError
 from handlers.support.url import hide_secrets, hide_values
 
-# Maximum bytes that are kept.
+# Maximum bytes that are shown, and that are searched for secrets.
 MAX_EXCERPT: Final = 2_048
+_SEARCHED: Final = 8 * MAX_EXCERPT
+# Minimum characters of a part of a path, and of a header, that is hidden alone.
+_PATH_TOKEN, _HEADER_TOKEN = 16, 8
 
 
 @contextmanager
@@ -23,11 +30,36 @@ def keep_response(body: bytes, url: str, secrets: Iterable[str] = ()) -> Iterato
     try:
         yield
     except SinkError as error:
-        hidden = {*secrets, urlsplit(url).path.rstrip("/")}
-        error.response = cut(hide_secrets(hide_values(body.decode("utf-8", errors="replace"), hidden), url))
+        path = urlsplit(url).path.rstrip("/")
+        hidden = {*secrets, path, *(part for part in path.split("/") if len(part) >= _PATH_TOKEN)}
+        text = body[:_SEARCHED].decode("utf-8", errors="replace")
+        # More than is shown: what is masked later must be complete until then.
+        error.response = cut(hide_secrets(hide_values(text, _spellings(hidden)), url), 2 * MAX_EXCERPT)
         raise
 
 
-def cut(text: str) -> str:
-    """Return at most MAX_EXCERPT bytes of `text`, without white space around it."""
-    return text.strip().encode("utf-8", errors="replace")[:MAX_EXCERPT].decode("utf-8", errors="ignore")
+def credentials(header: str) -> set[str]:
+    """Return the secrets in a header's value: all of it, what follows a scheme such as Bearer, long parts of it as of
+    a cookie, and the password of Basic."""
+    scheme, _, rest = header.partition(" ")
+    found = {header, rest, *(part for part in re.split(r'[\s;,="]+', header) if len(part) >= _HEADER_TOKEN)}
+    if scheme.lower() == "basic":
+        try:
+            decoded = base64.b64decode(rest).decode(errors="replace")
+        except ValueError:
+            return found
+        found |= {decoded, decoded.partition(":")[2]}
+    return found
+
+
+def _spellings(secrets: Iterable[str]) -> Iterator[str]:
+    """Yield each secret as servers repeat it: as it is, in JSON, also with PHP's escaped slashes, HTML and URLs."""
+    for secret in secrets:
+        in_json = json.dumps(secret, ensure_ascii=False)[1:-1]
+        yield from (secret, in_json, in_json.replace("/", r"\/"), html.escape(secret))
+        yield from (quote(secret, errors="replace"), quote(secret, safe="", errors="replace"))
+
+
+def cut(text: str, most: int = MAX_EXCERPT) -> str:
+    """Return at most `most` bytes of `text`, without white space around it."""
+    return text.strip().encode("utf-8", errors="replace")[:most].decode("utf-8", errors="ignore")

@@ -33,6 +33,8 @@ _SHOWN = frozenset(
 # Hosts with their ports, several for libpq, and what follows them; also a text's punctuation after that.
 _HOST = r"(?:\[[^\]@]*\]|[^:/@,\[\]]*)(?::\d*)?"
 _HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/.*)?[):,.;\"']*", re.DOTALL)
+# A URL in a text, also in JSON with escaped slashes. A scheme without a limit would make a search of letters quadratic.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]{0,40}:(?://|\\/\\/)\S+")
 # A secret among key=value pairs, with the key and what is before the value as one group.
 _PAIR = re.compile(
     r"""(?ix)
@@ -132,7 +134,7 @@ def hide_password(url: str) -> str:
 def hide_secrets(text: str, *urls: str) -> str:
     """Return `text`, such as an error's message, without the secrets of `urls` and of any URL in it. Never raises."""
     text = hide_values(text, {each for url in urls for each in _secrets_of(url)})
-    text = re.sub(r"[A-Za-z][A-Za-z0-9+.\-]*://\S+", lambda found: hide_password(found.group()), text)
+    text = _URL.sub(lambda found: hide_password(found.group().replace("\\/", "/")), text)
     return _PAIR.sub(rf"\1{STARS}", text)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.http import sign as standard_signature
 from handlers.support.deadline import Deadline
-from handlers.support.excerpt import keep_response
+from handlers.support.excerpt import credentials, keep_response
 from handlers.support.guarded_client import GuardedClient, Response, parse_url
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
@@ -82,7 +82,7 @@ class CallbackSink(Sink[SinkOptions]):
         response = self._client.request(
             "POST", parse_url(url), content=body, headers=headers, deadline=deadline, max_answer=_MAX_ANSWER
         )
-        with keep_response(response.body, url, (authorization.split(" ", 1)[-1], key)):
+        with keep_response(response.body, url, {*credentials(authorization), key}):
             raise_for_status(response, now)
         return Receipt(delivery.key, note=f"answered {response.status}")
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from handlers import Receipt, Refused, Unavailable
+from handlers.support.excerpt import keep_response
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.outcome import availability, outcome_of
 from receiver.domain.breaker import Observation
@@ -124,3 +125,12 @@ def test_a_delivery_whose_files_cannot_be_had_comes_to_an_end_whatever_the_break
 )
 def test_what_the_breaker_learns(answer: Receipt | Exception, seen: Observation | None) -> None:
     assert availability(answer) == seen
+
+
+def test_callback_token_at_the_cut_is_hidden() -> None:
+    text = "x" * 1990 + '{"url": "https://runhook.example/webhooks/skyvern/sub_' + "0123456789abcdef" * 2 + '"}'
+    with pytest.raises(Refused) as refused, keep_response(text.encode(), "https://app.example/"):
+        raise Refused("no")
+    response = result(refused.value).response
+    assert response.startswith("xxx")
+    assert "0123" not in response
