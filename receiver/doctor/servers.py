@@ -18,7 +18,7 @@ from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import HEAD, schema_trouble
 from receiver.runtime.redis_client import OLDEST_REDIS, connect
 from receiver.status.problem import size
-from receiver.status.problems import SKEW
+from receiver.status.processes import SKEW
 from receiver.status.report import LedgerReport, RedisReport
 
 # MATERIALIZED came with PostgreSQL 12, RETURNING with SQLite 3.35.

@@ -1,11 +1,75 @@
-"""Represent a problem, and format durations and sizes."""
+"""Represent a problem with its fix, and format durations and sizes.
+
+A problem needs an operator, and makes `runhook status` exit with 1. A note does not. Each code has a row in
+docs/how-to/operations.md.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 _GIB: Final = 1 << 30
+
+# Seconds for which a mistake of a sender counts as news.
+NEWS: Final = 86_400.0
+
+# The fix for each code, in the order in which problems are shown. Names in braces are filled in.
+_PROBLEMS: Final = {
+    "config_wrong": "fix it (`runhook check` lists all errors); processes cannot start",
+    "webhooks_refused": "free disk space there, or start Redis. Skyvern sends a webhook three times; then Runhook "
+    "polls for results of runs submitted here, and of sources with `watch: true`",
+    "config_old": "restart them{effect}",
+    "configs_differ": "copy the right file to each host, and restart the processes there{effect}",
+    "redis_full": "start the ledger so that the inbox drains, raise maxmemory, or remove other data. Until then "
+    "{until}, and sinks with a rate wait",
+    "redis_away": "{start}. Until then {until}, deliveries are slower, and sinks with a rate wait",
+    "redis_weak": "change the named setting; until then {until}",
+    "ledger_away": "{start}. Until then {until}nothing is delivered",
+    "ledger_weak": "change the database's settings, or set ledger.accept_weaker_durability; processes cannot start",
+    "ledger_slow": "check the load of the database, and analyze and vacuum its tables",
+    "disk_unreadable": "set RUNHOOK_DATA, or its permissions",
+    "disk_full": "free disk space; while Redis is down or embedded, webhooks get 503",
+    "part_missing": "{effect}",
+    "part_suspended": "`kill -CONT {pid}` there resumes it",
+    "part_stuck": "see its log; kill -9 {pid} there loses nothing, and its supervisor starts it again",
+    "worker_split": "find in the worker's log which process still ends, fix that sink or set `worker: own` for it, and "
+    "restart the worker",
+    "receiver_spooling": "see its log: it can't reach Redis, or the inbox is over its limits",
+    "task_failing": "it restarts automatically; if that does not help, see its log, and restart the process",
+    "misdirected": "correct PUBLIC_URL, or the callback URL in Skyvern, to end in /webhooks/SOURCE. Skyvern does not "
+    "send them again: `runhook reconcile --import` fetches the results",
+    "inbox_unreadable": "rename that key (RENAME) and find the program that wrote it; events are in the spools",
+    "inbox_set_aside": "`runhook inbox list` shows the reasons; then `runhook inbox accept` or `runhook inbox drop`",
+    "inbox_unknown_source": "add the source and its secrets to each worker's config, and restart it; the events wait",
+    "inbox_late": "the dispatcher is stopped, too slow, or can't reach the ledger: see the worker's log",
+    "spool_full": "start Redis, or raise spool.max_bytes; at the limit, webhooks get 503",
+    "spool_left": "start a receiver on that data directory; or bring its disk here: `runhook spool send --data DIR`",
+    "sink_paused": "`runhook sink resume {sink}` resumes delivery",
+    "sink_down": "{remedy}",
+    "sink_gone": "`runhook sink move {sink} NEW`, `runhook cancel --sink {sink}`, or restore it in the config",
+    "delivery_late": "the worker or the clock is stopped or too slow, or it waits for another sink: "
+    "`runhook deliveries --sink {sink}`",
+    "clock_was_ahead": "run NTP on the database's host; the corrected rows resume",
+    "clock_skew": "run NTP (chrony, systemd-timesyncd) there: that clock gives the time of a webhook",
+    "quarantine": "`runhook quarantine list`; if a secret was wrong, fix it, then `runhook quarantine verify`",
+    "watch_trouble": "check SKYVERN_BASE_URL and the source's api_key; until then results need a webhook",
+}
+# As _PROBLEMS, for codes that are only notes.
+_NOTES: Final = {
+    "config_doubtful": "`runhook check` shows where",
+    "disk_low": "free disk space soon",
+    "part_unknown": "see above",
+    "part_silent": "it ended unexpectedly, or its host can't reach Redis and the ledger: look there",
+    "spool_damaged": "inspect them: their events were acknowledged",
+    "delivery_dead": "`runhook dead` shows the reasons, `runhook replay` sends them again",
+    "versions_differ": "finish the upgrade",
+    "callers_down": "no action needed; `runhook sink list` shows them",
+    "operations": "`runhook operations`",
+    "schedules_missed": "`runhook connect` lists them",
+    "search_behind": "the clock is stopped or too slow: see its log; it catches up automatically",
+}
+REMEDIES: Final = {**_PROBLEMS, **_NOTES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +80,11 @@ class Problem:
     what: str
     todo: str
     note: bool = False
+
+
+def problem(code: str, what: str, *, note: bool = False, **names: Any) -> Problem:
+    """Return the problem `code`. `names`: for the words in braces of its fix."""
+    return Problem(code, what, REMEDIES[code].format(**names), note or code in _NOTES)
 
 
 def ago(seconds: float) -> str:

@@ -37,7 +37,7 @@ from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import schema_trouble
 from receiver.runtime.redis_client import connect, connect_async, no_entry
 from receiver.status import board
-from receiver.status.problems import REFUSED_NEWS
+from receiver.status.problem import NEWS
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
 
 # Seconds to wait for a response of Redis.
@@ -164,7 +164,7 @@ def _disk(settings: Settings, config: Config | None) -> DiskReport:
     return DiskReport(
         *(str(folder), trouble, free, reserve, spool.bytes, spool.left, limit, spool.set_aside),
         *(len(refused), max(refused, default=None)),
-        refused_lately=sum(at > time.time() - REFUSED_NEWS for at in refused),
+        refused_lately=sum(at > time.time() - NEWS for at in refused),
     )
 
 

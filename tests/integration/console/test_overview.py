@@ -8,7 +8,7 @@ import pytest
 
 from receiver.console.pages import overview
 from receiver.domain.delivery import DeliveryMove
-from receiver.status import problems
+from receiver.status import problem
 from tests.servers.console import ConsoleDeployment
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser
@@ -78,7 +78,7 @@ def test_problem_names_its_sink_and_has_a_button(deployment: ConsoleDeployment) 
 
 
 def test_each_linked_problem_code_exists() -> None:
-    assert overview.LINKS.keys() <= problems.REMEDIES.keys()
+    assert overview.LINKS.keys() <= problem.REMEDIES.keys()
 
 
 @pytest.mark.usefixtures("results")

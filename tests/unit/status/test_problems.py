@@ -14,7 +14,8 @@ from receiver.inbox.state import InboxState
 from receiver.ledger.ahead import Corrected
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.words import Coverage
-from receiver.status.problems import REMEDIES, find
+from receiver.status.problem import REMEDIES
+from receiver.status.problems import find
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
 from tests.support.paths import ROOT
 

@@ -1,0 +1,207 @@
+"""Derive what is wrong with processes: missing, stuck, silent, with an old config, or different from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from receiver.domain import parts
+from receiver.domain.counting import counted
+from receiver.domain.parts import BEAT_EVERY, CLOCK, DISPATCH, RECEIVER, PartSeen
+from receiver.status.problem import NEWS, Problem, ago, problem
+from receiver.status.report import StatusReport
+
+# Seconds for which a lost process counts as news.
+SILENT_NEWS: Final = 3_600.0
+# Seconds by which the clocks of hosts may differ.
+SKEW: Final = 3.0
+
+_EFFECTS: Final = {
+    RECEIVER: "no webhook is taken; start `runhook serve`",
+    CLOCK: "retries, lapsed claims, polls and replays stop; start `runhook clock`",
+}
+
+
+def problems(report: StatusReport) -> Iterator[Problem]:
+    """Yield what is wrong with processes: missing, stuck, silent, or different from each other."""
+    gone = parts.missing(report.parts, report.expected)
+    if report.redis.trouble and report.ledger.trouble:  # only processes of this machine are known, by their files
+        if any(last is None for last in gone.values()):
+            yield problem("part_unknown", "processes on other hosts are unknown: Redis and the ledger are unavailable")
+        gone = {part: last for part, last in gone.items() if last is not None}
+    running = [each for each in report.parts if each.state in ("running", "stuck")]
+    old = _other_config(report, running)
+    # A worker that runs another file sends to that file's sinks: it must be restarted, and a second one would not help.
+    restart = any(_of_worker(each.beat.part) for each in old)
+    unserved = [part for part, last in gone.items() if restart and last is None and parts.sink_of(part)]
+    yield from _old_config(report, running, old, unserved)
+    gone = {part: last for part, last in gone.items() if part not in unserved}
+    dead = {part: last for part, last in gone.items() if last is None or last.state != "stuck"}
+    for part, last in dead.items():
+        if not _of_worker(part):
+            yield problem("part_missing", f"no {part} is running: {_last(last)}", effect=_EFFECTS[part])
+    if workers := {part: last for part, last in dead.items() if _of_worker(part)}:
+        yield _missing_workers(workers, report.expected)
+    yield from _lost(report, gone)
+    split = {each.beat.host: why for each in report.parts if each.alive and (why := each.beat.details.get("apart"))}
+    for host, why in split.items():
+        yield problem("worker_split", f"dispatch and each sink have their own process on {host}: {why}")
+    yield from _left_spools(report.parts)
+    yield from _differences(report, running)
+
+
+def _lost(report: StatusReport, gone: Mapping[str, PartSeen | None]) -> Iterator[Problem]:
+    """Yield processes that make no progress, each once, and those that ended while others do their work.
+
+    `gone`: roles that no process has.
+    """
+    lost = [*parts.lost(report.parts), *filter(None, gone.values())]
+    yield from map(_stuck, {(it.beat.host, it.beat.pid): it for it in lost if it.state == "stuck"}.values())
+    silent: dict[object, list[PartSeen]] = {}
+    for seen in parts.lost(report.parts):
+        if seen.state == "silent" and seen.beat.part not in gone and seen.age < SILENT_NEWS:
+            process = () if _of_worker(seen.beat.part) else (seen.beat.name,)
+            silent.setdefault((seen.beat.host, *process), []).append(seen)
+    for first, *others in silent.values():
+        together = f"{_named_parts(each.beat.part for each in (first, *others))} on {first.beat.host} have"
+        quiet = ago(min(each.age for each in (first, *others)))
+        who, work = (together, "their work") if others else (f"{name_of(first)} has", "its work")
+        yield problem("part_silent", f"{who} been silent for {quiet}; others do {work}")
+
+
+def _stuck(seen: PartSeen) -> Problem:
+    if seen.process == "suspended":
+        what = f"{name_of(seen)} is suspended (SIGSTOP or a debugger): its last heartbeat was {ago(seen.age)} ago"
+        return problem("part_suspended", what, pid=seen.beat.pid)
+    what = f"{name_of(seen)} has made no progress for {ago(seen.beat.stalled)}"
+    return problem("part_stuck", what, pid=seen.beat.pid)
+
+
+def _missing_workers(missing: dict[str, PartSeen | None], expected: list[str]) -> Problem:
+    """Return one problem for all missing roles of a worker, however many sinks they serve."""
+    last = min(filter(None, missing.values()), key=lambda each: each.age, default=None)
+    everything = len(missing) > 1 and set(missing) == {part for part in expected if _of_worker(part)}
+    sinks = ", ".join(filter(None, map(parts.sink_of, missing)))
+    effects = ["events stay in the inbox"] if DISPATCH in missing else []
+    effects += [f"nothing is sent to {sinks}"] if sinks else []
+    what = f"no {'worker' if everything else _named_parts(missing)} is running: {_last(last)}"
+    return problem("part_missing", what, effect=f"{', and '.join(effects)}; start `runhook worker`")
+
+
+def _of_worker(part: str) -> bool:
+    return part == DISPATCH or bool(parts.sink_of(part))
+
+
+def _named_parts(named: Iterable[str]) -> str:
+    """Return the names of a worker's processes: "dispatch and deliver:ops, deliver:archive"."""
+    found = list(dict.fromkeys(named))
+    sinks = ", ".join(part for part in found if parts.sink_of(part))
+    return " and ".join(filter(None, (DISPATCH if DISPATCH in found else "", sinks)))
+
+
+def name_of(seen: PartSeen) -> str:
+    """Return what a process is and where it runs."""
+    return f"{seen.beat.part} on {seen.beat.host} (process {seen.beat.pid})"
+
+
+def _last(seen: PartSeen | None) -> str:
+    if seen is None:
+        return "not seen in the last day"
+    how = "was stopped" if seen.beat.stopped else "fell silent" if not seen.process else "ended unexpectedly"
+    return f"the last one, on {seen.beat.host} (process {seen.beat.pid}), {how} {ago(seen.age)} ago"
+
+
+def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
+    """Yield receivers that ended with events in their spools, which wait until a receiver starts there."""
+
+    def directory(each: PartSeen) -> object:  # it may have been mounted on another host since
+        return each.beat.details.get("data_id") or (each.beat.host, each.beat.details.get("data"))
+
+    alive = {directory(each) for each in seen if each.alive}
+    left: dict[object, PartSeen] = {}
+    for each in sorted(seen, key=lambda each: each.age):  # the last receiver of a directory reports its content
+        if each.beat.part == RECEIVER and not each.alive:
+            left.setdefault(directory(each), each)
+    for place, each in left.items():
+        held = each.beat.details.get("spool_events")
+        if held and place not in alive:
+            how = "was stopped" if each.beat.stopped else "is gone"
+            held_there = f"its spool held {counted(held, 'event', 'events')}, in {each.beat.details.get('data')}/spool"
+            yield problem("spool_left", f"{name_of(each)} {how}, and {held_there} on {each.beat.host}")
+
+
+def _other_config(report: StatusReport, running: Iterable[PartSeen]) -> list[PartSeen]:
+    """Return the processes whose config file differs from the one here in more than its layout."""
+    here = report.config_sections
+
+    def differs(each: PartSeen) -> bool:
+        theirs = each.beat.details.get("sections")
+        return each.beat.config not in ("", report.config_hash) and not (theirs and theirs == here)
+
+    return [each for each in running if report.config_hash and differs(each)]
+
+
+def _old_config(
+    report: StatusReport, running: Iterable[PartSeen], old: list[PartSeen], unserved: list[str]
+) -> Iterator[Problem]:
+    """Yield one problem for all processes that run another config file; a note if each sink has a worker."""
+    if not old:
+        return
+    hosts: dict[str, list[PartSeen]] = {}
+    for each in old:
+        hosts.setdefault(each.beat.host, []).append(each)
+    where = "; ".join(f"{_roles(theirs)} on {host}{_changed(report, theirs)}" for host, theirs in hosts.items())
+    effect = f"; until then nothing is sent to {', '.join(map(parts.sink_of, unserved))}" if unserved else ""
+    current = {each.beat.host for each in running if each.beat.config == report.config_hash}
+    if current and not current & hosts.keys():
+        what = f"hosts run different configs: {', '.join(sorted(current))} run {report.config_file} as it is here, and "
+        yield problem("configs_differ", f"{what}not {where}", note=not unserved, effect=effect)
+    else:
+        what = f"processes run an older config than {report.config_file}: {where}"
+        yield problem("config_old", what, note=not unserved, effect=effect)
+
+
+def _roles(seen: Iterable[PartSeen]) -> str:
+    return ", ".join(dict.fromkeys("worker" if _of_worker(each.beat.part) else each.beat.part for each in seen))
+
+
+def _changed(report: StatusReport, seen: Iterable[PartSeen]) -> str:
+    """Return in which sections the config of these processes differs from the one here."""
+    theirs: Any = next((found for each in seen if (found := each.beat.details.get("sections"))), None)
+    here = report.config_sections
+    if not isinstance(theirs, Mapping) or not here:
+        return ""
+    names = [name for name in sorted({*theirs, *here}) if theirs.get(name) != here.get(name)]
+    return f" (changed: {', '.join(names[:5])}{' …' if len(names) > 5 else ''})"
+
+
+def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Problem]:
+    for each in running:
+        # A process that missed a heartbeat may have sent its last one to a server that hung.
+        if each.skew is not None and abs(each.skew) > SKEW and each.age < 2 * BEAT_EVERY:
+            skew = f"{ago(abs(each.skew))} {'ahead of' if each.skew > 0 else 'behind'}"
+            yield problem("clock_skew", f"the clock of {each.beat.host} is {skew} that of Redis or the database")
+            break
+    versions = sorted({each.beat.version for each in running})
+    if len(versions) > 1:
+        yield problem("versions_differ", f"processes of several releases run: {', '.join(versions)}")
+    reported = report.redis.trouble or report.redis.weak or report.redis.inbox.trouble  # with its fix, above
+    for each in running:
+        details = each.beat.details
+        if failing := details.get("failing"):
+            yield problem("task_failing", f"{name_of(each)}: {failing}")
+        if each.beat.part == RECEIVER and (what := _misdirected(details.get("misdirected"), report.now)):
+            yield problem("misdirected", f"{name_of(each)}: {what}")
+        if each.beat.part == RECEIVER and details.get("store") == "spool" and not reported:
+            why = f": {details['trouble']}" if details.get("trouble") else ""
+            what = f"{name_of(each)} writes to its spool, though Redis answers here{why}"
+            yield problem("receiver_spooling", what)
+
+
+def _misdirected(found: Any, now: float) -> str:
+    """Return what a receiver reports of signed requests to wrong paths, if the last one is news."""
+    match found:
+        case [int(count), str(path), float(at)] if count and now - at < NEWS:
+            requests = counted(count, "signed request", "signed requests")
+            return f"{requests} got 404, the last {ago(now - at)} ago: {path} is not the path of a webhook"
+    return ""
