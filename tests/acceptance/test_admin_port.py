@@ -116,3 +116,18 @@ def test_strangers_and_operators_have_separate_places(
         return False
 
     eventually(operator_is_answered)
+
+
+def test_a_busy_admin_port_and_one_that_is_none_are_one_line(receiver_factory: Receivers) -> None:
+    receiver = receiver_factory("redis://127.0.0.1:1/0", start=False)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        busy = receiver.command("serve", "--port", str(receiver.port), "--admin-port", str(port))
+    said = f"can't listen on 127.0.0.1:{port}: the port is in use; choose another with --admin-port or server.admin"
+    assert (busy.returncode, busy.stderr) == (3, f"runhook: {said}\n")
+    wrong = receiver.command("serve", "--port", str(receiver.port), "--admin-port", "http://127.0.0.1:1")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("runhook: --admin-port http://127.0.0.1:1: must be a port such as 9000, or ")
+    assert len(wrong.stderr.splitlines()) == 1

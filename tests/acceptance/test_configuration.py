@@ -94,3 +94,12 @@ routes: [{name: all, to: [archive]}]
     printed = dict(re.findall(r"runhook: ([A-Z_]+) = (.*)", log.read_text()))
     assert printed.keys() >= {"RUNHOOK_DATA", "REDIS_URL", "SKYVERN_API_KEY"}
     assert printed == {name: shown[name] or "not set" for name in printed}
+
+
+def test_a_process_logs_nothing_below_its_level(start: Callable[..., DevHere]) -> None:
+    dev = start(RUNHOOK_LOG_LEVEL="error", RUNHOOK_DATA="d").ready()
+    dev.post(a_run(1))
+    eventually(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
+    dev.end()
+
+    assert not re.search(r"\| \d{4}-\d\d-\d\dT", dev.log)

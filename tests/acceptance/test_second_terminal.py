@@ -112,3 +112,17 @@ def test_nothing_is_used_of_a_dev_that_has_ended(start: Start, folder: Path, kil
     assert (folder / dev_session.FILE).exists() is killed
     eventually(lambda: "var/ledger.db" in run(folder, "runs").stderr)
     assert found.returncode == 3
+
+
+def test_commands_that_name_another_service_do_not_use_dev(start: Start, folder: Path, tmp_path: Path) -> None:
+    start(DATABASE_URL=f"sqlite:///{tmp_path}/elsewhere.db")
+    run(folder, "trigger", "--run-id", "tsk_1")
+    eventually(lambda: runs(folder) == ["tsk_1"])
+
+    other = run(folder, "runs", "--data", str(tmp_path / "other"))
+    named = run(folder, "runs", DATABASE_URL=f"sqlite:///{tmp_path}/none.db")
+
+    assert (other.returncode, named.returncode) == (3, 3)
+    assert str(tmp_path / "other") in other.stderr
+    assert str(tmp_path / "none.db") in named.stderr
+    assert runs(folder, "--data", str(tmp_path / "d")) == ["tsk_1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from receiver.domain.signature import HEADER, sign
 from tests.servers.deployment import Deployment
 from tests.servers.receiver import SECRET, Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
-from tests.support.inbox import ids_in_inbox, ids_in_spool
+from tests.support.inbox import all_arrive, ids_in_inbox, ids_in_spool
 from tests.support.waiting import Stopwatch, eventually
 
 Receivers = Callable[..., ReceiverProcess]
@@ -164,3 +165,31 @@ def test_receiver_without_a_ledger_accepts_webhooks(deployment: Callable[..., Re
     assert "start it, or correct DATABASE_URL. Webhooks are stored; the submit API responds 503" in line
     assert "sekret" not in receiver.log
     assert "Traceback" not in receiver.log
+
+
+def test_receiver_drains_the_spool_of_a_killed_one(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
+    port = free_port()
+    first = receiver_factory(f"redis://127.0.0.1:{port}/0")
+    second = receiver_factory(f"redis://127.0.0.1:{port}/0", start=False)
+    second.data = first.data
+    second.start()
+    acked = first.acked(*(body(number) for number in range(10)))
+    acked += second.acked(*(body(number) for number in range(10, 20)))
+    first.kill()
+    server = valkey_factory(port)
+    all_arrive(server, acked)
+    assert len(ids_in_inbox(server)) == len(acked)
+
+
+def test_a_missing_config_is_one_line(receiver_factory: Receivers, redis_url: str) -> None:
+    receiver = receiver_factory(redis_url, start=False)
+    receiver.config.unlink()
+    assert str(receiver.config) in one_line(receiver, 2)
+
+
+def test_what_it_writes_is_for_its_own_user_only(receiver_factory: Receivers) -> None:
+    receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
+    receiver.acked(body(1))
+    files = [path for path in (receiver.data / "spool").rglob("*") if path.is_file()]
+    assert files
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}

@@ -16,11 +16,13 @@ from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, actions
+from receiver.ledger import Ledger, LedgerUnavailable, actions, audit
 from receiver.ledger.actions import Action, Selection
+from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter
+from receiver.ledger.schema import audit as audit_table
 from receiver.ledger.schema import deliveries
 from receiver.ledger.words import Coverage, coverage
 from tests.servers.gate import Gate
@@ -253,3 +255,35 @@ def test_words_are_indexed_without_masked_values(ledger: Ledger, redis_url: str,
     assert found("ada") == ["tsk_1"]
     assert found("de02") == []
     assert ledger.read(coverage) == Coverage()
+
+
+def test_audit_outlives_events_with_short_retention(ledger: Ledger) -> None:
+    # Given a clock that keeps events for an hour, and actions of now and of two years ago
+    clock = Clock(ledger, ["ops"], retain=3600.0)
+    for action in ("old", "new"):
+        ledger.write(lambda it: audit.record(it, AuditActor("cli", "ada"), action, {}, 1))  # noqa: B023
+    old = sa.update(audit_table).where(audit_table.c.action == "old").values(at=time.time() - 2 * 365 * 86_400)
+    ledger.write(lambda it: it.execute(old))
+    # When it sweeps what is past its time
+    clock.tidy()
+    # Then only the old one is gone
+    assert [row.action for row in ledger.read(audit.list_actions)] == ["new"]
+    clock.close()
+
+
+def test_outage_that_ends_within_a_tick_lapses_nothing(
+    clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a claim that ran out while the ledger hung
+    long_ago = time.time() - 60
+    record(ledger, new_event("tsk_1", "ops"), now=long_ago)
+    claim(ledger, "ops", now=long_ago)
+
+    # When it answers right after the first check has given it up
+    def hung() -> None:
+        raise LedgerUnavailable("no answer")
+
+    monkeypatch.setattr(clock, "read_agenda", hung)
+    clock.tick()
+    # Then the worker has time to renew its claim
+    assert states(ledger) == {"tsk_1:ops": "sending"}

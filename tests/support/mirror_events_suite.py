@@ -250,3 +250,18 @@ class MirrorEventsSuite:
         assert sink.send(delivery).note == ""
         kept = files_of(place.tree(), delivery)
         assert (kept["skyvern_log.log"], kept["console.log"], kept["net.har"]) == (log, b"x", har)
+
+    def test_incomplete_recording_is_known_by_its_announced_size(self, place: Place, server: ArtifactServer) -> None:
+        gate = threading.Event()
+        server.add(RECORDING, PART, gate=gate)
+        sink = place.sink(Loopback([record(server, len(VIDEO))]), timeout=8)
+        with pytest.raises(Unavailable, match="1,024,000 were announced"):
+            sink.send(just_now(polled(server)))
+        gate.set()
+
+    def test_where_files_must_be_there_a_part_is_never_kept(self, place: Place, server: ArtifactServer) -> None:
+        server.add(RECORDING, PART)
+        sink = place.sink(Loopback([record(server, len(VIDEO))]), on_missing="fail")
+        with pytest.raises(Unavailable, match="1,024,000 were announced"):
+            sink.send(just_now(polled(server), last_attempt=True))
+        assert self.shared(place) == []

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from handlers.contract import Artifact, Delivery, Unavailable
+from handlers.contract import Artifact, Delivery, Refused, Unavailable
 from handlers.mirror import download
 from handlers.mirror.download import LOOK_FOR
 from handlers.testing.conformance import make_delivery, sample_run
-from tests.servers.artifacts import ArtifactServer
+from tests.servers.artifacts import ArtifactServer, Page
 from tests.support.mirror import PDF, PICTURE, VIDEO, Loopback, Place, entry, escaped, files_of, full_run, plain, sha
 from tests.support.waiting import Stopwatch
 
@@ -488,3 +488,15 @@ class MirrorSuite:
         watch.at_most(10)
         assert caught.value.dependency  # also where some files were not even begun
         stop.set()
+
+    def test_prefix_that_the_run_cannot_fill_is_refused(self, place: Place) -> None:
+        with pytest.raises(Refused, match="the template prefix can't be filled"):
+            place.sink(prefix="{{ run.output.customer }}/").send(make_delivery())
+        assert place.tree() == {}
+
+    def test_a_throttled_file_says_how_long_to_wait(self, place: Place, server: ArtifactServer) -> None:
+        server.script("/a", Page(status=429, headers={"retry-after": "30"}))
+        run = sample_run(downloaded_files=[entry(server.url + "/a"), entry(server.add("/b", status=500), filename="b")])
+        with pytest.raises(Unavailable, match="and of the others 1 failed") as caught:
+            place.sink().send(make_delivery(run))
+        assert caught.value.retry_after == 30

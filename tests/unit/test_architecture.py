@@ -332,3 +332,21 @@ def defined(owner: ast.AST, parts: list[str]) -> bool:
         if parts[0] in names:
             return len(parts) == 1 or defined(node, parts[1:])
     return False
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {module: imports(path) & OURS.keys() for module, path in OURS.items()}
+    assert list(cycles(graph)) == []
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in modules(*PACKAGES):
+        for name, node in definitions(path):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(name, []).append(name_of(path))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_the_page_stays_short() -> None:
+    assert len(PAGE.read_text().split()) <= 2000

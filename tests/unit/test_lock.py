@@ -69,3 +69,17 @@ def test_make_install_accepts_only_locked_files() -> None:
     assert all("--require-hashes" in line and "--only-binary :all:" in line for line in locks)
     assert "--no-deps" in project
     assert "--no-build-isolation" in project
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-build.lock"])
+def test_all_locks_have_the_same_versions(lock: str) -> None:
+    development = {name: str(requirement) for name, requirement in locked("requirements-dev.lock").items()}
+    other = {name: str(requirement) for name, requirement in locked(lock).items()}
+
+    assert other.items() <= development.items()
+
+
+def test_production_lock_has_no_test_or_build_tools() -> None:
+    tools = {name_of(Requirement(text)) for text in TOOLS} - {"cryptography"}
+
+    assert tools & locked("requirements.lock").keys() == set()

@@ -220,3 +220,10 @@ def test_a_folder_of_this_machine_and_a_service_are_a_mistake(tmp_path: Path) ->
     said = r"--data is for this machine and does not fit the remote service https://a\.example"
     with pytest.raises(RunhookError, match=said), open_client(url="https://a.example", key=KEY, data=tmp_path):
         raise AssertionError
+
+
+def test_a_list_that_goes_round_ends(remote: RemoteClient, scripted_server: ScriptedServer) -> None:
+    scripted_server.default = page(after="a")
+
+    with pytest.raises(RunhookError, match="numbers returns the same page again"):
+        list(rows_of(remote, NUMBERS, PageParameters(), 3))

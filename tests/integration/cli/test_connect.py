@@ -15,6 +15,7 @@ from receiver.cli import build_app
 from receiver.domain.agent_url import where
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger, account
+from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 
 HERE = "https://hooks.example.com/webhooks/skyvern"
@@ -243,3 +244,36 @@ def test_a_schedule_that_should_have_run_and_did_not_is_missing(
     assert {each["name"]: each["ran"] for each in source["schedules"]} == {"Ran": True, "Silent": False}
     assert {each["results"] for each in source["schedules"]} == {"nowhere"}
     assert table.count("missing: no run started at") == 1
+
+
+def test_a_change_that_lost_something_is_said_to_have(
+    skyvern_simulator: SkyvernSimulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from receiver.reconcile import connect as connecting
+
+    one = agent(skyvern_simulator, "One", description="d")
+    real = connecting.definition_of
+    monkeypatch.setattr(
+        connecting,
+        "definition_of",
+        lambda found: {name: value for name, value in real(found).items() if name != "description"},
+    )
+
+    found = connect("--apply", "--yes")
+
+    assert found.exit_code == 1
+    assert f"{one}: Skyvern changed more than the URL: description; before it was version 1" in found.stderr
+    assert connect("--undo", "--yes").exit_code == 0  # the URL can be put back all the same
+    assert skyvern_simulator.world.agents[one].callback is None
+
+
+def test_unanswered_list_of_agents_is_reported(connect: Connect, skyvern_simulator: SkyvernSimulator) -> None:
+    agent(skyvern_simulator, "One")
+    skyvern_simulator.world.options.change({Fault.CRASH: 1.0})
+
+    for arguments in (["--apply", "--yes"], ["--agent", "wpid_1"]):
+        found = connect(*arguments)
+
+        assert found.exit_code == 1
+        assert "agents: Skyvern answered 500" in found.stderr
+        assert "no agents" not in found.stdout

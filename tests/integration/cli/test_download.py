@@ -166,3 +166,11 @@ def test_a_name_leads_nowhere_else_and_is_taken_once() -> None:
     assert len({name.casefold() for name in names}) == 7
     assert len({name.casefold() for name in names_of([row(each) for each in ("a-3.txt", "a.txt", "A.txt")])}) == 3
     assert not any("/" in name or name in (".", "..") or "\x00" in name for name in names)
+
+
+def test_unknown_run_or_missing_folder_is_a_mistake(
+    service: Submitting, said: Callable[..., Said], tmp_path: Path
+) -> None:
+    assert said("run", "tsk_1", "--force")[::2] == (2, "runhook: --force requires --download DIR\n")
+    assert said("run", "tsk_1", "--download", "")[0] == 2
+    assert said("run", "tsk_404", "--download", str(tmp_path / "got"))[0] == 2

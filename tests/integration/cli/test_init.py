@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import resource
@@ -9,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from dotenv import dotenv_values
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.config.loader import load_file
-from receiver.config.starter import DESTINATIONS
+from receiver.config.starter import DESTINATIONS, dotenv_text
+from receiver.config.variables import Variables
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support.command import call_command
@@ -262,3 +266,26 @@ def test_ctrl_d_writes_nothing(folder: Path) -> None:
         terminal.answer("own Skyvern server?", "\x04")
         assert terminal.end() == 1, terminal.shown
     assert written(folder) == set()
+
+
+@pytest.mark.parametrize(("ignored", "warned"), [("", True), (".env\n", False)])
+def test_a_repository_that_would_commit_secrets_is_reported(tmp_path: Path, ignored: str, warned: bool) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / ".gitignore").write_text(ignored)
+    done = init(tmp_path, "--yes", PATH=os.environ["PATH"], HOME=str(tmp_path))
+    assert ("Warning: git does not ignore .env" in done.stdout) == warned
+    assert (tmp_path / ".gitignore").read_text() == ignored
+
+
+tricky = st.text(st.sampled_from("${}:-'\"\\# =a`"), min_size=1)
+
+
+@given(values=st.lists(printable | tricky, min_size=3, max_size=3))
+@example(values=["a\\", "'", "\\'"])
+@example(values=["${HOME}", "${:-x}", "$${A:-'}"])
+@example(values=[" # x", "'a' # b", '"a"'])
+def test_dotenv_values_read_back_unchanged(values: list[str]) -> None:
+    names = ["SKYVERN_API_KEY", "SKYVERN_BASE_URL", "PUBLIC_URL"]
+    with TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path(".env").write_text(dotenv_text([], dict(zip(names, values, strict=True))), encoding="utf-8")
+        assert dict(Variables({})) == dict(zip(names, values, strict=True))

@@ -31,6 +31,7 @@ from receiver.ledger import Ledger, actions
 from receiver.mcp.tools import RESULT_BYTES, bounded, instructions, tools
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
+from tests.support.command import Said
 from tests.support.ledger import claim, new_event, record, settle, with_tables
 from tests.support.waiting import PATIENCE
 
@@ -250,3 +251,14 @@ async def test_unfinished_requests_do_not_shut_clients_out(book: Ledger, served_
             Client(streamable_http_client(served_http, http_client=http), mode="auto") as client,
         ):
             assert said(await client.call_tool("list_runs", {}))["result"]["items"] == []
+
+
+def test_a_port_that_is_in_use_is_one_line_and_no_token_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: Callable[..., Said]
+) -> None:
+    monkeypatch.setenv("RUNHOOK_DATA", str(tmp_path))
+    monkeypatch.delenv("RUNHOOK_MCP_TOKEN", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = f"runhook: can't listen on 127.0.0.1:{port}: the port is in use; choose another with --http\n"
+        assert said("mcp", "--http", str(port)) == (3, "", line)

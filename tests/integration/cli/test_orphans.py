@@ -15,6 +15,7 @@ from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, audit
 from receiver.ledger import actions as ledger_actions
+from tests.support import queries
 from tests.support.command import Runhook
 from tests.support.ledger import claim, new_event, record, settle, states
 
@@ -181,3 +182,28 @@ def test_what_was_done_from_here_is_in_the_audit(runhook: Runhook, book: Ledger,
     ]
     assert made["key"] not in str(rows)
     assert {(row.actor_kind, row.actor) for row in rows} == {("cli", getpass.getuser())}
+
+
+def test_bulk_undo_skips_a_delivery_that_was_cancelled_by_id(runhook: Runhook, book: Ledger) -> None:
+    record(book, new_event("tsk_4", "old"))
+    runhook("cancel", "tsk_2")
+    runhook("cancel", "--sink", "old")
+    assert (states(book)["tsk_2:old"], states(book)["tsk_4:old"]) == ("cancelled", "cancelled")
+
+    runhook("cancel", "--sink", "old", "--undo")
+
+    assert (states(book)["tsk_2:old"], states(book)["tsk_4:old"]) == ("cancelled", "queued")
+    runhook("cancel", "tsk_2", "--undo")
+    assert states(book)["tsk_2:old"] == "queued"
+
+
+def test_what_waits_is_tried_now(runhook: Runhook, book: Ledger) -> None:
+    settle(book, claim(book, "new"), DeliveryMove.DEFER, due_at=time.time() + 3600)
+    (delivery,) = book.read(lambda it: queries.list_deliveries(it, queries.Filter(run_id="tsk_3")))
+    with pytest.raises(RunhookError, match="--state waiting"):
+        runhook("replay", delivery["id"])
+
+    runhook("replay", delivery["id"], "--state", "waiting")
+
+    book.write(lambda it: ledger_actions.step(it, time.time()))
+    assert states(book)["tsk_3:new"] == "queued"

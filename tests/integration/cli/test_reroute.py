@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 
+from receiver.api.reroutes import REROUTE
+from receiver.cli import reroute
+from receiver.cli.client import open_client
+from receiver.cli.output import Form
 from receiver.config.destinations import RouteConfig
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.redaction import Redactor
+from receiver.errors import UsageError
 from receiver.ledger import Ledger, reroutes
 from receiver.ledger.deliveries import links
 from receiver.routing.router import Router
@@ -145,3 +150,44 @@ def test_a_rule_that_fails_is_told_and_one_sink_can_be_chosen(
 
     assert "route odd could not be evaluated for 1 event" in said
     assert states(book).keys() == {"tsk_1:chat", "tsk_1:mail"}
+
+
+def test_person_sees_the_plan_before_the_question(
+    book: Ledger, take: Take, rules: WithRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(*(body(f"tsk_{number}", "failed" if number == 2 else "completed") for number in range(1, 4)))
+    rules({"name": "everything", "to": ["chat"]}, {"name": "failures", "when": {"status": "failed"}, "to": ["mail"]})
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    wanted = REROUTE.validated({"since": "1h"})
+
+    with open_client() as client:
+        for dry_run in (True, False):
+            reroute.reroute_events(client, wanted, Form.TABLE, 50, dry_run=dry_run, yes=False)
+            assert ("tsk_2:mail" in states(book)) is not dry_run
+
+
+def test_an_event_that_went_nowhere_is_unrouted_no_longer(
+    book: Ledger, take: Take, rules: WithRules, runhook: Runhook
+) -> None:
+    take(body("tsk_1", "running"))
+    rules({"name": "attention", "to": ["mail"], "interim": True})
+
+    runhook("reroute", "--run", "tsk_1")
+
+    (row,) = book.read(lambda it: queries.list_events(it, queries.Filter()))
+    assert not row["unrouted"]
+    assert states(book) == {"tsk_1:mail": "queued"}
+
+
+def test_events_are_chosen_by_the_filters_of_the_lists(
+    book: Ledger, take: Take, rules: WithRules, runhook: Runhook
+) -> None:
+    take(body("tsk_1", title="invoices of May"), body("tsk_2", title="orders"))
+    rules({"name": "everything", "to": ["chat", "mail"]})
+
+    runhook("reroute", "--since", "1h", "--title", "invoices")
+
+    assert states(book).keys() == {"tsk_1:chat", "tsk_2:chat", "tsk_1:mail"}
+    for empty in ("--title", "--sink"):
+        with pytest.raises(UsageError, match=f"^{empty} is empty"):
+            runhook("reroute", "--since", "1h", empty, "")

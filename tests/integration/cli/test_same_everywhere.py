@@ -191,3 +191,15 @@ def test_the_doctor_of_a_service_is_its_own_process(
         code, _, error = said("doctor", "--url", service.url, "--key", key)
         assert code != 0
         assert "this " in error
+
+
+def test_old_events_are_rerouted_by_the_rules_of_the_service(service: Submitting, said: Callable[..., Said]) -> None:
+    remote = ["--url", service.url, "--key", service.key("view", "operate", source="*")]
+    for form in ([], ["-o", "json"]):
+        here, there = (said("reroute", "--since", "2020-01-01", *form, *where) for where in ([], remote))
+        assert (here[0], here[1]) == (there[0], there[1])
+        assert "3 events: 0 new deliveries" in there[1] + there[2]
+    code, _, error = said("reroute", "--since", "2020-01-01", "--sink", "opps", *remote)
+    assert (code, "no sink is called opps" in error) == (2, True)
+    code, _, error = said("reroute", "--since", "2020-01-01", "--url", service.url, "--key", service.key("view"))
+    assert (code, "operate" in error) == (2, True), error

@@ -88,3 +88,11 @@ def test_sql_is_for_the_owner_of_the_table(runhook: Runhook, tmp_path: Path, pos
     assert first == "ALTER TABLE skyvern_runs ADD COLUMN summary TEXT;"
     assert second.startswith("results: PostgreSQL: must be owner of table skyvern_runs")
     assert second.endswith("; the table's owner can run the statements above")
+
+
+def test_without_a_name_all_are_shown_though_one_is_away(runhook: Runhook, tmp_path: Path) -> None:
+    done = runhook("columns")
+    lines = done.output.splitlines()
+    assert done.exit_code == 1
+    assert any(line.startswith("results: nothing changed") for line in lines)
+    assert any(line.startswith("away: the database file can't be") for line in lines), lines

@@ -112,3 +112,40 @@ def test_callback_sink_refuses_tests_and_backfills(runhook: Runhook, tmp_path: P
     (tmp_path / "c.json").write_text(json.dumps({**CONFIG, "sources": {"skyvern": {"secrets": ["s"]}}}))
     with pytest.raises(Invalid, match="no source has an api_key"):
         runhook("sink", "pause", "callback", "--config", "c.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--state", "unknown"), "b"),
+        (("--state", "unknown", "--state", "accepted"), "ba"),
+        (("--label", "team=billing"), "a"),
+        (("--label", "team=bill"), ""),
+        (("--label", "team=billing", "--label", "order=43"), ""),
+        (("--run", "tsk_a"), "a"),
+        (("--since", "10m"), "cb"),
+        (("--limit", "1"), "c"),
+    ],
+)
+def test_submissions_are_chosen(book: Ledger, runhook: Runhook, options: tuple[str, ...], found: str) -> None:
+    submit(book, "a", SubmissionMove.ACCEPT, 10_000, team="billing", order="42")
+    submit(book, "b", SubmissionMove.MISS, 90)
+    submit(book, "c", SubmissionMove.REJECT, 5, **{"not": 'team": "billing'})
+
+    rows = json.loads(runhook("submissions", "--json", *options))
+
+    assert "".join(row["id"][4] for row in rows) == found
+
+
+def test_callback_sink_lists_origins_with_open_breakers(book: Ledger, runhook: Runhook, tmp_path: Path) -> None:
+    trouble(book)
+
+    (_, ops, callback) = runhook("sink", "list", "--config", "c.json").splitlines()
+    (_, row) = json.loads(runhook("sink", "list", "--config", "c.json", "--json"))
+
+    assert ops.split()[:2] == ["ops", "files"]
+    assert callback.split("  ")[0] == "callback"
+    assert "1 breaker open" in callback
+    assert callback.endswith("https://dead.example: the caller's server answered 503")
+    (shut,) = row["origins"]["shut"]
+    assert (shut["origin"], shut["breaker"]) == ("https://dead.example", "open")

@@ -76,3 +76,10 @@ def test_the_console_is_named(said: Callable[..., Said]) -> None:
     assert said("open", "evt_123456789012")[1] == "http://127.0.0.1:8000/console/events/evt_123456789012\n"
     assert said("open", "dlv_123456789012")[1] == "http://127.0.0.1:8000/console/deliveries/dlv_123456789012\n"
     assert said("open", "--url", "https://hooks.example", "--key", "rhk_1_2")[1] == "https://hooks.example/console/\n"
+
+
+def test_a_key_that_is_none_of_the_service_is_a_wrong_call(said: Callable[..., Said], remote: list[str]) -> None:
+    url = remote[1]
+    code, shown, told = said("submit", "Get it", "--url", url, "--key", "rhk_wrong")
+    assert (code, shown) == (2, "")
+    assert told == f"runhook: {url} responds 403: Invalid credentials; `runhook keys list` there shows its keys\n"

@@ -11,9 +11,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from typer.testing import CliRunner
 
 from receiver.api.models import MAX_LIMIT
 from receiver.api.tail import TAIL, TailEvent, TailGap
+from receiver.cli import build_app
 from receiver.cli.client import open_client
 from receiver.cli.profiles import RemoteService
 from receiver.cli.remote import RemoteClient
@@ -125,3 +127,27 @@ def test_what_may_come_is_waited_for(local: Ledger, tmp_path: Path, config: str,
 
     with open_client(data=tmp_path, config=tmp_path / "c.yaml") as client:
         assert runs(follow(client, TAIL.validated({"limit": MAX_LIMIT, **asked}), meanwhile), 1) == ["tsk_9"]
+
+
+def test_this_machines_ledger_is_followed_without_a_service(local: Ledger, tmp_path: Path) -> None:
+    record(local, new_event("tsk_0"))
+    later = iter([["tsk_1", "tsk_2"], [], ["tsk_3"]])
+
+    def meanwhile(_seconds: float) -> None:
+        record(local, *map(new_event, next(later)))
+
+    with open_client(data=tmp_path) as client:
+        assert runs(follow(client, WANTED, meanwhile), 3) == ["tsk_1", "tsk_2", "tsk_3"]
+
+
+def test_tail_prints_a_line_per_event_up_to_its_limit(local: Ledger, tmp_path: Path) -> None:
+    record(local, new_event("tsk_1", "results", title="Nightly", status="failed", failure_reason="no login"))
+    record(local, new_event("tsk_2"))
+    asked = ["tail", "--since", "2023-11-01", "-n", "2", "--data", str(tmp_path)]
+    shown = CliRunner().invoke(build_app(), asked)
+    assert shown.exit_code == 0, shown.output
+    first, second = shown.stdout.splitlines()
+    assert first.split() == ["2023-11-14T22:13:20Z", "failed", "tsk_1", "Nightly", "→", "results", "no", "login"]
+    assert "tsk_2" in second
+    lines = CliRunner().invoke(build_app(), [*asked, "-o", "jsonl", "--run", "tsk_2", "-n", "1"]).stdout
+    assert [json.loads(line)["run_id"] for line in lines.splitlines()] == ["tsk_2"]

@@ -152,3 +152,9 @@ def test_an_answer_of_another_run_is_no_answer(poll: Poll, scripted_server: Scri
 
     assert found.due_at is not None
     assert found.reason == "Skyvern's answer is of no such run"
+
+
+def test_a_run_that_takes_longer_than_a_day_is_polled_on(poll: Poll, scripted_server: ScriptedServer) -> None:
+    scripted_server.default = Reply(200, body("tsk_1", "running"))
+
+    assert poll(30 * LOST_AFTER).due_at is not None

@@ -475,3 +475,19 @@ def test_submissions_and_runs_share_a_small_budget(rigged: Rigged) -> None:
 
     # Then the run was asked for as well
     assert sim.run(alone).polls == 1
+
+
+def test_lost_workflow_response_is_found_by_one_search(rigged: Rigged, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given many runs, and one with the token, whose answer was lost
+    it, sim = rigged()
+    callback = f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}"
+    run_id = sim.submit("mine", "/v1/run/agents", agent_id="wpid_1", webhook_url=callback)["run_id"]
+    sim.wait_final(run_id, *(sim.submit(f"another {number}")["run_id"] for number in range(8)))
+    it.begin(call="agents")
+    it.lost()
+
+    it.reconciler.drain(20)
+
+    assert it.events() == [(run_id, "poll", "new")]
+    assert sim.world.stats["lists"] == 1
+    assert sum(each.polls for each in sim.world.runs.values()) == 1

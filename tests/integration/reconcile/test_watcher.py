@@ -621,3 +621,113 @@ def test_missed_schedule_is_logged_once(rigged: Rigged, caplog: pytest.LogCaptur
     assert len(lines) == 1
     assert f"schedule={made} agent=wpid_7 at={due.isoformat()[:19]}" in lines[0]
     assert (missed, it.ledger.read(account.count_missed)) == ({"skyvern": 1}, {"skyvern": 0})
+
+
+def test_source_without_a_key_is_not_watched(rig: MakeRig, caplog: pytest.LogCaptureFixture) -> None:
+    it = rig()
+    source = it.config.sources["skyvern"].model_copy(update={"api_key": None, "watch": True})
+
+    reconciler = poller.build(it.settings, it.config.model_copy(update={"sources": {"skyvern": source}}))
+
+    assert reconciler.sources == []
+    assert "watch.off source=skyvern: it has no api_key, so its runs can't be listed" in caplog.messages
+    reconciler.close()
+
+
+def test_active_run_of_the_first_walk_is_found_when_it_ends(simulate_skyvern: Simulate, rig: MakeRig) -> None:
+    sim = simulate_skyvern(run_seconds=1000.0)
+    it = rig(sim, watch=True, watch_back=0)
+    slow = sim.submit("slow")["run_id"]
+    sim.run(slow).created_at = sim.run(slow).created_at.replace(year=2020)
+    sim.submit("a younger one")
+
+    walk(it)
+    sim.client.post(f"/v1/runs/{slow}/cancel")
+    eventually(lambda: sim.run(slow).output)
+    walk(it)
+
+    assert it.events() == [(slow, "import", "new")]
+
+
+def test_first_walk_goes_back_as_configured(rigged: Rigged) -> None:
+    it, sim = rigged(watch=True, watch_back=3600)
+    old, new = sim.ended("old", "new")
+    sim.run(old).created_at = sim.run(old).created_at.replace(year=2020)
+
+    walk(it)
+
+    assert it.events() == [(new, "import", "new")]
+
+
+def test_first_run_of_an_empty_account_is_imported(rigged: Rigged) -> None:
+    it, sim = rigged(watch=True, watch_back=0)
+    walk(it)
+    (first,) = sim.ended("first")
+
+    walk(it)
+
+    assert it.events() == [(first, "import", "new")]
+
+
+def rows_of(count: int) -> list[dict[str, Any]]:
+    """Completed runs r0, r1 …, the newest first, a minute apart."""
+    return [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(count)]
+
+
+def test_row_without_an_id_does_not_end_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(12)
+    rows[2]["run_id"] = None
+
+    _, seen = read(Paged(rows, pages=9, size=5), 0.0, monkeypatch)
+
+    assert seen == {f"r{number}" for number in range(12) if number != 2}
+
+
+def test_run_that_ends_between_lists_by_status_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a list that has to be read by status, and a run that ends after the first of these lists was read
+    rows = rows_of(14)
+    rows[-1]["status"] = "running"
+
+    class Ending(Paged):
+        def list_runs(self, page: int, size: int, status: Any = (), run_type: Any = (), search_key: str = "") -> Any:
+            answer = super().list_runs(page, size, status, run_type, search_key)
+            if status in (["completed"], ["running"]) and page == 1 and not run_type:
+                self.rows[-1]["status"] = "completed"
+            return answer
+
+    # When it is read
+    _, seen = read(Ending(rows, pages=2, size=5), 0.0, monkeypatch)
+
+    # Then it is seen
+    assert "r13" in seen
+
+
+def test_first_walk_stops_at_the_retention_time(rigged: Rigged) -> None:
+    # Given a run of two hours ago, whose events, if there were any, are removed by now
+    it, sim = rigged(watch=True)
+    old, young = sim.ended("old", "young")
+    sim.run(old).created_at -= timedelta(hours=2)
+    retention = it.config.retention.model_copy(update={"events": 3600.0})
+    keeping = poller.build(it.settings, it.config.model_copy(update={"retention": retention}))
+
+    # When the account is walked for the first time
+    keeping.drain(20)
+    keeping.drain(20)
+    keeping.close()
+
+    # Then it is not told again
+    assert it.events() == [(young, "import", "new")]
+
+
+def test_too_large_foreign_result_is_fetched(rigged: Rigged, redis_url: str) -> None:
+    it, sim = rigged()
+    (run_id,) = sim.ended("invoice")
+    client = redis.Redis.from_url(redis_url)
+    client.zadd(RUNS_KEY, {f"skyvern {run_id}": 1.0, "nobody tsk_1": 0.5})
+    client.close()
+
+    it.reconciler.tick()
+    it.reconciler.drain(20)
+
+    assert it.events() == [(run_id, "poll", "new")]
+    assert sim.run(run_id).polls == 1

@@ -434,3 +434,11 @@ def test_ui_run_sends_to_its_agents_url_or_nowhere(simulate_skyvern: Simulate, h
         "manual",
         "api",
     )
+
+
+def test_a_pass_through_can_be_checked_and_tells_no_key(sim: SkyvernSimulator) -> None:
+    answer = sim.client.post("/v1/_sim/echo?a=1&a=2", content=b"hello")
+
+    assert answer.json()["query"] == "a=1&a=2"
+    assert (answer.json()["body"], answer.json()["key"]) == ("hello", 0)
+    assert KEY not in answer.text

@@ -415,3 +415,44 @@ def test_a_wait_that_ends_first_gives_the_run_as_it_is(submitting: Make, simulat
     assert answer.status_code == 200
     assert answer.json()["status"] in ("created", "queued", "running")
     assert rig.client.get(f"/v1/runs/{run_id}?wait=soon").status_code == 422
+
+
+def test_workflow_path_and_query_are_part_of_the_request(scripted_server: ScriptedServer, submitting: Make) -> None:
+    scripted = submitting(scripted_server.url, dispatching=False)
+    told = b'{"workflow_id": "w:1", "workflow_run_id": "wr_1"}'
+    scripted_server.script = [Reply(200, told, {"content-type": "application/json"})] * 3
+
+    answers = [
+        scripted.client.post(path, json={}, headers={"idempotency-key": "k"})
+        for path in ("/api/v1/workflows/w%3A1/run?template=true", "/api/v1/workflows/w%3A1/run?template=true")
+    ]
+    other = scripted.client.post("/api/v1/workflows/w2/run?template=true", json={}, headers={"idempotency-key": "k"})
+
+    assert [answer.json() for answer in answers] == [json.loads(told)] * 2
+    assert (other.status_code, [call.path for call in scripted_server.calls]) == (
+        422,
+        ["/api/v1/workflows/w%3A1/run?template=true"],
+    )
+    assert [(row["call"], row["run_id"]) for row in scripted.rows()] == [("legacy_workflow", "wr_1")]
+
+
+def test_unrecorded_key_use_refuses_no_request(rig: Submitting) -> None:
+    def refuse(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("CREATE TRIGGER no_notes BEFORE UPDATE ON keys BEGIN SELECT RAISE(ABORT, 'no'); END")
+
+    rig.ledger.write(refuse)
+
+    assert rig.client.get("/v1/runs").status_code == 200
+
+
+def test_other_calls_pass_with_skyverns_key(rig: Submitting) -> None:
+    sent = {"x-user-agent": "sdk", "x-forwarded-for": "1.2.3.4", "cookie": "a=b", "authorization": "Bearer x"}
+    sent |= {"x-http-method-override": "DELETE", "x-original-url": "/v1/x", "x-rewrite-url": "/v1/x", "x-host": "y"}
+
+    answer = rig.client.post("/v1/_sim/echo?a=%2F&b=1", content=b'{"x": 1.0}', headers=sent)
+
+    said = answer.json()
+    assert (said["key"], said["query"], said["body"], said["method"]) == (0, "a=%2F&b=1", '{"x": 1.0}', "POST")
+    assert said["headers"]["x-user-agent"] == "sdk"
+    assert not sent.keys() - {"x-user-agent"} & said["headers"].keys()
+    assert rig.whole_key not in answer.text

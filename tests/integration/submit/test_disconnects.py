@@ -164,3 +164,39 @@ def _known(rig: Submitting, run_id: str) -> None:
     row = {"id": "sub_1", "source": "skyvern", "key_id": "k", "call": "tasks", "state": "accepted"}
     row |= {"run_id": run_id, "request_hash": "h", "created_at": 1.0, "updated_at": 1.0}
     rig.ledger.write(lambda connection: connection.execute(sa.insert(submissions).values(**row)) and None)
+
+
+def test_wait_ends_when_its_client_hangs_up(
+    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
+    run_id = rig.task().json()["run_id"]
+    connection = hold(rig, f"/v1/runs/{run_id}?wait=300", read=0)
+    eventually(lambda: len(polls[0]) == 1)
+
+    connection.close()
+
+    eventually(lambda: len(polls[0]) == 0, 40)  # it would end by itself after 60
+
+
+def test_hang_ups_return_connections_to_the_pool(submitting: Make, upstream: Callable[[int, int], Upstream]) -> None:
+    skyvern = upstream(5 << 20, 1 << 30)
+    rig = submitting(skyvern.url, dispatching=False)
+
+    for _ in range(110):  # more than may be open at once
+        hold(rig, "/v1/artifacts/a_1/content", 0).close()
+
+    eventually(lambda: len(skyvern.connections) > 0 and len(skyvern.closed) == len(skyvern.connections))
+    hold(rig, "/v1/artifacts/a_1/content").close()
+
+
+def test_silent_skyvern_does_not_extend_a_wait(
+    submitting: Make, upstream: Callable[[int, int], Upstream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "AFTER_WAIT_LIMIT", 0.3)
+    rig = submitting(upstream(0, 60).url, dispatching=False)
+    _known(rig, "tsk_1")
+
+    answer = rig.client.get("/v1/runs/tsk_1?wait=0.2")
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (504, "5")

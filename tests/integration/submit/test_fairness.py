@@ -140,3 +140,29 @@ def test_body_bytes_are_shared_among_keys_and_webhooks(
     assert (over.status_code, over.headers["retry-after"]) == (429, "2")
     assert (held.result().status_code, others.result().status_code) == (200, 200)
     assert rig.client.post("/v1/run/tasks", content=bodies["b"]).status_code == 200
+
+
+def test_joined_requests_share_retry_after(submitting: Make, scripted_server: ScriptedServer) -> None:
+    answering = threading.Event()
+    busy = Reply(429, b'{"detail": "busy"}', {**JSON, "retry-after": "17"}, until=answering)
+    scripted_server.default = busy
+    rig = submitting(scripted_server.url, dispatching=False)
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(rig.task, "p")
+        scripted_server.wait_for_calls(1)
+        joined = [pool.submit(rig.task, "p") for _ in range(2)]
+        eventually(lambda: len(rig.rows()) == 1)
+        threading.Timer(0.5, answering.set).start()
+
+    answers = [each.result() for each in (first, *joined)]
+    assert {(each.status_code, each.headers["retry-after"]) for each in answers} == {(429, "17")}
+    assert [each.headers.get("idempotent-replayed") for each in answers] == [None, "true", "true"]
+
+
+def test_text_may_have_any_number_of_commas(submitting: Make, scripted_server: ScriptedServer) -> None:
+    scripted_server.default = RUN
+    rig = submitting(scripted_server.url, dispatching=False)
+    body = {"prompt": 'a,[]{}\\",' * 200_000, "big": 12345678901234567890123, "one": 1.0}
+    assert rig.client.post("/v1/run/tasks", json=body).status_code == 200
+    assert json.loads(scripted_server.calls[-1].body).items() >= body.items()

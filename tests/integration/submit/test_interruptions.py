@@ -221,3 +221,26 @@ def test_lost_answer_found_after_the_webhook_queues_the_callback(
     # Then the caller's webhook is queued
     assert rig.rows()[0]["run_id"] == "tsk_1"
     assert states(rig.ledger) == {"tsk_1:callback": "queued"}
+
+
+def test_keyed_retry_after_hang_up_replays_the_response(submitting: Make, scripted_server: ScriptedServer) -> None:
+    rig = submitting(scripted_server.url, dispatching=False)
+    late = threading.Event()
+    scripted_server.script = [run("tsk_1", until=late)]
+
+    submit_and_hang_up(rig, lambda: scripted_server.calls, "idempotency-key: k\r\n")
+    threading.Timer(0.3, late.set).start()
+    again = rig.client.post("/v1/run/tasks", content=PROMPT, headers={"idempotency-key": "k"})
+
+    assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
+    assert [call.method for call in scripted_server.calls] == ["POST"]
+
+
+def test_same_request_after_a_response_makes_a_new_run(submitting: Make, scripted_server: ScriptedServer) -> None:
+    rig = submitting(scripted_server.url, dispatching=False)
+    scripted_server.default = run("tsk_1", delay=0.3)
+
+    for _ in range(2):
+        assert rig.client.post("/v1/run/tasks", json={"prompt": "p"}).status_code == 200
+
+    assert [call.method for call in scripted_server.calls] == ["POST", "POST"]

@@ -15,14 +15,14 @@ import pytest
 
 from handlers.support.file_lock import FileLock
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, async_ledger
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.submit import submitter
 from tests.servers.postgres import PostgresProcess
 from tests.servers.skyvern import Simulate
 from tests.servers.submitting import Make, Submitting
-from tests.support.waiting import Stopwatch, eventually
+from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 # Seconds that any call may take.
 LONGEST = 5.0
@@ -160,4 +160,63 @@ async def test_late_commit_after_refusal_is_undone(
         return found.state, found.idempotency_key, found.due_at
 
     await asyncio.to_thread(eventually, lambda: state() == ("rejected", None, None))
+    await one.close()
+
+
+async def test_abandoned_write_is_rolled_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(async_ledger, "WAIT", 0.3)
+    one = AsyncLedger(ledger)
+    go_on = threading.Event()
+    new = NewSubmission("sub_1", "skyvern", "k1", "tasks", "hash")
+
+    def begin_slowly(connection: Connection) -> None:
+        lifecycle.begin(connection, new, 1.0)
+        go_on.wait(60)
+
+    with pytest.raises(LedgerUnavailable):
+        await one.write(begin_slowly)
+    monkeypatch.setattr(async_ledger, "WAIT", PATIENCE)
+    go_on.set()
+    await one.write(lambda connection: records.one(connection, "none"))  # it has the lock: the first one has ended
+
+    assert ledger.read(lambda connection: records.one(connection, "sub_1")) is None
+    await one.close()
+
+
+async def test_one_request_shares_one_wait_limit(postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(async_ledger, "WAIT", 2.0)
+    monkeypatch.setattr(async_ledger, "LAST_WAIT", 0.01)
+    one = AsyncLedger(postgres_ledger)
+    go_on = threading.Event()
+    limit_waits()
+    took = []
+
+    for _ in range(4):
+        began = time.monotonic()
+        with pytest.raises(LedgerUnavailable):
+            await one.read(lambda _: go_on.wait(PATIENCE))
+        took.append(time.monotonic() - began)
+
+    assert sum(took[1:]) < took[0]  # each by itself would wait as long as the first
+    go_on.set()
+    await asyncio.to_thread(eventually, lambda: not one._hung)
+    monkeypatch.setattr(async_ledger, "WAIT", PATIENCE)
+    limit_waits()
+    assert await one.read(lambda _: 1) == 1
+    await one.close()
+
+
+async def test_no_wait_when_every_thread_hangs(postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(async_ledger, "WAIT", 1.0)  # in which each has got its thread
+    one = AsyncLedger(postgres_ledger)
+    go_on = threading.Event()
+
+    async def hang() -> None:
+        with contextlib.suppress(LedgerUnavailable):
+            await one.read(lambda _: go_on.wait(60))
+
+    await asyncio.gather(*(hang() for _ in range(async_ledger.THREADS)))
+    with pytest.raises(LedgerUnavailable, match="does not respond"):
+        await one.read(lambda _: 1)
+    go_on.set()
     await one.close()

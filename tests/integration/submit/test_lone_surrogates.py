@@ -13,6 +13,8 @@ from receiver.api.catalogue import ENDPOINTS
 from receiver.domain.api_key import ALL_SOURCES, OPERATE, VIEW
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import EntryKeys
+from receiver.ledger import account, audit
+from receiver.ledger.audit import AuditActor
 from receiver.ledger.schema import events
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Make, Submitting
@@ -92,3 +94,9 @@ def test_half_character_in_a_webhook_breaks_no_list(rig: Submitting, redis_url: 
     # Then each list, event and run can be read
     paths = [f"/events/{each.id}" for each in sent] + [f"/runs/{quote(each)}" for each in run_ids]
     assert answers_but_200(rig, *paths) == {}
+
+
+def test_half_character_from_skyvern_or_an_actor_breaks_no_list(rig: Submitting) -> None:
+    rig.ledger.write(lambda it: account.replace_agents(it, "skyvern", {"wpid_1": (HALF, f"https://a/{HALF}")}, 1.0))
+    rig.ledger.write(lambda it: audit.record(it, AuditActor("key", HALF), "replay", {"text": HALF}, 1, detail=HALF))
+    assert answers_but_200(rig) == {}

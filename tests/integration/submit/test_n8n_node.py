@@ -40,3 +40,24 @@ def test_task_resumes_the_waiting_workflow(rig: Submitting, caller: ScriptedServ
     assert (resumed.method, resumed.path) == ("POST", "/webhook-waiting/77")
     assert json.loads(resumed.body)["run_id"] == run_id
     assert call(rig, "GET", f"/v1/runs/{run_id}")["status"] == "completed"
+
+
+def test_workflow_is_listed_described_and_run(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
+) -> None:
+    agent = skyvern_simulator.world.add_agent("Download invoices").id
+
+    assert agent in [each["workflow_permanent_id"] for each in call(rig, "GET", "/api/v1/workflows?page_size=100")]
+    assert call(rig, "GET", f"/api/v1/workflows/{agent}")["workflow_definition"]["parameters"] == []
+    started = call(
+        rig,
+        "POST",
+        f"/api/v1/workflows/{agent}/run",
+        data={"month": 5},
+        webhook_callback_url=f"{caller.url}/webhook-waiting/78",
+    )
+
+    caller.wait_for_requests(1)
+    run_id = started["workflow_run_id"]
+    assert json.loads(caller.requests[0].body)["run_id"] == run_id
+    assert call(rig, "GET", f"/api/v1/workflows/{agent}/runs/{run_id}")["workflow_run_id"] == run_id

@@ -148,3 +148,18 @@ def test_too_large_request_is_sent_but_not_kept(submitting: Make, simulate_skyve
     assert rig.rows()[0]["request"] is None
     answer = rig.client.get(f"/v1/runs/{told.json()['run_id']}?from=submission")
     assert (answer.status_code, "too large" in answer.json()["detail"]) == (404, True)
+
+
+def test_numbers_and_texts_of_a_result_stay_as_they_came(submitting: Make, simulate_skyvern: Simulate) -> None:
+    sim = simulate_skyvern()
+    rig = submitting(sim.url)
+    run_id = rig.task("p").json()["run_id"]
+
+    answer = rig.client.get(f"/v1/runs/{run_id}?wait=10")
+
+    if answer.headers["x-runhook-from"] != "ledger":
+        answer = eventually(
+            lambda: (a := rig.client.get(f"/v1/runs/{run_id}")).headers["x-runhook-from"] == "ledger" and a
+        )
+    assert b'"reference":1234567890123456789' in answer.content
+    assert "line one\u2028line two </script>" in answer.text

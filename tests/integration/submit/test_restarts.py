@@ -110,3 +110,39 @@ def test_circular_restarts_end_all_waits(submitting: Make, simulate_skyvern: Sim
         found = waited.result(PATIENCE).json()
         assert "event: result" in list(lines)
     assert (found["run_id"] in runs, found["status"]) == (True, "failed")
+
+
+def test_its_labels_route_it_and_its_caller_hears_of_it(
+    started_again: tuple[Submitting, SkyvernSimulator, str, str],
+) -> None:
+    rig, _, first, second = started_again
+
+    assert deliveries(rig) == {(run_id, sink) for run_id in (first, second) for sink in ("all", "callback")}
+    (row,) = rig.rows()
+    assert (row["state"], row["run_id"]) == ("accepted", first)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before", "after"])
+def test_run_with_unknown_successor_keeps_its_own_end(
+    submitting: Make, simulate_skyvern: Simulate, begun: bool
+) -> None:
+    # Given a run that has failed and says that another was started for it, which is not there
+    sim = simulate_skyvern(run_seconds=1000.0)
+    rig = submitting(sim.url)
+    run_id = rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1"}).json()["run_id"]
+
+    # When it is waited for, from before that or from after it
+    with ThreadPoolExecutor(1) as pool:
+        if begun:
+            waiting = pool.submit(rig.client.get, f"/v1/runs/{run_id}?wait=5", timeout=30)
+        end(rig, sim, run_id, "failed", retried_by_workflow_run_id="wr_gone")
+        eventually(lambda: rig.client.get(f"/v1/runs/{run_id}").headers["x-runhook-from"] == "ledger")
+        if not begun:
+            waiting = pool.submit(rig.client.get, f"/v1/runs/{run_id}?wait=5", timeout=30)
+        found = waiting.result(30)
+
+    # Then its own end is told, by a stream as well
+    assert (found.status_code, found.json()["run_id"], found.json()["status"]) == (200, run_id, "failed")
+    assert found.headers["x-runhook-retried-by"] == "wr_gone"
+    with rig.client.stream("GET", f"/v1/runs/{run_id}/events") as answer:
+        assert "event: result" in list(answer.iter_lines())

@@ -114,3 +114,19 @@ def test_a_lost_answer_makes_no_second_run(
 
     assert len(sim.world.runs) == 2
     assert sim.stats()["answers_dropped"] == 1
+
+
+def test_a_run_that_completes_at_its_second_try_ends_the_chain(
+    submitting: Callable[..., Submitting], simulate_skyvern: Callable[..., SkyvernSimulator], redis_url: str
+) -> None:
+    sim = simulate_skyvern(run_seconds=0.2)
+    rig = submitting(sim.url, sinks={"again": SINK}, routes=[ROUTE])
+
+    with delivering(rig, redis_url, changes={"prompt": "p", "title": "p"}):
+        rig.task("p [fail]")
+        eventually(lambda: len(deliveries(rig)) == 2)
+
+    notes = sorted(each["receipt"]["note"] for each in deliveries(rig))
+    assert notes[0] == "the run is completed: not submitted again"
+    assert notes[1].startswith("try 2 of 3")
+    assert [run.status for run in sim.world.runs.values()] == ["failed", "completed"]

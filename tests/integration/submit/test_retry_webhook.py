@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from receiver.domain.signature import verify
 from receiver.submit import retry_webhook
+from simulator.faults import Fault
 from tests.servers.http import Reply, ScriptedServer
-from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.submitting import Make, Submitting
 from tests.support import queries
 from tests.support.waiting import eventually
@@ -149,3 +151,51 @@ def test_foreign_retry_is_passed_to_skyvern(
 
     assert (reply["target_webhook_url"], skyvern_simulator.stats()["webhook_retries"]) == (caller.url, 1)
     assert rig.client.post("/v1/runs/tsk_nowhere/retry_webhook").status_code == 404
+
+
+def test_retry_of_a_running_run_is_400(submitting: Make, simulate_skyvern: Simulate) -> None:
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url)
+    run_id = rig.task(webhook_url="https://app.example/hook").json()["run_id"]
+    path = f"/v1/runs/{run_id}/retry_webhook"
+
+    running = rig.client.post(path, json={"webhook_url": None})
+
+    assert running.status_code == 400
+    assert "has not reached a terminal state" in running.json()["detail"]
+    assert rig.client.post(path, json={"webhook_url": "ftp://x"}).status_code == 400
+    assert rig.client.post(path, json={"webhook_url": 1}).status_code == 422
+    assert rig.client.post(path, json=[]).status_code == 422
+
+
+def test_retry_fetches_a_lost_result(submitting: Make, simulate_skyvern: Simulate, caller: ScriptedServer) -> None:
+    sim = simulate_skyvern(ratios={Fault.LOSE: 1.0})
+    rig = submitting(sim.url, delivering=True, polling=True, allowed_addresses=["127.0.0.1"])
+    run_id = rig.task(webhook_url=caller.url).json()["run_id"]
+    sim.wait_final(run_id)
+    rig.client.get(f"/v1/runs/{run_id}")  # its end is noted, and waits for its webhook
+
+    reply = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
+
+    assert (reply["error"], reply["status_code"]) == (None, 204)
+    assert caller.requests
+
+
+def test_concurrent_retries_share_one_key(rig: Submitting, caller: ScriptedServer) -> None:
+    run_id = delivered(rig, caller)
+    caller.script += [Reply(204, delay=0.5)] * 2
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json(), range(2)))
+
+    assert [each["error"] for each in answers] == [None, None]
+    assert len({each.headers["webhook-id"] for each in caller.requests}) == 1
+
+
+def test_legacy_retry_sends_the_delivery_again(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
+) -> None:
+    run_id = delivered(rig, caller)
+
+    rig.client.post(f"/api/v1/tasks/{run_id}/retry_webhook")
+
+    assert len(caller.requests) == 2

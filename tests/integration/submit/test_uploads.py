@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import socket
@@ -132,3 +133,21 @@ def test_only_keys_that_may_operate_upload(submitting: Make, scripted_server: Sc
     answer = rig.client.post("/v1/upload_file", content=b"x", headers={"x-api-key": rig.key("submit", "read")})
     assert answer.status_code == 403
     assert scripted_server.calls == []
+
+
+def _sent_until_stopped(connection: socket.socket, most: int) -> int:
+    """Send until nothing is taken for a second, or `most` bytes are sent. Returns how many were."""
+    connection.settimeout(1)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < most:
+            sent += connection.send(b"x" * 65536)
+    return sent
+
+
+def test_slow_upstream_slows_the_uploader(submitting: Make, skyvern: _Skyvern) -> None:
+    rig = submitting(skyvern.url, dispatching=False)
+    with _begin(rig, LARGEST) as caller:
+        caller.sendall(b"x")
+        with skyvern.accept():
+            assert _sent_until_stopped(caller, LARGEST) < LARGEST // 2, "only what the sockets' buffers hold"

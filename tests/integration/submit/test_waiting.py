@@ -140,3 +140,18 @@ def test_one_key_takes_a_share_of_the_waiters(
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert answer.json()["detail"].startswith("requests with this key wait for runs already (4)")
     assert served.status_code == 200
+
+
+def test_a_wait_that_begins_after_the_end_is_over_at_once(submitting: Make, simulate_skyvern: Simulate) -> None:
+    sim = simulate_skyvern(ratios={Fault.LOSE: 1.0})
+    rig = submitting(sim.url, dispatching=False)
+    run_id = rig.task().json()["run_id"]
+    sim.wait_final(run_id)
+    watch = Stopwatch()
+
+    first = rig.client.get(f"/v1/runs/{run_id}?wait=300")
+    second = rig.client.get(f"/v1/runs/{run_id}?wait=300")  # by now the end is noted
+
+    watch.at_most(5)
+    assert first.json()["status"] == second.json()["status"] == "completed"
+    assert sim.run(run_id).polls <= 2

@@ -12,6 +12,8 @@ import pytest
 from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.submitting import Make
+from tests.servers.valkey import free_port
+from tests.support.waiting import Stopwatch
 
 SECRET = "https://user:pass-word@app.example/hook?token=s3cr3t"
 WORDS = ("app.example", "pass-word", "s3cr3t")
@@ -174,3 +176,40 @@ def test_webhook_url_at_skyverns_api_is_refused(submitting: Make, skyvern_simula
     answer = rig.task(webhook_url=skyvern_simulator.url + "/api/v1/internal/auth/repair")
 
     assert (answer.status_code, rig.rows()) == (400, [])
+
+
+def test_resubmit_scope_reads_the_webhook_url(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
+    rig = submitting(skyvern_simulator.url)
+    run_id = rig.task(webhook_url=SECRET).json()["run_id"]
+    again = {"x-api-key": rig.key("submit", "read", "resubmit")}
+
+    answer = rig.client.get(f"/v1/runs/{run_id}?from=skyvern", headers=again)
+
+    assert answer.headers["x-runhook-webhook-url"] == SECRET
+
+
+def test_other_key_sees_failure_without_the_host(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
+    rig = submitting(skyvern_simulator.url, delivering=True, allowed_addresses=["127.0.0.1"])
+    run_id = rig.task(webhook_url=f"http://127.0.0.1:{free_port()}/").json()["run_id"]
+    rig.client.get(f"/v1/runs/{run_id}?wait=10")
+    path = f"/v1/runs/{run_id}/retry_webhook"
+
+    mine = rig.client.post(path).json()["error"]
+    theirs = rig.client.post(path, headers={"x-api-key": rig.key("operate")}).json()["error"]
+
+    assert "127.0.0.1" in mine
+    assert theirs == mine.replace("127.0.0.1", "the caller's server")
+
+
+def test_invalid_url_for_a_retry_is_refused(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
+    rig = submitting(skyvern_simulator.url)
+    run_id = rig.task().json()["run_id"]
+    rig.client.get(f"/v1/runs/{run_id}?wait=10")
+    watch = Stopwatch()
+
+    for url in ("ftp://x", "http://127.0.0.1/", "http://"):
+        answer = rig.client.post(f"/v1/runs/{run_id}/retry_webhook", json={"webhook_url": url})
+        assert answer.status_code == 400, url
+        assert isinstance(answer.json()["detail"], str)
+
+    watch.at_most(10)

@@ -380,3 +380,14 @@ def test_the_schema_marks_what_is_wrong(part: dict[str, Any], where: str) -> Non
 
     assert mismatches(good, schema) == set()
     assert where in mismatches({**good, **part}, schema)
+
+
+def test_a_submit_api_without_a_public_url_is_warned_of(runhook: Runhook, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("sources: {skyvern: {secrets: [sekret], api_key: sekret}}")
+
+    without, given = runhook("check", config), runhook("check", config, environ={"PUBLIC_URL": "https://hooks.example"})
+
+    assert (without.code, given.code) == (0, 0)
+    assert "warning: PUBLIC_URL is not set, though runs can be submitted to skyvern" in without.out
+    assert "PUBLIC_URL" not in given.out

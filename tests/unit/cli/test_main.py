@@ -403,3 +403,20 @@ def test_api_calls_by_name_and_prints_json(runhook: Run, ledger: str, tmp_path: 
     listed = runhook("api")[1]
     assert "replay" in listed
     assert "[limit]" in listed
+
+
+def test_every_option_has_a_help_text() -> None:
+    silent = [
+        f"{path}: {each.name}" for path, command in commands().items() for each in command.params if not each.help
+    ]
+    assert silent == []
+
+
+def test_wrong_database_url_is_one_line(runhook: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in ("postgresql://u:sekret@h:port/db", "sqlite:var/ledger.db"):
+        monkeypatch.setenv("DATABASE_URL", url)
+        for command in ("status", "runs"):
+            code, out, err = runhook(command)
+
+            assert (code, out, "sekret" in err) == (2, "", False)
+            assert err.startswith("runhook: DATABASE_URL: not a database URL")

@@ -119,3 +119,7 @@ def test_a_wrong_file_is_one_line_without_the_key(home: Path, text: str, said: s
 
     assert str(error.value).startswith(f"{path}: {said}")
     assert "secret" not in str(error.value)
+
+
+def test_a_service_shows_no_key() -> None:
+    assert "rhk" not in repr(RemoteService("https://a.example", "rhk_1"))

@@ -19,6 +19,7 @@ from receiver.domain.event import event_id
 from receiver.domain.run import parse
 from receiver.domain.signature import verify
 from receiver.errors import ConfigError, NotStarted, RunhookError, UsageError
+from simulator import samples
 
 SECRET = "a secret of ours"
 
@@ -206,3 +207,18 @@ def test_nobody_there_is_said_once() -> None:
             call("all", "--url", url, "--secret", SECRET)
 
     assert str(caught.value) == f"cannot reach {url}/webhooks/skyvern: connection refused; is `runhook dev` running?"
+
+
+def test_all_sends_each_sample_once_about_a_run_of_its_own(target: Target) -> None:
+    code, output = call("all", "--url", target.url, "--secret", SECRET)
+
+    assert code == 0
+    assert len({parse(body).run_id for body in target.bodies}) == len(samples.names())
+    assert sorted(line.split()[-1] for line in output.splitlines()[:-1]) == sorted(samples.names())
+    assert f"{len(samples.names())} of {len(samples.names())} accepted" in output
+
+
+def test_a_dash_sends_standard_input(target: Target) -> None:
+    call("-", "--url", target.url, "--secret", SECRET, stdin=b"{}")
+
+    assert target.bodies == [b"{}"]

@@ -214,3 +214,7 @@ def test_invalid_ledger_url_is_reported_with_a_fix(url: str, problem: str) -> No
 
     assert str(caught.value).startswith(f"DATABASE_URL: {problem}")
     assert "sekret" not in str(caught.value)
+
+
+def test_a_password_may_hold_a_slash() -> None:
+    assert Ledger("postgresql://u:pass/word@h/db").url.password == "pass/word"

@@ -160,3 +160,14 @@ def test_libraries_find_in_the_environment_what_dotenv_sets() -> None:
 
         assert dict(os.environ) == {"HOME": "/here", "AWS_REGION": "eu-north-1"}
     assert first.find("AWS_REGION") == again.find("AWS_REGION") == ("eu-north-1", ".env:1")
+
+
+def test_dotenv_may_name_a_file_of_its_own() -> None:
+    Path("key").write_text("sekret")
+    Path(".env").write_text("KEY_FILE=key\n")
+
+    assert Variables({}).find("KEY") == ("sekret", "file key (KEY_FILE, .env:1)")
+
+
+def test_a_file_that_no_setting_names_is_not_read() -> None:
+    Settings.from_env({"SSL_CERT_FILE": "/nowhere"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -18,7 +19,7 @@ import yaml
 from receiver.config.settings import Settings
 from receiver.web.server import LEAVE_WITHIN, STOP_TIMEOUT
 from tests.support.command import call_command
-from tests.support.commands import default
+from tests.support.commands import default, parse
 from tests.support.dockerfile import context, stages, variables
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
@@ -212,3 +213,45 @@ def test_terminal_echoes_again_after_ctrl_c(tmp_path: Path) -> None:
         terminal.answer("Skyvern API key: ", "\x03", hidden=True)
         assert terminal.end() == 0
     assert " echo " in terminal.shown.split("ended")[1]
+
+
+def test_services_run_receiver_worker_and_clock() -> None:
+    assert [FILE["services"][name]["command"] for name in OURS] == [["serve"], ["worker"], ["clock"]]
+    for name in OURS:
+        parse(FILE["services"][name]["command"])
+
+
+def test_skyvern_may_post_to_the_public_url() -> None:
+    ours = OVERLAY["services"]["runhook"]["environment"]
+    allowed = OVERLAY["services"]["skyvern"]["environment"]["ALLOWED_HOSTS"]
+
+    assert ours["PUBLIC_URL"] == "http://runhook:8000"
+    assert allowed == '${ALLOWED_HOSTS:-["runhook"]}'
+
+
+def test_image_has_one_volume_its_data_folder() -> None:
+    environment = variables(FINAL)
+
+    assert values("VOLUME") == [environment["RUNHOOK_DATA"]] == ["/var/lib/runhook"]
+    assert environment["RUNHOOK_CONFIG"] == "/etc/runhook/runhook.yaml"
+
+
+def test_image_serves_on_the_exposed_port_by_default() -> None:
+    (default,) = values("CMD")
+    (entrypoint,) = values("ENTRYPOINT")
+
+    assert json.loads(default) == ["serve"]
+    assert json.loads(entrypoint) == ["entrypoint"]
+    assert values("EXPOSE") == ["8000"]
+    assert values("STOPSIGNAL") == ["SIGTERM"]
+    parse(json.loads(default))
+
+
+def test_healthcheck_is_a_program_of_the_image() -> None:
+    (check,) = values("HEALTHCHECK")
+    copied = [each for text in values("COPY") for each in shlex.split(text)]
+
+    assert json.loads(check.partition("CMD ")[2]) == ["healthcheck"]
+    assert {"deploy/entrypoint", "deploy/healthcheck", "/usr/local/bin/"} <= {*copied}
+    for name in ("entrypoint", "healthcheck"):
+        assert (ROOT / "deploy" / name).stat().st_mode & 0o111 == 0o111

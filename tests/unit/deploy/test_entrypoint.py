@@ -135,3 +135,18 @@ def test_signal_ends_the_wait(container: Container, number: signal.Signals, code
 
     assert process.wait(PATIENCE) == code
     assert not (container.folder / "output.arguments").exists()
+
+
+def test_it_never_prints_the_key(container: Container) -> None:
+    container.write_credentials(KEY)
+
+    assert container.start_waiting("worker").wait(PATIENCE) == 0
+    assert container.key == KEY
+    assert container.log == ""
+
+
+def test_only_the_user_can_read_the_key(container: Container) -> None:
+    container.write_credentials(KEY)
+    container.start_waiting("worker").wait(PATIENCE)
+
+    assert (container.folder / "key").stat().st_mode & 0o077 == 0

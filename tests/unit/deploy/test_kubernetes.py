@@ -127,3 +127,35 @@ def test_variables_and_config_are_valid(tmp_path: Path) -> None:
     )
     assert checked.returncode == 0
     assert "warning" not in checked.stdout + checked.stderr
+
+
+def test_kustomization_lists_every_file() -> None:
+    listed = {*BASE["resources"], *(name for names in generated().values() for name in names)}
+
+    assert listed == {path.name for path in FOLDER.iterdir()} - {"kustomization.yaml"}
+
+
+@workloads
+def test_container_can_write_where_runhook_does(workload: dict[str, Any]) -> None:
+    mounts = {each["mountPath"] for each in container(workload)["volumeMounts"] if not each.get("readOnly")}
+    (data,) = [each["value"] for each in container(workload)["env"] if each["name"] == "RUNHOOK_DATA"]
+
+    assert mounts == {"/var/lib/runhook", "/tmp"}
+    assert Path(data).is_relative_to("/var/lib/runhook")
+
+
+def test_receiver_is_probed_where_it_answers() -> None:
+    receiver = container(next(each for each in WORKLOADS if component(each) == "receiver"))
+
+    assert receiver["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert receiver["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert receiver["ports"] == [{"name": "http", "containerPort": 8000}]
+
+
+def test_service_leads_to_the_receiver() -> None:
+    (service,) = [each for each in MANIFESTS if each["kind"] == "Service"]
+    receiver = next(each for each in WORKLOADS if component(each) == "receiver")
+
+    assert service["spec"]["selector"] == receiver["metadata"]["labels"]
+    assert service["metadata"]["name"] == receiver["spec"]["serviceName"]
+    assert service["spec"]["ports"][0]["targetPort"] == "http"

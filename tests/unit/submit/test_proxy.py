@@ -116,3 +116,7 @@ def test_secret_is_found_in_each_form(form: str, around: tuple[str, str]) -> Non
 @given(st.binary(max_size=200))
 def test_other_texts_contain_no_secret(text: bytes) -> None:
     assert not SecretScan(["a-secret-that-chance-does-not-make"]).found_in(text)
+
+
+def test_short_secrets_are_not_looked_for() -> None:
+    assert not SecretScan(["", "short"]).found_in(b"a short text")

@@ -14,7 +14,7 @@ from receiver.domain.run import MAX_DEPTH
 from receiver.ledger.api_keys import Key
 from receiver.ledger.runs import RunResult, RunStatus
 from receiver.submit import replies
-from receiver.submit.json_object import NotAnObject, parse_object, with_members
+from receiver.submit.json_object import NotAnObject, parse_object, to_bytes, with_members
 from receiver.submit.polling_body import polling_body
 from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall
 from receiver.submit.request.kept import kept_request
@@ -144,3 +144,17 @@ def test_member_whose_name_can_not_be_stored_is_shown(name: str) -> None:
 
     assert said == "completed"
     assert json.loads(text)["a\ufffd"] == [1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"n":12345678901234567890123}',
+        b'{"a":1.0,"b":-0.0}',
+        b'{"z":1,"a":2}',
+        b'{"half":"\\ud800"}',
+        b'{"a":{"b":[{},[],""]}}',
+    ],
+)
+def test_object_is_written_as_it_was_read(text: bytes) -> None:
+    assert to_bytes(parse_object(text)) == text

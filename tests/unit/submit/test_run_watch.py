@@ -137,3 +137,25 @@ async def test_busy_skyvern_gets_a_pause(rig: Rig, refusal: Answer, paused: bool
     asked = await rig.until(lambda: len(rig.api.calls) >= (1 if paused else calls), *runs)
     assert len(asked) == (1 if paused else calls)
     assert not rig.watch.looks
+
+
+@pytest.fixture
+async def eager() -> AsyncIterator[Rig]:
+    """Each run is looked at whenever the poller comes round."""
+    made = Rig(interval=0.0)
+    yield made
+    await made.watch.close()
+
+
+async def test_bug_in_a_look_does_not_end_the_poller(eager: Rig) -> None:
+    eager.api.runs = {"a": "running"}
+    working, failures = eager.api.get_run, [1]
+
+    async def get_run(run_id: str) -> Answer:
+        if failures:
+            raise ValueError(failures.pop())
+        return await working(run_id)
+
+    eager.api.get_run = get_run  # type: ignore[method-assign]
+    await eager.until(lambda: "a" in eager.watch.looks, "a")
+    assert not failures
