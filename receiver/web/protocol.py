@@ -157,6 +157,8 @@ class HTTPProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED and self._refusal is None:
             raise BadRequest("too many requests at once")
         self.in_head = True
+        if self._since is None:  # it came together with the request before it
+            self._since = self.loop.time()
         super().on_message_begin()
         self.scope["extensions"] = self._extensions
 

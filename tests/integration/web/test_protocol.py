@@ -162,6 +162,10 @@ async def test_the_second_head_has_the_same_limit(port: int) -> None:
     assert statuses(await talk(port, REQUEST, b"GET / HTTP/1.1\r\n", pause=0.05)) == [b"204", b"408"]
 
 
+async def test_head_that_came_with_a_request_has_a_limit(port: int) -> None:
+    assert statuses(await talk(port, REQUEST + b"GET / HTTP/1.1\r\n")) == [b"204", b"408"]
+
+
 async def test_blank_lines_do_not_keep_an_idle_connection(port: int) -> None:
     assert statuses(await talk(port, REQUEST, b"\r\n", pause=0.05)) == [b"204"]
 
