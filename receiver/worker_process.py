@@ -2,7 +2,7 @@
 
 Its main thread runs RQ's loop: for dispatch, or for the queue of the one sink that has the process to itself. Each sink
 has its own threads (receiver/delivery/runner.py). One thread for each server looks once a second for what needs no
-wake-up to be found, so a server that hangs delays only what needs it.
+wake-up to be found, so a server that hangs delays only what needs it. Another one renews the claims.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from receiver.domain.time_limits import CLAIM, JOB_FOR, JOB_HANGS, RENEW_EVERY, 
 from receiver.errors import NotStarted, RunhookError
 from receiver.inbox.recovery import hand_back
 from receiver.inbox.stream import STREAM
-from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime.background import keep_thread, start_thread
@@ -55,10 +55,8 @@ log = logging.getLogger("runhook.worker")
 # Seconds for which a thread may compute while another one waits for the interpreter: an event passes three threads, and
 # with Python's 0.005 each of them may wait that long.
 SWITCH: Final = 0.0005
-# Seconds between two looks for work, and after which a look gives up, so that renewals are on time; between two tries
-# to build a sink, or to release what dead processes held.
+# Seconds between two looks for work; between two tries to build a sink, or to release what dead processes held.
 LOOK_EVERY: Final = 1.0
-LOOK_WITHIN: Final = 5.0
 TRY_AGAIN: Final = 10.0
 # The job of a sink with its own process: seconds between two looks, and without work until it ends.
 _LINGER_LOOK: Final = 0.02
@@ -119,6 +117,7 @@ class WorkerProcess:
                 keep_thread(name, work, self._ended)
                 for name, work in (
                     ("signs of life", self._give_signs),
+                    ("claims", self._renew_claims),
                     ("ledger", self._look_into_the_ledger),
                     ("redis", self._look_into_redis),
                 )
@@ -232,33 +231,31 @@ class WorkerProcess:
             self._stops.wait(SIGN_EVERY)
 
     def _look_into_the_ledger(self) -> None:
-        """Each second, find due deliveries that no wake-up reported; and renew the claims, which nothing may delay."""
-        renewed_at = time.monotonic()
+        """Each second, find due deliveries that no wake-up reported."""
         while not self._ended.wait(LOOK_EVERY):
-            with suppress(LedgerUnavailable):
-                if time.monotonic() - renewed_at >= RENEW_EVERY - LOOK_EVERY / 2:
-                    renewed_at = time.monotonic()
-                    self._renew_claims()
             with suppress(LedgerUnavailable):
                 if not self._stops:
                     self._poke_due()
 
     def _renew_claims(self) -> None:
-        """Renew the claims on what the runners own."""
-        runners = list(self._runners.values())
-        owned = [each for runner in runners for each in runner.owned()]
-        if not owned:
-            return
-        at, until = time.monotonic(), self._ledger.now() + CLAIM
-        renewed = set(self._ledger.write(lambda connection: claims.renew(connection, self._owner, owned, until)))
-        for each in runners:
-            each.renewed(renewed, at)
+        """Renew the claims on what the runners own. This thread does nothing else: no error or wait may delay it."""
+        while not self._ended.wait(RENEW_EVERY):
+            runners = list(self._runners.values())
+            owned = [delivery for each in runners for delivery in each.owned()]
+            at = time.monotonic()
+            with suppress(LedgerUnavailable):
+                renewed = set(self._ledger.write(partial(self._renew, owned)) if owned else ())
+                for each in runners:
+                    each.renewed(renewed, at)
+
+    def _renew(self, owned: Collection[str], connection: Connection) -> list[str]:
+        return claims.renew(connection, self._owner, owned, self._ledger.known_now() + CLAIM)
 
     def _poke_due(self) -> bool:
         """Poke the runners whose sinks have something due. Return whether there are any."""
         names = [name for name in self._work.sinks if name in self._runners]
         now = self._ledger.now()
-        due = self._ledger.read(lambda it: claims.due_sinks(it, names, now), LOOK_WITHIN, transaction=False)
+        due = self._ledger.read(lambda it: claims.due_sinks(it, names, now), transaction=False)
         self._poke(due)
         return bool(due)
 

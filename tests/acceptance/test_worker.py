@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.domain.time_limits import CLAIM
-from receiver.ledger.schema import attempts, events
+from receiver.ledger.schema import attempts, deliveries, events
 from receiver.runtime.liveness import boot_id
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
@@ -188,6 +188,33 @@ def test_send_longer_than_a_claim_is_sent_once(hooked: Callable[..., Hooked]) ->
     it.it.all_delivered(2)
     assert outcomes(it.it) == ["accepted", "accepted"]
     assert len(it.consumer.requests) == 2
+
+
+LOOKS_FAIL = """
+from receiver.ledger.deliveries import claims
+
+def due_sinks(*_):
+    raise TypeError("a bug")
+
+claims.due_sinks = due_sinks
+"""
+
+
+def test_claims_are_renewed_though_looks_for_due_ones_fail(hooked: Callable[..., Hooked]) -> None:
+    it = hooked()
+    release = it.hold()
+    it.order("tsk_1")
+    it.it.run("worker", first=LOOKS_FAIL)
+    eventually(lambda: it.consumer.requests)
+
+    def claimed_until() -> float:
+        query = sa.select(deliveries.c.claim_until)
+        return it.it.ledger.read(lambda connection: connection.scalars(query).one()) or 0.0
+
+    first = claimed_until()
+    eventually(lambda: claimed_until() > first + 3)
+    release.set()
+    it.it.all_delivered(1)
 
 
 def test_constructor_that_hangs_at_the_start_delays_nothing(hooked: Callable[..., Hooked]) -> None:
