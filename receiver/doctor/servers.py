@@ -46,7 +46,7 @@ _USED: Final = {
     BLMOVE KEY KEY LEFT RIGHT 1; DEL KEY; EXISTS KEY; EXPIRE KEY 1; HGET KEY field; HGETALL KEY;
     HINCRBY KEY field 1; HMGET KEY field; HSET KEY field value; LLEN KEY; LRANGE KEY 0 1; LREM KEY 0 value;
     RPUSH KEY value; SADD KEY member; SMEMBERS KEY; SREM KEY member; TYPE KEY; ZADD KEY 1 member; ZRANGE KEY 0 1;
-    ZREM KEY member; ZREMRANGEBYSCORE KEY 0 1
+    ZRANGEBYSCORE KEY 0 1; ZREM KEY member; ZREMRANGEBYSCORE KEY 0 1
     """,
 }
 # Commands whose subcommands an ACL allows separately.

@@ -35,9 +35,9 @@ _BEHIND: Final = sa.tuple_(sa.bindparam("b_event", type_=sa.Text()), sa.bindpara
 _HELD_OF_EVENTS: Final = (
     sa.select(*(deliveries.c[name] for name in ("id", "event_id", "sink", "after")))
     .where(HELD, dialect.among_given(deliveries.c.event_id, "b_events"))
-    .where(sa.tuple_(deliveries.c.event_id, deliveries.c.id) > _BEHIND)
+    .where(dialect.row_by_row(sa.tuple_(deliveries.c.event_id, deliveries.c.id) > _BEHIND))  # else all held are read
     .order_by(deliveries.c.event_id, deliveries.c.id)  # the order of their index: by id alone, all are read
-    .limit(PAGE)
+    .limit(sa.bindparam("b_page", type_=sa.Integer()))
     # If two transactions end deliveries that one waits for, the second sees the changes of the first.
     .with_for_update()
 )
@@ -53,7 +53,7 @@ def release_held(
     released: set[str] = set()
     last, more = ("", ""), bool(event_ids)
     while more:
-        given = {"b_events": sorted(set(event_ids)), "b_event": last[0], "b_id": last[1]}
+        given = {"b_events": sorted(set(event_ids)), "b_event": last[0], "b_id": last[1], "b_page": PAGE}
         if held := connection.execute(_HELD_OF_EVENTS, given).all():
             released |= _release(connection, held, now, sinks)
             last = held[-1].event_id, held[-1].id

@@ -35,10 +35,10 @@ def runhook(api_server: Submitting, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_remote_dead_letters_are_counted_replayed_and_cancelled(runhook: Runhook, api_server: Submitting) -> None:
     ledger = api_server.ledger
     # When they are counted, nothing changes; few are replayed at once
-    assert runhook("replay", "--all", "--dry-run") == "2 deliveries to replay\n"
+    assert runhook("replay", "--all", "--dry-run").startswith("2 deliveries to replay (dead letters only")
     assert set(states(ledger).values()) == {"dead"}
     said = runhook("replay", "--sink", "callback", "--since", "2h")
-    assert said.endswith(": 2 deliveries to replay\n")
+    assert ": 2 deliveries to replay" in said
     assert set(states(ledger).values()) == {"queued"}
 
     # And what is named is done at once, with its progress
