@@ -63,6 +63,7 @@ class Heartbeat:
         self._sections = file_sections(settings.config)
         self._threads: list[threading.Thread] = []
         self._beats: list[PartBeat] = []
+        self._changed = threading.Condition()  # of the roles, or a stop
         self.add(name or f"{part}@{socket.gethostname()}.{token_hex(4)}", part)
         self._details = details
         self._watched = watched
@@ -75,9 +76,11 @@ class Heartbeat:
         self._ledger_rests = True
 
     def add(self, name: str, part: str) -> None:
-        """Add another role of this process, under a unique name."""
+        """Add another role of this process, under a unique name. It is reported at once."""
         it = PartBeat(name, part, socket.gethostname(), os.getpid(), __version__, self._config, time.time())
-        self._beats = [*self._beats, it]
+        with self._changed:
+            self._beats = [*self._beats, it]
+            self._changed.notify_all()
         if self._threads:
             self._log("started", it)
 
@@ -105,14 +108,16 @@ class Heartbeat:
         """Report and log that this process has stopped in order. Returns within STOP_WITHIN seconds."""
         for it in self._beats:
             self._log("stopped", it)
-        self._stopping.set()
+        with self._changed:
+            self._stopping.set()
+            self._changed.notify_all()
         until = time.monotonic() + STOP_WITHIN
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self, send: Callable[[Sequence[PartBeat]], None]) -> None:
         while True:
-            stopping = self._stopping.is_set()
+            stopping, roles = self._stopping.is_set(), self._beats
             beats = self._now(stopped=stopping)
             # A missing heartbeat shows in status, and the code that needs the server reports the error.
             with suppress(redis.RedisError, OSError, LedgerUnavailable, LedgerDataError):
@@ -121,7 +126,11 @@ class Heartbeat:
                 return
             # A heartbeat that arrives late, such as after a database hung, looks as if this host's clock were behind.
             late = time.time() - beats[0].sent_at > _LATE
-            self._stopping.wait(min(self._every, _LATE) if late else self._every)
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._stopping.is_set() or self._beats is not roles,  # noqa: B023
+                    min(self._every, _LATE) if late else self._every,
+                )
 
     def _now(self, *, stopped: bool) -> list[PartBeat]:
         sent_at = time.time()

@@ -81,6 +81,7 @@ def test_everything_that_is_promised_is_there_and_true(deployment: Callable[...,
             found = scrape(it)
             done = value(found, "runhook_events", "_total", disposition="new") == 5
             done = done and value(found, "runhook_deliveries", sink="paused", state="queued") == 1
+            done = done and value(found, "runhook_parts_alive", part="deliver:paused") == 1
             return found if done and value(found, "runhook_quarantine_requests") == 1 else None
 
         found = eventually(complete, every=0.5)

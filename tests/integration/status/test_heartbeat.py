@@ -133,6 +133,18 @@ def test_process_of_several_parts_has_one_file(settings: Settings, client: redis
     assert told()[2] == {}
 
 
+def test_role_added_to_a_running_process_shows_at_once(settings: Settings, client: redis.Redis, ledger: Ledger) -> None:
+    # Given a process whose next heartbeat is far away
+    it = Heartbeat(settings, "dispatch", "abc", every=600)
+    it.start()
+    eventually(lambda: len(board.every(client)) == 1)
+    # When it takes another role, then that is known, and it still stops at once
+    it.add("another", "deliver:ops")
+    eventually(lambda: {each.beat.part for each in board.every(client)} == {"dispatch", "deliver:ops"})
+    it.stop()
+    assert {each.state for each in board.every(client)} == {"stopped"}
+
+
 def test_loop_that_stands_still_is_stuck(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
