@@ -180,3 +180,20 @@ def accepted(dev: Dev, content: bytes) -> bool:
         return bool(dev.post(content))
     except OSError:
         return False
+
+
+def test_a_clock_that_starts_before_its_postgresql_waits_for_it(
+    deployment: Deployments, redis_url: str, postgres_factory: Callable[..., PostgresProcess]
+) -> None:
+    server = postgres_factory()
+    server.kill()
+    it = deployment(redis_url, server.url(), sinks=SINKS, routes=ROUTES)
+    # When it starts while its ledger is away, as after the boot of a host, then it says so and stays
+    clock = it.run("clock")
+    eventually(lambda: clock.poll() is not None or "waiting for it" in it.log_of("clock"))
+    assert clock.poll() is None, it.log_of("clock")
+    # And begins when the ledger is there
+    server.start()
+    eventually(lambda: clock.poll() is not None or "part.started part=clock" in it.log_of("clock"))
+    assert clock.poll() is None, it.log_of("clock")
+    assert it.log_of("clock").count("waiting for it") == 1

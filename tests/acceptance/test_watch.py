@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from simulator.runs import SimRun
-from tests.servers.dev import Dev
+from tests.servers.dev import Dev, a_run
+from tests.servers.scripted import ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support.paths import ROOT
 from tests.support.waiting import eventually
@@ -117,3 +118,19 @@ def test_runs_of_earlier_are_imported_with_since(simulate_skyvern: Simulate, tmp
         eventually(lambda: rows(dev) == {earlier.id}, what=lambda: dev.log)
     finally:
         dev.end()
+
+
+def test_local_key_is_not_sent_to_an_explicit_api_base(start: Start, scripted_server: ScriptedServer) -> None:
+    # Given a source that names Skyvern's address, and no SKYVERN_API_KEY
+    dev = start(SHIPPED.replace("watch: true", f"watch: true\n    api_base: {scripted_server.url}"))
+    assert (dev.data / "skyvern-api-key").exists()
+
+    # When the clock does its work, and a webhook is delivered, whose files Skyvern would be asked for
+    dev.post(a_run(1))
+    eventually(lambda: "tsk_1" in rows(dev), what=lambda: dev.log)
+    eventually(lambda: list(dev.data.glob("archive/*/tsk_1/latest.json")), what=lambda: dev.log)
+
+    # Then the server saw no request, and there is no warning about watching
+    assert scripted_server.calls == []
+    assert "watch." not in dev.log
+    assert "watching" not in dev.log

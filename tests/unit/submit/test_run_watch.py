@@ -159,3 +159,11 @@ async def test_bug_in_a_look_does_not_end_the_poller(eager: Rig) -> None:
     eager.api.get_run = get_run  # type: ignore[method-assign]
     await eager.until(lambda: "a" in eager.watch.looks, "a")
     assert not failures
+
+
+async def test_look_of_an_earlier_wait_is_forgotten(rig: Rig) -> None:
+    rig.api.runs = {"a": "completed"}
+    await rig.until(lambda: bool(rig.noted), "a")
+    rig.watch.want([])
+    rig.watch.want(["a"])
+    assert not rig.watch.looks
