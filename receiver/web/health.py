@@ -7,12 +7,14 @@ for a load balancer: a stopped clock must not take the receivers out of it.
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -20,7 +22,7 @@ from starlette.routing import Route
 
 from receiver.config.loader import file_hash
 from receiver.domain import parts
-from receiver.domain.callback_url import mask_piece
+from receiver.domain.callback_url import STARS
 from receiver.domain.parts import RECEIVER
 from receiver.errors import Busy, RequestError
 from receiver.ingest.group_commit import GroupCommit
@@ -107,8 +109,8 @@ def _state(group_commit: GroupCommit, store: str) -> dict[str, Any]:
 
 
 def _masked(path: str) -> str:
-    """Return a path without the secret token of a callback URL."""
-    return mask_piece(path.encode(errors="replace")).decode(errors="replace")
+    """Return a path as it was sent, without what may be the secret token of a callback URL, wherever that is."""
+    return re.sub(r"sub_[0-9a-f]+", STARS, quote(path, errors="replace"))
 
 
 def presence(context: Context) -> WebPart:
