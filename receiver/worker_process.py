@@ -309,13 +309,14 @@ class WorkerProcess:
         except Exception as error:  # noqa: BLE001 - of a sink's own code
             return str(error) if isinstance(error, RunhookError) else error_location(error)
         with self._building:
-            if self._stops:
-                built.close()
-                return ""
-            self._runners[sink] = built
-            built.start()
-            if self._work.dispatches:
-                self._heartbeat.add(deliver(sink) + self._suffix, deliver(sink))
+            stopping = bool(self._stops)
+            if not stopping:
+                self._runners[sink] = built
+                built.start()
+                if self._work.dispatches:
+                    self._heartbeat.add(deliver(sink) + self._suffix, deliver(sink))
+        if stopping:  # not within the lock, for which the stop waits: a sink's own code may hang
+            built.close()
         return ""
 
 

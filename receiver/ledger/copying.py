@@ -19,7 +19,7 @@ from receiver.ledger.errors import first_line
 _LEFT_OUT: Final = (schema.heartbeats, schema.timeouts, schema.to_index, schema.run_texts)
 TABLES: Final = tuple(table for table in schema.metadata.sorted_tables if table not in _LEFT_OUT)
 
-# Rows and bytes of one INSERT: bodies may have megabytes.
+# Rows and bytes of one INSERT: bodies, and the JSON of requests, may have megabytes.
 _ROWS: Final = 500
 _BYTES: Final = 8 << 20
 _FETCHED: Final = 20
@@ -71,7 +71,7 @@ def _batches(connection: sa.Connection, table: sa.Table) -> Iterator[list[dict[s
     rows = iter(connection.execute(found))
     while row := _next(rows):
         batch.append({name: _storable(value) for name, value in zip(names, row, strict=True)})
-        size += sum(len(value) for value in row if isinstance(value, bytes))
+        size += sum(len(value) for value in row if isinstance(value, (bytes, str)))
         if len(batch) == _ROWS or size > _BYTES:
             yield batch
             batch, size = [], 0
