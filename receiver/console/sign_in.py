@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -40,7 +41,7 @@ FRESH_FOR: Final = 5.0
 PER_NETWORK: Final = (0.1, 10)
 OF_STRANGERS: Final = (1.0, 60)
 _MOST: Final = 4096
-# Seconds that a session lasts that began while the ledger was unavailable. Only this process knows it.
+# Seconds for which a session is valid without the ledger, from its begin or from when the ledger last confirmed it.
 OFFLINE: Final = 900.0
 # The part of what a request may wait for the ledger that is spent on its session.
 _SHARE: Final = 0.15
@@ -60,16 +61,29 @@ class SignedIn:
 class SignIn:
     """Sessions of the console. `people`: who may sign in. `lasts`: seconds that a session lasts.
 
-    `once`: a token that signs its first bearer in as the admin; "" for none.
+    `once`: a token that signs its first bearer in as the admin; "" for none. `fresh_for`, `offline_for`: seconds for
+    which a session is valid without asking the ledger, and while that is unavailable.
     """
 
-    def __init__(self, ledger: AsyncLedger, people: Mapping[str, Person], lasts: float, once: str) -> None:
+    def __init__(
+        self,
+        ledger: AsyncLedger,
+        people: Mapping[str, Person],
+        lasts: float,
+        once: str,
+        *,
+        fresh_for: float = FRESH_FOR,
+        offline_for: float = OFFLINE,
+    ) -> None:
         self._ledger = ledger
+        self._fresh_for = fresh_for
+        self._offline_for = offline_for
         self._people = people
         self._lasts = lasts
         self._once = once
         self._known: dict[str, tuple[float, ConsoleSession]] = {}
         self._offline: dict[str, ConsoleSession] = {}
+        self._ended: set[str] = set()  # sessions that the ledger may still have
         self._buckets: dict[str, TokenBucket] = {}
         self._strangers = TokenBucket(*OF_STRANGERS)
         self._trusted: set[str] = set()
@@ -130,7 +144,7 @@ class SignIn:
         except LedgerUnavailable:  # an operator must see on the overview what is wrong
             if len(self._offline) > _MOST:
                 self._offline.clear()
-            self._offline[session.hash] = replace(session, expires_at=now + min(self._lasts, OFFLINE))
+            self._offline[session.hash] = replace(session, expires_at=now + min(self._lasts, self._offline_for))
         return token
 
     async def who(self, request: Request) -> SignedIn | None:
@@ -146,8 +160,10 @@ class SignIn:
         return SignedIn(person, _form_token(token), digest)
 
     async def _session(self, digest: str) -> ConsoleSession | None:
+        if digest in self._ended:
+            return None
         seen_at, session = self._known.get(digest, (float("-inf"), None))
-        if session is not None and time.monotonic() - seen_at <= FRESH_FOR and session.expires_at > self._ledger.now():
+        if session is not None and time.monotonic() - seen_at <= self._fresh_for and session.expires_at > self._ledger.now():
             return session
         now, offline = self._ledger.now(), self._offline.get(digest)
         if offline is not None:
@@ -155,9 +171,13 @@ class SignIn:
         try:
             session = await self._ledger.read(lambda it: console_sessions.find(it, digest, now), share=_SHARE)
         except LedgerUnavailable:
-            if session is None or session.expires_at <= now:
+            if session is None or session.expires_at <= now or time.monotonic() - seen_at > self._offline_for:
                 raise
-            return session  # believed until the ledger can say that it has ended
+            return session
+        if self._ended:
+            await self._end_in_ledger()
+        if digest in self._ended:
+            return None
         if len(self._known) > _MOST:
             self._known.clear()
         self._known.pop(digest, None)
@@ -166,11 +186,18 @@ class SignIn:
         return session
 
     async def end(self, signed_in: SignedIn) -> None:
-        """End a session. Raises LedgerUnavailable."""
+        """End a session: here at once, and on other hosts when the ledger is available."""
         self._known.pop(signed_in.digest, None)
-        if self._offline.pop(signed_in.digest, None) is not None:
-            return
-        await self._ledger.write(lambda connection: console_sessions.end(connection, signed_in.digest))
+        self._offline.pop(signed_in.digest, None)
+        self._ended.add(signed_in.digest)
+        with suppress(LedgerUnavailable):
+            await self._end_in_ledger()
+
+    async def _end_in_ledger(self) -> None:
+        """Delete ended sessions. Raises LedgerUnavailable."""
+        for digest in list(self._ended):
+            await self._ledger.write(partial(console_sessions.end, digest=digest))
+            self._ended.discard(digest)
 
     async def close(self) -> None:
         """Stop the threads and close the connections."""

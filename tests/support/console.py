@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 import httpx2
+from starlette.requests import Request
 
+from receiver.console.sign_in import COOKIE
 from tests.support.waiting import PATIENCE
 
 PASSWORD = "a-password-of-the-tests"
@@ -100,6 +102,11 @@ class _Forms(HTMLParser):
         elif tag == "textarea" and self._text is not None:
             self._open.fields.append((self._text[0], self._text[1].removeprefix("\n")))
             self._text = None
+
+
+def request_with(token: str | None) -> Request:
+    """Return a request with the cookie of a session."""
+    return Request({"type": "http", "headers": [(b"cookie", f"{COOKIE}={token}".encode())]})
 
 
 def forms(page: str) -> list[PageForm]:

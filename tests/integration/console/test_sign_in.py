@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from receiver.config.console import ConsoleConfig
 from receiver.console import sign_in
-from receiver.ledger import console_sessions
+from receiver.console.passwords import people_of
+from receiver.console.sign_in import SignIn
+from receiver.ledger import Ledger, console_sessions
+from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.schema import console_sessions as rows
 from tests.servers.submitting import Submitting
-from tests.support.console import PASSWORD, Browser
+from tests.support.console import PASSWORD, Browser, request_with
 
 
 @pytest.fixture
@@ -113,11 +117,14 @@ def test_a_session_is_never_taken_over_from_before(browser: Browser, console_ser
     assert str(token[0]) not in str(found)
 
 
-def test_a_session_ends_in_time(browser: Browser, console_server: Submitting, monkeypatch: pytest.MonkeyPatch) -> None:
-    browser.sign_in()
-    monkeypatch.setattr(sign_in, "FRESH_FOR", -1.0)
-    console_server.ledger.write(lambda it: it.execute(rows.update().values(expires_at=time.time() - 1)))
-    assert browser.get("/runs").status_code == 303
+async def test_a_session_ends_in_time(ledger: Ledger) -> None:
+    people = people_of(ConsoleConfig(), "", "once")
+    signing_in = SignIn(AsyncLedger(ledger), people, 3600.0, "once", fresh_for=-1.0)
+    request = request_with(await signing_in.with_token("once"))
+    assert await signing_in.who(request) is not None
+    ledger.write(lambda it: it.execute(rows.update().values(expires_at=time.time() - 1)))
+    assert await signing_in.who(request) is None
+    await signing_in.close()
 
 
 def test_a_new_password_ends_the_sessions_of_the_old_one(browser: Browser, console_server: Submitting) -> None:
