@@ -17,6 +17,7 @@ from receiver.api.models import Filtered, Moment, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.api.totals import bucketed_span
 from receiver.domain.api_key import OPERATE, VIEW
+from receiver.errors import Invalid
 from receiver.ledger import Connection, incident_marks, totals
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.incident_marks import IncidentMark
@@ -75,7 +76,7 @@ class Incidents(Result):
 class MarkParameters(Scoped):
     """Which incident, its state, and a note in place of the previous one. `source`: of the incident."""
 
-    id: str = Field(max_length=50, description="The incident's id.")
+    id: str = Field(pattern=r"^inc_[0-9a-f]{16}$", description="The incident's id.")
     state: MarkState = Field(description="open, acknowledged or resolved.")
     note: str = Field("", max_length=500, description="Such as its cause, a ticket, or who works on it.")
 
@@ -93,6 +94,8 @@ class IncidentMarkRow(Result):
 
 def mark_incident(service: Service, actor: Actor, wanted: MarkParameters) -> IncidentMarkRow:
     """Acknowledge, resolve or reopen an incident, with a note."""
+    if not wanted.source:
+        raise Invalid("source: name the incident's source")
 
     def mark(connection: Connection) -> IncidentMark:
         now = database_now(connection)

@@ -34,7 +34,7 @@ class ListenAddress(NamedTuple):
 
 def without_version(url: str) -> str:
     """Return the base URL of Skyvern's API without /v1 or /api/v1, which Skyvern's own settings have and calls add."""
-    return url.removesuffix("/v1").removesuffix("/api")
+    return url.removesuffix("/api/v1").removesuffix("/v1")
 
 
 def parse_size(value: object) -> object:

@@ -163,15 +163,16 @@ class SignIn:
         if digest in self._ended:
             return None
         seen_at, session = self._known.get(digest, (float("-inf"), None))
-        if session is not None and time.monotonic() - seen_at <= self._fresh_for and session.expires_at > self._ledger.now():
+        now, age = self._ledger.now(), time.monotonic() - seen_at
+        if session is not None and age <= self._fresh_for and session.expires_at > now:
             return session
-        now, offline = self._ledger.now(), self._offline.get(digest)
+        offline = self._offline.get(digest)
         if offline is not None:
             return offline if offline.expires_at > now else None
         try:
             session = await self._ledger.read(lambda it: console_sessions.find(it, digest, now), share=_SHARE)
         except LedgerUnavailable:
-            if session is None or session.expires_at <= now or time.monotonic() - seen_at > self._offline_for:
+            if session is None or session.expires_at <= now or age > self._offline_for:
                 raise
             return session
         if self._ended:
@@ -190,14 +191,14 @@ class SignIn:
         self._known.pop(signed_in.digest, None)
         self._offline.pop(signed_in.digest, None)
         self._ended.add(signed_in.digest)
-        with suppress(LedgerUnavailable):
-            await self._end_in_ledger()
+        await self._end_in_ledger()
 
     async def _end_in_ledger(self) -> None:
-        """Delete ended sessions. Raises LedgerUnavailable."""
-        for digest in list(self._ended):
-            await self._ledger.write(partial(console_sessions.end, digest=digest))
-            self._ended.discard(digest)
+        """Delete ended sessions, or keep them for the next time while the ledger is unavailable."""
+        with suppress(LedgerUnavailable):
+            for digest in list(self._ended):
+                await self._ledger.write(partial(console_sessions.end, digest=digest))
+                self._ended.discard(digest)
 
     async def close(self) -> None:
         """Stop the threads and close the connections."""

@@ -66,11 +66,17 @@ def test_first_configs_come_from_one_template() -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/api/v1/"])
-def test_base_url_of_skyvern_may_have_its_version(path: str) -> None:
-    base = "http://10.0.0.5:8000"
+@pytest.mark.parametrize("base", ["http://10.0.0.5:8000", "https://example.com/skyvern"])
+def test_base_url_of_skyvern_may_have_its_version(base: str, path: str) -> None:
     assert Settings.from_env({"SKYVERN_BASE_URL": base + path}).skyvern_base_url == base
     source = SourceConfig.model_validate({"secrets": ["k"], "api_key": "k", "api_base": base + path})
     assert source.api("https://api.skyvern.com") == (base, "k")
+
+
+def test_base_url_of_skyvern_keeps_its_own_path() -> None:
+    assert (
+        Settings.from_env({"SKYVERN_BASE_URL": "https://example.com/api"}).skyvern_base_url == "https://example.com/api"
+    )
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
