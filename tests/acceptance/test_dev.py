@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 import urllib.error
@@ -223,3 +225,28 @@ def test_redis_without_the_promise_is_refused_at_the_start(
 ) -> None:
     line = refused(start(REDIS_URL=valkey_factory(appendfsync="everysec").url), 3)
     assert "appendfsync is everysec" in line
+
+
+def test_a_busy_port_is_one_line_and_nothing_was_started(start: Callable[..., Dev], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        dev = Dev.__new__(Dev)
+        dev.port = taken.getsockname()[1]
+        dev.data, dev.log_path = tmp_path / "d", tmp_path / "log"
+        (tmp_path / "runhook.yaml").write_text(CONFIG)
+        with dev.log_path.open("wb") as log:
+            command = [sys.executable, "-m", "receiver.cli", "dev", "--port", str(dev.port), *dev.options(tmp_path)]
+            dev.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+        line = refused(dev, 3)
+    assert f"can't listen on 127.0.0.1:{dev.port}" in line
+    assert not (dev.data / "redis").exists()
+
+
+def test_dev_reports_an_unavailable_ledger_first(start: Callable[..., Dev]) -> None:
+    dev = start(DATABASE_URL=f"postgresql://u:sekret@127.0.0.1:{free_port()}/db")
+    assert dev.process.wait(60) == 3, dev.log
+    waiting, line = dev.log.splitlines()
+    assert "waiting for it, at most 3 s" in waiting
+    assert line.startswith("runhook: the ledger can't be used (postgresql+psycopg://u:********@127.0.0.1:")
+    assert "sekret" not in dev.log

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx2
 import psycopg
 import pytest
 from standardwebhooks import Webhook
@@ -286,3 +287,23 @@ def test_the_same_config_on_the_embedded_default(tmp_path_factory: pytest.TempPa
         # And the one command ends well
         assert system.stop() == {"dev": 0}
         assert "Traceback" not in system.log
+
+
+def test_each_sink_can_be_tried_from_the_command_line(system: System) -> None:
+    names = ("results", "archive", "mirror", "ops", "billing")
+    said = {name: system.runhook("sink", "test", name) for name in names}
+    assert all(f"{name}: accepted" in text for name, text in said.items())
+    assert any("test" in text_of(message).lower() for message in system.slack.messages)
+    assert [path for path in system.files() if "/test-evt_" in path]
+
+
+def test_strangers_get_responses_that_suit_skyvern(system: System) -> None:
+    def post(path: str, body: bytes = b"{}", **headers: str) -> tuple[int, dict[str, Any]]:
+        answer = httpx2.post(system.url + path, content=body, headers=headers)
+        return answer.status_code, answer.json()
+
+    assert post("/webhooks/skyvern")[0] == 401
+    assert post("/webhooks/nobody")[0] == 404
+    assert post("/webhooks/skyvern", b"x" * (17 << 20))[0] == 413
+    for path in ("/webhooks/skyvern", "/webhooks/nobody", "/nowhere"):
+        assert set(post(path)[1]["error"]) == {"code", "message"}

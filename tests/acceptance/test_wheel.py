@@ -138,3 +138,11 @@ def test_wheel_delivers_a_sample_in_an_empty_folder(user: NewUser, wheel: Path) 
     finally:
         dev.terminate()
         assert dev.wait(60) == 0, log.read_text()
+
+
+def test_sdist_has_tests_and_locks_and_no_local_files(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+
+    assert {"Makefile", "requirements-dev.lock", "scripts/install", "tests/acceptance/test_wheel.py"} <= names
+    assert {name for name in names if name.startswith((".venv", ".env", "var/", ".git/", "dist/"))} == set()

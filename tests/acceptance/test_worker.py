@@ -452,3 +452,14 @@ def test_worker_waits_at_its_start_for_redis(
     server.start()
     it.order("tsk_1")
     it.it.all_delivered(1)
+
+
+def test_signal_while_idle_ends_every_process_by_itself(hooked: Callable[..., Hooked]) -> None:
+    it = hooked(own={**FILES, "worker": "own"})
+    worker = it.it.run("worker")
+    ready(it.it, "dispatch", "deliver:own")
+    eventually(lambda: "worker.started" in it.it.log_of("worker"))
+    watch = Stopwatch()
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(PATIENCE) == 0  # 1 where a process had to be killed
+    watch.at_most(MOMENT)
