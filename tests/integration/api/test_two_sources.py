@@ -34,6 +34,7 @@ RIVAL = "rival"
 RUN = "wr_100200300"
 SAYS = {"title": "theirs", "recording_url": "https://files.example/other.webm"}
 EVENT = new_event(RUN, **SAYS)
+INCIDENT = "inc_0123456789abcdef"
 SUBMISSION = "sub_" + "b" * 32
 REFUSED = json.dumps({"run_id": RUN, "status": "completed", "title": RIVAL}).encode()
 QUARANTINED = QuarantinedRequest.of(RIVAL, sign(REFUSED, "wrong"), REFUSED, "", time.time())
@@ -53,9 +54,17 @@ THEIRS: dict[tuple[str, str], Any] = {
     ("ids", "quarantine"): [QUARANTINED.id],
     ("ids", ""): [RUN],
     ("agent_id", ""): "wpid_theirs",
+    ("id", "incidents"): INCIDENT,
 }
 # Members that name nothing of a source, and what they are given.
-FREE: dict[str, Any] = {"sink": "ops", "into": "results", "name": "app", "path": "/runs", "key": "k1"}
+FREE: dict[str, Any] = {
+    "sink": "ops",
+    "into": "results",
+    "name": "app",
+    "path": "/runs",
+    "key": "k1",
+    "state": "resolved",
+}
 # Members that are ids.
 IDS = {"id", "ids", "run_id", "run", "event_id", "delivery"}
 # What names nothing of a source, whoever asks; and what answers with what is given.
@@ -98,6 +107,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     ledger.write(lambda connection: account.replace_schedules(connection, RIVAL, seen, now))
     agents = {"wpid_theirs": (RIVAL, "https://rival.example/hook")}
     ledger.write(lambda connection: account.replace_agents(connection, RIVAL, agents, now))
+    call(it, "mark_incident", actor(RIVAL, *ALL_SCOPES), id=INCIDENT, state="acknowledged", note="theirs")
     call(it, "create_key", actor(RIVAL, *ALL_SCOPES), name="rival's", scopes=["view"])
     call(it, "replay", actor(RIVAL), expect=2, rate=0.001)
     call(it, "save_view", actor(RIVAL), name="rival's", path="/runs?title=theirs", shared=True)
