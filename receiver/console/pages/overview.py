@@ -5,7 +5,6 @@ Who may see one source only sees the same of that source, without what concerns 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
@@ -171,11 +170,10 @@ class Advice(NamedTuple):
 
 
 def _advice(problem: ProblemRow, sinks: Sequence[str]) -> Advice:
-    """Return a problem with its buttons. The sink that it is about is the first one that its text names."""
+    """Return a problem with its buttons. The text of one about a sink begins with the sink's name."""
     links = [(label, PATH + path) for label, path in (LINKS[problem.code],)] if problem.code in LINKS else []
-    words = re.findall(r"[\w.-]+", problem.what)
-    sink = next((word.rstrip(".") for word in words if word.rstrip(".") in sinks), "")
-    done = [(*_ON_SINK[problem.code], {"sink": sink})] if sink and problem.code in _ON_SINK else []
+    sink = problem.what.removeprefix("removed sink ").partition(" ")[0]
+    done = [(*_ON_SINK[problem.code], {"sink": sink})] if sink in sinks and problem.code in _ON_SINK else []
     return Advice(problem.what, problem.todo, problem.note, links, done)
 
 
