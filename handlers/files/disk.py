@@ -97,6 +97,8 @@ def translated_errors(root: Path) -> Iterator[None]:
             raise Refused("a name is too long for the file system") from None
         if error.errno in _FULL:
             raise Unavailable(f"the disk that holds {root} is full") from None
+        if error.errno == errno.EXDEV:
+            raise Unavailable(f"{root} must be one file system: mount nothing below it") from None
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise Unavailable(f"in {root} a file or link is where a folder belongs") from None
         raise Unavailable(f"{root} can't be used: {os.strerror(error.errno or errno.EIO)}") from None

@@ -277,6 +277,7 @@ sink.send(replace(make_delivery(json.loads(run)), event_id=event))
     [
         (errno.ENOSPC, Unavailable, "the disk that holds /data is full"),
         (errno.EDQUOT, Unavailable, "is full"),
+        (errno.EXDEV, Unavailable, "/data must be one file system"),
         (errno.EROFS, Unavailable, "Read-only file system"),
         (errno.EACCES, Unavailable, "Permission denied"),
         (errno.EIO, Unavailable, "Input/output error"),
