@@ -55,7 +55,7 @@ proofs-long: install
 	@$(BIN)/python -m tests.loop.run
 	@$(BIN)/python -m tests.upstream
 
-# Kill anything, break any connection, any time: about eight minutes. ARGS="--short", "--seed 7", "--without claim-sweep" (which must fail).
+# Kill anything, break any connection, any time: about eight minutes. ARGS="--short" (two), "--seed 7", "--without claim-sweep" (which must fail).
 chaos: install
 	@$(BIN)/python -m tests.chaos $(ARGS)
 

@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: about a minute of load while everything is killed, once each."""
+"""The short form of `make chaos`: two hosts and some two minutes of load while everything is killed."""
 
 from __future__ import annotations
 

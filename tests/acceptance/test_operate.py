@@ -62,7 +62,7 @@ def test_replay_keeps_its_rate_over_a_killed_clock_and_a_cancel(
     refused = keys(consumer)
 
     # When a replay is counted, then begun at a rate, and the clock is killed in the middle of it
-    assert it.runhook("replay", "--sink", "hooks", "--dry-run") == "10 deliveries to replay\n"
+    assert it.runhook("replay", "--sink", "hooks", "--dry-run").startswith("10 deliveries to replay (dead")
     consumer.script += [Reply(400)] * 10
     line = ["-m", "receiver.cli", "replay", "--sink", "hooks", "--rate", "0.5", "--wait"]
     watch = warm_python.start(line, it.directory / "watch.log", env=it.environment)
@@ -79,7 +79,7 @@ def test_replay_keeps_its_rate_over_a_killed_clock_and_a_cancel(
     it.run("clock")
     # Then it goes on where it stood, shows its progress, and sends each once more under the same key
     assert watch.wait(PATIENCE) == 0
-    assert it.log_of("watch").splitlines()[1].endswith(": 10 deliveries to replay")
+    assert ": 10 deliveries to replay" in it.log_of("watch").splitlines()[1]
     assert progress() == sorted(progress())
     assert progress()[-1] == 10
     assert len(progress()) >= 3

@@ -22,6 +22,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
@@ -54,6 +55,8 @@ class _End(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.is_clients:
+            self.link.accepted(self)
 
     def data_received(self, data: bytes) -> None:
         self.waiting += data
@@ -207,15 +210,15 @@ class Link:
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, "127.0.0.1", self.port, backlog=256, reuse_address=True)
+        make = partial(_End, self, is_clients=True)
+        self._server = await loop.create_server(make, "127.0.0.1", self.port, backlog=256, reuse_address=True)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    def _accept(self) -> _End:
-        client = _End(self, is_clients=True)
+    def accepted(self, client: _End) -> None:
+        """Connect a new client to the server."""
         task = asyncio.get_running_loop().create_task(self._connect(client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return client
 
     async def _connect(self, client: _End) -> None:
         server = _End(self)
@@ -224,6 +227,10 @@ class Link:
         except OSError:
             client.reset()
             return
+        except asyncio.CancelledError:
+            client.reset()
+            server.reset()
+            raise
         if client.transport is None or client.transport.is_closing():
             server.reset()
             return
@@ -334,5 +341,7 @@ class Link:
         await self._refuse()
         for end in self._gone:
             end.reset()
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
