@@ -108,10 +108,12 @@ def _one(service: Service, wanted: EventParameters) -> Mapping[str, Any]:
 def _waiting(service: Service, wanted: EventParameters) -> str:
     """Return since when an acknowledged event waits to be processed, and where; "" if it is neither in the inbox nor in
     the spool of this machine."""
-    found, where = None, "in the inbox"
+    found, where, unknown = None, "in the inbox", ""
     client = connect(service.settings.redis_url, timeout=2.0, connect_timeout=1.0, retries=0)
-    with suppress(redis.RedisError, OSError):
+    try:
         found = inbox.find(client, wanted.event_id)
+    except (redis.RedisError, OSError):
+        unknown = "not in the ledger; Redis is unavailable, so it may still be in the inbox"
     client.close()
     if found is None:
         where = "in the spool, which is sent to Redis when that is available"
@@ -119,7 +121,7 @@ def _waiting(service: Service, wanted: EventParameters) -> str:
             spooled = spool.find(service.settings.data / "spool", wanted.event_id)
             found = None if spooled is None else inbox.WaitingEvent(*spooled)
     if found is None or wanted.source not in ("", found.source):
-        return ""
+        return unknown
     ahead = counted(f"{found.ahead:,}", "event is", "events are")
     return f"accepted {ago(time.time() - found.at)} ago and not yet processed: it is {where}; {ahead} ahead of it"
 

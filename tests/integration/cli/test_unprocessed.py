@@ -53,6 +53,8 @@ def test_acknowledged_event_is_found_before_it_is_processed(
         "in the spool, which is sent to Redis when that is available; 1 event is ahead"
         in it.call("event", spooled).stderr
     )
+    # And what may be in the Redis that is down is not denied
+    assert "Redis is unavailable, so it may still be in the inbox" in it.call("event", last).stderr
     # And the log counts them when they are moved
     valkey.start()
     eventually(lambda: "ingest.spool_drained events=2" in it.log)
