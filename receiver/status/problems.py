@@ -151,7 +151,7 @@ def _disk(report: StatusReport) -> Iterator[Problem]:
         requests = counted(disk.quarantine, "request with a wrong signature is", "requests with a wrong signature are")
         age = report.now - disk.newest_refused if disk.newest_refused is not None else None
         newest = f", the newest {ago(age)} old" if age is not None else ""
-        # One bad request among good ones is a stranger's. Several, or one after the last good one: a wrong secret.
+        # One bad request among good ones is not Skyvern's. Several, or one after the last good one: a wrong secret.
         followed = disk.newest_refused is not None and (report.ledger.newest_webhook or 0.0) > disk.newest_refused
         note = age is None or age >= NEWS or (followed and disk.refused_lately < REFUSED_MANY)
         yield problem("quarantine", f"{requests} in quarantine{newest}", note=note)
