@@ -1,7 +1,6 @@
-"""Send the heartbeat of a process to Redis, a local file and the ledger every few seconds.
+"""Send the heartbeat of a process to the ledger and to a local file every few seconds.
 
-The ledger gets every second heartbeat, or each one while Redis is unavailable. Each store has its own thread, so one
-that hangs does not delay the other.
+Each store has its own thread, so a ledger that hangs does not delay the file.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from functools import partial
 from secrets import token_hex
 from typing import Any, Final
 
-import redis
-
 from receiver import __version__
 from receiver.config.loader import file_sections
 from receiver.config.settings import Settings
@@ -27,14 +24,13 @@ from receiver.domain.parts import BEAT_EVERY, PartBeat
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, heartbeats
 from receiver.runtime.background import keep_thread
 from receiver.runtime.liveness import process_space
-from receiver.runtime.redis_client import connect
 from receiver.status import board
 
 # Seconds that `stop` waits for the last heartbeat: an unavailable store must not delay a stop.
 STOP_WITHIN: Final = 1.0
 
-# Maximum seconds for sending a heartbeat; after a slower one, the next follows sooner.
-_LATE: Final = 1.0
+# Maximum seconds for sending a heartbeat; after a slower one, or one that failed, the next follows within this time.
+LATE: Final = 1.0
 
 log = logging.getLogger("runhook.status")
 
@@ -44,7 +40,7 @@ class Heartbeat:
 
     `part`: see PartBeat. `config`: hash of the config file in use. `details`: called at each heartbeat, in another
     thread; returns values that JSON supports. `watched`: the process counts as stuck unless it calls `step` every few
-    seconds. `name`: unique to the process.
+    seconds. `name`: unique to the process. `late`: see LATE.
     """
 
     def __init__(
@@ -57,6 +53,7 @@ class Heartbeat:
         details: Callable[[], Mapping[str, Any]] = dict,
         watched: bool = False,
         every: float = BEAT_EVERY,
+        late: float = LATE,
     ) -> None:
         self._settings = settings
         self._config = config
@@ -68,12 +65,10 @@ class Heartbeat:
         self._details = details
         self._watched = watched
         self._every = every
+        self._late = late
         self._stepped = time.monotonic()
         self._stopping = threading.Event()
-        self._redis = connect(settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
         self._ledger = Ledger(settings.database_url)
-        self._in_redis = False  # whether Redis has the newest heartbeat
-        self._ledger_rests = True
 
     def add(self, name: str, part: str) -> None:
         """Add another role of this process, under a unique name. It is reported at once."""
@@ -97,7 +92,7 @@ class Heartbeat:
             self._log("started", it)
         self._threads = [
             keep_thread(name, partial(self._run, send), self._stopping)
-            for name, send in (("heartbeat.redis", self._to_redis), ("heartbeat.ledger", self._to_ledger))
+            for name, send in (("heartbeat.file", self._to_file), ("heartbeat.ledger", self._to_ledger))
         ]
 
     def step(self) -> None:
@@ -119,17 +114,18 @@ class Heartbeat:
         while True:
             stopping, roles = self._stopping.is_set(), self._beats
             beats = self._now(stopped=stopping)
-            # A missing heartbeat shows in status, and the code that needs the server reports the error.
-            with suppress(redis.RedisError, OSError, LedgerUnavailable, LedgerDataError):
+            late = True
+            # A missing heartbeat shows in status, and the code that needs the ledger reports the error.
+            with suppress(OSError, LedgerUnavailable, LedgerDataError):
                 send(beats)
+                # One that arrives late, such as after a database hung, looks as if this host's clock were behind.
+                late = time.time() - beats[0].sent_at > self._late
             if stopping:
                 return
-            # A heartbeat that arrives late, such as after a database hung, looks as if this host's clock were behind.
-            late = time.time() - beats[0].sent_at > _LATE
             with self._changed:
                 self._changed.wait_for(
                     lambda: self._stopping.is_set() or self._beats is not roles,  # noqa: B023
-                    min(self._every, _LATE) if late else self._every,
+                    min(self._every, self._late) if late else self._every,
                 )
 
     def _now(self, *, stopped: bool) -> list[PartBeat]:
@@ -143,23 +139,10 @@ class Heartbeat:
         beats[0] = replace(beats[0], details={"sections": self._sections, **details})  # once for each process
         return beats
 
-    def _to_redis(self, beats: Sequence[PartBeat]) -> None:
-        with suppress(OSError):
-            board.put_file(self._settings.data, *beats)
-        try:
-            board.put(self._redis, *beats)
-        except (redis.RedisError, OSError):
-            self._in_redis = False
-            raise
-        self._in_redis = True
-        if beats[0].stopped:
-            self._redis.close()
+    def _to_file(self, beats: Sequence[PartBeat]) -> None:
+        board.put_file(self._settings.data, *beats)
 
     def _to_ledger(self, beats: Sequence[PartBeat]) -> None:
-        # Every second one while Redis has them all: if Redis is lost, the ledger's is still younger than SILENT_AFTER.
-        self._ledger_rests = self._in_redis and not self._ledger_rests and not beats[0].stopped
-        if self._ledger_rests:
-            return
         self._ledger.write(lambda connection: heartbeats.put(connection, *beats))
         if beats[0].stopped:
             self._ledger.close()

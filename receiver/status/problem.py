@@ -60,7 +60,7 @@ _NOTES: Final = {
     "config_doubtful": "`runhook check` shows where",
     "disk_low": "free disk space soon",
     "part_unknown": "see above",
-    "part_silent": "it ended unexpectedly, or its host can't reach Redis and the ledger: look there",
+    "part_silent": "it ended unexpectedly, or its host can't reach the ledger: look there",
     "spool_damaged": "inspect them: their events were acknowledged",
     "delivery_dead": "`runhook dead` shows the reasons, `runhook replay` sends them again",
     "versions_differ": "finish the upgrade",

@@ -25,9 +25,9 @@ _EFFECTS: Final = {
 def problems(report: StatusReport) -> Iterator[Problem]:
     """Yield what is wrong with processes: missing, stuck, silent, or different from each other."""
     gone = parts.missing(report.parts, report.expected)
-    if report.redis.trouble and report.ledger.trouble:  # only processes of this machine are known, by their files
+    if report.ledger.trouble:  # only processes of this machine are known, by their files
         if any(last is None for last in gone.values()):
-            yield problem("part_unknown", "processes on other hosts are unknown: Redis and the ledger are unavailable")
+            yield problem("part_unknown", "processes on other hosts are unknown: the ledger is unavailable")
         gone = {part: last for part, last in gone.items() if last is not None}
     running = [each for each in report.parts if each.state in ("running", "stuck")]
     old = _other_config(report, running)
@@ -180,7 +180,7 @@ def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Prob
         # A process that missed a heartbeat may have sent its last one to a server that hung.
         if each.skew is not None and abs(each.skew) > SKEW and each.age < 2 * BEAT_EVERY:
             skew = f"{ago(abs(each.skew))} {'ahead of' if each.skew > 0 else 'behind'}"
-            yield problem("clock_skew", f"the clock of {each.beat.host} is {skew} that of Redis or the database")
+            yield problem("clock_skew", f"the clock of {each.beat.host} is {skew} that of the database")
             break
     versions = sorted({each.beat.version for each in running})
     if len(versions) > 1:

@@ -53,7 +53,7 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
     """
     config, problems, doubtful = _config(settings)
     reading = in_thread("survey", lambda: _ledger(settings, config))
-    redis_report, redis_parts = _redis(settings, config)
+    redis_report = _redis(settings, config)
     try:
         ledger_report, ledger_parts = reading.result(ledger_wait)
     except TimeoutError:
@@ -74,7 +74,7 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
         redis=redis_report,
         ledger=ledger_report,
         disk=_disk(settings, config),
-        parts=board.merged(redis_parts, ledger_parts, board.every_file(settings.data)),
+        parts=board.merged(ledger_parts, board.every_file(settings.data)),
         config_sections=file_sections(settings.config),
     )
 
@@ -89,22 +89,21 @@ def _config(settings: Settings) -> tuple[Config | None, list[str], list[str]]:
     return loaded.config, [], loaded.warnings
 
 
-def _redis(settings: Settings, config: Config | None) -> tuple[RedisReport, list[PartSeen]]:
+def _redis(settings: Settings, config: Config | None) -> RedisReport:
     url = hide_password(settings.redis_url)
     client = connect(settings.redis_url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
-    inbox, seen = InboxState(), []
+    inbox = InboxState()
     try:
         promise = asyncio.run(_durability(settings.redis_url, config.server.max_body if config else 0))
         inbox = examine(client)
-        seen = board.every(client)
     except (redis.RedisError, OSError, TimeoutError) as error:
         reason = no_entry(settings.redis_url, error) or str(error).rstrip(".") or "no answer in time"
-        return RedisReport(url, reason, inbox=inbox, embedded=settings.embedded_redis), seen
+        return RedisReport(url, reason, inbox=inbox, embedded=settings.embedded_redis)
     finally:
         client.close()
     weak = not promise.strong and not (config and config.server.accept_weaker_durability)
     problems = "; ".join(promise.problems) if weak else ""
-    return RedisReport(url, "", str(promise), problems, inbox, settings.embedded_redis), seen
+    return RedisReport(url, "", str(promise), problems, inbox, settings.embedded_redis)
 
 
 async def _durability(url: str, max_body: int) -> durability.Durability:

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -28,7 +27,7 @@ from receiver.errors import Busy, RequestError
 from receiver.ingest.group_commit import GroupCommit
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import schema_trouble
-from receiver.status.board import PartsReport, PartsWatch, directory_id
+from receiver.status import board
 from receiver.status.heartbeat import Heartbeat
 from receiver.web.part import Context, WebPart
 
@@ -120,7 +119,7 @@ def presence(context: Context) -> WebPart:
 
     def details() -> dict[str, Any]:
         nonlocal data_id
-        data_id = data_id or directory_id(context.settings.data)
+        data_id = data_id or board.directory_id(context.settings.data)
         commit, metrics = context.group_commit, context.metrics
         free = None
         with suppress(OSError):
@@ -165,21 +164,18 @@ class AllParts:
     def __init__(self, context: Context) -> None:
         self._expected = parts.expected(context.config.destinations)
         self._ledger = Ledger(context.settings.database_url)
-        self._watch = PartsWatch(context.settings.redis_url, self._ledger, within=LEDGER_WITHIN)
+        self._group_commit = context.group_commit
         self._lock = asyncio.Lock()
-        self._report = PartsReport()
+        self._wrong: dict[str, str] = {}
         self._read_at = float("-inf")
 
     async def answer(self, unready: str) -> JSONResponse:
         """Return 200, or 503 with the names of what is missing. `unready`: why no event can be kept now, or ""."""
         async with self._lock:
             if time.monotonic() - self._read_at > PARTS_FOR:
-                self._report = await asyncio.to_thread(self._read)
+                self._wrong = await asyncio.to_thread(self._read)
                 self._read_at = time.monotonic()
-        found = self._report
-        wrong = {"receiver": unready, "redis": found.redis, "ledger": found.ledger}
-        if not (found.redis and found.ledger):  # else unknown
-            wrong |= {part: _last(seen) for part, seen in parts.missing(found.seen, self._expected).items()}
+        wrong = {"receiver": unready, "redis": self._group_commit.trouble, **self._wrong}
         wrong = {name: text for name, text in wrong.items() if text}
         if not wrong:
             return JSONResponse({"status": "ready", "parts": self._expected})
@@ -188,16 +184,18 @@ class AllParts:
             {"error": {"code": "unavailable", "message": message}, "wrong": wrong}, 503, {"Retry-After": "10"}
         )
 
-    def _read(self) -> PartsReport:
-        found = self._watch.read()
-        with suppress(LedgerUnavailable):
-            if not found.ledger and (trouble := schema_trouble(self._ledger, LEDGER_WITHIN)):
-                return replace(found, ledger=trouble.what)
-        return found
+    def _read(self) -> dict[str, str]:
+        """Return the roles that no process has, or why the ledger, which knows them, cannot be read."""
+        try:
+            if trouble := schema_trouble(self._ledger, LEDGER_WITHIN):
+                return {"ledger": trouble.what}
+            seen = board.every(self._ledger, LEDGER_WITHIN)
+        except LedgerUnavailable as error:
+            return {"ledger": str(error)}
+        return {part: _last(last) for part, last in parts.missing(seen, self._expected).items()}
 
     def close(self) -> None:
         """Close the connections."""
-        self._watch.close()
         self._ledger.close()
 
 

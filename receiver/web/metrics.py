@@ -25,11 +25,12 @@ from starlette.routing import Route
 
 from receiver.domain import parts
 from receiver.domain.deduplication import Disposition
+from receiver.domain.parts import PartSeen
 from receiver.ledger import Ledger, LedgerUnavailable, words
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, read
 from receiver.runtime.redis_client import connect_async
-from receiver.status.board import PartsReport, PartsWatch
+from receiver.status import board
 from receiver.telemetry import workers
 from receiver.telemetry.receiver import ReceiverSamples
 from receiver.web.health import LEDGER_WITHIN
@@ -51,7 +52,7 @@ class PolledMetrics(Collector):
         self.gauges: Gauges | None = None
         self.counts: dict[str, workers.SinkCounts] | None = None
         self.dispatched = workers.DispatchCounts()
-        self.parts: PartsReport | None = None
+        self.parts: list[PartSeen] | None = None
         self.polled_at = float("-inf")
 
     def collect(self) -> Iterator[Any]:
@@ -60,8 +61,8 @@ class PolledMetrics(Collector):
         yield GaugeMetricFamily(
             "runhook_tally_up", "1 when Redis answers with the workers' counters.", float(self.counts is not None)
         )
-        if self.parts is not None and not (self.parts.redis and self.parts.ledger):
-            alive = Counter(seen.beat.part for seen in self.parts.seen if seen.alive)
+        if self.parts is not None:
+            alive = Counter(seen.beat.part for seen in self.parts if seen.alive)
             expected = {part: alive[part] for part in parts.expected(self._sinks)}
             yield _gauge("runhook_parts_alive", "Processes that are alive, by part.", "part", expected)
         if self.gauges is not None:
@@ -188,18 +189,15 @@ def metrics(context: Context) -> WebPart:
     registry = CollectorRegistry()
     for collector in (ReceiverSamples(context.metrics), state):
         registry.register(collector)
-    watch = PartsWatch(context.settings.redis_url, ledger, within=LEDGER_WITHIN)
     lock = asyncio.Lock()
 
     async def poll() -> None:
-        found = state.parts = await asyncio.to_thread(watch.read)
-        state.gauges = state.counts = None
-        # Who did not answer just now is not asked again: each question costs its time-out, and who scrapes has one too.
+        state.parts = state.gauges = state.counts = None
         with suppress(LedgerUnavailable):
-            state.gauges = None if found.ledger else await asyncio.to_thread(ledger.read, read, LEDGER_WITHIN)
+            state.parts = await asyncio.to_thread(board.every, ledger, LEDGER_WITHIN)
+            state.gauges = await asyncio.to_thread(ledger.read, read, LEDGER_WITHIN)
         with suppress(redis.RedisError):
-            if not found.redis:
-                await count()
+            await count()
         state.polled_at = time.monotonic()
 
     async def count() -> None:
@@ -217,7 +215,6 @@ def metrics(context: Context) -> WebPart:
     async def lifespan() -> AsyncIterator[None]:
         yield
         await client.aclose()
-        watch.close()
         ledger.close()
 
     return WebPart(admin=[Route("/metrics", serve)], lifespan=lifespan)

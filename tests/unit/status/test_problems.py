@@ -406,15 +406,15 @@ def test_breaker_of_a_removed_sink_is_not_a_problem() -> None:
     assert find(ledger(lanes=[Lane("old", "old", True, breaker="open", reason="503")])) == []
 
 
-def test_without_servers_only_local_processes_are_known() -> None:
-    report = but(redis=RedisReport("r", "refused"), ledger=LedgerReport("l", "refused", "call its owner"), parts=[])
+def test_without_the_ledger_only_local_processes_are_known() -> None:
+    report = but(ledger=LedgerReport("l", "refused", "call its owner"), parts=[])
 
-    assert [problem.code for problem in find(report)] == ["redis_away", "ledger_away", "part_unknown"]
-    assert find(report)[1].todo.startswith("call its owner. Until then webhooks")
+    assert [problem.code for problem in find(report)] == ["ledger_away", "part_unknown"]
+    assert find(report)[0].todo.startswith("call its owner. Until then webhooks")
     # And a host that has only a worker does not miss what others have
     silent = seen("clock", age=99.0)
     report = replace(report, parts=[seen("dispatch"), seen("deliver:ops"), silent])
-    assert [problem.code for problem in find(report)] == ["redis_away", "ledger_away", "part_missing", "part_unknown"]
+    assert [problem.code for problem in find(report)] == ["ledger_away", "part_missing", "part_unknown"]
 
 
 def test_what_stops_most_comes_first_and_notes_last() -> None:
