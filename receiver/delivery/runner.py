@@ -42,7 +42,7 @@ from receiver.runtime.outage import Pause
 from receiver.runtime.process import error_location
 from receiver.runtime.throttle import SharedRate
 from receiver.telemetry.logs import Fields
-from receiver.telemetry.workers import AttemptCounter
+from receiver.telemetry.workers import WorkerCounter
 
 # Batches under way, of a sink that takes many deliveries at once.
 BATCHES: Final = 2
@@ -102,7 +102,7 @@ class SinkRunner:
         self._room = Room(self._places * self._batch, rated=rate is not None, many_lanes=lane_limit is not None)
         self._limit = sink.options.timeout + (2 * GRACE if self._many else GRACE)
         self._threads = DaemonPool(self._places, f"send-{sink.name}")
-        self.counter = AttemptCounter(connection, sink.name)
+        self.counter = WorkerCounter(connection)
         self._settlement = Settlement(sink.name, retry, owner, self.counter, redact)
         self._pause = Pause(log, "deliver")
         self._lock = threading.Lock()  # of what follows

@@ -20,7 +20,7 @@ from receiver.ledger.deliveries import attempts, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.telemetry.logs import Fields
-from receiver.telemetry.workers import AttemptCounter
+from receiver.telemetry.workers import WorkerCounter
 
 log = logging.getLogger("runhook.deliver")
 
@@ -31,7 +31,7 @@ class Settlement:
     """Settles the deliveries of one sink in the worker process `owner`."""
 
     def __init__(
-        self, sink: str, retry: RetryPolicy, owner: str, counter: AttemptCounter, redact: Iterable[str] = ()
+        self, sink: str, retry: RetryPolicy, owner: str, counter: WorkerCounter, redact: Iterable[str] = ()
     ) -> None:
         self._sink = sink
         self._redactor = Redactor(redact)
@@ -80,7 +80,7 @@ class Settlement:
         for task, found in results:
             for each, answer, result in zip(task.claimed, task.answers, found, strict=True):
                 counts[result.outcome] += 1
-                self._counter.add(result.outcome, task.seconds)
+                self._counter.add_attempt(self._sink, result.outcome, task.seconds)
                 if result.outcome != "accepted":
                     _log_trouble(each, answer, result)
         log.info("deliver.settled sink=%s %s", self._sink, Fields(counts))

@@ -32,7 +32,7 @@ from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.logs import Fields
-from receiver.telemetry.workers import DispatchCounter
+from receiver.telemetry.workers import WorkerCounter
 
 QUEUE = wakeups.DISPATCH
 BATCH = 256
@@ -68,7 +68,7 @@ class Dispatcher(EventRecorder):
         runners: Mapping[str, SinkRunner] = {},
     ) -> None:
         """`may_ask`, `runners`: see EventRecorder."""
-        super().__init__(ledger, router, redactor, DispatchCounter(connection), may_ask, runners)
+        super().__init__(ledger, router, redactor, WorkerCounter(connection), may_ask, runners)
         self._reader = reader
         self._recovery = InboxRecovery(connection, reader)
         self._redis = connection

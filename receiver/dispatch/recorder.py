@@ -29,7 +29,7 @@ from receiver.ledger.history import EarlierEvents
 from receiver.ledger.submissions import binding, records
 from receiver.ledger.submissions.polls import schedule_polls
 from receiver.routing.router import Router
-from receiver.telemetry.workers import DispatchCounter
+from receiver.telemetry.workers import WorkerCounter
 
 log = logging.getLogger("runhook.dispatch")
 
@@ -52,7 +52,7 @@ class EventRecorder:
         ledger: Ledger,
         router: Router,
         redactor: Redactor,
-        counter: DispatchCounter,
+        counter: WorkerCounter,
         may_ask: Callable[[str], bool] = lambda _: False,
         runners: Mapping[str, SinkRunner] = {},
     ) -> None:
@@ -95,7 +95,7 @@ class EventRecorder:
         for item in recorded:
             if item.disposition == "test":
                 _log_test(item)
-            self._counter.add(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
+            self._counter.add_event(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
         runners = dict(self._runners)  # another thread adds to them
         for sink in due & runners.keys():
             runners[sink].poke()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final, Protocol
 
@@ -52,7 +52,7 @@ class Histogram:
         return cumulative([*map(str, self._bounds), "+Inf"], self._counts)
 
 
-def cumulative(bounds: Sequence[str], counts: Sequence[int]) -> list[tuple[str, float]]:
+def cumulative(bounds: Sequence[str], counts: Sequence[float]) -> list[tuple[str, float]]:
     """Return each bound with the sum of the counts up to it."""
     return list(zip(bounds, map(float, accumulate(counts)), strict=True))
 
@@ -139,38 +139,45 @@ class ReceiverSamples(Collector):
     def collect(self) -> Iterator[Any]:
         """Yield the samples. Called by prometheus_client."""
         counted = self._metrics
-        for family, table in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+        for kind, table in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
             for label, name, attribute, text in table:
                 value = getattr(counted, attribute)
-                value = value() if callable(value) else value
-                yield _filled(family(f"runhook_{name}", text, labels=[label] if label else []), value)
+                yield family(kind, name, label, text, value() if callable(value) else value)
         held, ended = counted.bodies()
-        yield GaugeMetricFamily("runhook_held_body_bytes", "Bytes of requests' bodies in memory.", held)
-        yield CounterMetricFamily("runhook_bodies_ended", "Bodies that came slowest when there was no room.", ended)
-        yield _histogram(
-            "runhook_ingest_request_seconds", "Time from a request's head to its 202.", {"": counted.request_seconds}
-        )
-        yield _histogram("runhook_commit_seconds", "Duration of a commit.", counted.commit_seconds)
-        yield _histogram("runhook_commit_events", "Events in a commit.", counted.commit_events)
+        yield family(GaugeMetricFamily, "held_body_bytes", "", "Bytes of requests' bodies in memory.", held)
+        yield family(CounterMetricFamily, "bodies_ended", "", "Bodies that came slowest when there was no room.", ended)
+        requests = [((), counted.request_seconds.buckets(), counted.request_seconds.sum)]
+        yield histogram("ingest_request_seconds", "", "Time from a request's head to its 202.", requests)
+        for name, text, of_stores in (
+            ("commit_seconds", "Duration of a commit.", counted.commit_seconds),
+            ("commit_events", "Events in a commit.", counted.commit_events),
+        ):
+            rows = [((store,), each.buckets(), each.sum) for store, each in of_stores.items()]
+            yield histogram(name, "store", text, rows)
         tasks = counted.tasks()
-        for family, name, attribute, text in (
+        for kind, name, attribute, text in (
             (GaugeMetricFamily, "alive", "alive", "1 while a background task of the receiver runs."),
             (CounterMetricFamily, "restarts", "total", "Background tasks that were started again after an error."),
             (CounterMetricFamily, "failures", "errors", "Errors of background tasks without a waiting caller."),
         ):
             values = {task.name: getattr(task, attribute) for task in tasks}
-            yield _filled(family(f"runhook_background_{name}", text, labels=["task"]), values)
+            yield family(kind, f"background_{name}", "task", text, values)
 
 
-def _filled(family: Any, value: float | Mapping[str, float]) -> Any:
-    for labels, each in value.items() if isinstance(value, Mapping) else [("", value)]:
-        family.add_metric([labels] if labels else [], float(each))
-    return family
+def family(kind: Any, name: str, labels: str, text: str, values: float | Mapping[Any, float]) -> Any:
+    """Return the samples of `runhook_<name>`. `labels`: names of labels, separated by spaces; "" for one number.
+
+    `values`: by the label's value, or by a tuple of them.
+    """
+    made = kind(f"runhook_{name}", text, labels=labels.split())
+    for key, value in values.items() if isinstance(values, Mapping) else [((), values)]:
+        made.add_metric([key] if isinstance(key, str) else key, float(value))
+    return made
 
 
-def _histogram(name: str, text: str, histograms: Mapping[str, Histogram]) -> HistogramMetricFamily:
-    """Return a histogram by store; by nothing for the key ""."""
-    family = HistogramMetricFamily(name, text, labels=["store"] if "" not in histograms else [])
-    for store, each in histograms.items():
-        family.add_metric([store] if store else [], each.buckets(), each.sum)
-    return family
+def histogram(name: str, label: str, text: str, rows: Iterable[tuple[Sequence[str], Any, float]]) -> Any:
+    """Return the histograms of `runhook_<name>`. `rows`: the label's value, cumulative buckets and sum of each."""
+    made = HistogramMetricFamily(f"runhook_{name}", text, labels=label.split())
+    for labels, buckets, total in rows:
+        made.add_metric(labels, buckets, total)
+    return made

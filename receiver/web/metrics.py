@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import product
+from functools import partial
+from itertools import product, starmap
 from typing import Any, Final, get_args
 
 import redis.asyncio
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,14 +33,18 @@ from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, read
 from receiver.runtime.redis_client import connect_async
 from receiver.status import board
 from receiver.telemetry import workers
-from receiver.telemetry.receiver import ReceiverSamples
+from receiver.telemetry.receiver import ReceiverSamples, cumulative, family, histogram
 from receiver.web.health import LEDGER_WITHIN
 from receiver.web.part import Context, WebPart
 
 # Seconds for which the replies of Redis and the ledger are reused.
 FRESH_FOR: Final = 5.0
 DISPOSITIONS: Final = (*get_args(Disposition), "unreadable")
+OUTCOMES: Final = ("accepted", "refused", "unavailable", "error")
 BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
+
+gauge: Final = partial(family, GaugeMetricFamily)
+counter: Final = partial(family, CounterMetricFamily)
 
 
 class PolledMetrics(Collector):
@@ -50,133 +55,88 @@ class PolledMetrics(Collector):
         self._routes = routes
         self._sources = sources
         self.gauges: Gauges | None = None
-        self.counts: dict[str, workers.SinkCounts] | None = None
-        self.dispatched = workers.DispatchCounts()
+        self.counts: Mapping[tuple[str, ...], float] | None = None
         self.parts: list[PartSeen] | None = None
         self.polled_at = float("-inf")
 
     def collect(self) -> Iterator[Any]:
         """Yield the samples. Called by prometheus_client."""
-        yield GaugeMetricFamily("runhook_ledger_up", "1 when the ledger answers.", float(self.gauges is not None))
-        yield GaugeMetricFamily(
-            "runhook_tally_up", "1 when Redis answers with the workers' counters.", float(self.counts is not None)
-        )
+        yield gauge("ledger_up", "", "1 when the ledger answers.", self.gauges is not None)
+        yield gauge("tally_up", "", "1 when Redis answers with the workers' counters.", self.counts is not None)
         if self.parts is not None:
             alive = Counter(seen.beat.part for seen in self.parts if seen.alive)
             expected = {part: alive[part] for part in parts.expected(self._sinks)}
-            yield _gauge("runhook_parts_alive", "Processes that are alive, by part.", "part", expected)
+            yield gauge("parts_alive", "part", "Processes that are alive, by part.", expected)
         if self.gauges is not None:
-            yield from self._ledger(self.gauges)
+            for row in self._of_sinks(self.gauges), self._of_ledger(self.gauges), self._of_sources(self.gauges):
+                yield from starmap(gauge, row)
         if self.counts is not None:
-            yield from self._workers(self.counts)
-            yield from self._dispatchers(self.dispatched)
+            yield from self._of_workers(self.counts)
 
-    def _ledger(self, gauges: Gauges) -> Iterator[Any]:
-        now, counts, lanes = gauges.read_at, gauges.counts, gauges.lanes
-        yield _filled(
-            GaugeMetricFamily(
-                "runhook_deliveries",
-                f"Deliveries that are not delivered, by state, counted up to {COUNT_LIMIT}.",
-                labels=["sink", "state"],
-            ),
-            {(sink, state.value): counts.get((sink, state.value), 0) for sink, state in product(self._sinks, COUNTED)},
-        )
-        yield _gauge(
-            "runhook_oldest_due_seconds",
-            "For how long the oldest delivery waits beyond its time.",
-            "sink",
-            {sink: max(0.0, now - gauges.oldest_due.get(sink, now)) for sink in self._sinks},
-        )
-        yield _gauge(
-            "runhook_breaker",
-            "State of the sink's breaker: 0 closed, 1 probing, 2 open; of several lanes the worst.",
-            "sink",
-            {sink: BREAKER.get(lanes[sink].breaker, 0) if sink in lanes else 0 for sink in self._sinks},
-        )
-        paused = {sink: sink in lanes and lanes[sink].paused for sink in self._sinks}
-        yield _gauge("runhook_sink_paused", "1 when an operator paused the sink.", "sink", paused)
-        lost = orphans.orphaned(counts, self._sinks).values()
-        yield GaugeMetricFamily(
-            "runhook_deliveries_orphaned",
-            "Pending deliveries of sinks that are not in the config.",
-            float(sum(sum(states.values()) for states in lost)),
-        )
-        yield _gauge(
-            "runhook_ledger_cancelled",
-            "Cancellations in a row, for time, of an operation on the ledger.",
-            "operation",
-            {each.operation: each.times for each in gauges.cancelled},
-        )
-        if gauges.newest_event is not None:
-            yield GaugeMetricFamily(
-                "runhook_last_event_timestamp_seconds",
-                "When the ledger recorded its newest event.",
-                gauges.newest_event,
-            )
-        yield GaugeMetricFamily(
-            "runhook_search_behind_seconds",
-            "For how long the oldest change of a run has waited to be indexed for searches.",
-            gauges.search.behind(now),
-        )
-        yield GaugeMetricFamily(
-            "runhook_search_unindexed",
-            f"Changes of runs that are not indexed for searches yet, up to {words.COUNT_LIMIT}.",
-            gauges.search.unindexed,
-        )
+    def _of_sinks(self, gauges: Gauges) -> list[Any]:
+        now, counts, lanes, sinks = gauges.read_at, gauges.counts, gauges.lanes, self._sinks
+        pending = {(sink, state.value): counts.get((sink, state.value), 0) for sink in sinks for state in COUNTED}
+        late = {sink: max(0.0, now - gauges.oldest_due.get(sink, now)) for sink in sinks}
+        shut = {sink: BREAKER.get(lanes[sink].breaker, 0) if sink in lanes else 0 for sink in sinks}
+        paused = {sink: sink in lanes and lanes[sink].paused for sink in sinks}
+        of_states = f"Deliveries that are not delivered, by state, counted up to {COUNT_LIMIT}."
+        of_breakers = "State of the sink's breaker: 0 closed, 1 probing, 2 open; of several lanes the worst."
+        return [
+            ("deliveries", "sink state", of_states, pending),
+            ("oldest_due_seconds", "sink", "For how long the oldest delivery waits beyond its time.", late),
+            ("breaker", "sink", of_breakers, shut),
+            ("sink_paused", "sink", "1 when an operator paused the sink.", paused),
+        ]
+
+    def _of_ledger(self, gauges: Gauges) -> list[Any]:
+        lost = orphans.orphaned(gauges.counts, self._sinks).values()
+        orphaned = sum(sum(states.values()) for states in lost)
+        cancelled = {each.operation: each.times for each in gauges.cancelled}
+        behind = gauges.search.behind(gauges.read_at)
+        of_words = "For how long the oldest change of a run has waited to be indexed for searches."
+        of_changes = f"Changes of runs that are not indexed for searches yet, up to {words.COUNT_LIMIT}."
+        newest = ("last_event_timestamp_seconds", "", "When the ledger recorded its newest event.", gauges.newest_event)
+        return [
+            ("deliveries_orphaned", "", "Pending deliveries of sinks that are not in the config.", orphaned),
+            ("ledger_cancelled", "operation", "Cancellations in a row, for time, of an operation.", cancelled),
+            ("search_behind_seconds", "", of_words, behind),
+            ("search_unindexed", "", of_changes, gauges.search.unindexed),
+            *([newest] if gauges.newest_event is not None else []),
+        ]
+
+    def _of_sources(self, gauges: Gauges) -> list[Any]:
         watches = {watch.source: watch for watch in gauges.watches}
-        yield _gauge(
-            "runhook_watch_walked_timestamp_seconds",
-            "When Skyvern's list was last read to its end; 0: never.",
-            "source",
-            {name: watches[name].walked_at or 0.0 if name in watches else 0.0 for name in self._sources},
-        )
-        yield _gauge(
-            "runhook_watch_gap_timestamp_seconds",
-            "When Skyvern's list last ended too early, so that runs may be missing; 0: never.",
-            "source",
-            {name: watches[name].gap_at or 0.0 if name in watches else 0.0 for name in self._sources},
-        )
-        yield _gauge(
-            "runhook_schedules_missed",
-            "Schedules that started no run when they should have last.",
-            "source",
-            {name: gauges.missed.get(name, 0) for name in self._sources},
-        )
+        walked, gaps, missed = dict[str, float](), dict[str, float](), dict[str, float]()
+        for name in self._sources:
+            watch = watches.get(name)
+            walked[name], gaps[name] = (watch.walked_at or 0.0, watch.gap_at or 0.0) if watch else (0.0, 0.0)
+            missed[name] = gauges.missed.get(name, 0)
+        of_gaps = "When Skyvern's list last ended too early, so that runs may be missing; 0: never."
+        of_walks = "When Skyvern's list was last read to its end; 0: never."
+        return [
+            ("watch_walked_timestamp_seconds", "source", of_walks, walked),
+            ("watch_gap_timestamp_seconds", "source", of_gaps, gaps),
+            ("schedules_missed", "source", "Schedules that started no run when they should have last.", missed),
+        ]
 
-    def _workers(self, found: dict[str, workers.SinkCounts]) -> Iterator[Any]:
-        attempts = CounterMetricFamily("runhook_attempts", "Delivery attempts by outcome.", labels=["sink", "outcome"])
-        seconds = HistogramMetricFamily("runhook_attempt_seconds", "Duration of a delivery attempt.", labels=["sink"])
-        for sink in self._sinks:
-            counts = found.get(sink, workers.SinkCounts())
-            for outcome, count in sorted(counts.outcomes.items()):
-                attempts.add_metric([sink, outcome], count)
-            seconds.add_metric([sink], counts.cumulative(), counts.seconds)
-        yield from (attempts, seconds)
+    def _of_workers(self, counts: Mapping[tuple[str, ...], float]) -> Iterator[Any]:
+        def of(name: str, labels: Sequence[str]) -> dict[str, float]:
+            return {label: counts.get((name, label), 0) for label in labels}
 
-    def _dispatchers(self, found: workers.DispatchCounts) -> Iterator[Any]:
-        events = {each: found.events.get(each, 0) for each in DISPOSITIONS}
-        yield _counter("runhook_events", "Events recorded in the ledger, by disposition.", "disposition", events)
-        failed = {route: found.unevaluated.get(route, 0) for route in self._routes}
-        yield _counter("runhook_rule_errors", "Rules that could not be evaluated on an event.", "route", failed)
-        yield CounterMetricFamily("runhook_events_unrouted", "Events that matched no route.", value=found.unrouted)
-        yield CounterMetricFamily(
-            "runhook_inbox_set_aside", "Entries of the inbox that were set aside.", value=found.aside
-        )
-
-
-def _filled(family: Any, values: Mapping[Any, float]) -> Any:
-    """Return `family` with a sample of each value. The keys are the values of its labels."""
-    for key, value in values.items():
-        family.add_metric([key] if isinstance(key, str) else key, value)
-    return family
-
-
-def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Any:
-    return _filled(GaugeMetricFamily(name, text, labels=[label]), values)
-
-
-def _counter(name: str, text: str, label: str, values: Mapping[str, float]) -> Any:
-    return _filled(CounterMetricFamily(name, text, labels=[label]), values)
+        of_sinks = product(["attempts"], self._sinks, OUTCOMES)
+        attempts = {key[1:]: counts[key] for key in of_sinks if key in counts}
+        yield counter("attempts", "sink outcome", "Delivery attempts by outcome.", attempts)
+        rows = []
+        for sink, seconds in of("seconds", self._sinks).items():
+            buckets = [counts.get(("bucket", sink, bound), 0) for bound in workers.LABELS]
+            rows.append(((sink,), cumulative(workers.LABELS, buckets), seconds))
+        yield histogram("attempt_seconds", "sink", "Duration of a delivery attempt.", rows)
+        events, failed = of("events", DISPOSITIONS), of("rule_errors", self._routes)
+        yield counter("events", "disposition", "Events recorded in the ledger, by disposition.", events)
+        yield counter("rule_errors", "route", "Rules that could not be evaluated on an event.", failed)
+        unrouted, aside = counts.get(("unrouted",), 0), counts.get(("set_aside",), 0)
+        yield counter("events_unrouted", "", "Events that matched no route.", unrouted)
+        yield counter("inbox_set_aside", "", "Entries of the inbox that were set aside.", aside)
 
 
 def metrics(context: Context) -> WebPart:
@@ -197,12 +157,8 @@ def metrics(context: Context) -> WebPart:
             state.parts = await asyncio.to_thread(board.every, ledger, LEDGER_WITHIN)
             state.gauges = await asyncio.to_thread(ledger.read, read, LEDGER_WITHIN)
         with suppress(redis.RedisError):
-            await count()
+            state.counts = workers.parse(await client.hgetall(workers.KEY))
         state.polled_at = time.monotonic()
-
-    async def count() -> None:
-        state.dispatched = workers.parse_dispatch(await client.hgetall(workers.DISPATCH_KEY))
-        state.counts = workers.parse(await client.hgetall(workers.KEY))
 
     async def serve(request: Request) -> Response:
         await context.access.require(request)

@@ -22,13 +22,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def account(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Account:
-    monkeypatch.setattr("receiver.dispatch.dispatcher.DispatchCounter", lambda _: _Uncounted())
     return Account(ledger)
-
-
-class _Uncounted:
-    def add(self, *_: Any, **__: Any) -> None:
-        pass
 
 
 def of_any_run(value: Any, run_id: str) -> str:

@@ -37,15 +37,9 @@ def results(tmp_path: Path) -> Iterator[ResultsDb]:
 
 @pytest.fixture
 def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
-    monkeypatch.setattr("receiver.dispatch.dispatcher.DispatchCounter", lambda _: _Uncounted())
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
     yield Account(ledger)
     ledger.close()
-
-
-class _Uncounted:
-    def add(self, *_: Any, **__: Any) -> None:
-        pass
 
 
 def _row(rows: dict[str, dict[str, Any]], run_id: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from receiver.ledger import Ledger
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.schema import attempts
 from receiver.routing.router import Router
-from receiver.telemetry.workers import DispatchCounter
+from receiver.telemetry.workers import WorkerCounter
 from tests.support.scripted_sink import ScriptedSink, rows
 from tests.support.waiting import PATIENCE, eventually
 
@@ -50,7 +50,7 @@ def make_recorder(
     ledger: Ledger, redis_url: str, *routes: RouteConfig, redact: Sequence[str] = (), **runners: SinkRunner
 ) -> EventRecorder:
     """`runners`: by sink."""
-    counter = DispatchCounter(redis.Redis.from_url(redis_url))
+    counter = WorkerCounter(redis.Redis.from_url(redis_url))
     return EventRecorder(ledger, Router(routes or [EVERYTHING]), Redactor(redact), counter, runners=runners)
 
 

@@ -19,7 +19,7 @@ from receiver.domain.breaker import Lane
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import lanes
 from receiver.telemetry import workers
-from receiver.telemetry.workers import AttemptCounter
+from receiver.telemetry.workers import WorkerCounter
 from tests.support.ledger import claim, every_lane, new_event, record
 from tests.support.scripted_sink import rows
 
@@ -70,7 +70,7 @@ def test_odd_answer_does_not_stop_its_neighbours(ledger: Ledger, redis_url: str,
     answers = [answer if each.run_id == "tsk_1" else Receipt(each.run_id) for each in claimed]
     task = SendTask(claimed, answers=answers)
     connection = redis.Redis.from_url(redis_url)
-    settlement = Settlement("ops", RetryPolicy(), "w", AttemptCounter(connection, "ops"))
+    settlement = Settlement("ops", RetryPolicy(), "w", WorkerCounter(connection))
     # When they are settled
     settlement.settle(ledger, [task])
     # Then each is what its own answer says
@@ -95,7 +95,7 @@ def test_each_attempt_of_a_batch_is_counted_by_its_outcome(
     refused = Refused("never")
     answers: list[Receipt | Exception] = [Receipt("1"), refused, Receipt("2"), refused]
     connection = redis.Redis.from_url(redis_url)
-    counter = AttemptCounter(connection, "counted")
+    counter = WorkerCounter(connection)
 
     with caplog.at_level("INFO", "runhook.deliver"):
         Settlement("counted", RetryPolicy(), "w", counter).settle(
@@ -103,8 +103,9 @@ def test_each_attempt_of_a_batch_is_counted_by_its_outcome(
         )
 
     counter.flush()
-    found = workers.parse(connection.hgetall(workers.KEY))["counted"]
-    assert (found.outcomes, found.seconds) == ({"accepted": 2, "refused": 2}, 2.0)
+    found = workers.parse(connection.hgetall(workers.KEY))
+    assert [found["attempts", "counted", each] for each in ("accepted", "refused")] == [2, 2]
+    assert found["seconds", "counted"] == 2.0
     assert "deliver.settled sink=counted accepted=2 refused=2" in caplog.text
     assert [claimed[n].id in caplog.text for n in range(4)] == [False, True, False, True]
     connection.close()
@@ -116,7 +117,7 @@ def test_failures_before_a_restart_count_for_the_breaker(ledger: Ledger, redis_u
     shaky = Lane("ops", "ops", failures=breaker.THRESHOLD - 1)
     ledger.write(lambda connection: lanes.put(connection, shaky, time.time()))
     connection = redis.Redis.from_url(redis_url)
-    settlement = Settlement("ops", RetryPolicy(), "w", AttemptCounter(connection, "ops"))
+    settlement = Settlement("ops", RetryPolicy(), "w", WorkerCounter(connection))
     # When it accepts, and then fails
     for each, answer in zip(claim(ledger, "ops"), (Receipt("1"), Unavailable("down")), strict=True):
         settlement.settle(ledger, [SendTask([each], answers=[answer])])
@@ -128,8 +129,8 @@ def test_failures_before_a_restart_count_for_the_breaker(ledger: Ledger, redis_u
 
 def test_counts_added_while_others_are_flushed_are_kept(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
-    counter, before = AttemptCounter(client, "busy"), sys.getswitchinterval()
-    adder = threading.Thread(target=lambda: [counter.add(f"o{n % 50}", 0.1) for n in range(100_000)])
+    counter, before = WorkerCounter(client), sys.getswitchinterval()
+    adder = threading.Thread(target=lambda: [counter.add_attempt("busy", f"o{n % 50}", 0.1) for n in range(100_000)])
     sys.setswitchinterval(1e-6)
     try:
         adder.start()
@@ -140,6 +141,6 @@ def test_counts_added_while_others_are_flushed_are_kept(redis_url: str) -> None:
         sys.setswitchinterval(before)
     counter.flush()
 
-    fields = client.hgetall(workers.KEY)
-    assert sum(workers.parse(fields)["busy"].outcomes.values()) == 100_000
+    counts = workers.parse(client.hgetall(workers.KEY))
+    assert sum(count for (name, *_), count in counts.items() if name == "attempts") == 100_000
     client.close()

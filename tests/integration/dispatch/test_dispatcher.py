@@ -441,7 +441,7 @@ def test_forged_entries_are_set_aside(
         why = [fields[b"why"].decode() for _, fields in cast("Any", client.xrange(ASIDE))]
         assert why == [NO_EVENT, NO_EVENT, FORGED, FORGED, FORGED, NO_EVENT]
         assert caplog.text.count("inbox.set_aside") == len(strangers)
-        assert client.hget(workers.DISPATCH_KEY, "aside") == b"6"
+        assert client.hget(workers.KEY, "set_aside") == b"6"
         # And what wakes the dispatcher next does so
         assert client.pttl(flag_key("dispatch")) == -2
 
@@ -454,7 +454,7 @@ def test_many_entries_of_a_stranger_are_few_lines(
             client.xadd(STREAM, {b"a": b"b"})
         guarded.run(once())
         assert client.xlen(ASIDE) == 200
-        assert client.hget(workers.DISPATCH_KEY, "aside") == b"200"
+        assert client.hget(workers.KEY, "set_aside") == b"200"
     assert 0 < caplog.text.count("inbox.set_aside") < 40
 
 

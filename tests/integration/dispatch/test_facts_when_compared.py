@@ -23,14 +23,8 @@ REDACTOR = Redactor(["**.secret"])
 NO_REDIS: Any = None
 
 
-class Uncounted:
-    def add(self, *_: Any, **__: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def dispatcher(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Dispatcher:
-    monkeypatch.setattr("receiver.dispatch.dispatcher.DispatchCounter", lambda _: Uncounted())
     return Dispatcher(ledger, Router([RouteConfig(name="all", to=["rows"])]), REDACTOR, NO_REDIS, NO_REDIS)
 
 

@@ -151,7 +151,6 @@ def of_any(value: Any, number: str) -> Any:
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ResultsDb]:
-    monkeypatch.setattr("receiver.dispatch.dispatcher.DispatchCounter", lambda _: _Uncounted())
     it = ResultsDb(f"sqlite:///{tmp_path}/results.db")
     yield it
     it.close()
@@ -160,11 +159,6 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Results
 @pytest.fixture(params=["task_v1.completed", "task_v2.failed", "workflow_run.completed"])
 def account(request: pytest.FixtureRequest, ledger: Ledger, results: ResultsDb) -> Account:
     return Account(ledger, results, request.param)
-
-
-class _Uncounted:
-    def add(self, *_: Any, **__: Any) -> None:
-        pass
 
 
 @pytest.fixture
