@@ -9,7 +9,8 @@ from typing import Any
 from receiver.domain import attention, callback, deduplication
 from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
-from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, to_compare, unreadable
+from receiver.domain.extent import extent_of
+from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, storable
 from receiver.domain.shape import completion_of
@@ -54,8 +55,6 @@ class EventDecider:
         run: KnownRun,
         submission: Submission | None,
         earlier: EarlierEvents,
-        *,
-        more: bool,
     ) -> NewEvent:
         """Return what to record of an event, as `classify` does, but mark an event whose values raise errors."""
         if parsed.facts is None:
@@ -63,7 +62,7 @@ class EventDecider:
         if parsed.run.test:
             return self._route(parsed, deduplication.TEST, NO_RUN, None, ())
         try:
-            return self.classify(parsed, history, run, submission, earlier, more=more)
+            return self.classify(parsed, history, run, submission, earlier)
         except OF_VALUES as error:  # it must not block other events
             return _new_event(self._marked(parsed.event, error), "unreadable")
 
@@ -74,18 +73,13 @@ class EventDecider:
         run: KnownRun,
         submission: Submission | None,
         earlier: EarlierEvents | None = None,
-        *,
-        more: bool = False,
     ) -> NewEvent:
         """Complete, classify and route one readable event, and add its facts to the `history` of its run.
 
-        The first event of a run is recorded with facts that are not whole, whatever comes with it. `earlier`: not
-        needed without a history. `more`: the batch has another event of the run, which is compared with this one.
+        `earlier`: not needed without a history.
         """
         if submission:
             parsed = with_request(parsed, submission, self._redactor)
-        if history:
-            parsed = to_compare(parsed)
         own = parsed.facts
         assert own is not None
         if history:
@@ -94,12 +88,12 @@ class EventDecider:
         told: Collection[str] = ()
         if history and earlier and (completion := earlier.completion(parsed.run.data, own, history)):
             parsed = complete(parsed, self._redactor, completion)
-            own = own._replace(extent=parsed.facts.extent if parsed.facts else "")
+            own = own._replace(extent=extent_of(parsed.run.data))
         if found.disposition == "update" and earlier:
             told = earlier.sinks_told(own, history)
-        history.append((not history and more and to_compare(parsed).facts) or own)
+        history.append(own)
         event = self._route(parsed, found, run, submission, told)
-        if more and earlier:
+        if earlier:
             earlier.add(event.event.id, parsed.run.data, [each.sink for each in event.deliveries])
         return event
 

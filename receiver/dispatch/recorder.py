@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -135,8 +134,7 @@ class EventRecorder:
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
         wanted = [binding.Wanted.of(each) for each in of_runs]
         linked = [key for each in wanted for key in each.linked]
-        counts = Counter(each.key for each in of_runs)
-        locked = events.lock(connection, [*counts, *linked], now)
+        locked = events.lock(connection, [*(each.key for each in of_runs), *linked], now)
         candidates = binding.candidates(connection, wanted)
         known = events.known(connection, locked)
         named = {key: run.submission_id for key, run in known.items() if run.submission_id}
@@ -148,8 +146,7 @@ class EventRecorder:
             key, run = each.key, known.get(each.key, NO_RUN)
             if each.event.id in run.recorded:
                 continue  # its dispatcher was killed after the commit, or heard no reply to it
-            history, more = histories.get(key, []), counts[key] > 1
-            decided.append(self._decider.decide(each, history, run, bound.get(key), earlier, more=more))
+            decided.append(self._decider.decide(each, histories.get(key, []), run, bound.get(key), earlier))
         run_polls.ask_for_more(connection, self._to_poll(decided, bound, now, polled))
         restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
         claim = born_claimed.choose(connection, self._runners, decided, now) if self._runners else None

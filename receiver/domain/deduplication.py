@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-from receiver.domain.extent import extent_of, parse_extent
+from receiver.domain.extent import Extent, extent_of
 from receiver.domain.run import Run
 
 Disposition = Literal["new", "interim", "update", "repeat", "superseded", "test"]
@@ -35,7 +35,6 @@ VOLATILE = frozenset(
     }
 )
 FILES = "downloaded_files"
-_FILES_KEY: Final = f'"{FILES}":'.encode()
 CANCELED = "canceled"
 VOLATILE_IN_FILE = frozenset({"url", "modified_at"})
 
@@ -44,11 +43,7 @@ class Facts(NamedTuple):
     """The facts of one event that decide whether it is a repeat.
 
     `outcome`: see `domain.run.Run`. `modified_at`: seconds since the epoch, or None when the body had none.
-    `fingerprint`, `statement`: hashes of the facts with and without the files, see `Fingerprints`. `extent`: the text
-    of an `extent.Extent`. `output_null`: see `has_no_output`. `seq`: the order in which events were recorded.
-
-    Those of an event that has been compared with no other are not *whole*: fingerprint, statement and extent, which
-    take longer than all the rest, are "" until `made_whole`.
+    `statement`: see `statement_of`. `output_null`: see `has_no_output`. `seq`: the order in which events were recorded.
     """
 
     event_id: str
@@ -57,16 +52,10 @@ class Facts(NamedTuple):
     retry_pending: bool
     final: bool
     modified_at: float | None
-    fingerprint: str
+    statement: str
+    extent: Extent
     output_null: bool
     seq: int
-    statement: str = ""
-    extent: str = ""
-
-    @property
-    def whole(self) -> bool:
-        """Whether they can be compared with those of another event."""
-        return bool(self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +72,11 @@ class Classification:
 
 # A test webhook is compared with nothing: each press of the Test button counts, and none is a result of its run.
 TEST = Classification("test")
-_FIRST: Final = {final: Classification("new" if final else "interim") for final in (True, False)}
 
 
-def facts_of(event_id: str, run: Run, data: Mapping[str, Any]) -> Facts:
-    """Return the facts of event `event_id`, if it is the first of its run: they are not whole. `data`: of its body."""
+def facts_of(event_id: str, run: Run, data: Mapping[str, Any], members: Mapping[str, Any]) -> Facts:
+    """Return the facts of event `event_id`, if it is the first of its run. `data`: the members of its body; `members`:
+    what is known of the run from the body and from elsewhere."""
     return Facts(
         event_id=event_id,
         attempt=run.attempt,
@@ -95,30 +84,24 @@ def facts_of(event_id: str, run: Run, data: Mapping[str, Any]) -> Facts:
         retry_pending=run.retry_pending,
         final=run.final,
         modified_at=run.modified_at,
-        fingerprint="",
+        statement=statement_of(run, data),
+        extent=extent_of(members),
         output_null=has_no_output(data),
         seq=1,
     )
 
 
-def made_whole(facts: Facts, run: Run, members: Mapping[str, Any]) -> Facts:
-    """Return facts with all that is compared. `run`: as the body alone tells it; `members`: what is known of it from
-    the body and from elsewhere."""
-    prints = fingerprints(run)
-    return facts._replace(fingerprint=prints.fingerprint, statement=prints.statement, extent=str(extent_of(members)))
-
-
 def classify(new: Facts, history: Sequence[Facts]) -> Classification:
     """Classify `new`, given the events recorded so far for the same source and run: repeats too, in any order."""
     if not history:
-        return _FIRST[new.final]
+        return Classification("new" if new.final else "interim")
     newest = max(_standing(history), key=_rank)
     loses_output = any(_keeps_output(old, new) for old in history)
     same = [old for old in history if says_same(old, new)]
     if same:
         still = says_same(newest, new)
         if loses_output or still or not _newer(new, newest):  # else A, B, A: the run is at A again
-            more = still and _exceeds(new, same)
+            more = still and new.extent.exceeds(old.extent for old in same)
             return Classification("update" if more else "repeat", min(same, key=lambda old: old.seq).event_id)
     if loses_output:
         return Classification("superseded")
@@ -154,19 +137,7 @@ def _series(event: Facts) -> tuple[int, str, bool]:
 
 def says_same(one: Facts, other: Facts) -> bool:
     """Whether both events tell the same result, whatever files and further members they have."""
-    if _series(one) != _series(other):
-        return False
-    if one.statement and other.statement:
-        return one.statement == other.statement
-    return one.fingerprint == other.fingerprint
-
-
-def _exceeds(new: Facts, same: Sequence[Facts]) -> bool:
-    """Whether `new` has more than all of `same`. Where the extent of one was not kept, that is not known."""
-    mine = parse_extent(new.extent)
-    theirs = [parse_extent(old.extent) for old in same]
-    known = [each for each in theirs if each is not None]
-    return mine is not None and len(known) == len(theirs) and mine.exceeds(known)
+    return _series(one) == _series(other) and one.statement == other.statement
 
 
 def _rank(event: Facts) -> tuple[int, float, bool, int]:
@@ -197,44 +168,12 @@ def _outranks(old: Facts, new: Facts) -> bool:
     return _newer(old, new)
 
 
-class Fingerprints(NamedTuple):
-    """Two texts of 32 hex digits: one is the same for two bodies with the same facts, the other also when they differ
-    in their downloaded files.
-    """
-
-    fingerprint: str
-    statement: str
-
-
-def fingerprints(run: Run) -> Fingerprints:
-    """Return the fingerprints of a run. A millisecond for an output of 100 kB."""
-    data = run.data
+def statement_of(run: Run, data: Mapping[str, Any]) -> str:
+    """Return 32 hex digits, the same for two bodies with the same output, failure reason and errors, whatever files
+    they have. `data`: the members of the body. A millisecond for an output of 100 kB."""
     reason = None if run.outcome != run.status else _normal(data.get("failure_reason")) or None
-    output, errors = _output(data), _normal(data.get("errors"))
-    said = b"[%b,%b,%b" % (_dump(output), _dump(reason), _dump(errors))
-    hashed = hashlib.sha256(said)
-    whole = hashed.copy()
-    whole.update(b",%b]" % _dump(_files(data.get(FILES))))
-    if _FILES_KEY in said:  # of a block, in a workflow's output: saved as late as those of the run
-        hashed = hashlib.sha256(b"[%b,%b,%b" % (_dump(_without_files(output)), _dump(reason), _dump(errors)))
-    hashed.update(b"]")
-    return Fingerprints(whole.hexdigest()[:32], hashed.hexdigest()[:32])
-
-
-def _without_files(value: Any) -> Any:
-    """Return normalized output without the lists of files in it. One frame a level."""
-    if type(value) is dict:
-        fields: dict[str, Any] = {}
-        for key, item in value.items():
-            if key != FILES and (kept := _without_files(item)) is not None:
-                fields[key] = kept
-        return fields or None
-    if type(value) is list:
-        items: list[Any] = []
-        for item in value:
-            items.append(_without_files(item))  # noqa: PERF401 - a comprehension is a frame more a level
-        return items
-    return value
+    said = b"[%b,%b,%b]" % (_dump(_output(data)), _dump(reason), _dump(_normal(data.get("errors"))))
+    return hashlib.sha256(said).hexdigest()[:32]
 
 
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)
@@ -288,17 +227,16 @@ def _normal(value: Any) -> Any:
     kind = type(value)
     if kind is dict:
         if "checksum" in value and "url" in value and "filename" in value:
-            value = _without_url(value)
+            value = {key: item for key, item in value.items() if key not in VOLATILE_IN_FILE}
         fields: dict[str, Any] = {}
         for key, item in value.items():
-            if item is None or key in VOLATILE:
+            if item is None or key in VOLATILE or key == FILES:  # a block's files are saved as late as those of the run
                 continue
             kind = type(item)
             if kind is str or kind is int:
                 fields[key] = item
                 continue
-            normal = _files(item) if key == FILES else _normal(item)
-            if normal is not None:
+            if (normal := _normal(item)) is not None:
                 fields[key] = normal
         return fields or None
     if kind is list:
@@ -310,25 +248,3 @@ def _normal(value: Any) -> Any:
     if kind is float and value.is_integer():
         return int(value)
     return value
-
-
-def _files(value: Any) -> Any:
-    """Downloaded files without what changes at every answer, by name and checksum."""
-    if type(value) is not list:
-        return _normal(value)
-    files: list[Any] = [_normal(_without_url(item)) for item in value]
-    files.sort(key=_file_key)
-    return files or None
-
-
-def _without_url(file: Any) -> Any:
-    if type(file) is dict:
-        return {key: value for key, value in file.items() if key not in VOLATILE_IN_FILE}
-    return file.partition("?")[0] if type(file) is str else file  # a bare signed URL
-
-
-def _file_key(file: Any) -> tuple[str, str, str]:
-    whole = json.dumps(file, sort_keys=True, check_circular=False)
-    if type(file) is not dict:
-        return "", "", whole
-    return str(file.get("filename", "")), str(file.get("checksum", "")), whole

@@ -1,8 +1,8 @@
 """How much an event has of its run: which members, how many screenshots and recordings, which files. Pure.
 
 Two events with the same facts may differ in that: Skyvern sets the status of a run before it has saved its files, and a
-poll lacks what the webhook has. The ledger keeps the extent of each event that was compared with another as a short
-text, so that the next one can be compared without its body.
+poll lacks what the webhook has. The ledger keeps the extent of each event as a short text, so that the next one can be
+compared without its body.
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ class Extent(NamedTuple):
         return bool(self.mask & ~mask) or any(more) or not self.parts <= parts
 
 
+NOTHING: Final = Extent(0, 0, 0, 0, frozenset())
+
+
 def extent_of(run: Mapping[str, Any]) -> Extent:
     """Return the extent of a run's completed members."""
     mask, others = 0, []
@@ -100,10 +103,8 @@ def _recordings(run: Mapping[str, Any]) -> int:
     return 2 * count + written
 
 
-def parse_extent(text: str) -> Extent | None:
-    """Return the extent that was kept as `text`; None for an event of which it was not kept."""
-    if not text:
-        return None
+def parse_extent(text: str) -> Extent:
+    """Return the extent that was kept as `text`."""
     mask, screenshots, recordings, downloads, *parts = text.split(".")
     return Extent(int(mask, 16), int(screenshots), int(recordings), int(downloads), frozenset(parts))
 

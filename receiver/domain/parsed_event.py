@@ -7,19 +7,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from receiver.domain import deduplication, shape
-from receiver.domain.bounded_json import too_much
 from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
 from receiver.domain.extent import extent_of
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey, parse
-from receiver.domain.run import members as members_of
 
 
 class ParsedEvent(NamedTuple):
     """`run`: with the completed members; `data`: the members of the body alone. Both, and `body`, are redacted.
 
-    `facts`: those of the first event of its run, whole only if they have to be; None for an unreadable event.
+    `facts`: those of the first event of its run; None for an unreadable event.
     `completion`: the members that the body lacks and that do not follow from it.
     """
 
@@ -52,24 +50,8 @@ def parse_event(
         return ParsedEvent(event, run.with_data(data), body, data=data)
     known = shape.of_details(data, redactor.mask(dict(details))) if details else {}
     members, found = _completed(data, data, redactor, known)
-    facts = deduplication.facts_of(event.id, run, data)
-    parsed = ParsedEvent(event, run.with_data(members), body, facts, found, data)
-    # What is left out, and what would be once it is masked, reads otherwise in the ledger.
-    return to_compare(parsed) if run.left_out or (body is not event.body and too_much(body)) else parsed
-
-
-def to_compare(parsed: ParsedEvent) -> ParsedEvent:
-    """Return a readable event with its facts made whole, as it must be once its run has another event."""
-    if parsed.facts is None or parsed.facts.whole:
-        return parsed
-    run = parsed.run._replace(data=parsed.data)
-    return parsed._replace(facts=deduplication.made_whole(parsed.facts, run, parsed.run.data))
-
-
-def recorded_facts(facts: Facts, status: str, body: bytes, completion: str) -> Facts:
-    """Return the same facts as `to_compare`, of an event that was recorded with this body and completion."""
-    run = Run(status=status, outcome=facts.outcome, data=members_of(body))
-    return deduplication.made_whole(facts, run, shape.completed(run.data, completion_of_text(completion)))
+    facts = deduplication.facts_of(event.id, run, data, members)
+    return ParsedEvent(event, run.with_data(members), body, facts, found, data)
 
 
 def complete(parsed: ParsedEvent, redactor: Redactor, completion: Mapping[str, Any]) -> ParsedEvent:
@@ -79,9 +61,7 @@ def complete(parsed: ParsedEvent, redactor: Redactor, completion: Mapping[str, A
     if isinstance(before, dict) and isinstance(more, dict):  # the one has what the other lacks
         whole["run_request"] = {**before, **more}
     members, completion = _completed(parsed.data, parsed.run.data, redactor, whole)
-    facts = parsed.facts
-    if facts and facts.whole:
-        facts = facts._replace(extent=str(extent_of(members)))
+    facts = parsed.facts and parsed.facts._replace(extent=extent_of(members))
     return parsed._replace(run=parsed.run.with_data(members), facts=facts, completion=completion)
 
 

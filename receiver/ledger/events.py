@@ -155,9 +155,8 @@ def _event_row(item: NewEvent, now: float) -> dict[str, Any]:
     return {
         **{name: getattr(event, name) for name in ("id", "source", "via", "submission_id", "received_at")},
         **{name: getattr(run, name) for name in _RUN_OF_EVENT},
-        "fingerprint": facts.fingerprint if facts else "",
         "statement": facts.statement if facts else "",
-        "extent": facts.extent if facts else "",
+        "extent": str(facts.extent) if facts else "",
         "output_null": facts.output_null if facts else True,
         "disposition": item.disposition,
         "repeat_of": item.repeat_of,

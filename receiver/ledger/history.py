@@ -1,12 +1,7 @@
-"""Read the recorded events of runs, with the facts that decide whether another event is a repeat.
-
-Most runs have one event, so it is recorded without the facts that only comparisons need. These are computed from its
-body whenever the run gets another event: few runs get a third, and so each event is written only once.
-"""
+"""Read the recorded events of runs, with the facts that decide whether another event is a repeat."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -14,21 +9,15 @@ import sqlalchemy as sa
 
 from receiver.domain import shape
 from receiver.domain.deduplication import Facts, says_same
-from receiver.domain.extent import Extent, parse_extent
-from receiver.domain.parsed_event import completion_of_text, recorded_facts
+from receiver.domain.extent import parse_extent
+from receiver.domain.parsed_event import completion_of_text
 from receiver.domain.run import RunKey, parse
 from receiver.ledger import dialect
 from receiver.ledger.schema import deliveries, events
 
-# Maximum bytes of a body that is read with the other columns. Larger ones are read one at a time, so that those of a
-# batch are never in memory together.
-READ_ALONG: Final = 128 << 10
-
-log = logging.getLogger("runhook.dispatch")
-
 
 class PastEvent(NamedTuple):
-    """A recorded event. `facts`: complete, or None if the event is never compared."""
+    """A recorded event. `facts`: None if the event is never compared."""
 
     key: RunKey
     id: str
@@ -39,38 +28,15 @@ def of_runs(connection: sa.Connection, keys: Iterable[RunKey]) -> Iterator[PastE
     """Yield the events of locked runs, for each run in the order of recording."""
     asked = list(keys)
     for row in connection.execute(_OF_RUNS.where(dialect.of_runs(events, asked))).all() if asked else ():
-        facts: Facts | None = None
-        if row.disposition not in _NOT_COMPARED:
-            facts = Facts(*row[-len(Facts._fields) :])
-            if not facts.whole and (facts := _whole(connection, facts, row)) is None:
-                continue  # retention has just deleted it
+        facts = None
+        if row.disposition not in ("unreadable", "test"):
+            facts = Facts(*row[-len(Facts._fields) :])._replace(extent=parse_extent(row.extent))
         yield PastEvent((row.source, row.run_id), row.id, facts)
 
 
-def _whole(connection: sa.Connection, facts: Facts, row: Any) -> Facts | None:
-    """Return complete facts, computed from the row's body, or from the ledger's if the row lacks a large one."""
-    body = row.body
-    if body is None:
-        body = connection.execute(sa.select(events.c.body).where(events.c.id == facts.event_id)).scalar()
-        if body is None:
-            return None
-    try:
-        return recorded_facts(facts, row.status, bytes(body), row.completion)
-    except Exception as error:  # a bug of Runhook, which must not fail the next event
-        log.error("dispatch.not_compared event=%s", facts.event_id, exc_info=error)
-        return facts._replace(fingerprint=facts.event_id)  # equal to no other event
-
-
-_NOT_COMPARED: Final = ("unreadable", "test")
-_MUST_BE_READ: Final = sa.and_(
-    events.c.fingerprint == sa.literal_column("''"),
-    events.c.disposition.not_in([sa.literal_column(f"'{each}'") for each in _NOT_COMPARED]),
-    sa.func.length(events.c.body) <= sa.literal_column(str(READ_ALONG)),
-)
 # The events of runs of one source. The last columns are those of Facts.
 _OF_RUNS: Final = sa.select(
-    *(events.c.source, events.c.run_id, events.c.disposition, events.c.status, events.c.completion),
-    sa.case((_MUST_BE_READ, events.c.body)).label("body"),
+    *(events.c.source, events.c.run_id, events.c.disposition),
     *(events.c["id" if name == "event_id" else name] for name in Facts._fields),
 ).order_by(events.c.seq)
 
@@ -84,7 +50,6 @@ class EarlierEvents:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
         self._runs: dict[str, Mapping[str, Any]] = {}  # completed members, by event id
-        self._extents: dict[str, Extent | None] = {}  # by event id; compared with each new event of the run
         self._sinks: dict[str, Collection[str]] = {}  # of this batch's events, which are not recorded yet
 
     def add(self, event_id: str, run: Mapping[str, Any], sinks: Collection[str]) -> None:
@@ -113,17 +78,10 @@ class EarlierEvents:
 
     def _with_more(self, facts: Facts, history: Sequence[Facts]) -> Mapping[str, Any] | None:
         """Return the members of the fullest event, if it has some that the new one lacks."""
-        mine = parse_extent(facts.extent)
-        known = [(extent, past) for past in history if (extent := self._extent(past)) is not None]
-        if mine is None or not known:
+        fullest = max(history, key=lambda past: (past.extent.size, past.seq), default=None)
+        if fullest is None or not fullest.extent.exceeds([facts.extent]):
             return None
-        extent, fullest = max(known, key=lambda item: (item[0].size, item[1].seq))
-        return self._members(fullest.event_id) if extent.exceeds([mine]) else None
-
-    def _extent(self, past: Facts) -> Extent | None:
-        if past.event_id not in self._extents:
-            self._extents[past.event_id] = parse_extent(past.extent)
-        return self._extents[past.event_id]
+        return self._members(fullest.event_id)
 
     def _members(self, event_id: str) -> Mapping[str, Any]:
         if event_id not in self._runs:

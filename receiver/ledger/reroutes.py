@@ -175,9 +175,7 @@ class MadeDelivery(NamedTuple):
 def complete(connection: sa.Connection, completed: Sequence[LateCompletion]) -> None:
     """Store the completions of these events, whose runs are locked."""
     for each in sorted(completed):
-        # The extent stays empty until the event is first compared.
-        extent = sa.case((events.c.fingerprint == "", events.c.extent), else_=each.extent)
-        changed = {"completion": each.completion, "extent": extent}
+        changed = {"completion": each.completion, "extent": each.extent}
         connection.execute(sa.update(events).where(events.c.id == each.event_id).values(changed))
 
 

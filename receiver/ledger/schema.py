@@ -100,9 +100,8 @@ events = Table(
     Column("retry_pending", Boolean, nullable=False),
     Column("final", Boolean, nullable=False),
     Column("modified_at", Double),
-    Column("fingerprint", Text, nullable=False),  # "": it, statement and extent are not computed yet
-    Column("statement", Text, nullable=False, server_default=""),  # the fingerprint without the files
-    Column("extent", Text, nullable=False, server_default=""),  # the size of its members: see domain/extent.py
+    Column("statement", Text, nullable=False),  # hash of output, failure reason and errors; "" if never compared
+    Column("extent", Text, nullable=False),  # the size of its members: see domain/extent.py
     Column("output_null", Boolean, nullable=False),
     Column("disposition", Text, nullable=False),  # new | interim | update | repeat | superseded | test | unreadable
     Column("repeat_of", Text),

@@ -111,7 +111,7 @@ def load(connection: sa.Connection, seqs: Sequence[int], wanted: Filter, redacto
     """
     if not seqs:
         return []
-    shown = [column for column in events.c if column.name not in ("body", "fingerprint", "statement", "completion")]
+    shown = [column for column in events.c if column.name not in ("body", "statement", "completion")]
     if wanted.text:
         shown.append(sa.func.substr(events.c.body, 1, SEARCHED + LONGEST).label("body"))  # type: ignore[arg-type]
     query = (

@@ -24,10 +24,10 @@ from tests.support.ledger import NOW, every_lane, result_of
 OPS, CALLBACK = "ops", "callback"
 
 _EVENTS = """
-INSERT INTO events (id, source, run_id, via, run_type, status, outcome, attempt, retry_pending, final, fingerprint,
-                    output_null, disposition, unrouted, problem, submission_id, received_at, recorded_at, body)
+INSERT INTO events (id, source, run_id, via, run_type, status, outcome, attempt, retry_pending, final, statement,
+                    extent, output_null, disposition, unrouted, problem, submission_id, received_at, recorded_at, body)
 SELECT 'evt_' || n, 'skyvern', 'tsk_' || n, 'webhook', 'task_v1', 'completed', 'completed', 1, false, true, '',
-       false, 'new', false, '', '', {now}, {now} - 1000 + n * 0.0001, {body}
+       '', false, 'new', false, '', '', {now}, {now} - 1000 + n * 0.0001, {body}
 FROM {numbers}
 """
 _DELIVERIES = """

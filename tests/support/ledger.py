@@ -66,7 +66,7 @@ def new_event(
         event,
         run,
         body,
-        deduplication.facts_of(event.id, run, run.data),
+        deduplication.facts_of(event.id, run, run.data, run.data),
         disposition=disposition,
         newest=True,
         deliveries=made,

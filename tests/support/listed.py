@@ -83,9 +83,9 @@ SELECT {_SOURCE}, 'tsk_' || n, {_TYPE}, {_OUTCOME}, {_OUTCOME}, true, 'Invoice '
 FROM filled
 """
 _EVENTS = f"""
-INSERT INTO events (id, source, run_id, via, run_type, status, outcome, attempt, retry_pending, final, fingerprint,
-                    output_null, disposition, unrouted, problem, submission_id, received_at, recorded_at, body)
-SELECT {{event}}, {_SOURCE}, 'tsk_' || n, 'webhook', {_TYPE}, {_OUTCOME}, {_OUTCOME}, 1, false, true, 'f', false,
+INSERT INTO events (id, source, run_id, via, run_type, status, outcome, attempt, retry_pending, final, statement,
+                    extent, output_null, disposition, unrouted, problem, submission_id, received_at, recorded_at, body)
+SELECT {{event}}, {_SOURCE}, 'tsk_' || n, 'webhook', {_TYPE}, {_OUTCOME}, {_OUTCOME}, 1, false, true, 'f', '', false,
        'new', false, '', '', {_AT}, {_AT}, {{body}}
 FROM filled
 """

@@ -14,7 +14,7 @@ def run_row(source: str, run_id: str, at: float, **fields: Any) -> Row:
 
 def event_row(event_id: str, source: str, run_id: str, at: float, **fields: Any) -> Row:
     """Return an event that was recorded `at`."""
-    texts = dict.fromkeys(("run_type", "status", "outcome", "fingerprint", "problem", "submission_id"), "")
+    texts = dict.fromkeys(("run_type", "status", "outcome", "statement", "extent", "problem", "submission_id"), "")
     flags = {"retry_pending": False, "final": True, "output_null": False, "unrouted": False}
     times = {"received_at": at, "recorded_at": at}
     more = {"id": event_id, "source": source, "run_id": run_id, "via": "webhook", "attempt": 1, "disposition": "new"}

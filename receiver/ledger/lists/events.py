@@ -11,7 +11,7 @@ from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, page_
 from receiver.ledger.schema import events
 
 _SHOWN: Final = (
-    *(column for column in events.c if column.name not in ("body", "fingerprint")),
+    *(column for column in events.c if column.name not in ("body", "statement")),
     sa.func.length(events.c.body).label("size"),
 )
 # Of equal times by the order of recording.

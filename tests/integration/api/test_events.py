@@ -33,7 +33,7 @@ def service(ledger: Ledger) -> Service:
 def kept(service: Service, body: bytes) -> str:
     """Record an event with this body; its id."""
     event, run = Event(event_id("skyvern", body), "skyvern", body, NOW), parse(body)
-    facts = deduplication.facts_of(event.id, run, run.data)
+    facts = deduplication.facts_of(event.id, run, run.data, run.data)
     record(service.ledger, NewEvent(event, run, body, facts, disposition="new", newest=True, deliveries=[]))
     return event.id
 

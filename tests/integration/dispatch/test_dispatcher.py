@@ -100,6 +100,17 @@ def once() -> Callable[[], bool]:
     return lambda: next(rounds, True)
 
 
+def test_unreadable_event_is_not_compared(dispatcher: Dispatcher, ledger: Ledger) -> None:
+    # Given an event that names its run and can't be understood
+    dispatcher.dispatch([event(json.dumps({"run_id": "tsk_1"}).encode())])
+
+    # When the run's result comes, and again with files signed anew
+    files = [[{"filename": "a", "checksum": "c", "url": f"https://x/?sig={each}"}] for each in "12"]
+    dispatcher.dispatch([event(body("tsk_1", downloaded_files=each)) for each in files])
+
+    assert dispositions(ledger) == [("unreadable", True), ("new", False), ("repeat", False)]
+
+
 def test_recorded_events_leave_the_inbox_and_wake_their_sinks(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str
 ) -> None:

@@ -100,9 +100,9 @@ def uncommitted(ledger: Ledger, run_id: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(ledger.url.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
         connection.execute(
             "INSERT INTO events (id, source, run_id, via, run_type, status, outcome, attempt, retry_pending, final,"
-            " fingerprint, output_null, disposition, unrouted, problem, submission_id, received_at, recorded_at, body)"
-            " VALUES (%s, 'skyvern', %s, 'webhook', '', '', '', 1, false, true, '', false, 'new', false, '', '', 1, 1,"
-            " '')",
+            " statement, extent, output_null, disposition, unrouted, problem, submission_id, received_at, recorded_at,"
+            " body) VALUES (%s, 'skyvern', %s, 'webhook', '', '', '', 1, false, true, '', '', false, 'new',"
+            " false, '', '', 1, 1, '')",
             (f"evt_{run_id}", run_id),
         )
         yield connection
