@@ -4,9 +4,8 @@ A hint comes from an unauthenticated request. So it is bounded in rate and numbe
 not submitted here more than the others, and the worst that a false one does is a poll too early. Losing one does no
 harm either: an overdue run is polled anyway, and a watched source is walked.
 
-    runhook:hints            sorted set: submission id → when, in seconds since the epoch
-    runhook:hints:runs       sorted set: source and run id → when
-    runhook:hints:unknown    sorted set: source and run id that Skyvern did not know → when
+    runhook:hints         sorted set: submission id → when, in seconds since the epoch
+    runhook:hints:runs    sorted set: source and run id → when
 """
 
 from __future__ import annotations
@@ -25,18 +24,12 @@ from receiver.runtime.throttle import TokenBucket
 
 KEY: Final = "runhook:hints"
 RUNS_KEY: Final = "runhook:hints:runs"
-UNKNOWN_KEY: Final = "runhook:hints:unknown"
-# Of which one is there while there is a hint of either kind.
-KEYS: Final = (KEY, RUNS_KEY)
 # Hints in Redis; the oldest are dropped first.
 MAX_HINTS: Final = 10_000
 MAX_RUN_HINTS: Final = 500
-# Runs that Skyvern did not know, and seconds for which it is not asked for one of them again.
-MAX_UNKNOWN: Final = 10_000
-UNKNOWN_FOR: Final = 86_400.0
 # What a hint may look like; all else that stands there is not ours.
 _SUBMISSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_RUN = re.compile(r"[A-Za-z0-9_-]{1,63} [A-Za-z0-9_-]{1,200}")
+_RUN = re.compile(r"([A-Za-z0-9_-]{1,63}) ([A-Za-z0-9_-]{1,200})")
 _TIMEOUT: Final = 0.5
 
 
@@ -72,32 +65,14 @@ class PollHintWriter:
         await self._client.aclose()
 
 
-def any_hints(client: redis.Redis) -> bool:
-    """Whether there is a hint of either kind. Raises redis.RedisError."""
-    return bool(client.exists(*KEYS))
-
-
 def pop_poll_hints(client: redis.Redis, count: int = 100) -> list[str]:
     """Remove and return up to `count` submission ids to poll, the oldest first. Raises redis.RedisError."""
     return [member for member in _pop(client, KEY, count) if _SUBMISSION.fullmatch(member)]
 
 
 def pop_run_hints(client: redis.Redis, count: int) -> list[RunKey]:
-    """Remove and return up to `count` runs to poll, (source, run id) each, but those that Skyvern did not know. Raises
-    redis.RedisError."""
-    found = []
-    for member in _pop(client, RUNS_KEY, count):
-        source, _, run_id = member.partition(" ")
-        unknown_at: Any = client.zscore(UNKNOWN_KEY, member)
-        if _RUN.fullmatch(member) and (unknown_at is None or unknown_at < time.time() - UNKNOWN_FOR):
-            found.append((source, run_id))
-    return found
-
-
-def mark_unknown(client: redis.Redis, source: str, run_id: str) -> None:
-    """Note that Skyvern does not know a run: hints of it are ignored for a day. Raises redis.RedisError."""
-    client.zadd(UNKNOWN_KEY, {f"{source} {run_id}": time.time()})
-    client.zremrangebyrank(UNKNOWN_KEY, 0, -MAX_UNKNOWN - 1)
+    """Remove and return up to `count` runs to poll, (source, run id) each. Raises redis.RedisError."""
+    return [(found[1], found[2]) for member in _pop(client, RUNS_KEY, count) if (found := _RUN.fullmatch(member))]
 
 
 def _pop(client: redis.Redis, key: str, count: int) -> list[str]:

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -92,17 +91,16 @@ class Reconciler:
             (polls, self._poll_submissions),
         ]
         self._intake = ResultIntake(ledger, dispatcher, settings)
-        self._run_polls = RunPolls(ledger, self._intake, settings, self._mark_unknown)
+        self._run_polls = RunPolls(ledger, self._intake, settings)
         self._run_hints = TokenBucket(RUN_HINTS_PER_SECOND, RUN_HINTS_AT_ONCE)
         self._watcher = Watcher(ledger, settings, lambda: self._closed, watch_back)
 
-    def tick(self, *, hints: bool = True) -> int:
+    def tick(self) -> int:
         """Start the polls that are due and within the budget; waits for nothing. Returns how many it started.
 
-        `hints`: whether there may be some. Raises LedgerUnavailable.
+        Raises LedgerUnavailable.
         """
-        if hints:
-            self._take_hints()
+        self._take_hints()
         for source in self._watcher.due(self.sources):
             self._start(source, partial(self._watcher.walk, source))
         # By turns: where the budget is too small for all that is due, neither kind waits for ever.
@@ -156,8 +154,6 @@ class Reconciler:
     def _take_hints(self) -> None:
         """Make due the submissions whose webhook was too large."""
         try:
-            if not poll_hints.any_hints(self._redis):
-                return
             ids = poll_hints.pop_poll_hints(self._redis)
             # Bounded per tick: any client that knows the URL can invent them.
             keys = poll_hints.pop_run_hints(self._redis, 1) if self._run_hints.take(1, time.monotonic()) else []
@@ -166,17 +162,10 @@ class Reconciler:
         if ids:
             made = self._ledger.write(lambda connection: polls.make_due(connection, ids, self._ledger.now()))
             log.info("reconcile.hints count=%d due=%d", len(ids), made)
+        now = self._ledger.now()
         for source, run_id in keys:
             if source in self._sources:
-                self._ledger.write(
-                    lambda connection, source=source, run_id=run_id: run_polls.ask(  # type: ignore[misc]
-                        connection, source, {run_id: self._ledger.now()}, self._ledger.now()
-                    )
-                )
-
-    def _mark_unknown(self, source: str, run_id: str) -> None:
-        with suppress(redis.RedisError):
-            poll_hints.mark_unknown(self._redis, source, run_id)
+                self._ledger.write(partial(run_polls.ask, source=source, wanted={run_id: now}, now=now))
 
     # One poll.
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -30,19 +29,12 @@ log = logging.getLogger("runhook.reconcile")
 
 
 class RunPolls:
-    """Asks Skyvern for single runs, and has what it says taken in. `mark_unknown`: called for one that is not there."""
+    """Asks Skyvern for single runs, and has what it says taken in."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        intake: ResultIntake,
-        settings: ReconcileConfig,
-        mark_unknown: Callable[[str, str], None],
-    ) -> None:
+    def __init__(self, ledger: Ledger, intake: ResultIntake, settings: ReconcileConfig) -> None:
         self._ledger = ledger
         self._intake = intake
         self._settings = settings
-        self._mark_unknown = mark_unknown
 
     def poll(self, source: PolledSource, due: DueRun) -> None:
         """Make one poll, and decide whether there is another. Raises LedgerUnavailable."""
@@ -58,7 +50,6 @@ class RunPolls:
         elif answer.ok:
             self._answered(source, due, answer, now)
         elif answer.status == HTTPStatus.NOT_FOUND and (_is_hearsay(due) or _is_old(due, now)):
-            self._mark_unknown(due.source, due.run_id)
             self._stop(due, "Skyvern knows no such run")
         elif due.final and 400 <= answer.status < 500 and answer.status != HTTPStatus.TOO_MANY_REQUESTS:
             self._stop(due, f"Skyvern answered {answer.status}")  # its end is known: this was for completeness
