@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 import sys
 import time
@@ -30,12 +29,10 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R", bound=BaseModel)
 
-# Seconds between two parts of a response, longer than the service takes to give up; for Skyvern's response, which the
-# submit API passes on; and for a complete response.
+# Seconds between two parts of a response, longer than the service takes to give up; and for Skyvern's response, which
+# the submit API passes on.
 TIMEOUT: Final = 30.0
 SUBMIT_TIMEOUT: Final = 60.0
-LONGEST: Final = 300.0
-MOST_BYTES: Final = 64 << 20
 # Tries of a read that gets 503, and seconds between two of them at most.
 TRIES: Final = 4
 LONGEST_PAUSE: Final = 10.0
@@ -80,15 +77,24 @@ class RemoteClient:
         A read that gets 503 is retried after the time that the service states.
         """
         path, rest = endpoint.path_and_rest(parameters)
-        for left in range((TRIES if endpoint.method == "GET" else 1) - 1, -1, -1):
-            response, body = self._send(endpoint.method, path, rest)
+        if (self.announce or sys.stderr.isatty()) and not self._announced:
+            warn(f"service: {self.where}")
+            self._announced = True
+        is_read = endpoint.method == "GET"
+        given: dict[str, Any] = {"params": rest} if is_read else {"json": rest}
+        for left in range((TRIES if is_read else 1) - 1, -1, -1):
+            response = self._request(endpoint.method, path, **given)
             try:
-                return _result(endpoint, response, body, self.where)
+                return _result(endpoint, response, self.where)
             except Busy as busy:
                 if not left:
                     raise
                 time.sleep(_pause(busy.headers.get("Retry-After", "")))
         raise AssertionError
+
+    def _request(self, method: str, path: str, timeout: float = TIMEOUT, **further: Any) -> httpx2.Response:
+        with reaching(self.where, timeout):
+            return self._http.request(method, path, timeout=timeout, **further)
 
     @contextmanager
     def content(self, wanted: ContentParameters) -> Iterator[StoredContent]:
@@ -99,7 +105,8 @@ class RemoteClient:
         headers = {"accept": "*/*", "accept-encoding": "identity"}
         with reaching(self.where), self._http.stream("GET", path, params=rest, headers=headers) as response:
             if not response.is_success:
-                _raise_problem(response, read_bounded(response, self.where), self.where)
+                response.read()
+                _raise_problem(response, self.where)
             size = response.headers.get("content-length", "")
             if not size.isdecimal():
                 raise NotStarted("the service does not state the file's size; does it have another version?")
@@ -123,13 +130,9 @@ class RemoteClient:
         return self._submit_call("GET", f"/v1/runs/{quote(run_id, safe='')}", params={"wait": f"{wait:g}"})
 
     def _submit_call(self, method: str, path: str, **further: Any) -> dict[str, Any]:
-        with (
-            reaching(self.where, SUBMIT_TIMEOUT),
-            self._http.stream(method, path, timeout=SUBMIT_TIMEOUT, **further) as response,
-        ):
-            body = read_bounded(response, self.where)
+        response = self._request(method, path, SUBMIT_TIMEOUT, **further)
         try:
-            value = json.loads(body)
+            value = response.json()
         except ValueError:
             value = None
         if response.is_success and isinstance(value, dict):
@@ -147,14 +150,6 @@ class RemoteClient:
         """Close the connections."""
         self._http.close()
 
-    def _send(self, method: str, path: str, rest: dict[str, Any]) -> tuple[httpx2.Response, bytes]:
-        if (self.announce or sys.stderr.isatty()) and not self._announced:
-            warn(f"service: {self.where}")
-            self._announced = True
-        given: dict[str, Any] = {"params": rest} if method == "GET" else {"json": rest}
-        with reaching(self.where), self._http.stream(method, path, **given) as response:
-            return response, read_bounded(response, self.where)
-
 
 @contextmanager
 def reaching(where: str, seconds: float = TIMEOUT) -> Iterator[None]:
@@ -168,18 +163,6 @@ def reaching(where: str, seconds: float = TIMEOUT) -> Iterator[None]:
         raise NotStarted(f"cannot reach {where}: {reason}; is Runhook running there?") from None
 
 
-def read_bounded(response: httpx2.Response, where: str) -> bytes:
-    """Return the body of a response. Raises NotStarted for one that is too long, in bytes or in time."""
-    body, began = bytearray(), time.monotonic()
-    for part in response.iter_bytes():
-        body += part
-        if len(body) > MOST_BYTES:
-            raise NotStarted(f"{where}: the response is longer than {MOST_BYTES >> 20} MiB; is Runhook there?")
-        if time.monotonic() - began > LONGEST:
-            raise NotStarted(f"{where}: the response is not complete after {LONGEST:g} s")
-    return bytes(body)
-
-
 class _Bearer(httpx2.Auth):
     """Puts the key into each request, and does not show it."""
 
@@ -191,11 +174,11 @@ class _Bearer(httpx2.Auth):
         yield request
 
 
-def _result(endpoint: Endpoint[Any, R], response: httpx2.Response, body: bytes, where: str) -> R:
+def _result(endpoint: Endpoint[Any, R], response: httpx2.Response, where: str) -> R:
     if not response.is_success:
-        _raise_problem(response, body, where)
+        _raise_problem(response, where)
     try:
-        return endpoint.result.model_validate_json(body)
+        return endpoint.result.model_validate_json(response.content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = clean(".".join(str(each) for each in first["loc"]), _LONGEST) or "the response"
@@ -205,7 +188,7 @@ def _result(endpoint: Endpoint[Any, R], response: httpx2.Response, body: bytes, 
         ) from None
 
 
-def _raise_problem(response: httpx2.Response, body: bytes, where: str) -> NoReturn:
+def _raise_problem(response: httpx2.Response, where: str) -> NoReturn:
     """Raise the error of a response: the service's own, or what else it is."""
     if response.is_redirect:
         place = clean(response.headers.get("location", ""), _LONGEST)
@@ -213,7 +196,7 @@ def _raise_problem(response: httpx2.Response, body: bytes, where: str) -> NoRetu
     status = response.status_code
     if response.headers.get("content-type", "").partition(";")[0] == CONTENT_TYPE:
         try:
-            error = _error(json.loads(body), status, response.headers.get("retry-after", ""))
+            error = _error(response.json(), status, response.headers.get("retry-after", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
             error = None
         if error is not None:

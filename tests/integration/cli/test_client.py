@@ -119,20 +119,6 @@ def test_pages_are_followed_until_the_limit(remote: RemoteClient, scripted_serve
     assert {call.headers["authorization"] for call in scripted_server.calls} == {f"Bearer {KEY}"}
 
 
-def test_an_answer_without_an_end_is_cut_off(
-    remote: RemoteClient, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("receiver.cli.remote.MOST_BYTES", 2 << 20)
-    for status in (200, 500):
-        scripted_server.script = [Reply(status, b"x" * (3 << 20))]
-        with pytest.raises(NotStarted, match="the response is longer than 2 MiB; is Runhook there"):
-            remote.call(NUMBERS, PageParameters())
-    monkeypatch.setattr("receiver.cli.remote.LONGEST", -1.0)
-    scripted_server.script = [page(1)]
-    with pytest.raises(NotStarted, match="the response is not complete after -1 s"):
-        remote.call(NUMBERS, PageParameters())
-
-
 def test_a_read_waits_and_asks_again_while_the_service_is_busy(
     remote: RemoteClient, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
