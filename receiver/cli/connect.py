@@ -10,7 +10,19 @@ import typer
 
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, Yes, load_config
-from receiver.cli.output import clean, iso, out, print_json, print_table, progress, show_time, warn
+from receiver.cli.output import (
+    Columns,
+    Form,
+    clean,
+    iso,
+    out,
+    parse_columns,
+    print_json,
+    print_rows,
+    progress,
+    show_time,
+    warn,
+)
 from receiver.cli.profiles import here_only
 from receiver.cli.reconcile import Source, chosen_sources
 from receiver.domain.agent_url import shown, where
@@ -20,7 +32,6 @@ from receiver.ledger import Ledger
 from receiver.reconcile import connect as connecting
 from receiver.reconcile.connect import NotChanged, Survey
 from receiver.reconcile.poller import build
-from receiver.reconcile.schedules import ScheduleCheck
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.account import ListedAgent
 
@@ -31,12 +42,6 @@ class _Plan(NamedTuple):
     source: PolledSource
     survey: Survey
     changes: list[ListedAgent]
-
-    def place(self, url: str | None) -> str:
-        return where(url, self.source.hooks)
-
-    def places(self) -> dict[str, str]:
-        return {each.id: self.place(each.callback_url) for each in self.survey.agents}
 
 
 @here_only
@@ -137,47 +142,48 @@ def _apply(ledger: Ledger, plans: Sequence[_Plan], *, undo: bool) -> dict[tuple[
 
 
 def _print(plans: Sequence[_Plan], named: Sequence[str] | None, *, undo: bool) -> None:
-    rows, schedules = [], []
+    found = [_as_json(plan, {}) for plan in plans]
+    changes = {}
     for plan in plans:
-        name = plan.source.name
-        for agent in plan.survey.agents:
-            if not named or agent.id in named:
-                change = ""
-                if agent in plan.changes:
-                    target = plan.survey.changed[agent.id].before if undo else plan.source.hooks
-                    change = f"-> {shown(target) or 'nowhere'}"
-                url = clean(shown(agent.callback_url), 80)
-                rows.append([name, agent.id, clean(agent.title, 40), plan.place(agent.callback_url), url, change])
-        places = plan.places()
-        schedules += [
-            [
-                name,
-                each.schedule.id,
-                clean(each.schedule.name or each.schedule.title, 40),
-                places.get(each.schedule.agent_id, "unknown"),
-                show_time(each.schedule.next_at),
-                _last_run(each),
-            ]
-            for each in plan.survey.schedules
-            if not named or each.schedule.agent_id in named
-        ]
-    if rows or not any(plan.survey.trouble for plan in plans):
-        print_table(["source", "agent", "title", "results", "url", "change"], rows, "no agents found")
-    if schedules:
+        for agent in plan.changes:
+            target = plan.survey.changed[agent.id].before if undo else plan.source.hooks
+            changes[plan.source.name, agent.id] = f"-> {shown(target) or 'nowhere'}"
+
+    def rows(kind: str) -> list[dict[str, Any]]:
+        every = ({**row, "source": each["source"]} for each in found for row in each[kind])
+        return [row for row in every if not named or row["agent_id"] in named]
+
+    if (agents := rows("agents")) or not any(each["trouble"] for each in found):
+        change = {"change": lambda row: changes.get((row["source"], row["agent_id"]), "")}
+        columns = parse_columns("source agent=agent_id title results url")
+        print_rows(agents, {**columns, **change}, "no agents found", Form.TABLE)
+    if schedules := rows("schedules"):
         out().print("")
-        print_table(["source", "schedule", "name", "results", "next run", "last run"], schedules, "")
+        titles = {each.schedule.id: each.schedule.title for plan in plans for each in plan.survey.schedules}
+        shown_columns: Columns = {
+            **parse_columns("source schedule=schedule_id"),
+            "name": lambda row: row["name"] or titles[row["schedule_id"]],
+            "results": "results",
+            "next run": lambda row: show_time(row["next_run"]),
+            "last run": _last_run,
+        }
+        print_rows(schedules, shown_columns, "", Form.TABLE)
 
 
-def _last_run(check: ScheduleCheck) -> str:
-    if not check.schedule.enabled:
+def _last_run(row: Mapping[str, Any]) -> str:
+    due = show_time(row["last_due"])
+    if not row["enabled"]:
         return "paused"
-    if check.missed is not None:
-        return f"missing: no run started at {show_time(check.missed)}"
-    return "" if check.due_at is None else f"{show_time(check.due_at)}{'' if check.ran else ', unknown'}"
+    if row["ran"] is False:
+        return f"missing: no run started at {due}"
+    return due + (", unknown" if due and row["ran"] is None else "")
 
 
 def _as_json(plan: _Plan, results: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    name, places = plan.source.name, plan.places()
+    name, places = (
+        plan.source.name,
+        {each.id: where(each.callback_url, plan.source.hooks) for each in plan.survey.agents},
+    )
     return {
         "source": name,
         "here": plan.source.hooks or None,

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import redis
 import typer
 
-from receiver.cli.lists import parse_columns
 from receiver.cli.options import ConfigFile, DataDirectory, Limit, ListJson, Output, chosen_form, load_config, new_app
-from receiver.cli.output import clean, out, print_rows, progress
+from receiver.cli.output import clean, out, parse_columns, print_rows, progress
 from receiver.cli.profiles import here_only
 from receiver.config.models import Config
 from receiver.config.settings import Settings

@@ -26,6 +26,7 @@ from receiver.cli.output import (
     Form,
     clean,
     iso,
+    parse_columns,
     print_rows,
     relative_path,
     show_duration,
@@ -115,12 +116,6 @@ def list_command(
     made = with_filter(endpoint.parameters, without={"limit", "after", *fixed})(command)
     made.lists = endpoint  # type: ignore[attr-defined]  # for scripts/reference.py
     return made
-
-
-def parse_columns(columns: str) -> Columns:
-    """Return the columns of a table by heading, from "MEMBER HEADING=MEMBER …"."""
-    pairs = ((heading, member or heading) for heading, _, member in (each.partition("=") for each in columns.split()))
-    return {heading.replace("_", " "): member for heading, member in pairs}
 
 
 def row_model(endpoint: Endpoint[Any, Any]) -> Any:

@@ -133,6 +133,12 @@ def show_value(name: str, value: Any) -> str:
     return clean(value, 0 if name.endswith("id") else _LONGEST)
 
 
+def parse_columns(columns: str) -> Columns:
+    """Return the columns of a table by heading, from "MEMBER HEADING=MEMBER …"."""
+    pairs = ((heading, member or heading) for heading, _, member in (each.partition("=") for each in columns.split()))
+    return {heading.replace("_", " "): member for heading, member in pairs}
+
+
 def print_rows(
     rows: Iterable[Mapping[str, Any]], columns: Columns, empty: str, form: Form, *, names: Sequence[str] = ()
 ) -> None:

@@ -18,9 +18,8 @@ from receiver.api.quarantine import (
     QuarantineSelection,
 )
 from receiver.cli.client import Client, LocalClient, rows_of
-from receiver.cli.lists import parse_columns
 from receiver.cli.options import ListJson, Output, chosen_form, new_app
-from receiver.cli.output import Form, clean, out, print_rows
+from receiver.cli.output import Form, clean, out, parse_columns, print_rows
 from receiver.cli.parameters import with_client
 from receiver.errors import NotFound, NotStarted, UsageError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ from receiver.api.names import unknown
 from receiver.cli.completion import completer
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config, parse_time
-from receiver.cli.output import clean, iso, out, print_json, print_table, progress, show_time, warn
+from receiver.cli.output import Form, iso, out, parse_columns, print_json, print_rows, progress, show_time, warn
 from receiver.cli.parameters import named_options
 from receiver.cli.profiles import here_only
 from receiver.domain.counting import counted
@@ -97,38 +97,31 @@ def _imported(ledger: Ledger, source: PolledSource, oldest: float, take: Take | 
 
 
 def _as_json(report: ImportReport) -> dict[str, Any]:
-    missing = [
-        {
-            "run_id": run.run_id,
-            "run_type": run.run_type,
-            "status": run.status,
-            "created_at": iso(run.created_at),
-            "imported": run.run_id in report.imported,
-            "young": run.run_id in report.young,
-        }
-        for run in report.missing
-    ]
-    again_at = iso(report.again_at)
-    known = {"source": report.source, "final": report.final, "missing": missing, "trouble": report.trouble}
-    return {**known, "again_at": again_at}
+    return {
+        "source": report.source,
+        "final": report.final,
+        "missing": [
+            {
+                "run_id": run.run_id,
+                "run_type": run.run_type,
+                "status": run.status,
+                "created_at": iso(run.created_at),
+                "imported": run.run_id in report.imported,
+                "young": run.run_id in report.young,
+            }
+            for run in report.missing
+        ],
+        "trouble": report.trouble,
+        "again_at": iso(report.again_at),
+    }
 
 
 def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: bool) -> None:
-    rows = [
-        [
-            each.source,
-            clean(run.run_id, 60),
-            run.run_type,
-            run.status,
-            show_time(run.created_at),
-            _what(run.run_id, each),
-        ]
-        for each in reports
-        for run in each.missing
-    ]
+    rows = [{**row, "source": each.source} for each in reports for row in _as_json(each)["missing"]]
     failed = any(each.trouble for each in reports)
     empty = "unknown whether results are missing" if failed else "no results are missing"
-    print_table(["source", "run", "type", "status", "created", "result"], rows, empty)
+    columns = parse_columns("source run=run_id type=run_type status created=created_at")
+    print_rows(rows, {**columns, "result": _what}, empty, Form.TABLE)
     summary = f"{counted(polls, 'overdue submission', 'overdue submissions')} polled; "
     if any(not each.trouble or each.final for each in reports):
         final, missing = sum(each.final for each in reports), sum(len(each.missing) for each in reports)
@@ -145,7 +138,5 @@ def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: 
     out().print(summary)
 
 
-def _what(run_id: str, report: ImportReport) -> str:
-    if run_id in report.imported:
-        return "imported"
-    return "webhook may still come" if run_id in report.young else "missing"
+def _what(row: Mapping[str, Any]) -> str:
+    return "imported" if row["imported"] else "webhook may still come" if row["young"] else "missing"

@@ -12,9 +12,8 @@ import typer
 from receiver.api.reroutes import REROUTE, ReroutedRow, RerouteParameters, RerouteResult
 from receiver.cli.client import Client
 from receiver.cli.completion import completer
-from receiver.cli.lists import parse_columns
 from receiver.cli.options import Limit, ListJson, Output, Yes, can_ask, chosen_form, confirm
-from receiver.cli.output import Form, clean, print_rows, progress
+from receiver.cli.output import Form, clean, parse_columns, print_rows, progress
 from receiver.cli.parameters import check_times, given_options, named_options, with_filter
 from receiver.domain.counting import counted
 from receiver.errors import UsageError
