@@ -58,23 +58,11 @@ class SkippedFile:
     size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """The files of one event. `event`: see `event_fields`."""
-
-    event: Mapping[str, Any]
-    stored: Sequence[StoredFile]
-    skipped: Sequence[SkippedFile] = ()
-
-    def dump(self) -> bytes:
-        """Return the manifest as indented JSON; the same manifest gives the same bytes."""
-        document = {
-            "version": VERSION,
-            **self.event,
-            "files": [_without_empty(asdict(entry)) for entry in self.stored],
-            "skipped": [_without_empty(asdict(entry)) for entry in self.skipped],
-        }
-        return _dump(document)
+def manifest_document(delivery: Delivery, stored: Sequence[StoredFile], skipped: Sequence[SkippedFile]) -> bytes:
+    """Return `manifest.json`. The same files of the same event give the same bytes."""
+    files = [_without_empty(asdict(entry)) for entry in stored]
+    missing = [_without_empty(asdict(entry)) for entry in skipped]
+    return _dump({"version": VERSION, **_event_fields(delivery), "files": files, "skipped": missing})
 
 
 def stored_files(document: bytes) -> dict[str, StoredFile]:
@@ -92,8 +80,8 @@ def stored_files(document: bytes) -> dict[str, StoredFile]:
     return found
 
 
-def event_fields(delivery: Delivery) -> dict[str, Any]:
-    """Return what a manifest says of its event. The same at every attempt."""
+def _event_fields(delivery: Delivery) -> dict[str, Any]:
+    """Return what both documents say of the event. The same at every attempt."""
     parts: dict[str, Any] = {
         "event_id": delivery.event_id,
         "source": delivery.source,
@@ -124,7 +112,7 @@ def latest_document(delivery: Delivery, directory: str) -> bytes:
     attempt, modified, received, event_id = event_order(delivery)
     document = {
         "version": VERSION,
-        **event_fields(delivery),
+        **_event_fields(delivery),
         "run": f"{directory}run.json",
         "manifest": f"{directory}manifest.json",
         "order": [attempt, modified, received, event_id],

@@ -23,8 +23,6 @@ from handlers.mirror.artifacts import RECORDING, artifacts_of, expected, named_a
 from handlers.mirror.download import (
     LOOK_AGAIN,
     ArtifactFetcher,
-    ArtifactListing,
-    ByteAllowance,
     IncomingFile,
     NotAsAnnounced,
     SkipArtifact,
@@ -32,11 +30,10 @@ from handlers.mirror.download import (
     may_look_again,
 )
 from handlers.mirror.manifest import (
-    Manifest,
     SkippedFile,
     StoredFile,
-    event_fields,
     latest_document,
+    manifest_document,
     replaces_latest,
 )
 from handlers.mirror.names import JSON, safe_file_name
@@ -44,7 +41,7 @@ from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
 from handlers.mirror.run_folder import RunFolder
 from handlers.mirror.store import ObjectTarget, Store
 from handlers.support import templating
-from handlers.support.daemon_pool import run_all, run_within
+from handlers.support.daemon_pool import run_all
 from handlers.support.deadline import Deadline
 from handlers.support.guarded_client import GuardedClient
 from handlers.support.url import without_query
@@ -72,7 +69,21 @@ class Mirror:
     def send(self, delivery: Delivery) -> Receipt:
         """Store the event and its files. Raises Refused, and Unavailable, also when the options' timeout is over."""
         deadline = Deadline(self._options.timeout)
-        return run_within(deadline, lambda: self._send(delivery, deadline))
+        folder = RunFolder(self._store, delivery, self._prefix_of(delivery), deadline)
+        body = folder.write_body()
+        cap, total = self._options.max_artifact_bytes, self._options.max_event_bytes
+        fetcher = ArtifactFetcher(self._client, self._services, delivery, deadline, cap=cap, total=total)
+        wanted, skipped = self._wanted(delivery, fetcher)
+        names = frozenset(artifact.name for artifact in wanted)
+        transfer = _Transfer(self._store, folder, fetcher, names, self._options.on_missing)
+        results = run_all(wanted, transfer.store, self._options.parallel, deadline)
+        _raise_most_severe([result for result in results if isinstance(result, Exception)])
+        stored = [body, *(result for result in results if isinstance(result, StoredFile))]
+        skipped = [*(result for result in results if isinstance(result, SkippedFile)), *skipped]
+        folder.write_manifest(manifest_document(delivery, stored, skipped))
+        if not delivery.test:
+            self._update_latest(folder)
+        return self._receipt(folder, stored, skipped)
 
     def find_file(self, location: str) -> ReadableFile | None:
         """Return a file by its key of a receipt; None for what is not there, or not below this store's root."""
@@ -87,25 +98,6 @@ class Mirror:
         self._store.close()
         self._client.close()
 
-    def _send(self, delivery: Delivery, deadline: Deadline) -> Receipt:
-        folder = RunFolder(self._store, delivery, self._prefix_of(delivery), deadline)
-        body = folder.write_body()
-        listing = ArtifactListing(self._services, delivery)
-        wanted, skipped = self._wanted(delivery, listing)
-        cap = self._options.max_artifact_bytes
-        allowance = ByteAllowance(self._options.max_event_bytes)
-        fetcher = ArtifactFetcher(self._client, self._services, delivery, listing, cap, allowance, deadline)
-        names = frozenset(artifact.name for artifact in wanted)
-        transfer = _Transfer(self._store, folder, fetcher, names, self._options.on_missing)
-        results = run_all(wanted, transfer.store, self._options.parallel, deadline)
-        _raise_most_severe([result for result in results if isinstance(result, Exception)])
-        stored = [body, *(result for result in results if isinstance(result, StoredFile))]
-        skipped = [*(result for result in results if isinstance(result, SkippedFile)), *skipped]
-        folder.write_manifest(Manifest(event_fields(delivery), stored, skipped))
-        if not delivery.test:
-            self._update_latest(folder)
-        return self._receipt(folder, stored, skipped)
-
     def _prefix_of(self, delivery: Delivery) -> str:
         rendered = self._prefix.render(templating.context_of(delivery))
         parts = [part.strip() for part in rendered.split("/") if part.strip()]
@@ -118,12 +110,12 @@ class Mirror:
             raise Refused(f"the prefix template gives more than {MAX_PREFIX} bytes")
         return prefix
 
-    def _wanted(self, delivery: Delivery, listing: ArtifactListing) -> tuple[list[Artifact], list[SkippedFile]]:
+    def _wanted(self, delivery: Delivery, fetcher: ArtifactFetcher) -> tuple[list[Artifact], list[SkippedFile]]:
         if delivery.test:  # Skyvern's test webhooks name files on example.com
             return [], []
         artifacts = artifacts_of(delivery.run)
         if self._options.artifacts:
-            artifacts = with_listed(artifacts, listing.get(), self._options.artifacts)
+            artifacts = with_listed(artifacts, fetcher.listed(), self._options.artifacts)
         most = self._options.max_artifacts
         return artifacts[:most], [_skipped(artifact, f"more than {most} files") for artifact in artifacts[most:]]
 
@@ -182,7 +174,7 @@ class _Transfer:
         again = may_look_again(self.folder.delivery)
         record: Artifact | None = None
         try:
-            record = record_of(artifact, self.fetcher.listing.get(RECORDING))
+            record = record_of(artifact, self.fetcher.listed(RECORDING))
             why = unfinished(record, self.folder.delivery.run)
         except Unavailable as error:
             if again:

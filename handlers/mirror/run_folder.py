@@ -18,7 +18,7 @@ from functools import cached_property
 
 from handlers.contract import Artifact, Delivery
 from handlers.mirror.artifacts import url_identity
-from handlers.mirror.manifest import Manifest, StoredFile, iso_utc, manifest_path, stored_files
+from handlers.mirror.manifest import StoredFile, iso_utc, manifest_path, stored_files
 from handlers.mirror.names import DEFAULT, JSON, content_type, key_part, safe_file_name, with_suffix
 from handlers.mirror.store import ObjectTarget, Store
 from handlers.support.deadline import Deadline
@@ -94,9 +94,8 @@ class RunFolder:
         entry = _entry(artifact, size, sha256, target.content_type)
         return replace(entry, path=self._relative(target.key, artifact.name), content_encoding=encoding, incomplete=why)
 
-    def write_manifest(self, manifest: Manifest) -> None:
+    def write_manifest(self, document: bytes) -> None:
         """Write the manifest, unless the stored one is the same."""
-        document = manifest.dump()
         if document != self._manifest:
             self._store.put(self.target("manifest.json", JSON), document)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from handlers.contract import Artifact, Delivery, Services, SinkError
 from handlers.mirror.artifacts import artifacts_of, url_identity
-from handlers.mirror.download import ArtifactFetcher, ArtifactListing, ByteAllowance, IncomingFile, SkipArtifact
+from handlers.mirror.download import ArtifactFetcher, IncomingFile, SkipArtifact
 from handlers.slack.client import Api
 from handlers.support.deadline import Deadline
 from handlers.support.guarded_client import GuardedClient
@@ -63,11 +63,7 @@ class ScreenshotUploader:
         return ""
 
     def _fetch(self, delivery: Delivery, shot: Artifact, seconds: float) -> bytes:
-        deadline = Deadline(seconds / 2)
-        listing = ArtifactListing(self._services, delivery)
-        fetcher = ArtifactFetcher(
-            self._client, self._services, delivery, listing, MAX_BYTES, ByteAllowance(MAX_BYTES), deadline
-        )
+        fetcher = ArtifactFetcher(self._client, self._services, delivery, Deadline(seconds / 2), cap=MAX_BYTES)
         stored = [replace(shot, url=url) for name, url in stored_links(delivery) if name == shot.name]
         try:
             return _read(fetcher, shot)

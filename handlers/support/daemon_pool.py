@@ -127,18 +127,6 @@ def run_all(items: Sequence[T], work: Callable[[T], R], threads: int, deadline: 
                 results[number] = error
 
     futures = [in_thread("fetch", take_items) for _ in range(min(threads, len(items)))]
-    if wait(futures, _patience(deadline)).not_done:
+    if wait(futures, max(0.0, deadline.at + GRACE - time.monotonic())).not_done:
         raise Unavailable(f"not done within {deadline.seconds:g} s")
     return [result for result in results if result is not None]
-
-
-def run_within(deadline: Deadline, work: Callable[[], R]) -> R:
-    """Return or raise what `work` does, run in a thread of its own. Raises Unavailable if it outlasts the deadline."""
-    future = in_thread("send", work)
-    if not wait([future], _patience(deadline)).done:
-        raise Unavailable(f"not done within {deadline.seconds:g} s")
-    return future.result()
-
-
-def _patience(deadline: Deadline) -> float:
-    return max(0.0, deadline.at + GRACE - time.monotonic())

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from handlers.contract import Artifact, Delivery, ReadableFile, Refused, Unavailable
 from handlers.mirror.artifacts import artifacts_of
-from handlers.mirror.download import ArtifactFetcher, ArtifactListing, ByteAllowance, IncomingFile, SkipArtifact
+from handlers.mirror.download import ArtifactFetcher, IncomingFile, SkipArtifact
 from handlers.support.deadline import Deadline
 from handlers.support.guarded_client import GuardedClient
 from receiver.api.service import Service
@@ -103,9 +103,8 @@ class SkyvernFiles:
                 services = SourceServices(self._service.config, self._service.settings.skyvern_base_url)
                 self._opened = GuardedClient(services.allowed_addresses()), services
             client, services = self._opened
-        delivery, file = _delivery_of(event), _Fetched()
-        listing, allowance = ArtifactListing(services, delivery), ByteAllowance(MOST_BYTES)
-        fetcher = ArtifactFetcher(client, services, delivery, listing, MOST_BYTES, allowance, Deadline(FETCH_WITHIN))
+        file = _Fetched()
+        fetcher = ArtifactFetcher(client, services, _delivery_of(event), Deadline(FETCH_WITHIN), cap=MOST_BYTES)
         fetcher.fetch(wanted, file.receive)
         return file
 

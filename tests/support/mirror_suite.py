@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from handlers.contract import Artifact, Delivery, Refused, Unavailable
-from handlers.mirror import download
 from handlers.mirror.download import LOOK_FOR
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer, Page
@@ -355,20 +354,6 @@ class MirrorSuite:
         assert kept == ["run.json", "0.pdf", "1.pdf"]
         assert reasons.keys() == {"2.pdf", "3.pdf"}
         assert all("larger than what is left of the 14,118 bytes" in reason for reason in reasons.values())
-
-    def test_a_host_that_drips_is_ended_before_the_timeout(
-        self, place: Place, server: ArtifactServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(download, "LEAST_RATE_OVER", 0.3)
-        stop = threading.Event()
-        run = sample_run(downloaded_files=[entry(server.add("/slow", trickle=stop), b"", "a", file_size=None)])
-
-        with pytest.raises(Unavailable, match="less than 4,096 bytes a second") as caught:
-            place.sink(timeout=300).send(make_delivery(run))
-
-        stop.set()
-        assert caught.value.dependency
-        assert not [key for key in place.tree() if "/files/" in key]
 
     # Files that only the API lists
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from handlers.contract import Unavailable
-from handlers.support.daemon_pool import DaemonPool, run_all, run_within
+from handlers.support.daemon_pool import DaemonPool, run_all
 from handlers.support.deadline import Deadline
 from tests.support.waiting import Stopwatch, eventually
 
@@ -59,14 +59,4 @@ def test_work_that_hangs_is_left_behind() -> None:
     with pytest.raises(Unavailable):
         run_all(range(2), lambda _: release.wait(30), 2, Deadline(0.2))
     watch.at_most(10)
-    release.set()
-
-
-def test_run_within_returns_raises_or_gives_up() -> None:
-    release = threading.Event()
-    assert run_within(Deadline(10), lambda: 7) == 7
-    with pytest.raises(KeyError):
-        run_within(Deadline(10), lambda: {}["x"])
-    with pytest.raises(Unavailable, match=r"not done within 0\.1 s"):
-        run_within(Deadline(0.1), lambda: release.wait(30))
     release.set()

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from handlers.mirror.manifest import (
-    Manifest,
     SkippedFile,
     StoredFile,
-    event_fields,
     event_order,
     latest_document,
+    manifest_document,
     order_in_latest,
     replaces_latest,
     stored_files,
@@ -29,10 +28,9 @@ def test_a_manifest_reads_back_what_it_wrote() -> None:
     kept = StoredFile(
         "a.pdf", "download", 3, SHA, "application/pdf", "https://x/a", "a_1", True, "", "2026-03-01T00:00:00Z"
     )
-    manifest = Manifest({"event_id": "evt_1"}, [kept], [SkippedFile("b", "recording", "gone", size=4)])
-    assert stored_files(manifest.dump()) == {"a.pdf": kept}
-    document = json.loads(manifest.dump())
-    assert document["skipped"] == [{"name": "b", "kind": "recording", "reason": "gone", "size": 4}]
+    document = manifest_document(make_delivery(), [kept], [SkippedFile("b", "recording", "gone", size=4)])
+    assert stored_files(document) == {"a.pdf": kept}
+    assert json.loads(document)["skipped"] == [{"name": "b", "kind": "recording", "reason": "gone", "size": 4}]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +63,7 @@ def test_a_document_can_always_be_written() -> None:
     delivery = make_delivery(
         body=b'{"run_id": "\\ud800", "status": "\\ud800"}', received_at=datetime(2026, 3, 1, tzinfo=UTC)
     )
-    assert json.loads(Manifest(event_fields(delivery), []).dump())["received_at"] == "2026-03-01T00:00:00Z"
+    assert json.loads(manifest_document(delivery, [], []))["received_at"] == "2026-03-01T00:00:00Z"
 
 
 def test_latest_has_the_output_in_each_order_of_a_cancel() -> None:
