@@ -161,7 +161,7 @@ class ArtifactFetcher:
             return known
 
     def take(self, size: int, *, announced: bool = False) -> None:
-        """Count `size` bytes of a file, or only check that so many are left. Raises SkipArtifact."""
+        """Count `size` bytes of a file, or only check that they are left. Raises SkipArtifact."""
         with self._counting:
             if size > self._left:
                 raise SkipArtifact(
