@@ -1,23 +1,28 @@
 """`runhook worker`: one process for dispatch and all sinks that share it, and one for each sink that has its own.
 
 A supervisor forks them and starts them again. It imports everything and opens nothing, so a process costs a fork; each
-opens its connections for itself. What a dead process held is released by the next one that starts with the same data
-directory.
+opens its connections for itself. What a dead process held is released by the one that takes its place, in this worker
+or in the next one with the same data directory.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from secrets import token_hex
 from typing import Final
 
 from redis.exceptions import RedisError
 
 from handlers import registry
+from handlers.support.file_lock import acquire
+from handlers.support.private_file import make_private_file
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
@@ -29,11 +34,10 @@ from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.migrate import LedgerAway, ensure_schema
 from receiver.runtime.child import in_child, say_working
-from receiver.runtime.liveness import LivenessLock, release_dead
 from receiver.runtime.process import raise_file_limit
 from receiver.runtime.redis_client import check_url, connect, no_entry, unusable
 from receiver.runtime.supervisor import Program, Supervisor, program
-from receiver.worker_process import Work, WorkerProcess, release_owner
+from receiver.worker_process import Work, WorkerProcess
 
 log = logging.getLogger("runhook.worker")
 
@@ -105,16 +109,8 @@ def _trouble(settings: Settings, config: Config) -> str:
 
 
 def prepare(settings: Settings, config: Config, patience: float) -> None:
-    """Wait as `check`, then warn of what will not work: a data directory that can't be written, deliveries to removed
-    sinks."""
+    """Wait as `check`, then warn of deliveries to sinks that are not in the config."""
     check(settings, config, patience)
-    try:
-        LivenessLock(settings.data, f"check.{token_hex(4)}").end()
-    except OSError as error:
-        log.warning(
-            "can't write in %s (%s): what a killed worker has claimed is sent again after 15 s, not at once",
-            *(settings.data, error.strerror),
-        )
     ledger = Ledger(settings.database_url)
     try:
         for line in orphans.in_words(ledger.read(lambda connection: orphans.count(connection, config.destinations))):
@@ -133,6 +129,26 @@ def preload(config: Config) -> None:
 
     for sink in config.sinks.values():
         registry.sink_type(sink.type)
+
+
+def succeed(data: Path, place: str) -> str:
+    """Lock a file in the data directory as the worker at `place`; return the place of the dead one that had it before.
+
+    The processes of the worker share the lock, so it is free once all of them have ended. Returns "" without an earlier
+    worker, when one is alive, and when the file can't be used: then what that one held lapses.
+    """
+    try:
+        make_private_file(data / "worker")
+        handle = os.open(data / "worker", os.O_RDWR | os.O_CLOEXEC)
+        if not acquire(handle, 0.0):
+            os.close(handle)
+            return ""
+        before = os.pread(handle, 1000, 0).decode(errors="replace")
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, place.encode(), 0)
+    except OSError:
+        return ""
+    return before
 
 
 class _Split:
@@ -176,11 +192,14 @@ def run(
     if trouble := in_child(lambda: prepare(settings, config, patience)):
         raise NotStarted(trouble)
 
+    place = f"{socket.gethostname()}.{token_hex(4)}"
+    before = succeed(settings.data, place)
+
     def make(name: str, work: Work) -> Program:
+        dead = [f"{each}@{it}" for it in filter(None, (place, before)) for each in {name, MAIN if work.apart else name}]
         stop_within = max(0.0, stop_timeout - LAST_STEPS)
-        return program(
-            name, lambda: WorkerProcess(settings, config, name, work, stop_within).run(), stop_timeout, piped=False
-        )
+        process = partial(WorkerProcess, settings, config, f"{name}@{place}", work, stop_within, dead)
+        return program(name, lambda: process().run(), stop_timeout, piped=False)
 
     split = _Split(make)
     log.info("worker.started processes=%s", ",".join(works))
@@ -190,7 +209,5 @@ def run(
         on_death=lambda ended, why: split(ended, why, works[MAIN]) if ended.name == MAIN else [ended],
     )
     code = supervisor.run(on_ready=say_working)
-    if code:
-        release_dead(settings.data, partial(release_owner, settings))
     log.info("worker.stopped code=%d", code)
     return code

@@ -11,15 +11,13 @@ import logging
 import math
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from secrets import token_hex
 from typing import Any, Final
 
 import redis
@@ -41,7 +39,6 @@ from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime.background import keep_thread, start_thread
 from receiver.runtime.child import REPLACE, UNFINISHED, own_status, say_working
-from receiver.runtime.liveness import LivenessLock, release_dead
 from receiver.runtime.process import StopRequests, error_location, stop_signals
 from receiver.runtime.redis_client import connect
 from receiver.status.heartbeat import Heartbeat
@@ -73,19 +70,22 @@ class Work:
 
 
 class WorkerProcess:
-    """A process called `name`, in that process. `stop_within`: seconds that sends under way have to end after a stop.
+    """A process, in that process. `owner`: the name under which it claims, NAME@PLACE. `stop_within`: seconds that
+    sends under way have to end after a stop. `dead`: owners that have ended, such as the process before it.
 
     Making it starts nothing.
     """
 
-    def __init__(self, settings: Settings, config: Config, name: str, work: Work, stop_within: float) -> None:
+    def __init__(
+        self, settings: Settings, config: Config, owner: str, work: Work, stop_within: float, dead: Sequence[str] = ()
+    ) -> None:
         self._settings = settings
         self._config = config
-        self._name = name
+        self._name, _, self._place = owner.partition("@")
+        self._owner = owner
         self._work = work
         self._stop_within = stop_within
-        self._suffix = f"@{socket.gethostname()}.{token_hex(4)}"
-        self._owner = name + self._suffix
+        self._dead = dead
         self._stops = StopRequests()
         self._ended = threading.Event()
         self._replace = False
@@ -101,9 +101,6 @@ class WorkerProcess:
             name=self._owner,
             details=self._details,
         )
-        self._lock: LivenessLock | None = None
-        with suppress(OSError):  # the worker has warned of it; claims lapse by time then
-            self._lock = LivenessLock(settings.data, self._owner)
         self._runners: dict[str, SinkRunner] = {}
         self._building = threading.Lock()  # of the runners: none is added after a stop
 
@@ -137,8 +134,6 @@ class WorkerProcess:
         self._redis.close()
         if self._gave_up:
             raise RunhookError(self._gave_up)
-        if settled and self._lock is not None:
-            self._lock.end()
         if self._replace:
             return REPLACE
         return 0 if settled else UNFINISHED
@@ -161,15 +156,17 @@ class WorkerProcess:
             self._serve(wakeups.deliver_queue(sink), self._linger)
 
     def _release_dead(self) -> None:
-        """Release what dead processes held, again while that fails, in the background."""
-        release = partial(release_dead, self._settings.data, partial(release_owner, self._settings))
-
-        def again() -> None:
-            while not self._ended.wait(TRY_AGAIN) and not release():
-                pass
-
-        if not release():
-            start_thread("release", again)
+        """Release the claims and inbox entries of dead processes. What can't be released now lapses."""
+        for owner in self._dead:
+            released, entries = 0, 0
+            try:
+                while some := self._ledger.write(partial(release_claims, owner=owner, now=self._ledger.now())):
+                    released += some
+                entries = hand_back(self._redis, owner)
+            except (LedgerUnavailable, redis.RedisError) as error:
+                log.warning("worker.not_released owner=%s error=%s", owner, error_location(error))
+            if released or entries:
+                log.info("worker.released owner=%s claims=%d entries=%d", owner, released, entries)
 
     def _details(self) -> dict[str, Any]:
         """Return what the heartbeat reports."""
@@ -199,7 +196,7 @@ class WorkerProcess:
                 self._job_until = math.inf
 
         say_working()
-        wakeup_worker.serve(queue, self._settings.redis_url, self._owner, job, self._stops)
+        wakeup_worker.serve(queue, self._settings.redis_url, f"{self._owner}.{os.getpid()}", job, self._stops)
 
     def _linger(self, stop: Stop) -> None:
         """The job of a sink with its own process: look for due deliveries until there have been none for a while."""
@@ -314,28 +311,7 @@ class WorkerProcess:
                 self._runners[sink] = built
                 built.start()
                 if self._work.dispatches:
-                    self._heartbeat.add(deliver(sink) + self._suffix, deliver(sink))
+                    self._heartbeat.add(f"{deliver(sink)}@{self._place}", deliver(sink))
         if stopping:  # not within the lock, for which the stop waits: a sink's own code may hang
             built.close()
         return ""
-
-
-def release_owner(settings: Settings, owner: str) -> bool:
-    """Release the claims and inbox entries of a dead process. Return False without Redis or the ledger, so that some
-    may be left; they lapse later."""
-    ledger = Ledger(settings.database_url)
-    client = connect(settings.redis_url, timeout=1.0, connect_timeout=2.0, retries=0)
-    released = 0
-    try:
-        while some := ledger.write(lambda connection: release_claims(connection, owner, ledger.now())):
-            released += some
-        entries = hand_back(client, owner)
-    except (LedgerUnavailable, redis.RedisError, OSError) as error:
-        log.warning("worker.not_released owner=%s error=%s", owner, error_location(error))
-        return False
-    finally:
-        ledger.close()
-        client.close()
-    if released or entries:
-        log.info("worker.released owner=%s claims=%d entries=%d", owner, released, entries)
-    return True

@@ -1,4 +1,4 @@
-"""What a process needs of the system: open files, signals, garbage collection; and when it is started again."""
+"""What a process needs of the system: open files, signals, garbage collection, ids; and when it is started again."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import os
 import queue
 import resource
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -160,3 +162,24 @@ def error_location(error: BaseException) -> str:
     number = error.errno if isinstance(error, OSError) else None
     said = f" ({os.strerror(number)})" if number else ""
     return f"{type(error).__name__}{said}{place}"
+
+
+def process_space() -> str:
+    """Return an id of the processes that this one can see: a process id means something only within it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return f"{boot[:13]} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
+def process_state(pid: int) -> str:
+    """Return "gone" or "suspended" if the process of this id is so, else ""."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1]
+    except ProcessLookupError:
+        return "gone"
+    except (OSError, OverflowError):  # of another user, or not Linux
+        return ""
+    return {b"T": "suspended", b"t": "suspended", b"Z": "gone", b"X": "gone"}.get(state, "")

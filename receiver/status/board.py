@@ -19,7 +19,7 @@ from handlers.support.private_file import make_private_file
 from receiver.domain import parts
 from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
 from receiver.ledger import Ledger, heartbeats
-from receiver.runtime.liveness import process_space, process_state
+from receiver.runtime.process import process_space, process_state
 
 
 def put_file(directory: Path, *beats: PartBeat) -> None:

@@ -23,7 +23,7 @@ from receiver.config.settings import Settings
 from receiver.domain.parts import BEAT_EVERY, PartBeat
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, heartbeats
 from receiver.runtime.background import keep_thread
-from receiver.runtime.liveness import process_space
+from receiver.runtime.process import process_space
 from receiver.status import board
 
 # Seconds that `stop` waits for the last heartbeat: an unavailable store must not delay a stop.

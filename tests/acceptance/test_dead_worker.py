@@ -88,28 +88,3 @@ def test_the_next_worker_releases_what_a_killed_one_held(held: Held) -> None:
     assert sorted(held.outcomes().values()) == [["accepted"]] * SLOTS + [["lapsed", "accepted"]] * SLOTS
     assert held.ended().keys() == held.claims.keys()
     assert all(held.ended()[each] < until for each, until in held.claims.items())
-
-
-def test_a_living_worker_releases_what_a_killed_one_held(held: Held) -> None:
-    # Given two workers with one data directory, each with as many sends under way as the sink allows one process
-    held.start_and_hang()
-    first = held.parts.pop("worker")
-    held.consumer.script += [Reply(until=threading.Event())] * SLOTS
-    second = held.run("worker")
-    try:
-        eventually(lambda: len(held.consumer.requests) == 2 * SLOTS)
-        held.run("clock")
-        # When the first is killed
-        held.parts["worker"] = first
-        held.kill_worker(2 * SLOTS)
-        held.parts["worker"] = second
-        # Then its deliveries are queued before their claims run out, and the other's were never touched
-        eventually(lambda: held.states() == {"sending": SLOTS, "queued": SLOTS})
-        assert sorted(held.outcomes().values()) == [["lapsed"]] * SLOTS
-        assert all(held.ended()[each] < held.claims[each] for each in held.ended())
-    finally:
-        for process in (first, second):
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        held.parts.pop("worker", None)

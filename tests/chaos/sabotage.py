@@ -53,9 +53,7 @@ SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     # Nobody takes back what a worker held that was killed whole: neither at once nor when its claims have run out.
     "claim-sweep": {
         "receiver.ledger.deliveries.recovery:lapse_claims": 0,
-        "receiver.runtime.liveness:release_dead": True,
-        "receiver.worker:release_dead": True,
-        "receiver.worker_process:release_dead": True,
+        "receiver.worker_process:WorkerProcess._release_dead": None,
     },
     # No worker looks for due deliveries: of retries, and of what had no room, it never hears.
     "look": {"receiver.worker_process:WorkerProcess._poke_due": False},
