@@ -12,7 +12,6 @@ from pydantic import Field
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, MomentParameter, Result, Scoped
 from receiver.api.service import Actor, Service
-from receiver.config.destinations import RouteConfig
 from receiver.config.models import Config
 from receiver.domain import deduplication
 from receiver.domain.api_key import VIEW
@@ -21,6 +20,7 @@ from receiver.domain.parsed_event import parse_event
 from receiver.domain.redaction import Redactor
 from receiver.errors import Invalid
 from receiver.ledger import stats
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router, RunView, Verdict
 
 # Seconds that are counted by default.

@@ -14,12 +14,12 @@ import typer
 from receiver.cli.options import ConfigFile, DataDirectory, Json, new_app, parse_pairs
 from receiver.cli.output import clean, print_json, print_table
 from receiver.config.advice import warnings
-from receiver.config.destinations import RouteConfig
 from receiver.config.loader import Loaded, load_file
 from receiver.config.settings import OTHER_VARIABLES, Settings, show_value
 from receiver.config.variables import DEFAULT
 from receiver.errors import ConfigError, UsageError
 from receiver.routing.mapping import show as show_rule
+from receiver.routing.route import RouteConfig
 
 config_app = new_app()
 

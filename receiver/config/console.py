@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 
 from handlers.support.duration import Seconds
-from receiver.config.base import Model
 from receiver.config.fields import Name, OptionalKey
+from receiver.domain.model import Model
 
 Scopes = list[Literal["view", "operate", "submit", "read", "resubmit"]]
 

@@ -11,11 +11,12 @@ from pydantic.fields import FieldInfo
 
 from handlers.support.duration import UNITS, parse_duration
 from receiver.config.console import ConsoleUser, OidcConfig, OidcGroup
-from receiver.config.destinations import RetryPolicy, RouteConfig, SinkConfig, ToSink
+from receiver.config.destinations import RetryPolicy, SinkConfig
 from receiver.config.fields import NAME, parse_size
 from receiver.config.messages import model_in
 from receiver.config.models import Config, SourceConfig
 from receiver.config.settings import OTHER_VARIABLES, Settings
+from receiver.routing.route import RouteConfig, ToSink
 
 # Pattern of a text that takes its value from the environment.
 VARIABLE = r"\$\{[A-Za-z_]"

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 from pydantic import SecretStr, ValidationError
 
-from receiver.config.destinations import RouteConfig, SinkConfig
+from receiver.config.destinations import SinkConfig
 from receiver.config.messages import describe, unknown
 from receiver.config.models import Config
 from receiver.config.yaml_file import Document, Key, parse, read, spell, write
 from receiver.domain.callback import CALLBACK
 from receiver.errors import ConfigError, suggest
+from receiver.routing.route import RouteConfig
 from receiver.routing.validation import order_problems, order_warnings, rule_problems, rule_warnings
 
 # A variable without a default, and the placeholder for an unset one when only names are collected.

@@ -10,9 +10,8 @@ from typing import Final, Self
 from pydantic import Field
 
 from handlers.support.duration import Seconds
-from receiver.config.base import Model
 from receiver.config.console import ConsoleConfig
-from receiver.config.destinations import CallbacksConfig, RetryPolicy, RouteConfig, SinkConfig
+from receiver.config.destinations import CallbacksConfig, RetryPolicy, SinkConfig
 from receiver.config.fields import (
     LOCAL_KEY,
     Keys,
@@ -26,7 +25,9 @@ from receiver.config.fields import (
     without_version,
 )
 from receiver.domain.callback import CALLBACK
+from receiver.domain.model import Model
 from receiver.domain.trouble import Trouble
+from receiver.routing.route import RouteConfig
 
 # Seconds after which a run whose end Skyvern shows has all its files: 0.3 to 8 s pass between its final status and its
 # webhook (1.0.56).

@@ -17,7 +17,8 @@ from handlers.support.timestamps import utc
 from receiver.errors import ConfigError
 from receiver.routing import cel, mapping
 from receiver.routing.mapping import show
-from receiver.routing.validation import OPT_IN, UPDATE, Route, order_problems, rule_problems
+from receiver.routing.route import RouteConfig
+from receiver.routing.validation import OPT_IN, UPDATE, order_problems, rule_problems
 
 if TYPE_CHECKING:
     from receiver.domain.run import Run
@@ -79,7 +80,7 @@ class Verdict(NamedTuple):
 class _CompiledRoute:
     """A route made ready."""
 
-    def __init__(self, config: Route) -> None:
+    def __init__(self, config: RouteConfig) -> None:
         self.config = config
         self.targets = [Target(each.sink, config.name, tuple(each.after)) for each in config.targets]
         when = config.when
@@ -107,7 +108,7 @@ class Router:
     `completing`: the sinks that take updates, to complete what they keep of a result.
     """
 
-    def __init__(self, routes: Sequence[Route], completing: Collection[str] = ()) -> None:
+    def __init__(self, routes: Sequence[RouteConfig], completing: Collection[str] = ()) -> None:
         problems = [
             f"routes[{index}].when: {text}"
             for index, route in enumerate(routes)

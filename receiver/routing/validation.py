@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from receiver.domain.run import FINAL
 from receiver.errors import suggest
@@ -13,59 +13,7 @@ from receiver.routing import mapping
 from receiver.routing.cel import compile_rule
 from receiver.routing.cel_names import CelError
 from receiver.routing.mapping import Problem
-
-
-class RouteTarget(Protocol):
-    """A sink that a route names."""
-
-    @property
-    def sink(self) -> str:
-        """The sink's name."""
-
-    @property
-    def after(self) -> Sequence[str]:
-        """The sinks whose receipts it waits for."""
-
-
-class Route(Protocol):
-    """A rule as written in the config."""
-
-    @property
-    def name(self) -> str:
-        """The route's name."""
-
-    @property
-    def when(self) -> str | Mapping[str, Any] | None:
-        """A CEL expression, a mapping of fields, or None for every event."""
-
-    @property
-    def targets(self) -> Sequence[RouteTarget]:
-        """The sinks that get what matches."""
-
-    @property
-    def stop(self) -> bool:
-        """Whether no later route is tried after a match."""
-
-    @property
-    def interim(self) -> bool:
-        """Whether it takes runs that have not ended."""
-
-    @property
-    def repeats(self) -> bool:
-        """Whether it takes events that say nothing new."""
-
-    @property
-    def updates(self) -> bool:
-        """Whether it tells its sinks again of a result that has more files or fields than before."""
-
-    @property
-    def superseded(self) -> bool:
-        """Whether it takes events older than the newest of their run."""
-
-    @property
-    def test(self) -> bool:
-        """Whether it takes test webhooks."""
-
+from receiver.routing.route import RouteConfig
 
 # Fields that Skyvern 1.0.50 to 1.0.56 sends, and ours. Others are seen as well; this is to find misspelt ones.
 FIELDS = frozenset(
@@ -122,7 +70,7 @@ def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
     return list(dict.fromkeys(name for name in names if name != "event"))
 
 
-def rule_warnings(route: Route) -> list[str]:
+def rule_warnings(route: RouteConfig) -> list[str]:
     """Return warnings about a valid rule: names and values that are probably misspelt."""
     found = [
         f"Skyvern sends no field {name}{_guess(name, FIELDS) or ', as far as Runhook knows'}"
@@ -157,7 +105,7 @@ def _guess(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {guess}?" if guess else ""
 
 
-def order_warnings(routes: Sequence[Route]) -> list[tuple[int, str]]:
+def order_warnings(routes: Sequence[RouteConfig]) -> list[tuple[int, str]]:
     """Return the routes that nothing reaches, by index, because an earlier one takes every event and stops."""
     flags = [{name for name in (*OPT_IN.values(), "updates") if getattr(route, name)} for route in routes]
     found = []
@@ -185,7 +133,7 @@ def _mentioned_values(when: str | Mapping[str, Any] | None) -> list[tuple[str, s
     return [(field, value) for field, values in compared for value in values if not set("*?") & set(value)]
 
 
-def order_problems(routes: Sequence[Route], sinks: Iterable[str] | None = None) -> list[Problem]:
+def order_problems(routes: Sequence[RouteConfig], sinks: Iterable[str] | None = None) -> list[Problem]:
     """Return the problems of `after`: keys below `routes`, and the text.
 
     A sink may wait for one that its own route or an earlier one delivers to, and no two may wait for each other,
@@ -219,7 +167,7 @@ def order_problems(routes: Sequence[Route], sinks: Iterable[str] | None = None) 
     return problems
 
 
-def _late(name: str, index: int, routes: Sequence[Route]) -> str:
+def _late(name: str, index: int, routes: Sequence[RouteConfig]) -> str:
     for later in routes[index + 1 :]:
         if any(target.sink == name for target in later.targets):
             return f"{name} gets its events from the later route {later.name}; move that up, or add {name} to this `to`"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from receiver.config.destinations import RetryPolicy, RouteConfig
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.send_task import to_delivery
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.event import Event, event_id
@@ -19,6 +19,7 @@ from receiver.ledger import Ledger
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from tests.support import roads
 from tests.support.ledger import claim

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import redis
 
-from receiver.config.destinations import RouteConfig
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.redaction import Redactor
 from receiver.inbox.reader import InboxReader
 from receiver.ledger import Ledger
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 
 ROUTES = [

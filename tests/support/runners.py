@@ -10,7 +10,7 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 
-from receiver.config.destinations import RetryPolicy, RouteConfig
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.runner import SinkRunner
 from receiver.dispatch.recorder import EventRecorder
 from receiver.domain.event import Event, event_id
@@ -18,6 +18,7 @@ from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.schema import attempts
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from receiver.telemetry.workers import WorkerCounter
 from tests.support.scripted_sink import ScriptedSink, rows

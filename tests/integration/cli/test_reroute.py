@@ -13,13 +13,13 @@ from receiver.api.reroutes import REROUTE
 from receiver.cli import reroute
 from receiver.cli.client import open_client
 from receiver.cli.output import Form
-from receiver.config.destinations import RouteConfig
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.redaction import Redactor
 from receiver.errors import UsageError
 from receiver.ledger import Ledger, reroutes
 from receiver.ledger.deliveries import links
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from tests.support import queries
 from tests.support.command import Runhook

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.config.destinations import RetryPolicy, RouteConfig, ToSink
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.runner import SinkRunner
 from receiver.delivery.send_task import to_delivery
 from receiver.domain.breaker import Lane
@@ -22,6 +22,7 @@ from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.records import NewSubmission
+from receiver.routing.route import RouteConfig, ToSink
 from tests.servers.gate import Gate, Mode
 from tests.servers.postgres import PostgresProcess
 from tests.support.button import press

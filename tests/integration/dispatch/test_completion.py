@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from receiver.config.destinations import RetryPolicy, RouteConfig
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.send_task import to_delivery
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from tests.support import queries, roads
 from tests.support.ledger import claim

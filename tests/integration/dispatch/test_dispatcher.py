@@ -13,7 +13,6 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from receiver.config.destinations import RouteConfig
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, EntryKeys, head_of, read_frame
@@ -26,6 +25,7 @@ from receiver.inbox.stream import ASIDE, STREAM
 from receiver.ledger import Ledger, LedgerDataError, events, runs
 from receiver.ledger.deliveries import claims
 from receiver.ledger.migrate import ensure_schema
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from receiver.telemetry import workers
 from receiver.wakeups import deliver_queue, flag_key

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from handlers.contract import Delivery
-from receiver.config.destinations import RetryPolicy, RouteConfig
+from receiver.config.destinations import RetryPolicy
 from receiver.delivery.send_task import to_delivery
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.dispatch.late_binding import LateBinding
@@ -28,6 +28,7 @@ from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from tests.support import roads
 from tests.support.ledger import beside, claim, settle

@@ -14,7 +14,6 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
-from receiver.config.destinations import RouteConfig
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
@@ -25,6 +24,7 @@ from receiver.ledger.schema import deliveries, events, runs, to_index
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router, RunView, Verdict
 from tests.support.events import body, event
 from tests.support.hostile import hostile_bodies

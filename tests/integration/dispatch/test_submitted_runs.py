@@ -14,7 +14,6 @@ import redis
 import sqlalchemy as sa
 
 from handlers.support.resubmit_chain import CHAIN
-from receiver.config.destinations import RouteConfig
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.callback import CALLBACK, lane_of
 from receiver.domain.event import Event
@@ -27,6 +26,7 @@ from receiver.ledger.schema import deliveries, events, runs, submissions
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from tests.support.events import body, event
 from tests.support.ledger import wait_until_blocked

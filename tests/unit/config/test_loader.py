@@ -14,12 +14,13 @@ import pytest
 
 from handlers.registry import sink_type
 from handlers.support.duration import parse_duration
-from receiver.config.destinations import SinkConfig, ToSink
+from receiver.config.destinations import SinkConfig
 from receiver.config.fields import parse_listen_address, parse_rate, parse_size
 from receiver.config.loader import load, load_file
 from receiver.config.models import SourceConfig
 from receiver.config.yaml_file import MAX_BYTES, expand
 from receiver.errors import ConfigError
+from receiver.routing.route import ToSink
 
 WHEN, TABLE = "{status: [failed, timed_out]}", "table: skyvern_runs"
 GOOD = """\

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.config.destinations import RouteConfig, ToSink
 from receiver.domain.run import parse
 from receiver.errors import ConfigError
+from receiver.routing.route import RouteConfig, ToSink
 from receiver.routing.router import Router, RouteVerdict, RunView, Target
 from receiver.routing.validation import mentioned_fields, order_problems, rule_problems
 

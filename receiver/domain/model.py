@@ -1,4 +1,4 @@
-"""What every model of the config file is made of.
+"""The base of all models of the config file.
 
 Modules of models have no `from __future__ import annotations`: pydantic would compile each annotation from its text.
 """
