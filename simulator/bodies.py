@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from receiver.skyvern import members
+from receiver.domain import members
 from simulator import run_request
 from simulator.artifacts import StoredArtifact
 from simulator.runs import TASK_V2, WORKFLOW, SimRun

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from receiver.skyvern import members
+from receiver.domain import members
 from simulator.runs import RUN_TYPES, WORKFLOW, SimRun
 from simulator.samples.bodies import ordered
 

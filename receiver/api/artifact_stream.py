@@ -22,7 +22,7 @@ from receiver.api.call_pool import CallPool
 from receiver.api.responses import is_known
 from receiver.api.service import Actor, Service
 from receiver.errors import Busy
-from receiver.skyvern import BrokenOff
+from receiver.skyvern.client import BrokenOff
 from receiver.web.limits import TooManyWaiters, WaiterLimit
 from receiver.web.responses import StreamedResponse
 from receiver.web.work import SingleFlight

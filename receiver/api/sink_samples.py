@@ -18,6 +18,7 @@ from receiver.api.endpoint import call
 from receiver.api.models import Result
 from receiver.api.service import Actor, Service
 from receiver.api.sinks import SinkParameters, require_sink
+from receiver.domain import members
 from receiver.domain.api_key import OPERATE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import delivery_id, event_id
@@ -25,7 +26,6 @@ from receiver.domain.run import parse
 from receiver.errors import Invalid
 from receiver.ledger import audit
 from receiver.runtime.process import error_location
-from receiver.skyvern import members
 
 # What the audit calls the test of a sink.
 TEST: Final = "sink.test"

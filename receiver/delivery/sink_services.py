@@ -12,7 +12,8 @@ from urllib.parse import quote
 from handlers import Artifact, Delivery, Services, Unavailable
 from handlers.support.url import origin
 from receiver.config.models import Config
-from receiver.skyvern import Answered, Patience, SkyvernReader, artifacts_run_id, listed_artifacts
+from receiver.skyvern.client import SkyvernReader
+from receiver.skyvern.responses import Answered, Patience, artifacts_run_id, listed_artifacts
 
 KINDS = {"recording": "recording", "screenshot_final": "screenshot", "download": "download"}
 

@@ -16,10 +16,11 @@ from typing import NamedTuple
 from receiver.dispatch.decider import callers_webhook, with_request
 from receiver.domain.event import Event
 from receiver.domain.extent import extent_of
+from receiver.domain.members import WORKFLOW
 from receiver.domain.parsed_event import ParsedEvent, completion_of_text, completion_text
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey, parse
-from receiver.domain.shape import WORKFLOW, completed
+from receiver.domain.shape import completed
 from receiver.ledger import Connection, reroutes, run_polls
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.events import NewDelivery

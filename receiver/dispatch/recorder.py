@@ -17,10 +17,10 @@ from receiver.dispatch.decider import EventDecider
 from receiver.dispatch.late_binding import LateBinding
 from receiver.domain import poll_schedule
 from receiver.domain.event import Event
+from receiver.domain.members import WORKFLOW
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey
-from receiver.domain.shape import WORKFLOW
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.events import NO_RUN, NewEvent

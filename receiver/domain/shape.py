@@ -17,14 +17,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from receiver.domain.members import TASK, TASK_V2, WORKFLOW, family
 from receiver.domain.requested import run_request
 
 Data = Mapping[str, Any]
-
-WORKFLOW: Final = "workflow_run"
-TASK_V2: Final = "task_v2"
-# All other types: Skyvern builds their bodies alike.
-TASK: Final = "task"
 
 # Members that describe the run whatever its result, so that any of its events may tell them of all.
 DESCRIPTIVE: Final = (
@@ -177,9 +173,7 @@ _LACKING: Final = {kind: (_lacking(kind, asked=True), _lacking(kind, asked=False
 def _kind(run: Data) -> str:
     """Return the key of the tables above; "" for a run whose type is not known."""
     run_type = run.get("run_type")
-    if run_type in (WORKFLOW, TASK_V2):
-        return str(run_type)
-    return TASK if isinstance(run_type, str) and run_type else ""
+    return family(run_type) if isinstance(run_type, str) and run_type else ""
 
 
 def completed(data: Data, completion: Data | None = None) -> dict[str, Any]:

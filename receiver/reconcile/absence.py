@@ -17,7 +17,7 @@ from receiver.ledger.submissions.records import Submission
 from receiver.reconcile.listing import read_back
 from receiver.reconcile.resolver import SKEW
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import ListedRun
+from receiver.skyvern.responses import ListedRun
 
 # Maximum runs that one search fetches; the next one fetches the rest.
 READS: Final = 500

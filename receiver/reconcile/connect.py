@@ -15,8 +15,8 @@ from receiver.ledger import Ledger, account
 from receiver.ledger.account import AgentChange
 from receiver.reconcile.schedules import ScheduleCheck, check_schedules
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answer, Answered, failure
 from receiver.skyvern.account import ListedAgent, as_yaml, definition_of, differences, listed_agents
+from receiver.skyvern.responses import Answer, Answered, failure
 
 _MOST_PAGES: Final = 100
 # A title that Skyvern replaces whenever the agent is saved.

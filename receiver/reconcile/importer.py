@@ -11,7 +11,7 @@ from receiver.ledger import Ledger, runs
 from receiver.reconcile.intake import Intake, RunAge
 from receiver.reconcile.listing import read_back
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered, ListedRun
+from receiver.skyvern.responses import Answered, ListedRun
 
 # (source, body of the run, the run parsed from it, what dates it, submission id or "") → what became of it
 Take = Callable[[PolledSource, bytes, Run, RunAge, str], Intake]

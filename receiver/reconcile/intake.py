@@ -23,7 +23,7 @@ from receiver.domain.run import Run, parse
 from receiver.domain.webhook_grace import ended_for
 from receiver.ledger import Ledger, run_polls, runs
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered
+from receiver.skyvern.responses import Answered
 
 # Seconds for which an end waits for the details of its run; then it goes without.
 DETAILS_PATIENCE: Final = 600.0

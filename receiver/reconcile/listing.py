@@ -14,8 +14,8 @@ from typing import Final
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered, ListedRun, failure, length_of_list, listed_runs
 from receiver.skyvern.requests import MAX_PAGES, PAGE_SIZE
+from receiver.skyvern.responses import Answered, ListedRun, failure, length_of_list, listed_runs
 
 # What is under way first: a run that ends while the lists are read is then in one of them.
 STATUSES: Final = (*ACTIVE, *sorted(FINAL))

@@ -46,7 +46,8 @@ from receiver.reconcile.source import PolledSource
 from receiver.reconcile.watcher import Watcher
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits, TokenBucket
-from receiver.skyvern import Answer, Answered, Patience, SkyvernReader, Unreachable
+from receiver.skyvern.client import SkyvernReader
+from receiver.skyvern.responses import Answer, Answered, Patience, Unreachable
 
 # Of one poll: shorter than its lease, and the next poll is the retry.
 PATIENCE = Patience(tries=1, limit=25.0)

@@ -25,7 +25,8 @@ from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.submissions import lifecycle, polls, records
 from receiver.ledger.submissions.lifecycle import WhenLate
 from receiver.ledger.submissions.records import Submission
-from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, listed_runs
+from receiver.skyvern.client import SkyvernReader
+from receiver.skyvern.responses import Answered, ListedRun, Patience, listed_runs
 
 # Seconds by which Skyvern's clock may differ from ours.
 SKEW: Final = 120.0

@@ -14,13 +14,13 @@ from receiver.domain import poll_schedule
 from receiver.domain.callback_url import token_of
 from receiver.domain.deduplication import CANCELED
 from receiver.domain.event import Via
+from receiver.domain.members import WORKFLOW
 from receiver.domain.run import RESTARTABLE, parse
-from receiver.domain.shape import WORKFLOW
 from receiver.ledger import Ledger, run_polls, runs, watches
 from receiver.ledger.run_polls import DueRun
 from receiver.reconcile.intake import ResultIntake, RunAge
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered, listed_runs
+from receiver.skyvern.responses import Answered, listed_runs
 
 # Runs that one submission may have become, of which one search tells.
 RESTARTED: Final = 20

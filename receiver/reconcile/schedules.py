@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered, failure, listed_runs
 from receiver.skyvern.account import ListedSchedule, last_due, listed_schedules, scheduled_run_id
 from receiver.skyvern.requests import PAGE_SIZE
+from receiver.skyvern.responses import Answered, failure, listed_runs
 
 # Seconds that a run may begin after its time: Skyvern's own scheduler starts at most one a minute.
 LATE: Final = 600.0

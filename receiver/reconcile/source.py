@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from receiver.reconcile.resolver import Resolver
-from receiver.skyvern import Answer, Answered, SkyvernReader
+from receiver.skyvern.client import SkyvernReader
 from receiver.skyvern.requests import PAGE_SIZE
+from receiver.skyvern.responses import Answer, Answered
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ from receiver.reconcile.connect import list_agents
 from receiver.reconcile.listing import read_back
 from receiver.reconcile.schedules import check_schedules
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import ListedRun
+from receiver.skyvern.responses import ListedRun
 
 # Seconds by which a walk reads further back than the watermark: a run may become visible after a younger one.
 OVERLAP: Final = 120.0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 from typing import Any, Final
 
+from receiver.domain import members
 from receiver.domain.run import FINAL
 from receiver.errors import suggest
 from receiver.routing import mapping
@@ -15,22 +17,10 @@ from receiver.routing.cel_names import CelError
 from receiver.routing.mapping import Problem
 from receiver.routing.route import RouteConfig
 
-# Fields that Skyvern 1.0.50 to 1.0.56 sends, and ours. Others are seen as well; this is to find misspelt ones.
-FIELDS = frozenset(
-    """
-    action_screenshot_urls agent_id agent_run_id ai_fallback app_url attempt attempts browser_address
-    browser_console_log_url browser_profile_id browser_seed_source browser_session_id browser_settings_receipt
-    browser_sink_profile_id browser_type cached_credits_used cdp_connect_headers created_at credits_used
-    downloaded_file_urls downloaded_files error_code_mapping errors extra_http_headers extracted_information
-    extracted_information_schema failure_category failure_reason finished_at labels max_screenshot_scrolling_times
-    max_screenshot_scrolls max_steps_per_run model modified_at next_attempt_at organization_id original_status outcome
-    output outputs parameters prompt proxy_location queued_at recording_archived recording_url recording_urls
-    retried_by_workflow_run_id retried_from_workflow_run_id retry_pending run_id run_request run_type run_with
-    screenshot_url screenshot_urls script_id script_run started_at status step_count summary task_id task_v2 total_cost
-    total_steps totp_identifier totp_verification_url url webhook_callback_url webhook_failure_reason workflow_id
-    workflow_permanent_id workflow_run_id workflow_system_prompt workflow_title
-    """.split()  # noqa: SIM905 - a list of them fills a page
-)
+# Fields that Skyvern sends, and Runhook's. Rules see others as well; this is to find misspelt ones.
+FIELDS: Final = frozenset(chain(*members.WEBHOOK.values(), *members.POLL.values())) | {
+    *("labels", "original_status", "outcome")
+}
 
 _INTERIM = ("created", "queued", "running", "paused")
 _STATUSES = (*sorted(FINAL), *_INTERIM)

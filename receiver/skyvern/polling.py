@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from receiver.domain import members
 from receiver.domain.requested import ENGINES, run_request
-from receiver.skyvern import members
 
 # What the members are that no body need have: the defaults of Skyvern's own model.
 _DEFAULTS: Final[dict[str, Any]] = {"recording_archived": False, "attempt": 1, "retry_pending": False, "attempts": []}

@@ -40,7 +40,8 @@ from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, search_for_ru
 from receiver.runtime.background import awaited
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits, TokenBucket
-from receiver.skyvern import Answered, Patience, SkyvernAPI, SkyvernReader
+from receiver.skyvern.client import SkyvernAPI, SkyvernReader
+from receiver.skyvern.responses import Answered, Patience
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.event_stream import EventStreams
 from receiver.submit.long_poll import LongPoll

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Mapping
 
 from receiver.domain import callback_url
 from receiver.ledger.api_keys import Key
-from receiver.skyvern import Answer, Answered, BrokenOff, Streamed, Unreachable
+from receiver.skyvern.client import BrokenOff, Streamed
+from receiver.skyvern.responses import Answer, Answered, Unreachable
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.replies import read_failed, relay, relayed_headers
 from receiver.submit.request.source import Source

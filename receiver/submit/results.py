@@ -25,7 +25,7 @@ from receiver.ledger.runs import RunResult
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import WhenLate
 from receiver.ledger.submissions.records import webhook_of
-from receiver.skyvern import Answer, Answered, Unreachable, expires_at
+from receiver.skyvern.responses import Answer, Answered, Unreachable, expires_at
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_object import NotAnObject, with_members
 from receiver.submit.long_poll import LongPoll

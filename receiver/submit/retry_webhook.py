@@ -22,7 +22,7 @@ from receiver.ledger.deliveries import resend
 from receiver.ledger.deliveries.resend import DeliveryStatus
 from receiver.ledger.runs import RunResult
 from receiver.ledger.submissions.records import webhook_of
-from receiver.skyvern import Answered
+from receiver.skyvern.responses import Answered
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.replies import SUBMISSION_HEADER, for_submission, invalid, relay

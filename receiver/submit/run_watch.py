@@ -21,7 +21,8 @@ from receiver.ledger import LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.runtime.background import awaited
-from receiver.skyvern import Answer, Answered, SkyvernAPI, listed_runs
+from receiver.skyvern.client import SkyvernAPI
+from receiver.skyvern.responses import Answer, Answered, listed_runs
 from receiver.web.work import off_loop
 
 # Seconds between two looks at one run.

@@ -26,7 +26,7 @@ from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome, WhenLate
 from receiver.ledger.submissions.records import Submission
 from receiver.runtime.background import awaited
-from receiver.skyvern import Answer, Answered, Created, Lost, Unreachable, submitted
+from receiver.skyvern.responses import Answer, Answered, Created, Lost, Unreachable, submitted
 from receiver.submit.replies import (
     REPLAYED_HEADER,
     RETRY_AFTER,

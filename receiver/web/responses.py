@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from receiver.runtime.background import awaited
-from receiver.skyvern import BrokenOff
+from receiver.skyvern.client import BrokenOff
 from receiver.web.part import ABORT
 
 log = logging.getLogger("runhook.web")

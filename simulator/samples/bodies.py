@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from receiver.skyvern import members
+from receiver.domain import members
 from simulator.samples import artifacts
 from simulator.samples.run_ids import run_number
 

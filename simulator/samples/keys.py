@@ -1,4 +1,4 @@
-"""The members of what Skyvern sends and answers beside those of `receiver/skyvern/members.py`. Pure.
+"""The members of what Skyvern sends and answers beside those of `receiver/domain/members.py`. Pure.
 
 docs/reference/skyvern.md lists them for people. `make upstream` compares them with the newest Skyvern.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from receiver.skyvern.members import EVERY_POLL, TASK, TASK_V2, WEBHOOK, WORKFLOW, Members, names
+from receiver.domain.members import EVERY_POLL, TASK, TASK_V2, WEBHOOK, WORKFLOW, Members, names
 
 VERSION: Final = "1.0.56"
 """The version of Skyvern on whose server all this was seen."""

@@ -10,7 +10,7 @@ import pytest
 
 from receiver.domain import run
 from receiver.domain.event import Event, event_id
-from receiver.skyvern import Answered
+from receiver.skyvern.responses import Answered
 
 
 def body(run_id: str, status: str = "completed", **fields: object) -> bytes:

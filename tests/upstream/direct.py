@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from receiver.domain import members
 from receiver.domain.signature import HEADER, verify
-from receiver.skyvern import members
 from simulator.samples import keys, test_button
 from tests.support.waiting import eventually
 from tests.upstream.report import Report

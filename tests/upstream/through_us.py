@@ -13,8 +13,8 @@ from typing import Any
 import httpx2
 import sqlalchemy as sa
 
+from receiver.domain import members
 from receiver.ledger.schema import events
-from receiver.skyvern import members
 from simulator.samples import keys
 from tests.servers.deployment import Deployment
 from tests.support.waiting import eventually

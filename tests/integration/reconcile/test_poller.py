@@ -22,7 +22,7 @@ from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import absence, poller, resolver
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import KEY as HINTS
-from receiver.skyvern import Answered, Unreachable
+from receiver.skyvern.responses import Answered, Unreachable
 from simulator.bodies import webhook
 from simulator.faults import Fault
 from simulator.samples import dumps

@@ -21,7 +21,7 @@ from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import RUNS_KEY
-from receiver.skyvern import SkyvernReader
+from receiver.skyvern.client import SkyvernReader
 from simulator.bodies import webhook
 from simulator.faults import Fault
 from simulator.samples import dumps
@@ -369,7 +369,7 @@ class Paged:
         self.calls: list[tuple[int, tuple[str, ...], tuple[str, ...]]] = []
 
     def list_runs(self, page: int, size: int, status: Any = (), run_type: Any = (), search_key: str = "") -> Any:
-        from receiver.skyvern import Answered
+        from receiver.skyvern.responses import Answered
 
         self.calls.append((page, tuple(status), tuple(run_type)))
         if page > self.pages:

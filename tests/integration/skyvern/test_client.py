@@ -13,14 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 import pytest
 
-from receiver.skyvern import (
+from receiver.skyvern.client import SkyvernAPI, SkyvernReader
+from receiver.skyvern.responses import (
     Answered,
     Created,
     Lost,
     Patience,
     Rejected,
-    SkyvernAPI,
-    SkyvernReader,
     Unreachable,
     listed_artifacts,
     listed_runs,

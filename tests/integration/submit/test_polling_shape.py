@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from receiver.skyvern import members
+from receiver.domain import members
 from receiver.submit.request import kept
 from simulator.faults import Fault
 from tests.servers.skyvern import Simulate

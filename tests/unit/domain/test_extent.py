@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from receiver.domain import members
 from receiver.domain.extent import MEMBERS, NOTHING, Extent, extent_of, parse_extent
-from receiver.skyvern import members
 from simulator.samples import keys
 
 A = {"filename": "a.pdf", "checksum": "c1", "url": "https://x/a?sig=1"}

@@ -9,7 +9,7 @@ import pytest
 from receiver.domain.run import parse
 from receiver.reconcile.intake import DetailsUnavailable, details_of
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered
+from receiver.skyvern.responses import Answered
 
 RUN = parse(b'{"run_id":"tsk_v2_1","run_type":"task_v2","status":"completed"}')
 

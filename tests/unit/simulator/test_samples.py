@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from receiver.domain import members
 from receiver.domain.run import parse
 from receiver.domain.shape import completed
-from receiver.skyvern import members
 from simulator import samples
 from simulator.samples import dumps, keys, test_button
 from tests.support.button import press

@@ -11,7 +11,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.skyvern import Answered
 from receiver.skyvern.account import (
     SETTINGS,
     ListedSchedule,
@@ -23,6 +22,7 @@ from receiver.skyvern.account import (
     listed_schedules,
     scheduled_run_id,
 )
+from receiver.skyvern.responses import Answered
 from tests.support.paths import ROOT
 
 AGENT: dict[str, Any] = json.loads((ROOT / "tests/support/data/agent.json").read_text())

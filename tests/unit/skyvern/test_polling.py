@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from receiver.domain import shape
-from receiver.skyvern import members
+from receiver.domain import members, shape
 from receiver.skyvern.polling import polled
 from simulator import bodies, run_request
 from simulator.runs import RUN_TYPES, SimRun, now

@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from receiver.errors import ConfigError
-from receiver.skyvern import (
+from receiver.skyvern.client import SkyvernAPI, SkyvernReader
+from receiver.skyvern.responses import (
     Answered,
     Created,
     ListedArtifact,
@@ -16,8 +17,7 @@ from receiver.skyvern import (
     Lost,
     Patience,
     Rejected,
-    SkyvernAPI,
-    SkyvernReader,
+    Retries,
     Unreachable,
     artifacts_run_id,
     expires_at,
@@ -25,7 +25,6 @@ from receiver.skyvern import (
     listed_runs,
     submitted,
 )
-from receiver.skyvern.responses import Retries
 
 HTML = b"<html><h1>Welcome</h1></html>"
 

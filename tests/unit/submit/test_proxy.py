@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.skyvern import Streamed
+from receiver.skyvern.client import Streamed
 from receiver.submit.proxy import ProxiedBody, SecretInBody
 from receiver.submit.replies import SecretScan
 from receiver.submit.request.source import Source

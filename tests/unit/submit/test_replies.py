@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from receiver.skyvern import Answered, Unreachable
+from receiver.skyvern.responses import Answered, Unreachable
 from receiver.submit import replies
 from receiver.submit.replies import NO_SECRETS, SecretScan
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from receiver.domain.run import Run
-from receiver.skyvern import Answer, Answered, Unreachable
+from receiver.skyvern.responses import Answer, Answered, Unreachable
 from receiver.submit.run_watch import RunWatch
 from tests.support.waiting import PATIENCE
 
