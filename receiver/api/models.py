@@ -22,6 +22,7 @@ from pydantic import (
 from handlers.support import timestamps
 from handlers.support.duration import parse_duration
 from receiver.domain.delivery import DeliveryState
+from receiver.errors import Invalid
 from receiver.ledger.filters import LIMIT, Filter
 
 T = TypeVar("T")
@@ -138,10 +139,6 @@ class Page(Result, Generic[T]):
     next: str | None = Field(None, description="Cursor: give it as `after` for the next page; null at the end.")
 
 
-# A value that no label has: no database can store it.
-_NO_LABEL: Final = "\0"
-
-
 def _label(value: str) -> str:
     name, found, _ = value.partition("=")
     if not found or not name:
@@ -172,14 +169,13 @@ class Filtered(Scoped):
     until: MomentParameter | None = Field(None, description="End of the time range.")
 
     def filter(self) -> Filter:
-        """Return the ledger's filter of these parameters."""
+        """Return the ledger's filter of these parameters. Raises Invalid for two values of one label."""
         named = Filter.__dataclass_fields__
         given = {name: value for name, value in self if name in named}
         labels: dict[str, str] = {}
         for name, value in (pair.split("=", 1) for pair in self.label):
             if labels.setdefault(name, value) != value:
-                # No run has both. Without one of them, an action would select too much.
-                labels[name] = _NO_LABEL
+                raise Invalid(f"label: {name}: no run has the values {labels[name]} and {value}; give one of them")
         return Filter(**{**given, "run_id": self.run, "labels": labels})
 
 

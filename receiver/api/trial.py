@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Final
 
 from pydantic import Field
 
+from receiver.api.call_pool import place_in
 from receiver.api.endpoint import call
 from receiver.api.models import MAX_VALUES, Label, Result, Scoped
 from receiver.api.routes import Explanation, explain, source_or_first
@@ -19,7 +19,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.dispatch.reroute import compare
 from receiver.domain.api_key import VIEW
-from receiver.errors import Busy, ConfigError
+from receiver.errors import ConfigError
 from receiver.ledger import Ledger
 from receiver.ledger.filters import Filter
 from receiver.routing.router import Router
@@ -33,36 +33,8 @@ MOST_EVENTS: Final = 1000
 MOST_CHANGED: Final = 100
 # Seconds of CPU time after which the comparison ends.
 TIME: Final = 1.0
-
-
-# Maximum trials at once: their host also receives webhooks.
-MOST_TRIALS: Final = 2
-
-
-class _Places:
-    """Trials under way, one per caller, so that no caller takes all places."""
-
-    def __init__(self) -> None:
-        self._callers: set[str] = set()
-        self._guard = threading.Lock()
-
-    @contextmanager
-    def of(self, actor: Actor) -> Iterator[None]:
-        """Hold the caller's place. Raises Busy."""
-        caller = f"{actor.kind} {actor.name} {actor.key_id}"
-        with self._guard:
-            if caller in self._callers:
-                raise Busy("you are already trying rules", retry_after=5)
-            if len(self._callers) >= MOST_TRIALS:
-                raise Busy("others are trying rules", retry_after=5)
-            self._callers.add(caller)
-        try:
-            yield
-        finally:
-            self._callers.discard(caller)
-
-
-_PLACES: Final = _Places()
+# Trials at once: their host also receives webhooks.
+_TRIALS: Final = threading.BoundedSemaphore(2)
 
 
 class TrialParameters(Scoped):
@@ -120,12 +92,12 @@ def get_rules(service: Service, _actor: Actor, _wanted: Scoped) -> RulesText:
     return RulesText(rules=routes_text(service.config))
 
 
-def try_rules(service: Service, actor: Actor, wanted: TrialParameters) -> Trial:
+def try_rules(service: Service, _actor: Actor, wanted: TrialParameters) -> Trial:
     """Try rules on a body, and compare them with the current rules on old events. Nothing is saved."""
     config = service.config
     source_or_first(config, wanted.source)
     given = (service.settings, config, wanted, TIME)
-    with _PLACES.of(actor):
+    with place_in(_TRIALS, "other rules are being tried"):
         if wanted.rules.strip() in ("", routes_text(config).strip()):
             return _tried(*given)
         # A short rule can take hours and all memory: it must not be those of the process that receives webhooks.

@@ -12,7 +12,7 @@ import redis
 from receiver.config.settings import Settings
 from receiver.doctor import Finding
 from receiver.domain.trouble import redis_todo
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, words
+from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import HEAD, schema_trouble
@@ -119,12 +119,6 @@ def _of_database(ledger: Ledger, report: LedgerReport) -> Iterator[Finding]:
     yield Finding("ledger.tables", f"schema {HEAD}")
     if ledger.dialect == "sqlite":
         yield _version("ledger.version", "SQLite", sqlite3.sqlite_version, OLDEST_SQLITE)
-        if not ledger.read(words.has_index):
-            yield Finding(
-                "ledger.words",
-                f"no index of words: searches read {words.BOUNDS.newest} runs a page",
-                "use a Python whose SQLite has FTS5; the clock then makes the index",
-            )
         return
     yield _version("ledger.version", "PostgreSQL", ".".join(map(str, version)), OLDEST_POSTGRESQL)
     yield _clock("ledger.clock", "PostgreSQL", now, began, took)

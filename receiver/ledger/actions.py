@@ -16,9 +16,10 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
+from receiver.errors import NotAsExpected
 from receiver.ledger.deliveries import creation, lanes, resend, same_result
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.filters import Filter, begins, matching_deliveries, matching_events
+from receiver.ledger.filters import Filter, begins, of_deliveries, of_events
 from receiver.ledger.schema import deliveries, events, operations
 
 # Maximum deliveries that one step moves.
@@ -38,14 +39,6 @@ REPLAY: Final = "replay"
 BACKFILL: Final = "backfill"
 CANCEL: Final = "cancel"
 RESTORE: Final = "restore"
-
-
-class CountChanged(Exception):
-    """The number of matches differs from the expected one. `count`: current matches. Nothing was changed."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__(f"{count} match now")
-        self.count = count
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +167,14 @@ def _ids_of_events(beginnings: Iterable[str]) -> sa.Select[Any]:
 def _selected(selection: Selection) -> sa.Select[Any]:
     """Select the ids of the deliveries of a selection, whether or not an operation takes them."""
     it = deliveries.c
-    found = matching_deliveries(selection)
+    found = sa.select(it.id).where(*of_deliveries(selection))
     if selection.named:
         found = found.where(it.id.in_(_named_ids(selection)))
     if selection.event_id:
         found = found.where(it.id.in_(_ids_of_events([selection.event_id])))
     if selection.sinks:
         found = found.where(it.sink.in_(selection.sinks))
-    return found.with_only_columns(it.id)
+    return found
 
 
 def _missing_events(selection: Selection, sink: str, begun: float | None = None) -> sa.Select[Any]:
@@ -197,12 +190,12 @@ def _missing_events(selection: Selection, sink: str, begun: float | None = None)
     adds += [] if begun is None else [later.c.recorded_at < begun]
     has_later = sa.select(sa.literal(1)).where(*adds).exists()
     found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
-        events.c.disposition.in_(("new", "update")), ~has_one.exists(), ~has_later
+        events.c.disposition.in_(("new", "update")), ~has_one.exists(), ~has_later, *of_events(selection)
     )
     if selection.named:
         named = [events.c.id.in_(_ids_of_results(selection.event_ids))] if selection.event_ids else []
         found = found.where(sa.or_(sa.false(), *named, events.c.run_id.in_(selection.run_ids)))
-    return matching_events(found, selection)
+    return found
 
 
 def _ids_of_results(beginnings: Iterable[str]) -> sa.Select[Any]:
@@ -223,15 +216,15 @@ def create(
 ) -> Operation:
     """Begin an action. It selects only what exists before `now`, so that it ends.
 
-    `expect`: the required number of matches; raises CountChanged if it differs. `actor`: who begins it.
+    `expect`: the required number of matches; raises NotAsExpected if it differs. `actor`: who begins it.
     """
     selection = action.selection
     if not selection.named:
         until = now if selection.until is None else min(selection.until, now)
         action = replace(action, selection=replace(selection, until=until))
     total = action.count(connection)
-    if expect not in (None, total):
-        raise CountChanged(total)
+    if expect is not None and expect != total:
+        raise NotAsExpected(expect, total)
     made = Operation(
         *(getattr(action, each.name) for each in fields(Action)),
         id=operation_id,

@@ -110,6 +110,7 @@ _REMEDIES: Final = tuple(
             "the database is read-only: name the primary in DATABASE_URL, or set default_transaction_read_only to off",
             True,
         ),
+        (r"no such module: fts5", "use a Python whose SQLite has FTS5, or PostgreSQL", False),
         (r"failed to resolve host", "check the host name in DATABASE_URL", True),
         (r"Connection refused", "no PostgreSQL listens there: start it, or correct DATABASE_URL", True),
     )

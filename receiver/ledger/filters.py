@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -42,6 +42,8 @@ class Filter:
     `sink`, `state`, `route`: of a delivery; a run or an event has one delivery to which all of them apply.
     `since`, `until`: of runs, when they changed; of events, when they were recorded; else, when they were created.
     `text`: words, all of which the run says: see `domain.words.parse_query`.
+
+    A query with a text that the database cannot store, such as NUL, may raise LedgerDataError.
     """
 
     source: str = ""
@@ -61,29 +63,6 @@ class Filter:
     until: float | None = None
     text: str = ""
     limit: int = LIMIT
-
-    @property
-    def impossible(self) -> bool:
-        """Whether it names what no database can hold as text, so that nothing can match."""
-        return not all(map(is_storable, self._texts()))
-
-    def _texts(self) -> Iterator[str]:
-        for each in fields(Filter):
-            value = getattr(self, each.name)
-            if isinstance(value, str):
-                yield value
-            elif isinstance(value, Mapping):
-                yield from (*value.keys(), *value.values())
-            elif isinstance(value, Sequence):
-                yield from value
-
-
-def is_storable(text: str) -> bool:
-    """Whether both databases can hold it as text, and be asked for it."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:  # half a character
-        return False
 
 
 def begins(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bool]:
@@ -205,8 +184,6 @@ def of_submissions(wanted: Filter) -> list[Condition]:
 
     Its state is one of its own. What both it and its run have may be in either.
     """
-    if wanted.impossible:
-        return [sa.false()]
     it, run = submissions.c, runs.c
 
     def of_its_run(condition: Condition) -> Condition:
@@ -226,8 +203,6 @@ def of_submissions(wanted: Filter) -> list[Condition]:
 
 def of_runs(wanted: Filter) -> list[Condition]:
     """Return the conditions of a run."""
-    if wanted.impossible:
-        return [sa.false()]
     it = runs.c
     found = [*_common(wanted, runs, it.updated_at), *_ended(wanted, runs), *_of_run(wanted)]
     if wanted.reason:
@@ -241,8 +216,6 @@ def of_runs(wanted: Filter) -> list[Condition]:
 
 def of_events(wanted: Filter) -> list[Condition]:
     """Return the conditions of an event."""
-    if wanted.impossible:
-        return [sa.false()]
     it = events.c
     found = [*_common(wanted, events, it.recorded_at), *_ended(wanted, events)]
     if wanted.event_id:
@@ -254,8 +227,6 @@ def of_events(wanted: Filter) -> list[Condition]:
 
 def of_deliveries(wanted: Filter) -> list[Condition]:
     """Return the conditions of a delivery."""
-    if wanted.impossible:
-        return [sa.false()]
     it = deliveries.c
     found = [*_common(wanted, deliveries, it.created_at), *_of_delivery(wanted)]
     if wanted.event_id:
@@ -263,20 +234,3 @@ def of_deliveries(wanted: Filter) -> list[Condition]:
     if ended := _ended(wanted, events):
         found.append(has(deliveries, events, [events.c.id == it.event_id], *ended))
     return found + _its_run(wanted, deliveries, it.reason)
-
-
-def matching_events(query: sa.Select[Any], wanted: Filter) -> sa.Select[Any]:
-    """Narrow `query`, which is of events, to matching ones."""
-    return query.where(*of_events(wanted))
-
-
-def matching_deliveries(wanted: Filter) -> sa.Select[Any]:
-    """Return the query for deliveries, without order or limit, joined with their events."""
-    query = sa.select(
-        deliveries,
-        events.c.outcome.label("status"),
-        events.c.run_type,
-        events.c.via,
-        events.c.received_at,
-    ).join(events, events.c.id == deliveries.c.event_id)
-    return query.where(*of_deliveries(wanted))

@@ -21,7 +21,7 @@ from receiver.ledger import dialect, words
 from receiver.ledger.deliveries import creation, links, same_result
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.engine import Ledger
-from receiver.ledger.filters import Filter, matching_events
+from receiver.ledger.filters import Filter, of_events
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import deliveries, events, runs
 
@@ -82,7 +82,7 @@ def _sizes(connection: sa.Connection, wanted: Filter, before: int | None) -> lis
     query = sa.select(events.c.seq, sa.func.length(events.c.body)).where(events.c.disposition != "unreadable")
     if before is not None:
         query = query.where(events.c.seq < before)
-    query = matching_events(query, wanted).order_by(events.c.seq.desc()).limit(PAGE)
+    query = query.where(*of_events(wanted)).order_by(events.c.seq.desc()).limit(PAGE)
     return [(row[0], row[1]) for row in connection.execute(query)]
 
 

@@ -94,7 +94,7 @@ class Coverage(NamedTuple):
 
 
 def create_index(connection: sa.Connection) -> None:
-    """Create the index over `run_texts`. An SQLite without FTS5 gets none: see `has_index`."""
+    """Create the index over `run_texts`."""
     if connection.dialect.name == "postgresql":
         words = "array_remove(string_to_array(translate(document, E'\\n', ' '), ' '), '')"
         block = f"'#' || (seq >> {_BLOCK})::text"
@@ -104,24 +104,10 @@ def create_index(connection: sa.Connection) -> None:
         connection.exec_driver_sql(
             "CREATE INDEX ix_run_texts_words ON run_texts USING gin (words) WITH (gin_pending_list_limit=256)"
         )
-    elif offers_fts5(connection):
+    else:
         # Its tokenizer takes letters and digits of ASCII, and all other characters, as parts of words.
         options = "content='run_texts', content_rowid='seq', tokenize='ascii'"
         connection.exec_driver_sql(f"CREATE VIRTUAL TABLE words USING fts5(document, {options})")
-        connection.exec_driver_sql("INSERT INTO words (words) VALUES ('rebuild')")
-
-
-def has_index(connection: sa.Connection) -> bool:
-    """Whether searches have an index. Without, they read `Bounds.newest` documents a page."""
-    if connection.dialect.name == "postgresql":
-        return True
-    there = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'words'"
-    return offers_fts5(connection) and connection.exec_driver_sql(there).first() is not None
-
-
-def offers_fts5(connection: sa.Connection) -> bool:
-    """Whether this SQLite was built with FTS5."""
-    return connection.exec_driver_sql("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'").first() is not None
 
 
 def coverage(connection: sa.Connection) -> Coverage:
@@ -175,10 +161,10 @@ class _Search:
     def on_sqlite(self, limit: int) -> tuple[list[Match], int]:
         """Return up to `limit` runs, and the number down to which all were looked at."""
         terms = self.query.terms
-        if (indexed := has_index(self.connection)) and len(terms) == 1 and not terms[0].prefix:
+        if len(terms) == 1 and not terms[0].prefix:
             return self._with_fts5(self.query.phrases, limit, 0), 0
         asked = self._asked()
-        if not indexed or not asked.low or asked.newest >= limit:
+        if not asked.low or asked.newest >= limit:
             return self._read(limit, self.top, self.bounds.newest), asked.low
         # FTS5 compares the runs of all words: where no word is rare, those of the newest changes.
         low = max(0, asked.low - self.bounds.compared) if asked.common else 0
@@ -282,8 +268,6 @@ def index(connection: sa.Connection, redactor: Redactor, batch: int = BATCH) -> 
     """
     if not _locked(connection, wait=False):
         return 0
-    if not has_index(connection):  # nor had the SQLite that made the ledger
-        create_index(connection)
     changes = connection.execute(sa.select(to_index).order_by(to_index.c.seq.desc()).limit(batch)).all()
     numbers: dict[RunKey, int] = {}
     for row in changes:
@@ -334,7 +318,7 @@ def _delete(connection: sa.Connection, rows: Sequence[Any]) -> None:
 
 def _write_fts5(connection: sa.Connection, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write to the index of FTS5, which must get the very text that it has or gets. PostgreSQL's follows its table."""
-    if connection.dialect.name == "sqlite" and has_index(connection):
+    if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(statement, [(row["seq"], row["document"]) for row in rows])
 
 

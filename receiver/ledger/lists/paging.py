@@ -15,7 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.ledger.dialect import among, row_by_row, use_indexes
-from receiver.ledger.filters import Condition, Filter, begins, is_storable, text_query, unsuccessful
+from receiver.ledger.filters import Condition, Filter, begins, text_query, unsuccessful
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.words import find_all
 
@@ -63,8 +63,6 @@ class KeysetList:
 
         `scan`: maximum rows to look at.
         """
-        if not self._is_place(after):
-            return [], None
         use_indexes(connection)
         share = max(1, scan // (4 if self.large else 1) // max(1, len(walk.paths)))
         rows: dict[Key, tuple[Key, Row]] = {}
@@ -99,8 +97,6 @@ class KeysetList:
 
         `rest`: what they must meet besides.
         """
-        if not self._is_place(after):
-            return [], None
         use_indexes(connection)
         if count_up_to(connection, self.key[0].table, which, scan + 1) > scan:
             return None
@@ -142,10 +138,6 @@ class KeysetList:
         rows = (row._mapping for row in connection.execute(query))
         return [(tuple(row[each.key] for each in self.key), {name: row[name] for name in names}) for row in rows]
 
-    def _is_place(self, after: Key | None) -> bool:
-        """Whether it may be a place of this list: a client may have made one up that no database can hold."""
-        return after is None or all(is_storable(each) for each in after if isinstance(each, str))
-
     def _is_before(self, one: Key, other: Key) -> bool:
         return one < other if self.ascending else one > other
 
@@ -186,8 +178,6 @@ def page_of(
 
     `conditions`: the complete filter. `along`: the walk, see `KeysetList.page`.
     """
-    if wanted.impossible:
-        return [], None
     for which in _sets(connection, listing.key[0].table, wanted):
         if (found := listing.page_of_set(connection, which, conditions, after, limit, scan)) is not None:
             return found

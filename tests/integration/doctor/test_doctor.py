@@ -60,19 +60,6 @@ def wrong(findings: dict[str, Finding]) -> set[str]:
     return {check for check, each in findings.items() if not each.ok}
 
 
-def test_doctor_reports_a_ledger_without_an_index_of_words(settings: Settings, ledger: Ledger) -> None:
-    if ledger.dialect == "postgresql":
-        return  # which always has one
-    assert "ledger.words" not in by_check(settings)
-    # Given a ledger that an SQLite without FTS5 has made
-    ledger.write(lambda connection: connection.exec_driver_sql("DROP TABLE words"))
-    # Then doctor says how far a search reads, and what to do
-    found = by_check(settings)["ledger.words"]
-    assert not found.ok
-    assert found.what == "no index of words: searches read 500 runs a page"
-    assert "FTS5" in found.todo
-
-
 def test_healthy_service_only_lacks_its_processes(settings: Settings, ledger: Ledger) -> None:
     found = by_check(settings)
 

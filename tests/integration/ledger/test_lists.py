@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from receiver.domain.words import document, parse_query
 from receiver.ledger import Ledger
-from receiver.ledger.filters import FULL_ID, Filter, matching_deliveries, matching_events
+from receiver.ledger.filters import FULL_ID, Filter, of_deliveries, of_events
 from receiver.ledger.lists import paging
 from receiver.ledger.lists.deliveries import list_attempts, list_deliveries
 from receiver.ledger.lists.events import list_events
@@ -153,7 +153,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "route": one_of(*ROUTES),
     "sink": one_of(*SINKS),
     "state": some_of([*STATES, *SUBMISSION_STATES]),
-    "reason": one_of("timeout", "element", "s", "\0", "\ud800"),
+    "reason": one_of("timeout", "element", "s"),
     "since": st.sampled_from(TIMES),
     "until": st.sampled_from(TIMES),
     "text": one_of("invoices tim", "ELEMENT", '"no such"', "100", "Ärger-mit x", "in* s"),
@@ -324,7 +324,7 @@ def test_events(world: World, wanted: Filter, limit: int, number: int) -> None:
     expected.sort(key=lambda event: (event["recorded_at"], event["seq"]), reverse=True)
     assert [row["seq"] for row in pages(world, list_events, wanted, limit)] == [each["seq"] for each in expected]
     # And an action on all that match takes the same
-    chosen = world.ledger.read(lambda it: it.execute(matching_events(sa.select(events.c.seq), wanted)).scalars().all())
+    chosen = world.ledger.read(lambda it: it.scalars(sa.select(events.c.seq).where(*of_events(wanted))).all())
     assert sorted(chosen) == sorted(each["seq"] for each in expected)
 
 
@@ -342,8 +342,8 @@ def test_deliveries(world: World, wanted: Filter, limit: int, number: int) -> No
     expected = [each["id"] for each in wanted_deliveries(world, wanted)]
     assert [row["id"] for row in pages(world, list_deliveries, wanted, limit)] == expected
     # And an action on all that match takes the same
-    chosen = world.ledger.read(lambda it: it.execute(matching_deliveries(wanted)).all())
-    assert sorted(row.id for row in chosen) == sorted(expected)
+    chosen = world.ledger.read(lambda it: it.scalars(sa.select(deliveries.c.id).where(*of_deliveries(wanted))).all())
+    assert sorted(chosen) == sorted(expected)
 
 
 @settings(each_filter, max_examples=10)

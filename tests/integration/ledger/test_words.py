@@ -223,24 +223,3 @@ def test_beginning_of_a_large_body_is_indexed(ledger: Ledger) -> None:
     assert found(ledger, "first title") == ["large"]
     assert found(ledger, "last") == []
     assert found(ledger, "other") == ["huge_first"]
-
-
-def test_search_without_fts5_reads_a_bounded_number_of_runs(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a ledger that an SQLite without FTS5 has made and filled
-    if ledger.dialect == "postgresql":
-        return
-    ledger.write(lambda connection: connection.exec_driver_sql("DROP TABLE words"))
-    bounds = Bounds(newest=10)
-    with monkeypatch.context() as patch:
-        patch.setattr(words, "offers_fts5", lambda _: False)
-        record(ledger, *(new_event(f"r{n:02}", title="rare" if n == 3 else "common") for n in range(35)))
-        index(ledger)
-        assert not ledger.read(words.has_index)
-        # When it is searched, then each page reads some runs, and names the next one
-        assert list(pages(ledger, "rare", bounds=bounds)) == [[], [], [], ["r03"]]
-        assert len(found(ledger, "common", bounds=bounds)) == 34
-    # When the clock has an SQLite with FTS5, then it makes the index
-    record(ledger, new_event("new", title="common"))
-    index(ledger)
-    assert list(pages(ledger, "rare")) == [["r03"]]
-    check_index(ledger)

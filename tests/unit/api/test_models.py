@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from receiver.api.models import Filtered, Moment, MomentParameter
+from receiver.errors import Invalid
 
 PARAMETER = TypeAdapter(MomentParameter)
 RESULT = TypeAdapter(Moment)
@@ -30,9 +31,7 @@ def test_each_time_of_a_result_is_a_valid_parameter(seconds: float) -> None:
     assert PARAMETER.dump_python(asked, mode="json") == shown
 
 
-@pytest.mark.parametrize(
-    ("labels", "is_impossible"),
-    [(("team=a", "env=b"), False), (("team=a", "team=a"), False), (("team=a", "team=b", "team=b"), True)],
-)
-def test_all_labels_are_meant_also_two_of_one_name(labels: tuple[str, ...], is_impossible: bool) -> None:
-    assert Filtered(label=labels).filter().impossible == is_impossible
+def test_two_values_of_one_label_are_refused() -> None:
+    assert Filtered(label=("team=a", "env=b", "team=a")).filter().labels == {"team": "a", "env": "b"}
+    with pytest.raises(Invalid, match="team"):
+        Filtered(label=("team=a", "team=b")).filter()
