@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import Field
 
 from handlers.support.resubmit_chain import RETRIED
-from receiver.api import cursor
 from receiver.api.chosen import Chosen, TakenResult, selection_of, take
 from receiver.api.endpoint import call
-from receiver.api.listing import ListEndpoint, listed
-from receiver.api.models import MAX_VALUES, ByDelivery, FilterParameters, Page, Result, Scoped
-from receiver.api.names import check_id, check_names, only
+from receiver.api.listing import ListEndpoint
+from receiver.api.models import MAX_VALUES, ByDelivery, FilterParameters, Result, Scoped
+from receiver.api.names import only
 from receiver.api.rows import AttemptRow, DeliveryRow
 from receiver.api.service import Actor, Service
 from receiver.api.sinks import require_live_sink, require_sink
@@ -51,24 +50,6 @@ class AttemptsParameters(DeliveriesParameters):
     delivery: str = Field("", max_length=50, description="Filter by delivery id, or its beginning.")
 
 
-def list_attempts(service: Service, actor: Actor, wanted: AttemptsParameters) -> Page[AttemptRow]:
-    """List the attempts: of the delivery that changed last, and its newest, first; of one delivery the oldest first."""
-    if not wanted.delivery:
-        key = (float, str, int)
-        return listed(service, actor, lists.list_attempts, wanted, AttemptRow, key)
-
-    after = cursor.decode("attempts_of", wanted.after, (str, str, int))
-
-    def read(connection: Connection) -> Page[AttemptRow]:
-        rows, rest = lists.attempts_of(connection, wanted.delivery, wanted.filter(), after, wanted.limit)
-        if after is None:
-            check_id(connection, "delivery", wanted.delivery, actor.source, kind="delivery")
-            check_names(service, actor, connection, wanted.filter(), empty=not rows)
-        return Page(items=[AttemptRow.model_validate(each) for each in rows], next=cursor.encode("attempts_of", rest))
-
-    return service.ledger.read(read)
-
-
 class DeliveryParameters(Scoped):
     """Which delivery."""
 
@@ -88,9 +69,8 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
     def read(connection: Connection) -> DeliveryDetails:
         found = lists.named(connection, wanted.delivery, wanted.source)
         row = DeliveryRow.model_validate(only("delivery", wanted.delivery, found))
-        before = (row.sink, row.id, row.attempts - MOST)  # attempts are numbered from 1
-        tried, _ = lists.attempts_of(connection, row.id, Filter(source=row.source), before, MOST)
-        return DeliveryDetails(delivery=row, attempts=[AttemptRow.model_validate(each) for each in tried])
+        tried, _ = lists.list_attempts(connection, Filter(source=row.source, delivery=row.id), None, MOST)
+        return DeliveryDetails(delivery=row, attempts=[AttemptRow.model_validate(each) for each in reversed(tried)])
 
     return service.ledger.read(read)
 
@@ -215,4 +195,10 @@ LIST_DELIVERIES: Final = ListEndpoint(
     (float, str),
     "List the deliveries with their receipts, the one that changed last first.",
 )
-LIST_ATTEMPTS: Final = call("GET", "/attempts", VIEW, list_attempts)
+LIST_ATTEMPTS: Final = ListEndpoint(
+    AttemptRow,
+    AttemptsParameters,
+    lists.list_attempts,
+    (float, str, int),
+    "List the attempts: of the delivery that changed last, and its newest, first.",
+)

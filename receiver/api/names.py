@@ -56,7 +56,8 @@ def check_names(service: Service, actor: Actor, connection: Connection, wanted: 
     if not empty:
         return
     check_config_names(service, connection, wanted)
-    for name, identifier, kind in (("run", wanted.run_id, "run"), ("event_id", wanted.event_id, "event")):
+    named = (("run", wanted.run_id, "run"), ("event_id", wanted.event_id, "event"))
+    for name, identifier, kind in (*named, ("delivery", wanted.delivery, "delivery")):
         if identifier:
             check_id(connection, name, identifier, "", kind)
 

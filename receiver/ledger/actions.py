@@ -43,7 +43,7 @@ RESTORE: Final = "restore"
 
 @dataclass(frozen=True, slots=True)
 class Selection(Filter):
-    """What an operation selects: deliveries by id, or all that match the filter, whose limit is ignored.
+    """What an operation selects: deliveries by id, or all that match the filter.
 
     `delivery_ids`, `event_ids`, `run_ids`: only these deliveries, or those of these events or runs; the first two may
     be prefixes. `sinks`: existing sinks, since deliveries of others are orphaned; empty if unknown.
@@ -56,7 +56,7 @@ class Selection(Filter):
 
     def to_json(self) -> str:
         """Return the selection as JSON, as the ledger stores it."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value and name != "limit"})
+        return json.dumps({name: value for name, value in asdict(self).items() if value})
 
     @classmethod
     def from_json(cls, text: str) -> Selection:

@@ -39,7 +39,8 @@ class Filter:
 
     `run_prefix`: how the run's id begins. `status`: outcomes of the run. `title`, `reason`: a part of it, with the
     letters A-Z in either case; the reason is the run's, or the delivery's. `labels`: all of them. `workflow`: its id.
-    `sink`, `state`, `route`: of a delivery; a run or an event has one delivery to which all of them apply.
+    `delivery`: of deliveries, the id or its beginning. `sink`, `state`, `route`: of a delivery; a run or an event has
+    one delivery to which all of them apply.
     `since`, `until`: of runs, when they changed; of events, when they were recorded; else, when they were created.
     `text`: words, all of which the run says: see `domain.words.parse_query`.
 
@@ -62,7 +63,7 @@ class Filter:
     since: float | None = None
     until: float | None = None
     text: str = ""
-    limit: int = LIMIT
+    delivery: str = ""
 
 
 def begins(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bool]:
@@ -229,6 +230,8 @@ def of_deliveries(wanted: Filter) -> list[Condition]:
     """Return the conditions of a delivery."""
     it = deliveries.c
     found = [*_common(wanted, deliveries, it.created_at), *_of_delivery(wanted)]
+    if wanted.delivery:
+        found.append(begins(it.id, wanted.delivery))
     if wanted.event_id:
         found.append(begins(it.event_id, wanted.event_id))
     if ended := _ended(wanted, events):

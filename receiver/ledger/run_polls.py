@@ -99,12 +99,13 @@ def ask(
     *,
     found_by: str = "",
     grace: float | None = None,
+    soon: float = SOON,
 ) -> int:
     """Schedule polls of runs without a final event, each at its time, unless a poll is already due about as soon.
 
-    `wanted`: times by run id. `grace`: seconds between the seen ends and these times, if the ends were seen. A run with
-    a submission is polled through it. Returns the number of scheduled runs. Locks rows in the order of recordings:
-    runs, sorted; then submissions, sorted.
+    `wanted`: times by run id. `grace`: seconds between the seen ends and these times, if the ends were seen. `soon`:
+    seconds by which an existing poll may be later. A run with a submission is polled through it. Returns the number of
+    scheduled runs. Locks rows in the order of recordings: runs, sorted; then submissions, sorted.
     """
     if not wanted:
         return 0
@@ -133,8 +134,8 @@ def ask(
     made = dialect.insert_many(connection, runs, rows, _put, (runs.c.run_id,))
     for row in polled:
         due_at = wanted[row.run_id]
-        if row.due_at > due_at + SOON:  # else soon enough; checked again, since a poll may have begun
-            change(connection, row.id, it.due_at > due_at + SOON, due_at=due_at, updated_at=now)
+        if row.due_at > due_at + soon:  # else soon enough; checked again, since a poll may have begun
+            change(connection, row.id, it.due_at > due_at + soon, due_at=due_at, updated_at=now)
     return len(made) + len(owned)
 
 

@@ -1,4 +1,4 @@
-"""Read the status and result of runs, and record ends that Skyvern's API shows before any event does.
+"""Read the status and result of runs.
 
 Everything else about runs is written by events.py.
 """
@@ -133,34 +133,3 @@ def final_runs(connection: sa.Connection, keys: Iterable[RunKey]) -> set[RunKey]
 def ended_at(connection: sa.Connection, source: str, run_id: str) -> float | None:
     """Return when a final run last changed; None if it is not final in the ledger."""
     return connection.execute(sa.select(runs.c.updated_at).where(_this(source, run_id), runs.c.final)).scalar()
-
-
-def note_end(
-    connection: sa.Connection, source: str, run_id: str, now: float, due_at: float, *, noted_at: float | None = None
-) -> bool:
-    """Record that Skyvern's API shows the end of a run, and poll it at `due_at` unless its webhook comes first.
-
-    Call it only for runs that have ended. Returns False if the run is final, or its end is recorded and a poll is due.
-    `noted_at`: when the end was first seen, if not `now`; the earliest time is kept.
-    """
-    noted_at = now if noted_at is None else noted_at
-    insert = dialect.insert_statement(connection, runs).values(
-        source=source, run_id=run_id, first_seen_at=now, updated_at=now, noted_at=noted_at
-    )
-    later = sa.or_(runs.c.noted_at.is_(None), runs.c.noted_at > insert.excluded.noted_at)
-    changes = {"noted_at": insert.excluded.noted_at}
-    noted = dialect.or_update(insert, changes, sa.and_(sa.not_(runs.c.final), later))
-    first = connection.execute(noted.returning(runs.c.run_id)).first() is not None
-    if not first and final_runs(connection, [(source, run_id)]):
-        return False
-
-    def sooner(column: sa.Column[float | None]) -> sa.ColumnElement[bool]:
-        # An end that was recorded earlier may be polled at this moment, or may have been recorded without a poll.
-        return sa.or_(column.is_(None), column > due_at) if first else column.is_(None)
-
-    its = sa.and_(submissions.c.source == source, submissions.c.run_id == run_id, sooner(submissions.c.due_at))
-    polled = sa.update(submissions).where(its).values(due_at=due_at, updated_at=now)
-    asked = connection.execute(polled).rowcount
-    if not is_ours(connection, source, run_id):
-        asked = update_run(connection, source, run_id, sooner(runs.c.due_at), due_at=due_at)
-    return first or asked > 0

@@ -18,7 +18,7 @@ from receiver.domain.callback_url import token_of
 from receiver.domain.run import Run, RunKey, parse_outline
 from receiver.domain.submission import SubmissionMove
 from receiver.domain.webhook_grace import may_be_removed
-from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, runs
+from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, run_polls, runs
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunResult
@@ -321,7 +321,7 @@ class Results:
 
         def work(connection: Connection) -> Collection[str]:
             now, sinks = self._ledger.now(), None
-            due_at, noted_at = now + grace, now - self._grace if at_once else None
+            due_at = now + grace
             if token and not runs.is_ours(connection, source, run.run_id):
                 sinks = lifecycle.resolve(
                     connection,
@@ -333,7 +333,8 @@ class Results:
                     due_at=due_at,
                     when_late=self._when_late,
                 )
-            runs.note_end(connection, source, run.run_id, now, due_at, noted_at=noted_at)
+            run_polls.note_end(connection, source, run.run_id, due_at - self._grace)
+            run_polls.ask(connection, source, {run.run_id: due_at}, now, soon=0.0)
             return sinks or ()
 
         try:

@@ -31,7 +31,7 @@ KEYS = EntryKeys({"skyvern": ["secret"]})
 
 def recorded(ledger: Ledger) -> int:
     def count(connection: Connection) -> int:
-        return len(queries.list_events(connection, queries.Filter(limit=10_000)))
+        return len(queries.list_events(connection, queries.Filter()))
 
     return ledger.read(count)
 

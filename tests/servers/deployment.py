@@ -73,7 +73,7 @@ class Deployment(ReceiverProcess):
 
     def deliveries(self, **wanted: Any) -> list[dict[str, Any]]:
         """The deliveries that a filter finds."""
-        chosen = queries.Filter(limit=100_000, **wanted)
+        chosen = queries.Filter(**wanted)
         return self.ledger.read(lambda connection: queries.list_deliveries(connection, chosen))
 
     def states(self, sink: str = "") -> dict[str, int]:

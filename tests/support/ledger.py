@@ -131,7 +131,7 @@ def every_lane(connection: sa.Connection) -> list[Lane]:
 
 
 def states(ledger: Ledger, **wanted: object) -> dict[str, str]:
-    rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000, **wanted)))  # type: ignore[arg-type]
+    rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(**wanted)))  # type: ignore[arg-type]
     return {f"{row['run_id']}:{row['sink']}": row["state"] for row in rows}
 
 

@@ -15,27 +15,24 @@ __all__ = ["Filter"]
 
 
 def list_runs(connection: sa.Connection, wanted: Filter) -> list[Row]:
-    """The first `wanted.limit` runs, the one that changed last first."""
+    """The runs, the one that changed last first."""
     return _every_page(runs.list_runs, connection, wanted)
 
 
 def list_events(connection: sa.Connection, wanted: Filter) -> list[Row]:
-    """The first `wanted.limit` events, the newest first."""
+    """The events, the newest first."""
     return _every_page(events.list_events, connection, wanted)
 
 
 def list_deliveries(connection: sa.Connection, wanted: Filter) -> list[Row]:
-    """The first `wanted.limit` deliveries, the one that changed last first."""
+    """The deliveries, the one that changed last first."""
     return _every_page(deliveries.list_deliveries, connection, wanted)
 
 
 def list_attempts(connection: sa.Connection, delivery: str = "dlv_", **wanted: Any) -> list[Row]:
     """The attempts of the deliveries whose id begins so, each one's oldest first."""
-    return _every_page(
-        lambda it, wanted, after, limit: deliveries.attempts_of(it, delivery, wanted, after, limit),
-        connection,
-        Filter(**wanted),
-    )
+    found = _every_page(deliveries.list_attempts, connection, Filter(delivery=delivery, **wanted))
+    return sorted(found, key=lambda each: (each["sink"], each["delivery_id"], each["number"]))
 
 
 def _every_page(
@@ -43,9 +40,8 @@ def _every_page(
 ) -> list[Row]:
     rows: list[Row] = []
     after: Key | None = None
-    while len(rows) < wanted.limit:
-        found, after = page(connection, wanted, after, wanted.limit - len(rows))
+    while True:
+        found, after = page(connection, wanted, after, 500)
         rows += found
         if after is None:
-            break
-    return rows
+            return rows

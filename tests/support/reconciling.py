@@ -92,11 +92,11 @@ class Rig:
             self.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time(), "poll")])
 
     def events(self) -> list[tuple[str, str, str]]:
-        rows = self.ledger.read(lambda c: queries.list_events(c, queries.Filter(limit=100)))
+        rows = self.ledger.read(lambda c: queries.list_events(c, queries.Filter()))
         return [(row["run_id"], row["via"], row["disposition"]) for row in reversed(rows)]
 
     def deliveries(self) -> int:
-        return len(self.ledger.read(lambda c: queries.list_deliveries(c, queries.Filter(limit=100))))
+        return len(self.ledger.read(lambda c: queries.list_deliveries(c, queries.Filter())))
 
     @property
     def dispatcher(self) -> Dispatcher:

@@ -42,7 +42,7 @@ class BatchSink(ScriptedSink):
 
 
 def rows(ledger: Ledger, **wanted: Any) -> list[dict[str, Any]]:
-    return ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000, **wanted)))
+    return ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(**wanted)))
 
 
 def accept(delivery: Delivery) -> Receipt:

@@ -80,19 +80,6 @@ def named(connection: sa.Connection, beginning: str, source: str = "") -> list[R
     return _completed(connection, [dict(row._mapping) for row in found])
 
 
-def attempts_of(connection: sa.Connection, beginning: str, wanted: Filter, after: Key | None, limit: int) -> Page:
-    """Return a page of the attempts of matching deliveries whose id begins with `beginning`, the oldest of each first.
-    Its places are the sink, the delivery's id and the number of the attempt."""
-    query = sa.select(attempts, *(deliveries.c[name] for name in _OF_DELIVERY)).join(deliveries, _DELIVERY)
-    query = query.where(begins(deliveries.c.id, beginning), *of_deliveries(wanted))
-    order = (deliveries.c.sink, deliveries.c.id, attempts.c.number)
-    if after is not None:
-        query = query.where(sa.tuple_(*order) > after)
-    rows = [_with_receipt(row) for row in connection.execute(query.order_by(*order).limit(limit + 1))]
-    more, rows = len(rows) > limit, rows[:limit]
-    return rows, (rows[-1]["sink"], rows[-1]["delivery_id"], rows[-1]["number"]) if more else None
-
-
 def receipts_of(connection: sa.Connection, source: str, run_id: str, limit: int) -> list[Row]:
     """Return the newest receipts of a run's deliveries that have keys, the newest first, with sink and time."""
     it = attempts.c

@@ -206,6 +206,8 @@ def begins_with(table: sa.FromClause, beginning: str) -> Condition:
 
 def _sets(connection: sa.Connection, table: sa.FromClause, wanted: Filter) -> Iterator[Condition]:
     """Yield conditions of what may be a small set of `table` with all matches; an index serves each."""
+    if wanted.delivery and table is deliveries:
+        yield begins(deliveries.c.id, wanted.delivery)
     if wanted.event_id and table is events:
         yield begins(events.c.id, wanted.event_id)
     elif wanted.event_id and "event_id" in table.c:

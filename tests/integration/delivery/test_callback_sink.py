@@ -99,7 +99,7 @@ def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., None]]:
 
 
 def states(ledger: Ledger) -> dict[str, tuple[str, str]]:
-    found = ledger.read(lambda c: queries.list_deliveries(c, queries.Filter(limit=1000)))
+    found = ledger.read(lambda c: queries.list_deliveries(c, queries.Filter()))
     return {row["run_id"]: (row["state"], row["reason"]) for row in found}
 
 

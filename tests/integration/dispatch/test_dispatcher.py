@@ -82,7 +82,7 @@ def guarded(make: Make) -> Dispatcher:
 
 
 def deliveries(ledger: Ledger) -> dict[str, list[str]]:
-    found = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=10_000)))
+    found = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter()))
     by_run: dict[str, list[str]] = {}
     for row in found:
         by_run.setdefault(row["run_id"], []).append(row["sink"])
@@ -323,7 +323,7 @@ def test_refused_batch_is_halved_until_the_culprit_is_marked(
     dispatcher.dispatch([event(body(f"tsk_{n}")) for n in range(8)])
 
     assert sorted(deliveries(ledger)) == [f"tsk_{n}" for n in range(8) if n != 5]
-    marked = ledger.read(lambda connection: queries.list_events(connection, queries.Filter(limit=100)))
+    marked = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
     assert [(row["run_id"], row["problem"]) for row in marked if row["disposition"] == "unreadable"] == [
         ("", "the ledger refused a value of it: DataError")
     ]

@@ -38,7 +38,7 @@ def submit(ledger: Ledger) -> Callable[..., str]:
 
 
 def sinks(ledger: Ledger) -> list[tuple[str, str, str]]:
-    found = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000)))
+    found = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter()))
     return sorted((row["run_id"], row["sink"], row["route"]) for row in found)
 
 
@@ -185,7 +185,7 @@ def test_restarted_runs_keep_their_submission_in_any_order(
             (run_id, sink) for run_id in sorted((first, second, third)) for sink in ("billing", "callback", "results")
         ]
         assert ledger.read(lambda c: runs.last_of_chain(c, "skyvern", first)) == third  # noqa: B023
-        rows = ledger.read(lambda c: queries.list_runs(c, queries.Filter(limit=100)))
+        rows = ledger.read(lambda c: queries.list_runs(c, queries.Filter()))
         assert [row["submission_id"] for row in rows].count(token) == 3
 
 

@@ -71,7 +71,7 @@ class World:
         return [row["due_at"] for row in rows] + (until if rows else [])
 
     def rows(self) -> list[dict[str, Any]]:
-        return self.ledger.read(lambda it: queries.list_deliveries(it, queries.Filter(sink=self.sink, limit=1000)))
+        return self.ledger.read(lambda it: queries.list_deliveries(it, queries.Filter(sink=self.sink)))
 
 
 @pytest.fixture

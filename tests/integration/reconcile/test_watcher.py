@@ -15,8 +15,8 @@ from receiver.config.models import ReconcileConfig
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import Event, event_id
-from receiver.ledger import account, watches
-from receiver.ledger.runs import note_end
+from receiver.ledger import Connection, account, watches
+from receiver.ledger.run_polls import ask, note_end
 from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
 from receiver.reconcile.importer import import_runs
@@ -426,6 +426,11 @@ def test_run_no_longer_active_waits_for_its_webhook_once(scripted_server: Script
     assert it.events() == [("tsk_1", "import", "new")]
 
 
+def note_and_ask(connection: Connection, run_id: str, noted_at: float, due_at: float) -> None:
+    note_end(connection, "skyvern", run_id, noted_at)
+    ask(connection, "skyvern", {run_id: due_at}, due_at, soon=0.0)
+
+
 @pytest.mark.parametrize(("noted_for", "asked"), [(3600.0, True), (100_000.0, False)])
 def test_known_end_survives_one_404(
     scripted_server: ScriptedServer, rig: MakeRig, noted_for: float, asked: bool
@@ -434,7 +439,7 @@ def test_known_end_survives_one_404(
     it = rig(scripted_server)
     now = time.time()
     it.dispatcher.dispatch([it.webhook("tsk_1", {"status": "paused"})])
-    it.ledger.write(lambda c: note_end(c, "skyvern", "tsk_1", now - noted_for, now - 1))
+    it.ledger.write(lambda c: note_and_ask(c, "tsk_1", now - noted_for, now - 1))
     it.ledger.write(lambda c: c.execute(runs.update().values(first_seen_at=now - 300_000)))
     scripted_server.default = Reply(404, b'{"detail": "Not Found"}')
 
@@ -458,11 +463,10 @@ def test_noted_end_is_polled_when_it_is_seen_again(rigged: Rigged) -> None:
     now = time.time()
 
     # When a caller's GET shows it, several times
-    first = it.ledger.write(lambda c: note_end(c, "skyvern", run_id, now, now + 1000))
-    again = it.ledger.write(lambda c: note_end(c, "skyvern", run_id, now + 500, now + 500))
+    it.ledger.write(lambda c: note_and_ask(c, run_id, now, now + 1000))
+    it.ledger.write(lambda c: note_and_ask(c, run_id, now + 500, now + 1500))
 
     # Then it is asked for when its webhook has had its time
-    assert (first, again) == (True, False)
     assert 900 < asked_for(it)[run_id] <= 1000
 
 

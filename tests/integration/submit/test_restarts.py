@@ -16,7 +16,7 @@ from tests.support.waiting import PATIENCE, eventually
 
 
 def deliveries(rig: Submitting) -> set[tuple[str, str]]:
-    rows = rig.ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=100)))
+    rows = rig.ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter()))
     return {(row["run_id"], row["sink"]) for row in rows}
 
 
