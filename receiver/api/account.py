@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
@@ -24,9 +24,6 @@ from receiver.ledger import account, watches
 
 if TYPE_CHECKING:
     from receiver.reconcile.source import PolledSource
-
-
-T = TypeVar("T")
 
 # What the audit calls these actions.
 CONNECT: Final = "agent.connect"
@@ -148,11 +145,15 @@ def list_connected_agents(service: Service, _actor: Actor, wanted: PageParameter
 
 
 def _page(
-    service: Service, name: str, wanted: PageParameters, read: Callable[..., list[T]], identifier: str = "agent_id"
-) -> tuple[Sequence[T], str | None]:
+    service: Service,
+    name: str,
+    wanted: PageParameters,
+    read: Callable[..., Sequence[Any]],
+    identifier: str = "agent_id",
+) -> tuple[Sequence[Any], str | None]:
     """Return a page of a list by source and `identifier`, and its `next`."""
 
-    def page(after: tuple[str, str] | None, limit: int) -> list[T]:
+    def page(after: tuple[str, str] | None, limit: int) -> Sequence[Any]:
         return service.ledger.read(lambda it: read(it, limit, source=wanted.source, after=after))
 
     return paged(name, wanted, page, attrgetter("source", identifier), (str, str))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from hashlib import blake2b
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -18,10 +18,10 @@ from receiver.api.service import Actor, Service
 from receiver.api.totals import bucketed_span
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.errors import Invalid
-from receiver.ledger import Connection, incident_marks, totals
+from receiver.ledger import Connection, incidents
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.incident_marks import IncidentMark
-from receiver.ledger.totals import FailedRun, Span
+from receiver.ledger.incidents import FailedRun
+from receiver.ledger.totals import Span
 
 # Periods of the trend: of the time before, and as many of the requested time.
 TREND: Final = 24
@@ -97,25 +97,24 @@ def mark_incident(service: Service, actor: Actor, wanted: MarkParameters) -> Inc
     if not wanted.source:
         raise Invalid("source: name the incident's source")
 
-    def mark(connection: Connection) -> IncidentMark:
-        now = database_now(connection)
-        made = IncidentMark(wanted.source, wanted.id, wanted.state, wanted.note, actor.name, now)
-        incident_marks.put(connection, made)
+    def mark(connection: Connection) -> dict[str, Any]:
         chosen = {"id": wanted.id, "state": wanted.state, "note": wanted.note}
+        row = {**chosen, "source": wanted.source, "marked_by": actor.name, "marked_at": database_now(connection)}
+        incidents.mark(connection, row)
         note(connection, actor, "incident.mark", chosen, 1, source=wanted.source)
-        return made
+        return row
 
-    return IncidentMarkRow.model_validate(service.ledger.write(mark), from_attributes=True)
+    return IncidentMarkRow.model_validate(service.ledger.write(mark))
 
 
 def list_incidents(service: Service, _actor: Actor, wanted: IncidentParameters) -> Incidents:
     """Group runs that failed by workflow and reason, and compare with the time before."""
     span = bucketed_span(service, wanted, None)
     whole = Span(2 * span.since - span.until, span.until)
-    found, edge = service.ledger.read(lambda it: totals.failed_runs(it, wanted.filter(), whole))
+    found, edge = service.ledger.read(lambda it: incidents.failed_runs(it, wanted.filter(), whole))
     rows = grouped(found, span)
     shown = rows[: wanted.top]
-    marks = service.ledger.read(lambda it: incident_marks.marks_of(it, [each.id for each in shown]))
+    marks = service.ledger.read(lambda it: incidents.marks_of(it, [each.id for each in shown]))
     return Incidents(
         since=span.since,
         until=span.until,
@@ -125,12 +124,9 @@ def list_incidents(service: Service, _actor: Actor, wanted: IncidentParameters) 
     )
 
 
-def _marked(row: IncidentRow, mark: IncidentMark | None) -> IncidentRow:
-    if mark is None:
-        return row
-    again = mark.state == "resolved" and row.last_at > mark.marked_at
-    said = {"note": mark.note, "marked_by": mark.marked_by, "marked_at": mark.marked_at}
-    return row.model_copy(update={**said, "state": "open" if again else mark.state})
+def _marked(row: IncidentRow, mark: Mapping[str, Any] | None) -> IncidentRow:
+    again = mark is not None and mark["state"] == "resolved" and row.last_at > mark["marked_at"]
+    return row.model_copy(update={**(mark or {}), **({"state": "open"} if again else {})})
 
 
 def grouped(found: Sequence[FailedRun], span: Span) -> list[IncidentRow]:

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
 from receiver.ledger import dialect
 from receiver.ledger.dialect import storable
 from receiver.ledger.schema import agent_changes, agents, schedules
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleSeen:
-    """A schedule as the clock saw it last. `next_run`: the next time at which it is to start a run; `missed`: the last
-    such time at which it did not. Times: seconds since the epoch."""
-
-    source: str
-    schedule_id: str
-    agent_id: str
-    next_run: float | None
-    missed: float | None
-    checked_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class AgentSeen:
-    """An agent as the clock saw it last. `callback_url`: without query and password; None: its results go nowhere."""
-
-    source: str
-    agent_id: str
-    title: str
-    callback_url: str | None
-    checked_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +42,19 @@ def forget_change(connection: sa.Connection, source: str, agent_id: str) -> None
     connection.execute(sa.delete(agent_changes).where(it.source == source, it.agent_id == agent_id))
 
 
-_Row = TypeVar("_Row", AgentChange, ScheduleSeen, AgentSeen)
-
-
 def _page(
-    table: sa.Table,
-    row: type[_Row],
-    connection: sa.Connection,
-    limit: int,
-    *,
-    source: str = "",
-    after: tuple[str, str] | None = None,
-) -> list[_Row]:
+    table: sa.Table, connection: sa.Connection, limit: int, *, source: str = "", after: tuple[str, str] | None = None
+) -> Sequence[Any]:
     """Return rows by source and id. `source`: only its own; `after`: only those behind this source and id."""
     key = list(table.primary_key)
     query = sa.select(table).order_by(*key).limit(limit)
     query = query.where(table.c.source == source) if source else query
-    return [row(*each) for each in connection.execute(query.where(sa.tuple_(*key) > after) if after else query)]
+    return connection.execute(query.where(sa.tuple_(*key) > after) if after else query).all()
 
 
-page_of_changes = partial(_page, agent_changes, AgentChange)
-page_of_schedules = partial(_page, schedules, ScheduleSeen)
-page_of_agents = partial(_page, agents, AgentSeen)
+page_of_changes = partial(_page, agent_changes)
+page_of_schedules = partial(_page, schedules)
+page_of_agents = partial(_page, agents)
 
 
 def missed(connection: sa.Connection, source: str) -> dict[str, float]:

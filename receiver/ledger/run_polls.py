@@ -58,11 +58,12 @@ def lease_due(connection: sa.Connection, source: str, now: float, limit: int) ->
 
 
 def note_end(connection: sa.Connection, source: str, run_id: str, now: float) -> float:
-    """Record that Skyvern's API shows the end of a run. Returns when that was first recorded."""
+    """Record that Skyvern's API shows the end of a run. Returns when that was first: the earliest time is kept."""
     insert = dialect.insert_statement(connection, runs).values(
         source=source, run_id=run_id, noted_at=now, first_seen_at=now, updated_at=now
     )
-    noted = dialect.or_update(insert, {"noted_at": sa.func.coalesce(runs.c.noted_at, insert.excluded.noted_at)})
+    new = insert.excluded.noted_at
+    noted = dialect.or_update(insert, {"noted_at": sa.case((runs.c.noted_at < new, runs.c.noted_at), else_=new)})
     return float(connection.execute(noted.returning(runs.c.noted_at)).scalar_one())
 
 

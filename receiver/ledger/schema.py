@@ -360,7 +360,7 @@ console_sessions = Table(
     Index(None, "expires_at"),
 )
 
-# What people have said of incidents: see incident_marks.py.
+# What people have said of incidents: see incidents.py.
 incident_marks = Table(
     "incident_marks",
     metadata,

@@ -1,4 +1,4 @@
-"""Totals over time: runs and deliveries counted by what they have in common, and runs that failed. Changes nothing.
+"""Totals over time: runs and deliveries counted by what they have in common. Changes nothing.
 
 Rows are counted as they are, with no counters of their own, so a total is as true as its list. A count looks at the
 SCAN rows that changed last, and returns the time since which all were counted.
@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
-from receiver.domain.run import RESTARTABLE
 from receiver.ledger.dialect import bucket_of
-from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries, of_runs, same_run, unsuccessful
+from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries, of_runs, same_run
 from receiver.ledger.schema import deliveries, events, runs
 
 # Rows that one count looks at.
@@ -87,7 +86,7 @@ def count_runs(
     """Count runs that events have reported, by RUN_DIMENSIONS. `span` replaces the times of `wanted`."""
     it, columns = runs.c, [RUN_DIMENSIONS[name] for name in by]
     span = _bounded(connection, it.updated_at, span)
-    rows = sa.select().select_from(runs).where(it.events > 0, *of_runs(_timeless(wanted)))
+    rows = sa.select().select_from(runs).where(it.events > 0, *of_runs(timeless(wanted)))
     return _count(connection, rows, it.updated_at, it.outcome == "completed", it.final, span, columns, bucket)
 
 
@@ -104,7 +103,7 @@ def count_deliveries(
         joined = joined.outerjoin(events, events.c.id == it.event_id)
     if runs in tables:
         joined = joined.outerjoin(runs, sa.and_(*same_run(runs, deliveries)))
-    rows = sa.select().select_from(joined).where(*of_deliveries(_timeless(wanted)))
+    rows = sa.select().select_from(joined).where(*of_deliveries(timeless(wanted)))
     good, ended = it.state == DeliveryState.DELIVERED, it.state.in_((DeliveryState.DELIVERED, DeliveryState.DEAD))
     return _count(connection, rows, it.updated_at, good, ended, span, columns, bucket)
 
@@ -141,7 +140,7 @@ def _ages(connection: sa.Connection, wanted: Filter, span: Span, limit: int) -> 
     newest = (
         sa.select(it.sink, it.source, it.run_id, it.updated_at)
         .where(it.state == DeliveryState.DELIVERED, it.updated_at >= span.since, it.updated_at < span.until)
-        .where(_NOT_REPLAYED, *of_deliveries(_timeless(wanted)))
+        .where(_NOT_REPLAYED, *of_deliveries(timeless(wanted)))
         .order_by(it.updated_at.desc())
         .limit(limit)
         .subquery()
@@ -156,7 +155,8 @@ def _ages(connection: sa.Connection, wanted: Filter, span: Span, limit: int) -> 
 _NOT_REPLAYED: Final = sa.or_(deliveries.c.attempts <= 1, deliveries.c.tried_at.is_not(None), deliveries.c.spent > 0)
 
 
-def _timeless(wanted: Filter) -> Filter:
+def timeless(wanted: Filter) -> Filter:
+    """Return the filter without its times."""
     return replace(wanted, since=None, until=None)
 
 
@@ -195,46 +195,3 @@ def _count(
             return Counted(Group((), None, *sums), groups, span.since)
     total = connection.execute(within.add_columns(*measures)).one()
     return Counted(Group((), None, total.rows, total.good, total.ended), groups, span.since)
-
-
-class FailedRun(NamedTuple):
-    """A run that failed. `at`: when it changed last."""
-
-    source: str
-    run_id: str
-    workflow_id: str | None
-    title: str | None
-    outcome: str
-    reason: str | None
-    at: float
-
-
-def failed_runs(
-    connection: sa.Connection, wanted: Filter, span: Span, most: int = 5000
-) -> tuple[Sequence[FailedRun], float]:
-    """Return the runs that failed, were terminated or timed out, the newest first, and from when on all of them are
-    there. `span` replaces the times of `wanted`. `most`: runs of each status that are looked at."""
-    it = runs.c
-    rest = of_runs(_timeless(wanted))
-    found: list[FailedRun] = []
-    edge = span.since
-    for outcome in sorted(RESTARTABLE):
-        query = (
-            sa.select(it.source, it.run_id, it.workflow_id, it.title, it.outcome, it.failure_reason, it.updated_at)
-            .where(it.outcome == outcome, *unsuccessful(runs), it.updated_at >= span.since, it.updated_at < span.until)
-            .order_by(it.updated_at.desc())
-            .limit(most)
-        )
-        # The bound is on the rows that are read: a rare filter must not read on and on.
-        newest = query.subquery()
-        same = [newest.c.source == it.source, newest.c.run_id == it.run_id]
-        rows = connection.execute(
-            sa.select(newest).select_from(newest.join(runs, sa.and_(*same))).where(*rest) if rest else query
-        ).all()
-        found += [FailedRun(*row) for row in rows]
-        last = connection.execute(
-            sa.select(sa.func.min(newest.c.updated_at)).select_from(newest).having(sa.func.count() == most)
-        ).scalar()
-        edge = max(edge, edge if last is None else float(last))
-    kept = [each for each in found if each.at >= edge]
-    return sorted(kept, key=lambda each: -each.at), edge

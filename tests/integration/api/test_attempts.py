@@ -36,7 +36,7 @@ def test_one_delivery_is_narrowed_by_the_rest_of_the_filter(ledger: Ledger, tmp_
     while after is not None:
         page = call(it, "list_attempts", delivery=other.id, limit=1, after=after)
         told += [row["number"] for row in page["items"]]
-        assert len(page["items"]) == 1
+        assert len(page["items"]) <= 1
         after = page["next"]
     assert told == [3, 2, 1]
     # And not to who asks for anything else

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.ledger import Ledger, totals
+from receiver.ledger import Ledger, incidents
 from receiver.ledger.filters import Filter
 from receiver.ledger.totals import Span
 from tests.support.ledger import new_event, record
@@ -13,7 +13,7 @@ ALL = Span(0.0, 2_000.0)
 
 
 def found(ledger: Ledger, wanted: Filter, span: Span = ALL, most: int = 5000) -> tuple[list[str], float]:
-    rows, edge = ledger.read(lambda it: totals.failed_runs(it, wanted, span, most))
+    rows, edge = ledger.read(lambda it: incidents.failed_runs(it, wanted, span, most))
     return [each.run_id for each in rows], edge
 
 

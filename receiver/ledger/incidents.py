@@ -1,0 +1,69 @@
+"""Incidents: runs that failed, and the state and note that people have given a group of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from receiver.domain.run import RESTARTABLE
+from receiver.ledger import dialect
+from receiver.ledger.filters import Filter, of_runs, unsuccessful
+from receiver.ledger.schema import incident_marks, runs
+from receiver.ledger.totals import Span, timeless
+
+
+class FailedRun(NamedTuple):
+    """A run that failed. `at`: when it changed last."""
+
+    source: str
+    run_id: str
+    workflow_id: str | None
+    title: str | None
+    outcome: str
+    reason: str | None
+    at: float
+
+
+def failed_runs(
+    connection: sa.Connection, wanted: Filter, span: Span, most: int = 5000
+) -> tuple[Sequence[FailedRun], float]:
+    """Return the runs that failed, were terminated or timed out, the newest first, and from when on all of them are
+    there. `span` replaces the times of `wanted`. `most`: runs of each status that are looked at."""
+    it = runs.c
+    rest = of_runs(timeless(wanted))
+    found: list[FailedRun] = []
+    edge = span.since
+    for outcome in sorted(RESTARTABLE):
+        query = (
+            sa.select(it.source, it.run_id, it.workflow_id, it.title, it.outcome, it.failure_reason, it.updated_at)
+            .where(it.outcome == outcome, *unsuccessful(runs), it.updated_at >= span.since, it.updated_at < span.until)
+            .order_by(it.updated_at.desc())
+            .limit(most)
+        )
+        # The bound is on the rows that are read: a rare filter must not read on and on.
+        newest = query.subquery()
+        same = [newest.c.source == it.source, newest.c.run_id == it.run_id]
+        rows = connection.execute(
+            sa.select(newest).select_from(newest.join(runs, sa.and_(*same))).where(*rest) if rest else query
+        ).all()
+        found += [FailedRun(*row) for row in rows]
+        last = connection.execute(
+            sa.select(sa.func.min(newest.c.updated_at)).select_from(newest).having(sa.func.count() == most)
+        ).scalar()
+        edge = max(edge, edge if last is None else float(last))
+    kept = [each for each in found if each.at >= edge]
+    return sorted(kept, key=lambda each: -each.at), edge
+
+
+def marks_of(connection: sa.Connection, ids: Collection[str]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return the marks of these incidents by source and id, as rows of the table."""
+    query = sa.select(incident_marks).where(dialect.among(incident_marks.c.id, list(ids)))
+    found = connection.execute(query).mappings().all() if ids else ()
+    return {(each["source"], each["id"]): dict(each) for each in found}
+
+
+def mark(connection: sa.Connection, row: Mapping[str, Any]) -> None:
+    """Store a mark, a row of the table, in place of the previous one of that incident."""
+    dialect.put(connection, incident_marks, row)
